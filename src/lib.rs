@@ -1,0 +1,12 @@
+//! naq: a language-agnostic, distributed job runner on NATS JetStream.
+//!
+//! The crate is laid out as rooms. Imports point one way, and a test reads them:
+//!
+//! ```text
+//! main → cli → {worker, server, config} → client → {broker, runner} → lifecycle → envelope
+//! ```
+
+pub mod envelope;
+pub mod runner;
+pub mod server;
+pub mod config;

@@ -1,0 +1,3 @@
+//! The `naq` program: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! One integration binary: the harness, then a folder per room.
+
+
+mod runner;
+mod server;
