@@ -1,1 +1,87 @@
-//! Room under construction.
+//! The wire types: what producers, workers and tools say to each other, and how it is read.
+//!
+//! This room parses and validates. It does no I/O and reads no clock; it knows neither NATS nor
+//! processes.
+
+mod job;
+mod json;
+mod names;
+mod record;
+mod schema;
+pub mod units;
+mod worker;
+
+pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin};
+pub use json::DEPTH_MAX;
+pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
+pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage};
+pub use schema::{SCHEMAS, schema};
+pub use worker::{WorkerInfo, WorkerState};
+
+/// Why an envelope never became a job.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectReason {
+    /// The bytes are not a well-formed envelope.
+    Invalid,
+    /// The envelope is of a version this naq does not know.
+    UnsupportedVersion,
+    /// The worker's policy refuses what it asks for.
+    NotAllowed,
+}
+
+impl RejectReason {
+    /// The reason as it stands in records and headers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RejectReason::Invalid => "invalid",
+            RejectReason::UnsupportedVersion => "unsupported_version",
+            RejectReason::NotAllowed => "not_allowed",
+        }
+    }
+}
+
+impl std::fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is wrong with an envelope, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    /// The kind of refusal.
+    pub reason: RejectReason,
+    /// The path of the offending field (`env.A`, `args[2]`), empty for the envelope itself.
+    pub path: String,
+    /// What is wrong, in words, with line and column where the text is at fault.
+    pub message: String,
+}
+
+impl Invalid {
+    /// A refusal at a path.
+    pub fn new(
+        reason: RejectReason,
+        path: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Invalid {
+        Invalid {
+            reason,
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.path.is_empty() {
+            write!(f, "envelope: {}", self.message)
+        } else {
+            write!(f, "envelope: `{}`: {}", self.path, self.message)
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The first look at bytes that claim to be JSON.
+//!
+//! `serde_json` takes a key that stands twice in a map and nests to 128 levels; an envelope may
+//! do neither, since two readers could then disagree on what it says. This pass reads the text
+//! once, keeps nothing, and names the path and position of what is wrong.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::rc::Rc;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::{Invalid, RejectReason};
+
+/// The deepest nesting an envelope may have, the envelope itself being level 1.
+pub const DEPTH_MAX: usize = 64;
+
+/// Checks that `bytes` are one JSON object, UTF-8, without duplicate keys and not too deep.
+///
+/// # Errors
+/// [`Invalid`] with the path and the position of the first offence.
+pub(super) fn check_object(bytes: &[u8]) -> Result<&str, Invalid> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        Invalid::new(
+            RejectReason::Invalid,
+            "",
+            format!("not UTF-8 at byte {}", error.valid_up_to()),
+        )
+    })?;
+    if text.trim().is_empty() {
+        return Err(Invalid::new(RejectReason::Invalid, "", "empty"));
+    }
+    let path = Rc::new(RefCell::new(Vec::new()));
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    // our own bound is lower, and names the path
+    let looked = Look {
+        path: &path,
+        depth: 0,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|()| deserializer.end());
+    if let Err(error) = looked {
+        return Err(Invalid::new(
+            RejectReason::Invalid,
+            render(&path.borrow()),
+            error.to_string(),
+        ));
+    }
+    if !text.trim_start().starts_with('{') {
+        return Err(Invalid::new(RejectReason::Invalid, "", "not a JSON object"));
+    }
+    Ok(text)
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+fn render(path: &[Step]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if text.is_empty() => text.push_str(&super::units::clip(key)),
+            Step::Key(key) => {
+                text.push('.');
+                text.push_str(&super::units::clip(key));
+            }
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+        if text.len() > 200 {
+            text.push('…');
+            break;
+        }
+    }
+    text
+}
+
+/// Visits one value. The path is left as it was where a value is sound, and points at the
+/// offence where one is not.
+#[derive(Clone, Copy)]
+struct Look<'p> {
+    path: &'p Rc<RefCell<Vec<Step>>>,
+    depth: usize,
+}
+
+impl Look<'_> {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == DEPTH_MAX {
+            return Err(E::custom(format!("nested deeper than {DEPTH_MAX} levels")));
+        }
+        Ok(Look {
+            path: self.path,
+            depth: self.depth + 1,
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Look<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Look<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        let mut index = 0;
+        loop {
+            self.path.borrow_mut().push(Step::Index(index));
+            let more = items.next_element_seed(inner)?;
+            self.path.borrow_mut().pop();
+            if more.is_none() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        // a linear look is quicker than hashing for the handful of keys most objects have
+        let mut few: Vec<String> = Vec::new();
+        let mut many: HashSet<String> = HashSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let duplicate = if many.is_empty() && few.len() < 16 {
+                few.contains(&key)
+            } else {
+                many.extend(few.drain(..));
+                !many.insert(key.clone())
+            };
+            self.path.borrow_mut().push(Step::Key(key.clone()));
+            if duplicate {
+                return Err(de::Error::custom("the key stands twice"));
+            }
+            if many.is_empty() {
+                few.push(key);
+            }
+            entries.next_value_seed(inner)?;
+            self.path.borrow_mut().pop();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn offence(text: &str) -> (String, String) {
+        let invalid = check_object(text.as_bytes()).unwrap_err();
+        (invalid.path, invalid.message)
+    }
+
+    #[test]
+    fn names_path_and_position() {
+        assert_eq!(offence("").1, "empty");
+        assert_eq!(offence("[1]").1, "not a JSON object");
+        let (path, message) = offence(r#"{"env":{"A":"1","A":"2"}}"#);
+        assert_eq!(path, "env.A");
+        assert!(
+            message.contains("twice") && message.contains("line 1"),
+            "{message}"
+        );
+        let (path, message) = offence("{\"args\":[1,\n2,}");
+        assert_eq!(path, "args[2]");
+        assert!(message.contains("line 2"), "{message}");
+        assert!(offence(r#"{"command":"x""#).1.contains("EOF"));
+        assert!(offence(r#"{"command":"x"} x"#).1.contains("trailing"));
+    }
+
+    #[test]
+    fn bounds_the_depth() {
+        let nested = |levels: usize| {
+            format!(
+                "{{\"meta\":{}{}}}",
+                "[".repeat(levels - 1),
+                "]".repeat(levels - 1)
+            )
+        };
+        assert!(check_object(nested(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(offence(&nested(DEPTH_MAX + 1)).1.contains("64 levels"));
+        assert!(offence(&nested(10_000)).1.contains("64 levels"));
+    }
+
+    #[test]
+    fn finds_a_late_duplicate_among_many() {
+        let mut text = String::from("{");
+        for index in 0..100 {
+            text.push_str(&format!("\"k{index}\":1,"));
+        }
+        text.push_str("\"k3\":2}");
+        assert_eq!(offence(&text).0, "k3");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = check_object(&bytes);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Names that travel in subjects: job ids and queue names.
+//!
+//! Both become tokens of NATS subjects and keys of KV buckets, so they are limited to characters
+//! that mean nothing there: no dots, no wildcards, no spaces, nothing outside ASCII.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::clip;
+
+/// The longest name a user may choose, in characters.
+pub const NAME_CHARS_MAX: usize = 64;
+
+/// The longest job id there is: a queue name, a dash and a stream sequence.
+pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + 1 + 20;
+
+/// Why a name was refused. The text names the name, the kind of name and the form expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} cannot be a {kind}: {problem}; use 1 to 64 of A-Z a-z 0-9 _ -")]
+pub struct BadName {
+    name: String,
+    kind: &'static str,
+    problem: &'static str,
+}
+
+fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), BadName> {
+    let problem = if name.is_empty() {
+        "it is empty"
+    } else if name.contains(['*', '>']) {
+        "it has a NATS wildcard"
+    } else if name.contains('.') {
+        "it has a dot"
+    } else if name.contains(['/', '\\']) {
+        "it has a slash"
+    } else if name.contains('\0') {
+        "it has a NUL"
+    } else if name.contains(char::is_whitespace) {
+        "it has a space"
+    } else if !name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    {
+        "it has a character that names do not have"
+    } else if name.len() > chars_max {
+        "it is too long"
+    } else {
+        return Ok(());
+    };
+    Err(BadName {
+        name: clip(name),
+        kind,
+        problem,
+    })
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $chars_max:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Takes a name that has the right form.
+            ///
+            /// # Errors
+            /// [`BadName`], which says what is wrong with it.
+            pub fn new(name: impl AsRef<str>) -> Result<$name, BadName> {
+                check(name.as_ref(), $kind, $chars_max)?;
+                Ok($name(name.as_ref().into()))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = BadName;
+            fn from_str(name: &str) -> Result<$name, BadName> {
+                $name::new(name)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(name: String) -> Result<$name, BadName> {
+                $name::new(name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": format!("^[A-Za-z0-9_-]{{1,{}}}$", $chars_max)
+                })
+            }
+        }
+    };
+}
+
+name_type!(
+    /// A job's name, everywhere: in subjects, as the key of its record, on the command line.
+    JobId,
+    "job id",
+    JOB_ID_CHARS_MAX
+);
+
+name_type!(
+    /// A queue's name.
+    QueueName,
+    "queue name",
+    NAME_CHARS_MAX
+);
+
+impl JobId {
+    /// A new id: a UUID of version 7, so that ids sort by the time they were made.
+    #[must_use]
+    pub fn generate() -> JobId {
+        let mut buffer = uuid::Uuid::encode_buffer();
+        JobId(
+            (&*uuid::Uuid::now_v7()
+                .as_hyphenated()
+                .encode_lower(&mut buffer))
+                .into(),
+        )
+    }
+
+    /// The id of a job whose producer gave it none: its queue and its place in the stream.
+    #[must_use]
+    pub fn for_sequence(queue: &QueueName, sequence: u64) -> JobId {
+        JobId(format!("{queue}-{sequence}").into())
+    }
+
+    /// Takes an id that a user chose, which is shorter than one naq may make.
+    ///
+    /// # Errors
+    /// [`BadName`], which says what is wrong with it.
+    pub fn chosen(name: impl AsRef<str>) -> Result<JobId, BadName> {
+        check(name.as_ref(), "job id", NAME_CHARS_MAX)?;
+        Ok(JobId(name.as_ref().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn refuses_by_name() {
+        for (name, word) in [
+            ("", "empty"),
+            ("a.b", "dot"),
+            ("*", "wildcard"),
+            ("a>", "wildcard"),
+            ("../etc", "dot"),
+            ("a b", "space"),
+            ("a\0", "NUL"),
+            ("ä", "character"),
+        ] {
+            let error = QueueName::new(name).unwrap_err().to_string();
+            assert!(error.contains(word), "{name:?}: {error}");
+        }
+        assert!(QueueName::new("x".repeat(64)).is_ok());
+        assert!(QueueName::new("x".repeat(65)).is_err());
+        assert!(JobId::chosen("x".repeat(65)).is_err());
+    }
+
+    #[test]
+    fn a_made_id_is_an_id() {
+        let queue = QueueName::new("q".repeat(64)).unwrap();
+        let id = JobId::for_sequence(&queue, u64::MAX);
+        assert_eq!(JobId::new(id.as_str()), Ok(id));
+        assert!(JobId::chosen(JobId::generate().as_str()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_one_subject_token(name in "\\PC{0,70}") {
+            if QueueName::new(&name).is_ok() {
+                prop_assert!(!name.is_empty() && name.len() <= 64);
+                prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+            }
+        }
+    }
+}
