@@ -16,7 +16,7 @@ use super::units::{Size, Span};
 use super::{Invalid, RejectReason, json};
 
 /// The version of the envelope this naq writes, and the highest it reads.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// The most of one output stream a job may ask to be kept, in bytes.
 pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;

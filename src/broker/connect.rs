@@ -1,0 +1,328 @@
+//! Connecting, and watching the connection.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{ClientError, Event, ServerError};
+use tokio::sync::watch;
+
+use super::names::Names;
+use super::{Broker, BrokerError, REQUEST_TIMEOUT};
+
+/// Where NATS is and how to be let in. At most one way of authentication is used.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// One or more addresses, comma-separated.
+    pub url: String,
+    /// The prefix of all names; see [`Names`].
+    pub prefix: String,
+    /// What the server's lists show as the client's name.
+    pub client_name: String,
+    /// A file with a JWT and a seed.
+    pub creds: Option<PathBuf>,
+    /// A file with an NKey seed.
+    pub nkey: Option<PathBuf>,
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// A token.
+    pub token: Option<String>,
+    /// A file with certificates to trust.
+    pub tls_ca: Option<PathBuf>,
+    /// Files with a certificate and key to show.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// How long the first connection may take.
+    pub connect_timeout: Duration,
+    /// Whether NATS without authentication on another host is taken.
+    pub allow_insecure: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            prefix: "naq".to_owned(),
+            client_name: "naq".to_owned(),
+            creds: None,
+            nkey: None,
+            user: None,
+            token: None,
+            tls_ca: None,
+            tls_identity: None,
+            connect_timeout: Duration::from_secs(5),
+            allow_insecure: false,
+        }
+    }
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    /// Shows where, never how to be let in.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("url", &without_credentials(&self.url))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnectOptions {
+    fn has_credentials(&self) -> bool {
+        self.creds.is_some()
+            || self.nkey.is_some()
+            || self.user.is_some()
+            || self.token.is_some()
+            || self.tls_identity.is_some()
+            || self.url.contains('@')
+    }
+
+    /// Whether every address is on this machine.
+    fn is_local(&self) -> bool {
+        self.url.split(',').all(|url| {
+            url.trim().parse::<async_nats::ServerAddr>().is_ok_and(|address| {
+                let host = address.host();
+                host == "localhost"
+                    || host
+                        .trim_matches(['[', ']'])
+                        .parse::<std::net::IpAddr>()
+                        .is_ok_and(|ip| ip.is_loopback())
+            })
+        })
+    }
+}
+
+/// The state of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Whether there is one now.
+    pub connected: bool,
+    /// How many there have been; a change means that what was under way may be lost.
+    pub generation: u64,
+    /// The last permission the server denied, in its words.
+    pub denied: Option<String>,
+    /// How often a connection ended without the server saying why.
+    pub drops: u64,
+}
+
+/// A watch on the state of a connection.
+#[derive(Clone, Debug)]
+pub struct Link(watch::Receiver<LinkState>);
+
+impl Link {
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        self.0.borrow().clone()
+    }
+
+    /// The state now; only what happens after this look is a change.
+    pub fn mark_seen(&mut self) -> LinkState {
+        self.0.borrow_and_update().clone()
+    }
+
+    /// Waits for the state to change since the last look through this watch.
+    pub async fn changed(&mut self) -> LinkState {
+        if self.0.changed().await.is_err() {
+            // the client is gone: nothing will ever change again
+            std::future::pending::<()>().await;
+        }
+        self.0.borrow_and_update().clone()
+    }
+}
+
+/// A URL without what stands before the `@`, for messages.
+fn without_credentials(url: &str) -> String {
+    url.split(',')
+        .map(|one| match (one.find("://"), one.rfind('@')) {
+            (Some(scheme), Some(at)) if at > scheme => {
+                format!("{}{}", &one[..scheme + 3], &one[at + 1..])
+            }
+            _ => one.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+impl Broker {
+    /// Connects, and checks that the server can do what naq needs.
+    ///
+    /// # Errors
+    /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::Unsuitable`]
+    /// where the server is too old, has no JetStream, or is an open one on another host.
+    pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
+        let url = without_credentials(&options.url);
+        let failed = |problem: String| BrokerError::Connect {
+            url: url.clone(),
+            problem,
+        };
+        let names = Names::new(&options.prefix)
+            .map_err(|error| BrokerError::Unsuitable(format!("prefix: {error}")))?;
+        if !options.has_credentials() && !options.is_local() {
+            if !options.allow_insecure {
+                return Err(BrokerError::Unsuitable(format!(
+                    "{url} is another host and no credentials are given: whoever reaches that server can run commands on its workers; give --creds, --nkey, --user, --token or a client certificate, or say --allow-insecure"
+                )));
+            }
+            tracing::warn!(%url, "connecting to NATS on another host without credentials");
+        }
+        let addresses = options
+            .url
+            .split(',')
+            .map(|one| {
+                one.trim()
+                    .parse::<async_nats::ServerAddr>()
+                    .map_err(|error| failed(format!("{error}; write nats://host:port")))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (state, link) = watch::channel(LinkState::default());
+        let state = Arc::new(state);
+        let mut connect = async_nats::ConnectOptions::new()
+            .name(&options.client_name)
+            .connection_timeout(options.connect_timeout)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .subscription_capacity(16_384)
+            .client_capacity(4_096)
+            .read_buffer_capacity(u16::MAX)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                let state = Arc::clone(&state);
+                async move { note(&state, &event) }
+            });
+        if let Some(path) = &options.creds {
+            connect = connect
+                .credentials_file(path)
+                .await
+                .map_err(|error| failed(format!("credentials {}: {error}", path.display())))?;
+        } else if let Some(path) = &options.nkey {
+            let seed = tokio::fs::read_to_string(path)
+                .await
+                .map_err(|error| failed(format!("nkey {}: {error}", path.display())))?;
+            connect = connect.nkey(seed.trim().to_owned());
+        } else if let Some((user, password)) = &options.user {
+            connect = connect.user_and_password(user.clone(), password.clone());
+        } else if let Some(token) = &options.token {
+            connect = connect.token(token.clone());
+        }
+        if let Some(path) = &options.tls_ca {
+            connect = connect.add_root_certificates(path.clone());
+        }
+        if let Some((certificate, key)) = &options.tls_identity {
+            connect = connect.add_client_certificate(certificate.clone(), key.clone());
+        }
+        let client = connect
+            .connect(addresses)
+            .await
+            .map_err(|error| failed(explain(&error)))?;
+        if !client.is_server_compatible(2, 12, 0) {
+            return Err(BrokerError::Unsuitable(format!(
+                "{url} runs nats-server {}; naq needs 2.12 or newer (2.14 or newer recommended)",
+                client.server_info().version
+            )));
+        }
+        let jetstream = async_nats::jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(8_192)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Broker {
+            client,
+            jetstream,
+            names: Arc::new(names),
+            link: Link(link),
+        })
+    }
+}
+
+/// Quick at first, since most outages are restarts; then up to two seconds, with each client a
+/// little apart from the others.
+fn reconnect_delay(attempts: usize) -> Duration {
+    const CEILING_MS: u64 = 2_000;
+    let doubled = 20_u64 << attempts.min(10);
+    Duration::from_millis(rand::random_range(doubled / 2..=doubled).min(CEILING_MS))
+}
+
+fn explain(error: &async_nats::ConnectError) -> String {
+    use async_nats::ConnectErrorKind;
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            "it refuses these credentials; check --creds, --nkey, --user or --token".to_owned()
+        }
+        ConnectErrorKind::TimedOut => {
+            "no answer in time; check the address, or raise --connect-timeout".to_owned()
+        }
+        ConnectErrorKind::Tls => format!("TLS failed ({error}); check --tls-ca, --tls-cert, --tls-key"),
+        _ => format!(
+            "{error}; is it running? `naq dev` starts a local one, --nats-url names another"
+        ),
+    }
+}
+
+fn note(state: &watch::Sender<LinkState>, event: &Event) {
+    match event {
+        Event::Connected => {
+            state.send_modify(|link| {
+                link.connected = true;
+                link.generation += 1;
+            });
+            tracing::debug!("connected to NATS");
+        }
+        Event::Disconnected => {
+            let was_connected = state.borrow().connected;
+            state.send_modify(|link| {
+                link.connected = false;
+                link.drops += 1;
+            });
+            if was_connected {
+                tracing::warn!("the connection to NATS is lost; reconnecting");
+            }
+        }
+        Event::ServerError(ServerError::Other(message))
+            if message.to_lowercase().contains("permissions violation") =>
+        {
+            tracing::error!("NATS denies this user: {message}");
+            state.send_modify(|link| link.denied = Some(message.clone()));
+        }
+        Event::ServerError(error) => tracing::warn!("NATS: {error}"),
+        Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
+        Event::SlowConsumer(_) => {
+            tracing::warn!("messages from NATS come faster than they are read; some are dropped");
+        }
+        other => tracing::debug!("NATS: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_stay_out_of_messages() {
+        assert_eq!(
+            without_credentials("nats://u:p@a:1,nats://b:2"),
+            "nats://a:1,nats://b:2"
+        );
+        let options = ConnectOptions {
+            url: "nats://user:hunter2@host".into(),
+            token: Some("hunter2".into()),
+            ..ConnectOptions::default()
+        };
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn only_loopback_is_local() {
+        for (url, local) in [
+            ("nats://127.0.0.1:4222", true),
+            ("localhost", true),
+            ("nats://[::1]:4222", true),
+            ("nats://10.0.0.1:4222", false),
+            ("nats://127.0.0.1,nats://example.org", false),
+        ] {
+            let options = ConnectOptions {
+                url: url.into(),
+                ..ConnectOptions::default()
+            };
+            assert_eq!(options.is_local(), local, "{url}");
+        }
+    }
+}

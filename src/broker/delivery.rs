@@ -1,0 +1,432 @@
+//! Pulling jobs: demand that equals free slots, kept standing on one subscription.
+//!
+//! A request for `n` messages stands at the server until it is filled or expires; what it brings
+//! and what it gives back are both counted here, so that the caller always knows how much it has
+//! asked for and not yet got.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::connect::Link;
+use super::{Broker, BrokerError};
+use crate::envelope::{JobId, QueueName, Timestamp};
+
+/// How long a request stands. Short enough that a queue whose consumer was paused is served soon
+/// after it resumes (measured: within a second of the resumption at 5 s, up to 29 s later at 30).
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
+
+/// After this long without the server's word, a request is taken for lost.
+const PULL_LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// A job's message in this worker's hands.
+pub struct Delivery {
+    /// The queue it came from.
+    pub queue: QueueName,
+    /// The id in its subject; none for a bare job. The error text where the token is no id.
+    pub subject_id: Option<Result<JobId, String>>,
+    /// The producer's `Nats-Msg-Id`.
+    pub message_id: Option<String>,
+    /// The envelope's bytes.
+    pub payload: Bytes,
+    /// Its sequence in the queue's stream.
+    pub sequence: u64,
+    /// How often it has been delivered; the first is 1.
+    pub delivery: u64,
+    /// When the server took it.
+    pub enqueue_time: Timestamp,
+    pub(super) headers: HeaderMap,
+    reply: async_nats::Subject,
+    client: async_nats::Client,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", &self.queue)
+            .field("sequence", &self.sequence)
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Removes the message, and waits until the server has said so.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where the server has not; the message may then come again.
+    pub async fn ack(&self) -> Result<(), BrokerError> {
+        self.answer("+ACK").await
+    }
+
+    /// Tells the server that work goes on, and waits until it has heard.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where it has not.
+    pub async fn renew(&self) -> Result<(), BrokerError> {
+        self.answer("+WPI").await
+    }
+
+    /// Gives the message back for another worker to take at once.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where the server has not answered; it then comes back by itself
+    /// after `ack_wait`.
+    pub async fn hand_back(&self) -> Result<(), BrokerError> {
+        self.answer("-NAK").await
+    }
+
+    async fn answer(&self, kind: &'static str) -> Result<(), BrokerError> {
+        self.client
+            .request(self.reply.clone(), Bytes::from_static(kind.as_bytes()))
+            .await
+            .map(|_| ())
+            .map_err(|_| BrokerError::Timeout("answering for a message"))
+    }
+
+    /// The trace context a producer sent along.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.headers
+            .get("traceparent")
+            .map(async_nats::HeaderValue::as_str)
+    }
+}
+
+/// What came of the demand.
+#[derive(Debug)]
+pub enum FeedEvent {
+    /// A job.
+    Delivered(Box<Delivery>),
+    /// A queue gave back demand: it has nothing (now) for it.
+    Returned(QueueName),
+    /// A queue's consumer is gone, for one because the queue was removed.
+    Gone(QueueName),
+    /// The connection was lost and is back; all demand has to be stated anew.
+    Reset,
+}
+
+struct Feed {
+    queue: QueueName,
+    next_subject: String,
+    outstanding: u64,
+    /// When the last request was sent: the server answers every request in bounded time.
+    asked_at: Instant,
+    /// How many messages the server said stand behind the last one.
+    pending: u64,
+}
+
+/// The standing demand on a worker's queues.
+pub struct Feeds {
+    client: async_nats::Client,
+    link: Link,
+    feeds: Vec<Feed>,
+    by_stream: HashMap<String, usize>,
+    inbox: String,
+    subscriber: Subscriber,
+    /// Requests of an earlier connection answer under an earlier number, and are not counted.
+    generation: u64,
+}
+
+impl Broker {
+    /// Opens the feed of some queues. Nothing is asked for yet.
+    ///
+    /// `consumer` is the consumer to pull from, the same name for each queue.
+    ///
+    /// # Errors
+    /// Where the subscription cannot be made.
+    pub async fn open_feeds(
+        &self,
+        queues: &[QueueName],
+        consumer: &str,
+    ) -> Result<Feeds, BrokerError> {
+        let inbox = self.client.new_inbox();
+        let subscriber = self
+            .client
+            .subscribe(format!("{inbox}.*.*"))
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        let mut link = self.link.clone();
+        // what happened before the feed was open does not concern it
+        let generation = link.mark_seen().generation;
+        let mut by_stream = HashMap::new();
+        let feeds = queues
+            .iter()
+            .enumerate()
+            .map(|(index, queue)| {
+                let stream = self.names.queue_stream(queue);
+                by_stream.insert(stream.clone(), index);
+                Feed {
+                    queue: queue.clone(),
+                    next_subject: format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+                    outstanding: 0,
+                    asked_at: Instant::now(),
+                    pending: 0,
+                }
+            })
+            .collect();
+        Ok(Feeds {
+            client: self.client.clone(),
+            link,
+            feeds,
+            by_stream,
+            inbox,
+            subscriber,
+            generation,
+        })
+    }
+}
+
+impl Feeds {
+    /// The number of queues; a queue is named by its index below it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// Whether there is no queue.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// The index of a queue.
+    #[must_use]
+    pub fn index_of(&self, queue: &QueueName) -> Option<usize> {
+        self.feeds.iter().position(|feed| feed.queue == *queue)
+    }
+
+    /// How much has been asked of a queue and not yet come.
+    #[must_use]
+    pub fn outstanding(&self, index: usize) -> u64 {
+        self.feeds[index].outstanding
+    }
+
+    /// How much was asked of all queues and has not yet come.
+    #[must_use]
+    pub fn outstanding_total(&self) -> u64 {
+        self.feeds.iter().map(|feed| feed.outstanding).sum()
+    }
+
+    /// How many messages the server said stood behind the last one a queue delivered.
+    #[must_use]
+    pub fn pending(&self, index: usize) -> u64 {
+        self.feeds[index].pending
+    }
+
+    /// Asks a queue for `count` more jobs. With `at_once`, what is not there now is given back
+    /// at once instead of being waited for.
+    ///
+    /// # Errors
+    /// Where the request could not be sent.
+    pub async fn ask(
+        &mut self,
+        index: usize,
+        count: u64,
+        at_once: bool,
+    ) -> Result<(), BrokerError> {
+        let subject = format!("$JS.API.{}", self.feeds[index].next_subject);
+        let expires_ns = PULL_EXPIRES.as_nanos();
+        let request = if at_once {
+            format!(r#"{{"batch":{count},"no_wait":true}}"#)
+        } else {
+            format!(r#"{{"batch":{count},"expires":{expires_ns}}}"#)
+        };
+        let reply = format!("{}.{}.{index}", self.inbox, self.generation);
+        self.client
+            .publish_with_reply(subject, reply, request.into())
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        let feed = &mut self.feeds[index];
+        feed.outstanding += count;
+        feed.asked_at = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for the next job or for news of the demand. Cancel safe.
+    pub async fn next(&mut self) -> FeedEvent {
+        loop {
+            let lost_at = self
+                .feeds
+                .iter()
+                .filter(|feed| feed.outstanding > 0)
+                .map(|feed| feed.asked_at + PULL_LOST_AFTER)
+                .min();
+            let message = tokio::select! {
+                biased;
+                message = self.subscriber.next() => message,
+                link = self.link.changed() => {
+                    if link.connected && link.generation != self.generation {
+                        self.generation = link.generation;
+                        self.forget_demand();
+                        return FeedEvent::Reset;
+                    }
+                    continue;
+                }
+                () = until(lost_at) => {
+                    self.count_anew();
+                    return FeedEvent::Reset;
+                }
+            };
+            let Some(message) = message else {
+                // the client was closed; only the link can still say so
+                return std::future::pending().await;
+            };
+            if let Some(event) = self.read(message) {
+                return event;
+            }
+        }
+    }
+
+    fn forget_demand(&mut self) {
+        for feed in &mut self.feeds {
+            feed.outstanding = 0;
+        }
+    }
+
+    /// Counts from nothing again, and does not hear what the requests so far may still answer.
+    fn count_anew(&mut self) {
+        // beyond what the link counts to, so that the two never meet
+        self.generation = self.generation.wrapping_add(1 << 32);
+        self.forget_demand();
+    }
+
+    fn read(&mut self, message: async_nats::Message) -> Option<FeedEvent> {
+        if message.status.is_some_and(|status| status != StatusCode::OK)
+            || message.reply.is_none()
+        {
+            return self.read_status(&message);
+        }
+        let reply = message.reply.clone()?;
+        let place = Place::parse(&reply)?;
+        let index = *self.by_stream.get(place.stream)?;
+        let feed = &mut self.feeds[index];
+        feed.outstanding = feed.outstanding.saturating_sub(1);
+        feed.pending = place.pending;
+        // prefix.queue.NAME or prefix.queue.NAME.ID
+        let subject_id = message
+            .subject
+            .as_str()
+            .splitn(4, '.')
+            .nth(3)
+            .map(|token| JobId::chosen(token).map_err(|error| error.to_string()));
+        let headers = message.headers.unwrap_or_default();
+        Some(FeedEvent::Delivered(Box::new(Delivery {
+            queue: feed.queue.clone(),
+            subject_id,
+            message_id: headers
+                .get(async_nats::header::NATS_MESSAGE_ID)
+                .map(|value| value.as_str().to_owned()),
+            payload: message.payload,
+            sequence: place.sequence,
+            delivery: place.delivery,
+            enqueue_time: place.time,
+            headers,
+            reply,
+            client: self.client.clone(),
+        })))
+    }
+
+    fn read_status(&mut self, message: &async_nats::Message) -> Option<FeedEvent> {
+        let mut tokens = message.subject.as_str().rsplit('.');
+        let index: usize = tokens.next()?.parse().ok()?;
+        let generation: u64 = tokens.next()?.parse().ok()?;
+        if generation != self.generation {
+            return None;
+        }
+        let feed = self.feeds.get_mut(index)?;
+        let status = message.status?;
+        let description = message.description.as_deref().unwrap_or_default();
+        let unfilled = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|value| value.as_str().parse::<u64>().ok());
+        tracing::trace!(queue = %feed.queue, %status, description, ?unfilled, "status of a pull");
+        if status == StatusCode::REQUEST_TERMINATED
+            && (description.contains("Consumer Deleted") || description.contains("Stream Deleted"))
+        {
+            feed.outstanding = 0;
+            return Some(FeedEvent::Gone(feed.queue.clone()));
+        }
+        if status == StatusCode::NO_RESPONDERS {
+            feed.outstanding = 0;
+            return Some(FeedEvent::Gone(feed.queue.clone()));
+        }
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return None;
+        }
+        match unfilled {
+            Some(unfilled) => {
+                feed.outstanding = feed.outstanding.saturating_sub(unfilled);
+                // what still stands has just been confirmed to stand
+                feed.asked_at = Instant::now();
+            }
+            // the server does not say how much of it: count from nothing
+            None => feed.outstanding = 0,
+        }
+        feed.pending = 0;
+        Some(FeedEvent::Returned(feed.queue.clone()))
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the server writes into the reply subject of a delivery (ADR-15):
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>`,
+/// or the longer form with domain and account in front of the stream.
+struct Place<'a> {
+    stream: &'a str,
+    delivery: u64,
+    sequence: u64,
+    time: Timestamp,
+    pending: u64,
+}
+
+impl Place<'_> {
+    fn parse(reply: &str) -> Option<Place<'_>> {
+        let tokens: Vec<&str> = reply.split('.').collect();
+        let rest = match tokens.len() {
+            9 => &tokens[2..],
+            n if n >= 11 => &tokens[4..],
+            _ => return None,
+        };
+        let time_ns: i64 = rest[5].parse().ok()?;
+        Some(Place {
+            stream: rest[0],
+            delivery: rest[2].parse().ok()?,
+            sequence: rest[3].parse().ok()?,
+            time: Timestamp::from_unix_ms(time_ns / 1_000_000)?,
+            pending: rest[6].parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_forms_of_the_reply() {
+        for reply in [
+            "$JS.ACK.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
+            "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
+            "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42.token",
+        ] {
+            let place = Place::parse(reply).unwrap();
+            assert_eq!(place.stream, "naq_queue_build", "{reply}");
+            assert_eq!((place.delivery, place.sequence, place.pending), (3, 100, 42));
+            assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
+        }
+        assert!(Place::parse("_INBOX.x").is_none());
+    }
+}

@@ -1,0 +1,305 @@
+//! Jobs in their queues: put there, found there, removed from there.
+
+use async_nats::HeaderMap;
+use base64::Engine;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde::Deserialize;
+
+use super::publish::PendingWrite;
+use super::{Broker, BrokerError};
+use crate::envelope::{JobId, QueueName, Timestamp};
+
+/// An envelope on its way to a queue.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The job's id; it becomes the last token of the subject.
+    pub job_id: JobId,
+    /// The queue.
+    pub queue: QueueName,
+    /// The envelope's bytes, as the producer wrote them.
+    pub payload: Bytes,
+}
+
+/// What became of an enqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// The sequence of the job's message in its queue.
+    pub sequence: u64,
+    /// A message of this id was there already; the sequence is that one's.
+    pub duplicate: bool,
+}
+
+/// Where a job's message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageState {
+    /// In the queue.
+    Queued,
+    /// Held until its time.
+    Later {
+        /// When it is due.
+        due: Option<Timestamp>,
+    },
+}
+
+/// A job's message, found in its queue.
+#[derive(Clone, Debug)]
+pub struct JobMessage {
+    /// The queue.
+    pub queue: QueueName,
+    /// Its sequence in the queue's stream.
+    pub sequence: u64,
+    /// The envelope's bytes.
+    pub payload: Bytes,
+    /// When the server took it.
+    pub time: Timestamp,
+    /// Where it is.
+    pub state: MessageState,
+}
+
+/// A message as the server's API shows it: bytes in base64, so that nothing in it can upset a
+/// client.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawMessage {
+    pub(super) subject: String,
+    #[serde(rename = "seq")]
+    pub(super) sequence: u64,
+    #[serde(default, rename = "data")]
+    data_base64: String,
+    #[serde(default, rename = "hdrs")]
+    headers_base64: String,
+    pub(super) time: Timestamp,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawMessageReply {
+    message: RawMessage,
+}
+
+impl RawMessage {
+    pub(super) fn payload(&self) -> Bytes {
+        decode(&self.data_base64).into()
+    }
+
+    pub(super) fn headers(&self) -> Vec<u8> {
+        decode(&self.headers_base64)
+    }
+
+    /// The value of a header, where the headers are text and have it.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        let headers = self.headers();
+        let text = std::str::from_utf8(&headers).ok()?;
+        text.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
+        })
+    }
+}
+
+fn decode(base64: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD
+        .decode(base64)
+        .unwrap_or_default()
+}
+
+/// Which message of a stream is meant.
+pub(super) enum Which<'a> {
+    Sequence(u64),
+    LastOf(&'a str),
+}
+
+impl Broker {
+    /// Reads a message from the stream's leader, by the API.
+    pub(super) async fn read_message(
+        &self,
+        stream: &str,
+        which: Which<'_>,
+    ) -> Result<Option<RawMessage>, BrokerError> {
+        const DOING: &str = "reading a message";
+        const NO_MESSAGE: u64 = 10_037;
+        const STREAM_NOT_FOUND: u64 = 10_059;
+        let request = match which {
+            Which::Sequence(sequence) => serde_json::json!({ "seq": sequence }),
+            Which::LastOf(subject) => serde_json::json!({ "last_by_subj": subject }),
+        };
+        let reply: async_nats::jetstream::response::Response<RawMessageReply> = self
+            .jetstream
+            .request(format!("STREAM.MSG.GET.{stream}"), &request)
+            .await
+            .map_err(|error| BrokerError::from_request(&error, DOING))?;
+        match reply {
+            async_nats::jetstream::response::Response::Ok(reply) => Ok(Some(reply.message)),
+            async_nats::jetstream::response::Response::Err { error } => {
+                match error.error_code().0 {
+                    NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),
+                    _ => Err(BrokerError::from_api(&error, DOING)),
+                }
+            }
+        }
+    }
+
+    /// Sends a job to its queue without waiting for the server's word, so that many can be under
+    /// way.
+    ///
+    /// # Errors
+    /// Where it could not be sent at all.
+    pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
+        self.send(self.names.job(&job.queue, &job.job_id), headers, job.payload)
+            .await
+    }
+
+    /// Waits for the server's word on a job that was sent.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where no queue took it, and whatever the server refused for.
+    pub async fn confirm_job(
+        &self,
+        queue: &QueueName,
+        pending: PendingWrite,
+    ) -> Result<Enqueued, BrokerError> {
+        match pending.confirmed().await {
+            Ok(confirmed) => Ok(Enqueued {
+                sequence: confirmed.sequence,
+                duplicate: confirmed.duplicate,
+            }),
+            Err(BrokerError::Missing(_)) => Err(BrokerError::QueueMissing(queue.to_string())),
+            Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a job into its queue, making the queue where there is none.
+    ///
+    /// A publish whose answer got lost is repeated under the same id, which the server absorbs.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
+        let mut attempts_left = 3;
+        loop {
+            let pending = self.send_job(job.clone()).await?;
+            match self.confirm_job(&job.queue, pending).await {
+                Err(BrokerError::QueueMissing(_)) if attempts_left > 0 => {
+                    self.ensure_queue(&job.queue).await?;
+                }
+                Err(BrokerError::Timeout(_)) if attempts_left > 0 => {}
+                done => return done,
+            }
+            attempts_left -= 1;
+        }
+    }
+
+    /// Holds a job's envelope until a time, then puts it into its queue. Doing it again moves
+    /// the time.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn enqueue_at(&self, job: NewJob, due: Timestamp) -> Result<Enqueued, BrokerError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_SCHEDULE, format!("@at {due}"));
+        headers.insert(
+            async_nats::header::NATS_SCHEDULE_TARGET,
+            self.names.job(&job.queue, &job.job_id),
+        );
+        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+        let pending = self
+            .send(
+                self.names.later(&job.queue, &job.job_id),
+                headers,
+                job.payload,
+            )
+            .await?;
+        self.confirm_job(&job.queue, pending).await
+    }
+
+    /// Looks for a job's message in one queue: in line, held for later, or by its place where
+    /// the id is made of one.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn find_in_queue(
+        &self,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<Option<JobMessage>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let subject = self.names.job(queue, job);
+        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? {
+            return Ok(Some(found(queue, &message, MessageState::Queued)));
+        }
+        let later = self.names.later(queue, job);
+        if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
+            let due = message
+                .header("Nats-Schedule")
+                .and_then(|schedule| schedule.strip_prefix("@at ")?.parse().ok());
+            return Ok(Some(found(queue, &message, MessageState::Later { due })));
+        }
+        if let Some(sequence) = sequence_in(queue, job)
+            && let Some(message) = self
+                .read_message(&stream, Which::Sequence(sequence))
+                .await?
+            && message.subject == self.names.bare_job(queue)
+            && message.header("Nats-Msg-Id").is_none()
+        {
+            return Ok(Some(found(queue, &message, MessageState::Queued)));
+        }
+        Ok(None)
+    }
+
+    /// Looks for a job's message in every queue, all at once.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn find_message(&self, job: &JobId) -> Result<Option<JobMessage>, BrokerError> {
+        let queues = self.queue_names().await?;
+        let mut looks: FuturesUnordered<_> = queues
+            .iter()
+            .map(|queue| self.find_in_queue(queue, job))
+            .collect();
+        while let Some(look) = looks.next().await {
+            if let Some(message) = look? {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The envelope's bytes of a job that a worker holds, by the sequence in its lease.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn message_at(
+        &self,
+        queue: &QueueName,
+        sequence: u64,
+    ) -> Result<Option<Bytes>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let message = self
+            .read_message(&stream, Which::Sequence(sequence))
+            .await?;
+        Ok(message.map(|message| message.payload()))
+    }
+}
+
+fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
+    JobMessage {
+        queue: queue.clone(),
+        sequence: message.sequence,
+        payload: message.payload(),
+        time: message.time,
+        state,
+    }
+}
+
+/// The sequence in an id of the form `<queue>-<sequence>`.
+fn sequence_in(queue: &QueueName, job: &JobId) -> Option<u64> {
+    job.as_str()
+        .strip_prefix(queue.as_str())?
+        .strip_prefix('-')?
+        .parse()
+        .ok()
+}

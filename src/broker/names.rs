@@ -1,0 +1,177 @@
+//! Every subject, stream and bucket name, in one place.
+
+use crate::envelope::{JobId, QueueName};
+
+/// The names naq uses on a server under one prefix. Another prefix is another, separate naq.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// The names under a prefix; `naq` unless a user says otherwise.
+    ///
+    /// # Errors
+    /// Where the prefix cannot be a token of a subject.
+    pub fn new(prefix: &str) -> Result<Names, crate::envelope::BadName> {
+        QueueName::new(prefix)?;
+        Ok(Names {
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// The prefix itself.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The stream of a queue.
+    #[must_use]
+    pub fn queue_stream(&self, queue: &QueueName) -> String {
+        format!("{}_queue_{queue}", self.prefix)
+    }
+
+    /// The queue of a stream; none where the stream is not a queue's.
+    #[must_use]
+    pub fn queue_of_stream(&self, stream: &str) -> Option<QueueName> {
+        let name = stream
+            .strip_prefix(&self.prefix)?
+            .strip_prefix("_queue_")?;
+        QueueName::new(name).ok()
+    }
+
+    /// A job's subject in its queue.
+    #[must_use]
+    pub fn job(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.queue.{queue}.{job}", self.prefix)
+    }
+
+    /// The subject for producers without an id.
+    #[must_use]
+    pub fn bare_job(&self, queue: &QueueName) -> String {
+        format!("{}.queue.{queue}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that have an id.
+    #[must_use]
+    pub fn jobs(&self, queue: &QueueName) -> String {
+        format!("{}.queue.{queue}.*", self.prefix)
+    }
+
+    /// The subject under which a job waits for its time.
+    #[must_use]
+    pub fn later(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.later.{queue}.{job}", self.prefix)
+    }
+
+    /// The subjects of all waiting jobs of a queue.
+    #[must_use]
+    pub fn all_later(&self, queue: &QueueName) -> String {
+        format!("{}.later.{queue}.*", self.prefix)
+    }
+
+    /// The durable consumer that all workers of a queue share.
+    #[must_use]
+    pub fn worker_consumer(&self) -> String {
+        format!("{}-worker", self.prefix)
+    }
+
+    /// The bucket of records.
+    #[must_use]
+    pub fn results_bucket(&self) -> String {
+        format!("{}_results", self.prefix)
+    }
+
+    /// The bucket of workers.
+    #[must_use]
+    pub fn workers_bucket(&self) -> String {
+        format!("{}_workers", self.prefix)
+    }
+
+    /// The bucket of objects.
+    #[must_use]
+    pub fn files_bucket(&self) -> String {
+        format!("{}_files", self.prefix)
+    }
+
+    /// The subject of a job's record.
+    #[must_use]
+    pub fn record(&self, job: &JobId) -> String {
+        format!("$KV.{}_results.{job}", self.prefix)
+    }
+
+    /// The subject of a worker's heartbeat.
+    #[must_use]
+    pub fn worker(&self, worker_id: &str) -> String {
+        format!("$KV.{}_workers.{worker_id}", self.prefix)
+    }
+
+    /// Where the server repeats each stored change of a record.
+    #[must_use]
+    pub fn event(&self, job: &JobId) -> String {
+        format!("{}.event.{job}", self.prefix)
+    }
+
+    /// The subjects of all changes.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}.event.>", self.prefix)
+    }
+
+    /// The stream of failed and rejected jobs.
+    #[must_use]
+    pub fn failed_stream(&self) -> String {
+        format!("{}_failed_jobs", self.prefix)
+    }
+
+    /// The subject of a failed job.
+    #[must_use]
+    pub fn failed(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.failed.{queue}.{job}", self.prefix)
+    }
+
+    /// The subjects of all failed jobs.
+    #[must_use]
+    pub fn all_failed(&self) -> String {
+        format!("{}.failed.>", self.prefix)
+    }
+
+    /// The stream of live output.
+    #[must_use]
+    pub fn logs_stream(&self) -> String {
+        format!("{}_logs", self.prefix)
+    }
+
+    /// The subject of a job's live output.
+    #[must_use]
+    pub fn log(&self, job: &JobId) -> String {
+        format!("{}.log.{job}", self.prefix)
+    }
+
+    /// The subjects of all live output.
+    #[must_use]
+    pub fn all_logs(&self) -> String {
+        format!("{}.log.*", self.prefix)
+    }
+
+    /// The stream behind a bucket.
+    #[must_use]
+    pub fn bucket_stream(bucket: &str) -> String {
+        format!("KV_{bucket}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_found_by_its_stream() {
+        let names = Names::new("naq").unwrap();
+        let queue = QueueName::new("build_a-1").unwrap();
+        assert_eq!(names.queue_of_stream(&names.queue_stream(&queue)), Some(queue));
+        assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
+        assert_eq!(names.queue_of_stream("other_queue_x"), None);
+    }
+}

@@ -1,0 +1,83 @@
+//! The object store `naq_files`: what does not fit a message.
+
+use tokio::io::AsyncReadExt;
+
+use super::{Broker, BrokerError};
+
+impl Broker {
+    /// Stores bytes under a name, in place of what was there.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn put_object(&self, name: &str, bytes: &[u8]) -> Result<(), BrokerError> {
+        const DOING: &str = "storing an object";
+        let refused = |message: String| BrokerError::Refused {
+            doing: DOING,
+            message,
+        };
+        let bucket = self.names.files_bucket();
+        let store = match self.jetstream.get_object_store(&bucket).await {
+            Ok(store) => store,
+            Err(_) => self
+                .jetstream
+                .create_object_store(async_nats::jetstream::object_store::Config {
+                    bucket,
+                    description: Some("output, envelopes and files over a message's size".into()),
+                    ..Default::default()
+                })
+                .await
+                .map_err(|error| refused(error.to_string()))?,
+        };
+        let mut reader = bytes;
+        store
+            .put(name, &mut reader)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Reads what is stored under a name.
+    ///
+    /// # Errors
+    /// [`BrokerError::Missing`] where there is nothing.
+    pub async fn get_object(&self, name: &str) -> Result<Vec<u8>, BrokerError> {
+        let missing = || BrokerError::Missing(format!("the object `{name}`"));
+        let store = self
+            .jetstream
+            .get_object_store(self.names.files_bucket())
+            .await
+            .map_err(|_| missing())?;
+        let mut object = store.get(name).await.map_err(|_| missing())?;
+        let mut bytes = Vec::with_capacity(object.info.size);
+        object
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(|error| BrokerError::Refused {
+                doing: "reading an object",
+                message: error.to_string(),
+            })?;
+        Ok(bytes)
+    }
+
+    /// Removes what is stored under a name; nothing where there is nothing.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn remove_object(&self, name: &str) -> Result<(), BrokerError> {
+        let Ok(store) = self
+            .jetstream
+            .get_object_store(self.names.files_bucket())
+            .await
+        else {
+            return Ok(());
+        };
+        match store.delete(name).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.to_string().contains("not found") => Ok(()),
+            Err(error) => Err(BrokerError::Refused {
+                doing: "removing an object",
+                message: error.to_string(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Writes that the server confirms, one by one or many under way at once.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use bytes::Bytes;
+
+use super::{Broker, BrokerError};
+
+/// A write that has been sent and not yet confirmed. Dropping it does not undo it.
+#[derive(Debug)]
+#[must_use = "a write is only done once it is confirmed"]
+pub struct PendingWrite(PublishAckFuture);
+
+/// What the server says of a stored message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Confirmed {
+    /// Its sequence in the stream.
+    pub(super) sequence: u64,
+    /// Whether a message with the same id was there already; the sequence is that one's.
+    pub(super) duplicate: bool,
+}
+
+impl PendingWrite {
+    /// Waits for the server's word.
+    pub(super) async fn confirmed(self) -> Result<Confirmed, BrokerError> {
+        let ack = self.0.await.map_err(|error| explain(&error))?;
+        Ok(Confirmed {
+            sequence: ack.sequence,
+            duplicate: ack.duplicate,
+        })
+    }
+}
+
+impl Broker {
+    /// Sends a message to a stream. Waits only where too many are under way.
+    pub(super) async fn send(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<PendingWrite, BrokerError> {
+        let bytes = payload.len();
+        let sent = self
+            .jetstream
+            .publish_with_headers(subject, headers, payload)
+            .await;
+        match sent {
+            Ok(ack) => Ok(PendingWrite(ack)),
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(BrokerError::TooLarge {
+                    bytes,
+                    bytes_max: self.message_bytes_max(),
+                })
+            }
+            Err(error) => Err(explain(&error)),
+        }
+    }
+}
+
+fn explain(error: &PublishError) -> BrokerError {
+    const DOING: &str = "storing a message";
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => BrokerError::Missing("the stream".to_owned()),
+        PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => {
+            BrokerError::Conflict
+        }
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => BrokerError::Timeout(DOING),
+        PublishErrorKind::MaxAckPending
+        | PublishErrorKind::MaxPayloadExceeded
+        | PublishErrorKind::Other => {
+            let source = std::error::Error::source(error)
+                .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>());
+            match source {
+                Some(api) => BrokerError::from_api(api, DOING),
+                None => BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                },
+            }
+        }
+    }
+}
