@@ -6,7 +6,9 @@
 //! main → cli → {worker, server, config} → client → {broker, runner} → lifecycle → envelope
 //! ```
 
+pub mod broker;
 pub mod config;
 pub mod envelope;
+pub mod lifecycle;
 pub mod runner;
 pub mod server;

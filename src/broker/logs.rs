@@ -1,6 +1,5 @@
 //! Live output: published while a job runs, followed by whoever looks on.
 
-use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
@@ -137,7 +136,6 @@ impl Broker {
             .create_consumer(pull::OrderedConfig {
                 filter_subject: self.names.log(job),
                 deliver_policy: DeliverPolicy::All,
-                inactive_threshold: Duration::from_secs(60),
                 ..pull::OrderedConfig::default()
             })
             .await

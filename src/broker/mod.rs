@@ -30,7 +30,7 @@ pub use records::{RecordEvent, RecordWatch, Stored};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::errors::ErrorCode;
+use async_nats::jetstream::ErrorCode;
 
 /// A connection to NATS, and naq's layout on it. Cheap to clone.
 #[derive(Clone)]

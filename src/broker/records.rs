@@ -119,7 +119,7 @@ impl Broker {
         let mut headers = HeaderMap::new();
         headers.insert(
             async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-            expected,
+            expected.to_string().as_str(),
         );
         if let Some(ttl) = ttl {
             headers.insert(

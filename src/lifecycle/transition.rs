@@ -1,0 +1,559 @@
+//! The transitions of a job's record.
+
+use std::time::Duration;
+
+use super::backoff::{self, Verdict};
+use crate::envelope::{
+    Envelope, Invalid, JobId, Lease, QueueName, Reason, Record, State, Timestamp,
+};
+
+/// A record never lives for less: by then every late message of its job has come and been
+/// absorbed.
+pub const RECORD_TTL_MIN: Duration = Duration::from_secs(600);
+
+/// The facts of a delivery.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// The job.
+    pub job_id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// The message's sequence.
+    pub sequence: u64,
+    /// How often it has been delivered.
+    pub delivery: u64,
+    /// When the server took it.
+    pub enqueue_time: Timestamp,
+    /// The worker that got it.
+    pub worker_id: String,
+    /// The time.
+    pub now: Timestamp,
+    /// How often a worker may die under a job before the job is given up.
+    pub crashes_max: u32,
+}
+
+/// What to do with a delivery.
+#[derive(Debug)]
+pub enum OnDelivery {
+    /// Write this record where the revision still is the one decided upon; then run the job.
+    Run(Box<Record>),
+    /// The job has ended: complete what a crash may have left undone, acknowledge.
+    Absorb,
+    /// Another message of a job that runs by its own: acknowledge.
+    Surplus,
+    /// Too early: hold the message until then once more, acknowledge.
+    Hold(Timestamp),
+    /// Write this terminal record, acknowledge.
+    End(Box<Record>),
+}
+
+/// Decides what a delivered message means, given the job's record.
+#[must_use]
+pub fn on_delivery(
+    record: Option<&Record>,
+    envelope: &Envelope,
+    delivered: &Delivered,
+) -> OnDelivery {
+    let fresh = || {
+        let mut record = Record::new(
+            delivered.job_id.clone(),
+            delivered.queue.clone(),
+            State::Queued,
+            delivered.enqueue_time,
+        );
+        record.labels.clone_from(&envelope.labels);
+        record
+    };
+    let mut next = record.cloned().unwrap_or_else(fresh);
+    if next.state.is_terminal() {
+        return OnDelivery::Absorb;
+    }
+    match next.state {
+        State::Running => {
+            let is_lease = next
+                .lease
+                .as_ref()
+                .is_some_and(|lease| lease.sequence == delivered.sequence);
+            if !is_lease {
+                return OnDelivery::Surplus;
+            }
+            // the lease's own message came again: whoever held it is dead or has lost it
+            next.crashes += 1;
+            if next.cancel_requested {
+                end(&mut next, State::Cancelled, Some(Reason::Cancelled), delivered.now);
+                return OnDelivery::End(Box::new(next));
+            }
+            if next.crashes >= delivered.crashes_max {
+                next.error = Some(format!(
+                    "its worker died under it {} times, the last one being {}",
+                    next.crashes,
+                    next.worker_id.as_deref().unwrap_or("unknown")
+                ));
+                end(&mut next, State::Failed, Some(Reason::Crashed), delivered.now);
+                return OnDelivery::End(Box::new(next));
+            }
+        }
+        State::Retrying => {
+            if let Some(due) = next.next_attempt_at
+                && delivered.now < due
+            {
+                return OnDelivery::Hold(due);
+            }
+        }
+        _ => {}
+    }
+    // a job that has begun is seen through: expiry is for those that have not
+    if next.attempt == 0
+        && let Some(expires_at) = envelope.expires_at
+        && delivered.now >= expires_at
+    {
+        next.error = Some(format!("it was not started before {expires_at}"));
+        end(&mut next, State::Expired, None, delivered.now);
+        return OnDelivery::End(Box::new(next));
+    }
+    next.state = State::Running;
+    next.attempt += 1;
+    next.worker_id = Some(delivered.worker_id.clone());
+    next.lease = Some(Lease {
+        worker_id: delivered.worker_id.clone(),
+        sequence: delivered.sequence,
+        delivery: delivered.delivery,
+    });
+    next.started_at = Some(delivered.now);
+    next.finished_at = None;
+    next.next_attempt_at = None;
+    next.reason = None;
+    next.error = None;
+    next.exit_code = None;
+    next.signal = None;
+    next.stdout = None;
+    next.stderr = None;
+    OnDelivery::Run(Box::new(next))
+}
+
+/// How an attempt's first process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// With this exit code.
+    Exited(i32),
+    /// By this signal, which naq did not send.
+    Signalled(i32),
+    /// It ran out of time; by the code or signal its process ended with.
+    TimedOut,
+    /// It ran out of memory.
+    OutOfMemory,
+    /// It could not be started.
+    NotStarted {
+        /// No retry can mend it.
+        fatal: bool,
+    },
+    /// It was stopped because someone cancelled it.
+    Cancelled,
+    /// It was stopped because its worker goes; it did nothing wrong.
+    Drained,
+    /// The worker's process that held it died.
+    Lost,
+}
+
+/// The facts of an ended attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// How it ended.
+    pub end: AttemptEnd,
+    /// What went wrong, in words.
+    pub error: Option<String>,
+    /// How long the job itself asks to wait before a retry.
+    pub retry_after: Option<Duration>,
+    /// The time.
+    pub now: Timestamp,
+    /// A number in 0..1, for jitter.
+    pub random: f64,
+    /// How often a worker may die under a job before the job is given up.
+    pub crashes_max: u32,
+}
+
+/// What follows an ended attempt. The record is to be written in every case; what goes before
+/// and after it differs.
+#[derive(Debug)]
+pub enum OnEnd {
+    /// Ended. Keep a copy in the failed stream first where `keep`; acknowledge afterwards.
+    Ended {
+        /// The terminal record.
+        record: Box<Record>,
+        /// Whether the failed stream keeps the job.
+        keep: bool,
+    },
+    /// To be tried again: hold the message until then, acknowledge.
+    Retry {
+        /// The record, retrying.
+        record: Box<Record>,
+        /// When.
+        due: Timestamp,
+    },
+    /// Back into the queue at once.
+    HandBack {
+        /// The record, queued.
+        record: Box<Record>,
+    },
+}
+
+/// Decides what follows an attempt. `record` is the running record with what the attempt brought
+/// (output, usage, exit code) filled in.
+#[must_use]
+pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -> OnEnd {
+    record.lease = None;
+    record.error.clone_from(&attempt.error);
+    let ended = |mut record: Record, state: State, reason: Option<Reason>| {
+        end(&mut record, state, reason, attempt.now);
+        OnEnd::Ended {
+            keep: state == State::Failed,
+            record: Box::new(record),
+        }
+    };
+    let success = match attempt.end {
+        AttemptEnd::Exited(code) => {
+            code == 0
+                || u8::try_from(code).is_ok_and(|code| envelope.success_on.contains(&code))
+        }
+        _ => false,
+    };
+    if success {
+        return ended(record, State::Succeeded, None);
+    }
+    if record.cancel_requested || attempt.end == AttemptEnd::Cancelled {
+        return ended(record, State::Cancelled, Some(Reason::Cancelled));
+    }
+    let (reason, verdict) = match attempt.end {
+        AttemptEnd::Drained => {
+            // not its fault: the attempt does not count
+            record.attempt = record.attempt.saturating_sub(1);
+            back_to_queue(&mut record);
+            return OnEnd::HandBack {
+                record: Box::new(record),
+            };
+        }
+        AttemptEnd::Lost => {
+            record.crashes += 1;
+            if record.crashes >= attempt.crashes_max {
+                return ended(record, State::Failed, Some(Reason::Crashed));
+            }
+            back_to_queue(&mut record);
+            return OnEnd::HandBack {
+                record: Box::new(record),
+            };
+        }
+        AttemptEnd::Cancelled => (Reason::Cancelled, Verdict::Fatal),
+        AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, Verdict::Fatal),
+        AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, Verdict::Retryable),
+        AttemptEnd::TimedOut => (Reason::Timeout, Verdict::Retryable),
+        AttemptEnd::OutOfMemory => (Reason::Oom, Verdict::Retryable),
+        AttemptEnd::Signalled(_) => (Reason::Signal, Verdict::Retryable),
+        AttemptEnd::Exited(code) => (
+            Reason::Exit,
+            backoff::judge(envelope, Reason::Exit, Some(code)),
+        ),
+    };
+    // attempts a worker died under are not the job's failures
+    let failures = record.attempt.saturating_sub(record.crashes).max(1);
+    let retries_left = failures <= envelope.max_retries.unwrap_or(0);
+    if verdict == Verdict::Fatal || !retries_left {
+        return ended(record, State::Failed, Some(reason));
+    }
+    let wait = attempt
+        .retry_after
+        .unwrap_or_else(|| backoff::delay(envelope, failures, attempt.random));
+    let due = later(attempt.now, wait);
+    record.state = State::Retrying;
+    record.reason = Some(reason);
+    record.finished_at = Some(attempt.now);
+    record.next_attempt_at = Some(due);
+    OnEnd::Retry {
+        record: Box::new(record),
+        due,
+    }
+}
+
+/// The record of an envelope that never was a job.
+#[must_use]
+pub fn reject(delivered: &Delivered, invalid: &Invalid) -> Record {
+    let mut record = Record::new(
+        delivered.job_id.clone(),
+        delivered.queue.clone(),
+        State::Queued,
+        delivered.enqueue_time,
+    );
+    record.error = Some(invalid.to_string());
+    end(&mut record, State::Rejected, Some(invalid.reason.into()), delivered.now);
+    record
+}
+
+/// How long a terminal record stays: what the envelope asks, else the default; none keeps it for
+/// ever.
+#[must_use]
+pub fn result_ttl(envelope: Option<&Envelope>, default: Duration) -> Option<Duration> {
+    let asked = envelope
+        .and_then(|envelope| envelope.result_ttl)
+        .map_or(default, |span| span.0);
+    (!asked.is_zero()).then(|| asked.max(RECORD_TTL_MIN))
+}
+
+fn end(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
+    record.state = state;
+    record.reason = reason;
+    record.lease = None;
+    record.finished_at = Some(now);
+    record.next_attempt_at = None;
+}
+
+fn back_to_queue(record: &mut Record) {
+    record.state = State::Queued;
+    record.reason = None;
+    record.started_at = None;
+    record.finished_at = None;
+    record.exit_code = None;
+    record.signal = None;
+    record.stdout = None;
+    record.stderr = None;
+    record.usage = None;
+}
+
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    chrono::Duration::from_std(wait)
+        .ok()
+        .and_then(|wait| now.0.checked_add_signed(wait))
+        .map_or(now, Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_ms(1_800_000_000_000 + seconds * 1_000).unwrap()
+    }
+
+    fn delivered(sequence: u64, worker: &str, now: i64) -> Delivered {
+        Delivered {
+            job_id: JobId::new("j").unwrap(),
+            queue: QueueName::new("q").unwrap(),
+            sequence,
+            delivery: 1,
+            enqueue_time: at(0),
+            worker_id: worker.to_owned(),
+            now: at(now),
+            crashes_max: 3,
+        }
+    }
+
+    fn attempt(end: AttemptEnd, now: i64) -> Attempt {
+        Attempt {
+            end,
+            error: None,
+            retry_after: None,
+            now: at(now),
+            random: 1.0,
+            crashes_max: 3,
+        }
+    }
+
+    fn job(max_retries: u32) -> Envelope {
+        Envelope {
+            max_retries: Some(max_retries),
+            ..Envelope::command("x", [] as [&str; 0])
+        }
+    }
+
+    fn claimed(record: Option<&Record>, envelope: &Envelope, delivered: &Delivered) -> Record {
+        match on_delivery(record, envelope, delivered) {
+            OnDelivery::Run(record) => *record,
+            other => panic!("not claimed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_first_delivery_is_claimed() {
+        let record = claimed(None, &job(0), &delivered(7, "w", 1));
+        assert_eq!((record.state, record.attempt), (State::Running, 1));
+        assert_eq!(record.lease.unwrap().sequence, 7);
+    }
+
+    #[test]
+    fn another_message_of_a_running_job_is_surplus() {
+        let record = claimed(None, &job(0), &delivered(7, "w", 1));
+        assert!(matches!(
+            on_delivery(Some(&record), &job(0), &delivered(8, "v", 2)),
+            OnDelivery::Surplus
+        ));
+    }
+
+    #[test]
+    fn the_third_death_ends_the_job() {
+        let envelope = job(0);
+        let first = claimed(None, &envelope, &delivered(7, "a", 1));
+        let second = claimed(Some(&first), &envelope, &delivered(7, "b", 2));
+        let third = claimed(Some(&second), &envelope, &delivered(7, "c", 3));
+        assert_eq!((third.attempt, third.crashes), (3, 2));
+        let OnDelivery::End(record) = on_delivery(Some(&third), &envelope, &delivered(7, "d", 4))
+        else {
+            panic!("not ended");
+        };
+        assert_eq!((record.state, record.reason), (State::Failed, Some(Reason::Crashed)));
+    }
+
+    #[test]
+    fn a_crash_uses_up_no_retry() {
+        let envelope = job(1);
+        let first = claimed(None, &envelope, &delivered(7, "a", 1));
+        let second = claimed(Some(&first), &envelope, &delivered(7, "b", 2));
+        let OnEnd::Retry { record, .. } =
+            end_attempt(second, &envelope, &attempt(AttemptEnd::Exited(1), 3))
+        else {
+            panic!("no retry");
+        };
+        let third = claimed(Some(&record), &envelope, &delivered(9, "b", 9));
+        assert!(matches!(
+            end_attempt(third, &envelope, &attempt(AttemptEnd::Exited(1), 10)),
+            OnEnd::Ended { keep: true, .. }
+        ));
+    }
+
+    #[test]
+    fn a_drained_attempt_does_not_count() {
+        let envelope = job(0);
+        let running = claimed(None, &envelope, &delivered(7, "a", 1));
+        let OnEnd::HandBack { record } =
+            end_attempt(running, &envelope, &attempt(AttemptEnd::Drained, 2))
+        else {
+            panic!("not handed back");
+        };
+        assert_eq!((record.state, record.attempt), (State::Queued, 0));
+        assert_eq!(claimed(Some(&record), &envelope, &delivered(7, "b", 3)).attempt, 1);
+    }
+
+    #[test]
+    fn a_retry_that_comes_early_is_held() {
+        let mut envelope = job(1);
+        envelope.retry_delay = Some(crate::envelope::Delays::One(
+            crate::envelope::units::Span::from_secs(60),
+        ));
+        let running = claimed(None, &envelope, &delivered(7, "a", 1));
+        let OnEnd::Retry { record, due } =
+            end_attempt(running, &envelope, &attempt(AttemptEnd::Exited(1), 2))
+        else {
+            panic!("no retry");
+        };
+        assert_eq!(due, at(62));
+        assert!(matches!(
+            on_delivery(Some(&record), &envelope, &delivered(9, "a", 30)),
+            OnDelivery::Hold(until) if until == due
+        ));
+    }
+
+    #[test]
+    fn an_expired_job_is_not_begun() {
+        let mut envelope = job(0);
+        envelope.expires_at = Some(at(5));
+        assert!(matches!(
+            on_delivery(None, &envelope, &delivered(7, "a", 5)),
+            OnDelivery::End(record) if record.state == State::Expired
+        ));
+    }
+
+    #[test]
+    fn ttl_has_a_floor_and_zero_keeps() {
+        let mut envelope = job(0);
+        let default = Duration::from_secs(3_600);
+        assert_eq!(result_ttl(Some(&envelope), default), Some(default));
+        envelope.result_ttl = Some(crate::envelope::units::Span::from_secs(1));
+        assert_eq!(result_ttl(Some(&envelope), default), Some(RECORD_TTL_MIN));
+        envelope.result_ttl = Some(crate::envelope::units::Span::from_secs(0));
+        assert_eq!(result_ttl(Some(&envelope), default), None);
+    }
+
+    fn any_end() -> impl Strategy<Value = AttemptEnd> {
+        prop_oneof![
+            (0..4_i32).prop_map(AttemptEnd::Exited),
+            Just(AttemptEnd::Exited(75)),
+            Just(AttemptEnd::Signalled(9)),
+            Just(AttemptEnd::TimedOut),
+            Just(AttemptEnd::OutOfMemory),
+            any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
+            Just(AttemptEnd::Drained),
+            Just(AttemptEnd::Lost),
+            Just(AttemptEnd::Cancelled),
+        ]
+    }
+
+    proptest! {
+        /// A walk through deliveries, deaths, ends and cancels: attempts stay within their
+        /// limits, a cancel is never lost, and nothing leaves a terminal state.
+        #[test]
+        fn every_walk_keeps_the_rules(
+            max_retries in 0_u32..4,
+            steps in proptest::collection::vec((0_u8..4, any_end(), 0_u64..3), 1..60),
+        ) {
+            let envelope = job(max_retries);
+            let mut record: Option<Record> = None;
+            let mut cancelled = false;
+            for (now, (kind, end, sequence)) in steps.into_iter().enumerate() {
+                let now = now as i64 * 1_000;
+                let before = record.clone();
+                match (kind, record.as_ref().map(|r| r.state)) {
+                    (0 | 1, _) => match on_delivery(record.as_ref(), &envelope, &delivered(sequence, "w", now)) {
+                        OnDelivery::Run(next) => {
+                            if let Some(before) = &before {
+                                prop_assert!(!before.state.is_terminal());
+                                prop_assert!(next.attempt > before.attempt);
+                            }
+                            record = Some(*next);
+                        }
+                        OnDelivery::End(next) => {
+                            prop_assert!(next.state.is_terminal());
+                            record = Some(*next);
+                        }
+                        OnDelivery::Absorb => prop_assert!(before.unwrap().state.is_terminal()),
+                        OnDelivery::Surplus => {
+                            let before = before.unwrap();
+                            prop_assert_eq!(before.state, State::Running);
+                            prop_assert!(before.lease.unwrap().sequence != sequence);
+                        }
+                        OnDelivery::Hold(_) => prop_assert_eq!(before.unwrap().state, State::Retrying),
+                    },
+                    (2, Some(State::Running)) => {
+                        let running = record.take().unwrap();
+                        let crashes = running.crashes;
+                        let next = match end_attempt(running, &envelope, &attempt(end.clone(), now)) {
+                            OnEnd::Ended { record, .. } => {
+                                prop_assert!(record.state.is_terminal());
+                                record
+                            }
+                            OnEnd::Retry { record, due } => {
+                                prop_assert!(due >= at(now));
+                                prop_assert!(record.attempt - record.crashes <= max_retries);
+                                record
+                            }
+                            OnEnd::HandBack { record } => record,
+                        };
+                        prop_assert!(next.lease.is_none());
+                        prop_assert!(next.crashes <= crashes + 1);
+                        if cancelled && end != AttemptEnd::Exited(0) {
+                            prop_assert_eq!(next.state, State::Cancelled);
+                        }
+                        record = Some(*next);
+                    }
+                    (3, Some(State::Running)) => {
+                        record.as_mut().unwrap().cancel_requested = true;
+                        cancelled = true;
+                    }
+                    _ => {}
+                }
+                if let Some(record) = &record {
+                    prop_assert!(record.attempt <= max_retries + 1 + record.crashes);
+                    prop_assert!(record.crashes <= 3);
+                    prop_assert_eq!(record.lease.is_some(), record.state == State::Running);
+                }
+            }
+        }
+    }
+}
