@@ -6,7 +6,7 @@
 //! main → cli → {worker, server, config} → client → {broker, runner} → lifecycle → envelope
 //! ```
 
+pub mod config;
 pub mod envelope;
 pub mod runner;
 pub mod server;
-pub mod config;

@@ -1,5 +1,4 @@
 //! One integration binary: the harness, then a folder per room.
 
-
 mod runner;
 mod server;
