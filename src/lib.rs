@@ -12,3 +12,4 @@ pub mod envelope;
 pub mod lifecycle;
 pub mod runner;
 pub mod server;
+pub mod worker;

@@ -102,33 +102,80 @@ impl Delivery {
 pub enum FeedEvent {
     /// A job.
     Delivered(Box<Delivery>),
-    /// A queue gave back demand: it has nothing (now) for it.
-    Returned(QueueName),
+    /// A queue gave back demand of this kind: it has nothing (now) for it.
+    Returned(QueueName, Ask),
     /// A queue's consumer is gone, for one because the queue was removed.
     Gone(QueueName),
     /// The connection was lost and is back; all demand has to be stated anew.
     Reset,
 }
 
+/// The two kinds of request. Their answers come by different subscriptions, since a delivery
+/// does not say which request it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Stands until a job comes.
+    Standing,
+    /// Is answered with what is there now.
+    AtOnce,
+}
+
+/// What was asked of a queue and has not yet come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// By standing requests.
+    pub standing: u64,
+    /// By requests to be answered at once.
+    pub at_once: u64,
+}
+
+impl Outstanding {
+    fn of(&mut self, ask: Ask) -> &mut u64 {
+        match ask {
+            Ask::Standing => &mut self.standing,
+            Ask::AtOnce => &mut self.at_once,
+        }
+    }
+}
+
 struct Feed {
     queue: QueueName,
     next_subject: String,
-    outstanding: u64,
-    /// When the last request was sent: the server answers every request in bounded time.
-    asked_at: Instant,
+    outstanding: Outstanding,
+    /// When the server last gave a sign: it answers every request in bounded time.
+    heard_at: Instant,
     /// How many messages the server said stand behind the last one.
     pending: u64,
 }
 
-/// The standing demand on a worker's queues.
+struct Answers {
+    inbox: String,
+    subscriber: Subscriber,
+}
+
+impl Answers {
+    async fn open(client: &async_nats::Client) -> Result<Answers, BrokerError> {
+        let inbox = client.new_inbox();
+        let subscriber = client
+            .subscribe(format!("{inbox}.*.*"))
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        Ok(Answers { inbox, subscriber })
+    }
+}
+
+/// The demand on a worker's queues.
 pub struct Feeds {
     client: async_nats::Client,
     link: Link,
     feeds: Vec<Feed>,
     by_stream: HashMap<String, usize>,
-    inbox: String,
-    subscriber: Subscriber,
-    /// Requests of an earlier connection answer under an earlier number, and are not counted.
+    /// Where standing requests are answered, and where those to be answered at once.
+    standing: Answers,
+    at_once: Answers,
+    /// Which connection the demand was stated on.
+    link_generation: u64,
+    /// Requests of an earlier count answer under an earlier number, and are not counted.
     generation: u64,
 }
 
@@ -144,15 +191,11 @@ impl Broker {
         queues: &[QueueName],
         consumer: &str,
     ) -> Result<Feeds, BrokerError> {
-        let inbox = self.client.new_inbox();
-        let subscriber = self
-            .client
-            .subscribe(format!("{inbox}.*.*"))
-            .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        let standing = Answers::open(&self.client).await?;
+        let at_once = Answers::open(&self.client).await?;
         let mut link = self.link.clone();
         // what happened before the feed was open does not concern it
-        let generation = link.mark_seen().generation;
+        let link_generation = link.mark_seen().generation;
         let mut by_stream = HashMap::new();
         let feeds = queues
             .iter()
@@ -163,8 +206,8 @@ impl Broker {
                 Feed {
                     queue: queue.clone(),
                     next_subject: format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"),
-                    outstanding: 0,
-                    asked_at: Instant::now(),
+                    outstanding: Outstanding::default(),
+                    heard_at: Instant::now(),
                     pending: 0,
                 }
             })
@@ -174,9 +217,10 @@ impl Broker {
             link,
             feeds,
             by_stream,
-            inbox,
-            subscriber,
-            generation,
+            standing,
+            at_once,
+            link_generation,
+            generation: 0,
         })
     }
 }
@@ -200,16 +244,10 @@ impl Feeds {
         self.feeds.iter().position(|feed| feed.queue == *queue)
     }
 
-    /// How much has been asked of a queue and not yet come.
+    /// What was asked of a queue and has not yet come.
     #[must_use]
-    pub fn outstanding(&self, index: usize) -> u64 {
+    pub fn outstanding(&self, index: usize) -> Outstanding {
         self.feeds[index].outstanding
-    }
-
-    /// How much was asked of all queues and has not yet come.
-    #[must_use]
-    pub fn outstanding_total(&self) -> u64 {
-        self.feeds.iter().map(|feed| feed.outstanding).sum()
     }
 
     /// How many messages the server said stood behind the last one a queue delivered.
@@ -218,32 +256,33 @@ impl Feeds {
         self.feeds[index].pending
     }
 
-    /// Asks a queue for `count` more jobs. With `at_once`, what is not there now is given back
-    /// at once instead of being waited for.
+    /// Asks a queue for `count` more jobs.
     ///
     /// # Errors
     /// Where the request could not be sent.
-    pub async fn ask(
-        &mut self,
-        index: usize,
-        count: u64,
-        at_once: bool,
-    ) -> Result<(), BrokerError> {
+    pub async fn ask(&mut self, index: usize, count: u64, ask: Ask) -> Result<(), BrokerError> {
         let subject = format!("$JS.API.{}", self.feeds[index].next_subject);
-        let expires_ns = PULL_EXPIRES.as_nanos();
-        let request = if at_once {
-            format!(r#"{{"batch":{count},"no_wait":true}}"#)
-        } else {
-            format!(r#"{{"batch":{count},"expires":{expires_ns}}}"#)
+        let (request, inbox) = match ask {
+            Ask::Standing => (
+                format!(
+                    r#"{{"batch":{count},"expires":{}}}"#,
+                    PULL_EXPIRES.as_nanos()
+                ),
+                &self.standing.inbox,
+            ),
+            Ask::AtOnce => (
+                format!(r#"{{"batch":{count},"no_wait":true}}"#),
+                &self.at_once.inbox,
+            ),
         };
-        let reply = format!("{}.{}.{index}", self.inbox, self.generation);
+        let reply = format!("{inbox}.{}.{index}", self.generation);
         self.client
             .publish_with_reply(subject, reply, request.into())
             .await
             .map_err(|error| BrokerError::Lost(error.to_string()))?;
         let feed = &mut self.feeds[index];
-        feed.outstanding += count;
-        feed.asked_at = Instant::now();
+        *feed.outstanding.of(ask) += count;
+        feed.heard_at = Instant::now();
         Ok(())
     }
 
@@ -253,16 +292,17 @@ impl Feeds {
             let lost_at = self
                 .feeds
                 .iter()
-                .filter(|feed| feed.outstanding > 0)
-                .map(|feed| feed.asked_at + PULL_LOST_AFTER)
+                .filter(|feed| feed.outstanding != Outstanding::default())
+                .map(|feed| feed.heard_at + PULL_LOST_AFTER)
                 .min();
-            let message = tokio::select! {
+            let (message, ask) = tokio::select! {
                 biased;
-                message = self.subscriber.next() => message,
+                message = self.at_once.subscriber.next() => (message, Ask::AtOnce),
+                message = self.standing.subscriber.next() => (message, Ask::Standing),
                 link = self.link.changed() => {
-                    if link.connected && link.generation != self.generation {
-                        self.generation = link.generation;
-                        self.forget_demand();
+                    if link.connected && link.generation != self.link_generation {
+                        self.link_generation = link.generation;
+                        self.count_anew();
                         return FeedEvent::Reset;
                     }
                     continue;
@@ -276,36 +316,64 @@ impl Feeds {
                 // the client was closed; only the link can still say so
                 return std::future::pending().await;
             };
-            if let Some(event) = self.read(message) {
+            if let Some(event) = self.read(message, ask) {
                 return event;
             }
         }
     }
 
-    fn forget_demand(&mut self) {
+    /// Takes all demand back. Returns the jobs that had come by the time the server knew.
+    pub async fn close(&mut self) -> Vec<Delivery> {
+        /// The server ends a subscription at once; a cut connection must not hold up an end.
+        const CLOSE_MAX: Duration = Duration::from_secs(2);
+        let mut deliveries = Vec::new();
+        for ask in [Ask::AtOnce, Ask::Standing] {
+            let subscriber = match ask {
+                Ask::AtOnce => &mut self.at_once.subscriber,
+                Ask::Standing => &mut self.standing.subscriber,
+            };
+            if subscriber.drain().await.is_err() {
+                continue;
+            }
+            let deadline = Instant::now() + CLOSE_MAX;
+            loop {
+                let subscriber = match ask {
+                    Ask::AtOnce => &mut self.at_once.subscriber,
+                    Ask::Standing => &mut self.standing.subscriber,
+                };
+                let Ok(Some(message)) =
+                    tokio::time::timeout_at(deadline, subscriber.next()).await
+                else {
+                    break;
+                };
+                if let Some(FeedEvent::Delivered(delivery)) = self.read(message, ask) {
+                    deliveries.push(*delivery);
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// Counts from nothing, and does not hear what the requests so far may still answer.
+    fn count_anew(&mut self) {
+        self.generation += 1;
         for feed in &mut self.feeds {
-            feed.outstanding = 0;
+            feed.outstanding = Outstanding::default();
         }
     }
 
-    /// Counts from nothing again, and does not hear what the requests so far may still answer.
-    fn count_anew(&mut self) {
-        // beyond what the link counts to, so that the two never meet
-        self.generation = self.generation.wrapping_add(1 << 32);
-        self.forget_demand();
-    }
-
-    fn read(&mut self, message: async_nats::Message) -> Option<FeedEvent> {
+    fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
         if message.status.is_some_and(|status| status != StatusCode::OK)
             || message.reply.is_none()
         {
-            return self.read_status(&message);
+            return self.read_status(&message, ask);
         }
         let reply = message.reply.clone()?;
         let place = Place::parse(&reply)?;
         let index = *self.by_stream.get(place.stream)?;
         let feed = &mut self.feeds[index];
-        feed.outstanding = feed.outstanding.saturating_sub(1);
+        let outstanding = feed.outstanding.of(ask);
+        *outstanding = outstanding.saturating_sub(1);
         feed.pending = place.pending;
         // prefix.queue.NAME or prefix.queue.NAME.ID
         let subject_id = message
@@ -331,7 +399,7 @@ impl Feeds {
         })))
     }
 
-    fn read_status(&mut self, message: &async_nats::Message) -> Option<FeedEvent> {
+    fn read_status(&mut self, message: &async_nats::Message, ask: Ask) -> Option<FeedEvent> {
         let mut tokens = message.subject.as_str().rsplit('.');
         let index: usize = tokens.next()?.parse().ok()?;
         let generation: u64 = tokens.next()?.parse().ok()?;
@@ -347,30 +415,23 @@ impl Feeds {
             .and_then(|headers| headers.get("Nats-Pending-Messages"))
             .and_then(|value| value.as_str().parse::<u64>().ok());
         tracing::trace!(queue = %feed.queue, %status, description, ?unfilled, "status of a pull");
-        if status == StatusCode::REQUEST_TERMINATED
-            && (description.contains("Consumer Deleted") || description.contains("Stream Deleted"))
-        {
-            feed.outstanding = 0;
-            return Some(FeedEvent::Gone(feed.queue.clone()));
-        }
-        if status == StatusCode::NO_RESPONDERS {
-            feed.outstanding = 0;
+        let gone = status == StatusCode::NO_RESPONDERS
+            || (status == StatusCode::REQUEST_TERMINATED
+                && (description.contains("Consumer Deleted")
+                    || description.contains("Stream Deleted")));
+        if gone {
+            feed.outstanding = Outstanding::default();
             return Some(FeedEvent::Gone(feed.queue.clone()));
         }
         if status == StatusCode::IDLE_HEARTBEAT {
             return None;
         }
-        match unfilled {
-            Some(unfilled) => {
-                feed.outstanding = feed.outstanding.saturating_sub(unfilled);
-                // what still stands has just been confirmed to stand
-                feed.asked_at = Instant::now();
-            }
-            // the server does not say how much of it: count from nothing
-            None => feed.outstanding = 0,
-        }
+        let outstanding = feed.outstanding.of(ask);
+        // where the server does not say how much of it comes back, it is all of it
+        *outstanding = unfilled.map_or(0, |unfilled| outstanding.saturating_sub(unfilled));
+        feed.heard_at = Instant::now();
         feed.pending = 0;
-        Some(FeedEvent::Returned(feed.queue.clone()))
+        Some(FeedEvent::Returned(feed.queue.clone(), ask))
     }
 }
 

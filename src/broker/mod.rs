@@ -18,7 +18,7 @@ mod unreadable;
 mod workers;
 
 pub use connect::{ConnectOptions, Link, LinkState};
-pub use delivery::{Delivery, FeedEvent, Feeds};
+pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
 pub use failed::FailedJob;
 pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
 pub use logs::{LogChunk, LogStream, Stdio};

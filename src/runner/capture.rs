@@ -1,0 +1,119 @@
+//! Keeping the head and the tail of a stream in bounded memory.
+
+use sha2::{Digest, Sha256};
+
+use super::ended::Captured;
+
+/// What is kept of a stream so far.
+#[derive(Debug)]
+pub(super) struct Capture {
+    head: Vec<u8>,
+    head_bytes_max: usize,
+    /// The latest bytes after the head: at least `tail_bytes_max` of them if
+    /// there were as many, at most twice that.
+    tail: Vec<u8>,
+    tail_bytes_max: usize,
+    /// Something was dropped from the tail.
+    truncated: bool,
+    hash: Option<Sha256>,
+}
+
+impl Capture {
+    /// Keeps at most this many bytes, half of them from the end.
+    pub(super) fn new(output_bytes: u64) -> Capture {
+        let kept = usize::try_from(output_bytes).unwrap_or(usize::MAX / 4);
+        Capture {
+            head: Vec::new(),
+            head_bytes_max: kept - kept / 2,
+            tail: Vec::new(),
+            tail_bytes_max: kept / 2,
+            truncated: false,
+            hash: None,
+        }
+    }
+
+    /// Adds what the stream brought.
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        let room = self.head_bytes_max - self.head.len();
+        let (head, rest) = piece.split_at(room.min(piece.len()));
+        self.head.extend_from_slice(head);
+        if rest.is_empty() {
+            return;
+        }
+        if let Some(hash) = &mut self.hash {
+            hash.update(rest);
+        } else if self.tail.len() + rest.len() > self.tail_bytes_max {
+            // From here on not all is kept, so it is hashed as it comes.
+            let mut hash = Sha256::new();
+            hash.update(&self.head);
+            hash.update(&self.tail);
+            hash.update(rest);
+            self.hash = Some(hash);
+            self.truncated = true;
+        }
+        if rest.len() >= self.tail_bytes_max {
+            self.tail.clear();
+            self.tail
+                .extend_from_slice(&rest[rest.len() - self.tail_bytes_max..]);
+            return;
+        }
+        if self.tail.len() + rest.len() > 2 * self.tail_bytes_max {
+            let keep = self.tail_bytes_max - rest.len();
+            self.tail.drain(..self.tail.len() - keep);
+        }
+        self.tail.extend_from_slice(rest);
+    }
+
+    /// What is kept so far, in order: head and tail.
+    pub(super) fn so_far(&self) -> [&[u8]; 2] {
+        let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
+        [&self.head, &self.tail[surplus..]]
+    }
+
+    /// The end of the stream; `bytes` is what the job wrote.
+    pub(super) fn finish(mut self, bytes: u64) -> Captured {
+        let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
+        self.tail.drain(..surplus);
+        let mut captured = Captured {
+            head: self.head,
+            tail: self.tail,
+            bytes,
+            truncated: self.truncated,
+            sha256: self.hash.map(|hash| hash.finalize().into()),
+        };
+        if !captured.truncated && !captured.tail.is_empty() {
+            captured.head.append(&mut captured.tail);
+        }
+        captured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn head_and_tail_are_exact(
+            kept in 0_usize..40,
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..12),
+        ) {
+            let all = pieces.concat();
+            let mut capture = Capture::new(kept as u64);
+            for piece in &pieces {
+                capture.push(piece);
+            }
+            let captured = capture.finish(all.len() as u64);
+            prop_assert_eq!(captured.truncated, all.len() > kept);
+            if captured.truncated {
+                prop_assert_eq!(&captured.head[..], &all[..kept - kept / 2]);
+                prop_assert_eq!(&captured.tail[..], &all[all.len() - kept / 2..]);
+                prop_assert_eq!(captured.sha256, Some(Sha256::digest(&all).into()));
+            } else {
+                prop_assert_eq!(captured.head, all);
+                prop_assert!(captured.tail.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Everything that comes out of a job, brought where it belongs.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{pipe2, read};
+
+use super::capture::Capture;
+use super::control::ControlReader;
+use super::ended::Captured;
+use super::live::{LiveSink, StreamKind};
+use super::mask::{Mask, MaskStream};
+
+/// Bytes read at once: what a pipe holds.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// Reads of a pipe whose writers are gone, after which it is given up: more
+/// than any pipe holds, so only a stranger still writing can reach it.
+const LAST_READS_MAX: usize = 1024;
+
+/// The ends of a job's pipes that the worker reads.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) control: OwnedFd,
+}
+
+impl Pipes {
+    /// Makes pipes; appends the job's ends to `theirs`.
+    pub(super) fn open(theirs: &mut Vec<OwnedFd>) -> Result<Pipes, Errno> {
+        let mut open = || -> Result<OwnedFd, Errno> {
+            let (ours, job) = pipe2(OFlag::O_CLOEXEC)?;
+            // Ours alone: the job's end must block.
+            fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            theirs.push(job);
+            Ok(ours)
+        };
+        Ok(Pipes {
+            stdout: open()?,
+            stderr: open()?,
+            control: open()?,
+        })
+    }
+}
+
+/// What a read found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing yet.
+    Later,
+    /// The end.
+    End,
+}
+
+/// Reads what is there.
+pub(super) fn read_piece(fd: impl AsFd, buffer: &mut [u8]) -> Piece {
+    loop {
+        match read(fd.as_fd(), buffer) {
+            Ok(0) => return Piece::End,
+            Ok(count) => return Piece::Bytes(count),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Piece::Later,
+            Err(_) => return Piece::End,
+        }
+    }
+}
+
+/// Which pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Stdout,
+    Stderr,
+    Control,
+}
+
+#[derive(Debug)]
+struct Output {
+    kind: StreamKind,
+    mask: MaskStream,
+    capture: Capture,
+    bytes: u64,
+}
+
+/// Collects the output of one job.
+#[derive(Debug)]
+pub(super) struct Collector {
+    outputs: [Output; 2],
+    control_mask: MaskStream,
+    pub(super) control: ControlReader,
+    live: Option<LiveSink>,
+    is_live: bool,
+    pub(super) live_dropped_bytes: u64,
+    masked: Vec<u8>,
+}
+
+impl Collector {
+    pub(super) fn new(
+        output_bytes: u64,
+        control_line_bytes_max: usize,
+        mask: &Mask,
+        live: Option<LiveSink>,
+    ) -> Collector {
+        let output = |kind| Output {
+            kind,
+            mask: MaskStream::new(mask.clone()),
+            capture: Capture::new(output_bytes),
+            bytes: 0,
+        };
+        let is_live = live.as_ref().is_some_and(|live| live.after().is_zero());
+        Collector {
+            outputs: [output(StreamKind::Stdout), output(StreamKind::Stderr)],
+            control_mask: MaskStream::new(mask.clone()),
+            control: ControlReader::new(control_line_bytes_max),
+            live,
+            is_live,
+            live_dropped_bytes: 0,
+            masked: Vec::new(),
+        }
+    }
+
+    /// From now on output goes to the live sink, what was kept so far first.
+    pub(super) fn go_live(&mut self) {
+        if std::mem::replace(&mut self.is_live, true) {
+            return;
+        }
+        let Some(live) = &self.live else {
+            return;
+        };
+        for output in &self.outputs {
+            for part in output.capture.so_far() {
+                self.live_dropped_bytes += live.send(output.kind, part);
+            }
+        }
+    }
+
+    /// Adds what a pipe brought. True when control messages wait to be taken.
+    pub(super) fn push(&mut self, source: Source, piece: &[u8]) -> bool {
+        let output = match source {
+            Source::Stdout => &mut self.outputs[0],
+            Source::Stderr => &mut self.outputs[1],
+            Source::Control => {
+                if self.control_mask.is_transparent() {
+                    return self.control.push(piece);
+                }
+                self.masked.clear();
+                self.control_mask.push(piece, &mut self.masked);
+                return self.control.push(&self.masked);
+            }
+        };
+        output.bytes += piece.len() as u64;
+        let piece = if output.mask.is_transparent() {
+            piece
+        } else {
+            self.masked.clear();
+            output.mask.push(piece, &mut self.masked);
+            &self.masked
+        };
+        output.capture.push(piece);
+        if self.is_live
+            && let Some(live) = &self.live
+        {
+            self.live_dropped_bytes += live.send(output.kind, piece);
+        }
+        false
+    }
+
+    /// Reads what is left in a pipe of a job that is over.
+    pub(super) fn drain(&mut self, source: Source, fd: &OwnedFd, buffer: &mut [u8]) {
+        for _ in 0..LAST_READS_MAX {
+            match read_piece(fd, buffer) {
+                Piece::Bytes(count) => {
+                    self.push(source, &buffer[..count]);
+                }
+                Piece::Later | Piece::End => return,
+            }
+        }
+    }
+
+    /// The end of all streams: standard output and error.
+    pub(super) fn finish(&mut self) -> [Captured; 2] {
+        let mut masked = Vec::new();
+        self.control_mask.finish(&mut masked);
+        self.control.push(&masked);
+        self.control.finish();
+        let live = self.live.as_ref().filter(|_| self.is_live);
+        let mut dropped = 0;
+        let captured = self.outputs.each_mut().map(|output| {
+            let mut rest = Vec::new();
+            output.mask.finish(&mut rest);
+            output.capture.push(&rest);
+            if let Some(live) = live {
+                dropped += live.send(output.kind, &rest);
+            }
+            std::mem::replace(&mut output.capture, Capture::new(0)).finish(output.bytes)
+        });
+        self.live_dropped_bytes += dropped;
+        // The reader of a live stream sees its end by this.
+        self.live = None;
+        captured
+    }
+}

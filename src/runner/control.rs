@@ -1,0 +1,180 @@
+//! The control channel, descriptor 3: one JSON object a line.
+
+use serde_json::{Map, Value};
+
+/// One line, read. What it means is for others to say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlMessage {
+    /// The object.
+    pub object: Map<String, Value>,
+}
+
+/// Most messages that wait to be taken.
+const WAITING_MAX: usize = 1024;
+
+/// Most bytes of lines that wait to be taken.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most warnings kept of a job.
+const WARNINGS_MAX: usize = 16;
+
+/// How much of a bad line a warning quotes, bytes.
+const QUOTED_BYTES_MAX: usize = 120;
+
+/// Reads lines out of pieces.
+#[derive(Debug)]
+pub(super) struct ControlReader {
+    line: Vec<u8>,
+    line_bytes_max: usize,
+    /// The rest of an over-long line is being skipped.
+    skipping: bool,
+    messages: Vec<ControlMessage>,
+    messages_bytes: usize,
+    warnings: Vec<String>,
+    warnings_dropped: u64,
+}
+
+impl ControlReader {
+    pub(super) fn new(line_bytes_max: usize) -> ControlReader {
+        ControlReader {
+            line: Vec::new(),
+            line_bytes_max,
+            skipping: false,
+            messages: Vec::new(),
+            messages_bytes: 0,
+            warnings: Vec::new(),
+            warnings_dropped: 0,
+        }
+    }
+
+    /// Adds what the channel brought. True when there are messages to take.
+    pub(super) fn push(&mut self, mut piece: &[u8]) -> bool {
+        let before = self.messages.len();
+        while let Some(end) = piece.iter().position(|b| *b == b'\n') {
+            self.add(&piece[..end]);
+            self.end_line();
+            piece = &piece[end + 1..];
+        }
+        self.add(piece);
+        self.messages.len() > before
+    }
+
+    /// The end of the channel; a last line needs no line break.
+    pub(super) fn finish(&mut self) {
+        self.end_line();
+        if self.warnings_dropped > 0 {
+            let more = format!("and {} more warnings", self.warnings_dropped);
+            self.warnings.push(more);
+            self.warnings_dropped = 0;
+        }
+    }
+
+    /// What waits to be taken.
+    pub(super) fn take(&mut self) -> Vec<ControlMessage> {
+        self.messages_bytes = 0;
+        std::mem::take(&mut self.messages)
+    }
+
+    /// What was wrong.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    fn add(&mut self, part: &[u8]) {
+        if self.skipping {
+            return;
+        }
+        if self.line.len() + part.len() > self.line_bytes_max {
+            self.skipping = true;
+            let start = quoted(if self.line.is_empty() {
+                part
+            } else {
+                &self.line
+            });
+            self.line = Vec::new();
+            let max = self.line_bytes_max;
+            self.warn(format!(
+                "a control line of more than {max} bytes was dropped: {start}"
+            ));
+            return;
+        }
+        self.line.extend_from_slice(part);
+    }
+
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.skipping) {
+            return;
+        }
+        let mut line = std::mem::take(&mut self.line);
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        match serde_json::from_slice::<Map<String, Value>>(&line) {
+            Ok(object) => {
+                let fits = self.messages.len() < WAITING_MAX
+                    && self.messages_bytes + line.len() <= WAITING_BYTES_MAX;
+                if fits {
+                    self.messages_bytes += line.len();
+                    self.messages.push(ControlMessage { object });
+                } else {
+                    self.warn(
+                        "control messages came faster than they were taken: one was dropped"
+                            .to_owned(),
+                    );
+                }
+            }
+            Err(e) => {
+                let line = quoted(&line);
+                self.warn(format!("a control line is not a JSON object ({e}): {line}"));
+            }
+        }
+        line.clear();
+        self.line = line;
+    }
+
+    fn warn(&mut self, warning: String) {
+        if self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(warning);
+        } else {
+            self.warnings_dropped += 1;
+        }
+    }
+}
+
+fn quoted(line: &[u8]) -> String {
+    let cut = &line[..line.len().min(QUOTED_BYTES_MAX)];
+    String::from_utf8_lossy(cut).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_objects_or_warnings() {
+        let mut reader = ControlReader::new(64);
+        assert!(!reader.push(b"{\"progress\""));
+        assert!(reader.push(b": 40}\nnot json\n[1]\n\n  \n{\"a\": 1}"));
+        assert_eq!(reader.take().len(), 1);
+        reader.push(&[b'x'; 100]);
+        reader.push(b"tail\n{\"b\": 2}");
+        reader.finish();
+        let objects: Vec<_> = reader.take().into_iter().map(|m| m.object).collect();
+        assert_eq!(objects.len(), 1);
+        assert_eq!(objects[0]["b"], 2);
+        let warnings = reader.take_warnings();
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[2].contains("more than 64 bytes"), "{warnings:?}");
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let mut reader = ControlReader::new(64);
+        for _ in 0..10_000 {
+            reader.push(b"bad\n{\"a\":1}\n");
+        }
+        reader.finish();
+        assert!(reader.take().len() <= WAITING_MAX);
+        assert!(reader.take_warnings().len() <= WARNINGS_MAX + 1);
+    }
+}

@@ -1,0 +1,244 @@
+//! A job in the worker's process: its state, and the handle to it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::collect::{Collector, Pipes, Source};
+use super::command::Stdin;
+use super::control::ControlMessage;
+use super::ended::{Captured, End, Ended, SpawnFailure, StopReason, Stopped, Usage};
+use super::live::LiveSink;
+use super::mask::Mask;
+use super::pool::Pool;
+use super::scratch::Scratch;
+use super::wire::flag;
+
+/// How a job ended, as its spawner or the lack of one says.
+#[derive(Clone, Debug)]
+pub(super) struct Exit {
+    pub(super) end: End,
+    /// Bits of [`flag`].
+    pub(super) flags: u8,
+    pub(super) usage: Usage,
+    /// Since the epoch, nanoseconds; 0 if it never started.
+    pub(super) started_ns: u64,
+}
+
+impl Exit {
+    /// An end without a process that could have used anything.
+    pub(super) fn without_usage(end: End) -> Exit {
+        Exit {
+            end,
+            flags: 0,
+            usage: Usage::default(),
+            started_ns: 0,
+        }
+    }
+
+    pub(super) fn not_started(failure: SpawnFailure) -> Exit {
+        Exit::without_usage(End::NotStarted(failure))
+    }
+}
+
+/// Where a job is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Not given to a spawner yet.
+    Pending,
+    /// With a spawner; its pipes are read when it ends or has been reported.
+    Sent(Pipes),
+    /// Its pipes are read by a task, which is told of its end here.
+    Streaming(oneshot::Sender<Exit>),
+    /// Over.
+    Done(Box<Ended>),
+    /// Over, and told.
+    Taken,
+}
+
+#[derive(Debug)]
+pub(super) struct JobState {
+    pub(super) phase: Phase,
+    pub(super) stop: Option<StopReason>,
+    pub(super) started: Option<SystemTime>,
+    pub(super) control: VecDeque<ControlMessage>,
+}
+
+/// A job, shared by its handle, the pool and the task that reads its output.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: u32,
+    pub(super) job_id: String,
+    /// The encoded request.
+    pub(super) body: Vec<u8>,
+    pub(super) stdin: Stdin,
+    pub(super) kill_grace: Duration,
+    pub(super) output_bytes: u64,
+    pub(super) control_line_bytes_max: usize,
+    pub(super) mask: Mask,
+    pub(super) live: Option<LiveSink>,
+    /// A folder to hand over at the end.
+    pub(super) scratch: Option<PathBuf>,
+    pub(super) state: Mutex<JobState>,
+    pub(super) changed: Notify,
+}
+
+impl Job {
+    pub(super) fn lock(&self) -> MutexGuard<'_, JobState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn collector(&self) -> Collector {
+        Collector::new(
+            self.output_bytes,
+            self.control_line_bytes_max,
+            &self.mask,
+            self.live.clone(),
+        )
+    }
+
+    /// It runs, and has for a moment.
+    pub(super) fn started(&self, started_ns: u64) {
+        self.lock().started = since_epoch(started_ns);
+        self.changed.notify_waiters();
+    }
+
+    /// Its tree is gone: reads what is left in its pipes, and tells.
+    pub(super) fn finish_sent(&self, pipes: Option<Pipes>, exit: Exit, buffer: &mut [u8]) {
+        let mut collector = self.collector();
+        if let Some(pipes) = pipes {
+            collector.drain(Source::Stdout, &pipes.stdout, buffer);
+            collector.drain(Source::Stderr, &pipes.stderr, buffer);
+            collector.drain(Source::Control, &pipes.control, buffer);
+        }
+        self.finish(collector, exit);
+    }
+
+    /// It is over, and all its output is collected.
+    pub(super) fn finish(&self, mut collector: Collector, exit: Exit) {
+        let [stdout, stderr]: [Captured; 2] = collector.finish();
+        let mut state = self.lock();
+        let mut end = exit.end;
+        if let End::NotStarted(failure) = &mut end {
+            failure.message = self.mask.text(&failure.message);
+        }
+        let stopped = match state.stop {
+            Some(reason) => Some(Stopped::Asked(reason)),
+            None if exit.flags & flag::TIMED_OUT != 0 => Some(Stopped::Timeout),
+            None if exit.flags & flag::OVER_MEMORY != 0 => Some(Stopped::Memory),
+            None if exit.flags & flag::OVER_PROCESSES != 0 => Some(Stopped::Processes),
+            None => None,
+        };
+        let mut control = Vec::from(std::mem::take(&mut state.control));
+        control.append(&mut collector.control.take());
+        let ended = Ended {
+            stopped,
+            oom: exit.flags & flag::OOM != 0,
+            leaked: exit.flags & flag::LEAKED != 0,
+            stdout,
+            stderr,
+            usage: exit.usage,
+            control,
+            warnings: collector.control.take_warnings(),
+            live_dropped_bytes: collector.live_dropped_bytes,
+            started_at: since_epoch(exit.started_ns).or(state.started),
+            scratch: match end {
+                End::NotStarted(_) => None,
+                _ => self.scratch.clone().map(Scratch::new),
+            },
+            end,
+        };
+        state.started = ended.started_at;
+        state.phase = Phase::Done(Box::new(ended));
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
+fn since_epoch(ns: u64) -> Option<SystemTime> {
+    (ns > 0).then(|| UNIX_EPOCH + Duration::from_nanos(ns))
+}
+
+/// A job that was started. Dropping it before the job is over kills the job.
+#[derive(Debug)]
+pub struct JobHandle {
+    pub(super) pool: Arc<Pool>,
+    pub(super) job: Arc<Job>,
+}
+
+impl JobHandle {
+    /// Waits until the job is over: its first process has ended and nothing of
+    /// its tree is left. Cancel safe. The end is told once: a second wait does
+    /// not return.
+    pub async fn wait(&self) -> Ended {
+        self.when(|state| {
+            if !matches!(state.phase, Phase::Done(_)) {
+                return None;
+            }
+            match std::mem::replace(&mut state.phase, Phase::Taken) {
+                Phase::Done(ended) => Some(*ended),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    /// Waits until the job runs (told a few milliseconds late, since most are
+    /// over by then) or is over. The moment it started, if it did.
+    pub async fn started(&self) -> Option<SystemTime> {
+        self.when(|state| match state.phase {
+            Phase::Done(_) | Phase::Taken => Some(state.started),
+            _ => state.started.map(Some),
+        })
+        .await
+    }
+
+    /// The next control message; none when the job is over (what was not taken
+    /// by then is in [`Ended::control`]). Cancel safe.
+    pub async fn control(&self) -> Option<ControlMessage> {
+        self.when(|state| match state.phase {
+            Phase::Done(_) | Phase::Taken => Some(None),
+            _ => state.control.pop_front().map(Some),
+        })
+        .await
+    }
+
+    /// Asks the job to end: TERM to its tree, KILL after its grace. When the
+    /// lease is lost, KILL at once.
+    pub fn stop(&self, why: StopReason) {
+        match why {
+            StopReason::LeaseLost | StopReason::Abandoned => self.kill(why),
+            StopReason::Cancel | StopReason::Drain => {
+                self.pool.stop(&self.job, why, Some(self.job.kill_grace));
+            }
+        }
+    }
+
+    /// KILL to the whole tree, at once.
+    pub fn kill(&self, why: StopReason) {
+        self.pool.stop(&self.job, why, None);
+    }
+
+    async fn when<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.job.changed.notified());
+            changed.as_mut().enable();
+            if let Some(value) = ready(&mut self.job.lock()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Taken);
+        if !over {
+            self.kill(StopReason::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Hiding secrets in what a job prints.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What stands where a secret stood.
+pub const MASK: &[u8] = b"***";
+
+/// A set of values to hide. Its `Debug` hides them too.
+#[derive(Clone, Default)]
+pub struct Mask {
+    inner: Option<Arc<Secrets>>,
+}
+
+struct Secrets {
+    /// Longest first, so that the longer of two that begin alike wins.
+    values: Vec<Vec<u8>>,
+    /// Which bytes begin a value.
+    first: [bool; 256],
+}
+
+impl fmt::Debug for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mask(…)")
+    }
+}
+
+/// What the bytes at a place are.
+enum Found {
+    Nothing,
+    Whole(usize),
+    /// They may become a value when more comes.
+    Part,
+}
+
+impl Secrets {
+    fn find(&self, bytes: &[u8], more_may_come: bool) -> Found {
+        let Some(first) = bytes.first() else {
+            return Found::Nothing;
+        };
+        if !self.first[usize::from(*first)] {
+            return Found::Nothing;
+        }
+        for value in &self.values {
+            if bytes.starts_with(value) {
+                return Found::Whole(value.len());
+            }
+            // A longer value is waited for before a shorter one is taken.
+            if more_may_come && value.starts_with(bytes) {
+                return Found::Part;
+            }
+        }
+        Found::Nothing
+    }
+}
+
+impl Mask {
+    /// Hides these values; empty ones are nothing to hide.
+    pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Mask {
+        let mut values: Vec<Vec<u8>> = values
+            .into_iter()
+            .filter(|value| !value.is_empty())
+            .map(|value| value.as_bytes().to_vec())
+            .collect();
+        if values.is_empty() {
+            return Mask::default();
+        }
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        let mut first = [false; 256];
+        for value in &values {
+            first[usize::from(value[0])] = true;
+        }
+        Mask {
+            inner: Some(Arc::new(Secrets { values, first })),
+        }
+    }
+
+    /// A whole text, masked.
+    pub fn text(&self, text: &str) -> String {
+        let mut stream = MaskStream::new(self.clone());
+        let mut out = Vec::new();
+        stream.push(text.as_bytes(), &mut out);
+        stream.finish(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+/// Masks a stream that comes in pieces: what may be the beginning of a secret
+/// is held back until it is known.
+#[derive(Debug)]
+pub(super) struct MaskStream {
+    mask: Mask,
+    held: Vec<u8>,
+}
+
+impl MaskStream {
+    pub(super) fn new(mask: Mask) -> MaskStream {
+        MaskStream {
+            mask,
+            held: Vec::new(),
+        }
+    }
+
+    /// Nothing is masked: pieces may be used as they are.
+    pub(super) fn is_transparent(&self) -> bool {
+        self.mask.inner.is_none()
+    }
+
+    /// Appends to `out` what is known of the stream with `piece` added.
+    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        self.run(piece, true, out);
+    }
+
+    /// Appends what was held back.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        self.run(&[], false, out);
+    }
+
+    fn run(&mut self, piece: &[u8], more_may_come: bool, out: &mut Vec<u8>) {
+        let Some(secrets) = &self.mask.inner else {
+            out.extend_from_slice(piece);
+            return;
+        };
+        let joined;
+        let bytes = if self.held.is_empty() {
+            piece
+        } else {
+            self.held.extend_from_slice(piece);
+            joined = std::mem::take(&mut self.held);
+            &joined
+        };
+        let mut at = 0;
+        let mut plain = 0;
+        while at < bytes.len() {
+            match secrets.find(&bytes[at..], more_may_come) {
+                Found::Nothing => at += 1,
+                Found::Whole(length) => {
+                    out.extend_from_slice(&bytes[plain..at]);
+                    out.extend_from_slice(MASK);
+                    at += length;
+                    plain = at;
+                }
+                Found::Part => {
+                    out.extend_from_slice(&bytes[plain..at]);
+                    self.held = bytes[at..].to_vec();
+                    return;
+                }
+            }
+        }
+        out.extend_from_slice(&bytes[plain..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masked(values: &[&str], pieces: &[&str]) -> String {
+        let mut stream = MaskStream::new(Mask::new(values.iter().copied()));
+        let mut out = Vec::new();
+        for piece in pieces {
+            stream.push(piece.as_bytes(), &mut out);
+        }
+        stream.finish(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_hidden_wherever_the_stream_is_cut() {
+        let text = "a hunter2 b hunter hunter2hunter22 hunte";
+        let whole = masked(&["hunter2"], &[text]);
+        assert_eq!(whole, "a *** b hunter ******2 hunte");
+        for cut in 0..text.len() {
+            let (left, right) = text.split_at(cut);
+            assert_eq!(masked(&["hunter2"], &[left, right]), whole, "cut at {cut}");
+        }
+        let bytes: Vec<String> = text.chars().map(String::from).collect();
+        let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
+        assert_eq!(masked(&["hunter2"], &bytes), whole);
+    }
+
+    #[test]
+    fn the_longer_of_two_wins() {
+        assert_eq!(
+            masked(&["abc", "abcdef"], &["abcd", "ef abc", "d"]),
+            "*** ***d"
+        );
+    }
+
+    #[test]
+    fn without_secrets_nothing_changes() {
+        assert_eq!(masked(&["", ""], &["ab", "c"]), "abc");
+        assert!(!format!("{:?}", Mask::new(["pw"])).contains("pw"));
+    }
+}

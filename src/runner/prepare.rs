@@ -1,0 +1,203 @@
+//! From a command to a request: what is checked and decided before a spawner
+//! sees it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::command::{Command, Program};
+use super::ended::SpawnFailure;
+use super::options::Options;
+use super::request::{Bounds, StartRequest};
+
+/// Longest script and longest set of strings that is passed on, bytes. Beyond
+/// it the kernel refuses anyway.
+const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request, encoded.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) body: Vec<u8>,
+    /// The folder that the job was given and its handle's owner gets.
+    pub(super) scratch: Option<PathBuf>,
+}
+
+/// Checks a command and encodes it. `open_files` is the limit jobs have unless
+/// they say; `number` makes the scratch folder's name unique in this process.
+pub(super) fn prepare(
+    options: &Options,
+    command: &Command,
+    open_files: (u64, u64),
+    number: u32,
+) -> Result<Prepared, Box<SpawnFailure>> {
+    let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
+    let scratch = needs_folder.then(|| {
+        let name = format!("naq-{}-{number}", std::process::id());
+        options.scratch_dir.join(name)
+    });
+    let (argv, script) = arguments(&command.program, scratch.as_deref())?;
+    let program = argv.first().map_or("", String::as_str);
+    if program.is_empty() {
+        return Err(refused("the program's name is empty".to_owned()));
+    }
+    let candidates = candidates(program, &options.path);
+    let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
+    let cwd = utf8("the working directory", cwd)?;
+    let scratch_text = match &scratch {
+        Some(path) => Some(utf8("the scratch folder", path)?),
+        None => None,
+    };
+    let env = environment(options, command, scratch_text);
+    for text in argv.iter().map(String::as_str).chain([cwd]) {
+        if text.contains('\0') {
+            let shown = text.replace('\0', "\\0");
+            return Err(refused(format!(
+                "a NUL character cannot be passed to a program: {shown}"
+            )));
+        }
+    }
+    for (name, value) in &env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let shown = name.replace('\0', "\\0");
+            return Err(refused(format!(
+                "{shown:?} cannot name a variable: it is empty, or holds `=` or NUL"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(refused(format!(
+                "the value of the variable {name} holds a NUL character"
+            )));
+        }
+    }
+    if let Some(source) = script {
+        check_first_line(source)?;
+    }
+    let limits = &command.limits;
+    let request = StartRequest {
+        bounds: Bounds {
+            memory_bytes: limits.memory_bytes,
+            cpu_time_s: limits.cpu_time_s,
+            cpus_milli: limits.cpus.map(|cpus| (cpus * 1000.0).max(10.0) as u64),
+            processes: limits.processes,
+            file_size_bytes: limits.file_size_bytes,
+            open_files: limits.open_files.map_or(open_files, |files| (files, files)),
+            nice: limits.nice.unwrap_or(0),
+        },
+        timeout: command.timeout,
+        kill_grace: command.kill_grace,
+        has_stdin: !matches!(command.stdin, super::command::Stdin::Empty),
+        scratch: scratch_text,
+        remove_scratch: !command.scratch,
+        script: script.map(str::as_bytes),
+        cwd,
+        candidates: &candidates,
+        argv: &argv,
+        env: &env,
+    };
+    let body = request.encode();
+    if body.len() > BODY_BYTES_MAX {
+        return Err(refused(format!(
+            "script, arguments and environment are {} bytes together: at most {BODY_BYTES_MAX} can be passed",
+            body.len()
+        )));
+    }
+    Ok(Prepared {
+        body,
+        scratch: scratch.filter(|_| command.scratch),
+    })
+}
+
+fn refused(message: String) -> Box<SpawnFailure> {
+    Box::new(SpawnFailure::new("request", message, true))
+}
+
+fn utf8<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailure>> {
+    path.to_str()
+        .ok_or_else(|| refused(format!("{what} is not UTF-8: {}", path.display())))
+}
+
+/// The arguments, and the script to write first.
+fn arguments<'a>(
+    program: &'a Program,
+    scratch: Option<&Path>,
+) -> Result<(Vec<String>, Option<&'a str>), Box<SpawnFailure>> {
+    match program {
+        Program::Path { program, args } => {
+            let mut argv = vec![program.clone()];
+            argv.extend(args.iter().cloned());
+            Ok((argv, None))
+        }
+        Program::Script {
+            source,
+            interpreter,
+            args,
+        } => {
+            let script = scratch.unwrap_or(Path::new("/")).join("script");
+            let script = utf8("the scratch folder", &script)?.to_owned();
+            let mut argv = match interpreter {
+                _ if source.starts_with("#!") => Vec::new(),
+                Some(interpreter) => interpreter.clone(),
+                None => vec!["sh".to_owned()],
+            };
+            argv.push(script);
+            argv.extend(args.iter().cloned());
+            Ok((argv, Some(source)))
+        }
+    }
+}
+
+/// `#!/usr/bin/env python3\r` starts, and then says something puzzling.
+fn check_first_line(source: &str) -> Result<(), Box<SpawnFailure>> {
+    let first = source.split('\n').next().unwrap_or_default();
+    if first.starts_with("#!") && first.ends_with('\r') {
+        return Err(Box::new(SpawnFailure::new(
+            "exec",
+            "the #! line of the script ends in CRLF (Windows line endings): the system would look for an interpreter whose name ends in a carriage return".to_owned(),
+            true,
+        )));
+    }
+    Ok(())
+}
+
+/// Where a program may be: as `execvp` looks, in the runner's PATH.
+fn candidates(program: &str, path: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    path.split(':')
+        .map(|folder| match folder {
+            "" => format!("./{program}"),
+            folder => format!("{folder}/{program}"),
+        })
+        .collect()
+}
+
+/// The environment: later ones win.
+fn environment(
+    options: &Options,
+    command: &Command,
+    scratch: Option<&str>,
+) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut set = |name: &str, value: &str| match places.get(name) {
+        Some(at) => env[*at].1 = value.to_owned(),
+        None => {
+            places.insert(name.to_owned(), env.len());
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    };
+    set("PATH", &options.path);
+    for (name, value) in options
+        .base_env
+        .iter()
+        .chain(&command.env)
+        .chain(&command.secrets)
+    {
+        set(name, value);
+    }
+    set("NAQ_CONTROL_FD", "3");
+    if let Some(scratch) = scratch.filter(|_| command.scratch) {
+        set("NAQ_WORK_DIR", scratch);
+    }
+    env
+}

@@ -1,0 +1,262 @@
+//! Why a program could not be started, in words: the kernel's errno is the same
+//! for a missing command and a missing interpreter, so the file is looked at.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::super::request::Start;
+use super::super::sys::child::{ChildPlan, ChildStep};
+
+/// What is told about a start that failed.
+#[derive(Debug)]
+pub(super) struct Diagnosis {
+    /// The step, as a record shows it.
+    pub(super) step: &'static str,
+    /// Why.
+    pub(super) errno: Errno,
+    /// In words.
+    pub(super) message: String,
+    /// Whether trying again cannot help.
+    pub(super) fatal: bool,
+}
+
+/// Explains what the child left in its plan.
+pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
+    let errno = Errno::from_raw(plan.failed_errno);
+    let cwd = start.cwd();
+    let step = plan.failed_step;
+    let (step, message, fatal) = if step == ChildStep::WorkDir as u8 {
+        let (message, fatal) = work_dir(cwd, errno);
+        ("cwd", message, fatal)
+    } else if step == ChildStep::Exec as u8 {
+        let (message, fatal) = exec(start, plan.failed_candidate, errno);
+        ("exec", message, fatal)
+    } else if step == ChildStep::Limit as u8 {
+        let message = format!("a resource limit cannot be set: {}", errno.desc());
+        ("limits", message, errno == Errno::EPERM)
+    } else if step == ChildStep::Nice as u8 {
+        let message = format!(
+            "the nice value {} cannot be set: {}",
+            start.bounds.nice,
+            errno.desc()
+        );
+        (
+            "nice",
+            message,
+            matches!(errno, Errno::EPERM | Errno::EACCES),
+        )
+    } else {
+        let name = if step == ChildStep::Session as u8 {
+            "session"
+        } else if step == ChildStep::Cgroup as u8 {
+            "cgroup"
+        } else if step == ChildStep::Descriptors as u8 {
+            "descriptors"
+        } else {
+            "orphaned"
+        };
+        (name, format!("{name}: {}", errno.desc()), false)
+    };
+    Diagnosis {
+        step,
+        errno,
+        message,
+        fatal,
+    }
+}
+
+fn work_dir(cwd: &str, errno: Errno) -> (String, bool) {
+    match errno {
+        Errno::ENOENT => (format!("no such working directory: {cwd}"), true),
+        Errno::ENOTDIR => (
+            format!("the working directory is not a directory: {cwd}"),
+            true,
+        ),
+        Errno::EACCES => (
+            format!("the working directory may not be entered: {cwd}"),
+            true,
+        ),
+        _ => (
+            format!("the working directory {cwd}: {}", errno.desc()),
+            false,
+        ),
+    }
+}
+
+fn exec(start: &Start, candidate: usize, errno: Errno) -> (String, bool) {
+    let program = start.program();
+    let candidates: Vec<&str> = start.candidates().collect();
+    // Relative to where the child was.
+    let at = |path: &str| -> PathBuf { Path::new(start.cwd()).join(path) };
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => {
+            // An existing file that "does not exist" names an interpreter that
+            // does not.
+            for path in &candidates {
+                if let Ok(found) = fs::metadata(at(path))
+                    && found.is_file()
+                {
+                    return interpreter(path, &at(path));
+                }
+            }
+            let searched = !program.contains('/');
+            if searched {
+                (
+                    format!("no such command: {program} (not found in PATH)"),
+                    true,
+                )
+            } else if errno == Errno::ENOTDIR {
+                (
+                    format!("no such command: {program} (a part of the path is not a directory)"),
+                    true,
+                )
+            } else {
+                (format!("no such command: {program}"), true)
+            }
+        }
+        Errno::EACCES => {
+            let path = candidates.get(candidate).copied().unwrap_or(program);
+            match fs::metadata(at(path)) {
+                Ok(found) => (denied(path, &at(path), &found), true),
+                Err(_) => (
+                    format!("{path}: a directory on the way may not be entered"),
+                    true,
+                ),
+            }
+        }
+        Errno::ENOEXEC => {
+            let path = candidates.get(candidate).copied().unwrap_or(program);
+            (not_executable_format(path, &at(path)), true)
+        }
+        Errno::ELIBBAD | Errno::EINVAL => (
+            format!("{program}: bad ELF file or interpreter ({})", errno.desc()),
+            true,
+        ),
+        Errno::ELOOP => (
+            format!("{program}: too many symbolic links, or #! lines that name each other"),
+            true,
+        ),
+        Errno::ENAMETOOLONG => (format!("the program's path is too long: {program}"), true),
+        Errno::E2BIG => (
+            format!(
+                "arguments and environment are too big: {} bytes together (the system allows one argument 128 KiB, and all of them a quarter of the stack limit)",
+                start.strings_bytes()
+            ),
+            true,
+        ),
+        Errno::ETXTBSY => (format!("{program} is being written to"), false),
+        Errno::EPERM => (format!("{program}: not permitted by the system"), true),
+        _ => (format!("{program}: {}", errno.desc()), false),
+    }
+}
+
+fn denied(path: &str, file: &Path, found: &Metadata) -> String {
+    if found.is_dir() {
+        return format!("{path} is a directory, not a program");
+    }
+    if !found.is_file() {
+        return format!("{path} is not a regular file");
+    }
+    if found.permissions().mode() & 0o111 == 0 {
+        return format!("{path} is not executable (chmod +x would make it so)");
+    }
+    // The permission that was missing may be the interpreter's.
+    if let Ok(Head::Script { interpreter, .. }) = head(file) {
+        return format!(
+            "{path} may not be executed, or its interpreter {interpreter} may not (or is a directory)"
+        );
+    }
+    format!("{path} may not be executed by this user, or its file system is mounted noexec")
+}
+
+/// What a file begins with.
+enum Head {
+    Script { interpreter: String, crlf: bool },
+    Elf { interpreter: Option<String> },
+    Empty,
+    Other,
+}
+
+fn head(file: &Path) -> io::Result<Head> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(4096).read_to_end(&mut bytes)?;
+    if bytes.is_empty() {
+        return Ok(Head::Empty);
+    }
+    if let Some(rest) = bytes.strip_prefix(b"#!") {
+        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
+        let crlf = line.ends_with(b"\r");
+        let line = String::from_utf8_lossy(line);
+        let interpreter = line
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        return Ok(Head::Script { interpreter, crlf });
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok(Head::Elf {
+            interpreter: elf_interpreter(&bytes),
+        });
+    }
+    Ok(Head::Other)
+}
+
+/// The dynamic loader a 64-bit ELF file asks for, where it is near the start.
+fn elf_interpreter(bytes: &[u8]) -> Option<String> {
+    const PT_INTERP: u32 = 3;
+    let word = |at: usize| -> Option<u64> {
+        Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+    };
+    let half = |at: usize| -> Option<u16> {
+        Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+    };
+    let headers = usize::try_from(word(32)?).ok()?;
+    let (size, count) = (usize::from(half(54)?), usize::from(half(56)?));
+    for index in 0..count.min(64) {
+        let at = headers.checked_add(index * size)?;
+        let kind = u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?);
+        if kind == PT_INTERP {
+            let from = usize::try_from(word(at + 8)?).ok()?;
+            let length = usize::try_from(word(at + 32)?).ok()?;
+            let name = bytes.get(from..from.checked_add(length)?)?;
+            let name = name.split(|b| *b == 0).next().unwrap_or_default();
+            return Some(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    None
+}
+
+fn interpreter(path: &str, file: &Path) -> (String, bool) {
+    let message = match head(file) {
+        Ok(Head::Script { crlf: true, .. }) => format!(
+            "the #! line of {path} ends in CRLF (Windows line endings): the system looks for an interpreter whose name ends in a carriage return"
+        ),
+        Ok(Head::Script { interpreter, .. }) => {
+            format!("the #! line of {path} names an interpreter that does not exist: {interpreter}")
+        }
+        Ok(Head::Elf {
+            interpreter: Some(interpreter),
+        }) => format!("the dynamic loader that {path} asks for does not exist: {interpreter}"),
+        _ => format!("{path} exists, but something it needs to run does not"),
+    };
+    (message, true)
+}
+
+fn not_executable_format(path: &str, file: &Path) -> String {
+    match head(file) {
+        Ok(Head::Elf { .. }) => {
+            format!("{path} is a bad ELF file, or made for another kind of machine")
+        }
+        Ok(Head::Empty) => format!("{path} is empty: it has no #! line and is not a program"),
+        Ok(Head::Script { interpreter, .. }) if interpreter.is_empty() => {
+            format!("the #! line of {path} names no interpreter")
+        }
+        Ok(Head::Script { .. }) => format!("the interpreter of {path} is not a program"),
+        _ => format!("{path} has no #! line and is not a program"),
+    }
+}

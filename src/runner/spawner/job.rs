@@ -1,0 +1,188 @@
+//! One running job, as its spawner sees it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::super::cgroup::Group;
+use super::super::sys::wait::Reaped;
+use super::super::wire::{Writer, flag, to_worker};
+use super::descendants;
+
+/// How long what a job leaves behind may go on by itself.
+pub(super) const LINGER: Duration = Duration::from_millis(250);
+
+/// A job that is over sooner is told of once, when it has ended.
+pub(super) const REPORT_AFTER: Duration = Duration::from_millis(3);
+
+/// How often limits that no controller enforces are looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// How often a killed tree that is still there is killed again, where killing
+/// is a walk rather than one call.
+const KILL_AGAIN: Duration = Duration::from_millis(5);
+
+/// Limits that this spawner has to watch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Watched {
+    pub(super) memory_bytes: Option<u64>,
+    pub(super) processes: Option<u64>,
+}
+
+/// A started job.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The worker's number for it.
+    pub(super) id: u32,
+    pub(super) pid: i32,
+    /// Where it runs; none when it owns all of this process's descendants.
+    pub(super) group: Option<Group>,
+    pub(super) scratch: Option<PathBuf>,
+    pub(super) kill_grace: Duration,
+    pub(super) started: Instant,
+    /// Since the epoch, nanoseconds.
+    pub(super) started_ns: u64,
+    /// Until it is reported as started.
+    pub(super) report_at: Option<Instant>,
+    pub(super) timeout_at: Option<Instant>,
+    pub(super) kill_at: Option<Instant>,
+    pub(super) watch_at: Option<Instant>,
+    pub(super) watched: Watched,
+    pub(super) exit: Option<(Reaped, Duration)>,
+    /// KILL has been sent.
+    pub(super) killed: bool,
+    pub(super) flags: u8,
+}
+
+impl Job {
+    /// Starts watching, if there is something to watch.
+    pub(super) fn watch(&mut self, watched: Watched) {
+        self.watched = watched;
+        if watched.memory_bytes.is_some() || watched.processes.is_some() {
+            self.watch_at = Some(self.started + WATCH_EVERY);
+        }
+    }
+
+    /// When this job next wants a look, if ever.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        [self.report_at, self.timeout_at, self.kill_at, self.watch_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// TERM to the whole tree, and KILL after the grace.
+    pub(super) fn terminate(&mut self, grace: Duration, now: Instant) {
+        let deadline = now + grace;
+        if self
+            .kill_at
+            .is_none_or(|at| deadline < at || self.exit.is_some())
+        {
+            self.kill_at = Some(deadline);
+        }
+        match &self.group {
+            Some(group) => group.terminate(),
+            None => descendants::terminate(),
+        }
+    }
+
+    /// KILL to the whole tree.
+    pub(super) fn kill(&mut self, now: Instant) {
+        self.killed = true;
+        match &self.group {
+            Some(group) => {
+                group.kill();
+                self.kill_at = None;
+            }
+            None => {
+                descendants::kill_all();
+                self.kill_at = Some(now + KILL_AGAIN);
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn timers(&mut self, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.timeout_at) {
+            self.timeout_at = None;
+            if self.exit.is_none() {
+                self.flags |= flag::TIMED_OUT;
+                self.terminate(self.kill_grace, now);
+            }
+        }
+        if due(self.kill_at) {
+            if self.exit.is_some() && !self.killed && !self.is_group_empty() {
+                self.flags |= flag::LEAKED;
+            }
+            self.kill(now);
+        }
+        if due(self.watch_at) {
+            self.watch_at = Some(now + WATCH_EVERY);
+            self.look(now);
+        }
+    }
+
+    fn is_group_empty(&mut self) -> bool {
+        self.group.as_mut().is_some_and(Group::is_empty)
+    }
+
+    /// Compares the tree with the limits that nobody else enforces.
+    fn look(&mut self, now: Instant) {
+        let pids = match &self.group {
+            Some(group) => group.processes(),
+            None => descendants::list(),
+        };
+        let over = |bound: Option<u64>, used: u64| bound.is_some_and(|bound| used > bound);
+        if over(self.watched.processes, pids.len() as u64) {
+            self.flags |= flag::OVER_PROCESSES;
+            self.kill(now);
+        } else if self.watched.memory_bytes.is_some()
+            && over(
+                self.watched.memory_bytes,
+                descendants::resident_bytes(&pids),
+            )
+        {
+            self.flags |= flag::OVER_MEMORY | flag::OOM;
+            self.kill(now);
+        }
+    }
+
+    /// Its first process has ended; what is left has a little time.
+    pub(super) fn exited(&mut self, reaped: Reaped, now: Instant) {
+        self.exit = Some((reaped, now - self.started));
+        self.timeout_at = None;
+        if !self.killed && self.kill_at.is_none() {
+            self.kill_at = Some(now + LINGER);
+        }
+    }
+
+    /// Whether nothing of it is left. `childless`: this process has no child.
+    pub(super) fn is_over(&mut self, childless: bool) -> bool {
+        self.exit.is_some()
+            && match &mut self.group {
+                Some(group) => group.is_empty(),
+                None => childless,
+            }
+    }
+
+    /// Tells of a job that has been running for a while.
+    pub(super) fn write_started(&self, w: &mut Writer) {
+        w.u8(to_worker::STARTED).u32(self.id).i32(self.pid);
+        w.u64(self.started_ns);
+    }
+
+    /// Tells of a job that is over.
+    pub(super) fn write_ended(&mut self, w: &mut Writer) {
+        let Some((reaped, wall)) = self.exit else {
+            return;
+        };
+        if self.group.as_ref().is_some_and(Group::had_oom) {
+            self.flags |= flag::OOM;
+        }
+        w.u8(to_worker::ENDED).u32(self.id).i32(reaped.status);
+        w.u8(self.flags).u64(self.started_ns);
+        w.u64(wall.as_micros() as u64);
+        w.u64(reaped.user_us).u64(reaped.system_us);
+        w.u64(reaped.max_rss_bytes);
+    }
+}

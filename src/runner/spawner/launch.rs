@@ -1,0 +1,332 @@
+//! Turning a request into a process.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use libc::c_int;
+use nix::errno::Errno;
+
+use super::super::cgroup::{Allowance, Group};
+use super::super::request::Start;
+use super::super::sys::child::{ChildPlan, ChildStep, RLIMITS_MAX};
+use super::super::sys::clone::Cloner;
+use super::diagnose::{Diagnosis, diagnose};
+use super::errno_of;
+use super::job::{Job, REPORT_AFTER, Watched};
+
+/// Why a job was not started.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The system is short of something: try again in a while.
+    Busy,
+    /// As told.
+    Failed(Diagnosis),
+}
+
+/// Starts processes, and keeps the groups that are free.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    cloner: Cloner,
+    pid: i32,
+    folder: Option<PathBuf>,
+    free: Vec<Group>,
+    groups: usize,
+    /// Children can be started straight in a group.
+    into: bool,
+}
+
+impl Launcher {
+    /// Finds out what works here. `folder` is where groups are made, if any.
+    pub(super) fn new(folder: Option<PathBuf>) -> Result<Launcher, Errno> {
+        let mut launcher = Launcher {
+            cloner: Cloner::new()?,
+            pid: nix::unistd::getpid().as_raw(),
+            folder,
+            free: Vec::new(),
+            groups: 0,
+            into: true,
+        };
+        if let Some(group) = launcher.take_group()? {
+            if launcher.cloner.probe_into(group.dir()).is_err() {
+                launcher.into = false;
+                // Joining by hand needs the same permission.
+                let mut procs = group.open_procs().map_err(errno_of)?;
+                let this = launcher.pid.to_string();
+                procs.write_all(this.as_bytes()).map_err(errno_of)?;
+                let parent = launcher.folder.as_deref().and_then(worker_group);
+                let back = parent.ok_or(Errno::ENOENT)?.join("cgroup.procs");
+                fs::write(back, this).map_err(errno_of)?;
+            }
+            launcher.free.push(group);
+        }
+        Ok(launcher)
+    }
+
+    /// Whether jobs have groups, so that several can run here at once.
+    pub(super) fn has_groups(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    fn take_group(&mut self) -> Result<Option<Group>, Errno> {
+        let Some(folder) = &self.folder else {
+            return Ok(None);
+        };
+        if let Some(group) = self.free.pop() {
+            return Ok(Some(group));
+        }
+        let group = Group::create(folder.join(format!("slot-{}", self.groups)));
+        self.groups += 1;
+        group.map(Some).map_err(errno_of)
+    }
+
+    /// Takes back the group of a job that is over.
+    pub(super) fn give_back(&mut self, group: Group) {
+        self.free.push(group);
+    }
+
+    /// Starts a job. `fds` are its standard input (if it has one), output,
+    /// error and control pipes.
+    pub(super) fn launch(
+        &mut self,
+        id: u32,
+        start: &Start,
+        fds: &[OwnedFd],
+    ) -> Result<Job, Refusal> {
+        if let Some(scratch) = &start.scratch {
+            prepare_scratch(scratch, start.script()).map_err(|e| scratch_refusal(scratch, e))?;
+        }
+        let mut group = match self.take_group() {
+            Ok(group) => group,
+            Err(_) => return Err(Refusal::Busy),
+        };
+        let bounds = &start.bounds;
+        let mut watched = Watched::default();
+        let mut address_space = bounds.memory_bytes;
+        watched.memory_bytes = bounds.memory_bytes;
+        watched.processes = bounds.processes;
+        if let Some(group) = &mut group {
+            let allowance = Allowance {
+                memory_bytes: bounds.memory_bytes,
+                processes: bounds.processes,
+                cpus_milli: bounds.cpus_milli,
+            };
+            if group.allow(allowance).is_ok() {
+                if group.has_memory {
+                    address_space = None;
+                    watched.memory_bytes = None;
+                }
+                if group.has_pids {
+                    watched.processes = None;
+                }
+            }
+        }
+        let started = Instant::now();
+        match self.clone(start, fds, group.as_ref(), address_space) {
+            Ok(pid) => {
+                let mut job = Job {
+                    id,
+                    pid,
+                    group,
+                    scratch: start.scratch.clone().filter(|_| start.remove_scratch),
+                    kill_grace: start.kill_grace,
+                    started,
+                    started_ns: since_epoch_ns(),
+                    report_at: Some(Instant::now() + REPORT_AFTER),
+                    timeout_at: start.timeout.map(|timeout| started + timeout),
+                    kill_at: None,
+                    watch_at: None,
+                    watched,
+                    exit: None,
+                    killed: false,
+                    flags: 0,
+                };
+                job.watch(watched);
+                Ok(job)
+            }
+            Err(refusal) => {
+                if let Some(group) = group {
+                    self.give_back(group);
+                }
+                if let Some(scratch) = &start.scratch {
+                    remove_scratch(scratch);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    fn clone(
+        &mut self,
+        start: &Start,
+        fds: &[OwnedFd],
+        group: Option<&Group>,
+        address_space: Option<u64>,
+    ) -> Result<c_int, Refusal> {
+        let by_hand = match group {
+            Some(group) if !self.into => Some(group.open_procs().map_err(|_| Refusal::Busy)?),
+            _ => None,
+        };
+        let [candidates, argv, envp] = start.pointers();
+        let fd = |at: usize| fds.get(at).map_or(0, AsRawFd::as_raw_fd);
+        let first = usize::from(start.has_stdin);
+        let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
+        let (rlimits, rlimits_len) = rlimits(start, address_space);
+        let mut plan = ChildPlan {
+            parent: self.pid,
+            rlimits,
+            rlimits_len,
+            nice: start.bounds.nice,
+            cgroup_procs: by_hand.as_ref().map_or(-1, File::as_raw_fd),
+            cwd: start.cwd_pointer(),
+            fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
+            candidates: candidates.as_ptr(),
+            argv: argv.as_ptr(),
+            envp: envp.as_ptr(),
+            failed_step: 0,
+            failed_errno: 0,
+            failed_candidate: 0,
+        };
+        let into = group.filter(|_| self.into).map(Group::dir);
+        let pid = match self.cloner.spawn(&mut plan, into) {
+            Ok(pid) => pid,
+            Err(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY) => {
+                return Err(Refusal::Busy);
+            }
+            Err(errno) => {
+                return Err(Refusal::Failed(Diagnosis {
+                    step: "clone",
+                    errno,
+                    message: format!("no process can be started: {}", errno.desc()),
+                    fatal: false,
+                }));
+            }
+        };
+        if plan.failed_step == 0 {
+            return Ok(pid);
+        }
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        let transient = matches!(
+            Errno::from_raw(plan.failed_errno),
+            Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE
+        );
+        if transient && plan.failed_step == ChildStep::Exec as u8 {
+            return Err(Refusal::Busy);
+        }
+        Err(Refusal::Failed(diagnose(start, &plan)))
+    }
+
+    /// Removes the groups; all jobs are over.
+    pub(super) fn finish(self) {
+        drop(self.free);
+        if let Some(folder) = self.folder {
+            let _ = super::super::cgroup::kill_and_remove(&folder);
+        }
+    }
+}
+
+/// The group that the worker, and so this process, was in: two folders up.
+fn worker_group(folder: &Path) -> Option<&Path> {
+    folder.parent()?.parent()
+}
+
+fn rlimits(
+    start: &Start,
+    address_space: Option<u64>,
+) -> ([(c_int, libc::rlimit); RLIMITS_MAX], usize) {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let mut limits = [(0, none); RLIMITS_MAX];
+    let mut len = 0;
+    let mut add = |resource: c_int, soft: u64, hard: u64| {
+        limits[len] = (
+            resource,
+            libc::rlimit {
+                rlim_cur: soft as _,
+                rlim_max: hard as _,
+            },
+        );
+        len += 1;
+    };
+    let bounds = &start.bounds;
+    let (soft, hard) = bounds.open_files;
+    add(libc::RLIMIT_NOFILE as c_int, soft, hard);
+    if let Some(seconds) = bounds.cpu_time_s {
+        // XCPU first, KILL a second later.
+        add(
+            libc::RLIMIT_CPU as c_int,
+            seconds,
+            seconds.saturating_add(1),
+        );
+    }
+    if let Some(bytes) = address_space {
+        add(libc::RLIMIT_AS as c_int, bytes, bytes);
+    }
+    if let Some(bytes) = bounds.file_size_bytes {
+        add(libc::RLIMIT_FSIZE as c_int, bytes, bytes);
+    }
+    (limits, len)
+}
+
+fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(scratch)?;
+    if let Some(script) = script {
+        // Written here, where no other thread can be starting a child that
+        // would hold the file open for writing while it is executed (ETXTBSY).
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(scratch.join("script"))?
+            .write_all(script)?;
+    }
+    Ok(())
+}
+
+fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
+    remove_scratch(scratch);
+    let errno = errno_of(error);
+    if matches!(
+        errno,
+        Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM
+    ) {
+        return Refusal::Busy;
+    }
+    Refusal::Failed(Diagnosis {
+        step: "scratch",
+        errno,
+        message: format!(
+            "the scratch folder {} cannot be made: {}",
+            scratch.display(),
+            errno.desc()
+        ),
+        fatal: false,
+    })
+}
+
+/// Removes a scratch folder: quickly where only a script is in it.
+pub(super) fn remove_scratch(scratch: &Path) {
+    let _ = fs::remove_file(scratch.join("script"));
+    if fs::remove_dir(scratch).is_err() {
+        let _ = fs::remove_dir_all(scratch);
+    }
+}
+
+fn since_epoch_ns() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the moment of the start is known here alone, and is only told, never compared"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_nanos() as u64
+}

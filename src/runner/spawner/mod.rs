@@ -1,0 +1,97 @@
+//! The spawner: a tiny single-threaded process that starts the jobs of a
+//! worker, waits for them and ends their trees. It never reads a job's output,
+//! knows nothing of queues, and outlives its worker only to kill what it
+//! started.
+
+pub(super) mod descendants;
+mod diagnose;
+mod job;
+mod launch;
+mod serve;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use super::sys::descriptors::claim_spawner_socket;
+use super::sys::signals::default_dispositions;
+use super::sys::socket::{Receiver, send};
+use super::wire::{MAGIC, Reader, Writer, to_spawner, to_worker};
+use launch::Launcher;
+use serve::Spawner;
+
+/// The body of the hidden subcommand `naq __spawner`. Call it before anything
+/// else in `main`: before arguments are parsed and before any thread exists.
+/// Standard input is the socket to the worker.
+pub fn spawner_main() -> ! {
+    match run() {
+        Ok(()) => std::process::exit(0),
+        Err(_) => std::process::exit(70),
+    }
+}
+
+fn run() -> Result<(), Errno> {
+    let socket = claim_spawner_socket()?;
+    // Everything is blocked for good: SIGCHLD is read from a descriptor, and a
+    // Ctrl-C at the worker's terminal is the worker's to handle. Children start
+    // from default dispositions because these are the parent's.
+    default_dispositions();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    prctl::set_child_subreaper(true)?;
+    prctl::set_no_new_privs()?;
+    // Requests hold secrets; a job under the same user must not read them here.
+    prctl::set_dumpable(false)?;
+    let _ = prctl::set_name(c"naq-spawner");
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    let mut receiver = Receiver::new();
+    let Some(folder) = hello(&socket, &mut receiver)? else {
+        return Ok(());
+    };
+    let launcher = match Launcher::new(folder) {
+        Ok(launcher) => launcher,
+        Err(errno) => {
+            ready(&socket, errno as i32)?;
+            return Err(errno);
+        }
+    };
+    ready(&socket, 0)?;
+    Spawner::new(socket, receiver, launcher)?.serve()
+}
+
+/// Waits for the worker's first message: where this spawner's groups are.
+/// The outer `None` is a worker that is gone.
+fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Option<PathBuf>>, Errno> {
+    poll(
+        &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
+        PollTimeout::NONE,
+    )?;
+    let message = receiver.receive(socket.as_fd())?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(&receiver.bytes[..message.bytes]);
+    let mut parse = || {
+        if reader.u8()? != to_spawner::HELLO || reader.u32()? != MAGIC {
+            return Err(super::wire::Malformed);
+        }
+        let folder = reader.c_string()?;
+        let folder = std::str::from_utf8(folder).map_err(|_| super::wire::Malformed)?;
+        Ok((!folder.is_empty()).then(|| PathBuf::from(folder)))
+    };
+    parse().map(Some).map_err(|_| Errno::EPROTO)
+}
+
+fn ready(socket: &OwnedFd, errno: i32) -> Result<(), Errno> {
+    let mut w = Writer::default();
+    w.u8(to_worker::READY).u32(MAGIC).i32(errno);
+    send(socket.as_fd(), &w.bytes, &[])
+}
+
+/// The errno of an I/O error, or EIO.
+fn errno_of(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

@@ -1,0 +1,399 @@
+//! The spawner's loop: receive, start, reap, tell.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::super::request::Start;
+use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
+use super::super::sys::wait::{Reap, reap};
+use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
+use super::job::Job;
+use super::launch::{Launcher, Refusal, remove_scratch};
+
+/// First wait before a start that found the system short of something is tried
+/// again; it doubles up to [`BUSY_WAIT_MAX`].
+const BUSY_WAIT: Duration = Duration::from_millis(10);
+
+/// Longest such wait.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long trees may take to be gone when the worker is.
+const FAREWELL_MAX: Duration = Duration::from_secs(10);
+
+/// Pipes of a job beside its standard input.
+const JOB_PIPES: usize = 3;
+
+/// A job asked for and not started yet.
+#[derive(Debug)]
+struct Waiting {
+    id: u32,
+    start: Start,
+    fds: Vec<OwnedFd>,
+    wait: Duration,
+}
+
+/// The state of a spawner.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    socket: OwnedFd,
+    receiver: Receiver,
+    children: SignalFd,
+    launcher: Launcher,
+    waiting: VecDeque<Waiting>,
+    /// No start before this, the system being short of something.
+    busy_until: Option<Instant>,
+    jobs: Vec<Job>,
+    /// Replies not sent yet, each a frame.
+    replies: VecDeque<Vec<u8>>,
+    childless: bool,
+}
+
+impl Spawner {
+    /// Prepares the loop. SIGCHLD is blocked.
+    pub(super) fn new(
+        socket: OwnedFd,
+        receiver: Receiver,
+        launcher: Launcher,
+    ) -> Result<Spawner, Errno> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Spawner {
+            socket,
+            receiver,
+            children: SignalFd::with_flags(&mask, flags)?,
+            launcher,
+            waiting: VecDeque::new(),
+            busy_until: None,
+            jobs: Vec::new(),
+            replies: VecDeque::new(),
+            childless: true,
+        })
+    }
+
+    /// Serves until the worker is gone, then kills what is left.
+    pub(super) fn serve(mut self) -> Result<(), Errno> {
+        let result = self.run();
+        for job in &mut self.jobs {
+            job.kill(Instant::now());
+        }
+        let deadline = Instant::now() + FAREWELL_MAX;
+        while !self.jobs.is_empty() && Instant::now() < deadline {
+            // The socket is not looked at again: its end would be reported
+            // for ever.
+            self.wait(false)?;
+            self.reap();
+            self.timers();
+            self.replies.clear();
+        }
+        self.launcher.finish();
+        result
+    }
+
+    fn run(&mut self) -> Result<(), Errno> {
+        loop {
+            self.flush()?;
+            let events = self.wait(true)?;
+            // Exits first: they free what starts may need.
+            if events.children {
+                self.reap();
+            }
+            if events.socket && !self.receive()? {
+                return Ok(());
+            }
+            self.timers();
+            self.start_one();
+        }
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self, with_socket: bool) -> Result<Events, Errno> {
+        let now = Instant::now();
+        let ready = with_socket && self.can_start(now);
+        let next = self
+            .jobs
+            .iter()
+            .filter_map(Job::next_timer)
+            .chain(self.busy_until.filter(|_| !self.waiting.is_empty()))
+            .min();
+        let timeout = match next {
+            _ if ready => PollTimeout::ZERO,
+            None => PollTimeout::NONE,
+            // Rounded up, or the last millisecond would be spent spinning.
+            Some(at) => {
+                let left = at.saturating_duration_since(now) + Duration::from_micros(999);
+                PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut events = PollFlags::POLLIN;
+        if !self.replies.is_empty() {
+            events |= PollFlags::POLLOUT;
+        }
+        if !with_socket {
+            events = PollFlags::empty();
+        }
+        let mut fds = Vec::with_capacity(4);
+        fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
+        if with_socket {
+            fds.push(PollFd::new(self.socket.as_fd(), events));
+        }
+        // Groups whose first process has ended tell when the rest has.
+        for job in self.jobs.iter().filter(|job| job.exit.is_some()) {
+            if let Some(group) = &job.group {
+                fds.push(PollFd::new(group.events(), PollFlags::POLLPRI));
+            }
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let any = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        let first_group = 1 + usize::from(with_socket);
+        Ok(Events {
+            children: any(&fds[0]) || fds[first_group..].iter().any(any),
+            socket: with_socket && any(&fds[1]),
+        })
+    }
+
+    /// Takes one message. False when the worker is gone.
+    fn receive(&mut self) -> Result<bool, Errno> {
+        let message = match self.receiver.receive(self.socket.as_fd()) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN) => return Ok(true),
+            Err(errno) => return Err(errno),
+        };
+        if message.bytes == 0 {
+            return Ok(false);
+        }
+        self.frames(message).map_err(|_| Errno::EPROTO)?;
+        Ok(true)
+    }
+
+    fn frames(&mut self, message: Message) -> Result<(), Malformed> {
+        let bytes = std::mem::take(&mut self.receiver.bytes);
+        let mut reader = Reader::new(&bytes[..message.bytes]);
+        let mut fds = message.fds.into_iter();
+        while !reader.is_empty() {
+            let kind = reader.u8()?;
+            let id = reader.u32()?;
+            match kind {
+                to_spawner::START | to_spawner::START_IN_MEMFD => {
+                    let count = reader.u32()? as usize;
+                    let body = reader.block()?;
+                    let mut fds: Vec<OwnedFd> = fds.by_ref().take(count).collect();
+                    // Descriptors are lost at the end: once one is missing,
+                    // so are all that follow.
+                    if message.fds_lost && fds.len() < count {
+                        self.refuse(id);
+                        continue;
+                    }
+                    let body = if kind == to_spawner::START {
+                        body.to_vec()
+                    } else {
+                        fds.pop().ok_or(Malformed).and_then(read_memfd)?
+                    };
+                    let start = Start::decode(body)?;
+                    if fds.len() != JOB_PIPES + usize::from(start.has_stdin) {
+                        return Err(Malformed);
+                    }
+                    self.waiting.push_back(Waiting {
+                        id,
+                        start,
+                        fds,
+                        wait: BUSY_WAIT,
+                    });
+                }
+                to_spawner::STOP => {
+                    let grace = Duration::from_millis(u64::from(reader.u32()?));
+                    self.stop(id, Some(grace));
+                }
+                to_spawner::KILL => self.stop(id, None),
+                _ => return Err(Malformed),
+            }
+        }
+        self.receiver.bytes = bytes;
+        Ok(())
+    }
+
+    /// Ends a job; with a grace, by TERM first.
+    fn stop(&mut self, id: u32, grace: Option<Duration>) {
+        let now = Instant::now();
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+            match grace {
+                Some(grace) => job.terminate(grace, now),
+                None => job.kill(now),
+            }
+        } else if let Some(at) = self.waiting.iter().position(|w| w.id == id) {
+            self.waiting.remove(at);
+            let mut w = Writer::default();
+            not_started(&mut w, id, "stopped", 0, false, "stopped before it started");
+            self.replies.push_back(w.bytes);
+        }
+    }
+
+    fn refuse(&mut self, id: u32) {
+        let mut w = Writer::default();
+        w.u8(to_worker::REFUSED).u32(id);
+        self.replies.push_back(w.bytes);
+    }
+
+    fn can_start(&self, now: Instant) -> bool {
+        !self.waiting.is_empty()
+            && self.busy_until.is_none_or(|until| until <= now)
+            && (self.launcher.has_groups() || self.jobs.is_empty())
+    }
+
+    /// Starts the job that has waited longest: one, so that exits are not kept
+    /// waiting by a long queue.
+    fn start_one(&mut self) {
+        if !self.can_start(Instant::now()) {
+            return;
+        }
+        let Some(mut waiting) = self.waiting.pop_front() else {
+            return;
+        };
+        self.busy_until = None;
+        match self
+            .launcher
+            .launch(waiting.id, &waiting.start, &waiting.fds)
+        {
+            Ok(job) => {
+                self.jobs.push(job);
+                self.childless = false;
+            }
+            Err(Refusal::Busy) => {
+                self.busy_until = Some(Instant::now() + waiting.wait);
+                waiting.wait = (waiting.wait * 2).min(BUSY_WAIT_MAX);
+                self.waiting.push_front(waiting);
+            }
+            Err(Refusal::Failed(d)) => {
+                let mut w = Writer::default();
+                let id = waiting.id;
+                not_started(&mut w, id, d.step, d.errno as i32, d.fatal, &d.message);
+                self.replies.push_back(w.bytes);
+            }
+        }
+    }
+
+    /// Reaps what has ended, and tells of jobs that are over.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        let now = Instant::now();
+        let mut ended = false;
+        loop {
+            match reap() {
+                Reap::One(reaped) => {
+                    // Others are descendants that outlived their parents.
+                    if let Some(job) = self.jobs.iter_mut().find(|job| job.pid == reaped.pid) {
+                        job.exited(reaped, now);
+                    }
+                    ended = true;
+                }
+                Reap::NoneEnded => {
+                    self.childless = false;
+                    break;
+                }
+                Reap::NoChildren => {
+                    self.childless = true;
+                    break;
+                }
+            }
+        }
+        if ended || self.jobs.iter().any(|job| job.exit.is_some()) {
+            self.tell_ended();
+        }
+    }
+
+    fn tell_ended(&mut self) {
+        let mut at = 0;
+        while at < self.jobs.len() {
+            if !self.jobs[at].is_over(self.childless) {
+                at += 1;
+                continue;
+            }
+            let mut job = self.jobs.swap_remove(at);
+            let mut w = Writer::default();
+            job.write_ended(&mut w);
+            self.replies.push_back(w.bytes);
+            if let Some(scratch) = &job.scratch {
+                remove_scratch(scratch);
+            }
+            if let Some(group) = job.group {
+                self.launcher.give_back(group);
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for job in &mut self.jobs {
+            job.timers(now);
+            if job.report_at.is_some_and(|at| at <= now) {
+                job.report_at = None;
+                let mut w = Writer::default();
+                job.write_started(&mut w);
+                self.replies.push_back(w.bytes);
+            }
+        }
+    }
+
+    /// Sends replies, several in a message, as long as the worker takes them.
+    fn flush(&mut self) -> Result<(), Errno> {
+        while !self.replies.is_empty() {
+            let mut count = 0;
+            let mut bytes = Vec::new();
+            for reply in &self.replies {
+                if bytes.len() + reply.len() > MESSAGE_BYTES_MAX {
+                    break;
+                }
+                bytes.extend_from_slice(reply);
+                count += 1;
+            }
+            match send(self.socket.as_fd(), &bytes, &[]) {
+                Ok(()) => drop(self.replies.drain(..count)),
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => return Ok(()),
+                // The worker is gone: the next receive says so.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => {
+                    self.replies.clear();
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a wait found.
+#[derive(Clone, Copy, Debug)]
+struct Events {
+    children: bool,
+    socket: bool,
+}
+
+fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
+    // Paths in messages can be long; a reply has to fit in a message.
+    const MESSAGE_MAX: usize = 8 * 1024;
+    let cut = message.floor_char_boundary(MESSAGE_MAX);
+    w.u8(to_worker::NOT_STARTED).u32(id);
+    w.block(step.as_bytes()).i32(errno).u8(u8::from(fatal));
+    w.block(&message.as_bytes()[..cut]);
+}
+
+fn read_memfd(fd: OwnedFd) -> Result<Vec<u8>, Malformed> {
+    let mut body = Vec::new();
+    File::from(fd)
+        .read_to_end(&mut body)
+        .map_err(|_| Malformed)?;
+    Ok(body)
+}

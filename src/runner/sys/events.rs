@@ -1,0 +1,21 @@
+//! Waiting for descriptors on the runtime.
+#![expect(
+    unsafe_code,
+    reason = "tokio cannot check that a descriptor stays the same while it is registered"
+)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a descriptor; gives it back on failure.
+pub(in crate::runner) fn register(
+    fd: OwnedFd,
+    interest: Interest,
+) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+    // SAFETY: an OwnedFd keeps its descriptor open until it is dropped, and
+    // always names the same one; AsyncFd deregisters before it gives it up.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|e| e.into_parts())
+}

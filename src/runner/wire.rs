@@ -1,0 +1,174 @@
+//! What worker and spawner say to each other: little-endian frames, several to
+//! a message. Both ends are the same binary, so there is no version to agree on
+//! beyond a magic number.
+
+/// First bytes of a hello, changed with the format.
+pub(super) const MAGIC: u32 = 0x6e61_7101;
+
+/// A request body longer than this travels in a memfd.
+pub(super) const INLINE_BYTES_MAX: usize = 48 * 1024;
+
+/// No limit, in a `u64` field.
+pub(super) const UNLIMITED: u64 = u64::MAX;
+
+/// Kinds of frames to the spawner.
+pub(super) mod to_spawner {
+    pub(crate) const HELLO: u8 = 1;
+    pub(crate) const START: u8 = 2;
+    pub(crate) const START_IN_MEMFD: u8 = 3;
+    pub(crate) const STOP: u8 = 4;
+    pub(crate) const KILL: u8 = 5;
+}
+
+/// Kinds of frames to the worker.
+pub(super) mod to_worker {
+    pub(crate) const READY: u8 = 1;
+    pub(crate) const STARTED: u8 = 2;
+    pub(crate) const ENDED: u8 = 3;
+    pub(crate) const NOT_STARTED: u8 = 4;
+    pub(crate) const REFUSED: u8 = 5;
+}
+
+/// Bits of an `ENDED` frame.
+pub(super) mod flag {
+    pub(crate) const TIMED_OUT: u8 = 1;
+    pub(crate) const OOM: u8 = 2;
+    pub(crate) const LEAKED: u8 = 4;
+    pub(crate) const OVER_MEMORY: u8 = 8;
+    pub(crate) const OVER_PROCESSES: u8 = 16;
+}
+
+/// Builds frames.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// The frames so far.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes.push(value);
+        self
+    }
+
+    pub(super) fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(super) fn i32(&mut self, value: i32) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(super) fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    /// A length and the bytes.
+    pub(super) fn block(&mut self, value: &[u8]) -> &mut Self {
+        self.u32(value.len() as u32);
+        self.bytes.extend_from_slice(value);
+        self
+    }
+
+    /// A string as C wants it. The caller has checked that it holds no NUL.
+    pub(super) fn c_string(&mut self, value: &str) -> &mut Self {
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(0);
+        self
+    }
+}
+
+/// The frame was not what its kind says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// Reads frames; every read is bounded by what is there.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// Where the next read starts.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(count).ok_or(Malformed)?;
+        let taken = self.bytes.get(self.at..end).ok_or(Malformed)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| Malformed)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn block(&mut self) -> Result<&'a [u8], Malformed> {
+        let count = self.u32()? as usize;
+        self.take(count)
+    }
+
+    /// Skips one NUL-terminated string; returns it without its NUL.
+    pub(super) fn c_string(&mut self) -> Result<&'a [u8], Malformed> {
+        let rest = self.bytes.get(self.at..).ok_or(Malformed)?;
+        let end = rest.iter().position(|b| *b == 0).ok_or(Malformed)?;
+        self.at += end + 1;
+        Ok(&rest[..end])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut w = Writer::default();
+        w.u8(7).u32(8).i32(-9).u64(10).block(b"ab").c_string("cd");
+        let mut r = Reader::new(&w.bytes);
+        assert_eq!(r.u8(), Ok(7));
+        assert_eq!(r.u32(), Ok(8));
+        assert_eq!(r.i32(), Ok(-9));
+        assert_eq!(r.u64(), Ok(10));
+        assert_eq!(r.block(), Ok(&b"ab"[..]));
+        assert_eq!(r.c_string(), Ok(&b"cd"[..]));
+        assert!(r.is_empty());
+        assert_eq!(r.u8(), Err(Malformed));
+    }
+
+    #[test]
+    fn a_string_without_an_end_is_malformed() {
+        assert_eq!(Reader::new(b"abc").c_string(), Err(Malformed));
+        assert_eq!(Reader::new(&[255, 0, 0, 0, 1]).block(), Err(Malformed));
+    }
+}

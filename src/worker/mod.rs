@@ -1,0 +1,532 @@
+//! The loop that pulls jobs, claims, runs, records and acknowledges them.
+//!
+//! One loop owns the slots and the signals; each delivery is a task of its own that reports to
+//! it. Nothing here decides what a job's end means (that is `lifecycle`), speaks to NATS
+//! (`broker`) or starts a process (`runner`).
+
+mod attempt;
+mod command;
+mod demand;
+mod hold;
+mod secrets;
+
+pub use demand::Order;
+pub use secrets::{SecretError, SecretStore};
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::broker::{Ask, Broker, BrokerError, Delivery, FeedEvent, Feeds};
+use crate::envelope::{JobId, Limits, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
+use crate::runner::{Runner, StopReason, StreamKind};
+use attempt::AttemptContext;
+use hold::Hold;
+
+/// How a worker is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The queues, in order of preference where the order is strict.
+    pub queues: Vec<QueueName>,
+    /// How many jobs run at once.
+    pub concurrency: usize,
+    /// The name shown to people; the host's where none is given.
+    pub name: Option<String>,
+    /// Labels, for people and for jobs that require them.
+    pub labels: BTreeMap<String, String>,
+    /// How queues share the slots.
+    pub order: Order,
+    /// The timeout of a job that names none; none where none.
+    pub timeout: Option<Duration>,
+    /// From TERM to KILL.
+    pub kill_grace: Duration,
+    /// Limits of a job that names none.
+    pub limits: Limits,
+    /// Names of variables an envelope may set although they make programs run other code:
+    /// exact, or a beginning with `*`.
+    pub allow_env: Vec<String>,
+    /// Where secrets are kept.
+    pub secrets: SecretStore,
+    /// How long the record of a job stays that does not say.
+    pub result_ttl: Duration,
+    /// How long the server waits for word of a running job before it gives the job to another
+    /// worker.
+    pub ack_wait: Duration,
+    /// How often the heartbeat is written.
+    pub heartbeat_interval: Duration,
+    /// How long a heartbeat lasts.
+    pub heartbeat_ttl: Duration,
+    /// How long running jobs may go on when the worker is asked to end.
+    pub drain_timeout: Duration,
+    /// A job under which the worker died so often is given up.
+    pub crashes_max: u32,
+    /// Age of a job from which its output goes live.
+    pub live_after: Duration,
+    /// Pull one job only, by this consumer, and end when it has ended: for `naq run`.
+    pub only_job: Option<(JobId, String)>,
+    /// Where a copy of live output goes, in this process.
+    pub tap: Option<mpsc::Sender<(StreamKind, bytes::Bytes)>>,
+}
+
+impl Options {
+    /// The defaults, for some queues.
+    #[must_use]
+    pub fn new(queues: Vec<QueueName>, concurrency: usize) -> Options {
+        Options {
+            queues,
+            concurrency,
+            name: None,
+            labels: BTreeMap::new(),
+            order: Order::Fair,
+            timeout: None,
+            kill_grace: Duration::from_secs(10),
+            limits: Limits::default(),
+            allow_env: Vec::new(),
+            secrets: SecretStore::empty(),
+            result_ttl: Duration::from_secs(7 * 86_400),
+            ack_wait: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(5),
+            heartbeat_ttl: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
+            crashes_max: 3,
+            live_after: Duration::from_secs(1),
+            only_job: None,
+            tap: None,
+        }
+    }
+}
+
+/// What a worker is asked to do, from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Request {
+    /// Go on.
+    Work,
+    /// Take no more jobs, let running ones finish within the drain timeout, end.
+    Drain,
+    /// Stop running jobs now, hand them back, end.
+    Stop,
+    /// Cancel running jobs: they end as cancelled. Then end.
+    Cancel,
+}
+
+/// What a worker did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Attempts that were run and recorded.
+    pub jobs_ended: u64,
+    /// Jobs that were stopped and handed back.
+    pub handed_back: u64,
+    /// The last record written: of use where there was one job.
+    pub last_record: Option<Box<Record>>,
+}
+
+/// Why a worker could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// NATS.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// What a task reports to the loop.
+enum Report {
+    /// The job's processes are gone; the slot can be used again.
+    SlotFree,
+    /// The job is recorded, or given up, and no longer held.
+    Done {
+        job_id: JobId,
+        sequence: u64,
+        queue: QueueName,
+        result: attempt::Done,
+    },
+}
+
+/// Runs until asked to end.
+///
+/// # Errors
+/// Where the layout cannot be made or the connection is gone for good.
+pub async fn work(
+    broker: Broker,
+    runner: Runner,
+    options: Options,
+    mut request: watch::Receiver<Request>,
+) -> Result<Summary, WorkerError> {
+    let worker_id = JobId::generate().to_string();
+    broker.ensure_layout().await?;
+    let consumer = match &options.only_job {
+        Some((_, consumer)) => consumer.clone(),
+        None => {
+            for queue in &options.queues {
+                broker.ensure_queue(queue).await?;
+                broker
+                    .ensure_worker_consumer(queue, options.ack_wait)
+                    .await?;
+            }
+            broker.names().worker_consumer()
+        }
+    };
+    let feeds = broker.open_feeds(&options.queues, &consumer).await?;
+    let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
+    let started_at = now();
+    let mut worker = Worker {
+        context: Arc::new(AttemptContext {
+            broker: broker.clone(),
+            runner,
+            worker_id: worker_id.clone(),
+            unrecorded: Semaphore::new(options.concurrency + 64),
+            options,
+        }),
+        demand: demand::Demand::default(),
+        feeds,
+        reports,
+        held: HashMap::new(),
+        free: 0,
+        summary: Summary::default(),
+        state: Request::Work,
+        started_at,
+    };
+    worker.free = worker.context.options.concurrency;
+    let summary = worker.run(inbox, &mut request).await;
+    let _ = broker.remove_worker(&worker_id).await;
+    let _ = broker.flush().await;
+    Ok(summary)
+}
+
+struct Worker {
+    context: Arc<AttemptContext>,
+    demand: demand::Demand,
+    feeds: Feeds,
+    reports: mpsc::Sender<Report>,
+    /// What this worker holds, by queue and sequence of the message.
+    held: HashMap<(QueueName, u64), Arc<Hold>>,
+    free: usize,
+    summary: Summary,
+    state: Request,
+    started_at: Timestamp,
+}
+
+impl Worker {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Report>,
+        request: &mut watch::Receiver<Request>,
+    ) -> Summary {
+        let options = &self.context.options;
+        let mut renewals = tokio::time::interval(options.ack_wait / 3);
+        let mut beats = tokio::time::interval(options.heartbeat_interval);
+        renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut drain_over: Option<Instant> = None;
+        loop {
+            if self.state == Request::Work {
+                self.ask().await;
+            } else if self.held.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                asked = next_request(request, self.state) => {
+                    self.state = asked;
+                    match asked {
+                        Request::Work => {}
+                        Request::Drain => {
+                            drain_over = Some(Instant::now() + self.context.options.drain_timeout);
+                            tracing::info!(
+                                running = self.held.len(),
+                                "draining: no more jobs are taken; running ones may finish"
+                            );
+                            self.stop_pulling().await;
+                        }
+                        Request::Stop => {
+                            self.stop_pulling().await;
+                            self.stop_jobs(StopReason::Drain, true);
+                        }
+                        Request::Cancel => {
+                            self.stop_pulling().await;
+                            self.stop_jobs(StopReason::Cancel, false);
+                        }
+                    }
+                    self.beat().await;
+                }
+                report = inbox.recv() => {
+                    if let Some(report) = report {
+                        self.take_report(report);
+                    }
+                    // whatever else has been reported meanwhile, before demand is reckoned anew
+                    while let Ok(report) = inbox.try_recv() {
+                        self.take_report(report);
+                    }
+                }
+                event = self.feeds.next() => self.take_event(event),
+                _ = renewals.tick() => self.renew(),
+                _ = beats.tick() => self.beat().await,
+                () = until(drain_over) => {
+                    drain_over = None;
+                    tracing::warn!(running = self.held.len(), "the drain timeout is over: stopping the jobs that still run");
+                    self.stop_jobs(StopReason::Drain, false);
+                }
+            }
+        }
+        self.summary
+    }
+
+    /// States the demand that follows from the free slots.
+    async fn ask(&mut self) {
+        let order = self.context.options.order;
+        let outstanding: Vec<_> = (0..self.feeds.len())
+            .map(|index| self.feeds.outstanding(index))
+            .collect();
+        for asked in self.demand.plan(self.free, &outstanding, order) {
+            if let Err(error) = self.feeds.ask(asked.index, asked.count, asked.ask).await {
+                tracing::warn!("cannot ask for jobs: {error}");
+                return;
+            }
+        }
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::SlotFree => self.free += 1,
+            Report::Done {
+                job_id,
+                sequence,
+                queue,
+                result,
+            } => {
+                self.held.remove(&(queue, sequence));
+                match result {
+                    attempt::Done::Recorded(record) => {
+                        self.summary.jobs_ended += 1;
+                        self.summary.last_record = Some(record);
+                    }
+                    attempt::Done::HandedBack => self.summary.handed_back += 1,
+                    attempt::Done::Absorbed => {}
+                    attempt::Done::Lost => {
+                        tracing::warn!(%job_id, "lost the hold on a job; another worker goes on with it");
+                    }
+                }
+                let is_only = self
+                    .context
+                    .options
+                    .only_job
+                    .as_ref()
+                    .is_some_and(|(only, _)| *only == job_id);
+                let ended = self
+                    .summary
+                    .last_record
+                    .as_ref()
+                    .is_some_and(|record| record.state.is_terminal());
+                if is_only && ended && self.state == Request::Work {
+                    self.state = Request::Drain;
+                }
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: FeedEvent) {
+        match event {
+            FeedEvent::Delivered(delivery) => {
+                if let Some(index) = self.feeds.index_of(&delivery.queue) {
+                    self.demand.delivered(index, self.feeds.pending(index));
+                }
+                self.take(*delivery);
+            }
+            FeedEvent::Returned(queue, ask) => {
+                // that a standing request ran out says nothing new
+                if ask == Ask::AtOnce
+                    && let Some(index) = self.feeds.index_of(&queue)
+                {
+                    self.demand.returned(index);
+                }
+            }
+            FeedEvent::Gone(queue) => self.make_again(queue),
+            FeedEvent::Reset => {
+                self.demand.reset();
+                self.sweep();
+            }
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let key = (delivery.queue.clone(), delivery.sequence);
+        if let Some(hold) = self.held.get(&key) {
+            // the server took this worker for dead while it was cut off; it is not
+            hold.delivered_again(delivery);
+            return;
+        }
+        if self.free == 0 || self.state != Request::Work {
+            if let Some(index) = self.feeds.index_of(&delivery.queue) {
+                self.demand.handed_back(index);
+            }
+            tokio::spawn(async move {
+                let _ = delivery.hand_back().await;
+            });
+            return;
+        }
+        self.free -= 1;
+        let hold = Arc::new(Hold::new(delivery, self.context.options.ack_wait));
+        self.held.insert(key, Arc::clone(&hold));
+        let context = Arc::clone(&self.context);
+        let reports = self.reports.clone();
+        tokio::spawn(attempt::run(context, hold, reports));
+    }
+
+    /// Tells the server of every job that work goes on, and gives up those it could not be told
+    /// of for too long.
+    fn renew(&self) {
+        let now = Instant::now();
+        for hold in self.held.values() {
+            if hold.is_lost(now) {
+                hold.stop(StopReason::LeaseLost, true);
+            } else {
+                let hold = Arc::clone(hold);
+                tokio::spawn(async move { hold.renew().await });
+            }
+        }
+    }
+
+    fn stop_jobs(&self, why: StopReason, at_once: bool) {
+        for hold in self.held.values() {
+            hold.stop(why, at_once);
+        }
+    }
+
+    /// Takes the demand back, and hands back what had come by then.
+    async fn stop_pulling(&mut self) {
+        for delivery in self.feeds.close().await {
+            if let Some(hold) = self.held.get(&(delivery.queue.clone(), delivery.sequence)) {
+                hold.delivered_again(delivery);
+            } else {
+                let _ = delivery.hand_back().await;
+            }
+        }
+    }
+
+    /// A queue's consumer has vanished: makes it again where the queue itself is still there or
+    /// was removed under a running worker.
+    fn make_again(&mut self, queue: QueueName) {
+        if self.context.options.only_job.is_some() {
+            return;
+        }
+        if let Some(index) = self.feeds.index_of(&queue) {
+            self.demand.gone(index);
+        }
+        let context = Arc::clone(&self.context);
+        let revived = self.demand.revivals();
+        let index = self.feeds.index_of(&queue);
+        tokio::spawn(async move {
+            let mut wait = Duration::from_millis(50);
+            loop {
+                let made = match context.broker.ensure_queue(&queue).await {
+                    Ok(()) => {
+                        context
+                            .broker
+                            .ensure_worker_consumer(&queue, context.options.ack_wait)
+                            .await
+                    }
+                    Err(error) => Err(error),
+                };
+                match made {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(%queue, "cannot make the queue: {error}"),
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+            if let Some(index) = index {
+                revived.revive(index);
+            }
+        });
+    }
+
+    /// After a dropped connection: looks for messages that no client can read.
+    fn sweep(&self) {
+        if self.context.options.only_job.is_some() {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            for queue in &context.options.queues {
+                if let Err(error) = context.broker.sweep_unreadable(queue).await {
+                    tracing::debug!(%queue, "no look for unreadable messages: {error}");
+                }
+            }
+        });
+    }
+
+    async fn beat(&self) {
+        const JOBS_SHOWN_MAX: usize = 100;
+        let options = &self.context.options;
+        let running = options.concurrency - self.free;
+        let host = hostname();
+        let info = WorkerInfo {
+            worker_id: self.context.worker_id.clone(),
+            name: options.name.clone().unwrap_or_else(|| host.clone()),
+            hostname: host,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: options.queues.clone(),
+            concurrency: u32::try_from(options.concurrency).unwrap_or(u32::MAX),
+            state: match (self.state, running) {
+                (Request::Work, 0) => WorkerState::Idle,
+                (Request::Work, _) => WorkerState::Busy,
+                _ => WorkerState::Draining,
+            },
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            jobs: self
+                .held
+                .values()
+                .filter_map(|hold| hold.job_id())
+                .take(JOBS_SHOWN_MAX)
+                .collect(),
+            jobs_ended: self.summary.jobs_ended,
+            containment: self.context.runner.containment().to_string(),
+            labels: options.labels.clone(),
+            started_at: self.started_at,
+            last_seen: now(),
+        };
+        if let Err(error) = self
+            .context
+            .broker
+            .beat(&info, options.heartbeat_ttl)
+            .await
+        {
+            tracing::warn!("cannot write the heartbeat: {error}");
+        }
+    }
+}
+
+/// Waits for a request that goes further than the present one.
+async fn next_request(requests: &mut watch::Receiver<Request>, present: Request) -> Request {
+    match requests.wait_for(|asked| *asked > present).await {
+        Ok(asked) => *asked,
+        // whoever could ask is gone
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The wall clock: for records and for people, never to measure time with.
+fn now() -> Timestamp {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the worker is the edge where time enters"
+    )]
+    SystemTime::now().into()
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,88 @@
+//! The worker's secrets: named by envelopes, held by the worker alone.
+
+use std::path::{Path, PathBuf};
+
+/// Where secrets are: a folder with one file each, named like the variable it becomes.
+#[derive(Clone, Debug, Default)]
+pub struct SecretStore {
+    folder: Option<PathBuf>,
+}
+
+/// Why a secret could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The worker has no store at all.
+    #[error("the secret `{0}` is asked for, but this worker has no secrets (--secrets-dir)")]
+    NoStore(String),
+    /// The store has none of this name.
+    #[error("this worker has no secret `{0}`")]
+    Missing(String),
+    /// It is there and cannot be used.
+    #[error("the secret `{name}` cannot be read: {problem}")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The largest secret, in bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+impl SecretStore {
+    /// A store without secrets.
+    #[must_use]
+    pub fn empty() -> SecretStore {
+        SecretStore::default()
+    }
+
+    /// A folder with a file for each secret.
+    #[must_use]
+    pub fn folder(path: &Path) -> SecretStore {
+        SecretStore {
+            folder: Some(path.to_owned()),
+        }
+    }
+
+    /// Reads the secrets of these names. A final line break is not part of a secret.
+    ///
+    /// # Errors
+    /// For the first one that is not to be had.
+    pub fn read(&self, names: &[String]) -> Result<Vec<(String, String)>, SecretError> {
+        names
+            .iter()
+            .map(|name| self.read_one(name).map(|value| (name.clone(), value)))
+            .collect()
+    }
+
+    fn read_one(&self, name: &str) -> Result<String, SecretError> {
+        let Some(folder) = &self.folder else {
+            return Err(SecretError::NoStore(name.to_owned()));
+        };
+        // names are checked when the envelope is read: letters, digits and underscores
+        let path = folder.join(name);
+        let unreadable = |problem: String| SecretError::Unreadable {
+            name: name.to_owned(),
+            problem,
+        };
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > SECRET_BYTES_MAX => {
+                return Err(unreadable("it is over 64 KiB".to_owned()));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(SecretError::Missing(name.to_owned()));
+            }
+            Err(error) => return Err(unreadable(error.to_string())),
+        }
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+        let value = text.strip_suffix('\n').unwrap_or(&text);
+        let value = value.strip_suffix('\r').unwrap_or(value);
+        if value.contains('\0') {
+            return Err(unreadable("it has a NUL".to_owned()));
+        }
+        Ok(value.to_owned())
+    }
+}
