@@ -1,0 +1,574 @@
+//! What a Rust program uses: [`Client`] and [`Queue`], with the verbs of the command line.
+//!
+//! ```no_run
+//! use naq::broker::ConnectOptions;
+//! use naq::client::Client;
+//! use naq::envelope::Envelope;
+//!
+//! # async fn example() -> Result<(), naq::client::ClientError> {
+//! let client = Client::connect(&ConnectOptions::default()).await?;
+//! let queue = client.queue("build")?;
+//! let job = queue.enqueue(&Envelope::command("./script.sh", ["arg"])).await?;
+//! let record = client.wait(&job).await?;
+//! println!("{}: {}", record.state, client.read_stdout(&record).await?.len());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::broker::{
+    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, QueueInfo, QueueSettings,
+    RecordEvent,
+};
+use crate::envelope::{
+    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
+};
+
+/// What can go wrong for a user of the library.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// NATS.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The envelope.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A name.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// No job of this id is known.
+    #[error("no job `{0}` is known: it was never enqueued here, or its record has gone")]
+    NoSuchJob(JobId),
+    /// The queue has as many jobs as the caller allows.
+    #[error("the queue `{queue}` holds {depth} jobs, and --max-jobs allows {max}")]
+    QueueFull {
+        /// The queue.
+        queue: QueueName,
+        /// How many it holds.
+        depth: u64,
+        /// How many it may hold.
+        max: u64,
+    },
+}
+
+/// A connection to naq.
+#[derive(Clone, Debug)]
+pub struct Client {
+    broker: Broker,
+}
+
+/// A queue on a connection.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    client: Client,
+    name: QueueName,
+}
+
+/// How many reads are under way at once where there are many to make.
+const READS_AT_ONCE: usize = 64;
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// As [`Broker::connect`].
+    pub async fn connect(options: &ConnectOptions) -> Result<Client, ClientError> {
+        Ok(Client {
+            broker: Broker::connect(options).await?,
+        })
+    }
+
+    /// The connection itself.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// A queue by its name. It need not exist yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Name`] where the name cannot be one.
+    pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue, ClientError> {
+        Ok(Queue {
+            client: self.clone(),
+            name: QueueName::new(name)?,
+        })
+    }
+
+    /// A job in whatever state: its record, or, where no worker has taken it yet, what its
+    /// message says. The envelope is filled in where it is still to be had.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] where neither is there.
+    pub async fn fetch_job(&self, job: &JobId) -> Result<Record, ClientError> {
+        if let (Some(mut record), _) = self.broker.read_record(job).await? {
+            if record.envelope.is_none() {
+                record.envelope = self.envelope_of(&record).await?;
+            }
+            return Ok(record);
+        }
+        let Some(message) = self.broker.find_message(job).await? else {
+            // a worker may have taken it between the two looks
+            return match self.broker.read_record(job).await? {
+                (Some(record), _) => Ok(record),
+                (None, _) => Err(ClientError::NoSuchJob(job.clone())),
+            };
+        };
+        let (state, due) = match message.state {
+            MessageState::Queued => (State::Queued, None),
+            MessageState::Later { due } => (State::Scheduled, due),
+        };
+        let mut record = Record::new(job.clone(), message.queue, state, message.time);
+        record.next_attempt_at = due;
+        record.envelope = as_json(&message.payload);
+        if let Ok(envelope) = Envelope::parse(&message.payload) {
+            record.labels = envelope.labels;
+        }
+        Ok(record)
+    }
+
+    /// The outcome of a job; none where it has not ended.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] where there is no such job.
+    pub async fn fetch_result(&self, job: &JobId) -> Result<Option<Record>, ClientError> {
+        let record = self.fetch_job(job).await?;
+        Ok(record.state.is_terminal().then_some(record))
+    }
+
+    async fn envelope_of(
+        &self,
+        record: &Record,
+    ) -> Result<Option<Box<serde_json::value::RawValue>>, ClientError> {
+        if let Some(object) = &record.envelope_object {
+            let bytes = self.broker.get_object(object).await?;
+            return Ok(as_json(&bytes));
+        }
+        let payload = match &record.lease {
+            Some(lease) => {
+                self.broker
+                    .message_at(&record.queue, lease.sequence)
+                    .await?
+            }
+            None => self
+                .broker
+                .find_in_queue(&record.queue, &record.job_id)
+                .await?
+                .map(|message| message.payload),
+        };
+        Ok(payload.and_then(|payload| as_json(&payload)))
+    }
+
+    /// Waits for a job to end.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] where there is no such job.
+    pub async fn wait(&self, job: &JobId) -> Result<Record, ClientError> {
+        let mut ended = None;
+        self.wait_each(std::slice::from_ref(job), |record| ended = Some(record))
+            .await?;
+        ended.ok_or_else(|| ClientError::NoSuchJob(job.clone()))
+    }
+
+    /// Waits for every one of some jobs to end, telling of each as it does. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] for the first one there is none of.
+    pub async fn wait_each(
+        &self,
+        jobs: &[JobId],
+        tell: impl FnMut(Record),
+    ) -> Result<(), ClientError> {
+        self.waiter(jobs).await?.each(tell).await
+    }
+
+    /// Begins to wait for some jobs, which need not be enqueued yet: what happens to them from
+    /// now on is not missed.
+    ///
+    /// # Errors
+    /// Where the watch cannot be made.
+    pub async fn waiter(&self, jobs: &[JobId]) -> Result<Waiter, ClientError> {
+        // the bucket makes the events: before the first worker it may not be there
+        let watch = self.broker.watch_records(jobs).await?;
+        Ok(Waiter {
+            client: self.clone(),
+            watch,
+            open: jobs.iter().map(|job| (job.clone(), ())).collect(),
+            order: jobs.to_vec(),
+        })
+    }
+
+    /// The bytes of a job's standard output, as far as they were kept.
+    ///
+    /// # Errors
+    /// Where they are an object that cannot be read.
+    pub async fn read_stdout(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
+        self.read_output(record.stdout.as_ref()).await
+    }
+
+    /// The bytes of a job's standard error, as far as they were kept.
+    ///
+    /// # Errors
+    /// Where they are an object that cannot be read.
+    pub async fn read_stderr(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
+        self.read_output(record.stderr.as_ref()).await
+    }
+
+    async fn read_output(&self, output: Option<&Output>) -> Result<Vec<u8>, ClientError> {
+        let Some(output) = output else {
+            return Ok(Vec::new());
+        };
+        if let Some(object) = &output.object {
+            return Ok(self.broker.get_object(object).await?);
+        }
+        let mut bytes = output.head_bytes();
+        bytes.extend(output.tail_bytes());
+        Ok(bytes)
+    }
+
+    /// Every worker whose heartbeat is fresh.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn list_workers(&self) -> Result<Vec<WorkerInfo>, ClientError> {
+        Ok(self.broker.list_workers().await?)
+    }
+
+    /// All queues and how they stand.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn list_queues(&self) -> Result<Vec<QueueInfo>, ClientError> {
+        Ok(self.broker.list_queues().await?)
+    }
+
+    /// Enqueues one job of a queue after another without waiting for each.
+    #[must_use]
+    pub fn bulk(&self) -> Bulk {
+        Bulk {
+            broker: self.broker.clone(),
+            pending: FuturesUnordered::new(),
+            pending_bytes: 0,
+            failed: VecDeque::new(),
+            enqueued: 0,
+            repeated: 0,
+        }
+    }
+}
+
+fn as_json(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// A wait for some jobs to end.
+pub struct Waiter {
+    client: Client,
+    watch: crate::broker::RecordWatch,
+    open: HashMap<JobId, ()>,
+    order: Vec<JobId>,
+}
+
+impl Waiter {
+    /// Waits until each has ended, telling of each as it does.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] for the first one there is none of.
+    pub async fn each(mut self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
+        self.read_open(&mut tell).await?;
+        while !self.open.is_empty() {
+            match self.watch.next().await {
+                RecordEvent::Changed(stored) => {
+                    if stored.record.state.is_terminal()
+                        && self.open.remove(&stored.record.job_id).is_some()
+                    {
+                        tell(stored.record);
+                    }
+                }
+                RecordEvent::Reread => self.read_open(&mut tell).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_open(&mut self, tell: &mut impl FnMut(Record)) -> Result<(), ClientError> {
+        let client = &self.client;
+        let open: Vec<&JobId> = self
+            .order
+            .iter()
+            .filter(|job| self.open.contains_key(*job))
+            .collect();
+        let mut ended = Vec::new();
+        let mut reads = futures_util::stream::iter(open)
+            .map(|job| async move { client.fetch_job(job).await })
+            .buffered(READS_AT_ONCE);
+        while let Some(record) = reads.next().await {
+            let record = record?;
+            if record.state.is_terminal() {
+                ended.push(record);
+            }
+        }
+        drop(reads);
+        for record in ended {
+            if self.open.remove(&record.job_id).is_some() {
+                tell(record);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &QueueName {
+        &self.name
+    }
+
+    /// Enqueues a job; its id is the envelope's, or a new one. The queue is made where there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] for an envelope that no worker would take, and
+    /// [`BrokerError::IdTaken`] where the id stands for another envelope already.
+    pub async fn enqueue(&self, envelope: &Envelope) -> Result<JobId, ClientError> {
+        envelope.validate()?;
+        let payload = serde_json::to_vec(envelope).map_err(|error| {
+            Invalid::new(
+                crate::envelope::RejectReason::Invalid,
+                "",
+                error.to_string(),
+            )
+        })?;
+        self.enqueue_bytes(envelope.job_id.clone(), payload.into())
+            .await
+    }
+
+    /// Enqueues an envelope as it was written, under this id, or a new one. The caller has
+    /// parsed it.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub async fn enqueue_bytes(
+        &self,
+        chosen: Option<JobId>,
+        payload: Bytes,
+    ) -> Result<JobId, ClientError> {
+        let job = NewJob {
+            job_id: chosen.clone().unwrap_or_else(JobId::generate),
+            queue: self.name.clone(),
+            payload,
+        };
+        let broker = &self.client.broker;
+        // only an id that someone chose can have been used before
+        if chosen.is_some()
+            && let (Some(record), _) = broker.read_record(&job.job_id).await?
+        {
+            let earlier = self.client.fetch_job(&job.job_id).await?;
+            let same = record.queue == self.name
+                && earlier
+                    .envelope
+                    .is_some_and(|envelope| is_same(envelope.get().as_bytes(), &job.payload));
+            return if same {
+                Ok(job.job_id)
+            } else {
+                Err(BrokerError::IdTaken(job.job_id.to_string()).into())
+            };
+        }
+        let Enqueued {
+            sequence,
+            duplicate,
+        } = broker.enqueue(job.clone()).await?;
+        if duplicate
+            && let Some(earlier) = broker.message_at(&self.name, sequence).await?
+            && !is_same(&earlier, &job.payload)
+        {
+            return Err(BrokerError::IdTaken(job.job_id.to_string()).into());
+        }
+        Ok(job.job_id)
+    }
+
+    /// Refuses where the queue holds `max` jobs or more.
+    ///
+    /// # Errors
+    /// [`ClientError::QueueFull`].
+    pub async fn check_room(&self, max: u64) -> Result<(), ClientError> {
+        match self.client.broker.queue_info(&self.name).await {
+            Ok(info) if info.depth + info.later >= max => Err(ClientError::QueueFull {
+                queue: self.name.clone(),
+                depth: info.depth + info.later,
+                max,
+            }),
+            Ok(_) | Err(BrokerError::QueueMissing(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the queue; one that is there is left as it is.
+    ///
+    /// # Errors
+    /// Where NATS refuses.
+    pub async fn add(&self, settings: &QueueSettings) -> Result<(), ClientError> {
+        Ok(self.client.broker.add_queue(&self.name, settings).await?)
+    }
+
+    /// How the queue stands.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn info(&self) -> Result<QueueInfo, ClientError> {
+        Ok(self.client.broker.queue_info(&self.name).await?)
+    }
+
+    /// Removes every job of the queue, and returns how many there were.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn purge(&self) -> Result<u64, ClientError> {
+        Ok(self.client.broker.purge_queue(&self.name).await?)
+    }
+
+    /// Stops the delivery of the queue's jobs; running ones go on.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn pause(&self, now: Timestamp, ack_wait: Duration) -> Result<(), ClientError> {
+        Ok(self
+            .client
+            .broker
+            .pause_queue(&self.name, now, ack_wait)
+            .await?)
+    }
+
+    /// Takes up the delivery of the queue's jobs again.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn resume(&self) -> Result<(), ClientError> {
+        Ok(self.client.broker.resume_queue(&self.name).await?)
+    }
+
+    /// Removes the queue and every job in it.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn remove(&self) -> Result<(), ClientError> {
+        Ok(self.client.broker.remove_queue(&self.name).await?)
+    }
+}
+
+/// Whether two envelopes say the same, however they are written.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one == other {
+        return true;
+    }
+    let read = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+    matches!((read(one), read(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Many enqueues under way at once, bounded in number and bytes.
+pub struct Bulk {
+    broker: Broker,
+    pending: FuturesUnordered<BoxFuture<'static, (NewJob, Result<Enqueued, BrokerError>)>>,
+    pending_bytes: usize,
+    failed: VecDeque<(JobId, BrokerError)>,
+    enqueued: u64,
+    repeated: u64,
+}
+
+/// How many enqueues are under way at once.
+const BULK_JOBS_MAX: usize = 4_096;
+
+/// How many bytes of envelopes are under way at once.
+const BULK_BYTES_MAX: usize = 32 << 20;
+
+impl Bulk {
+    /// Sends one more job, first waiting for earlier ones where too many are under way.
+    ///
+    /// # Errors
+    /// Where the connection is gone; what the server refuses is told by [`Bulk::take_failed`].
+    pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
+        while self.pending.len() >= BULK_JOBS_MAX
+            || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
+        {
+            self.take_one().await?;
+        }
+        self.send(job).await
+    }
+
+    async fn send(&mut self, job: NewJob) -> Result<(), BrokerError> {
+        let pending = match self.broker.send_job(job.clone()).await {
+            Ok(pending) => pending,
+            Err(error @ BrokerError::TooLarge { .. }) => {
+                self.failed.push_back((job.job_id, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.pending_bytes += job.payload.len();
+        let broker = self.broker.clone();
+        self.pending.push(Box::pin(async move {
+            let confirmed = broker.confirm_job(&job.queue, pending).await;
+            (job, confirmed)
+        }));
+        Ok(())
+    }
+
+    async fn take_one(&mut self) -> Result<(), BrokerError> {
+        let Some((job, confirmed)) = self.pending.next().await else {
+            return Ok(());
+        };
+        self.pending_bytes -= job.payload.len();
+        match confirmed {
+            Ok(enqueued) => {
+                self.enqueued += 1;
+                self.repeated += u64::from(enqueued.duplicate);
+            }
+            Err(BrokerError::QueueMissing(_) | BrokerError::Timeout(_)) => {
+                // makes the queue, and repeats under the same id
+                match self.broker.enqueue(job.clone()).await {
+                    Ok(enqueued) => {
+                        self.enqueued += 1;
+                        self.repeated += u64::from(enqueued.duplicate);
+                    }
+                    Err(error) => self.failed.push_back((job.job_id, error)),
+                }
+            }
+            Err(error) => self.failed.push_back((job.job_id, error)),
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has answered for every job. Returns how many it has taken.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn finish(&mut self) -> Result<u64, BrokerError> {
+        while !self.pending.is_empty() {
+            self.take_one().await?;
+        }
+        Ok(self.enqueued)
+    }
+
+    /// How many jobs the server has taken so far.
+    #[must_use]
+    pub fn enqueued(&self) -> u64 {
+        self.enqueued
+    }
+
+    /// How many of these it had already.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// The next job that was refused, and why.
+    pub fn take_failed(&mut self) -> Option<(JobId, BrokerError)> {
+        self.failed.pop_front()
+    }
+}
