@@ -1,3 +1,7 @@
 //! The `naq` program: parse, run, exit code.
 
-fn main() {}
+fn main() {
+    if std::env::args_os().nth(1).is_some_and(|first| first == naq::server::KEEPER_ARGUMENT) {
+        naq::server::keeper_main();
+    }
+}
