@@ -69,7 +69,15 @@ pub(super) struct Conf<'a> {
 impl Conf<'_> {
     /// The file's text.
     pub(super) fn render(&self) -> String {
-        let Conf { folder, server_name, port, token, sync, limits, extra } = self;
+        let Conf {
+            folder,
+            server_name,
+            port,
+            token,
+            sync,
+            limits,
+            extra,
+        } = self;
         let store = quoted(&folder.store().to_string_lossy());
         let log = quoted(&folder.server_log().to_string_lossy());
         let server_name = quoted(server_name);
@@ -100,7 +108,10 @@ impl Conf<'_> {
 
 /// A string in nats-server's configuration syntax.
 fn quoted(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\t', "\\t");
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\t', "\\t");
     format!("\"{escaped}\"")
 }
 

@@ -114,6 +114,10 @@ impl ServerError {
     /// Wraps an I/O error with what was done to which file; for use with `map_err`.
     pub(super) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
         let path = path.to_path_buf();
-        move |source| ServerError::File { doing, path, source }
+        move |source| ServerError::File {
+            doing,
+            path,
+            source,
+        }
     }
 }

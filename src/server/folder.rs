@@ -28,9 +28,11 @@ impl Folder {
             .create(path)
             .map_err(ServerError::file("create", path))?;
         let folder = Folder::open(path)?;
-        let found =
-            fs::metadata(&folder.root).map_err(ServerError::file("read", &folder.root))?;
-        let refuse = |reason: String| ServerError::Folder { path: folder.root.clone(), reason };
+        let found = fs::metadata(&folder.root).map_err(ServerError::file("read", &folder.root))?;
+        let refuse = |reason: String| ServerError::Folder {
+            path: folder.root.clone(),
+            reason,
+        };
         // A folder of another user could have its locks, its token and its configuration replaced
         // under our feet.
         if found.uid() != nix::unistd::geteuid().as_raw() {
@@ -42,7 +44,11 @@ impl Folder {
                 found.mode() & 0o777
             )));
         }
-        if folder.root.to_str().is_none_or(|text| text.contains(['\n', '\r', '\0'])) {
+        if folder
+            .root
+            .to_str()
+            .is_none_or(|text| text.contains(['\n', '\r', '\0']))
+        {
             return Err(refuse(
                 "its path is not plain UTF-8 text, which nats-server's configuration has to be"
                     .to_owned(),
@@ -177,14 +183,18 @@ pub(super) fn tail(path: &Path, from_bytes: u64, limit_bytes: u64) -> String {
         }
         Ok(bytes)
     };
-    String::from_utf8_lossy(&read().unwrap_or_default()).trim_end().to_owned()
+    String::from_utf8_lossy(&read().unwrap_or_default())
+        .trim_end()
+        .to_owned()
 }
 
 /// Lower-case hexadecimal.
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        })
 }

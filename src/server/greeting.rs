@@ -70,7 +70,10 @@ pub(super) fn wait_for(
         }
         match read(port, left.clamp(RETRY, READ_LIMIT)) {
             Ok(greeting) if greeting.server_name != server_name => {
-                last = format!("another NATS server answers there ({})", greeting.server_name);
+                last = format!(
+                    "another NATS server answers there ({})",
+                    greeting.server_name
+                );
             }
             Ok(greeting) if !greeting.jetstream => last = "JetStream is not on".to_owned(),
             Ok(greeting) => return Ok(greeting),

@@ -83,7 +83,7 @@ pub(super) struct Orders {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
     /// The server is ready.
-    Ready(State),
+    Ready(Box<State>),
     /// Somebody else has the folder.
     Held {
         /// How long was waited.
@@ -129,8 +129,10 @@ fn become_server(arguments: &[OsString]) -> i32 {
         complain("this is a part of naq's own workings and takes no part in a command line");
         return 2;
     };
+    // KILL, since TERM would not end a server that stands still. It is only for a keeper that was
+    // killed itself, and what nats-server has acknowledged survives it.
     #[cfg(target_os = "linux")]
-    if let Err(error) = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM) {
+    if let Err(error) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
         complain(&format!("cannot tie nats-server to its keeper: {error}"));
         return 1;
     }
@@ -141,13 +143,19 @@ fn become_server(arguments: &[OsString]) -> i32 {
     let _still_blocked = SigSet::all().thread_unblock();
     #[expect(clippy::disallowed_methods, reason = "becomes nats-server")]
     let error = Command::new(program).args(rest).exec();
-    complain(&format!("cannot run {}: {error}", Path::new(program).display()));
+    complain(&format!(
+        "cannot run {}: {error}",
+        Path::new(program).display()
+    ));
     1
 }
 
 /// Writes a line to stderr, which is the keeper's log.
 fn complain(text: &str) {
-    #[expect(clippy::disallowed_methods, reason = "the keeper is an edge: it stamps its log")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the keeper is an edge: it stamps its log"
+    )]
     let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
     let _nowhere_else_to_say_it = writeln!(io::stderr(), "{now} keeper {}: {text}", process::id());
 }
@@ -164,7 +172,11 @@ fn keep() -> i32 {
         return 1;
     }
     let mut line = String::new();
-    if let Err(error) = io::stdin().lock().take(MAX_ORDERS_BYTES).read_line(&mut line) {
+    if let Err(error) = io::stdin()
+        .lock()
+        .take(MAX_ORDERS_BYTES)
+        .read_line(&mut line)
+    {
         complain(&format!("cannot read its orders: {error}"));
         return 2;
     }
@@ -176,7 +188,7 @@ fn keep() -> i32 {
         }
     };
     let (answer, keeper) = match Keeper::start(orders, signals) {
-        Ok((state, keeper)) => (Answer::Ready(state), Some(keeper)),
+        Ok((state, keeper)) => (Answer::Ready(Box::new(state)), Some(keeper)),
         Err(answer) => (answer, None),
     };
     if !tell(&answer) {
@@ -193,7 +205,9 @@ fn keep() -> i32 {
 fn tell(answer: &Answer) -> bool {
     let told = serde_json::to_string(answer).is_ok_and(|line| {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_ok()
+        writeln!(stdout, "{line}")
+            .and_then(|()| stdout.flush())
+            .is_ok()
     });
     if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _kept_open = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
@@ -306,15 +320,26 @@ impl Launch<'_> {
         }
         let said = complaints(&logs);
         let taken = status.is_some() && said.contains("address already in use");
-        let reason = if said.is_empty() { reason } else { format!("{reason}\n{said}") };
-        Err(if taken { Failure::PortTaken(reason) } else { Failure::Other(reason) })
+        let reason = if said.is_empty() {
+            reason
+        } else {
+            format!("{reason}\n{said}")
+        };
+        Err(if taken {
+            Failure::PortTaken(reason)
+        } else {
+            Failure::Other(reason)
+        })
     }
 
     fn spawn(&self, conf: &Path) -> Result<Child, ServerError> {
         let log_path = self.folder.keeper_log();
         let log = || -> Result<Stdio, ServerError> { Ok(open_log(&log_path)?.into()) };
         let lock_path = self.folder.lock();
-        let lock = self.lock.try_clone().map_err(ServerError::file("share", &lock_path))?;
+        let lock = self
+            .lock
+            .try_clone()
+            .map_err(ServerError::file("share", &lock_path))?;
         let program = own_program().map_err(ServerError::file("find", Path::new("naq")))?;
         #[expect(clippy::disallowed_methods, reason = "starts nats-server")]
         let mut command = Command::new(program);
@@ -337,19 +362,27 @@ impl Launch<'_> {
         let sender = self.sender.clone();
         // The request to end with the parent is bound to the parent's thread that forked: this
         // one, which stays. Waiting is another's.
-        let watcher = thread::Builder::new().name("naq-server-end".to_owned()).spawn(move || {
-            let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
-            let _keeper_ends = sender.send(Event::Ended(status));
-        });
+        let watcher = thread::Builder::new()
+            .name("naq-server-end".to_owned())
+            .spawn(move || {
+                let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
+                let _keeper_ends = sender.send(Event::Ended(status));
+            });
         if let Err(error) = watcher {
             let _already_gone = kill(pid, Signal::SIGKILL);
             return Err(ServerError::file("watch", &self.orders.binary)(error));
         }
-        Ok(Child { pid, started: Instant::now() })
+        Ok(Child {
+            pid,
+            started: Instant::now(),
+        })
     }
 
     fn state(&self, port: u16, child: &Child, version: String) -> State {
-        #[expect(clippy::disallowed_methods, reason = "the keeper is an edge: it writes down when")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the keeper is an edge: it writes down when"
+        )]
         let now: DateTime<Utc> = Utc::now();
         let age = chrono::Duration::from_std(child.started.elapsed()).unwrap_or_default();
         State {
@@ -369,7 +402,9 @@ impl Launch<'_> {
 impl Keeper {
     /// Takes the folder and starts the server.
     fn start(orders: Orders, signals: SigSet) -> Result<(State, Keeper), Answer> {
-        let failed = |error: ServerError| Answer::NotStarted { reason: error.to_string() };
+        let failed = |error: ServerError| Answer::NotStarted {
+            reason: error.to_string(),
+        };
         let folder = Folder::open(&orders.data_dir).map_err(failed)?;
         let limit = Duration::from_millis(orders.lock_limit_ms);
         let lock = match lock::take(&folder.lock(), Mode::Alone, limit) {
@@ -394,14 +429,26 @@ impl Keeper {
             sender: &sender,
             events: &events,
         };
-        let (port, child, state) = first_launch(&launch, orders.port)
-            .map_err(|reason| Answer::NotStarted { reason })?;
+        let (port, child, state) =
+            first_launch(&launch, orders.port).map_err(|reason| Answer::NotStarted { reason })?;
         wait_for_users(&folder, sender.clone()).map_err(|error| Answer::NotStarted {
             reason: format!("cannot start a thread: {error}"),
         })?;
-        complain(&format!("nats-server {} is ready at port {port}", state.version));
-        let keeper =
-            Keeper { orders, folder, lock, token, server_name, port, child, sender, events };
+        complain(&format!(
+            "nats-server {} is ready at port {port}",
+            state.version
+        ));
+        let keeper = Keeper {
+            orders,
+            folder,
+            lock,
+            token,
+            server_name,
+            port,
+            child,
+            sender,
+            events,
+        };
         Ok((state, keeper))
     }
 
@@ -517,7 +564,9 @@ fn free_port() -> io::Result<u16> {
             return Ok(port);
         }
     }
-    Ok(TcpListener::bind(greeting::address(0))?.local_addr()?.port())
+    Ok(TcpListener::bind(greeting::address(0))?
+        .local_addr()?
+        .port())
 }
 
 /// Asks nats-server to stop, and after the grace makes it.
@@ -527,7 +576,10 @@ fn stop(child: &Child, events: &Receiver<Event>) {
         let _already_gone = kill(child.pid, signal);
     }
     if !ended_within(events, STOP_GRACE) {
-        complain(&format!("nats-server {} does not stop; killing it", child.pid));
+        complain(&format!(
+            "nats-server {} does not stop; killing it",
+            child.pid
+        ));
         let _already_gone = kill(child.pid, Signal::SIGKILL);
         ended_within(events, STOP_GRACE);
     }
@@ -559,15 +611,18 @@ fn wait_for_signals(signals: SigSet, sender: Sender<Event>) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("naq-signals".to_owned()).spawn(wait).map(drop)
+    thread::Builder::new()
+        .name("naq-signals".to_owned())
+        .spawn(wait)
+        .map(drop)
 }
 
 /// Says when the last user has gone, unless the server is to stay.
 fn wait_for_users(folder: &Folder, sender: Sender<Event>) -> io::Result<()> {
     let (users, stay) = (folder.users(), folder.stay());
     let wait = move || {
-        let taken =
-            lock::open(&users).and_then(|file| lock::wait(&users, &file, Mode::Alone).map(|()| file));
+        let taken = lock::open(&users)
+            .and_then(|file| lock::wait(&users, &file, Mode::Alone).map(|()| file));
         match taken {
             // Whoever makes it stay does so while holding the lock, so this is the last word.
             Ok(_) if stay.exists() => {}
@@ -580,7 +635,10 @@ fn wait_for_users(folder: &Folder, sender: Sender<Event>) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("naq-users".to_owned()).spawn(wait).map(drop)
+    thread::Builder::new()
+        .name("naq-users".to_owned())
+        .spawn(wait)
+        .map(drop)
 }
 
 fn write_state(folder: &Folder, state: &State) -> Result<(), ServerError> {
@@ -606,10 +664,18 @@ fn complaints(logs: &[(PathBuf, u64)]) -> String {
     for (path, from_bytes) in logs {
         let text = folder::tail(path, *from_bytes, LOG_TAIL_BYTES);
         let lines: Vec<&str> = text.lines().collect();
-        let marked = |line: &&str| ["[FTL]", "[ERR]", "nats-server: "].iter().any(|m| line.contains(m));
+        let marked = |line: &&str| {
+            ["[FTL]", "[ERR]", "nats-server: "]
+                .iter()
+                .any(|m| line.contains(m))
+        };
         let errors: Vec<&str> = lines.iter().copied().filter(marked).collect();
         let chosen = if errors.is_empty() { lines } else { errors };
-        said.extend(chosen[chosen.len().saturating_sub(5)..].iter().map(|line| format!("  {line}")));
+        said.extend(
+            chosen[chosen.len().saturating_sub(5)..]
+                .iter()
+                .map(|line| format!("  {line}")),
+        );
     }
     said.join("\n")
 }

@@ -13,7 +13,11 @@ use super::program;
 use super::provision;
 
 /// The oldest nats-server that has what naq's protocol needs (message schedules).
-pub const MINIMUM_VERSION: Version = Version { major: 2, minor: 12, patch: 0 };
+pub const MINIMUM_VERSION: Version = Version {
+    major: 2,
+    minor: 12,
+    patch: 0,
+};
 
 /// How long `nats-server --version` may take; it takes some 10 ms.
 const VERSION_LIMIT: Duration = Duration::from_secs(10);
@@ -49,7 +53,11 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Version { major, minor, patch } = self;
+        let Version {
+            major,
+            minor,
+            patch,
+        } = self;
         write!(out, "{major}.{minor}.{patch}")
     }
 }
@@ -112,28 +120,46 @@ pub fn find(search: &Search) -> Result<Binary, ServerError> {
     for path in on_path {
         match version_of(&path) {
             Ok(found) if found >= MINIMUM_VERSION => {
-                return Ok(Binary { path, version: found, origin: Origin::Path });
+                return Ok(Binary {
+                    path,
+                    version: found,
+                    origin: Origin::Path,
+                });
             }
             Ok(found) => attempts.push(ServerError::TooOld { path, found }.to_string()),
             Err(reason) => attempts.push(reason),
         }
     }
     provision::cached_or_obtained(search, &mut attempts).ok_or_else(|| ServerError::NotFound {
-        attempts: attempts.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"),
+        attempts: attempts
+            .iter()
+            .map(|line| format!("  - {line}"))
+            .collect::<Vec<_>>()
+            .join("\n"),
     })
 }
 
 fn explicit(named: &Path) -> Result<Binary, ServerError> {
-    let unusable = |reason: String| ServerError::Unusable { path: named.to_path_buf(), reason };
+    let unusable = |reason: String| ServerError::Unusable {
+        path: named.to_path_buf(),
+        reason,
+    };
     let path = std::fs::canonicalize(named).map_err(|error| unusable(error.to_string()))?;
     if !is_program(&path) {
         return Err(unusable("it is not an executable file".to_owned()));
     }
     let version = version_of(&path).map_err(unusable)?;
     if version < MINIMUM_VERSION {
-        return Err(ServerError::TooOld { path, found: version });
+        return Err(ServerError::TooOld {
+            path,
+            found: version,
+        });
     }
-    Ok(Binary { path, version, origin: Origin::Explicit })
+    Ok(Binary {
+        path,
+        version,
+        origin: Origin::Explicit,
+    })
 }
 
 /// Every program of this name on PATH, in its order.
@@ -155,7 +181,10 @@ fn version_of(path: &Path) -> Result<Version, String> {
     let finished = program::run(program::command(path).arg("--version"), VERSION_LIMIT)?;
     let shown = path.display();
     if !finished.status.success() {
-        return Err(format!("{shown} --version failed: {}", finished.complaint(3)));
+        return Err(format!(
+            "{shown} --version failed: {}",
+            finished.complaint(3)
+        ));
     }
     Version::parse(&finished.stdout).ok_or_else(|| {
         let said: String = finished.stdout.chars().take(80).collect();
@@ -173,7 +202,10 @@ mod tests {
         assert_eq!(parsed.to_string(), "2.15.1");
         assert!(parsed > MINIMUM_VERSION);
         assert!(Version::parse("nats-server: v2.9.20").unwrap() < MINIMUM_VERSION);
-        assert_eq!(Version::parse("nats-server: v2.12.0-RC.1"), Some(MINIMUM_VERSION));
+        assert_eq!(
+            Version::parse("nats-server: v2.12.0-RC.1"),
+            Some(MINIMUM_VERSION)
+        );
         for wrong in ["", "v2", "2.x.1", "hello", "1.2.3.4"] {
             assert_eq!(Version::parse(wrong), None, "{wrong}");
         }
@@ -182,6 +214,9 @@ mod tests {
     #[test]
     fn relative_entries_of_path_are_passed_over() {
         let path = OsString::from(".:bin::/bin");
-        assert_eq!(programs_on_path("sh", Some(&path)), [PathBuf::from("/bin/sh")]);
+        assert_eq!(
+            programs_on_path("sh", Some(&path)),
+            [PathBuf::from("/bin/sh")]
+        );
     }
 }

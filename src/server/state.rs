@@ -75,13 +75,20 @@ pub fn running(data_dir: &Path) -> Option<State> {
 /// # Errors
 /// [`ServerError::File`] when the folder's files cannot be used.
 pub fn status(data_dir: &Path) -> Result<Option<Status>, ServerError> {
-    let Some(server) = running(data_dir) else { return Ok(None) };
+    let Some(server) = running(data_dir) else {
+        return Ok(None);
+    };
     let folder = Folder::open(data_dir)?;
     let answers = greeting::read(server.port, Duration::from_secs(1))
         .is_ok_and(|greeting| greeting.server_name == server.server_name);
     let users = folder.users();
     let in_use = !lock::attempt(&users, &lock::open(&users)?, Mode::Alone)?;
-    Ok(Some(Status { server, answers, in_use, stays: folder.stay().exists() }))
+    Ok(Some(Status {
+        server,
+        answers,
+        in_use,
+        stays: folder.stay().exists(),
+    }))
 }
 
 /// Waits until neither keeper nor nats-server lives in this data folder, in the kernel, for at
@@ -90,7 +97,9 @@ pub fn status(data_dir: &Path) -> Result<Option<Status>, ServerError> {
 /// # Errors
 /// [`ServerError::Held`] when one still does.
 pub fn wait_until_gone(data_dir: &Path, limit: Duration) -> Result<(), ServerError> {
-    let Ok(folder) = Folder::open(data_dir) else { return Ok(()) };
+    let Ok(folder) = Folder::open(data_dir) else {
+        return Ok(());
+    };
     let path = folder.lock();
     if !path.exists() {
         return Ok(());
@@ -107,7 +116,9 @@ pub(super) fn read(folder: &Folder) -> Option<State> {
 /// Whether a keeper or a nats-server holds the folder.
 fn held(folder: &Folder) -> bool {
     let path = folder.lock();
-    let Ok(file) = fs::File::open(&path) else { return false };
+    let Ok(file) = fs::File::open(&path) else {
+        return false;
+    };
     // A shared lock is let go of at once, and a keeper that meets it waits for it: asking
     // disturbs nobody, and two that ask do not disturb each other.
     lock::attempt(&path, &file, Mode::Shared).is_ok_and(|taken| !taken)
