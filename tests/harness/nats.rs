@@ -3,6 +3,8 @@
 //! Each has a folder, a port and a token of its own, and goes away with the test process however
 //! that ends: its keeper waits for the lock that this process holds, and removes the folder.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;

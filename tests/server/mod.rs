@@ -1,5 +1,7 @@
 //! The managed nats-server: real ones, started, killed, shared and refused.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
