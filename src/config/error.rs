@@ -93,11 +93,11 @@ pub enum ConfigError {
         /// The one.
         one: &'static str,
         /// Where it comes from.
-        one_place: Source,
+        one_place: Box<Source>,
         /// The other.
         other: &'static str,
         /// Where that comes from.
-        other_place: Source,
+        other_place: Box<Source>,
         /// Why not, and what to do.
         reason: &'static str,
     },

@@ -436,9 +436,9 @@ fn conflict(
     };
     ConfigError::Conflict {
         one,
-        one_place: place(one),
+        one_place: Box::new(place(one)),
         other,
-        other_place: place(other),
+        other_place: Box::new(place(other)),
         reason,
     }
 }
@@ -454,9 +454,9 @@ fn heartbeats_within_ttl(entries: &[Entry]) -> Result<(), ConfigError> {
         (Some(Value::Duration(whole)), Some(Value::Duration(part))) if part >= whole => {
             Err(ConfigError::Conflict {
                 one: interval.setting.name,
-                one_place: interval.source.clone(),
+                one_place: Box::new(interval.source.clone()),
                 other: ttl.setting.name,
-                other_place: ttl.source.clone(),
+                other_place: Box::new(ttl.source.clone()),
                 reason: "the interval must be shorter than the time to live; a third is usual",
             })
         }

@@ -109,7 +109,7 @@ fn duration_text(duration: Duration) -> String {
     ];
     match units
         .iter()
-        .find(|(size, _)| micros > 0 && micros % size == 0)
+        .find(|(size, _)| micros > 0 && micros.is_multiple_of(*size))
     {
         Some((size, unit)) => format!("{}{unit}", micros / size),
         None if micros == 0 => "0s".to_owned(),
@@ -127,7 +127,7 @@ fn size_text(bytes: u64) -> String {
     ];
     match units
         .iter()
-        .find(|(size, _)| bytes > 0 && bytes % size == 0)
+        .find(|(size, _)| bytes > 0 && bytes.is_multiple_of(*size))
     {
         Some((size, unit)) => format!("{}{unit}", bytes / size),
         None => bytes.to_string(),

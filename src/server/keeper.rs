@@ -29,7 +29,7 @@ use super::error::ServerError;
 use super::folder::{self, Folder};
 use super::greeting;
 use super::lock::{self, Mode};
-use super::state::State;
+use super::state::{self, State};
 
 /// The program's first argument that makes it a keeper: `main` hands over to [`keeper_main`] when
 /// it sees it, before it reads anything else.
@@ -84,6 +84,8 @@ pub(super) struct Orders {
 pub(super) enum Answer {
     /// The server is ready.
     Ready(Box<State>),
+    /// Another keeper has the folder, and a server that can be joined.
+    Ahead,
     /// Somebody else has the folder.
     Held {
         /// How long was waited.
@@ -407,8 +409,13 @@ impl Keeper {
         };
         let folder = Folder::open(&orders.data_dir).map_err(failed)?;
         let limit = Duration::from_millis(orders.lock_limit_ms);
-        let lock = match lock::take(&folder.lock(), Mode::Alone, limit) {
-            Ok(lock) => lock,
+        // A keeper whose starter died while it started may be ahead; it stays for the sake of the
+        // one who waits here. One that is stopping has no state file any more.
+        let nobody_ahead =
+            || state::read(&folder).is_none_or(|state| !state::is_keeper(state.keeper_pid));
+        let lock = match lock::take_while(&folder.lock(), Mode::Alone, limit, nobody_ahead) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(Answer::Ahead),
             Err(ServerError::Held { waited_ms, .. }) => return Err(Answer::Held { waited_ms }),
             Err(error) => return Err(failed(error)),
         };

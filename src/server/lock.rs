@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::ServerError;
 
@@ -56,14 +56,48 @@ pub(super) fn wait(path: &Path, file: &File, mode: Mode) -> Result<(), ServerErr
     .map_err(ServerError::file("lock", path))
 }
 
+/// Between two questions whether a lock is still wanted. Only for a lock that is held, which is
+/// rare and lasts as long as a server takes to stop.
+const ASK: Duration = Duration::from_millis(20);
+
 /// Opens and takes the lock, waiting at most `limit`.
 ///
 /// # Errors
 /// [`ServerError::Held`] when the time is up, [`ServerError::File`] when the file cannot be used.
 pub(super) fn take(path: &Path, mode: Mode, limit: Duration) -> Result<File, ServerError> {
+    match waited(path, mode, limit, limit, || true)? {
+        Some(file) => Ok(file),
+        None => Err(held(path, limit)),
+    }
+}
+
+/// As [`take`], but gives up with `None` once `wanted` says no.
+pub(super) fn take_while(
+    path: &Path,
+    mode: Mode,
+    limit: Duration,
+    wanted: impl FnMut() -> bool,
+) -> Result<Option<File>, ServerError> {
+    waited(path, mode, limit, ASK, wanted)
+}
+
+fn held(path: &Path, limit: Duration) -> ServerError {
+    ServerError::Held {
+        path: path.to_path_buf(),
+        waited_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn waited(
+    path: &Path,
+    mode: Mode,
+    limit: Duration,
+    ask: Duration,
+    mut wanted: impl FnMut() -> bool,
+) -> Result<Option<File>, ServerError> {
     let file = open(path)?;
     if attempt(path, &file, mode)? {
-        return Ok(file);
+        return Ok(Some(file));
     }
     // flock has no time limit of its own. A thread that is still waiting when the time is up gets
     // the lock some day, finds nobody to give it to, and closes it again.
@@ -76,11 +110,14 @@ pub(super) fn take(path: &Path, mode: Mode, limit: Duration) -> Result<File, Ser
             let _abandoned = sender.send(outcome);
         })
         .map_err(ServerError::file("wait for", path))?;
-    match receiver.recv_timeout(limit) {
-        Ok(outcome) => outcome,
-        Err(_) => Err(ServerError::Held {
-            path: path.to_path_buf(),
-            waited_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
-        }),
+    let start = Instant::now();
+    loop {
+        let left = limit.saturating_sub(start.elapsed());
+        match receiver.recv_timeout(left.min(ask)) {
+            Ok(outcome) => return outcome.map(Some),
+            Err(_) if left.is_zero() => return Err(held(path, limit)),
+            Err(_) if !wanted() => return Ok(None),
+            Err(_) => {}
+        }
     }
 }

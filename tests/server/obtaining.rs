@@ -213,3 +213,43 @@ fn a_named_server_is_the_only_one_tried() {
     let found = named(&binary().path).unwrap();
     assert_eq!(found.origin, Origin::Explicit);
 }
+
+#[test]
+fn a_cache_that_everybody_may_write_to_is_not_used() {
+    let cache = TempDir::new().unwrap();
+    fs::copy(&binary().path, cached(cache.path())).unwrap();
+    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let wanted = Search {
+        cache_dir: cache.path().to_path_buf(),
+        ..Search::default()
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("can be written to by everybody"), "{text}");
+}
+
+#[test]
+fn a_python_without_pip_is_passed_over_for_one_with_it() {
+    let (cache, first, second) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    script(
+        first.path(),
+        "python3",
+        "echo 'No module named pip' >&2; exit 1",
+    );
+    script(
+        second.path(),
+        "python3",
+        "echo 'no matching distribution' >&2; exit 1",
+    );
+    let path = std::env::join_paths([first.path(), second.path()]).unwrap();
+    let wanted = Search {
+        explicit: None,
+        path: Some(path),
+        cache_dir: cache.path().to_path_buf(),
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("no matching distribution"), "{text}");
+}

@@ -9,11 +9,14 @@ use super::*;
 /// data folder.
 const USER_VARIABLE: &str = "TEST_SERVER_USER_FOLDER";
 
+/// In place of a folder: a server of the test harness.
+const HARNESS: &str = "(harness)";
+
 /// Another process that uses the server of this folder, until it is killed or its stdin closes.
 struct User {
     child: Child,
     /// Kept open: the harness in the process has more to say.
-    _lines: Lines<BufReader<ChildStdout>>,
+    lines: Lines<BufReader<ChildStdout>>,
     port: u16,
     pid: i32,
 }
@@ -45,7 +48,7 @@ impl User {
         User {
             port: port.parse().unwrap(),
             pid: pid.parse().unwrap(),
-            _lines: lines,
+            lines,
             child,
         }
     }
@@ -67,6 +70,14 @@ fn another_process() {
     let Some(folder) = naq::config::environment().remove(USER_VARIABLE) else {
         return;
     };
+    if folder == HARNESS {
+        let server = TestServer::start();
+        println!("\nready {} {}", server.port(), server.pid());
+        println!("folder {}", server.data_dir().display());
+        loop {
+            std::thread::park();
+        }
+    }
     let server = ensure_blocking(&options(Path::new(&folder))).unwrap();
     // The harness has begun a line with the test's name.
     println!("\nready {} {}", server.port(), server.pid());
@@ -283,4 +294,55 @@ async fn who_gives_up_waiting_leaves_no_server() {
     drop(server);
     wait_until_gone(folder.path(), LONG).unwrap();
     assert!(!alive(pid));
+}
+
+#[test]
+fn a_test_server_goes_with_a_test_process_that_is_killed() {
+    let mut user = User::start(Path::new(HARNESS));
+    let pid = user.pid;
+    let folder: PathBuf = user
+        .lines
+        .find_map(|line| Some(line.unwrap().strip_prefix("folder ")?.into()))
+        .unwrap();
+    assert!(folder.exists() && alive(pid));
+    user.kill9();
+    wait_until_gone(&folder, LONG).unwrap();
+    assert!(!alive(pid));
+    assert!(eventually(|| !folder.exists()));
+}
+
+#[test]
+fn a_keeper_whose_starter_died_is_joined_and_not_waited_for() {
+    let folder = TempDir::new().unwrap();
+    // Play a starter that dies between starting its keeper and having its answer: here there is a
+    // server, and a starter that does not see it before its own keeper does.
+    let first = ensure_blocking(&options(folder.path())).unwrap();
+    let state = folder.path().join("server.json");
+    let hidden = folder.path().join("hidden.json");
+    fs::rename(&state, &hidden).unwrap();
+    let wanted = options(folder.path());
+    let second = std::thread::spawn(move || ensure_blocking(&wanted).unwrap());
+    // Once its keeper is there, it finds the folder's lock held.
+    assert!(eventually(|| keepers_of(folder.path()) == 2));
+    fs::rename(&hidden, &state).unwrap();
+    let start = Instant::now();
+    let second = second.join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(!second.started());
+    assert_eq!(second.pid(), first.pid());
+}
+
+/// How many keepers have this folder as their current one.
+fn keepers_of(folder: &Path) -> usize {
+    let folder = fs::canonicalize(folder).unwrap();
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder))
+        .filter(|process| {
+            fs::read(process.join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("__server-keeper"))
+        })
+        .count()
 }
