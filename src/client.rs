@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesOrdered, StreamExt};
 
 use crate::broker::{
     Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, QueueInfo, QueueSettings,
@@ -253,9 +253,10 @@ impl Client {
     pub fn bulk(&self) -> Bulk {
         Bulk {
             broker: self.broker.clone(),
-            pending: FuturesUnordered::new(),
+            pending: FuturesOrdered::new(),
             pending_bytes: 0,
             failed: VecDeque::new(),
+            confirmed: Vec::new(),
             enqueued: 0,
             repeated: 0,
         }
@@ -474,9 +475,10 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 /// Many enqueues under way at once, bounded in number and bytes.
 pub struct Bulk {
     broker: Broker,
-    pending: FuturesUnordered<BoxFuture<'static, (NewJob, Result<Enqueued, BrokerError>)>>,
+    pending: FuturesOrdered<BoxFuture<'static, (NewJob, Result<Enqueued, BrokerError>)>>,
     pending_bytes: usize,
     failed: VecDeque<(JobId, BrokerError)>,
+    confirmed: Vec<JobId>,
     enqueued: u64,
     repeated: u64,
 }
@@ -512,7 +514,7 @@ impl Bulk {
         };
         self.pending_bytes += job.payload.len();
         let broker = self.broker.clone();
-        self.pending.push(Box::pin(async move {
+        self.pending.push_back(Box::pin(async move {
             let confirmed = broker.confirm_job(&job.queue, pending).await;
             (job, confirmed)
         }));
@@ -525,23 +527,28 @@ impl Bulk {
         };
         self.pending_bytes -= job.payload.len();
         match confirmed {
-            Ok(enqueued) => {
-                self.enqueued += 1;
-                self.repeated += u64::from(enqueued.duplicate);
-            }
+            Ok(enqueued) => self.count(job.job_id, enqueued),
             Err(BrokerError::QueueMissing(_) | BrokerError::Timeout(_)) => {
                 // makes the queue, and repeats under the same id
                 match self.broker.enqueue(job.clone()).await {
-                    Ok(enqueued) => {
-                        self.enqueued += 1;
-                        self.repeated += u64::from(enqueued.duplicate);
-                    }
+                    Ok(enqueued) => self.count(job.job_id, enqueued),
                     Err(error) => self.failed.push_back((job.job_id, error)),
                 }
             }
             Err(error) => self.failed.push_back((job.job_id, error)),
         }
         Ok(())
+    }
+
+    fn count(&mut self, job_id: JobId, enqueued: Enqueued) {
+        self.enqueued += 1;
+        self.repeated += u64::from(enqueued.duplicate);
+        self.confirmed.push(job_id);
+    }
+
+    /// The jobs the server has taken since this was last asked, in the order they were sent.
+    pub fn take_confirmed(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.confirmed)
     }
 
     /// Waits until the server has answered for every job. Returns how many it has taken.

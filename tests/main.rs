@@ -1,4 +1,6 @@
 //! One integration binary: the harness, then a folder per room.
 
+mod config;
+mod harness;
 mod runner;
 mod server;

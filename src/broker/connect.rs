@@ -31,6 +31,10 @@ pub struct ConnectOptions {
     pub tls_ca: Option<PathBuf>,
     /// Files with a certificate and key to show.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// What reply subjects begin with, where permissions ask for it.
+    pub inbox_prefix: Option<String>,
+    /// The JetStream domain, where there is one.
+    pub jetstream_domain: Option<String>,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
     /// Whether NATS without authentication on another host is taken.
@@ -49,6 +53,8 @@ impl Default for ConnectOptions {
             token: None,
             tls_ca: None,
             tls_identity: None,
+            inbox_prefix: None,
+            jetstream_domain: None,
             connect_timeout: Duration::from_secs(5),
             allow_insecure: false,
         }
@@ -78,14 +84,16 @@ impl ConnectOptions {
     /// Whether every address is on this machine.
     fn is_local(&self) -> bool {
         self.url.split(',').all(|url| {
-            url.trim().parse::<async_nats::ServerAddr>().is_ok_and(|address| {
-                let host = address.host();
-                host == "localhost"
-                    || host
-                        .trim_matches(['[', ']'])
-                        .parse::<std::net::IpAddr>()
-                        .is_ok_and(|ip| ip.is_loopback())
-            })
+            url.trim()
+                .parse::<async_nats::ServerAddr>()
+                .is_ok_and(|address| {
+                    let host = address.host();
+                    host == "localhost"
+                        || host
+                            .trim_matches(['[', ']'])
+                            .parse::<std::net::IpAddr>()
+                            .is_ok_and(|ip| ip.is_loopback())
+                })
         })
     }
 }
@@ -202,6 +210,9 @@ impl Broker {
         } else if let Some(token) = &options.token {
             connect = connect.token(token.clone());
         }
+        if let Some(prefix) = &options.inbox_prefix {
+            connect = connect.custom_inbox_prefix(prefix);
+        }
         if let Some(path) = &options.tls_ca {
             connect = connect.add_root_certificates(path.clone());
         }
@@ -218,16 +229,22 @@ impl Broker {
                 client.server_info().version
             )));
         }
+        let api_prefix = match &options.jetstream_domain {
+            Some(domain) => format!("$JS.{domain}.API"),
+            None => "$JS.API".to_owned(),
+        };
         let jetstream = async_nats::jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .max_ack_inflight(8_192)
             .backpressure_on_inflight(true)
+            .api_prefix(api_prefix.clone())
             .build(client.clone());
         Ok(Broker {
             client,
             jetstream,
             names: Arc::new(names),
+            api_prefix: api_prefix.into(),
             link: Link(link),
         })
     }
@@ -250,7 +267,9 @@ fn explain(error: &async_nats::ConnectError) -> String {
         ConnectErrorKind::TimedOut => {
             "no answer in time; check the address, or raise --connect-timeout".to_owned()
         }
-        ConnectErrorKind::Tls => format!("TLS failed ({error}); check --tls-ca, --tls-cert, --tls-key"),
+        ConnectErrorKind::Tls => {
+            format!("TLS failed ({error}); check --tls-ca, --tls-cert, --tls-key")
+        }
         _ => format!(
             "{error}; is it running? `naq dev` starts a local one, --nats-url names another"
         ),

@@ -205,7 +205,10 @@ impl Broker {
                 by_stream.insert(stream.clone(), index);
                 Feed {
                     queue: queue.clone(),
-                    next_subject: format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+                    next_subject: format!(
+                        "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                        self.api_prefix
+                    ),
                     outstanding: Outstanding::default(),
                     heard_at: Instant::now(),
                     pending: 0,
@@ -261,7 +264,7 @@ impl Feeds {
     /// # Errors
     /// Where the request could not be sent.
     pub async fn ask(&mut self, index: usize, count: u64, ask: Ask) -> Result<(), BrokerError> {
-        let subject = format!("$JS.API.{}", self.feeds[index].next_subject);
+        let subject = self.feeds[index].next_subject.clone();
         let (request, inbox) = match ask {
             Ask::Standing => (
                 format!(
@@ -341,8 +344,7 @@ impl Feeds {
                     Ask::AtOnce => &mut self.at_once.subscriber,
                     Ask::Standing => &mut self.standing.subscriber,
                 };
-                let Ok(Some(message)) =
-                    tokio::time::timeout_at(deadline, subscriber.next()).await
+                let Ok(Some(message)) = tokio::time::timeout_at(deadline, subscriber.next()).await
                 else {
                     break;
                 };
@@ -363,7 +365,9 @@ impl Feeds {
     }
 
     fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
-        if message.status.is_some_and(|status| status != StatusCode::OK)
+        if message
+            .status
+            .is_some_and(|status| status != StatusCode::OK)
             || message.reply.is_none()
         {
             return self.read_status(&message, ask);
@@ -485,7 +489,10 @@ mod tests {
         ] {
             let place = Place::parse(reply).unwrap();
             assert_eq!(place.stream, "naq_queue_build", "{reply}");
-            assert_eq!((place.delivery, place.sequence, place.pending), (3, 100, 42));
+            assert_eq!(
+                (place.delivery, place.sequence, place.pending),
+                (3, 100, 42)
+            );
             assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
         }
         assert!(Place::parse("_INBOX.x").is_none());

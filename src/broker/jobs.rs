@@ -148,8 +148,12 @@ impl Broker {
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
-        self.send(self.names.job(&job.queue, &job.job_id), headers, job.payload)
-            .await
+        self.send(
+            self.names.job(&job.queue, &job.job_id),
+            headers,
+            job.payload,
+        )
+        .await
     }
 
     /// Waits for the server's word on a job that was sent.

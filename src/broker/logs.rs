@@ -1,6 +1,5 @@
 //! Live output: published while a job runs, followed by whoever looks on.
 
-
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bytes::Bytes;
@@ -40,9 +39,16 @@ pub enum LogChunk {
 /// A job's live output, from its beginning.
 pub struct LogStream {
     messages: pull::Ordered,
+    remaining: u64,
 }
 
 impl LogStream {
+    /// How many pieces the server holds that were not read yet, as of the last one read.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
     /// Waits for the next piece.
     ///
     /// # Errors
@@ -59,6 +65,9 @@ impl LogStream {
                 }
                 None => return Err(BrokerError::Lost("live output ended".to_owned())),
             };
+            if let Ok(info) = message.info() {
+                self.remaining = info.pending;
+            }
             let headers = message.headers.as_ref();
             let header = |name: &str| headers.and_then(|headers| headers.get(name));
             let attempt = header("Naq-Attempt")
@@ -140,10 +149,14 @@ impl Broker {
             })
             .await
             .map_err(|error| refused(error.to_string()))?;
+        let remaining = consumer.cached_info().num_pending;
         let messages = consumer
             .messages()
             .await
             .map_err(|error| refused(error.to_string()))?;
-        Ok(LogStream { messages })
+        Ok(LogStream {
+            messages,
+            remaining,
+        })
     }
 }

@@ -38,6 +38,8 @@ pub struct Broker {
     client: async_nats::Client,
     jetstream: async_nats::jetstream::Context,
     names: Arc<Names>,
+    /// What subjects of the JetStream API begin with.
+    api_prefix: Arc<str>,
     link: Link,
 }
 
@@ -72,7 +74,10 @@ impl Broker {
     #[must_use]
     pub fn server(&self) -> String {
         let info = self.client.server_info();
-        format!("nats-server {} at {}:{}", info.version, info.host, info.port)
+        format!(
+            "nats-server {} at {}:{}",
+            info.version, info.host, info.port
+        )
     }
 
     /// Waits until everything sent so far has left this process.

@@ -35,9 +35,7 @@ impl Names {
     /// The queue of a stream; none where the stream is not a queue's.
     #[must_use]
     pub fn queue_of_stream(&self, stream: &str) -> Option<QueueName> {
-        let name = stream
-            .strip_prefix(&self.prefix)?
-            .strip_prefix("_queue_")?;
+        let name = stream.strip_prefix(&self.prefix)?.strip_prefix("_queue_")?;
         QueueName::new(name).ok()
     }
 
@@ -170,7 +168,10 @@ mod tests {
     fn a_queue_is_found_by_its_stream() {
         let names = Names::new("naq").unwrap();
         let queue = QueueName::new("build_a-1").unwrap();
-        assert_eq!(names.queue_of_stream(&names.queue_stream(&queue)), Some(queue));
+        assert_eq!(
+            names.queue_of_stream(&names.queue_stream(&queue)),
+            Some(queue)
+        );
         assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
         assert_eq!(names.queue_of_stream("other_queue_x"), None);
     }

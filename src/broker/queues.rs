@@ -117,7 +117,10 @@ impl Broker {
             info.state.first_timestamp,
             info.config.num_replicas,
         );
-        let consumer = stream.consumer_info(self.names.worker_consumer()).await.ok();
+        let consumer = stream
+            .consumer_info(self.names.worker_consumer())
+            .await
+            .ok();
         let running = consumer
             .as_ref()
             .map_or(0, |consumer| consumer.num_ack_pending as u64);

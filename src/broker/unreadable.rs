@@ -57,7 +57,9 @@ impl Broker {
             );
             headers.insert(
                 "Naq-Original-Subject",
-                message.subject.replace(|c: char| !c.is_ascii_graphic(), "?"),
+                message
+                    .subject
+                    .replace(|c: char| !c.is_ascii_graphic(), "?"),
             );
             self.keep(
                 queue,

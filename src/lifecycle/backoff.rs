@@ -97,9 +97,17 @@ mod tests {
 
     #[test]
     fn waits_grow_as_asked() {
-        let one = |strategy| envelope(Some(Delays::One(Span::from_secs(2))), Some(strategy), Some(10));
+        let one = |strategy| {
+            envelope(
+                Some(Delays::One(Span::from_secs(2))),
+                Some(strategy),
+                Some(10),
+            )
+        };
         let seconds = |envelope: &Envelope| -> Vec<u64> {
-            (1..=5).map(|retry| delay(envelope, retry, 0.5).as_secs()).collect()
+            (1..=5)
+                .map(|retry| delay(envelope, retry, 0.5).as_secs())
+                .collect()
         };
         assert_eq!(seconds(&one(Backoff::Fixed)), [2, 2, 2, 2, 2]);
         assert_eq!(seconds(&one(Backoff::Linear)), [2, 4, 6, 8, 10]);

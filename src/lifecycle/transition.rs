@@ -80,7 +80,12 @@ pub fn on_delivery(
             // the lease's own message came again: whoever held it is dead or has lost it
             next.crashes += 1;
             if next.cancel_requested {
-                end(&mut next, State::Cancelled, Some(Reason::Cancelled), delivered.now);
+                end(
+                    &mut next,
+                    State::Cancelled,
+                    Some(Reason::Cancelled),
+                    delivered.now,
+                );
                 return OnDelivery::End(Box::new(next));
             }
             if next.crashes >= delivered.crashes_max {
@@ -89,7 +94,12 @@ pub fn on_delivery(
                     next.crashes,
                     next.worker_id.as_deref().unwrap_or("unknown")
                 ));
-                end(&mut next, State::Failed, Some(Reason::Crashed), delivered.now);
+                end(
+                    &mut next,
+                    State::Failed,
+                    Some(Reason::Crashed),
+                    delivered.now,
+                );
                 return OnDelivery::End(Box::new(next));
             }
         }
@@ -212,8 +222,7 @@ pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -
     };
     let success = match attempt.end {
         AttemptEnd::Exited(code) => {
-            code == 0
-                || u8::try_from(code).is_ok_and(|code| envelope.success_on.contains(&code))
+            code == 0 || u8::try_from(code).is_ok_and(|code| envelope.success_on.contains(&code))
         }
         _ => false,
     };
@@ -283,7 +292,12 @@ pub fn reject(delivered: &Delivered, invalid: &Invalid) -> Record {
         delivered.enqueue_time,
     );
     record.error = Some(invalid.to_string());
-    end(&mut record, State::Rejected, Some(invalid.reason.into()), delivered.now);
+    end(
+        &mut record,
+        State::Rejected,
+        Some(invalid.reason.into()),
+        delivered.now,
+    );
     record
 }
 
@@ -398,7 +412,10 @@ mod tests {
         else {
             panic!("not ended");
         };
-        assert_eq!((record.state, record.reason), (State::Failed, Some(Reason::Crashed)));
+        assert_eq!(
+            (record.state, record.reason),
+            (State::Failed, Some(Reason::Crashed))
+        );
     }
 
     #[test]
@@ -428,7 +445,10 @@ mod tests {
             panic!("not handed back");
         };
         assert_eq!((record.state, record.attempt), (State::Queued, 0));
-        assert_eq!(claimed(Some(&record), &envelope, &delivered(7, "b", 3)).attempt, 1);
+        assert_eq!(
+            claimed(Some(&record), &envelope, &delivered(7, "b", 3)).attempt,
+            1
+        );
     }
 
     #[test]

@@ -442,7 +442,10 @@ fn take_control(record: &mut Record, message: &ControlMessage) {
     let object = &message.object;
     for (key, value) in object {
         match key.as_str() {
-            "progress" => match value.as_f64().filter(|percent| (0.0..=100.0).contains(percent)) {
+            "progress" => match value
+                .as_f64()
+                .filter(|percent| (0.0..=100.0).contains(percent))
+            {
                 Some(percent) => {
                     record.progress = Some(Progress {
                         percent: Some(percent),
@@ -588,19 +591,28 @@ async fn settle(
     revision: u64,
 ) -> Done {
     match next {
-        OnEnd::Ended { mut record, keep: kept } => {
+        OnEnd::Ended {
+            mut record,
+            keep: kept,
+        } => {
             if kept && keep(context, hold, delivery, &record).await.is_err() {
                 return Done::Lost;
             }
             attach_envelope(context, &mut record, delivery).await;
             let ttl = lifecycle::result_ttl(Some(envelope), context.options.result_ttl);
-            if write(context, hold, &mut record, revision, ttl).await.is_err() {
+            if write(context, hold, &mut record, revision, ttl)
+                .await
+                .is_err()
+            {
                 return Done::Lost;
             }
             acknowledge(hold, Done::Recorded(record)).await
         }
         OnEnd::Retry { mut record, due } => {
-            if write(context, hold, &mut record, revision, None).await.is_err() {
+            if write(context, hold, &mut record, revision, None)
+                .await
+                .is_err()
+            {
                 return Done::Lost;
             }
             let job = NewJob {
@@ -617,7 +629,10 @@ async fn settle(
             acknowledge(hold, Done::Recorded(record)).await
         }
         OnEnd::HandBack { mut record } => {
-            if write(context, hold, &mut record, revision, None).await.is_err() {
+            if write(context, hold, &mut record, revision, None)
+                .await
+                .is_err()
+            {
                 return Done::Lost;
             }
             // without this word it comes back by itself, only later
@@ -693,7 +708,8 @@ async fn write(
         match context.broker.write_record(record, revision, ttl).await {
             Ok(_) => return Ok(()),
             Err(BrokerError::Conflict) => {
-                let (present, at) = persist(hold, || context.broker.read_record(&record.job_id)).await?;
+                let (present, at) =
+                    persist(hold, || context.broker.read_record(&record.job_id)).await?;
                 let Some(present) = present else {
                     // removed by hand: the outcome is what there is to know of the job
                     revision = at;
@@ -762,7 +778,10 @@ async fn spill(
         return Ok(());
     }
     let (job_id, attempt) = (record.job_id.clone(), record.attempt);
-    for (name, output) in [("stdout", &mut record.stdout), ("stderr", &mut record.stderr)] {
+    for (name, output) in [
+        ("stdout", &mut record.stdout),
+        ("stderr", &mut record.stderr),
+    ] {
         let Some(output) = output else { continue };
         if output.object.is_some() {
             continue;

@@ -488,12 +488,7 @@ impl Worker {
             started_at: self.started_at,
             last_seen: now(),
         };
-        if let Err(error) = self
-            .context
-            .broker
-            .beat(&info, options.heartbeat_ttl)
-            .await
-        {
+        if let Err(error) = self.context.broker.beat(&info, options.heartbeat_ttl).await {
             tracing::warn!("cannot write the heartbeat: {error}");
         }
     }

@@ -76,8 +76,7 @@ impl SecretStore {
             }
             Err(error) => return Err(unreadable(error.to_string())),
         }
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
         let value = text.strip_suffix('\n').unwrap_or(&text);
         let value = value.strip_suffix('\r').unwrap_or(value);
         if value.contains('\0') {

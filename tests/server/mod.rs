@@ -1,1 +1,277 @@
-//! Server tests.
+//! The managed nats-server: real ones, started, killed, shared and refused.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use naq::server::{
+    self, Managed, Options, Origin, Port, Search, ServerError, SyncInterval, ensure,
+    ensure_blocking, find, running, stop_blocking, wait_until_gone,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::harness::nats::{LONG, TestOptions, TestServer, binary, naq, search};
+
+mod obtaining;
+mod sharing;
+
+/// Options for a server in this folder, at a free port.
+fn options(folder: &Path) -> Options {
+    let explicit = Some(binary().path.clone());
+    let mut options = Options::new(
+        folder,
+        Search {
+            explicit,
+            ..Search::default()
+        },
+    );
+    options.port = Port::Free;
+    options.keeper = Some(naq().to_path_buf());
+    options
+}
+
+fn alive(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None).is_ok()
+        && !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// What the server answers to a connection with this CONNECT.
+fn connect(port: u16, connect: &str) -> String {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.starts_with("INFO "), "{line}");
+    (&stream)
+        .write_all(format!("CONNECT {connect}\r\nPING\r\n").as_bytes())
+        .unwrap();
+    line.clear();
+    reader.read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+fn accepts(port: u16, token: &str) -> bool {
+    connect(
+        port,
+        &format!(r#"{{"auth_token":"{token}","verbose":false}}"#),
+    ) == "PONG"
+}
+
+#[test]
+fn a_server_is_private_and_wants_its_token() {
+    let server = TestServer::start();
+    assert!(accepts(server.port(), server.token()));
+    assert_eq!(server.url(), format!("nats://127.0.0.1:{}", server.port()));
+    let refused = connect(server.port(), r#"{"verbose":false}"#);
+    assert!(refused.contains("Authorization Violation"), "{refused}");
+    assert!(!accepts(server.port(), "guess"));
+
+    for file in [
+        "token",
+        "nats-server.conf",
+        "server.json",
+        "nats-server.log",
+        "keeper.log",
+    ] {
+        let mode = fs::metadata(server.data_dir().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o077, 0, "{file} has mode {mode:o}");
+    }
+    let line = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
+    let line = String::from_utf8_lossy(&line);
+    assert!(
+        line.contains("nats-server") && !line.contains(server.token()),
+        "{line}"
+    );
+
+    // Loopback only: the listening sockets of the process's port.
+    let hex_port = format!(":{:04X} ", server.port());
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let listening: Vec<&str> = sockets
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(_, rest)| rest.split_at(14).0.ends_with(&hex_port) && rest.contains(" 0A "))
+        .map(|(_, rest)| &rest[..8])
+        .collect();
+    assert_eq!(listening, ["0100007F"]);
+    let six = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    assert!(
+        !six.lines()
+            .any(|line| line.contains(&hex_port) && line.contains(" 0A "))
+    );
+}
+
+#[test]
+fn a_test_server_survives_kill_and_restart_with_its_port_token_and_files() {
+    let mut server = TestServer::start();
+    let (port, token, pid) = (server.port(), server.token().to_owned(), server.pid());
+    server.kill9();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    server.restart();
+    assert_ne!(server.pid(), pid);
+    assert!(accepts(port, &token));
+    server.stop_gracefully();
+    assert!(running(server.data_dir()).is_none());
+    server.restart();
+    assert!(accepts(port, &token));
+    let folder = server.data_dir().to_path_buf();
+    drop(server);
+    wait_until_gone(&folder, LONG).unwrap();
+    assert!(eventually(|| !folder.exists()), "its folder is removed");
+}
+
+/// Waits for what the kernel reports nowhere: a folder's or an orphan's end.
+fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < LONG {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    false
+}
+
+#[test]
+fn a_paused_server_is_silent_and_resumes() {
+    let server = TestServer::start();
+    server.pause();
+    // The kernel still accepts; nobody greets.
+    let stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(150)))
+        .unwrap();
+    assert!((&stream).read(&mut [0; 8]).is_err());
+    let status = server::status(server.data_dir()).unwrap().unwrap();
+    assert!(!status.answers && status.in_use && !status.stays);
+    server.resume();
+    assert!(accepts(server.port(), server.token()));
+    let status = server::status(server.data_dir()).unwrap().unwrap();
+    assert!(status.answers);
+}
+
+#[test]
+fn a_paused_server_is_stopped_too() {
+    let server = TestServer::start();
+    let pid = server.pid();
+    server.pause();
+    server.stop_gracefully();
+    assert!(!alive(pid));
+}
+
+#[test]
+fn limits_and_syncing_reach_the_server() {
+    let server = TestServer::with(&TestOptions {
+        max_file_store_bytes: Some(1 << 20),
+        max_payload_bytes: Some(4096),
+        sync: SyncInterval::Always,
+        extra_config: "max_connections: 7".to_owned(),
+    });
+    let stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    let mut greeting = String::new();
+    BufReader::new(stream).read_line(&mut greeting).unwrap();
+    assert!(greeting.contains(r#""max_payload":4096"#), "{greeting}");
+    let conf = fs::read_to_string(server.data_dir().join("nats-server.conf")).unwrap();
+    for expected in [
+        "sync_interval: always",
+        "max_file_store: 1048576",
+        "max_connections: 7",
+    ] {
+        assert!(conf.contains(expected), "{expected} in {conf}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_avoided_or_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let folder = TempDir::new().unwrap();
+    let mut wanted = options(folder.path());
+    wanted.port = Port::Fixed(port);
+    let error = ensure_blocking(&wanted).unwrap_err();
+    assert!(matches!(error, ServerError::Start { .. }), "{error:?}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("port {port} cannot be used")),
+        "{error}"
+    );
+    wanted.port = Port::Preferred(port);
+    let server = ensure_blocking(&wanted).unwrap();
+    assert_ne!(server.port(), port);
+    assert!(accepts(server.port(), server.token()));
+}
+
+#[test]
+fn a_configuration_that_the_server_refuses_is_reported_with_its_words() {
+    let folder = TempDir::new().unwrap();
+    let mut wanted = options(folder.path());
+    wanted.extra_config = "no_such_setting: 3".to_owned();
+    let error = ensure_blocking(&wanted).unwrap_err().to_string();
+    assert!(error.contains("no_such_setting"), "{error}");
+    assert!(running(folder.path()).is_none());
+}
+
+#[test]
+fn a_folder_that_others_may_write_to_is_refused() {
+    let folder = TempDir::new().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let error = ensure_blocking(&options(folder.path())).unwrap_err();
+    assert!(matches!(error, ServerError::Folder { .. }), "{error:?}");
+}
+
+#[test]
+fn a_folder_held_by_somebody_else_is_refused_in_time() {
+    let folder = TempDir::new().unwrap();
+    let lock = fs::File::create(folder.path().join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    let mut wanted = options(folder.path());
+    wanted.lock_limit = Duration::from_millis(200);
+    let error = ensure_blocking(&wanted).unwrap_err();
+    assert!(
+        matches!(error, ServerError::Held { waited_ms: 200, .. }),
+        "{error:?}"
+    );
+    drop(lock);
+    drop(ensure_blocking(&wanted).unwrap());
+}
+
+#[tokio::test]
+async fn the_server_starts_quickly() {
+    let folder = TempDir::new().unwrap();
+    let wanted = options(folder.path());
+    let start = Instant::now();
+    let server = ensure(&wanted).await.unwrap();
+    let took = start.elapsed();
+    println!("started in {took:?}");
+    assert!(server.started());
+    // Some 50 ms here; the bound only catches a wait that is no event.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_keeper_that_is_no_naq_is_named() {
+    let folder = TempDir::new().unwrap();
+    let mut wanted = options(folder.path());
+    wanted.keeper = Some(PathBuf::from("/bin/true"));
+    let error = ensure_blocking(&wanted).unwrap_err().to_string();
+    assert!(error.contains("/bin/true"), "{error}");
+    wanted.keeper = Some(PathBuf::from("/nowhere/naq"));
+    let error = ensure_blocking(&wanted).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/naq"), "{error}");
+}

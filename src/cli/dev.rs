@@ -1,0 +1,63 @@
+//! `naq dev`: everything in one foreground process, to develop with.
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use super::worker::{list, queue_names};
+use super::worker_options::WorkerOptions;
+use crate::server::{Options, SyncInterval};
+use crate::worker::{self, Request};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The queues to serve [default: default]
+    queues: Vec<String>,
+    #[command(flatten)]
+    worker: WorkerOptions,
+    /// When writes reach the disk: 1s, always
+    #[arg(long, value_name = "WHEN", value_parser = super::server::parse_sync)]
+    sync: Option<SyncInterval>,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let queues = queue_names(session, &args.queues)?;
+    let requests = super::shutdown::requests(Request::Drain)?;
+    let options = args.worker.worker(session, queues)?;
+    let runner = args.worker.start_runner(session).await?;
+    let (client, managed) = if session.resolved.nats_configured {
+        (session.connect().await?, None)
+    } else {
+        let mut server = Options::new(session.server_folder(), session.search());
+        server.sync = args.sync.unwrap_or_default();
+        let (client, managed) = session.start_managed(&server).await?;
+        (client, Some(managed))
+    };
+    let example = match options.queues.first() {
+        Some(queue) if queue.as_str() != session.settings().default_queue => {
+            format!("naq enqueue --queue {queue} --wait -- echo hello")
+        }
+        _ => "naq enqueue --wait -- echo hello".to_owned(),
+    };
+    match &managed {
+        Some(managed) => {
+            render::note(format_args!(
+                "server  {}  (token in {})",
+                managed.url(),
+                managed.token_file().display()
+            ));
+        }
+        None => render::note(format_args!("server  {}", client.broker().server())),
+    }
+    render::note(format_args!(
+        "worker  {} at once from {}, held together by {}",
+        options.concurrency,
+        list(&options.queues),
+        runner.containment()
+    ));
+    render::note(format_args!("try     {example}     (in another terminal)"));
+    render::note("stop    Ctrl-C");
+    let summary = worker::work(client.broker().clone(), runner.clone(), options, requests).await?;
+    runner.shutdown().await;
+    tracing::info!(ended = summary.jobs_ended, "done");
+    Ok(0)
+}

@@ -1,0 +1,157 @@
+//! The command line: arguments in, text and exit codes out. One verb, one file.
+//!
+//! This room prints, and no other does. It is also the only one that sees `config`.
+
+mod bench;
+mod completions;
+mod config;
+mod dev;
+mod enqueue;
+mod exit;
+mod job_options;
+mod list_workers;
+mod logs;
+mod purge;
+mod queues;
+mod render;
+mod result;
+mod run;
+mod schema;
+mod server;
+mod session;
+mod shutdown;
+mod status;
+mod wait;
+mod worker;
+mod worker_options;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use exit::Failure;
+use session::{GlobalOptions, Session};
+
+/// Run any command as a job: queued on NATS, run by workers, its output kept.
+#[derive(Debug, Parser)]
+#[command(
+    name = "naq",
+    version,
+    disable_help_subcommand = true,
+    after_help = "First steps:  naq run -- echo hello      one job, everything in one process\n              naq dev                  a local server and a worker to play with\n              naq enqueue -- ./job.sh  a job for a worker; `naq worker` is one\n\nExit codes: 0 done, 1 failed, 2 bad usage, 3 no NATS, 4 not found, 5 conflict,\n6 refused envelope, 7 full, 124 timed out; `run` passes on its job's code."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalOptions,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command as a job, here and now, and pass on its output and exit code
+    Run(run::Args),
+    /// Put jobs into a queue
+    Enqueue(enqueue::Args),
+    /// Take jobs from queues and run them
+    Worker(worker::Args),
+    /// Run a local server and a worker in the foreground, to develop with
+    Dev(dev::Args),
+    /// Show a job: state, times, outcome
+    Status(status::Args),
+    /// Print what a job wrote to standard output
+    Result(result::Args),
+    /// Wait until jobs have ended
+    Wait(wait::Args),
+    /// Print a job's output, as it comes with -f
+    Logs(logs::Args),
+    /// List the workers
+    ListWorkers(list_workers::Args),
+    /// List, add, pause, resume and remove queues
+    Queues(queues::Args),
+    /// Remove every job of queues
+    Purge(purge::Args),
+    /// Start, stop and inspect the managed local nats-server
+    Server(server::Args),
+    /// Print every setting, its value and where it comes from
+    Config(config::Args),
+    /// Print the JSON Schema of a wire type
+    Schema(schema::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Measure this machine and this server
+    Bench(bench::Args),
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // both are tiny processes of their own: before anything else is set up
+    match std::env::args_os().nth(1) {
+        Some(first) if first == "__spawner" => crate::runner::spawner_main(),
+        Some(first) if first == crate::server::KEEPER_ARGUMENT => crate::server::keeper_main(),
+        _ => {}
+    }
+    let cli = match Cli::command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+    {
+        Ok(cli) => cli,
+        Err(error) => {
+            // help and version are not errors, and go to stdout
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, Failure> {
+    // verbs that need nothing around them
+    match &cli.verb {
+        Verb::Schema(args) => return schema::run(args),
+        Verb::Completions(args) => return completions::run(args, &mut Cli::command()),
+        _ => {}
+    }
+    let session = Session::open(&cli.global)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::general(format!("cannot start: {error}")))?;
+    let code = runtime.block_on(async {
+        match cli.verb {
+            Verb::Run(args) => run::run(&session, args).await,
+            Verb::Enqueue(args) => enqueue::run(&session, args).await,
+            Verb::Worker(args) => worker::run(&session, args).await,
+            Verb::Dev(args) => dev::run(&session, args).await,
+            Verb::Status(args) => status::run(&session, args).await,
+            Verb::Result(args) => result::run(&session, args).await,
+            Verb::Wait(args) => wait::run(&session, args).await,
+            Verb::Logs(args) => logs::run(&session, args).await,
+            Verb::ListWorkers(args) => list_workers::run(&session, args).await,
+            Verb::Queues(args) => queues::run(&session, args).await,
+            Verb::Purge(args) => purge::run(&session, args).await,
+            Verb::Server(args) => server::run(&session, args).await,
+            Verb::Config(args) => config::run(&session, &args),
+            Verb::Bench(args) => bench::run(&session, args).await,
+            Verb::Schema(_) | Verb::Completions(_) => Ok(0),
+        }
+    });
+    // a reader of standard input may sit in a thread that nothing can wake
+    runtime.shutdown_background();
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,123 @@
+//! `naq queues`
+
+use clap::Subcommand;
+
+use super::exit::Failure;
+use super::purge::confirm;
+use super::render;
+use super::session::Session;
+use crate::broker::QueueSettings;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List the queues (the default)
+    List,
+    /// Make queues
+    Add {
+        /// Their names
+        #[arg(required = true, value_name = "QUEUE")]
+        queues: Vec<String>,
+        /// How many servers keep a copy
+        #[arg(long, value_name = "COUNT", default_value_t = 1)]
+        replicas: usize,
+    },
+    /// Stop the delivery of jobs; running ones go on
+    Pause {
+        /// The queues
+        #[arg(required = true, value_name = "QUEUE")]
+        queues: Vec<String>,
+    },
+    /// Take up the delivery of jobs again
+    Resume {
+        /// The queues
+        #[arg(required = true, value_name = "QUEUE")]
+        queues: Vec<String>,
+    },
+    /// Remove queues and every job in them
+    Remove {
+        /// The queues
+        #[arg(required = true, value_name = "QUEUE")]
+        queues: Vec<String>,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let client = session.connect().await?;
+    match args.verb.unwrap_or(Verb::List) {
+        Verb::List => list(session, &client).await?,
+        Verb::Add { queues, replicas } => {
+            for name in &queues {
+                client.queue(name)?.add(&QueueSettings { replicas }).await?;
+            }
+        }
+        Verb::Pause { queues } => {
+            for name in &queues {
+                let ack_wait = session.settings().ack_wait;
+                client.queue(name)?.pause(render::now(), ack_wait).await?;
+            }
+        }
+        Verb::Resume { queues } => {
+            for name in &queues {
+                client.queue(name)?.resume().await?;
+            }
+        }
+        Verb::Remove { queues, yes } => {
+            for name in &queues {
+                let queue = client.queue(name)?;
+                let info = queue.info().await?;
+                let count = info.depth + info.running + info.later;
+                confirm(
+                    yes,
+                    &format!("remove the queue {name} and its {count} jobs"),
+                )?;
+                queue.remove().await?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn list(session: &Session, client: &crate::client::Client) -> Result<(), Failure> {
+    let queues = client.list_queues().await?;
+    if session.json {
+        render::print_json(&queues)?;
+        return Ok(());
+    }
+    if queues.is_empty() {
+        render::note("there is no queue yet; `naq enqueue` makes one");
+        return Ok(());
+    }
+    let now = render::now();
+    let rows: Vec<Vec<String>> = queues
+        .iter()
+        .map(|queue| {
+            vec![
+                queue.name.to_string(),
+                queue.depth.to_string(),
+                queue.running.to_string(),
+                queue.later.to_string(),
+                queue
+                    .oldest
+                    .map_or_else(|| "-".to_owned(), |oldest| render::age(oldest, now)),
+                render::bytes(queue.bytes),
+                if queue.paused { "paused" } else { "open" }.to_owned(),
+            ]
+        })
+        .collect();
+    render::print_table(
+        &[
+            "QUEUE", "DEPTH", "RUNNING", "LATER", "OLDEST", "SIZE", "STATE",
+        ],
+        &rows,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! `naq run`: enqueue, work and print in one process.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::exit::Failure;
+use super::job_options::JobOptions;
+use super::render;
+use super::session::Session;
+use super::worker_options::WorkerOptions;
+use crate::envelope::{JobId, QueueName, Record, State};
+use crate::runner::StreamKind;
+use crate::worker::{self, Request};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    job: JobOptions,
+}
+
+/// The queue of jobs that run where they were enqueued. Each `naq run` takes its own job from
+/// it and no other.
+const QUEUE: &str = "run";
+
+/// Pieces of output on their way to our own output.
+const TAP_CHUNKS_MAX: usize = 64;
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let queue = QueueName::new(QUEUE)?;
+    let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
+    let requests = super::shutdown::requests(Request::Cancel)?;
+    let options = WorkerOptions::one_slot();
+    // the spawners first: they are small because this process still is
+    let runner = options.start_runner(session).await?;
+    let (client, _managed) = session.connect_or_start().await?;
+    let broker = client.broker();
+    if envelope.cwd.is_none() {
+        envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);
+    }
+    // an id that was used has an outcome already, which is the answer
+    client
+        .queue(QUEUE)?
+        .enqueue_bytes(
+            envelope.job_id.clone().or(Some(job_id.clone())),
+            serde_json::to_vec(&envelope)
+                .map_err(|error| Failure::general(error.to_string()))?
+                .into(),
+        )
+        .await?;
+    if let (Some(record), _) = broker.read_record(&job_id).await?
+        && record.state.is_terminal()
+    {
+        std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
+        std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
+        return finish(session, Some(record));
+    }
+    let ack_wait = session.settings().ack_wait;
+    let consumer = broker
+        .ensure_single_job_consumer(&queue, &job_id, ack_wait)
+        .await?;
+    let (tap, output) = mpsc::channel(TAP_CHUNKS_MAX);
+    let mut worker = options.worker(session, vec![queue])?;
+    worker.only_job = Some((job_id.clone(), consumer));
+    worker.tap = Some(tap);
+    let printer = tokio::task::spawn_blocking(move || print(output));
+    let summary = worker::work(broker.clone(), runner.clone(), worker, requests).await?;
+    runner.shutdown().await;
+    let printed = printer.await;
+    let record = match summary.last_record {
+        Some(record) => Some(*record),
+        None => broker.read_record(&job_id).await?.0,
+    };
+    if let Ok(Err(error)) = printed {
+        return Err(error.into());
+    }
+    finish(session, record)
+}
+
+/// Copies the job's output to ours.
+fn print(mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>) -> std::io::Result<()> {
+    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
+    while let Some((stream, bytes)) = output.blocking_recv() {
+        match stream {
+            StreamKind::Stdout => {
+                stdout.write_all(&bytes)?;
+                stdout.flush()?;
+            }
+            StreamKind::Stderr => stderr.write_all(&bytes)?,
+        }
+    }
+    Ok(())
+}
+
+/// Says what is not to be seen from the output and the exit code.
+fn finish(session: &Session, record: Option<Record>) -> Result<u8, Failure> {
+    let Some(record) = record else {
+        return Err(Failure::general(
+            "the job was stopped before it began; it is still queued",
+        ));
+    };
+    if session.json {
+        render::print_json(&record)?;
+        return Ok(record.shell_exit_code());
+    }
+    let told = match (record.state, &record.error) {
+        (State::Succeeded, _) => None,
+        (State::Failed, None) => None,
+        (_, Some(error)) => Some(error.clone()),
+        (state, None) => Some(format!("the job is {state}")),
+    };
+    if let Some(told) = told {
+        let after = record
+            .usage
+            .map(|usage| Duration::from_millis(usage.wall_ms))
+            .filter(|wall| *wall > Duration::from_secs(1))
+            .map(|wall| format!(" (after {})", render::span(wall)))
+            .unwrap_or_default();
+        render::note(format_args!("naq: {}{after}", render::one_line(&told)));
+    }
+    Ok(record.shell_exit_code())
+}

@@ -1,0 +1,284 @@
+//! What every verb starts from: settings, the log, and the way to NATS.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::Failure;
+use super::render;
+use crate::broker::{BrokerError, ConnectOptions};
+use crate::client::Client;
+use crate::config::{self, Flags, LogFormat, Resolved, Settings, Surroundings};
+use crate::server::{self, Managed, Search};
+
+/// Options of every verb. Each overrides a setting; `naq config` shows them all.
+#[derive(Debug, Args)]
+pub(super) struct GlobalOptions {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Settings file [default: ./naq.toml, then the user's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    config: Option<PathBuf>,
+    /// Where NATS is: nats://host:port[,…]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
+    nats_url: Option<String>,
+    /// A context of the nats command line
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    context: Option<String>,
+    /// Credentials file (JWT and seed)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    creds: Option<String>,
+    /// NKey seed file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    nkey: Option<String>,
+    /// User name
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    user: Option<String>,
+    /// Password (better in NAQ_PASSWORD: arguments are visible to others)
+    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    password: Option<String>,
+    /// Token (better in NAQ_TOKEN: arguments are visible to others)
+    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    token: Option<String>,
+    /// Certificates to trust
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_ca: Option<String>,
+    /// Certificate to show
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_cert: Option<String>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_key: Option<String>,
+    /// How long connecting may take
+    #[arg(long, global = true, value_name = "TIME", help_heading = "Connection")]
+    connect_timeout: Option<String>,
+    /// Take a NATS on another host that lets anyone in
+    #[arg(long, global = true, help_heading = "Connection")]
+    allow_insecure: bool,
+    /// Prefix of all names on the server: another prefix is another naq
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    prefix: Option<String>,
+    /// The nats-server program to run where one is started
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    nats_server: Option<String>,
+    /// What to log: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Log")]
+    log_level: Option<String>,
+    /// How to log: text or json
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Log")]
+    log_format: Option<String>,
+}
+
+impl GlobalOptions {
+    fn flags(&self) -> Flags {
+        Flags::default()
+            .with_config_file(self.config.clone())
+            .with_optional("nats_url", self.nats_url.as_ref())
+            .with_optional("context", self.context.as_ref())
+            .with_optional("creds", self.creds.as_ref())
+            .with_optional("nkey", self.nkey.as_ref())
+            .with_optional("user", self.user.as_ref())
+            .with_optional("password", self.password.as_ref())
+            .with_optional("token", self.token.as_ref())
+            .with_optional("tls_ca", self.tls_ca.as_ref())
+            .with_optional("tls_cert", self.tls_cert.as_ref())
+            .with_optional("tls_key", self.tls_key.as_ref())
+            .with_optional("connect_timeout", self.connect_timeout.as_ref())
+            .with_optional("allow_insecure", self.allow_insecure.then_some("true"))
+            .with_optional("prefix", self.prefix.as_ref())
+            .with_optional("nats_server", self.nats_server.as_ref())
+            .with_optional("log_level", self.log_level.as_ref())
+            .with_optional("log_format", self.log_format.as_ref())
+    }
+}
+
+/// Settings resolved, log set up.
+pub(super) struct Session {
+    pub(super) resolved: Resolved,
+    pub(super) json: bool,
+    around: Surroundings,
+}
+
+impl Session {
+    /// Resolves the settings and starts the log.
+    pub(super) fn open(global: &GlobalOptions) -> Result<Session, Failure> {
+        let around = Surroundings::read();
+        let resolved = config::load(&around, &global.flags())?;
+        start_log(&resolved.settings)?;
+        for warning in &resolved.warnings {
+            if warning.is_urgent() {
+                tracing::warn!("{warning}");
+            }
+        }
+        Ok(Session {
+            resolved,
+            json: global.json,
+            around,
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// A variable of this process's environment.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.around.environment.get(name).map(String::as_str)
+    }
+
+    /// The folder of the managed local server.
+    pub(super) fn server_folder(&self) -> PathBuf {
+        self.settings().data_dir.join("server")
+    }
+
+    /// Where to look for a nats-server program.
+    pub(super) fn search(&self) -> Search {
+        Search {
+            explicit: self.settings().nats_server.clone(),
+            path: self.variable("PATH").map(Into::into),
+            cache_dir: self.settings().cache_dir.clone(),
+        }
+    }
+
+    /// The way to NATS as the settings have it.
+    fn connect_options(&self) -> ConnectOptions {
+        let settings = self.settings();
+        ConnectOptions {
+            url: settings.nats_url.clone(),
+            prefix: settings.prefix.clone(),
+            client_name: "naq".to_owned(),
+            creds: settings.creds.clone(),
+            nkey: settings.nkey.clone(),
+            user: settings.user.clone().map(|user| {
+                let password = settings
+                    .password
+                    .as_ref()
+                    .map(|password| password.expose().to_owned());
+                (user, password.unwrap_or_default())
+            }),
+            token: settings
+                .token
+                .as_ref()
+                .map(|token| token.expose().to_owned()),
+            tls_ca: settings.tls_ca.clone(),
+            tls_identity: settings.tls_cert.clone().zip(settings.tls_key.clone()),
+            inbox_prefix: settings.inbox_prefix.clone(),
+            jetstream_domain: settings.jetstream_domain.clone(),
+            connect_timeout: settings.connect_timeout,
+            allow_insecure: settings.allow_insecure,
+        }
+    }
+
+    /// The way to a managed server.
+    pub(super) fn managed_options(&self, url: &str, token: String) -> ConnectOptions {
+        ConnectOptions {
+            url: url.to_owned(),
+            token: Some(token),
+            user: None,
+            creds: None,
+            nkey: None,
+            ..self.connect_options()
+        }
+    }
+
+    /// Connects: where the settings say, else to the managed server if one runs, else to the
+    /// default address.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        if !self.resolved.nats_configured
+            && let Some(state) = server::running(&self.server_folder())
+        {
+            let options = self.managed_options(&state.url, state.token()?);
+            return Ok(Client::connect(&options).await?);
+        }
+        Ok(Client::connect(&self.connect_options()).await?)
+    }
+
+    /// Connects as [`Session::connect`], and starts a managed server where none is configured
+    /// and none is there. The server stays for as long as what is returned with the client.
+    pub(super) async fn connect_or_start(&self) -> Result<(Client, Option<Managed>), Failure> {
+        if self.resolved.nats_configured {
+            return Ok((self.connect().await?, None));
+        }
+        if server::running(&self.server_folder()).is_none() {
+            match Client::connect(&self.connect_options()).await {
+                Ok(client) => return Ok((client, None)),
+                Err(error) => {
+                    tracing::debug!(
+                        "no NATS to use at the default address ({error}): starting one"
+                    );
+                }
+            }
+        }
+        let options = server::Options::new(self.server_folder(), self.search());
+        let (client, managed) = self.start_managed(&options).await?;
+        Ok((client, Some(managed)))
+    }
+
+    /// Starts or joins a managed server and connects to it.
+    pub(super) async fn start_managed(
+        &self,
+        options: &server::Options,
+    ) -> Result<(Client, Managed), Failure> {
+        let managed = server::ensure(options).await?;
+        let connect = self.managed_options(managed.url(), managed.token().to_owned());
+        let client = match Client::connect(&connect).await {
+            Ok(client) => client,
+            Err(error) => {
+                return Err(match error {
+                    crate::client::ClientError::Broker(BrokerError::Connect {
+                        problem, ..
+                    }) => Failure::new(
+                        super::exit::Exit::NoNats,
+                        format!(
+                            "the managed server at {} does not let us in: {problem}",
+                            managed.url()
+                        ),
+                    ),
+                    error => error.into(),
+                });
+            }
+        };
+        Ok((client, managed))
+    }
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::EnvFilter::try_new(format!(
+        "warn,naq={level},async_nats=off",
+        level = settings.log_level
+    ))
+    .map_err(|error| Failure::usage(format!("log level `{}`: {error}", settings.log_level)))?;
+    let writer = if settings.log_to_file_enabled {
+        let path = &settings.log_file_path;
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|error| {
+                Failure::usage(format!(
+                    "cannot write the log to {}: {error}",
+                    path.display()
+                ))
+            })?;
+        tracing_subscriber::fmt::writer::BoxMakeWriter::new(std::sync::Arc::new(file))
+    } else {
+        tracing_subscriber::fmt::writer::BoxMakeWriter::new(anstream::stderr)
+    };
+    let layer = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(writer)
+        .with_ansi(!settings.log_to_file_enabled);
+    let registry = tracing_subscriber::registry().with(filter);
+    match settings.log_format {
+        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        render::note(format_args!(
+            "naq: internal error, please report it: {panic}"
+        ));
+    }));
+    Ok(())
+}

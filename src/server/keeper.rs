@@ -1,0 +1,698 @@
+//! The keeper: the process that a managed nats-server belongs to.
+//!
+//! It is this same program, started as `naq __server-keeper` with its orders as one JSON line on
+//! stdin; it answers with one JSON line on stdout and from then on has nothing open to anybody.
+//! It has one thread per thing to wait for (a signal, the server's end, the users' end), each
+//! blocked in the kernel, and one that decides.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::stat::{Mode as FileMode, umask};
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout, getppid, setsid};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::conf::{Conf, Limits, Port, SyncInterval};
+use super::error::ServerError;
+use super::folder::{self, Folder};
+use super::greeting;
+use super::lock::{self, Mode};
+use super::state::{self, State};
+
+/// The program's first argument that makes it a keeper: `main` hands over to [`keeper_main`] when
+/// it sees it, before it reads anything else.
+pub const KEEPER_ARGUMENT: &str = "__server-keeper";
+
+/// The second argument that makes it the server itself.
+const BECOME_ARGUMENT: &str = "become";
+
+/// How long nats-server may take to stop by itself.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// A server that lived for this long failed for a new reason, not for the last one again.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The pause before the first restart; each further one doubles it.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+
+/// The longest pause before a restart.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How often another port is tried when the chosen one is taken in the meantime.
+const PORT_ATTEMPTS: u32 = 8;
+
+/// Where free ports are looked for: below the range that Linux hands out by itself (from 32768),
+/// so that no outgoing connection sits on the port while the server is being restarted.
+const FREE_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// The longest line of orders.
+const MAX_ORDERS_BYTES: u64 = 1024 * 1024;
+
+/// How much of the logs an error quotes.
+const LOG_TAIL_BYTES: u64 = 2_000;
+
+/// What a keeper is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub(super) binary: PathBuf,
+    pub(super) data_dir: PathBuf,
+    pub(super) port: Port,
+    pub(super) sync: SyncInterval,
+    pub(super) limits: Limits,
+    pub(super) extra_config: String,
+    pub(super) restarts_max: u32,
+    pub(super) remove_folder: bool,
+    pub(super) ready_limit_ms: u64,
+    pub(super) lock_limit_ms: u64,
+}
+
+/// What a keeper answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer {
+    /// The server is ready.
+    Ready(Box<State>),
+    /// Another keeper has the folder, and a server that can be joined.
+    Ahead,
+    /// Somebody else has the folder.
+    Held {
+        /// How long was waited.
+        waited_ms: u64,
+    },
+    /// nats-server did not start.
+    NotStarted {
+        /// Why, as text for the user.
+        reason: String,
+    },
+}
+
+/// What the keeper decides upon.
+enum Event {
+    /// A signal asked it to end.
+    Told,
+    /// nats-server ended.
+    Ended(ExitStatus),
+    /// Nobody uses the server any more; the lock keeps newcomers waiting until the keeper is gone.
+    Unused(File),
+}
+
+/// Runs this process as a server's keeper, or as the step between a keeper and its nats-server,
+/// by the arguments after [`KEEPER_ARGUMENT`]. Never returns.
+///
+/// To be called first thing in `main`, while there is one thread.
+pub fn keeper_main() -> ! {
+    let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
+    let code = match arguments.first() {
+        Some(first) if first == BECOME_ARGUMENT => become_server(&arguments[1..]),
+        _ => keep(),
+    };
+    process::exit(code)
+}
+
+/// The step between: asks to end with the keeper, then becomes nats-server.
+///
+/// A process of its own because the request must be made by the child itself, between fork and
+/// exec, where Rust lets no safe code run. The request survives exec (prctl(2),
+/// `PR_SET_PDEATHSIG`).
+fn become_server(arguments: &[OsString]) -> i32 {
+    let [keeper, program, rest @ ..] = arguments else {
+        complain("this is a part of naq's own workings and takes no part in a command line");
+        return 2;
+    };
+    // KILL, since TERM would not end a server that stands still. It is only for a keeper that was
+    // killed itself, and what nats-server has acknowledged survives it.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+        complain(&format!("cannot tie nats-server to its keeper: {error}"));
+        return 1;
+    }
+    // A keeper that died before the request was made will not be noticed any more.
+    if getppid().to_string() != keeper.to_string_lossy() {
+        return 1;
+    }
+    let _still_blocked = SigSet::all().thread_unblock();
+    #[expect(clippy::disallowed_methods, reason = "becomes nats-server")]
+    let error = Command::new(program).args(rest).exec();
+    complain(&format!(
+        "cannot run {}: {error}",
+        Path::new(program).display()
+    ));
+    1
+}
+
+/// Writes a line to stderr, which is the keeper's log.
+fn complain(text: &str) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the keeper is an edge: it stamps its log"
+    )]
+    let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    let _nowhere_else_to_say_it = writeln!(io::stderr(), "{now} keeper {}: {text}", process::id());
+}
+
+fn keep() -> i32 {
+    // A session of its own: a Ctrl-C at the user's terminal is for the user's program, which
+    // still needs the server while it ends.
+    let _already_leader = setsid();
+    umask(FileMode::from_bits_truncate(0o077));
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    // Before the first thread, so that every thread has them blocked and one waits for them.
+    if let Err(error) = signals.thread_block() {
+        complain(&format!("cannot block signals: {error}"));
+        return 1;
+    }
+    let mut line = String::new();
+    if let Err(error) = io::stdin()
+        .lock()
+        .take(MAX_ORDERS_BYTES)
+        .read_line(&mut line)
+    {
+        complain(&format!("cannot read its orders: {error}"));
+        return 2;
+    }
+    let orders: Orders = match serde_json::from_str(&line) {
+        Ok(orders) => orders,
+        Err(error) => {
+            complain(&format!("cannot understand its orders: {error}"));
+            return 2;
+        }
+    };
+    let (answer, keeper) = match Keeper::start(orders, signals) {
+        Ok((state, keeper)) => (Answer::Ready(Box::new(state)), Some(keeper)),
+        Err(answer) => (answer, None),
+    };
+    if !tell(&answer) {
+        complain("whoever wanted a server is gone");
+    }
+    match keeper {
+        Some(keeper) => keeper.watch(),
+        None => 1,
+    }
+}
+
+/// Gives the answer and lets go of stdin and stdout. False when nobody takes it, which is no
+/// reason to do anything: a user who is gone has also let go of the users' lock.
+fn tell(answer: &Answer) -> bool {
+    let told = serde_json::to_string(answer).is_ok_and(|line| {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{line}")
+            .and_then(|()| stdout.flush())
+            .is_ok()
+    });
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _kept_open = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
+    }
+    told
+}
+
+/// A nats-server process.
+struct Child {
+    pid: Pid,
+    started: Instant,
+}
+
+struct Keeper {
+    orders: Orders,
+    folder: Folder,
+    /// Held for as long as the keeper lives, and by nats-server too, as its stdin.
+    lock: File,
+    token: String,
+    server_name: String,
+    port: u16,
+    child: Child,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+/// Why nats-server is not there after an attempt to start it.
+enum Failure {
+    /// The port was taken between choosing it and using it.
+    PortTaken(String),
+    /// The keeper was told to end.
+    Told,
+    /// Anything else, which another port would not cure.
+    Other(String),
+}
+
+impl Failure {
+    fn text(self) -> String {
+        match self {
+            Failure::PortTaken(reason) | Failure::Other(reason) => reason,
+            Failure::Told => "it was told to stop while it was starting".to_owned(),
+        }
+    }
+}
+
+/// What every attempt to start nats-server needs.
+struct Launch<'a> {
+    orders: &'a Orders,
+    folder: &'a Folder,
+    lock: &'a File,
+    token: &'a str,
+    server_name: &'a str,
+    sender: &'a Sender<Event>,
+    events: &'a Receiver<Event>,
+}
+
+impl Launch<'_> {
+    /// Starts nats-server at this port, waits until it is ready and writes the state file.
+    fn at(&self, port: u16) -> Result<(Child, State), Failure> {
+        let other = |error: ServerError| Failure::Other(error.to_string());
+        let conf = Conf {
+            folder: self.folder,
+            server_name: self.server_name,
+            port,
+            token: self.token,
+            sync: self.orders.sync,
+            limits: &self.orders.limits,
+            extra: &self.orders.extra_config,
+        };
+        let conf_path = self.folder.conf();
+        folder::write_private(&conf_path, conf.render().as_bytes()).map_err(other)?;
+        let logs = [self.folder.server_log(), self.folder.keeper_log()];
+        let logs = logs.map(|path| {
+            let from_bytes = fs::metadata(&path).map_or(0, |found| found.len());
+            (path, from_bytes)
+        });
+        let child = self.spawn(&conf_path).map_err(other)?;
+        let mut status = None;
+        let mut told = false;
+        let limit = Duration::from_millis(self.orders.ready_limit_ms);
+        let ready = greeting::wait_for(port, self.server_name, limit, || {
+            match self.events.try_recv() {
+                Ok(Event::Ended(ended)) => {
+                    status = Some(ended);
+                    Some(format!("it ended at once ({ended})"))
+                }
+                Ok(Event::Told) => {
+                    told = true;
+                    Some(String::new())
+                }
+                // Nobody waits for the users before the server is there; and the sender lives.
+                Ok(Event::Unused(_)) | Err(_) => None,
+            }
+        });
+        let reason = match ready {
+            Ok(greeting) => {
+                let state = self.state(port, &child, greeting.version);
+                match write_state(self.folder, &state) {
+                    Ok(()) => return Ok((child, state)),
+                    Err(error) => error.to_string(),
+                }
+            }
+            Err(reason) => reason,
+        };
+        if status.is_none() {
+            stop(&child, self.events);
+        }
+        if told {
+            return Err(Failure::Told);
+        }
+        let said = complaints(&logs);
+        let taken = status.is_some() && said.contains("address already in use");
+        let reason = if said.is_empty() {
+            reason
+        } else {
+            format!("{reason}\n{said}")
+        };
+        Err(if taken {
+            Failure::PortTaken(reason)
+        } else {
+            Failure::Other(reason)
+        })
+    }
+
+    fn spawn(&self, conf: &Path) -> Result<Child, ServerError> {
+        let log_path = self.folder.keeper_log();
+        let log = || -> Result<Stdio, ServerError> { Ok(open_log(&log_path)?.into()) };
+        let lock_path = self.folder.lock();
+        let lock = self
+            .lock
+            .try_clone()
+            .map_err(ServerError::file("share", &lock_path))?;
+        let program = own_program().map_err(ServerError::file("find", Path::new("naq")))?;
+        #[expect(clippy::disallowed_methods, reason = "starts nats-server")]
+        let mut command = Command::new(program);
+        let mut child = command
+            .arg0("naq")
+            .args([OsStr::new(KEEPER_ARGUMENT), OsStr::new(BECOME_ARGUMENT)])
+            .arg(process::id().to_string())
+            .arg(&self.orders.binary)
+            .arg("-c")
+            .arg(conf)
+            .current_dir(self.folder.root())
+            // nats-server reads nothing there. It holds the lock by it: a keeper that is killed
+            // leaves the folder locked until its server is gone too.
+            .stdin(lock)
+            .stdout(log()?)
+            .stderr(log()?)
+            .spawn()
+            .map_err(ServerError::file("run", &self.orders.binary))?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+        let sender = self.sender.clone();
+        // The request to end with the parent is bound to the parent's thread that forked: this
+        // one, which stays. Waiting is another's.
+        let watcher = thread::Builder::new()
+            .name("naq-server-end".to_owned())
+            .spawn(move || {
+                let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
+                let _keeper_ends = sender.send(Event::Ended(status));
+            });
+        if let Err(error) = watcher {
+            let _already_gone = kill(pid, Signal::SIGKILL);
+            return Err(ServerError::file("watch", &self.orders.binary)(error));
+        }
+        Ok(Child {
+            pid,
+            started: Instant::now(),
+        })
+    }
+
+    fn state(&self, port: u16, child: &Child, version: String) -> State {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the keeper is an edge: it writes down when"
+        )]
+        let now: DateTime<Utc> = Utc::now();
+        let age = chrono::Duration::from_std(child.started.elapsed()).unwrap_or_default();
+        State {
+            url: format!("nats://{}", greeting::address(port)),
+            port,
+            pid: child.pid.as_raw(),
+            keeper_pid: Pid::this().as_raw(),
+            token_file: self.folder.token_file(),
+            version,
+            binary: self.orders.binary.clone(),
+            server_name: self.server_name.to_owned(),
+            started_at: now - age,
+        }
+    }
+}
+
+impl Keeper {
+    /// Takes the folder and starts the server.
+    fn start(orders: Orders, signals: SigSet) -> Result<(State, Keeper), Answer> {
+        let failed = |error: ServerError| Answer::NotStarted {
+            reason: error.to_string(),
+        };
+        let folder = Folder::open(&orders.data_dir).map_err(failed)?;
+        let limit = Duration::from_millis(orders.lock_limit_ms);
+        // A keeper whose starter died while it started may be ahead; it stays for the sake of the
+        // one who waits here. One that is stopping has no state file any more.
+        let nobody_ahead =
+            || state::read(&folder).is_none_or(|state| !state::is_keeper(state.keeper_pid));
+        let lock = match lock::take_while(&folder.lock(), Mode::Alone, limit, nobody_ahead) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(Answer::Ahead),
+            Err(ServerError::Held { waited_ms, .. }) => return Err(Answer::Held { waited_ms }),
+            Err(error) => return Err(failed(error)),
+        };
+        // With the lock held, a state file can only be a dead keeper's.
+        folder::remove_if_there(&folder.state()).map_err(failed)?;
+        let token = folder.token().map_err(failed)?;
+        let (sender, events) = mpsc::channel();
+        wait_for_signals(signals, sender.clone()).map_err(|error| Answer::NotStarted {
+            reason: format!("cannot start a thread: {error}"),
+        })?;
+        let server_name = format!("naq-{:016x}", rand::rng().random::<u64>());
+        let launch = Launch {
+            orders: &orders,
+            folder: &folder,
+            lock: &lock,
+            token: &token,
+            server_name: &server_name,
+            sender: &sender,
+            events: &events,
+        };
+        let (port, child, state) =
+            first_launch(&launch, orders.port).map_err(|reason| Answer::NotStarted { reason })?;
+        wait_for_users(&folder, sender.clone()).map_err(|error| Answer::NotStarted {
+            reason: format!("cannot start a thread: {error}"),
+        })?;
+        complain(&format!(
+            "nats-server {} is ready at port {port}",
+            state.version
+        ));
+        let keeper = Keeper {
+            orders,
+            folder,
+            lock,
+            token,
+            server_name,
+            port,
+            child,
+            sender,
+            events,
+        };
+        Ok((state, keeper))
+    }
+
+    /// Keeps the server until told, or until nobody uses it; the exit code.
+    fn watch(mut self) -> i32 {
+        let mut failures = 0_u32;
+        loop {
+            match self.events.recv() {
+                Ok(Event::Ended(status)) => {
+                    complain(&format!("nats-server {} ended ({status})", self.child.pid));
+                    if self.child.started.elapsed() >= SETTLED {
+                        failures = 0;
+                    }
+                }
+                Ok(Event::Told) | Err(_) => return self.finish(None),
+                Ok(Event::Unused(users)) => return self.finish(Some(users)),
+            }
+            // Until it is back, or one of the two reasons to end, or enough is enough.
+            loop {
+                failures += 1;
+                if failures > self.orders.restarts_max {
+                    complain("it is not started again");
+                    let _stale = folder::remove_if_there(&self.folder.state());
+                    return 1;
+                }
+                let backoff = BACKOFF_FIRST
+                    .saturating_mul(2_u32.saturating_pow(failures - 1))
+                    .min(BACKOFF_MAX);
+                match self.events.recv_timeout(backoff) {
+                    Ok(Event::Unused(users)) => return self.finish(Some(users)),
+                    Ok(Event::Told) | Err(RecvTimeoutError::Disconnected) => {
+                        return self.finish(None);
+                    }
+                    Ok(Event::Ended(_)) | Err(RecvTimeoutError::Timeout) => {}
+                }
+                match self.launch().at(self.port) {
+                    Ok((child, _)) => {
+                        complain(&format!("nats-server is back as {}", child.pid));
+                        self.child = child;
+                        break;
+                    }
+                    Err(Failure::Told) => return self.finish(None),
+                    Err(failure) => {
+                        complain(&format!("nats-server did not start: {}", failure.text()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn launch(&self) -> Launch<'_> {
+        Launch {
+            orders: &self.orders,
+            folder: &self.folder,
+            lock: &self.lock,
+            token: &self.token,
+            server_name: &self.server_name,
+            sender: &self.sender,
+            events: &self.events,
+        }
+    }
+
+    /// Stops the server and ends. `users` is the users' lock, where nobody uses the server.
+    fn finish(self, users: Option<File>) -> i32 {
+        // First of all, so that nobody joins a server that is going: who finds no state file
+        // starts a keeper, which waits for the folder's lock.
+        for path in [self.folder.state(), self.folder.stay()] {
+            if let Err(error) = folder::remove_if_there(&path) {
+                complain(&error.to_string());
+            }
+        }
+        stop(&self.child, &self.events);
+        complain("nats-server has been stopped");
+        if self.orders.remove_folder && users.is_some() {
+            let _left_behind = fs::remove_dir_all(self.folder.root());
+        }
+        0
+    }
+}
+
+/// Starts the server at the first port that works out.
+fn first_launch(launch: &Launch<'_>, wanted: Port) -> Result<(u16, Child, State), String> {
+    let mut last = String::new();
+    for attempt in 0..PORT_ATTEMPTS {
+        let port = match wanted {
+            Port::Fixed(port) if attempt == 0 => {
+                bindable(port).map_err(|error| format!("port {port} cannot be used: {error}"))?;
+                port
+            }
+            Port::Fixed(_) => break,
+            Port::Preferred(port) if attempt == 0 && bindable(port).is_ok() => port,
+            Port::Preferred(_) | Port::Free => {
+                free_port().map_err(|error| format!("no port is free: {error}"))?
+            }
+        };
+        match launch.at(port) {
+            Ok((child, state)) => return Ok((port, child, state)),
+            Err(Failure::PortTaken(reason)) => last = reason,
+            Err(failure) => return Err(failure.text()),
+        }
+    }
+    Err(last)
+}
+
+fn bindable(port: u16) -> io::Result<()> {
+    TcpListener::bind(greeting::address(port)).map(drop)
+}
+
+fn free_port() -> io::Result<u16> {
+    for _ in 0..64 {
+        let port = rand::rng().random_range(FREE_PORTS);
+        if bindable(port).is_ok() {
+            return Ok(port);
+        }
+    }
+    Ok(TcpListener::bind(greeting::address(0))?
+        .local_addr()?
+        .port())
+}
+
+/// Asks nats-server to stop, and after the grace makes it.
+fn stop(child: &Child, events: &Receiver<Event>) {
+    // A stopped (SIGSTOP) process takes the signal only when it continues.
+    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+        let _already_gone = kill(child.pid, signal);
+    }
+    if !ended_within(events, STOP_GRACE) {
+        complain(&format!(
+            "nats-server {} does not stop; killing it",
+            child.pid
+        ));
+        let _already_gone = kill(child.pid, Signal::SIGKILL);
+        ended_within(events, STOP_GRACE);
+    }
+}
+
+fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
+    let start = Instant::now();
+    loop {
+        match events.recv_timeout(limit.saturating_sub(start.elapsed())) {
+            Ok(Event::Ended(_)) => return true,
+            Ok(Event::Told | Event::Unused(_)) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn wait_for_signals(signals: SigSet, sender: Sender<Event>) -> io::Result<()> {
+    let wait = move || {
+        loop {
+            match signals.wait() {
+                // The terminal it was started from has gone; that is what its session is for.
+                Ok(Signal::SIGHUP) => {}
+                Ok(_) => {
+                    if sender.send(Event::Told).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("naq-signals".to_owned())
+        .spawn(wait)
+        .map(drop)
+}
+
+/// Says when the last user has gone, unless the server is to stay.
+fn wait_for_users(folder: &Folder, sender: Sender<Event>) -> io::Result<()> {
+    let (users, stay) = (folder.users(), folder.stay());
+    let wait = move || {
+        let taken = lock::open(&users)
+            .and_then(|file| lock::wait(&users, &file, Mode::Alone).map(|()| file));
+        match taken {
+            // Whoever makes it stay does so while holding the lock, so this is the last word.
+            Ok(_) if stay.exists() => {}
+            Ok(file) => {
+                let _keeper_ends = sender.send(Event::Unused(file));
+            }
+            Err(error) => {
+                complain(&format!("cannot wait for the users: {error}"));
+                let _keeper_ends = sender.send(Event::Told);
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("naq-users".to_owned())
+        .spawn(wait)
+        .map(drop)
+}
+
+fn write_state(folder: &Folder, state: &State) -> Result<(), ServerError> {
+    let mut text = serde_json::to_vec_pretty(state)
+        .map_err(|error| ServerError::file("write", &folder.state())(error.into()))?;
+    text.push(b'\n');
+    folder::write_private(&folder.state(), &text)
+}
+
+/// Opens a log for appending, mode 0600.
+pub(super) fn open_log(path: &Path) -> Result<File, ServerError> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(ServerError::file("open", path))
+}
+
+/// What nats-server said went wrong: the lines marked as errors, else the last ones.
+fn complaints(logs: &[(PathBuf, u64)]) -> String {
+    let mut said = Vec::new();
+    for (path, from_bytes) in logs {
+        let text = folder::tail(path, *from_bytes, LOG_TAIL_BYTES);
+        let lines: Vec<&str> = text.lines().collect();
+        let marked = |line: &&str| {
+            ["[FTL]", "[ERR]", "nats-server: "]
+                .iter()
+                .any(|m| line.contains(m))
+        };
+        let errors: Vec<&str> = lines.iter().copied().filter(marked).collect();
+        let chosen = if errors.is_empty() { lines } else { errors };
+        said.extend(
+            chosen[chosen.len().saturating_sub(5)..]
+                .iter()
+                .map(|line| format!("  {line}")),
+        );
+    }
+    said.join("\n")
+}
+
+/// This program, as something that can be run.
+pub(super) fn own_program() -> io::Result<PathBuf> {
+    // Right even after the file has been replaced by an upgrade.
+    let link = Path::new("/proc/self/exe");
+    if cfg!(target_os = "linux") && link.exists() {
+        return Ok(link.to_path_buf());
+    }
+    std::env::current_exe()
+}

@@ -1,0 +1,123 @@
+//! Advisory whole-file locks (`flock`), waited for with a bound.
+//!
+//! `flock` belongs to the open file, not to the process: a child that is handed the open file
+//! holds the lock too, and the kernel drops it with the last of them. Nothing here ever unlocks
+//! explicitly, since that would unlock for the child as well.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::error::ServerError;
+
+/// With whom a lock is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// With every other holder of this mode.
+    Shared,
+    /// With nobody.
+    Alone,
+}
+
+/// Opens a lock file, creating it (mode 0600) where it is missing. Its content is never used.
+pub(super) fn open(path: &Path) -> Result<File, ServerError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(ServerError::file("open", path))
+}
+
+/// Takes the lock if that needs no waiting.
+pub(super) fn attempt(path: &Path, file: &File, mode: Mode) -> Result<bool, ServerError> {
+    let taken = match mode {
+        Mode::Shared => file.try_lock_shared(),
+        Mode::Alone => file.try_lock(),
+    };
+    match taken {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(source)) => Err(ServerError::file("lock", path)(source)),
+    }
+}
+
+/// Takes the lock, waiting in the kernel for as long as it takes.
+pub(super) fn wait(path: &Path, file: &File, mode: Mode) -> Result<(), ServerError> {
+    match mode {
+        Mode::Shared => file.lock_shared(),
+        Mode::Alone => file.lock(),
+    }
+    .map_err(ServerError::file("lock", path))
+}
+
+/// Between two questions whether a lock is still wanted. Only for a lock that is held, which is
+/// rare and lasts as long as a server takes to stop.
+const ASK: Duration = Duration::from_millis(20);
+
+/// Opens and takes the lock, waiting at most `limit`.
+///
+/// # Errors
+/// [`ServerError::Held`] when the time is up, [`ServerError::File`] when the file cannot be used.
+pub(super) fn take(path: &Path, mode: Mode, limit: Duration) -> Result<File, ServerError> {
+    match waited(path, mode, limit, limit, || true)? {
+        Some(file) => Ok(file),
+        None => Err(held(path, limit)),
+    }
+}
+
+/// As [`take`], but gives up with `None` once `wanted` says no.
+pub(super) fn take_while(
+    path: &Path,
+    mode: Mode,
+    limit: Duration,
+    wanted: impl FnMut() -> bool,
+) -> Result<Option<File>, ServerError> {
+    waited(path, mode, limit, ASK, wanted)
+}
+
+fn held(path: &Path, limit: Duration) -> ServerError {
+    ServerError::Held {
+        path: path.to_path_buf(),
+        waited_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn waited(
+    path: &Path,
+    mode: Mode,
+    limit: Duration,
+    ask: Duration,
+    mut wanted: impl FnMut() -> bool,
+) -> Result<Option<File>, ServerError> {
+    let file = open(path)?;
+    if attempt(path, &file, mode)? {
+        return Ok(Some(file));
+    }
+    // flock has no time limit of its own. A thread that is still waiting when the time is up gets
+    // the lock some day, finds nobody to give it to, and closes it again.
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let waiting: PathBuf = path.to_path_buf();
+    thread::Builder::new()
+        .name("naq-lock".to_owned())
+        .spawn(move || {
+            let outcome = wait(&waiting, &file, mode).map(|()| file);
+            let _abandoned = sender.send(outcome);
+        })
+        .map_err(ServerError::file("wait for", path))?;
+    let start = Instant::now();
+    loop {
+        let left = limit.saturating_sub(start.elapsed());
+        match receiver.recv_timeout(left.min(ask)) {
+            Ok(outcome) => return outcome.map(Some),
+            Err(_) if left.is_zero() => return Err(held(path, limit)),
+            Err(_) if !wanted() => return Ok(None),
+            Err(_) => {}
+        }
+    }
+}

