@@ -384,7 +384,7 @@ struct Events {
 fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
     // Paths in messages can be long; a reply has to fit in a message.
     const MESSAGE_MAX: usize = 8 * 1024;
-    let cut = message.floor_char_boundary(MESSAGE_MAX);
+    let cut = message.len().min(MESSAGE_MAX);
     w.u8(to_worker::NOT_STARTED).u32(id);
     w.block(step.as_bytes()).i32(errno).u8(u8::from(fatal));
     w.block(&message.as_bytes()[..cut]);
