@@ -63,6 +63,8 @@ pub(super) enum Phase {
 pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
+    /// Until a collector has it, so that its reader sees the end of the stream.
+    pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
     pub(super) control: VecDeque<ControlMessage>,
 }
@@ -79,7 +81,6 @@ pub(super) struct Job {
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
-    pub(super) live: Option<LiveSink>,
     /// A folder to hand over at the end.
     pub(super) scratch: Option<PathBuf>,
     pub(super) state: Mutex<JobState>,
@@ -96,7 +97,7 @@ impl Job {
             self.output_bytes,
             self.control_line_bytes_max,
             &self.mask,
-            self.live.clone(),
+            self.lock().live.take(),
         )
     }
 

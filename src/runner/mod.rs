@@ -158,11 +158,11 @@ impl Runner {
                 .unwrap_or(pool.options.output_bytes_default),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
-            live: command.live,
             scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
                 stop: None,
+                live: command.live,
                 started: None,
                 control: VecDeque::new(),
             }),

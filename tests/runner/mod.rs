@@ -1,1 +1,8 @@
-//! Runner tests.
+//! Runner tests: real processes, real kills.
+
+mod control;
+mod crash;
+mod ending;
+mod harness;
+mod output;
+mod starting;

@@ -83,9 +83,16 @@ impl Launcher {
         group.map(Some).map_err(errno_of)
     }
 
-    /// Takes back the group of a job that is over.
-    pub(super) fn give_back(&mut self, group: Group) {
-        self.free.push(group);
+    /// Takes back the group of a job that is over. One that was killed is not
+    /// used again: Linux 6.15 and later kill what is started straight into a
+    /// group that has ever been killed, since they compare its count of kills
+    /// with that of the parent's group.
+    pub(super) fn give_back(&mut self, group: Group, killed: bool) {
+        if killed {
+            group.remove();
+        } else {
+            self.free.push(group);
+        }
     }
 
     /// Starts a job. `fds` are its standard input (if it has one), output,
@@ -149,7 +156,7 @@ impl Launcher {
             }
             Err(refusal) => {
                 if let Some(group) = group {
-                    self.give_back(group);
+                    self.give_back(group, false);
                 }
                 if let Some(scratch) = &start.scratch {
                     remove_scratch(scratch);

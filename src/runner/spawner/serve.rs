@@ -327,7 +327,7 @@ impl Spawner {
                 remove_scratch(scratch);
             }
             if let Some(group) = job.group {
-                self.launcher.give_back(group);
+                self.launcher.give_back(group, job.killed);
             }
         }
     }
