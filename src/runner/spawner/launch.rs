@@ -84,8 +84,8 @@ impl Launcher {
     }
 
     /// Takes back the group of a job that is over. One that was killed is not
-    /// used again: Linux 6.15 and later kill what is started straight into a
-    /// group that has ever been killed, since they compare its count of kills
+    /// used again: Linux since 6.14 kills what is started straight into a group
+    /// that has ever been killed, since it compares the group's count of kills
     /// with that of the parent's group.
     pub(super) fn give_back(&mut self, group: Group, killed: bool) {
         if killed {
@@ -138,7 +138,8 @@ impl Launcher {
                     id,
                     pid,
                     group,
-                    scratch: start.scratch.clone().filter(|_| start.remove_scratch),
+                    scratch: start.scratch.clone(),
+                    remove_scratch: start.remove_scratch,
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
@@ -281,10 +282,14 @@ fn rlimits(
 }
 
 fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(scratch)?;
+    if let Some(parent) = scratch.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
+    }
+    // Never one that was there: in a shared folder it could be anybody's.
+    fs::DirBuilder::new().mode(0o700).create(scratch)?;
     if let Some(script) = script {
         // Written here, where no other thread can be starting a child that
         // would hold the file open for writing while it is executed (ETXTBSY).
@@ -299,7 +304,9 @@ fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()>
 }
 
 fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
-    remove_scratch(scratch);
+    if error.kind() != std::io::ErrorKind::AlreadyExists {
+        remove_scratch(scratch);
+    }
     let errno = errno_of(error);
     if matches!(
         errno,

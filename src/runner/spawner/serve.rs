@@ -84,6 +84,7 @@ impl Spawner {
         let result = self.run();
         for job in &mut self.jobs {
             job.kill(Instant::now());
+            job.remove_scratch = true;
         }
         let deadline = Instant::now() + FAREWELL_MAX;
         while !self.jobs.is_empty() && Instant::now() < deadline {
@@ -323,8 +324,8 @@ impl Spawner {
             let mut w = Writer::default();
             job.write_ended(&mut w);
             self.replies.push_back(w.bytes);
-            if let Some(scratch) = &job.scratch {
-                remove_scratch(scratch);
+            if let Some(scratch) = job.scratch.filter(|_| job.remove_scratch) {
+                remove_scratch(&scratch);
             }
             if let Some(group) = job.group {
                 self.launcher.give_back(group, job.killed);
