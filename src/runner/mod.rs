@@ -139,7 +139,8 @@ impl Runner {
     pub fn start_job(&self, command: Command) -> JobHandle {
         let pool = &self.inner.pool;
         let id = pool.next_id();
-        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, id);
+        let folder = format!("naq-{:016x}-{id}", pool.run);
+        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, &folder);
         let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
         let mask = Mask::new(secrets);
         let (body, scratch, refused) = match prepared {
@@ -158,11 +159,12 @@ impl Runner {
                 .unwrap_or(pool.options.output_bytes_default),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
-            live: command.live,
             scratch,
+            keeps_scratch: command.scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
                 stop: None,
+                live: command.live,
                 started: None,
                 control: VecDeque::new(),
             }),

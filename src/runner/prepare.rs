@@ -17,23 +17,20 @@ const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) body: Vec<u8>,
-    /// The folder that the job was given and its handle's owner gets.
+    /// The folder that the job is given.
     pub(super) scratch: Option<PathBuf>,
 }
 
 /// Checks a command and encodes it. `open_files` is the limit jobs have unless
-/// they say; `number` makes the scratch folder's name unique in this process.
+/// they say; `name` is a name for its scratch folder that nobody has.
 pub(super) fn prepare(
     options: &Options,
     command: &Command,
     open_files: (u64, u64),
-    number: u32,
+    name: &str,
 ) -> Result<Prepared, Box<SpawnFailure>> {
     let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
-    let scratch = needs_folder.then(|| {
-        let name = format!("naq-{}-{number}", std::process::id());
-        options.scratch_dir.join(name)
-    });
+    let scratch = needs_folder.then(|| options.scratch_dir.join(name));
     let (argv, script) = arguments(&command.program, scratch.as_deref())?;
     let program = argv.first().map_or("", String::as_str);
     if program.is_empty() {
@@ -100,10 +97,7 @@ pub(super) fn prepare(
             body.len()
         )));
     }
-    Ok(Prepared {
-        body,
-        scratch: scratch.filter(|_| command.scratch),
-    })
+    Ok(Prepared { body, scratch })
 }
 
 fn refused(message: String) -> Box<SpawnFailure> {

@@ -1,5 +1,6 @@
 //! The start of a job as it travels to a spawner.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +23,6 @@ pub(super) struct Bounds {
 }
 
 /// What a spawner is asked to start, as the worker has it.
-#[derive(Debug)]
 pub(super) struct StartRequest<'a> {
     pub(super) bounds: Bounds,
     pub(super) timeout: Option<Duration>,
@@ -82,7 +82,6 @@ fn millis(duration: Duration) -> u64 {
 
 /// The same as a spawner has it: its strings stay in the body, and are pointed
 /// to.
-#[derive(Debug)]
 pub(super) struct Start {
     pub(super) bounds: Bounds,
     pub(super) timeout: Option<Duration>,
@@ -96,6 +95,15 @@ pub(super) struct Start {
     argv: Vec<usize>,
     env: Vec<usize>,
     body: Vec<u8>,
+}
+
+/// Hides the strings: there are secrets among them.
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("program", &self.program())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Start {

@@ -110,7 +110,7 @@ pub(super) async fn stream(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<
     let mut stdout = Stream::register(Source::Stdout, pipes.stdout).await;
     let mut stderr = Stream::register(Source::Stderr, pipes.stderr).await;
     let mut control = Stream::register(Source::Control, pipes.control).await;
-    let live_at = job.live.as_ref().map(|live| born + live.after());
+    let live_at = collector.live_after().map(|after| born + after);
     let mut live_timer = std::pin::pin!(tokio::time::sleep_until(live_at.unwrap_or(born)));
     let mut waits_for_live = live_at.is_some();
     let mut exit = exit;

@@ -37,6 +37,8 @@ pub(super) struct Job {
     /// Where it runs; none when it owns all of this process's descendants.
     pub(super) group: Option<Group>,
     pub(super) scratch: Option<PathBuf>,
+    /// The worker leaves its removal to us.
+    pub(super) remove_scratch: bool,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
     /// Since the epoch, nanoseconds.

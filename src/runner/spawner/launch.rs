@@ -83,9 +83,16 @@ impl Launcher {
         group.map(Some).map_err(errno_of)
     }
 
-    /// Takes back the group of a job that is over.
-    pub(super) fn give_back(&mut self, group: Group) {
-        self.free.push(group);
+    /// Takes back the group of a job that is over. One that was killed is not
+    /// used again: Linux since 6.14 kills what is started straight into a group
+    /// that has ever been killed, since it compares the group's count of kills
+    /// with that of the parent's group.
+    pub(super) fn give_back(&mut self, group: Group, killed: bool) {
+        if killed {
+            group.remove();
+        } else {
+            self.free.push(group);
+        }
     }
 
     /// Starts a job. `fds` are its standard input (if it has one), output,
@@ -131,7 +138,8 @@ impl Launcher {
                     id,
                     pid,
                     group,
-                    scratch: start.scratch.clone().filter(|_| start.remove_scratch),
+                    scratch: start.scratch.clone(),
+                    remove_scratch: start.remove_scratch,
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
@@ -149,7 +157,7 @@ impl Launcher {
             }
             Err(refusal) => {
                 if let Some(group) = group {
-                    self.give_back(group);
+                    self.give_back(group, false);
                 }
                 if let Some(scratch) = &start.scratch {
                     remove_scratch(scratch);
@@ -274,10 +282,14 @@ fn rlimits(
 }
 
 fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(scratch)?;
+    if let Some(parent) = scratch.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
+    }
+    // Never one that was there: in a shared folder it could be anybody's.
+    fs::DirBuilder::new().mode(0o700).create(scratch)?;
     if let Some(script) = script {
         // Written here, where no other thread can be starting a child that
         // would hold the file open for writing while it is executed (ETXTBSY).
@@ -292,7 +304,9 @@ fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()>
 }
 
 fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
-    remove_scratch(scratch);
+    if error.kind() != std::io::ErrorKind::AlreadyExists {
+        remove_scratch(scratch);
+    }
     let errno = errno_of(error);
     if matches!(
         errno,

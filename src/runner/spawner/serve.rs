@@ -84,6 +84,7 @@ impl Spawner {
         let result = self.run();
         for job in &mut self.jobs {
             job.kill(Instant::now());
+            job.remove_scratch = true;
         }
         let deadline = Instant::now() + FAREWELL_MAX;
         while !self.jobs.is_empty() && Instant::now() < deadline {
@@ -323,11 +324,11 @@ impl Spawner {
             let mut w = Writer::default();
             job.write_ended(&mut w);
             self.replies.push_back(w.bytes);
-            if let Some(scratch) = &job.scratch {
-                remove_scratch(scratch);
+            if let Some(scratch) = job.scratch.filter(|_| job.remove_scratch) {
+                remove_scratch(&scratch);
             }
             if let Some(group) = job.group {
-                self.launcher.give_back(group);
+                self.launcher.give_back(group, job.killed);
             }
         }
     }
@@ -384,7 +385,7 @@ struct Events {
 fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
     // Paths in messages can be long; a reply has to fit in a message.
     const MESSAGE_MAX: usize = 8 * 1024;
-    let cut = message.floor_char_boundary(MESSAGE_MAX);
+    let cut = message.len().min(MESSAGE_MAX);
     w.u8(to_worker::NOT_STARTED).u32(id);
     w.block(step.as_bytes()).i32(errno).u8(u8::from(fatal));
     w.block(&message.as_bytes()[..cut]);
