@@ -142,6 +142,7 @@ fn a_paused_server_goes_with_its_killed_keeper_before_another_starts() {
     let pid = server.pid();
     signal(pid, Signal::SIGSTOP);
     signal(server.state().keeper_pid, Signal::SIGKILL);
+    assert!(eventually(|| !alive(server.state().keeper_pid)));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
     assert!(!alive(pid), "two servers in one folder");
