@@ -347,3 +347,23 @@ fn keepers_of(folder: &Path) -> usize {
         })
         .count()
 }
+
+#[test]
+fn the_last_user_may_leave_during_a_restart() {
+    for delay_ms in [0, 5, 30, 55, 60, 65, 70, 80, 120] {
+        let folder = TempDir::new().unwrap();
+        let server = ensure_blocking(&options(folder.path())).unwrap();
+        let keeper = server.state().keeper_pid;
+        signal(server.pid(), Signal::SIGKILL);
+        // Each delay meets the keeper at another point of the restart.
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let start = Instant::now();
+        drop(server);
+        assert!(gone(keeper), "after {delay_ms} ms");
+        assert!(
+            start.elapsed() < Duration::from_secs(8),
+            "after {delay_ms} ms"
+        );
+        assert!(running(folder.path()).is_none());
+    }
+}
