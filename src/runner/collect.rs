@@ -123,6 +123,11 @@ impl Collector {
         }
     }
 
+    /// Where output goes live, if anywhere.
+    pub(super) fn live(&self) -> Option<&LiveSink> {
+        self.live.as_ref()
+    }
+
     /// How old the job is to be before [`Collector::go_live`], if it is to be.
     pub(super) fn live_after(&self) -> Option<Duration> {
         let live = self.live.as_ref().filter(|_| !self.is_live);
