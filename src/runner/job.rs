@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -64,6 +63,8 @@ pub(super) enum Phase {
 pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
+    /// Its folder, if it has one, until it is over.
+    pub(super) scratch: Option<Scratch>,
     /// Until a collector has it, so that its reader sees the end of the stream.
     pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
@@ -81,8 +82,6 @@ pub(super) struct Job {
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
-    /// Its folder, if it has one.
-    pub(super) scratch: Option<PathBuf>,
     /// The folder was asked for, and is handed over at the end.
     pub(super) keeps_scratch: bool,
     pub(super) state: Mutex<JobState>,
@@ -130,20 +129,11 @@ impl Job {
         self.finish(collector, exit);
     }
 
-    /// The guard of its folder, where its spawner has left that to us.
-    fn left_scratch(&self, end: &End) -> Option<Scratch> {
-        let left = match end {
-            End::NotStarted(_) => false,
-            End::SpawnerDied => true,
-            End::Exited(_) | End::Signalled(_) => self.keeps_scratch,
-        };
-        self.scratch.clone().filter(|_| left).map(Scratch::new)
-    }
-
     /// It is over, and all its output is collected.
     pub(super) fn finish(&self, mut collector: Collector, exit: Exit) {
         let [stdout, stderr]: [Captured; 2] = collector.finish();
         let mut state = self.lock();
+        let scratch = state.scratch.take();
         let mut end = exit.end;
         if let End::NotStarted(failure) = &mut end {
             failure.message = self.mask.text(&failure.message);
@@ -168,7 +158,7 @@ impl Job {
             warnings: collector.control.take_warnings(),
             live_dropped_bytes: collector.live_dropped_bytes,
             started_at: since_epoch(exit.started_ns).or(state.started),
-            scratch: self.left_scratch(&end).filter(|_| self.keeps_scratch),
+            scratch: scratch.filter(|_| self.keeps_scratch),
             end,
         };
         state.started = ended.started_at;

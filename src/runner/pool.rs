@@ -18,6 +18,7 @@ use super::command::Stdin;
 use super::ended::{SpawnFailure, StopReason};
 use super::job::{Exit, Job, Phase};
 use super::options::{Containment, Options};
+use super::scratch::Scratches;
 use super::wire::INLINE_BYTES_MAX;
 
 /// Wait before a job is tried again that found no descriptor.
@@ -67,8 +68,7 @@ pub(super) struct Pool {
     pub(super) root: Option<Root>,
     /// Soft and hard limit of open files for jobs that do not say.
     pub(super) open_files: (u64, u64),
-    /// Random: names what this runner makes in shared folders.
-    pub(super) run: u64,
+    pub(super) scratches: Arc<Scratches>,
     /// Direct children of this process that were there before any spawner.
     pub(super) strangers: Vec<i32>,
     state: Mutex<PoolState>,
@@ -92,12 +92,15 @@ impl Pool {
                 up: false,
             })
             .collect();
+        // random, since the place may be shared
+        let run: u64 = rand::random();
+        let scratches = Scratches::new(options.scratch_dir.join(format!("naq-{run:016x}")));
         Pool {
             options,
             containment,
             root,
             open_files,
-            run: rand::random(),
+            scratches,
             strangers,
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),

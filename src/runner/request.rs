@@ -28,9 +28,8 @@ pub(super) struct StartRequest<'a> {
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
-    /// Folder to make before and, if `remove_scratch`, remove after.
+    /// Its folder, made and removed by the worker.
     pub(super) scratch: Option<&'a str>,
-    pub(super) remove_scratch: bool,
     /// Source to write to `<scratch>/script`.
     pub(super) script: Option<&'a [u8]>,
     pub(super) cwd: &'a str,
@@ -57,7 +56,6 @@ impl StartRequest<'_> {
         w.u64(self.timeout.map_or(UNLIMITED, millis));
         w.u64(millis(self.kill_grace));
         w.u8(u8::from(self.has_stdin));
-        w.u8(u8::from(self.remove_scratch));
         w.u8(u8::from(self.script.is_some()));
         w.block(self.script.unwrap_or_default());
         w.u32(self.candidates.len() as u32);
@@ -88,7 +86,6 @@ pub(super) struct Start {
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
     pub(super) scratch: Option<PathBuf>,
-    pub(super) remove_scratch: bool,
     script: Option<std::ops::Range<usize>>,
     cwd: usize,
     candidates: Vec<usize>,
@@ -125,7 +122,6 @@ impl Start {
         let timeout = Some(r.u64()?).filter(|ms| *ms != UNLIMITED);
         let kill_grace = Duration::from_millis(r.u64()?);
         let has_stdin = r.u8()? != 0;
-        let remove_scratch = r.u8()? != 0;
         let has_script = r.u8()? != 0;
         let script = r.block()?;
         let script_end = r.position();
@@ -152,7 +148,6 @@ impl Start {
             kill_grace,
             has_stdin,
             scratch,
-            remove_scratch,
             script,
             cwd,
             candidates,
@@ -229,7 +224,6 @@ mod tests {
             kill_grace: Duration::from_secs(2),
             has_stdin: true,
             scratch: Some("/tmp/s"),
-            remove_scratch: false,
             script: Some(b"#!/bin/sh\n\0x"),
             cwd: "/",
             candidates: &strings[..1],

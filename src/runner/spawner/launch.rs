@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -103,8 +103,8 @@ impl Launcher {
         start: &Start,
         fds: &[OwnedFd],
     ) -> Result<Job, Refusal> {
-        if let Some(scratch) = &start.scratch {
-            prepare_scratch(scratch, start.script()).map_err(|e| scratch_refusal(scratch, e))?;
+        if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
+            write_script(scratch, script).map_err(|e| script_refusal(scratch, e))?;
         }
         let mut group = match self.take_group() {
             Ok(group) => group,
@@ -138,8 +138,6 @@ impl Launcher {
                     id,
                     pid,
                     group,
-                    scratch: start.scratch.clone(),
-                    remove_scratch: start.remove_scratch,
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
@@ -158,9 +156,6 @@ impl Launcher {
             Err(refusal) => {
                 if let Some(group) = group {
                     self.give_back(group, false);
-                }
-                if let Some(scratch) = &start.scratch {
-                    remove_scratch(scratch);
                 }
                 Err(refusal)
             }
@@ -281,32 +276,21 @@ fn rlimits(
     (limits, len)
 }
 
-fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()> {
-    if let Some(parent) = scratch.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)?;
-    }
-    // Never one that was there: in a shared folder it could be anybody's.
-    fs::DirBuilder::new().mode(0o700).create(scratch)?;
-    if let Some(script) = script {
-        // Written here, where no other thread can be starting a child that
-        // would hold the file open for writing while it is executed (ETXTBSY).
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o700)
-            .open(scratch.join("script"))?
-            .write_all(script)?;
-    }
-    Ok(())
+/// Written here, where no other thread can be starting a child that would hold
+/// the file open for writing while it is executed (ETXTBSY).
+fn write_script(scratch: &Path, script: &[u8]) -> std::io::Result<()> {
+    let path = scratch.join("script");
+    // A start that was put off has written it before.
+    let _ = fs::remove_file(&path);
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o700)
+        .open(path)?
+        .write_all(script)
 }
 
-fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
-    if error.kind() != std::io::ErrorKind::AlreadyExists {
-        remove_scratch(scratch);
-    }
+fn script_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
     let errno = errno_of(error);
     if matches!(
         errno,
@@ -318,20 +302,12 @@ fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
         step: "scratch",
         errno,
         message: format!(
-            "the scratch folder {} cannot be made: {}",
+            "the script cannot be written to {}: {}",
             scratch.display(),
             errno.desc()
         ),
         fatal: false,
     })
-}
-
-/// Removes a scratch folder: quickly where only a script is in it.
-pub(super) fn remove_scratch(scratch: &Path) {
-    let _ = fs::remove_file(scratch.join("script"));
-    if fs::remove_dir(scratch).is_err() {
-        let _ = fs::remove_dir_all(scratch);
-    }
 }
 
 fn since_epoch_ns() -> u64 {
