@@ -394,6 +394,21 @@ impl Queue {
         Ok(job.job_id)
     }
 
+    /// Enqueues an envelope under an id that was just made, and so cannot have been used before:
+    /// one round trip. The caller has parsed it.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub async fn enqueue_new(&self, job_id: JobId, payload: Bytes) -> Result<(), ClientError> {
+        let job = NewJob {
+            job_id,
+            queue: self.name.clone(),
+            payload,
+        };
+        self.client.broker.enqueue(job).await?;
+        Ok(())
+    }
+
     /// Refuses where the queue holds `max` jobs or more.
     ///
     /// # Errors

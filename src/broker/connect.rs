@@ -250,10 +250,13 @@ impl Broker {
     }
 }
 
-/// Quick at first, since most outages are restarts; then up to two seconds, with each client a
-/// little apart from the others.
+/// None for the first attempt, which is also the very first connection; then quick, since most
+/// outages are restarts, and at last two seconds, each client a little apart from the others.
 fn reconnect_delay(attempts: usize) -> Duration {
     const CEILING_MS: u64 = 2_000;
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
     let doubled = 20_u64 << attempts.min(10);
     Duration::from_millis(rand::random_range(doubled / 2..=doubled).min(CEILING_MS))
 }

@@ -3,6 +3,7 @@
 //! Everything above speaks in envelopes, records and queues. This room decides nothing about a
 //! job's life; it moves bytes, and says exactly how a move failed.
 
+mod bare;
 mod connect;
 mod delivery;
 mod failed;

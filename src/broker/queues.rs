@@ -136,6 +136,16 @@ impl Broker {
         })
     }
 
+    /// How many messages a queue holds, in whatever state: none once every job has been recorded
+    /// and acknowledged.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    pub async fn queue_messages(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+        let stream = self.queue_handle(queue).await?;
+        Ok(stream.cached_info().state.messages)
+    }
+
     /// Stops the delivery of a queue's jobs. Running ones go on.
     ///
     /// # Errors

@@ -89,6 +89,7 @@ pub fn main() -> ExitCode {
     // both are tiny processes of their own: before anything else is set up
     match std::env::args_os().nth(1) {
         Some(first) if first == "__spawner" => crate::runner::spawner_main(),
+        Some(first) if first == crate::runner::LIMIT_ARGUMENT => crate::runner::limit_main(),
         Some(first) if first == crate::server::KEEPER_ARGUMENT => crate::server::keeper_main(),
         _ => {}
     }

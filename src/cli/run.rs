@@ -88,14 +88,15 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 
 /// Copies the job's output to ours.
 fn print(mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>) -> std::io::Result<()> {
-    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
     while let Some((stream, bytes)) = output.blocking_recv() {
+        // locked for one piece at a time: the log goes to standard error as well
         match stream {
             StreamKind::Stdout => {
+                let mut stdout = std::io::stdout().lock();
                 stdout.write_all(&bytes)?;
                 stdout.flush()?;
             }
-            StreamKind::Stderr => stderr.write_all(&bytes)?,
+            StreamKind::Stderr => std::io::stderr().write_all(&bytes)?,
         }
     }
     Ok(())

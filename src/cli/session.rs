@@ -127,6 +127,25 @@ impl Session {
         self.around.environment.get(name).map(String::as_str)
     }
 
+    /// The environment of other naq processes that are to see what this one sees.
+    pub(super) fn environment_for_children(&self) -> Vec<(String, String)> {
+        let mut environment: Vec<(String, String)> = self
+            .around
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        // by whatever layer it came
+        for (name, path) in [
+            ("NAQ_DATA_DIR", &self.settings().data_dir),
+            ("NAQ_CACHE_DIR", &self.settings().cache_dir),
+        ] {
+            environment.retain(|(known, _)| known != name);
+            environment.push((name.to_owned(), path.display().to_string()));
+        }
+        environment
+    }
+
     /// The folder of the managed local server.
     pub(super) fn server_folder(&self) -> PathBuf {
         self.settings().data_dir.join("server")

@@ -8,6 +8,7 @@ use super::command::{Command, Program};
 use super::ended::SpawnFailure;
 use super::options::Options;
 use super::request::{Bounds, StartRequest};
+use super::scratch::SCRIPT;
 
 /// Longest script and longest set of strings that is passed on, bytes. Beyond
 /// it the kernel refuses anyway.
@@ -114,7 +115,7 @@ fn arguments<'a>(
             interpreter,
             args,
         } => {
-            let script = scratch.unwrap_or(Path::new("/")).join("script");
+            let script = scratch.unwrap_or(Path::new("/")).join(SCRIPT);
             let script = utf8("the scratch folder", &script)?.to_owned();
             let mut argv = match interpreter {
                 _ if source.starts_with("#!") => Vec::new(),

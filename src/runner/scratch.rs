@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The mode of every folder here: its owner's alone.
 const MODE: u32 = 0o700;
 
+/// The file a job's source is written to, in its folder.
+pub(super) const SCRIPT: &str = "script";
+
 /// The scratch folders of one runner.
 #[derive(Debug)]
 pub(super) struct Scratches {
@@ -138,10 +141,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let Some(folder) = self.folder.take() else {
+        let Some(mut folder) = self.folder.take() else {
             return;
         };
-        if folder.is_as_made() {
+        if folder.is_as_made() || folder.is_emptied() {
             let mut state = self.home.lock();
             if state.has_root {
                 state.free.push(folder);
@@ -167,6 +170,29 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Takes the script that a job was written as away. Whether that leaves
+    /// nothing.
+    fn is_emptied(&mut self) -> bool {
+        let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
+            now.is_dir() && now.ino() == self.made.inode && now.mode() & 0o7777 == MODE
+        });
+        if !same {
+            return false;
+        }
+        let _ = fs::remove_file(self.path.join(SCRIPT));
+        let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        self.is_settled = false;
+        match Stamp::of(&self.path) {
+            Ok(made) if is_empty => {
+                self.made = made;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Stamp {
     fn of(path: &Path) -> io::Result<Stamp> {
         let found = fs::symlink_metadata(path)?;
@@ -182,7 +208,9 @@ impl Stamp {
             clippy::disallowed_methods,
             reason = "compared with a time that the same clock gave"
         )]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let changed = Duration::new(
             u64::try_from(self.changed_s).unwrap_or(u64::MAX),
             u32::try_from(self.changed_ns).unwrap_or_default(),

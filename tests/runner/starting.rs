@@ -153,7 +153,18 @@ async fn scripts_run_by_their_first_line_or_their_interpreter() {
     assert_eq!(stdout(&ended), "a line\n");
     let failed = failure(bench.run(script("#!/bin/sh\r\necho\r\n", None)).await.end);
     assert!(failed.fatal && failed.message.contains("CRLF"), "{failed}");
-    let left = std::fs::read_dir(bench.path("scratch")).unwrap().count();
+    let root = std::fs::read_dir(bench.path("scratch"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    for folder in std::fs::read_dir(root.path()).unwrap() {
+        let left = std::fs::read_dir(folder.unwrap().path()).unwrap().count();
+        assert_eq!(left, 0, "nothing is left for the next job");
+    }
+    let scratch = bench.path("scratch");
+    bench.runner.shutdown().await;
+    let left = std::fs::read_dir(scratch).unwrap().count();
     assert_eq!(left, 0, "their folders are gone");
 }
 

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use super::super::cgroup::{Allowance, Group};
 use super::super::request::Start;
+use super::super::scratch::SCRIPT;
 use super::super::sys::child::{ChildPlan, ChildStep, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
 use super::diagnose::{Diagnosis, diagnose};
@@ -279,7 +280,7 @@ fn rlimits(
 /// Written here, where no other thread can be starting a child that would hold
 /// the file open for writing while it is executed (ETXTBSY).
 fn write_script(scratch: &Path, script: &[u8]) -> std::io::Result<()> {
-    let path = scratch.join("script");
+    let path = scratch.join(SCRIPT);
     // A start that was put off has written it before.
     let _ = fs::remove_file(&path);
     File::options()

@@ -1,0 +1,65 @@
+//! Bare publishes: what the enqueue rate is measured against (`naq bench`).
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+
+use super::{Broker, BrokerError};
+use crate::envelope::QueueName;
+
+/// As many under way at once as a bulk enqueue has.
+const UNDER_WAY_MAX: usize = 4_096;
+
+impl Broker {
+    /// Publishes bytes to a queue with no id and no checks, and waits for the server's word.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn publish_bare(
+        &self,
+        queue: &QueueName,
+        payload: &Bytes,
+    ) -> Result<(), BrokerError> {
+        self.send(
+            self.names.bare_job(queue),
+            HeaderMap::new(),
+            payload.clone(),
+        )
+        .await?
+        .confirmed()
+        .await
+        .map(|_| ())
+    }
+
+    /// The same `count` times, many under way at once.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn publish_bare_pipelined(
+        &self,
+        queue: &QueueName,
+        payload: &Bytes,
+        count: u32,
+    ) -> Result<(), BrokerError> {
+        let mut pending = FuturesOrdered::new();
+        for _ in 0..count {
+            let sent = self
+                .send(
+                    self.names.bare_job(queue),
+                    HeaderMap::new(),
+                    payload.clone(),
+                )
+                .await?;
+            pending.push_back(sent.confirmed());
+            if pending.len() == UNDER_WAY_MAX
+                && let Some(confirmed) = pending.next().await
+            {
+                confirmed?;
+            }
+        }
+        while let Some(confirmed) = pending.next().await {
+            confirmed?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Enqueues a second, beside bare publishes of the same bytes.
+
+use std::time::{Duration, Instant};
+
+use super::process::Bench;
+use super::{median, show};
+use crate::broker::NewJob;
+use crate::cli::exit::Failure;
+use crate::envelope::{Envelope, JobId};
+
+pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
+    let broker = bench.client.broker();
+    broker.ensure_queue(&bench.queue).await?;
+    let payload = bytes::Bytes::from_static(br#"{"command":"./script.sh","args":["one","two"]}"#);
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    let time = Duration::from_secs_f64(bench.seconds / 2.0);
+    let mut rates = [const { Vec::new() }; 4];
+    for _ in 0..bench.rounds {
+        let (begun, mut count) = (Instant::now(), 0_u32);
+        while begun.elapsed() < time {
+            broker.publish_bare(&bench.queue, &payload).await?;
+            count += 1;
+        }
+        rates[0].push(rate(count, begun));
+        let (begun, mut count) = (Instant::now(), 0_u32);
+        while begun.elapsed() < time {
+            let envelope = Envelope::parse(&payload)?;
+            queue.enqueue(&envelope).await?;
+            count += 1;
+        }
+        rates[1].push(rate(count, begun));
+        queue.purge().await?;
+        // as many as the pipelined rate brings in the time, so that both fill alike
+        let (begun, count) = (Instant::now(), 50_000_u32);
+        broker
+            .publish_bare_pipelined(&bench.queue, &payload, count)
+            .await?;
+        rates[2].push(rate(count, begun));
+        queue.purge().await?;
+        let begun = Instant::now();
+        let mut bulk = bench.client.bulk();
+        for _ in 0..count {
+            // what reading a file of envelopes does
+            let envelope = Envelope::parse(&payload)?;
+            bulk.push(NewJob {
+                job_id: envelope.job_id.unwrap_or_else(JobId::generate),
+                queue: bench.queue.clone(),
+                payload: payload.clone(),
+            })
+            .await?;
+            bulk.take_confirmed();
+        }
+        bulk.finish().await?;
+        rates[3].push(rate(count, begun));
+        queue.purge().await?;
+    }
+    let [bare, one, bare_pipelined, pipelined] = rates.map(median);
+    let rows = [
+        ("one by one", bare, one),
+        ("pipelined", bare_pipelined, pipelined),
+    ]
+    .map(|(name, bare, naq)| {
+        vec![
+            name.to_owned(),
+            format!("{bare:.0}"),
+            format!("{naq:.0}"),
+            format!("{:.2}", naq / bare),
+        ]
+    });
+    show(
+        bench.json,
+        "enqueue",
+        &["enqueue", "bare_per_s", "naq_per_s", "of_bare"],
+        &rows,
+    )
+}
+
+fn rate(count: u32, begun: Instant) -> f64 {
+    f64::from(count) / begun.elapsed().as_secs_f64()
+}
