@@ -2,5 +2,6 @@
 
 mod config;
 mod harness;
+mod layers;
 mod runner;
 mod server;
