@@ -4,4 +4,5 @@ mod config;
 mod harness;
 mod layers;
 mod runner;
+mod schemas;
 mod server;
