@@ -3,6 +3,7 @@
 mod config;
 mod harness;
 mod layers;
+mod readme;
 mod runner;
 mod schemas;
 mod server;
