@@ -1,6 +1,7 @@
 //! One integration binary: the harness, then a folder per room.
 
 mod config;
+mod examples;
 mod harness;
 mod layers;
 mod readme;

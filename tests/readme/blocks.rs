@@ -70,9 +70,24 @@ pub(super) fn read(markdown: &str) -> Vec<Block> {
 }
 
 /// A line without what differs from run to run: ids, times, ages, amounts of memory, ports, the
-/// home folder, the kind of containment, and the width of columns.
+/// home folder, the kind of containment, what a worker is doing, and the width of columns.
 pub(super) fn settled(line: &str) -> String {
-    let words: Vec<String> = line.split_whitespace().map(settle).collect();
+    let mut words: Vec<String> = line.split_whitespace().map(settle).collect();
+    let is_worker = words.iter().any(|word| word == "<containment>") && line.ends_with(" ago");
+    if is_worker {
+        // what a worker does is as of its last heartbeat
+        for word in &mut words {
+            if word == "idle" || word == "busy" {
+                *word = "<state>".to_owned();
+            } else if word.bytes().all(|byte| byte.is_ascii_digit()) {
+                *word = "<count>".to_owned();
+            } else if let Some((running, slots)) = word.split_once('/')
+                && running.bytes().all(|byte| byte.is_ascii_digit())
+            {
+                *word = format!("<count>/{slots}");
+            }
+        }
+    }
     words.join(" ").replace("/root/", "~/")
 }
 
