@@ -276,7 +276,8 @@ def main():
         print(f"taken over {taken_over} jobs that it was running")
     print(f"results    {agree} of {len(files)} agree with a plain loop over the files")
     print(f"records    {len(held)}, one for each job; {left} jobs left in the queue")
-    print(f"rate       naq {len(files) / took:.0f}/s ({took:.1f} s, enqueueing and all of the above included)")
+    included = "enqueueing included" if killed_after is None else "enqueueing, kill and take-over included"
+    print(f"rate       naq {len(files) / took:.0f}/s ({took:.1f} s, {included})")
     print(f"           xargs -P {at_once} {len(files) / xargs_took:.0f}/s ({xargs_took:.1f} s)")
     for line in wrong[:20]:
         print(f"WRONG      {line}")

@@ -1,5 +1,7 @@
 //! The programs under `examples/` do what they say.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

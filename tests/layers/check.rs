@@ -138,7 +138,7 @@ fn read(tokens: TokenStream, depth: usize, paths: &mut Vec<Vec<String>>) {
             }
             TokenTree::Ident(_) => {
                 let mut taken = Vec::new();
-                at = read_path(&tokens, at, &mut Vec::new(), &mut taken, depth, paths);
+                at = read_path(&tokens, at, &[], &mut taken);
                 for path in taken {
                     if let Some(path) = resolve(path, depth) {
                         paths.push(path);
@@ -158,12 +158,10 @@ fn read(tokens: TokenStream, depth: usize, paths: &mut Vec<Vec<String>>) {
 fn read_path(
     tokens: &[TokenTree],
     mut at: usize,
-    before: &mut Vec<String>,
+    before: &[String],
     taken: &mut Vec<Vec<String>>,
-    depth: usize,
-    paths: &mut Vec<Vec<String>>,
 ) -> usize {
-    let mut path = before.clone();
+    let mut path = before.to_vec();
     loop {
         match tokens.get(at) {
             Some(TokenTree::Ident(word)) => {
@@ -177,7 +175,7 @@ fn read_path(
                 let mut inside = 0;
                 while inside < inner.len() {
                     if matches!(inner[inside], TokenTree::Ident(_)) {
-                        inside = read_path(&inner, inside, &mut path, taken, depth, paths);
+                        inside = read_path(&inner, inside, &path, taken);
                     } else {
                         inside += 1;
                     }

@@ -1,5 +1,7 @@
 //! The layer rule of ARCHITECTURE.md: imports point one way.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod check;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The schemas under `schemas/` are what the program prints, and say what the parser does.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::Path;
 
 use naq::envelope::{Envelope, Record, SCHEMAS, WorkerInfo, schema};
