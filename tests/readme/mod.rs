@@ -179,6 +179,27 @@ fn the_readme_begins_with_two_commands() {
     }
 }
 
+/// Every variable that the page names is one that naq reads or a job is given.
+#[test]
+fn the_readme_names_variables_that_there_are() {
+    const OF_A_JOB: &[&str] = &["NAQ_JOB_ID", "NAQ_ATTEMPT", "NAQ_FENCE"];
+    let page = page();
+    let named: std::collections::BTreeSet<&str> = page
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("NAQ_") && word.len() > "NAQ_".len())
+        .collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(
+            OF_A_JOB.contains(&name)
+                || naq::config::SETTINGS
+                    .iter()
+                    .any(|setting| setting.variable == name),
+            "README.md names {name}"
+        );
+    }
+}
+
 #[test]
 fn a_page_that_shows_something_else_is_found_out() {
     let place = Place {

@@ -195,6 +195,31 @@ fn no_field_of_the_envelope_is_untried() {
     }
 }
 
+/// docs/protocol.md is to be written from: no field may be missing there.
+#[test]
+fn the_protocol_page_names_every_field() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut fields = 0;
+    for name in ["envelope", "record"] {
+        let schema: Value = serde_json::from_str(&schema(name).unwrap()).unwrap();
+        let types = schema["$defs"].as_object().unwrap().values();
+        for part in types.chain([&schema]) {
+            let Some(properties) = part["properties"].as_object() else {
+                continue;
+            };
+            for field in properties.keys() {
+                fields += 1;
+                assert!(
+                    page.contains(&format!("`{field}`")) || page.contains(&format!("\"{field}\"")),
+                    "docs/protocol.md does not name `{field}` of the {name}"
+                );
+            }
+        }
+    }
+    assert!(fields > 60, "only {fields} fields were looked for");
+}
+
 #[test]
 fn what_the_program_writes_is_valid() {
     let validator = validator("envelope");
