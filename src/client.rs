@@ -14,6 +14,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A job runs at least once, and its outcome is recorded once. An enqueue that has returned is
+//! stored.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -57,13 +60,55 @@ pub enum ClientError {
     },
 }
 
-/// A connection to naq.
+/// A connection to naq. Clones share it.
+///
+/// ```no_run
+/// use naq::broker::ConnectOptions;
+/// use naq::client::Client;
+///
+/// # async fn example() -> Result<(), naq::client::ClientError> {
+/// let client = Client::connect(&ConnectOptions {
+///     url: "nats://127.0.0.1:4222".to_owned(),
+///     token: Some("secret".to_owned()),
+///     ..ConnectOptions::default()
+/// })
+/// .await?;
+/// for worker in client.list_workers().await? {
+///     println!("{}: {} of {} slots", worker.name, worker.running, worker.concurrency);
+/// }
+/// for queue in client.list_queues().await? {
+///     println!("{}: {} jobs wait", queue.name, queue.depth);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     broker: Broker,
 }
 
 /// A queue on a connection.
+///
+/// ```no_run
+/// # use naq::client::{Client, ClientError};
+/// use std::time::Duration;
+///
+/// use naq::envelope::units::Span;
+/// use naq::envelope::{Envelope, JobId};
+///
+/// # async fn example(client: Client) -> Result<(), ClientError> {
+/// let queue = client.queue("nightly")?;
+/// let mut envelope = Envelope::command("./backup.sh", ["--all"]);
+/// envelope.job_id = Some(JobId::chosen("backup-2026-12-24")?);
+/// envelope.timeout = Some(Span(Duration::from_secs(3_600)));
+/// envelope.max_retries = Some(3);
+/// let job = queue.enqueue(&envelope).await?;
+///
+/// // the same envelope under the same id is the same request
+/// assert_eq!(queue.enqueue(&envelope).await?, job);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Queue {
     client: Client,
@@ -135,6 +180,18 @@ impl Client {
 
     /// The outcome of a job; none where it has not ended.
     ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError};
+    /// # use naq::envelope::JobId;
+    /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
+    /// match client.fetch_result(&job).await? {
+    ///     Some(record) => println!("{}, exit code {:?}", record.state, record.exit_code),
+    ///     None => println!("not yet"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ClientError::NoSuchJob`] where there is no such job.
     pub async fn fetch_result(&self, job: &JobId) -> Result<Option<Record>, ClientError> {
@@ -177,6 +234,17 @@ impl Client {
     }
 
     /// Waits for every one of some jobs to end, telling of each as it does. Cancel safe.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError};
+    /// # use naq::envelope::JobId;
+    /// # async fn example(client: Client, jobs: Vec<JobId>) -> Result<(), ClientError> {
+    /// client
+    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ClientError::NoSuchJob`] for the first one there is none of.
@@ -249,6 +317,31 @@ impl Client {
     }
 
     /// Enqueues one job of a queue after another without waiting for each.
+    ///
+    /// ```no_run
+    /// # use naq::client::Client;
+    /// use naq::broker::NewJob;
+    /// use naq::envelope::{JobId, QueueName};
+    ///
+    /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let queue = QueueName::new("squares")?;
+    /// let mut bulk = client.bulk();
+    /// for number in 0..100_000 {
+    ///     let envelope = format!(r#"{{"command": "expr", "args": [{number}, "*", {number}]}}"#);
+    ///     bulk.push(NewJob {
+    ///         job_id: JobId::generate(),
+    ///         queue: queue.clone(),
+    ///         payload: envelope.into(),
+    ///     })
+    ///     .await?;
+    /// }
+    /// bulk.finish().await?;
+    /// while let Some((job, error)) = bulk.take_failed() {
+    ///     eprintln!("{job} was refused: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn bulk(&self) -> Bulk {
         Bulk {
@@ -442,6 +535,15 @@ impl Queue {
     }
 
     /// Removes every job of the queue, and returns how many there were.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError};
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let removed = client.queue("nightly")?.purge().await?;
+    /// println!("{removed} jobs removed");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`BrokerError::QueueMissing`] where there is none.

@@ -1,6 +1,10 @@
 //! One integration binary: the harness, then a folder per room.
 
 mod config;
+mod examples;
 mod harness;
+mod layers;
+mod readme;
 mod runner;
+mod schemas;
 mod server;

@@ -24,26 +24,61 @@ pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 /// The most retries an envelope may ask for.
 const RETRIES_MAX: u32 = 10_000;
 
+/// In the schema: a duration or size of 0, as a number or a text.
+fn nothing() -> Value {
+    serde_json::json!({"anyOf": [{"const": 0}, {"type": "string", "pattern": "^[^1-9]*$"}]})
+}
+
+/// In the schema: what [`Envelope::validate`] asks of fields together.
+fn combinations(schema: &mut schemars::Schema) {
+    use serde_json::json;
+    let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
+    let [command, script, function] = ["command", "script", "function"].map(given);
+    let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
+    schema.insert("oneOf".to_owned(), json!([command, script, function]));
+    schema.insert(
+        "allOf".to_owned(),
+        json!([
+            {"not": {"allOf": [input, stdin]}},
+            {"not": {"allOf": [input, stdin_base64]}},
+            {"not": {"allOf": [stdin, stdin_base64]}},
+            {
+                "if": function,
+                "else": {"properties": {
+                    "args": {"items": {"type": ["string", "number", "boolean"], "pattern": r"^[^\u0000]*$"}},
+                    "kwargs": {"maxProperties": 0}
+                }}
+            }
+        ]),
+    );
+}
+
 /// A job as a producer describes it: one JSON object.
 ///
 /// Unknown fields are ignored by readers; whoever passes an envelope on passes its bytes on, so
 /// nothing is lost on the way.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = combinations)]
 pub struct Envelope {
     /// The version of this format; 1 where absent. A higher one is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = [1, null]))]
     pub version: Option<u32>,
     /// The job's name everywhere; where absent the `Nats-Msg-Id` header or the place in the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
     pub job_id: Option<JobId>,
     /// The program: a path, relative to `cwd`, or a name looked up in the worker's PATH.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub command: Option<String>,
     /// Inline source, run by its `#!` line, else by `runner`, else by `sh`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
     pub script: Option<String>,
     /// `module:name` of a function, called by a language's runner.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub function: Option<String>,
     /// The runner to use.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,18 +98,26 @@ pub struct Envelope {
     pub stdin: Option<String>,
     /// Bytes given on standard input, in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))]
     pub stdin_base64: Option<String>,
     /// Variables added to the job's environment, within the worker's policy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend(
+        "propertyNames" = {"pattern": r"^(?!NAQ_)[^=\u0000]+$"},
+        "additionalProperties" = {"type": "string", "pattern": r"^[^\u0000]*$"}
+    ))]
     pub env: BTreeMap<String, String>,
     /// Names of secrets the worker puts into the environment from its own store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$")))]
     pub secrets: Vec<String>,
     /// The working directory; the worker's where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub cwd: Option<String>,
     /// How long one attempt may take; the worker's default where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("not" = nothing()))]
     pub timeout: Option<Span>,
     /// Limits on what the job's processes may use.
     #[serde(
@@ -85,6 +128,7 @@ pub struct Envelope {
     pub limits: Limits,
     /// Retries after the first attempt; 0 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = RETRIES_MAX))]
     pub max_retries: Option<u32>,
     /// The wait before a retry: one duration, or a list with one for each retry.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +168,7 @@ pub struct Envelope {
     pub concurrency_key: Option<String>,
     /// See `concurrency_key`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub concurrency_max: Option<u32>,
     /// For filters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -140,6 +185,7 @@ pub struct Envelope {
     pub enqueue_time: Option<Timestamp>,
     /// The W3C trace context to hand to the job as TRACEPARENT.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub traceparent: Option<String>,
 }
 
@@ -148,27 +194,34 @@ pub struct Envelope {
 pub struct Limits {
     /// Memory, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("not" = nothing()))]
     pub memory: Option<Size>,
     /// Processor time of one process, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("not" = nothing()))]
     pub cpu_time: Option<Span>,
     /// Processors, as a number (0.5 is half of one); where the worker has a cpu controller.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 4096.0))]
     pub cpus: Option<f64>,
     /// Processes and threads.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub processes: Option<u64>,
     /// Open files of one process.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4))]
     pub open_files: Option<u64>,
     /// The largest file the job may write, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<Size>,
     /// Bytes kept of each of stdout and stderr.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maximum" = OUTPUT_BYTES_MAX))]
     pub output: Option<Size>,
     /// Niceness, -20 (greedy) to 19 (modest).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -20, max = 19))]
     pub nice: Option<i8>,
 }
 

@@ -1,0 +1,37 @@
+//! Enqueues a job by the library and waits for its outcome.
+//!
+//!     cargo run --example enqueue -- nats://127.0.0.1:4222 TOKEN
+//!
+//! Needs a worker of the queue `default`: naq worker default
+
+use std::io::Write;
+
+use naq::broker::ConnectOptions;
+use naq::client::Client;
+use naq::envelope::{Envelope, State};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut options = ConnectOptions::default();
+    if let Some(url) = arguments.next() {
+        options.url = url;
+    }
+    options.token = arguments.next();
+    let client = Client::connect(&options).await?;
+
+    let mut envelope = Envelope::command("sort", ["-n"]);
+    envelope.stdin = Some("10\n9\n8\n".to_owned());
+    envelope.labels.insert("producer".into(), "rust".into());
+    let job = client.queue("default")?.enqueue(&envelope).await?;
+
+    let record = client.wait(&job).await?;
+    let text = client.read_stdout(&record).await?;
+    std::io::stdout().write_all(&text)?;
+    anyhow::ensure!(
+        record.state == State::Succeeded,
+        "the job is {}",
+        record.state
+    );
+    Ok(())
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Enqueues jobs with a plain NATS client, and reads their outcomes: no naq on the producer's side.
+
+    pip install -r requirements.txt
+    NAQ_NATS_URL=nats://127.0.0.1:4222 NAQ_TOKEN=... python3 produce.py
+
+Needs a worker of the queue `build`: naq worker build
+"""
+
+import asyncio
+import base64
+import json
+import os
+import uuid
+
+import nats
+
+TERMINAL = {"succeeded", "failed", "cancelled", "expired", "rejected"}
+
+
+def stdout(record):
+    """The bytes a job wrote to standard output, from its record."""
+    output = record.get("stdout", {})
+    if "base64" in output:
+        return base64.b64decode(output["base64"])
+    return output.get("text", "").encode()
+
+
+async def outcome(client, jetstream, job_id):
+    """Waits for a job to end, however long ago that was."""
+    # First the events, then the record: what happens in between is not missed.
+    events = await client.subscribe(f"naq.event.{job_id}")
+    try:
+        records = await jetstream.key_value("naq_results")
+        try:
+            record = json.loads((await records.get(job_id)).value)
+        except nats.js.errors.KeyNotFoundError:
+            record = {"state": "queued"}  # no worker has taken it yet
+        while record["state"] not in TERMINAL:
+            record = json.loads((await events.next_msg(timeout=60)).data)
+        return record
+    finally:
+        await events.unsubscribe()
+
+
+async def by_jetstream(client, jetstream):
+    """A JetStream publish is acknowledged once the job is stored. The message id becomes the
+    job's id, so the producer knows it before it publishes, and sending it again is harmless."""
+    job_id = str(uuid.uuid4())
+    envelope = {"command": "echo", "args": ["from", "JetStream"]}
+    await jetstream.publish(
+        "naq.queue.build", json.dumps(envelope).encode(), headers={"Nats-Msg-Id": job_id}
+    )
+    return await outcome(client, jetstream, job_id)
+
+
+async def by_place(client, jetstream):
+    """Without an id the job is called after its queue and its place there, which the
+    acknowledgement tells."""
+    stored = await jetstream.publish("naq.queue.build", b'{"command": "echo", "args": ["no id"]}')
+    return await outcome(client, jetstream, f"build-{stored.seq}")
+
+
+async def by_core(client, jetstream):
+    """A core publish is not acknowledged: fire and forget. An id in the envelope finds the job
+    again."""
+    job_id = str(uuid.uuid4())
+    envelope = {"job_id": job_id, "command": "sh", "args": ["-c", "echo core; exit 3"]}
+    await client.publish("naq.queue.build", json.dumps(envelope).encode())
+    await client.flush()
+    return await outcome(client, jetstream, job_id)
+
+
+async def main():
+    client = await nats.connect(
+        os.environ.get("NAQ_NATS_URL", "nats://127.0.0.1:4222"), token=os.environ.get("NAQ_TOKEN")
+    )
+    jetstream = client.jetstream()
+    for produce in (by_jetstream, by_place, by_core):
+        record = await produce(client, jetstream)
+        text = stdout(record).decode().strip()
+        print(f"{produce.__name__}: {record['state']} {record.get('exit_code')} {text}")
+    await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,23 @@
+# What CI runs, the readme's own test command first.
+ci: test
+    .ci/run --without-tests
+
+# The readme's test command.
+test:
+    cargo test
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# Figures for the readme.
+bench *options:
+    cargo run --release -- bench {{options}}
+
+# The checked-in schemas, anew.
+schemas:
+    for name in envelope record worker; do cargo run --quiet -- schema $name > schemas/$name.v1.json; done

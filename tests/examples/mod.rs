@@ -1,0 +1,213 @@
+//! The programs under `examples/` do what they say.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::nats::{TestServer, binary, naq};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "examples are started as a user would"
+)]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in naq::config::environment() {
+        if name.starts_with("NAQ_") {
+            command.env_remove(name);
+        }
+    }
+    let bin = naq().parent().unwrap().to_str().unwrap();
+    let path = naq::config::environment()
+        .get("PATH")
+        .cloned()
+        .unwrap_or_default();
+    command.env("PATH", format!("{bin}:{path}"));
+    command
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(name)
+}
+
+fn text(output: &Output) -> String {
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{}\n{out}\n{error}", output.status);
+    out.into_owned()
+}
+
+/// A server and a worker of one queue.
+struct Served {
+    server: TestServer,
+    worker: Child,
+}
+
+impl Served {
+    fn start(queue: &str) -> Served {
+        let server = TestServer::start();
+        let mut worker = command(naq());
+        worker
+            .args([
+                "worker",
+                queue,
+                "--concurrency",
+                "2",
+                "--log-level",
+                "error",
+            ])
+            .env("NAQ_NATS_URL", server.url())
+            .env("NAQ_TOKEN", server.token());
+        let served = Served {
+            worker: worker.spawn().unwrap(),
+            server,
+        };
+        // ends when the worker has run it: queue, bucket and worker are there
+        let first = served
+            .command(naq())
+            .args(["enqueue", "--queue", queue, "--wait", "--", "true"])
+            .output()
+            .unwrap();
+        text(&first);
+        served
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = command(program);
+        command
+            .env("NAQ_NATS_URL", self.server.url())
+            .env("NAQ_TOKEN", self.server.token());
+        command
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = kill(
+            Pid::from_raw(self.worker.id().cast_signed()),
+            Signal::SIGTERM,
+        );
+        let _ = self.worker.wait();
+    }
+}
+
+/// Python with what the producer needs, made once for a version of its requirements.
+fn python() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let requirements = example("python-producer/requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements).unwrap();
+    let lock = std::fs::File::create(target.join("python-producer.lock")).unwrap();
+    lock.lock().unwrap();
+    let folder = target.join("python-producer");
+    let made = folder.join("made-from");
+    if std::fs::read_to_string(&made).is_ok_and(|made| made == wanted) {
+        return folder.join("bin/python");
+    }
+    let venv = command("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    text(&venv);
+    let installed = command(folder.join("bin/python"))
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+        ])
+        .arg(&requirements)
+        .output()
+        .unwrap();
+    text(&installed);
+    std::fs::write(&made, wanted).unwrap();
+    folder.join("bin/python")
+}
+
+#[test]
+fn the_shell_producer_prints_every_result() {
+    let served = Served::start("digests");
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["plain", "with space", "-dash", "new\nline", "quo'te\"$(id)"];
+    for name in names {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    let mut producer = served.command(example("shell-producer/produce.sh"));
+    producer.current_dir(folder.path());
+    for name in names {
+        producer.arg(name);
+    }
+    let printed = text(&producer.output().unwrap());
+    for name in names {
+        use sha2::{Digest, Sha256};
+        let digest: String = Sha256::digest(name)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert!(printed.contains(&digest), "{name:?}: {printed}");
+    }
+}
+
+#[test]
+fn the_python_producer_needs_no_naq_on_its_side() {
+    let python = python();
+    let served = Served::start("build");
+    let output = served
+        .command(python)
+        .arg(example("python-producer/produce.py"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output),
+        "by_jetstream: succeeded 0 from JetStream\n\
+         by_place: succeeded 0 no id\n\
+         by_core: failed 3 core\n"
+    );
+}
+
+#[test]
+fn a_tree_is_archived_while_a_worker_is_killed() {
+    const FILES: usize = 240;
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("a tree");
+    std::fs::create_dir_all(tree.join("sub\nfolder")).unwrap();
+    let ends = ["", " a b", "\n", "'q\"", "$(id)", "ü", "\t", "*", "\\"];
+    for number in 0..FILES {
+        let name = format!("{number}{}", ends[number % ends.len()]);
+        let within = if number % 2 == 0 { "" } else { "sub\nfolder" };
+        let text = format!("{number}\n").repeat(number * number);
+        std::fs::write(tree.join(within).join(name), text).unwrap();
+    }
+    std::fs::write(tree.join("-n"), "a name like an option").unwrap();
+    // neither of these is a job
+    std::fs::write(tree.join(OsStr::from_bytes(b"not \xff utf-8")), "x").unwrap();
+    std::os::unix::fs::symlink("-n", tree.join("link")).unwrap();
+    let output = command("python3")
+        .arg(example("archive-docs/archive-docs.py"))
+        .arg(&tree)
+        .env("NAQ_NATS_SERVER", &binary().path)
+        .output()
+        .unwrap();
+    let printed = text(&output);
+    for line in [
+        format!("results    {0} of {0} agree", FILES + 1),
+        format!("records    {}, one for each job; 0 jobs left", FILES + 1),
+        "skipped    1 with names that are not UTF-8".to_owned(),
+        "killed (SIGKILL) after".to_owned(),
+        "everything agrees".to_owned(),
+    ] {
+        assert!(printed.contains(&line), "{line}: not in\n{printed}");
+    }
+}

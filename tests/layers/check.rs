@@ -1,0 +1,233 @@
+//! Reads a source file's tokens and reports what the layer rule forbids.
+//!
+//! Tokens, not text: comments and strings say nothing, and the bodies of macros count.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+/// The rooms, from the left of the arrow to its right. A room imports only from rows below its
+/// own, so neighbours in a row never meet.
+pub(super) const ROWS: &[&[&str]] = &[
+    &["main"],
+    &["cli"],
+    &["worker", "server", "config"],
+    &["client"],
+    &["broker", "runner"],
+    &["lifecycle"],
+    &["envelope"],
+];
+
+/// What only some rooms may name: the tokens, the rooms, and why.
+const RESERVED: &[(&[&str], &[&str], &str)] = &[
+    (&["async_nats"], &["broker"], "only broker knows NATS"),
+    (
+        &["unsafe"],
+        &["runner"],
+        "unsafe code is the runner's alone",
+    ),
+    (
+        &["unsafe_code"],
+        &["runner"],
+        "the lint against unsafe code is lifted in runner alone",
+    ),
+    (
+        &["process", "Command"],
+        &["runner", "server"],
+        "only runner and server start processes",
+    ),
+    (
+        &["env", "var"],
+        &["config"],
+        "only config reads the environment",
+    ),
+    (
+        &["env", "vars"],
+        &["config"],
+        "only config reads the environment",
+    ),
+];
+
+/// What the pure rooms never name.
+const IMPURE: &[&[&str]] = &[
+    &["tokio"],
+    &["std", "fs"],
+    &["std", "net"],
+    &["SystemTime", "now"],
+    &["Instant", "now"],
+    &["Utc", "now"],
+];
+
+const PURE: &[&str] = &["lifecycle", "envelope"];
+
+fn row(room: &str) -> Option<usize> {
+    ROWS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// What a file breaks, in words; nothing where it keeps the rule. `file` is relative to `src/`.
+pub(super) fn check(file: &str, source: &str) -> Vec<String> {
+    let mut modules: Vec<&str> = file
+        .trim_end_matches(".rs")
+        .split('/')
+        .filter(|part| *part != "mod")
+        .collect();
+    let room = modules[0];
+    if room == "lib" {
+        modules.clear();
+    }
+    let tokens: TokenStream = source
+        .parse()
+        .unwrap_or_else(|error| panic!("{file} cannot be read as Rust: {error}"));
+    let mut paths = Vec::new();
+    read(tokens, modules.len(), &mut paths);
+    let mut found = Vec::new();
+    for path in &paths {
+        let names: Vec<&str> = path.iter().map(String::as_str).collect();
+        // lib.rs names the rooms, which is what it is for
+        if names.first() == Some(&"crate") && room != "lib" {
+            // `pub(crate)`
+            let Some(other) = names.get(1).copied() else {
+                continue;
+            };
+            match (row(room), row(other)) {
+                _ if other == room => {}
+                (Some(from), Some(to)) if from < to && !(room == "main" && other != "cli") => {}
+                (Some(_), Some(_)) => {
+                    found.push(format!(
+                        "{file}: {room} imports {other}, against the arrows"
+                    ));
+                }
+                (None, _) => found.push(format!("{file}: `{room}` is no room")),
+                (_, None) => found.push(format!("{file}: `{other}` is no room")),
+            }
+        }
+        let names_any = |part: &[&str]| names.windows(part.len()).any(|window| window == part);
+        for (reserved, rooms, why) in RESERVED {
+            if names_any(reserved) && !rooms.contains(&room) {
+                found.push(format!("{file}: `{}`: {why}", reserved.join("::")));
+            }
+        }
+        if PURE.contains(&room) {
+            for impure in IMPURE {
+                if names_any(impure) {
+                    found.push(format!("{file}: `{}` in a pure room", impure.join("::")));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Every path in the tokens, with groups in `use` spelt out, `super` chains that leave the room
+/// turned into `crate`, and the library's own name (as `main` has it) too. A lone word is a path
+/// of one.
+fn read(tokens: TokenStream, depth: usize, paths: &mut Vec<Vec<String>>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut at = 0;
+    while at < tokens.len() {
+        match &tokens[at] {
+            TokenTree::Ident(word) if word == "mod" => {
+                // an inline module is one `super` deeper
+                if let (Some(TokenTree::Ident(_)), Some(TokenTree::Group(body))) =
+                    (tokens.get(at + 1), tokens.get(at + 2))
+                    && body.delimiter() == Delimiter::Brace
+                {
+                    read(body.stream(), depth + 1, paths);
+                    at += 3;
+                } else {
+                    at += 1;
+                }
+            }
+            TokenTree::Ident(_) => {
+                let mut taken = Vec::new();
+                at = read_path(&tokens, at, &[], &mut taken);
+                for path in taken {
+                    if let Some(path) = resolve(path, depth) {
+                        paths.push(path);
+                    }
+                }
+            }
+            TokenTree::Group(group) => {
+                read(group.stream(), depth, paths);
+                at += 1;
+            }
+            TokenTree::Punct(_) | TokenTree::Literal(_) => at += 1,
+        }
+    }
+}
+
+/// Reads one path from `at`; returns where it ends.
+fn read_path(
+    tokens: &[TokenTree],
+    mut at: usize,
+    before: &[String],
+    taken: &mut Vec<Vec<String>>,
+) -> usize {
+    let mut path = before.to_vec();
+    loop {
+        match tokens.get(at) {
+            Some(TokenTree::Ident(word)) => {
+                path.push(word.to_string().trim_start_matches("r#").to_owned());
+                at += 1;
+            }
+            Some(TokenTree::Group(group))
+                if group.delimiter() == Delimiter::Brace && !path.is_empty() =>
+            {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                let mut inside = 0;
+                while inside < inner.len() {
+                    if matches!(inner[inside], TokenTree::Ident(_)) {
+                        inside = read_path(&inner, inside, &path, taken);
+                    } else {
+                        inside += 1;
+                    }
+                }
+                return at + 1;
+            }
+            // all of it, or the whole under another name: the rooms could not be told apart
+            Some(TokenTree::Punct(star)) if star.as_char() == '*' && !path.is_empty() => {
+                path.push("*".to_owned());
+                at += 1;
+            }
+            _ => break,
+        }
+        if path == ["crate"]
+            && let Some(TokenTree::Ident(word)) = tokens.get(at)
+            && word == "as"
+        {
+            path.push("as".to_owned());
+        }
+        let joined = matches!(
+            (tokens.get(at), tokens.get(at + 1)),
+            (Some(TokenTree::Punct(one)), Some(TokenTree::Punct(two)))
+                if one.as_char() == ':' && two.as_char() == ':' && one.spacing() == proc_macro2::Spacing::Joint
+        );
+        if !joined {
+            break;
+        }
+        at += 2;
+    }
+    taken.push(path);
+    at
+}
+
+fn resolve(path: Vec<String>, depth: usize) -> Option<Vec<String>> {
+    match path.first().map(String::as_str) {
+        Some("naq") if path.len() > 1 => {
+            Some([vec!["crate".to_owned()], path[1..].to_vec()].concat())
+        }
+        Some("self" | "super") => {
+            let from_self = usize::from(path[0] == "self");
+            let supers = path[from_self..]
+                .iter()
+                .take_while(|word| *word == "super")
+                .count();
+            let rest = path[from_self + supers..].to_vec();
+            if supers >= depth && supers > 0 {
+                Some([vec!["crate".to_owned()], rest].concat())
+            } else {
+                Some(rest)
+            }
+        }
+        Some(_) => Some(path),
+        None => None,
+    }
+}

@@ -1,0 +1,226 @@
+//! The commands that README.md shows do what it shows.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod blocks;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::nats::{binary, naq};
+use blocks::{Block, read, settled};
+
+/// Below this the page has lost its tour, or the reader its eyes.
+const COMMANDS_MIN: usize = 30;
+
+/// Between the outputs of two commands of a block, with the first one's exit code.
+const MARK: char = '\u{1e}';
+
+fn page() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// A home of its own: its data, its settings, no server but its own.
+struct Place {
+    home: tempfile::TempDir,
+    background: Vec<Child>,
+}
+
+impl Place {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the shell that a reader would type into"
+    )]
+    fn shell(&self, script: &str) -> Command {
+        let bin = naq().parent().unwrap().to_str().unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .current_dir(self.home.path())
+            .env_clear()
+            .env("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin"))
+            .env("HOME", self.home.path())
+            .env("NAQ_NATS_SERVER", &binary().path)
+            .env("COLUMNS", "200")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn settle(&self, line: &str) -> String {
+        settled(&line.replace(self.home.path().to_str().unwrap(), "~"))
+    }
+
+    fn compare(&self, block: &Block, command: &str, shown: &[String], printed: &str) {
+        let shown: Vec<String> = shown.iter().map(|line| self.settle(line)).collect();
+        let got: Vec<String> = printed.lines().map(|line| self.settle(line)).collect();
+        assert_eq!(
+            got, shown,
+            "README.md, block at line {}: $ {command}\nprinted\n{printed}",
+            block.line
+        );
+    }
+
+    /// Starts a block's command and waits until it has printed what is shown.
+    fn start(&mut self, block: &Block) {
+        let [step] = &block.steps[..] else {
+            panic!("line {}: one command in the background", block.line);
+        };
+        let mut child = self
+            .shell(&format!("exec {} 2>&1", step.command))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        let mut printed = String::new();
+        for _ in &step.output {
+            reader.read_line(&mut printed).unwrap();
+        }
+        self.compare(block, &step.command, &step.output, &printed);
+        // read on, so that it is never held up
+        std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        self.background.push(child);
+    }
+
+    /// Runs a block's commands in one shell and compares what each prints.
+    fn run(&self, block: &Block) {
+        let mut script = "exec 2>&1\n".to_owned();
+        for step in &block.steps {
+            script.push_str(&format!(
+                "{}\n_code=$?; printf '%s\\036' \"$_code\"; (exit \"$_code\")\n",
+                step.command
+            ));
+        }
+        let mut child = self.shell(&script).stdout(Stdio::piped()).spawn().unwrap();
+        let mut printed = String::new();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut printed)
+            .unwrap();
+        child.wait().unwrap();
+        let outputs: Vec<&str> = printed.split_terminator(MARK).collect();
+        assert_eq!(outputs.len(), block.steps.len(), "{printed}");
+        for (index, (step, output)) in block.steps.iter().zip(outputs).enumerate() {
+            let digits = output.len() - output.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+            // the code stands right after the output, which ends in a newline if it is not empty
+            let line_at = output.rfind('\n').map_or(0, |at| at + 1);
+            let at = line_at.max(output.len() - digits);
+            let (text, code) = output.split_at(at);
+            let asked = block
+                .steps
+                .get(index + 1)
+                .is_some_and(|next| next.command == "echo $?");
+            assert!(
+                asked || code == "0",
+                "README.md, block at line {}: $ {}\nexited {code}, and the page does not say so\n{text}",
+                block.line,
+                step.command
+            );
+            self.compare(block, &step.command, &step.output, text);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        while let Some(mut child) = self.background.pop() {
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn the_commands_of_the_readme_do_what_it_shows() {
+    let blocks = read(&page());
+    let mut place = Place {
+        home: tempfile::tempdir().unwrap(),
+        background: Vec::new(),
+    };
+    let mut commands = 0;
+    for block in &blocks {
+        if block.background {
+            place.start(block);
+        } else {
+            place.run(block);
+        }
+        commands += block.steps.len();
+    }
+    assert!(
+        commands >= COMMANDS_MIN,
+        "only {commands} commands were run"
+    );
+    for child in &mut place.background {
+        assert_eq!(
+            child.try_wait().unwrap(),
+            None,
+            "a background command ended"
+        );
+    }
+}
+
+#[test]
+fn the_readme_begins_with_two_commands() {
+    let page = page();
+    assert!(
+        page.contains("$ cargo run --release -- run -- echo \"hello from naq\"\nhello from naq\n")
+    );
+    assert!(page.contains("```sh\ncargo test\n```"));
+    for number in 0..=7 {
+        assert!(
+            page.contains(&format!("\n| {number} | ")),
+            "exit code {number}"
+        );
+    }
+}
+
+/// Every variable that the page names is one that naq reads or a job is given.
+#[test]
+fn the_readme_names_variables_that_there_are() {
+    const OF_A_JOB: &[&str] = &["NAQ_JOB_ID", "NAQ_ATTEMPT", "NAQ_FENCE"];
+    let page = page();
+    let named: std::collections::BTreeSet<&str> = page
+        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("NAQ_") && word.len() > "NAQ_".len())
+        .collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(
+            OF_A_JOB.contains(&name)
+                || naq::config::SETTINGS
+                    .iter()
+                    .any(|setting| setting.variable == name),
+            "README.md names {name}"
+        );
+    }
+}
+
+#[test]
+fn a_page_that_shows_something_else_is_found_out() {
+    let place = Place {
+        home: tempfile::tempdir().unwrap(),
+        background: Vec::new(),
+    };
+    for (page, word) in [
+        ("```console run\n$ echo a\nb\n```\n", "left"),
+        ("```console run\n$ echo a\na\nb\n```\n", "left"),
+        ("```console run\n$ echo a\n```\n", "left"),
+        ("```console run\n$ false\n```\n", "exited 1"),
+        ("```console run\n$ no-such-naq\n```\n", "exited 127"),
+    ] {
+        let blocks = read(page);
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            place.run(&blocks[0]);
+        }))
+        .expect_err(page);
+        let message = found.downcast_ref::<String>().unwrap();
+        assert!(message.contains(word), "{page}: {message}");
+    }
+    place.run(&read("```console run\n$ (exit 3)\n$ echo $?\n3\n$ printf '7\\n'\n7\n```\n")[0]);
+    assert!(std::panic::catch_unwind(|| read("```console\n$ echo a\n```\n")).is_err());
+}

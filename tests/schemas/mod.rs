@@ -1,0 +1,282 @@
+//! The schemas under `schemas/` are what the program prints, and say what the parser does.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::path::Path;
+
+use naq::envelope::{Envelope, Record, SCHEMAS, WorkerInfo, schema};
+use serde_json::Value;
+
+fn file(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.v1.json"))
+}
+
+fn validator(name: &str) -> jsonschema::Validator {
+    let text = std::fs::read_to_string(file(name)).unwrap();
+    jsonschema::options()
+        .should_validate_formats(true)
+        .build(&serde_json::from_str(&text).unwrap())
+        .unwrap()
+}
+
+#[test]
+fn the_files_are_what_the_program_prints() {
+    for name in SCHEMAS {
+        let checked_in = std::fs::read_to_string(file(name)).unwrap_or_default();
+        assert_eq!(
+            checked_in,
+            schema(name).unwrap(),
+            "run: naq schema {name} > schemas/{name}.v1.json"
+        );
+        let output = assert_cmd::Command::new(crate::harness::nats::naq())
+            .args(["schema", name])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "naq schema {name}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), checked_in);
+    }
+    let files = std::fs::read_dir(file("x").parent().unwrap())
+        .unwrap()
+        .count();
+    assert_eq!(files, SCHEMAS.len(), "a file that nothing generates");
+}
+
+/// Envelopes that are jobs.
+const ACCEPTED: &[&str] = &[
+    r#"{"command":"./script.sh","args":["arg"]}"#,
+    r#"{"version":1,"command":"echo","args":["a",2,true,1.5]}"#,
+    r#"{"version":null,"command":"echo","script":null}"#,
+    r#"{"script":"echo hi\n"}"#,
+    r#"{"script":"a\u0000b"}"#,
+    r#"{"function":"module:name","args":[null,{"a":[1]}],"kwargs":{"k":null},"runner":"python"}"#,
+    r#"{"command":"x","kwargs":{}}"#,
+    r#"{"command":"x","job_id":"a-B_9"}"#,
+    r#"{"command":"x","input":{"any":[1,2.5,null]}}"#,
+    r#"{"command":"x","stdin":"text"}"#,
+    r#"{"command":"x","stdin_base64":"AAE="}"#,
+    r#"{"command":"x","stdin_base64":""}"#,
+    r#"{"command":"x","input":null,"stdin":"a","stdin_base64":null}"#,
+    r#"{"command":"x","env":{"A":"","B_C":"ö=1"},"secrets":["TOKEN","_t1"]}"#,
+    r#"{"command":"x","cwd":"/tmp","timeout":90}"#,
+    r#"{"command":"x","timeout":"250ms"}"#,
+    r#"{"command":"x","timeout":"1h 30m"}"#,
+    r#"{"command":"x","timeout":0.25}"#,
+    r#"{"command":"x","limits":{}}"#,
+    r#"{"command":"x","limits":{"memory":"256M","cpu_time":10,"cpus":0.5,"processes":64,"open_files":64,"file_size":"1G","output":1048576,"nice":-20}}"#,
+    r#"{"command":"x","limits":{"memory":null,"nice":null}}"#,
+    r#"{"command":"x","max_retries":10000,"retry_delay":"5s","retry_strategy":"exponential","retry_max_delay":60,"retry_jitter":false}"#,
+    r#"{"command":"x","retry_delay":[1,"2s",0.5],"retry_on":[1,75],"fatal_on":[2],"success_on":[3,255]}"#,
+    r#"{"command":"x","depends_on":["a",{"job":"b","on":"failure"}],"dependency_timeout":"24h"}"#,
+    r#"{"command":"x","expires_at":"2026-12-24T18:00:00+01:00","enqueue_time":"2026-12-24T17:00:00Z"}"#,
+    r#"{"command":"x","result_ttl":0,"concurrency_key":"k","concurrency_max":1}"#,
+    r#"{"command":"x","labels":{"a":"b"},"requires":{"gpu":"yes"},"meta":[1,"two"]}"#,
+    r#"{"command":"x","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#,
+    r#"{"command":"x","colour":"red"}"#,
+];
+
+/// Envelopes that are refused.
+const REFUSED: &[&str] = &[
+    "{}",
+    "[]",
+    "null",
+    r#""echo""#,
+    r#"{"args":[]}"#,
+    r#"{"command":null}"#,
+    r#"{"command":""}"#,
+    r#"{"command":7}"#,
+    r#"{"command":"a\u0000b"}"#,
+    r#"{"command":"x","script":"y"}"#,
+    r#"{"command":"x","function":"m:f"}"#,
+    r#"{"script":""}"#,
+    r#"{"version":0,"command":"x"}"#,
+    r#"{"version":2,"command":"x"}"#,
+    r#"{"version":"1","command":"x"}"#,
+    r#"{"command":"x","args":"a"}"#,
+    r#"{"command":"x","args":[null]}"#,
+    r#"{"command":"x","args":[["a"]]}"#,
+    r#"{"command":"x","args":["a\u0000"]}"#,
+    r#"{"command":"x","kwargs":{"a":1}}"#,
+    r#"{"command":"x","job_id":"../x"}"#,
+    r#"{"command":"x","job_id":""}"#,
+    r#"{"command":"x","job_id":"12345678901234567890123456789012345678901234567890123456789012345"}"#,
+    r#"{"command":"x","stdin":"a","input":1}"#,
+    r#"{"command":"x","stdin":"a","stdin_base64":"AA=="}"#,
+    r#"{"command":"x","input":1,"stdin_base64":"AA=="}"#,
+    r#"{"command":"x","stdin_base64":"*"}"#,
+    r#"{"command":"x","stdin_base64":"AAA"}"#,
+    r#"{"command":"x","env":{"A":1}}"#,
+    r#"{"command":"x","env":{"":"a"}}"#,
+    r#"{"command":"x","env":{"A=B":"a"}}"#,
+    r#"{"command":"x","env":{"NAQ_X":"a"}}"#,
+    r#"{"command":"x","env":{"A":"\u0000"}}"#,
+    r#"{"command":"x","secrets":["a-b"]}"#,
+    r#"{"command":"x","secrets":["1a"]}"#,
+    r#"{"command":"x","cwd":""}"#,
+    r#"{"command":"x","timeout":0}"#,
+    r#"{"command":"x","timeout":"0s"}"#,
+    r#"{"command":"x","timeout":-1}"#,
+    r#"{"command":"x","timeout":1e20}"#,
+    r#"{"command":"x","timeout":"5 parsecs"}"#,
+    r#"{"command":"x","timeout":[1]}"#,
+    r#"{"command":"x","limits":[]}"#,
+    r#"{"command":"x","limits":{"memory":0}}"#,
+    r#"{"command":"x","limits":{"memory":"lots"}}"#,
+    r#"{"command":"x","limits":{"memory":-1}}"#,
+    r#"{"command":"x","limits":{"cpu_time":0}}"#,
+    r#"{"command":"x","limits":{"cpus":0}}"#,
+    r#"{"command":"x","limits":{"processes":0}}"#,
+    r#"{"command":"x","limits":{"open_files":3}}"#,
+    r#"{"command":"x","limits":{"output":67108865}}"#,
+    r#"{"command":"x","limits":{"nice":20}}"#,
+    r#"{"command":"x","max_retries":-1}"#,
+    r#"{"command":"x","max_retries":10001}"#,
+    r#"{"command":"x","retry_delay":[]}"#,
+    r#"{"command":"x","retry_strategy":"quadratic"}"#,
+    r#"{"command":"x","retry_jitter":1}"#,
+    r#"{"command":"x","retry_on":[256]}"#,
+    r#"{"command":"x","fatal_on":[-1]}"#,
+    r#"{"command":"x","depends_on":"a"}"#,
+    r#"{"command":"x","expires_at":"soon"}"#,
+    r#"{"command":"x","result_ttl":"for ever"}"#,
+    r#"{"command":"x","concurrency_max":0}"#,
+    r#"{"command":"x","labels":{"a":1}}"#,
+    r#"{"command":"x","requires":["gpu"]}"#,
+    r#"{"command":"x","traceparent":""}"#,
+];
+
+/// What the parser refuses beyond what a schema can say.
+const REFUSED_BY_THE_PARSER_ALONE: &[&str] = &[
+    r#"{"command":"x","command":"x"}"#,
+    r#"{"command":"x","timeout":"1.2.3s"}"#,
+    r#"{"command":"x","limits":{"output":"65M"}}"#,
+];
+
+#[test]
+fn schema_and_parser_agree() {
+    let validator = validator("envelope");
+    for text in ACCEPTED {
+        if let Err(invalid) = Envelope::parse(text.as_bytes()) {
+            panic!("{text}: {invalid}");
+        }
+        let value: Value = serde_json::from_str(text).unwrap();
+        if let Err(error) = validator.validate(&value) {
+            panic!("{text}: {error} at {}", error.instance_path);
+        }
+    }
+    for text in REFUSED {
+        assert!(Envelope::parse(text.as_bytes()).is_err(), "parsed: {text}");
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(!validator.is_valid(&value), "the schema takes {text}");
+    }
+    for text in REFUSED_BY_THE_PARSER_ALONE {
+        assert!(Envelope::parse(text.as_bytes()).is_err(), "parsed: {text}");
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(
+            validator.is_valid(&value),
+            "a schema can say it after all: {text}"
+        );
+    }
+}
+
+/// Every property of the envelope's schema is used by some accepted case above.
+#[test]
+fn no_field_of_the_envelope_is_untried() {
+    let schema: Value = serde_json::from_str(&schema("envelope").unwrap()).unwrap();
+    let fields =
+        |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let limits = fields(&schema["$defs"]["Limits"]["properties"]);
+    assert!(limits.len() >= 8, "{limits:?}");
+    for field in fields(&schema["properties"]).iter().chain(&limits) {
+        let quoted = format!("\"{field}\":");
+        assert!(
+            ACCEPTED.iter().any(|text| text.contains(&quoted)),
+            "no accepted case has {field}"
+        );
+    }
+}
+
+/// docs/protocol.md is to be written from: no field may be missing there.
+#[test]
+fn the_protocol_page_names_every_field() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut fields = 0;
+    for name in ["envelope", "record"] {
+        let schema: Value = serde_json::from_str(&schema(name).unwrap()).unwrap();
+        let types = schema["$defs"].as_object().unwrap().values();
+        for part in types.chain([&schema]) {
+            let Some(properties) = part["properties"].as_object() else {
+                continue;
+            };
+            for field in properties.keys() {
+                fields += 1;
+                assert!(
+                    page.contains(&format!("`{field}`")) || page.contains(&format!("\"{field}\"")),
+                    "docs/protocol.md does not name `{field}` of the {name}"
+                );
+            }
+        }
+    }
+    assert!(fields > 60, "only {fields} fields were looked for");
+}
+
+#[test]
+fn what_the_program_writes_is_valid() {
+    let validator = validator("envelope");
+    let output = assert_cmd::Command::new(crate::harness::nats::naq())
+        .args(["enqueue", "--dry-run", "--env", "A=b", "--timeout", "5m"])
+        .args([
+            "--memory",
+            "64M",
+            "--retries",
+            "2",
+            "--retry-delay",
+            "1s,2s",
+        ])
+        .args(["--label", "k=v", "--input", "[1]", "--", "echo", "hi"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    if let Err(error) = validator.validate(&value) {
+        panic!("{value}: {error}");
+    }
+}
+
+#[test]
+fn records_and_heartbeats_read_back_as_their_schemas_say() {
+    let record = serde_json::json!({
+        "job_id": "j", "queue": "q", "state": "failed", "reason": "exit", "attempt": 2,
+        "worker_id": "w", "lease": {"worker_id": "w", "sequence": 7, "delivery": 1},
+        "enqueue_time": "2026-12-24T17:00:00.000Z", "started_at": "2026-12-24T17:00:01.000Z",
+        "finished_at": "2026-12-24T17:00:02.000Z", "exit_code": 3,
+        "stdout": {"text": "head", "tail": "tail", "bytes": 9_000_000, "truncated": true},
+        "stderr": {"base64": "AP8=", "bytes": 2, "object": "o"},
+        "progress": {"percent": 40.0, "message": "resizing"},
+        "usage": {"max_rss_bytes": 1, "cpu_user_ms": 2, "cpu_system_ms": 3, "wall_ms": 4},
+        "error": "exit code 3", "warnings": ["odd"], "labels": {"a": "b"},
+        "envelope": {"command": "x"}, "envelope_object": "e"
+    });
+    let worker = serde_json::json!({
+        "worker_id": "w", "name": "n", "hostname": "h", "pid": 1, "version": "0.1.0",
+        "queues": ["q"], "concurrency": 2, "state": "busy", "running": 1, "jobs": ["j"],
+        "jobs_ended": 5, "containment": "cgroup", "labels": {"a": "b"},
+        "started_at": "2026-12-24T17:00:00.000Z", "last_seen": "2026-12-24T17:00:05.000Z"
+    });
+    let (records, workers) = (validator("record"), validator("worker"));
+    let read: Record = serde_json::from_value(record.clone()).unwrap();
+    assert!(records.is_valid(&record));
+    assert!(records.is_valid(&serde_json::to_value(&read).unwrap()));
+    let read: WorkerInfo = serde_json::from_value(worker.clone()).unwrap();
+    assert!(workers.is_valid(&worker));
+    assert!(workers.is_valid(&serde_json::to_value(&read).unwrap()));
+    for (field, wrong) in [("state", "asleep"), ("job_id", "a.b"), ("reason", "mood")] {
+        let mut record = record.clone();
+        record[field] = wrong.into();
+        assert!(!records.is_valid(&record), "{field}: {wrong}");
+        assert!(serde_json::from_value::<Record>(record).is_err());
+    }
+    let mut silent = worker.clone();
+    silent.as_object_mut().unwrap().remove("last_seen");
+    assert!(!workers.is_valid(&silent));
+}
