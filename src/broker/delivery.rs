@@ -365,14 +365,11 @@ impl Feeds {
     }
 
     fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
-        if message
-            .status
-            .is_some_and(|status| status != StatusCode::OK)
-            || message.reply.is_none()
-        {
+        // a job's message may carry a status of its own (servers before 2.14 pass it on): only
+        // what cannot be answered is the server's word on a request
+        let Some(reply) = message.reply.clone() else {
             return self.read_status(&message, ask);
-        }
-        let reply = message.reply.clone()?;
+        };
         let place = Place::parse(&reply)?;
         let index = *self.by_stream.get(place.stream)?;
         let feed = &mut self.feeds[index];

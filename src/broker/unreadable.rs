@@ -124,25 +124,87 @@ fn problem(message: &RawMessage) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(&headers) else {
         return Some("its headers are not UTF-8");
     };
-    let mut lines = text.lines();
+    let mut lines = text.lines().peekable();
     let Some(version) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
         return Some("its headers do not begin with NATS/1.0");
     };
     let status = version.trim().split(' ').next().unwrap_or_default();
-    if !(status.is_empty() || (status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()))) {
+    let is_status = match status.as_bytes() {
+        [] => true,
+        [first, rest @ ..] => {
+            rest.len() == 2
+                && (b'1'..=b'9').contains(first)
+                && rest.iter().all(u8::is_ascii_digit)
+        }
+    };
+    if !is_status {
         return Some("its header line has no status that a client can read");
     }
-    for line in lines {
-        if line.is_empty() || line.starts_with(char::is_whitespace) {
+    // the same steps as the client's: what it takes must not be taken for unreadable here, nor
+    // the other way round, or a job is lost or comes again for ever
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
             continue;
         }
-        match line.split_once(':') {
-            None => return Some("one of its headers has no colon"),
-            Some((name, _)) if name.chars().any(|c| !c.is_ascii_graphic()) => {
-                return Some("one of its headers has a name that a client cannot read");
-            }
-            Some(_) => {}
+        let Some((name, value)) = line.split_once(':') else {
+            return Some("one of its headers has no colon");
+        };
+        if name.chars().any(|c| !c.is_ascii_graphic()) {
+            return Some("one of its headers has a name that a client cannot read");
+        }
+        let mut value = value.trim_start().to_owned();
+        while let Some(folded) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(folded);
+        }
+        if value.trim_end().contains('\r') {
+            return Some("one of its headers has a carriage return in its value");
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(subject: &str, headers: &str) -> Option<&'static str> {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(headers);
+        let message = serde_json::json!({
+            "subject": subject, "seq": 1, "hdrs": encoded, "time": "2026-01-01T00:00:00Z"
+        });
+        problem(&serde_json::from_value(message).unwrap())
+    }
+
+    #[test]
+    fn what_a_client_reads_is_left_alone() {
+        for headers in [
+            "",
+            "NATS/1.0\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\nA: c\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\n folded\r\n\r\n",
+            "NATS/1.0\nA:\n\n",
+            "NATS/1.0 503 No Responders\r\n\r\n",
+            "NATS/1.0\r\n: no name\r\n\r\n",
+        ] {
+            assert_eq!(verdict("naq.queue.q", headers), None, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_client_reads_is_found() {
+        for headers in [
+            "A: b\r\n\r\n",
+            "NATS/1.0 099\r\n\r\n",
+            "NATS/1.0 5030\r\n\r\n",
+            "NATS/1.0\r\nno colon\r\n\r\n",
+            "NATS/1.0\r\n folded: first\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\n\r\n folded\r\n\r\n",
+            "NATS/1.0\r\nA b: c\r\n\r\n",
+            "NATS/1.0\r\nA: b\rc\r\n\r\n",
+        ] {
+            assert!(verdict("naq.queue.q", headers).is_some(), "{headers:?}");
+        }
+        assert!(verdict("naq.queue.q.\u{fffd}", "").is_some());
+        assert!(verdict("naq.queue.q.a\u{a0}b", "").is_some());
+    }
 }
