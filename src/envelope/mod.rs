@@ -50,6 +50,9 @@ impl std::fmt::Display for RejectReason {
     }
 }
 
+/// The longest account of what is wrong with an envelope, in characters.
+const MESSAGE_CHARS_MAX: usize = 500;
+
 /// What is wrong with an envelope, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
@@ -68,10 +71,16 @@ impl Invalid {
         path: impl Into<String>,
         message: impl Into<String>,
     ) -> Invalid {
+        let mut message = message.into();
+        // it may quote a value of any length
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            message.truncate(end);
+            message.push('…');
+        }
         Invalid {
             reason,
             path: path.into(),
-            message: message.into(),
+            message,
         }
     }
 }

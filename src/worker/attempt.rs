@@ -678,7 +678,8 @@ async fn keep(
 
 /// Puts the envelope into the record, or beside it where it is large.
 async fn attach_envelope(context: &AttemptContext, record: &mut Record, delivery: &Delivery) {
-    if delivery.payload.len() <= ENVELOPE_BYTES_MAX {
+    let bytes_max = ENVELOPE_BYTES_MAX.min(context.broker.message_bytes_max() / 4);
+    if delivery.payload.len() <= bytes_max {
         record.envelope = std::str::from_utf8(&delivery.payload)
             .ok()
             .and_then(|text| serde_json::from_str(text).ok());
@@ -703,6 +704,7 @@ async fn write(
     ttl: Option<Duration>,
 ) -> Result<(), BrokerError> {
     let mut pause = PAUSE_FIRST;
+    let mut shrunk = false;
     spill(context, hold, record, false).await?;
     loop {
         match context.broker.write_record(record, revision, ttl).await {
@@ -731,7 +733,11 @@ async fn write(
                 record.cancel_requested |= present.cancel_requested;
                 revision = at;
             }
-            Err(BrokerError::TooLarge { .. }) => spill(context, hold, record, true).await?,
+            Err(BrokerError::TooLarge { .. }) if !shrunk => {
+                shrunk = true;
+                spill(context, hold, record, true).await?;
+                shed(context, hold, record).await?;
+            }
             Err(error) => {
                 tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet: {error}");
                 if hold.is_lost(Instant::now()) && hold.stop_asked().is_some() {
@@ -798,6 +804,30 @@ async fn spill(
         output.tail = None;
         output.object = Some(object);
     }
+    Ok(())
+}
+
+/// What else can fill a message: the job's own result goes to the object store, what only the
+/// next attempt or an onlooker would read is let go.
+async fn shed(
+    context: &AttemptContext,
+    hold: &Hold,
+    record: &mut Record,
+) -> Result<(), BrokerError> {
+    if let Some(result) = record.result.take() {
+        let object = format!("result/{}/{}", record.job_id, record.attempt);
+        persist(hold, || {
+            context.broker.put_object(&object, result.get().as_bytes())
+        })
+        .await?;
+        record.result_object = Some(object);
+    }
+    if record.checkpoint.take().is_some() {
+        record
+            .warnings
+            .push("the checkpoint was too large to keep".to_owned());
+    }
+    record.progress = None;
     Ok(())
 }
 
