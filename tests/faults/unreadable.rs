@@ -10,14 +10,47 @@ const GOOD: &[u8] = br#"{"command":"echo","args":["well"]}"#;
 /// Subjects and headers, each of which makes the client drop its connection or worse.
 fn poison() -> Vec<(&'static str, &'static [u8], &'static [u8])> {
     vec![
-        ("a subject that is not UTF-8", b"naq.queue.build.\xff\xfe", b""),
-        ("a header without a colon", b"naq.queue.build", b"NATS/1.0\r\nno colon here\r\n\r\n"),
-        ("a header version of another kind", b"naq.queue.build", b"NATS/2.0\r\nA: b\r\n\r\n"),
+        (
+            "a subject that is not UTF-8",
+            b"naq.queue.build.\xff\xfe",
+            b"",
+        ),
+        (
+            "a header without a colon",
+            b"naq.queue.build",
+            b"NATS/1.0\r\nno colon here\r\n\r\n",
+        ),
+        (
+            "a header version of another kind",
+            b"naq.queue.build",
+            b"NATS/2.0\r\nA: b\r\n\r\n",
+        ),
         ("no header version", b"naq.queue.build", b"A: b\r\n\r\n"),
-        ("a header that is not UTF-8", b"naq.queue.build", b"NATS/1.0\r\nA: \xff\r\n\r\n"),
-        ("a header's name with a space", b"naq.queue.build", b"NATS/1.0\r\nA b: c\r\n\r\n"),
-        ("a fold before any header", b"naq.queue.build", b"NATS/1.0\r\n folded\r\n\r\n"),
-        ("a fold after an empty line", b"naq.queue.build", b"NATS/1.0\r\nA: b\r\n\r\n folded\r\n\r\n"),
+        (
+            "a header that is not UTF-8",
+            b"naq.queue.build",
+            b"NATS/1.0\r\nA: \xff\r\n\r\n",
+        ),
+        (
+            "a header's name with a space",
+            b"naq.queue.build",
+            b"NATS/1.0\r\nA b: c\r\n\r\n",
+        ),
+        (
+            "a fold before any header",
+            b"naq.queue.build",
+            b"NATS/1.0\r\n folded\r\n\r\n",
+        ),
+        (
+            "a lone carriage return",
+            b"naq.queue.build",
+            b"NATS/1.0\r\nA: b\rc\r\n\r\n",
+        ),
+        (
+            "a fold after an empty line",
+            b"naq.queue.build",
+            b"NATS/1.0\r\nA: b\r\n\r\n folded\r\n\r\n",
+        ),
     ]
 }
 

@@ -109,7 +109,10 @@ impl Naq {
         for (name, value) in [
             ("PATH", around.get("PATH").cloned().unwrap_or_default()),
             ("HOME", self.home().display().to_string()),
-            ("NAQ_DATA_DIR", self.home().join("data").display().to_string()),
+            (
+                "NAQ_DATA_DIR",
+                self.home().join("data").display().to_string(),
+            ),
             ("NAQ_NATS_SERVER", binary().path.display().to_string()),
             ("NAQ_NATS_URL", self.url.clone()),
             ("NAQ_TOKEN", self.token.clone()),
@@ -149,7 +152,8 @@ impl Naq {
     /// Makes a queue, as `naq queues add` does.
     pub(crate) fn add_queue(&self, queue: &str) {
         let name = QueueName::new(queue).unwrap();
-        self.block_on(self.client.broker().ensure_queue(&name)).unwrap();
+        self.block_on(self.client.broker().ensure_queue(&name))
+            .unwrap();
     }
 
     /// Publishes as any NATS client would, and returns the id the job gets by its place.
@@ -198,7 +202,10 @@ impl Naq {
         let broker = self.client.broker();
         let mut last = None;
         let waiting = async {
-            let mut watch = broker.watch_records(std::slice::from_ref(job)).await.unwrap();
+            let mut watch = broker
+                .watch_records(std::slice::from_ref(job))
+                .await
+                .unwrap();
             loop {
                 // a server that is away is part of some tests
                 if let Ok((Some(record), _)) = broker.read_record(job).await {
@@ -259,7 +266,10 @@ impl Naq {
     pub(crate) fn messages_left(&self, queue: &str) -> u64 {
         self.block_on(async {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
-            let mut stream = jetstream.get_stream(format!("naq_queue_{queue}")).await.unwrap();
+            let mut stream = jetstream
+                .get_stream(format!("naq_queue_{queue}"))
+                .await
+                .unwrap();
             stream.info().await.unwrap().state.messages
         })
     }
@@ -291,8 +301,13 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Whether a process is there and not merely waiting to be reaped.
 pub(crate) fn alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or_default().starts_with('Z'))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(") ")
+            .next()
+            .unwrap_or_default()
+            .starts_with('Z')
+    })
 }
 
 fn command(args: &[String], environment: &BTreeMap<String, String>, home: &Path) -> Command {
@@ -524,9 +539,14 @@ impl Log {
         std::thread::spawn(move || {
             let mut reader = BufReader::new(from);
             let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
                 let (text, changed) = &*ours.0;
-                text.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+                text.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&line));
                 changed.notify_all();
                 line.clear();
             }
@@ -561,7 +581,11 @@ impl Guarded {
         let child = command.spawn().unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's own watchdog")]
         let mut watch = Command::new("sh")
-            .args(["-c", "read -r line || kill -9 \"$0\"", &child.id().to_string()])
+            .args([
+                "-c",
+                "read -r line || kill -9 \"$0\"",
+                &child.id().to_string(),
+            ])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -616,14 +640,35 @@ impl RawNats {
     /// Publishes to a subject, whatever its bytes.
     pub(crate) fn publish(&mut self, subject: &[u8], payload: &[u8]) {
         let size = payload.len().to_string();
-        self.send(&[b"PUB ", subject, b" ", size.as_bytes(), b"\r\n", payload, b"\r\n"].concat());
+        self.send(
+            &[
+                b"PUB ",
+                subject,
+                b" ",
+                size.as_bytes(),
+                b"\r\n",
+                payload,
+                b"\r\n",
+            ]
+            .concat(),
+        );
         self.settle();
     }
 
     /// Publishes with headers, whatever their bytes.
     pub(crate) fn publish_with_headers(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) {
         let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + payload.len());
-        self.send(&[b"HPUB ", subject, sizes.as_bytes(), headers, payload, b"\r\n"].concat());
+        self.send(
+            &[
+                b"HPUB ",
+                subject,
+                sizes.as_bytes(),
+                headers,
+                payload,
+                b"\r\n",
+            ]
+            .concat(),
+        );
         self.settle();
     }
 
