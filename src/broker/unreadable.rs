@@ -132,9 +132,7 @@ fn problem(message: &RawMessage) -> Option<&'static str> {
     let is_status = match status.as_bytes() {
         [] => true,
         [first, rest @ ..] => {
-            rest.len() == 2
-                && (b'1'..=b'9').contains(first)
-                && rest.iter().all(u8::is_ascii_digit)
+            rest.len() == 2 && (b'1'..=b'9').contains(first) && rest.iter().all(u8::is_ascii_digit)
         }
     };
     if !is_status {

@@ -3,5 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod drain;
 mod envelopes;
+mod output;
+mod secrets;
+mod security;
+mod server_loss;
+mod spawn;
+mod store;
+mod terminal;
 mod unreadable;

@@ -359,8 +359,18 @@ impl Cli {
         RunningCli { child, stdout }
     }
 
-    /// Runs it to its end, in bounded time.
+    /// Runs it to its end, in bounded time. What it prints has to be text.
     pub(crate) fn run(self) -> Done {
+        let (status, stdout, stderr) = self.run_bytes();
+        Done {
+            code: status.code(),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// Runs it to its end, in bounded time: its end, output and errors.
+    pub(crate) fn run_bytes(self) -> (ExitStatus, Vec<u8>, Vec<u8>) {
         let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
         let mut stdin = child.child.stdin.take().unwrap();
         let input = self.stdin;
@@ -372,11 +382,7 @@ impl Cli {
         let stderr = drained(child.child.stderr.take().unwrap());
         let status = child.wait(&format!("{:?}", self.args));
         feeding.join().unwrap();
-        Done {
-            code: status.code(),
-            stdout: String::from_utf8(stdout.join().unwrap()).unwrap(),
-            stderr: String::from_utf8(stderr.join().unwrap()).unwrap(),
-        }
+        (status, stdout.join().unwrap(), stderr.join().unwrap())
     }
 }
 

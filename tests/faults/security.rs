@@ -1,0 +1,54 @@
+//! Servers that let anyone in, and clocks that are wrong.
+
+use naq::envelope::State;
+
+use crate::harness::naq::Naq;
+use crate::harness::nats::{TestOptions, TestServer};
+
+#[test]
+fn an_open_server_on_another_host_is_refused_unless_allowed() {
+    // lets in whoever does not say who they are
+    let server = TestServer::with(&TestOptions {
+        extra_config: "no_auth_user: anyone\naccounts { A { jetstream: enabled, users: [{user: anyone, password: x}] } }\n".to_owned(),
+        ..TestOptions::default()
+    });
+    // an address of this very machine that is not called loopback
+    let url = format!("nats://0.0.0.0:{}", server.port());
+    let naq = Naq::new(&server);
+    for verb in [&["enqueue", "--", "true"][..], &["worker"], &["queues"]] {
+        let cli = || naq.cli(verb.to_vec()).without_env("NAQ_TOKEN").env("NAQ_NATS_URL", &url);
+        cli().run().exits(3).says(&["another host", "--allow-insecure", "--creds"]);
+    }
+    naq.cli(["queues", "--allow-insecure"])
+        .without_env("NAQ_TOKEN")
+        .env("NAQ_NATS_URL", &url)
+        .run()
+        .says(&["without credentials"]);
+    // with credentials it is no question
+    let done = naq.cli(["queues"]).env("NAQ_NATS_URL", &url).run();
+    assert!(!done.stderr.contains("another host"), "{done:?}");
+}
+
+#[test]
+fn the_servers_clock_counts_and_not_the_producers() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).concurrency(1).spawn();
+    for offset in ["2001-01-01T00:00:00Z", "2101-01-01T00:00:00Z"] {
+        let job = naq.publish(
+            "build",
+            serde_json::json!({"command": "true", "enqueue_time": offset}).to_string(),
+        );
+        let record = naq.ended(&job);
+        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        let started = record.started_at.unwrap();
+        let apart_ms = started.unix_ms() - record.enqueue_time.unix_ms();
+        assert!((0..60_000).contains(&apart_ms), "{apart_ms}: {record:#?}");
+    }
+    // what is over is not started; what is not yet over is
+    let over = naq.publish("build", r#"{"command":"true","expires_at":"2001-01-01T00:00:00Z"}"#);
+    assert_eq!(naq.ended(&over).state, State::Expired);
+    let open = naq.publish("build", r#"{"command":"true","expires_at":"2101-01-01T00:00:00Z"}"#);
+    assert_eq!(naq.ended(&open).state, State::Succeeded);
+    naq.a_good_job_runs("build");
+}
