@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
-    let requests = super::shutdown::requests(Request::Drain)?;
+    let (_, requests) = super::shutdown::requests(Request::Drain)?;
     let options = args.worker.worker(session, queues)?;
     let runner = args.worker.start_runner(session).await?;
     let (client, managed) = if session.resolved.nats_configured {

@@ -31,7 +31,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
-    let requests = super::shutdown::requests(Request::Cancel)?;
+    let (ask, requests) = super::shutdown::requests(Request::Cancel)?;
     let options = WorkerOptions::one_slot();
     // the spawners first: they are small because this process still is
     let runner = options.start_runner(session).await?;
@@ -65,7 +65,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut worker = options.worker(session, vec![queue])?;
     worker.only_job = Some((job_id.clone(), consumer));
     worker.tap = Some(tap);
-    let printer = tokio::task::spawn_blocking(move || print(output));
+    let printer = tokio::task::spawn_blocking(move || {
+        let printed = print(output);
+        if printed.is_err() {
+            // nobody reads us any more: what a shell does to a pipeline's writer
+            let _ = ask.send(Request::Cancel);
+        }
+        printed
+    });
     let summary = worker::work(broker.clone(), runner.clone(), worker, requests).await?;
     runner.shutdown().await;
     let printed = printer.await;

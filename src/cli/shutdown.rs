@@ -1,5 +1,7 @@
 //! TERM and INT, turned into requests to a worker.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -29,15 +31,20 @@ impl Signals {
 }
 
 /// Requests of a worker that follow from signals: the first one is `first`, the second `Stop`.
-pub(super) fn requests(first: Request) -> std::io::Result<watch::Receiver<Request>> {
+/// Others may ask by the sender.
+pub(super) fn requests(
+    first: Request,
+) -> std::io::Result<(Arc<watch::Sender<Request>>, watch::Receiver<Request>)> {
     let mut signals = Signals::listen()?;
     let (sender, receiver) = watch::channel(Request::Work);
+    let sender = Arc::new(sender);
+    let asking = Arc::clone(&sender);
     tokio::spawn(async move {
         for request in [first, Request::Stop] {
             signals.next().await;
-            let _ = sender.send(request);
+            let _ = asking.send(request);
         }
         std::future::pending::<()>().await;
     });
-    Ok(receiver)
+    Ok((sender, receiver))
 }

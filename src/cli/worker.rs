@@ -16,7 +16,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
-    let requests = super::shutdown::requests(Request::Drain)?;
+    let (_, requests) = super::shutdown::requests(Request::Drain)?;
     let options = args.worker.worker(session, queues)?;
     // the spawners first: they are small because this process still is
     let runner = args.worker.start_runner(session).await?;

@@ -166,7 +166,7 @@ pub fn format_duration(duration: Duration) -> String {
         ("m", 60_000),
         ("s", 1_000),
     ] {
-        if millis % unit_millis == 0 {
+        if millis.is_multiple_of(unit_millis) {
             return format!("{}{name}", millis / unit_millis);
         }
     }

@@ -202,6 +202,12 @@ impl Group {
         })
     }
 
+    /// Removes the group, which is empty. One that the kernel still holds on to
+    /// goes with its spawner's folder.
+    pub(super) fn remove(self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+
     /// The directory, to start a process in.
     pub(super) fn dir(&self) -> RawFd {
         self.dir.as_raw_fd()

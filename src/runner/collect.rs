@@ -1,6 +1,7 @@
 //! Everything that comes out of a job, brought where it belongs.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -120,6 +121,17 @@ impl Collector {
             live_dropped_bytes: 0,
             masked: Vec::new(),
         }
+    }
+
+    /// Where output goes live, if anywhere.
+    pub(super) fn live(&self) -> Option<&LiveSink> {
+        self.live.as_ref()
+    }
+
+    /// How old the job is to be before [`Collector::go_live`], if it is to be.
+    pub(super) fn live_after(&self) -> Option<Duration> {
+        let live = self.live.as_ref().filter(|_| !self.is_live);
+        live.map(LiveSink::after)
     }
 
     /// From now on output goes to the live sink, what was kept so far first.

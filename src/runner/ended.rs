@@ -103,7 +103,8 @@ impl fmt::Debug for Captured {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Largest resident set of the first process or one it waited for, bytes.
-    /// Never below a few MiB: the kernel counts the moment before exec.
+    /// Never below the spawner's own, some 12 MiB: the kernel counts the moment
+    /// before exec.
     pub max_rss_bytes: u64,
     /// User CPU time of the first process and those it waited for.
     pub cpu_user_ms: u64,

@@ -1,7 +1,7 @@
 //! A job in the worker's process: its state, and the handle to it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,12 +63,15 @@ pub(super) enum Phase {
 pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
+    /// Its folder, if it has one, until it is over.
+    pub(super) scratch: Option<Scratch>,
+    /// Until a collector has it, so that its reader sees the end of the stream.
+    pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
     pub(super) control: VecDeque<ControlMessage>,
 }
 
 /// A job, shared by its handle, the pool and the task that reads its output.
-#[derive(Debug)]
 pub(super) struct Job {
     pub(super) id: u32,
     pub(super) job_id: String,
@@ -79,11 +82,20 @@ pub(super) struct Job {
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
-    pub(super) live: Option<LiveSink>,
-    /// A folder to hand over at the end.
-    pub(super) scratch: Option<PathBuf>,
+    /// The folder was asked for, and is handed over at the end.
+    pub(super) keeps_scratch: bool,
     pub(super) state: Mutex<JobState>,
     pub(super) changed: Notify,
+}
+
+/// Hides the request and the input: there are secrets among them.
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .field("job_id", &self.job_id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Job {
@@ -96,7 +108,7 @@ impl Job {
             self.output_bytes,
             self.control_line_bytes_max,
             &self.mask,
-            self.live.clone(),
+            self.lock().live.take(),
         )
     }
 
@@ -121,6 +133,7 @@ impl Job {
     pub(super) fn finish(&self, mut collector: Collector, exit: Exit) {
         let [stdout, stderr]: [Captured; 2] = collector.finish();
         let mut state = self.lock();
+        let scratch = state.scratch.take();
         let mut end = exit.end;
         if let End::NotStarted(failure) = &mut end {
             failure.message = self.mask.text(&failure.message);
@@ -145,10 +158,7 @@ impl Job {
             warnings: collector.control.take_warnings(),
             live_dropped_bytes: collector.live_dropped_bytes,
             started_at: since_epoch(exit.started_ns).or(state.started),
-            scratch: match end {
-                End::NotStarted(_) => None,
-                _ => self.scratch.clone().map(Scratch::new),
-            },
+            scratch: scratch.filter(|_| self.keeps_scratch),
             end,
         };
         state.started = ended.started_at;

@@ -172,12 +172,7 @@ async fn bury(pool: &Pool, folder: Option<PathBuf>) {
 
 /// Ends the jobs of a spawner that is gone, its trees being gone as well.
 fn abandon(pool: &Arc<Pool>, index: usize) {
-    let ids: Vec<u32> = {
-        let mut state = pool.lock();
-        let link = &mut state.links[index];
-        link.outbox.clear();
-        link.jobs.keys().copied().collect()
-    };
+    let ids = pool.take_back(index);
     let mut buffer = vec![0; READ_BYTES];
     for id in ids {
         finish(
@@ -188,7 +183,6 @@ fn abandon(pool: &Arc<Pool>, index: usize) {
             &mut buffer,
         );
     }
-    pool.lock().links[index].unstarted = 0;
 }
 
 /// Talks to a spawner until it or the pool is gone.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::collect::READ_BYTES;
+
 /// Which stream a chunk is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
@@ -29,7 +31,13 @@ pub struct LiveChunk {
 pub struct LiveSink {
     sender: mpsc::Sender<LiveChunk>,
     after: Duration,
+    lossless: bool,
 }
+
+/// Free places in the channel below which the pipes of a job with a lossless sink are not read:
+/// what both pipes can hold at the most (1 MiB each, by the kernel's default bound), in pieces
+/// of one read.
+const ROOM_CHUNKS: usize = 2 * (1 << 20) / READ_BYTES;
 
 impl LiveSink {
     /// How old a job is before its output goes live, unless told otherwise.
@@ -38,7 +46,33 @@ impl LiveSink {
     /// Sends to this channel once the job is this old: first what was kept of
     /// its output so far, then the rest as it comes. With zero, at once.
     pub fn new(sender: mpsc::Sender<LiveChunk>, after: Duration) -> LiveSink {
-        LiveSink { sender, after }
+        LiveSink {
+            sender,
+            after,
+            lossless: false,
+        }
+    }
+
+    /// Sends everything, from the beginning: a reader that is slow slows the job down, as a
+    /// pipe would. The channel must have a capacity of 128 or more.
+    pub fn lossless(sender: mpsc::Sender<LiveChunk>) -> LiveSink {
+        LiveSink {
+            sender,
+            after: Duration::ZERO,
+            lossless: true,
+        }
+    }
+
+    /// Whether there is room for whatever the pipes can hold.
+    pub(super) fn has_room(&self) -> bool {
+        !self.lossless || self.sender.capacity() >= ROOM_CHUNKS || self.sender.is_closed()
+    }
+
+    /// Waits until there is room, or nobody reads any more.
+    pub(super) async fn room(&self) {
+        if self.lossless {
+            let _ = self.sender.reserve_many(ROOM_CHUNKS).await;
+        }
     }
 
     pub(super) fn after(&self) -> Duration {

@@ -139,11 +139,22 @@ impl Runner {
     pub fn start_job(&self, command: Command) -> JobHandle {
         let pool = &self.inner.pool;
         let id = pool.next_id();
-        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, id);
+        let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
+        let taken = needs_folder.then(|| pool.scratches.take()).transpose();
+        let prepared = taken
+            .map_err(|e| {
+                let message = format!("the scratch folder cannot be made: {e}");
+                Box::new(SpawnFailure::new("scratch", message, false))
+            })
+            .and_then(|scratch| {
+                let path = scratch.as_ref().map(Scratch::path);
+                let body = prepare::prepare(&pool.options, &command, pool.open_files, path)?;
+                Ok((body, scratch))
+            });
         let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
         let mask = Mask::new(secrets);
         let (body, scratch, refused) = match prepared {
-            Ok(prepared) => (prepared.body, prepared.scratch, None),
+            Ok((body, scratch)) => (body, scratch, None),
             Err(failure) => (Vec::new(), None, Some(Exit::not_started(*failure))),
         };
         let job = Arc::new(Job {
@@ -158,11 +169,12 @@ impl Runner {
                 .unwrap_or(pool.options.output_bytes_default),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
-            live: command.live,
-            scratch,
+            keeps_scratch: command.scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
+                scratch,
                 stop: None,
+                live: command.live,
                 started: None,
                 control: VecDeque::new(),
             }),
@@ -195,6 +207,7 @@ impl Runner {
         if tokio::time::timeout(SHUTDOWN_MAX, gone).await.is_err() {
             tracing::error!("spawner processes did not end in time");
         }
+        pool.scratches.remove();
     }
 }
 

@@ -18,6 +18,7 @@ use super::command::Stdin;
 use super::ended::{SpawnFailure, StopReason};
 use super::job::{Exit, Job, Phase};
 use super::options::{Containment, Options};
+use super::scratch::Scratches;
 use super::wire::INLINE_BYTES_MAX;
 
 /// Wait before a job is tried again that found no descriptor.
@@ -67,6 +68,7 @@ pub(super) struct Pool {
     pub(super) root: Option<Root>,
     /// Soft and hard limit of open files for jobs that do not say.
     pub(super) open_files: (u64, u64),
+    pub(super) scratches: Arc<Scratches>,
     /// Direct children of this process that were there before any spawner.
     pub(super) strangers: Vec<i32>,
     state: Mutex<PoolState>,
@@ -90,11 +92,15 @@ impl Pool {
                 up: false,
             })
             .collect();
+        // random, since the place may be shared
+        let run: u64 = rand::random();
+        let scratches = Scratches::new(options.scratch_dir.join(format!("naq-{run:016x}")));
         Pool {
             options,
             containment,
             root,
             open_files,
+            scratches,
             strangers,
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
@@ -137,6 +143,13 @@ impl Pool {
             let Some(job) = state.pending.front() else {
                 return;
             };
+            // It was on its way, was stopped, and came back.
+            if job.lock().stop.is_some() {
+                if let Some(job) = state.pending.pop_front() {
+                    job.finish_sent(None, stopped("stopped before it started"), &mut []);
+                }
+                continue;
+            }
             let Some(link) = self.choose(&state.links) else {
                 return;
             };
@@ -212,6 +225,23 @@ impl Pool {
         job.lock().phase = Phase::Pending;
         state.pending.push_front(job);
         self.dispatch_later(&mut state);
+    }
+
+    /// A spawner is gone: what it had not been told of waits again; the ids of
+    /// the rest.
+    pub(super) fn take_back(self: &Arc<Self>, link: usize) -> Vec<u32> {
+        let mut state = self.lock();
+        let outbox = std::mem::take(&mut state.links[link].outbox);
+        for outgoing in outbox.into_iter().rev() {
+            if let Outgoing::Start { job, .. } = outgoing {
+                state.links[link].jobs.remove(&job.id);
+                state.running -= 1;
+                job.lock().phase = Phase::Pending;
+                state.pending.push_front(job);
+            }
+        }
+        state.links[link].unstarted = 0;
+        state.links[link].jobs.keys().copied().collect()
     }
 
     /// Stops a job, wherever it is. A grace of none kills.

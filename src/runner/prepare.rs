@@ -2,7 +2,7 @@
 //! sees it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::command::{Command, Program};
 use super::ended::SpawnFailure;
@@ -13,28 +13,15 @@ use super::request::{Bounds, StartRequest};
 /// it the kernel refuses anyway.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A request, encoded.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) body: Vec<u8>,
-    /// The folder that the job was given and its handle's owner gets.
-    pub(super) scratch: Option<PathBuf>,
-}
-
 /// Checks a command and encodes it. `open_files` is the limit jobs have unless
-/// they say; `number` makes the scratch folder's name unique in this process.
+/// they say; `scratch` is its folder, if it has one.
 pub(super) fn prepare(
     options: &Options,
     command: &Command,
     open_files: (u64, u64),
-    number: u32,
-) -> Result<Prepared, Box<SpawnFailure>> {
-    let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
-    let scratch = needs_folder.then(|| {
-        let name = format!("naq-{}-{number}", std::process::id());
-        options.scratch_dir.join(name)
-    });
-    let (argv, script) = arguments(&command.program, scratch.as_deref())?;
+    scratch: Option<&Path>,
+) -> Result<Vec<u8>, Box<SpawnFailure>> {
+    let (argv, script) = arguments(&command.program, scratch)?;
     let program = argv.first().map_or("", String::as_str);
     if program.is_empty() {
         return Err(refused("the program's name is empty".to_owned()));
@@ -42,7 +29,7 @@ pub(super) fn prepare(
     let candidates = candidates(program, &options.path);
     let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
     let cwd = utf8("the working directory", cwd)?;
-    let scratch_text = match &scratch {
+    let scratch_text = match scratch {
         Some(path) => Some(utf8("the scratch folder", path)?),
         None => None,
     };
@@ -86,7 +73,6 @@ pub(super) fn prepare(
         kill_grace: command.kill_grace,
         has_stdin: !matches!(command.stdin, super::command::Stdin::Empty),
         scratch: scratch_text,
-        remove_scratch: !command.scratch,
         script: script.map(str::as_bytes),
         cwd,
         candidates: &candidates,
@@ -100,10 +86,7 @@ pub(super) fn prepare(
             body.len()
         )));
     }
-    Ok(Prepared {
-        body,
-        scratch: scratch.filter(|_| command.scratch),
-    })
+    Ok(body)
 }
 
 fn refused(message: String) -> Box<SpawnFailure> {

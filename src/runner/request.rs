@@ -1,5 +1,6 @@
 //! The start of a job as it travels to a spawner.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,15 +23,13 @@ pub(super) struct Bounds {
 }
 
 /// What a spawner is asked to start, as the worker has it.
-#[derive(Debug)]
 pub(super) struct StartRequest<'a> {
     pub(super) bounds: Bounds,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
-    /// Folder to make before and, if `remove_scratch`, remove after.
+    /// Its folder, made and removed by the worker.
     pub(super) scratch: Option<&'a str>,
-    pub(super) remove_scratch: bool,
     /// Source to write to `<scratch>/script`.
     pub(super) script: Option<&'a [u8]>,
     pub(super) cwd: &'a str,
@@ -57,7 +56,6 @@ impl StartRequest<'_> {
         w.u64(self.timeout.map_or(UNLIMITED, millis));
         w.u64(millis(self.kill_grace));
         w.u8(u8::from(self.has_stdin));
-        w.u8(u8::from(self.remove_scratch));
         w.u8(u8::from(self.script.is_some()));
         w.block(self.script.unwrap_or_default());
         w.u32(self.candidates.len() as u32);
@@ -82,20 +80,27 @@ fn millis(duration: Duration) -> u64 {
 
 /// The same as a spawner has it: its strings stay in the body, and are pointed
 /// to.
-#[derive(Debug)]
 pub(super) struct Start {
     pub(super) bounds: Bounds,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
     pub(super) scratch: Option<PathBuf>,
-    pub(super) remove_scratch: bool,
     script: Option<std::ops::Range<usize>>,
     cwd: usize,
     candidates: Vec<usize>,
     argv: Vec<usize>,
     env: Vec<usize>,
     body: Vec<u8>,
+}
+
+/// Hides the strings: there are secrets among them.
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("program", &self.program())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Start {
@@ -117,7 +122,6 @@ impl Start {
         let timeout = Some(r.u64()?).filter(|ms| *ms != UNLIMITED);
         let kill_grace = Duration::from_millis(r.u64()?);
         let has_stdin = r.u8()? != 0;
-        let remove_scratch = r.u8()? != 0;
         let has_script = r.u8()? != 0;
         let script = r.block()?;
         let script_end = r.position();
@@ -144,7 +148,6 @@ impl Start {
             kill_grace,
             has_stdin,
             scratch,
-            remove_scratch,
             script,
             cwd,
             candidates,
@@ -221,7 +224,6 @@ mod tests {
             kill_grace: Duration::from_secs(2),
             has_stdin: true,
             scratch: Some("/tmp/s"),
-            remove_scratch: false,
             script: Some(b"#!/bin/sh\n\0x"),
             cwd: "/",
             candidates: &strings[..1],

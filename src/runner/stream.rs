@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::collect::{Collector, Piece, Pipes, READ_BYTES, Source, read_piece};
 use super::ended::End;
 use super::job::{Exit, Job};
+use super::live::LiveSink;
 use super::sys::events::register;
 
 /// Pieces read in a row before others have their turn.
@@ -103,6 +104,12 @@ impl Stream {
     }
 }
 
+async fn room(sink: Option<&LiveSink>) {
+    if let Some(sink) = sink {
+        sink.room().await;
+    }
+}
+
 /// Reads until the job's spawner says that its tree is gone, then what is left.
 pub(super) async fn stream(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<Exit>) {
     let born = Instant::now();
@@ -110,11 +117,13 @@ pub(super) async fn stream(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<
     let mut stdout = Stream::register(Source::Stdout, pipes.stdout).await;
     let mut stderr = Stream::register(Source::Stderr, pipes.stderr).await;
     let mut control = Stream::register(Source::Control, pipes.control).await;
-    let live_at = job.live.as_ref().map(|live| born + live.after());
+    let live_at = collector.live_after().map(|after| born + after);
     let mut live_timer = std::pin::pin!(tokio::time::sleep_until(live_at.unwrap_or(born)));
     let mut waits_for_live = live_at.is_some();
     let mut exit = exit;
+    let sink = collector.live().cloned();
     let exit = loop {
+        let has_room = sink.as_ref().is_none_or(LiveSink::has_room);
         tokio::select! {
             biased;
             exit = &mut exit => break exit,
@@ -137,18 +146,23 @@ pub(super) async fn stream(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<
                     }
                 }
             }
-            ready = stderr.ready() => {
+            () = room(sink.as_ref()), if !has_room => {}
+            ready = stderr.ready(), if has_room => {
                 if Stream::read(Source::Stderr, ready, &mut collector).ended {
                     stderr.fd = None;
                 }
             }
-            ready = stdout.ready() => {
+            ready = stdout.ready(), if has_room => {
                 if Stream::read(Source::Stdout, ready, &mut collector).ended {
                     stdout.fd = None;
                 }
             }
         }
     };
+    // one that is stopped is not waited for: whoever stopped it wants an end
+    if job.lock().stop.is_none() {
+        room(sink.as_ref()).await;
+    }
     for stream in [stdout, stderr, control] {
         stream.drain(&mut collector);
     }

@@ -231,7 +231,8 @@ struct Keeper {
     token: String,
     server_name: String,
     port: u16,
-    child: Child,
+    /// `None` between its end and its next start.
+    child: Option<Child>,
     sender: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -240,8 +241,8 @@ struct Keeper {
 enum Failure {
     /// The port was taken between choosing it and using it.
     PortTaken(String),
-    /// The keeper was told to end.
-    Told,
+    /// There is a reason to end, which is among the events again.
+    Interrupted,
     /// Anything else, which another port would not cure.
     Other(String),
 }
@@ -250,7 +251,7 @@ impl Failure {
     fn text(self) -> String {
         match self {
             Failure::PortTaken(reason) | Failure::Other(reason) => reason,
-            Failure::Told => "it was told to stop while it was starting".to_owned(),
+            Failure::Interrupted => "it was told to stop while it was starting".to_owned(),
         }
     }
 }
@@ -288,7 +289,7 @@ impl Launch<'_> {
         });
         let child = self.spawn(&conf_path).map_err(other)?;
         let mut status = None;
-        let mut told = false;
+        let mut interruption = None;
         let limit = Duration::from_millis(self.orders.ready_limit_ms);
         let ready = greeting::wait_for(port, self.server_name, limit, || {
             match self.events.try_recv() {
@@ -296,12 +297,12 @@ impl Launch<'_> {
                     status = Some(ended);
                     Some(format!("it ended at once ({ended})"))
                 }
-                Ok(Event::Told) => {
-                    told = true;
+                Ok(event @ (Event::Told | Event::Unused(_))) => {
+                    interruption = Some(event);
                     Some(String::new())
                 }
-                // Nobody waits for the users before the server is there; and the sender lives.
-                Ok(Event::Unused(_)) | Err(_) => None,
+                // The sender lives, so this is only that there is nothing.
+                Err(_) => None,
             }
         });
         let reason = match ready {
@@ -315,10 +316,11 @@ impl Launch<'_> {
             Err(reason) => reason,
         };
         if status.is_none() {
-            stop(&child, self.events);
+            stop(&child, self.sender, self.events);
         }
-        if told {
-            return Err(Failure::Told);
+        if let Some(event) = interruption {
+            let _keeper_ends = self.sender.send(event);
+            return Err(Failure::Interrupted);
         }
         let said = complaints(&logs);
         let taken = status.is_some() && said.contains("address already in use");
@@ -452,7 +454,7 @@ impl Keeper {
             token,
             server_name,
             port,
-            child,
+            child: Some(child),
             sender,
             events,
         };
@@ -465,8 +467,10 @@ impl Keeper {
         loop {
             match self.events.recv() {
                 Ok(Event::Ended(status)) => {
-                    complain(&format!("nats-server {} ended ({status})", self.child.pid));
-                    if self.child.started.elapsed() >= SETTLED {
+                    complain(&format!("nats-server ended ({status})"));
+                    if let Some(child) = self.child.take()
+                        && child.started.elapsed() >= SETTLED
+                    {
                         failures = 0;
                     }
                 }
@@ -494,10 +498,11 @@ impl Keeper {
                 match self.launch().at(self.port) {
                     Ok((child, _)) => {
                         complain(&format!("nats-server is back as {}", child.pid));
-                        self.child = child;
+                        self.child = Some(child);
                         break;
                     }
-                    Err(Failure::Told) => return self.finish(None),
+                    // The outer loop meets the reason.
+                    Err(Failure::Interrupted) => break,
                     Err(failure) => {
                         complain(&format!("nats-server did not start: {}", failure.text()));
                     }
@@ -527,7 +532,9 @@ impl Keeper {
                 complain(&error.to_string());
             }
         }
-        stop(&self.child, &self.events);
+        if let Some(child) = &self.child {
+            stop(child, &self.sender, &self.events);
+        }
         complain("nats-server has been stopped");
         if self.orders.remove_folder && users.is_some() {
             let _left_behind = fs::remove_dir_all(self.folder.root());
@@ -577,30 +584,36 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// Asks nats-server to stop, and after the grace makes it.
-fn stop(child: &Child, events: &Receiver<Event>) {
+fn stop(child: &Child, sender: &Sender<Event>, events: &Receiver<Event>) {
     // A stopped (SIGSTOP) process takes the signal only when it continues.
     for signal in [Signal::SIGTERM, Signal::SIGCONT] {
         let _already_gone = kill(child.pid, signal);
     }
-    if !ended_within(events, STOP_GRACE) {
+    if !ended_within(sender, events, STOP_GRACE) {
         complain(&format!(
             "nats-server {} does not stop; killing it",
             child.pid
         ));
         let _already_gone = kill(child.pid, Signal::SIGKILL);
-        ended_within(events, STOP_GRACE);
+        ended_within(sender, events, STOP_GRACE);
     }
 }
 
-fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
+/// Waits for nats-server's end; what else happens meanwhile is put back for whoever decides next.
+fn ended_within(sender: &Sender<Event>, events: &Receiver<Event>, limit: Duration) -> bool {
     let start = Instant::now();
-    loop {
+    let mut others = Vec::new();
+    let ended = loop {
         match events.recv_timeout(limit.saturating_sub(start.elapsed())) {
-            Ok(Event::Ended(_)) => return true,
-            Ok(Event::Told | Event::Unused(_)) => {}
-            Err(_) => return false,
+            Ok(Event::Ended(_)) => break true,
+            Ok(other) => others.push(other),
+            Err(_) => break false,
         }
+    };
+    for other in others {
+        let _keeper_ends = sender.send(other);
     }
+    ended
 }
 
 fn wait_for_signals(signals: SigSet, sender: Sender<Event>) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //! explicitly, since that would unlock for the child as well.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -32,6 +33,16 @@ pub(super) fn open(path: &Path) -> Result<File, ServerError> {
         .mode(0o600)
         .open(path)
         .map_err(ServerError::file("open", path))
+}
+
+/// Opens a lock file that is there, for who only wants to know; `None` where it is not. Nothing is
+/// created, since the folder may be about to be removed.
+pub(super) fn open_existing(path: &Path) -> Result<Option<File>, ServerError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ServerError::file("open", path)(source)),
+    }
 }
 
 /// Takes the lock if that needs no waiting.
@@ -65,7 +76,17 @@ const ASK: Duration = Duration::from_millis(20);
 /// # Errors
 /// [`ServerError::Held`] when the time is up, [`ServerError::File`] when the file cannot be used.
 pub(super) fn take(path: &Path, mode: Mode, limit: Duration) -> Result<File, ServerError> {
-    match waited(path, mode, limit, limit, || true)? {
+    take_opened(path, open(path)?, mode, limit)
+}
+
+/// As [`take`], of a file that is open.
+pub(super) fn take_opened(
+    path: &Path,
+    file: File,
+    mode: Mode,
+    limit: Duration,
+) -> Result<File, ServerError> {
+    match waited(path, file, mode, limit, limit, || true)? {
         Some(file) => Ok(file),
         None => Err(held(path, limit)),
     }
@@ -78,7 +99,7 @@ pub(super) fn take_while(
     limit: Duration,
     wanted: impl FnMut() -> bool,
 ) -> Result<Option<File>, ServerError> {
-    waited(path, mode, limit, ASK, wanted)
+    waited(path, open(path)?, mode, limit, ASK, wanted)
 }
 
 fn held(path: &Path, limit: Duration) -> ServerError {
@@ -90,12 +111,12 @@ fn held(path: &Path, limit: Duration) -> ServerError {
 
 fn waited(
     path: &Path,
+    file: File,
     mode: Mode,
     limit: Duration,
     ask: Duration,
     mut wanted: impl FnMut() -> bool,
 ) -> Result<Option<File>, ServerError> {
-    let file = open(path)?;
     if attempt(path, &file, mode)? {
         return Ok(Some(file));
     }

@@ -289,9 +289,11 @@ fn joined(folder: &Folder) -> Result<Option<State>, ServerError> {
         gone = running(folder.root()).is_none_or(|now| now.server_name != state.server_name);
         gone.then(|| "it ended".to_owned())
     });
+    // A server whose keeper has been killed is on its way out, although it may greet.
+    gone = gone || !state::is_keeper(state.keeper_pid);
     match greeted {
+        _ if gone => Ok(None),
         Ok(_) => Ok(Some(state)),
-        Err(_) if gone => Ok(None),
         Err(reason) => Err(ServerError::Silent {
             address: greeting::address(state.port).to_string(),
             waited_ms: milliseconds(JOIN_LIMIT),

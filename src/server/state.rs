@@ -83,7 +83,10 @@ pub fn status(data_dir: &Path) -> Result<Option<Status>, ServerError> {
     let answers = greeting::read(server.port, Duration::from_secs(1))
         .is_ok_and(|greeting| greeting.server_name == server.server_name);
     let users = folder.users();
-    let in_use = !lock::attempt(&users, &lock::open(&users)?, Mode::Alone)?;
+    let in_use = match lock::open_existing(&users)? {
+        Some(file) => !lock::attempt(&users, &file, Mode::Alone)?,
+        None => false,
+    };
     Ok(Some(Status {
         server,
         answers,
@@ -102,11 +105,11 @@ pub fn wait_until_gone(data_dir: &Path, limit: Duration) -> Result<(), ServerErr
         return Ok(());
     };
     let path = folder.lock();
-    if !path.exists() {
+    let Some(file) = lock::open_existing(&path)? else {
         return Ok(());
-    }
+    };
     // Shared is enough to know that nobody holds it alone.
-    lock::take(&path, Mode::Shared, limit).map(drop)
+    lock::take_opened(&path, file, Mode::Shared, limit).map(drop)
 }
 
 /// The state file's content, true or stale.
@@ -117,7 +120,7 @@ pub(super) fn read(folder: &Folder) -> Option<State> {
 /// Whether a keeper or a nats-server holds the folder.
 fn held(folder: &Folder) -> bool {
     let path = folder.lock();
-    let Ok(file) = fs::File::open(&path) else {
+    let Ok(Some(file)) = lock::open_existing(&path) else {
         return false;
     };
     // A shared lock is let go of at once, and a keeper that meets it waits for it: asking

@@ -50,7 +50,7 @@ pub(super) enum Done {
 }
 
 /// How many pieces of live output may wait for the network.
-const LIVE_CHUNKS_MAX: usize = 64;
+const LIVE_CHUNKS_MAX: usize = 128;
 
 /// Room left in a message for headers and the rest of a record.
 const RECORD_MARGIN_BYTES: usize = 32 << 10;
@@ -337,12 +337,11 @@ async fn run_command(
     revision: u64,
     secrets: Vec<(String, String)>,
 ) -> (Ended, Record) {
-    let (sink, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
+    let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
     let options = &context.options;
-    let live_after = if options.tap.is_some() {
-        Duration::ZERO
-    } else {
-        options.live_after
+    let sink = match options.tap {
+        Some(_) => LiveSink::lossless(sender),
+        None => LiveSink::new(sender, options.live_after),
     };
     let identity = Identity {
         worker_id: &context.worker_id,
@@ -350,13 +349,7 @@ async fn run_command(
         fence: revision,
         traceparent: delivery.traceparent(),
     };
-    let command = command::build(
-        envelope,
-        options,
-        &identity,
-        secrets,
-        Some(LiveSink::new(sink, live_after)),
-    );
+    let command = command::build(envelope, options, &identity, secrets, Some(sink));
     let handle = Arc::new(context.runner.start_job(command));
     hold.set_handle(Arc::clone(&handle));
     let (job_id, attempt) = (record.job_id.clone(), record.attempt);

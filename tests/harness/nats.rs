@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use naq::server::{self, Binary, Limits, Managed, Options, Port, Search, SyncInterval};
 use nix::sys::signal::{Signal, kill};
@@ -164,6 +164,19 @@ impl TestServer {
     /// Makes it stand still (SIGSTOP): connections stay open, nothing answers.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // The signal is only sent; each thread stops when it comes to it.
+        let tasks = format!("/proc/{}/task", self.pid());
+        let still = || {
+            std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+                std::fs::read_to_string(task.path().join("stat"))
+                    .is_ok_and(|stat| stat.contains(") T "))
+            })
+        };
+        let start = Instant::now();
+        while !still() {
+            assert!(start.elapsed() < LONG, "the server does not stand still");
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it go on.

@@ -1,1 +1,14 @@
-//! Runner tests.
+//! Runner tests: real processes, real kills.
+
+#[cfg(test)]
+mod control;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod ending;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod output;
+#[cfg(test)]
+mod starting;

@@ -2,11 +2,26 @@
 
 use super::*;
 
-/// A program in a folder, as a shell script.
+/// A program in a folder, as a shell script. Another process writes it: a file that was open for
+/// writing here could still be open in what another test's thread is starting, and then it cannot
+/// be run ("text file busy").
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the writer must be another process"
+    )]
+    let mut writer = Command::new("/bin/sh");
+    let mut child = writer
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    write!(stdin, "#!/bin/sh\n{text}\n").unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
     path
 }
 

@@ -94,7 +94,7 @@ fn the_server_goes_with_an_owner_that_is_killed() {
     assert_eq!((state.port, state.pid), (port, pid));
     owner.kill9();
     wait_until_gone(folder.path(), LONG).unwrap();
-    assert!(!alive(pid));
+    assert!(gone(pid));
     assert!(running(folder.path()).is_none());
     assert!(!folder.path().join("server.json").exists());
 }
@@ -117,7 +117,7 @@ fn a_second_user_keeps_it_alive() {
     ));
     third.leave();
     wait_until_gone(folder.path(), LONG).unwrap();
-    assert!(!alive(pid));
+    assert!(gone(pid));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_server_goes_with_a_keeper_that_is_killed() {
     signal(server.state().keeper_pid, Signal::SIGKILL);
     // The folder is free only once nats-server has gone, too.
     wait_until_gone(folder.path(), LONG).unwrap();
-    assert!(!alive(pid));
+    assert!(gone(pid));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
     assert_eq!(next.token(), token);
@@ -142,9 +142,10 @@ fn a_paused_server_goes_with_its_killed_keeper_before_another_starts() {
     let pid = server.pid();
     signal(pid, Signal::SIGSTOP);
     signal(server.state().keeper_pid, Signal::SIGKILL);
+    assert!(eventually(|| !alive(server.state().keeper_pid)));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
-    assert!(!alive(pid), "two servers in one folder");
+    assert!(gone(pid), "two servers in one folder");
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn it_stays_when_asked_until_told() {
     }
     assert!(alive(pid));
     assert!(stop_blocking(folder.path(), LONG).unwrap());
-    assert!(!alive(pid));
+    assert!(gone(pid));
     assert!(!stop_blocking(folder.path(), LONG).unwrap());
     // The wish to stay has gone with it.
     let next = ensure_blocking(&options(folder.path())).unwrap();
@@ -242,7 +243,7 @@ fn a_keeper_takes_a_hangup_for_what_it_is() {
     signal(keeper, Signal::SIGHUP);
     signal(keeper, Signal::SIGTERM);
     wait_until_gone(server.data_dir(), LONG).unwrap();
-    assert!(!alive(keeper) || eventually(|| !alive(keeper)));
+    assert!(gone(keeper));
 }
 
 #[test]
@@ -293,7 +294,7 @@ async fn who_gives_up_waiting_leaves_no_server() {
     let pid = server.pid();
     drop(server);
     wait_until_gone(folder.path(), LONG).unwrap();
-    assert!(!alive(pid));
+    assert!(gone(pid));
 }
 
 #[test]
@@ -307,7 +308,7 @@ fn a_test_server_goes_with_a_test_process_that_is_killed() {
     assert!(folder.exists() && alive(pid));
     user.kill9();
     wait_until_gone(&folder, LONG).unwrap();
-    assert!(!alive(pid));
+    assert!(gone(pid));
     assert!(eventually(|| !folder.exists()));
 }
 
@@ -345,4 +346,24 @@ fn keepers_of(folder: &Path) -> usize {
                 .is_ok_and(|line| String::from_utf8_lossy(&line).contains("__server-keeper"))
         })
         .count()
+}
+
+#[test]
+fn the_last_user_may_leave_during_a_restart() {
+    for delay_ms in [0, 5, 30, 55, 60, 65, 70, 80, 120] {
+        let folder = TempDir::new().unwrap();
+        let server = ensure_blocking(&options(folder.path())).unwrap();
+        let keeper = server.state().keeper_pid;
+        signal(server.pid(), Signal::SIGKILL);
+        // Each delay meets the keeper at another point of the restart.
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let start = Instant::now();
+        drop(server);
+        assert!(gone(keeper), "after {delay_ms} ms");
+        assert!(
+            start.elapsed() < Duration::from_secs(8),
+            "after {delay_ms} ms"
+        );
+        assert!(running(folder.path()).is_none());
+    }
 }

@@ -1,6 +1,5 @@
 //! One running job, as its spawner sees it.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::super::cgroup::Group;
@@ -36,7 +35,6 @@ pub(super) struct Job {
     pub(super) pid: i32,
     /// Where it runs; none when it owns all of this process's descendants.
     pub(super) group: Option<Group>,
-    pub(super) scratch: Option<PathBuf>,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
     /// Since the epoch, nanoseconds.

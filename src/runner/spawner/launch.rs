@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -83,9 +83,16 @@ impl Launcher {
         group.map(Some).map_err(errno_of)
     }
 
-    /// Takes back the group of a job that is over.
-    pub(super) fn give_back(&mut self, group: Group) {
-        self.free.push(group);
+    /// Takes back the group of a job that is over. One that was killed is not
+    /// used again: Linux since 6.14 kills what is started straight into a group
+    /// that has ever been killed, since it compares the group's count of kills
+    /// with that of the parent's group.
+    pub(super) fn give_back(&mut self, group: Group, killed: bool) {
+        if killed {
+            group.remove();
+        } else {
+            self.free.push(group);
+        }
     }
 
     /// Starts a job. `fds` are its standard input (if it has one), output,
@@ -96,8 +103,8 @@ impl Launcher {
         start: &Start,
         fds: &[OwnedFd],
     ) -> Result<Job, Refusal> {
-        if let Some(scratch) = &start.scratch {
-            prepare_scratch(scratch, start.script()).map_err(|e| scratch_refusal(scratch, e))?;
+        if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
+            write_script(scratch, script).map_err(|e| script_refusal(scratch, e))?;
         }
         let mut group = match self.take_group() {
             Ok(group) => group,
@@ -131,7 +138,6 @@ impl Launcher {
                     id,
                     pid,
                     group,
-                    scratch: start.scratch.clone().filter(|_| start.remove_scratch),
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
@@ -149,10 +155,7 @@ impl Launcher {
             }
             Err(refusal) => {
                 if let Some(group) = group {
-                    self.give_back(group);
-                }
-                if let Some(scratch) = &start.scratch {
-                    remove_scratch(scratch);
+                    self.give_back(group, false);
                 }
                 Err(refusal)
             }
@@ -273,26 +276,21 @@ fn rlimits(
     (limits, len)
 }
 
-fn prepare_scratch(scratch: &Path, script: Option<&[u8]>) -> std::io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
+/// Written here, where no other thread can be starting a child that would hold
+/// the file open for writing while it is executed (ETXTBSY).
+fn write_script(scratch: &Path, script: &[u8]) -> std::io::Result<()> {
+    let path = scratch.join("script");
+    // A start that was put off has written it before.
+    let _ = fs::remove_file(&path);
+    File::options()
+        .write(true)
+        .create_new(true)
         .mode(0o700)
-        .create(scratch)?;
-    if let Some(script) = script {
-        // Written here, where no other thread can be starting a child that
-        // would hold the file open for writing while it is executed (ETXTBSY).
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o700)
-            .open(scratch.join("script"))?
-            .write_all(script)?;
-    }
-    Ok(())
+        .open(path)?
+        .write_all(script)
 }
 
-fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
-    remove_scratch(scratch);
+fn script_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
     let errno = errno_of(error);
     if matches!(
         errno,
@@ -304,20 +302,12 @@ fn scratch_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
         step: "scratch",
         errno,
         message: format!(
-            "the scratch folder {} cannot be made: {}",
+            "the script cannot be written to {}: {}",
             scratch.display(),
             errno.desc()
         ),
         fatal: false,
     })
-}
-
-/// Removes a scratch folder: quickly where only a script is in it.
-pub(super) fn remove_scratch(scratch: &Path) {
-    let _ = fs::remove_file(scratch.join("script"));
-    if fs::remove_dir(scratch).is_err() {
-        let _ = fs::remove_dir_all(scratch);
-    }
 }
 
 fn since_epoch_ns() -> u64 {

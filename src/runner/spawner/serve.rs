@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
 use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
 use super::job::Job;
-use super::launch::{Launcher, Refusal, remove_scratch};
+use super::launch::{Launcher, Refusal};
 
 /// First wait before a start that found the system short of something is tried
 /// again; it doubles up to [`BUSY_WAIT_MAX`].
@@ -54,6 +55,8 @@ pub(super) struct Spawner {
     /// Replies not sent yet, each a frame.
     replies: VecDeque<Vec<u8>>,
     childless: bool,
+    /// Where the scratch folders of the worker's jobs are, once one has had one.
+    scratch_root: Option<PathBuf>,
 }
 
 impl Spawner {
@@ -76,6 +79,7 @@ impl Spawner {
             jobs: Vec::new(),
             replies: VecDeque::new(),
             childless: true,
+            scratch_root: None,
         })
     }
 
@@ -93,6 +97,10 @@ impl Spawner {
             self.reap();
             self.timers();
             self.replies.clear();
+        }
+        if let (Ok(()), Some(root)) = (&result, &self.scratch_root) {
+            // The worker is gone and cannot; where it was not killed it has.
+            let _ = std::fs::remove_dir_all(root);
         }
         self.launcher.finish();
         result
@@ -261,6 +269,10 @@ impl Spawner {
             return;
         };
         self.busy_until = None;
+        if self.scratch_root.is_none() {
+            let scratch = waiting.start.scratch.as_deref();
+            self.scratch_root = scratch.and_then(Path::parent).map(Path::to_owned);
+        }
         match self
             .launcher
             .launch(waiting.id, &waiting.start, &waiting.fds)
@@ -323,11 +335,8 @@ impl Spawner {
             let mut w = Writer::default();
             job.write_ended(&mut w);
             self.replies.push_back(w.bytes);
-            if let Some(scratch) = &job.scratch {
-                remove_scratch(scratch);
-            }
             if let Some(group) = job.group {
-                self.launcher.give_back(group);
+                self.launcher.give_back(group, job.killed);
             }
         }
     }
@@ -384,7 +393,7 @@ struct Events {
 fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
     // Paths in messages can be long; a reply has to fit in a message.
     const MESSAGE_MAX: usize = 8 * 1024;
-    let cut = message.floor_char_boundary(MESSAGE_MAX);
+    let cut = message.len().min(MESSAGE_MAX);
     w.u8(to_worker::NOT_STARTED).u32(id);
     w.block(step.as_bytes()).i32(errno).u8(u8::from(fatal));
     w.block(&message.as_bytes()[..cut]);

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 
 use libc::{c_int, c_void};
 use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
 
 use super::child::{self, ChildPlan};
 
@@ -103,7 +104,12 @@ impl Cloner {
             unsafe { libc::_exit(0) }
         }
         let pid = self.spawn_into(exit, std::ptr::null_mut(), cgroup)?;
-        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).map(drop)
+        match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            // Linux since 6.14 kills it when our own group was once killed and
+            // used again.
+            _ => Err(Errno::EPERM),
+        }
     }
 
     fn spawn_into(

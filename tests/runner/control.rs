@@ -1,0 +1,44 @@
+//! The control channel.
+
+use naq::runner::End;
+
+use super::harness::{Bench, sh, within};
+
+#[tokio::test]
+async fn messages_come_while_the_job_runs() {
+    for bench in Bench::each().await {
+        let job = bench.runner.start_job(sh(
+            "echo '{\"progress\":40}' >&3; read line < gate; echo '{\"result\":[1]}' >&3",
+        ));
+        nix::unistd::mkfifo(&bench.path("gate"), nix::sys::stat::Mode::S_IRWXU).ok();
+        let message = within(job.control()).await.expect("a message");
+        assert_eq!(message.object["progress"], 40);
+        std::fs::write(bench.path("gate"), "go\n").unwrap();
+        let message = within(job.control()).await;
+        let ended = within(job.wait()).await;
+        let result = message.or(ended.control.first().cloned()).unwrap();
+        assert_eq!(result.object["result"][0], 1);
+    }
+}
+
+#[tokio::test]
+async fn bad_lines_are_warnings_and_fail_nothing() {
+    let bench = Bench::with(|options| options.control_line_bytes_max = 1000).await;
+    let ended = bench
+        .sh("echo nonsense >&3; echo '[1]' >&3; head -c 5000 /dev/zero >&3; echo >&3; printf '{\"a\":1}' >&3; exit 0")
+        .await;
+    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(ended.control.len(), 1);
+    assert_eq!(ended.warnings.len(), 3, "{:?}", ended.warnings);
+}
+
+#[tokio::test]
+async fn a_flood_is_bounded() {
+    let bench = Bench::new().await;
+    let ended = bench
+        .sh("yes '{\"progress\":1}' | head -n 200000 >&3; yes bad | head -n 200000 >&3")
+        .await;
+    assert_eq!(ended.end, End::Exited(0));
+    assert!(ended.control.len() <= 4096, "{}", ended.control.len());
+    assert!(ended.warnings.len() <= 32, "{}", ended.warnings.len());
+}

@@ -1,0 +1,135 @@
+//! What is left when a worker or a spawner is killed: nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use naq::runner::{Containment, End, Runner, RunnerError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::harness::{Bench, Witness, options, sh, within};
+
+/// Tells the driver below its folder and containment.
+const DRIVER: &str = "NAQ_TEST_DRIVER";
+
+/// A worker to be killed: runs one job for ever. Run by the test after it, as a
+/// process of its own.
+#[tokio::test]
+#[ignore = "the process that another test kills"]
+async fn driver() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how a test tells a process of its own what to do"
+    )]
+    let Ok(told) = std::env::var(DRIVER) else {
+        return;
+    };
+    let (containment, folder) = told.split_once(' ').unwrap();
+    let mut options = options(Path::new(folder));
+    options.containment = Some(containment.parse().unwrap());
+    let runner = Runner::start(options).await.unwrap();
+    let job = runner.start_job(sh(
+        "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 & echo held >&9; sleep 1000",
+    ));
+    job.wait().await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_leaves_no_process() {
+    for containment in [Containment::Cgroup, Containment::Subreaper] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut probe = options(folder.path());
+        probe.containment = Some(containment);
+        match Runner::start(probe).await {
+            Ok(runner) => runner.shutdown().await,
+            Err(RunnerError::Containment { .. }) => continue,
+            Err(e) => panic!("{e}"),
+        }
+        let witness = Witness::new(folder.path().join("witness"));
+        #[expect(clippy::disallowed_methods, reason = "the worker to be killed")]
+        let mut worker = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runner::crash::driver", "--ignored"])
+            .env(DRIVER, format!("{containment} {}", folder.path().display()))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        witness.held().await;
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        witness.over().await;
+    }
+}
+
+/// The spawners below this process whose jobs have this folder as theirs.
+fn spawner_of(pid_file: &Path) -> Pid {
+    let leader: i32 = std::fs::read_to_string(pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    Pid::from_raw(rest.split_whitespace().nth(1).unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_spawner_killed_ends_its_jobs_and_another_takes_over() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let job = bench.runner.start_job(sh(
+            "echo $$ > pid; exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' & echo held >&9; sleep 1000",
+        ));
+        witness.held().await;
+        kill(spawner_of(&bench.path("pid")), Signal::SIGKILL).unwrap();
+        let ended = within(job.wait()).await;
+        assert_eq!(ended.end, End::SpawnerDied);
+        assert!(witness.is_over(), "its tree is gone when that is told");
+        for _ in 0..20 {
+            assert_eq!(bench.sh("true").await.end, End::Exited(0));
+        }
+    }
+}
+
+/// The folders of workers in our control group.
+fn worker_folders() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mount = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"))
+        .map(|line| line.split(' ').nth(1).unwrap().to_owned());
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let group = group
+        .lines()
+        .find_map(|l| l.strip_prefix("0::/").map(str::to_owned));
+    let (Some(mount), Some(group)) = (mount, group) else {
+        return Vec::new();
+    };
+    let Ok(entries) = std::fs::read_dir(Path::new(&mount).join(group)) else {
+        return Vec::new();
+    };
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+#[tokio::test]
+async fn a_starting_worker_sweeps_the_groups_of_dead_ones_only() {
+    let bench = match Bench::each().await {
+        benches if benches.len() == 2 => benches.into_iter().next().unwrap(),
+        _ => return,
+    };
+    let own = worker_folders().into_iter().find(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("naq-worker-")
+    });
+    let dead = own.unwrap().with_file_name("naq-worker-999999999-0");
+    std::fs::create_dir_all(dead.join("spawner-0/slot-0")).unwrap();
+    let other = Bench::with(|options| options.containment = Some(Containment::Cgroup)).await;
+    assert!(!dead.exists(), "a dead worker's folder goes");
+    assert_eq!(
+        bench.sh("true").await.end,
+        End::Exited(0),
+        "a live one's stays"
+    );
+    assert_eq!(other.sh("true").await.end, End::Exited(0));
+}

@@ -1,0 +1,222 @@
+//! How trees end.
+
+use std::time::{Duration, Instant};
+
+use naq::runner::{End, StopReason, Stopped};
+
+use super::harness::{Bench, Witness, sh, stdout, within};
+
+#[tokio::test]
+async fn a_timeout_is_term_then_kill() {
+    for bench in Bench::each().await {
+        let mut command = sh("trap 'echo asked; exit 9' TERM; while :; do sleep 0.01; done");
+        command.timeout = Some(Duration::from_millis(150));
+        let ended = bench.run(command).await;
+        assert_eq!(ended.end, End::Exited(9));
+        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert_eq!(stdout(&ended), "asked\n");
+
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!("{}; trap '' TERM; sleep 1000", witness.hold()));
+        command.timeout = Some(Duration::from_millis(50));
+        command.kill_grace = Duration::from_millis(100);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.end, End::Signalled(9));
+        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert!(ended.usage.wall_ms >= 150);
+        assert!(witness.is_over());
+    }
+}
+
+#[tokio::test]
+async fn term_reaches_the_whole_tree_and_all_of_it_has_the_grace() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        // The first process ends at once; a daemon of its takes a while.
+        let script = format!(
+            "{}; setsid sh -c 'trap \"sleep 0.4; echo cleaned; exit\" TERM; echo ready; while :; do sleep 0.01; done' & wait",
+            witness.hold()
+        );
+        let (sender, mut chunks) = tokio::sync::mpsc::channel(8);
+        let mut command = sh(&script);
+        command.live = Some(naq::runner::LiveSink::new(sender, Duration::ZERO));
+        let job = bench.runner.start_job(command);
+        within(chunks.recv()).await.expect("ready");
+        job.stop(StopReason::Cancel);
+        let ended = within(job.wait()).await;
+        assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Cancel)));
+        assert_eq!(ended.end, End::Signalled(15));
+        assert_eq!(stdout(&ended), "ready\ncleaned\n");
+        assert!(witness.is_over());
+    }
+}
+
+#[tokio::test]
+async fn a_lost_lease_kills_at_once() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let job = bench
+            .runner
+            .start_job(sh(&format!("trap '' TERM; {}; sleep 1000", witness.hold())));
+        witness.held().await;
+        let asked = Instant::now();
+        job.stop(StopReason::LeaseLost);
+        let ended = within(job.wait()).await;
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        assert_eq!(ended.end, End::Signalled(9));
+        assert!(witness.is_over());
+    }
+}
+
+#[tokio::test]
+async fn a_job_stopped_before_it_starts_never_runs() {
+    let bench = Bench::with(|options| options.concurrency = 1).await;
+    let witness = Witness::new(bench.path("witness"));
+    let first = bench
+        .runner
+        .start_job(sh(&format!("{}; sleep 1000", witness.hold())));
+    witness.held().await;
+    let second = bench.runner.start_job(sh("echo ran > ran"));
+    second.stop(StopReason::Drain);
+    let ended = within(second.wait()).await;
+    assert!(matches!(ended.end, End::NotStarted(f) if !f.fatal));
+    assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Drain)));
+    first.kill(StopReason::Cancel);
+    within(first.wait()).await;
+    assert!(!bench.path("ran").exists());
+}
+
+#[tokio::test]
+async fn a_handle_dropped_is_a_job_killed() {
+    for bench in Bench::each().await {
+        let witness = Witness::new(bench.path("witness"));
+        let job = bench
+            .runner
+            .start_job(sh(&format!("{}; sleep 1000", witness.hold())));
+        witness.held().await;
+        drop(job);
+        witness.over().await;
+    }
+}
+
+#[tokio::test]
+async fn daemons_are_drained_then_killed_and_told() {
+    for bench in Bench::each().await {
+        for redirect in ["", ">/dev/null 2>&1 3>&-"] {
+            let mut witness = Witness::new(bench.path("witness"));
+            let script = format!(
+                "{}; setsid sh -c '(sleep 1000 & echo deep; sleep 1000) & exit' {redirect}; echo done",
+                witness.hold()
+            );
+            let began = Instant::now();
+            let ended = bench.sh(&script).await;
+            assert_eq!(ended.end, End::Exited(0));
+            assert!(ended.leaked);
+            assert!(stdout(&ended).contains("done"));
+            assert_eq!(stdout(&ended).contains("deep"), redirect.is_empty());
+            assert!(witness.is_over(), "nothing is left when the end is told");
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::fs::remove_file(&witness.path).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_ends_by_itself_in_a_moment_is_no_leak() {
+    for bench in Bench::each().await {
+        let ended = bench.sh("(sleep 0.1; echo late) & echo first").await;
+        assert_eq!(stdout(&ended), "first\nlate\n");
+        assert!(!ended.leaked);
+    }
+}
+
+#[tokio::test]
+async fn processes_that_fork_on_and_on_are_killed() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        // Each of 20 replaces itself with a child, for ever, in new sessions.
+        let script = format!(
+            "{}; cat > hop <<'X'\n#!/bin/sh\nsetsid ./hop & exit\nX\nchmod +x hop; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do ./hop & done; sleep 1000",
+            witness.hold()
+        );
+        let mut command = sh(&script);
+        command.timeout = Some(Duration::from_millis(300));
+        command.kill_grace = Duration::from_millis(100);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert!(witness.is_over());
+        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+    }
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_bounded_and_killed() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!(
+            "{}; i=0; while [ $i -lt 3000 ]; do sleep 1000 & i=$((i+1)); done; wait",
+            witness.hold()
+        ));
+        command.limits.processes = Some(100);
+        command.timeout = Some(Duration::from_secs(20));
+        let ended = bench.run(command).await;
+        assert_ne!(ended.end, End::Exited(0));
+        assert!(witness.is_over());
+    }
+}
+
+#[tokio::test]
+async fn memory_is_bounded_for_the_whole_tree() {
+    for bench in Bench::each().await {
+        // Two processes, each within the bound, together over it.
+        let mut command = sh(
+            "for i in 1 2; do head -c 40000000 /dev/zero | tail -c 40000000 | sleep 1000 & done; wait",
+        );
+        command.limits.memory_bytes = Some(60_000_000);
+        command.timeout = Some(Duration::from_secs(20));
+        let ended = bench.run(command).await;
+        assert!(ended.oom, "{ended:?}");
+        assert_eq!(bench.sh("true").await.end, End::Exited(0));
+    }
+}
+
+#[tokio::test]
+async fn zombies_are_reaped() {
+    for bench in Bench::each().await {
+        // Orphans that end while the job goes on become the spawner's.
+        let ended = bench
+            .sh("for i in 1 2 3; do (sleep 0.01 &) ; done; sleep 0.3; cat /proc/[0-9]*/stat 2>/dev/null | awk -v p=$PPID '$3 == \"Z\" && $4 == p' | wc -l")
+            .await;
+        assert_eq!(stdout(&ended), "0\n");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_process_is_ended_too() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!("{}; kill -STOP $$", witness.hold()));
+        command.timeout = Some(Duration::from_millis(100));
+        let ended = bench.run(command).await;
+        assert_eq!(ended.end, End::Signalled(15));
+        assert!(witness.is_over());
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_leaves_nothing() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let job = bench.runner.start_job(sh(&format!(
+            "{}; setsid sleep 1000 & sleep 1000",
+            witness.hold()
+        )));
+        witness.held().await;
+        within(bench.runner.clone().shutdown()).await;
+        assert!(witness.is_over());
+        let ended = within(job.wait()).await;
+        assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Abandoned)));
+        let late = bench.runner.start_job(sh("true"));
+        assert!(matches!(within(late.wait()).await.end, End::NotStarted(_)));
+    }
+}

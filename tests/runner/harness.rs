@@ -1,0 +1,168 @@
+//! What the runner's tests share.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use naq::runner::{Command, Containment, Ended, Options, Program, Runner, RunnerError};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use tempfile::TempDir;
+
+/// No test waits longer for anything.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A runner and a folder that goes with it.
+pub(super) struct Bench {
+    pub(super) runner: Runner,
+    pub(super) folder: TempDir,
+}
+
+impl Bench {
+    pub(super) async fn new() -> Bench {
+        Bench::with(|_| {}).await
+    }
+
+    pub(super) async fn with(change: impl FnOnce(&mut Options)) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(folder.path());
+        change(&mut options);
+        let runner = Runner::start(options).await.unwrap();
+        Bench { runner, folder }
+    }
+
+    /// One for each containment that this machine has.
+    pub(super) async fn each() -> Vec<Bench> {
+        let mut benches = Vec::new();
+        for containment in [Containment::Cgroup, Containment::Subreaper] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut options = options(folder.path());
+            options.containment = Some(containment);
+            match Runner::start(options).await {
+                Ok(runner) => {
+                    assert_eq!(runner.containment(), containment);
+                    benches.push(Bench { runner, folder });
+                }
+                Err(RunnerError::Containment { source, .. }) => {
+                    println!("not tested here: {containment}: {source}");
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
+        benches
+    }
+
+    pub(super) async fn run(&self, command: Command) -> Ended {
+        let job = self.runner.start_job(command);
+        within(job.wait()).await
+    }
+
+    pub(super) async fn sh(&self, script: &str) -> Ended {
+        self.run(sh(script)).await
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A program in the folder.
+    pub(super) fn file(&self, name: &str, content: &[u8], mode: u32) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+pub(super) fn options(folder: &Path) -> Options {
+    let mut options = Options::new(4);
+    options.spawner_program = Some(env!("CARGO_BIN_EXE_naq").into());
+    options.scratch_dir = folder.join("scratch");
+    options.work_dir = folder.to_owned();
+    options.base_env = vec![("LANG".to_owned(), "C.UTF-8".to_owned())];
+    options
+}
+
+pub(super) fn program(program: &str, args: &[&str]) -> Command {
+    let program = Program::Path {
+        program: program.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    };
+    Command::new("test", program)
+}
+
+pub(super) fn sh(script: &str) -> Command {
+    program("sh", &["-c", script])
+}
+
+pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+}
+
+pub(super) fn stdout(ended: &Ended) -> String {
+    String::from_utf8(ended.stdout.head.clone()).unwrap()
+}
+
+/// A named pipe that processes of a job hold open for writing: its end is the
+/// end of the last of them.
+pub(super) struct Witness {
+    pub(super) path: PathBuf,
+    reader: File,
+}
+
+impl Witness {
+    pub(super) fn new(path: PathBuf) -> Witness {
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let reader = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&path)
+            .unwrap();
+        Witness { path, reader }
+    }
+
+    /// The shell's way to hold it.
+    pub(super) fn hold(&self) -> String {
+        format!("exec 9>'{}'; echo held >&9", self.path.display())
+    }
+
+    /// Waits until somebody holds it.
+    pub(super) async fn held(&self) {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut byte = [0];
+            File::open(path).unwrap().read_exact(&mut byte).unwrap();
+        });
+        within(read).await.unwrap();
+    }
+
+    /// Whether nobody holds it at this moment.
+    pub(super) fn is_over(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.reader.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
+    /// Waits until nobody holds it.
+    pub(super) async fn over(self) {
+        let path = self.path.clone();
+        // A writer of our own bridges the moment between the two readers.
+        let bridge = File::options().write(true).open(&path).unwrap();
+        let mut reader = File::open(&path).unwrap();
+        drop(bridge);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut rest = Vec::new();
+            reader.read_to_end(&mut rest).unwrap();
+        });
+        within(read).await.unwrap();
+    }
+}

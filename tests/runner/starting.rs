@@ -1,0 +1,333 @@
+//! What a job is given, and what keeps it from starting.
+
+use bytes::Bytes;
+use naq::runner::{
+    Command, Containment, End, Limits, Options, Program, Runner, RunnerError, SpawnFailure, Stdin,
+};
+
+use super::harness::{Bench, program, sh, stdout};
+
+fn failure(end: End) -> SpawnFailure {
+    match end {
+        End::NotStarted(failure) => failure,
+        end => panic!("it started: {end:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_job_runs_and_its_end_is_told() {
+    for bench in Bench::each().await {
+        let ended = bench.sh("echo out; echo err >&2; exit 3").await;
+        assert_eq!(ended.end, End::Exited(3));
+        assert_eq!(ended.stdout.head, b"out\n");
+        assert_eq!(ended.stderr.head, b"err\n");
+        assert_eq!(ended.stdout.bytes, 4);
+        assert!(!ended.leaked && !ended.oom && !ended.stdout.truncated);
+        assert!(ended.started_at.is_some() && ended.stopped.is_none());
+        assert!(ended.usage.max_rss_bytes > 0);
+        let ended = bench.sh("kill -USR1 $$").await;
+        assert_eq!(ended.end, End::Signalled(10));
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_built_and_not_inherited() {
+    let bench = Bench::new().await;
+    let mut command = program("env", &[]);
+    command.env = vec![("LANG".into(), "C".into()), ("A".into(), "b=c".into())];
+    let ended = bench.run(command).await;
+    let mut lines: Vec<_> = stdout(&ended).lines().map(str::to_owned).collect();
+    lines.sort();
+    let path = Options::new(1).path;
+    assert_eq!(
+        lines,
+        [
+            "A=b=c",
+            "LANG=C",
+            "NAQ_CONTROL_FD=3",
+            &format!("PATH={path}")
+        ]
+    );
+}
+
+#[tokio::test]
+async fn only_descriptors_0_to_3_are_open() {
+    for bench in Bench::each().await {
+        let ended = bench
+            .sh("for f in /proc/self/fd/*; do echo ${f##*/}; done; readlink /proc/self/fd/0")
+            .await;
+        let listed = stdout(&ended);
+        // The shell itself holds the folder open, or nothing more.
+        assert!(listed.starts_with("0\n1\n2\n3\n"), "{listed}");
+        assert!(listed.ends_with("/dev/null\n"), "{listed}");
+        let ended = bench.run(program("ls", &["/proc/self/fd"])).await;
+        assert_eq!(
+            stdout(&ended),
+            "0\n1\n2\n3\n4\n",
+            "4 is ls reading the folder"
+        );
+    }
+}
+
+#[tokio::test]
+async fn signals_session_and_limits_are_as_new() {
+    for bench in Bench::each().await {
+        let script = "grep -E '^(SigBlk|SigIgn|SigCgt|NoNewPrivs)' /proc/self/status; cut -d' ' -f6 /proc/$$/stat; echo $$; ulimit -c";
+        let ended = bench.sh(script).await;
+        let text = stdout(&ended);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "SigBlk:\t0000000000000000", "{text}");
+        assert_eq!(lines[1], "SigIgn:\t0000000000000000", "{text}");
+        assert_eq!(lines[3], "NoNewPrivs:\t1", "{text}");
+        assert_eq!(lines[4], lines[5], "it leads its session: {text}");
+        assert_eq!(lines[6], "0", "{text}");
+    }
+}
+
+#[tokio::test]
+async fn limits_are_set() {
+    for bench in Bench::each().await {
+        let mut command = sh("ulimit -t; ulimit -n; ulimit -f; nice");
+        command.limits = Limits {
+            cpu_time_s: Some(7),
+            open_files: Some(55),
+            file_size_bytes: Some(512 * 1024),
+            nice: Some(5),
+            ..Limits::default()
+        };
+        assert_eq!(stdout(&bench.run(command).await), "7\n55\n1024\n5\n");
+        let mut command = sh("while :; do :; done");
+        command.limits.cpu_time_s = Some(1);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.end, End::Signalled(24), "SIGXCPU");
+        let mut command = sh("head -c 1000000 /dev/zero > big");
+        command.limits.file_size_bytes = Some(1000);
+        let ended = bench.run(command).await;
+        assert_ne!(ended.end, End::Exited(0));
+        assert!(bench.path("big").metadata().unwrap().len() <= 1000);
+    }
+}
+
+#[tokio::test]
+async fn working_directories_are_taken() {
+    let bench = Bench::new().await;
+    assert_eq!(
+        stdout(&bench.sh("pwd -P").await).trim(),
+        bench
+            .folder
+            .path()
+            .canonicalize()
+            .unwrap()
+            .to_str()
+            .unwrap()
+    );
+    let mut command = sh("pwd");
+    command.cwd = Some("/usr".into());
+    assert_eq!(stdout(&bench.run(command).await), "/usr\n");
+    // A relative program is relative to it.
+    bench.file("tool", b"#!/bin/sh\necho tool $1\n", 0o755);
+    let ended = bench.run(program("./tool", &["x"])).await;
+    assert_eq!(stdout(&ended), "tool x\n");
+}
+
+#[tokio::test]
+async fn scripts_run_by_their_first_line_or_their_interpreter() {
+    let bench = Bench::new().await;
+    let script = |source: &str, interpreter: Option<Vec<&str>>| {
+        let program = Program::Script {
+            source: source.to_owned(),
+            interpreter: interpreter.map(|i| i.into_iter().map(str::to_owned).collect()),
+            args: vec!["a b".to_owned()],
+        };
+        Command::new("script", program)
+    };
+    let ended = bench.run(script("echo \"sh $1\"", None)).await;
+    assert_eq!(stdout(&ended), "sh a b\n");
+    let ended = bench
+        .run(script("#!/bin/cat\ntext", Some(vec!["nothing"])))
+        .await;
+    assert!(stdout(&ended).starts_with("#!/bin/cat\ntext"));
+    let ended = bench
+        .run(script("a line\n", Some(vec!["sh", "-c", "head -n 1 $0"])))
+        .await;
+    assert_eq!(stdout(&ended), "a line\n");
+    let failed = failure(bench.run(script("#!/bin/sh\r\necho\r\n", None)).await.end);
+    assert!(failed.fatal && failed.message.contains("CRLF"), "{failed}");
+    let left = std::fs::read_dir(bench.path("scratch")).unwrap().count();
+    assert_eq!(left, 0, "their folders are gone");
+}
+
+#[tokio::test]
+async fn a_scratch_folder_lives_as_long_as_its_guard() {
+    let bench = Bench::new().await;
+    let mut command = sh("cd $NAQ_WORK_DIR && echo made > artifact && mkdir d && chmod 0 d; pwd");
+    command.scratch = true;
+    let ended = bench.run(command).await;
+    let scratch = ended.scratch.as_ref().unwrap();
+    let path = scratch.path().to_owned();
+    assert_eq!(stdout(&ended).trim(), path.to_str().unwrap());
+    let artifact = std::fs::read_to_string(path.join("artifact")).unwrap();
+    assert_eq!(artifact, "made\n");
+    std::thread::spawn(move || drop(ended)).join().unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn each_reason_not_to_start_is_told_apart_in_words() {
+    for bench in Bench::each().await {
+        let folder = bench.folder.path().to_str().unwrap().to_owned();
+        let plain = bench.file("plain", b"#!/bin/sh\n", 0o644);
+        let text = bench.file("text", b"no first line\n", 0o755);
+        let empty = bench.file("empty", b"", 0o755);
+        let crlf = bench.file("crlf", b"#!/bin/sh\r\necho\r\n", 0o755);
+        let lost = bench.file("lost", b"#!/no/such/interpreter -x\n", 0o755);
+        let elf = bench.file("elf", b"\x7fELF and then nothing of the kind", 0o755);
+        let below = format!("{plain}/x");
+        let cases: &[(&str, &str, &str, &str)] = &[
+            ("no-such-command", "exec", "ENOENT", "not found in PATH"),
+            ("/no/such/command", "exec", "ENOENT", "no such command"),
+            (&below, "exec", "ENOTDIR", "not a directory"),
+            (&plain, "exec", "EACCES", "not executable"),
+            (&folder, "exec", "EACCES", "is a directory"),
+            (&text, "exec", "ENOEXEC", "no #! line"),
+            (&empty, "exec", "ENOEXEC", "is empty"),
+            (&crlf, "exec", "ENOENT", "CRLF"),
+            (
+                &lost,
+                "exec",
+                "ENOENT",
+                "does not exist: /no/such/interpreter",
+            ),
+            (&elf, "exec", "ENOEXEC", "bad ELF"),
+        ];
+        for (name, step, errno, words) in cases {
+            let failed = failure(bench.run(program(name, &[])).await.end);
+            assert_eq!(failed.step, *step, "{failed:?}");
+            assert_eq!(failed.errno.as_deref(), Some(*errno), "{failed:?}");
+            assert!(failed.message.contains(words), "{words}: {failed:?}");
+            assert!(failed.fatal, "{failed:?}");
+        }
+        for (cwd, errno, words) in [
+            (
+                "/no/such/folder".to_owned(),
+                "ENOENT",
+                "no such working directory",
+            ),
+            (plain, "ENOTDIR", "is not a directory"),
+        ] {
+            let mut command = sh("true");
+            command.cwd = Some(cwd.into());
+            let failed = failure(bench.run(command).await.end);
+            assert_eq!(failed.step, "cwd");
+            assert_eq!(failed.errno.as_deref(), Some(errno));
+            assert!(failed.fatal && failed.message.contains(words), "{failed:?}");
+        }
+        assert_eq!(bench.sh("true").await.end, End::Exited(0), "and goes on");
+    }
+}
+
+#[tokio::test]
+async fn arguments_that_are_too_big_are_told_in_words() {
+    let bench = Bench::new().await;
+    let long = "x".repeat(128 * 1024);
+    let failed = failure(bench.run(program("true", &[&long])).await.end);
+    assert_eq!(failed.errno.as_deref(), Some("E2BIG"));
+    assert!(
+        failed.fatal && failed.message.contains("too big"),
+        "{failed}"
+    );
+    let many = vec!["0123456789abcdef"; 140_000];
+    let failed = failure(bench.run(program("true", &many)).await.end);
+    assert_eq!(failed.errno.as_deref(), Some("E2BIG"));
+    // What fits, fits: far more than one message holds.
+    let most = "y".repeat(128 * 1024 - 1);
+    let ended = bench.run(program("printf", &["%s", &most])).await;
+    assert_eq!(ended.stdout.bytes, most.len() as u64);
+}
+
+#[tokio::test]
+async fn nul_and_equals_signs_are_refused() {
+    let bench = Bench::new().await;
+    let mut bad_name = sh("true");
+    bad_name.env = vec![("A=B".into(), "c".into())];
+    let mut bad_value = sh("true");
+    bad_value.env = vec![("A".into(), "c\0d".into())];
+    let mut bad_cwd = sh("true");
+    bad_cwd.cwd = Some("/a\0b".into());
+    let cases = [
+        program("tr\0ue", &[]),
+        program("", &[]),
+        program("true", &["a\0b"]),
+        bad_name,
+        bad_value,
+        bad_cwd,
+    ];
+    for command in cases {
+        let failed = failure(bench.run(command).await.end);
+        assert!(failed.fatal && failed.step == "request", "{failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn standard_input_is_read_or_not() {
+    for bench in Bench::each().await {
+        let text: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
+        let mut command = program("sha256sum", &[]);
+        command.stdin = Stdin::Bytes(Bytes::from(text.clone()));
+        let ended = bench.run(command).await;
+        use sha2::Digest;
+        let expected: String = sha2::Sha256::digest(&text)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert!(stdout(&ended).starts_with(&expected));
+        let mut never = sh("exit 4");
+        never.stdin = Stdin::Bytes(Bytes::from(text));
+        assert_eq!(bench.run(never).await.end, End::Exited(4));
+        let ended = bench.run(program("cat", &[])).await;
+        assert_eq!((ended.end, ended.stdout.bytes), (End::Exited(0), 0));
+    }
+}
+
+#[tokio::test]
+async fn many_jobs_share_few_slots() {
+    for bench in Bench::each().await {
+        let jobs: Vec<_> = (0..100)
+            .map(|n| bench.runner.start_job(sh(&format!("echo {n}"))))
+            .collect();
+        for (n, job) in jobs.iter().enumerate() {
+            let ended = super::harness::within(job.wait()).await;
+            assert_eq!(stdout(&ended), format!("{n}\n"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_concurrency_beyond_the_descriptors_is_refused() {
+    let mut options = super::harness::options(std::path::Path::new("/tmp"));
+    options.concurrency = 100_000_000;
+    let refused = Runner::start(options).await.unwrap_err();
+    assert!(matches!(refused, RunnerError::TooFewDescriptors { .. }));
+    let mut options = super::harness::options(std::path::Path::new("/tmp"));
+    options.concurrency = 0;
+    let refused = Runner::start(options).await.unwrap_err();
+    assert!(matches!(refused, RunnerError::NoSlots));
+}
+
+#[test]
+fn containments_have_names() {
+    for containment in [Containment::Cgroup, Containment::Subreaper] {
+        assert_eq!(containment.to_string().parse(), Ok(containment));
+    }
+    assert!("chroot".parse::<Containment>().is_err());
+}
+
+#[test]
+fn debug_hides_values() {
+    let mut command = sh("true");
+    command.env = vec![("TOKEN".into(), "hunter2".into())];
+    command.secrets = vec![("PASSWORD".into(), "hunter3".into())];
+    let shown = format!("{command:?}");
+    assert!(shown.contains("TOKEN") && shown.contains("PASSWORD"));
+    assert!(!shown.contains("hunter"), "{shown}");
+}
