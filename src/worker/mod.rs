@@ -99,6 +99,10 @@ impl Options {
     }
 }
 
+/// How long a worker that has stopped its jobs may take to say what became of them. A server that
+/// is away, or full, must not keep it for ever.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
+
 /// What a worker is asked to do, from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
@@ -228,6 +232,7 @@ impl Worker {
         renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut drain_over: Option<Instant> = None;
+        let mut leave_at: Option<Instant> = None;
         loop {
             if self.state == Request::Work {
                 self.ask().await;
@@ -251,6 +256,7 @@ impl Worker {
                         Request::Stop => {
                             self.stop_pulling().await;
                             self.stop_jobs(StopReason::Drain, true);
+                            leave_at = Some(Instant::now() + LAST_WORDS_MAX);
                         }
                         Request::Cancel => {
                             self.stop_pulling().await;
@@ -276,6 +282,14 @@ impl Worker {
                     drain_over = None;
                     tracing::warn!(running = self.held.len(), "the drain timeout is over: stopping the jobs that still run");
                     self.stop_jobs(StopReason::Drain, false);
+                    leave_at = Some(Instant::now() + self.context.options.kill_grace + LAST_WORDS_MAX);
+                }
+                () = until(leave_at) => {
+                    tracing::warn!(
+                        unrecorded = self.held.len(),
+                        "leaving without NATS having taken every outcome: another worker runs those jobs again"
+                    );
+                    break;
                 }
             }
         }

@@ -8,7 +8,10 @@ use crate::harness::nats::TestServer;
 
 fn waiting_for(naq: &Naq, file: &str) -> String {
     let file = naq.home().join(file);
-    let script = format!("while [ ! -e {} ]; do sleep 0.05; done; echo done", file.display());
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.05; done; echo done",
+        file.display()
+    );
     serde_json::json!({"script": script}).to_string()
 }
 
@@ -48,14 +51,22 @@ fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
     naq.running(&job);
     worker.signal(Signal::SIGTERM);
     assert!(worker.ends().success());
-    let (record, _) = naq.block_on(naq.client().broker().read_record(&job)).unwrap();
+    let (record, _) = naq
+        .block_on(naq.client().broker().read_record(&job))
+        .unwrap();
     let record = record.unwrap();
-    assert_eq!((record.state, record.attempt, record.crashes), (State::Queued, 0, 0));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Queued, 0, 0)
+    );
     std::fs::write(naq.home().join("go"), "").unwrap();
     // handed back, not left to lapse: the wait for it would be longer than this test's
     let _next = naq.worker(&["build"]).spawn();
     let record = naq.ended(&job);
-    assert_eq!((record.state, record.attempt, record.crashes), (State::Succeeded, 1, 0));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
 }
 
 #[test]
@@ -140,9 +151,15 @@ fn strict_serves_the_first_queue_first_and_fair_both_in_turn() {
     let naq = Naq::new(&server);
     let strict = order_of(&naq, "strict");
     // the very first one may be of either: nothing is known of the queues before
-    let early = strict[..11].iter().filter(|queue| *queue == "strict-high").count();
+    let early = strict[..11]
+        .iter()
+        .filter(|queue| *queue == "strict-high")
+        .count();
     assert_eq!(early, 10, "{strict:?}");
     let fair = order_of(&naq, "fair");
-    let early = fair[..10].iter().filter(|queue| *queue == "fair-high").count();
+    let early = fair[..10]
+        .iter()
+        .filter(|queue| *queue == "fair-high")
+        .count();
     assert!((4..=6).contains(&early), "{fair:?}");
 }

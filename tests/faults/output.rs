@@ -8,7 +8,10 @@ use crate::harness::nats::{TestOptions, TestServer};
 /// The most memory a process has had, in KiB.
 fn peak_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -49,7 +52,8 @@ fn output_that_is_not_text_comes_back_byte_for_byte() {
     let file = naq.file("bytes", &bytes);
     let job = naq.publish(
         "build",
-        serde_json::json!({"command": "sh", "args": ["-c", "cat \"$0\"; cat \"$0\" >&2", file]}).to_string(),
+        serde_json::json!({"command": "sh", "args": ["-c", "cat \"$0\"; cat \"$0\" >&2", file]})
+            .to_string(),
     );
     let record = naq.ended(&job);
     assert!(record.stdout.as_ref().unwrap().base64.is_some());
@@ -68,7 +72,8 @@ fn closed_output_and_unread_input_are_no_deadlock() {
     // never reads, closes what it could write to, and ends when it likes
     let job = naq.publish(
         "build",
-        serde_json::json!({"script": "exec <&- >&- 2>&- 3>&-; sleep 0.3; exit 3", "stdin": stdin}).to_string(),
+        serde_json::json!({"script": "exec <&- >&- 2>&- 3>&-; sleep 0.3; exit 3", "stdin": stdin})
+            .to_string(),
     );
     let record = naq.ended(&job);
     assert_eq!(record.exit_code, Some(3), "{record:#?}");
@@ -106,8 +111,18 @@ fn what_does_not_fit_a_message_is_an_object() {
     let record = naq.ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert!(record.stdout.as_ref().unwrap().object.is_some());
-    assert_eq!(naq.block_on(client.read_stdout(&record)).unwrap(), vec![1; 60_000]);
-    assert_eq!(naq.cli(["result", job.as_str()]).run().succeeds().stdout.len(), 60_000);
+    assert_eq!(
+        naq.block_on(client.read_stdout(&record)).unwrap(),
+        vec![1; 60_000]
+    );
+    assert_eq!(
+        naq.cli(["result", job.as_str()])
+            .run()
+            .succeeds()
+            .stdout
+            .len(),
+        60_000
+    );
     // a structured result, and a checkpoint that no record can hold
     let script = "long=$(head -c 200000 /dev/zero | tr '\\0' r)\n\
         echo \"{\\\"checkpoint\\\":\\\"$long\\\"}\" >&3\n\
@@ -117,7 +132,12 @@ fn what_does_not_fit_a_message_is_an_object() {
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     let result = naq.block_on(client.read_result(&record)).unwrap().unwrap();
     assert_eq!(result, format!("\"{}\"", "r".repeat(200_000)));
-    assert!(record.warnings.iter().any(|warning| warning.contains("checkpoint")));
+    assert!(
+        record
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("checkpoint"))
+    );
     naq.a_good_job_runs("build");
 }
 
@@ -128,9 +148,13 @@ fn control_lines_that_make_no_sense_are_warnings() {
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     let script = "printf 'no json\\n[1]\\n{\"progress\":\"much\"}\\n{\"colour\":1}\\n\\377\\376\\n{\"progress\":40' >&3\n\
         i=0; while [ $i -lt 5000 ]; do echo nonsense; i=$((i+1)); done >&3";
-    let record = naq.ended(&naq.publish("build", serde_json::json!({"script": script}).to_string()));
+    let record =
+        naq.ended(&naq.publish("build", serde_json::json!({"script": script}).to_string()));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
-    assert!(!record.warnings.is_empty() && record.warnings.len() < 100, "{record:#?}");
+    assert!(
+        !record.warnings.is_empty() && record.warnings.len() < 100,
+        "{record:#?}"
+    );
     naq.a_good_job_runs("build");
 }
 

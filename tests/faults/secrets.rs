@@ -23,7 +23,9 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 fn has(bytes: &[u8], part: &str) -> bool {
-    bytes.windows(part.len()).any(|window| window == part.as_bytes())
+    bytes
+        .windows(part.len())
+        .any(|window| window == part.as_bytes())
 }
 
 #[test]
@@ -51,20 +53,38 @@ fn a_secret_reaches_the_job_and_no_store() {
     // the pieces alone are no secret, but the envelope must not hold the value for this test
     assert!(!script.contains(VALUE));
     let job = naq.enqueue(&[
-        "-q", "build", "--secret", "API_TOKEN", "--label", "kind=secret", "--", "sh", "-c", &script,
+        "-q",
+        "build",
+        "--secret",
+        "API_TOKEN",
+        "--label",
+        "kind=secret",
+        "--",
+        "sh",
+        "-c",
+        &script,
     ]);
     let record = naq.ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
-    assert_eq!(std::fs::read_to_string(naq.home().join("got")).unwrap(), VALUE);
+    assert_eq!(
+        std::fs::read_to_string(naq.home().join("got")).unwrap(),
+        VALUE
+    );
     let printed = text(record.stdout.as_ref());
-    assert!(printed.starts_with("out ***\n") && printed.ends_with("live ***\n"), "{printed}");
+    assert!(
+        printed.starts_with("out ***\n") && printed.ends_with("live ***\n"),
+        "{printed}"
+    );
     assert_eq!(text(record.stderr.as_ref()), "err ***\n");
     for verb in ["status", "result", "logs"] {
         for json in [false, true] {
             let mut args = vec![verb, job.as_str()];
             args.extend(json.then_some("--json"));
             let done = naq.cli(args).run().succeeds();
-            assert!(!done.stdout.contains(VALUE) && !done.stderr.contains(VALUE), "{done:#?}");
+            assert!(
+                !done.stdout.contains(VALUE) && !done.stderr.contains(VALUE),
+                "{done:#?}"
+            );
         }
     }
     // nowhere in what the server has on its disk: queue, record, live output, failed jobs

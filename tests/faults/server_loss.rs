@@ -47,7 +47,9 @@ fn between_enqueue_and_claim() {
     let naq = Naq::new(&server);
     touch(&naq.home().join("go"));
     naq.add_queue("build");
-    let jobs: Vec<JobId> = (0..20).map(|_| naq.publish("build", noting(&naq, "go"))).collect();
+    let jobs: Vec<JobId> = (0..20)
+        .map(|_| naq.publish("build", noting(&naq, "go")))
+        .collect();
     server.kill9();
     server.restart();
     let worker = naq.worker(&["build"]).concurrency(2).spawn();
@@ -76,7 +78,10 @@ fn while_a_job_runs_and_comes_back_before_it_ends() {
     }
     touch(&naq.home().join("go"));
     let record = naq.ended(&job);
-    assert_eq!((record.state, record.attempt, record.crashes), (State::Succeeded, 1, 0));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
     assert_eq!(runs(&naq), [job.as_str()]);
     naq.a_good_job_runs("build");
     naq.drained("build");
@@ -100,7 +105,10 @@ fn a_job_that_ends_meanwhile_is_reported_later() {
     eventually("the job ended while nobody was there", || ended.exists());
     server.restart();
     let record = naq.ended(&job);
-    assert_eq!((record.state, record.attempt, record.crashes), (State::Succeeded, 1, 0));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
     assert_eq!(runs(&naq), [job.as_str()]);
     naq.a_good_job_runs("build");
     naq.drained("build");
@@ -111,7 +119,11 @@ fn again_and_again_in_the_midst_of_many_jobs() {
     const JOBS: usize = 120;
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
-    let worker = naq.worker(&["build"]).concurrency(4).ack_wait("10s").spawn();
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(4)
+        .ack_wait("10s")
+        .spawn();
     let ran = naq.home().join("ran");
     let lines: String = (0..JOBS)
         .map(|index| {

@@ -22,7 +22,15 @@ fn fill(naq: &Naq) -> Vec<String> {
         let file = naq.file("filler", "x".repeat(bytes));
         loop {
             let done = naq
-                .cli(["enqueue", "-q", "filler", "--stdin", file.to_str().unwrap(), "--", "true"])
+                .cli([
+                    "enqueue",
+                    "-q",
+                    "filler",
+                    "--stdin",
+                    file.to_str().unwrap(),
+                    "--",
+                    "true",
+                ])
                 .run();
             if done.code != Some(0) {
                 done.exits(7).says(&["storage is full", "naq purge"]);
@@ -78,9 +86,15 @@ fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
     let (worker, job) = outcome_without_room(&naq);
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
     let record = naq.ended(&job);
-    assert_eq!((record.state, record.attempt, record.crashes), (State::Succeeded, 1, 0));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
     assert_eq!(record.stdout.unwrap().bytes, 60_000);
-    assert_eq!(std::fs::read_to_string(naq.home().join("ran")).unwrap(), "x\n");
+    assert_eq!(
+        std::fs::read_to_string(naq.home().join("ran")).unwrap(),
+        "x\n"
+    );
     naq.a_good_job_runs("build");
     assert!(worker.stop().success());
 }
@@ -94,6 +108,8 @@ fn a_worker_with_an_outcome_without_room_can_still_be_ended() {
     worker.says("draining");
     worker.signal(Signal::SIGTERM);
     worker.ends();
-    let (record, _) = naq.block_on(naq.client().broker().read_record(&job)).unwrap();
+    let (record, _) = naq
+        .block_on(naq.client().broker().read_record(&job))
+        .unwrap();
     assert_eq!(record.unwrap().state, State::Running);
 }

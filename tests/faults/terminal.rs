@@ -6,7 +6,8 @@ use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 /// A title, a bell, a screen cleared, a link, one-character forms, and text turned around.
-const EVIL: &str = "a\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}]8;;http://x\u{1b}\\\u{9b}31m\u{202e}b\u{2066}\u{200b}c";
+const EVIL: &str =
+    "a\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}]8;;http://x\u{1b}\\\u{9b}31m\u{202e}b\u{2066}\u{200b}c";
 
 /// Says what of a text would act; naq's own colours do not count.
 fn acting(text: &str) -> Option<char> {
@@ -32,7 +33,10 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
         .arg(&format!("{EVIL}={EVIL}"))
         .env("CLICOLOR_FORCE", "1")
         .spawn();
-    let script = format!("echo '{}' >&3; exit 1", serde_json::json!({"progress": 1, "message": EVIL}));
+    let script = format!(
+        "echo '{}' >&3; exit 1",
+        serde_json::json!({"progress": 1, "message": EVIL})
+    );
     let odd = serde_json::json!({
         "command": "sh",
         "args": ["-c", script, EVIL],
@@ -60,11 +64,23 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
         shown(&["wait", job.as_str()]);
     }
     shown(&["queues"]);
-    eventually("the worker listed", || shown(&["list-workers"]).stdout.contains("\\u{202e}b"));
-    shown(&["enqueue", "-q", "build", "--wait", "--", &format!("/no/{EVIL}")]);
+    eventually("the worker listed", || {
+        shown(&["list-workers"]).stdout.contains("\\u{202e}b")
+    });
+    shown(&[
+        "enqueue",
+        "-q",
+        "build",
+        "--wait",
+        "--",
+        &format!("/no/{EVIL}"),
+    ]);
     shown(&["run", "--", &format!("/no/{EVIL}")]);
     shown(&["enqueue", "--id", EVIL, "--", "true"]);
-    let file = naq.file("envelope", serde_json::json!({EVIL: 1, "timeout": EVIL}).to_string());
+    let file = naq.file(
+        "envelope",
+        serde_json::json!({EVIL: 1, "timeout": EVIL}).to_string(),
+    );
     shown(&["enqueue", "--file", file.to_str().unwrap()]);
     // the worker tells of what it rejects
     worker.says("rejected");

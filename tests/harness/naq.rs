@@ -144,7 +144,7 @@ impl Naq {
         WorkerOptions {
             naq: self,
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
-            args: vec!["--kill-grace".into(), "1s".into()],
+            args: Vec::new(),
             environment: self.environment(),
         }
     }
@@ -534,6 +534,14 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the worker's log:\n{}---", self.log.text());
+        }
+    }
+}
+
 /// A log that is read as it comes.
 #[derive(Clone)]
 struct Log(Arc<(Mutex<String>, Condvar)>);
@@ -575,7 +583,7 @@ impl Log {
 }
 
 /// A child that is killed when dropped, and when this process dies, however that is.
-struct Guarded {
+pub(crate) struct Guarded {
     child: Child,
     watch: Child,
     /// Held open while this process lives.
@@ -583,7 +591,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn spawn(command: &mut Command) -> Guarded {
+    pub(crate) fn spawn(command: &mut Command) -> Guarded {
         let child = command.spawn().unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's own watchdog")]
         let mut watch = Command::new("sh")
