@@ -8,6 +8,7 @@ mod json;
 mod names;
 mod record;
 mod schema;
+mod text;
 pub mod units;
 mod worker;
 
@@ -16,6 +17,7 @@ pub use json::DEPTH_MAX;
 pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
 pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage};
 pub use schema::{SCHEMAS, schema};
+pub use text::escape;
 pub use worker::{WorkerInfo, WorkerState};
 
 /// Why an envelope never became a job.
@@ -65,7 +67,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// A refusal at a path.
+    /// A refusal at a path. What it quotes of the envelope is escaped: it goes to logs.
     pub fn new(
         reason: RejectReason,
         path: impl Into<String>,
@@ -79,8 +81,8 @@ impl Invalid {
         }
         Invalid {
             reason,
-            path: path.into(),
-            message,
+            path: escape(&path.into()),
+            message: escape(&message),
         }
     }
 }

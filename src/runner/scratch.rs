@@ -182,7 +182,9 @@ impl Stamp {
             clippy::disallowed_methods,
             reason = "compared with a time that the same clock gave"
         )]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let changed = Duration::new(
             u64::try_from(self.changed_s).unwrap_or(u64::MAX),
             u32::try_from(self.changed_ns).unwrap_or_default(),
