@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connect::{Link, Purpose, open};
+use super::jobs::RawMessage;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
 
@@ -220,6 +221,35 @@ pub struct Feeds {
 }
 
 impl Broker {
+    /// A delivery of a message that was read and not delivered to us, to be handed back with.
+    pub(super) fn delivery_of(
+        &self,
+        queue: &QueueName,
+        message: &RawMessage,
+        consumer_sequence: u64,
+    ) -> Delivery {
+        // the server goes by the stream's sequence; the consumer's has only to be one it gave
+        let reply = format!(
+            "$JS.ACK.{}.{}.1.{}.{consumer_sequence}.{}.0",
+            self.names.queue_stream(queue),
+            self.names.worker_consumer(),
+            message.sequence,
+            message.time.unix_ms() * 1_000_000,
+        );
+        Delivery {
+            queue: queue.clone(),
+            subject_id: subject_id(&message.subject),
+            message_id: message.header("Nats-Msg-Id"),
+            payload: message.payload(),
+            sequence: message.sequence,
+            delivery: 1,
+            enqueue_time: message.time,
+            headers: HeaderMap::new(),
+            reply: reply.into(),
+            client: self.client.clone(),
+        }
+    }
+
     /// Opens the feed of some queues. Nothing is asked for yet.
     ///
     /// `consumer` is the consumer to pull from, the same name for each queue.
@@ -446,13 +476,7 @@ impl Feeds {
         let outstanding = feed.outstanding.of(ask);
         *outstanding = outstanding.saturating_sub(1);
         feed.pending = place.pending;
-        // prefix.queue.NAME or prefix.queue.NAME.ID
-        let subject_id = message
-            .subject
-            .as_str()
-            .splitn(4, '.')
-            .nth(3)
-            .map(|token| JobId::chosen(token).map_err(|error| error.to_string()));
+        let subject_id = subject_id(message.subject.as_str());
         let headers = message.headers.unwrap_or_default();
         Some(FeedEvent::Delivered(Box::new(Delivery {
             queue: feed.queue.clone(),
@@ -504,6 +528,14 @@ impl Feeds {
         feed.pending = 0;
         Some(FeedEvent::Returned(feed.queue.clone(), ask))
     }
+}
+
+/// The id in a job's subject: `prefix.queue.NAME` or `prefix.queue.NAME.ID`.
+fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
+    subject
+        .splitn(4, '.')
+        .nth(3)
+        .map(|token| JobId::chosen(token).map_err(|error| error.to_string()))
 }
 
 async fn until(instant: Option<Instant>) {

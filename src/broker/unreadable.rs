@@ -9,6 +9,7 @@
 use async_nats::HeaderMap;
 use base64::Engine;
 
+use super::delivery::Delivery;
 use super::failed::Verdict;
 use super::jobs::{RawMessage, Which};
 use super::{Broker, BrokerError};
@@ -17,6 +18,43 @@ use crate::envelope::{JobId, QueueName, Reason, State};
 /// How many messages one sweep looks at.
 const LOOKS_MAX: u64 = 10_000;
 
+const DOING: &str = "looking for unreadable messages";
+
+/// The messages of a queue that were delivered and are still there, one by one: those that were
+/// acknowledged between them are not looked at, however many they are.
+struct MessagesOut {
+    stream: String,
+    /// Subjects still to be looked through, and from where.
+    next: Vec<(String, u64)>,
+    last: u64,
+    /// The consumer's own number of its last delivery.
+    consumer_sequence: u64,
+    looks_left: u64,
+}
+
+impl MessagesOut {
+    async fn next(&mut self, broker: &Broker) -> Result<Option<RawMessage>, BrokerError> {
+        while let Some((subject, from)) = self.next.last_mut() {
+            if self.looks_left == 0 {
+                return Ok(None);
+            }
+            self.looks_left -= 1;
+            let found = broker
+                .read_message(&self.stream, Which::NextOf(subject, *from))
+                .await?
+                .filter(|message| message.sequence <= self.last);
+            match found {
+                Some(message) => {
+                    *from = message.sequence + 1;
+                    return Ok(Some(message));
+                }
+                None => drop(self.next.pop()),
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Broker {
     /// Looks through a queue's messages that were delivered and not acknowledged, and moves
     /// those that no client can read to the failed stream. Returns their ids.
@@ -24,28 +62,15 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer; what was moved until then is moved.
     pub async fn sweep_unreadable(&self, queue: &QueueName) -> Result<Vec<JobId>, BrokerError> {
-        const DOING: &str = "looking for unreadable messages";
-        let name = self.names.queue_stream(queue);
         let refused = |message: String| BrokerError::Refused {
             doing: DOING,
             message,
         };
-        let stream = self
-            .jetstream
-            .get_stream_no_info(&name)
-            .await
-            .map_err(|error| refused(error.to_string()))?;
-        let info = stream
-            .consumer_info(self.names.worker_consumer())
-            .await
-            .map_err(|error| refused(error.to_string()))?;
+        let name = self.names.queue_stream(queue);
         let mut swept = Vec::new();
-        let first = info.ack_floor.stream_sequence + 1;
-        let last = info.delivered.stream_sequence;
-        for sequence in (first..=last).take(usize::try_from(LOOKS_MAX).unwrap_or(usize::MAX)) {
-            let Some(message) = self.read_message(&name, Which::Sequence(sequence)).await? else {
-                continue;
-            };
+        let mut out = self.messages_out(queue).await?;
+        while let Some(message) = out.next(self).await? {
+            let sequence = message.sequence;
             let Some(problem) = problem(&message) else {
                 continue;
             };
@@ -76,7 +101,10 @@ impl Broker {
             .await?;
             self.write_rejected(queue, &job, problem, message.time)
                 .await?;
-            stream
+            self.jetstream
+                .get_stream_no_info(&name)
+                .await
+                .map_err(|error| refused(error.to_string()))?
                 .delete_message(sequence)
                 .await
                 .map_err(|error| refused(error.to_string()))?;
@@ -84,6 +112,53 @@ impl Broker {
             swept.push(job);
         }
         Ok(swept)
+    }
+
+    /// The messages of a queue that were delivered and neither acknowledged nor removed, as
+    /// deliveries that can be handed back. Whoever holds one, here or elsewhere, loses it by
+    /// that.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn deliveries_out(
+        &self,
+        queue: &QueueName,
+        mut look: impl FnMut(Delivery),
+    ) -> Result<(), BrokerError> {
+        let mut out = self.messages_out(queue).await?;
+        while let Some(message) = out.next(self).await? {
+            if problem(&message).is_none() {
+                look(self.delivery_of(queue, &message, out.consumer_sequence));
+            }
+        }
+        Ok(())
+    }
+
+    async fn messages_out(&self, queue: &QueueName) -> Result<MessagesOut, BrokerError> {
+        let refused = |message: String| BrokerError::Refused {
+            doing: DOING,
+            message,
+        };
+        let stream = self.names.queue_stream(queue);
+        let info = self
+            .jetstream
+            .get_stream_no_info(&stream)
+            .await
+            .map_err(|error| refused(error.to_string()))?
+            .consumer_info(self.names.worker_consumer())
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let first = info.ack_floor.stream_sequence + 1;
+        Ok(MessagesOut {
+            stream,
+            next: vec![
+                (self.names.bare_job(queue), first),
+                (self.names.jobs(queue), first),
+            ],
+            last: info.delivered.stream_sequence,
+            consumer_sequence: info.delivered.consumer_sequence,
+            looks_left: LOOKS_MAX,
+        })
     }
 
     async fn write_rejected(

@@ -131,7 +131,10 @@ async fn deliver(
 
 /// The job's name: from the envelope, the subject, the producer's message id, or its place.
 /// Also what is wrong with the names given, where something is.
-fn name_job(delivery: &Delivery, envelope: Option<&Envelope>) -> (JobId, Option<Invalid>) {
+pub(super) fn name_job(
+    delivery: &Delivery,
+    envelope: Option<&Envelope>,
+) -> (JobId, Option<Invalid>) {
     let invalid = |message: String| Some(Invalid::new(RejectReason::Invalid, "job_id", message));
     let by_place = || JobId::for_sequence(&delivery.queue, delivery.sequence);
     let in_envelope = envelope.and_then(|envelope| envelope.job_id.clone());
@@ -258,6 +261,7 @@ async fn execute(
                 }
                 return acknowledge(hold, Done::Absorbed).await;
             }
+            OnDelivery::Superseded => return Done::Lost,
             OnDelivery::Surplus => return acknowledge(hold, Done::Absorbed).await,
             OnDelivery::Hold(due) => {
                 let job = later(&facts, delivery);

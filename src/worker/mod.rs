@@ -8,6 +8,7 @@ mod attempt;
 mod command;
 mod demand;
 mod hold;
+mod lost;
 mod secrets;
 
 pub use demand::Order;
@@ -488,8 +489,17 @@ impl Worker {
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             for queue in &context.options.queues {
-                if let Err(error) = context.broker.sweep_unreadable(queue).await {
-                    tracing::debug!(%queue, "no look for unreadable messages: {error}");
+                let swept = match context.broker.sweep_unreadable(queue).await {
+                    Ok(swept) => swept,
+                    Err(error) => {
+                        tracing::debug!(%queue, "no look for unreadable messages: {error}");
+                        continue;
+                    }
+                };
+                if !swept.is_empty()
+                    && let Err(error) = lost::hand_back(&context.broker, queue).await
+                {
+                    tracing::debug!(%queue, "what was lost with it comes by itself: {error}");
                 }
             }
         });

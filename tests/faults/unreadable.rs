@@ -115,3 +115,42 @@ fn a_status_of_the_producers_own_confuses_nobody() {
     naq.drained("build");
     assert!(worker.stop().success());
 }
+
+/// What was on its way by the connection that the poison cost is given back, and does not wait
+/// until the server takes this worker for dead: that would be longer than this test waits.
+#[test]
+fn what_came_along_with_them_is_not_left_to_lapse() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let queue = QueueName::new("build").unwrap();
+    let mut raw = naq.raw();
+    for (_, subject, headers) in poison().into_iter().take(3) {
+        for _ in 0..5 {
+            raw.publish(b"naq.queue.build", GOOD);
+        }
+        if headers.is_empty() {
+            raw.publish(subject, GOOD);
+        } else {
+            raw.publish_with_headers(subject, headers, GOOD);
+        }
+    }
+    raw.publish(b"naq.queue.build", GOOD);
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(19)
+        .ack_wait("10m")
+        .spawn();
+    for sequence in 1..=19 {
+        let record = naq.ended(&JobId::for_sequence(&queue, sequence));
+        let expected = if sequence % 6 == 0 {
+            State::Rejected
+        } else {
+            State::Succeeded
+        };
+        assert_eq!(record.state, expected, "{sequence}: {record:#?}");
+        assert!(record.attempt <= 1 && record.crashes == 0);
+    }
+    naq.drained("build");
+    assert!(worker.stop().success());
+}
