@@ -2,7 +2,7 @@
 
 use naq::envelope::{Reason, State};
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, text};
 use crate::harness::nats::{TestOptions, TestServer};
 
 fn deep(levels: usize) -> String {
@@ -247,15 +247,14 @@ fn names_in_subjects_are_checked_like_all_others() {
     let mut raw = naq.raw();
     let good = br#"{"command":"true"}"#;
     let long = "x".repeat(65);
-    let mut place = 1;
-    for (token, word) in [
+    let tokens = [
         ("a/b", "slash"),
         ("$x", "character"),
         (long.as_str(), "long"),
-    ] {
+    ];
+    for (place, (token, word)) in (1..).zip(tokens) {
         raw.publish(format!("naq.queue.build.{token}").as_bytes(), good);
         let job = naq::envelope::JobId::new(format!("build-{place}")).unwrap();
-        place += 1;
         let record = naq.ended(&job);
         assert_eq!(record.state, State::Rejected, "{token}");
         assert!(
@@ -432,4 +431,25 @@ fn one_field_that_fills_the_envelope_does_not_block_its_worker() {
     }
     naq.a_good_job_runs("build");
     naq.drained("build");
+}
+
+#[test]
+fn a_core_publish_of_any_client_is_a_job_too() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.block_on(async {
+        let nats = naq.nats();
+        for payload in [r#"{"command":"echo","args":[1,true,"x"]}"#, "not this one"] {
+            nats.publish("naq.queue.build", payload.into())
+                .await
+                .unwrap();
+        }
+        nats.flush().await.unwrap();
+    });
+    let record = naq.ended(&naq::envelope::JobId::new("build-1").unwrap());
+    assert_eq!(text(record.stdout.as_ref()), "1 true x\n");
+    let record = naq.ended(&naq::envelope::JobId::new("build-2").unwrap());
+    assert_eq!(record.state, State::Rejected);
+    naq.a_good_job_runs("build");
 }

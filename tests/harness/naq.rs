@@ -401,10 +401,6 @@ pub(crate) struct RunningCli {
 }
 
 impl RunningCli {
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.pid()
-    }
-
     /// Reads some of its output.
     pub(crate) fn read_some(&mut self) -> Vec<u8> {
         let mut piece = vec![0; 1024];
@@ -518,10 +514,6 @@ impl Worker {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.child.try_wait().unwrap().is_none()
-    }
-
     /// Waits for its end.
     pub(crate) fn ends(mut self) -> ExitStatus {
         self.child.wait("worker")
@@ -537,7 +529,13 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the worker's log:\n{}---", self.log.text());
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed test shows what the worker said"
+            )]
+            {
+                eprintln!("--- the worker's log:\n{}---", self.log.text());
+            }
         }
     }
 }
