@@ -288,6 +288,18 @@ impl Client {
         self.read_output(record.stderr.as_ref()).await
     }
 
+    /// The structured result of a job as JSON text, where it gave one.
+    ///
+    /// # Errors
+    /// Where it is an object that cannot be read.
+    pub async fn read_result(&self, record: &Record) -> Result<Option<String>, ClientError> {
+        if let Some(object) = &record.result_object {
+            let bytes = self.broker.get_object(object).await?;
+            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+        }
+        Ok(record.result.as_ref().map(|result| result.get().to_owned()))
+    }
+
     async fn read_output(&self, output: Option<&Output>) -> Result<Vec<u8>, ClientError> {
         let Some(output) = output else {
             return Ok(Vec::new());

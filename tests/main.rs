@@ -2,6 +2,7 @@
 
 mod config;
 mod examples;
+mod faults;
 mod harness;
 mod layers;
 mod readme;

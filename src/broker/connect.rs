@@ -158,10 +158,6 @@ impl Broker {
     /// where the server is too old, has no JetStream, or is an open one on another host.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
         let url = without_credentials(&options.url);
-        let failed = |problem: String| BrokerError::Connect {
-            url: url.clone(),
-            problem,
-        };
         let names = Names::new(&options.prefix)
             .map_err(|error| BrokerError::Unsuitable(format!("prefix: {error}")))?;
         if !options.has_credentials() && !options.is_local() {
@@ -172,57 +168,7 @@ impl Broker {
             }
             tracing::warn!(%url, "connecting to NATS on another host without credentials");
         }
-        let addresses = options
-            .url
-            .split(',')
-            .map(|one| {
-                one.trim()
-                    .parse::<async_nats::ServerAddr>()
-                    .map_err(|error| failed(format!("{error}; write nats://host:port")))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let (state, link) = watch::channel(LinkState::default());
-        let state = Arc::new(state);
-        let mut connect = async_nats::ConnectOptions::new()
-            .name(&options.client_name)
-            .connection_timeout(options.connect_timeout)
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .subscription_capacity(16_384)
-            .client_capacity(4_096)
-            .read_buffer_capacity(u16::MAX)
-            .reconnect_delay_callback(reconnect_delay)
-            .event_callback(move |event| {
-                let state = Arc::clone(&state);
-                async move { note(&state, &event) }
-            });
-        if let Some(path) = &options.creds {
-            connect = connect
-                .credentials_file(path)
-                .await
-                .map_err(|error| failed(format!("credentials {}: {error}", path.display())))?;
-        } else if let Some(path) = &options.nkey {
-            let seed = tokio::fs::read_to_string(path)
-                .await
-                .map_err(|error| failed(format!("nkey {}: {error}", path.display())))?;
-            connect = connect.nkey(seed.trim().to_owned());
-        } else if let Some((user, password)) = &options.user {
-            connect = connect.user_and_password(user.clone(), password.clone());
-        } else if let Some(token) = &options.token {
-            connect = connect.token(token.clone());
-        }
-        if let Some(prefix) = &options.inbox_prefix {
-            connect = connect.custom_inbox_prefix(prefix);
-        }
-        if let Some(path) = &options.tls_ca {
-            connect = connect.add_root_certificates(path.clone());
-        }
-        if let Some((certificate, key)) = &options.tls_identity {
-            connect = connect.add_client_certificate(certificate.clone(), key.clone());
-        }
-        let client = connect
-            .connect(addresses)
-            .await
-            .map_err(|error| failed(explain(&error)))?;
+        let (client, link) = open(options, Purpose::Everything).await?;
         if !client.is_server_compatible(2, 12, 0) {
             return Err(BrokerError::Unsuitable(format!(
                 "{url} runs nats-server {}; naq needs 2.12 or newer (2.14 or newer recommended)",
@@ -245,9 +191,84 @@ impl Broker {
             jetstream,
             names: Arc::new(names),
             api_prefix: api_prefix.into(),
-            link: Link(link),
+            link,
+            options: Arc::new(options.clone()),
         })
     }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// All that a process says and asks.
+    Everything,
+    /// The jobs that a worker is sent. Bytes that no client can read come by this one alone, so
+    /// that nothing else is lost with it.
+    Deliveries,
+}
+
+/// Opens a connection.
+pub(super) async fn open(
+    options: &ConnectOptions,
+    purpose: Purpose,
+) -> Result<(async_nats::Client, Link), BrokerError> {
+    let url = without_credentials(&options.url);
+    let failed = |problem: String| BrokerError::Connect {
+        url: url.clone(),
+        problem,
+    };
+    let addresses = options
+        .url
+        .split(',')
+        .map(|one| {
+            one.trim()
+                .parse::<async_nats::ServerAddr>()
+                .map_err(|error| failed(format!("{error}; write nats://host:port")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (state, link) = watch::channel(LinkState::default());
+    let state = Arc::new(state);
+    let mut connect = async_nats::ConnectOptions::new()
+        .name(&options.client_name)
+        .connection_timeout(options.connect_timeout)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .subscription_capacity(16_384)
+        .client_capacity(4_096)
+        .read_buffer_capacity(u16::MAX)
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            let state = Arc::clone(&state);
+            async move { note(&state, &event, purpose) }
+        });
+    if let Some(path) = &options.creds {
+        connect = connect
+            .credentials_file(path)
+            .await
+            .map_err(|error| failed(format!("credentials {}: {error}", path.display())))?;
+    } else if let Some(path) = &options.nkey {
+        let seed = tokio::fs::read_to_string(path)
+            .await
+            .map_err(|error| failed(format!("nkey {}: {error}", path.display())))?;
+        connect = connect.nkey(seed.trim().to_owned());
+    } else if let Some((user, password)) = &options.user {
+        connect = connect.user_and_password(user.clone(), password.clone());
+    } else if let Some(token) = &options.token {
+        connect = connect.token(token.clone());
+    }
+    if let Some(prefix) = &options.inbox_prefix {
+        connect = connect.custom_inbox_prefix(prefix);
+    }
+    if let Some(path) = &options.tls_ca {
+        connect = connect.add_root_certificates(path.clone());
+    }
+    if let Some((certificate, key)) = &options.tls_identity {
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let client = connect
+        .connect(addresses)
+        .await
+        .map_err(|error| failed(explain(&error)))?;
+    Ok((client, Link(link)))
 }
 
 /// None for the first attempt, which is also the very first connection; then quick, since most
@@ -279,7 +300,7 @@ fn explain(error: &async_nats::ConnectError) -> String {
     }
 }
 
-fn note(state: &watch::Sender<LinkState>, event: &Event) {
+fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
     match event {
         Event::Connected => {
             state.send_modify(|link| {
@@ -294,7 +315,7 @@ fn note(state: &watch::Sender<LinkState>, event: &Event) {
                 link.connected = false;
                 link.drops += 1;
             });
-            if was_connected {
+            if was_connected && purpose == Purpose::Everything {
                 tracing::warn!("the connection to NATS is lost; reconnecting");
             }
         }

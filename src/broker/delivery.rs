@@ -10,9 +10,11 @@ use std::time::Duration;
 use async_nats::{HeaderMap, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect::Link;
+use super::connect::{Link, Purpose, open};
+use super::jobs::RawMessage;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
 
@@ -164,15 +166,54 @@ impl Answers {
     }
 }
 
-/// The demand on a worker's queues.
-pub struct Feeds {
+/// The connection that deliveries come by, and what is subscribed on it.
+struct Line {
     client: async_nats::Client,
     link: Link,
-    feeds: Vec<Feed>,
-    by_stream: HashMap<String, usize>,
     /// Where standing requests are answered, and where those to be answered at once.
     standing: Answers,
     at_once: Answers,
+}
+
+impl Line {
+    async fn open(broker: &Broker) -> Result<Line, BrokerError> {
+        let (client, link) = open(&broker.options, Purpose::Deliveries).await?;
+        Ok(Line {
+            standing: Answers::open(&client).await?,
+            at_once: Answers::open(&client).await?,
+            client,
+            link,
+        })
+    }
+
+    /// Opens one, however often it takes.
+    async fn open_again(broker: Broker) -> Line {
+        const PAUSE_MAX: Duration = Duration::from_secs(2);
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match Line::open(&broker).await {
+                Ok(line) => return line,
+                Err(error) => tracing::debug!("no connection for deliveries yet: {error}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+/// The demand on a worker's queues.
+///
+/// It has a connection of its own: a message that the client library cannot read costs the
+/// connection it comes by, and answers, records and renewals must not go with it.
+pub struct Feeds {
+    broker: Broker,
+    line: Line,
+    /// A new line on its way, where the old one has broken for good.
+    reopening: Option<JoinHandle<Line>>,
+    /// The demand was taken back.
+    closed: bool,
+    feeds: Vec<Feed>,
+    by_stream: HashMap<String, usize>,
     /// Which connection the demand was stated on.
     link_generation: u64,
     /// Requests of an earlier count answer under an earlier number, and are not counted.
@@ -180,6 +221,35 @@ pub struct Feeds {
 }
 
 impl Broker {
+    /// A delivery of a message that was read and not delivered to us, to be handed back with.
+    pub(super) fn delivery_of(
+        &self,
+        queue: &QueueName,
+        message: &RawMessage,
+        consumer_sequence: u64,
+    ) -> Delivery {
+        // the server goes by the stream's sequence; the consumer's has only to be one it gave
+        let reply = format!(
+            "$JS.ACK.{}.{}.1.{}.{consumer_sequence}.{}.0",
+            self.names.queue_stream(queue),
+            self.names.worker_consumer(),
+            message.sequence,
+            message.time.unix_ms() * 1_000_000,
+        );
+        Delivery {
+            queue: queue.clone(),
+            subject_id: subject_id(&message.subject),
+            message_id: message.header("Nats-Msg-Id"),
+            payload: message.payload(),
+            sequence: message.sequence,
+            delivery: 1,
+            enqueue_time: message.time,
+            headers: HeaderMap::new(),
+            reply: reply.into(),
+            client: self.client.clone(),
+        }
+    }
+
     /// Opens the feed of some queues. Nothing is asked for yet.
     ///
     /// `consumer` is the consumer to pull from, the same name for each queue.
@@ -191,11 +261,9 @@ impl Broker {
         queues: &[QueueName],
         consumer: &str,
     ) -> Result<Feeds, BrokerError> {
-        let standing = Answers::open(&self.client).await?;
-        let at_once = Answers::open(&self.client).await?;
-        let mut link = self.link.clone();
+        let mut line = Line::open(self).await?;
         // what happened before the feed was open does not concern it
-        let link_generation = link.mark_seen().generation;
+        let link_generation = line.link.mark_seen().generation;
         let mut by_stream = HashMap::new();
         let feeds = queues
             .iter()
@@ -216,12 +284,12 @@ impl Broker {
             })
             .collect();
         Ok(Feeds {
-            client: self.client.clone(),
-            link,
+            broker: self.clone(),
+            line,
+            reopening: None,
+            closed: false,
             feeds,
             by_stream,
-            standing,
-            at_once,
             link_generation,
             generation: 0,
         })
@@ -271,18 +339,22 @@ impl Feeds {
                     r#"{{"batch":{count},"expires":{}}}"#,
                     PULL_EXPIRES.as_nanos()
                 ),
-                &self.standing.inbox,
+                &self.line.standing.inbox,
             ),
             Ask::AtOnce => (
                 format!(r#"{{"batch":{count},"no_wait":true}}"#),
-                &self.at_once.inbox,
+                &self.line.at_once.inbox,
             ),
         };
         let reply = format!("{inbox}.{}.{index}", self.generation);
-        self.client
-            .publish_with_reply(subject, reply, request.into())
-            .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        // a line that is only on its way brings a reset, after which all is asked for again
+        if self.reopening.is_none() {
+            self.line
+                .client
+                .publish_with_reply(subject, reply, request.into())
+                .await
+                .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        }
         let feed = &mut self.feeds[index];
         *feed.outstanding.of(ask) += count;
         feed.heard_at = Instant::now();
@@ -292,6 +364,20 @@ impl Feeds {
     /// Waits for the next job or for news of the demand. Cancel safe.
     pub async fn next(&mut self) -> FeedEvent {
         loop {
+            if let Some(opening) = &mut self.reopening {
+                let opened = opening.await;
+                self.reopening = None;
+                match opened {
+                    Ok(line) => self.line = line,
+                    Err(_) => self.reopen(),
+                }
+                if self.reopening.is_none() {
+                    self.link_generation = self.line.link.mark_seen().generation;
+                    self.count_anew();
+                    return FeedEvent::Reset;
+                }
+                continue;
+            }
             let lost_at = self
                 .feeds
                 .iter()
@@ -300,9 +386,9 @@ impl Feeds {
                 .min();
             let (message, ask) = tokio::select! {
                 biased;
-                message = self.at_once.subscriber.next() => (message, Ask::AtOnce),
-                message = self.standing.subscriber.next() => (message, Ask::Standing),
-                link = self.link.changed() => {
+                message = self.line.at_once.subscriber.next() => (message, Ask::AtOnce),
+                message = self.line.standing.subscriber.next() => (message, Ask::Standing),
+                link = self.line.link.changed() => {
                     if link.connected && link.generation != self.link_generation {
                         self.link_generation = link.generation;
                         self.count_anew();
@@ -316,8 +402,13 @@ impl Feeds {
                 }
             };
             let Some(message) = message else {
-                // the client was closed; only the link can still say so
-                return std::future::pending().await;
+                if self.closed {
+                    return std::future::pending().await;
+                }
+                // the client itself has ended, which only bytes that it panics over make it do
+                tracing::warn!("the connection for deliveries broke; opening another");
+                self.reopen();
+                continue;
             };
             if let Some(event) = self.read(message, ask) {
                 return event;
@@ -325,15 +416,24 @@ impl Feeds {
         }
     }
 
+    fn reopen(&mut self) {
+        self.reopening = Some(tokio::spawn(Line::open_again(self.broker.clone())));
+    }
+
     /// Takes all demand back. Returns the jobs that had come by the time the server knew.
     pub async fn close(&mut self) -> Vec<Delivery> {
         /// The server ends a subscription at once; a cut connection must not hold up an end.
         const CLOSE_MAX: Duration = Duration::from_secs(2);
         let mut deliveries = Vec::new();
+        self.closed = true;
+        if let Some(opening) = self.reopening.take() {
+            opening.abort();
+            return deliveries;
+        }
         for ask in [Ask::AtOnce, Ask::Standing] {
             let subscriber = match ask {
-                Ask::AtOnce => &mut self.at_once.subscriber,
-                Ask::Standing => &mut self.standing.subscriber,
+                Ask::AtOnce => &mut self.line.at_once.subscriber,
+                Ask::Standing => &mut self.line.standing.subscriber,
             };
             if subscriber.drain().await.is_err() {
                 continue;
@@ -341,8 +441,8 @@ impl Feeds {
             let deadline = Instant::now() + CLOSE_MAX;
             loop {
                 let subscriber = match ask {
-                    Ask::AtOnce => &mut self.at_once.subscriber,
-                    Ask::Standing => &mut self.standing.subscriber,
+                    Ask::AtOnce => &mut self.line.at_once.subscriber,
+                    Ask::Standing => &mut self.line.standing.subscriber,
                 };
                 let Ok(Some(message)) = tokio::time::timeout_at(deadline, subscriber.next()).await
                 else {
@@ -365,27 +465,18 @@ impl Feeds {
     }
 
     fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
-        if message
-            .status
-            .is_some_and(|status| status != StatusCode::OK)
-            || message.reply.is_none()
-        {
+        // a job's message may carry a status of its own (servers before 2.14 pass it on): only
+        // what cannot be answered is the server's word on a request
+        let Some(reply) = message.reply.clone() else {
             return self.read_status(&message, ask);
-        }
-        let reply = message.reply.clone()?;
+        };
         let place = Place::parse(&reply)?;
         let index = *self.by_stream.get(place.stream)?;
         let feed = &mut self.feeds[index];
         let outstanding = feed.outstanding.of(ask);
         *outstanding = outstanding.saturating_sub(1);
         feed.pending = place.pending;
-        // prefix.queue.NAME or prefix.queue.NAME.ID
-        let subject_id = message
-            .subject
-            .as_str()
-            .splitn(4, '.')
-            .nth(3)
-            .map(|token| JobId::chosen(token).map_err(|error| error.to_string()));
+        let subject_id = subject_id(message.subject.as_str());
         let headers = message.headers.unwrap_or_default();
         Some(FeedEvent::Delivered(Box::new(Delivery {
             queue: feed.queue.clone(),
@@ -399,7 +490,7 @@ impl Feeds {
             enqueue_time: place.time,
             headers,
             reply,
-            client: self.client.clone(),
+            client: self.broker.client.clone(),
         })))
     }
 
@@ -437,6 +528,14 @@ impl Feeds {
         feed.pending = 0;
         Some(FeedEvent::Returned(feed.queue.clone(), ask))
     }
+}
+
+/// The id in a job's subject: `prefix.queue.NAME` or `prefix.queue.NAME.ID`.
+fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
+    subject
+        .splitn(4, '.')
+        .nth(3)
+        .map(|token| JobId::chosen(token).map_err(|error| error.to_string()))
 }
 
 async fn until(instant: Option<Instant>) {

@@ -54,7 +54,7 @@ impl Broker {
         for (name, values) in delivery.headers.iter() {
             for value in values {
                 // `Nats-…` would be obeyed instead of kept
-                let kept = format!("Naq-Original-{name}");
+                let kept = format!("{ORIGINAL}{name}");
                 headers.append(kept.as_str(), value.as_str());
             }
         }
@@ -100,7 +100,18 @@ impl Broker {
             let object = format!("failed/{queue}/{job}");
             self.put_object(&object, &payload).await?;
             headers.insert("Naq-Object", object.as_str());
-            sent = self.keep_once(subject, headers, Bytes::new()).await;
+            sent = self
+                .keep_once(subject.clone(), headers.clone(), Bytes::new())
+                .await;
+            if let Err(BrokerError::TooLarge { .. }) = sent {
+                // the producer's headers alone fill a message
+                let object = format!("{object}/headers");
+                let (headers, original) = without_originals(&headers);
+                self.put_object(&object, original.as_bytes()).await?;
+                let mut headers = headers;
+                headers.insert("Naq-Object-Headers", object.as_str());
+                sent = self.keep_once(subject, headers, Bytes::new()).await;
+            }
         }
         sent
     }
@@ -158,6 +169,24 @@ impl Broker {
         }
         Ok(jobs)
     }
+}
+
+/// What the producer's headers are kept under.
+const ORIGINAL: &str = "Naq-Original-";
+
+/// Headers without those that the producer sent, and these as text.
+fn without_originals(headers: &HeaderMap) -> (HeaderMap, String) {
+    let (mut ours, mut original) = (HeaderMap::new(), String::new());
+    for (name, values) in headers.iter() {
+        let text = name.to_string();
+        for value in values {
+            match text.strip_prefix(ORIGINAL) {
+                Some(name) => original.push_str(&format!("{name}: {value}\n")),
+                None => ours.append(name.clone(), value.clone()),
+            }
+        }
+    }
+    (ours, original)
 }
 
 /// A header's value is one line.

@@ -108,6 +108,8 @@ fn decode(base64: &str) -> Vec<u8> {
 pub(super) enum Which<'a> {
     Sequence(u64),
     LastOf(&'a str),
+    /// The first of a subject (which may have wildcards) from a sequence on.
+    NextOf(&'a str, u64),
 }
 
 impl Broker {
@@ -122,6 +124,9 @@ impl Broker {
         const STREAM_NOT_FOUND: u64 = 10_059;
         let request = match which {
             Which::Sequence(sequence) => serde_json::json!({ "seq": sequence }),
+            Which::NextOf(subject, from) => {
+                serde_json::json!({ "seq": from, "next_by_subj": subject })
+            }
             Which::LastOf(subject) => serde_json::json!({ "last_by_subj": subject }),
         };
         let reply: async_nats::jetstream::response::Response<RawMessageReply> = self

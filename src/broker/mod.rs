@@ -42,6 +42,8 @@ pub struct Broker {
     /// What subjects of the JetStream API begin with.
     api_prefix: Arc<str>,
     link: Link,
+    /// To open further connections with.
+    options: Arc<ConnectOptions>,
 }
 
 impl std::fmt::Debug for Broker {

@@ -4,6 +4,9 @@ use tokio::io::AsyncReadExt;
 
 use super::{Broker, BrokerError};
 
+/// The largest piece that objects are cut into, in bytes.
+const CHUNK_BYTES_MAX: usize = 128 << 10;
+
 impl Broker {
     /// Stores bytes under a name, in place of what was there.
     ///
@@ -28,9 +31,15 @@ impl Broker {
                 .await
                 .map_err(|error| refused(error.to_string()))?,
         };
+        let object = async_nats::jetstream::object_store::ObjectMetadata {
+            name: name.to_owned(),
+            // the client's own choice may be more than this server takes in a message
+            chunk_size: Some(CHUNK_BYTES_MAX.min(self.message_bytes_max() / 2)),
+            ..Default::default()
+        };
         let mut reader = bytes;
         store
-            .put(name, &mut reader)
+            .put(object, &mut reader)
             .await
             .map_err(|error| refused(error.to_string()))?;
         Ok(())

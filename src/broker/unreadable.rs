@@ -9,6 +9,7 @@
 use async_nats::HeaderMap;
 use base64::Engine;
 
+use super::delivery::Delivery;
 use super::failed::Verdict;
 use super::jobs::{RawMessage, Which};
 use super::{Broker, BrokerError};
@@ -17,6 +18,43 @@ use crate::envelope::{JobId, QueueName, Reason, State};
 /// How many messages one sweep looks at.
 const LOOKS_MAX: u64 = 10_000;
 
+const DOING: &str = "looking for unreadable messages";
+
+/// The messages of a queue that were delivered and are still there, one by one: those that were
+/// acknowledged between them are not looked at, however many they are.
+struct MessagesOut {
+    stream: String,
+    /// Subjects still to be looked through, and from where.
+    next: Vec<(String, u64)>,
+    last: u64,
+    /// The consumer's own number of its last delivery.
+    consumer_sequence: u64,
+    looks_left: u64,
+}
+
+impl MessagesOut {
+    async fn next(&mut self, broker: &Broker) -> Result<Option<RawMessage>, BrokerError> {
+        while let Some((subject, from)) = self.next.last_mut() {
+            if self.looks_left == 0 {
+                return Ok(None);
+            }
+            self.looks_left -= 1;
+            let found = broker
+                .read_message(&self.stream, Which::NextOf(subject, *from))
+                .await?
+                .filter(|message| message.sequence <= self.last);
+            match found {
+                Some(message) => {
+                    *from = message.sequence + 1;
+                    return Ok(Some(message));
+                }
+                None => drop(self.next.pop()),
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Broker {
     /// Looks through a queue's messages that were delivered and not acknowledged, and moves
     /// those that no client can read to the failed stream. Returns their ids.
@@ -24,28 +62,15 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer; what was moved until then is moved.
     pub async fn sweep_unreadable(&self, queue: &QueueName) -> Result<Vec<JobId>, BrokerError> {
-        const DOING: &str = "looking for unreadable messages";
-        let name = self.names.queue_stream(queue);
         let refused = |message: String| BrokerError::Refused {
             doing: DOING,
             message,
         };
-        let stream = self
-            .jetstream
-            .get_stream_no_info(&name)
-            .await
-            .map_err(|error| refused(error.to_string()))?;
-        let info = stream
-            .consumer_info(self.names.worker_consumer())
-            .await
-            .map_err(|error| refused(error.to_string()))?;
+        let name = self.names.queue_stream(queue);
         let mut swept = Vec::new();
-        let first = info.ack_floor.stream_sequence + 1;
-        let last = info.delivered.stream_sequence;
-        for sequence in (first..=last).take(usize::try_from(LOOKS_MAX).unwrap_or(usize::MAX)) {
-            let Some(message) = self.read_message(&name, Which::Sequence(sequence)).await? else {
-                continue;
-            };
+        let mut out = self.messages_out(queue).await?;
+        while let Some(message) = out.next(self).await? {
+            let sequence = message.sequence;
             let Some(problem) = problem(&message) else {
                 continue;
             };
@@ -76,7 +101,10 @@ impl Broker {
             .await?;
             self.write_rejected(queue, &job, problem, message.time)
                 .await?;
-            stream
+            self.jetstream
+                .get_stream_no_info(&name)
+                .await
+                .map_err(|error| refused(error.to_string()))?
                 .delete_message(sequence)
                 .await
                 .map_err(|error| refused(error.to_string()))?;
@@ -84,6 +112,53 @@ impl Broker {
             swept.push(job);
         }
         Ok(swept)
+    }
+
+    /// The messages of a queue that were delivered and neither acknowledged nor removed, as
+    /// deliveries that can be handed back. Whoever holds one, here or elsewhere, loses it by
+    /// that.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn deliveries_out(
+        &self,
+        queue: &QueueName,
+        mut look: impl FnMut(Delivery),
+    ) -> Result<(), BrokerError> {
+        let mut out = self.messages_out(queue).await?;
+        while let Some(message) = out.next(self).await? {
+            if problem(&message).is_none() {
+                look(self.delivery_of(queue, &message, out.consumer_sequence));
+            }
+        }
+        Ok(())
+    }
+
+    async fn messages_out(&self, queue: &QueueName) -> Result<MessagesOut, BrokerError> {
+        let refused = |message: String| BrokerError::Refused {
+            doing: DOING,
+            message,
+        };
+        let stream = self.names.queue_stream(queue);
+        let info = self
+            .jetstream
+            .get_stream_no_info(&stream)
+            .await
+            .map_err(|error| refused(error.to_string()))?
+            .consumer_info(self.names.worker_consumer())
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let first = info.ack_floor.stream_sequence + 1;
+        Ok(MessagesOut {
+            stream,
+            next: vec![
+                (self.names.bare_job(queue), first),
+                (self.names.jobs(queue), first),
+            ],
+            last: info.delivered.stream_sequence,
+            consumer_sequence: info.delivered.consumer_sequence,
+            looks_left: LOOKS_MAX,
+        })
     }
 
     async fn write_rejected(
@@ -124,25 +199,85 @@ fn problem(message: &RawMessage) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(&headers) else {
         return Some("its headers are not UTF-8");
     };
-    let mut lines = text.lines();
+    let mut lines = text.lines().peekable();
     let Some(version) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
         return Some("its headers do not begin with NATS/1.0");
     };
     let status = version.trim().split(' ').next().unwrap_or_default();
-    if !(status.is_empty() || (status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()))) {
+    let is_status = match status.as_bytes() {
+        [] => true,
+        [first, rest @ ..] => {
+            rest.len() == 2 && (b'1'..=b'9').contains(first) && rest.iter().all(u8::is_ascii_digit)
+        }
+    };
+    if !is_status {
         return Some("its header line has no status that a client can read");
     }
-    for line in lines {
-        if line.is_empty() || line.starts_with(char::is_whitespace) {
+    // the same steps as the client's: what it takes must not be taken for unreadable here, nor
+    // the other way round, or a job is lost or comes again for ever
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
             continue;
         }
-        match line.split_once(':') {
-            None => return Some("one of its headers has no colon"),
-            Some((name, _)) if name.chars().any(|c| !c.is_ascii_graphic()) => {
-                return Some("one of its headers has a name that a client cannot read");
-            }
-            Some(_) => {}
+        let Some((name, value)) = line.split_once(':') else {
+            return Some("one of its headers has no colon");
+        };
+        if name.chars().any(|c| !c.is_ascii_graphic()) {
+            return Some("one of its headers has a name that a client cannot read");
+        }
+        let mut value = value.trim_start().to_owned();
+        while let Some(folded) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(folded);
+        }
+        if value.trim_end().contains('\r') {
+            return Some("one of its headers has a carriage return in its value");
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(subject: &str, headers: &str) -> Option<&'static str> {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(headers);
+        let message = serde_json::json!({
+            "subject": subject, "seq": 1, "hdrs": encoded, "time": "2026-01-01T00:00:00Z"
+        });
+        problem(&serde_json::from_value(message).unwrap())
+    }
+
+    #[test]
+    fn what_a_client_reads_is_left_alone() {
+        for headers in [
+            "",
+            "NATS/1.0\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\nA: c\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\n folded\r\n\r\n",
+            "NATS/1.0\nA:\n\n",
+            "NATS/1.0 503 No Responders\r\n\r\n",
+            "NATS/1.0\r\n: no name\r\n\r\n",
+        ] {
+            assert_eq!(verdict("naq.queue.q", headers), None, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_client_reads_is_found() {
+        for headers in [
+            "A: b\r\n\r\n",
+            "NATS/1.0 099\r\n\r\n",
+            "NATS/1.0 5030\r\n\r\n",
+            "NATS/1.0\r\nno colon\r\n\r\n",
+            "NATS/1.0\r\n folded: first\r\n\r\n",
+            "NATS/1.0\r\nA: b\r\n\r\n folded\r\n\r\n",
+            "NATS/1.0\r\nA b: c\r\n\r\n",
+            "NATS/1.0\r\nA: b\rc\r\n\r\n",
+        ] {
+            assert!(verdict("naq.queue.q", headers).is_some(), "{headers:?}");
+        }
+        assert!(verdict("naq.queue.q.\u{fffd}", "").is_some());
+        assert!(verdict("naq.queue.q.a\u{a0}b", "").is_some());
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+pub(super) use crate::envelope::escape;
 use crate::envelope::{State, Timestamp};
 
 /// One line of JSON.
@@ -49,32 +50,9 @@ pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> io::Result<(
     )
 }
 
-/// Makes control characters, escape sequences and marks that turn the direction of text visible,
-/// so that what a job or a producer wrote cannot act on the reader's terminal.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            '\t' => escaped.push_str("\\t"),
-            c if c.is_control() || is_direction_mark(c) => {
-                escaped.push_str(&format!("\\u{{{:x}}}", u32::from(c)));
-            }
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
 /// The same, for an error's one line.
 pub(super) fn one_line(text: &str) -> String {
     escape(text.trim_end())
-}
-
-/// The Unicode bidirectional controls, and what hides in plain sight: zero-width characters.
-fn is_direction_mark(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
 /// The beginning of a text, for a cell.
@@ -156,15 +134,6 @@ pub(super) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_acts_on_the_terminal() {
-        assert_eq!(
-            escape("a\x1b[31mb\x07\u{202e}c\u{9b}"),
-            "a\\u{1b}[31mb\\u{7}\\u{202e}c\\u{9b}"
-        );
-        assert_eq!(escape("Grüße 日本"), "Grüße 日本");
-    }
 
     #[test]
     fn lengths_read_well() {

@@ -108,6 +108,9 @@ fn print(record: &Record) -> std::io::Result<()> {
         let message = progress.message.as_deref().unwrap_or_default();
         row("progress", format!("{percent}{}", render::escape(message)))?;
     }
+    if record.result_object.is_some() {
+        row("result", "in the object store".to_owned())?;
+    }
     if let Some(result) = &record.result {
         row("result", render::clip(&render::escape(result.get()), 200))?;
     }

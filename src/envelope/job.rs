@@ -21,6 +21,9 @@ pub(super) const VERSION: u32 = 1;
 /// The most of one output stream a job may ask to be kept, in bytes.
 pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
+/// The most that labels may come to, in bytes: every record of the job repeats them.
+const LABELS_BYTES_MAX: usize = 16 << 10;
+
 /// The most retries an envelope may ask for.
 const RETRIES_MAX: u32 = 10_000;
 
@@ -505,6 +508,17 @@ impl Envelope {
         }
         if self.retry_delay == Some(Delays::Each(Vec::new())) {
             return invalid("retry_delay".into(), "the list is empty");
+        }
+        let labels_bytes: usize = self
+            .labels
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if labels_bytes > LABELS_BYTES_MAX {
+            return invalid(
+                "labels".into(),
+                "they are over 16 KiB; carry what is not for filters in `meta`",
+            );
         }
         if self.concurrency_max == Some(0) {
             return invalid("concurrency_max".into(), "it is 0; no job could run");

@@ -8,6 +8,7 @@ mod json;
 mod names;
 mod record;
 mod schema;
+mod text;
 pub mod units;
 mod worker;
 
@@ -16,6 +17,7 @@ pub use json::DEPTH_MAX;
 pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
 pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage};
 pub use schema::{SCHEMAS, schema};
+pub use text::escape;
 pub use worker::{WorkerInfo, WorkerState};
 
 /// Why an envelope never became a job.
@@ -50,6 +52,9 @@ impl std::fmt::Display for RejectReason {
     }
 }
 
+/// The longest account of what is wrong with an envelope, in characters.
+const MESSAGE_CHARS_MAX: usize = 500;
+
 /// What is wrong with an envelope, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
@@ -62,16 +67,22 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// A refusal at a path.
+    /// A refusal at a path. What it quotes of the envelope is escaped: it goes to logs.
     pub fn new(
         reason: RejectReason,
         path: impl Into<String>,
         message: impl Into<String>,
     ) -> Invalid {
+        let mut message = message.into();
+        // it may quote a value of any length
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
+            message.truncate(end);
+            message.push('…');
+        }
         Invalid {
             reason,
-            path: path.into(),
-            message: message.into(),
+            path: escape(&path.into()),
+            message: escape(&message),
         }
     }
 }

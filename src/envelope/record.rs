@@ -451,6 +451,9 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub envelope: Option<Box<RawValue>>,
+    /// The object in `naq_files` that holds the structured result, where it does not fit here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_object: Option<String>,
     /// The object in `naq_files` that holds the envelope, where it does not fit here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope_object: Option<String>,
@@ -497,6 +500,7 @@ impl Record {
             schedule_id: None,
             labels: BTreeMap::new(),
             envelope: None,
+            result_object: None,
             envelope_object: None,
         }
     }

@@ -41,6 +41,9 @@ pub enum OnDelivery {
     Absorb,
     /// Another message of a job that runs by its own: acknowledge.
     Surplus,
+    /// The same message was delivered to another worker since, which runs the job: neither
+    /// answer for the message, which would take it from under that worker, nor run.
+    Superseded,
     /// Too early: hold the message until then once more, acknowledge.
     Hold(Timestamp),
     /// Write this terminal record, acknowledge.
@@ -76,6 +79,13 @@ pub fn on_delivery(
                 .is_some_and(|lease| lease.sequence == delivered.sequence);
             if !is_lease {
                 return OnDelivery::Surplus;
+            }
+            let is_older = next
+                .lease
+                .as_ref()
+                .is_some_and(|lease| delivered.delivery < lease.delivery);
+            if is_older {
+                return OnDelivery::Superseded;
             }
             // the lease's own message came again: whoever held it is dead or has lost it
             next.crashes += 1;
@@ -402,6 +412,20 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_delivery_gives_way_to_a_later_ones_claim() {
+        let early = delivered(7, "slow", 1);
+        let late = Delivered {
+            delivery: 2,
+            ..delivered(7, "quick", 2)
+        };
+        let record = claimed(None, &job(0), &late);
+        assert!(matches!(
+            on_delivery(Some(&record), &job(0), &early),
+            OnDelivery::Superseded
+        ));
+    }
+
+    #[test]
     fn the_third_death_ends_the_job() {
         let envelope = job(0);
         let first = claimed(None, &envelope, &delivered(7, "a", 1));
@@ -537,6 +561,9 @@ mod tests {
                             let before = before.unwrap();
                             prop_assert_eq!(before.state, State::Running);
                             prop_assert!(before.lease.unwrap().sequence != sequence);
+                        }
+                        OnDelivery::Superseded => {
+                            prop_assert!(false, "every delivery here is as late as the last");
                         }
                         OnDelivery::Hold(_) => prop_assert_eq!(before.unwrap().state, State::Retrying),
                     },

@@ -131,7 +131,10 @@ async fn deliver(
 
 /// The job's name: from the envelope, the subject, the producer's message id, or its place.
 /// Also what is wrong with the names given, where something is.
-fn name_job(delivery: &Delivery, envelope: Option<&Envelope>) -> (JobId, Option<Invalid>) {
+pub(super) fn name_job(
+    delivery: &Delivery,
+    envelope: Option<&Envelope>,
+) -> (JobId, Option<Invalid>) {
     let invalid = |message: String| Some(Invalid::new(RejectReason::Invalid, "job_id", message));
     let by_place = || JobId::for_sequence(&delivery.queue, delivery.sequence);
     let in_envelope = envelope.and_then(|envelope| envelope.job_id.clone());
@@ -258,6 +261,7 @@ async fn execute(
                 }
                 return acknowledge(hold, Done::Absorbed).await;
             }
+            OnDelivery::Superseded => return Done::Lost,
             OnDelivery::Surplus => return acknowledge(hold, Done::Absorbed).await,
             OnDelivery::Hold(due) => {
                 let job = later(&facts, delivery);
@@ -671,7 +675,8 @@ async fn keep(
 
 /// Puts the envelope into the record, or beside it where it is large.
 async fn attach_envelope(context: &AttemptContext, record: &mut Record, delivery: &Delivery) {
-    if delivery.payload.len() <= ENVELOPE_BYTES_MAX {
+    let bytes_max = ENVELOPE_BYTES_MAX.min(context.broker.message_bytes_max() / 4);
+    if delivery.payload.len() <= bytes_max {
         record.envelope = std::str::from_utf8(&delivery.payload)
             .ok()
             .and_then(|text| serde_json::from_str(text).ok());
@@ -696,6 +701,7 @@ async fn write(
     ttl: Option<Duration>,
 ) -> Result<(), BrokerError> {
     let mut pause = PAUSE_FIRST;
+    let mut shrunk = false;
     spill(context, hold, record, false).await?;
     loop {
         match context.broker.write_record(record, revision, ttl).await {
@@ -724,7 +730,11 @@ async fn write(
                 record.cancel_requested |= present.cancel_requested;
                 revision = at;
             }
-            Err(BrokerError::TooLarge { .. }) => spill(context, hold, record, true).await?,
+            Err(BrokerError::TooLarge { .. }) if !shrunk => {
+                shrunk = true;
+                spill(context, hold, record, true).await?;
+                shed(context, hold, record).await?;
+            }
             Err(error) => {
                 tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet: {error}");
                 if hold.is_lost(Instant::now()) && hold.stop_asked().is_some() {
@@ -791,6 +801,30 @@ async fn spill(
         output.tail = None;
         output.object = Some(object);
     }
+    Ok(())
+}
+
+/// What else can fill a message: the job's own result goes to the object store, what only the
+/// next attempt or an onlooker would read is let go.
+async fn shed(
+    context: &AttemptContext,
+    hold: &Hold,
+    record: &mut Record,
+) -> Result<(), BrokerError> {
+    if let Some(result) = record.result.take() {
+        let object = format!("result/{}/{}", record.job_id, record.attempt);
+        persist(hold, || {
+            context.broker.put_object(&object, result.get().as_bytes())
+        })
+        .await?;
+        record.result_object = Some(object);
+    }
+    if record.checkpoint.take().is_some() {
+        record
+            .warnings
+            .push("the checkpoint was too large to keep".to_owned());
+    }
+    record.progress = None;
     Ok(())
 }
 

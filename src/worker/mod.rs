@@ -8,6 +8,7 @@ mod attempt;
 mod command;
 mod demand;
 mod hold;
+mod lost;
 mod secrets;
 
 pub use demand::Order;
@@ -98,6 +99,10 @@ impl Options {
         }
     }
 }
+
+/// How long a worker that has stopped its jobs may take to say what became of them. A server that
+/// is away, or full, must not keep it for ever.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// What a worker is asked to do, from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -228,6 +233,7 @@ impl Worker {
         renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut drain_over: Option<Instant> = None;
+        let mut leave_at: Option<Instant> = None;
         loop {
             if self.state == Request::Work {
                 self.ask().await;
@@ -251,6 +257,7 @@ impl Worker {
                         Request::Stop => {
                             self.stop_pulling().await;
                             self.stop_jobs(StopReason::Drain, true);
+                            leave_at = Some(Instant::now() + LAST_WORDS_MAX);
                         }
                         Request::Cancel => {
                             self.stop_pulling().await;
@@ -276,6 +283,14 @@ impl Worker {
                     drain_over = None;
                     tracing::warn!(running = self.held.len(), "the drain timeout is over: stopping the jobs that still run");
                     self.stop_jobs(StopReason::Drain, false);
+                    leave_at = Some(Instant::now() + self.context.options.kill_grace + LAST_WORDS_MAX);
+                }
+                () = until(leave_at) => {
+                    tracing::warn!(
+                        unrecorded = self.held.len(),
+                        "leaving without NATS having taken every outcome: another worker runs those jobs again"
+                    );
+                    break;
                 }
             }
         }
@@ -474,8 +489,17 @@ impl Worker {
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             for queue in &context.options.queues {
-                if let Err(error) = context.broker.sweep_unreadable(queue).await {
-                    tracing::debug!(%queue, "no look for unreadable messages: {error}");
+                let swept = match context.broker.sweep_unreadable(queue).await {
+                    Ok(swept) => swept,
+                    Err(error) => {
+                        tracing::debug!(%queue, "no look for unreadable messages: {error}");
+                        continue;
+                    }
+                };
+                if !swept.is_empty()
+                    && let Err(error) = lost::hand_back(&context.broker, queue).await
+                {
+                    tracing::debug!(%queue, "what was lost with it comes by itself: {error}");
                 }
             }
         });

@@ -1,3 +1,4 @@
 //! What tests share.
 
+pub(crate) mod naq;
 pub(crate) mod nats;

@@ -1,0 +1,165 @@
+//! A worker that is asked to end, and what it does with what it has. How queues share slots.
+
+use naq::envelope::{JobId, State};
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+
+fn waiting_for(naq: &Naq, file: &str) -> String {
+    let file = naq.home().join(file);
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.05; done; echo done",
+        file.display()
+    );
+    serde_json::json!({"script": script}).to_string()
+}
+
+#[test]
+fn on_term_and_int_running_jobs_finish_and_no_more_are_taken() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (queue, signal) in [("term", Signal::SIGTERM), ("int", Signal::SIGINT)] {
+        let worker = naq.worker(&[queue]).concurrency(1).spawn();
+        let running = naq.publish(queue, waiting_for(&naq, queue));
+        let waiting = naq.publish(queue, r#"{"command":"true"}"#);
+        naq.running(&running);
+        worker.signal(signal);
+        worker.says("draining");
+        std::fs::write(naq.home().join(queue), "").unwrap();
+        assert!(worker.ends().success());
+        let record = naq.ended(&running);
+        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        let left = naq.block_on(naq.client().fetch_job(&waiting)).unwrap();
+        assert_eq!(left.state, State::Queued);
+        let _next = naq.worker(&[queue]).spawn();
+        assert_eq!(naq.ended(&waiting).attempt, 1);
+    }
+}
+
+#[test]
+fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(1)
+        .arg("--drain-timeout")
+        .arg("500ms")
+        .spawn();
+    let job = naq.publish("build", waiting_for(&naq, "go"));
+    naq.running(&job);
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ends().success());
+    let (record, _) = naq
+        .block_on(naq.client().broker().read_record(&job))
+        .unwrap();
+    let record = record.unwrap();
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Queued, 0, 0)
+    );
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    // handed back, not left to lapse: the wait for it would be longer than this test's
+    let _next = naq.worker(&["build"]).spawn();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .arg("--drain-timeout")
+        .arg("1h")
+        .arg("--kill-grace")
+        .arg("1h")
+        .spawn();
+    // one that would not go for a TERM
+    let stubborn = serde_json::json!({"script": "trap '' TERM; while :; do sleep 0.1; done"});
+    let jobs = [
+        naq.publish("build", stubborn.to_string()),
+        naq.publish("build", waiting_for(&naq, "never")),
+    ];
+    for job in &jobs {
+        naq.running(job);
+    }
+    worker.signal(Signal::SIGTERM);
+    worker.says("draining");
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ends().success());
+    for job in &jobs {
+        let record = naq.wait_for(job, "queued", |record| record.state == State::Queued);
+        assert_eq!((record.attempt, record.crashes), (0, 0));
+    }
+}
+
+#[test]
+fn what_comes_to_a_busy_worker_is_handed_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _busy = naq.worker(&["one", "two"]).concurrency(1).spawn();
+    let long = naq.publish("one", waiting_for(&naq, "go"));
+    naq.running(&long);
+    let jobs: Vec<JobId> = (0..3)
+        .map(|_| naq.publish("two", r#"{"command":"true"}"#))
+        .collect();
+    let _idle = naq.worker(&["two"]).concurrency(1).spawn();
+    for job in &jobs {
+        let record = naq.ended(job);
+        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    }
+    assert_eq!(naq.running(&long).state, State::Running);
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    naq.ended(&long);
+}
+
+/// Runs ten jobs of each of two queues on one slot, and returns the order of their queues.
+fn order_of(naq: &Naq, order: &str) -> Vec<String> {
+    const JOBS: usize = 10;
+    let (high, low) = (format!("{order}-high"), format!("{order}-low"));
+    let file = naq.home().join(order);
+    let script = serde_json::json!({"script": format!("echo $NAQ_QUEUE >> {}", file.display())});
+    let mut jobs = Vec::new();
+    for queue in [&high, &low] {
+        naq.add_queue(queue);
+        jobs.extend((0..JOBS).map(|_| naq.publish(queue, script.to_string())));
+    }
+    let worker = naq
+        .worker(&[&high, &low])
+        .concurrency(1)
+        .arg("--order")
+        .arg(order)
+        .spawn();
+    for job in &jobs {
+        assert_eq!(naq.ended(job).state, State::Succeeded);
+    }
+    assert!(worker.stop().success());
+    let ran = std::fs::read_to_string(file).unwrap();
+    ran.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn strict_serves_the_first_queue_first_and_fair_both_in_turn() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let strict = order_of(&naq, "strict");
+    // the very first one may be of either: nothing is known of the queues before
+    let early = strict[..11]
+        .iter()
+        .filter(|queue| *queue == "strict-high")
+        .count();
+    assert_eq!(early, 10, "{strict:?}");
+    let fair = order_of(&naq, "fair");
+    let early = fair[..10]
+        .iter()
+        .filter(|queue| *queue == "fair-high")
+        .count();
+    assert!((4..=6).contains(&early), "{fair:?}");
+}

@@ -1,0 +1,15 @@
+//! Faults and bad input at the level of the whole product: a real nats-server, the real program,
+//! and producers that know nothing of naq. After each, a good job still runs on the same worker.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod drain;
+mod envelopes;
+mod output;
+mod secrets;
+mod security;
+mod server_loss;
+mod spawn;
+mod store;
+mod terminal;
+mod unreadable;

@@ -1,0 +1,111 @@
+//! Secrets: named by envelopes, never stored by value, masked wherever a job prints them.
+
+use std::path::Path;
+
+use naq::envelope::{Reason, State};
+
+use crate::harness::naq::{Naq, text};
+use crate::harness::nats::TestServer;
+
+const VALUE: &str = "s3cr3t-v4lue-0f-the-test";
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(files(&path)),
+            Ok(kind) if kind.is_file() => found.push(path),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn has(bytes: &[u8], part: &str) -> bool {
+    bytes
+        .windows(part.len())
+        .any(|window| window == part.as_bytes())
+}
+
+#[test]
+fn a_secret_reaches_the_job_and_no_store() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = naq.home().join("secrets");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("API_TOKEN"), format!("{VALUE}\n")).unwrap();
+    let worker = naq
+        .worker(&["build"])
+        .arg("--secrets-dir")
+        .arg(folder.to_str().unwrap())
+        .spawn();
+    // whole, in two pieces, among other text, for long enough to go live, and on the control
+    // channel; the file in the job's folder shows that it was there
+    let (half, rest) = VALUE.split_at(9);
+    let script = format!(
+        "printf %s \"$API_TOKEN\" > got; echo \"out $API_TOKEN\"; echo \"err $API_TOKEN\" >&2\n\
+        printf '{half}'; sleep 1.3; echo '{rest}'; echo \"live $API_TOKEN\"\n\
+        echo \"{{\\\"progress\\\":50,\\\"message\\\":\\\"$API_TOKEN\\\"}}\" >&3\n\
+        echo \"{{\\\"result\\\":{{\\\"token\\\":\\\"$API_TOKEN\\\"}}}}\" >&3\n\
+        echo \"not json $API_TOKEN\" >&3"
+    );
+    // the pieces alone are no secret, but the envelope must not hold the value for this test
+    assert!(!script.contains(VALUE));
+    let job = naq.enqueue(&[
+        "-q",
+        "build",
+        "--secret",
+        "API_TOKEN",
+        "--label",
+        "kind=secret",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let record = naq.ended(&job);
+    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(
+        std::fs::read_to_string(naq.home().join("got")).unwrap(),
+        VALUE
+    );
+    let printed = text(record.stdout.as_ref());
+    assert!(
+        printed.starts_with("out ***\n") && printed.ends_with("live ***\n"),
+        "{printed}"
+    );
+    assert_eq!(text(record.stderr.as_ref()), "err ***\n");
+    for verb in ["status", "result", "logs"] {
+        for json in [false, true] {
+            let mut args = vec![verb, job.as_str()];
+            args.extend(json.then_some("--json"));
+            let done = naq.cli(args).run().succeeds();
+            assert!(
+                !done.stdout.contains(VALUE) && !done.stderr.contains(VALUE),
+                "{done:#?}"
+            );
+        }
+    }
+    // nowhere in what the server has on its disk: queue, record, live output, failed jobs
+    let mut seen_the_job = false;
+    for path in files(server.data_dir()) {
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        seen_the_job |= has(&bytes, "API_TOKEN");
+        assert!(!has(&bytes, VALUE), "{}", path.display());
+    }
+    assert!(seen_the_job, "looked in the wrong place");
+    assert!(!worker.log().contains(VALUE));
+}
+
+#[test]
+fn a_secret_that_is_not_there_is_told_by_name() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let job = naq.publish("build", r#"{"command":"true","secrets":["API_TOKEN"]}"#);
+    let record = naq.ended(&job);
+    assert_eq!(record.reason, Some(Reason::Spawn), "{record:#?}");
+    assert!(record.error.unwrap().contains("API_TOKEN"));
+    naq.a_good_job_runs("build");
+}

@@ -1,0 +1,115 @@
+//! A full store: the producer is told, nothing is evicted, outcomes wait for room.
+
+use naq::envelope::{JobId, State};
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Naq, Worker};
+use crate::harness::nats::{TestOptions, TestServer};
+
+const STORE_BYTES: u64 = 6 << 20;
+
+fn small() -> TestServer {
+    TestServer::with(&TestOptions {
+        max_file_store_bytes: Some(STORE_BYTES),
+        ..TestOptions::default()
+    })
+}
+
+/// Enqueues until not even a small job fits. Returns the ids that were taken.
+fn fill(naq: &Naq) -> Vec<String> {
+    let mut taken = Vec::new();
+    for bytes in [512 << 10, 32 << 10, 1 << 10] {
+        let file = naq.file("filler", "x".repeat(bytes));
+        loop {
+            let done = naq
+                .cli([
+                    "enqueue",
+                    "-q",
+                    "filler",
+                    "--stdin",
+                    file.to_str().unwrap(),
+                    "--",
+                    "true",
+                ])
+                .run();
+            if done.code != Some(0) {
+                done.exits(7).says(&["storage is full", "naq purge"]);
+                break;
+            }
+            taken.push(done.stdout.trim_end().to_owned());
+        }
+    }
+    taken
+}
+
+#[test]
+fn the_producer_is_told_and_nothing_is_evicted() {
+    let server = small();
+    let naq = Naq::new(&server);
+    let taken = fill(&naq);
+    assert!(taken.len() > 5);
+    let depth = naq.messages_left("filler");
+    assert_eq!(depth, taken.len() as u64);
+    // in bulk as well, and exactly what is said to be enqueued is
+    let lines = format!(r#"{{"command":"true","meta":"{}"}}"#, "x".repeat(2_000)) + "\n";
+    let done = naq
+        .cli(["enqueue", "-q", "filler", "--file", "-"])
+        .stdin(lines.repeat(50))
+        .run()
+        .exits(7)
+        .says(&["storage is full", "jobs were enqueued"]);
+    let more = done.stdout.lines().count() as u64;
+    assert_eq!(naq.messages_left("filler"), depth + more);
+    for job in &taken {
+        let job = JobId::new(job).unwrap();
+        let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+        assert_eq!(record.state, State::Queued);
+    }
+}
+
+/// A job that has run, and whose outcome finds no room.
+fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
+    let worker = naq.worker(&["build"]).concurrency(1).spawn();
+    let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
+    let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    naq.running(&job);
+    fill(naq);
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    worker.says("cannot record the outcome yet");
+    (worker, job)
+}
+
+#[test]
+fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
+    let server = small();
+    let naq = Naq::new(&server);
+    let (worker, job) = outcome_without_room(&naq);
+    naq.cli(["purge", "--yes", "filler"]).run().succeeds();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
+    assert_eq!(record.stdout.unwrap().bytes, 60_000);
+    assert_eq!(
+        std::fs::read_to_string(naq.home().join("ran")).unwrap(),
+        "x\n"
+    );
+    naq.a_good_job_runs("build");
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_worker_with_an_outcome_without_room_can_still_be_ended() {
+    let server = small();
+    let naq = Naq::new(&server);
+    let (worker, job) = outcome_without_room(&naq);
+    worker.signal(Signal::SIGTERM);
+    worker.says("draining");
+    worker.signal(Signal::SIGTERM);
+    worker.ends();
+    let (record, _) = naq
+        .block_on(naq.client().broker().read_record(&job))
+        .unwrap();
+    assert_eq!(record.unwrap().state, State::Running);
+}

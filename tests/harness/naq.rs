@@ -1,0 +1,698 @@
+//! The `naq` program as a user runs it: workers in the background, verbs in the foreground, and
+//! bare publishes by a client that knows nothing of naq.
+//!
+//! Whatever a test waits for is an event (a record's change, a line of a worker's log), bounded
+//! by [`LONG`]. Workers end with the value that holds them, and with the test process.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use naq::broker::{ConnectOptions, FailedJob, RecordEvent};
+use naq::client::Client;
+use naq::envelope::{JobId, QueueName, Record, State};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::nats::{LONG, TestServer, binary, naq};
+
+/// naq against one server: a home of its own, a connection to look on with, and the program.
+pub(crate) struct Naq {
+    home: TempDir,
+    url: String,
+    port: u16,
+    token: String,
+    handle: tokio::runtime::Handle,
+    /// The runtime ends when this is dropped.
+    _runtime: tokio::sync::oneshot::Sender<()>,
+    client: Client,
+    nats: async_nats::Client,
+}
+
+impl Naq {
+    pub(crate) fn new(server: &TestServer) -> Naq {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = runtime.handle().clone();
+        // connections have to be served while the test does something else
+        std::thread::spawn(move || {
+            let _ = runtime.block_on(stopped);
+        });
+        let options = ConnectOptions {
+            url: server.url().to_owned(),
+            token: Some(server.token().to_owned()),
+            connect_timeout: LONG,
+            ..ConnectOptions::default()
+        };
+        let (client, nats) = handle.block_on(async {
+            let client = Client::connect(&options).await.unwrap();
+            let nats = async_nats::ConnectOptions::with_token(server.token().to_owned())
+                .connect(server.url())
+                .await
+                .unwrap();
+            (client, nats)
+        });
+        Naq {
+            home: tempfile::tempdir().unwrap(),
+            url: server.url().to_owned(),
+            port: server.port(),
+            token: server.token().to_owned(),
+            handle,
+            _runtime: stop,
+            client,
+            nats,
+        }
+    }
+
+    /// Runs something of the library to its end, in bounded time.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.handle
+            .block_on(async { tokio::time::timeout(LONG, future).await })
+            .expect("done in time")
+    }
+
+    /// The library, to look on with.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A plain NATS client.
+    pub(crate) fn nats(&self) -> &async_nats::Client {
+        &self.nats
+    }
+
+    /// A folder for the test's files.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Writes a file into the test's folder.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.home().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn environment(&self) -> BTreeMap<String, String> {
+        let around = naq::config::environment();
+        let mut environment = BTreeMap::new();
+        for (name, value) in [
+            ("PATH", around.get("PATH").cloned().unwrap_or_default()),
+            ("HOME", self.home().display().to_string()),
+            (
+                "NAQ_DATA_DIR",
+                self.home().join("data").display().to_string(),
+            ),
+            ("NAQ_NATS_SERVER", binary().path.display().to_string()),
+            ("NAQ_NATS_URL", self.url.clone()),
+            ("NAQ_TOKEN", self.token.clone()),
+            ("NAQ_CONNECT_TIMEOUT", "30s".to_owned()),
+        ] {
+            environment.insert(name.to_owned(), value);
+        }
+        environment
+    }
+
+    /// A verb of the program, not yet run.
+    pub(crate) fn cli<A: Into<String>>(&self, args: impl IntoIterator<Item = A>) -> Cli {
+        Cli {
+            args: args.into_iter().map(Into::into).collect(),
+            environment: self.environment(),
+            home: self.home().to_owned(),
+            stdin: Vec::new(),
+        }
+    }
+
+    /// Enqueues by the command line and returns the id it printed.
+    pub(crate) fn enqueue(&self, args: &[&str]) -> JobId {
+        let done = self.cli([&["enqueue"], args].concat()).run().succeeds();
+        JobId::new(done.stdout.trim_end()).unwrap()
+    }
+
+    /// A worker of these queues, not yet started.
+    pub(crate) fn worker(&self, queues: &[&str]) -> WorkerOptions<'_> {
+        WorkerOptions {
+            naq: self,
+            queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
+            args: Vec::new(),
+            environment: self.environment(),
+        }
+    }
+
+    /// Makes a queue, as `naq queues add` does.
+    pub(crate) fn add_queue(&self, queue: &str) {
+        let name = QueueName::new(queue).unwrap();
+        self.block_on(self.client.broker().ensure_queue(&name))
+            .unwrap();
+    }
+
+    /// Publishes as any NATS client would, and returns the id the job gets by its place.
+    pub(crate) fn publish(&self, queue: &str, payload: impl Into<Vec<u8>>) -> JobId {
+        self.publish_to(queue, &format!("naq.queue.{queue}"), payload.into())
+    }
+
+    /// Publishes to a subject of a queue, and returns the id by place.
+    pub(crate) fn publish_to(&self, queue: &str, subject: &str, payload: Vec<u8>) -> JobId {
+        let subject = subject.to_owned();
+        let sequence = self.block_on(async {
+            let jetstream = async_nats::jetstream::new(self.nats.clone());
+            let pending = jetstream.publish(subject, payload.into()).await.unwrap();
+            pending.await.unwrap().sequence
+        });
+        JobId::for_sequence(&QueueName::new(queue).unwrap(), sequence)
+    }
+
+    /// A connection that speaks NATS in bytes, let in.
+    pub(crate) fn raw(&self) -> RawNats {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let mut raw = RawNats {
+            reader: BufReader::new(stream),
+        };
+        assert!(raw.line().starts_with("INFO "));
+        let token = &self.token;
+        raw.send(
+            format!(
+                r#"CONNECT {{"verbose":false,"headers":true,"auth_token":"{token}"}}{}"#,
+                "\r\n"
+            )
+            .as_bytes(),
+        );
+        raw.settle();
+        raw
+    }
+
+    /// Waits until a job's record is as asked.
+    pub(crate) fn wait_for(
+        &self,
+        job: &JobId,
+        what: &str,
+        is_there: impl Fn(&Record) -> bool,
+    ) -> Record {
+        let broker = self.client.broker();
+        let mut last = None;
+        let waiting = async {
+            let mut watch = broker
+                .watch_records(std::slice::from_ref(job))
+                .await
+                .unwrap();
+            loop {
+                // a server that is away is part of some tests
+                if let Ok((Some(record), _)) = broker.read_record(job).await {
+                    if is_there(&record) {
+                        return record;
+                    }
+                    last = Some(record);
+                }
+                match watch.next().await {
+                    RecordEvent::Changed(stored) if is_there(&stored.record) => {
+                        return stored.record;
+                    }
+                    RecordEvent::Changed(_) | RecordEvent::Reread => {}
+                }
+            }
+        };
+        let found = self
+            .handle
+            .block_on(async { tokio::time::timeout(LONG, waiting).await });
+        match found {
+            Ok(record) => record,
+            Err(_) => panic!("{job}: not {what} in time; last seen: {last:#?}"),
+        }
+    }
+
+    /// Waits until a job has ended.
+    pub(crate) fn ended(&self, job: &JobId) -> Record {
+        self.wait_for(job, "ended", |record| record.state.is_terminal())
+    }
+
+    /// Waits until a worker has claimed a job.
+    pub(crate) fn running(&self, job: &JobId) -> Record {
+        self.wait_for(job, "running", |record| record.state == State::Running)
+    }
+
+    /// Enqueues a good job and asserts that it is run: nothing that came before has hurt.
+    pub(crate) fn a_good_job_runs(&self, queue: &str) {
+        let job = self.publish(queue, r#"{"command":"echo","args":["well"]}"#);
+        let record = self.ended(&job);
+        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(text(record.stdout.as_ref()), "well\n");
+    }
+
+    /// The jobs of the failed stream.
+    pub(crate) fn failed(&self) -> Vec<FailedJob> {
+        self.block_on(self.client.broker().list_failed()).unwrap()
+    }
+
+    /// A job of the failed stream.
+    pub(crate) fn kept(&self, job: &JobId) -> FailedJob {
+        self.failed()
+            .into_iter()
+            .find(|failed| failed.job_id == *job)
+            .unwrap_or_else(|| panic!("{job} is not kept"))
+    }
+
+    /// How many messages a queue's stream still holds.
+    pub(crate) fn messages_left(&self, queue: &str) -> u64 {
+        self.block_on(async {
+            let jetstream = async_nats::jetstream::new(self.nats.clone());
+            let mut stream = jetstream
+                .get_stream(format!("naq_queue_{queue}"))
+                .await
+                .unwrap();
+            stream.info().await.unwrap().state.messages
+        })
+    }
+
+    /// Waits until a queue's stream holds no message: everything has been acknowledged.
+    pub(crate) fn drained(&self, queue: &str) {
+        eventually(&format!("{queue} empty"), || self.messages_left(queue) == 0);
+    }
+}
+
+/// What was kept of an output, as text.
+pub(crate) fn text(output: Option<&naq::envelope::Output>) -> String {
+    let Some(output) = output else {
+        return String::new();
+    };
+    let mut bytes = output.head_bytes();
+    bytes.extend(output.tail_bytes());
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Looks until something is so. Only for what no event tells of.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a process is there and not merely waiting to be reaped.
+pub(crate) fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(") ")
+            .next()
+            .unwrap_or_default()
+            .starts_with('Z')
+    })
+}
+
+fn command(args: &[String], environment: &BTreeMap<String, String>, home: &Path) -> Command {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the program under test is a process of its own"
+    )]
+    let mut command = Command::new(naq());
+    command
+        .args(args)
+        .env_clear()
+        .envs(environment)
+        .current_dir(home)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A verb to run.
+pub(crate) struct Cli {
+    args: Vec<String>,
+    environment: BTreeMap<String, String>,
+    home: PathBuf,
+    stdin: Vec<u8>,
+}
+
+impl Cli {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Cli {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn without_env(mut self, name: &str) -> Cli {
+        self.environment.remove(name);
+        self
+    }
+
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Cli {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Starts it; its output is left in the pipe until it is read.
+    pub(crate) fn spawn(self) -> RunningCli {
+        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+        drop(child.child.stdin.take());
+        let stdout = child.child.stdout.take().unwrap();
+        RunningCli { child, stdout }
+    }
+
+    /// Runs it to its end, in bounded time. What it prints has to be text.
+    pub(crate) fn run(self) -> Done {
+        let (status, stdout, stderr) = self.run_bytes();
+        Done {
+            code: status.code(),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// Runs it to its end, in bounded time: its end, output and errors.
+    pub(crate) fn run_bytes(self) -> (ExitStatus, Vec<u8>, Vec<u8>) {
+        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+        let mut stdin = child.child.stdin.take().unwrap();
+        let input = self.stdin;
+        let feeding = std::thread::spawn(move || {
+            // one that does not read it all is not at fault
+            let _ = stdin.write_all(&input);
+        });
+        let stdout = drained(child.child.stdout.take().unwrap());
+        let stderr = drained(child.child.stderr.take().unwrap());
+        let status = child.wait(&format!("{:?}", self.args));
+        feeding.join().unwrap();
+        (status, stdout.join().unwrap(), stderr.join().unwrap())
+    }
+}
+
+fn drained(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// A verb that runs.
+pub(crate) struct RunningCli {
+    child: Guarded,
+    stdout: ChildStdout,
+}
+
+impl RunningCli {
+    /// Reads some of its output.
+    pub(crate) fn read_some(&mut self) -> Vec<u8> {
+        let mut piece = vec![0; 1024];
+        let count = self.stdout.read(&mut piece).unwrap();
+        piece.truncate(count);
+        piece
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.child.try_wait().unwrap().is_none()
+    }
+}
+
+/// What a verb said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Done {
+    #[track_caller]
+    pub(crate) fn succeeds(self) -> Done {
+        self.exits(0)
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Done {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    /// That its standard error has each of these.
+    #[track_caller]
+    pub(crate) fn says(self, words: &[&str]) -> Done {
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
+        }
+        self
+    }
+}
+
+/// A worker to start.
+pub(crate) struct WorkerOptions<'n> {
+    naq: &'n Naq,
+    queues: Vec<String>,
+    args: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl WorkerOptions<'_> {
+    pub(crate) fn concurrency(self, count: usize) -> Self {
+        self.arg("--concurrency").arg(&count.to_string())
+    }
+
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// How long the server waits for word of a running job.
+    pub(crate) fn ack_wait(self, text: &str) -> Self {
+        self.env("NAQ_DEFAULT_ACK_WAIT", text)
+    }
+
+    /// Starts it. Its queues are there when this returns; it may still be connecting.
+    pub(crate) fn spawn(self) -> Worker {
+        for queue in &self.queues {
+            self.naq.add_queue(queue);
+        }
+        let mut args = vec!["worker".to_owned()];
+        args.extend(self.queues);
+        args.extend(self.args);
+        let mut child = Guarded::spawn(&mut command(&args, &self.environment, self.naq.home()));
+        let log = Log::follow(child.child.stderr.take().unwrap());
+        let worker = Worker { child, log };
+        worker.says("working");
+        worker
+    }
+}
+
+/// A worker that runs. Killed when dropped.
+pub(crate) struct Worker {
+    child: Guarded,
+    log: Log,
+}
+
+impl Worker {
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
+    /// Waits for words in its log.
+    #[track_caller]
+    pub(crate) fn says(&self, words: &str) {
+        self.log.wait(words);
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        self.child.wait("worker")
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ends()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[expect(
+                clippy::print_stderr,
+                reason = "a failed test shows what the worker said"
+            )]
+            {
+                eprintln!("--- the worker's log:\n{}---", self.log.text());
+            }
+        }
+    }
+}
+
+/// A log that is read as it comes.
+#[derive(Clone)]
+struct Log(Arc<(Mutex<String>, Condvar)>);
+
+impl Log {
+    fn follow(from: impl Read + Send + 'static) -> Log {
+        let log = Log(Arc::new((Mutex::new(String::new()), Condvar::new())));
+        let ours = log.clone();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(from);
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                let (text, changed) = &*ours.0;
+                text.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&line));
+                changed.notify_all();
+                line.clear();
+            }
+        });
+        log
+    }
+
+    fn text(&self) -> String {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn wait(&self, words: &str) {
+        let (text, changed) = &*self.0;
+        let (text, timeout) = changed
+            .wait_timeout_while(text.lock().unwrap(), LONG, |text| !text.contains(words))
+            .unwrap();
+        assert!(!timeout.timed_out(), "no {words:?} in:\n{}", *text);
+    }
+}
+
+/// A child that is killed when dropped, and when this process dies, however that is.
+pub(crate) struct Guarded {
+    child: Child,
+    watch: Child,
+    /// Held open while this process lives.
+    _alive: ChildStdin,
+}
+
+impl Guarded {
+    pub(crate) fn spawn(command: &mut Command) -> Guarded {
+        let child = command.spawn().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test's own watchdog")]
+        let mut watch = Command::new("sh")
+            .args([
+                "-c",
+                "read -r line || kill -9 \"$0\"",
+                &child.id().to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _alive = watch.stdin.take().unwrap();
+        Guarded {
+            child,
+            watch,
+            _alive,
+        }
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    fn wait(&mut self, what: &str) -> ExitStatus {
+        let mut status = None;
+        eventually(&format!("{what} ended"), || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // the watch first: it must not find the pid used again
+        let _ = self.watch.kill();
+        let _ = self.watch.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// NATS spoken in bytes, for what no client library would send.
+pub(crate) struct RawNats {
+    reader: BufReader<TcpStream>,
+}
+
+impl RawNats {
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).unwrap();
+        String::from_utf8_lossy(&line).into_owned()
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// Publishes to a subject, whatever its bytes.
+    pub(crate) fn publish(&mut self, subject: &[u8], payload: &[u8]) {
+        let size = payload.len().to_string();
+        self.send(
+            &[
+                b"PUB ",
+                subject,
+                b" ",
+                size.as_bytes(),
+                b"\r\n",
+                payload,
+                b"\r\n",
+            ]
+            .concat(),
+        );
+        self.settle();
+    }
+
+    /// Publishes with headers, whatever their bytes.
+    pub(crate) fn publish_with_headers(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) {
+        let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + payload.len());
+        self.send(
+            &[
+                b"HPUB ",
+                subject,
+                sizes.as_bytes(),
+                headers,
+                payload,
+                b"\r\n",
+            ]
+            .concat(),
+        );
+        self.settle();
+    }
+
+    /// Waits until the server has taken all that was sent.
+    fn settle(&mut self) {
+        self.send(b"PING\r\n");
+        loop {
+            let line = self.line();
+            assert!(!line.is_empty() && !line.starts_with("-ERR"), "{line:?}");
+            if line.starts_with("PONG") {
+                return;
+            }
+        }
+    }
+}
