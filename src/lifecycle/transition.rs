@@ -220,14 +220,14 @@ pub enum OnEnd {
 /// Decides what follows an attempt. `record` is the running record with what the attempt brought
 /// (output, usage, exit code) filled in.
 #[must_use]
-pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -> OnEnd {
+pub fn end_attempt(mut record: Box<Record>, envelope: &Envelope, attempt: &Attempt) -> OnEnd {
     record.lease = None;
     record.error.clone_from(&attempt.error);
-    let ended = |mut record: Record, state: State, reason: Option<Reason>| {
+    let ended = |mut record: Box<Record>, state: State, reason: Option<Reason>| {
         end(&mut record, state, reason, attempt.now);
         OnEnd::Ended {
             keep: state == State::Failed,
-            record: Box::new(record),
+            record,
         }
     };
     let success = match attempt.end {
@@ -247,9 +247,7 @@ pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -
             // not its fault: the attempt does not count
             record.attempt = record.attempt.saturating_sub(1);
             back_to_queue(&mut record);
-            return OnEnd::HandBack {
-                record: Box::new(record),
-            };
+            return OnEnd::HandBack { record };
         }
         AttemptEnd::Lost => {
             record.crashes += 1;
@@ -257,9 +255,7 @@ pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -
                 return ended(record, State::Failed, Some(Reason::Crashed));
             }
             back_to_queue(&mut record);
-            return OnEnd::HandBack {
-                record: Box::new(record),
-            };
+            return OnEnd::HandBack { record };
         }
         AttemptEnd::Cancelled => (Reason::Cancelled, Verdict::Fatal),
         AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, Verdict::Fatal),
@@ -286,10 +282,7 @@ pub fn end_attempt(mut record: Record, envelope: &Envelope, attempt: &Attempt) -
     record.reason = Some(reason);
     record.finished_at = Some(attempt.now);
     record.next_attempt_at = Some(due);
-    OnEnd::Retry {
-        record: Box::new(record),
-        due,
-    }
+    OnEnd::Retry { record, due }
 }
 
 /// The record of an envelope that never was a job.
@@ -388,9 +381,9 @@ mod tests {
         }
     }
 
-    fn claimed(record: Option<&Record>, envelope: &Envelope, delivered: &Delivered) -> Record {
+    fn claimed(record: Option<&Record>, envelope: &Envelope, delivered: &Delivered) -> Box<Record> {
         match on_delivery(record, envelope, delivered) {
-            OnDelivery::Run(record) => *record,
+            OnDelivery::Run(record) => record,
             other => panic!("not claimed: {other:?}"),
         }
     }
@@ -538,23 +531,23 @@ mod tests {
             steps in proptest::collection::vec((0_u8..4, any_end(), 0_u64..3), 1..60),
         ) {
             let envelope = job(max_retries);
-            let mut record: Option<Record> = None;
+            let mut record: Option<Box<Record>> = None;
             let mut cancelled = false;
             for (now, (kind, end, sequence)) in steps.into_iter().enumerate() {
                 let now = now as i64 * 1_000;
                 let before = record.clone();
                 match (kind, record.as_ref().map(|r| r.state)) {
-                    (0 | 1, _) => match on_delivery(record.as_ref(), &envelope, &delivered(sequence, "w", now)) {
+                    (0 | 1, _) => match on_delivery(record.as_deref(), &envelope, &delivered(sequence, "w", now)) {
                         OnDelivery::Run(next) => {
                             if let Some(before) = &before {
                                 prop_assert!(!before.state.is_terminal());
                                 prop_assert!(next.attempt > before.attempt);
                             }
-                            record = Some(*next);
+                            record = Some(next);
                         }
                         OnDelivery::End(next) => {
                             prop_assert!(next.state.is_terminal());
-                            record = Some(*next);
+                            record = Some(next);
                         }
                         OnDelivery::Absorb => prop_assert!(before.unwrap().state.is_terminal()),
                         OnDelivery::Surplus => {
@@ -587,7 +580,7 @@ mod tests {
                         if cancelled && end != AttemptEnd::Exited(0) {
                             prop_assert_eq!(next.state, State::Cancelled);
                         }
-                        record = Some(*next);
+                        record = Some(next);
                     }
                     (3, Some(State::Running)) => {
                         record.as_mut().unwrap().cancel_requested = true;

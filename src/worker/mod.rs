@@ -7,8 +7,10 @@
 mod attempt;
 mod command;
 mod demand;
+mod execution;
 mod hold;
 mod lost;
+mod outcome;
 mod secrets;
 
 pub use demand::Order;
