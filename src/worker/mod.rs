@@ -206,8 +206,19 @@ pub async fn work(
 /// How many jobs must run for ends to be gathered: enough to keep the processors busy.
 const GATHER_RUNNING_MIN: usize = 8;
 
-/// How long ends are gathered.
-const GATHER_PAUSE: Duration = Duration::from_micros(1_000);
+/// How long ends are gathered, for each running job and at the most: a fraction of what the
+/// jobs at hand keep the processors busy for, a short one taking some 500 µs.
+const GATHER_PER_JOB: Duration = Duration::from_micros(16);
+const GATHER_PAUSE_MAX: Duration = Duration::from_millis(2);
+
+/// How long to gather while so many jobs run.
+fn gather_pause(running: usize) -> Duration {
+    if running < GATHER_RUNNING_MIN {
+        return Duration::ZERO;
+    }
+    let jobs = u32::try_from(running).unwrap_or(u32::MAX);
+    GATHER_PER_JOB.saturating_mul(jobs).min(GATHER_PAUSE_MAX)
+}
 
 struct Worker {
     context: Arc<AttemptContext>,
@@ -309,8 +320,9 @@ impl Worker {
         let since_last = now.duration_since(self.gathered_at);
         let running = self.context.options.concurrency - self.free;
         self.gathered_at = now;
-        if running >= GATHER_RUNNING_MIN && since_last < GATHER_PAUSE * 2 {
-            std::thread::sleep(GATHER_PAUSE);
+        let pause = gather_pause(running);
+        if !pause.is_zero() && since_last < pause * 2 {
+            std::thread::sleep(pause);
         }
     }
 
