@@ -333,19 +333,14 @@ impl Client {
     /// ```no_run
     /// # use naq::client::Client;
     /// use naq::broker::NewJob;
-    /// use naq::envelope::{JobId, QueueName};
+    /// use naq::envelope::QueueName;
     ///
     /// # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
     /// let queue = QueueName::new("squares")?;
     /// let mut bulk = client.bulk();
     /// for number in 0..100_000 {
     ///     let envelope = format!(r#"{{"command": "expr", "args": [{number}, "*", {number}]}}"#);
-    ///     bulk.push(NewJob {
-    ///         job_id: JobId::generate(),
-    ///         queue: queue.clone(),
-    ///         payload: envelope.into(),
-    ///     })
-    ///     .await?;
+    ///     bulk.push(NewJob::new(queue.clone(), envelope.into())).await?;
     /// }
     /// bulk.finish().await?;
     /// while let Some((job, error)) = bulk.take_failed() {
@@ -465,14 +460,13 @@ impl Queue {
         chosen: Option<JobId>,
         payload: Bytes,
     ) -> Result<JobId, ClientError> {
-        let job = NewJob {
-            job_id: chosen.clone().unwrap_or_else(JobId::generate),
-            queue: self.name.clone(),
-            payload,
+        let job = match chosen {
+            Some(job_id) => NewJob::chosen(job_id, self.name.clone(), payload),
+            None => NewJob::new(self.name.clone(), payload),
         };
         let broker = &self.client.broker;
         // only an id that someone chose can have been used before
-        if chosen.is_some()
+        if job.is_chosen
             && let (Some(record), _) = broker.read_record(&job.job_id).await?
         {
             let earlier = self.client.fetch_job(&job.job_id).await?;
@@ -491,6 +485,7 @@ impl Queue {
             duplicate,
         } = broker.enqueue(job.clone()).await?;
         if duplicate
+            && job.is_chosen
             && let Some(earlier) = broker.message_at(&self.name, sequence).await?
             && !is_same(&earlier, &job.payload)
         {
@@ -509,6 +504,7 @@ impl Queue {
             job_id,
             queue: self.name.clone(),
             payload,
+            is_chosen: false,
         };
         self.client.broker.enqueue(job).await?;
         Ok(())
@@ -656,16 +652,32 @@ impl Bulk {
         };
         self.pending_bytes -= job.payload.len();
         match confirmed {
-            Ok(enqueued) => self.count(job.job_id, enqueued),
-            Err(BrokerError::QueueMissing(_) | BrokerError::Timeout(_)) => {
-                // makes the queue, and repeats under the same id
-                match self.broker.enqueue(job.clone()).await {
-                    Ok(enqueued) => self.count(job.job_id, enqueued),
+            Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
+                match self.broker.enqueue_after(job.clone(), error).await {
+                    Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
                     Err(error) => self.failed.push_back((job.job_id, error)),
                 }
             }
             Err(error) => self.failed.push_back((job.job_id, error)),
         }
+        Ok(())
+    }
+
+    /// Counts a job that the server has, where it is this one and not another under its id.
+    async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
+        if enqueued.duplicate && job.is_chosen {
+            let earlier = self
+                .broker
+                .message_at(&job.queue, enqueued.sequence)
+                .await?;
+            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
+                let taken = BrokerError::IdTaken(job.job_id.to_string());
+                self.failed.push_back((job.job_id, taken));
+                return Ok(());
+            }
+        }
+        self.count(job.job_id, enqueued);
         Ok(())
     }
 

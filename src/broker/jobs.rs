@@ -20,6 +20,32 @@ pub struct NewJob {
     pub queue: QueueName,
     /// The envelope's bytes, as the producer wrote them.
     pub payload: Bytes,
+    /// Someone chose the id, and may have used it before: the server is to tell.
+    pub is_chosen: bool,
+}
+
+impl NewJob {
+    /// A job under an id that is made here, and that nobody can have used before.
+    #[must_use]
+    pub fn new(queue: QueueName, payload: Bytes) -> NewJob {
+        NewJob {
+            job_id: JobId::generate(),
+            queue,
+            payload,
+            is_chosen: false,
+        }
+    }
+
+    /// A job under an id that someone chose.
+    #[must_use]
+    pub fn chosen(job_id: JobId, queue: QueueName, payload: Bytes) -> NewJob {
+        NewJob {
+            job_id,
+            queue,
+            payload,
+            is_chosen: true,
+        }
+    }
 }
 
 /// What became of an enqueue.
@@ -152,13 +178,24 @@ impl Broker {
     /// Where it could not be sent at all.
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
+        if job.is_chosen {
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
+        }
         self.send(
             self.names.job(&job.queue, &job.job_id),
             headers,
             job.payload,
         )
         .await
+    }
+
+    /// Sends a job once more whose answer was lost: taken where it is not in the queue already.
+    /// (Where it was, and has been worked off meanwhile, its record absorbs the second one.)
+    async fn send_again(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let subject = self.names.job(&job.queue, &job.job_id);
+        self.send(subject, headers, job.payload).await
     }
 
     /// Waits for the server's word on a job that was sent.
@@ -188,10 +225,46 @@ impl Broker {
     /// # Errors
     /// Where the server refuses or does not answer.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
+        let pending = self.send_job(job.clone()).await?;
+        match self.confirm_job(&job.queue, pending).await {
+            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
+                self.enqueue_after(job, error).await
+            }
+            done => done,
+        }
+    }
+
+    /// Goes on with an enqueue that met this error: makes the queue where it is missing, and
+    /// repeats what may not have arrived, in such a way that it counts once.
+    ///
+    /// # Errors
+    /// As [`Broker::enqueue`].
+    pub async fn enqueue_after(
+        &self,
+        job: NewJob,
+        error: BrokerError,
+    ) -> Result<Enqueued, BrokerError> {
+        if matches!(error, BrokerError::QueueMissing(_)) {
+            self.ensure_queue(&job.queue).await?;
+        }
         let mut attempts_left = 3;
         loop {
-            let pending = self.send_job(job.clone()).await?;
+            // a chosen id is recognised by the server, a made one by its subject
+            let pending = if job.is_chosen {
+                self.send_job(job.clone()).await?
+            } else {
+                self.send_again(job.clone()).await?
+            };
             match self.confirm_job(&job.queue, pending).await {
+                Err(BrokerError::Conflict) if !job.is_chosen => {
+                    let stream = self.names.queue_stream(&job.queue);
+                    let subject = self.names.job(&job.queue, &job.job_id);
+                    let there = self.read_message(&stream, Which::LastOf(&subject)).await?;
+                    return Ok(Enqueued {
+                        sequence: there.map_or(0, |message| message.sequence),
+                        duplicate: true,
+                    });
+                }
                 Err(BrokerError::QueueMissing(_)) if attempts_left > 0 => {
                     self.ensure_queue(&job.queue).await?;
                 }

@@ -71,6 +71,36 @@ pub(super) struct GlobalOptions {
 }
 
 impl GlobalOptions {
+    /// These options again, as arguments: those about the connection.
+    fn connection_arguments(&self) -> Vec<String> {
+        let config = self
+            .config
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        let mut arguments: Vec<String> = [
+            ("--config", &config),
+            ("--nats-url", &self.nats_url),
+            ("--context", &self.context),
+            ("--creds", &self.creds),
+            ("--nkey", &self.nkey),
+            ("--user", &self.user),
+            ("--password", &self.password),
+            ("--token", &self.token),
+            ("--tls-ca", &self.tls_ca),
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+            ("--prefix", &self.prefix),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]))
+        .flatten()
+        .collect();
+        if self.allow_insecure {
+            arguments.push("--allow-insecure".to_owned());
+        }
+        arguments
+    }
+
     fn flags(&self) -> Flags {
         Flags::default()
             .with_config_file(self.config.clone())
@@ -98,6 +128,7 @@ pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
     around: Surroundings,
+    connection_arguments: Vec<String>,
 }
 
 impl Session {
@@ -115,11 +146,17 @@ impl Session {
             resolved,
             json: global.json,
             around,
+            connection_arguments: global.connection_arguments(),
         })
     }
 
     pub(super) fn settings(&self) -> &Settings {
         &self.resolved.settings
+    }
+
+    /// The options that say where NATS is, as another naq would be given them.
+    pub(super) fn connection_arguments(&self) -> &[String] {
+        &self.connection_arguments
     }
 
     /// A variable of this process's environment.

@@ -398,11 +398,8 @@ async fn settle(
             {
                 return Done::Lost;
             }
-            let job = NewJob {
-                job_id: record.job_id.clone(),
-                queue: record.queue.clone(),
-                payload: delivery.payload.clone(),
-            };
+            let (job_id, queue) = (record.job_id.clone(), record.queue.clone());
+            let job = NewJob::chosen(job_id, queue, delivery.payload.clone());
             if Box::pin(persist(hold, || {
                 context.broker.enqueue_at(job.clone(), due)
             }))
@@ -428,11 +425,8 @@ async fn settle(
 }
 
 fn later(facts: &Delivered, delivery: &Delivery) -> NewJob {
-    NewJob {
-        job_id: facts.job_id.clone(),
-        queue: facts.queue.clone(),
-        payload: delivery.payload.clone(),
-    }
+    let (job_id, queue) = (facts.job_id.clone(), facts.queue.clone());
+    NewJob::chosen(job_id, queue, delivery.payload.clone())
 }
 
 async fn acknowledge(hold: &Hold, done: Done) -> Done {

@@ -6,7 +6,7 @@ use super::process::Bench;
 use super::{median, show};
 use crate::broker::NewJob;
 use crate::cli::exit::Failure;
-use crate::envelope::{Envelope, JobId};
+use crate::envelope::Envelope;
 
 pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
     let broker = bench.client.broker();
@@ -14,7 +14,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
     let payload = bytes::Bytes::from_static(br#"{"command":"./script.sh","args":["one","two"]}"#);
     let queue = bench.client.queue(bench.queue.as_str())?;
     let time = Duration::from_secs_f64(bench.seconds / 2.0);
-    let mut rates = [const { Vec::new() }; 4];
+    let mut rates = [const { Vec::new() }; 5];
     for _ in 0..bench.rounds {
         let (begun, mut count) = (Instant::now(), 0_u32);
         while begun.elapsed() < time {
@@ -40,24 +40,38 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         let begun = Instant::now();
         let mut bulk = bench.client.bulk();
         for _ in 0..count {
-            // what reading a file of envelopes does
-            let envelope = Envelope::parse(&payload)?;
-            bulk.push(NewJob {
-                job_id: envelope.job_id.unwrap_or_else(JobId::generate),
-                queue: bench.queue.clone(),
-                payload: payload.clone(),
-            })
-            .await?;
+            bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
+                .await?;
             bulk.take_confirmed();
         }
         bulk.finish().await?;
         rates[3].push(rate(count, begun));
         queue.purge().await?;
+        // the command line, from start to end: reading, checking, sending, confirming
+        let file = bench.file(
+            "envelopes.ndjson",
+            &[&payload[..], b"\n"].concat().repeat(count as usize),
+        )?;
+        let begun = Instant::now();
+        let enqueue = [
+            "enqueue",
+            "--queue",
+            queue.name().as_str(),
+            "--quiet",
+            "--file",
+            &file,
+        ];
+        if bench.naq(&enqueue).wait().await.end != crate::runner::End::Exited(0) {
+            return Err(Failure::general("naq enqueue --file failed"));
+        }
+        rates[4].push(rate(count, begun));
+        queue.purge().await?;
     }
-    let [bare, one, bare_pipelined, pipelined] = rates.map(median);
+    let [bare, one, bare_pipelined, pipelined, command_line] = rates.map(median);
     let rows = [
         ("one by one", bare, one),
-        ("pipelined", bare_pipelined, pipelined),
+        ("pipelined (Bulk)", bare_pipelined, pipelined),
+        ("naq enqueue --file", bare_pipelined, command_line),
     ]
     .map(|(name, bare, naq)| {
         vec![

@@ -6,7 +6,6 @@ use super::process::Bench;
 use super::{median, show};
 use crate::broker::NewJob;
 use crate::cli::exit::Failure;
-use crate::envelope::JobId;
 use crate::runner::{LIMIT_ARGUMENT, monotonic};
 
 /// What is run.
@@ -88,12 +87,8 @@ async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Fail
     let begun = Instant::now();
     let mut bulk = bench.client.bulk();
     for _ in 0..count {
-        bulk.push(NewJob {
-            job_id: JobId::generate(),
-            queue: bench.queue.clone(),
-            payload: payload.clone(),
-        })
-        .await?;
+        bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
+            .await?;
     }
     bulk.finish().await?;
     // acknowledged means recorded: an empty queue has all its results stored

@@ -20,7 +20,10 @@ pub(super) struct Bench {
     pub(super) json: bool,
     runner: Runner,
     program: String,
+    /// How this process was told to connect, for those it starts.
+    connection: Vec<String>,
     env: Vec<(String, String)>,
+    folder: PathBuf,
 }
 
 /// More processes than any measurement starts at once.
@@ -48,6 +51,7 @@ impl Bench {
             .and_then(|path: PathBuf| path.to_str().map(str::to_owned))
             .ok_or_else(|| Failure::general("cannot tell where this program is"))?;
         let queue = QueueName::new(format!("bench-{}", std::process::id()))?;
+        let folder = std::env::temp_dir().join(format!("naq-{queue}"));
         Ok(Bench {
             client,
             queue,
@@ -56,6 +60,8 @@ impl Bench {
             json: session.json,
             runner,
             program,
+            connection: session.connection_arguments().to_vec(),
+            folder,
             env: session.environment_for_children(),
         })
     }
@@ -63,19 +69,39 @@ impl Bench {
     /// Removes what was made.
     pub(super) async fn end(self) -> Result<(), Failure> {
         self.runner.shutdown().await;
+        let _ = std::fs::remove_dir_all(&self.folder);
         match self.client.broker().remove_queue(&self.queue).await {
             Ok(()) | Err(crate::broker::BrokerError::QueueMissing(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Writes a file for a measurement to read; removed at the end.
+    pub(super) fn file(&self, name: &str, content: &[u8]) -> Result<String, Failure> {
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(name);
+        std::fs::write(&path, content)?;
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::general("the folder for temporary files is not UTF-8"))
+    }
+
     /// Starts this program with some arguments.
     pub(super) fn naq(&self, args: &[&str]) -> JobHandle {
+        let told: &[String] = match args.first() {
+            // the bare loop has no options
+            Some(first) if first.starts_with("__") => &[],
+            _ => &self.connection,
+        };
         let mut command = Command::new(
             "bench",
             Program::Path {
                 program: self.program.clone(),
-                args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+                args: told
+                    .iter()
+                    .cloned()
+                    .chain(args.iter().map(|arg| (*arg).to_owned()))
+                    .collect(),
             },
         );
         command.env = self.env.clone();

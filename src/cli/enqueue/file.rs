@@ -78,10 +78,9 @@ pub(super) async fn enqueue(
             Ok(envelopes) => {
                 for envelope in envelopes {
                     bar.set_position(envelope.offset);
-                    let job = NewJob {
-                        job_id: envelope.chosen.unwrap_or_else(JobId::generate),
-                        queue: queue.clone(),
-                        payload: envelope.payload,
+                    let job = match envelope.chosen {
+                        Some(id) => NewJob::chosen(id, queue.clone(), envelope.payload),
+                        None => NewJob::new(queue.clone(), envelope.payload),
                     };
                     sending.bulk.push(job).await?;
                 }
