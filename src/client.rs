@@ -22,12 +22,11 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesOrdered, StreamExt};
+use futures_util::stream::StreamExt;
 
 use crate::broker::{
-    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, QueueInfo, QueueSettings,
-    RecordEvent,
+    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, PendingWrite, QueueInfo,
+    QueueSettings, RecordEvent,
 };
 use crate::envelope::{
     BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
@@ -353,7 +352,7 @@ impl Client {
     pub fn bulk(&self) -> Bulk {
         Bulk {
             broker: self.broker.clone(),
-            pending: FuturesOrdered::new(),
+            pending: VecDeque::new(),
             pending_bytes: 0,
             failed: VecDeque::new(),
             confirmed: Vec::new(),
@@ -600,7 +599,8 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 /// Many enqueues under way at once, bounded in number and bytes.
 pub struct Bulk {
     broker: Broker,
-    pending: FuturesOrdered<BoxFuture<'static, (NewJob, Result<Enqueued, BrokerError>)>>,
+    /// In the order they were sent, which is that of the answers.
+    pending: VecDeque<(NewJob, PendingWrite)>,
     pending_bytes: usize,
     failed: VecDeque<(JobId, BrokerError)>,
     confirmed: Vec<JobId>,
@@ -638,18 +638,15 @@ impl Bulk {
             Err(error) => return Err(error),
         };
         self.pending_bytes += job.payload.len();
-        let broker = self.broker.clone();
-        self.pending.push_back(Box::pin(async move {
-            let confirmed = broker.confirm_job(&job.queue, pending).await;
-            (job, confirmed)
-        }));
+        self.pending.push_back((job, pending));
         Ok(())
     }
 
     async fn take_one(&mut self) -> Result<(), BrokerError> {
-        let Some((job, confirmed)) = self.pending.next().await else {
+        let Some((job, pending)) = self.pending.pop_front() else {
             return Ok(());
         };
+        let confirmed = self.broker.confirm_job(&job.queue, pending).await;
         self.pending_bytes -= job.payload.len();
         match confirmed {
             Ok(enqueued) => self.take_enqueued(job, enqueued).await?,

@@ -1,8 +1,9 @@
 //! Bare publishes: what the enqueue rate is measured against (`naq bench`).
 
+use std::collections::VecDeque;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::stream::{FuturesOrdered, StreamExt};
 
 use super::{Broker, BrokerError};
 use crate::envelope::QueueName;
@@ -41,7 +42,7 @@ impl Broker {
         payload: &Bytes,
         count: u32,
     ) -> Result<(), BrokerError> {
-        let mut pending = FuturesOrdered::new();
+        let mut pending = VecDeque::new();
         for _ in 0..count {
             let sent = self
                 .send(
@@ -50,15 +51,15 @@ impl Broker {
                     payload.clone(),
                 )
                 .await?;
-            pending.push_back(sent.confirmed());
+            pending.push_back(sent);
             if pending.len() == UNDER_WAY_MAX
-                && let Some(confirmed) = pending.next().await
+                && let Some(first) = pending.pop_front()
             {
-                confirmed?;
+                first.confirmed().await?;
             }
         }
-        while let Some(confirmed) = pending.next().await {
-            confirmed?;
+        for sent in pending {
+            sent.confirmed().await?;
         }
         Ok(())
     }
