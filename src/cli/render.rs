@@ -50,9 +50,10 @@ pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> io::Result<(
     )
 }
 
-/// The same, for an error's one line.
+/// The same, for an error's one line: what is written in several becomes one.
 pub(super) fn one_line(text: &str) -> String {
-    escape(text.trim_end())
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    escape(lines.join(" ").trim_end())
 }
 
 /// The beginning of a text, for a cell.
@@ -134,6 +135,11 @@ pub(super) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_one_line() {
+        assert_eq!(one_line("a:\n  - b\n  - c\u{1b}\n"), "a: - b - c\\u{1b}");
+    }
 
     #[test]
     fn lengths_read_well() {

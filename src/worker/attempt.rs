@@ -471,7 +471,11 @@ where
                 if hold.is_lost(Instant::now()) && hold.stop_asked().is_some() {
                     return Err(error);
                 }
-                tracing::debug!("not yet: {error}");
+                if pause >= PAUSE_MAX {
+                    tracing::warn!("a step is still not done, and is tried again: {error}");
+                } else {
+                    tracing::debug!("not yet: {error}");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
