@@ -15,3 +15,5 @@ pub mod lifecycle;
 pub mod runner;
 pub mod server;
 pub mod worker;
+
+pub use client::{Client, Queue};

@@ -118,7 +118,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Completions(args) => return completions::run(args, &mut Cli::command()),
         _ => {}
     }
-    let session = Session::open(&cli.global)?;
+    let shows_jobs = matches!(cli.verb, Verb::Dev(_));
+    let session = Session::open(&cli.global, shows_jobs)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -132,11 +132,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Resolves the settings and starts the log.
-    pub(super) fn open(global: &GlobalOptions) -> Result<Session, Failure> {
+    /// Resolves the settings and starts the log, with a line for each job where it `shows_jobs`.
+    pub(super) fn open(global: &GlobalOptions, shows_jobs: bool) -> Result<Session, Failure> {
         let around = Surroundings::read();
         let resolved = config::load(&around, &global.flags())?;
-        start_log(&resolved.settings)?;
+        start_log(&resolved.settings, shows_jobs)?;
         for warning in &resolved.warnings {
             if warning.is_urgent() {
                 tracing::warn!("{warning}");
@@ -299,11 +299,18 @@ impl Session {
     }
 }
 
-fn start_log(settings: &Settings) -> Result<(), Failure> {
+fn start_log(settings: &Settings, shows_jobs: bool) -> Result<(), Failure> {
     use tracing_subscriber::prelude::*;
+    let level = &settings.log_level;
+    // thousands of lines a second are of no use to anybody who did not ask for them
+    let jobs = if shows_jobs || matches!(level.as_str(), "debug" | "trace") {
+        level
+    } else {
+        "warn"
+    };
     let filter = tracing_subscriber::EnvFilter::try_new(format!(
-        "warn,naq={level},async_nats=off",
-        level = settings.log_level
+        "warn,naq={level},{target}={jobs},async_nats=off",
+        target = crate::worker::JOBS_LOG_TARGET,
     ))
     .map_err(|error| Failure::usage(format!("log level `{}`: {error}", settings.log_level)))?;
     let writer = if settings.log_to_file_enabled {

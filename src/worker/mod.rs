@@ -29,6 +29,9 @@ use crate::runner::{Runner, StopReason, StreamKind};
 use attempt::AttemptContext;
 use hold::Hold;
 
+/// The target of the log's lines about single jobs, to be filtered by.
+pub const JOBS_LOG_TARGET: &str = "naq::jobs";
+
 /// How a worker is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -352,6 +355,7 @@ impl Worker {
                 self.held.remove(&(queue, sequence));
                 match result {
                     attempt::Done::Recorded(record) => {
+                        log_ended(&record);
                         self.summary.jobs_ended += 1;
                         self.summary.last_record = Some(record);
                     }
@@ -554,6 +558,21 @@ impl Worker {
             tracing::warn!("cannot write the heartbeat: {error}");
         }
     }
+}
+
+/// One line for an attempt that was recorded.
+fn log_ended(record: &Record) {
+    tracing::info!(
+        target: JOBS_LOG_TARGET,
+        job = %record.job_id,
+        queue = %record.queue,
+        attempt = record.attempt,
+        exit_code = record.exit_code,
+        wall_ms = record.usage.map(|usage| usage.wall_ms),
+        "{}{}",
+        record.state,
+        record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+    );
 }
 
 /// Waits for a request that goes further than the present one.
