@@ -282,6 +282,9 @@ impl Worker {
                     }
                     self.beat().await;
                 }
+                // before the jobs, whose stream need not end: they are due seldom, and then must be done
+                _ = renewals.tick() => self.renew(),
+                _ = beats.tick() => self.beat().await,
                 report = inbox.recv() => {
                     if let Some(report) = report {
                         self.take_report(report);
@@ -293,8 +296,6 @@ impl Worker {
                     self.gather();
                 }
                 event = self.feeds.next() => self.take_event(event),
-                _ = renewals.tick() => self.renew(),
-                _ = beats.tick() => self.beat().await,
                 () = until(drain_over) => {
                     drain_over = None;
                     tracing::warn!(running = self.held.len(), "the drain timeout is over: stopping the jobs that still run");
