@@ -164,6 +164,14 @@ impl Session {
         self.around.environment.get(name).map(String::as_str)
     }
 
+    /// What every job's environment begins with, beside PATH.
+    pub(super) fn job_environment(&self) -> Vec<(String, String)> {
+        ["HOME", "LANG", "TZ", "TMPDIR"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), self.variable(name)?.to_owned())))
+            .collect()
+    }
+
     /// The environment of other naq processes that are to see what this one sees.
     pub(super) fn environment_for_children(&self) -> Vec<(String, String)> {
         let mut environment: Vec<(String, String)> = self

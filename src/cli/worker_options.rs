@@ -151,10 +151,7 @@ impl WorkerOptions {
         if let Some(path) = session.variable("PATH") {
             options.path = path.to_owned();
         }
-        options.base_env = ["HOME", "LANG", "TZ", "TMPDIR"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), session.variable(name)?.to_owned())))
-            .collect();
+        options.base_env = session.job_environment();
         // jobs of the same user must not read our credentials from /proc
         runner::make_undumpable()?;
         Ok(Runner::start(options).await?)

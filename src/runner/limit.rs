@@ -17,8 +17,10 @@ use super::sys::child::{ChildPlan, RLIMITS_MAX};
 use super::sys::clone::Cloner;
 
 /// The hidden first argument that makes naq the bare loop:
-/// `naq __spawn-limit START SECONDS PROGRAM [ARGUMENT…]`, with the start on the
-/// clock of [`monotonic`], so that several begin and end together.
+/// `naq __spawn-limit START SECONDS [NAME=VALUE…] -- PROGRAM [ARGUMENT…]`, with
+/// the start on the clock of [`monotonic`], so that several begin and end
+/// together. The variables are the program's environment: what a program does
+/// at its start depends on it (`LANG` alone makes `true` open a dozen files).
 pub const LIMIT_ARGUMENT: &str = "__spawn-limit";
 
 /// Time since some fixed moment, the same for all processes of this machine.
@@ -34,12 +36,18 @@ pub fn limit_main() -> ! {
     let mut args = std::env::args().skip(2);
     let mut number = || args.next().and_then(|text| text.parse::<f64>().ok());
     let (start, seconds) = (number(), number());
-    let argv: Vec<CString> = args.filter_map(|arg| CString::new(arg).ok()).collect();
+    let strings = |args: Vec<String>| -> Vec<CString> {
+        args.into_iter()
+            .filter_map(|arg| CString::new(arg).ok())
+            .collect()
+    };
+    let env = strings(args.by_ref().take_while(|arg| arg != "--").collect());
+    let argv = strings(args.collect());
     let (Some(start), Some(seconds), false) = (start, seconds, argv.is_empty()) else {
         std::process::exit(64);
     };
     let start = Duration::from_secs_f64(start);
-    match count(start, Duration::from_secs_f64(seconds), &argv) {
+    match count(start, Duration::from_secs_f64(seconds), &env, &argv) {
         Ok(count) => {
             let line = format!("{count}\n");
             let written = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
@@ -49,7 +57,7 @@ pub fn limit_main() -> ! {
     }
 }
 
-fn count(start: Duration, time: Duration, argv: &[CString]) -> Result<u64, Errno> {
+fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> Result<u64, Errno> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let mut cloner = Cloner::new()?;
     let pointers = |list: &[CString]| -> Vec<*const c_char> {
@@ -59,7 +67,7 @@ fn count(start: Duration, time: Duration, argv: &[CString]) -> Result<u64, Errno
             .collect()
     };
     let (candidates, arguments) = (pointers(&argv[..1]), pointers(argv));
-    let environment = pointers(&[]);
+    let environment = pointers(env);
     let none = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -61,7 +61,12 @@ async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> 
     let start = start.as_secs_f64().to_string();
     let seconds = bench.seconds.to_string();
     let loops: Vec<_> = (0..concurrency)
-        .map(|_| bench.naq(&[LIMIT_ARGUMENT, &start, &seconds, PROGRAM]))
+        .map(|_| {
+            let env = bench.job_env.iter().map(String::as_str);
+            let mut args = vec![LIMIT_ARGUMENT, &start, &seconds];
+            args.extend(env.chain(["--", PROGRAM]));
+            bench.naq(&args)
+        })
         .collect();
     let mut count = 0_u32;
     for one in loops {

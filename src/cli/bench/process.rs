@@ -23,6 +23,8 @@ pub(super) struct Bench {
     /// How this process was told to connect, for those it starts.
     connection: Vec<String>,
     env: Vec<(String, String)>,
+    /// `NAME=VALUE` of what a worker's jobs have in their environment.
+    pub(super) job_env: Vec<String>,
     folder: PathBuf,
 }
 
@@ -63,6 +65,7 @@ impl Bench {
             connection: session.connection_arguments().to_vec(),
             folder,
             env: session.environment_for_children(),
+            job_env: job_env(session),
         })
     }
 
@@ -141,6 +144,14 @@ impl Bench {
             },
         }
     }
+}
+
+fn job_env(session: &Session) -> Vec<String> {
+    let path = session.variable("PATH").map(|path| format!("PATH={path}"));
+    let rest = session.job_environment();
+    path.into_iter()
+        .chain(rest.iter().map(|(name, value)| format!("{name}={value}")))
+        .collect()
 }
 
 /// A worker of the bench's.
