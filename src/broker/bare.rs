@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 
 use super::{Broker, BrokerError};
-use crate::envelope::QueueName;
+use crate::envelope::{JobId, QueueName};
 
 /// As many under way at once as a bulk enqueue has.
 const UNDER_WAY_MAX: usize = 4_096;
@@ -32,7 +32,8 @@ impl Broker {
         .map(|_| ())
     }
 
-    /// The same `count` times, many under way at once.
+    /// The same `count` times, many under way at once: all to one subject, or, `with_subjects`,
+    /// each to one of its own, as naq's jobs are.
     ///
     /// # Errors
     /// Where the server refuses.
@@ -41,15 +42,17 @@ impl Broker {
         queue: &QueueName,
         payload: &Bytes,
         count: u32,
+        with_subjects: bool,
     ) -> Result<(), BrokerError> {
         let mut pending = VecDeque::new();
         for _ in 0..count {
+            let subject = if with_subjects {
+                self.names.job(queue, &JobId::generate())
+            } else {
+                self.names.bare_job(queue)
+            };
             let sent = self
-                .send(
-                    self.names.bare_job(queue),
-                    HeaderMap::new(),
-                    payload.clone(),
-                )
+                .send(subject, HeaderMap::new(), payload.clone())
                 .await?;
             pending.push_back(sent);
             if pending.len() == UNDER_WAY_MAX

@@ -14,7 +14,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
     let payload = bytes::Bytes::from_static(br#"{"command":"./script.sh","args":["one","two"]}"#);
     let queue = bench.client.queue(bench.queue.as_str())?;
     let time = Duration::from_secs_f64(bench.seconds / 2.0);
-    let mut rates = [const { Vec::new() }; 5];
+    let mut rates = [const { Vec::new() }; 6];
     for _ in 0..bench.rounds {
         let (begun, mut count) = (Instant::now(), 0_u32);
         while begun.elapsed() < time {
@@ -33,9 +33,15 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         // as many as the pipelined rate brings in the time, so that both fill alike
         let (begun, count) = (Instant::now(), 50_000_u32);
         broker
-            .publish_bare_pipelined(&bench.queue, &payload, count)
+            .publish_bare_pipelined(&bench.queue, &payload, count, false)
             .await?;
         rates[2].push(rate(count, begun));
+        queue.purge().await?;
+        let begun = Instant::now();
+        broker
+            .publish_bare_pipelined(&bench.queue, &payload, count, true)
+            .await?;
+        rates[5].push(rate(count, begun));
         queue.purge().await?;
         let begun = Instant::now();
         let mut bulk = bench.client.bulk();
@@ -67,11 +73,27 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         rates[4].push(rate(count, begun));
         queue.purge().await?;
     }
-    let [bare, one, bare_pipelined, pipelined, command_line] = rates.map(median);
+    let [
+        bare,
+        one,
+        bare_pipelined,
+        pipelined,
+        command_line,
+        with_subjects,
+    ] = rates.map(median);
     let rows = [
         ("one by one", bare, one),
-        ("pipelined (Bulk)", bare_pipelined, pipelined),
-        ("naq enqueue --file", bare_pipelined, command_line),
+        ("pipelined: bare to one subject", bare_pipelined, pipelined),
+        (
+            "pipelined: bare to a subject each",
+            with_subjects,
+            pipelined,
+        ),
+        (
+            "naq enqueue --file: bare to a subject each",
+            with_subjects,
+            command_line,
+        ),
     ]
     .map(|(name, bare, naq)| {
         vec![
