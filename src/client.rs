@@ -18,15 +18,18 @@
 //! A job runs at least once, and its outcome is recorded once. An enqueue that has returned is
 //! stored.
 
-use std::collections::{HashMap, VecDeque};
+mod bulk;
+mod waiter;
+
+pub use bulk::Bulk;
+pub use waiter::Waiter;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::StreamExt;
 
 use crate::broker::{
-    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, PendingWrite, QueueInfo,
-    QueueSettings, RecordEvent,
+    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, QueueInfo, QueueSettings,
 };
 use crate::envelope::{
     BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
@@ -113,9 +116,6 @@ pub struct Queue {
     client: Client,
     name: QueueName,
 }
-
-/// How many reads are under way at once where there are many to make.
-const READS_AT_ONCE: usize = 64;
 
 impl Client {
     /// Connects.
@@ -263,12 +263,7 @@ impl Client {
     pub async fn waiter(&self, jobs: &[JobId]) -> Result<Waiter, ClientError> {
         // the bucket makes the events: before the first worker it may not be there
         let watch = self.broker.watch_records(jobs).await?;
-        Ok(Waiter {
-            client: self.clone(),
-            watch,
-            open: jobs.iter().map(|job| (job.clone(), ())).collect(),
-            order: jobs.to_vec(),
-        })
+        Ok(Waiter::new(self.clone(), watch, jobs))
     }
 
     /// The bytes of a job's standard output, as far as they were kept.
@@ -350,77 +345,12 @@ impl Client {
     /// ```
     #[must_use]
     pub fn bulk(&self) -> Bulk {
-        Bulk {
-            broker: self.broker.clone(),
-            pending: VecDeque::new(),
-            pending_bytes: 0,
-            failed: VecDeque::new(),
-            confirmed: Vec::new(),
-            enqueued: 0,
-            repeated: 0,
-        }
+        Bulk::new(self.broker.clone())
     }
 }
 
 fn as_json(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
     serde_json::from_slice(bytes).ok()
-}
-
-/// A wait for some jobs to end.
-pub struct Waiter {
-    client: Client,
-    watch: crate::broker::RecordWatch,
-    open: HashMap<JobId, ()>,
-    order: Vec<JobId>,
-}
-
-impl Waiter {
-    /// Waits until each has ended, telling of each as it does.
-    ///
-    /// # Errors
-    /// [`ClientError::NoSuchJob`] for the first one there is none of.
-    pub async fn each(mut self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
-        self.read_open(&mut tell).await?;
-        while !self.open.is_empty() {
-            match self.watch.next().await {
-                RecordEvent::Changed(stored) => {
-                    if stored.record.state.is_terminal()
-                        && self.open.remove(&stored.record.job_id).is_some()
-                    {
-                        tell(stored.record);
-                    }
-                }
-                RecordEvent::Reread => self.read_open(&mut tell).await?,
-            }
-        }
-        Ok(())
-    }
-
-    async fn read_open(&mut self, tell: &mut impl FnMut(Record)) -> Result<(), ClientError> {
-        let client = &self.client;
-        let open: Vec<&JobId> = self
-            .order
-            .iter()
-            .filter(|job| self.open.contains_key(*job))
-            .collect();
-        let mut ended = Vec::new();
-        let mut reads = futures_util::stream::iter(open)
-            .map(|job| async move { client.fetch_job(job).await })
-            .buffered(READS_AT_ONCE);
-        while let Some(record) = reads.next().await {
-            let record = record?;
-            if record.state.is_terminal() {
-                ended.push(record);
-            }
-        }
-        drop(reads);
-        for record in ended {
-            if self.open.remove(&record.job_id).is_some() {
-                tell(record);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Queue {
@@ -594,126 +524,4 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     }
     let read = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
     matches!((read(one), read(other)), (Some(one), Some(other)) if one == other)
-}
-
-/// Many enqueues under way at once, bounded in number and bytes.
-pub struct Bulk {
-    broker: Broker,
-    /// In the order they were sent, which is that of the answers.
-    pending: VecDeque<(NewJob, PendingWrite)>,
-    pending_bytes: usize,
-    failed: VecDeque<(JobId, BrokerError)>,
-    confirmed: Vec<JobId>,
-    enqueued: u64,
-    repeated: u64,
-}
-
-/// How many enqueues are under way at once.
-const BULK_JOBS_MAX: usize = 4_096;
-
-/// How many bytes of envelopes are under way at once.
-const BULK_BYTES_MAX: usize = 32 << 20;
-
-impl Bulk {
-    /// Sends one more job, first waiting for earlier ones where too many are under way.
-    ///
-    /// # Errors
-    /// Where the connection is gone; what the server refuses is told by [`Bulk::take_failed`].
-    pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
-        while self.pending.len() >= BULK_JOBS_MAX
-            || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
-        {
-            self.take_one().await?;
-        }
-        self.send(job).await
-    }
-
-    async fn send(&mut self, job: NewJob) -> Result<(), BrokerError> {
-        let pending = match self.broker.send_job(job.clone()).await {
-            Ok(pending) => pending,
-            Err(error @ BrokerError::TooLarge { .. }) => {
-                self.failed.push_back((job.job_id, error));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        self.pending_bytes += job.payload.len();
-        self.pending.push_back((job, pending));
-        Ok(())
-    }
-
-    async fn take_one(&mut self) -> Result<(), BrokerError> {
-        let Some((job, pending)) = self.pending.pop_front() else {
-            return Ok(());
-        };
-        let confirmed = self.broker.confirm_job(&job.queue, pending).await;
-        self.pending_bytes -= job.payload.len();
-        match confirmed {
-            Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
-            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
-                match self.broker.enqueue_after(job.clone(), error).await {
-                    Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
-                    Err(error) => self.failed.push_back((job.job_id, error)),
-                }
-            }
-            Err(error) => self.failed.push_back((job.job_id, error)),
-        }
-        Ok(())
-    }
-
-    /// Counts a job that the server has, where it is this one and not another under its id.
-    async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
-        if enqueued.duplicate && job.is_chosen {
-            let earlier = self
-                .broker
-                .message_at(&job.queue, enqueued.sequence)
-                .await?;
-            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
-                let taken = BrokerError::IdTaken(job.job_id.to_string());
-                self.failed.push_back((job.job_id, taken));
-                return Ok(());
-            }
-        }
-        self.count(job.job_id, enqueued);
-        Ok(())
-    }
-
-    fn count(&mut self, job_id: JobId, enqueued: Enqueued) {
-        self.enqueued += 1;
-        self.repeated += u64::from(enqueued.duplicate);
-        self.confirmed.push(job_id);
-    }
-
-    /// The jobs the server has taken since this was last asked, in the order they were sent.
-    pub fn take_confirmed(&mut self) -> Vec<JobId> {
-        std::mem::take(&mut self.confirmed)
-    }
-
-    /// Waits until the server has answered for every job. Returns how many it has taken.
-    ///
-    /// # Errors
-    /// Where the connection is gone.
-    pub async fn finish(&mut self) -> Result<u64, BrokerError> {
-        while !self.pending.is_empty() {
-            self.take_one().await?;
-        }
-        Ok(self.enqueued)
-    }
-
-    /// How many jobs the server has taken so far.
-    #[must_use]
-    pub fn enqueued(&self) -> u64 {
-        self.enqueued
-    }
-
-    /// How many of these it had already.
-    #[must_use]
-    pub fn repeated(&self) -> u64 {
-        self.repeated
-    }
-
-    /// The next job that was refused, and why.
-    pub fn take_failed(&mut self) -> Option<(JobId, BrokerError)> {
-        self.failed.pop_front()
-    }
 }

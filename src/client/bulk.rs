@@ -1,0 +1,141 @@
+//! Many enqueues under way at once.
+
+use std::collections::VecDeque;
+
+use super::is_same;
+use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite};
+use crate::envelope::JobId;
+
+/// Many enqueues under way at once, bounded in number and bytes.
+pub struct Bulk {
+    broker: Broker,
+    /// In the order they were sent, which is that of the answers.
+    pending: VecDeque<(NewJob, PendingWrite)>,
+    pending_bytes: usize,
+    failed: VecDeque<(JobId, BrokerError)>,
+    confirmed: Vec<JobId>,
+    enqueued: u64,
+    repeated: u64,
+}
+
+/// How many enqueues are under way at once.
+const BULK_JOBS_MAX: usize = 4_096;
+
+/// How many bytes of envelopes are under way at once.
+const BULK_BYTES_MAX: usize = 32 << 20;
+
+impl Bulk {
+    pub(super) fn new(broker: Broker) -> Bulk {
+        Bulk {
+            broker,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            failed: VecDeque::new(),
+            confirmed: Vec::new(),
+            enqueued: 0,
+            repeated: 0,
+        }
+    }
+
+    /// Sends one more job, first waiting for earlier ones where too many are under way.
+    ///
+    /// # Errors
+    /// Where the connection is gone; what the server refuses is told by [`Bulk::take_failed`].
+    pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
+        while self.pending.len() >= BULK_JOBS_MAX
+            || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
+        {
+            self.take_one().await?;
+        }
+        self.send(job).await
+    }
+
+    async fn send(&mut self, job: NewJob) -> Result<(), BrokerError> {
+        let pending = match self.broker.send_job(job.clone()).await {
+            Ok(pending) => pending,
+            Err(error @ BrokerError::TooLarge { .. }) => {
+                self.failed.push_back((job.job_id, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.pending_bytes += job.payload.len();
+        self.pending.push_back((job, pending));
+        Ok(())
+    }
+
+    async fn take_one(&mut self) -> Result<(), BrokerError> {
+        let Some((job, pending)) = self.pending.pop_front() else {
+            return Ok(());
+        };
+        let confirmed = self.broker.confirm_job(&job.queue, pending).await;
+        self.pending_bytes -= job.payload.len();
+        match confirmed {
+            Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
+                match self.broker.enqueue_after(job.clone(), error).await {
+                    Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+                    Err(error) => self.failed.push_back((job.job_id, error)),
+                }
+            }
+            Err(error) => self.failed.push_back((job.job_id, error)),
+        }
+        Ok(())
+    }
+
+    /// Counts a job that the server has, where it is this one and not another under its id.
+    async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
+        if enqueued.duplicate && job.is_chosen {
+            let earlier = self
+                .broker
+                .message_at(&job.queue, enqueued.sequence)
+                .await?;
+            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
+                let taken = BrokerError::IdTaken(job.job_id.to_string());
+                self.failed.push_back((job.job_id, taken));
+                return Ok(());
+            }
+        }
+        self.count(job.job_id, enqueued);
+        Ok(())
+    }
+
+    fn count(&mut self, job_id: JobId, enqueued: Enqueued) {
+        self.enqueued += 1;
+        self.repeated += u64::from(enqueued.duplicate);
+        self.confirmed.push(job_id);
+    }
+
+    /// The jobs the server has taken since this was last asked, in the order they were sent.
+    pub fn take_confirmed(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.confirmed)
+    }
+
+    /// Waits until the server has answered for every job. Returns how many it has taken.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn finish(&mut self) -> Result<u64, BrokerError> {
+        while !self.pending.is_empty() {
+            self.take_one().await?;
+        }
+        Ok(self.enqueued)
+    }
+
+    /// How many jobs the server has taken so far.
+    #[must_use]
+    pub fn enqueued(&self) -> u64 {
+        self.enqueued
+    }
+
+    /// How many of these it had already.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// The next job that was refused, and why.
+    pub fn take_failed(&mut self) -> Option<(JobId, BrokerError)> {
+        self.failed.pop_front()
+    }
+}
