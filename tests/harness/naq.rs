@@ -412,6 +412,13 @@ impl RunningCli {
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.child.try_wait().unwrap().is_none()
     }
+
+    /// Reads no more, and waits for its end.
+    pub(crate) fn leave(self) -> ExitStatus {
+        let RunningCli { mut child, stdout } = self;
+        drop(stdout);
+        child.wait("a verb that nobody reads")
+    }
 }
 
 /// What a verb said and how it ended.

@@ -1,0 +1,3 @@
+//! Verbs as a user has them, beside what README.md already shows.
+
+mod run;

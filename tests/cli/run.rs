@@ -1,0 +1,64 @@
+//! `naq run`: the job's output and exit code, as if it had been started by the shell.
+
+use std::time::Duration;
+
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+
+#[test]
+fn the_exit_code_is_the_jobs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (script, code) in [("exit 7", 7), ("kill -TERM $$", 143), ("true", 0)] {
+        naq.cli(["run", "--", "sh", "-c", script]).run().exits(code);
+    }
+    naq.cli(["run", "--timeout", "300ms", "--", "sleep", "60"])
+        .run()
+        .exits(124)
+        .says(&["out of time"]);
+    naq.cli(["run", "--", "/no/such"]).run().exits(127);
+}
+
+#[test]
+fn output_and_errors_stay_apart() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let done = naq
+        .cli(["run", "--", "sh", "-c", "echo out; echo err >&2"])
+        .run()
+        .succeeds();
+    assert_eq!(done.stdout, "out\n");
+    assert_eq!(done.stderr, "err\n");
+}
+
+#[test]
+fn a_slow_reader_loses_nothing() {
+    const BYTES: usize = 40_000_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let count = BYTES.to_string();
+    let mut running = naq
+        .cli(["run", "--", "head", "-c", &count, "/dev/zero"])
+        .spawn();
+    // more than all buffers on the way hold is written, or would be, by now
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(running.is_running(), "the job waits for its reader");
+    let mut read = 0;
+    loop {
+        match running.read_some().len() {
+            0 => break,
+            some => read += some,
+        }
+    }
+    assert_eq!(read, BYTES);
+}
+
+#[test]
+fn a_job_whose_reader_has_gone_is_stopped() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut running = naq.cli(["run", "--", "yes"]).spawn();
+    assert!(running.read_some().starts_with(b"y\ny\n"));
+    let status = running.leave();
+    assert!(!status.success(), "{status}");
+}
