@@ -1,6 +1,7 @@
 //! Jobs in their queues: put there, found there, removed from there.
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
 use base64::Engine;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -155,19 +156,15 @@ impl Broker {
             }
             Which::LastOf(subject) => serde_json::json!({ "last_by_subj": subject }),
         };
-        let reply: async_nats::jetstream::response::Response<RawMessageReply> = self
-            .jetstream
-            .request(format!("STREAM.MSG.GET.{stream}"), &request)
-            .await
-            .map_err(|error| BrokerError::from_request(&error, DOING))?;
-        match reply {
-            async_nats::jetstream::response::Response::Ok(reply) => Ok(Some(reply.message)),
-            async_nats::jetstream::response::Response::Err { error } => {
-                match error.error_code().0 {
-                    NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),
-                    _ => Err(BrokerError::from_api(&error, DOING)),
-                }
-            }
+        match self
+            .api::<RawMessageReply>(format!("STREAM.MSG.GET.{stream}"), &request, DOING)
+            .await?
+        {
+            Ok(reply) => Ok(Some(reply.message)),
+            Err(error) => match error.error_code().0 {
+                NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),
+                _ => Err(BrokerError::from_api(&error, DOING)),
+            },
         }
     }
 
@@ -313,6 +310,10 @@ impl Broker {
         if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? {
             return Ok(Some(found(queue, &message, MessageState::Queued)));
         }
+        let needs = self.names.needs_of_job(queue, job);
+        if let Some(message) = self.read_message(&stream, Which::LastOf(&needs)).await? {
+            return Ok(Some(found(queue, &message, MessageState::Queued)));
+        }
         let later = self.names.later(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
             let due = message
@@ -330,6 +331,111 @@ impl Broker {
             return Ok(Some(found(queue, &message, MessageState::Queued)));
         }
         Ok(None)
+    }
+
+    /// Removes a job's messages from one queue: in line, held for later, waiting for a worker
+    /// with labels, or by its place where the id is made of one. Returns how many there were.
+    ///
+    /// A message that a worker holds goes as well: the job goes on and is recorded, but is not
+    /// run again where its worker dies. So ask the record first.
+    ///
+    /// # Errors
+    /// Where the server does not answer; what was removed until then is removed.
+    pub async fn remove_job_messages(
+        &self,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<u64, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let mut removed = 0;
+        // in the order in which a message moves on, so that none slips through between two steps
+        for subject in [
+            self.names.later(queue, job),
+            self.names.job(queue, job),
+            self.names.needs_of_job(queue, job),
+        ] {
+            removed += self.purge_subjects(&stream, &subject, None).await?;
+        }
+        if let Some(sequence) = sequence_in(queue, job)
+            && let Some(message) = self
+                .read_message(&stream, Which::Sequence(sequence))
+                .await?
+            && message.subject == self.names.bare_job(queue)
+            && message.header("Nats-Msg-Id").is_none()
+        {
+            removed += u64::from(self.delete_message(&stream, sequence).await?);
+        }
+        Ok(removed)
+    }
+
+    /// Removes the messages under a subject, which may have wildcards: all, or those before a
+    /// sequence. Returns how many there were; none where there is no such stream.
+    pub(super) async fn purge_subjects(
+        &self,
+        stream: &str,
+        subject: &str,
+        before: Option<u64>,
+    ) -> Result<u64, BrokerError> {
+        const DOING: &str = "removing messages";
+        let request = match before {
+            Some(sequence) => serde_json::json!({ "filter": subject, "seq": sequence }),
+            None => serde_json::json!({ "filter": subject }),
+        };
+        #[derive(Deserialize)]
+        struct Purged {
+            purged: u64,
+        }
+        match self
+            .api::<Purged>(format!("STREAM.PURGE.{stream}"), &request, DOING)
+            .await?
+        {
+            Ok(done) => Ok(done.purged),
+            Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(0),
+            Err(error) => Err(BrokerError::from_api(&error, DOING)),
+        }
+    }
+
+    /// Removes one message of a stream; false where it is not there. It is not overwritten on
+    /// the disk, which would take a hundred times as long.
+    pub(super) async fn delete_message(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<bool, BrokerError> {
+        const DOING: &str = "removing a message";
+        const NOT_THERE: [u64; 3] = [10_037, 10_043, 10_057];
+        #[derive(Deserialize)]
+        struct Deleted {
+            success: bool,
+        }
+        let request = serde_json::json!({ "seq": sequence, "no_erase": true });
+        match self
+            .api::<Deleted>(format!("STREAM.MSG.DELETE.{stream}"), &request, DOING)
+            .await?
+        {
+            Ok(done) => Ok(done.success),
+            Err(error) if NOT_THERE.contains(&error.error_code().0) => Ok(false),
+            Err(error) => Err(BrokerError::from_api(&error, DOING)),
+        }
+    }
+
+    /// A request to the JetStream API: its answer, or the server's error.
+    pub(super) async fn api<T: serde::de::DeserializeOwned>(
+        &self,
+        subject: String,
+        request: &serde_json::Value,
+        doing: &'static str,
+    ) -> Result<Result<T, async_nats::jetstream::Error>, BrokerError> {
+        use async_nats::jetstream::response::Response;
+        let reply: Response<T> = self
+            .jetstream
+            .request(subject, request)
+            .await
+            .map_err(|error| BrokerError::from_request(&error, doing))?;
+        Ok(match reply {
+            Response::Ok(reply) => Ok(reply),
+            Response::Err { error } => Err(error),
+        })
     }
 
     /// Looks for a job's message in every queue, all at once.

@@ -69,6 +69,63 @@ impl Names {
         format!("{}.later.{queue}.*", self.prefix)
     }
 
+    /// The subject under which a job waits for a worker with the labels it requires; `set` is
+    /// the key of those labels.
+    #[must_use]
+    pub fn need(&self, queue: &QueueName, set: &str, job: &JobId) -> String {
+        format!("{}.need.{queue}.{set}.{job}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that require the same labels.
+    #[must_use]
+    pub fn needs_of_set(&self, queue: &QueueName, set: &str) -> String {
+        format!("{}.need.{queue}.{set}.*", self.prefix)
+    }
+
+    /// The subjects a job has while it waits for a worker with labels, whichever it requires.
+    #[must_use]
+    pub fn needs_of_job(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.need.{queue}.*.{job}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that wait for a worker with labels.
+    #[must_use]
+    pub fn all_needs(&self, queue: &QueueName) -> String {
+        format!("{}.need.{queue}.*.*", self.prefix)
+    }
+
+    /// The durable consumer of a queue's jobs that require the same labels.
+    #[must_use]
+    pub fn need_consumer(&self, set: &str) -> String {
+        format!("{}-need-{set}", self.prefix)
+    }
+
+    /// Whether a consumer is one of jobs that require labels.
+    #[must_use]
+    pub fn is_need_consumer(&self, consumer: &str) -> bool {
+        consumer
+            .strip_prefix(&self.prefix)
+            .is_some_and(|rest| rest.starts_with("-need-"))
+    }
+
+    /// The bucket of sets of labels that jobs of a queue require.
+    #[must_use]
+    pub fn requirements_bucket(&self) -> String {
+        format!("{}_requirements", self.prefix)
+    }
+
+    /// The subject of a set of labels that jobs of a queue require.
+    #[must_use]
+    pub fn requirement(&self, queue: &QueueName, set: &str) -> String {
+        format!("$KV.{}_requirements.{queue}.{set}", self.prefix)
+    }
+
+    /// The subjects of all sets of labels that jobs require.
+    #[must_use]
+    pub fn all_requirements(&self) -> String {
+        format!("$KV.{}_requirements.*.*", self.prefix)
+    }
+
     /// The durable consumer that all workers of a queue share.
     #[must_use]
     pub fn worker_consumer(&self) -> String {

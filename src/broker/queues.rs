@@ -206,7 +206,7 @@ impl Broker {
             .map_err(|error| refused("purging a queue", &error))
     }
 
-    async fn queue_handle(
+    pub(super) async fn queue_handle(
         &self,
         queue: &QueueName,
     ) -> Result<async_nats::jetstream::stream::Stream, BrokerError> {

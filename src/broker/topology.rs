@@ -30,6 +30,14 @@ const LOGS_BYTES_MAX: i64 = 256 << 20;
 /// How many pull requests a queue's consumer holds: a request of each free slot of each worker.
 const PULLS_MAX: i64 = 65_536;
 
+/// What making a stream came to.
+enum Made {
+    /// It is there, with these settings.
+    AsAsked,
+    /// It is there, with others.
+    There,
+}
+
 impl Broker {
     /// Makes what every worker needs beside its queues.
     ///
@@ -125,27 +133,63 @@ impl Broker {
         queue: &QueueName,
         settings: &QueueSettings,
     ) -> Result<(), BrokerError> {
-        let stream = self.names.queue_stream(queue);
-        self.ensure_stream(Config {
-            name: stream.clone(),
-            description: Some(format!("naq queue {queue}")),
-            subjects: vec![
-                self.names.bare_job(queue),
-                self.names.jobs(queue),
-                self.names.all_later(queue),
-            ],
-            retention: RetentionPolicy::WorkQueue,
-            storage: StorageType::File,
-            // a stream with schedules cannot refuse when full; it has no limit to be full of
-            discard: DiscardPolicy::Old,
-            num_replicas: settings.replicas,
-            allow_rollup: true,
-            allow_message_schedules: true,
-            allow_atomic_publish: true,
-            ..Config::default()
-        })
-        .await?;
-        Ok(())
+        let subjects = vec![
+            self.names.bare_job(queue),
+            self.names.jobs(queue),
+            self.names.all_later(queue),
+            self.names.all_needs(queue),
+        ];
+        let made = self
+            .make_stream(Config {
+                name: self.names.queue_stream(queue),
+                description: Some(format!("naq queue {queue}")),
+                subjects: subjects.clone(),
+                retention: RetentionPolicy::WorkQueue,
+                storage: StorageType::File,
+                // a stream with schedules cannot refuse when full; it has no limit to be full of
+                discard: DiscardPolicy::Old,
+                num_replicas: settings.replicas,
+                allow_rollup: true,
+                allow_message_schedules: true,
+                allow_atomic_publish: true,
+                ..Config::default()
+            })
+            .await?;
+        match made {
+            Made::AsAsked => Ok(()),
+            Made::There => self.add_subjects(queue, &subjects).await,
+        }
+    }
+
+    /// Gives a queue's stream the subjects it lacks, one made by an earlier naq. All else about
+    /// it is its operator's.
+    async fn add_subjects(
+        &self,
+        queue: &QueueName,
+        subjects: &[String],
+    ) -> Result<(), BrokerError> {
+        const DOING: &str = "adding subjects to a queue";
+        let stream = self.queue_handle(queue).await?;
+        let mut config = stream.cached_info().config.clone();
+        let lacking: Vec<String> = subjects
+            .iter()
+            .filter(|subject| !config.subjects.contains(subject))
+            .cloned()
+            .collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        config.subjects.extend(lacking);
+        match self.jetstream.update_stream(config).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
+                _ => Err(BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                }),
+            },
+        }
     }
 
     /// Makes the consumer that all workers of a queue share.
@@ -210,15 +254,19 @@ impl Broker {
     }
 
     async fn ensure_stream(&self, config: Config) -> Result<(), BrokerError> {
+        // there with other settings (replicas, limits): those are the operator's
+        self.make_stream(config).await.map(|_| ())
+    }
+
+    async fn make_stream(&self, config: Config) -> Result<Made, BrokerError> {
         const DOING: &str = "making a stream";
         match self.jetstream.create_stream(config).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Made::AsAsked),
             Err(error) => match error.kind() {
                 CreateStreamErrorKind::JetStream(api)
                     if api.error_code() == ErrorCode::STREAM_NAME_EXIST =>
                 {
-                    // there with other settings (replicas, limits): those are the operator's
-                    Ok(())
+                    Ok(Made::There)
                 }
                 CreateStreamErrorKind::JetStream(api) => Err(BrokerError::from_api(&api, DOING)),
                 CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
