@@ -19,9 +19,11 @@
 //! stored.
 
 mod bulk;
+mod cancel;
 mod waiter;
 
 pub use bulk::Bulk;
+pub use cancel::Cancelled;
 pub use waiter::Waiter;
 
 use std::time::Duration;
@@ -29,10 +31,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::broker::{
-    Broker, BrokerError, ConnectOptions, Enqueued, MessageState, NewJob, QueueInfo, QueueSettings,
+    Broker, BrokerError, ConnectOptions, Enqueued, NewJob, QueueInfo, QueueSettings,
 };
 use crate::envelope::{
-    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
+    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, Timestamp, WorkerInfo,
 };
 
 /// What can go wrong for a user of the library.
@@ -151,7 +153,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoSuchJob`] where neither is there.
     pub async fn fetch_job(&self, job: &JobId) -> Result<Record, ClientError> {
-        if let (Some(mut record), _) = self.broker.read_record(job).await? {
+        let (present, _) = self.broker.read_record(job).await?;
+        if let Some(mut record) = present.filter(|record| !record.placeholder) {
             if record.envelope.is_none() {
                 record.envelope = self.envelope_of(&record).await?;
             }
@@ -159,22 +162,12 @@ impl Client {
         }
         let Some(message) = self.broker.find_message(job).await? else {
             // a worker may have taken it between the two looks
-            return match self.broker.read_record(job).await? {
-                (Some(record), _) => Ok(record),
-                (None, _) => Err(ClientError::NoSuchJob(job.clone())),
+            return match self.broker.read_record(job).await?.0 {
+                Some(record) if !record.placeholder => Ok(record),
+                _ => Err(ClientError::NoSuchJob(job.clone())),
             };
         };
-        let (state, due) = match message.state {
-            MessageState::Queued => (State::Queued, None),
-            MessageState::Later { due } => (State::Scheduled, due),
-        };
-        let mut record = Record::new(job.clone(), message.queue, state, message.time);
-        record.next_attempt_at = due;
-        record.envelope = as_json(&message.payload);
-        if let Ok(envelope) = Envelope::parse(&message.payload) {
-            record.labels = envelope.labels;
-        }
-        Ok(record)
+        Ok(cancel::record_of(job, &message))
     }
 
     /// The outcome of a job; none where it has not ended.
@@ -397,6 +390,7 @@ impl Queue {
         // only an id that someone chose can have been used before
         if job.is_chosen
             && let (Some(record), _) = broker.read_record(&job.job_id).await?
+            && !record.placeholder
         {
             let earlier = self.client.fetch_job(&job.job_id).await?;
             let same = record.queue == self.name

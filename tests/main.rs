@@ -6,6 +6,7 @@ mod examples;
 mod faults;
 mod harness;
 mod layers;
+mod lifecycle;
 mod readme;
 mod runner;
 mod schemas;

@@ -90,6 +90,29 @@ impl Delivery {
             .map_err(|_| BrokerError::Timeout("answering for a message"))
     }
 
+    /// Whether it is no job, only a bell: the job of its subject, which waits, is to be looked at.
+    #[must_use]
+    pub fn is_wake(&self) -> bool {
+        self.headers.get(super::dependents::WAKE_HEADER).is_some()
+    }
+
+    /// The same delivery as one of another envelope.
+    #[must_use]
+    pub fn with_payload(&self, payload: Bytes) -> Delivery {
+        Delivery {
+            queue: self.queue.clone(),
+            subject_id: self.subject_id.clone(),
+            message_id: self.message_id.clone(),
+            payload,
+            sequence: self.sequence,
+            delivery: self.delivery,
+            enqueue_time: self.enqueue_time,
+            headers: self.headers.clone(),
+            reply: self.reply.clone(),
+            client: self.client.clone(),
+        }
+    }
+
     /// The trace context a producer sent along.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {

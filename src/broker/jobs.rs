@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 
+use super::dependents::WAKE_HEADER;
 use super::publish::PendingWrite;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
@@ -307,7 +308,9 @@ impl Broker {
     ) -> Result<Option<JobMessage>, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let subject = self.names.job(queue, job);
-        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? {
+        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await?
+            && message.header(WAKE_HEADER).is_none()
+        {
             return Ok(Some(found(queue, &message, MessageState::Queued)));
         }
         let needs = self.names.needs_of_job(queue, job);
@@ -351,6 +354,7 @@ impl Broker {
         // in the order in which a message moves on, so that none slips through between two steps
         for subject in [
             self.names.later(queue, job),
+            self.names.wake(queue, job),
             self.names.job(queue, job),
             self.names.needs_of_job(queue, job),
         ] {

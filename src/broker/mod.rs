@@ -5,7 +5,9 @@
 
 mod bare;
 mod connect;
+mod control;
 mod delivery;
+mod dependents;
 mod failed;
 mod jobs;
 mod logs;
@@ -14,11 +16,13 @@ mod objects;
 mod publish;
 mod queues;
 mod records;
+mod slots;
 mod topology;
 mod unreadable;
 mod workers;
 
 pub use connect::{ConnectOptions, Link, LinkState};
+pub use control::{Control, ControlCall, ControlRequest};
 pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
 pub use failed::FailedJob;
 pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
@@ -27,6 +31,7 @@ pub use names::Names;
 pub use publish::PendingWrite;
 pub use queues::{QueueInfo, QueueSettings};
 pub use records::{RecordEvent, RecordWatch, Stored};
+pub use slots::Holder;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -144,6 +144,76 @@ impl Names {
         format!("{}_workers", self.prefix)
     }
 
+    /// The bucket of who waits for whom.
+    #[must_use]
+    pub fn dependents_bucket(&self) -> String {
+        format!("{}_dependents", self.prefix)
+    }
+
+    /// The key by which whoever ends `dependency` finds `job`.
+    #[must_use]
+    pub fn edge(&self, dependency: &JobId, job: &JobId) -> String {
+        format!("$KV.{}_dependents.{dependency}.{job}", self.prefix)
+    }
+
+    /// The keys of all jobs that wait for one.
+    #[must_use]
+    pub fn edges_of(&self, dependency: &JobId) -> String {
+        format!("$KV.{}_dependents.{dependency}.*", self.prefix)
+    }
+
+    /// The key that says that `job` still waits for `dependency`.
+    #[must_use]
+    pub fn open_edge(&self, job: &JobId, dependency: &JobId) -> String {
+        format!("$KV.{}_dependents.open.{job}.{dependency}", self.prefix)
+    }
+
+    /// The keys of all that a job still waits for.
+    #[must_use]
+    pub fn open_edges_of(&self, job: &JobId) -> String {
+        format!("$KV.{}_dependents.open.{job}.*", self.prefix)
+    }
+
+    /// The bucket of slots.
+    #[must_use]
+    pub fn slots_bucket(&self) -> String {
+        format!("{}_slots", self.prefix)
+    }
+
+    /// The slots of a concurrency key.
+    #[must_use]
+    pub fn slots(&self, key: &str) -> String {
+        format!("$KV.{}_slots.{}", self.prefix, key_token(key))
+    }
+
+    /// The key that says that a job waits for a slot.
+    #[must_use]
+    pub fn slot_waiter(&self, key: &str, job: &JobId) -> String {
+        format!(
+            "$KV.{}_dependents.slot.{}.{job}",
+            self.prefix,
+            key_token(key)
+        )
+    }
+
+    /// The keys of all jobs that wait for a slot of a concurrency key.
+    #[must_use]
+    pub fn slot_waiters(&self, key: &str) -> String {
+        format!("$KV.{}_dependents.slot.{}.*", self.prefix, key_token(key))
+    }
+
+    /// Where a worker is asked about its jobs.
+    #[must_use]
+    pub fn control_of_worker(&self, worker_id: &str) -> String {
+        format!("{}.control.worker.{worker_id}", self.prefix)
+    }
+
+    /// The subject under which the bell of a waiting job is held: no job id has a plus.
+    #[must_use]
+    pub fn wake(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.later.{queue}.{job}+wake", self.prefix)
+    }
+
     /// The bucket of objects.
     #[must_use]
     pub fn files_bucket(&self) -> String {
@@ -215,6 +285,16 @@ impl Names {
     pub fn bucket_stream(bucket: &str) -> String {
         format!("KV_{bucket}")
     }
+}
+
+/// A text of any form as a token of a subject.
+fn key_token(key: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(key.as_bytes());
+    digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

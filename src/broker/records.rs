@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Subscriber};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 
@@ -116,20 +117,26 @@ impl Broker {
         let payload = serde_json::to_vec(record).map_err(|error| {
             BrokerError::Unreadable(format!("the record cannot be written as JSON: {error}"))
         })?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-            expected.to_string().as_str(),
-        );
-        if let Some(ttl) = ttl {
-            headers.insert(
-                async_nats::header::NATS_MESSAGE_TTL,
-                format!("{}s", ttl.as_secs().max(1)),
-            );
+        let subject = self.names.record(&record.job_id);
+        let payload = Bytes::from(payload);
+        let headers = || conditions(expected, ttl);
+        match self.put(subject.clone(), headers(), payload.clone()).await {
+            Err(BrokerError::Missing(_)) => {
+                // nobody has worked here yet
+                self.ensure_results().await?;
+                self.put(subject, headers(), payload).await
+            }
+            written => written,
         }
-        let pending = self
-            .send(self.names.record(&record.job_id), headers, payload.into())
-            .await?;
+    }
+
+    async fn put(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, BrokerError> {
+        let pending = self.send(subject, headers, payload).await?;
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
             Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
@@ -211,6 +218,22 @@ impl Broker {
         keep_newest(&mut records, limit);
         Ok(records)
     }
+}
+
+/// The headers of a compare-and-set.
+fn conditions(expected: u64, ttl: Option<Duration>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+        expected.to_string().as_str(),
+    );
+    if let Some(ttl) = ttl {
+        headers.insert(
+            async_nats::header::NATS_MESSAGE_TTL,
+            format!("{}s", ttl.as_secs().max(1)),
+        );
+    }
+    headers
 }
 
 fn keep_newest(records: &mut Vec<Stored>, limit: usize) {

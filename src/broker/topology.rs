@@ -72,6 +72,22 @@ impl Broker {
         .await
     }
 
+    pub(super) async fn ensure_dependents(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(bucket_config(
+            &self.names.dependents_bucket(),
+            "who waits for whom",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_slots(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(bucket_config(
+            &self.names.slots_bucket(),
+            "which jobs of a concurrency key run",
+        ))
+        .await
+    }
+
     pub(super) async fn ensure_failed(&self) -> Result<(), BrokerError> {
         self.ensure_stream(Config {
             name: self.names.failed_stream(),

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::exit::Failure;
 use crate::envelope::units::{Size, Span};
-use crate::envelope::{Backoff, Delays, Envelope, JobId, Limits, Timestamp};
+use crate::envelope::{Backoff, Condition, Delays, Dependency, Envelope, JobId, Limits, Timestamp};
 
 /// What a job is.
 #[derive(Debug, Default, Args)]
@@ -119,6 +119,18 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     success_on: Vec<u8>,
+    /// A job that has to end well first; JOB=failure, JOB=finished for another end
+    #[arg(long, value_name = "JOB[=END]", help_heading = "Dependencies")]
+    depends_on: Vec<String>,
+    /// How long a job that it depends on may be missing [default: 24h]
+    #[arg(long, value_name = "TIME", help_heading = "Dependencies")]
+    dependency_timeout: Option<Span>,
+    /// At most --concurrency-max jobs of this key run at once, across all workers
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// How many jobs of the key may run at once [default: 1]
+    #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
+    concurrency_max: Option<u32>,
     /// Not to be started after this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Timestamp>,
@@ -222,6 +234,12 @@ impl JobOptions {
         envelope.retry_on = (!self.retry_on.is_empty()).then(|| self.retry_on.clone());
         envelope.fatal_on.clone_from(&self.fatal_on);
         envelope.success_on.clone_from(&self.success_on);
+        for text in &self.depends_on {
+            envelope.depends_on.push(dependency(text)?);
+        }
+        envelope.dependency_timeout = self.dependency_timeout;
+        envelope.concurrency_key.clone_from(&self.concurrency_key);
+        envelope.concurrency_max = self.concurrency_max;
         envelope.expires_at = self.expires_at;
         envelope.result_ttl = self.result_ttl;
         envelope.validate()?;
@@ -232,6 +250,22 @@ impl JobOptions {
     pub(super) fn is_empty(&self) -> bool {
         self.command.is_empty() && self.script.is_none()
     }
+}
+
+/// A dependency as `JOB` or `JOB=END`.
+fn dependency(text: &str) -> Result<Dependency, Failure> {
+    let (job, on) = match text.split_once('=') {
+        Some((job, on)) => (
+            job,
+            on.parse()
+                .map_err(|error: String| Failure::usage(format!("--depends-on: {error}")))?,
+        ),
+        None => (text, Condition::default()),
+    };
+    Ok(Dependency {
+        job: JobId::new(job)?,
+        on,
+    })
 }
 
 fn strings(texts: &[String]) -> Vec<serde_json::Value> {

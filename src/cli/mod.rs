@@ -3,6 +3,7 @@
 //! This room prints, and no other does. It is also the only one that sees `config`.
 
 mod bench;
+mod cancel;
 mod completions;
 mod config;
 mod dev;
@@ -65,6 +66,8 @@ enum Verb {
     Wait(wait::Args),
     /// Print a job's output, as it comes with -f
     Logs(logs::Args),
+    /// Cancel jobs: those that wait end at once, those that run are stopped
+    Cancel(cancel::Args),
     /// List the workers
     ListWorkers(list_workers::Args),
     /// List, add, pause, resume and remove queues
@@ -134,6 +137,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Result(args) => result::run(&session, args).await,
             Verb::Wait(args) => wait::run(&session, args).await,
             Verb::Logs(args) => logs::run(&session, args).await,
+            Verb::Cancel(args) => cancel::run(&session, args).await,
             Verb::ListWorkers(args) => list_workers::run(&session, args).await,
             Verb::Queues(args) => queues::run(&session, args).await,
             Verb::Purge(args) => purge::run(&session, args).await,

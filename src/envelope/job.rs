@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::dependency::{DEPENDENCIES_MAX, Dependency};
 use super::names::{JobId, NAME_CHARS_MAX};
 use super::record::Timestamp;
 use super::units::{Size, Span};
@@ -23,6 +24,9 @@ pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// The most that labels may come to, in bytes: every record of the job repeats them.
 const LABELS_BYTES_MAX: usize = 16 << 10;
+
+/// The longest concurrency key, in bytes.
+const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
 
 /// The most retries an envelope may ask for.
 const RETRIES_MAX: u32 = 10_000;
@@ -154,10 +158,11 @@ pub struct Envelope {
     /// Exit codes that count as success beside 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success_on: Vec<u8>,
-    /// Jobs that must end before this one starts.
+    /// Jobs that have to end before this one begins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub depends_on: Vec<Value>,
-    /// How long a dependency may be missing.
+    #[schemars(length(max = DEPENDENCIES_MAX))]
+    pub depends_on: Vec<Dependency>,
+    /// How long a dependency may be missing; 24 hours where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependency_timeout: Option<Span>,
     /// The job is not started after this time.
@@ -168,8 +173,9 @@ pub struct Envelope {
     pub result_ttl: Option<Span>,
     /// At most `concurrency_max` jobs of one key run at once, across all workers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minLength" = 1))]
     pub concurrency_key: Option<String>,
-    /// See `concurrency_key`.
+    /// See `concurrency_key`; 1 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub concurrency_max: Option<u32>,
@@ -522,6 +528,38 @@ impl Envelope {
         }
         if self.concurrency_max == Some(0) {
             return invalid("concurrency_max".into(), "it is 0; no job could run");
+        }
+        if let Some(key) = &self.concurrency_key
+            && (key.is_empty() || key.len() > CONCURRENCY_KEY_BYTES_MAX)
+        {
+            return invalid(
+                "concurrency_key".into(),
+                "it is empty or over 1 KiB; a short text names what is shared",
+            );
+        }
+        self.validate_dependencies()
+    }
+
+    fn validate_dependencies(&self) -> Result<(), Invalid> {
+        let invalid =
+            |path: String, message: &str| Err(Invalid::new(RejectReason::Invalid, path, message));
+        if self.depends_on.len() > DEPENDENCIES_MAX {
+            return invalid("depends_on".into(), "it is too long; at most 10000 jobs");
+        }
+        let mut seen = std::collections::HashSet::new();
+        for (index, dependency) in self.depends_on.iter().enumerate() {
+            if Some(&dependency.job) == self.job_id.as_ref() {
+                return invalid(
+                    format!("depends_on[{index}]"),
+                    "the job would wait for itself",
+                );
+            }
+            if !seen.insert(&dependency.job) {
+                return invalid(
+                    format!("depends_on[{index}]"),
+                    "the same job stands there twice",
+                );
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! This room parses and validates. It does no I/O and reads no clock; it knows neither NATS nor
 //! processes.
 
+mod dependency;
 mod job;
 mod json;
 mod names;
@@ -12,10 +13,11 @@ mod text;
 pub mod units;
 mod worker;
 
+pub use dependency::{Condition, DEPENDENCIES_MAX, Dependency};
 pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin};
 pub use json::DEPTH_MAX;
 pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
-pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage};
+pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage, Waits};
 pub use schema::{SCHEMAS, schema};
 pub use text::escape;
 pub use worker::{WorkerInfo, WorkerState};

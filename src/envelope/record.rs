@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::dependency::Dependency;
 use super::names::{JobId, QueueName};
 
 /// A moment, RFC 3339 on the wire, in UTC with milliseconds when written.
@@ -251,6 +252,22 @@ pub struct Lease {
     pub delivery: u64,
 }
 
+/// What a waiting job waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waits {
+    /// Jobs that have not ended as they have to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
+    /// The concurrency key under which as many jobs run as may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// When it began to wait.
+    pub since: Timestamp,
+    /// When a dependency that is still missing is given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
 /// One captured stream. Where it was longer than its bound, `text` or `base64` is its head,
 /// `tail` its end in the same form, and `object` names the whole of it where it was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -438,6 +455,18 @@ pub struct Record {
     /// Someone asked for it to be stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel_requested: bool,
+    /// Other jobs wait for this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dependents: bool,
+    /// There is no such job yet, or none that a worker has seen: others wait for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub placeholder: bool,
+    /// What it waits for, while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waits>,
+    /// Its dependencies have ended as they had to, and are not looked at again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dependencies_met: bool,
     /// The job this one repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<JobId>,
@@ -447,7 +476,8 @@ pub struct Record {
     /// The envelope's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The envelope, once the job has ended. Secrets are named in it, never held.
+    /// The envelope, while the job waits and once it has ended. Secrets are named in it, never
+    /// held.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub envelope: Option<Box<RawValue>>,
@@ -496,6 +526,10 @@ impl Record {
             warnings: Vec::new(),
             leaked: false,
             cancel_requested: false,
+            dependents: false,
+            placeholder: false,
+            waits: None,
+            dependencies_met: false,
             rerun_of: None,
             schedule_id: None,
             labels: BTreeMap::new(),

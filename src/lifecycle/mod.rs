@@ -4,10 +4,16 @@
 //! every rule can be tested by walking it.
 
 mod backoff;
+mod cancel;
+mod dependency;
 mod transition;
+#[cfg(test)]
+mod walk;
 
 pub use backoff::{Verdict, delay, judge};
+pub use cancel::{OnCancel, on_cancel};
+pub use dependency::{Prospect, Weighed, meets, weigh};
 pub use transition::{
-    Attempt, AttemptEnd, Delivered, OnDelivery, OnEnd, RECORD_TTL_MIN, end_attempt, on_delivery,
-    reject, result_ttl,
+    Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
+    end_attempt, on_delivery, reject, result_ttl,
 };

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use super::backoff::{self, Verdict};
+use super::dependency::{Prospect, Weighed, weigh};
 use crate::envelope::{
-    Envelope, Invalid, JobId, Lease, QueueName, Reason, Record, State, Timestamp,
+    Dependency, Envelope, Invalid, JobId, Lease, QueueName, Reason, Record, State, Timestamp, Waits,
 };
 
 /// A record never lives for less: by then every late message of its job has come and been
 /// absorbed.
 pub const RECORD_TTL_MIN: Duration = Duration::from_secs(600);
+
+/// How long a dependency may be missing where the envelope does not say.
+pub const DEPENDENCY_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The facts of a delivery.
 #[derive(Clone, Debug)]
@@ -30,6 +34,24 @@ pub struct Delivered {
     pub now: Timestamp,
     /// How often a worker may die under a job before the job is given up.
     pub crashes_max: u32,
+    /// Someone asked this worker to cancel the job before it began.
+    pub cancel_asked: bool,
+    /// What is known of the jobs it waits for, where that was looked up.
+    pub prospects: Option<Vec<(Dependency, Prospect)>>,
+    /// Whether it has a slot of its concurrency key.
+    pub slot: KeySlot,
+}
+
+/// A job's slot among those of its concurrency key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeySlot {
+    /// It was not asked for.
+    #[default]
+    Unasked,
+    /// The job has it.
+    Taken,
+    /// As many jobs of the key run as may.
+    Full,
 }
 
 /// What to do with a delivery.
@@ -37,6 +59,12 @@ pub struct Delivered {
 pub enum OnDelivery {
     /// Write this record where the revision still is the one decided upon; then run the job.
     Run(Box<Record>),
+    /// Look up what became of these jobs, and decide again.
+    Look(Vec<Dependency>),
+    /// Ask for a slot of the job's concurrency key, and decide again.
+    TakeSlot,
+    /// Have whoever ends what it waits for release it, write this record, acknowledge.
+    Park(Box<Record>),
     /// The job has ended: complete what a crash may have left undone, acknowledge.
     Absorb,
     /// Another message of a job that runs by its own: acknowledge.
@@ -57,6 +85,7 @@ pub fn on_delivery(
     envelope: &Envelope,
     delivered: &Delivered,
 ) -> OnDelivery {
+    let record_is_awaited = record.is_some_and(|record| record.dependents);
     let fresh = || {
         let mut record = Record::new(
             delivered.job_id.clone(),
@@ -65,9 +94,14 @@ pub fn on_delivery(
             delivered.enqueue_time,
         );
         record.labels.clone_from(&envelope.labels);
+        record.dependents = record_is_awaited;
         record
     };
-    let mut next = record.cloned().unwrap_or_else(fresh);
+    // a placeholder knows nothing of the job but that others wait for it
+    let mut next = record
+        .filter(|record| !record.placeholder)
+        .cloned()
+        .unwrap_or_else(fresh);
     if next.state.is_terminal() {
         return OnDelivery::Absorb;
     }
@@ -116,11 +150,21 @@ pub fn on_delivery(
         State::Retrying => {
             if let Some(due) = next.next_attempt_at
                 && delivered.now < due
+                && !next.cancel_requested
             {
                 return OnDelivery::Hold(due);
             }
         }
         _ => {}
+    }
+    if next.cancel_requested || delivered.cancel_asked {
+        end(
+            &mut next,
+            State::Cancelled,
+            Some(Reason::Cancelled),
+            delivered.now,
+        );
+        return OnDelivery::End(Box::new(next));
     }
     // a job that has begun is seen through: expiry is for those that have not
     if next.attempt == 0
@@ -131,7 +175,29 @@ pub fn on_delivery(
         end(&mut next, State::Expired, None, delivered.now);
         return OnDelivery::End(Box::new(next));
     }
+    if let Some(first) = wait_for_dependencies(&mut next, envelope, delivered) {
+        return first;
+    }
+    if envelope.concurrency_key.is_some() {
+        match delivered.slot {
+            KeySlot::Unasked => return OnDelivery::TakeSlot,
+            KeySlot::Taken => {}
+            KeySlot::Full => {
+                wait(
+                    &mut next,
+                    Waits {
+                        dependencies: Vec::new(),
+                        concurrency_key: envelope.concurrency_key.clone(),
+                        since: delivered.now,
+                        until: None,
+                    },
+                );
+                return OnDelivery::Park(Box::new(next));
+            }
+        }
+    }
     next.state = State::Running;
+    next.waits = None;
     next.attempt += 1;
     next.worker_id = Some(delivered.worker_id.clone());
     next.lease = Some(Lease {
@@ -149,6 +215,64 @@ pub fn on_delivery(
     next.stdout = None;
     next.stderr = None;
     OnDelivery::Run(Box::new(next))
+}
+
+/// What dependencies that are still to end mean for a job that has not begun; none where they
+/// are met.
+fn wait_for_dependencies(
+    next: &mut Record,
+    envelope: &Envelope,
+    delivered: &Delivered,
+) -> Option<OnDelivery> {
+    if next.dependencies_met || envelope.depends_on.is_empty() {
+        return None;
+    }
+    let before = next.waits.take();
+    let Some(known) = &delivered.prospects else {
+        let open = before.map_or_else(|| envelope.depends_on.clone(), |waits| waits.dependencies);
+        return Some(OnDelivery::Look(open));
+    };
+    let until = before.as_ref().and_then(|waits| waits.until);
+    let is_late = until.is_some_and(|until| delivered.now >= until);
+    match weigh(known, is_late) {
+        Weighed::Met => {
+            next.dependencies_met = true;
+            None
+        }
+        Weighed::Impossible(why) => {
+            next.error = Some(why);
+            end(next, State::Failed, Some(Reason::Dependency), delivered.now);
+            Some(OnDelivery::End(Box::new(next.clone())))
+        }
+        Weighed::Open { open, unrecorded } => {
+            let timeout = envelope
+                .dependency_timeout
+                .map_or(DEPENDENCY_TIMEOUT, |span| span.0);
+            let until = match until {
+                Some(until) if !is_late => Some(until),
+                _ => unrecorded.then(|| later(delivered.now, timeout)),
+            };
+            wait(
+                next,
+                Waits {
+                    dependencies: open,
+                    concurrency_key: None,
+                    since: before.map_or(delivered.now, |waits| waits.since),
+                    until,
+                },
+            );
+            Some(OnDelivery::Park(Box::new(next.clone())))
+        }
+    }
+}
+
+fn wait(record: &mut Record, waits: Waits) {
+    record.state = State::Waiting;
+    record.waits = Some(waits);
+    record.worker_id = None;
+    record.lease = None;
+    record.finished_at = None;
+    record.next_attempt_at = None;
 }
 
 /// How an attempt's first process ended.
@@ -314,12 +438,14 @@ pub fn result_ttl(envelope: Option<&Envelope>, default: Duration) -> Option<Dura
     (!asked.is_zero()).then(|| asked.max(RECORD_TTL_MIN))
 }
 
-fn end(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
+pub(super) fn end(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
     record.state = state;
     record.reason = reason;
     record.lease = None;
     record.finished_at = Some(now);
     record.next_attempt_at = None;
+    record.waits = None;
+    record.placeholder = false;
 }
 
 fn back_to_queue(record: &mut Record) {
@@ -344,7 +470,6 @@ fn later(now: Timestamp, wait: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_ms(1_800_000_000_000 + seconds * 1_000).unwrap()
@@ -360,6 +485,9 @@ mod tests {
             worker_id: worker.to_owned(),
             now: at(now),
             crashes_max: 3,
+            cancel_asked: false,
+            prospects: None,
+            slot: KeySlot::Unasked,
         }
     }
 
@@ -508,92 +636,66 @@ mod tests {
         assert_eq!(result_ttl(Some(&envelope), default), None);
     }
 
-    fn any_end() -> impl Strategy<Value = AttemptEnd> {
-        prop_oneof![
-            (0..4_i32).prop_map(AttemptEnd::Exited),
-            Just(AttemptEnd::Exited(75)),
-            Just(AttemptEnd::Signalled(9)),
-            Just(AttemptEnd::TimedOut),
-            Just(AttemptEnd::OutOfMemory),
-            any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
-            Just(AttemptEnd::Drained),
-            Just(AttemptEnd::Lost),
-            Just(AttemptEnd::Cancelled),
-        ]
+    #[test]
+    fn dependencies_are_looked_up_before_anything_else() {
+        let mut envelope = job(0);
+        envelope.depends_on = vec![Dependency {
+            job: JobId::new("first").unwrap(),
+            on: crate::envelope::Condition::Success,
+        }];
+        let mut facts = delivered(7, "w", 1);
+        let OnDelivery::Look(open) = on_delivery(None, &envelope, &facts) else {
+            panic!("not looked up");
+        };
+        facts.prospects = Some(vec![(open[0].clone(), Prospect::Missing)]);
+        let OnDelivery::Park(parked) = on_delivery(None, &envelope, &facts) else {
+            panic!("not parked");
+        };
+        assert_eq!(parked.state, State::Waiting);
+        let waits = parked.waits.clone().unwrap();
+        assert_eq!(waits.until, Some(at(1 + 24 * 3_600)));
+        // once it is there, nothing is missing any more
+        facts.prospects = Some(vec![(open[0].clone(), Prospect::Alive)]);
+        facts.now = at(1 + 24 * 3_600);
+        let OnDelivery::Park(parked) = on_delivery(Some(&parked), &envelope, &facts) else {
+            panic!("not parked");
+        };
+        assert_eq!(parked.waits.as_ref().unwrap().until, None);
+        facts.prospects = Some(vec![(open[0].clone(), Prospect::Ended(State::Succeeded))]);
+        let record = claimed(Some(&parked), &envelope, &facts);
+        assert!(record.dependencies_met && record.waits.is_none());
     }
 
-    proptest! {
-        /// A walk through deliveries, deaths, ends and cancels: attempts stay within their
-        /// limits, a cancel is never lost, and nothing leaves a terminal state.
-        #[test]
-        fn every_walk_keeps_the_rules(
-            max_retries in 0_u32..4,
-            steps in proptest::collection::vec((0_u8..4, any_end(), 0_u64..3), 1..60),
-        ) {
-            let envelope = job(max_retries);
-            let mut record: Option<Box<Record>> = None;
-            let mut cancelled = false;
-            for (now, (kind, end, sequence)) in steps.into_iter().enumerate() {
-                let now = now as i64 * 1_000;
-                let before = record.clone();
-                match (kind, record.as_ref().map(|r| r.state)) {
-                    (0 | 1, _) => match on_delivery(record.as_deref(), &envelope, &delivered(sequence, "w", now)) {
-                        OnDelivery::Run(next) => {
-                            if let Some(before) = &before {
-                                prop_assert!(!before.state.is_terminal());
-                                prop_assert!(next.attempt > before.attempt);
-                            }
-                            record = Some(next);
-                        }
-                        OnDelivery::End(next) => {
-                            prop_assert!(next.state.is_terminal());
-                            record = Some(next);
-                        }
-                        OnDelivery::Absorb => prop_assert!(before.unwrap().state.is_terminal()),
-                        OnDelivery::Surplus => {
-                            let before = before.unwrap();
-                            prop_assert_eq!(before.state, State::Running);
-                            prop_assert!(before.lease.unwrap().sequence != sequence);
-                        }
-                        OnDelivery::Superseded => {
-                            prop_assert!(false, "every delivery here is as late as the last");
-                        }
-                        OnDelivery::Hold(_) => prop_assert_eq!(before.unwrap().state, State::Retrying),
-                    },
-                    (2, Some(State::Running)) => {
-                        let running = record.take().unwrap();
-                        let crashes = running.crashes;
-                        let next = match end_attempt(running, &envelope, &attempt(end.clone(), now)) {
-                            OnEnd::Ended { record, .. } => {
-                                prop_assert!(record.state.is_terminal());
-                                record
-                            }
-                            OnEnd::Retry { record, due } => {
-                                prop_assert!(due >= at(now));
-                                prop_assert!(record.attempt - record.crashes <= max_retries);
-                                record
-                            }
-                            OnEnd::HandBack { record } => record,
-                        };
-                        prop_assert!(next.lease.is_none());
-                        prop_assert!(next.crashes <= crashes + 1);
-                        if cancelled && end != AttemptEnd::Exited(0) {
-                            prop_assert_eq!(next.state, State::Cancelled);
-                        }
-                        record = Some(next);
-                    }
-                    (3, Some(State::Running)) => {
-                        record.as_mut().unwrap().cancel_requested = true;
-                        cancelled = true;
-                    }
-                    _ => {}
-                }
-                if let Some(record) = &record {
-                    prop_assert!(record.attempt <= max_retries + 1 + record.crashes);
-                    prop_assert!(record.crashes <= 3);
-                    prop_assert_eq!(record.lease.is_some(), record.state == State::Running);
-                }
-            }
-        }
+    #[test]
+    fn a_placeholder_gives_way_and_keeps_its_mark() {
+        let mut placeholder = Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("other").unwrap(),
+            State::Queued,
+            at(0),
+        );
+        placeholder.placeholder = true;
+        placeholder.dependents = true;
+        let record = claimed(Some(&placeholder), &job(0), &delivered(7, "w", 1));
+        assert!(record.dependents && !record.placeholder);
+        assert_eq!(record.queue.as_str(), "q");
+    }
+
+    #[test]
+    fn a_job_without_a_slot_waits() {
+        let mut envelope = job(0);
+        envelope.concurrency_key = Some("k".to_owned());
+        let mut facts = delivered(7, "w", 1);
+        assert!(matches!(
+            on_delivery(None, &envelope, &facts),
+            OnDelivery::TakeSlot
+        ));
+        facts.slot = KeySlot::Full;
+        assert!(matches!(
+            on_delivery(None, &envelope, &facts),
+            OnDelivery::Park(record) if record.state == State::Waiting
+        ));
+        facts.slot = KeySlot::Taken;
+        assert_eq!(claimed(None, &envelope, &facts).state, State::Running);
     }
 }

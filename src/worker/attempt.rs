@@ -7,17 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::execution::{fill, judge, run_command};
 use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
-use super::{Options, Report, command, now};
+use super::{Options, Report, command, now, park};
 use crate::broker::{Broker, BrokerError, Delivery, NewJob};
 use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
 use crate::lifecycle::{
-    self, Attempt, AttemptEnd, Delivered, OnDelivery, OnEnd, end_attempt, on_delivery,
+    self, Attempt, AttemptEnd, Delivered, KeySlot, OnCancel, OnDelivery, OnEnd, end_attempt,
+    on_cancel, on_delivery,
 };
 use crate::runner::{Runner, StopReason, Stopped};
 
@@ -72,7 +74,7 @@ pub(super) async fn run(
 }
 
 /// A slot, given back once.
-struct Slot<'a> {
+pub(super) struct Slot<'a> {
     reports: &'a mpsc::Sender<Report>,
     taken: bool,
 }
@@ -91,19 +93,13 @@ async fn deliver(
     delivery: &Delivery,
     slot: &mut Slot<'_>,
 ) -> (JobId, Done) {
+    if delivery.is_wake() {
+        return park::wake(context, hold, delivery, slot).boxed().await;
+    }
     let parsed = Envelope::parse(&delivery.payload);
     let (job_id, id_problem) = name_job(delivery, parsed.as_ref().ok());
     hold.set_job_id(&job_id);
-    let facts = Delivered {
-        job_id: job_id.clone(),
-        queue: delivery.queue.clone(),
-        sequence: delivery.sequence,
-        delivery: delivery.delivery,
-        enqueue_time: delivery.enqueue_time,
-        worker_id: context.worker_id.clone(),
-        now: now(),
-        crashes_max: context.options.crashes_max,
-    };
+    let facts = facts(context, delivery, job_id.clone());
     let checked = parsed.and_then(|envelope| match id_problem {
         Some(invalid) => Err(invalid),
         None => command::check_policy(&envelope, &context.options).map(|()| envelope),
@@ -113,6 +109,23 @@ async fn deliver(
         Err(invalid) => Box::pin(reject(context, hold, delivery, &facts, &invalid)).await,
     };
     (job_id, done)
+}
+
+/// What a delivery is decided by.
+pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId) -> Delivered {
+    Delivered {
+        job_id,
+        queue: delivery.queue.clone(),
+        sequence: delivery.sequence,
+        delivery: delivery.delivery,
+        enqueue_time: delivery.enqueue_time,
+        worker_id: context.worker_id.clone(),
+        now: now(),
+        crashes_max: context.options.crashes_max,
+        cancel_asked: false,
+        prospects: None,
+        slot: KeySlot::Unasked,
+    }
 }
 
 /// The job's name: from the envelope, the subject, the producer's message id, or its place.
@@ -175,10 +188,26 @@ async fn reject(
         attach_envelope(context, &mut record, delivery).await;
     }
     let ttl = lifecycle::result_ttl(None, context.options.result_ttl);
-    let written = persist(hold, || context.broker.write_record(&record, 0, ttl)).await;
-    match written {
-        Ok(_) | Err(BrokerError::Conflict) => {}
-        Err(_) => return Done::Lost,
+    let mut revision = 0;
+    loop {
+        match persist(hold, || context.broker.write_record(&record, revision, ttl)).await {
+            Ok(_) => break,
+            Err(BrokerError::Conflict) => {}
+            Err(_) => return Done::Lost,
+        }
+        match persist(hold, || context.broker.read_record(&facts.job_id)).await {
+            // nothing but a sign that others wait for it
+            Ok((Some(present), at)) if present.placeholder => {
+                record.dependents = true;
+                revision = at;
+            }
+            Ok((None, at)) => revision = at,
+            Ok((Some(_), _)) | Err(BrokerError::Unreadable(_)) => break,
+            Err(_) => return Done::Lost,
+        }
+    }
+    if park::release(context, hold, &record, None).await.is_err() {
+        return Done::Lost;
     }
     if persist(hold, || async { hold.delivery().ack().await })
         .await
@@ -189,7 +218,7 @@ async fn reject(
     Done::Recorded(Box::new(record))
 }
 
-async fn execute(
+pub(super) async fn execute(
     context: &AttemptContext,
     hold: &Hold,
     delivery: &Delivery,
@@ -252,13 +281,18 @@ async fn claim(
     facts: &mut Delivered,
 ) -> Claim {
     // a first delivery has no record yet, as a rule: claiming without looking saves a round trip
+    let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
     let mut known: Option<(Option<Box<Record>>, u64)> =
-        (delivery.delivery == 1).then_some((None, 0));
+        (delivery.delivery == 1 && !may_have_waited).then_some((None, 0));
     let mut pause = PAUSE_FIRST;
     loop {
-        if hold.stop_asked().is_some() {
-            let _ = Box::pin(hold.delivery().hand_back()).await;
-            return Claim::Done(Done::HandedBack);
+        match hold.stop_asked() {
+            None => {}
+            Some(StopReason::Cancel) => facts.cancel_asked = true,
+            Some(_) => {
+                let _ = Box::pin(hold.delivery().hand_back()).await;
+                return Claim::Done(Done::HandedBack);
+            }
         }
         let (present, revision) = match known.take() {
             Some(known) => known,
@@ -280,10 +314,23 @@ async fn claim(
         }
         facts.now = now();
         match on_delivery(present.as_deref(), envelope, facts) {
+            // by a message of its own, which holds the envelope for as long as it takes
+            OnDelivery::Run(_) | OnDelivery::TakeSlot if delivery.is_wake() => {
+                let released = persist(hold, || context.broker.release(&facts.job_id));
+                if Box::pin(released).await.is_err() {
+                    return Claim::Done(Done::Lost);
+                }
+                return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
+            }
             OnDelivery::Run(record) => {
                 match context.broker.write_record(&record, revision, None).await {
-                    Ok(revision) => return Claim::Ours(record, revision),
-                    Err(BrokerError::Conflict) => {}
+                    Ok(revision) => {
+                        if may_have_waited {
+                            Box::pin(park::forget(context, envelope, present.as_deref())).await;
+                        }
+                        return Claim::Ours(record, revision);
+                    }
+                    Err(BrokerError::Conflict) => facts.prospects = None,
                     Err(error) => {
                         tracing::warn!(job_id = %facts.job_id, "cannot claim: {error}");
                         if hold.is_lost(Instant::now()) {
@@ -294,19 +341,47 @@ async fn claim(
                     }
                 }
             }
+            OnDelivery::Look(open) => {
+                let is_late = is_late(present.as_deref(), facts);
+                let look = park::look(context, hold, &facts.job_id, open, is_late).boxed();
+                let Ok(prospects) = look.await else {
+                    return Claim::Done(Done::Lost);
+                };
+                facts.prospects = Some(prospects);
+                known = Some((present, revision));
+            }
+            OnDelivery::TakeSlot => {
+                let Ok(slot) = Box::pin(park::take_slot(context, hold, envelope, facts)).await
+                else {
+                    return Claim::Done(Done::Lost);
+                };
+                facts.slot = slot;
+                known = Some((present, revision));
+            }
+            OnDelivery::Park(record) => {
+                let parking = park::park(context, hold, delivery, envelope, record, revision);
+                match parking.boxed().await {
+                    Ok(park::Parked::Waits) => {
+                        return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
+                    }
+                    Ok(park::Parked::LookAgain) => {
+                        facts.prospects = None;
+                        facts.slot = KeySlot::Unasked;
+                    }
+                    Err(_) => return Claim::Done(Done::Lost),
+                }
+            }
             OnDelivery::End(record) => return Claim::Ended(record, revision),
             OnDelivery::Superseded => return Claim::Done(Done::Lost),
             OnDelivery::Surplus => {
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
             }
             OnDelivery::Absorb => {
-                let failed = present.filter(|record| record.state == State::Failed);
-                if let Some(record) = failed
-                    && Box::pin(keep(context, hold, delivery, &record))
-                        .await
-                        .is_err()
-                {
-                    return Claim::Done(Done::Lost);
+                if let Some(record) = present {
+                    let completed = complete(context, hold, delivery, envelope, &record);
+                    if Box::pin(completed).await.is_err() {
+                        return Claim::Done(Done::Lost);
+                    }
                 }
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
             }
@@ -320,6 +395,27 @@ async fn claim(
             }
         }
     }
+}
+
+/// Does once more what a crash after a job's end may have left undone.
+async fn complete(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    envelope: &Envelope,
+    record: &Record,
+) -> Result<(), BrokerError> {
+    if record.state == State::Failed {
+        keep(context, hold, delivery, record).await?;
+    }
+    park::release(context, hold, record, Some(envelope)).await
+}
+
+/// Whether a job that waits has done so for as long as a dependency may be missing.
+pub(super) fn is_late(record: Option<&Record>, facts: &Delivered) -> bool {
+    record
+        .and_then(|record| record.waits.as_ref()?.until)
+        .is_some_and(|until| facts.now >= until)
 }
 
 /// Whether a record is this very delivery's own claim.
@@ -369,34 +465,38 @@ async fn settle(
     next: OnEnd,
     revision: u64,
 ) -> Done {
+    let ttl = lifecycle::result_ttl(Some(envelope), context.options.result_ttl);
     match next {
-        OnEnd::Ended {
-            mut record,
-            keep: kept,
-        } => {
-            if kept
-                && Box::pin(keep(context, hold, delivery, &record))
-                    .await
-                    .is_err()
-            {
-                return Done::Lost;
-            }
-            attach_envelope(context, &mut record, delivery).await;
-            let ttl = lifecycle::result_ttl(Some(envelope), context.options.result_ttl);
-            if write(context, hold, &mut record, revision, ttl)
-                .await
-                .is_err()
-            {
-                return Done::Lost;
-            }
-            acknowledge(hold, Done::Recorded(record)).await
+        OnEnd::Ended { record, keep } => {
+            let ending = Ending {
+                record,
+                keep,
+                revision,
+                ttl,
+            };
+            end(context, hold, delivery, envelope, ending).await
         }
         OnEnd::Retry { mut record, due } => {
-            if write(context, hold, &mut record, revision, None)
+            let Ok(revision) = write(context, hold, &mut record, revision, None).await else {
+                return Done::Lost;
+            };
+            if record.cancel_requested {
+                let cancelled =
+                    Box::pin(cancel(context, hold, delivery, envelope, record, revision));
+                return cancelled.await;
+            }
+            if park::release(context, hold, &record, Some(envelope))
                 .await
                 .is_err()
             {
                 return Done::Lost;
+            }
+            let wait = (due.0 - now().0).to_std().unwrap_or_default();
+            if wait < SHORT_WAIT_MAX {
+                // shorter than the server can hold a message: it comes back when it is handed back
+                tokio::time::sleep(wait).await;
+                let _ = hold.delivery().hand_back().await;
+                return Done::Recorded(record);
             }
             let (job_id, queue) = (record.job_id.clone(), record.queue.clone());
             let job = NewJob::chosen(job_id, queue, delivery.payload.clone());
@@ -411,12 +511,15 @@ async fn settle(
             acknowledge(hold, Done::Recorded(record)).await
         }
         OnEnd::HandBack { mut record } => {
-            if write(context, hold, &mut record, revision, None)
-                .await
-                .is_err()
-            {
+            let Ok(revision) = write(context, hold, &mut record, revision, None).await else {
                 return Done::Lost;
+            };
+            if record.cancel_requested {
+                let cancelled =
+                    Box::pin(cancel(context, hold, delivery, envelope, record, revision));
+                return cancelled.await;
             }
+            let _ = park::release(context, hold, &record, Some(envelope)).await;
             // without this word it comes back by itself, only later
             let _ = hold.delivery().hand_back().await;
             Done::HandedBack
@@ -424,12 +527,79 @@ async fn settle(
     }
 }
 
+/// Up to this long a retry is held by the worker: the server fires a held message a quarter of a
+/// second after it was stored at the earliest.
+const SHORT_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// A job's end, to be carried out.
+struct Ending {
+    record: Box<Record>,
+    keep: bool,
+    revision: u64,
+    ttl: Option<Duration>,
+}
+
+/// Records a job's end, and acknowledges it: what the failed stream keeps goes before, what
+/// waits for the job after.
+async fn end(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    envelope: &Envelope,
+    ending: Ending,
+) -> Done {
+    let mut record = ending.record;
+    if ending.keep
+        && Box::pin(keep(context, hold, delivery, &record))
+            .await
+            .is_err()
+    {
+        return Done::Lost;
+    }
+    attach_envelope(context, &mut record, delivery).await;
+    if write(context, hold, &mut record, ending.revision, ending.ttl)
+        .await
+        .is_err()
+    {
+        return Done::Lost;
+    }
+    if park::release(context, hold, &record, Some(envelope))
+        .await
+        .is_err()
+    {
+        return Done::Lost;
+    }
+    acknowledge(hold, Done::Recorded(record)).await
+}
+
+/// Ends a job that was not to run again because someone asked for that while it was being
+/// recorded.
+async fn cancel(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    envelope: &Envelope,
+    record: Box<Record>,
+    revision: u64,
+) -> Done {
+    let OnCancel::End(record) = on_cancel(record, now()) else {
+        return Done::Lost;
+    };
+    let ending = Ending {
+        record,
+        keep: false,
+        revision,
+        ttl: lifecycle::result_ttl(Some(envelope), context.options.result_ttl),
+    };
+    end(context, hold, delivery, envelope, ending).await
+}
+
 fn later(facts: &Delivered, delivery: &Delivery) -> NewJob {
     let (job_id, queue) = (facts.job_id.clone(), facts.queue.clone());
     NewJob::chosen(job_id, queue, delivery.payload.clone())
 }
 
-async fn acknowledge(hold: &Hold, done: Done) -> Done {
+pub(super) async fn acknowledge(hold: &Hold, done: Done) -> Done {
     match persist(hold, || async { hold.delivery().ack().await }).await {
         // it is recorded all the same: the message will come again and be absorbed
         Ok(()) | Err(_) => done,

@@ -12,8 +12,6 @@ fn unsupported(envelope: &Envelope) -> Option<&'static str> {
     [
         ("function", envelope.function.is_some()),
         ("runner", envelope.runner.is_some()),
-        ("depends_on", !envelope.depends_on.is_empty()),
-        ("concurrency_key", envelope.concurrency_key.is_some()),
         ("requires", !envelope.requires.is_empty()),
     ]
     .into_iter()
@@ -184,11 +182,11 @@ mod tests {
     #[test]
     fn what_cannot_be_honoured_is_refused() {
         let options = Options::new(Vec::new(), 1);
-        let envelope = Envelope::parse(br#"{"command":"x","depends_on":["a"]}"#).unwrap();
+        let envelope = Envelope::parse(br#"{"function":"module:name"}"#).unwrap();
         let invalid = check_policy(&envelope, &options).unwrap_err();
         assert_eq!(
             (invalid.reason, invalid.path.as_str()),
-            (RejectReason::NotAllowed, "depends_on")
+            (RejectReason::NotAllowed, "function")
         );
     }
 

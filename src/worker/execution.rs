@@ -227,6 +227,10 @@ pub(super) fn judge(context: &AttemptContext, ended: &Ended) -> Attempt {
                 _ => (AttemptEnd::Drained, None),
             }
         }
+        // what ends well although it was asked to stop has ended well: the record knows the wish
+        (End::Exited(code), Some(Stopped::Asked(StopReason::Cancel))) => {
+            (AttemptEnd::Exited(*code), None)
+        }
         (_, Some(Stopped::Asked(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
         (_, Some(Stopped::Timeout)) => (
             AttemptEnd::TimedOut,
@@ -272,6 +276,7 @@ pub(super) fn judge(context: &AttemptContext, ended: &Ended) -> Attempt {
 
 /// Puts what an attempt brought into its record.
 pub(super) fn fill(record: &mut Record, ended: Ended) {
+    record.cancel_requested |= ended.stopped == Some(Stopped::Asked(StopReason::Cancel));
     match ended.end {
         End::Exited(code) => record.exit_code = Some(code),
         End::Signalled(signal) => record.signal = Some(signal),

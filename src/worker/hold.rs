@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::Delivery;
-use crate::envelope::JobId;
+use crate::broker::{Broker, Delivery};
+use crate::envelope::{JobId, State};
 use crate::runner::{JobHandle, StopReason};
 
 /// A message in hand, shared by the task that works on it and the loop that renews it.
@@ -91,6 +91,31 @@ impl Hold {
             let until = asked_at + trusted(self.ack_wait);
             let mut inner = self.lock();
             inner.trusted_until = inner.trusted_until.max(until);
+        }
+    }
+
+    /// Stops a job that runs where its record says that someone wants it cancelled, or that
+    /// another worker has it.
+    pub(super) async fn check(&self, broker: &Broker, worker_id: &str) {
+        let job_id = {
+            let inner = self.lock();
+            if inner.handle.is_none() || inner.stop_asked.is_some() {
+                return;
+            }
+            inner.job_id.clone()
+        };
+        let Some(job_id) = job_id else { return };
+        let Ok((Some(record), _)) = broker.read_record(&job_id).await else {
+            return;
+        };
+        let is_elsewhere = record
+            .lease
+            .as_ref()
+            .is_some_and(|lease| lease.worker_id != worker_id);
+        if is_elsewhere {
+            self.stop(StopReason::LeaseLost, true);
+        } else if record.cancel_requested && record.state == State::Running {
+            self.stop(StopReason::Cancel, false);
         }
     }
 

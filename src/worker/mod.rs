@@ -11,6 +11,7 @@ mod execution;
 mod hold;
 mod lost;
 mod outcome;
+mod park;
 mod secrets;
 
 pub use demand::Order;
@@ -23,7 +24,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::broker::{Ask, Broker, BrokerError, Delivery, FeedEvent, Feeds};
+use crate::broker::{
+    Ask, Broker, BrokerError, Control, ControlCall, ControlRequest, Delivery, FeedEvent, Feeds,
+};
 use crate::envelope::{JobId, Limits, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
 use crate::runner::{Runner, StopReason, StreamKind};
 use attempt::AttemptContext;
@@ -178,6 +181,7 @@ pub async fn work(
             broker.names().worker_consumer()
         }
     };
+    let control = broker.open_control(&worker_id).await?;
     let feeds = broker.open_feeds(&options.queues, &consumer).await?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let started_at = now();
@@ -191,6 +195,7 @@ pub async fn work(
         }),
         demand: demand::Demand::default(),
         feeds,
+        control,
         reports,
         held: HashMap::new(),
         free: 0,
@@ -227,6 +232,8 @@ struct Worker {
     context: Arc<AttemptContext>,
     demand: demand::Demand,
     feeds: Feeds,
+    /// What others ask of this worker.
+    control: Control,
     reports: mpsc::Sender<Report>,
     /// What this worker holds, by queue and sequence of the message.
     held: HashMap<(QueueName, u64), Arc<Hold>>,
@@ -295,6 +302,7 @@ impl Worker {
                     }
                     self.gather();
                 }
+                call = self.control.next() => self.take_call(call),
                 event = self.feeds.next() => self.take_event(event),
                 () = until(drain_over) => {
                     drain_over = None;
@@ -408,6 +416,19 @@ impl Worker {
         }
     }
 
+    fn take_call(&self, call: ControlCall) {
+        let ControlRequest::Cancel(job_id) = &call.request;
+        let held = self
+            .held
+            .values()
+            .find(|hold| hold.job_id().as_ref() == Some(job_id));
+        if let Some(hold) = held {
+            hold.stop(StopReason::Cancel, false);
+        }
+        let has_it = held.is_some();
+        tokio::spawn(call.answer(has_it));
+    }
+
     fn take(&mut self, delivery: Delivery) {
         let key = (delivery.queue.clone(), delivery.sequence);
         if let Some(hold) = self.held.get(&key) {
@@ -433,7 +454,8 @@ impl Worker {
     }
 
     /// Tells the server of every job that work goes on, and gives up those it could not be told
-    /// of for too long.
+    /// of for too long. Whoever wants a job cancelled says so on its record: that is looked at
+    /// too, in case the word to this worker was lost.
     fn renew(&self) {
         let now = Instant::now();
         for hold in self.held.values() {
@@ -441,7 +463,11 @@ impl Worker {
                 hold.stop(StopReason::LeaseLost, true);
             } else {
                 let hold = Arc::clone(hold);
-                tokio::spawn(async move { hold.renew().await });
+                let context = Arc::clone(&self.context);
+                tokio::spawn(async move {
+                    hold.renew().await;
+                    hold.check(&context.broker, &context.worker_id).await;
+                });
             }
         }
     }

@@ -39,14 +39,15 @@ pub(super) async fn attach_envelope(
 }
 
 /// Writes an outcome where the hold is still this worker's, however often it takes. What does
-/// not fit a message goes to the object store first.
+/// not fit a message goes to the object store first. Returns the record's new revision; what
+/// others asked for meanwhile is in the record then.
 pub(super) async fn write(
     context: &AttemptContext,
     hold: &Hold,
     record: &mut Record,
     mut revision: u64,
     ttl: Option<Duration>,
-) -> Result<(), BrokerError> {
+) -> Result<u64, BrokerError> {
     let mut pause = PAUSE_FIRST;
     let mut shrunk = false;
     if !fits(context, record) {
@@ -54,7 +55,7 @@ pub(super) async fn write(
     }
     loop {
         match context.broker.write_record(record, revision, ttl).await {
-            Ok(_) => return Ok(()),
+            Ok(revision) => return Ok(revision),
             Err(BrokerError::Conflict) => {
                 let (present, at) =
                     Box::pin(persist(hold, || context.broker.read_record(&record.job_id))).await?;
@@ -65,7 +66,8 @@ pub(super) async fn write(
                 };
                 if same_outcome(&present, record) {
                     // an earlier write whose answer was lost
-                    return Ok(());
+                    record.dependents |= present.dependents;
+                    return Ok(at);
                 }
                 let still_ours = present.state == State::Running
                     && present.lease.as_ref().is_some_and(|lease| {
@@ -77,6 +79,7 @@ pub(super) async fn write(
                 }
                 // someone asked for something meanwhile: keep that, and write again
                 record.cancel_requested |= present.cancel_requested;
+                record.dependents |= present.dependents;
                 revision = at;
             }
             Err(BrokerError::TooLarge { .. }) if !shrunk => {

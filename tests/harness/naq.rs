@@ -280,6 +280,11 @@ impl Naq {
     }
 }
 
+/// A job's id.
+pub(crate) fn id(text: &str) -> JobId {
+    JobId::new(text).unwrap()
+}
+
 /// What was kept of an output, as text.
 pub(crate) fn text(output: Option<&naq::envelope::Output>) -> String {
     let Some(output) = output else {
@@ -438,6 +443,12 @@ impl Done {
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Done {
         assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    /// Asserts what stands on standard output.
+    pub(crate) fn prints(self, words: &str) -> Done {
+        assert!(self.stdout.contains(words), "no {words:?} in {self:#?}");
         self
     }
 

@@ -1,0 +1,169 @@
+//! What a job may wait for: other jobs, and how they have to end.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::names::JobId;
+
+/// The most jobs that one may depend on.
+pub const DEPENDENCIES_MAX: usize = 10_000;
+
+/// How a dependency has to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Well.
+    #[default]
+    Success,
+    /// In any way but well.
+    Failure,
+    /// In any way.
+    Finished,
+}
+
+impl Condition {
+    /// The condition as it stands in envelopes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Condition::Success => "success",
+            Condition::Failure => "failure",
+            Condition::Finished => "finished",
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Condition {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Condition, String> {
+        [Condition::Success, Condition::Failure, Condition::Finished]
+            .into_iter()
+            .find(|condition| condition.as_str() == text)
+            .ok_or_else(|| {
+                format!(
+                    "`{}` is not a condition; one of success, failure, finished",
+                    super::units::clip(text)
+                )
+            })
+    }
+}
+
+/// A job that has to end before another begins. On the wire its id alone, or an object with
+/// `job` and `on`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Dependency {
+    /// The job.
+    pub job: JobId,
+    /// How it has to end.
+    pub on: Condition,
+}
+
+impl Serialize for Dependency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.on == Condition::Success {
+            return self.job.serialize(serializer);
+        }
+        let mut object = serializer.serialize_struct("Dependency", 2)?;
+        object.serialize_field("job", &self.job)?;
+        object.serialize_field("on", &self.on)?;
+        object.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Dependency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Dependency, D::Error> {
+        struct DependencyVisitor;
+        impl<'de> Visitor<'de> for DependencyVisitor {
+            type Value = Dependency;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a job id, or an object with `job` and `on`")
+            }
+            fn visit_str<E: de::Error>(self, id: &str) -> Result<Dependency, E> {
+                Ok(Dependency {
+                    job: JobId::new(id).map_err(E::custom)?,
+                    on: Condition::default(),
+                })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Dependency, A::Error> {
+                #[derive(Deserialize)]
+                struct Object {
+                    job: JobId,
+                    #[serde(default)]
+                    on: Condition,
+                }
+                let object = Object::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Dependency {
+                    job: object.job,
+                    on: object.on,
+                })
+            }
+        }
+        deserializer.deserialize_any(DependencyVisitor)
+    }
+}
+
+impl JsonSchema for Dependency {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Dependency".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let job = generator.subschema_for::<JobId>();
+        schemars::json_schema!({"anyOf": [job, {
+            "type": "object",
+            "properties": {"job": job, "on": {"enum": ["success", "failure", "finished"]}},
+            "required": ["job"]
+        }]})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_and_the_shorter_written() {
+        let read: Vec<Dependency> = serde_json::from_str(
+            r#"["a", {"job": "b"}, {"job": "c", "on": "failure"}, {"job": "d", "on": "finished"}]"#,
+        )
+        .unwrap();
+        assert_eq!(
+            read.iter().map(|d| d.on).collect::<Vec<_>>(),
+            [
+                Condition::Success,
+                Condition::Success,
+                Condition::Failure,
+                Condition::Finished
+            ]
+        );
+        assert_eq!(
+            serde_json::to_string(&read).unwrap(),
+            r#"["a","b",{"job":"c","on":"failure"},{"job":"d","on":"finished"}]"#
+        );
+    }
+
+    #[test]
+    fn what_is_neither_is_refused() {
+        for text in [
+            r#"3"#,
+            r#"{"on":"success"}"#,
+            r#"{"job":"a","on":"soon"}"#,
+            r#""a.b""#,
+        ] {
+            assert!(serde_json::from_str::<Dependency>(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Cancelling a job in each of its states.
+
+use naq::envelope::{Reason, State};
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Naq, alive, eventually, id, text};
+use crate::harness::nats::TestServer;
+
+#[test]
+fn a_running_job_is_stopped_with_its_tree_and_who_waits_is_told() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let pid_file = naq.home().join("pid");
+    let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
+    naq.enqueue(&["--id", "long", "--", "sh", "-c", &script]);
+    naq.enqueue(&[
+        "--id",
+        "next",
+        "--depends-on",
+        "long=failure",
+        "--",
+        "echo",
+        "gone",
+    ]);
+    eventually("the child is there", || {
+        std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n'))
+    });
+    let child: i32 = std::fs::read_to_string(&pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let waiting = naq.cli(["wait", "long"]).spawn();
+    naq.cli(["cancel", "long"])
+        .run()
+        .succeeds()
+        .prints("being stopped");
+    assert_eq!(waiting.leave().code(), Some(1));
+    let record = naq.ended(&id("long"));
+    assert_eq!(
+        (record.state, record.reason),
+        (State::Cancelled, Some(Reason::Cancelled))
+    );
+    assert!(!alive(child));
+    assert_eq!(text(naq.ended(&id("next")).stdout.as_ref()), "gone\n");
+    naq.cli(["cancel", "long"])
+        .run()
+        .succeeds()
+        .prints("cancelled already");
+    naq.drained("default");
+}
+
+#[test]
+fn one_that_ends_well_all_the_same_has_succeeded() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let ready = naq.home().join("ready");
+    let script = format!(
+        "trap 'exit 0' TERM; touch {}; while :; do sleep 0.05; done",
+        ready.display()
+    );
+    naq.enqueue(&["--id", "graceful", "--", "sh", "-c", &script]);
+    eventually("it minds the signal", || ready.exists());
+    naq.cli(["cancel", "--wait", "graceful"]).run().succeeds();
+    let record = naq.ended(&id("graceful"));
+    assert_eq!(
+        (record.state, record.exit_code),
+        (State::Succeeded, Some(0))
+    );
+    assert!(record.cancel_requested);
+}
+
+#[test]
+fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.enqueue(&["--id", "queued", "--label", "a=b", "--", "true"]);
+    naq.cli(["cancel", "queued"])
+        .run()
+        .succeeds()
+        .prints("queued  cancelled");
+    let record = naq.ended(&id("queued"));
+    assert_eq!((record.state, record.attempt), (State::Cancelled, 0));
+    assert_eq!(record.labels.get("a").map(String::as_str), Some("b"));
+    assert!(record.envelope.is_some());
+    assert_eq!(naq.messages_left("default"), 0);
+
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&["--id", "waiting", "--depends-on", "ghost", "--", "true"]);
+    naq.wait_for(&id("waiting"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.cli(["cancel", "waiting"]).run().succeeds();
+    assert_eq!(naq.ended(&id("waiting")).state, State::Cancelled);
+
+    naq.enqueue(&[
+        "--id",
+        "retrying",
+        "--retries",
+        "1",
+        "--retry-delay",
+        "1h",
+        "--no-retry-jitter",
+        "--",
+        "false",
+    ]);
+    naq.wait_for(&id("retrying"), "retrying", |record| {
+        record.state == State::Retrying
+    });
+    naq.cli(["cancel", "retrying"]).run().succeeds();
+    assert_eq!(naq.ended(&id("retrying")).state, State::Cancelled);
+    naq.drained("default");
+
+    naq.cli(["cancel", "nobody"])
+        .run()
+        .exits(4)
+        .says(&["nobody"]);
+}
+
+#[test]
+fn a_job_whose_worker_is_dead_is_cancelled_once_its_lease_is_over() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
+    naq.enqueue(&["--id", "orphan", "--", "sleep", "1000"]);
+    naq.running(&id("orphan"));
+    worker.signal(Signal::SIGKILL);
+    worker.ends();
+    naq.cli(["cancel", "orphan"])
+        .run()
+        .succeeds()
+        .prints("has not answered");
+    let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
+    let record = naq.ended(&id("orphan"));
+    assert_eq!((record.state, record.attempt), (State::Cancelled, 1));
+}
+
+#[test]
+fn a_worker_that_missed_the_word_finds_it_on_the_record() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).ack_wait("2s").spawn();
+    naq.enqueue(&["--id", "deaf", "--", "sleep", "1000"]);
+    naq.running(&id("deaf"));
+    // the wish alone, as a client leaves it that dies before it tells the worker
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let (record, revision) = broker.read_record(&id("deaf")).await.unwrap();
+        let mut record = record.unwrap();
+        record.cancel_requested = true;
+        broker.write_record(&record, revision, None).await.unwrap();
+    });
+    assert_eq!(naq.ended(&id("deaf")).state, State::Cancelled);
+}

@@ -1,0 +1,321 @@
+//! Jobs that wait for others.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use naq::broker::NewJob;
+use naq::envelope::{QueueName, Reason, State};
+
+use crate::harness::naq::{Naq, id, text};
+use crate::harness::nats::TestServer;
+
+fn push(naq: &Naq, envelopes: impl IntoIterator<Item = (String, serde_json::Value)>) {
+    let queue = QueueName::new("default").unwrap();
+    naq.block_on(async {
+        let mut bulk = naq.client().bulk();
+        for (job, envelope) in envelopes {
+            let payload = serde_json::to_vec(&envelope).unwrap().into();
+            bulk.push(NewJob::chosen(id(&job), queue.clone(), payload))
+                .await
+                .unwrap();
+        }
+        bulk.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn a_job_runs_after_those_it_depends_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let log = naq.home().join("log");
+    let say = |word: &str| format!("echo {word} >> {}", log.display());
+    // the last one first: it is not there yet that it waits for
+    naq.enqueue(&[
+        "--id",
+        "c",
+        "--depends-on",
+        "a",
+        "--depends-on",
+        "b",
+        "--",
+        "sh",
+        "-c",
+        &say("c"),
+    ]);
+    let worker = naq.worker(&["default"]).concurrency(4).spawn();
+    naq.wait_for(&id("c"), "waiting", |record| record.state == State::Waiting);
+    naq.enqueue(&[
+        "--id",
+        "b",
+        "--depends-on",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        &say("b"),
+    ]);
+    naq.wait_for(&id("b"), "waiting", |record| record.state == State::Waiting);
+    naq.enqueue(&["--id", "a", "--", "sh", "-c", &say("a")]);
+    let record = naq.ended(&id("c"));
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "a\nb\nc\n");
+    naq.drained("default");
+    drop(worker);
+}
+
+#[test]
+fn one_that_can_no_longer_run_fails_and_so_do_its_dependents() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).concurrency(4).spawn();
+    naq.enqueue(&["--id", "third", "--depends-on", "second", "--", "true"]);
+    naq.enqueue(&["--id", "second", "--depends-on", "first", "--", "true"]);
+    naq.enqueue(&[
+        "--id",
+        "alarm",
+        "--depends-on",
+        "first=failure",
+        "--",
+        "echo",
+        "alarm",
+    ]);
+    naq.enqueue(&[
+        "--id",
+        "tidy",
+        "--depends-on",
+        "second=finished",
+        "--",
+        "echo",
+        "tidy",
+    ]);
+    naq.enqueue(&[
+        "--id",
+        "calm",
+        "--depends-on",
+        "third=failure",
+        "--depends-on",
+        "tidy",
+        "--",
+        "true",
+    ]);
+    naq.enqueue(&["--id", "first", "--", "false"]);
+    for (job, cause) in [("second", "first"), ("third", "second")] {
+        let record = naq.ended(&id(job));
+        assert_eq!(
+            (record.state, record.reason, record.attempt),
+            (State::Failed, Some(Reason::Dependency), 0)
+        );
+        assert!(record.error.unwrap().contains(cause));
+        naq.kept(&id(job));
+    }
+    for job in ["alarm", "tidy", "calm"] {
+        assert_eq!(naq.ended(&id(job)).state, State::Succeeded, "{job}");
+    }
+    assert_eq!(text(naq.ended(&id("alarm")).stdout.as_ref()), "alarm\n");
+    naq.drained("default");
+}
+
+#[test]
+fn one_that_has_ended_before_is_not_waited_for() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&["--id", "early", "--", "true"]);
+    naq.ended(&id("early"));
+    naq.enqueue(&["--id", "late", "--depends-on", "early", "--", "true"]);
+    assert_eq!(naq.ended(&id("late")).state, State::Succeeded);
+    naq.enqueue(&[
+        "--id",
+        "never",
+        "--depends-on",
+        "early=failure",
+        "--",
+        "true",
+    ]);
+    assert_eq!(naq.ended(&id("never")).reason, Some(Reason::Dependency));
+}
+
+#[test]
+fn a_missing_one_is_named_once_its_time_is_over() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&[
+        "--id",
+        "lonely",
+        "--depends-on",
+        "ghost",
+        "--dependency-timeout",
+        "300ms",
+        "--",
+        "true",
+    ]);
+    let record = naq.ended(&id("lonely"));
+    assert_eq!(record.reason, Some(Reason::Dependency));
+    let error = record.error.unwrap();
+    assert!(
+        error.contains("ghost") && error.contains("not enqueued in time"),
+        "{error}"
+    );
+    // who asks for the missing one is not told that there is such a job
+    naq.cli(["status", "ghost"]).run().exits(4);
+    naq.drained("default");
+}
+
+#[test]
+fn a_circle_is_found_out() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    for (job, on) in [("one", "three"), ("two", "one"), ("three", "two")] {
+        naq.enqueue(&[
+            "--id",
+            job,
+            "--depends-on",
+            on,
+            "--dependency-timeout",
+            "500ms",
+            "--",
+            "true",
+        ]);
+    }
+    let mut circular = 0;
+    for job in ["one", "two", "three"] {
+        let record = naq.ended(&id(job));
+        assert_eq!(record.reason, Some(Reason::Dependency), "{job}");
+        circular += usize::from(record.error.unwrap().contains("itself waits for this job"));
+    }
+    assert!(circular >= 1);
+    naq.drained("default");
+}
+
+#[test]
+fn a_dependency_that_is_only_queued_is_waited_for_on_and_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.enqueue(&["--queue", "slow", "--id", "slow-one", "--", "true"]);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&[
+        "--id",
+        "patient",
+        "--depends-on",
+        "slow-one",
+        "--dependency-timeout",
+        "300ms",
+        "--",
+        "true",
+    ]);
+    let first = naq.wait_for(&id("patient"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    let until = first.waits.unwrap().until.unwrap();
+    // past its time it is looked at, and given more
+    naq.wait_for(&id("patient"), "given more time", |record| {
+        record
+            .waits
+            .as_ref()
+            .and_then(|waits| waits.until)
+            .is_some_and(|next| next > until)
+    });
+    let _other = naq.worker(&["slow"]).spawn();
+    assert_eq!(naq.ended(&id("patient")).state, State::Succeeded);
+}
+
+#[test]
+fn a_fan_and_a_chain_of_hundreds_finish() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let fan = 300;
+    let job = |after: Vec<String>| serde_json::json!({"command": "true", "depends_on": after});
+    let leaves: Vec<String> = (0..fan).map(|at| format!("leaf-{at}")).collect();
+    push(&naq, [("join".to_owned(), job(leaves.clone()))]);
+    push(
+        &naq,
+        leaves
+            .iter()
+            .map(|leaf| (leaf.clone(), job(vec!["root".to_owned()]))),
+    );
+    let link = |at: usize| format!("link-{at}");
+    push(
+        &naq,
+        (1..100).rev().map(|at| (link(at), job(vec![link(at - 1)]))),
+    );
+    let _workers = [
+        naq.worker(&["default"]).concurrency(4).spawn(),
+        naq.worker(&["default"]).concurrency(4).spawn(),
+    ];
+    naq.wait_for(&id("join"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    push(
+        &naq,
+        [("root".to_owned(), job(vec![])), (link(0), job(vec![]))],
+    );
+    assert_eq!(naq.ended(&id("join")).state, State::Succeeded);
+    assert_eq!(naq.ended(&id(&link(99))).state, State::Succeeded);
+    naq.drained("default");
+}
+
+#[test]
+fn what_was_met_is_not_asked_for_again_by_a_retry() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&["--id", "base", "--", "true"]);
+    naq.enqueue(&[
+        "--id",
+        "top",
+        "--depends-on",
+        "base",
+        "--retries",
+        "2",
+        "--retry-delay",
+        "20ms",
+        "--",
+        "sh",
+        "-c",
+        "[ $NAQ_ATTEMPT = 3 ]",
+    ]);
+    let record = naq.ended(&id("top"));
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 3));
+    assert!(record.dependencies_met);
+}
+
+#[test]
+fn a_rejected_dependency_releases_who_waits_for_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.enqueue(&["--id", "after", "--depends-on", "broken", "--", "true"]);
+    naq.wait_for(&id("after"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.publish_to(
+        "default",
+        "naq.queue.default.broken",
+        b"{\"command\":".to_vec(),
+    );
+    assert_eq!(naq.ended(&id("broken")).state, State::Rejected);
+    assert_eq!(naq.ended(&id("after")).reason, Some(Reason::Dependency));
+}
+
+#[test]
+fn a_job_that_waits_for_itself_or_twice_is_refused() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["enqueue", "--id", "me", "--depends-on", "me", "--", "true"])
+        .run()
+        .exits(6)
+        .says(&["depends_on[0]", "itself"]);
+    naq.cli([
+        "enqueue",
+        "--depends-on",
+        "a",
+        "--depends-on",
+        "a=failure",
+        "--",
+        "true",
+    ])
+    .run()
+    .exits(6)
+    .says(&["depends_on[1]", "twice"]);
+}

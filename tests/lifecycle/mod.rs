@@ -1,0 +1,5 @@
+//! A job's life as a user sees it: dependencies, cancelling, slots of a key.
+
+mod cancel;
+mod dependencies;
+mod slots;

@@ -1,0 +1,180 @@
+//! `concurrency_key` and `concurrency_max`: how many jobs of a key run at once.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::path::Path;
+
+use naq::envelope::{JobId, State};
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Naq, eventually, id};
+use crate::harness::nats::TestServer;
+
+/// A job that notes how many of its kind run beside it.
+fn counted(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "touch {folder}/run-$NAQ_JOB_ID; ls {folder} | grep -c ^run- >> {folder}/seen; sleep 0.1; rm {folder}/run-$NAQ_JOB_ID"
+    )
+}
+
+fn most_at_once(folder: &Path) -> usize {
+    std::fs::read_to_string(folder.join("seen"))
+        .unwrap()
+        .lines()
+        .map(|line| line.trim().parse().unwrap())
+        .max()
+        .unwrap()
+}
+
+#[test]
+fn never_more_than_allowed_run_at_once_on_any_worker() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _workers = [
+        naq.worker(&["default"]).concurrency(4).spawn(),
+        naq.worker(&["default"]).concurrency(4).spawn(),
+    ];
+    let script = counted(naq.home());
+    let jobs: Vec<JobId> = (0..20)
+        .map(|_| {
+            naq.enqueue(&[
+                "--concurrency-key",
+                "licence",
+                "--concurrency-max",
+                "2",
+                "--",
+                "sh",
+                "-c",
+                &script,
+            ])
+        })
+        .collect();
+    // one without the key is not held up by them
+    let free = naq.enqueue(&["--", "true"]);
+    assert_eq!(naq.ended(&free).state, State::Succeeded);
+    for job in &jobs {
+        assert_eq!(naq.ended(job).state, State::Succeeded);
+    }
+    let most = most_at_once(naq.home());
+    assert!((1..=2).contains(&most), "{most} at once");
+    naq.drained("default");
+}
+
+#[test]
+fn a_slot_survives_its_worker_and_is_not_lost() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
+    let gate = naq.home().join("gate");
+    let script = format!("[ -e {} ] || sleep 1000", gate.display());
+    naq.enqueue(&[
+        "--id",
+        "holder",
+        "--concurrency-key",
+        "k",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    naq.running(&id("holder"));
+    naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
+    naq.wait_for(&id("second"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    worker.signal(Signal::SIGKILL);
+    worker.ends();
+    std::fs::write(&gate, "").unwrap();
+    let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
+    assert_eq!(naq.ended(&id("holder")).attempt, 2);
+    assert_eq!(naq.ended(&id("second")).state, State::Succeeded);
+}
+
+#[test]
+fn a_slot_of_a_job_that_vanished_is_taken_over() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
+    naq.enqueue(&[
+        "--id",
+        "holder",
+        "--concurrency-key",
+        "k",
+        "--",
+        "sleep",
+        "1000",
+    ]);
+    naq.running(&id("holder"));
+    worker.signal(Signal::SIGKILL);
+    worker.ends();
+    // neither a worker nor a message will ever end it
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let queue = naq::envelope::QueueName::new("default").unwrap();
+        broker
+            .remove_job_messages(&queue, &id("holder"))
+            .await
+            .unwrap();
+    });
+    let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
+    naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
+    assert_eq!(naq.ended(&id("second")).state, State::Succeeded);
+}
+
+#[test]
+fn a_job_that_waits_to_be_tried_again_leaves_its_slot_to_others() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).concurrency(2).spawn();
+    naq.enqueue(&[
+        "--id",
+        "flaky",
+        "--concurrency-key",
+        "k",
+        "--retries",
+        "1",
+        "--retry-delay",
+        "1h",
+        "--no-retry-jitter",
+        "--",
+        "false",
+    ]);
+    naq.wait_for(&id("flaky"), "retrying", |record| {
+        record.state == State::Retrying
+    });
+    naq.enqueue(&["--id", "other", "--concurrency-key", "k", "--", "true"]);
+    assert_eq!(naq.ended(&id("other")).state, State::Succeeded);
+    naq.cli(["cancel", "flaky"]).run().succeeds();
+}
+
+#[test]
+fn cancelling_one_that_waits_for_a_slot_lets_the_next_have_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).concurrency(3).spawn();
+    let gate = naq.home().join("gate");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+    naq.enqueue(&[
+        "--id",
+        "first",
+        "--concurrency-key",
+        "k",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
+    naq.running(&id("first"));
+    for job in ["second", "third"] {
+        naq.enqueue(&["--id", job, "--concurrency-key", "k", "--", "true"]);
+        naq.wait_for(&id(job), "waiting", |record| record.state == State::Waiting);
+    }
+    naq.cli(["cancel", "second"]).run().succeeds();
+    std::fs::write(&gate, "").unwrap();
+    eventually("the third has run", || {
+        naq.ended(&id("third")).state == State::Succeeded
+    });
+    assert_eq!(naq.ended(&id("second")).state, State::Cancelled);
+    naq.drained("default");
+}
