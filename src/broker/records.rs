@@ -123,8 +123,8 @@ impl Broker {
         match self.put(subject.clone(), headers(), payload.clone()).await {
             Err(BrokerError::Missing(_)) => {
                 // nobody has worked here yet
-                self.ensure_results().await?;
-                self.put(subject, headers(), payload).await
+                Box::pin(self.ensure_results()).await?;
+                Box::pin(self.put(subject, headers(), payload)).await
             }
             written => written,
         }

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
+use super::progress::Bars;
 use super::render;
 use super::session::Session;
 use crate::client::Client;
@@ -77,7 +78,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         let waiter = client.waiter(std::slice::from_ref(&job_id)).await?;
         queue.enqueue(&envelope).await?;
         let mut ended = None;
-        waiter.each(|record| ended = Some(record)).await?;
+        let mut bars = Bars::new();
+        waiter
+            .each_change(|record| {
+                bars.see(&record);
+                ended = Some(record);
+            })
+            .await?;
         let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
         return show(session, &client, &record).await;
     }

@@ -12,6 +12,7 @@ mod exit;
 mod job_options;
 mod list_workers;
 mod logs;
+mod progress;
 mod purge;
 mod queues;
 mod render;

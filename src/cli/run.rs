@@ -1,16 +1,18 @@
 //! `naq run`: enqueue, work and print in one process.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::exit::Failure;
 use super::job_options::JobOptions;
+use super::progress::Bars;
 use super::render;
 use super::session::Session;
 use super::worker_options::WorkerOptions;
-use crate::envelope::{JobId, QueueName, Record, State};
+use crate::envelope::{JobId, Progress, QueueName, Record, State};
 use crate::runner::StreamKind;
 use crate::worker::{self, Request};
 
@@ -55,7 +57,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     {
         std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
         std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
-        return finish(session, Some(record));
+        return finish(session, &record);
     }
     let ack_wait = session.settings().ack_wait;
     let consumer = broker
@@ -65,8 +67,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut worker = options.worker(session, vec![queue])?;
     worker.only_job = Some((job_id.clone(), consumer));
     worker.tap = Some(tap);
+    let (progress, said) = watch::channel(Progress::default());
+    worker.tap_progress = Some(progress);
+    let bars = Arc::new(Mutex::new(Bars::new()));
+    let showing = tokio::spawn(show(job_id.clone(), said, Arc::clone(&bars)));
     let printer = tokio::task::spawn_blocking(move || {
-        let printed = print(output);
+        let printed = print(output, &bars);
         if printed.is_err() {
             // nobody reads us any more: what a shell does to a pipeline's writer
             let _ = ask.send(Request::Cancel);
@@ -76,41 +82,58 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let summary = worker::work(broker.clone(), runner.clone(), worker, requests).await?;
     runner.shutdown().await;
     let printed = printer.await;
+    let _ = showing.await;
     let record = match summary.last_record {
-        Some(record) => Some(*record),
-        None => broker.read_record(&job_id).await?.0,
+        Some(record) if record.state.is_terminal() => *record,
+        // stopped before it began, or between two attempts
+        _ => {
+            let ttl = session.settings().default_result_ttl;
+            let cancelled = client.cancel(&job_id, render::now(), ttl).await?;
+            cancelled.record().clone()
+        }
     };
     if let Ok(Err(error)) = printed {
         return Err(error.into());
     }
-    finish(session, record)
+    finish(session, &record)
+}
+
+/// Shows how far the job is, until its worker has ended.
+async fn show(job: JobId, mut said: watch::Receiver<Progress>, bars: Arc<Mutex<Bars>>) {
+    while said.changed().await.is_ok() {
+        let progress = said.borrow_and_update().clone();
+        lock(&bars).show(&job, &progress);
+    }
+    lock(&bars).clear();
+}
+
+fn lock(bars: &Mutex<Bars>) -> MutexGuard<'_, Bars> {
+    bars.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Copies the job's output to ours.
-fn print(mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>) -> std::io::Result<()> {
+fn print(
+    mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>,
+    bars: &Mutex<Bars>,
+) -> std::io::Result<()> {
     while let Some((stream, bytes)) = output.blocking_recv() {
         // locked for one piece at a time: the log goes to standard error as well
-        match stream {
+        lock(bars).aside(|| match stream {
             StreamKind::Stdout => {
                 let mut stdout = std::io::stdout().lock();
                 stdout.write_all(&bytes)?;
-                stdout.flush()?;
+                stdout.flush()
             }
-            StreamKind::Stderr => std::io::stderr().write_all(&bytes)?,
-        }
+            StreamKind::Stderr => std::io::stderr().write_all(&bytes),
+        })?;
     }
     Ok(())
 }
 
 /// Says what is not to be seen from the output and the exit code.
-fn finish(session: &Session, record: Option<Record>) -> Result<u8, Failure> {
-    let Some(record) = record else {
-        return Err(Failure::general(
-            "the job was stopped before it began; it is still queued",
-        ));
-    };
+fn finish(session: &Session, record: &Record) -> Result<u8, Failure> {
     if session.json {
-        render::print_json(&record)?;
+        render::print_json(record)?;
         return Ok(record.shell_exit_code());
     }
     let told = match (record.state, &record.error) {

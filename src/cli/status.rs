@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use crate::envelope::{Envelope, JobId, Output, Record};
+use crate::envelope::{Condition, Envelope, JobId, Output, Record, Timestamp, Waits};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -27,7 +27,6 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 }
 
 fn print(record: &Record) -> std::io::Result<()> {
-    let row = |name: &str, value: String| render::print_line(format_args!("{name:<12} {value}"));
     let now = render::now();
     row("job", record.job_id.to_string())?;
     row("queue", record.queue.to_string())?;
@@ -77,6 +76,9 @@ fn print(record: &Record) -> std::io::Result<()> {
     if let Some(time) = record.next_attempt_at {
         row("due", time.to_string())?;
     }
+    if let Some(waits) = &record.waits {
+        print_waits(waits, now)?;
+    }
     if let Some(code) = record.exit_code {
         row("exit code", code.to_string())?;
     }
@@ -124,6 +126,37 @@ fn print(record: &Record) -> std::io::Result<()> {
         row("warning", render::escape(warning))?;
     }
     Ok(())
+}
+
+fn row(name: &str, value: String) -> std::io::Result<()> {
+    render::print_line(format_args!("{name:<12} {value}"))
+}
+
+/// What a waiting job waits for.
+fn print_waits(waits: &Waits, now: Timestamp) -> std::io::Result<()> {
+    const DEPENDENCIES_SHOWN_MAX: usize = 10;
+    for dependency in waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX) {
+        let on = match dependency.on {
+            Condition::Success => String::new(),
+            on => format!(" ({on})"),
+        };
+        row("waits for", format!("{}{on}", dependency.job))?;
+    }
+    let more = waits
+        .dependencies
+        .len()
+        .saturating_sub(DEPENDENCIES_SHOWN_MAX);
+    if more > 0 {
+        row("waits for", format!("{more} more"))?;
+    }
+    if let Some(key) = &waits.concurrency_key {
+        let key = render::clip(&render::escape(key), 80);
+        row("waits for", format!("a slot of the key {key}"))?;
+    }
+    row(
+        "waiting",
+        format!("{} so far", render::age(waits.since, now)),
+    )
 }
 
 fn describe(output: &Output) -> String {

@@ -1,6 +1,7 @@
 //! `naq wait`
 
 use super::exit::{Exit, Failure};
+use super::progress::Bars;
 use super::render;
 use super::session::Session;
 use crate::envelope::units::Span;
@@ -27,10 +28,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let mut all_well = true;
     let mut printed = Ok(());
-    let waiting = client.wait_each(&ids, |record| {
+    let mut bars = Bars::new();
+    let waiter = client.waiter(&ids).await?;
+    let waiting = waiter.each_change(|record| {
+        bars.see(&record);
+        if !record.state.is_terminal() {
+            return;
+        }
         all_well &= record.state == State::Succeeded;
         if printed.is_ok() {
-            printed = tell(session, &record);
+            printed = bars.aside(|| tell(session, &record));
         }
     });
     match args.timeout {

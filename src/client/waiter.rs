@@ -33,44 +33,58 @@ impl Waiter {
     ///
     /// # Errors
     /// [`ClientError::NoSuchJob`] for the first one there is none of.
-    pub async fn each(mut self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
+    pub async fn each(self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
+        self.each_change(|record| {
+            if record.state.is_terminal() {
+                tell(record);
+            }
+        })
+        .await
+    }
+
+    /// Waits until each has ended, telling of each change on the way: a start, progress, a retry,
+    /// the end. Of the end once; of anything else perhaps more often.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] for the first one there is none of.
+    pub async fn each_change(mut self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
         self.read_open(&mut tell).await?;
         while !self.open.is_empty() {
             match self.watch.next().await {
-                RecordEvent::Changed(stored) => {
-                    if stored.record.state.is_terminal() && self.open.remove(&stored.record.job_id)
-                    {
-                        tell(stored.record);
-                    }
-                }
+                RecordEvent::Changed(stored) => self.take(stored.record, &mut tell),
                 RecordEvent::Reread => self.read_open(&mut tell).await?,
             }
         }
         Ok(())
     }
 
+    fn take(&mut self, record: Record, tell: &mut impl FnMut(Record)) {
+        let is_open = if record.state.is_terminal() {
+            self.open.remove(&record.job_id)
+        } else {
+            self.open.contains(&record.job_id) && !record.placeholder
+        };
+        if is_open {
+            tell(record);
+        }
+    }
+
     async fn read_open(&mut self, tell: &mut impl FnMut(Record)) -> Result<(), ClientError> {
-        let client = &self.client;
-        let open: Vec<&JobId> = self
+        let client = self.client.clone();
+        let open: Vec<JobId> = self
             .order
             .iter()
             .filter(|job| self.open.contains(*job))
+            .cloned()
             .collect();
-        let mut ended = Vec::new();
         let mut reads = futures_util::stream::iter(open)
-            .map(|job| async move { client.fetch_job(job).await })
+            .map(|job| {
+                let client = client.clone();
+                async move { client.fetch_job(&job).await }
+            })
             .buffered(READS_AT_ONCE);
         while let Some(record) = reads.next().await {
-            let record = record?;
-            if record.state.is_terminal() {
-                ended.push(record);
-            }
-        }
-        drop(reads);
-        for record in ended {
-            if self.open.remove(&record.job_id) {
-                tell(record);
-            }
+            self.take(record?, tell);
         }
         Ok(())
     }

@@ -214,6 +214,12 @@ pub fn on_delivery(
     next.signal = None;
     next.stdout = None;
     next.stderr = None;
+    next.result = None;
+    next.result_object = None;
+    next.progress = None;
+    next.usage = None;
+    next.leaked = false;
+    next.warnings.clear();
     OnDelivery::Run(Box::new(next))
 }
 

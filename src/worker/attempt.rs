@@ -232,24 +232,24 @@ pub(super) async fn execute(
             let keep = record.state == State::Failed;
             (OnEnd::Ended { record, keep }, revision)
         }
-        Claim::Ours(mut record, revision) => {
+        Claim::Ours(mut record, mut revision) => {
             let attempt = match context.options.secrets.read(&envelope.secrets) {
                 Err(error) => not_started(context, error.to_string()),
                 Ok(secrets) => {
-                    let ended = Box::pin(run_command(
+                    let (ended, said) = Box::pin(run_command(
                         context,
                         hold,
                         delivery,
                         envelope,
                         &mut record,
-                        revision,
+                        &mut revision,
                         secrets,
                     ))
                     .await;
                     if matches!(ended.stopped, Some(Stopped::Asked(StopReason::LeaseLost))) {
                         return Done::Lost;
                     }
-                    let attempt = judge(context, &ended);
+                    let attempt = judge(context, &ended, &said);
                     fill(&mut record, ended);
                     attempt
                 }

@@ -1,9 +1,7 @@
-//! Running a job's command: its live output, what it says on the control channel, and what its
-//! end means.
+//! Running a job's command: its live output, and what its end means.
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -11,13 +9,11 @@ use super::attempt::AttemptContext;
 use super::command::{self, Identity};
 use super::hold::Hold;
 use super::now;
+use super::said::{Said, Saver};
 use crate::broker::{Delivery, LogChunk, Stdio};
 use crate::envelope::{Envelope, JobId, Output, Progress, Record, Usage};
 use crate::lifecycle::{Attempt, AttemptEnd};
-use crate::runner::{
-    Captured, ControlMessage, End, Ended, JobHandle, LiveChunk, LiveSink, StopReason, Stopped,
-    StreamKind,
-};
+use crate::runner::{Captured, End, Ended, LiveChunk, LiveSink, StopReason, Stopped, StreamKind};
 
 /// How many pieces of live output may wait for the network.
 const LIVE_CHUNKS_MAX: usize = 128;
@@ -34,9 +30,9 @@ pub(super) async fn run_command(
     delivery: &Delivery,
     envelope: &Envelope,
     record: &mut Record,
-    revision: u64,
+    revision: &mut u64,
     secrets: Vec<(String, String)>,
-) -> Ended {
+) -> (Ended, Said) {
     let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
     let options = &context.options;
     let sink = match options.tap {
@@ -46,7 +42,7 @@ pub(super) async fn run_command(
     let identity = Identity {
         worker_id: &context.worker_id,
         record: &*record,
-        fence: revision,
+        fence: *revision,
         traceparent: delivery.traceparent(),
     };
     let command = command::build(envelope, options, &identity, secrets, Some(sink));
@@ -61,23 +57,8 @@ pub(super) async fn run_command(
         allowance: Allowance::full(),
         dropped_bytes: 0,
     };
-    let ended = follow(&handle, &mut chunks, &mut live, record).await;
-    live.end().await;
-    if live.dropped_bytes > 0 {
-        record.warnings.push(format!(
-            "{} bytes of live output were not passed on, since they came too fast; what is kept here is not affected",
-            live.dropped_bytes
-        ));
-    }
-    ended
-}
-
-async fn follow(
-    handle: &JobHandle,
-    chunks: &mut mpsc::Receiver<LiveChunk>,
-    live: &mut Live<'_>,
-    record: &mut Record,
-) -> Ended {
+    let mut said = Said::default();
+    let mut saver = Saver::new(context, hold);
     let mut control_open = true;
     let ended = loop {
         tokio::select! {
@@ -85,18 +66,32 @@ async fn follow(
             ended = handle.wait() => break ended,
             Some(chunk) = chunks.recv() => live.publish(chunk).await,
             message = handle.control(), if control_open => match message {
-                Some(message) => take_control(record, &message),
+                Some(message) => {
+                    said.take(record, &message);
+                    saver.touch();
+                    live.tell(record.progress.as_ref());
+                }
                 None => control_open = false,
             },
+            () = saver.step(record, revision) => {}
         }
     };
+    // a write still under way names a revision that the outcome's ends
+    drop(saver);
     while let Ok(chunk) = chunks.try_recv() {
         live.publish(chunk).await;
     }
     for message in &ended.control {
-        take_control(record, message);
+        said.take(record, message);
     }
-    ended
+    live.end().await;
+    if live.dropped_bytes > 0 {
+        record.warnings.push(format!(
+            "{} bytes of live output were not passed on, since they came too fast; what is kept here is not affected",
+            live.dropped_bytes
+        ));
+    }
+    (ended, said)
 }
 
 /// Output on its way to whoever looks on.
@@ -163,6 +158,13 @@ impl Live<'_> {
         let _ = self.context.broker.publish_log(self.job_id, chunk).await;
     }
 
+    /// Shows progress to whoever sits before this process.
+    fn tell(&self, progress: Option<&Progress>) {
+        if let (Some(tap), Some(progress)) = (&self.context.options.tap_progress, progress) {
+            tap.send_replace(progress.clone());
+        }
+    }
+
     async fn end(&self) {
         if self.published {
             let end = LogChunk::End {
@@ -173,52 +175,8 @@ impl Live<'_> {
     }
 }
 
-/// Takes what a job says of itself. What is not understood is kept as a warning.
-fn take_control(record: &mut Record, message: &ControlMessage) {
-    const WARNINGS_MAX: usize = 32;
-    let mut warnings = Vec::new();
-    let raw = |value: &serde_json::Value| RawValue::from_string(value.to_string()).ok();
-    let object = &message.object;
-    for (key, value) in object {
-        match key.as_str() {
-            "progress" => match value
-                .as_f64()
-                .filter(|percent| (0.0..=100.0).contains(percent))
-            {
-                Some(percent) => {
-                    record.progress = Some(Progress {
-                        percent: Some(percent),
-                        message: object
-                            .get("message")
-                            .and_then(|text| text.as_str())
-                            .map(str::to_owned),
-                    });
-                }
-                None => warnings.push(format!("progress is not a number from 0 to 100: {value}")),
-            },
-            "message" => {
-                if !object.contains_key("progress") {
-                    record.progress.get_or_insert_default().message =
-                        value.as_str().map(str::to_owned);
-                }
-            }
-            "result" => record.result = raw(value),
-            "checkpoint" => record.checkpoint = raw(value),
-            other => warnings.push(format!(
-                "this version of naq does not know `{}` on the control channel",
-                other.chars().take(40).collect::<String>()
-            )),
-        }
-    }
-    for warning in warnings {
-        if record.warnings.len() < WARNINGS_MAX {
-            record.warnings.push(warning);
-        }
-    }
-}
-
 /// What an end means, in the words of the lifecycle.
-pub(super) fn judge(context: &AttemptContext, ended: &Ended) -> Attempt {
+pub(super) fn judge(context: &AttemptContext, ended: &Ended, said: &Said) -> Attempt {
     let (end, error) = match (&ended.end, ended.stopped) {
         (_, Some(Stopped::Asked(StopReason::Drain | StopReason::Abandoned))) => {
             // one that ended well before the signal reached it has ended well
@@ -267,7 +225,7 @@ pub(super) fn judge(context: &AttemptContext, ended: &Ended) -> Attempt {
     Attempt {
         end,
         error,
-        retry_after: None,
+        retry_after: said.retry_after,
         now: now(),
         random: rand::random(),
         crashes_max: context.options.crashes_max,

@@ -12,6 +12,7 @@ mod hold;
 mod lost;
 mod outcome;
 mod park;
+mod said;
 mod secrets;
 
 pub use demand::Order;
@@ -27,7 +28,9 @@ use tokio::time::Instant;
 use crate::broker::{
     Ask, Broker, BrokerError, Control, ControlCall, ControlRequest, Delivery, FeedEvent, Feeds,
 };
-use crate::envelope::{JobId, Limits, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
+use crate::envelope::{
+    JobId, Limits, Progress, QueueName, Record, Timestamp, WorkerInfo, WorkerState,
+};
 use crate::runner::{Runner, StopReason, StreamKind};
 use attempt::AttemptContext;
 use hold::Hold;
@@ -78,6 +81,8 @@ pub struct Options {
     pub only_job: Option<(JobId, String)>,
     /// Where a copy of live output goes, in this process.
     pub tap: Option<mpsc::Sender<(StreamKind, bytes::Bytes)>>,
+    /// Where progress goes, in this process.
+    pub tap_progress: Option<watch::Sender<Progress>>,
 }
 
 impl Options {
@@ -104,6 +109,7 @@ impl Options {
             live_after: Duration::from_secs(1),
             only_job: None,
             tap: None,
+            tap_progress: None,
         }
     }
 }

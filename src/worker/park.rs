@@ -211,11 +211,27 @@ pub(super) async fn release(
     record: &Record,
     envelope: Option<&Envelope>,
 ) -> Result<(), BrokerError> {
+    let has_waited = envelope.is_some_and(|envelope| {
+        !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some()
+    });
+    // most jobs have nothing to do with others
+    if !record.dependents && !has_waited {
+        return Ok(());
+    }
+    Box::pin(release_all(context, hold, record, envelope)).await
+}
+
+async fn release_all(
+    context: &AttemptContext,
+    hold: &Hold,
+    record: &Record,
+    envelope: Option<&Envelope>,
+) -> Result<(), BrokerError> {
     let broker = &context.broker;
     if record.dependents && record.state.is_terminal() {
-        Box::pin(persist(hold, || {
+        persist(hold, || {
             broker.release_dependents(&record.job_id, record.state)
-        }))
+        })
         .await?;
     }
     let Some(envelope) = envelope else {
@@ -224,19 +240,16 @@ pub(super) async fn release(
     let gave_up_waiting =
         record.state.is_terminal() && !record.dependencies_met && !envelope.depends_on.is_empty();
     if gave_up_waiting {
-        Box::pin(persist(hold, || {
+        persist(hold, || {
             broker.forget_dependencies(&record.job_id, &envelope.depends_on)
-        }))
+        })
         .await?;
     }
     if let Some(key) = &envelope.concurrency_key {
         if record.state.is_terminal() && record.attempt == 0 {
-            Box::pin(persist(hold, || {
-                broker.forget_slot_waiter(key, &record.job_id)
-            }))
-            .await?;
+            persist(hold, || broker.forget_slot_waiter(key, &record.job_id)).await?;
         }
-        Box::pin(persist(hold, || broker.give_slot(key, &record.job_id))).await?;
+        persist(hold, || broker.give_slot(key, &record.job_id)).await?;
     }
     Ok(())
 }

@@ -418,6 +418,10 @@ impl RunningCli {
         self.child.child.try_wait().unwrap().is_none()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.pid()), signal).unwrap();
+    }
+
     /// Reads no more, and waits for its end.
     pub(crate) fn leave(self) -> ExitStatus {
         let RunningCli { mut child, stdout } = self;

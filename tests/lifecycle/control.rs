@@ -1,0 +1,107 @@
+//! What a job says of itself while it runs, and what comes of it.
+
+use naq::envelope::State;
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Naq, id, text};
+use crate::harness::nats::TestServer;
+
+#[test]
+fn progress_and_result_are_seen_while_it_runs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let gate = naq.home().join("gate");
+    let script = format!(
+        r#"echo '{{"progress": 40, "message": "half"}}' >&3; echo '{{"result": [1]}}' >&3; while [ ! -e {gate} ]; do sleep 0.05; done; echo '{{"progress": 100}}' >&3"#,
+        gate = gate.display()
+    );
+    naq.enqueue(&["--id", "told", "--", "sh", "-c", &script]);
+    let record = naq.wait_for(&id("told"), "at 40 %", |record| {
+        record
+            .progress
+            .as_ref()
+            .is_some_and(|progress| progress.percent == Some(40.0))
+    });
+    assert_eq!(record.state, State::Running);
+    naq.cli(["status", "told"])
+        .run()
+        .succeeds()
+        .prints("40% half");
+    std::fs::write(&gate, "").unwrap();
+    let record = naq.ended(&id("told"));
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!(record.progress.unwrap().percent, Some(100.0));
+    assert_eq!(record.result.unwrap().get(), "[1]");
+}
+
+#[test]
+fn a_checkpoint_outlives_the_worker() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
+    let script = r#"if [ -n "$NAQ_CHECKPOINT" ]; then echo "from $NAQ_CHECKPOINT"; else echo '{"checkpoint": {"row": 7}}' >&3; sleep 1000; fi"#;
+    naq.enqueue(&["--id", "long", "--", "sh", "-c", script]);
+    naq.wait_for(&id("long"), "checkpointed", |record| {
+        record.checkpoint.is_some()
+    });
+    worker.signal(Signal::SIGKILL);
+    worker.ends();
+    let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
+    let record = naq.ended(&id("long"));
+    assert_eq!(record.attempt, 2);
+    assert_eq!(text(record.stdout.as_ref()), "from {\"row\":7}\n");
+}
+
+#[test]
+fn a_cancel_between_two_words_is_not_lost() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let script = r#"n=0; while :; do n=$(( (n + 1) % 100 )); echo "{\"progress\": $n}" >&3; sleep 0.02; done"#;
+    naq.enqueue(&["--id", "talker", "--", "sh", "-c", script]);
+    naq.wait_for(&id("talker"), "talking", |record| record.progress.is_some());
+    naq.cli(["cancel", "talker"]).run().succeeds();
+    assert_eq!(naq.ended(&id("talker")).state, State::Cancelled);
+}
+
+#[test]
+fn a_job_says_when_it_wants_to_be_tried_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let script = r#"echo '{"retry_after": "1h"}' >&3; exit 75"#;
+    naq.enqueue(&["--id", "later", "--retries", "1", "--", "sh", "-c", script]);
+    let record = naq.wait_for(&id("later"), "retrying", |record| {
+        record.state == State::Retrying
+    });
+    let wait = record.next_attempt_at.unwrap().unix_ms() - record.finished_at.unwrap().unix_ms();
+    assert_eq!(wait, 3_600_000);
+}
+
+#[test]
+fn run_cancels_its_job_on_an_interrupt_even_between_two_attempts() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let running = naq
+        .cli([
+            "run",
+            "--id",
+            "again",
+            "--retries",
+            "1",
+            "--retry-delay",
+            "1h",
+            "--no-retry-jitter",
+            "--",
+            "false",
+        ])
+        .spawn();
+    naq.wait_for(&id("again"), "retrying", |record| {
+        record.state == State::Retrying
+    });
+    running.signal(Signal::SIGINT);
+    assert!(!running.leave().success());
+    assert_eq!(naq.ended(&id("again")).state, State::Cancelled);
+    assert_eq!(naq.messages_left("run"), 0);
+}
