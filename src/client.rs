@@ -20,18 +20,20 @@
 
 mod bulk;
 mod cancel;
+mod requirement;
 mod waiter;
 
 pub use bulk::Bulk;
 pub use cancel::Cancelled;
 pub use waiter::Waiter;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::broker::{
-    Broker, BrokerError, ConnectOptions, Enqueued, NewJob, QueueInfo, QueueSettings,
+    Broker, BrokerError, ConnectOptions, Enqueued, NewJob, Purged, QueueInfo, QueueSettings,
 };
 use crate::envelope::{
     BadName, Envelope, Invalid, JobId, Output, QueueName, Record, Timestamp, WorkerInfo,
@@ -465,20 +467,21 @@ impl Queue {
         Ok(self.client.broker.queue_info(&self.name).await?)
     }
 
-    /// Removes every job of the queue, and returns how many there were.
+    /// Removes the queue's jobs but for those that run, and returns how many there were of each.
+    /// Deliveries rest meanwhile.
     ///
     /// ```no_run
     /// # use naq::client::{Client, ClientError};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
-    /// let removed = client.queue("nightly")?.purge().await?;
-    /// println!("{removed} jobs removed");
+    /// let purged = client.queue("nightly")?.purge().await?;
+    /// println!("{} jobs removed, {} still run", purged.removed, purged.running);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     /// [`BrokerError::QueueMissing`] where there is none.
-    pub async fn purge(&self) -> Result<u64, ClientError> {
+    pub async fn purge(&self) -> Result<Purged, ClientError> {
         Ok(self.client.broker.purge_queue(&self.name).await?)
     }
 
@@ -491,6 +494,37 @@ impl Queue {
             .client
             .broker
             .pause_queue(&self.name, now, ack_wait)
+            .await?)
+    }
+
+    /// Sets how many of the queue's jobs may run at once, on all workers together; none for as
+    /// many as there are slots. It counts at once, also for workers that are there.
+    ///
+    /// ```no_run
+    /// # use std::num::NonZeroU32;
+    /// # use std::time::Duration;
+    /// # use naq::client::{Client, ClientError};
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let ack_wait = Duration::from_secs(30);
+    /// client
+    ///     .queue("reports")?
+    ///     .set_max_running(NonZeroU32::new(2), ack_wait)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none.
+    pub async fn set_max_running(
+        &self,
+        max_running: Option<NonZeroU32>,
+        ack_wait: Duration,
+    ) -> Result<(), ClientError> {
+        Ok(self
+            .client
+            .broker
+            .set_max_running(&self.name, max_running, ack_wait)
             .await?)
     }
 

@@ -11,3 +11,4 @@ mod readme;
 mod runner;
 mod schemas;
 mod server;
+mod worker;

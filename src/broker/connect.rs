@@ -268,7 +268,10 @@ pub(super) async fn open(
         .connect(addresses)
         .await
         .map_err(|error| failed(explain(&error)))?;
-    Ok((client, Link(link)))
+    let mut link = Link(link);
+    // the news of this connection comes a moment after it: it must not be taken for a second one
+    drop(link.0.wait_for(|state| state.generation > 0).await);
+    Ok((client, link))
 }
 
 /// None for the first attempt, which is also the very first connection; then quick, since most

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::connect::{Link, Purpose, open};
 use super::jobs::RawMessage;
+use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
 
@@ -125,12 +126,12 @@ impl Delivery {
 /// What came of the demand.
 #[derive(Debug)]
 pub enum FeedEvent {
-    /// A job.
-    Delivered(Box<Delivery>),
-    /// A queue gave back demand of this kind: it has nothing (now) for it.
-    Returned(QueueName, Ask),
-    /// A queue's consumer is gone, for one because the queue was removed.
-    Gone(QueueName),
+    /// A job, from this feed.
+    Delivered(usize, Box<Delivery>),
+    /// A feed gave back demand of this kind: it has nothing (now) for it.
+    Returned(usize, Ask),
+    /// A feed's consumer is gone, for one because the queue was removed.
+    Gone(usize),
     /// The connection was lost and is back; all demand has to be stated anew.
     Reset,
 }
@@ -163,8 +164,10 @@ impl Outstanding {
     }
 }
 
+/// A consumer of a queue, and what was asked of it.
 struct Feed {
     queue: QueueName,
+    consumer: String,
     next_subject: String,
     outstanding: Outstanding,
     /// When the server last gave a sign: it answers every request in bounded time.
@@ -224,7 +227,8 @@ impl Line {
     }
 }
 
-/// The demand on a worker's queues.
+/// The demand on a worker's queues. A feed is a consumer of a queue, named by its index: they are
+/// only ever added.
 ///
 /// It has a connection of its own: a message that the client library cannot read costs the
 /// connection it comes by, and answers, records and renewals must not go with it.
@@ -236,7 +240,8 @@ pub struct Feeds {
     /// The demand was taken back.
     closed: bool,
     feeds: Vec<Feed>,
-    by_stream: HashMap<String, usize>,
+    /// The feeds of each stream. Nearly always there is one.
+    by_stream: HashMap<String, Vec<usize>>,
     /// Which connection the demand was stated on.
     link_generation: u64,
     /// Requests of an earlier count answer under an earlier number, and are not counted.
@@ -248,14 +253,14 @@ impl Broker {
     pub(super) fn delivery_of(
         &self,
         queue: &QueueName,
+        consumer: &str,
         message: &RawMessage,
         consumer_sequence: u64,
     ) -> Delivery {
         // the server goes by the stream's sequence; the consumer's has only to be one it gave
         let reply = format!(
-            "$JS.ACK.{}.{}.1.{}.{consumer_sequence}.{}.0",
+            "$JS.ACK.{}.{consumer}.1.{}.{consumer_sequence}.{}.0",
             self.names.queue_stream(queue),
-            self.names.worker_consumer(),
             message.sequence,
             message.time.unix_ms() * 1_000_000,
         );
@@ -287,70 +292,88 @@ impl Broker {
         let mut line = Line::open(self).await?;
         // what happened before the feed was open does not concern it
         let link_generation = line.link.mark_seen().generation;
-        let mut by_stream = HashMap::new();
-        let feeds = queues
-            .iter()
-            .enumerate()
-            .map(|(index, queue)| {
-                let stream = self.names.queue_stream(queue);
-                by_stream.insert(stream.clone(), index);
-                Feed {
-                    queue: queue.clone(),
-                    next_subject: format!(
-                        "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
-                        self.api_prefix
-                    ),
-                    outstanding: Outstanding::default(),
-                    heard_at: Instant::now(),
-                    pending: 0,
-                }
-            })
-            .collect();
-        Ok(Feeds {
+        let mut feeds = Feeds {
             broker: self.clone(),
             line,
             reopening: None,
             closed: false,
-            feeds,
-            by_stream,
+            feeds: Vec::new(),
+            by_stream: HashMap::new(),
             link_generation,
             generation: 0,
-        })
+        };
+        for queue in queues {
+            feeds.add(queue.clone(), consumer.to_owned());
+        }
+        Ok(feeds)
     }
 }
 
 impl Feeds {
-    /// The number of queues; a queue is named by its index below it.
+    /// Adds the feed of a consumer of a queue, and returns its index. Nothing is asked for yet.
+    pub fn add(&mut self, queue: QueueName, consumer: String) -> usize {
+        let index = self.feeds.len();
+        let stream = self.broker.names.queue_stream(&queue);
+        self.feeds.push(Feed {
+            next_subject: format!(
+                "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                self.broker.api_prefix
+            ),
+            queue,
+            consumer,
+            outstanding: Outstanding::default(),
+            heard_at: Instant::now(),
+            pending: 0,
+        });
+        self.by_stream.entry(stream).or_default().push(index);
+        index
+    }
+
+    /// The number of feeds; each is named by its index below it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.feeds.len()
     }
 
-    /// Whether there is no queue.
+    /// Whether there is no feed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.feeds.is_empty()
     }
 
-    /// The index of a queue.
+    /// The queue of a feed.
     #[must_use]
-    pub fn index_of(&self, queue: &QueueName) -> Option<usize> {
-        self.feeds.iter().position(|feed| feed.queue == *queue)
+    pub fn queue(&self, index: usize) -> &QueueName {
+        &self.feeds[index].queue
     }
 
-    /// What was asked of a queue and has not yet come.
+    /// The consumer of a feed.
+    #[must_use]
+    pub fn consumer(&self, index: usize) -> &str {
+        &self.feeds[index].consumer
+    }
+
+    /// The feed of a consumer of a queue.
+    #[must_use]
+    pub fn index_of(&self, queue: &QueueName, consumer: &str) -> Option<usize> {
+        self.feeds
+            .iter()
+            .position(|feed| feed.queue == *queue && feed.consumer == consumer)
+    }
+
+    /// What was asked of a feed and has not yet come.
     #[must_use]
     pub fn outstanding(&self, index: usize) -> Outstanding {
         self.feeds[index].outstanding
     }
 
-    /// How many messages the server said stood behind the last one a queue delivered.
+    /// How many messages the server said stood behind the last one a feed delivered.
     #[must_use]
     pub fn pending(&self, index: usize) -> u64 {
         self.feeds[index].pending
     }
 
-    /// Asks a queue for `count` more jobs.
+    /// Asks a feed for `count` more jobs.
     ///
     /// # Errors
     /// Where the request could not be sent.
@@ -471,7 +494,7 @@ impl Feeds {
                 else {
                     break;
                 };
-                if let Some(FeedEvent::Delivered(delivery)) = self.read(message, ask) {
+                if let Some(FeedEvent::Delivered(_, delivery)) = self.read(message, ask) {
                     deliveries.push(*delivery);
                 }
             }
@@ -494,14 +517,17 @@ impl Feeds {
             return self.read_status(&message, ask);
         };
         let place = Place::parse(&reply)?;
-        let index = *self.by_stream.get(place.stream)?;
+        let of_stream = self.by_stream.get(place.stream)?;
+        let index = *of_stream
+            .iter()
+            .find(|index| self.feeds[**index].consumer == place.consumer)?;
         let feed = &mut self.feeds[index];
         let outstanding = feed.outstanding.of(ask);
         *outstanding = outstanding.saturating_sub(1);
         feed.pending = place.pending;
         let subject_id = subject_id(message.subject.as_str());
         let headers = message.headers.unwrap_or_default();
-        Some(FeedEvent::Delivered(Box::new(Delivery {
+        let delivery = Delivery {
             queue: feed.queue.clone(),
             subject_id,
             message_id: headers
@@ -510,11 +536,12 @@ impl Feeds {
             payload: message.payload,
             sequence: place.sequence,
             delivery: place.delivery,
-            enqueue_time: place.time,
+            enqueue_time: handed_on_time(message.subject.as_str(), &headers).unwrap_or(place.time),
             headers,
             reply,
             client: self.broker.client.clone(),
-        })))
+        };
+        Some(FeedEvent::Delivered(index, Box::new(delivery)))
     }
 
     fn read_status(&mut self, message: &async_nats::Message, ask: Ask) -> Option<FeedEvent> {
@@ -539,7 +566,7 @@ impl Feeds {
                     || description.contains("Stream Deleted")));
         if gone {
             feed.outstanding = Outstanding::default();
-            return Some(FeedEvent::Gone(feed.queue.clone()));
+            return Some(FeedEvent::Gone(index));
         }
         if status == StatusCode::IDLE_HEARTBEAT {
             return None;
@@ -549,16 +576,36 @@ impl Feeds {
         *outstanding = unfilled.map_or(0, |unfilled| outstanding.saturating_sub(unfilled));
         feed.heard_at = Instant::now();
         feed.pending = 0;
-        Some(FeedEvent::Returned(feed.queue.clone(), ask))
+        Some(FeedEvent::Returned(index, ask))
     }
 }
 
-/// The id in a job's subject: `prefix.queue.NAME` or `prefix.queue.NAME.ID`.
-fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
-    subject
-        .splitn(4, '.')
-        .nth(3)
-        .map(|token| JobId::chosen(token).map_err(|error| error.to_string()))
+/// The id in a job's subject: `prefix.queue.NAME`, `prefix.queue.NAME.ID`, or
+/// `prefix.need.NAME.SET.ID` where a worker has handed it on.
+pub(super) fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
+    let token = subject.splitn(4, '.').nth(3)?;
+    let id = match set_and_id(subject) {
+        // the name may be one by place, which is longer than one that was chosen
+        Some((_, id)) => JobId::new(id),
+        None => JobId::chosen(token),
+    };
+    Some(id.map_err(|error| error.to_string()))
+}
+
+/// The key of the labels and the id in the subject of a job that was handed on.
+fn set_and_id(subject: &str) -> Option<(&str, &str)> {
+    let mut tokens = subject.splitn(4, '.').skip(1);
+    if tokens.next()? != "need" {
+        return None;
+    }
+    tokens.nth(1)?.split_once('.')
+}
+
+/// When a job that was handed on was enqueued: the server's time of its message is when it was
+/// handed on.
+fn handed_on_time(subject: &str, headers: &HeaderMap) -> Option<Timestamp> {
+    set_and_id(subject)?;
+    headers.get(ENQUEUE_TIME_HEADER)?.as_str().parse().ok()
 }
 
 async fn until(instant: Option<Instant>) {
@@ -573,6 +620,7 @@ async fn until(instant: Option<Instant>) {
 /// or the longer form with domain and account in front of the stream.
 struct Place<'a> {
     stream: &'a str,
+    consumer: &'a str,
     delivery: u64,
     sequence: u64,
     time: Timestamp,
@@ -590,6 +638,7 @@ impl Place<'_> {
         let time_ns: i64 = rest[5].parse().ok()?;
         Some(Place {
             stream: rest[0],
+            consumer: rest[1],
             delivery: rest[2].parse().ok()?,
             sequence: rest[3].parse().ok()?,
             time: Timestamp::from_unix_ms(time_ns / 1_000_000)?,
@@ -610,7 +659,11 @@ mod tests {
             "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42.token",
         ] {
             let place = Place::parse(reply).unwrap();
-            assert_eq!(place.stream, "naq_queue_build", "{reply}");
+            assert_eq!(
+                (place.stream, place.consumer),
+                ("naq_queue_build", "naq-worker"),
+                "{reply}"
+            );
             assert_eq!(
                 (place.delivery, place.sequence, place.pending),
                 (3, 100, 42)
@@ -618,5 +671,17 @@ mod tests {
             assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
         }
         assert!(Place::parse("_INBOX.x").is_none());
+    }
+
+    #[test]
+    fn an_id_is_found_in_either_subject() {
+        let id = |subject: &str| subject_id(subject).map(|id| id.map(|id| id.to_string()));
+        assert_eq!(id("naq.queue.build"), None);
+        assert_eq!(id("naq.queue.build.j"), Some(Ok("j".to_owned())));
+        assert_eq!(id("naq.need.build.0af3.j"), Some(Ok("j".to_owned())));
+        let by_place = format!("{}-123456789", "q".repeat(64));
+        let subject = format!("naq.need.{}.0af3.{by_place}", "q".repeat(64));
+        assert_eq!(id(&subject), Some(Ok(by_place)));
+        assert!(matches!(id("naq.queue.build.a.b"), Some(Err(_))));
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::dependents::WAKE_HEADER;
 use super::publish::PendingWrite;
+use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
 
@@ -315,7 +316,13 @@ impl Broker {
         }
         let needs = self.names.needs_of_job(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&needs)).await? {
-            return Ok(Some(found(queue, &message, MessageState::Queued)));
+            let mut job = found(queue, &message, MessageState::Queued);
+            // the message is from when it was handed on
+            let enqueued = message.header(ENQUEUE_TIME_HEADER);
+            job.time = enqueued
+                .and_then(|time| time.parse().ok())
+                .unwrap_or(job.time);
+            return Ok(Some(job));
         }
         let later = self.names.later(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {

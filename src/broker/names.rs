@@ -100,12 +100,23 @@ impl Names {
         format!("{}-need-{set}", self.prefix)
     }
 
-    /// Whether a consumer is one of jobs that require labels.
+    /// The key of the labels that a consumer's jobs require; none where it is not such a
+    /// consumer.
     #[must_use]
-    pub fn is_need_consumer(&self, consumer: &str) -> bool {
-        consumer
-            .strip_prefix(&self.prefix)
-            .is_some_and(|rest| rest.starts_with("-need-"))
+    pub fn set_of_consumer<'c>(&self, consumer: &'c str) -> Option<&'c str> {
+        consumer.strip_prefix(&self.prefix)?.strip_prefix("-need-")
+    }
+
+    /// The bucket of queues that were removed.
+    #[must_use]
+    pub fn removed_queues_bucket(&self) -> String {
+        format!("{}_removed_queues", self.prefix)
+    }
+
+    /// The subject of a queue that was removed.
+    #[must_use]
+    pub fn removed_queue(&self, queue: &QueueName) -> String {
+        format!("$KV.{}_removed_queues.{queue}", self.prefix)
     }
 
     /// The bucket of sets of labels that jobs of a queue require.
@@ -118,6 +129,16 @@ impl Names {
     #[must_use]
     pub fn requirement(&self, queue: &QueueName, set: &str) -> String {
         format!("$KV.{}_requirements.{queue}.{set}", self.prefix)
+    }
+
+    /// The queue and the key in such a subject.
+    pub(super) fn requirement_of_subject<'s>(
+        &self,
+        subject: &'s str,
+    ) -> Option<(QueueName, &'s str)> {
+        let rest = subject.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
+        let (queue, key) = rest.strip_prefix("_requirements.")?.split_once('.')?;
+        Some((QueueName::new(queue).ok()?, key))
     }
 
     /// The subjects of all sets of labels that jobs require.
@@ -208,10 +229,17 @@ impl Names {
         format!("{}.control.worker.{worker_id}", self.prefix)
     }
 
-    /// The subject under which the bell of a waiting job is held: no job id has a plus.
+    /// The subject under which the bell of a waiting job is held. Apart from jobs that are held:
+    /// it is none, and who removes those leaves it.
     #[must_use]
     pub fn wake(&self, queue: &QueueName, job: &JobId) -> String {
-        format!("{}.later.{queue}.{job}+wake", self.prefix)
+        format!("{}.wake.{queue}.{job}", self.prefix)
+    }
+
+    /// The subjects of all bells of a queue's waiting jobs.
+    #[must_use]
+    pub fn all_wakes(&self, queue: &QueueName) -> String {
+        format!("{}.wake.{queue}.*", self.prefix)
     }
 
     /// The bucket of objects.
@@ -311,5 +339,15 @@ mod tests {
         );
         assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
         assert_eq!(names.queue_of_stream("other_queue_x"), None);
+    }
+
+    #[test]
+    fn a_set_is_found_by_its_consumer() {
+        let names = Names::new("naq").unwrap();
+        assert_eq!(
+            names.set_of_consumer(&names.need_consumer("0af3")),
+            Some("0af3")
+        );
+        assert_eq!(names.set_of_consumer(&names.worker_consumer()), None);
     }
 }

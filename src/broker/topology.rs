@@ -80,10 +80,26 @@ impl Broker {
         .await
     }
 
+    pub(super) async fn ensure_removed_queues(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(bucket_config(
+            &self.names.removed_queues_bucket(),
+            "where the numbers of removed queues go on",
+        ))
+        .await
+    }
+
     pub(super) async fn ensure_slots(&self) -> Result<(), BrokerError> {
         self.ensure_stream(bucket_config(
             &self.names.slots_bucket(),
             "which jobs of a concurrency key run",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_requirements(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(bucket_config(
+            &self.names.requirements_bucket(),
+            "the labels that jobs require",
         ))
         .await
     }
@@ -140,7 +156,8 @@ impl Broker {
         self.add_queue(queue, &QueueSettings::default()).await
     }
 
-    /// Makes a queue with these settings; one that is there is left as it is.
+    /// Makes a queue with these settings; one that is there is left as it is, but for a limit
+    /// of running jobs where one is given.
     ///
     /// # Errors
     /// Where the server refuses.
@@ -154,6 +171,7 @@ impl Broker {
             self.names.jobs(queue),
             self.names.all_later(queue),
             self.names.all_needs(queue),
+            self.names.all_wakes(queue),
         ];
         let made = self
             .make_stream(Config {
@@ -165,16 +183,21 @@ impl Broker {
                 // a stream with schedules cannot refuse when full; it has no limit to be full of
                 discard: DiscardPolicy::Old,
                 num_replicas: settings.replicas,
+                first_sequence: self.first_sequence(queue).await?,
                 allow_rollup: true,
                 allow_message_schedules: true,
                 allow_atomic_publish: true,
                 ..Config::default()
             })
             .await?;
-        match made {
-            Made::AsAsked => Ok(()),
-            Made::There => self.add_subjects(queue, &subjects).await,
+        if let Made::There = made {
+            self.add_subjects(queue, &subjects).await?;
         }
+        if settings.max_running.is_some() {
+            self.set_max_running(queue, settings.max_running, settings.ack_wait)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Gives a queue's stream the subjects it lacks, one made by an earlier naq. All else about
@@ -224,7 +247,7 @@ impl Broker {
                     durable_name: Some(self.names.worker_consumer()),
                     filter_subjects: vec![self.names.bare_job(queue), self.names.jobs(queue)],
                     max_ack_pending: -1,
-                    ..worker_consumer(ack_wait)
+                    ..pull_config(ack_wait)
                 },
                 self.names.queue_stream(queue),
             )
@@ -257,7 +280,7 @@ impl Broker {
                     name: Some(name.clone()),
                     filter_subject: self.names.job(queue, job),
                     inactive_threshold: Duration::from_secs(300),
-                    ..worker_consumer(ack_wait)
+                    ..pull_config(ack_wait)
                 },
                 self.names.queue_stream(queue),
             )
@@ -306,7 +329,7 @@ impl Broker {
     }
 }
 
-fn worker_consumer(ack_wait: Duration) -> pull::Config {
+pub(super) fn pull_config(ack_wait: Duration) -> pull::Config {
     pull::Config {
         ack_policy: AckPolicy::Explicit,
         ack_wait,

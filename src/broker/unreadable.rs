@@ -7,6 +7,7 @@
 //! no client could take are kept in the failed stream and removed.
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use base64::Engine;
 
 use super::delivery::Delivery;
@@ -18,12 +19,11 @@ use crate::envelope::{JobId, QueueName, Reason, State};
 /// How many messages one sweep looks at.
 const LOOKS_MAX: u64 = 10_000;
 
-const DOING: &str = "looking for unreadable messages";
-
-/// The messages of a queue that were delivered and are still there, one by one: those that were
+/// The messages of a consumer that were delivered and are still there, one by one: those that were
 /// acknowledged between them are not looked at, however many they are.
-struct MessagesOut {
+pub(super) struct MessagesOut {
     stream: String,
+    consumer: String,
     /// Subjects still to be looked through, and from where.
     next: Vec<(String, u64)>,
     last: u64,
@@ -33,7 +33,10 @@ struct MessagesOut {
 }
 
 impl MessagesOut {
-    async fn next(&mut self, broker: &Broker) -> Result<Option<RawMessage>, BrokerError> {
+    pub(super) async fn next(
+        &mut self,
+        broker: &Broker,
+    ) -> Result<Option<RawMessage>, BrokerError> {
         while let Some((subject, from)) = self.next.last_mut() {
             if self.looks_left == 0 {
                 return Ok(None);
@@ -62,54 +65,46 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer; what was moved until then is moved.
     pub async fn sweep_unreadable(&self, queue: &QueueName) -> Result<Vec<JobId>, BrokerError> {
-        let refused = |message: String| BrokerError::Refused {
-            doing: DOING,
-            message,
-        };
         let name = self.names.queue_stream(queue);
         let mut swept = Vec::new();
-        let mut out = self.messages_out(queue).await?;
-        while let Some(message) = out.next(self).await? {
-            let sequence = message.sequence;
-            let Some(problem) = problem(&message) else {
-                continue;
-            };
-            let job = JobId::for_sequence(queue, sequence);
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                "Naq-Original-Headers",
-                base64::engine::general_purpose::STANDARD.encode(message.headers()),
-            );
-            headers.insert(
-                "Naq-Original-Subject",
-                message
-                    .subject
-                    .replace(|c: char| !c.is_ascii_graphic(), "?"),
-            );
-            self.keep(
-                queue,
-                &job,
-                headers,
-                message.payload(),
-                &Verdict {
-                    state: State::Rejected,
-                    reason: Reason::Invalid,
-                    error: problem,
-                    attempt: 0,
-                },
-            )
-            .await?;
-            self.write_rejected(queue, &job, problem, message.time)
+        for consumer in self.consumers(queue).await? {
+            let mut out = self.messages_out(queue, &consumer, LOOKS_MAX);
+            while let Some(message) = out.next(self).await? {
+                let sequence = message.sequence;
+                let Some(problem) = problem(&message) else {
+                    continue;
+                };
+                let job = JobId::for_sequence(queue, sequence);
+                let mut headers = HeaderMap::new();
+                headers.insert(
+                    "Naq-Original-Headers",
+                    base64::engine::general_purpose::STANDARD.encode(message.headers()),
+                );
+                headers.insert(
+                    "Naq-Original-Subject",
+                    message
+                        .subject
+                        .replace(|c: char| !c.is_ascii_graphic(), "?"),
+                );
+                self.keep(
+                    queue,
+                    &job,
+                    headers,
+                    message.payload(),
+                    &Verdict {
+                        state: State::Rejected,
+                        reason: Reason::Invalid,
+                        error: problem,
+                        attempt: 0,
+                    },
+                )
                 .await?;
-            self.jetstream
-                .get_stream_no_info(&name)
-                .await
-                .map_err(|error| refused(error.to_string()))?
-                .delete_message(sequence)
-                .await
-                .map_err(|error| refused(error.to_string()))?;
-            tracing::warn!(%queue, sequence, "removed a message that no client can read: {problem}");
-            swept.push(job);
+                self.write_rejected(queue, &job, problem, message.time)
+                    .await?;
+                self.delete_message(&name, sequence).await?;
+                tracing::warn!(%queue, sequence, "removed a message that no client can read: {problem}");
+                swept.push(job);
+            }
         }
         Ok(swept)
     }
@@ -125,40 +120,39 @@ impl Broker {
         queue: &QueueName,
         mut look: impl FnMut(Delivery),
     ) -> Result<(), BrokerError> {
-        let mut out = self.messages_out(queue).await?;
-        while let Some(message) = out.next(self).await? {
-            if problem(&message).is_none() {
-                look(self.delivery_of(queue, &message, out.consumer_sequence));
+        for consumer in self.consumers(queue).await? {
+            let mut out = self.messages_out(queue, &consumer, LOOKS_MAX);
+            while let Some(message) = out.next(self).await? {
+                if problem(&message).is_none() {
+                    look(self.delivery_of(queue, &out.consumer, &message, out.consumer_sequence));
+                }
             }
         }
         Ok(())
     }
 
-    async fn messages_out(&self, queue: &QueueName) -> Result<MessagesOut, BrokerError> {
-        let refused = |message: String| BrokerError::Refused {
-            doing: DOING,
-            message,
-        };
-        let stream = self.names.queue_stream(queue);
-        let info = self
-            .jetstream
-            .get_stream_no_info(&stream)
-            .await
-            .map_err(|error| refused(error.to_string()))?
-            .consumer_info(self.names.worker_consumer())
-            .await
-            .map_err(|error| refused(error.to_string()))?;
+    /// What a consumer of a queue has out, going by its state a moment ago.
+    pub(super) fn messages_out(
+        &self,
+        queue: &QueueName,
+        info: &ConsumerInfo,
+        looks_max: u64,
+    ) -> MessagesOut {
         let first = info.ack_floor.stream_sequence + 1;
-        Ok(MessagesOut {
-            stream,
-            next: vec![
-                (self.names.bare_job(queue), first),
-                (self.names.jobs(queue), first),
-            ],
+        let config = &info.config;
+        let filters = if config.filter_subject.is_empty() {
+            config.filter_subjects.clone()
+        } else {
+            vec![config.filter_subject.clone()]
+        };
+        MessagesOut {
+            stream: self.names.queue_stream(queue),
+            consumer: info.name.clone(),
+            next: filters.into_iter().map(|filter| (filter, first)).collect(),
             last: info.delivered.stream_sequence,
             consumer_sequence: info.delivered.consumer_sequence,
-            looks_left: LOOKS_MAX,
-        })
+            looks_left: looks_max,
+        }
     }
 
     async fn write_rejected(

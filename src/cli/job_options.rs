@@ -72,6 +72,9 @@ pub(super) struct JobOptions {
     /// A label, for filters
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// A label that a worker must have to run it
+    #[arg(long = "require", value_name = "KEY=VALUE")]
+    requires: Vec<String>,
     /// Anything to carry along
     #[arg(long, value_name = "JSON")]
     meta: Option<String>,
@@ -195,6 +198,12 @@ impl JobOptions {
                 .split_once('=')
                 .ok_or_else(|| Failure::usage(format!("--label {text}: write KEY=VALUE")))?;
             envelope.labels.insert(key.to_owned(), value.to_owned());
+        }
+        for text in &self.requires {
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("--require {text}: write KEY=VALUE")))?;
+            envelope.requires.insert(key.to_owned(), value.to_owned());
         }
         if let Some(file) = &self.stdin {
             let bytes = read_bytes(file, "the standard input")?;

@@ -21,7 +21,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     for name in &args.queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
-        let count = info.depth + info.running + info.later;
+        let count = info.depth + info.later;
         if count > 0 {
             confirm(
                 args.yes,
@@ -30,9 +30,18 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         let purged = queue.purge().await?;
         if session.json {
-            render::print_json(&serde_json::json!({"queue": name, "purged": purged}))?;
+            render::print_json(&serde_json::json!({
+                "queue": name, "purged": purged.removed, "running": purged.running,
+            }))?;
         } else {
-            render::print_line(format_args!("{name}: {purged} jobs removed"))?;
+            let left = match purged.running {
+                0 => String::new(),
+                running => format!(", {running} running left alone"),
+            };
+            render::print_line(format_args!(
+                "{name}: {} jobs removed{left}",
+                purged.removed
+            ))?;
         }
     }
     Ok(0)

@@ -1,5 +1,7 @@
 //! `naq queues`
 
+use std::num::NonZeroU32;
+
 use clap::Subcommand;
 
 use super::exit::Failure;
@@ -26,6 +28,18 @@ enum Verb {
         /// How many servers keep a copy
         #[arg(long, value_name = "COUNT", default_value_t = 1)]
         replicas: usize,
+        /// How many of its jobs may run at once, on all workers together
+        #[arg(long, value_name = "COUNT")]
+        max_running: Option<NonZeroU32>,
+    },
+    /// Change queues that are there
+    Set {
+        /// The queues
+        #[arg(required = true, value_name = "QUEUE")]
+        queues: Vec<String>,
+        /// How many of its jobs may run at once, on all workers together; none for no limit
+        #[arg(long, value_name = "COUNT|none", value_parser = parse_max_running, required = true)]
+        max_running: MaxRunning,
     },
     /// Stop the delivery of jobs; running ones go on
     Pause {
@@ -50,13 +64,45 @@ enum Verb {
     },
 }
 
+/// A limit of running jobs, or none.
+#[derive(Clone, Copy, Debug)]
+struct MaxRunning(Option<NonZeroU32>);
+
+fn parse_max_running(text: &str) -> Result<MaxRunning, String> {
+    match text {
+        "none" => Ok(MaxRunning(None)),
+        count => count
+            .parse()
+            .map(|count| MaxRunning(Some(count)))
+            .map_err(|_| "a number from 1 on, or none; to stop deliveries, pause it".to_owned()),
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     match args.verb.unwrap_or(Verb::List) {
         Verb::List => list(session, &client).await?,
-        Verb::Add { queues, replicas } => {
+        Verb::Add {
+            queues,
+            replicas,
+            max_running,
+        } => {
+            let settings = QueueSettings {
+                replicas,
+                max_running,
+                ack_wait: session.settings().ack_wait,
+            };
             for name in &queues {
-                client.queue(name)?.add(&QueueSettings { replicas }).await?;
+                client.queue(name)?.add(&settings).await?;
+            }
+        }
+        Verb::Set {
+            queues,
+            max_running: MaxRunning(count),
+        } => {
+            for name in &queues {
+                let ack_wait = session.settings().ack_wait;
+                client.queue(name)?.set_max_running(count, ack_wait).await?;
             }
         }
         Verb::Pause { queues } => {
@@ -75,11 +121,24 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 let queue = client.queue(name)?;
                 let info = queue.info().await?;
                 let count = info.depth + info.running + info.later;
+                let running = match info.running {
+                    0 => String::new(),
+                    running => format!(
+                        ", {running} of which run and are not taken up again if their worker dies"
+                    ),
+                };
                 confirm(
                     yes,
-                    &format!("remove the queue {name} and its {count} jobs"),
+                    &format!("remove the queue {name} and its {count} jobs{running}"),
                 )?;
                 queue.remove().await?;
+                if session.json {
+                    render::print_json(&serde_json::json!({
+                        "queue": name, "removed": info.depth + info.later, "running": info.running,
+                    }))?;
+                } else if count > 0 {
+                    render::print_line(format_args!("{name}: removed with {count} jobs{running}"))?;
+                }
             }
         }
     }
@@ -103,7 +162,10 @@ async fn list(session: &Session, client: &crate::client::Client) -> Result<(), F
             vec![
                 queue.name.to_string(),
                 queue.depth.to_string(),
-                queue.running.to_string(),
+                match queue.max_running {
+                    Some(max) => format!("{}/{max}", queue.running),
+                    None => queue.running.to_string(),
+                },
                 queue.later.to_string(),
                 queue
                     .oldest

@@ -13,6 +13,7 @@ use super::render;
 use super::session::Session;
 use super::worker_options::WorkerOptions;
 use crate::envelope::{JobId, Progress, QueueName, Record, State};
+use crate::lifecycle::satisfies;
 use crate::runner::StreamKind;
 use crate::worker::{self, Request};
 
@@ -33,6 +34,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
+    let labels = &session.settings().worker_labels;
+    if !satisfies(labels, &envelope.requires) {
+        return Err(Failure::usage(
+            "this job requires labels that are not in `worker_labels` here, and `naq run` runs it here; `naq enqueue --wait` leaves it to a worker that has them",
+        ));
+    }
     let (ask, requests) = super::shutdown::requests(Request::Cancel)?;
     let options = WorkerOptions::one_slot();
     // the spawners first: they are small because this process still is

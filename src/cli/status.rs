@@ -17,7 +17,10 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.connect().await?;
-    let record = client.fetch_job(&job_id).await?;
+    let mut record = client.fetch_job(&job_id).await?;
+    record
+        .warnings
+        .extend(client.missing_labels(&record).await?);
     if session.json {
         render::print_json(&record)?;
     } else {
@@ -42,6 +45,9 @@ fn print(record: &Record) -> std::io::Result<()> {
             "runs",
             render::clip(&render::escape(&envelope.summary()), 120),
         )?;
+        for (key, value) in &envelope.requires {
+            row("requires", render::escape(&format!("{key}={value}")))?;
+        }
     }
     if record.attempt > 0 {
         let crashes = match record.crashes {

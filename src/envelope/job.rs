@@ -28,6 +28,9 @@ const LABELS_BYTES_MAX: usize = 16 << 10;
 /// The longest concurrency key, in bytes.
 const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
 
+/// The most that required labels may come to, in bytes: every worker reads each set of them.
+const REQUIRES_BYTES_MAX: usize = 4 << 10;
+
 /// The most retries an envelope may ask for.
 const RETRIES_MAX: u32 = 10_000;
 
@@ -515,16 +518,20 @@ impl Envelope {
         if self.retry_delay == Some(Delays::Each(Vec::new())) {
             return invalid("retry_delay".into(), "the list is empty");
         }
-        let labels_bytes: usize = self
-            .labels
-            .iter()
-            .map(|(key, value)| key.len() + value.len())
-            .sum();
-        if labels_bytes > LABELS_BYTES_MAX {
+        let bytes = |labels: &BTreeMap<String, String>| -> usize {
+            labels
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum()
+        };
+        if bytes(&self.labels) > LABELS_BYTES_MAX {
             return invalid(
                 "labels".into(),
                 "they are over 16 KiB; carry what is not for filters in `meta`",
             );
+        }
+        if bytes(&self.requires) > REQUIRES_BYTES_MAX {
+            return invalid("requires".into(), "they are over 4 KiB");
         }
         if self.concurrency_max == Some(0) {
             return invalid("concurrency_max".into(), "it is 0; no job could run");

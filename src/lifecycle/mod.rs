@@ -6,6 +6,7 @@
 mod backoff;
 mod cancel;
 mod dependency;
+mod requirement;
 mod transition;
 #[cfg(test)]
 mod walk;
@@ -13,6 +14,7 @@ mod walk;
 pub use backoff::{Verdict, delay, judge};
 pub use cancel::{OnCancel, on_cancel};
 pub use dependency::{Prospect, Weighed, meets, weigh};
+pub use requirement::{hand_on, satisfies};
 pub use transition::{
     Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
     end_attempt, on_delivery, reject, result_ttl,

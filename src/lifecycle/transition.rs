@@ -454,7 +454,7 @@ pub(super) fn end(record: &mut Record, state: State, reason: Option<Reason>, now
     record.placeholder = false;
 }
 
-fn back_to_queue(record: &mut Record) {
+pub(super) fn back_to_queue(record: &mut Record) {
     record.state = State::Queued;
     record.reason = None;
     record.started_at = None;

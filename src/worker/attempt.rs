@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::execution::{fill, judge, run_command};
 use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
+use super::requirements::{Registered, hand_on};
 use super::{Options, Report, command, now, park};
 use crate::broker::{Broker, BrokerError, Delivery, NewJob};
 use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
@@ -32,6 +33,8 @@ pub(super) struct AttemptContext {
     /// Bounds the outcomes that are not recorded yet: a job's slot is only free once there is
     /// room for what it left.
     pub(super) unrecorded: Semaphore,
+    /// The required labels that others were told of.
+    pub(super) registered: Registered,
 }
 
 /// What became of a delivery.
@@ -280,12 +283,17 @@ async fn claim(
     envelope: &Envelope,
     facts: &mut Delivered,
 ) -> Claim {
+    let is_ours_to_run = lifecycle::satisfies(&context.options.labels, &envelope.requires);
     // a first delivery has no record yet, as a rule: claiming without looking saves a round trip
     let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
     let mut known: Option<(Option<Box<Record>>, u64)> =
-        (delivery.delivery == 1 && !may_have_waited).then_some((None, 0));
+        (delivery.delivery == 1 && !may_have_waited && is_ours_to_run).then_some((None, 0));
     let mut pause = PAUSE_FIRST;
     loop {
+        if !is_ours_to_run {
+            // whoever runs it asks for its slot
+            facts.slot = KeySlot::Taken;
+        }
         match hold.stop_asked() {
             None => {}
             Some(StopReason::Cancel) => facts.cancel_asked = true,
@@ -321,6 +329,24 @@ async fn claim(
                     return Claim::Done(Done::Lost);
                 }
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
+            }
+            OnDelivery::Run(record) if !is_ours_to_run => {
+                if let Some(record) = lifecycle::hand_on(present.as_deref(), record) {
+                    let rewritten = persist(hold, || {
+                        context.broker.write_record(&record, revision, None)
+                    });
+                    match Box::pin(rewritten).await {
+                        Ok(_) => {}
+                        Err(BrokerError::Conflict) => {
+                            facts.prospects = None;
+                            continue;
+                        }
+                        Err(_) => return Claim::Done(Done::Lost),
+                    }
+                }
+                let job_id = &facts.job_id;
+                let handing_on = hand_on(context, hold, delivery, envelope, job_id);
+                return Claim::Done(Box::pin(handing_on).await);
             }
             OnDelivery::Run(record) => {
                 match context.broker.write_record(&record, revision, None).await {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Options;
 use crate::envelope::{Envelope, Invalid, Record, RejectReason, Stdin as EnvelopeStdin};
+use crate::lifecycle::satisfies;
 use crate::runner::{self, Command, LiveSink, Program, Stdin, denied_env};
 
 /// Fields of the envelope that this version carries and cannot honour yet. A job that asks for
@@ -12,7 +13,6 @@ fn unsupported(envelope: &Envelope) -> Option<&'static str> {
     [
         ("function", envelope.function.is_some()),
         ("runner", envelope.runner.is_some()),
-        ("requires", !envelope.requires.is_empty()),
     ]
     .into_iter()
     .find_map(|(field, asked)| asked.then_some(field))
@@ -29,6 +29,10 @@ pub(super) fn check_policy(envelope: &Envelope, options: &Options) -> Result<(),
             field,
             "this version of naq cannot do that yet",
         ));
+    }
+    if !satisfies(&options.labels, &envelope.requires) {
+        // what it may set is for the worker to say that runs it
+        return Ok(());
     }
     for name in envelope.env.keys() {
         if denied_env(name, &options.allow_env) {
@@ -198,5 +202,15 @@ mod tests {
         assert_eq!(invalid.path, "env.LD_PRELOAD");
         options.allow_env = vec!["LD_PRELOAD".to_owned()];
         assert!(check_policy(&envelope, &options).is_ok());
+    }
+
+    #[test]
+    fn what_another_worker_is_to_run_is_not_refused_here() {
+        let json = br#"{"command":"x","env":{"LD_PRELOAD":"x"},"requires":{"gpu":"yes"}}"#;
+        let envelope = Envelope::parse(json).unwrap();
+        let mut options = Options::new(Vec::new(), 1);
+        assert!(check_policy(&envelope, &options).is_ok());
+        options.labels.insert("gpu".to_owned(), "yes".to_owned());
+        assert!(check_policy(&envelope, &options).is_err());
     }
 }

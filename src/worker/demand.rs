@@ -1,4 +1,5 @@
 //! What to ask of which queue: pure reckoning over free slots and what is known of the queues.
+//! Jobs of a queue that require the same labels are a line of their own, as if a queue.
 //!
 //! With one queue, standing demand equals the free slots. With several, a slot cannot stand in
 //! two lines at once, so two kinds of request are used. A queue that is believed to hold jobs is
@@ -63,6 +64,8 @@ pub(super) struct Demand {
     beliefs: Vec<Belief>,
     /// Whose turn it is, where the order is fair.
     turn: usize,
+    /// The lines in order of preference, where they are not in that order already.
+    preference: Vec<usize>,
     revivals: Revivals,
 }
 
@@ -99,6 +102,11 @@ impl Demand {
         self.believe(index, Belief::Gone);
     }
 
+    /// The lines in the order they are to be served in where it is strict.
+    pub(super) fn prefer(&mut self, preference: Vec<usize>) {
+        self.preference = preference;
+    }
+
     pub(super) fn revivals(&self) -> Revivals {
         self.revivals.clone()
     }
@@ -133,12 +141,11 @@ impl Demand {
         }
         let under_way: u64 = queues.iter().map(|queue| queue.at_once).sum();
         let mut unasked = free.saturating_sub(under_way);
-        let first = match order {
-            Order::Strict => 0,
-            Order::Fair => self.turn,
-        };
         let filled: Vec<usize> = (0..queues.len())
-            .map(|step| (first + step) % queues.len())
+            .map(|step| match order {
+                Order::Strict => self.preference.get(step).copied().unwrap_or(step),
+                Order::Fair => (self.turn + step) % queues.len(),
+            })
             .filter(|index| self.beliefs[*index] == Belief::Filled)
             .collect();
         let mut requests = Vec::new();
@@ -257,6 +264,23 @@ mod tests {
         demand.delivered(0, 0);
         demand.handed_back(0);
         assert_eq!(demand.plan(1, &idle(2), Order::Strict), [grab(0, 1)]);
+    }
+
+    #[test]
+    fn strict_goes_by_preference() {
+        let mut demand = Demand::default();
+        demand.prefer(vec![2, 0, 1]);
+        demand.delivered(0, 9);
+        demand.delivered(2, 9);
+        assert_eq!(
+            demand.plan(1, &idle(3), Order::Strict),
+            [grab(2, 1), bell(1, 1)]
+        );
+        demand.returned(2);
+        assert_eq!(
+            demand.plan(1, &standing(&[0, 1, 1]), Order::Strict),
+            [grab(0, 1)]
+        );
     }
 
     #[test]

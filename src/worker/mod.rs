@@ -12,6 +12,7 @@ mod hold;
 mod lost;
 mod outcome;
 mod park;
+mod requirements;
 mod said;
 mod secrets;
 
@@ -24,6 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::{
     Ask, Broker, BrokerError, Control, ControlCall, ControlRequest, Delivery, FeedEvent, Feeds,
@@ -154,6 +156,8 @@ pub enum WorkerError {
 enum Report {
     /// The job's processes are gone; the slot can be used again.
     SlotFree,
+    /// There is a further line to pull from: jobs that require labels this worker has.
+    Line { queue: QueueName, consumer: String },
     /// The job is recorded, or given up, and no longer held.
     Done {
         job_id: JobId,
@@ -197,6 +201,7 @@ pub async fn work(
             runner,
             worker_id: worker_id.clone(),
             unrecorded: Semaphore::new(options.concurrency + 64),
+            registered: requirements::Registered::default(),
             options,
         }),
         demand: demand::Demand::default(),
@@ -211,7 +216,12 @@ pub async fn work(
         gathered_at: Instant::now(),
     };
     worker.free = worker.context.options.concurrency;
+    let following = requirements::serves_any(&worker.context.options).then(|| {
+        let (context, reports) = (Arc::clone(&worker.context), worker.reports.clone());
+        AbortOnDropHandle::new(tokio::spawn(requirements::follow(context, reports)))
+    });
     let summary = worker.run(inbox, &mut request).await;
+    drop(following);
     let _ = broker.remove_worker(&worker_id).await;
     let _ = broker.flush().await;
     Ok(summary)
@@ -361,6 +371,7 @@ impl Worker {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::SlotFree => self.free += 1,
+            Report::Line { queue, consumer } => self.add_line(queue, consumer),
             Report::Done {
                 job_id,
                 sequence,
@@ -400,21 +411,14 @@ impl Worker {
 
     fn take_event(&mut self, event: FeedEvent) {
         match event {
-            FeedEvent::Delivered(delivery) => {
-                if let Some(index) = self.feeds.index_of(&delivery.queue) {
-                    self.demand.delivered(index, self.feeds.pending(index));
-                }
-                self.take(*delivery);
+            FeedEvent::Delivered(index, delivery) => {
+                self.demand.delivered(index, self.feeds.pending(index));
+                self.take(index, *delivery);
             }
-            FeedEvent::Returned(queue, ask) => {
-                // that a standing request ran out says nothing new
-                if ask == Ask::AtOnce
-                    && let Some(index) = self.feeds.index_of(&queue)
-                {
-                    self.demand.returned(index);
-                }
-            }
-            FeedEvent::Gone(queue) => self.make_again(queue),
+            // that a standing request ran out says nothing new
+            FeedEvent::Returned(_, Ask::Standing) => {}
+            FeedEvent::Returned(index, Ask::AtOnce) => self.demand.returned(index),
+            FeedEvent::Gone(index) => self.make_again(index),
             FeedEvent::Reset => {
                 self.demand.reset();
                 self.sweep();
@@ -435,7 +439,29 @@ impl Worker {
         tokio::spawn(call.answer(has_it));
     }
 
-    fn take(&mut self, delivery: Delivery) {
+    /// Pulls from a further consumer: behind the queues before its own, and before its own, since
+    /// fewer workers can run its jobs.
+    fn add_line(&mut self, queue: QueueName, consumer: String) {
+        if self.state != Request::Work || self.feeds.index_of(&queue, &consumer).is_some() {
+            return;
+        }
+        self.feeds.add(queue, consumer);
+        let main = self.context.broker.names().worker_consumer();
+        let mut preference: Vec<usize> = (0..self.feeds.len()).collect();
+        preference.sort_by_key(|index| {
+            let queue = self.feeds.queue(*index);
+            let place = self
+                .context
+                .options
+                .queues
+                .iter()
+                .position(|served| served == queue);
+            (place, self.feeds.consumer(*index) == main)
+        });
+        self.demand.prefer(preference);
+    }
+
+    fn take(&mut self, index: usize, delivery: Delivery) {
         let key = (delivery.queue.clone(), delivery.sequence);
         if let Some(hold) = self.held.get(&key) {
             // the server took this worker for dead while it was cut off; it is not
@@ -443,9 +469,7 @@ impl Worker {
             return;
         }
         if self.free == 0 || self.state != Request::Work {
-            if let Some(index) = self.feeds.index_of(&delivery.queue) {
-                self.demand.handed_back(index);
-            }
+            self.demand.handed_back(index);
             tokio::spawn(async move {
                 let _ = delivery.hand_back().await;
             });
@@ -497,38 +521,26 @@ impl Worker {
 
     /// A queue's consumer has vanished: makes it again where the queue itself is still there or
     /// was removed under a running worker.
-    fn make_again(&mut self, queue: QueueName) {
+    fn make_again(&mut self, index: usize) {
         if self.context.options.only_job.is_some() {
             return;
         }
-        if let Some(index) = self.feeds.index_of(&queue) {
-            self.demand.gone(index);
-        }
+        self.demand.gone(index);
         let context = Arc::clone(&self.context);
         let revived = self.demand.revivals();
-        let index = self.feeds.index_of(&queue);
+        let queue = self.feeds.queue(index).clone();
+        let consumer = self.feeds.consumer(index).to_owned();
         tokio::spawn(async move {
             let mut wait = Duration::from_millis(50);
-            loop {
-                let made = match context.broker.ensure_queue(&queue).await {
-                    Ok(()) => {
-                        context
-                            .broker
-                            .ensure_worker_consumer(&queue, context.options.ack_wait)
-                            .await
-                    }
-                    Err(error) => Err(error),
-                };
-                match made {
-                    Ok(()) => break,
-                    Err(error) => tracing::warn!(%queue, "cannot make the queue: {error}"),
-                }
+            let ack_wait = context.options.ack_wait;
+            while let Err(error) =
+                requirements::make_again(&context.broker, &queue, &consumer, ack_wait).await
+            {
+                tracing::warn!(%queue, "cannot make the queue: {error}");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
-            if let Some(index) = index {
-                revived.revive(index);
-            }
+            revived.revive(index);
         });
     }
 

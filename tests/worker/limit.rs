@@ -1,0 +1,154 @@
+//! A queue's own limit of running jobs.
+
+use naq::envelope::{JobId, State};
+
+use super::{consumer, counts, info, let_go, until_file};
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+/// How many of some jobs run.
+fn running(naq: &Naq, jobs: &[JobId]) -> usize {
+    jobs.iter()
+        .filter(|job| {
+            let (record, _) = naq
+                .block_on(naq.client().broker().read_record(job))
+                .expect("an answer");
+            record.is_some_and(|record| record.state == State::Running)
+        })
+        .count()
+}
+
+/// The most jobs that ran at once, by what each of them wrote at its beginning and its end.
+fn most_at_once(log: &str) -> usize {
+    let (mut now, mut most) = (0_usize, 0);
+    for line in log.lines() {
+        now = if line == "begin" { now + 1 } else { now - 1 };
+        most = most.max(now);
+    }
+    most
+}
+
+#[test]
+fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["queues", "add", "build", "--max-running", "2"])
+        .run()
+        .succeeds();
+    assert_eq!(info(&naq, "build").max_running.map(u32::from), Some(2));
+    let workers = [
+        naq.worker(&["build"]).concurrency(2).spawn(),
+        naq.worker(&["build"]).concurrency(2).spawn(),
+    ];
+    // a worker that comes to a queue with a limit leaves it
+    assert_eq!(
+        consumer(&naq, "build", "naq-worker").config.max_ack_pending,
+        2
+    );
+    let log = naq.home().join("log");
+    let log = log.display();
+    let script = format!("echo begin >> {log}; sleep 0.02; echo end >> {log}");
+    let short = serde_json::json!({ "script": script }).to_string();
+    let jobs: Vec<JobId> = (0..40)
+        .map(|_| naq.publish("build", short.clone()))
+        .collect();
+    for job in &jobs {
+        assert_eq!(naq.ended(job).state, State::Succeeded);
+    }
+    let text = std::fs::read_to_string(naq.home().join("log")).expect("they wrote");
+    assert_eq!(text.lines().count(), 80);
+    assert!(most_at_once(&text) <= 2, "{text}");
+    drop(workers);
+}
+
+#[test]
+fn the_limit_is_raised_and_lifted_under_running_workers() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    // before any worker
+    naq.cli(["queues", "set", "build", "--max-running", "2"])
+        .run()
+        .succeeds();
+    let _workers = [
+        naq.worker(&["build"]).concurrency(4).spawn(),
+        naq.worker(&["build"]).concurrency(4).spawn(),
+    ];
+    let long = until_file(&naq, "go").to_string();
+    let jobs: Vec<JobId> = (0..8).map(|_| naq.publish("build", long.clone())).collect();
+    eventually("two run", || running(&naq, &jobs) == 2);
+    assert_eq!(counts(&naq, "build"), (6, 2, 0));
+    let shown = naq.cli(["queues"]).run().succeeds().stdout;
+    assert!(shown.contains(" 2/2 "), "{shown}");
+
+    naq.cli(["queues", "set", "build", "--max-running", "5"])
+        .run()
+        .succeeds();
+    eventually("five run", || running(&naq, &jobs) == 5);
+    assert_eq!(counts(&naq, "build"), (3, 5, 0));
+
+    // running ones go on where there are more than allowed from now on
+    naq.cli(["queues", "set", "build", "--max-running", "1"])
+        .run()
+        .succeeds();
+    assert_eq!(running(&naq, &jobs), 5);
+
+    naq.cli(["queues", "set", "build", "--max-running", "none"])
+        .run()
+        .succeeds();
+    eventually("all run", || running(&naq, &jobs) == 8);
+    assert_eq!(info(&naq, "build").max_running, None);
+    let_go(&naq, "go");
+    for job in &jobs {
+        assert_eq!(naq.ended(job).attempt, 1);
+    }
+}
+
+#[test]
+fn a_limit_that_is_none_is_refused() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["queues", "set", "build", "--max-running", "0"])
+        .run()
+        .exits(2)
+        .says(&["from 1 on"]);
+    naq.cli(["queues", "set", "nowhere", "--max-running", "1"])
+        .run()
+        .exits(4)
+        .says(&["no queue `nowhere`"]);
+}
+
+#[test]
+fn jobs_that_require_labels_have_the_limit_as_well() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq
+        .worker(&["build"])
+        .concurrency(6)
+        .arg("--label")
+        .arg("gpu=yes")
+        .spawn();
+    let _other = naq.worker(&["build"]).concurrency(6).spawn();
+    naq.cli(["queues", "set", "build", "--max-running", "1"])
+        .run()
+        .succeeds();
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    let jobs: Vec<JobId> = (0..4)
+        .map(|_| naq.publish("build", long.to_string()))
+        .collect();
+    // one straight from the queue and one of those handed on, at the most
+    eventually("some run", || running(&naq, &jobs) >= 1);
+    eventually("the others are handed on or wait", || {
+        let (depth, running, _) = counts(&naq, "build");
+        depth + running == 4 && (1..=2).contains(&running)
+    });
+    naq.cli(["queues", "set", "build", "--max-running", "none"])
+        .run()
+        .succeeds();
+    eventually("all run", || running(&naq, &jobs) == 4);
+    let_go(&naq, "go");
+    for job in &jobs {
+        naq.ended(job);
+    }
+}

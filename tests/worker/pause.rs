@@ -1,0 +1,99 @@
+//! A queue that is paused, and goes on.
+
+use naq::envelope::State;
+
+use super::{counts, info, let_go, until_file};
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+fn verb(naq: &Naq, verb: &str, queue: &str) {
+    naq.cli(["queues", verb, queue]).run().succeeds();
+}
+
+#[test]
+fn running_jobs_go_on_and_others_wait_until_it_is_resumed() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).concurrency(2).spawn();
+    let long = naq.publish("build", until_file(&naq, "go").to_string());
+    naq.running(&long);
+    verb(&naq, "pause", "build");
+    let waiting = naq.publish("build", r#"{"command":"true"}"#);
+    let_go(&naq, "go");
+    assert_eq!(naq.ended(&long).state, State::Succeeded);
+    // its acknowledgement comes after its record
+    eventually("one waits", || counts(&naq, "build") == (1, 0, 0));
+    assert!(info(&naq, "build").paused);
+    verb(&naq, "resume", "build");
+    assert_eq!(naq.ended(&waiting).state, State::Succeeded);
+    assert!(!info(&naq, "build").paused);
+}
+
+#[test]
+fn a_pause_outlasts_the_server_and_its_workers() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq.worker(&["build", "other"]).concurrency(2).spawn();
+    verb(&naq, "pause", "build");
+    let paused = naq.publish("build", r#"{"command":"true"}"#);
+    assert!(first.stop().success());
+    server.restart();
+    let _second = naq.worker(&["build", "other"]).concurrency(2).spawn();
+    // the same worker serves the queue beside it
+    naq.a_good_job_runs("other");
+    assert!(info(&naq, "build").paused);
+    let record = naq
+        .block_on(naq.client().fetch_job(&paused))
+        .expect("it is there");
+    assert_eq!(record.state, State::Queued);
+    verb(&naq, "resume", "build");
+    assert_eq!(naq.ended(&paused).state, State::Succeeded);
+}
+
+#[test]
+fn a_queue_may_be_paused_before_any_worker_comes() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    naq.add_queue("other");
+    verb(&naq, "pause", "build");
+    let paused = naq.publish("build", r#"{"command":"true"}"#);
+    let _worker = naq.worker(&["build", "other"]).concurrency(1).spawn();
+    naq.a_good_job_runs("other");
+    assert_eq!(counts(&naq, "build"), (1, 0, 0));
+    verb(&naq, "resume", "build");
+    naq.ended(&paused);
+    // nothing to resume is no error
+    verb(&naq, "resume", "other");
+}
+
+#[test]
+fn jobs_that_require_labels_are_paused_as_well() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = naq.worker(&["build"]).concurrency(1).spawn();
+    let requiring = r#"{"command":"true","requires":{"gpu":"yes"}}"#;
+    let first = naq.publish("build", requiring);
+    let gpu = || {
+        naq.worker(&["build"])
+            .concurrency(1)
+            .arg("-l")
+            .arg("gpu=yes")
+    };
+    let labelled = gpu().spawn();
+    naq.ended(&first);
+    assert!(labelled.stop().success());
+    // it goes to the set's own consumer, and waits there
+    let second = naq.publish("build", requiring);
+    crate::harness::naq::eventually("handed on", || {
+        super::consumer(&naq, "build", "naq-worker").num_pending == 0
+            && counts(&naq, "build") == (1, 0, 0)
+    });
+    verb(&naq, "pause", "build");
+    let labelled = gpu().arg("--name").arg("gpu").spawn();
+    naq.add_queue("other");
+    assert_eq!(counts(&naq, "build"), (1, 0, 0));
+    verb(&naq, "resume", "build");
+    assert_eq!(naq.ended(&second).state, State::Succeeded);
+    drop(labelled);
+}

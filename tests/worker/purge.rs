@@ -1,0 +1,189 @@
+//! What removing jobs and queues takes along, and what it leaves.
+
+use naq::broker::{NewJob, Purged};
+use naq::envelope::{JobId, State, Timestamp};
+
+use super::{counts, id, info, let_go, name, until_file};
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+const TRUE: &str = r#"{"command":"true"}"#;
+
+/// A time that does not come while a test runs.
+fn some_day() -> Timestamp {
+    "2999-01-01T00:00:00Z".parse().expect("a time")
+}
+
+/// Puts jobs into a queue in every way there is: `count` with an id, bare, and for later.
+fn fill(naq: &Naq, queue: &str, count: usize) {
+    let broker = naq.client().broker();
+    for number in 0..count {
+        naq.publish(queue, TRUE);
+        let job = NewJob::new(name(queue), TRUE.into());
+        naq.block_on(broker.enqueue(job)).expect("it is taken");
+        let job = NewJob::chosen(id(&format!("later-{number}")), name(queue), TRUE.into());
+        naq.block_on(broker.enqueue_at(job, some_day()))
+            .expect("it is taken");
+    }
+}
+
+#[test]
+fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).concurrency(3).ack_wait("2s").spawn();
+    let long = until_file(&naq, "go").to_string();
+    let mut jobs: Vec<JobId> = vec![naq.publish("build", long.clone())];
+    naq.running(&jobs[0]);
+    // an earlier job that has gone leaves a gap, and others come between
+    naq.a_good_job_runs("build");
+    jobs.push(naq.enqueue(&["--queue", "build", "--file", &file_of(&naq, &long)]));
+    naq.running(&jobs[1]);
+    jobs.push(naq.publish("build", long));
+    naq.running(&jobs[2]);
+    fill(&naq, "build", 20);
+    assert_eq!(counts(&naq, "build"), (40, 3, 20));
+
+    let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
+    assert_eq!(
+        done.stdout,
+        "build: 60 jobs removed, 3 running left alone\n"
+    );
+    assert_eq!(counts(&naq, "build"), (0, 3, 0));
+    assert!(!info(&naq, "build").paused);
+    let again = naq
+        .cli(["purge", "build", "--yes", "--json"])
+        .run()
+        .succeeds();
+    let again: serde_json::Value = serde_json::from_str(&again.stdout).expect("JSON");
+    assert_eq!(
+        again,
+        serde_json::json!({"queue": "build", "purged": 0, "running": 3})
+    );
+
+    drop(worker);
+    let_go(&naq, "go");
+    let _next = naq.worker(&["build"]).ack_wait("2s").spawn();
+    for job in &jobs {
+        let record = naq.ended(job);
+        assert_eq!(record.state, State::Succeeded);
+        assert!(record.crashes >= 1, "{record:#?}");
+    }
+    naq.a_good_job_runs("build");
+    naq.drained("build");
+}
+
+fn file_of(naq: &Naq, envelope: &str) -> String {
+    naq.file("job.json", envelope).display().to_string()
+}
+
+#[test]
+fn a_queue_without_running_jobs_is_emptied() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let purge = |queue: &str| {
+        let queue = naq.client().queue(queue).expect("a name");
+        naq.block_on(queue.purge()).expect("it is purged")
+    };
+    let all = Purged {
+        removed: 9,
+        running: 0,
+    };
+    // no worker has been there
+    naq.add_queue("fresh");
+    fill(&naq, "fresh", 3);
+    assert_eq!(counts(&naq, "fresh"), (6, 0, 3));
+    assert_eq!(purge("fresh"), all);
+    assert_eq!(counts(&naq, "fresh"), (0, 0, 0));
+    // one that is paused stays so
+    naq.add_queue("paused");
+    naq.cli(["queues", "pause", "paused"]).run().succeeds();
+    let _worker = naq.worker(&["paused"]).spawn();
+    fill(&naq, "paused", 3);
+    assert_eq!(counts(&naq, "paused"), (6, 0, 3));
+    assert_eq!(purge("paused"), all);
+    assert!(info(&naq, "paused").paused);
+    naq.cli(["queues", "resume", "paused"]).run().succeeds();
+    naq.a_good_job_runs("paused");
+}
+
+#[test]
+fn jobs_that_wait_for_labels_are_removed_too() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = naq.worker(&["build"]).spawn();
+    for set in ["yes", "no"] {
+        let job = format!(r#"{{"command":"true","requires":{{"gpu":"{set}"}}}}"#);
+        naq.publish("build", job);
+    }
+    eventually("handed on", || {
+        super::consumer(&naq, "build", "naq-worker").num_pending == 0
+            && counts(&naq, "build") == (2, 0, 0)
+    });
+    let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
+    assert_eq!(done.stdout, "build: 2 jobs removed\n");
+    naq.drained("build");
+}
+
+#[test]
+fn one_jobs_messages_are_removed_wherever_they_are() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let broker = naq.client().broker();
+    let (build, job) = (name("build"), id("j"));
+    let new = || NewJob::chosen(job.clone(), build.clone(), TRUE.into());
+    naq.block_on(broker.enqueue(new())).expect("it is taken");
+    naq.block_on(broker.enqueue_at(new(), some_day()))
+        .expect("it is taken");
+    naq.publish_to("build", "naq.need.build.0af3.j", TRUE.into());
+    naq.publish_to("build", "naq.need.build.0af3.other", TRUE.into());
+    let bare = naq.publish("build", TRUE);
+    assert_eq!(naq.messages_left("build"), 5);
+    let remove = |job: &JobId| {
+        naq.block_on(broker.remove_job_messages(&build, job))
+            .expect("they are removed")
+    };
+    assert_eq!(remove(&job), 3);
+    assert_eq!(remove(&job), 0);
+    assert_eq!(remove(&bare), 1);
+    assert_eq!(remove(&bare), 0);
+    assert_eq!(naq.messages_left("build"), 1);
+    // by a place that a job of another name is at
+    let other = naq.publish_to("build", "naq.queue.build.named", TRUE.into());
+    assert_eq!(remove(&other), 0);
+    assert_eq!(
+        naq.block_on(broker.remove_job_messages(&name("nowhere"), &job))
+            .expect("there is nothing to remove"),
+        0
+    );
+}
+
+#[test]
+fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).concurrency(2).spawn();
+    let long = naq.publish("build", until_file(&naq, "go").to_string());
+    naq.running(&long);
+    naq.cli(["queues", "remove", "build"])
+        .run()
+        .exits(2)
+        .says(&["its 1 jobs, 1 of which run"]);
+    let done = naq
+        .cli(["queues", "remove", "build", "--yes"])
+        .run()
+        .succeeds();
+    assert!(
+        done.stdout.starts_with("build: removed with 1 jobs"),
+        "{done:#?}"
+    );
+    let_go(&naq, "go");
+    assert_eq!(naq.ended(&long).state, State::Succeeded);
+    // the worker has made it again, since it serves it
+    eventually("the queue is back", || {
+        naq.block_on(naq.client().list_queues())
+            .is_ok_and(|queues| queues.iter().any(|queue| queue.name == name("build")))
+    });
+    naq.a_good_job_runs("build");
+}
