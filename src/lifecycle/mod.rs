@@ -15,5 +15,5 @@ pub use cancel::{OnCancel, on_cancel};
 pub use dependency::{Prospect, Weighed, meets, weigh};
 pub use transition::{
     Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
-    end_attempt, on_delivery, reject, result_ttl,
+    end_attempt, kept_for, on_delivery, reject, result_ttl,
 };
