@@ -20,11 +20,22 @@
 
 mod bulk;
 mod cancel;
+mod events;
+mod failed;
+mod filter;
+mod listing;
 mod requirement;
+mod rerun;
+mod ttl;
 mod waiter;
 
 pub use bulk::Bulk;
 pub use cancel::Cancelled;
+pub use events::{Event, Events, StoredEvents};
+pub use failed::{FailedCount, FailedFilter, FailedList, Retried};
+pub use filter::{JobFilter, LabelFilter};
+pub use listing::{JobPage, JobSummary};
+pub use rerun::Rerun;
 pub use waiter::Waiter;
 
 use std::num::NonZeroU32;
@@ -36,7 +47,7 @@ use crate::broker::{
     Broker, BrokerError, ConnectOptions, Enqueued, NewJob, Purged, QueueInfo, QueueSettings,
 };
 use crate::envelope::{
-    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, Timestamp, WorkerInfo,
+    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
 };
 
 /// What can go wrong for a user of the library.
@@ -54,6 +65,28 @@ pub enum ClientError {
     /// No job of this id is known.
     #[error("no job `{0}` is known: it was never enqueued here, or its record has gone")]
     NoSuchJob(JobId),
+    /// The job has not ended yet.
+    #[error("the job `{job}` has not ended, it is {state}")]
+    NotEnded {
+        /// The job.
+        job: JobId,
+        /// Where it is.
+        state: State,
+    },
+    /// The job can be run again as little as it could be run.
+    #[error("the job `{job}` cannot be run again: {problem}")]
+    NotRunnable {
+        /// The job.
+        job: JobId,
+        /// Why.
+        problem: String,
+    },
+    /// The job's envelope was not kept.
+    #[error("the envelope of the job `{0}` was not kept, so there is nothing to run again")]
+    NoEnvelope(JobId),
+    /// The failed stream does not have the job.
+    #[error("no failed job `{0}` is kept; `naq retry` runs any ended job again")]
+    NoFailedJob(JobId),
     /// The queue has as many jobs as the caller allows.
     #[error("the queue `{queue}` holds {depth} jobs, and --max-jobs allows {max}")]
     QueueFull {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::{NewJob, Which};
 use super::names::Names;
+use super::scan::Scan;
 use super::{Broker, BrokerError};
 use crate::envelope::{Condition, Dependency, JobId, QueueName, Record, State, Timestamp, Waits};
 use crate::lifecycle;
@@ -193,7 +194,7 @@ impl Broker {
     pub async fn release_dependents(&self, job: &JobId, ended: State) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let mut edges = self
-            .read_last_of_each(&bucket, &self.names.edges_of(job))
+            .scan(&bucket, Scan::last_of_each(self.names.edges_of(job)))
             .await?;
         let found = stream::poll_fn(move |context| edges.poll_recv(context));
         let mut releases = found

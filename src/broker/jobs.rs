@@ -117,13 +117,23 @@ impl RawMessage {
 
     /// The value of a header, where the headers are text and have it.
     pub(super) fn header(&self, name: &str) -> Option<String> {
+        let mut headers = self.header_list().into_iter();
+        headers
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The headers, where they are text.
+    pub(super) fn header_list(&self) -> Vec<(String, String)> {
         let headers = self.headers();
-        let text = std::str::from_utf8(&headers).ok()?;
-        text.lines().skip(1).find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
+        let lines = std::str::from_utf8(&headers).unwrap_or_default().lines();
+        lines
+            .skip(1)
+            .filter_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                Some((key.to_owned(), value.trim().to_owned()))
+            })
+            .collect()
     }
 }
 
@@ -326,10 +336,7 @@ impl Broker {
         }
         let later = self.names.later(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
-            let due = message
-                .header("Nats-Schedule")
-                .and_then(|schedule| schedule.strip_prefix("@at ")?.parse().ok());
-            return Ok(Some(found(queue, &message, MessageState::Later { due })));
+            return Ok(Some(found(queue, &message, later_state(&message))));
         }
         if let Some(sequence) = sequence_in(queue, job)
             && let Some(message) = self
@@ -484,7 +491,15 @@ impl Broker {
     }
 }
 
-fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
+/// The state of a message that waits for its time.
+pub(super) fn later_state(message: &RawMessage) -> MessageState {
+    let due = message
+        .header("Nats-Schedule")
+        .and_then(|schedule| schedule.strip_prefix("@at ")?.parse().ok());
+    MessageState::Later { due }
+}
+
+pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
     JobMessage {
         queue: queue.clone(),
         sequence: message.sequence,

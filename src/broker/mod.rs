@@ -3,13 +3,16 @@
 //! Everything above speaks in envelopes, records and queues. This room decides nothing about a
 //! job's life; it moves bytes, and says exactly how a move failed.
 
+mod backwards;
 mod bare;
+mod changes;
 mod connect;
 mod control;
 mod delivery;
 mod dependents;
 mod failed;
 mod jobs;
+mod listing;
 mod logs;
 mod names;
 mod objects;
@@ -18,16 +21,21 @@ mod purge;
 mod queues;
 mod records;
 mod requirements;
+mod scan;
 mod slots;
 mod topology;
 mod unreadable;
 mod workers;
 
+pub use changes::{
+    Change, ChangeWatch, Changed, DurableChange, DurableChanges, EnqueueHints, StoredChanges,
+};
 pub use connect::{ConnectOptions, Link, LinkState};
 pub use control::{Control, ControlCall, ControlRequest};
 pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
-pub use failed::FailedJob;
+pub use failed::{FailedJob, FailedJobs, FailedScan};
 pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
+pub use listing::{JobListing, ListOptions, Listed, ListedJob, Place};
 pub use logs::{LogChunk, LogStream, Stdio};
 pub use names::Names;
 pub use publish::PendingWrite;

@@ -63,6 +63,20 @@ impl Names {
         format!("{}.later.{queue}.{job}", self.prefix)
     }
 
+    /// Whether a subject is one under which a job waits for its time.
+    #[must_use]
+    pub fn is_later(&self, subject: &str) -> bool {
+        subject
+            .strip_prefix(&self.prefix)
+            .is_some_and(|rest| rest.starts_with(".later."))
+    }
+
+    /// The subjects of all jobs on their way to a queue, and of those that wait for their time.
+    #[must_use]
+    pub fn enqueues(&self) -> [String; 2] {
+        ["queue", "later"].map(|what| format!("{}.{what}.>", self.prefix))
+    }
+
     /// The subjects of all waiting jobs of a queue.
     #[must_use]
     pub fn all_later(&self, queue: &QueueName) -> String {
@@ -288,6 +302,18 @@ impl Names {
     #[must_use]
     pub fn all_failed(&self) -> String {
         format!("{}.failed.>", self.prefix)
+    }
+
+    /// The subjects of all failed jobs of a queue.
+    #[must_use]
+    pub fn failed_in(&self, queue: &QueueName) -> String {
+        format!("{}.failed.{queue}.*", self.prefix)
+    }
+
+    /// The subjects of a failed job in whichever queue.
+    #[must_use]
+    pub fn failed_anywhere(&self, job: &JobId) -> String {
+        format!("{}.failed.*.{job}", self.prefix)
     }
 
     /// The stream of live output.

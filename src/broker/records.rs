@@ -7,11 +7,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 
+use super::changes::COPY_OF;
 use super::connect::Link;
-use super::jobs::Which;
+use super::jobs::{RawMessage, Which};
 use super::names::Names;
 use super::{Broker, BrokerError};
-use crate::envelope::{JobId, Record, State};
+use crate::envelope::{JobId, Record};
 
 /// A record and the revision it was read or written at.
 #[derive(Clone, Debug)]
@@ -86,17 +87,7 @@ impl Broker {
         let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? else {
             return Ok((None, 0));
         };
-        let payload = message.payload();
-        let is_marker = payload.is_empty()
-            || message.header("Nats-Marker-Reason").is_some()
-            || message.header("KV-Operation").is_some();
-        if is_marker {
-            return Ok((None, message.sequence));
-        }
-        let record = serde_json::from_slice(&payload).map_err(|error| {
-            BrokerError::Unreadable(format!("the record of {job} cannot be read: {error}"))
-        })?;
-        Ok((Some(record), message.sequence))
+        Ok((read(job, &message)?, message.sequence))
     }
 
     /// Writes a job's record where its revision is still `expected` (0: where there is none).
@@ -144,6 +135,46 @@ impl Broker {
         }
     }
 
+    /// Stores an ended job's record once more, byte for byte, so that it goes after `ttl` from
+    /// now, or never. Returns the record, which is left alone where the job has not ended; none
+    /// where there is none.
+    ///
+    /// # Errors
+    /// Where the server does not answer, or what is there is not a record.
+    pub async fn set_record_ttl(
+        &self,
+        job: &JobId,
+        ttl: Option<Duration>,
+    ) -> Result<Option<Record>, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let subject = self.names.record(job);
+        loop {
+            let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+            let Some((message, record)) = message
+                .map(|message| Ok((read(job, &message)?, message)))
+                .transpose()?
+                .and_then(|(record, message)| Some((message, record?)))
+            else {
+                return Ok(None);
+            };
+            if !record.state.is_terminal() {
+                return Ok(Some(record));
+            }
+            let revision = message.sequence.to_string();
+            let mut headers = conditions(message.sequence, ttl);
+            headers.insert(COPY_OF, revision.as_str());
+            let pending = self
+                .send(subject.clone(), headers, message.payload())
+                .await?;
+            match pending.confirmed().await {
+                Ok(_) => return Ok(Some(record)),
+                // another has set it meanwhile: the last word counts
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Watches the records of some jobs as they are stored. What was stored before is not shown:
     /// read the records after the watch stands.
     ///
@@ -185,39 +216,20 @@ impl Broker {
             generation,
         })
     }
+}
 
-    /// Reads every record, newest first, up to `limit`, keeping those in one of `states` (all
-    /// where empty).
-    ///
-    /// # Errors
-    /// Where the server does not answer.
-    pub async fn list_records(
-        &self,
-        states: &[State],
-        limit: usize,
-    ) -> Result<Vec<Stored>, BrokerError> {
-        let stream = Names::bucket_stream(&self.names.results_bucket());
-        let all = format!("$KV.{}.>", self.names.results_bucket());
-        let mut records = Vec::new();
-        let mut messages = self.read_last_of_each(&stream, &all).await?;
-        while let Some(message) = messages.recv().await {
-            let message = message?;
-            if let Ok(record) = serde_json::from_slice::<Record>(&message.payload)
-                && (states.is_empty() || states.contains(&record.state))
-            {
-                records.push(Stored {
-                    record,
-                    revision: message.sequence,
-                });
-                // bounded however many records there are: the older half is dropped
-                if records.len() >= limit.saturating_mul(2).max(64) {
-                    keep_newest(&mut records, limit);
-                }
-            }
-        }
-        keep_newest(&mut records, limit);
-        Ok(records)
+/// A record as its message has it; none where that is the marker of a removed one.
+fn read(job: &JobId, message: &RawMessage) -> Result<Option<Record>, BrokerError> {
+    let payload = message.payload();
+    let is_marker = payload.is_empty()
+        || message.header("Nats-Marker-Reason").is_some()
+        || message.header("KV-Operation").is_some();
+    if is_marker {
+        return Ok(None);
     }
+    serde_json::from_slice(&payload).map_err(|error| {
+        BrokerError::Unreadable(format!("the record of {job} cannot be read: {error}"))
+    })
 }
 
 /// The headers of a compare-and-set.
@@ -234,9 +246,4 @@ fn conditions(expected: u64, ttl: Option<Duration>) -> HeaderMap {
         );
     }
     headers
-}
-
-fn keep_newest(records: &mut Vec<Stored>, limit: usize) {
-    records.sort_by_key(|stored| std::cmp::Reverse(stored.revision));
-    records.truncate(limit);
 }

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::connect::Link;
 use super::delivery::Delivery;
 use super::names::Names;
+use super::scan::Scan;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};
 
@@ -154,7 +155,7 @@ impl Broker {
     pub async fn list_requirements(&self) -> Result<Vec<Requirement>, BrokerError> {
         let stream = Names::bucket_stream(&self.names.requirements_bucket());
         let mut messages = self
-            .read_last_of_each(&stream, &self.names.all_requirements())
+            .scan(&stream, Scan::last_of_each(self.names.all_requirements()))
             .await?;
         let mut requirements = Vec::new();
         while let Some(message) = messages.recv().await {

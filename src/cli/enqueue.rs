@@ -104,7 +104,11 @@ fn print_id(session: &Session, job_id: &JobId, queue: &QueueName) -> std::io::Re
 }
 
 /// Prints an outcome: output to output, errors to errors, the job's exit code.
-async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
+pub(super) async fn show(
+    session: &Session,
+    client: &Client,
+    record: &Record,
+) -> Result<u8, Failure> {
     if session.json {
         render::print_json(record)?;
     } else {
@@ -117,7 +121,7 @@ async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8,
     Ok(record.shell_exit_code())
 }
 
-async fn wait_for_all(client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
+pub(super) async fn wait_for_all(client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
     let (mut succeeded, mut failed) = (0_u64, 0_u64);
     client
         .wait_each(ids, |record| {

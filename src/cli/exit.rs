@@ -21,7 +21,7 @@ pub(super) enum Exit {
     NoNats = 3,
     /// There is no such job, queue or object.
     NotFound = 4,
-    /// The id stands for another envelope.
+    /// The id stands for another envelope, or for a job that has not ended.
     Conflict = 5,
     /// The envelope is refused.
     Refused = 6,
@@ -102,7 +102,11 @@ impl From<ClientError> for Failure {
             ClientError::Broker(error) => return error.into(),
             ClientError::Invalid(_) => Exit::Refused,
             ClientError::Name(_) => Exit::Usage,
-            ClientError::NoSuchJob(_) => Exit::NotFound,
+            ClientError::NoSuchJob(_)
+            | ClientError::NoFailedJob(_)
+            | ClientError::NoEnvelope(_) => Exit::NotFound,
+            ClientError::NotEnded { .. } => Exit::Conflict,
+            ClientError::NotRunnable { .. } => Exit::Refused,
             ClientError::QueueFull { .. } => Exit::Full,
         };
         Failure::new(exit, error.to_string())

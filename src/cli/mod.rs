@@ -8,8 +8,11 @@ mod completions;
 mod config;
 mod dev;
 mod enqueue;
+mod events;
 mod exit;
+mod failed;
 mod job_options;
+mod jobs;
 mod list_workers;
 mod logs;
 mod progress;
@@ -17,12 +20,14 @@ mod purge;
 mod queues;
 mod render;
 mod result;
+mod retry;
 mod run;
 mod schema;
 mod server;
 mod session;
 mod shutdown;
 mod status;
+mod ttl;
 mod wait;
 mod worker;
 mod worker_options;
@@ -65,6 +70,16 @@ enum Verb {
     Result(result::Args),
     /// Wait until jobs have ended
     Wait(wait::Args),
+    /// List jobs in whatever state, the one that changed last first
+    Jobs(jobs::Args),
+    /// Print changes of jobs' states, or act on them
+    Events(events::Args),
+    /// List, show, run again and discard failed jobs
+    Failed(failed::Args),
+    /// Run ended jobs again, as new jobs
+    Retry(retry::Args),
+    /// Set how long an ended job's record stays
+    Ttl(ttl::Args),
     /// Print a job's output, as it comes with -f
     Logs(logs::Args),
     /// Cancel jobs: those that wait end at once, those that run are stopped
@@ -137,6 +152,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Status(args) => status::run(&session, args).await,
             Verb::Result(args) => result::run(&session, args).await,
             Verb::Wait(args) => wait::run(&session, args).await,
+            Verb::Jobs(args) => jobs::run(&session, args).await,
+            Verb::Events(args) => events::run(&session, args).await,
+            Verb::Failed(args) => failed::run(&session, args).await,
+            Verb::Retry(args) => retry::run(&session, args).await,
+            Verb::Ttl(args) => ttl::run(&session, args).await,
             Verb::Logs(args) => logs::run(&session, args).await,
             Verb::Cancel(args) => cancel::run(&session, args).await,
             Verb::ListWorkers(args) => list_workers::run(&session, args).await,

@@ -164,6 +164,12 @@ impl Session {
         self.around.environment.get(name).map(String::as_str)
     }
 
+    /// This process's whole environment.
+    pub(super) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        let variables = self.around.environment.iter();
+        variables.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// What every job's environment begins with, beside PATH.
     pub(super) fn job_environment(&self) -> Vec<(String, String)> {
         ["HOME", "LANG", "TZ", "TMPDIR"]

@@ -68,8 +68,13 @@ fn parse_order(text: &str) -> Result<Order, String> {
 impl WorkerOptions {
     /// A worker for one job.
     pub(super) fn one_slot() -> WorkerOptions {
+        WorkerOptions::slots(1)
+    }
+
+    /// A worker for so many jobs at once.
+    pub(super) fn slots(count: usize) -> WorkerOptions {
         WorkerOptions {
-            concurrency: Some(1),
+            concurrency: Some(count),
             ..WorkerOptions::default()
         }
     }

@@ -169,6 +169,7 @@ pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
     record.envelope = as_json(&message.payload);
     if let Ok(envelope) = Envelope::parse(&message.payload) {
         record.labels = envelope.labels;
+        record.rerun_of = envelope.rerun_of;
     }
     record
 }

@@ -199,6 +199,9 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1, "pattern" = r"^[^\u0000]*$"))]
     pub traceparent: Option<String>,
+    /// The ended job that this one repeats; written by `naq retry`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<JobId>,
 }
 
 /// Limits on one job's processes. What is absent is the worker's default.

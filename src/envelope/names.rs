@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::units::clip;
 
@@ -161,6 +162,23 @@ impl JobId {
         JobId(format!("{queue}-{sequence}").into())
     }
 
+    /// The id of the job that repeats another out of the failed stream. It follows from that job
+    /// and its place there, so whoever repeats it meanwhile makes the same job and not a second.
+    #[must_use]
+    pub fn for_rerun(of: &JobId, failed_sequence: u64, failed_at_unix_ms: i64) -> JobId {
+        let digest = Sha256::new()
+            .chain_update(of.as_str())
+            .chain_update([0])
+            .chain_update(failed_sequence.to_be_bytes())
+            // a stream that was removed and made anew counts from 1 again
+            .chain_update(failed_at_unix_ms.to_be_bytes())
+            .finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        JobId(id.as_hyphenated().to_string().into())
+    }
+
     /// Takes an id that a user chose, which is shorter than one naq may make.
     ///
     /// # Errors
@@ -202,6 +220,21 @@ mod tests {
         let id = JobId::for_sequence(&queue, u64::MAX);
         assert_eq!(JobId::new(id.as_str()), Ok(id));
         assert!(JobId::chosen(JobId::generate().as_str()).is_ok());
+    }
+
+    #[test]
+    fn a_repetition_has_one_id() {
+        let ids: std::collections::HashSet<_> = ["a", "b"]
+            .into_iter()
+            .flat_map(|of| {
+                [(1, 1), (1, 2), (2, 1)].map(|(sequence, time)| {
+                    JobId::for_rerun(&JobId::new(of).unwrap(), sequence, time)
+                })
+            })
+            .collect();
+        assert_eq!(ids.len(), 6);
+        let again = JobId::for_rerun(&JobId::new("a").unwrap(), 1, 1);
+        assert!(ids.contains(&again) && JobId::chosen(again.as_str()).is_ok());
     }
 
     proptest! {

@@ -17,5 +17,5 @@ pub use dependency::{Prospect, Weighed, meets, weigh};
 pub use requirement::{hand_on, satisfies};
 pub use transition::{
     Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
-    end_attempt, on_delivery, reject, result_ttl,
+    end_attempt, kept_for, on_delivery, reject, result_ttl,
 };

@@ -95,6 +95,7 @@ pub fn on_delivery(
         );
         record.labels.clone_from(&envelope.labels);
         record.dependents = record_is_awaited;
+        record.rerun_of.clone_from(&envelope.rerun_of);
         record
     };
     // a placeholder knows nothing of the job but that others wait for it
@@ -441,6 +442,13 @@ pub fn result_ttl(envelope: Option<&Envelope>, default: Duration) -> Option<Dura
     let asked = envelope
         .and_then(|envelope| envelope.result_ttl)
         .map_or(default, |span| span.0);
+    kept_for(asked)
+}
+
+/// How long a terminal record stays where this was asked for: ten minutes at the least, and for
+/// ever where it is 0.
+#[must_use]
+pub fn kept_for(asked: Duration) -> Option<Duration> {
     (!asked.is_zero()).then(|| asked.max(RECORD_TTL_MIN))
 }
 

@@ -1,3 +1,8 @@
 //! Verbs as a user has them, beside what README.md already shows.
 
+mod events;
+mod failed;
+mod jobs;
+mod retry;
 mod run;
+mod ttl;

@@ -251,7 +251,15 @@ impl Naq {
 
     /// The jobs of the failed stream.
     pub(crate) fn failed(&self) -> Vec<FailedJob> {
-        self.block_on(self.client.broker().list_failed()).unwrap()
+        self.block_on(async {
+            let mut listed = self.client.broker().list_failed(None).await.unwrap();
+            let mut jobs = Vec::new();
+            while let Some(job) = listed.next().await.unwrap() {
+                jobs.push(job);
+            }
+            jobs.reverse();
+            jobs
+        })
     }
 
     /// A job of the failed stream.
@@ -364,6 +372,19 @@ impl Cli {
         RunningCli { child, stdout }
     }
 
+    /// Starts it; what it says and prints is read as it comes.
+    pub(crate) fn follow(self) -> Followed {
+        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+        drop(child.child.stdin.take());
+        let printed = Log::follow(child.child.stdout.take().unwrap());
+        let said = Log::follow(child.child.stderr.take().unwrap());
+        Followed {
+            child,
+            printed,
+            said,
+        }
+    }
+
     /// Runs it to its end, in bounded time. What it prints has to be text.
     pub(crate) fn run(self) -> Done {
         let (status, stdout, stderr) = self.run_bytes();
@@ -427,6 +448,45 @@ impl RunningCli {
         let RunningCli { mut child, stdout } = self;
         drop(stdout);
         child.wait("a verb that nobody reads")
+    }
+}
+
+/// A verb that runs and is listened to. Killed when dropped.
+pub(crate) struct Followed {
+    child: Guarded,
+    printed: Log,
+    said: Log,
+}
+
+impl Followed {
+    /// Waits for words on its standard error.
+    #[track_caller]
+    pub(crate) fn says(&self, words: &str) {
+        self.said.wait(words);
+    }
+
+    /// Waits for words on its standard output, and returns all of that up to now.
+    #[track_caller]
+    pub(crate) fn prints(&self, words: &str) -> String {
+        self.printed.wait(words);
+        self.printed.text()
+    }
+
+    /// What it has said so far on standard error.
+    pub(crate) fn said(&self) -> String {
+        self.said.text()
+    }
+
+    /// Kills it on the spot.
+    pub(crate) fn kill9(mut self) {
+        kill(Pid::from_raw(self.child.pid()), Signal::SIGKILL).unwrap();
+        self.child.wait("a killed verb");
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        kill(Pid::from_raw(self.child.pid()), Signal::SIGTERM).unwrap();
+        self.child.wait("a verb that was asked to end")
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) const ROWS: &[&[&str]] = &[
 /// What only some rooms may name: the tokens, the rooms, and why.
 const RESERVED: &[(&[&str], &[&str], &str)] = &[
     (&["async_nats"], &["broker"], "only broker knows NATS"),
+    (&["ureq"], &["cli"], "only cli speaks HTTP, for webhooks"),
     (
         &["unsafe"],
         &["runner"],

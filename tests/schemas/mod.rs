@@ -70,6 +70,7 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","result_ttl":0,"concurrency_key":"k","concurrency_max":1}"#,
     r#"{"command":"x","labels":{"a":"b"},"requires":{"gpu":"yes"},"meta":[1,"two"]}"#,
     r#"{"command":"x","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#,
+    r#"{"command":"x","rerun_of":"a-B_9"}"#,
     r#"{"command":"x","colour":"red"}"#,
 ];
 
@@ -98,6 +99,7 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","job_id":"../x"}"#,
     r#"{"command":"x","job_id":""}"#,
     r#"{"command":"x","job_id":"12345678901234567890123456789012345678901234567890123456789012345"}"#,
+    r#"{"command":"x","rerun_of":"a.b"}"#,
     r#"{"command":"x","stdin":"a","input":1}"#,
     r#"{"command":"x","stdin":"a","stdin_base64":"AA=="}"#,
     r#"{"command":"x","input":1,"stdin_base64":"AA=="}"#,

@@ -1,0 +1,488 @@
+//! Changes of records as they are stored: followed by an onlooker, or worked off by one who must
+//! not miss any.
+//!
+//! Live changes are core messages that the server repeats, numbered by their place in the bucket.
+//! Where a number is skipped, or the connection was lost, the bucket is read from there: it has
+//! the latest of each record, so that no end is missed, though a state that was left again may be.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use tokio::sync::mpsc;
+
+use super::connect::{Link, Purpose, open};
+use super::names::Names;
+use super::scan::{BulkMessage, Scan};
+use super::{Broker, BrokerError};
+use crate::envelope::{Record, Timestamp};
+
+/// On a record that was stored again with another time to live: the revision it is a copy of.
+pub(super) const COPY_OF: &str = "Naq-Copy-Of";
+
+/// A record that was stored.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The record.
+    pub record: Record,
+    /// Its revision: the sequence in the bucket's stream.
+    pub revision: u64,
+    /// The revision it follows, 0 where it is the job's first; none where that is not known.
+    pub previous: Option<u64>,
+    /// The revision that it merely repeats, with another time to live.
+    pub copy_of: Option<u64>,
+    /// When the server stored it, where it says so.
+    pub time: Option<Timestamp>,
+}
+
+/// News of a watch.
+#[derive(Debug)]
+pub enum Change {
+    /// A record was stored.
+    Stored(Box<Changed>),
+    /// The connection was lost. What follows is read from the bucket: states that were left again
+    /// meanwhile are not in it.
+    Missed,
+}
+
+/// A watch on all records.
+pub struct ChangeWatch {
+    broker: Broker,
+    live: Subscriber,
+    link: Link,
+    generation: u64,
+    /// Up to here everything was seen.
+    complete_to: u64,
+    /// The newest that was seen.
+    position: u64,
+    /// Something after `complete_to` may be missing, and is to be read.
+    gap: bool,
+    catching_up: Option<mpsc::Receiver<Result<BulkMessage, BrokerError>>>,
+}
+
+impl ChangeWatch {
+    /// Waits for the next news. Cancel safe.
+    ///
+    /// # Errors
+    /// Where the server refuses; a connection that is lost is waited for.
+    pub async fn next(&mut self) -> Result<Change, BrokerError> {
+        loop {
+            let step = if let Some(messages) = &mut self.catching_up {
+                match messages.recv().await {
+                    Some(Ok(message)) => Ok(self.take(message)),
+                    Some(Err(error)) => Err(error),
+                    None => {
+                        self.catching_up = None;
+                        self.complete_to = self.position;
+                        Ok(None)
+                    }
+                }
+            } else if self.gap {
+                self.catch_up().await.map(|()| None)
+            } else {
+                Ok(self.live().await)
+            };
+            match step {
+                Ok(Some(change)) => return Ok(change),
+                Ok(None) => {}
+                Err(error) if self.link.state().connected => return Err(error),
+                Err(_) => {
+                    self.catching_up = None;
+                    self.gap = true;
+                    self.link.changed().await;
+                }
+            }
+        }
+    }
+
+    async fn live(&mut self) -> Option<Change> {
+        tokio::select! {
+            biased;
+            message = self.live.next() => {
+                let Some(message) = message else {
+                    return std::future::pending().await;
+                };
+                let headers = message.headers.unwrap_or_default();
+                let revision: u64 = number(&headers, "Nats-Sequence")?;
+                if revision <= self.position {
+                    return None;
+                }
+                if revision > self.position + 1 {
+                    self.gap = true;
+                    return None;
+                }
+                let seen = self.complete_to;
+                self.position = revision;
+                self.complete_to = revision;
+                let time = headers
+                    .get("Nats-Time-Stamp")
+                    .and_then(|time| time.as_str().parse().ok());
+                stored(&headers, &message.payload, revision, time, seen)
+            }
+            link = self.link.changed() => {
+                if link.connected && link.generation != self.generation {
+                    self.generation = link.generation;
+                    self.gap = true;
+                    return Some(Change::Missed);
+                }
+                None
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) -> Result<(), BrokerError> {
+        let bucket = self.broker.names.results_bucket();
+        let stream = Names::bucket_stream(&bucket);
+        let last = self.broker.last_sequence(&stream).await?;
+        if last < self.complete_to {
+            // another bucket than the one that was followed
+            (self.complete_to, self.position) = (0, 0);
+        }
+        let scan = Scan {
+            filter: format!("$KV.{bucket}.>"),
+            deliver: DeliverPolicy::ByStartSequence {
+                start_sequence: self.complete_to + 1,
+            },
+            headers_only: false,
+        };
+        self.catching_up = Some(self.broker.scan(&stream, scan).await?);
+        self.gap = false;
+        Ok(())
+    }
+
+    fn take(&mut self, message: BulkMessage) -> Option<Change> {
+        if message.sequence <= self.position {
+            return None;
+        }
+        self.position = message.sequence;
+        let time = Timestamp::from_unix_ms(message.time_unix_ms);
+        stored(
+            &message.headers,
+            &message.payload,
+            message.sequence,
+            time,
+            self.complete_to,
+        )
+    }
+}
+
+/// A change, where the message is a record and not a copy of one that was seen.
+fn stored(
+    headers: &HeaderMap,
+    payload: &[u8],
+    revision: u64,
+    time: Option<Timestamp>,
+    seen: u64,
+) -> Option<Change> {
+    let changed = changed(headers, payload, revision, time)?;
+    if changed.copy_of.is_some_and(|original| original <= seen) {
+        return None;
+    }
+    Some(Change::Stored(Box::new(changed)))
+}
+
+fn changed(
+    headers: &HeaderMap,
+    payload: &[u8],
+    revision: u64,
+    time: Option<Timestamp>,
+) -> Option<Changed> {
+    let record: Record = serde_json::from_slice(payload).ok()?;
+    // a placeholder stands for a job that nobody has seen
+    if record.placeholder {
+        return None;
+    }
+    Some(Changed {
+        record,
+        revision,
+        // each is written by compare-and-set, which says what it follows
+        previous: number(headers, "Nats-Last-Sequence")
+            .or_else(|| number(headers, "Nats-Expected-Last-Subject-Sequence")),
+        copy_of: number(headers, COPY_OF),
+        time,
+    })
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.as_str().parse().ok()
+}
+
+/// The latest change of every record, oldest first, as they come.
+pub struct StoredChanges(mpsc::Receiver<Result<BulkMessage, BrokerError>>);
+
+impl StoredChanges {
+    /// The next one; none where there are no more.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn next(&mut self) -> Result<Option<Changed>, BrokerError> {
+        while let Some(message) = self.0.recv().await {
+            let message = message?;
+            let time = Timestamp::from_unix_ms(message.time_unix_ms);
+            let found = changed(&message.headers, &message.payload, message.sequence, time);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How many changes may be out at once to one who works them off: those that wait to be tried
+/// again among them.
+const CHANGES_OUT_MAX: i64 = 1_000;
+
+/// How many changes are asked for ahead.
+const CHANGES_AHEAD: usize = 64;
+
+/// Every change from a moment on, each told until it is answered for, across restarts.
+pub struct DurableChanges {
+    name: String,
+    stream: jetstream::stream::Stream<()>,
+    messages: pull::Stream,
+}
+
+/// A change that is to be answered for.
+pub struct DurableChange {
+    /// The change.
+    pub changed: Changed,
+    /// How often it has been told, this time included.
+    pub delivery: u64,
+    message: jetstream::Message,
+}
+
+impl DurableChanges {
+    /// Waits for the next change. Cancel safe.
+    ///
+    /// # Errors
+    /// Where the consumer was removed.
+    pub async fn next(&mut self) -> Result<DurableChange, BrokerError> {
+        use async_nats::jetstream::consumer::pull::MessagesErrorKind;
+        loop {
+            let message = match self.messages.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => match error.kind() {
+                    MessagesErrorKind::ConsumerDeleted | MessagesErrorKind::PushBasedConsumer => {
+                        return Err(BrokerError::Lost(format!(
+                            "the consumer {} was removed",
+                            self.name
+                        )));
+                    }
+                    // told again once the connection is back
+                    _ => continue,
+                },
+                None => return Err(BrokerError::Lost("the changes ended".to_owned())),
+            };
+            let Ok(info) = message.info() else { continue };
+            let time = Timestamp::from_unix_ms(info.published.timestamp_millis());
+            let delivery = u64::try_from(info.delivered).unwrap_or(1);
+            let headers = message.headers.clone().unwrap_or_default();
+            let found = changed(&headers, &message.payload, info.stream_sequence, time);
+            match found {
+                Some(changed) => {
+                    return Ok(DurableChange {
+                        changed,
+                        delivery,
+                        message,
+                    });
+                }
+                // a removed record: nothing to tell
+                None => drop(message.ack().await),
+            }
+        }
+    }
+
+    /// Whether everything up to a revision was answered for.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn is_settled(&self, revision: u64) -> Result<bool, BrokerError> {
+        let info = self.stream.consumer_info(&self.name).await;
+        match info {
+            Ok(info) => Ok(info.ack_floor.stream_sequence >= revision),
+            Err(error) => Err(BrokerError::Refused {
+                doing: "reading a consumer's state",
+                message: error.to_string(),
+            }),
+        }
+    }
+}
+
+impl DurableChange {
+    /// It is done with; where this word is lost, it is told again.
+    pub async fn settle(&self) {
+        self.answer(AckKind::Ack).await;
+    }
+
+    /// It is not done with, and to be told again after a while.
+    pub async fn again_after(&self, wait: Duration) {
+        self.answer(AckKind::Nak(Some(wait))).await;
+    }
+
+    /// It is still worked on, and not to be told again yet.
+    pub async fn hold(&self) {
+        self.answer(AckKind::Progress).await;
+    }
+
+    async fn answer(&self, kind: AckKind) {
+        if let Err(error) = self.message.ack_with(kind).await {
+            tracing::debug!("a change was not answered for: {error}");
+        }
+    }
+}
+
+/// Hints that something may have come into a queue. What it is, if anything, the queue says.
+pub struct EnqueueHints {
+    messages: SelectAll<Subscriber>,
+    link: Link,
+}
+
+impl EnqueueHints {
+    /// Waits for the next hint. Cancel safe.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            message = self.messages.next() => {
+                if message.is_none() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            _ = self.link.changed() => {}
+        }
+    }
+}
+
+impl Broker {
+    /// Watches all records from now on.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn watch_changes(&self) -> Result<ChangeWatch, BrokerError> {
+        let mut link = self.link.clone();
+        // 0 where the word of the first connection is still on its way
+        let generation = link.mark_seen().generation.max(1);
+        let live = self
+            .client
+            .subscribe(self.names.events())
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        // answered after the subscription stands, since one connection is served in order
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let position = self.last_sequence(&stream).await?;
+        Ok(ChangeWatch {
+            broker: self.clone(),
+            live,
+            link,
+            generation,
+            complete_to: position,
+            position,
+            gap: false,
+            catching_up: None,
+        })
+    }
+
+    /// Reads the latest change of every record, oldest first.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn stored_changes(&self) -> Result<StoredChanges, BrokerError> {
+        let bucket = self.names.results_bucket();
+        let scan = Scan::last_of_each(format!("$KV.{bucket}.>"));
+        let stream = Names::bucket_stream(&bucket);
+        Ok(StoredChanges(self.scan(&stream, scan).await?))
+    }
+
+    /// Works off all changes under a name: from now on the first time, from where it was left
+    /// from then on. Whoever does so under the same name at the same time takes a share.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn durable_changes(
+        &self,
+        name: &str,
+        ack_wait: Duration,
+    ) -> Result<DurableChanges, BrokerError> {
+        let refused = |message: String| BrokerError::Refused {
+            doing: "making a consumer of changes",
+            message,
+        };
+        self.ensure_results().await?;
+        let bucket = self.names.results_bucket();
+        let stream = Names::bucket_stream(&bucket);
+        let consumer: PullConsumer = self
+            .jetstream
+            .create_consumer_on_stream(
+                pull::Config {
+                    durable_name: Some(name.to_owned()),
+                    description: Some("naq events".to_owned()),
+                    deliver_policy: DeliverPolicy::New,
+                    ack_policy: AckPolicy::Explicit,
+                    ack_wait,
+                    max_deliver: -1,
+                    max_ack_pending: CHANGES_OUT_MAX,
+                    filter_subject: format!("$KV.{bucket}.>"),
+                    ..pull::Config::default()
+                },
+                &stream,
+            )
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(CHANGES_AHEAD)
+            .messages()
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let stream = self
+            .jetstream
+            .get_stream_no_info(&stream)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(DurableChanges {
+            name: name.to_owned(),
+            stream,
+            messages,
+        })
+    }
+
+    /// Watches for what is put into queues, on a connection of its own, which bytes that no
+    /// client can read may end.
+    ///
+    /// # Errors
+    /// Where no connection comes about.
+    pub async fn watch_enqueues(&self) -> Result<EnqueueHints, BrokerError> {
+        let (client, mut link) = open(&self.options, Purpose::Deliveries).await?;
+        link.mark_seen();
+        let mut messages = Vec::new();
+        for subject in self.names.enqueues() {
+            messages.push(
+                client
+                    .subscribe(subject)
+                    .await
+                    .map_err(|error| BrokerError::Lost(error.to_string()))?,
+            );
+        }
+        client
+            .flush()
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        Ok(EnqueueHints {
+            messages: select_all(messages),
+            link,
+        })
+    }
+
+    /// The sequence of a stream's last message; 0 where there is none, or no stream.
+    async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
+        match self.jetstream.get_stream(stream).await {
+            Ok(found) => Ok(found.cached_info().state.last_sequence),
+            Err(error) if error.to_string().contains("not found") => Ok(0),
+            Err(error) => Err(BrokerError::Refused {
+                doing: "reading a stream's state",
+                message: error.to_string(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A stream read from its beginning, in bulk: as it comes, held nowhere.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{Broker, BrokerError};
+
+/// A message read in bulk.
+pub(super) struct BulkMessage {
+    pub(super) subject: String,
+    pub(super) sequence: u64,
+    pub(super) time_unix_ms: i64,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// Which messages of a stream are read.
+#[derive(Clone, Debug)]
+pub(super) struct Scan {
+    /// Those under this subject, which may have wildcards.
+    pub(super) filter: String,
+    /// Which of them, and from where.
+    pub(super) deliver: DeliverPolicy,
+    /// Without their payloads.
+    pub(super) headers_only: bool,
+}
+
+impl Scan {
+    /// The last message of each subject.
+    pub(super) fn last_of_each(filter: impl Into<String>) -> Scan {
+        Scan {
+            filter: filter.into(),
+            deliver: DeliverPolicy::LastPerSubject,
+            headers_only: false,
+        }
+    }
+}
+
+impl Broker {
+    /// Reads what a stream has now, as it comes; nothing where the stream does not exist. The
+    /// channel is short, so memory is bounded by the reader.
+    pub(super) async fn scan(
+        &self,
+        stream: &str,
+        scan: Scan,
+    ) -> Result<mpsc::Receiver<Result<BulkMessage, BrokerError>>, BrokerError> {
+        const DOING: &str = "reading a stream";
+        const IDLE_MAX: Duration = Duration::from_secs(10);
+        let (sender, receiver) = mpsc::channel(64);
+        let consumer = self
+            .jetstream
+            .create_consumer_on_stream(
+                pull::Config {
+                    deliver_policy: scan.deliver,
+                    ack_policy: AckPolicy::None,
+                    filter_subject: scan.filter,
+                    headers_only: scan.headers_only,
+                    inactive_threshold: Duration::from_secs(30),
+                    memory_storage: true,
+                    num_replicas: 1,
+                    ..pull::Config::default()
+                },
+                stream,
+            )
+            .await;
+        let consumer = match consumer {
+            Ok(consumer) => consumer,
+            Err(error) if error.to_string().contains("stream not found") => return Ok(receiver),
+            Err(error) => {
+                return Err(BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                });
+            }
+        };
+        let mut remaining = consumer.cached_info().num_pending;
+        if remaining == 0 {
+            return Ok(receiver);
+        }
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(500)
+            .messages()
+            .await
+            .map_err(|error| BrokerError::Refused {
+                doing: DOING,
+                message: error.to_string(),
+            })?;
+        tokio::spawn(async move {
+            while remaining > 0 {
+                let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
+                let read = match next {
+                    Ok(Some(Ok(message))) => match message.info() {
+                        Ok(info) => {
+                            remaining = info.pending;
+                            Ok(BulkMessage {
+                                subject: message.subject.to_string(),
+                                sequence: info.stream_sequence,
+                                time_unix_ms: info.published.timestamp_millis(),
+                                headers: message.headers.clone().unwrap_or_default(),
+                                payload: message.payload.clone(),
+                            })
+                        }
+                        Err(error) => Err(BrokerError::Unreadable(error.to_string())),
+                    },
+                    Ok(Some(Err(error))) => Err(BrokerError::Refused {
+                        doing: DOING,
+                        message: error.to_string(),
+                    }),
+                    Ok(None) => break,
+                    Err(_) => Err(BrokerError::Timeout(DOING)),
+                };
+                let failed = read.is_err();
+                if sender.send(read).await.is_err() || failed {
+                    break;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}

@@ -1,0 +1,146 @@
+//! An envelope made ready to be run once more, as a job of its own.
+
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{Envelope, Invalid, JobId, RejectReason, json};
+
+/// The fields that belong to the job that has ended, and not to one that is run by hand now: its
+/// name, and what it waited for or would not have waited for.
+const LEFT_OUT: &[&str] = &[
+    "job_id",
+    "expires_at",
+    "depends_on",
+    "dependency_timeout",
+    "rerun_of",
+];
+
+/// The envelope of the job that repeats `of`: its own, with `rerun_of`, and without what names or
+/// times the old job. The other fields keep their order and their text, unknown ones included.
+///
+/// # Errors
+/// [`Invalid`] where the bytes are no envelope, which no repetition would change.
+pub fn rerun(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, Invalid> {
+    Envelope::parse(bytes)?;
+    let text = json::check_object(bytes)?;
+    let invalid =
+        |error: serde_json::Error| Invalid::new(RejectReason::Invalid, "", error.to_string());
+    let Fields(fields) = serde_json::from_str(text).map_err(invalid)?;
+    let mut written = String::with_capacity(text.len() + of.as_str().len() + 16);
+    written.push('{');
+    for (name, value) in &fields {
+        if LEFT_OUT.contains(&name.as_str()) {
+            continue;
+        }
+        written.push_str(&serde_json::to_string(name).map_err(invalid)?);
+        written.push(':');
+        written.push_str(value.get());
+        written.push(',');
+    }
+    // an id has no character that JSON would escape
+    written.push_str(&format!("\"rerun_of\":\"{of}\"}}"));
+    Ok(written.into_bytes())
+}
+
+/// An object's fields in their order, each value as it was written.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn again(text: &str, of: &str) -> String {
+        let of = JobId::new(of).unwrap();
+        String::from_utf8(rerun(text.as_bytes(), &of).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn order_and_text_are_kept() {
+        assert_eq!(
+            again(
+                r#" { "colour" : "red", "job_id":"a", "input": {"b":1.50,"a":[ ]},
+                    "expires_at":"2026-12-24T18:00:00Z", "command":"x", "args":["\u00e4", 1e3],
+                    "depends_on":["b"], "dependency_timeout": 5, "rerun_of": "older" } "#,
+                "old"
+            ),
+            r#"{"colour":"red","input":{"b":1.50,"a":[ ]},"command":"x","args":["\u00e4", 1e3],"rerun_of":"old"}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_envelope_cannot_be_repeated() {
+        let of = JobId::new("old").unwrap();
+        for text in ["", "[]", r#"{"args":[]}"#, r#"{"version":2,"command":"x"}"#] {
+            assert!(rerun(text.as_bytes(), &of).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_rest_says_the_same(
+            args in proptest::collection::vec("[^\0]{0,20}", 0..4),
+            labels in proptest::collection::btree_map("\\PC{0,8}", "\\PC{0,8}", 0..4),
+            unknown in "[a-z\"\\\\\u{e4}]{3,6}",
+            value in "\\PC{0,10}",
+            has_id in any::<bool>(),
+            first in "[A-Za-z0-9_-]{1,64}",
+            second in "[A-Za-z0-9_-]{1,64}",
+        ) {
+            prop_assume!(serde_json::to_value(Envelope::command("x", ["y"])).unwrap().get(&unknown).is_none());
+            prop_assume!(!unknown.starts_with("env") && !unknown.starts_with("cwd"));
+            let mut envelope = Envelope::command("x", args);
+            envelope.labels = labels;
+            envelope.job_id = has_id.then(|| JobId::new("mine").unwrap());
+            envelope.expires_at = "2026-12-24T18:00:00Z".parse().ok();
+            let mut object = serde_json::to_value(&envelope).unwrap();
+            let known = ["meta", "stdin", "input", "script", "runner", "limits", "secrets", "kwargs", "timeout"];
+            prop_assume!(!known.contains(&unknown.as_str()));
+            object[&unknown] = serde_json::Value::String(value);
+            let bytes = serde_json::to_vec(&object).unwrap();
+            let once = rerun(&bytes, &JobId::new(&first).unwrap()).unwrap();
+
+            let read: serde_json::Value = serde_json::from_slice(&once).unwrap();
+            let rest = object.as_object_mut().unwrap();
+            rest.remove("job_id");
+            rest.remove("expires_at");
+            rest.insert("rerun_of".to_owned(), serde_json::Value::String(first.clone()));
+            prop_assert_eq!(&read, &object);
+            let parsed = Envelope::parse(&once).unwrap();
+            prop_assert_eq!(parsed.rerun_of, Some(JobId::new(&first).unwrap()));
+            prop_assert_eq!(parsed.job_id, None);
+
+            // a repetition of a repetition names the one it repeats, and grows by nothing
+            let twice = rerun(&once, &JobId::new(&second).unwrap()).unwrap();
+            prop_assert_eq!(twice.len() + first.len(), once.len() + second.len());
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = rerun(&bytes, &JobId::new("old").unwrap());
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! `naq events`: changes as they are stored and as they happen, and what is done about them.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+
+use naq::envelope::{JobId, State};
+use serde_json::Value;
+
+use crate::harness::naq::{Followed, Naq, eventually};
+use crate::harness::nats::{LONG, TestServer};
+
+/// What was printed, one event a line, as far as lines are whole.
+fn events(printed: &str) -> Vec<Value> {
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn follow(naq: &Naq, args: &[&str]) -> Followed {
+    let following = ["events", "--follow", "--json", "--log-level", "debug"];
+    let followed = naq.cli([&following, args].concat()).follow();
+    followed.says("following");
+    followed
+}
+
+/// `naq events` with something to do, standing.
+fn hook(naq: &Naq, args: &[&str]) -> Followed {
+    let followed = naq
+        .cli([&["events"], args].concat())
+        .env("NAQ_DEFAULT_ACK_WAIT", "2s")
+        .follow();
+    followed.says("waiting for changes");
+    followed
+}
+
+fn path(naq: &Naq, name: &str) -> String {
+    naq.home().join(name).display().to_string()
+}
+
+fn lines(naq: &Naq, name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(naq.home().join(name)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn every_change_is_told_as_it_happens() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let all = follow(&naq, &[]);
+    let only = follow(&naq, &["--label", "team=a", "--state", "succeeded,failed"]);
+    let people = naq
+        .cli(["events", "-f", "--queue", "build", "--log-level", "debug"])
+        .follow();
+    people.says("following");
+    let marker = path(&naq, "once");
+    let script = format!("[ -e {marker} ] || {{ touch {marker}; exit 9; }}");
+    let job = naq.publish(
+        "build",
+        serde_json::json!({"script": script, "max_retries": 1, "labels": {"team": "a"}})
+            .to_string(),
+    );
+    naq.ended(&job);
+    let other = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&other);
+
+    let told = events(&all.prints(r#""state":"failed""#));
+    let life: Vec<(&str, &str, u64)> = told
+        .iter()
+        .filter(|event| event["job_id"] == job.as_str())
+        .map(|event| {
+            (
+                event["previous_state"].as_str().unwrap(),
+                event["state"].as_str().unwrap(),
+                event["attempt"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        life,
+        [
+            ("queued", "running", 1),
+            ("running", "retrying", 1),
+            ("retrying", "running", 2),
+            ("running", "succeeded", 2)
+        ]
+    );
+    assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
+    assert_eq!(told[1]["reason"], "exit");
+    assert_eq!(told[1]["exit_code"], 9);
+    assert_eq!(told[0]["labels"]["team"], "a");
+    let only = events(&only.prints("succeeded"));
+    assert_eq!(only.len(), 1);
+    assert_eq!(only[0]["job_id"], job.as_str());
+    let text = people.prints("→failed");
+    assert!(text.contains("running→succeeded"), "{text}");
+    assert!(text.contains("exit 1"), "{text}");
+
+    // without --follow: where each job stands, oldest change first
+    let stored = events(&naq.cli(["events", "--json"]).run().succeeds().stdout);
+    let stored: Vec<_> = stored
+        .iter()
+        .map(|event| {
+            (
+                event["job_id"].as_str().unwrap(),
+                event["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        stored,
+        [(job.as_str(), "succeeded"), (other.as_str(), "failed")]
+    );
+    let failed = naq.cli(["events", "--state", "failed"]).run().succeeds();
+    assert_eq!(failed.stdout.lines().count(), 1, "{failed:#?}");
+}
+
+#[test]
+fn a_time_to_live_is_no_change() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let first = naq.publish("build", r#"{"command":"true"}"#);
+    naq.ended(&first);
+    let followed = follow(&naq, &[]);
+    naq.cli(["ttl", first.as_str(), "1h"]).run().succeeds();
+    let second = naq.publish("build", r#"{"command":"true"}"#);
+    naq.ended(&second);
+    naq.cli(["ttl", second.as_str(), "0"]).run().succeeds();
+    let third = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&third);
+    let told = events(&followed.prints("failed"));
+    let told: Vec<_> = told
+        .iter()
+        .map(|event| {
+            (
+                event["job_id"].as_str().unwrap(),
+                event["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (second.as_str(), "running"),
+            (second.as_str(), "succeeded"),
+            (third.as_str(), "running"),
+            (third.as_str(), "failed")
+        ]
+    );
+}
+
+#[test]
+fn no_end_is_missed_while_the_server_is_away() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).concurrency(4).spawn();
+    let followed = follow(&naq, &[]);
+    let go = path(&naq, "go");
+    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done");
+    let jobs: Vec<JobId> = (0..4)
+        .map(|_| naq.publish("build", serde_json::json!({"script": script}).to_string()))
+        .collect();
+    for job in &jobs {
+        naq.running(job);
+    }
+    server.kill9();
+    std::fs::write(&go, "").unwrap();
+    server.restart();
+    for job in &jobs {
+        assert_eq!(naq.ended(job).state, State::Succeeded);
+    }
+    followed.says("the connection was lost");
+    let last = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&last);
+    let told = events(&followed.prints(r#""state":"failed""#));
+    for job in &jobs {
+        let ends = told
+            .iter()
+            .filter(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded");
+        assert_eq!(ends.count(), 1, "{told:#?}");
+    }
+}
+
+#[test]
+fn a_command_is_run_for_each_failure_until_it_works() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    // one that failed before anybody asked
+    let before = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&before);
+    let (log, marker, record) = (
+        path(&naq, "log"),
+        path(&naq, "marker"),
+        path(&naq, "record"),
+    );
+    let command = format!(
+        "echo \"$NAQ_JOB_ID $NAQ_STATE $NAQ_REASON $NAQ_EXIT_CODE\" >> {log}; cat > {record}; \
+         echo \"saw $NAQ_JOB_ID\"; [ -e {marker} ] || {{ touch {marker}; exit 4; }}"
+    );
+    let hook = hook(&naq, &["--exec", &command]);
+    let well = naq.publish("build", r#"{"command":"true"}"#);
+    naq.ended(&well);
+    let badly = naq.publish("build", r#"{"command":"sh","args":["-c","exit 3"]}"#);
+    let ended = naq.ended(&badly);
+    hook.says("exited with 4; again in 1 s");
+    hook.says("done");
+    hook.prints(&format!("saw {badly}\nsaw {badly}\n"));
+    let line = format!("{badly} failed exit 3");
+    assert_eq!(lines(&naq, "log"), [line.clone(), line]);
+    let given: Value =
+        serde_json::from_slice(&std::fs::read(naq.home().join("record")).unwrap()).unwrap();
+    assert_eq!(given, serde_json::to_value(&ended).unwrap());
+
+    // a time to live is no failure
+    naq.cli(["ttl", badly.as_str(), "1h"]).run().succeeds();
+    let rejected = naq.publish("build", "broken");
+    naq.ended(&rejected);
+    hook.prints(&format!("saw {rejected}\n"));
+    assert_eq!(lines(&naq, "log").len(), 3);
+    assert!(hook.stop().success());
+}
+
+#[test]
+fn a_command_that_was_cut_off_is_run_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let (log, pid, marker) = (path(&naq, "log"), path(&naq, "pid"), path(&naq, "marker"));
+    let command =
+        format!("echo \"$NAQ_JOB_ID\" >> {log}; echo $$ > {pid}; [ -e {marker} ] || sleep 600");
+    let first = hook(&naq, &["--exec", &command]);
+    let job = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&job);
+    eventually("the command runs", || lines(&naq, "pid").len() == 1);
+    first.kill9();
+    // nobody is there for this one
+    let missed = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&missed);
+    std::fs::write(&marker, "").unwrap();
+    let second = hook(&naq, &["--exec", &command]);
+    eventually("both are done", || lines(&naq, "log").len() >= 3);
+    let mut ran = lines(&naq, "log");
+    ran.sort();
+    let mut expected = vec![job.to_string(), job.to_string(), missed.to_string()];
+    expected.sort();
+    assert_eq!(ran, expected);
+    assert!(second.stop().success());
+    // what is done with is not done again
+    let third = hook(&naq, &["--exec", &command]);
+    let last = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&last);
+    eventually("the last is done", || {
+        lines(&naq, "log").contains(&last.to_string())
+    });
+    assert_eq!(lines(&naq, "log").len(), 4);
+    drop(third);
+}
+
+/// A request as it came: its head, in lower case, and its body.
+struct Request {
+    head: String,
+    body: Vec<u8>,
+    stream: TcpStream,
+}
+
+impl Request {
+    fn answer(mut self, status: &str) {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        self.stream.write_all(answer.as_bytes()).unwrap();
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let prefix = format!("{name}: ");
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap_or_else(|| panic!("no {name} in {}", self.head))
+    }
+
+    fn job(&self) -> String {
+        let record: Value = serde_json::from_slice(&self.body).unwrap();
+        record["job_id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A listener, and what it is asked, each request as it comes.
+fn listener() -> (String, mpsc::Receiver<Request>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "http://{}/hook/secret?token=secret",
+        listener.local_addr().unwrap()
+    );
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let stream = stream.unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let head = head.to_lowercase();
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "))
+                    .map_or(0, |length| length.trim().parse().unwrap());
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).unwrap();
+                let _ = sender.send(Request { head, body, stream });
+            });
+        }
+    });
+    (url, receiver)
+}
+
+#[test]
+fn a_record_is_posted_until_it_is_taken() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let (url, requests) = listener();
+    let hook = hook(
+        &naq,
+        &["--webhook", &url, "--parallel", "2", "--durable", "pager"],
+    );
+    let job = naq.publish(
+        "build",
+        r#"{"command":"sh","args":["-c","echo out; exit 3"]}"#,
+    );
+    let ended = naq.ended(&job);
+    let first = requests.recv_timeout(LONG).unwrap();
+    assert!(
+        first.head.starts_with("post /hook/secret?token=secret "),
+        "{}",
+        first.head
+    );
+    assert_eq!(first.header("content-type"), "application/json");
+    assert_eq!(first.header("naq-job-id"), job.as_str());
+    let posted: Value = serde_json::from_slice(&first.body).unwrap();
+    assert_eq!(posted, serde_json::to_value(&ended).unwrap());
+    let revision = first.header("naq-revision").to_owned();
+    first.answer("500 Internal Server Error");
+    hook.says("it answered 500");
+
+    let again = requests.recv_timeout(LONG).unwrap();
+    assert_eq!(again.header("naq-revision"), revision);
+    // one that is slow holds up no other
+    let other = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&other);
+    let quick = requests.recv_timeout(LONG).unwrap();
+    assert_eq!(quick.job(), other.as_str());
+    quick.answer("204 No Content");
+    again.answer("200 OK");
+    let last = naq.publish("build", "broken");
+    naq.ended(&last);
+    let request = requests.recv_timeout(LONG).unwrap();
+    assert_eq!(request.job(), last.as_str());
+    assert_eq!(request.header("naq-state"), "rejected");
+    // a redirect is not followed, and is no success
+    request.answer("302 Found");
+    let request = requests.recv_timeout(LONG).unwrap();
+    assert_eq!(request.job(), last.as_str());
+    // nobody at all is tried again as well
+    drop(request);
+    let request = requests.recv_timeout(LONG).unwrap();
+    assert_eq!(request.job(), last.as_str());
+    request.answer("201 Created");
+    let said = hook.said();
+    assert!(!said.contains("secret"), "{said}");
+    assert!(hook.stop().success());
+}
+
+#[test]
+fn other_changes_can_be_acted_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build", "other"]).spawn();
+    let log = path(&naq, "log");
+    let command = format!("echo \"$NAQ_QUEUE $NAQ_STATE\" >> {log}");
+    let _hook = hook(
+        &naq,
+        &[
+            "--exec",
+            &command,
+            "--state",
+            "succeeded",
+            "--queue",
+            "build",
+        ],
+    );
+    for queue in ["other", "build"] {
+        for program in ["false", "true"] {
+            let job = naq.publish(queue, format!(r#"{{"command":"{program}"}}"#));
+            naq.ended(&job);
+        }
+    }
+    eventually("it ran", || !lines(&naq, "log").is_empty());
+    assert_eq!(lines(&naq, "log"), ["build succeeded"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let refused = |args: &[&str], words: &str| {
+        naq.cli([&["events"], args].concat())
+            .run()
+            .exits(2)
+            .says(&[words]);
+    };
+    refused(&["--webhook", "example.org/x"], "http://");
+    refused(&["--webhook", "ftp://example.org"], "http://");
+    refused(
+        &["--exec", "true", "--webhook", "http://a"],
+        "cannot be used with",
+    );
+    refused(&["--exec", "true", "--durable", "a b"], "--durable");
+    refused(&["--durable", "a"], "--exec");
+    refused(&["--state", "gone"], "not a state");
+    refused(&["--label", "=x"], "KEY");
+}

@@ -1,0 +1,276 @@
+//! `naq failed`: what failed, whole; run again or let go.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::collections::HashSet;
+
+use naq::envelope::{JobId, State};
+
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+fn ids(stdout: &str) -> Vec<String> {
+    let jobs: Vec<serde_json::Value> = serde_json::from_str(stdout).unwrap();
+    jobs.iter()
+        .map(|job| job["job_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Puts entries into the failed stream as a worker does, many at once.
+fn keep_many(naq: &Naq, count: usize) {
+    naq.block_on(async {
+        naq.client().broker().ensure_layout().await.unwrap();
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let mut pending = Vec::new();
+        for number in 0..count {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Naq-Job-Id", format!("j{number}").as_str());
+            headers.insert("Naq-State", "failed");
+            headers.insert("Naq-Reason", "exit");
+            headers.insert("Naq-Attempt", "1");
+            let payload = format!(r#"{{"job_id":"j{number}","command":"true","meta":{number}}}"#);
+            let subject = format!("naq.failed.many.j{number}");
+            let sent = jetstream.publish_with_headers(subject, headers, payload.into());
+            pending.push(sent.await.unwrap());
+        }
+        for sent in pending {
+            sent.await.unwrap();
+        }
+    });
+}
+
+/// Every message of a queue: subject and payload.
+fn queued(naq: &Naq, queue: &str) -> Vec<(String, Vec<u8>)> {
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let Ok(mut stream) = jetstream.get_stream(format!("naq_queue_{queue}")).await else {
+            return Vec::new();
+        };
+        let state = stream.info().await.unwrap().state.clone();
+        let mut messages = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            if let Ok(message) = stream.get_raw_message(sequence).await {
+                messages.push((message.subject.to_string(), message.payload.to_vec()));
+            }
+        }
+        messages
+    })
+}
+
+#[test]
+fn failures_are_listed_and_shown_whole() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build", "other"]).spawn();
+    naq.cli(["failed", "list"])
+        .run()
+        .succeeds()
+        .says(&["no failed job"]);
+    let exit = naq.publish("build", r#"{"command":"sh","args":["-c","exit 3"]}"#);
+    naq.ended(&exit);
+    let missing = naq.publish("other", r#"{"command":"/no/such"}"#);
+    naq.ended(&missing);
+    let bytes = b"\xff\xfe not an envelope\x1b[31m\n".to_vec();
+    let rejected = naq.publish("other", bytes.clone());
+    naq.ended(&rejected);
+
+    let listed = |args: &[&str]| {
+        let args = [&["failed", "list", "--json"], args].concat();
+        ids(&naq.cli(args).run().succeeds().stdout)
+    };
+    let all = [rejected.as_str(), missing.as_str(), exit.as_str()];
+    assert_eq!(listed(&[]), all);
+    assert_eq!(listed(&["--limit", "2"]), all[..2]);
+    assert_eq!(listed(&["--queue", "other"]), all[..2]);
+    assert_eq!(listed(&["--reason", "spawn"]), [missing.as_str()]);
+    assert_eq!(listed(&["--reason", "invalid"]), [rejected.as_str()]);
+    assert_eq!(listed(&["--older-than", "1h"]), [""; 0]);
+    assert_eq!(listed(&["--newer-than", "1h"]), all);
+    let table = naq.cli(["failed", "list"]).run().succeeds().stdout;
+    for words in ["JOB", "failed/exit", "failed/spawn", "rejected/invalid"] {
+        assert!(table.contains(words), "{words:?} in {table}");
+    }
+
+    // the bytes as they came, and a text that does nothing to a terminal
+    let (status, stdout, _) = naq
+        .cli(["failed", "show", rejected.as_str(), "--envelope"])
+        .run_bytes();
+    assert!(status.success());
+    assert_eq!(stdout, bytes);
+    let shown = naq
+        .cli(["failed", "show", rejected.as_str()])
+        .run()
+        .succeeds();
+    assert!(shown.stdout.contains("UTF-8"), "{shown:#?}");
+    assert!(!shown.stdout.contains('\u{1b}'), "{shown:#?}");
+    let shown = naq
+        .cli(["failed", "show", exit.as_str(), "--json"])
+        .run()
+        .succeeds();
+    let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["reason"], "exit");
+    assert_eq!(shown["envelope"]["args"][1], "exit 3");
+    naq.cli(["failed", "show", "nobody"])
+        .run()
+        .exits(4)
+        .says(&["no failed job `nobody`"]);
+}
+
+#[test]
+fn discarding_asks_and_takes_what_was_kept_beside() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    // with the headers of the failed stream this does not fit a message
+    let start = r#"{"command":"false","meta":""#;
+    let long = format!("{start}{}\"}}", "x".repeat((1 << 20) - start.len() - 40));
+    let long = naq.publish("build", long);
+    naq.ended(&long);
+    let object = naq.kept(&long).object.expect("an object");
+    let short = naq.publish("build", r#"{"command":"/no/such"}"#);
+    naq.ended(&short);
+
+    // what is meant has to be said, and meant
+    naq.cli(["failed", "discard"])
+        .run()
+        .exits(2)
+        .says(&["--all"]);
+    naq.cli(["failed", "discard", "--all", "some-id"])
+        .run()
+        .exits(2);
+    naq.cli(["failed", "discard", "--all"])
+        .run()
+        .exits(2)
+        .says(&["discard 2 failed jobs", "--yes"]);
+    assert_eq!(naq.failed().len(), 2);
+
+    let done = naq
+        .cli(["failed", "discard", "--reason", "spawn", "--yes"])
+        .run()
+        .succeeds();
+    assert_eq!(done.stdout, "1 failed jobs discarded\n");
+    assert_eq!(naq.failed().len(), 1);
+    let object_is_there = || {
+        naq.block_on(naq.client().broker().get_object(&object))
+            .is_ok()
+    };
+    assert!(object_is_there());
+    naq.cli(["failed", "discard", "nobody", "--yes"])
+        .run()
+        .exits(4);
+    naq.cli(["failed", "discard", long.as_str(), "--yes"])
+        .run()
+        .succeeds();
+    assert!(naq.failed().is_empty());
+    assert!(!object_is_there());
+    // the record is not what was discarded
+    assert_eq!(naq.ended(&long).state, State::Failed);
+
+    keep_many(&naq, 500);
+    let done = naq
+        .cli(["failed", "discard", "--all", "--yes", "--json"])
+        .run()
+        .succeeds();
+    assert_eq!(done.stdout, "{\"discarded\":500}\n");
+    assert!(naq.failed().is_empty());
+}
+
+#[test]
+fn thousands_run_again_once_though_the_first_try_is_killed() {
+    const COUNT: usize = 3_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    keep_many(&naq, COUNT);
+    naq.add_queue("many");
+    let killed = naq.cli(["failed", "retry", "--queue", "many"]).follow();
+    eventually("some are enqueued", || naq.messages_left("many") > 50);
+    killed.kill9();
+    let done = naq
+        .cli(["failed", "retry", "--queue", "many", "--json"])
+        .run()
+        .succeeds();
+    assert!(naq.failed().is_empty());
+    let messages = queued(&naq, "many");
+    assert_eq!(messages.len(), COUNT);
+    let subjects: HashSet<_> = messages.iter().map(|(subject, _)| subject).collect();
+    assert_eq!(subjects.len(), COUNT);
+    let repeated: HashSet<String> = messages
+        .iter()
+        .map(|(_, payload)| {
+            let envelope: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            envelope["rerun_of"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(repeated.len(), COUNT);
+    // what was printed is what was enqueued
+    for line in done.stdout.lines() {
+        let told: serde_json::Value = serde_json::from_str(line).unwrap();
+        let subject = format!("naq.queue.many.{}", told["job_id"].as_str().unwrap());
+        assert!(subjects.contains(&subject), "{line}");
+    }
+}
+
+#[test]
+fn selections_are_run_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let exit = naq.publish("build", r#"{"command":"false"}"#);
+    let missing = naq.publish("build", r#"{"command":"/no/such"}"#);
+    let broken = naq.publish("build", "broken");
+    for job in [&exit, &missing, &broken] {
+        naq.ended(job);
+    }
+    naq.cli(["failed", "retry"]).run().exits(2);
+    naq.cli(["failed", "retry", "--older-than", "1h"])
+        .run()
+        .succeeds()
+        .says(&["0 failed jobs run again"]);
+    let done = naq
+        .cli(["failed", "retry", "--reason", "spawn"])
+        .run()
+        .succeeds()
+        .says(&["1 failed jobs run again"]);
+    let again = JobId::new(done.stdout.trim_end()).unwrap();
+    assert_eq!(naq.ended(&again).rerun_of, Some(missing));
+    // what cannot run is told of and stays, and the rest goes on
+    naq.cli(["failed", "retry", "--all", "--quiet"])
+        .run()
+        .exits(6)
+        .says(&["2 failed jobs run again", broken.as_str(), "rejected"]);
+    assert_eq!(naq.kept(&broken).job_id, broken);
+    naq.cli(["failed", "retry", "nobody"])
+        .run()
+        .exits(4)
+        .says(&["no failed job"]);
+}
+
+#[test]
+fn an_entry_whose_job_has_succeeded_since_is_let_go() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["many"]).spawn();
+    // a worker that dies between the copy and the record leaves an entry of a job that goes on
+    let job = naq.enqueue(&["-q", "many", "--id", "j0", "--", "true"]);
+    assert_eq!(naq.ended(&job).state, State::Succeeded);
+    naq.drained("many");
+    let go = naq.home().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
+    let open = serde_json::json!({"job_id": "j1", "script": script}).to_string();
+    naq.publish("many", open);
+    naq.running(&JobId::new("j1").unwrap());
+    keep_many(&naq, 2);
+    naq.cli(["failed", "retry", "--all"])
+        .run()
+        .succeeds()
+        .says(&[
+            "0 failed jobs run again",
+            "1 had ended otherwise",
+            "1 have not ended",
+        ]);
+    let left = naq.failed();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].job_id.as_str(), "j1");
+    std::fs::write(&go, "").unwrap();
+    naq.ended(&JobId::new("j1").unwrap());
+}

@@ -1,0 +1,180 @@
+//! `naq retry`: an ended job again, as a new one that tells which it repeats.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use naq::envelope::{JobId, State};
+
+use crate::harness::naq::{Naq, text};
+use crate::harness::nats::TestServer;
+
+fn printed_id(stdout: &str) -> JobId {
+    JobId::new(stdout.trim_end()).unwrap()
+}
+
+#[test]
+fn a_failed_job_runs_again_as_a_new_one() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let marker = naq.home().join("mended");
+    // a field that naq does not know travels along
+    let envelope = serde_json::json!({
+        "job_id": "first",
+        "command": "sh",
+        "args": ["-c", format!("echo \"$NAQ_JOB_ID\"; [ -e {} ]", marker.display())],
+        "labels": {"team": "a"},
+        "expires_at": "2100-01-01T00:00:00Z",
+        "colour": "red",
+    });
+    let first = JobId::new("first").unwrap();
+    naq.cli(["enqueue", "-q", "build", "--quiet", "-f", "-"])
+        .stdin(envelope.to_string())
+        .run()
+        .succeeds();
+    let failed = naq.ended(&first);
+    assert_eq!(failed.state, State::Failed);
+    assert_eq!(naq.kept(&first).job_id, first);
+
+    std::fs::write(&marker, "").unwrap();
+    let again = printed_id(&naq.cli(["retry", "first"]).run().succeeds().stdout);
+    let record = naq.ended(&again);
+    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.rerun_of.as_ref(), Some(&first));
+    assert_eq!(record.queue.as_str(), "build");
+    assert_eq!(record.labels["team"], "a");
+    assert_eq!(text(record.stdout.as_ref()), format!("{again}\n"));
+    let kept: serde_json::Value =
+        serde_json::from_str(record.envelope.as_ref().unwrap().get()).unwrap();
+    assert_eq!(kept["colour"], "red");
+    assert_eq!(kept.get("expires_at"), None);
+    assert_eq!(kept["rerun_of"], "first");
+
+    // the old one is what it was, and no longer waits to be dealt with
+    assert_eq!(naq.ended(&first).finished_at, failed.finished_at);
+    assert!(naq.failed().is_empty());
+
+    // from the record now, each time another job
+    let done = naq.cli(["retry", "first", "--json"]).run().succeeds();
+    let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(told["rerun_of"], "first");
+    assert_ne!(told["job_id"], again.as_str());
+    let third = JobId::new(told["job_id"].as_str().unwrap()).unwrap();
+    assert_eq!(naq.ended(&third).rerun_of, Some(first));
+}
+
+#[test]
+fn the_outcome_can_be_waited_for() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let old = naq.enqueue(&["--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    naq.ended(&old);
+    let done = naq.cli(["retry", "--wait", old.as_str()]).run().exits(7);
+    assert_eq!(
+        (done.stdout.as_str(), done.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+
+    let well = naq.enqueue(&["--", "true"]);
+    naq.ended(&well);
+    naq.cli(["retry", "--wait", old.as_str(), well.as_str()])
+        .run()
+        .exits(1)
+        .says(&["1 succeeded, 1 did not"]);
+}
+
+#[test]
+fn an_envelope_too_long_for_the_record_runs_again() {
+    const BYTES: usize = 300_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let stdin = "x".repeat(BYTES);
+    let job = naq.publish(
+        "build",
+        serde_json::json!({"command": "wc", "args": ["-c"], "stdin": stdin}).to_string(),
+    );
+    assert!(naq.ended(&job).envelope_object.is_some());
+    let done = naq.cli(["retry", "--wait", job.as_str()]).run().succeeds();
+    assert_eq!(done.stdout.trim(), BYTES.to_string());
+}
+
+#[test]
+fn what_cannot_run_again_is_refused_and_kept() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["retry", "nobody"])
+        .run()
+        .exits(4)
+        .says(&["no job `nobody`"]);
+    let queued = naq.enqueue(&["-q", "unserved", "--", "true"]);
+    naq.cli(["retry", queued.as_str()])
+        .run()
+        .exits(5)
+        .says(&["has not ended", "queued"]);
+
+    let worker = naq.worker(&["build"]).spawn();
+    let running = naq.publish("build", r#"{"command":"sleep","args":["600"]}"#);
+    naq.running(&running);
+    naq.cli(["retry", running.as_str()])
+        .run()
+        .exits(5)
+        .says(&["has not ended", "running"]);
+    drop(worker);
+
+    let _worker = naq.worker(&["other"]).spawn();
+    for payload in [b"no envelope".to_vec(), vec![0xff, 0xfe], b"{}".to_vec()] {
+        let rejected = naq.publish("other", payload);
+        assert_eq!(naq.ended(&rejected).state, State::Rejected);
+        naq.cli(["retry", rejected.as_str()]).run().exits(6).says(&[
+            "cannot be run again",
+            "rejected",
+            "envelope",
+        ]);
+        assert_eq!(naq.kept(&rejected).job_id, rejected);
+    }
+    // one bad id among good ones stops none of them
+    let good = naq.publish("other", r#"{"command":"true"}"#);
+    naq.ended(&good);
+    let done = naq
+        .cli(["retry", "nobody", good.as_str(), "nobody-else"])
+        .run()
+        .exits(4)
+        .says(&["nobody`", "nobody-else`"]);
+    naq.ended(&printed_id(&done.stdout));
+}
+
+#[test]
+fn two_who_retry_at_once_make_one_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    let ran = naq.home().join("ran");
+    let script = format!("echo \"$NAQ_JOB_ID\" >> {}; exit 1", ran.display());
+    let old = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    naq.ended(&old);
+
+    let (one, other) = naq.block_on(async {
+        let one = naq.client().prepare_retry(&old).await.unwrap();
+        let other = naq.client().prepare_retry(&old).await.unwrap();
+        (one, other)
+    });
+    assert_eq!(one.job_id(), other.job_id());
+    let again = naq.block_on(one.enqueue()).unwrap();
+    let first = naq.ended(&again);
+    // the first one has run, failed and been kept; the server is restarted, which makes it forget
+    // the ids of messages; then comes the second
+    drop(worker);
+    let mut server = server;
+    server.restart();
+    let naq_again = Naq::new(&server);
+    let _worker = naq_again.worker(&["build"]).spawn();
+    assert_eq!(naq_again.block_on(other.enqueue()).unwrap(), again);
+    naq_again.drained("build");
+    assert_eq!(naq_again.ended(&again).finished_at, first.finished_at);
+    let ran = std::fs::read_to_string(ran).unwrap();
+    assert_eq!(ran, format!("{old}\n{again}\n"));
+    // the failure of the new job is its own entry, and is not lost with the old one's
+    assert_eq!(naq_again.failed().len(), 1);
+    assert_eq!(naq_again.kept(&again).job_id, again);
+}
