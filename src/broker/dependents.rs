@@ -6,6 +6,7 @@
 //! has several, and goes first: whoever removes the last one releases the job. So a crash
 //! between any two steps leaves the key by which the step is done again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -68,6 +69,30 @@ impl Broker {
             .buffer_unordered(KEYS_AT_ONCE);
         while let Some(written) = pending.next().await {
             written?;
+        }
+        drop(pending);
+        self.close_edges(job, open).await
+    }
+
+    /// Removes what an earlier wait of a job put down of dependencies that it waits for no more:
+    /// they may have ended before they knew of it, and would be taken for open for ever.
+    async fn close_edges(&self, job: &JobId, open: &[Dependency]) -> Result<(), BrokerError> {
+        let bucket = Names::bucket_stream(&self.names.dependents_bucket());
+        let filter = self.names.open_edges_of(job);
+        let still_open: HashSet<&str> = match open {
+            [_] => HashSet::new(),
+            several => several.iter().map(|one| one.job.as_str()).collect(),
+        };
+        if still_open.is_empty() {
+            return self.purge_subjects(&bucket, &filter, None).await.map(drop);
+        }
+        let mut edges = self.scan(&bucket, Scan::last_of_each(filter)).await?;
+        while let Some(edge) = edges.recv().await {
+            let edge = edge?;
+            let dependency = edge.subject.rsplit('.').next().unwrap_or_default();
+            if !still_open.contains(dependency) {
+                self.purge_subjects(&bucket, &edge.subject, None).await?;
+            }
         }
         Ok(())
     }
@@ -221,6 +246,24 @@ impl Broker {
             released?;
         }
         Ok(())
+    }
+
+    /// The jobs that wait for one.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_dependents(&self, job: &JobId) -> Result<Vec<JobId>, BrokerError> {
+        let bucket = Names::bucket_stream(&self.names.dependents_bucket());
+        let mut edges = self
+            .scan(&bucket, Scan::last_of_each(self.names.edges_of(job)))
+            .await?;
+        let mut dependents = Vec::new();
+        while let Some(edge) = edges.recv().await {
+            let edge = edge?;
+            let token = edge.subject.rsplit('.').next();
+            dependents.extend(token.and_then(|token| JobId::new(token).ok()));
+        }
+        Ok(dependents)
     }
 
     async fn release_dependent(

@@ -11,6 +11,7 @@ mod control;
 mod delivery;
 mod dependents;
 mod failed;
+mod flows;
 mod jobs;
 mod listing;
 mod logs;

@@ -209,6 +209,12 @@ impl Names {
         format!("$KV.{}_dependents.open.{job}.*", self.prefix)
     }
 
+    /// The key under which the names of a flow's jobs stand.
+    #[must_use]
+    pub fn flow(&self, flow: &JobId) -> String {
+        format!("$KV.{}_dependents.flow.{flow}.names", self.prefix)
+    }
+
     /// The bucket of slots.
     #[must_use]
     pub fn slots_bucket(&self) -> String {

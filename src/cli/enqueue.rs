@@ -19,7 +19,8 @@ pub(super) struct Args {
     queue: Option<String>,
     #[command(flatten)]
     job: JobOptions,
-    /// Envelopes from a file (- for standard input): one, an array, or one a line
+    /// Envelopes from a file (- for standard input): one, an array, or one a line; or a flow,
+    /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<String>,
     /// Wait for the outcome: print the job's output, exit with its code
@@ -55,7 +56,17 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         if let Some(max) = args.max_jobs {
             client.queue(name)?.check_room(max).await?;
         }
-        let ids = file::enqueue(session, &client, &queue, file, args.quiet, args.wait).await?;
+        let name = args.job.chosen_id()?;
+        let ids = file::enqueue(
+            session,
+            &client,
+            &queue,
+            file,
+            name.as_ref(),
+            args.quiet,
+            args.wait,
+        )
+        .await?;
         return if args.wait {
             wait_for_all(&client, &ids).await
         } else {

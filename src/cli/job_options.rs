@@ -171,12 +171,7 @@ impl JobOptions {
                 ));
             }
         };
-        envelope.job_id = self
-            .id
-            .as_ref()
-            .map(JobId::chosen)
-            .transpose()
-            .map_err(|error| Failure::usage(error.to_string()))?;
+        envelope.job_id = self.chosen_id()?;
         for text in &self.env {
             let (name, value) = match text.split_once('=') {
                 Some((name, value)) => (name, value.to_owned()),
@@ -253,6 +248,12 @@ impl JobOptions {
         envelope.result_ttl = self.result_ttl;
         envelope.validate()?;
         Ok(envelope)
+    }
+
+    /// The id that was chosen, if one was.
+    pub(super) fn chosen_id(&self) -> Result<Option<JobId>, Failure> {
+        let id = self.id.as_ref().map(JobId::chosen).transpose();
+        id.map_err(|error| Failure::usage(error.to_string()))
     }
 
     /// Whether anything here describes a job.

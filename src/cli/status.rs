@@ -1,5 +1,7 @@
 //! `naq status`
 
+mod tree;
+
 use std::time::Duration;
 
 use super::exit::Failure;
@@ -9,14 +11,20 @@ use crate::envelope::{Condition, Envelope, JobId, Output, Record, Timestamp, Wai
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job's id
+    /// The job's id; with --tree also a flow's name
     #[arg(value_name = "ID")]
     id: String,
+    /// Show the whole flow, or what the job depends on and what waits for it
+    #[arg(long)]
+    tree: bool,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.connect().await?;
+    if args.tree {
+        return tree::show(session, &client, &job_id).await;
+    }
     let mut record = client.fetch_job(&job_id).await?;
     record
         .warnings

@@ -4,6 +4,8 @@
 //! processes.
 
 mod dependency;
+mod fields;
+mod flow;
 mod job;
 mod json;
 mod names;
@@ -15,6 +17,7 @@ pub mod units;
 mod worker;
 
 pub use dependency::{Condition, DEPENDENCIES_MAX, Dependency};
+pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
 pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin};
 pub use json::DEPTH_MAX;
 pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};

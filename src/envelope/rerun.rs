@@ -1,11 +1,6 @@
 //! An envelope made ready to be run once more, as a job of its own.
 
-use std::fmt;
-
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-
+use super::fields::Fields;
 use super::{Envelope, Invalid, JobId, RejectReason, json};
 
 /// The fields that belong to the job that has ended, and not to one that is run by hand now: its
@@ -26,46 +21,13 @@ const LEFT_OUT: &[&str] = &[
 pub fn rerun(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, Invalid> {
     Envelope::parse(bytes)?;
     let text = json::check_object(bytes)?;
-    let invalid =
-        |error: serde_json::Error| Invalid::new(RejectReason::Invalid, "", error.to_string());
-    let Fields(fields) = serde_json::from_str(text).map_err(invalid)?;
-    let mut written = String::with_capacity(text.len() + of.as_str().len() + 16);
-    written.push('{');
-    for (name, value) in &fields {
-        if LEFT_OUT.contains(&name.as_str()) {
-            continue;
-        }
-        written.push_str(&serde_json::to_string(name).map_err(invalid)?);
-        written.push(':');
-        written.push_str(value.get());
-        written.push(',');
+    let mut fields: Fields = serde_json::from_str(text)
+        .map_err(|error| Invalid::new(RejectReason::Invalid, "", error.to_string()))?;
+    for name in LEFT_OUT {
+        fields.remove(name);
     }
-    // an id has no character that JSON would escape
-    written.push_str(&format!("\"rerun_of\":\"{of}\"}}"));
-    Ok(written.into_bytes())
-}
-
-/// An object's fields in their order, each value as it was written.
-struct Fields(Vec<(String, Box<RawValue>)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(FieldsVisitor)
-    }
+    fields.set("rerun_of", of)?;
+    fields.to_json().map(String::into_bytes)
 }
 
 #[cfg(test)]

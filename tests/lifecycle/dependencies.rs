@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use naq::broker::NewJob;
-use naq::envelope::{QueueName, Reason, State};
+use naq::envelope::{Condition, Dependency, QueueName, Reason, Record, State, Timestamp};
 
 use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
@@ -318,4 +318,42 @@ fn a_job_that_waits_for_itself_or_twice_is_refused() {
     .run()
     .exits(6)
     .says(&["depends_on[1]", "twice"]);
+}
+
+#[test]
+fn one_that_ended_between_two_looks_is_not_taken_for_open() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("default");
+    let after = |job: &str| Dependency {
+        job: id(job),
+        on: Condition::Success,
+    };
+    let queue = QueueName::new("default").unwrap();
+    let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
+    let mut record = Record::new(id("join"), queue, State::Waiting, now);
+    record.envelope = serde_json::from_str(r#"{"command":"true"}"#).ok();
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        // put aside for both; the first ended before it could know, so nobody tells of it
+        let both = [after("left"), after("right")];
+        broker.index_dependencies(&id("join"), &both).await.unwrap();
+        broker
+            .index_dependencies(&id("join"), &both[1..])
+            .await
+            .unwrap();
+        broker.write_record(&record, 0, None).await.unwrap();
+        broker
+            .release_dependents(&id("right"), State::Succeeded)
+            .await
+            .unwrap();
+        assert!(
+            broker
+                .list_dependents(&id("right"))
+                .await
+                .unwrap()
+                .is_empty()
+        );
+    });
+    assert_eq!(naq.messages_left("default"), 1);
 }

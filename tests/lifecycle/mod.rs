@@ -3,4 +3,5 @@
 mod cancel;
 mod control;
 mod dependencies;
+mod flows;
 mod slots;

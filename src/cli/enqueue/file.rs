@@ -16,8 +16,8 @@ use crate::broker::NewJob;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 use crate::cli::session::Session;
-use crate::client::{Bulk, Client};
-use crate::envelope::{Envelope, JobId, QueueName};
+use crate::client::{Bulk, Client, ClientError};
+use crate::envelope::{Envelope, Flow, JobId, QueueName};
 
 /// Envelopes handed over at once.
 const BATCH_JOBS: usize = 256;
@@ -36,16 +36,31 @@ struct Checked {
     offset: u64,
 }
 
-type Batch = Result<Vec<Checked>, Failure>;
+/// What stands in a file.
+enum Item {
+    Envelope(Checked),
+    /// A flow, which stands alone.
+    Flow(Flow),
+}
+
+type Batch = Result<Vec<Item>, Failure>;
 
 /// Reads and checks every envelope, and says how many there are.
 pub(super) fn check(file: &str) -> Result<u8, Failure> {
     let mut count = 0_u64;
-    each(open(file)?.0, |_| {
-        count += 1;
+    let mut flow_jobs = None;
+    each(open(file)?.0, |item| {
+        match item {
+            Item::Envelope(_) => count += 1,
+            // the name only has to be as long as one that is made
+            Item::Flow(flow) => flow_jobs = Some(flow.members(&flow_name())?.len()),
+        }
         Ok(())
     })?;
-    render::note(format_args!("{count} envelopes, all sound"));
+    match flow_jobs {
+        Some(jobs) => render::note(format_args!("a flow of {jobs} jobs, sound")),
+        None => render::note(format_args!("{count} envelopes, all sound")),
+    }
     Ok(0)
 }
 
@@ -55,6 +70,7 @@ pub(super) async fn enqueue(
     client: &Client,
     queue: &QueueName,
     file: &str,
+    name: Option<&JobId>,
     quiet: bool,
     keep_ids: bool,
 ) -> Result<Vec<JobId>, Failure> {
@@ -75,8 +91,20 @@ pub(super) async fn enqueue(
     let mut broken = None;
     while let Some(batch) = batches.recv().await {
         match batch {
-            Ok(envelopes) => {
-                for envelope in envelopes {
+            Ok(items) => {
+                for item in items {
+                    let envelope = match item {
+                        Item::Envelope(envelope) => envelope,
+                        Item::Flow(flow) => {
+                            bar.finish_and_clear();
+                            return enqueue_flow(session, client, queue, &flow, name, quiet).await;
+                        }
+                    };
+                    if name.is_some() {
+                        return Err(Failure::usage(
+                            "--id names one job or a flow; the envelopes of a file have ids of their own",
+                        ));
+                    }
                     bar.set_position(envelope.offset);
                     let job = match envelope.chosen {
                         Some(id) => NewJob::chosen(id, queue.clone(), envelope.payload),
@@ -118,6 +146,54 @@ pub(super) async fn enqueue(
         render::note(format_args!("{enqueued} jobs enqueued{repeated}"));
     }
     Ok(sending.ids)
+}
+
+/// A name for a flow whose author gave it none: short, since the ids of its jobs begin with it.
+fn flow_name() -> JobId {
+    let made = JobId::generate();
+    // the random end of it
+    let random = made.as_str().rsplit('-').next().unwrap_or_default();
+    JobId::new(format!("flow-{random}")).unwrap_or(made)
+}
+
+async fn enqueue_flow(
+    session: &Session,
+    client: &Client,
+    queue: &QueueName,
+    flow: &Flow,
+    name: Option<&JobId>,
+    quiet: bool,
+) -> Result<Vec<JobId>, Failure> {
+    let name = name.cloned().unwrap_or_else(flow_name);
+    let members = client
+        .enqueue_flow(flow, &name, queue)
+        .await
+        .map_err(|error| match error {
+            ClientError::NoSuchJob(job) => Failure::new(
+                Exit::Refused,
+                format!("the flow depends on `{job}`, which is neither a job of it nor one that is known; nothing was enqueued"),
+            ),
+            error => error.into(),
+        })?;
+    if !quiet {
+        for member in &members {
+            if session.json {
+                render::print_json(&serde_json::json!({
+                    "job_id": member.job_id, "name": member.name, "flow": name,
+                    "queue": member.queue.as_ref().unwrap_or(queue),
+                }))?;
+            } else {
+                render::print_line(&member.job_id)?;
+            }
+        }
+        if std::io::stderr().is_terminal() && !session.json {
+            render::note(format_args!(
+                "{} jobs enqueued; `naq status --tree {name}` shows them",
+                members.len()
+            ));
+        }
+    }
+    Ok(members.into_iter().map(|member| member.job_id).collect())
 }
 
 struct Sending<'s> {
@@ -187,9 +263,11 @@ fn progress(size: Option<u64>) -> ProgressBar {
 fn read(reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Batch>) {
     let mut batch = Vec::with_capacity(BATCH_JOBS);
     let mut batch_bytes = 0;
-    let read = each(reader, |checked| {
-        batch_bytes += checked.payload.len();
-        batch.push(checked);
+    let read = each(reader, |item| {
+        if let Item::Envelope(checked) = &item {
+            batch_bytes += checked.payload.len();
+        }
+        batch.push(item);
         if batch.len() == BATCH_JOBS || batch_bytes >= BATCH_BYTES {
             batch_bytes = 0;
             let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_JOBS));
@@ -208,7 +286,7 @@ fn read(reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Batch>) {
 /// Splits a file into envelopes, checks each, and hands it over.
 fn each(
     reader: Box<dyn Read + Send>,
-    mut hand_over: impl FnMut(Checked) -> Result<(), Failure>,
+    mut hand_over: impl FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut reader = BufReader::with_capacity(256 << 10, reader);
     let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read on: {error}"));
@@ -229,7 +307,7 @@ fn each(
         return each_of_array(reader, &mut hand_over);
     }
     let mut text = Vec::new();
-    let (mut line, mut begun_at, mut offset) = (0_u64, 1_u64, 0_u64);
+    let (mut line, mut begun_at, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
     loop {
         let read = reader.read_until(b'\n', &mut text).map_err(unreadable)?;
         line += 1;
@@ -240,6 +318,9 @@ fn each(
                 return Ok(());
             }
             text.clear();
+            if begun_at == first_line {
+                first_line = line + 1;
+            }
             begun_at = line + 1;
             continue;
         }
@@ -248,14 +329,37 @@ fn each(
             continue;
         }
         let trimmed = text.trim_ascii();
+        if begun_at == first_line && Flow::is_meant(trimmed) {
+            let flow = Flow::parse(trimmed).map_err(|invalid| {
+                let text = invalid.to_string().replacen("envelope", "flow", 1);
+                Failure::new(Exit::Refused, text)
+            })?;
+            nothing_more(reader)?;
+            return hand_over(Item::Flow(flow));
+        }
         let checked = check_one(trimmed, offset, || format!("line {begun_at}"))?;
-        hand_over(checked)?;
+        hand_over(Item::Envelope(checked))?;
         text.clear();
         begun_at = line + 1;
         if at_end {
             return Ok(());
         }
     }
+}
+
+/// A flow stands alone in its file.
+fn nothing_more(mut reader: impl BufRead) -> Result<(), Failure> {
+    let mut rest = Vec::new();
+    reader
+        .read_to_end(&mut rest)
+        .map_err(|error| Failure::usage(format!("cannot read on: {error}")))?;
+    if rest.iter().all(u8::is_ascii_whitespace) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Refused,
+        "something stands after the flow; a file has one flow and nothing else",
+    ))
 }
 
 fn is_unfinished(text: &[u8]) -> bool {
@@ -274,10 +378,10 @@ fn check_one(text: &[u8], offset: u64, place: impl Fn() -> String) -> Result<Che
 
 fn each_of_array(
     reader: impl Read,
-    hand_over: &mut dyn FnMut(Checked) -> Result<(), Failure>,
+    hand_over: &mut dyn FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     struct Items<'h> {
-        hand_over: &'h mut dyn FnMut(Checked) -> Result<(), Failure>,
+        hand_over: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
         failure: &'h mut Option<Failure>,
     }
     impl<'de> Visitor<'de> for Items<'_> {
@@ -291,7 +395,7 @@ fn each_of_array(
                 let text = item.get().as_bytes();
                 offset += text.len() as u64;
                 let handed = check_one(text, offset, || format!("[{index}]"))
-                    .and_then(|checked| (self.hand_over)(checked));
+                    .and_then(|checked| (self.hand_over)(Item::Envelope(checked)));
                 if let Err(failure) = handed {
                     *self.failure = Some(failure);
                     return Err(serde::de::Error::custom("stopped"));
@@ -324,7 +428,10 @@ mod tests {
 
     fn commands(text: &'static str) -> Result<Vec<String>, String> {
         let mut commands = Vec::new();
-        each(Box::new(text.as_bytes()), |checked| {
+        each(Box::new(text.as_bytes()), |item| {
+            let Item::Envelope(checked) = item else {
+                return Err(Failure::general("a flow"));
+            };
             let envelope = Envelope::parse(&checked.payload)?;
             commands.push(envelope.command.unwrap_or_default());
             Ok(())

@@ -1,0 +1,399 @@
+//! A flow: jobs that depend on one another, named in one file.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::value::RawValue;
+
+use super::fields::Fields;
+use super::{Dependency, Envelope, Invalid, JobId, NAME_CHARS_MAX, QueueName, RejectReason, json};
+
+/// The most jobs of one flow.
+pub const FLOW_JOBS_MAX: usize = 10_000;
+
+/// The label that every job of a flow has: the flow's name.
+pub const FLOW_LABEL: &str = "flow";
+
+/// A flow as its author writes it: `{"jobs": {NAME: ENVELOPE, …}}`, where `depends_on` names jobs
+/// of the flow, or ids of jobs that are not of it. An envelope may name its `queue`.
+#[derive(Debug)]
+pub struct Flow {
+    /// In an order in which each job comes after those of the flow that it depends on.
+    jobs: Vec<FlowJob>,
+}
+
+#[derive(Debug)]
+struct FlowJob {
+    name: String,
+    queue: Option<QueueName>,
+    fields: Fields,
+    envelope: Envelope,
+}
+
+/// A job of a flow, ready to be enqueued.
+#[derive(Clone, Debug)]
+pub struct FlowMember {
+    /// Its name in the flow.
+    pub name: String,
+    /// Its id: the flow's name, a dash, and its name in the flow.
+    pub job_id: JobId,
+    /// The queue its envelope names.
+    pub queue: Option<QueueName>,
+    /// Its envelope.
+    pub payload: Vec<u8>,
+}
+
+impl Flow {
+    /// Whether a text is meant to be a flow and not an envelope.
+    #[must_use]
+    pub fn is_meant(text: &[u8]) -> bool {
+        json::check_object(text)
+            .ok()
+            .and_then(|text| serde_json::from_str::<Fields>(text).ok())
+            .is_some_and(|fields| fields.get("jobs").is_some() && fields.get("command").is_none())
+    }
+
+    /// Reads a flow strictly.
+    ///
+    /// # Errors
+    /// [`Invalid`], with the path of what is wrong: an envelope, a name, or dependencies that go
+    /// round in a circle.
+    pub fn parse(text: &[u8]) -> Result<Flow, Invalid> {
+        let text = json::check_object(text)?;
+        let fields: Fields = serde_json::from_str(text).map_err(|error| invalid("", error))?;
+        if let Some((name, _)) = fields.iter().find(|(name, _)| *name != "jobs") {
+            return Err(invalid(
+                name,
+                "a flow has `jobs` and nothing else; labels and the like belong to its jobs",
+            ));
+        }
+        let Some(jobs) = fields.get("jobs") else {
+            return Err(invalid("", "a flow has its jobs under `jobs`"));
+        };
+        let jobs: Fields = serde_json::from_str(jobs.get())
+            .map_err(|_| invalid("jobs", "it is not an object with a name for each job"))?;
+        let jobs = jobs
+            .iter()
+            .map(|(name, value)| FlowJob::parse(name, value))
+            .collect::<Result<Vec<_>, _>>()?;
+        if jobs.is_empty() || jobs.len() > FLOW_JOBS_MAX {
+            return Err(invalid("jobs", "a flow has 1 to 10000 jobs"));
+        }
+        Ok(Flow {
+            jobs: in_order(jobs)?,
+        })
+    }
+
+    /// The jobs that the flow's jobs depend on and that are not of it.
+    #[must_use]
+    pub fn others(&self) -> Vec<JobId> {
+        let names = self.names();
+        let mut others: Vec<JobId> = self
+            .jobs
+            .iter()
+            .flat_map(|job| &job.envelope.depends_on)
+            .filter(|dependency| !names.contains_key(dependency.job.as_str()))
+            .map(|dependency| dependency.job.clone())
+            .collect();
+        others.sort();
+        others.dedup();
+        others
+    }
+
+    fn names(&self) -> HashMap<&str, &FlowJob> {
+        self.jobs
+            .iter()
+            .map(|job| (job.name.as_str(), job))
+            .collect()
+    }
+
+    /// The flow's jobs under a name, each after those it depends on: with ids made of the flow's
+    /// name and their own, so that the same flow under the same name is the same request.
+    ///
+    /// # Errors
+    /// [`Invalid`] where an id would be too long.
+    pub fn members(&self, flow: &JobId) -> Result<Vec<FlowMember>, Invalid> {
+        let mut ids = HashMap::with_capacity(self.jobs.len());
+        for job in &self.jobs {
+            let id = JobId::chosen(format!("{flow}-{}", job.name)).map_err(|_| {
+                invalid(
+                    &format!("jobs.{}", job.name),
+                    format!(
+                        "with the flow's name its id is over {NAME_CHARS_MAX} characters; use shorter names"
+                    ),
+                )
+            })?;
+            ids.insert(job.name.as_str(), id);
+        }
+        self.jobs
+            .iter()
+            .map(|job| {
+                let mut fields = job.fields.clone();
+                let depends_on: Vec<Dependency> = job
+                    .envelope
+                    .depends_on
+                    .iter()
+                    .map(|dependency| Dependency {
+                        job: ids
+                            .get(dependency.job.as_str())
+                            .unwrap_or(&dependency.job)
+                            .clone(),
+                        on: dependency.on,
+                    })
+                    .collect();
+                let mut labels: BTreeMap<&str, &str> = job
+                    .envelope
+                    .labels
+                    .iter()
+                    .map(|(key, value)| (key.as_str(), value.as_str()))
+                    .collect();
+                labels.insert(FLOW_LABEL, flow.as_str());
+                let job_id = ids[job.name.as_str()].clone();
+                fields.remove("queue");
+                fields.set("job_id", &job_id)?;
+                fields.set("labels", &labels)?;
+                if !depends_on.is_empty() {
+                    fields.set("depends_on", &depends_on)?;
+                }
+                Ok(FlowMember {
+                    name: job.name.clone(),
+                    job_id,
+                    queue: job.queue.clone(),
+                    payload: fields.to_json()?.into_bytes(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl FlowJob {
+    fn parse(name: &str, value: &RawValue) -> Result<FlowJob, Invalid> {
+        let path = format!("jobs.{name}");
+        if JobId::chosen(name).is_err() {
+            return Err(invalid(
+                &path,
+                "it cannot be a name; use 1 to 64 of A-Z a-z 0-9 _ -",
+            ));
+        }
+        let within = |error: Invalid| Invalid {
+            path: match error.path.as_str() {
+                "" => path.clone(),
+                inner => format!("{path}.{inner}"),
+            },
+            ..error
+        };
+        let envelope = Envelope::parse(value.get().as_bytes()).map_err(within)?;
+        if envelope.job_id.is_some() {
+            return Err(invalid(
+                &format!("{path}.job_id"),
+                "the ids of a flow's jobs are made of its name and theirs",
+            ));
+        }
+        let fields: Fields =
+            serde_json::from_str(value.get()).map_err(|error| invalid(&path, error))?;
+        let queue = fields
+            .get("queue")
+            .map(|queue| serde_json::from_str(queue.get()))
+            .transpose()
+            .map_err(|error| invalid(&format!("{path}.queue"), error))?;
+        Ok(FlowJob {
+            name: name.to_owned(),
+            queue,
+            fields,
+            envelope,
+        })
+    }
+}
+
+fn invalid(path: &str, message: impl ToString) -> Invalid {
+    Invalid::new(RejectReason::Invalid, path, message.to_string())
+}
+
+/// Puts jobs into an order in which each comes after those it depends on (Kahn, 1962).
+fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, Invalid> {
+    let places: HashMap<String, usize> = jobs
+        .iter()
+        .enumerate()
+        .map(|(place, job)| (job.name.clone(), place))
+        .collect();
+    let mut dependents = vec![Vec::new(); jobs.len()];
+    let mut open = vec![0_usize; jobs.len()];
+    for (place, job) in jobs.iter().enumerate() {
+        for dependency in &job.envelope.depends_on {
+            if let Some(first) = places.get(dependency.job.as_str()) {
+                dependents[*first].push(place);
+                open[place] += 1;
+            }
+        }
+    }
+    let mut order: Vec<usize> = (0..jobs.len()).filter(|place| open[*place] == 0).collect();
+    let mut done = 0;
+    while done < order.len() {
+        for dependent in &dependents[order[done]] {
+            open[*dependent] -= 1;
+            if open[*dependent] == 0 {
+                order.push(*dependent);
+            }
+        }
+        done += 1;
+    }
+    if order.len() < jobs.len() {
+        let circle = circle(&jobs, &places, &open);
+        return Err(invalid(
+            &format!("jobs.{}.depends_on", circle[0]),
+            format!(
+                "these wait for one another in a circle: {}",
+                circle.join(" → ")
+            ),
+        ));
+    }
+    let mut jobs: Vec<Option<FlowJob>> = jobs.into_iter().map(Some).collect();
+    Ok(order
+        .into_iter()
+        .filter_map(|place| jobs[place].take())
+        .collect())
+}
+
+/// A circle among the jobs that could not be put into an order, from a job back to itself.
+fn circle(jobs: &[FlowJob], places: &HashMap<String, usize>, open: &[usize]) -> Vec<String> {
+    let first = (0..jobs.len()).find(|place| open[*place] > 0).unwrap_or(0);
+    let mut path = vec![first];
+    loop {
+        let here = path[path.len() - 1];
+        // each of them waits for another of them, so the walk comes round
+        let next = jobs[here]
+            .envelope
+            .depends_on
+            .iter()
+            .filter_map(|dependency| places.get(dependency.job.as_str()))
+            .find(|place| open[**place] > 0)
+            .copied()
+            .unwrap_or(first);
+        if let Some(start) = path.iter().position(|place| *place == next) {
+            path.push(next);
+            return path[start..]
+                .iter()
+                .map(|place| jobs[*place].name.clone())
+                .collect();
+        }
+        path.push(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(text: &str) -> Invalid {
+        Flow::parse(text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn local_names_become_ids_and_the_rest_is_kept() {
+        let text = br#"{"jobs": {
+            "build": {"command": "make", "depends_on": ["fetch", {"job": "other-job", "on": "finished"}], "input": {"a" : 1.50}},
+            "fetch": {"command": "curl", "queue": "net", "labels": {"kind": "io"}, "colour": "red"},
+            "alarm": {"command": "mail", "depends_on": [{"job": "build", "on": "failure"}]}
+        }}"#;
+        assert!(Flow::is_meant(text));
+        let flow = Flow::parse(text).unwrap();
+        assert_eq!(flow.others(), [JobId::new("other-job").unwrap()]);
+        let members = flow.members(&JobId::new("night").unwrap()).unwrap();
+        let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["fetch", "build", "alarm"]);
+        assert_eq!(
+            members[0].queue.as_ref().map(QueueName::as_str),
+            Some("net")
+        );
+        let payload = |at: usize| String::from_utf8(members[at].payload.clone()).unwrap();
+        assert_eq!(
+            payload(0),
+            r#"{"command":"curl","labels":{"flow":"night","kind":"io"},"colour":"red","job_id":"night-fetch"}"#
+        );
+        assert!(payload(1).contains(
+            r#""depends_on":["night-fetch",{"job":"other-job","on":"finished"}],"input":{"a" : 1.50}"#
+        ));
+        assert!(payload(2).contains(r#"{"job":"night-build","on":"failure"}"#));
+        for member in &members {
+            assert!(Envelope::parse(&member.payload).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, path, word) in [
+            (r#"{"jobs": {}}"#, "jobs", "1 to"),
+            (r#"{"jobs": []}"#, "jobs", "object"),
+            (
+                r#"{"jobs": {"a": {"command": "x"}}, "queue": "q"}"#,
+                "queue",
+                "nothing else",
+            ),
+            (r#"{"jobs": {"a.b": {"command": "x"}}}"#, "jobs.a.b", "name"),
+            (
+                r#"{"jobs": {"a": {"command": "x", "timeout": -1}}}"#,
+                "jobs.a.timeout",
+                "0 seconds",
+            ),
+            (
+                r#"{"jobs": {"a": {"command": "x", "queue": "no.dots"}}}"#,
+                "jobs.a.queue",
+                "dot",
+            ),
+            (
+                r#"{"jobs": {"a": {"command": "x", "job_id": "b"}}}"#,
+                "jobs.a.job_id",
+                "ids",
+            ),
+        ] {
+            let invalid = refused(text);
+            assert_eq!(invalid.path, path, "{invalid}");
+            assert!(invalid.message.contains(word), "{invalid}");
+        }
+        let invalid = refused(
+            r#"{"jobs": {"z": {"command": "x", "depends_on": ["a"]}, "a": {"command": "x", "depends_on": ["c"]},
+                "b": {"command": "x", "depends_on": ["a"]}, "c": {"command": "x", "depends_on": ["b"]}}}"#,
+        );
+        assert!(invalid.message.contains("a → c → b → a"), "{invalid}");
+    }
+
+    proptest! {
+        /// Whatever depends on whatever: either it can be put into an order that keeps every
+        /// dependency, or a circle is named that is one.
+        #[test]
+        fn every_graph_is_ordered_or_refused(
+            edges in proptest::collection::vec((0_usize..8, 0_usize..8), 0..16),
+        ) {
+            let mut jobs = BTreeMap::new();
+            for at in 0..8 {
+                let after: std::collections::BTreeSet<String> = edges
+                    .iter()
+                    .filter(|(from, to)| *from == at && from != to)
+                    .map(|(_, to)| format!("j{to}"))
+                    .collect();
+                jobs.insert(format!("j{at}"), serde_json::json!({"command": "x", "depends_on": after}));
+            }
+            let text = serde_json::json!({"jobs": jobs}).to_string();
+            match Flow::parse(text.as_bytes()) {
+                Ok(flow) => {
+                    let mut seen = std::collections::HashSet::new();
+                    for job in &flow.jobs {
+                        for dependency in &job.envelope.depends_on {
+                            prop_assert!(seen.contains(dependency.job.as_str()));
+                        }
+                        seen.insert(job.name.clone());
+                    }
+                    prop_assert_eq!(seen.len(), 8);
+                }
+                Err(invalid) => {
+                    let circle: Vec<&str> = invalid.message.split(": ").nth(1).unwrap().split(" → ").collect();
+                    prop_assert!(circle.len() > 2 && circle[0] == circle[circle.len() - 1]);
+                    for pair in circle.windows(2) {
+                        let after = jobs[pair[0]]["depends_on"].as_array().unwrap();
+                        prop_assert!(after.iter().any(|name| name == pair[1]));
+                    }
+                }
+            }
+        }
+    }
+}
