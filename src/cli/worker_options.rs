@@ -43,7 +43,7 @@ pub(super) struct WorkerOptions {
     /// How long running jobs may go on when the worker is asked to end
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<Span>,
-    /// How trees of processes are held together: cgroup, subreaper
+    /// How trees of processes are held together: cgroup, namespace, subreaper
     #[arg(long, value_name = "KIND")]
     containment: Option<Containment>,
     /// A variable that envelopes may set although it makes programs run other code

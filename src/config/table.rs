@@ -276,7 +276,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "containment",
         "NAQ_CONTAINMENT",
-        Kind::Choice(&["auto", "cgroup", "subreaper"]),
+        Kind::Choice(&["auto", "cgroup", "namespace", "subreaper"]),
         Fallback::Is("auto"),
         "how a job's processes are held together",
     ),

@@ -82,6 +82,7 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
         let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
         let mut plan = ChildPlan {
             parent: std::process::id() as i32,
+            mounts: (-1, -1),
             rlimits,
             rlimits_len: 1,
             nice: 0,

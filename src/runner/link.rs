@@ -21,6 +21,7 @@ use super::job::{Exit, Phase};
 use super::options::Containment;
 use super::orphans;
 use super::pool::{Outgoing, Pool};
+use super::setup::Setup;
 use super::stream::stream;
 use super::sys::events::register;
 use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
@@ -37,11 +38,11 @@ const RESTART_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration:
 pub(super) struct Spawned {
     socket: AsyncFd<OwnedFd>,
     child: Child,
-    folder: Option<PathBuf>,
+    setup: Setup,
 }
 
 /// Starts a spawner and waits until it is ready.
-pub(super) async fn spawn(program: Option<&Path>, folder: Option<PathBuf>) -> io::Result<Spawned> {
+pub(super) async fn spawn(program: Option<&Path>, setup: Setup) -> io::Result<Spawned> {
     let (ours, theirs) = pair()?;
     // The link rather than the path it leads to: it stays right when the file
     // is replaced by an upgrade.
@@ -66,7 +67,7 @@ pub(super) async fn spawn(program: Option<&Path>, folder: Option<PathBuf>) -> io
     let socket = register(ours, Interest::READABLE | Interest::WRITABLE).map_err(|(_, e)| e)?;
     let mut hello = Writer::default();
     hello.u8(to_spawner::HELLO).u32(MAGIC);
-    hello.c_string(folder.as_deref().and_then(Path::to_str).unwrap_or_default());
+    setup.encode(&mut hello);
     send(socket.get_ref().as_fd(), &hello.bytes, &[])?;
     let mut receiver = Receiver::new();
     let receive = async {
@@ -85,14 +86,19 @@ pub(super) async fn spawn(program: Option<&Path>, folder: Option<PathBuf>) -> io
         return Err(io::Error::other("it ended before it was ready"));
     }
     let mut reader = Reader::new(&receiver.bytes[..bytes]);
-    let reply = (reader.u8(), reader.u32(), reader.i32());
+    let reply = (reader.u8(), reader.u32(), reader.i32(), reader.block());
     match reply {
-        (Ok(to_worker::READY), Ok(MAGIC), Ok(0)) => Ok(Spawned {
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(0), Ok(_)) => Ok(Spawned {
             socket,
             child,
-            folder,
+            setup,
         }),
-        (Ok(to_worker::READY), Ok(MAGIC), Ok(errno)) => Err(Errno::from_raw(errno).into()),
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(errno), Ok(&[])) => Err(Errno::from_raw(errno).into()),
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(errno), Ok(why)) => {
+            let why = String::from_utf8_lossy(why);
+            let errno = Errno::from_raw(errno);
+            Err(io::Error::other(format!("{why}: {}", errno.desc())))
+        }
         _ => Err(io::Error::other("it is not the spawner of this binary")),
     }
 }
@@ -101,7 +107,7 @@ pub(super) async fn spawn(program: Option<&Path>, folder: Option<PathBuf>) -> io
 pub(super) async fn keep(pool: Arc<Pool>, index: usize, first: Spawned) {
     let mut spawned = first;
     loop {
-        let mut folder = spawned.folder.take();
+        let mut setup = std::mem::take(&mut spawned.setup);
         {
             let mut state = pool.lock();
             state.links[index].up = true;
@@ -126,7 +132,7 @@ pub(super) async fn keep(pool: Arc<Pool>, index: usize, first: Spawned) {
                 "a spawner process ended: its jobs are ended as crashed"
             );
         }
-        bury(&pool, folder.clone()).await;
+        bury(&pool, setup.folder.clone()).await;
         abandon(&pool, index);
         if closing {
             return;
@@ -134,9 +140,9 @@ pub(super) async fn keep(pool: Arc<Pool>, index: usize, first: Spawned) {
         let mut wait = RESTART_WAIT.0;
         spawned = loop {
             if let Some(root) = &pool.root {
-                folder = root.spawner_folder(index).ok();
+                setup.folder = root.spawner_folder(index).ok();
             }
-            match spawn(pool.options.spawner_program.as_deref(), folder.clone()).await {
+            match spawn(pool.options.spawner_program.as_deref(), setup.clone()).await {
                 Ok(spawned) => break spawned,
                 Err(e) => {
                     tracing::error!(spawner = index, error = %e, "a spawner process cannot be started");
@@ -154,7 +160,7 @@ pub(super) async fn keep(pool: Arc<Pool>, index: usize, first: Spawned) {
 /// Ends what a spawner that is gone left behind.
 async fn bury(pool: &Pool, folder: Option<PathBuf>) {
     let strangers = match pool.containment {
-        Containment::Subreaper => Some(pool.strangers.clone()),
+        Containment::Namespace | Containment::Subreaper => Some(pool.strangers.clone()),
         Containment::Cgroup => None,
     };
     let buried = tokio::task::spawn_blocking(move || {

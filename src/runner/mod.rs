@@ -25,6 +25,7 @@ mod limit;
 mod link;
 mod live;
 mod mask;
+mod namespace;
 mod options;
 mod orphans;
 mod policy;
@@ -32,6 +33,7 @@ mod pool;
 mod prepare;
 mod request;
 mod scratch;
+mod setup;
 mod spawner;
 mod stream;
 mod sys;
@@ -61,6 +63,7 @@ use cgroup::Root;
 use job::{Exit, Job, JobState, Phase};
 use link::Spawned;
 use pool::Pool;
+use setup::Setup;
 
 /// How long a shutdown waits for killed jobs to be gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -102,12 +105,12 @@ impl Runner {
         let strangers = spawner::descendants::children(std::process::id() as i32);
         let (containment, root, first) = contain(&options).await?;
         let spawners = match containment {
-            Containment::Cgroup => spawner_count(&options),
+            Containment::Cgroup | Containment::Namespace => spawner_count(&options),
             Containment::Subreaper => options.concurrency,
         };
         let mut spawned = vec![first];
         for index in 1..spawners {
-            let next = start_spawner(&options, root.as_ref(), index).await;
+            let next = start_spawner(&options, containment, root.as_ref(), index).await;
             spawned.push(next.map_err(RunnerError::Spawner)?);
         }
         let pool = Arc::new(Pool::new(
@@ -223,46 +226,57 @@ pub fn make_undumpable() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
 }
 
-/// Finds the containment and starts the first spawner, which is what shows
-/// whether it works.
+/// Finds the containment, the best one first, and starts the first spawner,
+/// which is what shows whether it works.
 async fn contain(options: &Options) -> Result<(Containment, Option<Root>, Spawned), RunnerError> {
-    let asked = options.containment;
-    if asked != Some(Containment::Subreaper) {
-        let tried = match Root::create() {
-            Ok(root) => start_spawner(options, Some(&root), 0)
-                .await
-                .map(|first| (root, first)),
-            Err(e) => Err(e),
+    let mut containment = options.containment.unwrap_or(Containment::Cgroup);
+    loop {
+        let source = match try_containment(options, containment).await {
+            Ok((root, first)) => return Ok((containment, root, first)),
+            Err(source) => source,
         };
-        match tried {
-            Ok((root, first)) => return Ok((Containment::Cgroup, Some(root), first)),
-            Err(source) if asked.is_some() => {
+        match (options.containment, containment.next_best()) {
+            (None, Some(next)) => {
+                tracing::info!(reason = %source, "containment `{containment}` cannot be had here");
+                containment = next;
+            }
+            _ => {
                 return Err(RunnerError::Containment {
-                    containment: Containment::Cgroup,
+                    containment,
                     source,
                 });
             }
-            Err(e) => tracing::info!(reason = %e, "containment `cgroup` cannot be had here"),
         }
     }
-    let containment = Containment::Subreaper;
-    nix::sys::prctl::set_child_subreaper(true).map_err(|e| RunnerError::Containment {
-        containment,
-        source: e.into(),
-    })?;
-    let first = start_spawner(options, None, 0)
-        .await
-        .map_err(RunnerError::Spawner)?;
-    Ok((containment, None, first))
+}
+
+async fn try_containment(
+    options: &Options,
+    containment: Containment,
+) -> io::Result<(Option<Root>, Spawned)> {
+    let root = match containment {
+        Containment::Cgroup => Some(Root::create()?),
+        // What a spawner leaves when it dies becomes this process's, to end.
+        Containment::Namespace | Containment::Subreaper => {
+            nix::sys::prctl::set_child_subreaper(true)?;
+            None
+        }
+    };
+    let first = start_spawner(options, containment, root.as_ref(), 0).await?;
+    Ok((root, first))
 }
 
 async fn start_spawner(
     options: &Options,
+    containment: Containment,
     root: Option<&Root>,
     index: usize,
 ) -> io::Result<Spawned> {
-    let folder = root.map(|root| root.spawner_folder(index)).transpose()?;
-    link::spawn(options.spawner_program.as_deref(), folder).await
+    let setup = Setup {
+        folder: root.map(|root| root.spawner_folder(index)).transpose()?,
+        namespace: containment == Containment::Namespace,
+    };
+    link::spawn(options.spawner_program.as_deref(), setup).await
 }
 
 /// Cores + 2 unless told, since each spawner sleeps while its child executes.

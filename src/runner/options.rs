@@ -58,14 +58,28 @@ impl Options {
 pub enum Containment {
     /// A control group (version 2) per slot.
     Cgroup,
+    /// A PID namespace per slot, with a `/proc` of its own.
+    Namespace,
     /// A walk over the descendants of a spawner that adopts orphans.
     Subreaper,
+}
+
+impl Containment {
+    /// What to try where this one is not to be had.
+    pub(super) fn next_best(self) -> Option<Containment> {
+        match self {
+            Containment::Cgroup => Some(Containment::Namespace),
+            Containment::Namespace => Some(Containment::Subreaper),
+            Containment::Subreaper => None,
+        }
+    }
 }
 
 impl fmt::Display for Containment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Containment::Cgroup => "cgroup",
+            Containment::Namespace => "namespace",
             Containment::Subreaper => "subreaper",
         })
     }
@@ -73,7 +87,7 @@ impl fmt::Display for Containment {
 
 /// The name is none of the containments.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown containment {0:?}: it is `cgroup` or `subreaper`")]
+#[error("unknown containment {0:?}: it is `cgroup`, `namespace` or `subreaper`")]
 pub struct UnknownContainment(String);
 
 impl FromStr for Containment {
@@ -82,6 +96,7 @@ impl FromStr for Containment {
     fn from_str(name: &str) -> Result<Containment, UnknownContainment> {
         match name {
             "cgroup" => Ok(Containment::Cgroup),
+            "namespace" => Ok(Containment::Namespace),
             "subreaper" => Ok(Containment::Subreaper),
             _ => Err(UnknownContainment(name.to_owned())),
         }

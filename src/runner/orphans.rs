@@ -1,5 +1,7 @@
 //! What a spawner without control groups leaves behind when it dies: its
 //! descendants become this process's children, since it is a subreaper too.
+//! With namespaces those are their first processes, which the kernel has killed
+//! and which end last.
 
 use std::time::{Duration, Instant};
 

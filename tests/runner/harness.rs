@@ -11,6 +11,13 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
+/// Every way to hold a tree together.
+pub(super) const CONTAINMENTS: [Containment; 3] = [
+    Containment::Cgroup,
+    Containment::Namespace,
+    Containment::Subreaper,
+];
+
 /// No test waits longer for anything.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +43,7 @@ impl Bench {
     /// One for each containment that this machine has.
     pub(super) async fn each() -> Vec<Bench> {
         let mut benches = Vec::new();
-        for containment in [Containment::Cgroup, Containment::Subreaper] {
+        for containment in CONTAINMENTS {
             let folder = tempfile::tempdir().unwrap();
             let mut options = options(folder.path());
             options.containment = Some(containment);

@@ -5,7 +5,7 @@ use naq::runner::{
     Command, Containment, End, Limits, Options, Program, Runner, RunnerError, SpawnFailure, Stdin,
 };
 
-use super::harness::{Bench, program, sh, stdout};
+use super::harness::{Bench, CONTAINMENTS, program, sh, stdout};
 
 fn failure(end: End) -> SpawnFailure {
     match end {
@@ -327,7 +327,7 @@ async fn a_concurrency_beyond_the_descriptors_is_refused() {
 
 #[test]
 fn containments_have_names() {
-    for containment in [Containment::Cgroup, Containment::Subreaper] {
+    for containment in CONTAINMENTS {
         assert_eq!(containment.to_string().parse(), Ok(containment));
     }
     assert!("chroot".parse::<Containment>().is_err());

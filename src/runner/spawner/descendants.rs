@@ -95,11 +95,12 @@ pub(in crate::runner) fn stat_field(pid: i32, field: usize) -> Option<i32> {
     rest.split_whitespace().nth(field)?.parse().ok()
 }
 
-/// Resident bytes of the processes together; what they share counts each time.
-pub(super) fn resident_bytes(pids: &[i32]) -> u64 {
+/// Resident bytes of the processes together, as this `/proc` numbers them; what
+/// they share counts each time.
+pub(super) fn resident_bytes(proc: &str, pids: &[i32]) -> u64 {
     let pages: u64 = pids
         .iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok())
+        .filter_map(|pid| fs::read_to_string(format!("{proc}/{pid}/statm")).ok())
         .filter_map(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum();
     pages * page_bytes()

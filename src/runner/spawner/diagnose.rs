@@ -56,6 +56,8 @@ pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
             "cgroup"
         } else if step == ChildStep::Descriptors as u8 {
             "descriptors"
+        } else if step == ChildStep::Mounts as u8 {
+            "namespace"
         } else {
             "orphaned"
         };

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::cgroup::Group;
+use super::super::namespace::Namespace;
 use super::super::sys::wait::Reaped;
 use super::super::wire::{Writer, flag, to_worker};
 use super::descendants;
@@ -27,14 +28,24 @@ pub(super) struct Watched {
     pub(super) processes: Option<u64>,
 }
 
+/// What holds a job's processes together.
+#[derive(Debug)]
+pub(super) enum Tree {
+    /// A control group.
+    Group(Group),
+    /// A PID namespace.
+    Namespace(Namespace),
+    /// Nothing: it owns all of this process's descendants.
+    Descendants,
+}
+
 /// A started job.
 #[derive(Debug)]
 pub(super) struct Job {
     /// The worker's number for it.
     pub(super) id: u32,
     pub(super) pid: i32,
-    /// Where it runs; none when it owns all of this process's descendants.
-    pub(super) group: Option<Group>,
+    pub(super) tree: Tree,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
     /// Since the epoch, nanoseconds.
@@ -77,21 +88,26 @@ impl Job {
         {
             self.kill_at = Some(deadline);
         }
-        match &self.group {
-            Some(group) => group.terminate(),
-            None => descendants::terminate(),
+        match &self.tree {
+            Tree::Group(group) => group.terminate(),
+            Tree::Namespace(namespace) => namespace.terminate(),
+            Tree::Descendants => descendants::terminate(),
         }
     }
 
     /// KILL to the whole tree.
     pub(super) fn kill(&mut self, now: Instant) {
         self.killed = true;
-        match &self.group {
-            Some(group) => {
+        match &self.tree {
+            Tree::Group(group) => {
                 group.kill();
                 self.kill_at = None;
             }
-            None => {
+            Tree::Namespace(namespace) => {
+                namespace.kill();
+                self.kill_at = None;
+            }
+            Tree::Descendants => {
                 descendants::kill_all();
                 self.kill_at = Some(now + KILL_AGAIN);
             }
@@ -121,14 +137,18 @@ impl Job {
     }
 
     fn is_group_empty(&mut self) -> bool {
-        self.group.as_mut().is_some_and(Group::is_empty)
+        match &mut self.tree {
+            Tree::Group(group) => group.is_empty(),
+            Tree::Namespace(_) | Tree::Descendants => false,
+        }
     }
 
     /// Compares the tree with the limits that nobody else enforces.
     fn look(&mut self, now: Instant) {
-        let pids = match &self.group {
-            Some(group) => group.processes(),
-            None => descendants::list(),
+        let (proc, pids) = match &self.tree {
+            Tree::Group(group) => ("/proc".to_owned(), group.processes()),
+            Tree::Namespace(namespace) => (namespace.proc(), namespace.processes()),
+            Tree::Descendants => ("/proc".to_owned(), descendants::list()),
         };
         let over = |bound: Option<u64>, used: u64| bound.is_some_and(|bound| used > bound);
         if over(self.watched.processes, pids.len() as u64) {
@@ -137,7 +157,7 @@ impl Job {
         } else if self.watched.memory_bytes.is_some()
             && over(
                 self.watched.memory_bytes,
-                descendants::resident_bytes(&pids),
+                descendants::resident_bytes(&proc, &pids),
             )
         {
             self.flags |= flag::OVER_MEMORY | flag::OOM;
@@ -154,13 +174,30 @@ impl Job {
         }
     }
 
-    /// Whether nothing of it is left. `childless`: this process has no child.
-    pub(super) fn is_over(&mut self, childless: bool) -> bool {
+    /// Whether nothing of it is left. `childless`: this process has no child;
+    /// `strays`: it has one that nobody knows.
+    pub(super) fn is_over(&mut self, childless: bool, strays: bool) -> bool {
         self.exit.is_some()
-            && match &mut self.group {
-                Some(group) => group.is_empty(),
-                None => childless,
+            && match &mut self.tree {
+                Tree::Group(group) => group.is_empty(),
+                Tree::Namespace(namespace) => namespace.is_empty(strays),
+                Tree::Descendants => childless,
             }
+    }
+
+    /// The first process of its namespace.
+    pub(super) fn init(&self) -> Option<i32> {
+        match &self.tree {
+            Tree::Namespace(namespace) => Some(namespace.init()),
+            Tree::Group(_) | Tree::Descendants => None,
+        }
+    }
+
+    /// The first process of its namespace was reaped, and so is over.
+    pub(super) fn init_ended(&mut self) {
+        if let Tree::Namespace(namespace) = &mut self.tree {
+            namespace.ended();
+        }
     }
 
     /// Tells of a job that has been running for a while.
@@ -174,7 +211,9 @@ impl Job {
         let Some((reaped, wall)) = self.exit else {
             return;
         };
-        if self.group.as_ref().is_some_and(Group::had_oom) {
+        if let Tree::Group(group) = &self.tree
+            && group.had_oom()
+        {
             self.flags |= flag::OOM;
         }
         w.u8(to_worker::ENDED).u32(self.id).i32(reaped.status);

@@ -9,15 +9,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libc::c_int;
 use nix::errno::Errno;
+use nix::sys::prctl;
 
 use super::super::cgroup::{Allowance, Group};
+use super::super::namespace::{Namespace, Namespaces};
 use super::super::request::Start;
 use super::super::scratch::SCRIPT;
+use super::super::setup::Setup;
 use super::super::sys::child::{ChildPlan, ChildStep, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
 use super::diagnose::{Diagnosis, diagnose};
 use super::errno_of;
-use super::job::{Job, REPORT_AFTER, Watched};
+use super::job::{Job, REPORT_AFTER, Tree, Watched};
 
 /// Why a job was not started.
 #[derive(Debug)]
@@ -28,7 +31,24 @@ pub(super) enum Refusal {
     Failed(Diagnosis),
 }
 
-/// Starts processes, and keeps the groups that are free.
+/// Why this process cannot be a spawner as it was told to.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    pub(super) errno: Errno,
+    /// In words, or empty where the errno says it all.
+    pub(super) why: String,
+}
+
+impl From<Errno> for Unfit {
+    fn from(errno: Errno) -> Unfit {
+        Unfit {
+            errno,
+            why: String::new(),
+        }
+    }
+}
+
+/// Starts processes, and keeps the groups and namespaces that are free.
 #[derive(Debug)]
 pub(super) struct Launcher {
     cloner: Cloner,
@@ -36,21 +56,41 @@ pub(super) struct Launcher {
     folder: Option<PathBuf>,
     free: Vec<Group>,
     groups: usize,
+    namespaces: Option<Namespaces>,
+    free_namespaces: Vec<Namespace>,
     /// Children can be started straight in a group.
     into: bool,
 }
 
 impl Launcher {
-    /// Finds out what works here. `folder` is where groups are made, if any.
-    pub(super) fn new(folder: Option<PathBuf>) -> Result<Launcher, Errno> {
+    /// Finds out what works here, and closes this process to other processes of
+    /// its user.
+    pub(super) fn new(setup: Setup) -> Result<Launcher, Unfit> {
+        let namespaces = setup.namespace.then(Namespaces::new).transpose();
+        let namespaces = namespaces.map_err(|(errno, why)| Unfit {
+            errno,
+            why: why.to_owned(),
+        })?;
+        // Requests hold secrets; a job under the same user must not read them
+        // here.
+        prctl::set_dumpable(false)?;
         let mut launcher = Launcher {
             cloner: Cloner::new()?,
             pid: nix::unistd::getpid().as_raw(),
-            folder,
+            folder: setup.folder,
             free: Vec::new(),
             groups: 0,
+            namespaces,
+            free_namespaces: Vec::new(),
             into: true,
         };
+        if let Some(namespaces) = &launcher.namespaces {
+            let first = namespaces.create().map_err(|errno| Unfit {
+                errno,
+                why: "a PID namespace with a /proc of its own".to_owned(),
+            })?;
+            launcher.free_namespaces.push(first);
+        }
         if let Some(group) = launcher.take_group()? {
             if launcher.cloner.probe_into(group.dir()).is_err() {
                 launcher.into = false;
@@ -67,9 +107,47 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Whether jobs have groups, so that several can run here at once.
-    pub(super) fn has_groups(&self) -> bool {
-        self.folder.is_some()
+    /// Whether the trees of jobs are told apart, so that several can run here
+    /// at once.
+    pub(super) fn runs_several(&self) -> bool {
+        self.folder.is_some() || self.has_namespaces()
+    }
+
+    /// Whether jobs have namespaces.
+    pub(super) fn has_namespaces(&self) -> bool {
+        self.namespaces.is_some()
+    }
+
+    /// The first process of a namespace that no job has was reaped.
+    pub(super) fn init_ended(&mut self, pid: i32) {
+        if let Some(at) = self.free_namespaces.iter().position(|n| n.init() == pid) {
+            self.free_namespaces.swap_remove(at).ended();
+        }
+    }
+
+    /// Whether a process of a job is this one's child although the job's first
+    /// process is another.
+    pub(super) fn has_strays(&mut self, jobs: &[Job]) -> bool {
+        let Some(namespaces) = &mut self.namespaces else {
+            return false;
+        };
+        let free = &self.free_namespaces;
+        namespaces.has_strays(|pid| {
+            let is_job = |job: &Job| job.pid == pid || job.init() == Some(pid);
+            jobs.iter().any(is_job) || free.iter().any(|n| n.init() == pid)
+        })
+    }
+
+    fn take_tree(&mut self) -> Result<Tree, Errno> {
+        if let Some(namespaces) = &self.namespaces {
+            let namespace = match self.free_namespaces.pop() {
+                Some(namespace) => namespace,
+                None => namespaces.create()?,
+            };
+            namespace.enter()?;
+            return Ok(Tree::Namespace(namespace));
+        }
+        Ok(self.take_group()?.map_or(Tree::Descendants, Tree::Group))
     }
 
     fn take_group(&mut self) -> Result<Option<Group>, Errno> {
@@ -84,15 +162,18 @@ impl Launcher {
         group.map(Some).map_err(errno_of)
     }
 
-    /// Takes back the group of a job that is over. One that was killed is not
+    /// Takes back what held a job that is over. A group that was killed is not
     /// used again: Linux since 6.14 kills what is started straight into a group
     /// that has ever been killed, since it compares the group's count of kills
     /// with that of the parent's group.
-    pub(super) fn give_back(&mut self, group: Group, killed: bool) {
-        if killed {
-            group.remove();
-        } else {
-            self.free.push(group);
+    pub(super) fn give_back(&mut self, tree: Tree, killed: bool) {
+        match tree {
+            Tree::Group(group) if killed => group.remove(),
+            Tree::Group(group) => self.free.push(group),
+            Tree::Namespace(namespace) if !killed && namespace.is_reusable() => {
+                self.free_namespaces.push(namespace);
+            }
+            Tree::Namespace(_) | Tree::Descendants => {}
         }
     }
 
@@ -107,16 +188,15 @@ impl Launcher {
         if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
             write_script(scratch, script).map_err(|e| script_refusal(scratch, e))?;
         }
-        let mut group = match self.take_group() {
-            Ok(group) => group,
-            Err(_) => return Err(Refusal::Busy),
+        let Ok(mut tree) = self.take_tree() else {
+            return Err(Refusal::Busy);
         };
         let bounds = &start.bounds;
         let mut watched = Watched::default();
         let mut address_space = bounds.memory_bytes;
         watched.memory_bytes = bounds.memory_bytes;
         watched.processes = bounds.processes;
-        if let Some(group) = &mut group {
+        if let Tree::Group(group) = &mut tree {
             let allowance = Allowance {
                 memory_bytes: bounds.memory_bytes,
                 processes: bounds.processes,
@@ -133,12 +213,12 @@ impl Launcher {
             }
         }
         let started = Instant::now();
-        match self.clone(start, fds, group.as_ref(), address_space) {
+        match self.clone(start, fds, &tree, address_space) {
             Ok(pid) => {
                 let mut job = Job {
                     id,
                     pid,
-                    group,
+                    tree,
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
@@ -155,9 +235,7 @@ impl Launcher {
                 Ok(job)
             }
             Err(refusal) => {
-                if let Some(group) = group {
-                    self.give_back(group, false);
-                }
+                self.give_back(tree, false);
                 Err(refusal)
             }
         }
@@ -167,9 +245,17 @@ impl Launcher {
         &mut self,
         start: &Start,
         fds: &[OwnedFd],
-        group: Option<&Group>,
+        tree: &Tree,
         address_space: Option<u64>,
     ) -> Result<c_int, Refusal> {
+        let group = match tree {
+            Tree::Group(group) => Some(group),
+            Tree::Namespace(_) | Tree::Descendants => None,
+        };
+        let (parent, mounts) = match tree {
+            Tree::Namespace(namespace) => (0, namespace.mounts()),
+            Tree::Group(_) | Tree::Descendants => (self.pid, (-1, -1)),
+        };
         let by_hand = match group {
             Some(group) if !self.into => Some(group.open_procs().map_err(|_| Refusal::Busy)?),
             _ => None,
@@ -180,7 +266,8 @@ impl Launcher {
         let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
         let (rlimits, rlimits_len) = rlimits(start, address_space);
         let mut plan = ChildPlan {
-            parent: self.pid,
+            parent,
+            mounts,
             rlimits,
             rlimits_len,
             nice: start.bounds.nice,

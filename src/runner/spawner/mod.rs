@@ -10,18 +10,18 @@ mod launch;
 mod serve;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
+use super::setup::Setup;
 use super::sys::descriptors::claim_spawner_socket;
 use super::sys::signals::default_dispositions;
 use super::sys::socket::{Receiver, send};
 use super::wire::{MAGIC, Reader, Writer, to_spawner, to_worker};
-use launch::Launcher;
+use launch::{Launcher, Unfit};
 use serve::Spawner;
 
 /// The body of the hidden subcommand `naq __spawner`. Call it before anything
@@ -43,28 +43,26 @@ fn run() -> Result<(), Errno> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     prctl::set_child_subreaper(true)?;
     prctl::set_no_new_privs()?;
-    // Requests hold secrets; a job under the same user must not read them here.
-    prctl::set_dumpable(false)?;
     let _ = prctl::set_name(c"naq-spawner");
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
     let mut receiver = Receiver::new();
-    let Some(folder) = hello(&socket, &mut receiver)? else {
+    let Some(setup) = hello(&socket, &mut receiver)? else {
         return Ok(());
     };
-    let launcher = match Launcher::new(folder) {
+    let launcher = match Launcher::new(setup) {
         Ok(launcher) => launcher,
-        Err(errno) => {
-            ready(&socket, errno as i32)?;
+        Err(Unfit { errno, why }) => {
+            ready(&socket, errno as i32, &why)?;
             return Err(errno);
         }
     };
-    ready(&socket, 0)?;
+    ready(&socket, 0, "")?;
     Spawner::new(socket, receiver, launcher)?.serve()
 }
 
-/// Waits for the worker's first message: where this spawner's groups are.
-/// The outer `None` is a worker that is gone.
-fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Option<PathBuf>>, Errno> {
+/// Waits for the worker's first message: how jobs are held together here.
+/// `None` is a worker that is gone.
+fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Setup>, Errno> {
     poll(
         &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
         PollTimeout::NONE,
@@ -78,16 +76,15 @@ fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Option<Path
         if reader.u8()? != to_spawner::HELLO || reader.u32()? != MAGIC {
             return Err(super::wire::Malformed);
         }
-        let folder = reader.c_string()?;
-        let folder = std::str::from_utf8(folder).map_err(|_| super::wire::Malformed)?;
-        Ok((!folder.is_empty()).then(|| PathBuf::from(folder)))
+        Setup::decode(&mut reader)
     };
     parse().map(Some).map_err(|_| Errno::EPROTO)
 }
 
-fn ready(socket: &OwnedFd, errno: i32) -> Result<(), Errno> {
+fn ready(socket: &OwnedFd, errno: i32, why: &str) -> Result<(), Errno> {
     let mut w = Writer::default();
     w.u8(to_worker::READY).u32(MAGIC).i32(errno);
+    w.block(why.as_bytes());
     send(socket.as_fd(), &w.bytes, &[])
 }
 

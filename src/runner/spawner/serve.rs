@@ -16,7 +16,7 @@ use super::super::request::Start;
 use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
 use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
-use super::job::Job;
+use super::job::{Job, Tree};
 use super::launch::{Launcher, Refusal};
 
 /// First wait before a start that found the system short of something is tried
@@ -155,7 +155,7 @@ impl Spawner {
         }
         // Groups whose first process has ended tell when the rest has.
         for job in self.jobs.iter().filter(|job| job.exit.is_some()) {
-            if let Some(group) = &job.group {
+            if let Tree::Group(group) = &job.tree {
                 fds.push(PollFd::new(group.events(), PollFlags::POLLPRI));
             }
         }
@@ -256,7 +256,7 @@ impl Spawner {
     fn can_start(&self, now: Instant) -> bool {
         !self.waiting.is_empty()
             && self.busy_until.is_none_or(|until| until <= now)
-            && (self.launcher.has_groups() || self.jobs.is_empty())
+            && (self.launcher.runs_several() || self.jobs.is_empty())
     }
 
     /// Starts the job that has waited longest: one, so that exits are not kept
@@ -306,6 +306,8 @@ impl Spawner {
                     // Others are descendants that outlived their parents.
                     if let Some(job) = self.jobs.iter_mut().find(|job| job.pid == reaped.pid) {
                         job.exited(reaped, now);
+                    } else if self.launcher.has_namespaces() {
+                        self.init_ended(reaped.pid);
                     }
                     ended = true;
                 }
@@ -324,10 +326,19 @@ impl Spawner {
         }
     }
 
+    /// The first process of a namespace may have been reaped.
+    fn init_ended(&mut self, pid: i32) {
+        match self.jobs.iter_mut().find(|job| job.init() == Some(pid)) {
+            Some(job) => job.init_ended(),
+            None => self.launcher.init_ended(pid),
+        }
+    }
+
     fn tell_ended(&mut self) {
+        let strays = self.launcher.has_strays(&self.jobs);
         let mut at = 0;
         while at < self.jobs.len() {
-            if !self.jobs[at].is_over(self.childless) {
+            if !self.jobs[at].is_over(self.childless, strays) {
                 at += 1;
                 continue;
             }
@@ -335,9 +346,7 @@ impl Spawner {
             let mut w = Writer::default();
             job.write_ended(&mut w);
             self.replies.push_back(w.bytes);
-            if let Some(group) = job.group {
-                self.launcher.give_back(group, job.killed);
-            }
+            self.launcher.give_back(job.tree, job.killed);
         }
     }
 

@@ -32,14 +32,20 @@ pub(in crate::runner) enum ChildStep {
     Descriptors = 7,
     /// `execve`.
     Exec = 8,
+    /// Entering the mount namespace.
+    Mounts = 9,
 }
 
 /// Everything a child needs. The pointers stay valid while the parent is
 /// suspended in `clone`, which is until the child has executed or exited.
 #[derive(Debug)]
 pub(in crate::runner) struct ChildPlan {
-    /// The spawner's own process id, to notice that it died.
+    /// The spawner's own process id as the child sees it (0 from a PID
+    /// namespace), to notice that it died.
     pub(in crate::runner) parent: c_int,
+    /// A mount namespace to enter and the directory that is the root there, or
+    /// -1.
+    pub(in crate::runner) mounts: (RawFd, RawFd),
     /// Resource limits, of which `rlimits_len` are set.
     pub(in crate::runner) rlimits: [(c_int, libc::rlimit); RLIMITS_MAX],
     /// How many of `rlimits` count.
@@ -99,6 +105,16 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         if libc::getppid() != plan.parent {
             return ChildStep::Orphaned;
+        }
+        let (mounts, root) = plan.mounts;
+        if mounts >= 0
+            && (libc::setns(mounts, libc::CLONE_NEWNS) != 0
+                // Entering moves to the root of the namespace, which is not
+                // the worker's where that runs in a chroot.
+                || libc::fchdir(root) != 0
+                || libc::chroot(c".".as_ptr()) != 0)
+        {
+            return ChildStep::Mounts;
         }
         let limits = plan.rlimits.as_ptr();
         let mut at = 0;

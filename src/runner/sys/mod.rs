@@ -5,6 +5,7 @@ pub(super) mod child;
 pub(super) mod clone;
 pub(super) mod descriptors;
 pub(super) mod events;
+pub(super) mod namespace;
 pub(super) mod signals;
 pub(super) mod socket;
 pub(super) mod wait;
