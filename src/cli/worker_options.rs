@@ -46,6 +46,9 @@ pub(super) struct WorkerOptions {
     /// How trees of processes are held together: cgroup, namespace, subreaper
     #[arg(long, value_name = "KIND")]
     containment: Option<Containment>,
+    /// The user jobs run as; for a worker that is root
+    #[arg(long, value_name = "USER[:GROUP]")]
+    run_as: Option<String>,
     /// A variable that envelopes may set although it makes programs run other code
     #[arg(long, value_name = "NAME")]
     allow_env: Vec<String>,
@@ -155,6 +158,11 @@ impl WorkerOptions {
         }
         if let Some(path) = session.variable("PATH") {
             options.path = path.to_owned();
+        }
+        if let Some(text) = self.run_as.as_ref().or(settings.run_as.as_ref()) {
+            let user = runner::JobUser::find(text);
+            options.run_as =
+                Some(user.map_err(|error| Failure::usage(format!("--run-as {error}")))?);
         }
         options.base_env = session.job_environment();
         // jobs of the same user must not read our credentials from /proc

@@ -133,6 +133,9 @@ pub struct Settings {
     pub workdir: Option<PathBuf>,
     pub drain_timeout: Duration,
     pub containment: String,
+    pub run_as: Option<String>,
+    pub landlock_read: Vec<String>,
+    pub landlock_write: Vec<String>,
     pub allow_env: Vec<String>,
     pub secrets_dir: Option<PathBuf>,
     pub worker_labels: BTreeMap<String, String>,
@@ -563,6 +566,13 @@ impl Values<'_> {
         }
     }
 
+    fn list(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            Some(Value::List(texts)) => texts.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     fn on(&self, name: &str) -> bool {
         matches!(self.get(name), Some(Value::Switch(true)))
     }
@@ -610,10 +620,10 @@ fn typed(entries: &[Entry]) -> Settings {
         workdir: values.path("workdir"),
         drain_timeout: values.duration("drain_timeout").unwrap_or_default(),
         containment: values.text("containment").unwrap_or_default(),
-        allow_env: match values.get("allow_env") {
-            Some(Value::List(names)) => names.clone(),
-            _ => Vec::new(),
-        },
+        run_as: values.text("run_as"),
+        landlock_read: values.list("landlock_read"),
+        landlock_write: values.list("landlock_write"),
+        allow_env: values.list("allow_env"),
         secrets_dir: values.path("secrets_dir"),
         worker_labels: match values.get("worker_labels") {
             Some(Value::Labels(labels)) => labels.clone(),

@@ -281,6 +281,27 @@ pub const SETTINGS: &[Setting] = &[
         "how a job's processes are held together",
     ),
     row(
+        "run_as",
+        "NAQ_RUN_AS",
+        Kind::Text,
+        Fallback::None,
+        "the user jobs run as, USER or USER:GROUP, where the worker is root",
+    ),
+    row(
+        "landlock_read",
+        "NAQ_LANDLOCK_READ",
+        Kind::List,
+        Fallback::None,
+        "where jobs may read and execute, and nowhere else",
+    ),
+    row(
+        "landlock_write",
+        "NAQ_LANDLOCK_WRITE",
+        Kind::List,
+        Fallback::None,
+        "where jobs may write, and nowhere else; they may read there too",
+    ),
+    row(
         "allow_env",
         "NAQ_ALLOW_ENV",
         Kind::List,

@@ -24,6 +24,12 @@ pub enum RunnerError {
         /// The concurrency that would fit.
         possible: u64,
     },
+    /// Another user was asked for, which only root may become.
+    #[error("jobs cannot run as {user}: only a worker that is root can start them as another user")]
+    NotRoot {
+        /// Who was asked for.
+        user: String,
+    },
     /// The containment asked for is not to be had here.
     #[error("containment `{containment}` cannot be had here: {source}")]
     Containment {

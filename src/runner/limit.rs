@@ -87,6 +87,7 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
             rlimits_len: 1,
             nice: 0,
             cgroup_procs: -1,
+            user: None,
             cwd: c"/".as_ptr(),
             fds: [
                 0,

@@ -37,6 +37,7 @@ mod setup;
 mod spawner;
 mod stream;
 mod sys;
+mod user;
 mod wire;
 
 use std::collections::VecDeque;
@@ -58,12 +59,13 @@ pub use options::{Containment, OUTPUT_BYTES_DEFAULT, Options, UnknownContainment
 pub use policy::denied_env;
 pub use scratch::Scratch;
 pub use spawner::spawner_main;
+pub use user::{JobUser, UnknownUser};
 
 use cgroup::Root;
 use job::{Exit, Job, JobState, Phase};
 use link::Spawned;
 use pool::Pool;
-use setup::Setup;
+use setup::{Setup, SetupUser};
 
 /// How long a shutdown waits for killed jobs to be gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -97,9 +99,16 @@ impl Runner {
     ///
     /// As [`RunnerError`] says; a containment that was asked for by name is
     /// not replaced by another.
-    pub async fn start(options: Options) -> Result<Runner, RunnerError> {
+    pub async fn start(mut options: Options) -> Result<Runner, RunnerError> {
         if options.concurrency == 0 {
             return Err(RunnerError::NoSlots);
+        }
+        if let Some(user) = &options.run_as {
+            if !nix::unistd::geteuid().is_root() {
+                let user = user.name.clone();
+                return Err(RunnerError::NotRoot { user });
+            }
+            options.base_env.extend(user.environment());
         }
         let open_files = descriptors::raise(options.concurrency)?;
         let strangers = spawner::descendants::children(std::process::id() as i32);
@@ -275,6 +284,7 @@ async fn start_spawner(
     let setup = Setup {
         folder: root.map(|root| root.spawner_folder(index)).transpose()?,
         namespace: containment == Containment::Namespace,
+        user: options.run_as.as_ref().map(SetupUser::of),
     };
     link::spawn(options.spawner_program.as_deref(), setup).await
 }

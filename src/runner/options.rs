@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::user::JobUser;
+
 /// Bytes kept of each stream of a job unless told otherwise: 64 KiB.
 pub const OUTPUT_BYTES_DEFAULT: u64 = 64 * 1024;
 
@@ -26,6 +28,8 @@ pub struct Options {
     /// The rest of the environment every job begins with (`HOME`, `LANG`,
     /// `TZ`, `TMPDIR`).
     pub base_env: Vec<(String, String)>,
+    /// Who jobs run as, if not the worker's own user; only root may say.
+    pub run_as: Option<JobUser>,
     /// The binary to run as `<program> __spawner`; this one if not told.
     pub spawner_program: Option<PathBuf>,
     /// Bytes kept of each stream of a job that does not say.
@@ -46,6 +50,7 @@ impl Options {
             scratch_dir: std::env::temp_dir(),
             path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             base_env: Vec::new(),
+            run_as: None,
             spawner_program: None,
             output_bytes_default: OUTPUT_BYTES_DEFAULT,
             control_line_bytes_max: 256 * 1024,

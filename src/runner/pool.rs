@@ -94,7 +94,9 @@ impl Pool {
             .collect();
         // random, since the place may be shared
         let run: u64 = rand::random();
-        let scratches = Scratches::new(options.scratch_dir.join(format!("naq-{run:016x}")));
+        let owner = options.run_as.as_ref().map(|user| (user.uid, user.gid));
+        let root_folder = options.scratch_dir.join(format!("naq-{run:016x}"));
+        let scratches = Scratches::new(root_folder, owner);
         Pool {
             options,
             containment,

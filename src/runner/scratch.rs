@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The mode of every folder here: its owner's alone.
 const MODE: u32 = 0o700;
 
+/// The mode of the folder around them where they are another user's.
+const MODE_PASSABLE: u32 = 0o711;
+
 /// The file a job's source is written to, in its folder.
 pub(super) const SCRIPT: &str = "script";
 
@@ -21,6 +24,8 @@ pub(super) const SCRIPT: &str = "script";
 #[derive(Debug)]
 pub(super) struct Scratches {
     root: PathBuf,
+    /// User and group that the folders are given to.
+    owner: Option<(u32, u32)>,
     state: Mutex<State>,
 }
 
@@ -55,10 +60,12 @@ const CLOCK_COARSENESS: Duration = Duration::from_millis(20);
 
 impl Scratches {
     /// Folders under `root`, which is made when the first one is needed and
-    /// must not be there: in a shared place it could be anybody's.
-    pub(super) fn new(root: PathBuf) -> Arc<Scratches> {
+    /// must not be there: in a shared place it could be anybody's. They belong
+    /// to `owner`, if that is told.
+    pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Arc<Scratches> {
         Arc::new(Scratches {
             root,
+            owner,
             state: Mutex::default(),
         })
     }
@@ -92,12 +99,16 @@ impl Scratches {
             if let Some(parent) = self.root.parent() {
                 fs::create_dir_all(parent)?;
             }
-            DirBuilder::new().mode(MODE).create(&self.root)?;
+            let mode = self.owner.map_or(MODE, |_| MODE_PASSABLE);
+            DirBuilder::new().mode(mode).create(&self.root)?;
             state.has_root = true;
         }
         state.made += 1;
         let path = self.root.join(state.made.to_string());
         DirBuilder::new().mode(MODE).create(&path)?;
+        if let Some((user, group)) = self.owner {
+            std::os::unix::fs::chown(&path, Some(user), Some(group))?;
+        }
         let made = Stamp::of(&path)?;
         Ok(Folder {
             path,
@@ -257,7 +268,7 @@ mod tests {
     #[test]
     fn an_empty_folder_is_used_again_and_no_other() {
         let temp = tempfile::tempdir().unwrap();
-        let home = Scratches::new(temp.path().join("root"));
+        let home = Scratches::new(temp.path().join("root"), None);
         let first = home.take().unwrap().path().to_owned();
         let again = home.take().unwrap();
         assert_eq!(again.path(), first);

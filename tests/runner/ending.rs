@@ -225,3 +225,100 @@ async fn a_shutdown_leaves_nothing() {
         assert!(matches!(within(late.wait()).await.end, End::NotStarted(_)));
     }
 }
+
+/// A runner with containment by namespace, where this machine has it.
+async fn namespaced() -> Option<Bench> {
+    let is_namespace = |bench: &Bench| bench.runner.containment() == Containment::Namespace;
+    Bench::each().await.into_iter().find(is_namespace)
+}
+
+#[tokio::test]
+async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
+    let Some(bench) = namespaced().await else {
+        return;
+    };
+    for _ in 0..3 {
+        let ended = bench
+            .sh("cat /proc/1/comm; echo /proc/[0-9]*; echo /proc/$$; kill $$; echo survived")
+            .await;
+        assert_eq!(ended.end, End::Signalled(15), "TERM has its default");
+        let text = stdout(&ended);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines[0], "naq-init");
+        assert_eq!(lines[1], format!("/proc/1 {}", lines[2]), "{text}");
+    }
+    // What it asks of the first process is not done.
+    let ended = bench
+        .sh("kill -KILL 1; kill -TERM 1; kill -USR1 1; kill -STOP 1; (sleep 0.01 &); sleep 0.2; echo on")
+        .await;
+    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(stdout(&ended), "on\n");
+}
+
+#[tokio::test]
+async fn what_a_job_mounts_is_gone_with_it() {
+    let Some(bench) = namespaced().await else {
+        return;
+    };
+    let folder = bench.path("mounted");
+    std::fs::create_dir(&folder).unwrap();
+    let ended = bench
+        .sh("mount -t tmpfs none mounted && echo x > mounted/file && ls mounted")
+        .await;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    assert_eq!(stdout(&ended), "file\n", "{ended:?}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    for _ in 0..8 {
+        assert_eq!(stdout(&bench.sh("ls mounted").await), "");
+    }
+}
+
+#[tokio::test]
+async fn a_process_made_its_parents_sibling_is_found() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        // clone(CLONE_PARENT | SIGCHLD): a child of whoever started the job.
+        let script = format!(
+            "{}; exec python3 -c '
+import ctypes, platform, time
+number = 56 if platform.machine() == \"x86_64\" else 220
+if ctypes.CDLL(None).syscall(number, 0x8000 | 17, 0, 0, 0, 0) == 0:
+    time.sleep(1000)
+'",
+            witness.hold()
+        );
+        let ended = bench.sh(&script).await;
+        assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+        assert!(witness.is_over());
+        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+    }
+}
+
+#[tokio::test]
+async fn an_exponential_fork_bomb_is_bounded_and_killed() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        // Twice as many with every generation, in sessions of their own; were
+        // nothing to end it, it would end at 8192 and after a while.
+        bench.file(
+            "bomb",
+            b"#!/bin/sh\n[ $1 -gt 0 ] || exec sleep 60\nsetsid ./bomb $(($1-1)) & setsid ./bomb $(($1-1)) &\nexec sleep 60\n",
+            0o755,
+        );
+        let mut command = sh(&format!("{}; exec ./bomb 12", witness.hold()));
+        command.limits.processes = Some(64);
+        command.timeout = Some(Duration::from_secs(40));
+        let ended = bench.run(command).await;
+        if ended.end != End::Signalled(9) {
+            // Where a controller refuses more of them, those there are sleep on.
+            assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+        } else {
+            assert_eq!(ended.stopped, Some(Stopped::Processes), "{ended:?}");
+        }
+        assert!(witness.is_over());
+        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+    }
+}

@@ -42,11 +42,16 @@ impl Bench {
 
     /// One for each containment that this machine has.
     pub(super) async fn each() -> Vec<Bench> {
+        Bench::each_with(|_| {}).await
+    }
+
+    pub(super) async fn each_with(change: impl Fn(&mut Options)) -> Vec<Bench> {
         let mut benches = Vec::new();
         for containment in CONTAINMENTS {
             let folder = tempfile::tempdir().unwrap();
             let mut options = options(folder.path());
             options.containment = Some(containment);
+            change(&mut options);
             match Runner::start(options).await {
                 Ok(runner) => {
                     assert_eq!(runner.containment(), containment);
@@ -86,7 +91,14 @@ impl Bench {
 
 pub(super) fn options(folder: &Path) -> Options {
     let mut options = Options::new(4);
-    options.spawner_program = Some(env!("CARGO_BIN_EXE_naq").into());
+    // A copy of it, where this runs as a user who cannot reach the original.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how a test tells a process of its own what to do"
+    )]
+    let copy = std::env::var_os("NAQ_TEST_PROGRAM");
+    options.spawner_program =
+        Some(copy.map_or_else(|| env!("CARGO_BIN_EXE_naq").into(), PathBuf::from));
     options.scratch_dir = folder.join("scratch");
     options.work_dir = folder.to_owned();
     options.base_env = vec![("LANG".to_owned(), "C.UTF-8".to_owned())];

@@ -1,6 +1,7 @@
 //! Runner tests: real processes, real kills.
 
 #[cfg(test)]
+mod confined;
 mod control;
 #[cfg(test)]
 mod crash;

@@ -50,7 +50,9 @@ pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
             matches!(errno, Errno::EPERM | Errno::EACCES),
         )
     } else {
-        let name = if step == ChildStep::Session as u8 {
+        let name = if step == ChildStep::User as u8 {
+            "user"
+        } else if step == ChildStep::Session as u8 {
             "session"
         } else if step == ChildStep::Cgroup as u8 {
             "cgroup"

@@ -15,8 +15,8 @@ use super::super::cgroup::{Allowance, Group};
 use super::super::namespace::{Namespace, Namespaces};
 use super::super::request::Start;
 use super::super::scratch::SCRIPT;
-use super::super::setup::Setup;
-use super::super::sys::child::{ChildPlan, ChildStep, RLIMITS_MAX};
+use super::super::setup::{Setup, SetupUser};
+use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
 use super::diagnose::{Diagnosis, diagnose};
 use super::errno_of;
@@ -58,6 +58,7 @@ pub(super) struct Launcher {
     groups: usize,
     namespaces: Option<Namespaces>,
     free_namespaces: Vec<Namespace>,
+    user: Option<SetupUser>,
     /// Children can be started straight in a group.
     into: bool,
 }
@@ -82,6 +83,7 @@ impl Launcher {
             groups: 0,
             namespaces,
             free_namespaces: Vec::new(),
+            user: setup.user,
             into: true,
         };
         if let Some(namespaces) = &launcher.namespaces {
@@ -186,7 +188,8 @@ impl Launcher {
         fds: &[OwnedFd],
     ) -> Result<Job, Refusal> {
         if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
-            write_script(scratch, script).map_err(|e| script_refusal(scratch, e))?;
+            write_script(scratch, script, self.user.as_ref())
+                .map_err(|e| script_refusal(scratch, e))?;
         }
         let Ok(mut tree) = self.take_tree() else {
             return Err(Refusal::Busy);
@@ -272,6 +275,12 @@ impl Launcher {
             rlimits_len,
             nice: start.bounds.nice,
             cgroup_procs: by_hand.as_ref().map_or(-1, File::as_raw_fd),
+            user: self.user.as_ref().map(|user| ChildUser {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.groups.as_ptr(),
+                groups_len: user.groups.len(),
+            }),
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
             candidates: candidates.as_ptr(),
@@ -282,7 +291,15 @@ impl Launcher {
             failed_candidate: 0,
         };
         let into = group.filter(|_| self.into).map(Group::dir);
-        let pid = match self.cloner.spawn(&mut plan, into) {
+        if let Some(user) = &self.user {
+            give_pipes(&fds[first..], user).map_err(|_| Refusal::Busy)?;
+        }
+        let spawned = self.cloner.spawn(&mut plan, into);
+        if self.user.is_some() {
+            // Becoming another user sets this for the memory they shared.
+            let _ = prctl::set_dumpable(false);
+        }
+        let pid = match spawned {
             Ok(pid) => pid,
             Err(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY) => {
                 return Err(Refusal::Busy);
@@ -366,16 +383,27 @@ fn rlimits(
 
 /// Written here, where no other thread can be starting a child that would hold
 /// the file open for writing while it is executed (ETXTBSY).
-fn write_script(scratch: &Path, script: &[u8]) -> std::io::Result<()> {
+fn write_script(scratch: &Path, script: &[u8], user: Option<&SetupUser>) -> std::io::Result<()> {
     let path = scratch.join(SCRIPT);
     // A start that was put off has written it before.
     let _ = fs::remove_file(&path);
-    File::options()
+    let mut file = File::options()
         .write(true)
         .create_new(true)
         .mode(0o700)
-        .open(path)?
-        .write_all(script)
+        .open(path)?;
+    if let Some(user) = user {
+        std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
+    }
+    file.write_all(script)
+}
+
+/// A job may open its pipes again (`/dev/stdout`) only if they are its user's.
+fn give_pipes(pipes: &[OwnedFd], user: &SetupUser) -> std::io::Result<()> {
+    for pipe in pipes {
+        std::os::unix::fs::fchown(pipe, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
 }
 
 fn script_refusal(scratch: &Path, error: std::io::Error) -> Refusal {

@@ -34,6 +34,18 @@ pub(in crate::runner) enum ChildStep {
     Exec = 8,
     /// Entering the mount namespace.
     Mounts = 9,
+    /// `setgroups`, `setresgid` or `setresuid`.
+    User = 10,
+}
+
+/// The user a child becomes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::runner) struct ChildUser {
+    pub(in crate::runner) uid: u32,
+    pub(in crate::runner) gid: u32,
+    /// All groups, `groups_len` of them.
+    pub(in crate::runner) groups: *const u32,
+    pub(in crate::runner) groups_len: usize,
 }
 
 /// Everything a child needs. The pointers stay valid while the parent is
@@ -54,6 +66,8 @@ pub(in crate::runner) struct ChildPlan {
     pub(in crate::runner) nice: c_int,
     /// `cgroup.procs` of the group to join by hand, or -1.
     pub(in crate::runner) cgroup_procs: RawFd,
+    /// The user to become, if another.
+    pub(in crate::runner) user: Option<ChildUser>,
     /// Working directory.
     pub(in crate::runner) cwd: *const c_char,
     /// What becomes descriptors 0 to 3; each is above 3, or its own number.
@@ -133,9 +147,6 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         {
             return ChildStep::Cgroup;
         }
-        if libc::chdir(plan.cwd) != 0 {
-            return ChildStep::WorkDir;
-        }
         let fds = plan.fds.as_ptr();
         let mut at: c_int = 0;
         while at < 4 {
@@ -153,6 +164,26 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         // They are all close-on-exec, but the parent wakes a moment before
         // `execve` closes them: closing here makes end-of-file exact.
         libc::syscall(libc::SYS_close_range, 4, libc::c_uint::MAX, 0);
+        if let Some(user) = &plan.user {
+            // Directly, since libc would have every thread of the process that
+            // this memory belongs to do the same. The kernel lets go of the
+            // death signal with the change.
+            if libc::syscall(libc::SYS_setgroups, user.groups_len, user.groups) != 0
+                || libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) != 0
+                || libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) != 0
+            {
+                return ChildStep::User;
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            if libc::getppid() != plan.parent {
+                return ChildStep::Orphaned;
+            }
+        }
+        // As the user, or it would lead past a directory that the user may not
+        // enter.
+        if libc::chdir(plan.cwd) != 0 {
+            return ChildStep::WorkDir;
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());

@@ -1,0 +1,138 @@
+//! The user that jobs run as, where it is another one than the worker's.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+/// A user with its groups, as the system knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobUser {
+    /// The user's number.
+    pub uid: u32,
+    /// The number of its first group.
+    pub gid: u32,
+    /// The numbers of all its groups.
+    pub groups: Vec<u32>,
+    /// Its name; its number where the system has no name for it.
+    pub name: String,
+    /// Its home; `/` where the system knows none.
+    pub home: PathBuf,
+}
+
+/// There is no such user or group.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownUser {
+    /// Not a user.
+    #[error("{0}: there is no such user")]
+    User(String),
+    /// Not a group.
+    #[error("{0}: there is no such group")]
+    Group(String),
+    /// A number without a name has no group of its own.
+    #[error("the system has no user with the number {0}: write {0}:GROUP, which says its group")]
+    NoGroup(u32),
+    /// The system's list cannot be read.
+    #[error("{0}: the system's list of users cannot be read: {1}")]
+    Unreadable(String, nix::errno::Errno),
+}
+
+impl JobUser {
+    /// Looks up `USER` or `USER:GROUP`, each a name or a number.
+    ///
+    /// # Errors
+    ///
+    /// As [`UnknownUser`] says.
+    pub fn find(text: &str) -> Result<JobUser, UnknownUser> {
+        let unreadable = |errno| UnknownUser::Unreadable(text.to_owned(), errno);
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        let number: Option<u32> = user.parse().ok();
+        let found = match number {
+            Some(uid) => User::from_uid(Uid::from_raw(uid)),
+            None => User::from_name(user),
+        };
+        let found = found.map_err(unreadable)?;
+        let group = match group {
+            None => None,
+            Some(group) => Some(match group.parse() {
+                Ok(gid) => gid,
+                Err(_) => Group::from_name(group)
+                    .map_err(unreadable)?
+                    .ok_or_else(|| UnknownUser::Group(group.to_owned()))?
+                    .gid
+                    .as_raw(),
+            }),
+        };
+        match (found, number) {
+            (Some(found), _) => {
+                let gid = group.unwrap_or(found.gid.as_raw());
+                let name = CString::new(found.name.as_str()).unwrap_or_default();
+                let groups = getgrouplist(&name, Gid::from_raw(gid)).map_err(unreadable)?;
+                Ok(JobUser {
+                    uid: found.uid.as_raw(),
+                    gid,
+                    groups: groups.into_iter().map(Gid::as_raw).collect(),
+                    name: found.name,
+                    home: found.dir,
+                })
+            }
+            // 4294967295 is how the system calls say "leave it as it is".
+            (None, Some(uid)) if uid != u32::MAX => match group {
+                Some(gid) => Ok(JobUser {
+                    uid,
+                    gid,
+                    groups: vec![gid],
+                    name: uid.to_string(),
+                    home: PathBuf::from("/"),
+                }),
+                None => Err(UnknownUser::NoGroup(uid)),
+            },
+            _ => Err(UnknownUser::User(user.to_owned())),
+        }
+    }
+
+    /// The variables that name it.
+    pub(super) fn environment(&self) -> [(String, String); 3] {
+        let home = self.home.to_string_lossy().into_owned();
+        [
+            ("HOME".to_owned(), home),
+            ("USER".to_owned(), self.name.clone()),
+            ("LOGNAME".to_owned(), self.name.clone()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let root = JobUser::find("root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
+        assert_eq!(JobUser::find("0").unwrap(), root);
+        let other = JobUser::find("root:4711").unwrap();
+        assert_eq!((other.uid, other.gid), (0, 4711));
+        let nameless = JobUser::find("3999999999:7").unwrap();
+        assert_eq!((nameless.uid, nameless.groups), (3_999_999_999, vec![7]));
+    }
+
+    #[test]
+    fn who_is_not_there_is_told() {
+        let error = |text: &str| JobUser::find(text).unwrap_err();
+        assert_eq!(
+            error("no-such-user"),
+            UnknownUser::User("no-such-user".into())
+        );
+        assert_eq!(error(""), UnknownUser::User(String::new()));
+        assert_eq!(error("root:no-such"), UnknownUser::Group("no-such".into()));
+        assert_eq!(error("root:"), UnknownUser::Group(String::new()));
+        assert_eq!(error("3999999999"), UnknownUser::NoGroup(3_999_999_999));
+        let none = u32::MAX.to_string();
+        assert_eq!(error(&format!("{none}:0")), UnknownUser::User(none));
+    }
+}

@@ -1,0 +1,211 @@
+//! Jobs that may do less than their worker: another user.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use naq::runner::{Command, End, JobUser, Options, Program, Runner, RunnerError};
+
+use super::harness::{Bench, CONTAINMENTS, options, sh, stdout};
+
+const NOBODY: u32 = 65534;
+
+/// Runners whose jobs run as nobody: one for each containment, none for a user
+/// who is not root.
+async fn as_nobody() -> Vec<Bench> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not tested here: jobs as another user need root");
+        return Vec::new();
+    }
+    let change = |options: &mut Options| {
+        options.run_as = Some(JobUser::find("65534:65534").unwrap());
+    };
+    let benches = Bench::each_with(change).await;
+    for bench in &benches {
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(bench.folder.path(), open).unwrap();
+    }
+    benches
+}
+
+#[tokio::test]
+async fn a_job_is_the_user_asked_for_with_its_groups_and_home() {
+    for bench in as_nobody().await {
+        let user = JobUser::find("65534:65534").unwrap();
+        let ended = bench
+            .sh("grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status; echo $HOME $USER $LOGNAME")
+            .await;
+        let text = stdout(&ended);
+        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+        assert_eq!(lines[0], "Uid:\t65534\t65534\t65534\t65534", "{text}");
+        assert_eq!(lines[1], "Gid:\t65534\t65534\t65534\t65534", "{text}");
+        let groups: Vec<u32> = lines[2]["Groups:".len()..]
+            .split_whitespace()
+            .map(|group| group.parse().unwrap())
+            .collect();
+        assert_eq!(groups, user.groups, "{text}");
+        assert_eq!(lines[3], "CapEff:\t0000000000000000", "{text}");
+        let who = format!("{} {name} {name}", user.home.display(), name = user.name);
+        assert_eq!(lines[4], who);
+    }
+}
+
+#[tokio::test]
+async fn a_job_of_another_user_may_not_touch_worker_and_spawner() {
+    for bench in as_nobody().await {
+        let this = std::process::id();
+        let ended = bench
+            .sh(&format!(
+                "kill -KILL {this} && echo killed; [ $PPID = 0 ] || kill -KILL $PPID && [ $PPID != 0 ] && echo killed; \
+                 kill -KILL 1 && echo killed; cat /proc/{this}/environ /proc/1/environ && echo read; echo done"
+            ))
+            .await;
+        assert_eq!(stdout(&ended), "done\n", "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn scratch_folder_script_and_pipes_are_the_users() {
+    for bench in as_nobody().await {
+        for _ in 0..2 {
+            let mut command = Command::new(
+                "script",
+                Program::Script {
+                    source: "cd $NAQ_WORK_DIR && echo mine > file && echo out > /dev/stdout && echo err > /dev/stderr && echo '{}' > /dev/fd/3"
+                        .to_owned(),
+                    interpreter: None,
+                    args: Vec::new(),
+                },
+            );
+            command.scratch = true;
+            let ended = bench.run(command).await;
+            assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+            assert_eq!(stdout(&ended), "out\n");
+            assert_eq!(ended.control.len(), 1);
+            let scratch = ended.scratch.unwrap();
+            let found = std::fs::metadata(scratch.path().join("file")).unwrap();
+            assert_eq!((found.uid(), found.gid()), (NOBODY, NOBODY));
+            let mode = scratch.path().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "it is its own alone");
+            drop(scratch);
+        }
+        // One that leaves its folder empty leaves it to the next.
+        for _ in 0..3 {
+            let mut command = sh("[ -w $NAQ_WORK_DIR ]");
+            command.scratch = true;
+            assert_eq!(bench.run(command).await.end, End::Exited(0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn directories_closed_to_the_user_stay_closed() {
+    for bench in as_nobody().await {
+        let inner = bench.path("closed/inner");
+        std::fs::create_dir_all(&inner).unwrap();
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(bench.path("closed"), closed).unwrap();
+        let mut command = sh("pwd");
+        command.cwd = Some(inner);
+        match bench.run(command).await.end {
+            End::NotStarted(failure) => {
+                assert_eq!(failure.step, "cwd");
+                assert_eq!(failure.errno.as_deref(), Some("EACCES"));
+            }
+            end => panic!("{end:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn its_tree_is_ended_although_it_is_another_users() {
+    for bench in as_nobody().await {
+        let mut command =
+            sh("setsid sh -c 'trap \"\" TERM; sleep 1000' & trap 'exit 9' TERM; sleep 1000 & wait");
+        command.timeout = Some(std::time::Duration::from_millis(200));
+        command.kill_grace = std::time::Duration::from_millis(100);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.end, End::Exited(9), "{ended:?}");
+        let left = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == NOBODY))
+            .filter(|entry| {
+                std::fs::read_link(entry.path().join("cwd"))
+                    .is_ok_and(|cwd| cwd == bench.folder.path())
+            })
+            .count();
+        assert_eq!(left, 0);
+    }
+}
+
+/// Runs a test of this binary as nobody; whether it passed.
+fn passes_as_nobody(test: &str) -> bool {
+    use std::os::unix::process::CommandExt;
+    // What nobody cannot reach cannot be run: copies, in a place it can.
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    let copy = |from: &std::path::Path, name: &str| {
+        let to = folder.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let binary = copy(&std::env::current_exe().unwrap(), "tests");
+    let naq = copy(std::path::Path::new(env!("CARGO_BIN_EXE_naq")), "naq");
+    #[expect(clippy::disallowed_methods, reason = "a test as another user")]
+    let status = std::process::Command::new(binary)
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env_clear()
+        .env("NAQ_TEST_PROGRAM", naq)
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .status()
+        .unwrap();
+    status.success()
+}
+
+#[tokio::test]
+#[ignore = "run as another user by the test after it"]
+async fn unprivileged() {
+    assert!(!nix::unistd::geteuid().is_root());
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = options(folder.path());
+    refused.run_as = Some(JobUser::find("root").unwrap());
+    let error = Runner::start(refused).await.unwrap_err();
+    assert!(matches!(error, RunnerError::NotRoot { .. }), "{error}");
+    for containment in CONTAINMENTS {
+        let mut options = options(folder.path());
+        options.containment = Some(containment);
+        let runner = match Runner::start(options).await {
+            Ok(runner) => runner,
+            Err(error @ RunnerError::Containment { .. }) => {
+                println!("not tested here: {error}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        println!("tested here: {containment}");
+        let bench = Bench {
+            runner,
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let ended = bench
+            .sh("setsid sleep 1000 >/dev/null 2>&1 3>&- & id -u; grep CapEff /proc/self/status; kill -TERM $$")
+            .await;
+        let text = stdout(&ended);
+        assert_eq!(text, "65534\nCapEff:\t0000000000000000\n", "{ended:?}");
+        assert_eq!(ended.end, End::Signalled(15));
+        assert!(ended.leaked);
+        for _ in 0..5 {
+            assert_eq!(bench.sh("exit 3").await.end, End::Exited(3));
+        }
+        bench.runner.shutdown().await;
+    }
+}
+
+#[test]
+fn a_worker_that_is_not_root_has_what_it_may() {
+    if nix::unistd::geteuid().is_root() {
+        assert!(passes_as_nobody("runner::confined::unprivileged"));
+    }
+}
