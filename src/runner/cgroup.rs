@@ -2,6 +2,11 @@
 //! per spawner in that, and one group per running job in that, used again and
 //! again.
 //!
+//! Controllers can be given on only by a group without processes of its own, so
+//! a worker that is alone in its group, as in a delegated unit, moves into a
+//! group below, its leaf. Where others are in the group there are no
+//! controllers for jobs, and containment works all the same.
+//!
 //! The worker holds a lock on its folder as long as it lives, so a worker that
 //! starts can tell (across PID namespaces too) which folders a dead one left.
 
@@ -19,6 +24,12 @@ use nix::unistd::Pid;
 /// What the folders of workers are called.
 const PREFIX: &str = "naq-worker-";
 
+/// What the leaf of a worker is called, with its process id.
+const LEAF: &str = "naq-leaf-";
+
+/// The controllers that jobs are bounded by.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
 /// How long a killed tree may take to be gone before it is given up on.
 const GONE_MAX: Duration = Duration::from_secs(10);
 
@@ -35,8 +46,9 @@ impl Root {
     /// workers left there. Fails where cgroup v2 is not to be had or not ours
     /// to write.
     pub(super) fn create() -> io::Result<Root> {
-        let own = own_group()?;
+        let own = without_leaf(current_group()?);
         sweep(&own);
+        give_on(&own, &CONTROLLERS);
         let mut taken = 0;
         loop {
             let path = own.join(format!("{PREFIX}{}-{taken}", std::process::id()));
@@ -60,8 +72,7 @@ impl Root {
                 }
                 continue;
             }
-            enable_controllers(&own);
-            enable_controllers(&path);
+            enable(&path, &CONTROLLERS);
             return Ok(Root { path, _lock: lock });
         }
     }
@@ -73,7 +84,7 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
-        enable_controllers(&path);
+        enable(&path, &CONTROLLERS);
         Ok(path)
     }
 }
@@ -85,7 +96,7 @@ impl Drop for Root {
 }
 
 /// The v2 group that this process is in.
-fn own_group() -> io::Result<PathBuf> {
+pub(super) fn current_group() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let mount = mounts
         .lines()
@@ -104,12 +115,68 @@ fn own_group() -> io::Result<PathBuf> {
     Ok(Path::new(&mount).join(group))
 }
 
-/// Lets the groups below have the controllers there are. What cannot be had is
-/// done without: limits then fall back to resource limits and watching.
-fn enable_controllers(group: &Path) {
-    for controller in ["+memory", "+pids", "+cpu"] {
-        let _ = fs::write(group.join("cgroup.subtree_control"), controller);
+/// The group to make others in: that around the leaf, if this process is in one.
+fn without_leaf(group: PathBuf) -> PathBuf {
+    let is_leaf = group
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(LEAF));
+    match group.parent() {
+        Some(parent) if is_leaf => parent.to_owned(),
+        _ => group,
     }
+}
+
+/// Lets the groups below have the controllers there are; which of them they
+/// cannot have is told. Those are done without: limits then fall back to
+/// resource limits and watching.
+fn enable(group: &Path, wanted: &[&str]) -> Vec<String> {
+    let read = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
+    let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    missing(&available, &enabled, wanted)
+        .filter(|name| fs::write(group.join("cgroup.subtree_control"), format!("+{name}")).is_err())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The controllers that a group has and does not give on.
+fn missing<'a>(
+    available: &str,
+    enabled: &str,
+    wanted: &'a [&'a str],
+) -> impl Iterator<Item = &'a str> {
+    let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+    wanted
+        .iter()
+        .copied()
+        .filter(move |name| has(available, name) && !has(enabled, name))
+}
+
+/// As [`enable`], for the group that this process is in: moves out of its way,
+/// into a leaf, where that is what keeps it from giving controllers on.
+fn give_on(own: &Path, wanted: &[&str]) {
+    if enable(own, wanted).is_empty() {
+        return;
+    }
+    let this = std::process::id();
+    let procs = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
+    if !is_alone(&procs, this) {
+        tracing::debug!(group = %own.display(), "no controllers: others are in this control group");
+        return;
+    }
+    let leaf = own.join(format!("{LEAF}{this}"));
+    let moved =
+        fs::create_dir(&leaf).and_then(|()| fs::write(leaf.join("cgroup.procs"), this.to_string()));
+    if moved.is_err() || !enable(own, wanted).is_empty() {
+        // As it was, then.
+        let _ = fs::write(own.join("cgroup.procs"), this.to_string());
+        let _ = fs::remove_dir(&leaf);
+    }
+}
+
+/// Whether a list of processes names this one only.
+fn is_alone(procs: &str, this: u32) -> bool {
+    let mut pids = procs.split_whitespace();
+    pids.next().and_then(|pid| pid.parse().ok()) == Some(this) && pids.next().is_none()
 }
 
 /// Removes the folders of workers that are gone, with what still runs there.
@@ -118,7 +185,12 @@ fn sweep(own: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(LEAF) {
+            // One that somebody is in stays.
+            let _ = fs::remove_dir(entry.path());
+        }
+        if !name.to_string_lossy().starts_with(PREFIX) {
             continue;
         }
         let Ok(file) = File::open(entry.path()) else {
@@ -191,6 +263,10 @@ impl Group {
     /// Makes a group.
     pub(super) fn create(path: PathBuf) -> io::Result<Group> {
         fs::create_dir(&path)?;
+        // Want of memory ends the whole tree, as it does where it is watched
+        // for: a job that lost a process of many has not done its work. Not
+        // every kernel can.
+        let _ = fs::write(path.join("memory.oom.group"), "1");
         Ok(Group {
             dir: File::open(&path)?,
             events: File::open(path.join("cgroup.events"))?,
@@ -231,14 +307,14 @@ impl Group {
             self.write("memory.max", &bound(allowance.memory_bytes))?;
             // Swap would let a job take more than it was given. Not every
             // kernel accounts it.
-            let _ = self.write("memory.swap.max", "0");
+            let swap = allowance.memory_bytes.map(|_| 0);
+            let _ = self.write("memory.swap.max", &bound(swap));
         }
         if self.has_pids && allowance.processes != self.allowed.processes {
             self.write("pids.max", &bound(allowance.processes))?;
         }
         if allowance.cpus_milli != self.allowed.cpus_milli && self.path.join("cpu.max").exists() {
-            let quota = bound(allowance.cpus_milli.map(|milli| milli.saturating_mul(100)));
-            self.write("cpu.max", &format!("{quota} 100000"))?;
+            self.write("cpu.max", &cpu_max(allowance.cpus_milli))?;
         }
         self.allowed = allowance;
         if self.has_memory {
@@ -254,11 +330,7 @@ impl Group {
     }
 
     fn ooms_total(&self) -> u64 {
-        fs::read_to_string(self.path.join("memory.events"))
-            .unwrap_or_default()
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
-            .unwrap_or(0)
+        oom_kills(&fs::read_to_string(self.path.join("memory.events")).unwrap_or_default())
     }
 
     /// Whether no process is left.
@@ -299,4 +371,67 @@ impl Group {
 
 fn bound(value: Option<u64>) -> String {
     value.map_or_else(|| "max".to_owned(), |v| v.to_string())
+}
+
+/// The CPU time a group may have in each tenth of a second, as `cpu.max` wants
+/// it: in microseconds.
+fn cpu_max(cpus_milli: Option<u64>) -> String {
+    let quota = bound(cpus_milli.map(|milli| milli.saturating_mul(100)));
+    format!("{quota} 100000")
+}
+
+/// How many processes `memory.events` says were killed for want of memory.
+fn oom_kills(events: &str) -> u64 {
+    events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_there_and_not_given_on_is_missing() {
+        let missing = |available, enabled| -> Vec<&str> {
+            missing(available, enabled, &CONTROLLERS).collect()
+        };
+        assert_eq!(missing("cpuset cpu io memory pids\n", "\n"), CONTROLLERS);
+        assert_eq!(missing("cpuset cpu memory", "memory"), ["cpu"]);
+        // `cpuset` is not `cpu`.
+        assert!(missing("cpuset hugetlb\n", "").is_empty());
+        assert!(missing("", "").is_empty());
+    }
+
+    #[test]
+    fn alone_is_nobody_else() {
+        assert!(is_alone("12\n", 12));
+        assert!(!is_alone("12\n13\n", 12));
+        assert!(!is_alone("13\n", 12));
+        assert!(!is_alone("", 12));
+    }
+
+    #[test]
+    fn a_leaf_is_not_where_groups_are_made() {
+        let within = |path: &str| without_leaf(PathBuf::from(path));
+        assert_eq!(
+            within("/sys/a.service/naq-leaf-7"),
+            Path::new("/sys/a.service")
+        );
+        assert_eq!(within("/sys/a.service"), Path::new("/sys/a.service"));
+    }
+
+    #[test]
+    fn values_are_written_as_the_kernel_reads_them() {
+        assert_eq!(bound(None), "max");
+        assert_eq!(bound(Some(1 << 20)), "1048576");
+        assert_eq!(cpu_max(None), "max 100000");
+        assert_eq!(cpu_max(Some(1500)), "150000 100000");
+        // The least the kernel takes is a millisecond.
+        assert_eq!(cpu_max(Some(10)), "1000 100000");
+        let events = "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(oom_kills(events), 3);
+        assert_eq!(oom_kills(""), 0);
+    }
 }
