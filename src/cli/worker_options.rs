@@ -10,7 +10,7 @@ use super::exit::Failure;
 use super::session::Session;
 use crate::envelope::units::{Size, Span};
 use crate::envelope::{Limits, QueueName};
-use crate::runner::{self, Containment, Runner};
+use crate::runner::{self, Containment, FileAccess, Runner};
 use crate::worker::{self, Order, SecretStore};
 
 /// How a worker runs its jobs.
@@ -49,6 +49,12 @@ pub(super) struct WorkerOptions {
     /// The user jobs run as; for a worker that is root
     #[arg(long, value_name = "USER[:GROUP]")]
     run_as: Option<String>,
+    /// Where jobs may read and execute (by Landlock), and nowhere else
+    #[arg(long, value_name = "PATH")]
+    landlock_read: Vec<String>,
+    /// Where jobs may write (by Landlock), and nowhere else; they may read there too
+    #[arg(long, value_name = "PATH")]
+    landlock_write: Vec<String>,
     /// A variable that envelopes may set although it makes programs run other code
     #[arg(long, value_name = "NAME")]
     allow_env: Vec<String>,
@@ -163,6 +169,13 @@ impl WorkerOptions {
             let user = runner::JobUser::find(text);
             options.run_as =
                 Some(user.map_err(|error| Failure::usage(format!("--run-as {error}")))?);
+        }
+        let files = FileAccess {
+            read: [settings.landlock_read.as_slice(), &self.landlock_read].concat(),
+            write: [settings.landlock_write.as_slice(), &self.landlock_write].concat(),
+        };
+        if files != FileAccess::default() {
+            options.files = Some(files);
         }
         options.base_env = session.job_environment();
         // jobs of the same user must not read our credentials from /proc

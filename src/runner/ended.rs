@@ -24,7 +24,7 @@ pub enum End {
 #[error("{message}")]
 pub struct SpawnFailure {
     /// The step that failed: `request`, `scratch`, `clone`, `session`,
-    /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `exec`, `stopped`.
+    /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `landlock`, `exec`, `stopped`.
     pub step: String,
     /// The system's name of the error (`ENOENT`), where it gave one.
     pub errno: Option<String>,

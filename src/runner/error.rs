@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::landlock::LandlockError;
 use super::options::Containment;
 
 /// Why a runner could not start.
@@ -30,6 +31,9 @@ pub enum RunnerError {
         /// Who was asked for.
         user: String,
     },
+    /// Jobs cannot be kept to the files they may use.
+    #[error("jobs cannot be kept to some files: {0}")]
+    Landlock(#[from] LandlockError),
     /// The containment asked for is not to be had here.
     #[error("containment `{containment}` cannot be had here: {source}")]
     Containment {

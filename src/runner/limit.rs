@@ -88,6 +88,7 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
             nice: 0,
             cgroup_procs: -1,
             user: None,
+            ruleset: -1,
             cwd: c"/".as_ptr(),
             fds: [
                 0,

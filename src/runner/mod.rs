@@ -21,6 +21,7 @@ mod descriptors;
 mod ended;
 mod error;
 mod job;
+mod landlock;
 mod limit;
 mod link;
 mod live;
@@ -52,6 +53,7 @@ pub use control::ControlMessage;
 pub use ended::{Captured, End, Ended, SpawnFailure, StopReason, Stopped, Usage};
 pub use error::RunnerError;
 pub use job::JobHandle;
+pub use landlock::{FileAccess, LandlockError};
 pub use limit::{LIMIT_ARGUMENT, limit_main, monotonic};
 pub use live::{LiveChunk, LiveSink, StreamKind};
 pub use mask::{MASK, Mask};
@@ -109,6 +111,9 @@ impl Runner {
                 return Err(RunnerError::NotRoot { user });
             }
             options.base_env.extend(user.environment());
+        }
+        if let Some(files) = &options.files {
+            files.ruleset(None, None)?;
         }
         let open_files = descriptors::raise(options.concurrency)?;
         let strangers = spawner::descendants::children(std::process::id() as i32);
@@ -285,6 +290,7 @@ async fn start_spawner(
         folder: root.map(|root| root.spawner_folder(index)).transpose()?,
         namespace: containment == Containment::Namespace,
         user: options.run_as.as_ref().map(SetupUser::of),
+        files: options.files.clone(),
     };
     link::spawn(options.spawner_program.as_deref(), setup).await
 }

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,8 +23,6 @@ use super::sys::socket::{Receiver, pair};
 /// Makes namespaces, in a spawner.
 #[derive(Debug)]
 pub(super) struct Namespaces {
-    /// The spawner's own PID namespace: one can be made from nowhere else.
-    own: File,
     /// The spawner's children.
     children: Children,
 }
@@ -34,12 +32,8 @@ impl Namespaces {
     /// user namespace, into which this process moves. The caller makes one to
     /// see whether it works; in words if not.
     pub(super) fn new() -> Result<Namespaces, (Errno, &'static str)> {
-        let own = File::open("/proc/self/ns/pid")
-            .map_err(|e| (errno_of(&e), "this kernel has no PID namespaces"))?;
-        if unshare(CloneFlags::CLONE_NEWPID).is_ok() {
-            let back = setns(&own, CloneFlags::CLONE_NEWPID);
-            back.map_err(|errno| (errno, "PID namespaces"))?;
-        } else {
+        // The least of what is needed, and no harm.
+        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
             own_user_namespace().map_err(|errno| {
                 (
                     errno,
@@ -54,13 +48,11 @@ impl Namespaces {
                 "this kernel keeps no list of children in /proc",
             )
         })?;
-        Ok(Namespaces { own, children })
+        Ok(Namespaces { children })
     }
 
     /// Makes a namespace, with its first process in it.
     pub(super) fn create(&self) -> Result<Namespace, Errno> {
-        setns(&self.own, CloneFlags::CLONE_NEWPID)?;
-        unshare(CloneFlags::CLONE_NEWPID)?;
         let (ours, theirs) = pair()?;
         let init = fork_init(&theirs)?;
         drop(theirs);
@@ -106,7 +98,7 @@ fn own_user_namespace() -> Result<(), Errno> {
 pub(super) struct Namespace {
     /// Its first process.
     init: i32,
-    pids: File,
+    pids: OwnedFd,
     mounts: OwnedFd,
     root: OwnedFd,
     proc: OwnedFd,
@@ -134,14 +126,13 @@ impl Namespace {
             Ok(errno) => return Err(Errno::from_raw(errno)),
             Err(_) => return Err(Errno::ESRCH),
         }
-        let Ok([mounts, root, proc]) = <[OwnedFd; 3]>::try_from(message.fds) else {
+        let Ok([pids, mounts, root, proc]) = <[OwnedFd; 4]>::try_from(message.fds) else {
             return Err(Errno::EMFILE);
         };
         let open = |path: String| File::open(path).map_err(|e| errno_of(&e));
         Ok(Namespace {
             init,
-            // That of the last process made here, which is `init`.
-            pids: open("/proc/self/ns/pid_for_children".to_owned())?,
+            pids,
             mounts,
             root,
             proc,
@@ -152,14 +143,19 @@ impl Namespace {
         })
     }
 
-    /// Has the next child of this process start here.
-    pub(super) fn enter(&self) -> Result<(), Errno> {
-        setns(&self.pids, CloneFlags::CLONE_NEWPID)
+    /// The PID namespace, to start a child in.
+    pub(super) fn pids(&self) -> RawFd {
+        self.pids.as_raw_fd()
     }
 
     /// The mount namespace and its root directory, for the child to enter.
     pub(super) fn mounts(&self) -> (RawFd, RawFd) {
         (self.mounts.as_raw_fd(), self.root.as_raw_fd())
+    }
+
+    /// The root directory of its mount namespace.
+    pub(super) fn root(&self) -> RawFd {
+        self.root.as_raw_fd()
     }
 
     /// The id of its first process, here.

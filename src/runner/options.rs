@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::landlock::FileAccess;
 use super::user::JobUser;
 
 /// Bytes kept of each stream of a job unless told otherwise: 64 KiB.
@@ -30,6 +31,8 @@ pub struct Options {
     pub base_env: Vec<(String, String)>,
     /// Who jobs run as, if not the worker's own user; only root may say.
     pub run_as: Option<JobUser>,
+    /// The files jobs may use, by Landlock; all their user may, if not told.
+    pub files: Option<FileAccess>,
     /// The binary to run as `<program> __spawner`; this one if not told.
     pub spawner_program: Option<PathBuf>,
     /// Bytes kept of each stream of a job that does not say.
@@ -51,6 +54,7 @@ impl Options {
             path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             base_env: Vec::new(),
             run_as: None,
+            files: None,
             spawner_program: None,
             output_bytes_default: OUTPUT_BYTES_DEFAULT,
             control_line_bytes_max: 256 * 1024,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::landlock::FileAccess;
 use super::user::JobUser;
 use super::wire::{Malformed, Reader, Writer};
 
@@ -14,6 +15,8 @@ pub(super) struct Setup {
     pub(super) namespace: bool,
     /// Who jobs run as, if not this user.
     pub(super) user: Option<SetupUser>,
+    /// The files they may use, if not all.
+    pub(super) files: Option<FileAccess>,
 }
 
 /// A user, in numbers.
@@ -49,17 +52,33 @@ impl Setup {
                 w.u32(*group);
             }
         }
+        w.u8(u8::from(self.files.is_some()));
+        if let Some(files) = &self.files {
+            for list in [&files.read, &files.write] {
+                w.u32(list.len() as u32);
+                for path in list {
+                    w.c_string(path);
+                }
+            }
+        }
     }
 
     /// Reads it.
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
-        let folder = path(r)?;
+        let folder = text(r)?;
         Ok(Setup {
-            folder: (!folder.as_os_str().is_empty()).then_some(folder),
+            folder: (!folder.is_empty()).then(|| PathBuf::from(folder)),
             namespace: r.u8()? != 0,
             user: match r.u8()? {
                 0 => None,
                 _ => Some(user(r)?),
+            },
+            files: match r.u8()? {
+                0 => None,
+                _ => Some(FileAccess {
+                    read: texts(r)?,
+                    write: texts(r)?,
+                }),
             },
         })
     }
@@ -72,9 +91,14 @@ fn user(r: &mut Reader<'_>) -> Result<SetupUser, Malformed> {
     Ok(SetupUser { uid, gid, groups })
 }
 
-fn path(r: &mut Reader<'_>) -> Result<PathBuf, Malformed> {
+fn texts(r: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
+    let count = r.u32()?;
+    (0..count).map(|_| text(r)).collect()
+}
+
+fn text(r: &mut Reader<'_>) -> Result<String, Malformed> {
     let text = std::str::from_utf8(r.c_string()?).map_err(|_| Malformed)?;
-    Ok(PathBuf::from(text))
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -90,6 +114,10 @@ mod tests {
                 uid: 1,
                 gid: 2,
                 groups: vec![2, 3],
+            }),
+            files: Some(FileAccess {
+                read: vec!["/usr".into(), "/e".into()],
+                write: Vec::new(),
             }),
         };
         let mut w = Writer::default();

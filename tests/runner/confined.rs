@@ -1,10 +1,10 @@
-//! Jobs that may do less than their worker: another user.
+//! Jobs that may do less than their worker: another user, some files only.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use naq::runner::{Command, End, JobUser, Options, Program, Runner, RunnerError};
+use naq::runner::{Command, End, FileAccess, JobUser, Options, Program, Runner, RunnerError};
 
-use super::harness::{Bench, CONTAINMENTS, options, sh, stdout};
+use super::harness::{Bench, CONTAINMENTS, options, program, sh, stdout};
 
 const NOBODY: u32 = 65534;
 
@@ -207,5 +207,69 @@ async fn unprivileged() {
 fn a_worker_that_is_not_root_has_what_it_may() {
     if nix::unistd::geteuid().is_root() {
         assert!(passes_as_nobody("runner::confined::unprivileged"));
+    }
+}
+
+/// Runners whose jobs may read where programs live, and write to `open`.
+async fn kept_to_files() -> Vec<Bench> {
+    let benches = Bench::each_with(|options| {
+        let all = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc"];
+        let place = &options.work_dir;
+        std::fs::create_dir(place.join("open")).unwrap();
+        std::fs::write(place.join("secret"), "secret\n").unwrap();
+        options.files = Some(FileAccess {
+            read: all
+                .into_iter()
+                .filter(|path| std::path::Path::new(path).exists())
+                .map(str::to_owned)
+                .collect(),
+            write: vec![place.join("open").to_str().unwrap().to_owned()],
+        });
+    });
+    benches.await
+}
+
+#[tokio::test]
+async fn landlock_keeps_a_job_to_the_files_named() {
+    for bench in kept_to_files().await {
+        let mut command = sh(
+            "cat /etc/passwd >/dev/null && echo read; cat secret; echo x > here; ls; \
+             echo y > open/file && cat open/file; echo z > $NAQ_WORK_DIR/file && echo scratch; \
+             grep -q NoNewPrivs /proc/self/status && echo proc; \
+             setsid sh -c 'cat secret; cp /bin/true open/true && open/true && echo ran'",
+        );
+        command.scratch = true;
+        let ended = bench.run(command).await;
+        assert_eq!(stdout(&ended), "read\ny\nscratch\nproc\nran\n", "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_outside_of_the_files_named_is_not_started_and_told() {
+    for bench in kept_to_files().await {
+        let tool = bench.file("tool", b"#!/bin/sh\necho ran\n", 0o755);
+        match bench.run(program(&tool, &[])).await.end {
+            End::NotStarted(failure) => {
+                assert_eq!(failure.errno.as_deref(), Some("EACCES"));
+                assert!(failure.message.contains("jobs may use"), "{failure}");
+            }
+            end => panic!("{end:?}"),
+        }
+        assert_eq!(bench.sh("exit 4").await.end, End::Exited(4));
+    }
+}
+
+#[tokio::test]
+async fn paths_that_cannot_be_kept_to_are_refused_at_the_start() {
+    for path in ["/no/such/folder", "relative"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(folder.path());
+        options.files = Some(FileAccess {
+            read: vec![path.to_owned()],
+            write: Vec::new(),
+        });
+        let refused = Runner::start(options).await.unwrap_err();
+        assert!(matches!(refused, RunnerError::Landlock(_)), "{refused}");
+        assert!(refused.to_string().contains(path), "{refused}");
     }
 }

@@ -10,7 +10,7 @@ use super::harness::{Bench, Witness, sh, stdout, within};
 async fn a_timeout_is_term_then_kill() {
     for bench in Bench::each().await {
         let mut command = sh("trap 'echo asked; exit 9' TERM; while :; do sleep 0.01; done");
-        command.timeout = Some(Duration::from_millis(150));
+        command.timeout = Some(Duration::from_millis(1500));
         let ended = bench.run(command).await;
         assert_eq!(ended.end, End::Exited(9));
         assert_eq!(ended.stopped, Some(Stopped::Timeout));

@@ -52,6 +52,8 @@ pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
     } else {
         let name = if step == ChildStep::User as u8 {
             "user"
+        } else if step == ChildStep::Landlock as u8 {
+            "landlock"
         } else if step == ChildStep::Session as u8 {
             "session"
         } else if step == ChildStep::Cgroup as u8 {

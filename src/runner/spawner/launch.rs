@@ -11,7 +11,8 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-use super::super::cgroup::{Allowance, Group};
+use super::super::cgroup::{Allowance, Group, current_group};
+use super::super::landlock::FileAccess;
 use super::super::namespace::{Namespace, Namespaces};
 use super::super::request::Start;
 use super::super::scratch::SCRIPT;
@@ -59,6 +60,7 @@ pub(super) struct Launcher {
     namespaces: Option<Namespaces>,
     free_namespaces: Vec<Namespace>,
     user: Option<SetupUser>,
+    files: Option<FileAccess>,
     /// Children can be started straight in a group.
     into: bool,
 }
@@ -84,6 +86,7 @@ impl Launcher {
             namespaces,
             free_namespaces: Vec::new(),
             user: setup.user,
+            files: setup.files,
             into: true,
         };
         if let Some(namespaces) = &launcher.namespaces {
@@ -96,13 +99,12 @@ impl Launcher {
         if let Some(group) = launcher.take_group()? {
             if launcher.cloner.probe_into(group.dir()).is_err() {
                 launcher.into = false;
+                let own = current_group().map_err(errno_of)?.join("cgroup.procs");
                 // Joining by hand needs the same permission.
                 let mut procs = group.open_procs().map_err(errno_of)?;
                 let this = launcher.pid.to_string();
                 procs.write_all(this.as_bytes()).map_err(errno_of)?;
-                let parent = launcher.folder.as_deref().and_then(worker_group);
-                let back = parent.ok_or(Errno::ENOENT)?.join("cgroup.procs");
-                fs::write(back, this).map_err(errno_of)?;
+                fs::write(own, this).map_err(errno_of)?;
             }
             launcher.free.push(group);
         }
@@ -146,7 +148,6 @@ impl Launcher {
                 Some(namespace) => namespace,
                 None => namespaces.create()?,
             };
-            namespace.enter()?;
             return Ok(Tree::Namespace(namespace));
         }
         Ok(self.take_group()?.map_or(Tree::Descendants, Tree::Group))
@@ -268,6 +269,7 @@ impl Launcher {
         let first = usize::from(start.has_stdin);
         let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
         let (rlimits, rlimits_len) = rlimits(start, address_space);
+        let ruleset = self.ruleset(start, tree)?;
         let mut plan = ChildPlan {
             parent,
             mounts,
@@ -281,6 +283,7 @@ impl Launcher {
                 groups: user.groups.as_ptr(),
                 groups_len: user.groups.len(),
             }),
+            ruleset: ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
             candidates: candidates.as_ptr(),
@@ -294,7 +297,10 @@ impl Launcher {
         if let Some(user) = &self.user {
             give_pipes(&fds[first..], user).map_err(|_| Refusal::Busy)?;
         }
-        let spawned = self.cloner.spawn(&mut plan, into);
+        let spawned = match tree {
+            Tree::Namespace(namespace) => self.cloner.spawn_within(&mut plan, namespace.pids()),
+            Tree::Group(_) | Tree::Descendants => self.cloner.spawn(&mut plan, into),
+        };
         if self.user.is_some() {
             // Becoming another user sets this for the memory they shared.
             let _ = prctl::set_dumpable(false);
@@ -324,7 +330,31 @@ impl Launcher {
         if transient && plan.failed_step == ChildStep::Exec as u8 {
             return Err(Refusal::Busy);
         }
-        Err(Refusal::Failed(diagnose(start, &plan)))
+        let mut diagnosis = diagnose(start, &plan);
+        if self.files.is_some() && diagnosis.errno == Errno::EACCES {
+            diagnosis.message += " (or it is not among the files that this worker's jobs may use)";
+        }
+        Err(Refusal::Failed(diagnosis))
+    }
+
+    /// What keeps the job to the files it may use.
+    fn ruleset(&self, start: &Start, tree: &Tree) -> Result<Option<OwnedFd>, Refusal> {
+        let Some(files) = &self.files else {
+            return Ok(None);
+        };
+        let root = match tree {
+            Tree::Namespace(namespace) => Some(namespace.root()),
+            Tree::Group(_) | Tree::Descendants => None,
+        };
+        let ruleset = files.ruleset(root, start.scratch.as_deref());
+        ruleset.map(Some).map_err(|error| {
+            Refusal::Failed(Diagnosis {
+                step: "landlock",
+                errno: Errno::EACCES,
+                message: format!("the job cannot be kept to some files: {error}"),
+                fatal: false,
+            })
+        })
     }
 
     /// Removes the groups; all jobs are over.
@@ -334,11 +364,6 @@ impl Launcher {
             let _ = super::super::cgroup::kill_and_remove(&folder);
         }
     }
-}
-
-/// The group that the worker, and so this process, was in: two folders up.
-fn worker_group(folder: &Path) -> Option<&Path> {
-    folder.parent()?.parent()
 }
 
 fn rlimits(

@@ -36,6 +36,8 @@ pub(in crate::runner) enum ChildStep {
     Mounts = 9,
     /// `setgroups`, `setresgid` or `setresuid`.
     User = 10,
+    /// `landlock_restrict_self`.
+    Landlock = 11,
 }
 
 /// The user a child becomes.
@@ -68,6 +70,8 @@ pub(in crate::runner) struct ChildPlan {
     pub(in crate::runner) cgroup_procs: RawFd,
     /// The user to become, if another.
     pub(in crate::runner) user: Option<ChildUser>,
+    /// A Landlock ruleset to come under, or -1; above 3.
+    pub(in crate::runner) ruleset: RawFd,
     /// Working directory.
     pub(in crate::runner) cwd: *const c_char,
     /// What becomes descriptors 0 to 3; each is above 3, or its own number.
@@ -163,7 +167,15 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         }
         // They are all close-on-exec, but the parent wakes a moment before
         // `execve` closes them: closing here makes end-of-file exact.
-        libc::syscall(libc::SYS_close_range, 4, libc::c_uint::MAX, 0);
+        let mut first = 4;
+        if plan.ruleset >= first {
+            // One that is left to `execve`.
+            if plan.ruleset > first {
+                libc::syscall(libc::SYS_close_range, first, plan.ruleset - 1, 0);
+            }
+            first = plan.ruleset + 1;
+        }
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
         if let Some(user) = &plan.user {
             // Directly, since libc would have every thread of the process that
             // this memory belongs to do the same. The kernel lets go of the
@@ -183,6 +195,12 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         // enter.
         if libc::chdir(plan.cwd) != 0 {
             return ChildStep::WorkDir;
+        }
+        // The spawner, and so this child, has no_new_privs.
+        if plan.ruleset >= 0
+            && libc::syscall(libc::SYS_landlock_restrict_self, plan.ruleset, 0) != 0
+        {
+            return ChildStep::Landlock;
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

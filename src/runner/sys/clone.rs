@@ -96,6 +96,40 @@ impl Cloner {
         }
     }
 
+    /// As [`Cloner::spawn`], with the child in another PID namespace. A child
+    /// that lives for a moment enters it and makes this process the parent of
+    /// the one it starts there: for a process without root the way into a
+    /// namespace is one without return, as its own is not its to enter.
+    pub(in crate::runner) fn spawn_within(
+        &mut self,
+        plan: &mut ChildPlan,
+        pids: RawFd,
+    ) -> Result<c_int, Errno> {
+        let mut way = Way {
+            pids,
+            plan,
+            // SAFETY: the middle of the mapping.
+            stack: unsafe { self.stack.as_ptr().byte_add(STACK_BYTES / 2) },
+            pid: 0,
+            errno: 0,
+        };
+        // SAFETY: the upper half of the stack is this child's, which leaves the
+        // lower one to the next; `way` outlives the call as `plan` does above.
+        let between = Errno::result(unsafe {
+            libc::clone(
+                enter,
+                self.stack.as_ptr().byte_add(STACK_BYTES),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                (&raw mut way).cast(),
+            )
+        })?;
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+        match way.errno {
+            0 => Ok(way.pid),
+            errno => Err(Errno::from_raw(errno)),
+        }
+    }
+
     /// Whether a child can be started straight into the group: starts one that
     /// exits at once, and reaps it.
     pub(in crate::runner) fn probe_into(&mut self, cgroup: RawFd) -> Result<(), Errno> {
@@ -130,6 +164,50 @@ impl Cloner {
         // never returns; memory it reads outlives the call (CLONE_VFORK).
         unsafe { clone3(&args, entry, arg) }
     }
+}
+
+/// What the child between needs, and what it tells.
+struct Way {
+    pids: RawFd,
+    plan: *mut ChildPlan,
+    stack: *mut c_void,
+    pid: c_int,
+    errno: c_int,
+}
+
+/// The child between: enters the namespace and starts the child proper. `way`
+/// is a `*mut Way`.
+extern "C" fn enter(way: *mut c_void) -> c_int {
+    // SAFETY: the caller passes a Way that outlives this call, being suspended
+    // until `_exit`; its stack is unused. System calls only; `errno` is the
+    // suspended parent's, which reads it from `way`.
+    unsafe {
+        let way = &mut *way.cast::<Way>();
+        if libc::setns(way.pids, libc::CLONE_NEWPID) == 0 {
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
+            way.pid = libc::clone(child::run, way.stack, flags, way.plan.cast());
+        } else {
+            way.pid = -1;
+        }
+        if way.pid < 0 {
+            way.errno = *libc::__errno_location();
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Forks, with the child as the first process of a new PID namespace. For a
+/// process with one thread. 0 in the child.
+pub(super) fn fork_into_new_pids() -> Result<c_int, Errno> {
+    let args = CloneArgs {
+        flags: libc::CLONE_NEWPID as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without a stack and without CLONE_VM this is a fork, and with one
+    // thread the copy has no lock that somebody else holds.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    Errno::result(pid).map(|pid| pid as c_int)
 }
 
 /// `clone3` whose child calls `entry(arg)` on the stack in `args`. It has to

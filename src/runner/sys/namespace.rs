@@ -2,7 +2,7 @@
 //! leave behind, and takes everything with it when it ends.
 #![expect(
     unsafe_code,
-    reason = "forking, and arranging descriptors by their number, cannot be checked"
+    reason = "arranging descriptors by their number cannot be checked"
 )]
 
 use std::fs::File;
@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::clone::fork_into_new_pids;
 use super::socket::send;
 use super::wait::{Reap, reap};
 
@@ -32,16 +33,14 @@ const SOCKET: RawFd = 4;
 /// `si_code` of a signal that a process sent with `kill`.
 const SI_USER: i32 = 0;
 
-/// Forks the first process of the PID namespace that children of this process
-/// are to be in. It makes a mount namespace with a `/proc` of its own, and
-/// tells over `socket` how that went: an errno, and with 0 the descriptors of
-/// the mount namespace, its root directory and its `/proc`.
+/// Forks the first process of a new PID namespace. It makes a mount namespace
+/// with a `/proc` of its own, and tells over `socket` how that went: an errno,
+/// and with 0 the descriptors of the PID namespace, the mount namespace, its
+/// root directory and its `/proc`.
 ///
 /// For a process with one thread that keeps every signal blocked.
 pub(in crate::runner) fn fork_init(socket: &OwnedFd) -> Result<i32, Errno> {
-    // SAFETY: this process has one thread, so the copy has no lock that
-    // somebody else holds; it goes on in `init`, which never returns.
-    let pid = Errno::result(unsafe { libc::fork() })?;
+    let pid = fork_into_new_pids()?;
     if pid == 0 {
         init(socket.as_raw_fd());
     }
@@ -62,7 +61,7 @@ fn init(socket: RawFd) -> ! {
     let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
     match enter() {
         Ok(made) => {
-            let fds = [&made.mounts, &made.root, &made.proc].map(AsRawFd::as_raw_fd);
+            let fds = [&made.pids, &made.mounts, &made.root, &made.proc].map(AsRawFd::as_raw_fd);
             // A spawner that is gone gets no answer, and needs none.
             if send(socket, &0_i32.to_le_bytes(), &fds).is_err() {
                 exit();
@@ -81,6 +80,7 @@ fn init(socket: RawFd) -> ! {
 
 /// What the spawner needs of a namespace.
 struct Made {
+    pids: File,
     mounts: File,
     root: File,
     proc: File,
@@ -102,6 +102,7 @@ fn enter() -> Result<Made, Errno> {
     let open =
         |path| File::open(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
     Ok(Made {
+        pids: open("/proc/self/ns/pid")?,
         mounts: open("/proc/self/ns/mnt")?,
         root: open("/")?,
         proc: open("/proc")?,
