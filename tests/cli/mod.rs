@@ -6,3 +6,4 @@ mod jobs;
 mod retry;
 mod run;
 mod ttl;
+mod worker;

@@ -1,0 +1,68 @@
+//! `naq worker`: what its jobs may do.
+
+use crate::harness::naq::{Naq, text};
+use crate::harness::nats::TestServer;
+
+#[test]
+fn jobs_are_another_users_in_the_containment_asked_for() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let worker = naq
+        .worker(&["q"])
+        .arg("--containment=namespace")
+        .arg("--run-as=65534:65534")
+        .arg("--workdir=/")
+        .arg("--landlock-read=/")
+        .spawn();
+    worker.says("containment=namespace");
+    let script =
+        "id -u; echo $NAQ_WORK_DIR; echo $$; touch $NAQ_WORK_DIR/x; touch /tmp/naq-x || echo kept";
+    let job = naq.enqueue(&["--queue", "q", "--", "sh", "-c", script]);
+    let record = naq.ended(&job);
+    let stdout = text(record.stdout.as_ref());
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!((lines[0], lines[3]), ("65534", "kept"), "{stdout}");
+    // Its number is one of a namespace that began with the worker.
+    assert!(lines[2].parse::<u32>().unwrap() < 100, "{stdout}");
+    naq.cli(["list-workers"])
+        .run()
+        .succeeds()
+        .prints("namespace");
+    worker.stop();
+}
+
+#[test]
+fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let refused = |args: &[&str], code: i32, words: &str| {
+        let args = ["worker", "q"].iter().chain(args).copied();
+        naq.cli(args).run().exits(code).says(&[words]);
+    };
+    let usage = 2;
+    refused(&["--containment", "chroot"], usage, "`namespace`");
+    refused(
+        &["--run-as", "no-such-user"],
+        usage,
+        "there is no such user",
+    );
+    refused(
+        &["--run-as", "root:no-such"],
+        usage,
+        "there is no such group",
+    );
+    refused(&["--landlock-read", "usr"], 1, "usr: not an absolute path");
+    refused(
+        &["--landlock-write", "/no/such"],
+        1,
+        "/no/such: No such file",
+    );
+    naq.cli(["worker", "q"])
+        .env("NAQ_RUN_AS", "no-such-user")
+        .run()
+        .exits(usage)
+        .says(&["there is no such user"]);
+}
