@@ -11,10 +11,9 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Subscriber};
 use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all};
 use tokio::sync::mpsc;
 
-use super::connect::{Link, Purpose, open};
+use super::connect::Link;
 use super::names::Names;
 use super::scan::{BulkMessage, Scan};
 use super::{Broker, BrokerError};
@@ -334,26 +333,6 @@ impl DurableChange {
     }
 }
 
-/// Hints that something may have come into a queue. What it is, if anything, the queue says.
-pub struct EnqueueHints {
-    messages: SelectAll<Subscriber>,
-    link: Link,
-}
-
-impl EnqueueHints {
-    /// Waits for the next hint. Cancel safe.
-    pub async fn next(&mut self) {
-        tokio::select! {
-            message = self.messages.next() => {
-                if message.is_none() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            _ = self.link.changed() => {}
-        }
-    }
-}
-
 impl Broker {
     /// Watches all records from now on.
     ///
@@ -444,33 +423,6 @@ impl Broker {
             name: name.to_owned(),
             stream,
             messages,
-        })
-    }
-
-    /// Watches for what is put into queues, on a connection of its own, which bytes that no
-    /// client can read may end.
-    ///
-    /// # Errors
-    /// Where no connection comes about.
-    pub async fn watch_enqueues(&self) -> Result<EnqueueHints, BrokerError> {
-        let (client, mut link) = open(&self.options, Purpose::Deliveries).await?;
-        link.mark_seen();
-        let mut messages = Vec::new();
-        for subject in self.names.enqueues() {
-            messages.push(
-                client
-                    .subscribe(subject)
-                    .await
-                    .map_err(|error| BrokerError::Lost(error.to_string()))?,
-            );
-        }
-        client
-            .flush()
-            .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))?;
-        Ok(EnqueueHints {
-            messages: select_all(messages),
-            link,
         })
     }
 

@@ -28,9 +28,7 @@ mod topology;
 mod unreadable;
 mod workers;
 
-pub use changes::{
-    Change, ChangeWatch, Changed, DurableChange, DurableChanges, EnqueueHints, StoredChanges,
-};
+pub use changes::{Change, ChangeWatch, Changed, DurableChange, DurableChanges, StoredChanges};
 pub use connect::{ConnectOptions, Link, LinkState};
 pub use control::{Control, ControlCall, ControlRequest};
 pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};

@@ -71,12 +71,6 @@ impl Names {
             .is_some_and(|rest| rest.starts_with(".later."))
     }
 
-    /// The subjects of all jobs on their way to a queue, and of those that wait for their time.
-    #[must_use]
-    pub fn enqueues(&self) -> [String; 2] {
-        ["queue", "later"].map(|what| format!("{}.{what}.>", self.prefix))
-    }
-
     /// The subjects of all waiting jobs of a queue.
     #[must_use]
     pub fn all_later(&self, queue: &QueueName) -> String {

@@ -34,6 +34,9 @@ pub(super) struct Args {
 /// The shortest time between two drawings of the list.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(300);
 
+/// The longest. No event tells that a job was put into a queue, and ages grow by themselves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let filter = args.which.filter()?;
     let client = session.connect().await?;
@@ -97,7 +100,6 @@ fn print(page: &JobPage) -> std::io::Result<()> {
 async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, Failure> {
     // before the first look, so that nothing is missed in between
     let mut events = client.events(&JobFilter::default()).await?;
-    let mut enqueues = client.broker().watch_enqueues().await?;
     loop {
         let since = args.since.map(ago);
         let limit = args.limit as usize;
@@ -106,17 +108,23 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
         write!(anstream::stdout(), "\x1b[H\x1b[2J")?;
         print(&page)?;
         std::io::stdout().flush()?;
-        let pause = tokio::time::sleep(REDRAW_INTERVAL);
-        tokio::pin!(pause);
-        let (mut is_stale, mut is_due) = (false, false);
-        while !(is_stale && is_due) {
+        let drawn = tokio::time::Instant::now();
+        tokio::select! {
+            event = events.next() => {
+                event?;
+            }
+            () = tokio::time::sleep_until(drawn + LOOK_INTERVAL) => {}
+        }
+        // what comes meanwhile is drawn at once
+        let next = tokio::time::sleep_until(drawn + REDRAW_INTERVAL);
+        tokio::pin!(next);
+        loop {
             tokio::select! {
+                biased;
+                () = &mut next => break,
                 event = events.next() => {
                     event?;
-                    is_stale = true;
                 }
-                () = enqueues.next() => is_stale = true,
-                () = &mut pause, if !is_due => is_due = true,
             }
         }
     }

@@ -34,6 +34,10 @@ pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> io::Result<(
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header.to_vec());
+    if table.width() == Some(0) {
+        // a terminal that nobody has told its size
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
     for row in rows {
         table.add_row(row.iter().map(|cell| escape(cell)));
     }

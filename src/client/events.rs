@@ -139,7 +139,8 @@ impl Client {
     /// Every change of a job's state from now on, as it happens.
     ///
     /// That a job was put into a queue is not among them: it has no record before a worker takes
-    /// it, and the queue's own message is the only word of it.
+    /// it. (A subscription to the queues' subjects would tell, and would answer in their place
+    /// where a queue does not exist: its producers would wait in vain to be told so.)
     ///
     /// ```no_run
     /// # use naq::client::{Client, ClientError, JobFilter};

@@ -32,6 +32,11 @@ fn keep_many(naq: &Naq, count: usize) {
             let subject = format!("naq.failed.many.j{number}");
             let sent = jetstream.publish_with_headers(subject, headers, payload.into());
             pending.push(sent.await.unwrap());
+            if pending.len() == 1_000 {
+                for sent in pending.drain(..) {
+                    sent.await.unwrap();
+                }
+            }
         }
         for sent in pending {
             sent.await.unwrap();
@@ -273,4 +278,30 @@ fn an_entry_whose_job_has_succeeded_since_is_let_go() {
     assert_eq!(left[0].job_id.as_str(), "j1");
     std::fs::write(&go, "").unwrap();
     naq.ended(&JobId::new("j1").unwrap());
+}
+
+#[test]
+fn a_person_is_asked_before_anything_is_discarded() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    keep_many(&naq, 3);
+    let discard = ["failed", "discard", "--queue", "many"];
+    let mut asked = naq.cli(discard).on_terminal();
+    asked.shows("discard 3 failed jobs? [y/N]");
+    asked.types("n");
+    asked.shows("nothing was done");
+    assert_eq!(asked.ends().code(), Some(1));
+    assert_eq!(naq.failed().len(), 3);
+
+    let mut asked = naq.cli(discard).on_terminal();
+    asked.shows("[y/N]");
+    // one that fails while the question is open was not asked about
+    let _worker = naq.worker(&["many"]).spawn();
+    let late = naq.publish("many", r#"{"command":"false"}"#);
+    naq.ended(&late);
+    asked.types("y");
+    asked.shows("3 failed jobs discarded");
+    assert!(asked.ends().success());
+    assert_eq!(naq.failed().len(), 1);
+    assert_eq!(naq.kept(&late).job_id, late);
 }

@@ -249,3 +249,56 @@ fn watching_prints_each_change_where_nobody_looks_at_a_screen() {
         .collect();
     assert_eq!(states, ["running", "succeeded"]);
 }
+
+#[test]
+fn watching_draws_the_list_anew() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let watching = naq.cli(["jobs", "--watch"]).on_terminal();
+    let go = naq.home().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
+    let envelope = serde_json::json!({"job_id": "seen", "script": script});
+    naq.publish("build", envelope.to_string());
+    watching.shows("running");
+    // no event tells of this one
+    naq.enqueue(&["-q", "unserved", "--id", "waits", "--", "true"]);
+    watching.shows("waits");
+    std::fs::write(&go, "").unwrap();
+    let screen = watching.shows("succeeded");
+    let last = screen.rsplit("\x1b[2J").next().unwrap();
+    assert!(last.contains("seen"), "{last:?}");
+}
+
+#[test]
+fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id":"child","command":"true","depends_on":["parent"]}"#,
+    );
+    let child = JobId::new("child").unwrap();
+    naq.wait_for(&child, "waiting", |record| record.state == State::Waiting);
+    assert_eq!(ids(&naq, &[]), ["child"]);
+    assert_eq!(ids(&naq, &["--state", "waiting"]), ["child"]);
+    naq.cli(["ttl", "parent", "1h"]).run().exits(4);
+    naq.cli(["retry", "parent"]).run().exits(4);
+    naq.cli(["retry", "child"]).run().exits(5);
+    let events = naq.cli(["events"]).run().succeeds().stdout;
+    assert_eq!(events.lines().count(), 1, "{events}");
+
+    naq.publish("build", r#"{"job_id":"parent","command":"true"}"#);
+    assert_eq!(naq.ended(&child).state, State::Succeeded);
+    let mut listed = ids(&naq, &["--state", "succeeded"]);
+    listed.sort();
+    assert_eq!(listed, ["child", "parent"]);
+    // what it waited for is over: it does not wait again
+    let again = naq
+        .cli(["retry", "--wait", "child", "--json"])
+        .run()
+        .succeeds();
+    let record: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(record["rerun_of"], "child");
+}

@@ -385,6 +385,30 @@ impl Cli {
         }
     }
 
+    /// Starts it on a terminal of its own.
+    pub(crate) fn on_terminal(self) -> Terminal {
+        let size = nix::pty::Winsize {
+            ws_row: 40,
+            ws_col: 160,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut command = command(&self.args, &self.environment, &self.home);
+        command.stdin(end()).stdout(end()).stderr(end());
+        let child = Guarded::spawn(&mut command);
+        // what still holds the child's side would keep the terminal open
+        drop((command, pty.slave));
+        let keyboard = std::fs::File::from(pty.master);
+        let screen = Log::follow(keyboard.try_clone().unwrap());
+        Terminal {
+            child,
+            keyboard,
+            screen,
+        }
+    }
+
     /// Runs it to its end, in bounded time. What it prints has to be text.
     pub(crate) fn run(self) -> Done {
         let (status, stdout, stderr) = self.run_bytes();
@@ -448,6 +472,34 @@ impl RunningCli {
         let RunningCli { mut child, stdout } = self;
         drop(stdout);
         child.wait("a verb that nobody reads")
+    }
+}
+
+/// A verb on a terminal. Killed when dropped.
+pub(crate) struct Terminal {
+    child: Guarded,
+    keyboard: std::fs::File,
+    screen: Log,
+}
+
+impl Terminal {
+    /// Waits for words on the screen, and returns all that was written there up to now.
+    #[track_caller]
+    pub(crate) fn shows(&self, words: &str) -> String {
+        self.screen.wait(words);
+        self.screen.text()
+    }
+
+    /// Types a line.
+    pub(crate) fn types(&mut self, line: &str) {
+        self.keyboard
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        self.child.wait("a verb on a terminal")
     }
 }
 
