@@ -234,6 +234,9 @@ impl StoredChanges {
 /// again among them.
 const CHANGES_OUT_MAX: i64 = 1_000;
 
+/// How long a server that refuses is left alone before it is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
 /// How many changes are asked for ahead.
 const CHANGES_AHEAD: usize = 64;
 
@@ -271,7 +274,11 @@ impl DurableChanges {
                         )));
                     }
                     // told again once the connection is back
-                    _ => continue,
+                    _ => {
+                        tracing::debug!("changes are waited for: {error}");
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
                 },
                 None => return Err(BrokerError::Lost("the changes ended".to_owned())),
             };

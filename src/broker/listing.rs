@@ -10,6 +10,7 @@ use super::backwards::{Backwards, Look};
 use super::dependents::WAKE_HEADER;
 use super::jobs::{JobMessage, MessageState, RawMessage, found, later_state};
 use super::names::Names;
+use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{Envelope, JobId, QueueName, Record, Timestamp};
 
@@ -235,7 +236,14 @@ async fn message_or_record(
         Ok((Some(record), _)) if record.state.is_terminal() => return Ok(None),
         Ok((Some(record), _)) if !record.placeholder => Listed::Record(Box::new(record)),
         Ok(_) | Err(BrokerError::Unreadable(_)) => {
-            Listed::Message(job_id, found(&queue, &message, state))
+            let mut found = found(&queue, &message, state);
+            // one that was handed on to workers with labels says when it was enqueued
+            if let Some(time) = message.header(ENQUEUE_TIME_HEADER)
+                && let Ok(time) = time.parse()
+            {
+                found.time = time;
+            }
+            Listed::Message(job_id, found)
         }
         Err(error) => return Err(error),
     };

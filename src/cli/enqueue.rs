@@ -9,7 +9,7 @@ use super::job_options::JobOptions;
 use super::progress::Bars;
 use super::render;
 use super::session::Session;
-use crate::client::Client;
+use crate::client::{Client, Waiter};
 use crate::envelope::{JobId, QueueName, Record, State};
 
 #[derive(Debug, clap::Args)]
@@ -88,16 +88,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         // watched before it is there, so that nothing is missed
         let waiter = client.waiter(std::slice::from_ref(&job_id)).await?;
         queue.enqueue(&envelope).await?;
-        let mut ended = None;
-        let mut bars = Bars::new();
-        waiter
-            .each_change(|record| {
-                bars.see(&record);
-                ended = Some(record);
-            })
-            .await?;
-        let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
-        return show(session, &client, &record).await;
+        return wait_and_show(session, &client, waiter).await;
     }
     let job_id = queue.enqueue(&envelope).await?;
     if !args.quiet {
@@ -114,12 +105,26 @@ fn print_id(session: &Session, job_id: &JobId, queue: &QueueName) -> std::io::Re
     }
 }
 
-/// Prints an outcome: output to output, errors to errors, the job's exit code.
-pub(super) async fn show(
+/// Waits for a job, showing how far it is, and prints its outcome.
+pub(super) async fn wait_and_show(
     session: &Session,
     client: &Client,
-    record: &Record,
+    waiter: Waiter,
 ) -> Result<u8, Failure> {
+    let mut ended = None;
+    let mut bars = Bars::new();
+    waiter
+        .each_change(|record| {
+            bars.see(&record);
+            ended = Some(record);
+        })
+        .await?;
+    let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
+    show(session, client, &record).await
+}
+
+/// Prints an outcome: output to output, errors to errors, the job's exit code.
+async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
     if session.json {
         render::print_json(record)?;
     } else {

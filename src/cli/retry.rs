@@ -1,6 +1,6 @@
 //! `naq retry`
 
-use super::enqueue::{show, wait_for_all};
+use super::enqueue::{wait_and_show, wait_for_all};
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
@@ -61,10 +61,7 @@ async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Re
     for rerun in reruns {
         rerun.enqueue().await?;
     }
-    let mut ended = None;
-    waiter.each(|record| ended = Some(record)).await?;
-    let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
-    show(session, client, &record).await
+    wait_and_show(session, client, waiter).await
 }
 
 pub(super) fn print_ids(

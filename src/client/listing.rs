@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -13,6 +14,9 @@ use crate::envelope::{Envelope, JobId, Progress, QueueName, Reason, Record, Stat
 
 /// The most of what a job runs that a list has, in characters.
 const RUNS_CHARS_MAX: usize = 200;
+
+/// How many envelopes are looked for at once.
+const LOOKS_AT_ONCE: usize = 32;
 
 /// A job in a list: its record without what the job was given and what it wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -68,11 +72,8 @@ pub struct JobSummary {
 }
 
 impl JobSummary {
-    fn new(record: Record, envelope: Option<&RawValue>, changed_at: Timestamp) -> JobSummary {
-        let runs = envelope.and_then(|envelope| {
-            let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
-            Some(summary.chars().take(RUNS_CHARS_MAX).collect())
-        });
+    fn new(record: Record, changed_at: Timestamp) -> JobSummary {
+        let runs = record.envelope.as_deref().and_then(runs);
         JobSummary {
             job_id: record.job_id,
             queue: record.queue,
@@ -158,39 +159,61 @@ impl Client {
             jobs: Vec::new(),
             next: None,
         };
+        let mut is_last = true;
+        let mut open = Vec::new();
         while let Some(job) = listing.next().await? {
             if since.is_some_and(|since| job.changed_at < since) {
-                page.next = None;
                 break;
             }
             if page.jobs.len() >= limit {
                 // there is more to look at from the last one shown on
-                return Ok(page);
+                is_last = false;
+                break;
             }
             let record = match job.listed {
                 Listed::Record(record) => *record,
                 Listed::Message(job_id, message) => record_of(&job_id, &message),
             };
             if filter.matches(&record) {
-                page.jobs
-                    .push(self.summarise(record, job.changed_at).await?);
+                if record.envelope.is_none() && !record.state.is_terminal() {
+                    open.push((page.jobs.len(), whereabouts(&record)));
+                }
+                page.jobs.push(JobSummary::new(record, job.changed_at));
                 page.next = Some(job.place);
             }
         }
-        page.next = None;
+        if is_last {
+            page.next = None;
+        }
+        // while a job has not ended, its message has the envelope
+        let mut looks = stream::iter(open)
+            .map(|(index, record)| async move { (index, self.envelope_of(&record).await) })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        while let Some((index, envelope)) = looks.next().await {
+            page.jobs[index].runs = envelope?.and_then(|envelope| runs(&envelope));
+        }
+        drop(looks);
         Ok(page)
     }
+}
 
-    async fn summarise(
-        &self,
-        mut record: Record,
-        changed_at: Timestamp,
-    ) -> Result<JobSummary, ClientError> {
-        let envelope = match record.envelope.take() {
-            // while a job has not ended, its message has the envelope
-            None if !record.state.is_terminal() => self.envelope_of(&record).await?,
-            envelope => envelope,
-        };
-        Ok(JobSummary::new(record, envelope.as_deref(), changed_at))
-    }
+/// What it takes to find the message of a job, and no more.
+fn whereabouts(record: &Record) -> Record {
+    let mut whereabouts = Record::new(
+        record.job_id.clone(),
+        record.queue.clone(),
+        record.state,
+        record.enqueue_time,
+    );
+    whereabouts.lease.clone_from(&record.lease);
+    whereabouts
+        .envelope_object
+        .clone_from(&record.envelope_object);
+    whereabouts
+}
+
+/// What an envelope runs, in one line.
+fn runs(envelope: &RawValue) -> Option<String> {
+    let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
+    Some(summary.chars().take(RUNS_CHARS_MAX).collect())
 }

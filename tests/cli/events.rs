@@ -262,6 +262,32 @@ fn a_command_that_was_cut_off_is_run_again() {
     drop(third);
 }
 
+#[test]
+fn a_command_outlasts_the_server() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let log = path(&naq, "log");
+    let hook = hook(&naq, &["--exec", &format!("echo \"$NAQ_JOB_ID\" >> {log}")]);
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        let job = naq.publish("build", r#"{"command":"false"}"#);
+        naq.ended(&job);
+        expected.push(job.to_string());
+        eventually("it ran", || lines(&naq, "log").contains(&job.to_string()));
+        server.kill9();
+        server.restart();
+    }
+    let last = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&last);
+    eventually("it ran", || lines(&naq, "log").contains(&last.to_string()));
+    expected.push(last.to_string());
+    // each at least once
+    let ran: std::collections::HashSet<_> = lines(&naq, "log").into_iter().collect();
+    assert_eq!(ran, expected.into_iter().collect());
+    assert!(hook.stop().success());
+}
+
 /// A request as it came: its head, in lower case, and its body.
 struct Request {
     head: String,

@@ -9,7 +9,7 @@ use naq::broker::NewJob;
 use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
 use serde_json::Value;
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 fn page(naq: &Naq, args: &[&str]) -> (Vec<Value>, Option<String>) {
@@ -301,4 +301,25 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
         .succeeds();
     let record: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(record["rerun_of"], "child");
+}
+
+#[test]
+fn a_job_that_was_handed_on_is_listed_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id":"picky","command":"true","requires":{"gpu":"yes"}}"#,
+    );
+    let last = naq.publish("build", r#"{"command":"true"}"#);
+    naq.ended(&last);
+    eventually("it waits for another worker", || {
+        let (jobs, _) = page(&naq, &["--state", "queued"]);
+        let listed: Vec<_> = jobs.iter().map(|job| &job["job_id"]).collect();
+        listed == ["picky"] && naq.messages_left("build") == 1
+    });
+    let _gpu = naq.worker(&["build"]).arg("--label").arg("gpu=yes").spawn();
+    naq.ended(&JobId::new("picky").unwrap());
+    assert_eq!(ids(&naq, &[]), ["picky", last.as_str()]);
 }
