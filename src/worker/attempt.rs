@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::execution::{fill, judge, run_command};
 use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
-use super::requirements::{Registered, hand_on};
+use super::requirements::{Before, Registered, hand_on};
 use super::{Options, Report, command, now, park};
 use crate::broker::{Broker, BrokerError, Delivery, NewJob};
 use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
@@ -330,23 +330,13 @@ async fn claim(
                 }
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
             }
-            OnDelivery::Run(record) if !is_ours_to_run => {
-                if let Some(record) = lifecycle::hand_on(present.as_deref(), record) {
-                    let rewritten = persist(hold, || {
-                        context.broker.write_record(&record, revision, None)
-                    });
-                    match Box::pin(rewritten).await {
-                        Ok(_) => {}
-                        Err(BrokerError::Conflict) => {
-                            facts.prospects = None;
-                            continue;
-                        }
-                        Err(_) => return Claim::Done(Done::Lost),
-                    }
+            OnDelivery::Run(running) if !is_ours_to_run => {
+                let before = Before { present, revision };
+                let handing_on = hand_on(context, hold, delivery, envelope, before, running);
+                match handing_on.boxed().await {
+                    Some(done) => return Claim::Done(done),
+                    None => facts.prospects = None,
                 }
-                let job_id = &facts.job_id;
-                let handing_on = hand_on(context, hold, delivery, envelope, job_id);
-                return Claim::Done(Box::pin(handing_on).await);
             }
             OnDelivery::Run(record) => {
                 match context.broker.write_record(&record, revision, None).await {

@@ -13,7 +13,7 @@ use super::{Options, Report};
 use crate::broker::{
     Broker, BrokerError, Delivery, Requirement, RequirementEvent, requirement_key,
 };
-use crate::envelope::{Envelope, JobId, QueueName};
+use crate::envelope::{Envelope, QueueName, Record};
 use crate::lifecycle;
 
 /// How many sets of labels a worker remembers to have registered; then it registers them anew.
@@ -47,15 +47,38 @@ impl Registered {
     }
 }
 
-/// Hands a job on to workers that have the labels it requires: registers the set, publishes the
-/// envelope to it, acknowledges.
+/// A job's record as it was decided upon.
+pub(super) struct Before {
+    pub(super) present: Option<Box<Record>>,
+    pub(super) revision: u64,
+}
+
+/// Hands a job on to workers that have the labels it requires: keeps what is to be kept of the
+/// record, registers the set, publishes the envelope to it, acknowledges. `running` is the record
+/// that would be written if it ran here.
+///
+/// None where the record has changed meanwhile: decide again.
 pub(super) async fn hand_on(
     context: &AttemptContext,
     hold: &Hold,
     delivery: &Delivery,
     envelope: &Envelope,
-    job_id: &JobId,
-) -> Done {
+    before: Before,
+    running: Box<Record>,
+) -> Option<Done> {
+    let job_id = running.job_id.clone();
+    if let Some(record) = lifecycle::hand_on(before.present.as_deref(), running) {
+        let revision = before.revision;
+        match persist(hold, || {
+            context.broker.write_record(&record, revision, None)
+        })
+        .await
+        {
+            Ok(_) => {}
+            Err(BrokerError::Conflict) => return None,
+            Err(_) => return Some(Done::Lost),
+        }
+    }
     let requirement = Requirement {
         queue: delivery.queue.clone(),
         key: requirement_key(&envelope.requires),
@@ -67,18 +90,18 @@ pub(super) async fn hand_on(
             .await
             .is_err()
         {
-            return Done::Lost;
+            return Some(Done::Lost);
         }
         context.registered.add(&requirement);
     }
-    if persist(hold, || broker.hand_on(delivery, job_id, &requirement.key))
+    if persist(hold, || broker.hand_on(delivery, &job_id, &requirement.key))
         .await
         .is_err()
     {
-        return Done::Lost;
+        return Some(Done::Lost);
     }
     tracing::debug!(%job_id, queue = %delivery.queue, "handed on to a worker that has the labels it requires");
-    acknowledge(hold, Done::Absorbed).await
+    Some(acknowledge(hold, Done::Absorbed).await)
 }
 
 /// Whether this worker has to look for jobs that require labels at all.
