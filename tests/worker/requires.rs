@@ -257,6 +257,81 @@ fn a_retry_is_handed_on_again() {
 }
 
 #[test]
+fn one_that_waited_for_another_runs_though_that_ones_record_is_gone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let first = naq.publish("build", until_file(&naq, "go").to_string());
+    naq.running(&first);
+    let envelope = serde_json::json!({
+        "command": "true", "depends_on": [first], "requires": {"gpu": "yes"},
+    });
+    let job = naq.publish("build", envelope.to_string());
+    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    let_go(&naq, "go");
+    naq.ended(&first);
+    let record = naq.wait_for(&job, "handed on", |record| record.state == State::Queued);
+    assert_eq!((record.attempt, record.dependencies_met), (0, true));
+    handed_on(&naq, 1);
+    naq.block_on(async {
+        let records = async_nats::jetstream::new(naq.nats().clone())
+            .get_key_value("naq_results")
+            .await
+            .expect("the bucket is there");
+        records.purge(first.as_str()).await.expect("it is removed");
+    });
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    assert_eq!(naq.ended(&job).state, State::Succeeded);
+}
+
+#[test]
+fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn_brief(&naq, "plain", &[]);
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    long["concurrency_key"] = "one".into();
+    let jobs: Vec<JobId> = (0..3)
+        .map(|_| naq.publish("build", long.to_string()))
+        .collect();
+    handed_on(&naq, 3);
+    // handed on without a slot: one of no labels has it to itself
+    let other = serde_json::json!({"command": "true", "concurrency_key": "one"});
+    let other = naq.publish("build", other.to_string());
+    assert_eq!(naq.ended(&other).state, State::Succeeded);
+    let first = spawn_brief(&naq, "first", &["gpu=yes"]);
+    eventually("one of them runs", || {
+        jobs.iter().any(|job| {
+            let (record, _) = naq
+                .block_on(naq.client().broker().read_record(job))
+                .expect("an answer");
+            record.is_some_and(|record| record.state == State::Running)
+        })
+    });
+    first.signal(Signal::SIGKILL);
+    first.ends();
+    let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
+    let_go(&naq, "go");
+    for job in &jobs {
+        assert_eq!(naq.ended(job).state, State::Succeeded);
+    }
+    naq.drained("build");
+}
+
+#[test]
+fn one_that_is_cancelled_while_it_waits_is_gone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let job = naq.publish("build", requiring(&[("gpu", "yes")]));
+    handed_on(&naq, 1);
+    naq.cli(["cancel", job.as_str()]).run().succeeds();
+    assert_eq!(naq.ended(&job).state, State::Cancelled);
+    naq.drained("build");
+}
+
+#[test]
 fn one_that_is_drained_goes_to_another_at_no_cost() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
