@@ -444,12 +444,18 @@ impl Queue {
             sequence,
             duplicate,
         } = broker.enqueue(job.clone()).await?;
-        if duplicate
-            && job.is_chosen
-            && let Some(earlier) = broker.message_at(&self.name, sequence).await?
-            && !is_same(&earlier, &job.payload)
-        {
-            return Err(BrokerError::IdTaken(job.job_id.to_string()).into());
+        if duplicate && job.is_chosen {
+            let earlier = match broker.message_at(&self.name, sequence).await? {
+                // handed on to workers with labels
+                None => broker
+                    .find_in_queue(&self.name, &job.job_id)
+                    .await?
+                    .map(|message| message.payload),
+                earlier => earlier,
+            };
+            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
+                return Err(BrokerError::IdTaken(job.job_id.to_string()).into());
+            }
         }
         Ok(job.job_id)
     }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::jobs::{RawMessage, Which};
 use super::{Broker, BrokerError};
-use crate::envelope::{Envelope, JobId, QueueName, State, Timestamp};
+use crate::envelope::{Envelope, JobId, QueueName, Record, State, Timestamp};
 
 /// How long deliveries are stopped unless it is said again: a purge that dies holds up nobody for
 /// longer.
@@ -121,10 +121,10 @@ impl Broker {
             .cached_info()
             .state
             .last_sequence;
-        let held = self.held(queue).await?;
+        let (held, running) = self.held(queue).await?;
         let mut purged = Purged {
             removed: 0,
-            running: held.len() as u64,
+            running,
         };
         // all that a queue has but for the bells of waiting jobs, which are none of its jobs
         for subjects in [
@@ -199,10 +199,11 @@ impl Broker {
         Ok(removed)
     }
 
-    /// A queue's messages whose jobs run, by sequence, with their subjects. Deliveries must be at
-    /// rest.
-    async fn held(&self, queue: &QueueName) -> Result<BTreeMap<u64, String>, BrokerError> {
+    /// A queue's messages that workers still answer for, by sequence, with their subjects; and how
+    /// many of them are of jobs that run. Deliveries must be at rest.
+    async fn held(&self, queue: &QueueName) -> Result<(BTreeMap<u64, String>, u64), BrokerError> {
         let mut held = BTreeMap::new();
+        let mut running = 0;
         let mut unclaimed = Vec::new();
         for consumer in self.consumers(queue).await? {
             if consumer.num_ack_pending == 0 {
@@ -211,8 +212,9 @@ impl Broker {
             let mut out = self.messages_out(queue, &consumer, u64::MAX);
             while let Some(message) = out.next(self).await? {
                 let job = name_of(queue, &message);
-                if self.is_running(&job, message.sequence).await? {
+                if self.standing(&job, message.sequence).await? == Standing::Running {
                     held.insert(message.sequence, message.subject);
+                    running += 1;
                 } else {
                     unclaimed.push((job, message.sequence, message.subject));
                 }
@@ -220,23 +222,43 @@ impl Broker {
         }
         if !unclaimed.is_empty() {
             tokio::time::sleep(CLAIMED_WITHIN).await;
-            for (job, sequence, subject) in unclaimed {
-                if self.is_running(&job, sequence).await? {
-                    held.insert(sequence, subject);
-                }
-            }
         }
-        Ok(held)
+        for (job, sequence, subject) in unclaimed {
+            match self.standing(&job, sequence).await? {
+                Standing::Running => running += 1,
+                // about to be acknowledged, and counted by no one
+                Standing::Ended => {}
+                Standing::Waiting => continue,
+            }
+            held.insert(sequence, subject);
+        }
+        Ok((held, running))
     }
 
-    /// Whether a job runs by this message.
-    async fn is_running(&self, job: &JobId, sequence: u64) -> Result<bool, BrokerError> {
+    /// How the job of a message that is out stands.
+    async fn standing(&self, job: &JobId, sequence: u64) -> Result<Standing, BrokerError> {
         let (record, _) = self.read_record(job).await?;
-        Ok(record.is_some_and(|record| {
-            record.state == State::Running
-                && record.lease.is_some_and(|lease| lease.sequence == sequence)
-        }))
+        Ok(match record {
+            Some(record) if record.state.is_terminal() => Standing::Ended,
+            Some(Record {
+                state: State::Running,
+                lease: Some(lease),
+                ..
+            }) if lease.sequence == sequence => Standing::Running,
+            _ => Standing::Waiting,
+        })
     }
+}
+
+/// What a message that is out is to the worker that has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Its job runs by it.
+    Running,
+    /// Its job has ended.
+    Ended,
+    /// It has not been claimed, or was handed back.
+    Waiting,
 }
 
 /// Whether a subject is one of a filter, whose wildcards are whole tokens.

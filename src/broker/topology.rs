@@ -231,7 +231,8 @@ impl Broker {
         }
     }
 
-    /// Makes the consumer that all workers of a queue share.
+    /// Makes the consumer that all workers of a queue share; one that is there is left as it is.
+    /// Returns how long the server waits for word of a job of it.
     ///
     /// # Errors
     /// Where the server refuses.
@@ -239,7 +240,7 @@ impl Broker {
         &self,
         queue: &QueueName,
         ack_wait: Duration,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<Duration, BrokerError> {
         let made = self
             .jetstream
             .create_consumer_strict_on_stream(
@@ -253,9 +254,11 @@ impl Broker {
             )
             .await;
         match made {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(ack_wait),
             // it is there with other settings: a limit of running jobs, a pause, another ack_wait
-            Err(error) if error.to_string().contains("consumer already exists") => Ok(()),
+            Err(error) if error.to_string().contains("consumer already exists") => {
+                Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
+            }
             Err(error) => Err(BrokerError::Refused {
                 doing: "making the queue's consumer",
                 message: error.to_string(),

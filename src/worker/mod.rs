@@ -174,7 +174,7 @@ enum Report {
 pub async fn work(
     broker: Broker,
     runner: Runner,
-    options: Options,
+    mut options: Options,
     mut request: watch::Receiver<Request>,
 ) -> Result<Summary, WorkerError> {
     let worker_id = JobId::generate().to_string();
@@ -184,9 +184,11 @@ pub async fn work(
         None => {
             for queue in &options.queues {
                 broker.ensure_queue(queue).await?;
-                broker
+                let ack_wait = broker
                     .ensure_worker_consumer(queue, options.ack_wait)
                     .await?;
+                // a hold is to be given up before the server does, whatever this worker was told
+                options.ack_wait = options.ack_wait.min(ack_wait);
             }
             broker.names().worker_consumer()
         }

@@ -152,3 +152,22 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
         naq.ended(job);
     }
 }
+
+#[test]
+fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    // whoever sets something first makes the consumer, with a time of its own
+    naq.cli(["queues", "set", "build", "--max-running", "3"])
+        .env("NAQ_DEFAULT_ACK_WAIT", "2s")
+        .run()
+        .succeeds();
+    let _slow = naq.worker(&["build"]).ack_wait("10m").spawn();
+    let _other = naq.worker(&["build"]).spawn();
+    let job = naq.publish("build", r#"{"script":"sleep 5"}"#);
+    // renewed in time: nobody else is given it
+    let record = naq.ended(&job);
+    assert_eq!((record.attempt, record.crashes), (1, 0));
+    assert_eq!(consumer(&naq, "build", "naq-worker").num_redelivered, 0);
+}

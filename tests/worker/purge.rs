@@ -187,3 +187,36 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
     });
     naq.a_good_job_runs("build");
 }
+
+#[test]
+fn each_job_is_either_removed_or_run_to_its_end() {
+    const JOBS: usize = 600;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _workers = [
+        naq.worker(&["build"]).concurrency(3).spawn(),
+        naq.worker(&["build"]).concurrency(3).spawn(),
+    ];
+    let job = r#"{"script":"sleep 0.03"}"#;
+    let jobs: Vec<JobId> = (0..JOBS).map(|_| naq.publish("build", job)).collect();
+    let queue = naq.client().queue("build").expect("a name");
+    let ended = || {
+        let is_ended = |job: &&JobId| {
+            let (record, _) = naq
+                .block_on(naq.client().broker().read_record(job))
+                .expect("an answer");
+            record.is_some_and(|record| record.state.is_terminal())
+        };
+        jobs.iter().filter(is_ended).count()
+    };
+    // in the middle of it
+    naq.ended(&jobs[20]);
+    let first = naq.block_on(queue.purge()).expect("it is purged");
+    assert!(first.removed > 0, "{first:?}");
+    let second = naq.block_on(queue.purge()).expect("it is purged");
+    naq.drained("build");
+    let removed = usize::try_from(first.removed + second.removed).expect("few");
+    // an end is recorded before its message goes
+    assert_eq!(ended() + removed, JOBS, "{first:?} {second:?}");
+    naq.a_good_job_runs("build");
+}

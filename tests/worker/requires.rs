@@ -320,6 +320,23 @@ fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
 }
 
 #[test]
+fn an_id_is_taken_while_its_job_waits() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let enqueue = |program: &str| {
+        let options = ["enqueue", "--queue", "build", "--id", "mine"];
+        naq.cli([&options[..], &["--require", "gpu=yes", "--", program]].concat())
+            .run()
+    };
+    enqueue("true").succeeds();
+    handed_on(&naq, 1);
+    enqueue("true").succeeds();
+    enqueue("false").exits(5).says(&["is taken"]);
+    assert_eq!(naq.messages_left("build"), 1);
+}
+
+#[test]
 fn one_that_is_cancelled_while_it_waits_is_gone() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
