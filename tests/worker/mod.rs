@@ -56,6 +56,14 @@ fn counts(naq: &Naq, queue: &str) -> (u64, u64, u64) {
     (info.depth, info.running, info.later)
 }
 
+/// Waits until a queue stands so: an acknowledgement comes a moment after the record.
+#[track_caller]
+fn stands(naq: &Naq, queue: &str, wanted: (u64, u64, u64)) {
+    eventually(&format!("{queue} stands at {wanted:?}"), || {
+        counts(naq, queue) == wanted
+    });
+}
+
 fn name(queue: &str) -> QueueName {
     QueueName::new(queue).expect("a name")
 }

@@ -2,8 +2,8 @@
 
 use naq::envelope::State;
 
-use super::{counts, info, let_go, until_file};
-use crate::harness::naq::{Naq, eventually};
+use super::{counts, info, let_go, stands, until_file};
+use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
 fn verb(naq: &Naq, verb: &str, queue: &str) {
@@ -22,7 +22,7 @@ fn running_jobs_go_on_and_others_wait_until_it_is_resumed() {
     let_go(&naq, "go");
     assert_eq!(naq.ended(&long).state, State::Succeeded);
     // its acknowledgement comes after its record
-    eventually("one waits", || counts(&naq, "build") == (1, 0, 0));
+    stands(&naq, "build", (1, 0, 0));
     assert!(info(&naq, "build").paused);
     verb(&naq, "resume", "build");
     assert_eq!(naq.ended(&waiting).state, State::Succeeded);
@@ -60,7 +60,7 @@ fn a_queue_may_be_paused_before_any_worker_comes() {
     let paused = naq.publish("build", r#"{"command":"true"}"#);
     let _worker = naq.worker(&["build", "other"]).concurrency(1).spawn();
     naq.a_good_job_runs("other");
-    assert_eq!(counts(&naq, "build"), (1, 0, 0));
+    stands(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
     naq.ended(&paused);
     // nothing to resume is no error
@@ -92,7 +92,7 @@ fn jobs_that_require_labels_are_paused_as_well() {
     verb(&naq, "pause", "build");
     let labelled = gpu().arg("--name").arg("gpu").spawn();
     naq.add_queue("other");
-    assert_eq!(counts(&naq, "build"), (1, 0, 0));
+    stands(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
     assert_eq!(naq.ended(&second).state, State::Succeeded);
     drop(labelled);

@@ -3,7 +3,7 @@
 use naq::broker::{NewJob, Purged};
 use naq::envelope::{JobId, State, Timestamp};
 
-use super::{counts, id, info, let_go, name, until_file};
+use super::{counts, id, info, let_go, name, stands, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
@@ -42,14 +42,14 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     jobs.push(naq.publish("build", long));
     naq.running(&jobs[2]);
     fill(&naq, "build", 20);
-    assert_eq!(counts(&naq, "build"), (40, 3, 20));
+    stands(&naq, "build", (40, 3, 20));
 
     let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
     assert_eq!(
         done.stdout,
         "build: 60 jobs removed, 3 running left alone\n"
     );
-    assert_eq!(counts(&naq, "build"), (0, 3, 0));
+    stands(&naq, "build", (0, 3, 0));
     assert!(!info(&naq, "build").paused);
     let again = naq
         .cli(["purge", "build", "--yes", "--json"])
@@ -92,15 +92,15 @@ fn a_queue_without_running_jobs_is_emptied() {
     // no worker has been there
     naq.add_queue("fresh");
     fill(&naq, "fresh", 3);
-    assert_eq!(counts(&naq, "fresh"), (6, 0, 3));
+    stands(&naq, "fresh", (6, 0, 3));
     assert_eq!(purge("fresh"), all);
-    assert_eq!(counts(&naq, "fresh"), (0, 0, 0));
+    stands(&naq, "fresh", (0, 0, 0));
     // one that is paused stays so
     naq.add_queue("paused");
     naq.cli(["queues", "pause", "paused"]).run().succeeds();
     let _worker = naq.worker(&["paused"]).spawn();
     fill(&naq, "paused", 3);
-    assert_eq!(counts(&naq, "paused"), (6, 0, 3));
+    stands(&naq, "paused", (6, 0, 3));
     assert_eq!(purge("paused"), all);
     assert!(info(&naq, "paused").paused);
     naq.cli(["queues", "resume", "paused"]).run().succeeds();

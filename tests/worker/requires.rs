@@ -6,7 +6,7 @@ use naq::broker::requirement_key;
 use naq::envelope::{JobId, Record, State};
 use nix::sys::signal::Signal;
 
-use super::{consumer, counts, id, let_go, until_file};
+use super::{consumer, counts, id, let_go, stands, until_file};
 use crate::harness::naq::{Naq, Worker, eventually, text};
 use crate::harness::nats::TestServer;
 
@@ -127,7 +127,7 @@ fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
     let _ssd = spawn(&naq, "ssd", &["disk=ssd", "gpu=yes"]);
     let record = naq.ended(&ssd);
     assert_eq!(ran_on(&naq, &record), "ssd");
-    assert_eq!(counts(&naq, "build"), (1, 0, 0));
+    stands(&naq, "build", (1, 0, 0));
     // half of what is required is not enough
     let shown = naq.cli(["status", "fast"]).run().succeeds().stdout;
     assert!(shown.contains("no worker of the queue build"), "{shown}");
