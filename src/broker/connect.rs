@@ -17,6 +17,9 @@ pub struct ConnectOptions {
     pub url: String,
     /// The prefix of all names; see [`Names`].
     pub prefix: String,
+    /// How many servers keep a copy of the streams and buckets that are made here; one that is
+    /// there already stays as it is.
+    pub replicas: usize,
     /// What the server's lists show as the client's name.
     pub client_name: String,
     /// A file with a JWT and a seed.
@@ -46,6 +49,7 @@ impl Default for ConnectOptions {
         ConnectOptions {
             url: "nats://127.0.0.1:4222".to_owned(),
             prefix: "naq".to_owned(),
+            replicas: 1,
             client_name: "naq".to_owned(),
             creds: None,
             nkey: None,

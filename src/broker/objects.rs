@@ -26,6 +26,7 @@ impl Broker {
                 .create_object_store(async_nats::jetstream::object_store::Config {
                     bucket,
                     description: Some("output, envelopes and files over a message's size".into()),
+                    num_replicas: self.options.replicas,
                     ..Default::default()
                 })
                 .await

@@ -55,7 +55,7 @@ impl Broker {
 
     pub(super) async fn ensure_results(&self) -> Result<(), BrokerError> {
         let bucket = self.names.results_bucket();
-        let mut config = bucket_config(&bucket, "the record of every job");
+        let mut config = self.bucket_config(&bucket, "the record of every job");
         config.republish = Some(Republish {
             source: format!("$KV.{bucket}.>"),
             destination: self.names.events(),
@@ -65,7 +65,7 @@ impl Broker {
     }
 
     pub(super) async fn ensure_workers(&self) -> Result<(), BrokerError> {
-        self.ensure_stream(bucket_config(
+        self.ensure_stream(self.bucket_config(
             &self.names.workers_bucket(),
             "the heartbeat of every worker",
         ))
@@ -117,7 +117,7 @@ impl Broker {
             discard_new_per_subject: false,
             allow_rollup: true,
             allow_direct: true,
-            num_replicas: 1,
+            num_replicas: self.options.replicas,
             ..Config::default()
         })
         .await
@@ -134,7 +134,7 @@ impl Broker {
             max_age: LOGS_AGE_MAX,
             max_bytes: LOGS_BYTES_MAX,
             allow_direct: true,
-            num_replicas: 1,
+            num_replicas: self.options.replicas,
             ..Config::default()
         };
         match self.ensure_stream(config.clone()).await {
@@ -148,12 +148,19 @@ impl Broker {
         }
     }
 
-    /// Makes a queue that is not there yet, with default settings.
+    /// Makes a queue that is not there yet, with the settings of this connection.
     ///
     /// # Errors
     /// Where the server refuses.
     pub async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
-        self.add_queue(queue, &QueueSettings::default()).await
+        self.add_queue(
+            queue,
+            &QueueSettings {
+                replicas: self.options.replicas,
+                ..QueueSettings::default()
+            },
+        )
+        .await
     }
 
     /// Makes a queue with these settings; one that is there is left as it is, but for a limit
@@ -323,6 +330,25 @@ impl Broker {
         }
     }
 
+    fn bucket_config(&self, bucket: &str, description: &str) -> Config {
+        Config {
+            name: Names::bucket_stream(bucket),
+            description: Some(description.to_owned()),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            num_replicas: self.options.replicas,
+            allow_message_ttl: true,
+            subject_delete_marker_ttl: Some(MARKER_TTL),
+            max_bytes: -1,
+            ..Config::default()
+        }
+    }
+
     /// A denied permission looks like silence to the caller; the server has said so elsewhere.
     pub(super) fn timed_out(&self, doing: &'static str) -> BrokerError {
         match self.link.state().denied {
@@ -340,24 +366,5 @@ pub(super) fn pull_config(ack_wait: Duration) -> pull::Config {
         max_waiting: PULLS_MAX,
         max_ack_pending: -1,
         ..pull::Config::default()
-    }
-}
-
-fn bucket_config(bucket: &str, description: &str) -> Config {
-    Config {
-        name: Names::bucket_stream(bucket),
-        description: Some(description.to_owned()),
-        subjects: vec![format!("$KV.{bucket}.>")],
-        max_messages_per_subject: 1,
-        storage: StorageType::File,
-        discard: DiscardPolicy::New,
-        allow_rollup: true,
-        deny_delete: true,
-        allow_direct: true,
-        num_replicas: 1,
-        allow_message_ttl: true,
-        subject_delete_marker_ttl: Some(MARKER_TTL),
-        max_bytes: -1,
-        ..Config::default()
     }
 }

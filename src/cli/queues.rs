@@ -25,9 +25,9 @@ enum Verb {
         /// Their names
         #[arg(required = true, value_name = "QUEUE")]
         queues: Vec<String>,
-        /// How many servers keep a copy
-        #[arg(long, value_name = "COUNT", default_value_t = 1)]
-        replicas: usize,
+        /// How many servers keep a copy [default: the setting `replicas`]
+        #[arg(long, value_name = "COUNT")]
+        replicas: Option<usize>,
         /// How many of its jobs may run at once, on all workers together
         #[arg(long, value_name = "COUNT")]
         max_running: Option<NonZeroU32>,
@@ -88,7 +88,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             max_running,
         } => {
             let settings = QueueSettings {
-                replicas,
+                replicas: replicas.unwrap_or(session.settings().replicas),
                 max_running,
                 ack_wait: session.settings().ack_wait,
             };

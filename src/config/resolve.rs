@@ -122,6 +122,7 @@ pub struct Settings {
     pub allow_insecure: bool,
     pub connect_timeout: Duration,
     pub prefix: String,
+    pub replicas: usize,
     pub default_queue: String,
     pub default_result_ttl: Duration,
     pub worker_ttl: Duration,
@@ -611,6 +612,10 @@ fn typed(entries: &[Entry]) -> Settings {
             .duration("worker_heartbeat_interval")
             .unwrap_or_default(),
         ack_wait: values.duration("ack_wait").unwrap_or_default(),
+        replicas: values
+            .number("replicas")
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(1),
         concurrency: values
             .number("concurrency")
             .and_then(|count| usize::try_from(count).ok())

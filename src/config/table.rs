@@ -204,6 +204,13 @@ pub const SETTINGS: &[Setting] = &[
         "the prefix of all subjects and streams; another one is a separate naq",
     ),
     row(
+        "replicas",
+        "NAQ_REPLICAS",
+        Kind::Count { min: 1 },
+        Fallback::Is("1"),
+        "how many servers of a cluster keep a copy of what naq makes there",
+    ),
+    row(
         "default_queue",
         "NAQ_DEFAULT_QUEUE",
         Kind::Name,
