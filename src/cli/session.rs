@@ -137,6 +137,7 @@ impl Session {
         let around = Surroundings::read();
         let resolved = config::load(&around, &global.flags())?;
         start_log(&resolved.settings, shows_jobs)?;
+        set_failpoints(&around)?;
         for warning in &resolved.warnings {
             if warning.is_urgent() {
                 tracing::warn!("{warning}");
@@ -217,6 +218,7 @@ impl Session {
         ConnectOptions {
             url: settings.nats_url.clone(),
             prefix: settings.prefix.clone(),
+            replicas: settings.replicas,
             client_name: "naq".to_owned(),
             creds: settings.creds.clone(),
             nkey: settings.nkey.clone(),
@@ -248,6 +250,8 @@ impl Session {
             user: None,
             creds: None,
             nkey: None,
+            // it is one server
+            replicas: 1,
             ..self.connect_options()
         }
     }
@@ -357,5 +361,18 @@ fn start_log(settings: &Settings, shows_jobs: bool) -> Result<(), Failure> {
             "naq: internal error, please report it: {panic}"
         ));
     }));
+    Ok(())
+}
+
+/// In builds that have failpoints, which are those of tests: sets those that the environment
+/// names.
+fn set_failpoints(around: &Surroundings) -> Result<(), Failure> {
+    let named = around.environment.get("FAILPOINTS");
+    for point in named.iter().flat_map(|points| points.split(';')) {
+        if let (true, Some((name, actions))) = (fail::has_failpoints(), point.split_once('=')) {
+            fail::cfg(name, actions)
+                .map_err(|error| Failure::usage(format!("failpoint {name}: {error}")))?;
+        }
+    }
     Ok(())
 }

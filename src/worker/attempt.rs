@@ -15,6 +15,7 @@ use super::execution::{fill, judge, run_command};
 use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
 use super::requirements::{Before, Registered, hand_on};
+use super::step::step;
 use super::{Options, Report, command, now, park};
 use crate::broker::{Broker, BrokerError, Delivery, NewJob};
 use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
@@ -184,7 +185,7 @@ async fn reject(
     })
     .await
     {
-        Ok(()) => {}
+        Ok(()) => step("rejected.kept"),
         Err(_) => return Done::Lost,
     }
     if std::str::from_utf8(&delivery.payload).is_ok() {
@@ -209,6 +210,7 @@ async fn reject(
             Err(_) => return Done::Lost,
         }
     }
+    step("rejected.written");
     if park::release(context, hold, &record, None).await.is_err() {
         return Done::Lost;
     }
@@ -328,6 +330,7 @@ async fn claim(
                 if Box::pin(released).await.is_err() {
                     return Claim::Done(Done::Lost);
                 }
+                step("wake.released");
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
             }
             OnDelivery::Run(running) if !is_ours_to_run => {
@@ -339,8 +342,10 @@ async fn claim(
                 }
             }
             OnDelivery::Run(record) => {
+                step("claim.before");
                 match context.broker.write_record(&record, revision, None).await {
                     Ok(revision) => {
+                        step("claim.written");
                         if may_have_waited {
                             Box::pin(park::forget(context, envelope, present.as_deref())).await;
                         }
@@ -407,6 +412,7 @@ async fn claim(
                 if Box::pin(holding).await.is_err() {
                     return Claim::Done(Done::Lost);
                 }
+                step("later.held");
                 return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
             }
         }
@@ -511,6 +517,7 @@ async fn settle(
             if wait < SHORT_WAIT_MAX {
                 // shorter than the server can hold a message: it comes back when it is handed back
                 tokio::time::sleep(wait).await;
+                step("retry.slept");
                 let _ = hold.delivery().hand_back().await;
                 return Done::Recorded(record);
             }
@@ -524,6 +531,7 @@ async fn settle(
             {
                 return Done::Lost;
             }
+            step("retry.held");
             acknowledge(hold, Done::Recorded(record)).await
         }
         OnEnd::HandBack { mut record } => {
@@ -538,6 +546,7 @@ async fn settle(
             let _ = park::release(context, hold, &record, Some(envelope)).await;
             // without this word it comes back by itself, only later
             let _ = hold.delivery().hand_back().await;
+            step("handed_back");
             Done::HandedBack
         }
     }
@@ -572,6 +581,9 @@ async fn end(
     {
         return Done::Lost;
     }
+    if ending.keep {
+        step("failed.kept");
+    }
     attach_envelope(context, &mut record, delivery).await;
     if write(context, hold, &mut record, ending.revision, ending.ttl)
         .await
@@ -585,6 +597,7 @@ async fn end(
     {
         return Done::Lost;
     }
+    step("released");
     acknowledge(hold, Done::Recorded(record)).await
 }
 
@@ -616,10 +629,11 @@ fn later(facts: &Delivered, delivery: &Delivery) -> NewJob {
 }
 
 pub(super) async fn acknowledge(hold: &Hold, done: Done) -> Done {
-    match persist(hold, || async { hold.delivery().ack().await }).await {
-        // it is recorded all the same: the message will come again and be absorbed
-        Ok(()) | Err(_) => done,
-    }
+    step("ack.before");
+    // where it fails it is recorded all the same: the message will come again and be absorbed
+    let _ = persist(hold, || async { hold.delivery().ack().await }).await;
+    step("ack.done");
+    done
 }
 
 async fn keep(

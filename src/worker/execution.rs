@@ -10,6 +10,7 @@ use super::command::{self, Identity};
 use super::hold::Hold;
 use super::now;
 use super::said::{Said, Saver};
+use super::step::step;
 use crate::broker::{Delivery, LogChunk, Stdio};
 use crate::envelope::{Envelope, JobId, Output, Progress, Record, Usage};
 use crate::lifecycle::{Attempt, AttemptEnd};
@@ -48,6 +49,7 @@ pub(super) async fn run_command(
     let command = command::build(envelope, options, &identity, secrets, Some(sink));
     let handle = Arc::new(context.runner.start_job(command));
     hold.set_handle(Arc::clone(&handle));
+    step("run.started");
     let (job_id, attempt) = (record.job_id.clone(), record.attempt);
     let mut live = Live {
         context,
@@ -76,6 +78,7 @@ pub(super) async fn run_command(
             () = saver.step(record, revision) => {}
         }
     };
+    step("run.ended");
     // a write still under way names a revision that the outcome's ends
     drop(saver);
     while let Ok(chunk) = chunks.try_recv() {

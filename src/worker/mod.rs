@@ -15,6 +15,7 @@ mod park;
 mod requirements;
 mod said;
 mod secrets;
+mod step;
 
 pub use demand::Order;
 pub use secrets::{SecretError, SecretStore};

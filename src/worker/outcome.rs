@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::attempt::{AttemptContext, PAUSE_FIRST, PAUSE_MAX, persist};
 use super::hold::Hold;
+use super::step::step;
 use crate::broker::{BrokerError, Delivery};
 use crate::envelope::{Output, Record, State};
 
@@ -53,9 +54,13 @@ pub(super) async fn write(
     if !fits(context, record) {
         Box::pin(spill(context, hold, record)).await?;
     }
+    step("outcome.before");
     loop {
         match context.broker.write_record(record, revision, ttl).await {
-            Ok(revision) => return Ok(revision),
+            Ok(revision) => {
+                step("outcome.written");
+                return Ok(revision);
+            }
             Err(BrokerError::Conflict) => {
                 let (present, at) =
                     Box::pin(persist(hold, || context.broker.read_record(&record.job_id))).await?;
@@ -143,6 +148,7 @@ async fn spill(
         let mut bytes = output.head_bytes();
         bytes.extend(output.tail_bytes());
         persist(hold, || context.broker.put_object(&object, &bytes)).await?;
+        step("output.stored");
         const SHOWN_BYTES: usize = 4_096;
         let shown = bytes[..bytes.len().min(SHOWN_BYTES)].to_vec();
         let truncated = output.truncated;
