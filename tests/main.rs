@@ -1,5 +1,6 @@
 //! One integration binary: the harness, then a folder per room.
 
+mod chaos;
 mod cli;
 mod config;
 mod examples;

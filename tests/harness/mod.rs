@@ -1,4 +1,5 @@
 //! What tests share.
 
+pub(crate) mod cluster;
 pub(crate) mod naq;
 pub(crate) mod nats;

@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::cluster::Cluster;
 use super::nats::{LONG, TestServer, binary, naq};
 
 /// naq against one server: a home of its own, a connection to look on with, and the program.
@@ -29,6 +30,7 @@ pub(crate) struct Naq {
     url: String,
     port: u16,
     token: String,
+    replicas: usize,
     handle: tokio::runtime::Handle,
     /// The runtime ends when this is dropped.
     _runtime: tokio::sync::oneshot::Sender<()>,
@@ -38,6 +40,16 @@ pub(crate) struct Naq {
 
 impl Naq {
     pub(crate) fn new(server: &TestServer) -> Naq {
+        Naq::at(server.url(), server.port(), server.token(), 1)
+    }
+
+    /// naq against a cluster, all of whose servers keep a copy of everything.
+    pub(crate) fn of_cluster(cluster: &Cluster) -> Naq {
+        let (url, port) = (cluster.url(), cluster.port(0));
+        Naq::at(&url, port, cluster.token(), cluster.len())
+    }
+
+    fn at(url: &str, port: u16, token: &str, replicas: usize) -> Naq {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -49,24 +61,28 @@ impl Naq {
             let _ = runtime.block_on(stopped);
         });
         let options = ConnectOptions {
-            url: server.url().to_owned(),
-            token: Some(server.token().to_owned()),
+            url: url.to_owned(),
+            token: Some(token.to_owned()),
             connect_timeout: LONG,
+            replicas,
             ..ConnectOptions::default()
         };
+        let addresses: Vec<async_nats::ServerAddr> =
+            url.split(',').map(|one| one.parse().unwrap()).collect();
         let (client, nats) = handle.block_on(async {
             let client = Client::connect(&options).await.unwrap();
-            let nats = async_nats::ConnectOptions::with_token(server.token().to_owned())
-                .connect(server.url())
+            let nats = async_nats::ConnectOptions::with_token(token.to_owned())
+                .connect(addresses)
                 .await
                 .unwrap();
             (client, nats)
         });
         Naq {
             home: tempfile::tempdir().unwrap(),
-            url: server.url().to_owned(),
-            port: server.port(),
-            token: server.token().to_owned(),
+            url: url.to_owned(),
+            port,
+            token: token.to_owned(),
+            replicas,
             handle,
             _runtime: stop,
             client,
@@ -79,6 +95,11 @@ impl Naq {
         self.handle
             .block_on(async { tokio::time::timeout(LONG, future).await })
             .expect("done in time")
+    }
+
+    /// The runtime that serves the connections.
+    pub(crate) fn handle(&self) -> &tokio::runtime::Handle {
+        &self.handle
     }
 
     /// The library, to look on with.
@@ -103,7 +124,8 @@ impl Naq {
         path
     }
 
-    fn environment(&self) -> BTreeMap<String, String> {
+    /// The environment that the program runs in.
+    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let around = naq::config::environment();
         let mut environment = BTreeMap::new();
         for (name, value) in [
@@ -117,6 +139,7 @@ impl Naq {
             ("NAQ_NATS_URL", self.url.clone()),
             ("NAQ_TOKEN", self.token.clone()),
             ("NAQ_CONNECT_TIMEOUT", "30s".to_owned()),
+            ("NAQ_REPLICAS", self.replicas.to_string()),
         ] {
             environment.insert(name.to_owned(), value);
         }
@@ -323,7 +346,12 @@ pub(crate) fn alive(pid: i32) -> bool {
     })
 }
 
-fn command(args: &[String], environment: &BTreeMap<String, String>, home: &Path) -> Command {
+/// The program under test, with pipes.
+pub(crate) fn command(
+    args: &[String],
+    environment: &BTreeMap<String, String>,
+    home: &Path,
+) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "the program under test is a process of its own"
@@ -743,8 +771,13 @@ impl Guarded {
         }
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// The process itself.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
     }
 
     fn wait(&mut self, what: &str) -> ExitStatus {

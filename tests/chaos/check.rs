@@ -1,0 +1,358 @@
+//! Whether the promises were kept, reckoned from what was seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use naq::envelope::{Reason, Record, State};
+
+use super::history::{Line, Process, Write};
+use super::jobs::{Ends, Planned};
+
+/// Records with their revisions, by job.
+pub(super) type Records = BTreeMap<String, (u64, Record)>;
+
+/// Everything that was seen of a run, after its end.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) planned: Vec<Planned>,
+    /// The ids of the enqueues that were acknowledged.
+    pub(super) acknowledged: BTreeSet<String>,
+    /// Every write of every record, by job.
+    pub(super) writes: BTreeMap<String, Vec<Write>>,
+    /// How many there were, as the bucket counts.
+    pub(super) writes_count: u64,
+    /// The records as they are at the end, with their revisions.
+    pub(super) records: Records,
+    /// Jobs without a terminal record that are still somewhere in a queue.
+    pub(super) queued: BTreeSet<String>,
+    /// Messages that nobody acknowledged.
+    pub(super) messages_left: u64,
+    /// The jobs' own log.
+    pub(super) runs: Vec<Line>,
+    /// What the failed stream keeps.
+    pub(super) kept: BTreeSet<String>,
+    /// Processes of jobs, after the last job's end.
+    pub(super) left_over: Vec<Process>,
+}
+
+/// What came of it. Each list names what broke a promise; all have to be empty.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) acknowledged: usize,
+    pub(super) ended: usize,
+    pub(super) lost: Vec<String>,
+    pub(super) double: Vec<String>,
+    pub(super) overwritten: Vec<String>,
+    pub(super) left_over: Vec<String>,
+    pub(super) stuck: Vec<String>,
+    /// Ended otherwise than it had to.
+    pub(super) wrong: Vec<String>,
+    /// One claim that started its job twice.
+    pub(super) claimed_once_run_twice: Vec<String>,
+    /// Failed, and not in the failed stream.
+    pub(super) not_kept: Vec<String>,
+    /// Runs beyond those that the jobs' own failures asked for.
+    pub(super) reruns: usize,
+    pub(super) jobs_rerun: usize,
+    /// Begun by a paused worker after its successor had begun: told apart by their fences.
+    pub(super) stale_starts: usize,
+    /// Given up since their workers died under them too often.
+    pub(super) crashed: usize,
+    /// Writes that were seen, and those that were not.
+    pub(super) writes: u64,
+    pub(super) unseen_writes: u64,
+}
+
+impl Verdict {
+    /// Whether every promise was kept.
+    pub(super) fn is_good(&self) -> bool {
+        [
+            &self.lost,
+            &self.double,
+            &self.overwritten,
+            &self.left_over,
+            &self.stuck,
+            &self.wrong,
+            &self.claimed_once_run_twice,
+            &self.not_kept,
+        ]
+        .into_iter()
+        .all(Vec::is_empty)
+            && self.unseen_writes == 0
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} acknowledged, {} ended: lost {}, double {}, overwritten {}, left over {}, stuck {}",
+            self.acknowledged,
+            self.ended,
+            self.lost.len(),
+            self.double.len(),
+            self.overwritten.len(),
+            self.left_over.len(),
+            self.stuck.len()
+        )?;
+        writeln!(
+            f,
+            "wrong outcomes {}, claims that ran twice {}, failures not kept {}",
+            self.wrong.len(),
+            self.claimed_once_run_twice.len(),
+            self.not_kept.len()
+        )?;
+        write!(
+            f,
+            "reruns {} of {} jobs, stale starts {}, given up as crashed {}, writes of records {}, unseen {}",
+            self.reruns,
+            self.jobs_rerun,
+            self.stale_starts,
+            self.crashed,
+            self.writes,
+            self.unseen_writes
+        )?;
+        for (what, list) in [
+            ("lost", &self.lost),
+            ("double", &self.double),
+            ("overwritten", &self.overwritten),
+            ("left over", &self.left_over),
+            ("stuck", &self.stuck),
+            ("wrong", &self.wrong),
+            ("ran twice", &self.claimed_once_run_twice),
+            ("not kept", &self.not_kept),
+        ] {
+            for one in list.iter().take(20) {
+                write!(f, "\n{what}: {one}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reckons it up.
+pub(super) fn check(seen: &Seen) -> Verdict {
+    let mut verdict = Verdict {
+        acknowledged: seen.acknowledged.len(),
+        left_over: seen
+            .left_over
+            .iter()
+            .map(|process| format!("{} {}", process.pid, process.command))
+            .collect(),
+        ..Verdict::default()
+    };
+    for job in &seen.acknowledged {
+        match seen.records.get(job) {
+            Some((_, record)) if record.state.is_terminal() => {}
+            Some((_, record)) => verdict.stuck.push(format!("{job}: {}", record.state)),
+            None if seen.queued.contains(job) => verdict.stuck.push(format!("{job}: queued")),
+            None => verdict.lost.push(job.clone()),
+        }
+    }
+    if verdict.stuck.is_empty() && seen.messages_left > 0 {
+        let left = seen.messages_left;
+        verdict.stuck.push(format!("{left} messages of ended jobs"));
+    }
+    for (job, writes) in &seen.writes {
+        follow_writes(&mut verdict, seen, job, writes);
+    }
+    verdict.unseen_writes = seen.writes_count.abs_diff(verdict.writes);
+    for (job, (_, record)) in &seen.records {
+        look_at_record(&mut verdict, seen, job, record);
+    }
+    count_runs(&mut verdict, seen);
+    verdict
+}
+
+fn follow_writes(verdict: &mut Verdict, seen: &Seen, job: &str, writes: &[Write]) {
+    let mut writes = writes.to_vec();
+    writes.sort_by_key(|write| write.revision);
+    let last = seen.records.get(job).map(|(revision, _)| *revision);
+    let outcomes: Vec<&Write> = writes
+        .iter()
+        .filter(|write| write.state.is_terminal())
+        .collect();
+    verdict.writes += writes.len() as u64;
+    if outcomes.len() > 1 {
+        verdict.double.push(format!("{job}: {outcomes:?}"));
+    }
+    if let Some(first) = outcomes.first() {
+        let replaced = writes.iter().any(|write| write.revision > first.revision);
+        if replaced || last.is_some_and(|last| last != first.revision) {
+            let now = last.unwrap_or_default();
+            verdict
+                .overwritten
+                .push(format!("{job}: {first:?}, now at {now}: {writes:?}"));
+        }
+    }
+}
+
+fn look_at_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record) {
+    if !record.state.is_terminal() {
+        return;
+    }
+    verdict.ended += 1;
+    verdict.crashed += usize::from(record.reason == Some(Reason::Crashed));
+    if matches!(record.state, State::Failed | State::Rejected) && !seen.kept.contains(job) {
+        verdict.not_kept.push(job.to_owned());
+    }
+    match planned(seen, record) {
+        Some(planned) => {
+            if let Some(problem) = planned.ends.check(record) {
+                let kind = planned.kind;
+                verdict.wrong.push(format!("{job} ({kind}): {problem}"));
+            }
+        }
+        None => verdict
+            .wrong
+            .push(format!("{job}: its record does not say which job it is")),
+    }
+}
+
+/// The job that a record is of: its envelope carries the number.
+fn planned<'a>(seen: &'a Seen, record: &Record) -> Option<&'a Planned> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        meta: usize,
+    }
+    let envelope = record.envelope.as_ref()?;
+    let Numbered { meta } = serde_json::from_str(envelope.get()).ok()?;
+    seen.planned.get(meta)
+}
+
+fn count_runs(verdict: &mut Verdict, seen: &Seen) {
+    let mut begun: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for line in seen.runs.iter().filter(|line| line.begins) {
+        begun.entry(&line.job_id).or_default().push(line.fence);
+    }
+    for (job, fences) in begun {
+        let claims: BTreeSet<u64> = fences.iter().copied().collect();
+        if claims.len() < fences.len() {
+            let runs = format!("{job}: {fences:?}");
+            verdict.claimed_once_run_twice.push(runs);
+        }
+        verdict.stale_starts += fences.windows(2).filter(|two| two[1] < two[0]).count();
+        if let Some((_, record)) = seen.records.get(job) {
+            let asked_for = record.attempt.saturating_sub(record.crashes) as usize;
+            let more = fences.len().saturating_sub(asked_for);
+            verdict.reruns += more;
+            verdict.jobs_rerun += usize::from(more > 0);
+        }
+    }
+}
+
+/// A run of one job that went well, to be spoilt.
+fn good() -> Seen {
+    let job = "a".to_owned();
+    let write = |revision, state, attempt| Write {
+        revision,
+        state,
+        reason: None,
+        attempt,
+        crashes: 0,
+    };
+    let line = |begins| Line {
+        begins,
+        job_id: job.clone(),
+        attempt: 1,
+        fence: 1,
+    };
+    Seen {
+        planned: vec![Planned {
+            queue: "left",
+            job_id: Some(job.clone()),
+            kind: "short",
+            ends: Ends::Well { stdout_bytes: 0 },
+            envelope: serde_json::Value::Null,
+        }],
+        acknowledged: [job.clone()].into(),
+        writes: [(
+            job.clone(),
+            vec![write(1, State::Running, 1), write(2, State::Succeeded, 1)],
+        )]
+        .into(),
+        writes_count: 2,
+        records: [(job.clone(), (2, record(State::Succeeded)))].into(),
+        runs: vec![line(true), line(false)],
+        ..Seen::default()
+    }
+}
+
+fn record(state: State) -> Record {
+    let record = serde_json::json!({
+        "job_id": "a", "queue": "left", "state": state, "attempt": 1, "crashes": 0,
+        "enqueue_time": "2026-01-01T00:00:00Z", "envelope": {"meta": 0},
+    });
+    serde_json::from_value(record).unwrap()
+}
+
+#[test]
+fn what_went_well_is_good() {
+    let verdict = check(&good());
+    assert!(verdict.is_good(), "{verdict}");
+    assert_eq!((verdict.reruns, verdict.unseen_writes), (0, 0));
+}
+
+/// Each promise, broken, and the word for it in the verdict.
+#[test]
+fn what_breaks_a_promise_is_found() {
+    type Spoil = fn(&mut Seen);
+    let spoils: [(&str, Spoil); 11] = [
+        ("lost:", |seen| seen.records.clear()),
+        ("stuck: a: queued", |seen| {
+            seen.records.clear();
+            seen.queued.insert("a".to_owned());
+        }),
+        ("stuck: a: running", |seen| {
+            seen.records
+                .insert("a".to_owned(), (2, record(State::Running)));
+        }),
+        ("stuck: 1 messages", |seen| seen.messages_left = 1),
+        ("double:", |seen| {
+            let writes = seen.writes.get_mut("a").unwrap();
+            let second = Write {
+                revision: 3,
+                ..writes[1]
+            };
+            writes.push(second);
+        }),
+        ("overwritten:", |seen| {
+            let writes = seen.writes.get_mut("a").unwrap();
+            let late = Write {
+                revision: 3,
+                ..writes[0]
+            };
+            writes.push(late);
+        }),
+        ("overwritten:", |seen| {
+            // by a write that nobody saw
+            seen.records.get_mut("a").unwrap().0 = 9;
+        }),
+        ("unseen 1", |seen| seen.writes_count = 3),
+        ("left over:", |seen| {
+            seen.left_over.push(Process {
+                pid: 1,
+                command: "sleep".to_owned(),
+            });
+        }),
+        ("wrong:", |seen| {
+            seen.planned[0].ends = Ends::Rejected;
+        }),
+        ("ran twice:", |seen| seen.runs.push(seen.runs[0].clone())),
+    ];
+    for (word, spoil) in spoils {
+        let mut seen = good();
+        spoil(&mut seen);
+        let verdict = check(&seen);
+        assert!(!verdict.is_good(), "{word}");
+        assert!(verdict.to_string().contains(word), "{word}: {verdict}");
+    }
+}
+
+#[test]
+fn a_failure_that_is_not_kept_is_found() {
+    let mut seen = good();
+    seen.records
+        .insert("a".to_owned(), (2, record(State::Failed)));
+    assert_eq!(check(&seen).not_kept, ["a"]);
+}

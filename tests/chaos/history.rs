@@ -1,0 +1,236 @@
+//! What happened, as others than naq saw it: the server's own stream of every stored record,
+//! the jobs' own log, the process table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull};
+use futures_util::StreamExt;
+use naq::broker::Broker;
+use naq::envelope::{Reason, State};
+use serde::Deserialize;
+
+/// A record as it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Write {
+    /// Its place in the bucket's stream.
+    pub(super) revision: u64,
+    pub(super) state: State,
+    pub(super) reason: Option<Reason>,
+    pub(super) attempt: u32,
+    pub(super) crashes: u32,
+}
+
+/// What this test reads of a record, by its own eyes.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    state: State,
+    reason: Option<Reason>,
+    #[serde(default)]
+    attempt: u32,
+    #[serde(default)]
+    crashes: u32,
+}
+
+/// A line of the jobs' log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) begins: bool,
+    pub(super) job_id: String,
+    pub(super) attempt: u32,
+    pub(super) fence: u64,
+}
+
+/// Reads the jobs' log.
+pub(super) fn read_runs(text: &str) -> Vec<Line> {
+    text.lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what, job_id, attempt, fence] = words[..] else {
+                panic!("a line of the jobs' log: {line:?}");
+            };
+            Line {
+                begins: what == "begin",
+                job_id: job_id.to_owned(),
+                attempt: attempt.parse().unwrap(),
+                fence: fence.parse().unwrap(),
+            }
+        })
+        .collect()
+}
+
+/// Every write of every record, as it comes.
+#[derive(Clone, Default)]
+pub(super) struct Writes(Arc<(Mutex<Inner>, Condvar)>);
+
+#[derive(Default)]
+struct Inner {
+    by_job: BTreeMap<String, Vec<Write>>,
+    ended: BTreeSet<String>,
+    count: u64,
+    /// When following broke, and why.
+    breaks: Vec<String>,
+}
+
+const STREAM: &str = "KV_naq_results";
+
+/// How many values of a key the bucket keeps here, which is more than a job has.
+const HISTORY: i64 = 64;
+
+impl Writes {
+    /// Has the bucket keep what was written over, so that nothing is missed while nobody looks,
+    /// and follows it. (naq leaves a bucket as its operator has set it.)
+    pub(super) async fn follow(
+        broker: &Broker,
+        nats: async_nats::Client,
+    ) -> Result<Writes, async_nats::Error> {
+        broker.ensure_layout().await?;
+        let jetstream = jetstream::new(nats);
+        let stream = jetstream.get_stream(STREAM).await?;
+        let mut config = stream.cached_info().config.clone();
+        config.max_messages_per_subject = HISTORY;
+        jetstream.update_stream(config).await?;
+        let writes = Writes::default();
+        tokio::spawn(writes.clone().keep_following(jetstream));
+        Ok(writes)
+    }
+
+    async fn keep_following(self, jetstream: jetstream::Context) {
+        let mut next = 1;
+        loop {
+            // whatever breaks, a killed server first of all: from there on, again
+            if let Err(error) = self.read_from(&jetstream, &mut next).await {
+                let broken = format!("at {next}: {error}");
+                self.0.0.lock().unwrap().breaks.push(broken);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn read_from(
+        &self,
+        jetstream: &jetstream::Context,
+        next: &mut u64,
+    ) -> Result<(), async_nats::Error> {
+        let stream = jetstream.get_stream(STREAM).await?;
+        let consumer = stream
+            .create_consumer(pull::OrderedConfig {
+                filter_subject: "$KV.naq_results.>".to_owned(),
+                deliver_policy: DeliverPolicy::ByStartSequence {
+                    start_sequence: *next,
+                },
+                ..pull::OrderedConfig::default()
+            })
+            .await?;
+        let mut messages = consumer.messages().await?;
+        while let Some(message) = messages.next().await {
+            let message = message?;
+            let sequence = message.info()?.stream_sequence;
+            if sequence < *next {
+                continue;
+            }
+            *next = sequence + 1;
+            let job_id = message.subject.rsplit('.').next().unwrap_or_default();
+            let seen: Seen = serde_json::from_slice(&message.payload)?;
+            self.take(
+                job_id,
+                Write {
+                    revision: sequence,
+                    state: seen.state,
+                    reason: seen.reason,
+                    attempt: seen.attempt,
+                    crashes: seen.crashes,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn take(&self, job_id: &str, write: Write) {
+        let (inner, changed) = &*self.0;
+        let mut inner = inner.lock().unwrap();
+        inner.count += 1;
+        if write.state.is_terminal() {
+            inner.ended.insert(job_id.to_owned());
+        }
+        inner
+            .by_job
+            .entry(job_id.to_owned())
+            .or_default()
+            .push(write);
+        changed.notify_all();
+    }
+
+    /// How many jobs have ended.
+    pub(super) fn ended(&self) -> usize {
+        self.0.0.lock().unwrap().ended.len()
+    }
+
+    /// How many records were stored.
+    pub(super) fn count(&self) -> u64 {
+        self.0.0.lock().unwrap().count
+    }
+
+    /// When following it broke, and why: for who looks into a failure.
+    pub(super) fn breaks(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().breaks.clone()
+    }
+
+    /// Waits for the next write, or for so long.
+    pub(super) fn wait(&self, longest: Duration) {
+        let (inner, changed) = &*self.0;
+        let inner = inner.lock().unwrap();
+        drop(changed.wait_timeout(inner, longest).unwrap());
+    }
+
+    /// Those of `jobs` that have not been seen to end.
+    pub(super) fn not_ended<'a>(&self, jobs: impl Iterator<Item = &'a String>) -> Vec<String> {
+        let inner = self.0.0.lock().unwrap();
+        jobs.filter(|job| !inner.ended.contains(*job))
+            .cloned()
+            .collect()
+    }
+
+    /// All there are, by job.
+    pub(super) fn all(&self) -> BTreeMap<String, Vec<Write>> {
+        self.0.0.lock().unwrap().by_job.clone()
+    }
+}
+
+/// A process that is still there.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) command: String,
+}
+
+/// Every process whose environment has this variable with this value.
+pub(super) fn processes_with(variable: &str, value: &str) -> Vec<Process> {
+    let wanted = format!("{variable}={value}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // one that has gone meanwhile, or is another user's, is none of ours
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
+            continue;
+        };
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|one| one == wanted.as_bytes())
+        {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push(Process {
+                pid,
+                command: String::from_utf8_lossy(&command).replace('\0', " "),
+            });
+        }
+    }
+    found
+}

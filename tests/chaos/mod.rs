@@ -1,0 +1,67 @@
+//! The promises of a job's life, under attack: producers, workers and servers are killed, paused
+//! and started again while thousands of jobs go their way, and a checker counts what was lost,
+//! recorded twice, overwritten, left over or stuck.
+//!
+//! The size of a run is a setting of the test: `NAQ_CHAOS_JOBS`, `NAQ_CHAOS_KILLS`,
+//! `NAQ_CHAOS_SEED`, `NAQ_CHAOS_WORKERS`, `NAQ_CHAOS_CONCURRENCY`; `just
+//! chaos` sets them. Without, it is what CI has time for.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod check;
+mod history;
+mod jobs;
+mod plan;
+mod producers;
+mod run;
+mod servers;
+mod workers;
+
+use plan::Size;
+
+/// A size with what the environment says of it.
+fn sized(default: Size) -> Size {
+    let environment = naq::config::environment();
+    let number = |name: &str| -> Option<u64> {
+        let text = environment.get(&format!("NAQ_CHAOS_{name}"))?;
+        Some(
+            text.parse()
+                .unwrap_or_else(|_| panic!("NAQ_CHAOS_{name}={text}: no number")),
+        )
+    };
+    let count = |name: &str, default: usize| {
+        number(name).map_or(default, |number| usize::try_from(number).unwrap())
+    };
+    Size {
+        jobs: count("JOBS", default.jobs),
+        kills: count("KILLS", default.kills),
+        seed: number("SEED").unwrap_or(default.seed),
+        servers: default.servers,
+        workers: count("WORKERS", default.workers),
+        concurrency: count("CONCURRENCY", default.concurrency),
+    }
+}
+
+#[test]
+fn the_promises_hold_on_one_server() {
+    run::run(sized(Size {
+        jobs: 2_000,
+        kills: 40,
+        seed: rand::random_range(0..1_000_000),
+        servers: 1,
+        workers: 4,
+        concurrency: 4,
+    }));
+}
+
+#[test]
+fn the_promises_hold_on_three_servers() {
+    run::run(sized(Size {
+        jobs: 400,
+        kills: 16,
+        seed: rand::random_range(0..1_000_000),
+        servers: 3,
+        workers: 3,
+        concurrency: 4,
+    }));
+}

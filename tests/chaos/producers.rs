@@ -1,0 +1,220 @@
+//! Those who enqueue: the command line (killed now and then in the midst of it), the library, and
+//! a program that only knows JetStream. Each notes what was acknowledged, and nothing else.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use naq::envelope::{Envelope, JobId, QueueName};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::jobs::{Ends, Planned, QUEUES};
+use super::run::Run;
+use crate::harness::naq::{Guarded, command};
+
+/// Jobs that are acknowledged and have not ended, at the most: what is enqueued follows what is
+/// done, so that the faults fall on both.
+const AHEAD_MAX: usize = 300;
+
+/// How long to wait before a failed enqueue is repeated.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Enqueues until the run has enough.
+pub(super) fn produce(run: &Arc<Run>, kind: usize, seed: u64) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    while let Some(batch) = next_batch(run, &mut chance) {
+        match kind {
+            0 => by_command_line(run, &mut chance, batch),
+            1 => batch.iter().for_each(|job| by_library(run, job)),
+            _ => batch
+                .iter()
+                .for_each(|job| by_publish(run, &mut chance, job)),
+        }
+    }
+}
+
+/// Jobs to be enqueued now; none once there are enough.
+fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
+    loop {
+        let acknowledged = run.acknowledged.lock().unwrap().len();
+        if acknowledged >= run.size.jobs || run.broken() {
+            return None;
+        }
+        if acknowledged < run.writes.ended() + AHEAD_MAX {
+            break;
+        }
+        run.writes.wait(Duration::from_secs(1));
+    }
+    let mut jobs = run.jobs.lock().unwrap();
+    let count = chance.random_range(5..80);
+    let mut batch = Vec::new();
+    for _ in 0..count {
+        if chance.random_bool(0.05)
+            && let Some(again) = jobs.again()
+        {
+            batch.push(again);
+        } else {
+            batch.push(jobs.make());
+        }
+    }
+    Some(batch)
+}
+
+/// `naq enqueue --file -`: what it printed is acknowledged, whatever happens to it then.
+fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
+    for queue in QUEUES {
+        // what the command line would not take, a program that knows nothing of naq publishes
+        let (mut jobs, broken): (Vec<_>, Vec<_>) = batch
+            .iter()
+            .filter(|job| job.queue == queue)
+            .cloned()
+            .partition(|job| job.ends != Ends::Rejected);
+        for job in &broken {
+            by_publish(run, chance, job);
+        }
+        while !jobs.is_empty() && !run.broken() {
+            let killed_after = chance
+                .random_bool(run.producer_kill_chance)
+                .then(|| Duration::from_millis(chance.random_range(0..150)));
+            let printed = enqueue_by_command_line(run, queue, &jobs, killed_after);
+            for id in &printed {
+                run.acknowledge(id);
+            }
+            // again whatever has an id and was not told of; the ids of others cannot be known
+            jobs.retain(|job| job.job_id.as_ref().is_some_and(|id| !printed.contains(id)));
+        }
+    }
+}
+
+fn enqueue_by_command_line(
+    run: &Run,
+    queue: &str,
+    jobs: &[Planned],
+    killed_after: Option<Duration>,
+) -> Vec<String> {
+    let args = ["enqueue", "-q", queue, "--file", "-"].map(str::to_owned);
+    let mut producer = Guarded::spawn(&mut command(&args, &run.naq.environment(), run.naq.home()));
+    let lines: String = jobs
+        .iter()
+        .map(|job| format!("{}\n", job.envelope))
+        .collect();
+    let mut stdin = producer.child().stdin.take().unwrap();
+    let stdout = producer.child().stdout.take().unwrap();
+    let mut stderr = producer.child().stderr.take().unwrap();
+    let feeding = std::thread::spawn(move || {
+        // one that is killed does not read it all
+        let _ = stdin.write_all(lines.as_bytes());
+    });
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stderr.read_to_string(&mut text);
+        text
+    });
+    let reading = std::thread::spawn(move || {
+        let mut printed = Vec::new();
+        let mut reader = BufReader::new(stdout);
+        let mut line = String::new();
+        // half a line is no word
+        while reader.read_line(&mut line).is_ok_and(|count| count > 0) && line.ends_with('\n') {
+            printed.push(line.trim_end().to_owned());
+            line.clear();
+        }
+        printed
+    });
+    if let Some(after) = killed_after {
+        std::thread::sleep(after);
+        if producer.child().try_wait().unwrap().is_none() && producer.child().kill().is_ok() {
+            run.counts.producers_killed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let status = producer.child().wait().unwrap();
+    feeding.join().unwrap();
+    let errors = errors.join().unwrap();
+    if !status.success() {
+        run.note(&format!(
+            "a producer ended: {status}: {}",
+            errors.trim_end()
+        ));
+    }
+    reading.join().unwrap()
+}
+
+/// `Queue::enqueue`, repeated until it is confirmed.
+fn by_library(run: &Run, job: &Planned) {
+    if job.ends == Ends::Rejected {
+        return until_taken(run, || publish(run, job, 0));
+    }
+    let mut envelope = Envelope::parse(job.envelope.to_string().as_bytes()).unwrap();
+    // the same one each time, so that the repeats are the same job
+    let id = match &job.job_id {
+        Some(id) => JobId::new(id).unwrap(),
+        None => JobId::generate(),
+    };
+    envelope.job_id = Some(id);
+    let queue = run.naq.client().queue(job.queue).unwrap();
+    until_taken(run, || {
+        let enqueued = run.naq.handle().block_on(queue.enqueue(&envelope));
+        enqueued
+            .map(|id| id.to_string())
+            .map_err(|error| error.to_string())
+    });
+}
+
+/// A publish by JetStream, under a subject with the id, or a bare one with or without a message
+/// id. Repeated where that is the same job.
+fn by_publish(run: &Run, chance: &mut StdRng, job: &Planned) {
+    let way = chance.random_range(0..3);
+    until_taken(run, || publish(run, job, way));
+}
+
+fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
+    let nats = run.naq.nats().clone();
+    let payload = job.envelope.to_string();
+    let (mut subject, mut headers) = (
+        format!("naq.queue.{}", job.queue),
+        async_nats::HeaderMap::new(),
+    );
+    if let Some(id) = &job.job_id {
+        match way {
+            0 => subject = format!("{subject}.{id}"),
+            1 => headers.insert("Nats-Msg-Id", id.as_str()),
+            // the id in the envelope alone
+            _ => {}
+        }
+    }
+    // one that is no job has its id from outside the envelope, or from its place
+    let id_counts = job.ends != Ends::Rejected || way < 2;
+    let queue = QueueName::new(job.queue).unwrap();
+    run.naq.handle().block_on(async move {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let ack = jetstream::new(nats)
+            .publish_with_headers(subject, headers, payload.into())
+            .await
+            .map_err(|error| told(&error))?
+            .await
+            .map_err(|error| told(&error))?;
+        Ok(match &job.job_id {
+            Some(id) if id_counts => id.clone(),
+            _ => JobId::for_sequence(&queue, ack.sequence).to_string(),
+        })
+    })
+}
+
+/// Until it is acknowledged; what failed is noted.
+fn until_taken(run: &Run, mut enqueue: impl FnMut() -> Result<String, String>) {
+    while !run.broken() {
+        match enqueue() {
+            Ok(id) => return run.acknowledge(&id),
+            Err(error) => {
+                run.note(&format!("an enqueue failed: {error}"));
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// A set of ids, shared.
+pub(super) type Ids = Mutex<std::collections::BTreeSet<String>>;
