@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::jobs::{NewJob, Which};
 use super::names::Names;
 use super::scan::Scan;
+use super::step::step;
 use super::{Broker, BrokerError};
 use crate::envelope::{Condition, Dependency, JobId, QueueName, Record, State, Timestamp, Waits};
 use crate::lifecycle;
@@ -277,6 +278,7 @@ impl Broker {
         if lifecycle::meets(edge.on, ended) && !edge.alone {
             self.purge_subjects(&bucket, &self.names.open_edge(dependent, job), None)
                 .await?;
+            step("release.closed");
             let others = self.names.open_edges_of(dependent);
             let other = self
                 .read_message(&bucket, Which::NextOf(&others, 1))
@@ -289,6 +291,7 @@ impl Broker {
             }
         }
         self.release(dependent).await?;
+        step("release.published");
         self.purge_subjects(&bucket, &self.names.edge(job, dependent), None)
             .await
             .map(drop)

@@ -24,6 +24,7 @@ mod records;
 mod requirements;
 mod scan;
 mod slots;
+mod step;
 mod topology;
 mod unreadable;
 mod workers;
@@ -43,6 +44,7 @@ pub use queues::{QueueInfo, QueueSettings};
 pub use records::{RecordEvent, RecordWatch, Stored};
 pub use requirements::{Requirement, RequirementEvent, RequirementWatch, requirement_key};
 pub use slots::Holder;
+pub(crate) use step::step;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,6 +188,8 @@ impl BrokerError {
     fn from_api(error: &async_nats::jetstream::Error, doing: &'static str) -> BrokerError {
         match error.error_code() {
             ErrorCode::STREAM_WRONG_LAST_SEQUENCE => BrokerError::Conflict,
+            // no leader yet
+            ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
             ErrorCode::STREAM_NOT_FOUND => BrokerError::Missing("the stream".to_owned()),
             ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
             | ErrorCode::INSUFFICIENT_RESOURCES

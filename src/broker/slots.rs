@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::Which;
 use super::names::Names;
+use super::step::step;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName};
 
@@ -77,7 +78,10 @@ impl Broker {
                 slots.holders.push(holder.clone());
             }
             match self.write_slots(key, &slots, revision).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    step("slot.taken");
+                    return Ok(true);
+                }
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),
             }
@@ -99,7 +103,10 @@ impl Broker {
                 break free;
             }
             match self.write_slots(key, &slots, revision).await {
-                Ok(()) => break free,
+                Ok(()) => {
+                    step("slot.given");
+                    break free;
+                }
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),
             }

@@ -9,7 +9,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::CreateStreamErrorKind;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+    Config, ConsumerCreateStrictErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
 
 use super::names::Names;
@@ -73,15 +73,14 @@ impl Broker {
     }
 
     pub(super) async fn ensure_dependents(&self) -> Result<(), BrokerError> {
-        self.ensure_stream(bucket_config(
-            &self.names.dependents_bucket(),
-            "who waits for whom",
-        ))
+        self.ensure_stream(
+            self.bucket_config(&self.names.dependents_bucket(), "who waits for whom"),
+        )
         .await
     }
 
     pub(super) async fn ensure_removed_queues(&self) -> Result<(), BrokerError> {
-        self.ensure_stream(bucket_config(
+        self.ensure_stream(self.bucket_config(
             &self.names.removed_queues_bucket(),
             "where the numbers of removed queues go on",
         ))
@@ -89,7 +88,7 @@ impl Broker {
     }
 
     pub(super) async fn ensure_slots(&self) -> Result<(), BrokerError> {
-        self.ensure_stream(bucket_config(
+        self.ensure_stream(self.bucket_config(
             &self.names.slots_bucket(),
             "which jobs of a concurrency key run",
         ))
@@ -97,7 +96,7 @@ impl Broker {
     }
 
     pub(super) async fn ensure_requirements(&self) -> Result<(), BrokerError> {
-        self.ensure_stream(bucket_config(
+        self.ensure_stream(self.bucket_config(
             &self.names.requirements_bucket(),
             "the labels that jobs require",
         ))
@@ -248,6 +247,7 @@ impl Broker {
         queue: &QueueName,
         ack_wait: Duration,
     ) -> Result<Duration, BrokerError> {
+        const DOING: &str = "making the queue's consumer";
         let made = self
             .jetstream
             .create_consumer_strict_on_stream(
@@ -266,9 +266,13 @@ impl Broker {
             Err(error) if error.to_string().contains("consumer already exists") => {
                 Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
             }
-            Err(error) => Err(BrokerError::Refused {
-                doing: "making the queue's consumer",
-                message: error.to_string(),
+            Err(error) => Err(match error.kind() {
+                ConsumerCreateStrictErrorKind::TimedOut => self.timed_out(DOING),
+                ConsumerCreateStrictErrorKind::JetStream(api) => BrokerError::from_api(&api, DOING),
+                _ => BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                },
             }),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Client, ClientError, as_json};
-use crate::broker::{BrokerError, JobMessage, MessageState};
+use crate::broker::{BrokerError, JobMessage, MessageState, step};
 use crate::envelope::{Envelope, JobId, Record, State, Timestamp};
 use crate::lifecycle::{self, OnCancel, on_cancel};
 
@@ -90,7 +90,10 @@ impl Client {
                     // a running job's envelope is its message's
                     record.envelope = None;
                     match broker.write_record(&record, revision, None).await {
-                        Ok(_) => return self.tell_worker(record).await,
+                        Ok(_) => {
+                            step("cancel.asked");
+                            return self.tell_worker(record).await;
+                        }
                         Err(BrokerError::Conflict) => {}
                         Err(error) => return Err(error.into()),
                     }
@@ -100,6 +103,7 @@ impl Client {
                     let ttl = lifecycle::result_ttl(envelope.as_ref(), result_ttl);
                     match broker.write_record(&record, revision, ttl).await {
                         Ok(_) => {
+                            step("cancel.written");
                             self.clean_up(&record, envelope.as_ref()).await?;
                             return Ok(Cancelled::Done(record));
                         }
@@ -147,6 +151,7 @@ impl Client {
                 broker.give_slot(key, &record.job_id).await?;
             }
         }
+        step("cancel.released");
         broker
             .remove_job_messages(&record.queue, &record.job_id)
             .await?;

@@ -15,9 +15,8 @@ use super::execution::{fill, judge, run_command};
 use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
 use super::requirements::{Before, Registered, hand_on};
-use super::step::step;
 use super::{Options, Report, command, now, park};
-use crate::broker::{Broker, BrokerError, Delivery, NewJob};
+use crate::broker::{Broker, BrokerError, Delivery, NewJob, step};
 use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
 use crate::lifecycle::{
     self, Attempt, AttemptEnd, Delivered, KeySlot, OnCancel, OnDelivery, OnEnd, end_attempt,

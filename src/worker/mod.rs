@@ -15,7 +15,6 @@ mod park;
 mod requirements;
 mod said;
 mod secrets;
-mod step;
 
 pub use demand::Order;
 pub use secrets::{SecretError, SecretStore};
@@ -179,21 +178,12 @@ pub async fn work(
     mut request: watch::Receiver<Request>,
 ) -> Result<Summary, WorkerError> {
     let worker_id = JobId::generate().to_string();
-    broker.ensure_layout().await?;
-    let consumer = match &options.only_job {
-        Some((_, consumer)) => consumer.clone(),
-        None => {
-            for queue in &options.queues {
-                broker.ensure_queue(queue).await?;
-                let ack_wait = broker
-                    .ensure_worker_consumer(queue, options.ack_wait)
-                    .await?;
-                // a hold is to be given up before the server does, whatever this worker was told
-                options.ack_wait = options.ack_wait.min(ack_wait);
-            }
-            broker.names().worker_consumer()
-        }
+    let (consumer, ack_wait) = tokio::select! {
+        prepared = prepare(&broker, &options) => prepared?,
+        _ = next_request(&mut request, Request::Work) => return Ok(Summary::default()),
     };
+    // a hold is to be given up before the server does, whatever this worker was told
+    options.ack_wait = options.ack_wait.min(ack_wait);
     let control = broker.open_control(&worker_id).await?;
     let feeds = broker.open_feeds(&options.queues, &consumer).await?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
@@ -228,6 +218,40 @@ pub async fn work(
     let _ = broker.remove_worker(&worker_id).await;
     let _ = broker.flush().await;
     Ok(summary)
+}
+
+/// Makes what the worker needs, and returns the name of its consumers and the shortest time they
+/// wait for word of a job. Servers that are about to elect a leader do not answer; they are asked
+/// again.
+async fn prepare(broker: &Broker, options: &Options) -> Result<(String, Duration), BrokerError> {
+    let mut pause = attempt::PAUSE_FIRST;
+    loop {
+        match prepare_once(broker, options).await {
+            Err(error @ BrokerError::Timeout(_)) => tracing::warn!("not ready yet: {error}"),
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(attempt::PAUSE_MAX);
+    }
+}
+
+async fn prepare_once(
+    broker: &Broker,
+    options: &Options,
+) -> Result<(String, Duration), BrokerError> {
+    broker.ensure_layout().await?;
+    let mut ack_wait = options.ack_wait;
+    if let Some((_, consumer)) = &options.only_job {
+        return Ok((consumer.clone(), ack_wait));
+    }
+    for queue in &options.queues {
+        broker.ensure_queue(queue).await?;
+        let of_queue = broker
+            .ensure_worker_consumer(queue, options.ack_wait)
+            .await?;
+        ack_wait = ack_wait.min(of_queue);
+    }
+    Ok((broker.names().worker_consumer(), ack_wait))
 }
 
 /// How many jobs must run for ends to be gathered: enough to keep the processors busy.

@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use super::attempt::{AttemptContext, PAUSE_FIRST, PAUSE_MAX, persist};
 use super::hold::Hold;
-use super::step::step;
-use crate::broker::{BrokerError, Delivery};
+use crate::broker::{BrokerError, Delivery, step};
 use crate::envelope::{Output, Record, State};
 
 /// Room left in a message for headers and the rest of a record.

@@ -12,7 +12,7 @@ use super::attempt::{AttemptContext, Done, Slot, acknowledge, execute, facts, pe
 use super::hold::Hold;
 use super::outcome::attach_envelope;
 use super::{attempt, now};
-use crate::broker::{BrokerError, Delivery, Holder};
+use crate::broker::{BrokerError, Delivery, Holder, step};
 use crate::envelope::{Dependency, Envelope, JobId, Record, State};
 use crate::lifecycle::{DEPENDENCY_TIMEOUT, Delivered, KeySlot, Prospect};
 
@@ -156,9 +156,10 @@ pub(super) async fn park(
             broker.index_dependencies(&job, &waits.dependencies)
         })
         .await?;
+        step("park.indexed");
     }
     match persist(hold, || broker.write_record(&record, revision, None)).await {
-        Ok(_) => {}
+        Ok(_) => step("park.written"),
         Err(BrokerError::Conflict) => return Ok(Parked::LookAgain),
         Err(error) => return Err(error),
     }
@@ -174,6 +175,7 @@ pub(super) async fn park(
         })
         .await?
     };
+    step("park.marked");
     if in_vain {
         return Ok(Parked::LookAgain);
     }
@@ -183,6 +185,7 @@ pub(super) async fn park(
         .min();
     if let Some(at) = wake_at {
         persist(hold, || broker.arm_wake(&record.queue, &job, at)).await?;
+        step("park.armed");
     }
     tracing::debug!(%job, "waits");
     Ok(Parked::Waits)

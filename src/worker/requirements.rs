@@ -11,7 +11,7 @@ use super::attempt::{AttemptContext, Done, acknowledge, persist};
 use super::hold::Hold;
 use super::{Options, Report};
 use crate::broker::{
-    Broker, BrokerError, Delivery, Requirement, RequirementEvent, requirement_key,
+    Broker, BrokerError, Delivery, Requirement, RequirementEvent, requirement_key, step,
 };
 use crate::envelope::{Envelope, QueueName, Record};
 use crate::lifecycle;
@@ -93,6 +93,7 @@ pub(super) async fn hand_on(
             return Some(Done::Lost);
         }
         context.registered.add(&requirement);
+        step("handed_on.registered");
     }
     if persist(hold, || broker.hand_on(delivery, &job_id, &requirement.key))
         .await
@@ -100,6 +101,7 @@ pub(super) async fn hand_on(
     {
         return Some(Done::Lost);
     }
+    step("handed_on.published");
     tracing::debug!(%job_id, queue = %delivery.queue, "handed on to a worker that has the labels it requires");
     Some(acknowledge(hold, Done::Absorbed).await)
 }
