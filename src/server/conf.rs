@@ -91,6 +91,7 @@ impl Conf<'_> {
             .max_payload_bytes
             .map(|bytes| format!("max_payload: {bytes}\n"))
             .unwrap_or_default();
+        // Each job has subjects of its own: a cache of who subscribes to a subject is never hit.
         format!(
             "# Written by naq at each start; changes are lost.\n\
              server_name: {server_name}\n\
@@ -101,6 +102,7 @@ impl Conf<'_> {
              log_file: {log}\n\
              logfile_size_limit: 10MB\n\
              logfile_max_num: 2\n\
+             no_sublist_cache: true\n\
              {max_payload}{extra}\n"
         )
     }
