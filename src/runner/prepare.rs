@@ -2,6 +2,7 @@
 //! sees it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use super::command::{Command, Program};
@@ -156,32 +157,35 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
 }
 
 /// The environment: later ones win.
-fn environment(
-    options: &Options,
-    command: &Command,
-    scratch: Option<&str>,
-) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
-    let mut set = |name: &str, value: &str| match places.get(name) {
-        Some(at) => env[*at].1 = value.to_owned(),
-        None => {
-            places.insert(name.to_owned(), env.len());
-            env.push((name.to_owned(), value.to_owned()));
-        }
-    };
-    set("PATH", &options.path);
-    for (name, value) in options
+fn environment<'a>(
+    options: &'a Options,
+    command: &'a Command,
+    scratch: Option<&'a str>,
+) -> Vec<(&'a str, &'a str)> {
+    let given = options
         .base_env
         .iter()
         .chain(&command.env)
         .chain(&command.secrets)
-    {
-        set(name, value);
-    }
-    set("NAQ_CONTROL_FD", "3");
-    if let Some(scratch) = scratch.filter(|_| command.scratch) {
-        set("NAQ_WORK_DIR", scratch);
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let scratch = scratch.filter(|_| command.scratch);
+    let told = [("NAQ_CONTROL_FD", "3")]
+        .into_iter()
+        .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)));
+    let all = [("PATH", options.path.as_str())]
+        .into_iter()
+        .chain(given)
+        .chain(told);
+    let mut env: Vec<(&str, &str)> = Vec::with_capacity(32);
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(32);
+    for (name, value) in all {
+        match places.entry(name) {
+            Entry::Occupied(place) => env[*place.get()].1 = value,
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push((name, value));
+            }
+        }
     }
     env
 }

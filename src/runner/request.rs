@@ -35,7 +35,7 @@ pub(super) struct StartRequest<'a> {
     pub(super) cwd: &'a str,
     pub(super) candidates: &'a [String],
     pub(super) argv: &'a [String],
-    pub(super) env: &'a [(String, String)],
+    pub(super) env: &'a [(&'a str, &'a str)],
 }
 
 impl StartRequest<'_> {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_way() {
-        let env = [("A".to_owned(), "1=2".to_owned())];
+        let env = [("A", "1=2")];
         let strings = ["/bin/x".to_owned(), "y z".to_owned()];
         let request = StartRequest {
             bounds: Bounds {
