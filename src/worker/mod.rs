@@ -207,6 +207,7 @@ pub async fn work(
         state: Request::Work,
         started_at,
         gathered_at: Instant::now(),
+        processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     worker.free = worker.context.options.concurrency;
     let following = requirements::serves_any(&worker.context.options).then(|| {
@@ -254,21 +255,22 @@ async fn prepare_once(
     Ok((broker.names().worker_consumer(), ack_wait))
 }
 
-/// How many jobs must run for ends to be gathered: enough to keep the processors busy.
-const GATHER_RUNNING_MIN: usize = 8;
+/// How many jobs must run for each processor for ends to be gathered: enough to keep it busy.
+const GATHER_RUNNING_MIN: usize = 4;
 
-/// How long ends are gathered, for each running job and at the most: a fraction of what the
-/// jobs at hand keep the processors busy for, a short one taking some 500 µs.
-const GATHER_PER_JOB: Duration = Duration::from_micros(16);
-const GATHER_PAUSE_MAX: Duration = Duration::from_millis(2);
+/// How long ends are gathered, for each job that runs on a processor and at the most: an eighth of
+/// what they keep it busy for, a short one taking some 500 µs.
+const GATHER_PER_JOB: Duration = Duration::from_micros(64);
+const GATHER_PAUSE_MAX: Duration = Duration::from_millis(3);
 
-/// How long to gather while so many jobs run.
-fn gather_pause(running: usize) -> Duration {
-    if running < GATHER_RUNNING_MIN {
+/// How long to gather while so many jobs run on so many processors.
+fn gather_pause(running: usize, processors: usize) -> Duration {
+    if running < GATHER_RUNNING_MIN * processors {
         return Duration::ZERO;
     }
-    let jobs = u32::try_from(running).unwrap_or(u32::MAX);
-    GATHER_PER_JOB.saturating_mul(jobs).min(GATHER_PAUSE_MAX)
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let pause = GATHER_PER_JOB.saturating_mul(count(running)) / count(processors);
+    pause.min(GATHER_PAUSE_MAX)
 }
 
 struct Worker {
@@ -285,6 +287,8 @@ struct Worker {
     state: Request,
     started_at: Timestamp,
     gathered_at: Instant,
+    /// How many processors this process may use.
+    processors: usize,
 }
 
 impl Worker {
@@ -375,7 +379,7 @@ impl Worker {
         let since_last = now.duration_since(self.gathered_at);
         let running = self.context.options.concurrency - self.free;
         self.gathered_at = now;
-        let pause = gather_pause(running);
+        let pause = gather_pause(running, self.processors);
         if !pause.is_zero() && since_last < pause * 2 {
             std::thread::sleep(pause);
         }
