@@ -244,6 +244,11 @@ pub struct Feeds {
     by_stream: HashMap<String, Vec<usize>>,
     /// Which connection the demand was stated on.
     link_generation: u64,
+    /// Something has come by the line since the demand was last counted: its subscriptions stand.
+    is_heard: bool,
+    /// Where requests go then, and which connection it was when the first one went.
+    requests_link: Link,
+    requests_generation: Option<u64>,
     /// Requests of an earlier count answer under an earlier number, and are not counted.
     generation: u64,
 }
@@ -300,6 +305,9 @@ impl Broker {
             feeds: Vec::new(),
             by_stream: HashMap::new(),
             link_generation,
+            is_heard: false,
+            requests_link: self.link.clone(),
+            requests_generation: None,
             generation: 0,
         };
         for queue in queues {
@@ -395,8 +403,17 @@ impl Feeds {
         let reply = format!("{inbox}.{}.{index}", self.generation);
         // a line that is only on its way brings a reset, after which all is asked for again
         if self.reopening.is_none() {
-            self.line
-                .client
+            // By the connection that has answers and records to send at the same moment: a packet
+            // the less. Not before the line is heard of, since a request whose answer nobody is
+            // subscribed to is dropped.
+            let client = if self.is_heard {
+                self.requests_generation
+                    .get_or_insert_with(|| self.requests_link.state().generation);
+                &self.broker.client
+            } else {
+                &self.line.client
+            };
+            client
                 .publish_with_reply(subject, reply, request.into())
                 .await
                 .map_err(|error| BrokerError::Lost(error.to_string()))?;
@@ -442,6 +459,14 @@ impl Feeds {
                     }
                     continue;
                 }
+                link = self.requests_link.changed() => {
+                    let asked_on = self.requests_generation;
+                    if link.connected && asked_on.is_some_and(|asked_on| link.generation != asked_on) {
+                        self.count_anew();
+                        return FeedEvent::Reset;
+                    }
+                    continue;
+                }
                 () = until(lost_at) => {
                     self.count_anew();
                     return FeedEvent::Reset;
@@ -456,6 +481,7 @@ impl Feeds {
                 self.reopen();
                 continue;
             };
+            self.is_heard = true;
             if let Some(event) = self.read(message, ask) {
                 return event;
             }
@@ -505,6 +531,8 @@ impl Feeds {
     /// Counts from nothing, and does not hear what the requests so far may still answer.
     fn count_anew(&mut self) {
         self.generation += 1;
+        self.is_heard = false;
+        self.requests_generation = None;
         for feed in &mut self.feeds {
             feed.outstanding = Outstanding::default();
         }
