@@ -11,8 +11,9 @@
 //! starts can tell (across PID namespaces too) which folders a dead one left.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -205,10 +206,10 @@ fn sweep(own: &Path) {
 /// Kills everything in a group and below, waits until it is gone, and removes
 /// the group and those below. Blocks for as long as that takes.
 pub(super) fn kill_and_remove(group: &Path) -> io::Result<()> {
-    let mut events = File::open(group.join("cgroup.events"))?;
+    let events = File::open(group.join("cgroup.events"))?;
     fs::write(group.join("cgroup.kill"), "1")?;
     let deadline = Instant::now() + GONE_MAX;
-    while populated(&mut events)? {
+    while populated(&events)? {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -228,10 +229,9 @@ fn remove_groups(group: &Path) -> io::Result<()> {
     fs::remove_dir(group)
 }
 
-fn populated(events: &mut File) -> io::Result<bool> {
+fn populated(events: &File) -> io::Result<bool> {
     let mut buffer = [0; 256];
-    events.rewind()?;
-    let count = events.read(&mut buffer)?;
+    let count = events.read_at(&mut buffer, 0)?;
     let text = std::str::from_utf8(&buffer[..count]).unwrap_or_default();
     Ok(!text.lines().any(|line| line == "populated 0"))
 }
@@ -334,8 +334,8 @@ impl Group {
     }
 
     /// Whether no process is left.
-    pub(super) fn is_empty(&mut self) -> bool {
-        matches!(populated(&mut self.events), Ok(false))
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(populated(&self.events), Ok(false))
     }
 
     /// The processes here that are not dead yet.
