@@ -610,7 +610,7 @@ impl Feeds {
 
 /// The id in a job's subject: `prefix.queue.NAME`, `prefix.queue.NAME.ID`, or
 /// `prefix.need.NAME.SET.ID` where a worker has handed it on.
-pub(super) fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
+fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
     let token = subject.splitn(4, '.').nth(3)?;
     let id = match set_and_id(subject) {
         // the name may be one by place, which is longer than one that was chosen
@@ -627,6 +627,11 @@ fn set_and_id(subject: &str) -> Option<(&str, &str)> {
         return None;
     }
     tokens.nth(1)?.split_once('.')
+}
+
+/// Whether a subject is that of a job that was handed on.
+pub(super) fn is_handed_on(subject: &str) -> bool {
+    set_and_id(subject).is_some()
 }
 
 /// When a job that was handed on was enqueued: the server's time of its message is when it was

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 
+use super::delivery::is_handed_on;
 use super::dependents::WAKE_HEADER;
 use super::publish::PendingWrite;
 use super::requirements::ENQUEUE_TIME_HEADER;
@@ -326,13 +327,7 @@ impl Broker {
         }
         let needs = self.names.needs_of_job(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&needs)).await? {
-            let mut job = found(queue, &message, MessageState::Queued);
-            // the message is from when it was handed on
-            let enqueued = message.header(ENQUEUE_TIME_HEADER);
-            job.time = enqueued
-                .and_then(|time| time.parse().ok())
-                .unwrap_or(job.time);
-            return Ok(Some(job));
+            return Ok(Some(found(queue, &message, MessageState::Queued)));
         }
         let later = self.names.later(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
@@ -500,11 +495,16 @@ pub(super) fn later_state(message: &RawMessage) -> MessageState {
 }
 
 pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
+    // the message of a job that was handed on is from then
+    let enqueued = message
+        .header(ENQUEUE_TIME_HEADER)
+        .filter(|_| is_handed_on(&message.subject))
+        .and_then(|time| time.parse().ok());
     JobMessage {
         queue: queue.clone(),
         sequence: message.sequence,
         payload: message.payload(),
-        time: message.time,
+        time: enqueued.unwrap_or(message.time),
         state,
     }
 }

@@ -252,7 +252,7 @@ async fn message_or_record(
 
 /// The id that a worker will know the job by: that of the subject, the envelope or the message,
 /// else its place.
-fn job_of(queue: &QueueName, message: &RawMessage) -> JobId {
+pub(super) fn job_of(queue: &QueueName, message: &RawMessage) -> JobId {
     // after the prefix, the kind of subject and the queue; the last of what may follow
     let named = message
         .subject

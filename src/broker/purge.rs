@@ -14,9 +14,10 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::Deserialize;
 
-use super::jobs::{RawMessage, Which};
+use super::jobs::Which;
+use super::listing::job_of;
 use super::{Broker, BrokerError};
-use crate::envelope::{Envelope, JobId, QueueName, Record, State, Timestamp};
+use crate::envelope::{JobId, QueueName, Record, State, Timestamp};
 
 /// How long deliveries are stopped unless it is said again: a purge that dies holds up nobody for
 /// longer.
@@ -211,7 +212,7 @@ impl Broker {
             }
             let mut out = self.messages_out(queue, &consumer, u64::MAX);
             while let Some(message) = out.next(self).await? {
-                let job = name_of(queue, &message);
+                let job = job_of(queue, &message);
                 if self.standing(&job, message.sequence).await? == Standing::Running {
                     held.insert(message.sequence, message.subject);
                     running += 1;
@@ -272,13 +273,4 @@ fn matches(filter: &str, subject: &str) -> bool {
             _ => return false,
         }
     }
-}
-
-/// The name a worker gives a message's job.
-fn name_of(queue: &QueueName, message: &RawMessage) -> JobId {
-    let in_subject = super::delivery::subject_id(&message.subject).and_then(Result::ok);
-    in_subject
-        .or_else(|| Envelope::parse(&message.payload()).ok()?.job_id)
-        .or_else(|| JobId::chosen(message.header("Nats-Msg-Id")?).ok())
-        .unwrap_or_else(|| JobId::for_sequence(queue, message.sequence))
 }
