@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 
-use naq::envelope::{JobId, State};
+use futures_util::StreamExt;
+use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::naq::{Followed, Naq, eventually};
@@ -184,6 +186,72 @@ fn no_end_is_missed_while_the_server_is_away() {
             .filter(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded");
         assert_eq!(ends.count(), 1, "{told:#?}");
     }
+}
+
+/// Records as a worker would write them, many at once.
+fn write_records(naq: &Naq, count: usize) {
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let queue = QueueName::new("many").unwrap();
+        let time = Timestamp::from_unix_ms(0).unwrap();
+        let records = (0..count).map(|number| {
+            let job = JobId::new(format!("r{number}")).unwrap();
+            let record = Record::new(job, queue.clone(), State::Succeeded, time);
+            async move { broker.write_record(&record, 0, None).await.unwrap() }
+        });
+        futures_util::stream::iter(records)
+            .buffered(256)
+            .for_each(|_| std::future::ready(()))
+            .await;
+    });
+}
+
+#[test]
+fn who_stands_still_for_a_while_misses_no_end() {
+    // more than what is buffered on the way holds
+    const RECORDS: usize = 20_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.block_on(naq.client().broker().ensure_layout()).unwrap();
+    let followed = follow(&naq, &[]);
+    followed.signal(Signal::SIGSTOP);
+    write_records(&naq, RECORDS);
+    followed.signal(Signal::SIGCONT);
+    let last = format!(r#""revision":{RECORDS}}}"#);
+    let told = events(&followed.prints(&last));
+    let jobs: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
+    assert_eq!(jobs.len(), RECORDS);
+    assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
+}
+
+#[test]
+fn a_record_that_expires_is_no_event_and_hides_none() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let first = naq.publish("build", r#"{"command":"true"}"#);
+    naq.ended(&first);
+    let followed = follow(&naq, &[]);
+    let subject = format!("$KV.naq_results.{first}");
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-TTL", "1s");
+        let (record, _) = naq.client().broker().read_record(&first).await.unwrap();
+        let payload = serde_json::to_vec(&record.unwrap()).unwrap();
+        let sent = jetstream.publish_with_headers(subject, headers, payload.into());
+        sent.await.unwrap().await.unwrap();
+    });
+    eventually("the record has gone", || {
+        let read = naq.block_on(naq.client().broker().read_record(&first));
+        read.unwrap().0.is_none()
+    });
+    let second = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&second);
+    let told = events(&followed.prints(r#""state":"failed""#));
+    let told: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
+    let (first, second) = (Some(first.as_str()), Some(second.as_str()));
+    assert_eq!(told, [first, second, second]);
 }
 
 #[test]

@@ -557,15 +557,19 @@ impl Followed {
         self.said.text()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.pid()), signal).unwrap();
+    }
+
     /// Kills it on the spot.
     pub(crate) fn kill9(mut self) {
-        kill(Pid::from_raw(self.child.pid()), Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
         self.child.wait("a killed verb");
     }
 
     /// Asks it to end, and waits for that.
     pub(crate) fn stop(mut self) -> ExitStatus {
-        kill(Pid::from_raw(self.child.pid()), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.child.wait("a verb that was asked to end")
     }
 }
