@@ -7,11 +7,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use futures_util::StreamExt;
+use naq::broker::ConnectOptions;
+use naq::client::Client;
 use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::naq::{Followed, Naq, eventually};
+use crate::harness::naq::{Followed, Naq, eventually, plain_server};
 use crate::harness::nats::{LONG, TestServer};
 
 /// What was printed, one event a line, as far as lines are whole.
@@ -222,6 +224,53 @@ fn who_stands_still_for_a_while_misses_no_end() {
     let jobs: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
     assert_eq!(jobs.len(), RECORDS);
     assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
+}
+
+#[test]
+fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    // a server that keeps one event from the onlooker, which only the numbers can show
+    let config = naq.file(
+        "server.conf",
+        r#"jetstream {}
+        authorization { users: [
+            {user: all, password: secret}
+            {user: onlooker, password: secret, permissions: {
+                publish: ">", subscribe: {allow: ">", deny: "naq.event.hidden"}
+            }}
+        ] }"#,
+    );
+    let (_plain, port) = plain_server(&naq, &["-c", config.to_str().unwrap()]);
+    let url = format!("nats://127.0.0.1:{port}");
+    let client = naq.block_on(async {
+        let options = ConnectOptions {
+            url: url.clone(),
+            user: Some(("all".to_owned(), "secret".to_owned())),
+            ..ConnectOptions::default()
+        };
+        let client = Client::connect(&options).await.unwrap();
+        client.broker().ensure_layout().await.unwrap();
+        client
+    });
+    let followed = naq
+        .cli(["events", "--follow", "--json", "--log-level", "debug"])
+        .without_env("NAQ_TOKEN")
+        .env("NAQ_NATS_URL", &url)
+        .env("NAQ_USER", "onlooker")
+        .env("NAQ_PASSWORD", "secret")
+        .follow();
+    followed.says("following");
+    for id in ["before", "hidden", "after"] {
+        let time = Timestamp::from_unix_ms(0).unwrap();
+        let (job, queue) = (JobId::new(id).unwrap(), QueueName::new("q").unwrap());
+        let record = Record::new(job, queue, State::Failed, time);
+        naq.block_on(client.broker().write_record(&record, 0, None))
+            .unwrap();
+    }
+    let told = events(&followed.prints("after"));
+    let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
+    assert_eq!(told, ["before", "hidden", "after"]);
 }
 
 #[test]

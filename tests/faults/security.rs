@@ -1,50 +1,15 @@
 //! Servers that let anyone in, and clocks that are wrong.
 
-use std::process::{Command, Stdio};
-
 use naq::envelope::State;
 
-use crate::harness::naq::{Guarded, Naq, eventually};
-use crate::harness::nats::{TestServer, binary};
-
-/// A nats-server that lets anyone in, and the port it took.
-fn open_server(naq: &Naq) -> (Guarded, u16) {
-    let folder = naq.home().join("open");
-    std::fs::create_dir(&folder).unwrap();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "naq itself starts none that is open"
-    )]
-    let mut command = Command::new(&binary().path);
-    command
-        .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
-        .arg(&folder)
-        .arg("--ports_file_dir")
-        .arg(&folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let server = Guarded::spawn(&mut command);
-    let mut port = None;
-    eventually("its port", || {
-        port = std::fs::read_dir(&folder)
-            .unwrap()
-            .flatten()
-            .find_map(|entry| {
-                let text = std::fs::read_to_string(entry.path()).ok()?;
-                let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
-                ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
-            });
-        port.is_some()
-    });
-    (server, port.unwrap())
-}
+use crate::harness::naq::{Naq, plain_server};
+use crate::harness::nats::TestServer;
 
 #[test]
 fn an_open_server_on_another_host_is_refused_unless_allowed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let (_open, port) = open_server(&naq);
+    let (_open, port) = plain_server(&naq, &["-js"]);
     // an address of this very machine that is not called loopback
     let url = format!("nats://0.0.0.0:{port}");
     for verb in [&["enqueue", "--", "true"][..], &["worker"], &["queues"]] {

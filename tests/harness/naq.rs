@@ -368,6 +368,41 @@ pub(crate) fn command(
     command
 }
 
+/// A nats-server that naq has not set up, with a folder of its own and these arguments, and the
+/// port it took.
+pub(crate) fn plain_server(naq: &Naq, args: &[&str]) -> (Guarded, u16) {
+    let folder = naq.home().join("plain");
+    std::fs::create_dir(&folder).unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "naq itself starts none but its own"
+    )]
+    let mut command = Command::new(&binary().path);
+    command
+        .args(args)
+        .args(["-a", "127.0.0.1", "-p", "-1", "-sd"])
+        .arg(&folder)
+        .arg("--ports_file_dir")
+        .arg(&folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let server = Guarded::spawn(&mut command);
+    let mut port = None;
+    eventually("its port", || {
+        port = std::fs::read_dir(&folder)
+            .unwrap()
+            .flatten()
+            .find_map(|entry| {
+                let text = std::fs::read_to_string(entry.path()).ok()?;
+                let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+                ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+            });
+        port.is_some()
+    });
+    (server, port.unwrap())
+}
+
 /// A verb to run.
 pub(crate) struct Cli {
     args: Vec<String>,
