@@ -1,16 +1,24 @@
 //! Many enqueues under way at once.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::is_same;
 use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite};
 use crate::envelope::JobId;
 
+/// A job that was sent, and its answer.
+struct Sent {
+    job: NewJob,
+    answer: PendingWrite,
+    /// Its queue was missing, and has been made for it.
+    is_repeated: bool,
+}
+
 /// Many enqueues under way at once, bounded in number and bytes.
 pub struct Bulk {
     broker: Broker,
     /// In the order they were sent, which is that of the answers.
-    pending: VecDeque<(NewJob, PendingWrite)>,
+    pending: VecDeque<Sent>,
     pending_bytes: usize,
     failed: VecDeque<(JobId, BrokerError)>,
     confirmed: Vec<JobId>,
@@ -47,12 +55,12 @@ impl Bulk {
         {
             self.take_one().await?;
         }
-        self.send(job).await
+        self.send(job, false).await
     }
 
-    async fn send(&mut self, job: NewJob) -> Result<(), BrokerError> {
-        let pending = match self.broker.send_job(job.clone()).await {
-            Ok(pending) => pending,
+    async fn send(&mut self, job: NewJob, is_repeated: bool) -> Result<(), BrokerError> {
+        let answer = match self.broker.send_job(job.clone()).await {
+            Ok(answer) => answer,
             Err(error @ BrokerError::TooLarge { .. }) => {
                 self.failed.push_back((job.job_id, error));
                 return Ok(());
@@ -60,18 +68,36 @@ impl Bulk {
             Err(error) => return Err(error),
         };
         self.pending_bytes += job.payload.len();
-        self.pending.push_back((job, pending));
+        self.pending.push_back(Sent {
+            job,
+            answer,
+            is_repeated,
+        });
         Ok(())
     }
 
     async fn take_one(&mut self) -> Result<(), BrokerError> {
-        let Some((job, pending)) = self.pending.pop_front() else {
-            return Ok(());
-        };
-        let confirmed = self.broker.confirm_job(&job.queue, pending).await;
+        match self.pending.pop_front() {
+            Some(sent) => match self.take_answer(sent).await? {
+                Some(missed) => self.make_queue(missed).await,
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the answer for a job. Gives the job back where its queue has to be made first.
+    async fn take_answer(&mut self, sent: Sent) -> Result<Option<NewJob>, BrokerError> {
+        let Sent {
+            job,
+            answer,
+            is_repeated,
+        } = sent;
+        let confirmed = self.broker.confirm_job(&job.queue, answer).await;
         self.pending_bytes -= job.payload.len();
         match confirmed {
             Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+            Err(BrokerError::QueueMissing(_)) if !is_repeated => return Ok(Some(job)),
             Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
                 match self.broker.enqueue_after(job.clone(), error).await {
                     Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
@@ -79,6 +105,27 @@ impl Bulk {
                 }
             }
             Err(error) => self.failed.push_back((job.job_id, error)),
+        }
+        Ok(None)
+    }
+
+    /// Makes the queue of a job that found none, once, and sends again in their order what had
+    /// been sent by then.
+    async fn make_queue(&mut self, first: NewJob) -> Result<(), BrokerError> {
+        let mut made = HashSet::new();
+        let mut missed = vec![first];
+        for sent in std::mem::take(&mut self.pending) {
+            missed.extend(self.take_answer(sent).await?);
+        }
+        for job in missed {
+            if made.insert(job.queue.clone())
+                && let Err(error) = self.broker.ensure_queue(&job.queue).await
+            {
+                made.remove(&job.queue);
+                self.failed.push_back((job.job_id, error));
+                continue;
+            }
+            self.send(job, true).await?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Verbs as a user has them, beside what README.md already shows.
 
+mod bulk;
 mod events;
 mod failed;
 mod jobs;
