@@ -50,6 +50,7 @@ use crate::broker::{
 };
 use crate::envelope::{
     BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
+    says_the_same,
 };
 
 /// What can go wrong for a user of the library.
@@ -232,23 +233,8 @@ impl Client {
         &self,
         record: &Record,
     ) -> Result<Option<Box<serde_json::value::RawValue>>, ClientError> {
-        if let Some(object) = &record.envelope_object {
-            let bytes = self.broker.get_object(object).await?;
-            return Ok(as_json(&bytes));
-        }
-        let payload = match &record.lease {
-            Some(lease) => {
-                self.broker
-                    .message_at(&record.queue, lease.sequence)
-                    .await?
-            }
-            None => self
-                .broker
-                .find_in_queue(&record.queue, &record.job_id)
-                .await?
-                .map(|message| message.payload),
-        };
-        Ok(payload.and_then(|payload| as_json(&payload)))
+        let bytes = self.broker.envelope_of(record).await?;
+        Ok(bytes.and_then(|bytes| as_json(&bytes)))
     }
 
     /// Waits for a job to end.
@@ -433,7 +419,7 @@ impl Queue {
             let same = record.queue == self.name
                 && earlier
                     .envelope
-                    .is_some_and(|envelope| is_same(envelope.get().as_bytes(), &job.payload));
+                    .is_some_and(|envelope| says_the_same(envelope.get().as_bytes(), &job.payload));
             return if same {
                 Ok(job.job_id)
             } else {
@@ -453,7 +439,7 @@ impl Queue {
                     .map(|message| message.payload),
                 earlier => earlier,
             };
-            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
+            if earlier.is_some_and(|earlier| !says_the_same(&earlier, &job.payload)) {
                 return Err(BrokerError::IdTaken(job.job_id.to_string()).into());
             }
         }
@@ -584,13 +570,4 @@ impl Queue {
     pub async fn remove(&self) -> Result<(), ClientError> {
         Ok(self.client.broker.remove_queue(&self.name).await?)
     }
-}
-
-/// Whether two envelopes say the same, however they are written.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    if one == other {
-        return true;
-    }
-    let read = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-    matches!((read(one), read(other)), (Some(one), Some(other)) if one == other)
 }

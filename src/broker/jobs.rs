@@ -13,7 +13,7 @@ use super::dependents::WAKE_HEADER;
 use super::publish::PendingWrite;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
-use crate::envelope::{JobId, QueueName, Timestamp};
+use crate::envelope::{JobId, QueueName, Record, Timestamp};
 
 /// An envelope on its way to a queue.
 #[derive(Clone, Debug)]
@@ -190,6 +190,8 @@ impl Broker {
         let mut headers = HeaderMap::new();
         if job.is_chosen {
             headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
+            // for as long as it stands in line, and not only while the server minds the id
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
         self.send(
             self.names.job(&job.queue, &job.job_id),
@@ -237,9 +239,11 @@ impl Broker {
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
         let pending = self.send_job(job.clone()).await?;
         match self.confirm_job(&job.queue, pending).await {
-            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
-                self.enqueue_after(job, error).await
-            }
+            Err(
+                error @ (BrokerError::QueueMissing(_)
+                | BrokerError::Timeout(_)
+                | BrokerError::Conflict),
+            ) => self.enqueue_after(job, error).await,
             done => done,
         }
     }
@@ -254,8 +258,10 @@ impl Broker {
         job: NewJob,
         error: BrokerError,
     ) -> Result<Enqueued, BrokerError> {
-        if matches!(error, BrokerError::QueueMissing(_)) {
-            self.ensure_queue(&job.queue).await?;
+        match error {
+            BrokerError::QueueMissing(_) => self.ensure_queue(&job.queue).await?,
+            BrokerError::Conflict => return self.already_in_line(&job).await,
+            _ => {}
         }
         let mut attempts_left = 3;
         loop {
@@ -266,15 +272,7 @@ impl Broker {
                 self.send_again(job.clone()).await?
             };
             match self.confirm_job(&job.queue, pending).await {
-                Err(BrokerError::Conflict) if !job.is_chosen => {
-                    let stream = self.names.queue_stream(&job.queue);
-                    let subject = self.names.job(&job.queue, &job.job_id);
-                    let there = self.read_message(&stream, Which::LastOf(&subject)).await?;
-                    return Ok(Enqueued {
-                        sequence: there.map_or(0, |message| message.sequence),
-                        duplicate: true,
-                    });
-                }
+                Err(BrokerError::Conflict) => return self.already_in_line(&job).await,
                 Err(BrokerError::QueueMissing(_)) if attempts_left > 0 => {
                     self.ensure_queue(&job.queue).await?;
                 }
@@ -283,6 +281,19 @@ impl Broker {
             }
             attempts_left -= 1;
         }
+    }
+
+    /// A message under the job's id stands in line: where, for the caller to compare.
+    async fn already_in_line(&self, job: &NewJob) -> Result<Enqueued, BrokerError> {
+        let stream = self.names.queue_stream(&job.queue);
+        let subject = self.names.job(&job.queue, &job.job_id);
+        let there = self
+            .read_message(&stream, Which::NextOf(&subject, 1))
+            .await?;
+        Ok(Enqueued {
+            sequence: there.map_or(0, |message| message.sequence),
+            duplicate: true,
+        })
     }
 
     /// Holds a job's envelope until a time, then puts it into its queue. Doing it again moves
@@ -467,6 +478,42 @@ impl Broker {
             }
         }
         Ok(None)
+    }
+
+    /// The bytes of the envelope that a record's job came with, where they are still to be had: on
+    /// the record or beside it, by the message a worker holds, held for a retry, or in line. Where
+    /// several messages stand in line under its id, the first is meant.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn envelope_of(&self, record: &Record) -> Result<Option<Bytes>, BrokerError> {
+        if let Some(envelope) = &record.envelope {
+            return Ok(Some(Bytes::copy_from_slice(envelope.get().as_bytes())));
+        }
+        if let Some(object) = &record.envelope_object {
+            return match self.get_object(object).await {
+                Ok(bytes) => Ok(Some(bytes.into())),
+                Err(BrokerError::Missing(_)) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
+        if let Some(lease) = &record.lease {
+            return self.message_at(&record.queue, lease.sequence).await;
+        }
+        let stream = self.names.queue_stream(&record.queue);
+        for subject in [
+            self.names.later(&record.queue, &record.job_id),
+            self.names.job(&record.queue, &record.job_id),
+        ] {
+            let message = self
+                .read_message(&stream, Which::NextOf(&subject, 1))
+                .await?;
+            if let Some(message) = message.filter(|message| message.header(WAKE_HEADER).is_none()) {
+                return Ok(Some(message.payload()));
+            }
+        }
+        let message = self.find_in_queue(&record.queue, &record.job_id).await?;
+        Ok(message.map(|message| message.payload))
     }
 
     /// The envelope's bytes of a job that a worker holds, by the sequence in its lease.

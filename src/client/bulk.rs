@@ -2,9 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::is_same;
 use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite};
-use crate::envelope::JobId;
+use crate::envelope::{JobId, says_the_same};
 
 /// A job that was sent, and its answer.
 struct Sent {
@@ -98,12 +97,14 @@ impl Bulk {
         match confirmed {
             Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
             Err(BrokerError::QueueMissing(_)) if !is_repeated => return Ok(Some(job)),
-            Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Timeout(_))) => {
-                match self.broker.enqueue_after(job.clone(), error).await {
-                    Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
-                    Err(error) => self.failed.push_back((job.job_id, error)),
-                }
-            }
+            Err(
+                error @ (BrokerError::QueueMissing(_)
+                | BrokerError::Timeout(_)
+                | BrokerError::Conflict),
+            ) => match self.broker.enqueue_after(job.clone(), error).await {
+                Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+                Err(error) => self.failed.push_back((job.job_id, error)),
+            },
             Err(error) => self.failed.push_back((job.job_id, error)),
         }
         Ok(None)
@@ -137,7 +138,7 @@ impl Bulk {
                 .broker
                 .message_at(&job.queue, enqueued.sequence)
                 .await?;
-            if earlier.is_some_and(|earlier| !is_same(&earlier, &job.payload)) {
+            if earlier.is_some_and(|earlier| !says_the_same(&earlier, &job.payload)) {
                 let taken = BrokerError::IdTaken(job.job_id.to_string());
                 self.failed.push_back((job.job_id, taken));
                 return Ok(());

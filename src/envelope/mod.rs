@@ -18,7 +18,7 @@ mod worker;
 
 pub use dependency::{Condition, DEPENDENCIES_MAX, Dependency};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
-pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin};
+pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin, says_the_same};
 pub use json::DEPTH_MAX;
 pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
 pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage, Waits};

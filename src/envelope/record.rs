@@ -467,6 +467,9 @@ pub struct Record {
     /// Its dependencies have ended as they had to, and are not looked at again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dependencies_met: bool,
+    /// A digest of the envelope's bytes, by which another envelope under the same id is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope_digest: Option<String>,
     /// The job this one repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<JobId>,
@@ -530,6 +533,7 @@ impl Record {
             placeholder: false,
             waits: None,
             dependencies_met: false,
+            envelope_digest: None,
             rerun_of: None,
             schedule_id: None,
             labels: BTreeMap::new(),

@@ -64,6 +64,7 @@ mod tests {
             worker_id: "w".to_owned(),
             now: Timestamp::from_unix_ms(1_000).unwrap(),
             crashes_max: 3,
+            envelope_digest: String::new(),
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,

@@ -34,6 +34,8 @@ pub struct Delivered {
     pub now: Timestamp,
     /// How often a worker may die under a job before the job is given up.
     pub crashes_max: u32,
+    /// The digest of its envelope.
+    pub envelope_digest: String,
     /// Someone asked this worker to cancel the job before it began.
     pub cancel_asked: bool,
     /// What is known of the jobs it waits for, where that was looked up.
@@ -59,6 +61,9 @@ pub enum KeySlot {
 pub enum OnDelivery {
     /// Write this record where the revision still is the one decided upon; then run the job.
     Run(Box<Record>),
+    /// The bytes differ from those of the job's first envelope. Where they say the same, decide
+    /// again under the first one's digest; else the id is taken, and the first stands.
+    Compare,
     /// Look up what became of these jobs, and decide again.
     Look(Vec<Dependency>),
     /// Ask for a slot of the job's concurrency key, and decide again.
@@ -96,6 +101,7 @@ pub fn on_delivery(
         record.labels.clone_from(&envelope.labels);
         record.dependents = record_is_awaited;
         record.rerun_of.clone_from(&envelope.rerun_of);
+        record.envelope_digest = Some(delivered.envelope_digest.clone());
         record
     };
     // a placeholder knows nothing of the job but that others wait for it
@@ -103,6 +109,13 @@ pub fn on_delivery(
         .filter(|record| !record.placeholder)
         .cloned()
         .unwrap_or_else(fresh);
+    let is_another = next
+        .envelope_digest
+        .as_ref()
+        .is_some_and(|digest| *digest != delivered.envelope_digest);
+    if is_another {
+        return OnDelivery::Compare;
+    }
     if next.state.is_terminal() {
         return OnDelivery::Absorb;
     }
@@ -499,6 +512,7 @@ mod tests {
             worker_id: worker.to_owned(),
             now: at(now),
             crashes_max: 3,
+            envelope_digest: "same".to_owned(),
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
@@ -535,6 +549,30 @@ mod tests {
         let record = claimed(None, &job(0), &delivered(7, "w", 1));
         assert_eq!((record.state, record.attempt), (State::Running, 1));
         assert_eq!(record.lease.unwrap().sequence, 7);
+    }
+
+    #[test]
+    fn another_envelope_under_the_same_id_is_told_in_every_state() {
+        let first = claimed(None, &job(0), &delivered(7, "w", 1));
+        let other = Delivered {
+            envelope_digest: "other".to_owned(),
+            ..delivered(8, "v", 2)
+        };
+        for state in State::ALL {
+            let mut record = first.clone();
+            record.state = state;
+            assert!(matches!(
+                on_delivery(Some(&record), &job(0), &other),
+                OnDelivery::Compare
+            ));
+        }
+        // records of before have no digest: what they stand for is not known to differ
+        let mut record = first;
+        record.envelope_digest = None;
+        assert!(matches!(
+            on_delivery(Some(&record), &job(0), &other),
+            OnDelivery::Surplus
+        ));
     }
 
     #[test]

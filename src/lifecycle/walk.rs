@@ -85,6 +85,7 @@ impl Job {
             worker_id: format!("w{now}"),
             now: at(now),
             crashes_max: CRASHES_MAX,
+            envelope_digest: "same".to_owned(),
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
@@ -96,6 +97,7 @@ impl Job {
                     assert!(facts.prospects.is_none(), "asked twice");
                     facts.prospects = Some(open.into_iter().map(|one| (one, prospect)).collect());
                 }
+                OnDelivery::Compare => panic!("there is one envelope"),
                 OnDelivery::TakeSlot => {
                     assert_eq!(facts.slot, KeySlot::Unasked, "asked twice");
                     facts.slot = slot;

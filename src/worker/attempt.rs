@@ -17,7 +17,7 @@ use super::outcome::{attach_envelope, write};
 use super::requirements::{Before, Registered, hand_on};
 use super::{Options, Report, command, now, park};
 use crate::broker::{Broker, BrokerError, Delivery, NewJob, step};
-use crate::envelope::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
+use crate::envelope::{self, Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
 use crate::lifecycle::{
     self, Attempt, AttemptEnd, Delivered, KeySlot, OnCancel, OnDelivery, OnEnd, end_attempt,
     on_cancel, on_delivery,
@@ -125,6 +125,7 @@ pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId
         worker_id: context.worker_id.clone(),
         now: now(),
         crashes_max: context.options.crashes_max,
+        envelope_digest: Envelope::digest(&delivery.payload),
         cancel_asked: false,
         prospects: None,
         slot: KeySlot::Unasked,
@@ -361,6 +362,20 @@ async fn claim(
                     }
                 }
             }
+            OnDelivery::Compare => {
+                let Some(record) = &present else { continue };
+                match Box::pin(says_the_same(context, hold, delivery, record)).await {
+                    Ok(true) => {
+                        facts.envelope_digest = record.envelope_digest.clone().unwrap_or_default();
+                        known = Some((present, revision));
+                    }
+                    Ok(false) => {
+                        let refusing = refuse_taken(context, hold, delivery, facts);
+                        return Claim::Done(refusing.boxed().await);
+                    }
+                    Err(_) => return Claim::Done(Done::Lost),
+                }
+            }
             OnDelivery::Look(open) => {
                 let is_late = is_late(present.as_deref(), facts);
                 let look = park::look(context, hold, &facts.job_id, open, is_late).boxed();
@@ -416,6 +431,37 @@ async fn claim(
             }
         }
     }
+}
+
+/// Whether a delivered envelope says the same as the job's first one, however each is written.
+/// Where the first is not to be found, its digest has to do.
+async fn says_the_same(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    record: &Record,
+) -> Result<bool, BrokerError> {
+    let first = persist(hold, || context.broker.envelope_of(record)).await?;
+    Ok(first.is_some_and(|first| envelope::says_the_same(&first, &delivery.payload)))
+}
+
+/// Keeps an envelope whose id stands for another: under its place, since the id is not its own.
+async fn refuse_taken(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    facts: &Delivered,
+) -> Done {
+    let taken = Invalid::new(
+        RejectReason::Invalid,
+        "job_id",
+        format!("the job id `{}` is taken by another envelope", facts.job_id),
+    );
+    let facts = Delivered {
+        job_id: JobId::for_sequence(&delivery.queue, delivery.sequence),
+        ..facts.clone()
+    };
+    reject(context, hold, delivery, &facts, &taken).await
 }
 
 /// Does once more what a crash after a job's end may have left undone.

@@ -1,0 +1,80 @@
+//! Row 37: another envelope under an id that is taken. The first stands.
+
+use naq::envelope::{Reason, State};
+
+use crate::harness::naq::{Naq, id, text};
+use crate::harness::nats::TestServer;
+
+const SUBJECT: &str = "naq.queue.default.mine";
+
+fn say(word: &str) -> Vec<u8> {
+    format!(r#"{{"command":"echo","args":["{word}"]}}"#).into_bytes()
+}
+
+#[test]
+fn one_that_stands_in_line_is_told_from_a_repeat() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("default");
+    // by another program, and so without an id that the server would mind
+    let first = r#"{"job_id":"mine","command":"echo","args":["first"]}"#;
+    naq.publish_to("default", SUBJECT, first.into());
+    for (word, code) in [("first", 0), ("other", 5)] {
+        naq.cli(["enqueue", "--id", "mine", "--", "echo", word])
+            .run()
+            .exits(code);
+        naq.cli(["enqueue", "--file", "-"])
+            .stdin(first.replace("first", word))
+            .run()
+            .exits(code);
+    }
+    assert_eq!(naq.messages_left("default"), 1);
+}
+
+#[test]
+fn a_second_message_with_another_body_is_kept_and_not_run() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).concurrency(2).spawn();
+    let retrying =
+        br#"{"command":"sh","args":["-c","echo $NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ]"],"max_retries":1,"retry_delay":2,"retry_jitter":false}"#;
+    naq.publish_to("default", SUBJECT, retrying.to_vec());
+    naq.wait_for(&id("mine"), "retrying", |record| {
+        record.state == State::Retrying
+    });
+    naq.publish_to("default", SUBJECT, say("second"));
+    let record = naq.ended(&id("mine"));
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!(text(record.stdout.as_ref()), "2\n");
+    // once it has ended it stands as well
+    naq.publish_to("default", SUBJECT, say("third"));
+    naq.drained("default");
+    let kept = naq.failed();
+    assert_eq!(kept.len(), 2, "{kept:#?}");
+    for (job, word) in kept.iter().zip(["second", "third"]) {
+        assert_eq!(job.payload, say(word));
+        let record = naq.ended(&job.job_id);
+        assert_eq!(
+            (record.state, record.reason),
+            (State::Rejected, Some(Reason::Invalid))
+        );
+        assert!(record.error.unwrap().contains("`mine` is taken"));
+    }
+}
+
+#[test]
+fn the_same_in_other_words_is_a_repeat() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    naq.publish_to("default", SUBJECT, say("once"));
+    assert_eq!(naq.ended(&id("mine")).state, State::Succeeded);
+    naq.publish_to(
+        "default",
+        SUBJECT,
+        br#" { "args" : ["once"], "command" : "echo" } "#.to_vec(),
+    );
+    naq.drained("default");
+    assert_eq!(naq.ended(&id("mine")).attempt, 1);
+    assert!(naq.failed().is_empty());
+}
