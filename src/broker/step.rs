@@ -1,8 +1,5 @@
 //! Places between two steps of a job's way, where a test may have the process die or stand still.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 /// This process has come to this step.
 ///
 /// With failpoints compiled in, which is where tests are and nowhere else, the action `return`
@@ -10,7 +7,8 @@ use nix::unistd::Pid;
 pub(crate) fn step(name: &'static str) {
     let _ = name;
     fail::fail_point!(name, |_| {
+        use nix::sys::signal::{Signal, kill};
         tracing::error!("dies at {name}");
-        let _ = kill(Pid::this(), Signal::SIGKILL);
+        let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
     });
 }

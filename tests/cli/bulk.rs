@@ -1,7 +1,5 @@
 //! Many enqueues under way at once, into queues that are not there yet.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
 use naq::broker::NewJob;
 use naq::envelope::{JobId, QueueName};
 

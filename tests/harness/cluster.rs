@@ -1,5 +1,7 @@
 //! A cluster of nats-servers on loopback, each with a folder of its own.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
