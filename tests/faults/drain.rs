@@ -3,7 +3,7 @@
 use naq::envelope::{JobId, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, alive, eventually};
 use crate::harness::nats::TestServer;
 
 fn waiting_for(naq: &Naq, file: &str) -> String {
@@ -162,4 +162,38 @@ fn strict_serves_the_first_queue_first_and_fair_both_in_turn() {
         .filter(|queue| *queue == "fair-high")
         .count();
     assert!((4..=6).contains(&early), "{fair:?}");
+}
+
+/// Row 49.
+#[test]
+fn a_job_that_forks_on_while_its_worker_drains_leaves_nothing() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(1)
+        .arg("--drain-timeout")
+        .arg("300ms")
+        .arg("--kill-grace")
+        .arg("300ms")
+        .spawn();
+    let pids = naq.home().join("pids");
+    // deaf to TERM, in sessions of their own, each the parent of the next
+    let script = format!(
+        "trap '' TERM; while :; do setsid sh -c 'trap \"\" TERM; echo $$ >> {}; sleep 1000' & sleep 0.02; done",
+        pids.display()
+    );
+    let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    eventually("it forks", || {
+        std::fs::read_to_string(&pids).is_ok_and(|text| text.lines().count() > 10)
+    });
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ends().success());
+    for pid in std::fs::read_to_string(&pids).unwrap().lines() {
+        assert!(!alive(pid.parse().unwrap()), "{pid} is left");
+    }
+    let (record, _) = naq
+        .block_on(naq.client().broker().read_record(&job))
+        .unwrap();
+    assert_eq!(record.unwrap().state, State::Queued);
 }

@@ -6,6 +6,7 @@
 mod conflict;
 mod drain;
 mod envelopes;
+mod memory;
 mod output;
 mod secrets;
 mod security;

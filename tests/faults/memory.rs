@@ -1,0 +1,30 @@
+//! Row 25: a job that wants more memory than it may have.
+
+use naq::envelope::{Reason, State};
+
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+
+#[test]
+fn it_is_stopped_for_that_reason_and_the_worker_lives() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    // holds on to all that it reads
+    let greedy = serde_json::json!({
+        "script": "x=$(head -c 400000000 /dev/zero | tr '\\0' a); echo ${#x}; sleep 60",
+        "limits": {"memory": "64M"},
+    });
+    let job = naq.publish("build", greedy.to_string());
+    let record = naq.ended(&job);
+    assert_eq!(record.state, State::Failed);
+    // by the limit of its own address space it may also be refused memory, and say so itself
+    assert!(
+        matches!(
+            record.reason,
+            Some(Reason::Oom | Reason::Signal | Reason::Exit)
+        ),
+        "{record:#?}"
+    );
+    naq.a_good_job_runs("build");
+}
