@@ -107,7 +107,8 @@ impl ConnectOptions {
 pub struct LinkState {
     /// Whether there is one now.
     pub connected: bool,
-    /// How many there have been; a change means that what was under way may be lost.
+    /// How many there have been, and how often messages came too fast; a change means that what
+    /// was under way may be lost.
     pub generation: u64,
     /// The last permission the server denied, in its words.
     pub denied: Option<String>,
@@ -335,7 +336,12 @@ fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
         Event::ServerError(error) => tracing::warn!("NATS: {error}"),
         Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
         Event::SlowConsumer(_) => {
-            tracing::warn!("messages from NATS come faster than they are read; some are dropped");
+            tracing::debug!("messages from NATS come faster than they are read; some are dropped");
+            // whoever watches has to look again, as after a lost connection: no later message may
+            // come that would show the gap
+            if purpose == Purpose::Everything {
+                state.send_modify(|link| link.generation += 1);
+            }
         }
         other => tracing::debug!("NATS: {other}"),
     }

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::{NewJob, Which};
 use super::names::Names;
-use super::scan::Scan;
 use super::step::step;
 use super::{Broker, BrokerError};
 use crate::envelope::{Condition, Dependency, JobId, QueueName, Record, State, Timestamp, Waits};
@@ -87,7 +86,7 @@ impl Broker {
         if still_open.is_empty() {
             return self.purge_subjects(&bucket, &filter, None).await.map(drop);
         }
-        let mut edges = self.scan(&bucket, Scan::last_of_each(filter)).await?;
+        let mut edges = self.scan_keys(&bucket, &filter).await?;
         while let Some(edge) = edges.recv().await {
             let edge = edge?;
             let dependency = edge.subject.rsplit('.').next().unwrap_or_default();
@@ -219,9 +218,7 @@ impl Broker {
     /// Where the server refuses or does not answer: it is then to be done again.
     pub async fn release_dependents(&self, job: &JobId, ended: State) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
-        let mut edges = self
-            .scan(&bucket, Scan::last_of_each(self.names.edges_of(job)))
-            .await?;
+        let mut edges = self.scan_keys(&bucket, &self.names.edges_of(job)).await?;
         let found = stream::poll_fn(move |context| edges.poll_recv(context));
         let mut releases = found
             .map(|edge| {
@@ -255,9 +252,7 @@ impl Broker {
     /// Where the server does not answer.
     pub async fn list_dependents(&self, job: &JobId) -> Result<Vec<JobId>, BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
-        let mut edges = self
-            .scan(&bucket, Scan::last_of_each(self.names.edges_of(job)))
-            .await?;
+        let mut edges = self.scan_keys(&bucket, &self.names.edges_of(job)).await?;
         let mut dependents = Vec::new();
         while let Some(edge) = edges.recv().await {
             let edge = edge?;

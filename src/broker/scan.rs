@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::jobs::Which;
 use super::{Broker, BrokerError};
 
 /// A message read in bulk.
@@ -91,6 +92,8 @@ impl Broker {
                 doing: DOING,
                 message: error.to_string(),
             })?;
+        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
+        let consumer = consumer.cached_info().name.clone();
         tokio::spawn(async move {
             while remaining > 0 {
                 let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
@@ -120,7 +123,44 @@ impl Broker {
                     break;
                 }
             }
+            drop(messages);
+            // it would go by itself, but only when it has been idle for long: a server has room
+            // for so many and no more
+            let _ = jetstream
+                .delete_consumer_from_stream(&consumer, &stream)
+                .await;
         });
         Ok(receiver)
+    }
+
+    /// Reads the keys of a bucket under a filter, as they come: a few one by one, which makes
+    /// nothing at the server; more in bulk.
+    pub(super) async fn scan_keys(
+        &self,
+        stream: &str,
+        filter: &str,
+    ) -> Result<mpsc::Receiver<Result<BulkMessage, BrokerError>>, BrokerError> {
+        const FEW: usize = 16;
+        let (sender, receiver) = mpsc::channel(FEW);
+        let mut from = 1;
+        for _ in 0..FEW {
+            let next = self
+                .read_message(stream, Which::NextOf(filter, from))
+                .await?;
+            let Some(message) = next else {
+                return Ok(receiver);
+            };
+            from = message.sequence + 1;
+            let message = BulkMessage {
+                sequence: message.sequence,
+                time_unix_ms: message.time.unix_ms(),
+                headers: HeaderMap::new(),
+                payload: message.payload(),
+                subject: message.subject,
+            };
+            // there is room for all of them
+            let _ = sender.try_send(Ok(message));
+        }
+        self.scan(stream, Scan::last_of_each(filter)).await
     }
 }

@@ -5,7 +5,7 @@
 use naq::broker::NewJob;
 use naq::envelope::{Condition, Dependency, QueueName, Reason, Record, State, Timestamp};
 
-use crate::harness::naq::{Naq, id, text};
+use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
 
 fn push(naq: &Naq, envelopes: impl IntoIterator<Item = (String, serde_json::Value)>) {
@@ -253,6 +253,15 @@ fn a_fan_and_a_chain_of_hundreds_finish() {
     assert_eq!(naq.ended(&id("join")).state, State::Succeeded);
     assert_eq!(naq.ended(&id(&link(99))).state, State::Succeeded);
     naq.drained("default");
+    // a server has room for some thousand consumers: none may be left for each job
+    let consumers = || {
+        naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            let index = jetstream.get_stream("KV_naq_dependents").await.unwrap();
+            index.cached_info().state.consumer_count
+        })
+    };
+    eventually("no consumer is left", || consumers() == 0);
 }
 
 #[test]
