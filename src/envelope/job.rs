@@ -687,8 +687,21 @@ pub fn says_the_same(one: &[u8], other: &[u8]) -> bool {
     if one == other {
         return true;
     }
-    let read = |bytes| serde_json::from_slice::<Value>(bytes).ok();
-    matches!((read(one), read(other)), (Some(one), Some(other)) if one == other)
+    let values = |bytes| serde_json::from_slice::<Value>(bytes).ok();
+    // a duration, a size or a dependency can be written in several ways
+    let meanings = |bytes| serde_json::to_value(Envelope::parse(bytes).ok()?).ok();
+    let both_are = |one: Option<Value>, other| one.is_some() && one == other;
+    both_are(values(one), values(other)) || both_are(meanings(one), meanings(other))
+}
+
+#[test]
+fn what_is_written_in_another_way_says_the_same() {
+    let one = br#"{"command":"a","timeout":"300ms","depends_on":[{"job":"b","on":"success"}]}"#;
+    let other = br#"{"depends_on":["b"],"timeout":0.3,"command":"a","args":[]}"#;
+    let another = br#"{"command":"a","timeout":"301ms","depends_on":["b"]}"#;
+    assert!(says_the_same(one, other));
+    assert!(!says_the_same(one, another));
+    assert!(says_the_same(b"{\"command\": 7}", b"{\"command\":7}"));
 }
 
 fn version_alone(text: &str) -> Option<u64> {
