@@ -83,6 +83,7 @@ impl Client {
             if record.envelope.is_none() && !record.state.is_terminal() {
                 record.envelope = self.envelope_of(&record).await?;
             }
+            let waits = record.state == State::Waiting;
             match on_cancel(Box::new(record), now) {
                 OnCancel::Ended(record) => return Ok(Cancelled::Ended(record)),
                 OnCancel::Asked(record) => return self.tell_worker(record).await,
@@ -99,6 +100,11 @@ impl Client {
                     }
                 }
                 OnCancel::End(record) => {
+                    // one that waits has no message by which a worker would find what is left to
+                    // do, should this be cut off: it gets one first
+                    if waits && record.dependents {
+                        broker.release(job).await?;
+                    }
                     let envelope = envelope(&record);
                     let ttl = lifecycle::result_ttl(envelope.as_ref(), result_ttl);
                     match broker.write_record(&record, revision, ttl).await {
