@@ -65,6 +65,7 @@ mod tests {
             now: Timestamp::from_unix_ms(1_000).unwrap(),
             crashes_max: 3,
             envelope_digest: String::new(),
+            lease_is_gone: false,
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,

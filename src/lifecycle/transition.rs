@@ -36,6 +36,9 @@ pub struct Delivered {
     pub crashes_max: u32,
     /// The digest of its envelope.
     pub envelope_digest: String,
+    /// The message by which the record says that the job runs is gone, and no outcome came of
+    /// it: nobody will be given it again.
+    pub lease_is_gone: bool,
     /// Someone asked this worker to cancel the job before it began.
     pub cancel_asked: bool,
     /// What is known of the jobs it waits for, where that was looked up.
@@ -125,17 +128,18 @@ pub fn on_delivery(
                 .lease
                 .as_ref()
                 .is_some_and(|lease| lease.sequence == delivered.sequence);
-            if !is_lease {
+            if !is_lease && !delivered.lease_is_gone {
                 return OnDelivery::Surplus;
             }
-            let is_older = next
-                .lease
-                .as_ref()
-                .is_some_and(|lease| delivered.delivery < lease.delivery);
+            let is_older = is_lease
+                && next
+                    .lease
+                    .as_ref()
+                    .is_some_and(|lease| delivered.delivery < lease.delivery);
             if is_older {
                 return OnDelivery::Superseded;
             }
-            // the lease's own message came again: whoever held it is dead or has lost it
+            // the lease's own message came again, or never will: whoever held it is dead or has lost it
             next.crashes += 1;
             if next.cancel_requested {
                 end(
@@ -513,6 +517,7 @@ mod tests {
             now: at(now),
             crashes_max: 3,
             envelope_digest: "same".to_owned(),
+            lease_is_gone: false,
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
@@ -582,6 +587,18 @@ mod tests {
             on_delivery(Some(&record), &job(0), &delivered(8, "v", 2)),
             OnDelivery::Surplus
         ));
+    }
+
+    #[test]
+    fn a_lease_whose_message_is_gone_is_taken_over() {
+        let first = claimed(None, &job(0), &delivered(7, "w", 1));
+        let orphaned = Delivered {
+            lease_is_gone: true,
+            ..delivered(8, "v", 2)
+        };
+        let second = claimed(Some(&first), &job(0), &orphaned);
+        assert_eq!((second.attempt, second.crashes), (2, 1));
+        assert_eq!(second.lease.unwrap().sequence, 8);
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Job {
             now: at(now),
             crashes_max: CRASHES_MAX,
             envelope_digest: "same".to_owned(),
+            lease_is_gone: false,
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,

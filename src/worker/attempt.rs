@@ -126,6 +126,7 @@ pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId
         now: now(),
         crashes_max: context.options.crashes_max,
         envelope_digest: Envelope::digest(&delivery.payload),
+        lease_is_gone: false,
         cancel_asked: false,
         prospects: None,
         slot: KeySlot::Unasked,
@@ -290,6 +291,7 @@ async fn claim(
     let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
     let mut known: Option<(Option<Box<Record>>, u64)> =
         (delivery.delivery == 1 && !may_have_waited && is_ours_to_run).then_some((None, 0));
+    let mut gone_at: Option<u64> = None;
     let mut pause = PAUSE_FIRST;
     loop {
         if !is_ours_to_run {
@@ -351,7 +353,10 @@ async fn claim(
                         }
                         return Claim::Ours(record, revision);
                     }
-                    Err(BrokerError::Conflict) => facts.prospects = None,
+                    Err(BrokerError::Conflict) => {
+                        facts.prospects = None;
+                        facts.lease_is_gone = false;
+                    }
                     Err(error) => {
                         tracing::warn!(job_id = %facts.job_id, "cannot claim: {error}");
                         if hold.is_lost(Instant::now()) {
@@ -409,7 +414,19 @@ async fn claim(
             OnDelivery::End(record) => return Claim::Ended(record, revision),
             OnDelivery::Superseded => return Claim::Done(Done::Lost),
             OnDelivery::Surplus => {
-                return Claim::Done(Box::pin(acknowledge(hold, Done::Absorbed)).await);
+                match Box::pin(lease_is_gone(context, hold, present.as_deref())).await {
+                    // its holder may just have ended it: a second look at the record shows that
+                    Ok(true) if gone_at.replace(revision) != Some(revision) => {}
+                    Ok(true) => {
+                        facts.lease_is_gone = true;
+                        known = Some((present, revision));
+                    }
+                    Ok(false) => {
+                        let absorbed = acknowledge(hold, Done::Absorbed);
+                        return Claim::Done(Box::pin(absorbed).await);
+                    }
+                    Err(_) => return Claim::Done(Done::Lost),
+                }
             }
             OnDelivery::Absorb => {
                 if let Some(record) = present {
@@ -476,6 +493,24 @@ async fn complete(
         keep(context, hold, delivery, record).await?;
     }
     park::release(context, hold, record, Some(envelope)).await
+}
+
+/// Whether the message by which a job runs, as its record says, is no more. A worker that held it
+/// for too long may have claimed by it after another had handed it on.
+async fn lease_is_gone(
+    context: &AttemptContext,
+    hold: &Hold,
+    record: Option<&Record>,
+) -> Result<bool, BrokerError> {
+    let Some((record, lease)) = record.and_then(|record| Some((record, record.lease.as_ref()?)))
+    else {
+        return Ok(false);
+    };
+    let found = persist(hold, || {
+        context.broker.message_at(&record.queue, lease.sequence)
+    })
+    .await?;
+    Ok(found.is_none())
 }
 
 /// Whether a job that waits has done so for as long as a dependency may be missing.
