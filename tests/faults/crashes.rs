@@ -1,0 +1,230 @@
+//! A worker that dies or stands still at any step: the job ends once, as it should, whoever goes
+//! on with it.
+
+use std::path::Path;
+
+use naq::envelope::{JobId, Reason, State};
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Naq, alive, eventually};
+use crate::harness::nats::TestServer;
+
+/// How long the server waits for word of a job here.
+const ACK_WAIT: &str = "2s";
+
+/// A job that notes each of its runs.
+fn noting(naq: &Naq, then: &str) -> String {
+    let ran = naq.home().join("ran");
+    serde_json::json!({"script": format!("echo $NAQ_ATTEMPT >> {}; {then}", ran.display())})
+        .to_string()
+}
+
+fn runs(naq: &Naq) -> usize {
+    let ran = std::fs::read_to_string(naq.home().join("ran")).unwrap_or_default();
+    ran.lines().count()
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The step at which the first worker dies; how often the job runs in all; its last attempt.
+#[test]
+fn killed_between_any_two_steps() {
+    for (step, runs_expected, attempt) in [
+        ("claim.before", 1, 1),
+        ("claim.written", 1, 2),
+        ("run.ended", 2, 2),
+        ("outcome.before", 2, 2),
+        ("outcome.written", 1, 1),
+        ("released", 1, 1),
+        ("ack.before", 1, 1),
+        ("ack.done", 1, 1),
+    ] {
+        let server = TestServer::start();
+        let naq = Naq::new(&server);
+        let first = naq
+            .worker(&["build"])
+            .ack_wait(ACK_WAIT)
+            .env("FAILPOINTS", &format!("{step}=return"))
+            .spawn();
+        let job = naq.publish("build", noting(&naq, "echo done"));
+        assert!(!first.ends().success(), "{step}");
+        let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+        let record = naq.ended(&job);
+        assert_eq!(record.state, State::Succeeded, "{step}");
+        assert_eq!(record.attempt, attempt, "{step}");
+        naq.drained("build");
+        assert_eq!(runs(&naq), runs_expected, "{step}");
+        let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+        assert_eq!(kept.finished_at, record.finished_at, "{step}");
+    }
+}
+
+#[test]
+fn killed_in_mid_job_it_leaves_nothing_and_the_next_goes_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let tree = "if [ $NAQ_ATTEMPT = 1 ]; then \
+                (trap '' TERM; echo $$ > shell; exec sleep 3600) & \
+                setsid sh -c 'echo $$ > daemon; exec sleep 3600' & sleep 3600; fi";
+    let job = naq.publish("build", noting(&naq, tree));
+    let pids = ["shell", "daemon"].map(|name| naq.home().join(name));
+    eventually("the tree stands", || {
+        pids.iter().all(|path| read_pid(path).is_some())
+    });
+    first.signal(Signal::SIGKILL);
+    first.ends();
+    eventually("the tree is gone", || {
+        !pids.iter().filter_map(|path| read_pid(path)).any(alive)
+    });
+    let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 2, 1)
+    );
+    naq.drained("build");
+}
+
+#[test]
+fn paused_past_its_lease_it_changes_nothing_and_stops_its_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    // the first run goes on until it is stopped, the second ends
+    let script = "echo $$ > pid.$NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ] || exec sleep 3600; echo second";
+    let job = naq.publish("build", noting(&naq, script));
+    let pid = naq.home().join("pid.1");
+    eventually("it runs", || read_pid(&pid).is_some());
+    first.signal(Signal::SIGSTOP);
+    let second = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 2, 1)
+    );
+    naq.drained("build");
+    first.signal(Signal::SIGCONT);
+    first.says("lost the hold");
+    eventually("its job is gone", || !read_pid(&pid).is_some_and(alive));
+    let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+    assert_eq!(kept.finished_at, record.finished_at);
+    assert_eq!(kept.attempt, 2);
+    naq.a_good_job_runs("build");
+    assert!(first.stop().success());
+    assert!(second.stop().success());
+}
+
+#[test]
+fn a_job_that_kills_its_worker_three_times_is_given_up() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let kill = "until kill -9 $(cat worker); do sleep 0.05; done; sleep 3600";
+    let job = naq.publish("build", noting(&naq, kill));
+    for _ in 0..3 {
+        let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+        naq.file("worker", worker.pid().to_string());
+        worker.ends();
+    }
+    let _last = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.reason, record.crashes),
+        (State::Failed, Some(Reason::Crashed), 3)
+    );
+    assert_eq!(runs(&naq), 3);
+    naq.drained("build");
+    assert_eq!(
+        naq.kept(&job).reason.as_deref(),
+        Some(Reason::Crashed.as_str())
+    );
+    naq.a_good_job_runs("build");
+}
+
+/// A worker that stands still just before its claim, while another, without the label that the
+/// job requires, hands the message on: the claim goes by a message that is gone.
+#[test]
+fn a_claim_by_a_message_that_was_handed_on_meanwhile_does_not_hold_the_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let slow = naq
+        .worker(&["build"])
+        .ack_wait(ACK_WAIT)
+        .arg("--label")
+        .arg("gpu=yes")
+        .env("FAILPOINTS", "claim.before=1*sleep(6000)")
+        .spawn();
+    let envelope = serde_json::json!({"command": "true", "requires": {"gpu": "yes"}});
+    let job = naq.publish("build", envelope.to_string());
+    let _other = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let record = naq.ended(&job);
+    assert_eq!(record.state, State::Succeeded);
+    naq.drained("build");
+    assert!(slow.stop().success());
+}
+
+/// A dependency that ends between the first and the last step of putting a job aside for it.
+#[test]
+fn what_ends_while_a_job_is_put_aside_for_it_holds_nobody_up() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _slow = naq
+        .worker(&["slow"])
+        .env("FAILPOINTS", "park.indexed=1*sleep(2000)")
+        .spawn();
+    let _quick = naq.worker(&["quick"]).spawn();
+    let last = serde_json::json!({
+        "job_id": "last", "command": "true", "depends_on": ["early", "late"],
+    });
+    naq.publish("slow", last.to_string());
+    let [early, late, last] = ["early", "late", "last"].map(|id| JobId::new(id).unwrap());
+    eventually("the index has it", || {
+        naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            let bucket = jetstream.get_stream("KV_naq_dependents").await;
+            bucket.is_ok_and(|bucket| bucket.cached_info().state.messages == 4)
+        })
+    });
+    naq.publish("quick", r#"{"job_id": "early", "command": "true"}"#);
+    assert_eq!(naq.ended(&early).state, State::Succeeded);
+    naq.wait_for(&last, "waiting for the other", |record| {
+        let waits = record.waits.as_ref();
+        waits.is_some_and(|waits| waits.dependencies.len() == 1)
+    });
+    naq.publish("quick", r#"{"job_id": "late", "command": "true"}"#);
+    assert_eq!(naq.ended(&late).state, State::Succeeded);
+    assert_eq!(naq.ended(&last).state, State::Succeeded);
+}
+
+/// Whoever cancels a job that waits dies in the midst of it: those that wait for the job go on.
+#[test]
+fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
+    for step in ["cancel.written", "release.published", "cancel.released"] {
+        let server = TestServer::start();
+        let naq = Naq::new(&server);
+        let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+        let first =
+            serde_json::json!({"job_id": "first", "command": "true", "depends_on": ["never"]});
+        let second = serde_json::json!({
+            "job_id": "second", "command": "true",
+            "depends_on": [{"job": "first", "on": "finished"}],
+        });
+        naq.publish("build", first.to_string());
+        naq.publish("build", second.to_string());
+        let [first, second] = ["first", "second"].map(|id| JobId::new(id).unwrap());
+        naq.wait_for(&first, "waiting with dependents", |record| {
+            record.state == State::Waiting && record.dependents
+        });
+        naq.wait_for(&second, "waiting", |record| record.state == State::Waiting);
+        let done = naq
+            .cli(["cancel", "first"])
+            .env("FAILPOINTS", &format!("{step}=return"))
+            .run();
+        assert_eq!(done.code, None, "{step}: {done:?}");
+        assert_eq!(naq.ended(&first).state, State::Cancelled, "{step}");
+        assert_eq!(naq.ended(&second).state, State::Succeeded, "{step}");
+    }
+}
