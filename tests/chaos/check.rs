@@ -29,6 +29,9 @@ pub(super) struct Seen {
     pub(super) messages_left: u64,
     /// The jobs' own log.
     pub(super) runs: Vec<Line>,
+    /// The jobs that someone asked to cancel, and those of which naq said that it has.
+    pub(super) cancel_asked: BTreeSet<String>,
+    pub(super) cancelled: BTreeSet<String>,
     /// What the failed stream keeps.
     pub(super) kept: BTreeSet<String>,
     /// Processes of jobs, after the last job's end.
@@ -49,11 +52,15 @@ pub(super) struct Verdict {
     pub(super) wrong: Vec<String>,
     /// One claim that started its job twice.
     pub(super) claimed_once_run_twice: Vec<String>,
+    /// More at once than their key allows.
+    pub(super) crowded: Vec<String>,
     /// Failed, and not in the failed stream.
     pub(super) not_kept: Vec<String>,
     /// Runs beyond those that the jobs' own failures asked for.
     pub(super) reruns: usize,
     pub(super) jobs_rerun: usize,
+    /// Runs that were looked at for their key.
+    pub(super) keyed_runs: usize,
     /// Begun by a paused worker after its successor had begun: told apart by their fences.
     pub(super) stale_starts: usize,
     /// Given up since their workers died under them too often.
@@ -74,6 +81,7 @@ impl Verdict {
             &self.stuck,
             &self.wrong,
             &self.claimed_once_run_twice,
+            &self.crowded,
             &self.not_kept,
         ]
         .into_iter()
@@ -97,17 +105,19 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "wrong outcomes {}, claims that ran twice {}, failures not kept {}",
+            "wrong outcomes {}, claims that ran twice {}, keys crowded {}, failures not kept {}",
             self.wrong.len(),
             self.claimed_once_run_twice.len(),
+            self.crowded.len(),
             self.not_kept.len()
         )?;
         write!(
             f,
-            "reruns {} of {} jobs, stale starts {}, given up as crashed {}, writes of records {}, unseen {}",
+            "reruns {} of {} jobs, stale starts {}, runs with a key {}, given up as crashed {}, writes of records {}, unseen {}",
             self.reruns,
             self.jobs_rerun,
             self.stale_starts,
+            self.keyed_runs,
             self.crashed,
             self.writes,
             self.unseen_writes
@@ -120,6 +130,7 @@ impl fmt::Display for Verdict {
             ("stuck", &self.stuck),
             ("wrong", &self.wrong),
             ("ran twice", &self.claimed_once_run_twice),
+            ("crowded", &self.crowded),
             ("not kept", &self.not_kept),
         ] {
             for one in list.iter().take(20) {
@@ -161,6 +172,7 @@ pub(super) fn check(seen: &Seen) -> Verdict {
         look_at_record(&mut verdict, seen, job, record);
     }
     count_runs(&mut verdict, seen);
+    count_keys(&mut verdict, seen);
     verdict
 }
 
@@ -196,9 +208,15 @@ fn look_at_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record
     if matches!(record.state, State::Failed | State::Rejected) && !seen.kept.contains(job) {
         verdict.not_kept.push(job.to_owned());
     }
+    if seen.cancelled.contains(job) && record.state != State::Cancelled {
+        let state = record.state;
+        verdict.wrong.push(format!("{job}: cancelled, and {state}"));
+    }
     match planned(seen, record) {
         Some(planned) => {
-            if let Some(problem) = planned.ends.check(record) {
+            let state_of = |job: &str| seen.records.get(job).map(|(_, record)| record.state);
+            let cancel_asked = seen.cancel_asked.contains(job);
+            if let Some(problem) = planned.check(record, cancel_asked, state_of) {
                 let kind = planned.kind;
                 verdict.wrong.push(format!("{job} ({kind}): {problem}"));
             }
@@ -238,6 +256,51 @@ fn count_runs(verdict: &mut Verdict, seen: &Seen) {
             verdict.reruns += more;
             verdict.jobs_rerun += usize::from(more > 0);
         }
+    }
+}
+
+/// Looks whether more jobs of a key ran at once than may. The lines of the log are in the order in
+/// which things happened. What a killed or paused worker ran cannot be reckoned with: it has no
+/// end, or goes on beside the run that took its place.
+fn count_keys(verdict: &mut Verdict, seen: &Seen) {
+    let mut last_fence: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in &seen.runs {
+        let last = last_fence.entry(&line.job_id).or_default();
+        *last = line.fence.max(*last);
+    }
+    let ended: BTreeSet<(&str, u64)> = seen
+        .runs
+        .iter()
+        .filter(|line| !line.begins)
+        .map(|line| (line.job_id.as_str(), line.fence))
+        .collect();
+    let mut running: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for line in &seen.runs {
+        let job = line.job_id.as_str();
+        let Some((_, record)) = seen.records.get(job) else {
+            continue;
+        };
+        let went_its_way = line.fence == last_fence[job]
+            && ended.contains(&(job, line.fence))
+            && record.reason != Some(Reason::Crashed)
+            && !record.cancel_requested
+            && record.state != State::Cancelled;
+        let Some((key, max)) = planned(seen, record).and_then(Planned::slots) else {
+            continue;
+        };
+        if !went_its_way {
+            continue;
+        }
+        let jobs = running.entry(key.clone()).or_default();
+        if line.begins {
+            jobs.insert(job);
+        } else {
+            jobs.remove(job);
+        }
+        if jobs.len() > max {
+            verdict.crowded.push(format!("{key}: {jobs:?}"));
+        }
+        verdict.keyed_runs += usize::from(line.begins);
     }
 }
 
@@ -297,7 +360,7 @@ fn what_went_well_is_good() {
 #[test]
 fn what_breaks_a_promise_is_found() {
     type Spoil = fn(&mut Seen);
-    let spoils: [(&str, Spoil); 11] = [
+    let spoils: [(&str, Spoil); 14] = [
         ("lost:", |seen| seen.records.clear()),
         ("stuck: a: queued", |seen| {
             seen.records.clear();
@@ -339,6 +402,18 @@ fn what_breaks_a_promise_is_found() {
             seen.planned[0].ends = Ends::Rejected;
         }),
         ("ran twice:", |seen| seen.runs.push(seen.runs[0].clone())),
+        ("wrong: a: cancelled, and", |seen| {
+            seen.cancelled.insert("a".to_owned());
+        }),
+        ("nobody asked", |seen| {
+            seen.records
+                .insert("a".to_owned(), (2, record(State::Cancelled)));
+        }),
+        ("wrong:", |seen| {
+            // it ran although what it waited for did not end so
+            let depends_on = serde_json::json!([{"job": "b", "on": "success"}]);
+            seen.planned[0].envelope = serde_json::json!({"depends_on": depends_on});
+        }),
     ];
     for (word, spoil) in spoils {
         let mut seen = good();
@@ -346,6 +421,26 @@ fn what_breaks_a_promise_is_found() {
         let verdict = check(&seen);
         assert!(!verdict.is_good(), "{word}");
         assert!(verdict.to_string().contains(word), "{word}: {verdict}");
+    }
+}
+
+#[test]
+fn a_crowded_key_is_found() {
+    for (max, crowded) in [(1, true), (2, false)] {
+        let mut seen = good();
+        let envelope = serde_json::json!({"concurrency_key": "k", "concurrency_max": max});
+        seen.planned[0].envelope = envelope;
+        let both = seen.runs.clone().into_iter().flat_map(|line| {
+            let other = Line {
+                job_id: "b".to_owned(),
+                ..line.clone()
+            };
+            [line, other]
+        });
+        seen.runs = both.collect();
+        let second = seen.records["a"].clone();
+        seen.records.insert("b".to_owned(), second);
+        assert_eq!(!check(&seen).crowded.is_empty(), crowded);
     }
 }
 

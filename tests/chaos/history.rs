@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull};
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+};
 use futures_util::StreamExt;
 use naq::broker::Broker;
 use naq::envelope::{Reason, State};
@@ -114,36 +117,51 @@ impl Writes {
         next: &mut u64,
     ) -> Result<(), async_nats::Error> {
         let stream = jetstream.get_stream(STREAM).await?;
-        let consumer = stream
-            .create_consumer(pull::OrderedConfig {
+        let consumer: PullConsumer = stream
+            .create_consumer(pull::Config {
                 filter_subject: "$KV.naq_results.>".to_owned(),
                 deliver_policy: DeliverPolicy::ByStartSequence {
                     start_sequence: *next,
                 },
-                ..pull::OrderedConfig::default()
+                ack_policy: AckPolicy::None,
+                memory_storage: true,
+                inactive_threshold: Duration::from_secs(30),
+                num_replicas: 1,
+                ..pull::Config::default()
             })
             .await?;
-        let mut messages = consumer.messages().await?;
-        while let Some(message) = messages.next().await {
-            let message = message?;
-            let sequence = message.info()?.stream_sequence;
-            if sequence < *next {
-                continue;
+        loop {
+            // short ones, so that a consumer that went with its server is soon known to have gone
+            let mut messages = consumer
+                .fetch()
+                .max_messages(500)
+                .expires(Duration::from_secs(1))
+                .messages()
+                .await?;
+            while let Some(message) = messages.next().await {
+                self.read(&message?, next)?;
             }
-            *next = sequence + 1;
-            let job_id = message.subject.rsplit('.').next().unwrap_or_default();
-            let seen: Seen = serde_json::from_slice(&message.payload)?;
-            self.take(
-                job_id,
-                Write {
-                    revision: sequence,
-                    state: seen.state,
-                    reason: seen.reason,
-                    attempt: seen.attempt,
-                    crashes: seen.crashes,
-                },
-            );
         }
+    }
+
+    fn read(&self, message: &jetstream::Message, next: &mut u64) -> Result<(), async_nats::Error> {
+        let sequence = message.info()?.stream_sequence;
+        if sequence < *next {
+            return Ok(());
+        }
+        *next = sequence + 1;
+        let job_id = message.subject.rsplit('.').next().unwrap_or_default();
+        let seen: Seen = serde_json::from_slice(&message.payload)?;
+        self.take(
+            job_id,
+            Write {
+                revision: sequence,
+                state: seen.state,
+                reason: seen.reason,
+                attempt: seen.attempt,
+                crashes: seen.crashes,
+            },
+        );
         Ok(())
     }
 

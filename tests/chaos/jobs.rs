@@ -41,9 +41,21 @@ pub(super) enum Ends {
     Rejected,
 }
 
+/// Whether a dependency's end is what a job waits for, by the letter of the protocol's page.
+fn is_met(on: &str, state: State) -> bool {
+    match on {
+        "success" => state == State::Succeeded,
+        "failure" => state != State::Succeeded,
+        _ => true,
+    }
+}
+
 impl Ends {
     /// What is wrong with a terminal record, if anything is.
     pub(super) fn check(self, record: &Record) -> Option<String> {
+        if record.state == State::Failed && record.reason == Some(Reason::Dependency) {
+            return Some("for want of a dependency".to_owned());
+        }
         let crashed = record.reason == Some(Reason::Crashed) && record.crashes >= 3;
         if crashed && self != Ends::Rejected {
             // its workers were killed under it until naq gave it up, as it says it does
@@ -86,6 +98,52 @@ pub(super) struct Planned {
     pub(super) envelope: Value,
 }
 
+impl Planned {
+    /// What is wrong with the end of this job, beside the ends of those it waited for; given
+    /// whether someone asked for it to be cancelled.
+    pub(super) fn check(
+        &self,
+        record: &Record,
+        cancel_asked: bool,
+        state_of: impl Fn(&str) -> Option<State>,
+    ) -> Option<String> {
+        if record.state == State::Cancelled {
+            return (!cancel_asked).then(|| "nobody asked for it to be cancelled".to_owned());
+        }
+        let none = Vec::new();
+        let dependencies = self.envelope["depends_on"].as_array().unwrap_or(&none);
+        let ends: Vec<(&str, Option<State>)> = dependencies
+            .iter()
+            .map(|one| (one["on"].as_str().unwrap_or("success"), &one["job"]))
+            .map(|(on, job)| (on, state_of(job.as_str().unwrap())))
+            .collect();
+        let can_run = ends
+            .iter()
+            .all(|(on, state)| state.is_some_and(|state| is_met(on, state)));
+        if can_run {
+            return self.ends.check(record);
+        }
+        let for_want = record.state == State::Failed && record.reason == Some(Reason::Dependency);
+        let broken = ends.iter().any(|(on, state)| {
+            state.is_some_and(|state| state.is_terminal() && !is_met(on, state))
+        });
+        (!for_want || !broken)
+            .then(|| format!("{} ({:?}) after {ends:?}", record.state, record.reason))
+    }
+}
+
+impl Planned {
+    /// The key of which only so many jobs run at once, and how many.
+    pub(super) fn slots(&self) -> Option<(String, usize)> {
+        let key = self.envelope["concurrency_key"].as_str()?;
+        let max = self.envelope["concurrency_max"].as_u64()?;
+        Some((key.to_owned(), usize::try_from(max).ok()?))
+    }
+}
+
+/// The keys of which only so many jobs run at once: the last digit says how many.
+pub(super) const KEYS: [&str; 3] = ["key-1", "key-2", "key-3"];
+
 /// The queues of a run.
 pub(super) const QUEUES: [&str; 2] = ["left", "right"];
 
@@ -121,18 +179,69 @@ impl Jobs {
         &self.made
     }
 
-    /// Makes one more.
-    pub(super) fn make(&mut self) -> Planned {
+    /// Makes one more, or several that belong together.
+    pub(super) fn make(&mut self) -> Vec<Planned> {
+        match self.chance.random_range(0..100) {
+            0..3 => self.chain(),
+            3..5 => self.fan_in(),
+            5..7 => self.fan_out(),
+            _ => {
+                let named = self.chance.random_bool(0.5);
+                vec![self.single(json!({}), named)]
+            }
+        }
+    }
+
+    /// Jobs each of which waits for the one before.
+    fn chain(&mut self) -> Vec<Planned> {
+        let length = self.chance.random_range(2..=5);
+        let mut jobs: Vec<Planned> = Vec::new();
+        for _ in 0..length {
+            let before = jobs.last().map(|job| self.waits_for(job));
+            jobs.push(self.single(json!({"depends_on": before.as_slice()}), true));
+        }
+        jobs
+    }
+
+    /// One that waits for several.
+    fn fan_in(&mut self) -> Vec<Planned> {
+        let count = self.chance.random_range(2..=8);
+        let mut jobs: Vec<Planned> = (0..count).map(|_| self.single(json!({}), true)).collect();
+        let all: Vec<Value> = jobs.iter().map(|job| self.waits_for(job)).collect();
+        jobs.push(self.single(json!({"depends_on": all}), true));
+        jobs
+    }
+
+    /// Several that wait for one.
+    fn fan_out(&mut self) -> Vec<Planned> {
+        let first = self.single(json!({}), true);
+        let count = self.chance.random_range(2..=8);
+        let mut jobs: Vec<Planned> = (0..count)
+            .map(|_| {
+                let one = self.waits_for(&first);
+                self.single(json!({"depends_on": [one]}), true)
+            })
+            .collect();
+        jobs.push(first);
+        jobs
+    }
+
+    fn waits_for(&mut self, job: &Planned) -> Value {
+        let on = ["success", "success", "failure", "finished"][self.chance.random_range(0..4)];
+        json!({"job": job.job_id, "on": on})
+    }
+
+    fn single(&mut self, more: Value, named: bool) -> Planned {
         let number = self.made.len();
-        let (kind, args, ends, mut envelope) = self.draw();
+        let (kind, args, ends, mut envelope) = self.draw(more != json!({}));
         if let Some(args) = args {
             envelope["command"] = json!(self.program);
             envelope["args"] = json!(args);
         }
-        let job_id = self
-            .chance
-            .random_bool(0.5)
-            .then(|| format!("c{number}-{:04x}", self.chance.random::<u16>()));
+        if let (Value::Object(envelope), Value::Object(more)) = (&mut envelope, more) {
+            envelope.extend(more);
+        }
+        let job_id = named.then(|| format!("c{number}-{:04x}", self.chance.random::<u16>()));
         if let Some(id) = &job_id {
             envelope["job_id"] = json!(id);
         }
@@ -158,7 +267,7 @@ impl Jobs {
         planned.job_id.is_some().then(|| planned.clone())
     }
 
-    fn draw(&mut self) -> (&'static str, Option<Vec<String>>, Ends, Value) {
+    fn draw(&mut self, waits: bool) -> (&'static str, Option<Vec<String>>, Ends, Value) {
         let chance = &mut self.chance;
         let well = Ends::Well { stdout_bytes: 0 };
         let args = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
@@ -237,7 +346,23 @@ impl Jobs {
                 },
                 json!({"limits": {"output": "4M"}}),
             ),
-            42..44 => ("broken", None, Ends::Rejected, json!({"command": 7})),
+            // an envelope that is no job waits for nothing
+            42..44 if !waits => ("broken", None, Ends::Rejected, json!({"command": 7})),
+            44..52 => {
+                let key = chance.random_range(0..KEYS.len());
+                let seconds = f64::from(chance.random_range(5..80)) / 1_000.0;
+                (
+                    "keyed",
+                    args(&["sleep", &seconds.to_string()]),
+                    well,
+                    json!({"concurrency_key": KEYS[key], "concurrency_max": key + 1}),
+                )
+            }
+            52..56 => {
+                let parity = ["even", "odd"][chance.random_range(0..2)];
+                let requires = json!({"requires": {"parity": parity}});
+                ("labelled", args(&["exit", "0"]), well, requires)
+            }
             _ => ("short", args(&["exit", "0"]), well, json!({})),
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn faults(size: &Size, chance: &mut StdRng) -> Vec<Fault> {
     faults
 }
 
-/// The places between two steps where a worker can die (`step` in `src/worker`), and how often,
+/// The places between two steps where a worker can die (`step` in `src/broker`), and how often,
 /// in percent, one that is set to die there does when it comes by.
 pub(super) const STEPS: &[(&str, u32)] = &[
     ("claim.before", 4),
@@ -88,7 +88,20 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("failed.kept", 50),
     ("outcome.before", 4),
     ("outcome.written", 4),
+    ("released", 4),
     ("retry.held", 50),
+    ("retry.slept", 50),
+    ("wake.released", 100),
+    ("park.indexed", 40),
+    ("park.written", 40),
+    ("park.marked", 40),
+    ("park.armed", 40),
+    ("release.closed", 40),
+    ("release.published", 40),
+    ("slot.taken", 20),
+    ("slot.given", 20),
+    ("handed_on.registered", 100),
+    ("handed_on.published", 30),
     ("later.held", 100),
     ("handed_back", 100),
     ("rejected.kept", 100),
@@ -137,12 +150,14 @@ mod tests {
     /// The plan would be blind for a step that it does not know.
     #[test]
     fn the_plan_has_every_step() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker");
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut found = std::collections::BTreeSet::new();
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-            for part in text.split("step(\"").skip(1) {
-                found.insert(part.split('"').next().unwrap().to_owned());
+        for folder in ["worker", "broker"] {
+            for entry in std::fs::read_dir(source.join(folder)).unwrap() {
+                let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+                for part in text.split("step(\"").skip(1) {
+                    found.insert(part.split('"').next().unwrap().to_owned());
+                }
             }
         }
         let known = STEPS.iter().map(|(step, _)| (*step).to_owned()).collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use naq::envelope::{Envelope, JobId, QueueName};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use super::jobs::{Ends, Planned, QUEUES};
@@ -43,29 +44,34 @@ fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
         if acknowledged >= run.size.jobs || run.broken() {
             return None;
         }
-        if acknowledged < run.writes.ended() + AHEAD_MAX {
+        if acknowledged < run.writes.ended() + AHEAD_MAX && acknowledged < run.allowed() {
             break;
         }
         run.writes.wait(Duration::from_secs(1));
     }
     let mut jobs = run.jobs.lock().unwrap();
-    let count = chance.random_range(5..80);
+    let count = chance.random_range(5..run.batch_max());
     let mut batch = Vec::new();
-    for _ in 0..count {
+    while batch.len() < count {
         if chance.random_bool(0.05)
             && let Some(again) = jobs.again()
         {
             batch.push(again);
         } else {
-            batch.push(jobs.make());
+            batch.extend(jobs.make());
         }
     }
+    // those that wait for others are not always the last to come
+    batch.shuffle(chance);
     Some(batch)
 }
 
 /// `naq enqueue --file -`: what it printed is acknowledged, whatever happens to it then.
 fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
     for queue in QUEUES {
+        if run.broken() {
+            return;
+        }
         // what the command line would not take, a program that knows nothing of naq publishes
         let (mut jobs, broken): (Vec<_>, Vec<_>) = batch
             .iter()

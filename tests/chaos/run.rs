@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::cancels::cancel;
 use super::check::{Records, Seen, Verdict, check};
 use super::history::{Process, Writes, processes_with, read_runs};
 use super::jobs::{Jobs, MARK, QUEUES};
@@ -40,6 +41,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(15);
 pub(super) struct Counts {
     pub(super) workers_started: AtomicUsize,
     pub(super) producers_killed: AtomicUsize,
+    pub(super) cancellers_killed: AtomicUsize,
     /// Deaths at failpoints, by step.
     pub(super) steps: Mutex<BTreeMap<String, usize>>,
     faults: Mutex<BTreeMap<&'static str, usize>>,
@@ -56,10 +58,16 @@ pub(super) struct Run {
     pub(super) places: Vec<Place>,
     pub(super) failpoints: Mutex<Failpoints>,
     pub(super) producer_kill_chance: f64,
+    /// Jobs that someone asked to cancel, and those that naq said it has cancelled.
+    pub(super) cancel_asked: Ids,
+    pub(super) cancelled: Ids,
+    faults_count: usize,
+    faults_done: AtomicUsize,
     pub(super) counts: Counts,
     timeline: Mutex<File>,
     troubles: Mutex<Vec<String>>,
     started: Instant,
+    enqueued: AtomicBool,
     ending: AtomicBool,
     broken: AtomicBool,
 }
@@ -80,6 +88,23 @@ impl Run {
 
     pub(super) fn acknowledge(&self, job: &str) {
         self.acknowledged.lock().unwrap().insert(job.to_owned());
+    }
+
+    /// How many jobs may have been acknowledged by now: the plan's faults are to fall on work, so
+    /// the work waits for them.
+    pub(super) fn allowed(&self) -> usize {
+        let done = self.faults_done.load(Ordering::Relaxed);
+        (done + 2) * self.size.jobs / (self.faults_count + 1) + self.batch_max()
+    }
+
+    /// The most jobs that a producer enqueues at once.
+    pub(super) fn batch_max(&self) -> usize {
+        (self.size.jobs / 20).clamp(10, 80)
+    }
+
+    /// Whether no more jobs come.
+    pub(super) fn all_enqueued(&self) -> bool {
+        self.enqueued.load(Ordering::Relaxed) || self.broken()
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -127,10 +152,15 @@ pub(super) fn run(size: Size) {
         places: (0..size.workers).map(|_| Place::default()).collect(),
         failpoints: Mutex::new(Failpoints::new(StdRng::seed_from_u64(chance.random()))),
         producer_kill_chance: 0.3,
+        cancel_asked: Ids::default(),
+        cancelled: Ids::default(),
+        faults_count: plan.len(),
+        faults_done: AtomicUsize::new(0),
         counts: Counts::default(),
         timeline: Mutex::new(File::create(folder.join("timeline")).unwrap()),
         troubles: Mutex::default(),
         started: Instant::now(),
+        enqueued: AtomicBool::new(false),
         ending: AtomicBool::new(false),
         broken: AtomicBool::new(false),
         folder,
@@ -151,17 +181,30 @@ pub(super) fn run(size: Size) {
         let run = Arc::clone(&run);
         std::thread::spawn(move || watch(&run))
     };
+    let canceller = {
+        let (run, seed) = (Arc::clone(&run), chance.random());
+        std::thread::spawn(move || cancel(&run, seed))
+    };
     afflict(&run, &mut servers, &plan, &mut chance);
     for producer in producers {
         producer.join().unwrap();
     }
     run.note("everything is enqueued");
+    run.enqueued.store(true, Ordering::Relaxed);
+    canceller.join().unwrap();
     wait_for_all(&run);
     let messages_left = drained(&run);
     let left_over = gone(MARK, &mark);
     run.ending.store(true, Ordering::Relaxed);
     end_workers(&run, workers);
     watch.join().unwrap();
+    if let Servers::One(server) = &servers {
+        let _ = std::process::Command::new("cp")
+            .arg("-r")
+            .arg(server.data_dir())
+            .arg(run.folder.join("server"))
+            .status();
+    }
     let seen = look(&run, messages_left, left_over);
     report(&run, &seen, &check(&seen));
 }
@@ -189,6 +232,7 @@ fn watch(run: &Run) {
 fn afflict(run: &Arc<Run>, servers: &mut Servers, plan: &[Fault], chance: &mut StdRng) {
     let mut pauses: Vec<JoinHandle<()>> = Vec::new();
     for (index, fault) in plan.iter().enumerate() {
+        run.faults_done.store(index, Ordering::Relaxed);
         let due = run.size.jobs * (index + 1) / (plan.len() + 1);
         while run.writes.ended() < due && !run.broken() {
             run.writes.wait(Duration::from_secs(1));
@@ -226,6 +270,7 @@ fn afflict(run: &Arc<Run>, servers: &mut Servers, plan: &[Fault], chance: &mut S
             *run.counts.faults.lock().unwrap().entry(name).or_default() += 1;
         }
     }
+    run.faults_done.store(plan.len(), Ordering::Relaxed);
     for pause in pauses {
         pause.join().unwrap();
     }
@@ -265,15 +310,33 @@ fn wait_for_all(run: &Run) {
 fn drained(run: &Run) -> u64 {
     let until = Instant::now() + LONG;
     loop {
-        let left: u64 = QUEUES
-            .iter()
-            .map(|queue| run.naq.messages_left(queue))
-            .sum();
+        let left = run
+            .naq
+            .handle()
+            .block_on(jobs_left(run.naq.nats()))
+            .unwrap_or(u64::MAX);
         if left == 0 || run.broken() || Instant::now() > until {
             return left;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// How many messages of jobs the queues hold. What would only wake a job that waits, a day from
+/// now, is none.
+async fn jobs_left(nats: &async_nats::Client) -> Result<u64, async_nats::Error> {
+    let jetstream = jetstream::new(nats.clone());
+    let mut left = 0;
+    for queue in QUEUES {
+        let stream = jetstream.get_stream(format!("naq_queue_{queue}")).await?;
+        let mut subjects = stream.info_with_subjects("naq.>").await?;
+        while let Some((subject, count)) = subjects.try_next().await? {
+            if !subject.starts_with("naq.wake.") {
+                left += count as u64;
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// Waits until no process has this variable. Returns those that stay.
@@ -352,6 +415,29 @@ async fn kept(nats: &async_nats::Client) -> Result<BTreeSet<String>, async_nats:
         .collect())
 }
 
+/// How the queues stand, for who looks into a failure.
+async fn queues(nats: &async_nats::Client) -> Result<String, async_nats::Error> {
+    use std::fmt::Write;
+    let jetstream = jetstream::new(nats.clone());
+    let mut text = String::new();
+    for queue in QUEUES {
+        let stream = jetstream.get_stream(format!("naq_queue_{queue}")).await?;
+        let state = &stream.cached_info().state;
+        writeln!(text, "{queue}: {state:?}")?;
+        for sequence in state.first_sequence..=state.last_sequence {
+            if let Ok(message) = stream.get_raw_message(sequence).await {
+                let (subject, headers) = (message.subject, message.headers);
+                writeln!(text, "{sequence}: {subject} {headers:?}")?;
+            }
+        }
+        let mut consumers = stream.consumers();
+        while let Some(consumer) = consumers.try_next().await? {
+            writeln!(text, "{consumer:?}")?;
+        }
+    }
+    Ok(text)
+}
+
 /// Gathers everything that was seen.
 fn look(run: &Run, messages_left: u64, mut left_over: Vec<Process>) -> Seen {
     let handle = run.naq.handle();
@@ -373,6 +459,8 @@ fn look(run: &Run, messages_left: u64, mut left_over: Vec<Process>) -> Seen {
         looked.is_ok()
     });
     let ((records, writes_count), kept) = looked.unwrap();
+    let queues = handle.block_on(queues(run.naq.nats())).unwrap_or_default();
+    std::fs::write(run.folder.join("queues"), queues).unwrap();
     // the workers have ended: nothing of theirs may be there either
     left_over.extend(gone("HOME", &run.naq.home().display().to_string()));
     let acknowledged = run.acknowledged.lock().unwrap().clone();
@@ -396,6 +484,8 @@ fn look(run: &Run, messages_left: u64, mut left_over: Vec<Process>) -> Seen {
         queued,
         messages_left,
         runs: read_runs(&runs),
+        cancel_asked: run.cancel_asked.lock().unwrap().clone(),
+        cancelled: run.cancelled.lock().unwrap().clone(),
         kept,
         left_over,
     }
@@ -407,8 +497,10 @@ fn report(run: &Run, seen: &Seen, verdict: &Verdict) {
     let steps = run.counts.steps.lock().unwrap();
     let at_steps: usize = steps.values().sum();
     let producers = run.counts.producers_killed.load(Ordering::Relaxed);
+    let cancellers = run.counts.cancellers_killed.load(Ordering::Relaxed);
     let kills = at_steps
         + producers
+        + cancellers
         + faults
             .iter()
             .filter(|(name, _)| name.ends_with("killed"))
@@ -418,7 +510,7 @@ fn report(run: &Run, seen: &Seen, verdict: &Verdict) {
     let took = run.started.elapsed().as_secs();
     let text = format!(
         "chaos: seed {}, {} jobs, {} server(s), {} workers, {took} s\n\
-         {kills} kills: {faults:?}, at failpoints {at_steps}, producers killed {producers}, worker processes {}\n\
+         {kills} kills: {faults:?}, at failpoints {at_steps}, producers killed {producers}, cancellers {cancellers}, worker processes {}\n\
          deaths at: {steps:?}\n{verdict}",
         size.seed,
         size.jobs,
@@ -450,6 +542,8 @@ fn report(run: &Run, seen: &Seen, verdict: &Verdict) {
     };
     keep("records", seen.records.iter().map(line).collect());
     keep("breaks", run.writes.breaks());
+    let planned = seen.planned.iter().map(|job| format!("{job:?}"));
+    keep("planned", planned.collect());
     keep("acknowledged", seen.acknowledged.iter().cloned().collect());
     panic!(
         "{text}\n{troubles:#?}\nthe plan and the history are in {}; again with NAQ_CHAOS_SEED={}",

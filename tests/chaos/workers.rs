@@ -90,7 +90,7 @@ pub(super) fn keep(run: &Arc<Run>, index: usize) {
         let failpoints = run.failpoints.lock().unwrap().next();
         let log = run.folder.join(format!("worker-{index}-{generation}.log"));
         run.note(&format!("worker {index}: starts, {failpoints}"));
-        let mut worker = start(run, &failpoints, &log);
+        let mut worker = start(run, index, &failpoints, &log);
         let pid = worker.pid();
         run.places[index].0.lock().unwrap().pid = Some(pid);
         // looked at and not yet reaped, so that nobody else has its pid while it stands here
@@ -130,12 +130,14 @@ pub(super) fn keep(run: &Arc<Run>, index: usize) {
     }
 }
 
-fn start(run: &Run, failpoints: &str, log: &PathBuf) -> Guarded {
+fn start(run: &Run, index: usize, failpoints: &str, log: &PathBuf) -> Guarded {
     let mut args = vec!["worker".to_owned()];
     args.extend(QUEUES.map(str::to_owned));
     let concurrency = run.size.concurrency.to_string();
     let options = ["--concurrency", &concurrency, "--drain-timeout", "200ms"];
     args.extend(options.map(str::to_owned));
+    let parity = ["even", "odd"][index % 2];
+    args.extend(["--label".to_owned(), format!("parity={parity}")]);
     let mut environment = run.naq.environment();
     let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
     environment.insert("NAQ_DEFAULT_ACK_WAIT".to_owned(), ack_wait);

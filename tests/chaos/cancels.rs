@@ -1,0 +1,111 @@
+//! Who cancels jobs, in whatever state they happen to be: by the library and by the command line,
+//! which is killed now and then, or dies between two steps.
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use naq::client::Cancelled;
+use naq::envelope::JobId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::run::Run;
+use crate::harness::naq::{Guarded, command};
+
+/// One in so many jobs is cancelled.
+const ONE_IN: usize = 25;
+
+/// Cancels jobs until no more come.
+pub(super) fn cancel(run: &Run, seed: u64) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut cancels = 0;
+    while !run.all_enqueued() {
+        if cancels >= run.writes.ended() / ONE_IN {
+            run.writes.wait(Duration::from_millis(200));
+            continue;
+        }
+        cancels += 1;
+        if let Some(job) = pick(run, &mut chance) {
+            run.cancel_asked.lock().unwrap().insert(job.clone());
+            if chance.random_bool(0.5) {
+                by_library(run, &job);
+            } else {
+                by_command_line(run, &mut chance, &job);
+            }
+        }
+    }
+}
+
+/// One of the latest jobs, so that most have not ended; mostly one that others wait for, or that
+/// waits.
+fn pick(run: &Run, chance: &mut StdRng) -> Option<String> {
+    const LATEST: usize = 120;
+    let jobs = run.jobs.lock().unwrap();
+    let made = jobs.made();
+    let latest = &made[made.len().saturating_sub(LATEST)..];
+    for _ in 0..20 {
+        let job = &latest[chance.random_range(0..latest.len())];
+        let waits = job.envelope.get("depends_on").is_some()
+            || job.envelope.get("concurrency_key").is_some();
+        if let Some(id) = &job.job_id
+            && (waits || chance.random_bool(0.2))
+        {
+            return Some(id.clone());
+        }
+    }
+    None
+}
+
+fn by_library(run: &Run, job: &str) {
+    let id = JobId::new(job).unwrap();
+    let week = Duration::from_secs(7 * 86_400);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test is an edge where time enters"
+    )]
+    let now = SystemTime::now().into();
+    let cancelling = run.naq.client().cancel(&id, now, week);
+    match run.naq.handle().block_on(cancelling) {
+        Ok(Cancelled::Done(_)) => {
+            run.note(&format!("cancelled {job}"));
+            run.cancelled.lock().unwrap().insert(job.to_owned());
+        }
+        Ok(Cancelled::Asked { heard, .. }) => {
+            run.note(&format!("asked to cancel {job}, heard: {heard}"));
+        }
+        Ok(Cancelled::Ended(record)) => run.note(&format!("{job} is {}", record.state)),
+        Err(error) => run.note(&format!("{job} could not be cancelled: {error}")),
+    }
+}
+
+fn by_command_line(run: &Run, chance: &mut StdRng, job: &str) {
+    let mut environment = run.naq.environment();
+    let points = [
+        "",
+        "cancel.asked=return",
+        "cancel.written=return",
+        "cancel.released=return",
+        "release.closed=return",
+        "release.published=return",
+        "slot.given=return",
+    ];
+    let point = points[chance.random_range(0..points.len())];
+    environment.insert("FAILPOINTS".to_owned(), point.to_owned());
+    let args = ["cancel", job].map(str::to_owned);
+    let mut process = Guarded::spawn(&mut command(&args, &environment, run.naq.home()));
+    let mut said = String::new();
+    let mut stderr = process.child().stderr.take().unwrap();
+    let _ = stderr.read_to_string(&mut said);
+    let status = process.child().wait().unwrap();
+    run.note(&format!("naq cancel {job}: {status}: {}", said.trim_end()));
+    match (status.code(), status.signal()) {
+        // not there yet, or no server to ask
+        (Some(0 | 1 | 3 | 4), _) => {}
+        (None, Some(libc::SIGKILL)) => {
+            run.counts.cancellers_killed.fetch_add(1, Ordering::Relaxed);
+        }
+        _ => run.trouble(&format!("naq cancel {job}: {status}: {said}")),
+    }
+}
