@@ -97,32 +97,6 @@ impl Broker {
         Ok(())
     }
 
-    /// Puts down that some of the jobs that one waits for are no longer open.
-    ///
-    /// # Errors
-    /// Where the server refuses or does not answer.
-    pub async fn close_dependencies(
-        &self,
-        job: &JobId,
-        met: &[Dependency],
-    ) -> Result<(), BrokerError> {
-        let bucket = Names::bucket_stream(&self.names.dependents_bucket());
-        let open: Vec<String> = met
-            .iter()
-            .map(|one| self.names.open_edge(job, &one.job))
-            .collect();
-        let mut removals = stream::iter(open)
-            .map(|key| {
-                let bucket = &bucket;
-                async move { self.purge_subjects(bucket, &key, None).await }.boxed()
-            })
-            .buffer_unordered(KEYS_AT_ONCE);
-        while let Some(removed) = removals.next().await {
-            removed?;
-        }
-        Ok(())
-    }
-
     /// Writes a key of the index where there is none.
     pub(super) async fn create_key(
         &self,

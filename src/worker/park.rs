@@ -152,15 +152,6 @@ pub(super) async fn park(
     let broker = &context.broker;
     let job = record.job_id.clone();
     if !waits.dependencies.is_empty() {
-        // those that ended before they were marked: nobody else removes what an earlier look at
-        // this job put down of them, and whoever ends the last one would take them for open
-        let met: Vec<Dependency> = envelope
-            .depends_on
-            .iter()
-            .filter(|one| !waits.dependencies.iter().any(|open| open.job == one.job))
-            .cloned()
-            .collect();
-        persist(hold, || broker.close_dependencies(&job, &met)).await?;
         persist(hold, || {
             broker.index_dependencies(&job, &waits.dependencies)
         })
