@@ -114,7 +114,7 @@ fn settle(word: &str) -> String {
         "<amount>"
     } else if core.starts_with("nats://127.0.0.1:") {
         "<url>"
-    } else if core == "cgroup" || core == "subreaper" {
+    } else if ["cgroup", "namespace", "subreaper"].contains(&core) {
         "<containment>"
     } else {
         return word.to_owned();
