@@ -5,6 +5,7 @@
 //! (`broker`) or starts a process (`runner`).
 
 mod attempt;
+mod claim;
 mod command;
 mod demand;
 mod execution;
@@ -15,6 +16,7 @@ mod park;
 mod requirements;
 mod said;
 mod secrets;
+mod settle;
 
 pub use demand::Order;
 pub use secrets::{SecretError, SecretStore};
