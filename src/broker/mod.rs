@@ -224,4 +224,4 @@ impl BrokerError {
 }
 
 /// How long one request to the server may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

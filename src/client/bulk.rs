@@ -2,13 +2,16 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite};
+use tokio::time::{Instant, timeout_at};
+
+use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite, REQUEST_TIMEOUT};
 use crate::envelope::{JobId, says_the_same};
 
 /// A job that was sent, and its answer.
 struct Sent {
     job: NewJob,
     answer: PendingWrite,
+    sent_at: Instant,
     /// Its queue was missing, and has been made for it.
     is_repeated: bool,
 }
@@ -19,6 +22,8 @@ pub struct Bulk {
     /// In the order they were sent, which is that of the answers.
     pending: VecDeque<Sent>,
     pending_bytes: usize,
+    /// When the server last took a job.
+    heard_at: Instant,
     failed: VecDeque<(JobId, BrokerError)>,
     confirmed: Vec<JobId>,
     enqueued: u64,
@@ -37,6 +42,7 @@ impl Bulk {
             broker,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            heard_at: Instant::now(),
             failed: VecDeque::new(),
             confirmed: Vec::new(),
             enqueued: 0,
@@ -70,6 +76,7 @@ impl Bulk {
         self.pending.push_back(Sent {
             job,
             answer,
+            sent_at: Instant::now(),
             is_repeated,
         });
         Ok(())
@@ -90,9 +97,17 @@ impl Bulk {
         let Sent {
             job,
             answer,
+            sent_at,
             is_repeated,
         } = sent;
-        let confirmed = self.broker.confirm_job(&job.queue, answer).await;
+        // answers come in the order of what was sent: where the last one is long past, what was
+        // under way then is lost, all of it and not one after another
+        let lost_at = sent_at.max(self.heard_at) + REQUEST_TIMEOUT;
+        let answered = timeout_at(lost_at, self.broker.confirm_job(&job.queue, answer)).await;
+        let confirmed = answered.unwrap_or(Err(BrokerError::Timeout("storing a message")));
+        if confirmed.is_ok() {
+            self.heard_at = Instant::now();
+        }
         self.pending_bytes -= job.payload.len();
         match confirmed {
             Ok(enqueued) => self.take_enqueued(job, enqueued).await?,

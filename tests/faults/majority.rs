@@ -1,0 +1,118 @@
+//! Three servers, some of which are gone: what a majority has taken stays, and a worker that is
+//! cut off from the majority gives up its jobs in time.
+
+use naq::envelope::{QueueName, State};
+
+use crate::harness::cluster::Cluster;
+use crate::harness::naq::{Naq, alive, eventually};
+
+fn cluster() -> (Cluster, Naq) {
+    let cluster = Cluster::start(3);
+    let naq = Naq::of_cluster(&cluster);
+    let queue = QueueName::new("build").unwrap();
+    eventually("the servers have a leader", || {
+        let broker = naq.client().broker();
+        naq.handle().block_on(broker.ensure_queue(&queue)).is_ok()
+    });
+    (cluster, naq)
+}
+
+fn leader(naq: &Naq, stream: &str) -> usize {
+    let mut found = None;
+    eventually("a leader", || {
+        found = naq.handle().block_on(Cluster::leader(naq.nats(), stream));
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// A job that says that it runs, and waits for a file.
+fn waiting(naq: &Naq) -> String {
+    let home = naq.home().display();
+    let script = format!(
+        "echo $$ > {home}/pid.$NAQ_ATTEMPT; while [ ! -e {home}/go ]; do sleep 0.05; done; echo done"
+    );
+    serde_json::json!({"script": script}).to_string()
+}
+
+#[test]
+fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
+    let (mut cluster, naq) = cluster();
+    let worker = naq.worker(&["build"]).spawn();
+    let job = naq.publish("build", waiting(&naq));
+    naq.running(&job);
+    let first = leader(&naq, "naq_queue_build");
+    cluster.kill9(first);
+    cluster.start_again(first);
+    Cluster::settle(naq.handle(), naq.nats());
+    let second = leader(&naq, "KV_naq_results");
+    cluster.pause(second);
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    // the outcome finds the new leader while the old one stands still
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
+    cluster.resume(second);
+    Cluster::settle(naq.handle(), naq.nats());
+    let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+    assert_eq!(kept.finished_at, record.finished_at);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
+    let (cluster, naq) = cluster();
+    let worker = naq.worker(&["build"]).ack_wait("4s").spawn();
+    let job = naq.publish("build", waiting(&naq));
+    naq.running(&job);
+    let pid = naq.home().join("pid.1");
+    let read_pid = || std::fs::read_to_string(&pid).ok()?.trim().parse().ok();
+    eventually("it runs", || read_pid().is_some());
+    for index in [0, 1] {
+        cluster.pause(index);
+    }
+    // nobody answers its renewals: it stops the job before others could be given it
+    eventually("the job is stopped", || !read_pid().is_some_and(alive));
+    worker.says("lost the hold");
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    for index in [0, 1] {
+        cluster.resume(index);
+    }
+    let record = naq.ended(&job);
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert!(worker.stop().success());
+}
+
+/// A worker that starts while there is no majority waits for one.
+#[test]
+fn a_worker_that_starts_without_a_majority_waits_for_it() {
+    let (cluster, naq) = cluster();
+    for index in [1, 2] {
+        cluster.pause(index);
+    }
+    let url = format!("nats://127.0.0.1:{}", cluster.port(0));
+    let worker = naq
+        .worker(&[])
+        .arg("build")
+        .env("NAQ_NATS_URL", &url)
+        .spawn();
+    worker.says("not ready yet");
+    for index in [1, 2] {
+        cluster.resume(index);
+    }
+    eventually("it works", || {
+        let job = serde_json::json!({"command": "echo", "args": ["well"]}).to_string();
+        let published = naq.handle().block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            jetstream
+                .publish("naq.queue.build", job.into())
+                .await?
+                .await
+        });
+        published.is_ok()
+    });
+    naq.drained("build");
+    assert!(worker.stop().success());
+}

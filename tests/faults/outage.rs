@@ -1,0 +1,127 @@
+//! A server that stands still, and many jobs that fail at once.
+
+use std::collections::BTreeSet;
+
+use naq::broker::NewJob;
+use naq::envelope::{Envelope, JobId, QueueName, State};
+
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+/// A publish that the server has taken and not answered for in time is repeated, and counts once.
+#[test]
+fn what_is_enqueued_while_the_server_stands_still_is_there_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let queue = naq.client().queue("build").unwrap();
+    let envelope = Envelope::command("true", [] as [&str; 0]);
+    server.pause();
+    let job = std::thread::scope(|scope| {
+        let handle = naq.handle();
+        let enqueue = scope.spawn(|| handle.block_on(queue.enqueue(&envelope)));
+        // a question of the same patience: when it has given up, so has the first publish
+        assert!(handle.block_on(queue.info()).is_err());
+        server.resume();
+        enqueue.join().unwrap().unwrap()
+    });
+    assert_eq!(naq.messages_left("build"), 1);
+    let _worker = naq.worker(&["build"]).spawn();
+    let record = naq.ended(&job);
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    naq.drained("build");
+}
+
+/// What was under way when the server died is sent again together, and not each after a wait of
+/// its own.
+#[test]
+fn a_bulk_that_loses_its_server_goes_on_with_the_next() {
+    const JOBS: u64 = 60;
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let queue = QueueName::new("build").unwrap();
+    let mut bulk = naq.client().bulk();
+    server.pause();
+    naq.block_on(async {
+        for _ in 0..JOBS {
+            let payload = br#"{"command":"true"}"#.as_slice().into();
+            bulk.push(NewJob::new(queue.clone(), payload))
+                .await
+                .unwrap();
+        }
+    });
+    server.kill9();
+    server.restart();
+    assert_eq!(naq.block_on(bulk.finish()).unwrap(), JOBS);
+    assert!(bulk.take_failed().is_none());
+    assert_eq!(naq.messages_left("build"), JOBS);
+}
+
+/// A worker goes on through a server that stands still for longer than it waits for an answer.
+#[test]
+fn a_job_that_ends_while_the_server_stands_still_is_recorded_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).concurrency(1).spawn();
+    let (go, ended) = (naq.home().join("go"), naq.home().join("ended"));
+    let script = format!(
+        "echo x >> ran; while [ ! -e {} ]; do sleep 0.05; done; touch {}",
+        go.display(),
+        ended.display()
+    );
+    let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    naq.running(&job);
+    server.pause();
+    std::fs::write(&go, "").unwrap();
+    eventually("it has ended", || ended.exists());
+    worker.says("cannot record the outcome yet");
+    server.resume();
+    let record = naq.ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 1, 0)
+    );
+    naq.drained("build");
+    let ran = std::fs::read_to_string(naq.home().join("ran")).unwrap();
+    assert_eq!(ran, "x\n");
+    assert!(worker.stop().success());
+}
+
+/// Jobs that all fail at once do not come back all at once, and are nobody else's trouble. (A
+/// tenth of what the row says, for the time it takes.)
+#[test]
+fn a_thousand_jobs_that_fail_at_once_come_back_spread_and_leave_others_alone() {
+    const JOBS: usize = 1_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let lines: String = (0..JOBS)
+        .map(|index| {
+            let job = serde_json::json!({
+                "job_id": format!("f{index}"), "command": "false",
+                "max_retries": 1, "retry_delay": "4s",
+            });
+            format!("{job}\n")
+        })
+        .collect();
+    naq.cli(["enqueue", "-q", "failing", "--quiet", "--file", "-"])
+        .stdin(lines)
+        .run()
+        .succeeds();
+    let _worker = naq.worker(&["failing", "well"]).concurrency(8).spawn();
+    let first = JobId::new("f0").unwrap();
+    naq.wait_for(&first, "failed once", |record| record.attempt >= 1);
+    // in the midst of it
+    naq.a_good_job_runs("well");
+    let mut waits = BTreeSet::new();
+    for index in 0..JOBS {
+        let job = JobId::new(format!("f{index}")).unwrap();
+        let record = naq.ended(&job);
+        assert_eq!((record.state, record.attempt), (State::Failed, 2));
+        waits.insert(record.started_at.unwrap().unix_ms() / 250);
+    }
+    // drawn from four seconds: in one heap they would fill one quarter, or two
+    assert!(waits.len() >= 8, "{waits:?}");
+    assert_eq!(naq.failed().len(), JOBS);
+    naq.drained("failing");
+}
