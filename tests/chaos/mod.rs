@@ -24,7 +24,9 @@ use plan::Size;
 fn sized(default: Size) -> Size {
     let environment = naq::config::environment();
     let number = |name: &str| -> Option<u64> {
-        let text = environment.get(&format!("NAQ_CHAOS_{name}"))?;
+        let text = environment
+            .get(&format!("NAQ_CHAOS_{name}"))
+            .filter(|text| !text.is_empty())?;
         Some(
             text.parse()
                 .unwrap_or_else(|_| panic!("NAQ_CHAOS_{name}={text}: no number")),
@@ -44,7 +46,7 @@ fn sized(default: Size) -> Size {
 }
 
 #[test]
-fn the_promises_hold_on_one_server() {
+fn the_promises_hold_on_one() {
     run::run(sized(Size {
         jobs: 2_000,
         kills: 40,
@@ -56,7 +58,7 @@ fn the_promises_hold_on_one_server() {
 }
 
 #[test]
-fn the_promises_hold_on_three_servers() {
+fn the_promises_hold_on_three() {
     run::run(sized(Size {
         jobs: 400,
         kills: 16,
