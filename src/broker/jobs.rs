@@ -372,13 +372,24 @@ impl Broker {
         let stream = self.names.queue_stream(queue);
         let mut removed = 0;
         // in the order in which a message moves on, so that none slips through between two steps
+        for subject in [self.names.later(queue, job), self.names.wake(queue, job)] {
+            removed += self.purge_subjects(&stream, &subject, None).await?;
+        }
+        // One by one: a purge of what a consumer serves has the server (2.15) reckon anew what
+        // that consumer has out, and after a restart it can forget other jobs over that, which
+        // then nobody is given again.
         for subject in [
-            self.names.later(queue, job),
-            self.names.wake(queue, job),
             self.names.job(queue, job),
             self.names.needs_of_job(queue, job),
         ] {
-            removed += self.purge_subjects(&stream, &subject, None).await?;
+            let mut from = 1;
+            while let Some(message) = self
+                .read_message(&stream, Which::NextOf(&subject, from))
+                .await?
+            {
+                removed += u64::from(self.delete_message(&stream, message.sequence).await?);
+                from = message.sequence + 1;
+            }
         }
         if let Some(sequence) = sequence_in(queue, job)
             && let Some(message) = self

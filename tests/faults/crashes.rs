@@ -144,6 +144,44 @@ fn a_job_that_kills_its_worker_three_times_is_given_up() {
     naq.a_good_job_runs("build");
 }
 
+/// Removing the message of one job leaves the server its account of the others: of those that
+/// run, and of those that come.
+#[test]
+fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .ack_wait(ACK_WAIT)
+        .spawn();
+    let wait = "[ $NAQ_ATTEMPT = 2 ] || exec sleep 3600";
+    let jobs = [0, 1].map(|_| naq.publish("build", noting(&naq, wait)));
+    for job in &jobs {
+        naq.running(job);
+    }
+    let others = ["a", "b", "c"].map(|id| {
+        let job = naq.enqueue(&["-q", "build", "--id", id, "--", "true"]);
+        assert_eq!(job.as_str(), id);
+        job
+    });
+    naq.cli(["cancel", "b"]).run().succeeds();
+    first.signal(Signal::SIGKILL);
+    first.ends();
+    let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    for job in &jobs {
+        let record = naq.ended(job);
+        assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    }
+    for (job, state) in others
+        .iter()
+        .zip([State::Succeeded, State::Cancelled, State::Succeeded])
+    {
+        assert_eq!(naq.ended(job).state, state);
+    }
+    naq.drained("build");
+}
+
 /// A worker that stands still just before its claim, while another, without the label that the
 /// job requires, hands the message on: the claim goes by a message that is gone.
 #[test]
