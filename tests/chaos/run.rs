@@ -198,13 +198,6 @@ pub(super) fn run(size: Size) {
     run.ending.store(true, Ordering::Relaxed);
     end_workers(&run, workers);
     watch.join().unwrap();
-    if let Servers::One(server) = &servers {
-        let _ = std::process::Command::new("cp")
-            .arg("-r")
-            .arg(server.data_dir())
-            .arg(run.folder.join("server"))
-            .status();
-    }
     let seen = look(&run, messages_left, left_over);
     report(&run, &seen, &check(&seen));
 }

@@ -22,12 +22,7 @@ const STREAMS: [&str; 3] = ["KV_naq_results", "naq_queue_left", "naq_queue_right
 impl Servers {
     pub(super) fn start(count: usize) -> Servers {
         if count == 1 {
-            Servers::One(Box::new(TestServer::with(
-                &crate::harness::nats::TestOptions {
-                    extra_config: "trace: true\nlogfile_size_limit: 0".to_owned(),
-                    ..Default::default()
-                },
-            )))
+            Servers::One(Box::new(TestServer::start()))
         } else {
             Servers::Many(Cluster::start(count))
         }
