@@ -184,15 +184,15 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
         async_nats::HeaderMap::new(),
     );
     if let Some(id) = &job.job_id {
-        match way {
+        // the id of an envelope that cannot be read has to be told outside of it
+        let is_readable = job.ends != Ends::Rejected;
+        match way.min(if is_readable { 2 } else { 1 }) {
             0 => subject = format!("{subject}.{id}"),
             1 => headers.insert("Nats-Msg-Id", id.as_str()),
             // the id in the envelope alone
             _ => {}
         }
     }
-    // one that is no job has its id from outside the envelope, or from its place
-    let id_counts = job.ends != Ends::Rejected || way < 2;
     let queue = QueueName::new(job.queue).unwrap();
     run.naq.handle().block_on(async move {
         let told = |error: &dyn std::fmt::Display| error.to_string();
@@ -203,8 +203,8 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
             .await
             .map_err(|error| told(&error))?;
         Ok(match &job.job_id {
-            Some(id) if id_counts => id.clone(),
-            _ => JobId::for_sequence(&queue, ack.sequence).to_string(),
+            Some(id) => id.clone(),
+            None => JobId::for_sequence(&queue, ack.sequence).to_string(),
         })
     })
 }
