@@ -6,7 +6,7 @@
 //! looked at, and everything else goes: at once where nothing is out, else one by one from the
 //! first one that is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -116,51 +116,47 @@ impl Broker {
         self.rest(queue, open).await?;
         let stream = self.names.queue_stream(queue);
         // what is put in from here on is not meant
-        let last = self
-            .queue_handle(queue)
-            .await?
-            .cached_info()
-            .state
-            .last_sequence;
+        let state = &self.queue_handle(queue).await?.cached_info().state.clone();
+        let meant = state.first_sequence.max(1)..=state.last_sequence;
         let (held, running) = self.held(queue).await?;
         let mut purged = Purged {
             removed: 0,
             running,
         };
         // all that a queue has but for the bells of waiting jobs, which are none of its jobs
+        let later = self.names.all_later(queue);
+        purged.removed += self
+            .purge_subjects(&stream, &later, Some(meant.end() + 1))
+            .await?;
         for subjects in [
-            self.names.all_later(queue),
             self.names.bare_job(queue),
             self.names.jobs(queue),
             self.names.all_needs(queue),
         ] {
-            let held: BTreeSet<u64> = held
-                .iter()
-                .filter(|(_, subject)| matches(&subjects, subject))
-                .map(|(sequence, _)| *sequence)
-                .collect();
-            purged.removed += self.purge_but(&stream, &subjects, last, &held).await?;
+            purged.removed += self.purge_but(&stream, &subjects, &meant, &held).await?;
         }
         Ok(purged)
     }
 
-    /// Removes the messages under a filter up to a sequence, but for those held.
+    /// Removes the messages under a filter in a stretch of a stream, but for those held.
+    ///
+    /// One by one where some are: a purge of what a consumer serves has the server (2.15) reckon
+    /// anew what that consumer has out, and after a restart it can forget jobs over that.
     async fn purge_but(
         &self,
         stream: &str,
         subjects: &str,
-        last: u64,
+        meant: &RangeInclusive<u64>,
         held: &BTreeSet<u64>,
     ) -> Result<u64, BrokerError> {
-        let Some(first_held) = held.first().copied() else {
+        let (first, last) = (*meant.start(), *meant.end());
+        if held.is_empty() {
             return self.purge_subjects(stream, subjects, Some(last + 1)).await;
-        };
-        let mut removed = self
-            .purge_subjects(stream, subjects, Some(first_held))
-            .await?;
-        let length = (last - first_held).div_ceil(STRETCHES).max(1);
+        }
+        let mut removed = 0;
+        let length = (last + 1).saturating_sub(first).div_ceil(STRETCHES).max(1);
         let mut stretches: FuturesUnordered<_> = (0..STRETCHES)
-            .map(|place| first_held + 1 + place * length)
+            .map(|place| first + place * length)
             .take_while(|from| *from <= last)
             .map(|from| {
                 let to = last.min(from + length - 1);
@@ -200,10 +196,10 @@ impl Broker {
         Ok(removed)
     }
 
-    /// A queue's messages that workers still answer for, by sequence, with their subjects; and how
+    /// The sequences of a queue's messages that workers still answer for; and how
     /// many of them are of jobs that run. Deliveries must be at rest.
-    async fn held(&self, queue: &QueueName) -> Result<(BTreeMap<u64, String>, u64), BrokerError> {
-        let mut held = BTreeMap::new();
+    async fn held(&self, queue: &QueueName) -> Result<(BTreeSet<u64>, u64), BrokerError> {
+        let mut held = BTreeSet::new();
         let mut running = 0;
         let mut unclaimed = Vec::new();
         for consumer in self.consumers(queue).await? {
@@ -214,24 +210,24 @@ impl Broker {
             while let Some(message) = out.next(self).await? {
                 let job = job_of(queue, &message);
                 if self.standing(&job, message.sequence).await? == Standing::Running {
-                    held.insert(message.sequence, message.subject);
+                    held.insert(message.sequence);
                     running += 1;
                 } else {
-                    unclaimed.push((job, message.sequence, message.subject));
+                    unclaimed.push((job, message.sequence));
                 }
             }
         }
         if !unclaimed.is_empty() {
             tokio::time::sleep(CLAIMED_WITHIN).await;
         }
-        for (job, sequence, subject) in unclaimed {
+        for (job, sequence) in unclaimed {
             match self.standing(&job, sequence).await? {
                 Standing::Running => running += 1,
                 // about to be acknowledged, and counted by no one
                 Standing::Ended => {}
                 Standing::Waiting => continue,
             }
-            held.insert(sequence, subject);
+            held.insert(sequence);
         }
         Ok((held, running))
     }
@@ -260,17 +256,4 @@ enum Standing {
     Ended,
     /// It has not been claimed, or was handed back.
     Waiting,
-}
-
-/// Whether a subject is one of a filter, whose wildcards are whole tokens.
-fn matches(filter: &str, subject: &str) -> bool {
-    let (mut wanted, mut tokens) = (filter.split('.'), subject.split('.'));
-    loop {
-        match (wanted.next(), tokens.next()) {
-            (None, None) => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(wanted), Some(token)) if wanted == token => {}
-            _ => return false,
-        }
-    }
 }
