@@ -237,6 +237,7 @@ pub(super) async fn open(
         .name(&options.client_name)
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
         .subscription_capacity(16_384)
         .client_capacity(4_096)
         .read_buffer_capacity(u16::MAX)
@@ -278,6 +279,11 @@ pub(super) async fn open(
     drop(link.0.wait_for(|state| state.generation > 0).await);
     Ok((client, link))
 }
+
+/// How often the server is asked for a sign of life. After three unanswered ones the connection is
+/// given up, and another server of the cluster is tried: well inside `ack_wait`, so that a worker
+/// whose server stands still keeps its jobs. (The client's own choice is a minute.)
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// None for the first attempt, which is also the very first connection; then quick, since most
 /// outages are restarts, and at last two seconds, each client a little apart from the others.

@@ -116,6 +116,8 @@ pub(super) fn keep(run: &Arc<Run>, index: usize) {
             }
             (Some(libc::SIGKILL), None) if killed => {}
             (None, _) if status.success() => {}
+            // asked to end before it could know of signals, and so before it had anything
+            (Some(libc::SIGTERM), None) if !said.contains("working") => {}
             // it could not begin while the server was away
             (None, _) if matches!(status.code(), Some(1 | 3)) && !said.contains("working") => {
                 run.note(&format!("worker {index}: {}", said.trim_end()));
