@@ -86,7 +86,7 @@ enum Verb {
     Cancel(cancel::Args),
     /// List the workers
     ListWorkers(list_workers::Args),
-    /// List, add, pause, resume and remove queues
+    /// List, add, set, pause, resume and remove queues
     Queues(queues::Args),
     /// Remove every job of queues
     Purge(purge::Args),
