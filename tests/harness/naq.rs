@@ -308,9 +308,17 @@ impl Naq {
         })
     }
 
+    /// Waits until a queue's stream holds just so many messages. A job is acknowledged after its
+    /// end can be read: who looks in between sees one more.
+    pub(crate) fn holds(&self, queue: &str, messages: u64) {
+        eventually(&format!("{queue} holding {messages}"), || {
+            self.messages_left(queue) == messages
+        });
+    }
+
     /// Waits until a queue's stream holds no message: everything has been acknowledged.
     pub(crate) fn drained(&self, queue: &str) {
-        eventually(&format!("{queue} empty"), || self.messages_left(queue) == 0);
+        self.holds(queue, 0);
     }
 }
 

@@ -103,5 +103,5 @@ fn run_cancels_its_job_on_an_interrupt_even_between_two_attempts() {
     running.signal(Signal::SIGINT);
     assert!(!running.leave().success());
     assert_eq!(naq.ended(&id("again")).state, State::Cancelled);
-    assert_eq!(naq.messages_left("run"), 0);
+    naq.holds("run", 0);
 }

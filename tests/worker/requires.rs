@@ -108,7 +108,7 @@ fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
     }
     let main = consumer(&naq, "build", "naq-worker");
     assert_eq!(main.delivered.consumer_sequence, 2 + 3);
-    assert_eq!(naq.messages_left("build"), 2);
+    naq.holds("build", 2);
     for job in [&both, &ssd] {
         let (record, _) = naq
             .block_on(naq.client().broker().read_record(job))
@@ -333,7 +333,7 @@ fn an_id_is_taken_while_its_job_waits() {
     handed_on(&naq, 1);
     enqueue("true").succeeds();
     enqueue("false").exits(5).says(&["is taken"]);
-    assert_eq!(naq.messages_left("build"), 1);
+    naq.holds("build", 1);
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn two_messages_of_one_job_are_one_job() {
             .stream_sequence
             == 3
     });
-    assert_eq!(naq.messages_left("build"), 3);
+    naq.holds("build", 3);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
     let record = naq.ended(&id("twice"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
@@ -490,7 +490,7 @@ fn labels_under_a_false_key_do_not_make_jobs_go_round() {
     naq.a_good_job_runs("build");
     let record = naq.block_on(naq.client().fetch_job(&job)).expect("found");
     assert_eq!(record.state, State::Queued);
-    assert_eq!(naq.messages_left("build"), 1);
+    naq.holds("build", 1);
 }
 
 #[test]
