@@ -23,6 +23,7 @@ mod queues;
 mod records;
 mod requirements;
 mod scan;
+mod schedules;
 mod slots;
 mod step;
 mod topology;
@@ -43,6 +44,9 @@ pub use purge::Purged;
 pub use queues::{QueueInfo, QueueSettings};
 pub use records::{RecordEvent, RecordWatch, Stored};
 pub use requirements::{Requirement, RequirementEvent, RequirementWatch, requirement_key};
+pub use schedules::{
+    LockEvent, LockWatch, ScheduleEvent, ScheduleListing, ScheduleWatch, StoredLock, StoredSchedule,
+};
 pub use slots::Holder;
 pub(crate) use step::step;
 

@@ -1,6 +1,6 @@
 //! Every subject, stream and bucket name, in one place.
 
-use crate::envelope::{JobId, QueueName};
+use crate::envelope::{JobId, QueueName, ScheduleId};
 
 /// The names naq uses on a server under one prefix. Another prefix is another, separate naq.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,6 +332,56 @@ impl Names {
     #[must_use]
     pub fn all_logs(&self) -> String {
         format!("{}.log.*", self.prefix)
+    }
+
+    /// The bucket of schedules.
+    #[must_use]
+    pub fn schedules_bucket(&self) -> String {
+        format!("{}_scheduled_jobs", self.prefix)
+    }
+
+    /// A schedule's key.
+    #[must_use]
+    pub fn schedule(&self, schedule: &ScheduleId) -> String {
+        format!("$KV.{}_scheduled_jobs.{schedule}", self.prefix)
+    }
+
+    /// The schedule of a key; none where it is not a schedule's.
+    #[must_use]
+    pub fn schedule_of_key(&self, key: &str) -> Option<ScheduleId> {
+        let rest = key.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
+        ScheduleId::new(rest.strip_prefix("_scheduled_jobs.")?).ok()
+    }
+
+    /// Where the server repeats each stored change of a schedule.
+    #[must_use]
+    pub fn schedule_events(&self) -> String {
+        format!("{}.schedule.>", self.prefix)
+    }
+
+    /// The schedule whose change has this subject.
+    #[must_use]
+    pub fn schedule_of_event(&self, subject: &str) -> Option<ScheduleId> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        ScheduleId::new(rest.strip_prefix(".schedule.")?).ok()
+    }
+
+    /// The bucket of the schedulers' lock.
+    #[must_use]
+    pub fn lock_bucket(&self) -> String {
+        format!("{}_scheduler_lock", self.prefix)
+    }
+
+    /// The key of the lock that makes a scheduler the leader.
+    #[must_use]
+    pub fn leader_lock(&self) -> String {
+        format!("$KV.{}_scheduler_lock.leader_lock", self.prefix)
+    }
+
+    /// Where the server repeats each stored change of the lock.
+    #[must_use]
+    pub fn lock_events(&self) -> String {
+        format!("{}.scheduler.leader_lock", self.prefix)
     }
 
     /// The stream behind a bucket.

@@ -233,7 +233,7 @@ fn read(job: &JobId, message: &RawMessage) -> Result<Option<Record>, BrokerError
 }
 
 /// The headers of a compare-and-set.
-fn conditions(expected: u64, ttl: Option<Duration>) -> HeaderMap {
+pub(super) fn conditions(expected: u64, ttl: Option<Duration>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(
         async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,

@@ -103,6 +103,28 @@ impl Broker {
         .await
     }
 
+    pub(super) async fn ensure_schedules(&self) -> Result<(), BrokerError> {
+        let bucket = self.names.schedules_bucket();
+        let mut config = self.bucket_config(&bucket, "what is enqueued again and again");
+        config.republish = Some(Republish {
+            source: format!("$KV.{bucket}.>"),
+            destination: self.names.schedule_events(),
+            headers_only: false,
+        });
+        self.ensure_stream(config).await
+    }
+
+    pub(super) async fn ensure_scheduler_lock(&self) -> Result<(), BrokerError> {
+        let mut config =
+            self.bucket_config(&self.names.lock_bucket(), "which scheduler is the leader");
+        config.republish = Some(Republish {
+            source: self.names.leader_lock(),
+            destination: self.names.lock_events(),
+            headers_only: false,
+        });
+        self.ensure_stream(config).await
+    }
+
     pub(super) async fn ensure_failed(&self) -> Result<(), BrokerError> {
         self.ensure_stream(Config {
             name: self.names.failed_stream(),

@@ -181,6 +181,8 @@ pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
     if let Ok(envelope) = Envelope::parse(&message.payload) {
         record.labels = envelope.labels;
         record.rerun_of = envelope.rerun_of;
+        record.schedule_id = envelope.schedule_id;
+        record.scheduled_for = envelope.scheduled_for;
     }
     record
 }

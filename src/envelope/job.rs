@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::dependency::{DEPENDENCIES_MAX, Dependency};
-use super::names::{JobId, NAME_CHARS_MAX};
+use super::names::{JobId, NAME_CHARS_MAX, ScheduleId};
 use super::record::Timestamp;
 use super::units::{Size, Span};
 use super::{Invalid, RejectReason, json};
@@ -202,6 +202,12 @@ pub struct Envelope {
     /// The ended job that this one repeats; written by `naq retry`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<JobId>,
+    /// The schedule that this job comes from; written by the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    /// The time for which its schedule has it; written by the scheduler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_for: Option<Timestamp>,
 }
 
 /// Limits on one job's processes. What is absent is the worker's default.

@@ -11,6 +11,7 @@ mod json;
 mod names;
 mod record;
 mod rerun;
+mod schedule;
 mod schema;
 mod text;
 pub mod units;
@@ -20,9 +21,15 @@ pub use dependency::{Condition, DEPENDENCIES_MAX, Dependency};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
 pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin, says_the_same};
 pub use json::DEPTH_MAX;
-pub use names::{BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName};
+pub use names::{
+    BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX, ScheduleId,
+};
 pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage, Waits};
 pub use rerun::rerun;
+pub use schedule::{
+    INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
+    Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
+};
 pub use schema::{SCHEMAS, schema};
 pub use text::escape;
 pub use worker::{WorkerInfo, WorkerState};

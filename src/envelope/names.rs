@@ -9,21 +9,26 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::record::Timestamp;
 use super::units::clip;
 
 /// The longest name a user may choose, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
+
+/// The longest name of a schedule, in characters: its jobs are named after it and their time.
+pub const SCHEDULE_ID_CHARS_MAX: usize = 40;
 
 /// The longest job id there is: a queue name, a dash and a stream sequence.
 pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + 1 + 20;
 
 /// Why a name was refused. The text names the name, the kind of name and the form expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} cannot be a {kind}: {problem}; use 1 to 64 of A-Z a-z 0-9 _ -")]
+#[error("{name:?} cannot be a {kind}: {problem}; use 1 to {chars_max} of A-Z a-z 0-9 _ -")]
 pub struct BadName {
     name: String,
     kind: &'static str,
     problem: &'static str,
+    chars_max: usize,
 }
 
 fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), BadName> {
@@ -53,6 +58,8 @@ fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), BadName
         name: clip(name),
         kind,
         problem,
+        // an id that naq makes may be longer than one that is chosen
+        chars_max: chars_max.min(NAME_CHARS_MAX),
     })
 }
 
@@ -143,6 +150,13 @@ name_type!(
     NAME_CHARS_MAX
 );
 
+name_type!(
+    /// A schedule's name.
+    ScheduleId,
+    "schedule name",
+    SCHEDULE_ID_CHARS_MAX
+);
+
 impl JobId {
     /// A new id: a UUID of version 7, so that ids sort by the time they were made.
     #[must_use]
@@ -179,6 +193,20 @@ impl JobId {
         JobId(id.as_hyphenated().to_string().into())
     }
 
+    /// The id of a schedule's job at a tick: its name and the tick's time in UTC
+    /// (`nightly-20261224T170000Z`, with milliseconds where there are any). Whoever enqueues the
+    /// tick makes the same id, so a tick is one job at the most.
+    #[must_use]
+    pub fn for_tick(schedule: &ScheduleId, tick: Timestamp) -> JobId {
+        JobId(format!("{schedule}-{}", compact(tick)).into())
+    }
+
+    /// The id of a job that someone asks a schedule for at this time, beside its ticks.
+    #[must_use]
+    pub fn for_run_now(schedule: &ScheduleId, now: Timestamp) -> JobId {
+        JobId(format!("{schedule}-now-{}", compact(now)).into())
+    }
+
     /// Takes an id that a user chose, which is shorter than one naq may make.
     ///
     /// # Errors
@@ -189,10 +217,34 @@ impl JobId {
     }
 }
 
+/// A time in UTC that may stand in a name.
+fn compact(time: Timestamp) -> String {
+    let format = if time.unix_ms() % 1_000 == 0 {
+        "%Y%m%dT%H%M%SZ"
+    } else {
+        "%Y%m%dT%H%M%S%3fZ"
+    };
+    time.0.format(format).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_tick_names_its_job() {
+        let nightly = ScheduleId::new("nightly").unwrap();
+        let at = |text: &str| text.parse().unwrap();
+        let tick = JobId::for_tick(&nightly, at("2026-12-24T18:00:00+01:00"));
+        assert_eq!(tick.as_str(), "nightly-20261224T170000Z");
+        let tick = JobId::for_tick(&nightly, at("2026-12-24T17:00:00.250Z"));
+        assert_eq!(tick.as_str(), "nightly-20261224T170000250Z");
+        let longest = ScheduleId::new("x".repeat(SCHEDULE_ID_CHARS_MAX)).unwrap();
+        let now = JobId::for_run_now(&longest, at("2026-12-24T17:00:00.250Z"));
+        assert!(JobId::chosen(now.as_str()).is_ok());
+        assert!(ScheduleId::new("x".repeat(SCHEDULE_ID_CHARS_MAX + 1)).is_err());
+    }
 
     #[test]
     fn refuses_by_name() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::dependency::Dependency;
-use super::names::{JobId, QueueName};
+use super::names::{JobId, QueueName, ScheduleId};
 
 /// A moment, RFC 3339 on the wire, in UTC with milliseconds when written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -475,7 +475,10 @@ pub struct Record {
     pub rerun_of: Option<JobId>,
     /// The schedule it comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule_id: Option<String>,
+    pub schedule_id: Option<ScheduleId>,
+    /// The time for which its schedule had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_for: Option<Timestamp>,
     /// The envelope's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -536,6 +539,7 @@ impl Record {
             envelope_digest: None,
             rerun_of: None,
             schedule_id: None,
+            scheduled_for: None,
             labels: BTreeMap::new(),
             envelope: None,
             result_object: None,

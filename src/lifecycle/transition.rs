@@ -104,6 +104,8 @@ pub fn on_delivery(
         record.labels.clone_from(&envelope.labels);
         record.dependents = record_is_awaited;
         record.rerun_of.clone_from(&envelope.rerun_of);
+        record.schedule_id.clone_from(&envelope.schedule_id);
+        record.scheduled_for = envelope.scheduled_for;
         record.envelope_digest = Some(delivered.envelope_digest.clone());
         record
     };

@@ -114,7 +114,10 @@ pub(super) fn build(
         tell("NAQ_CHECKPOINT", checkpoint.get().to_owned());
     }
     if let Some(schedule) = &record.schedule_id {
-        tell("NAQ_SCHEDULE_ID", schedule.clone());
+        tell("NAQ_SCHEDULE_ID", schedule.to_string());
+    }
+    if let Some(time) = record.scheduled_for {
+        tell("NAQ_SCHEDULED_FOR", time.to_string());
     }
     let traceparent = envelope.traceparent.as_deref().or(identity.traceparent);
     if let Some(traceparent) = traceparent {
