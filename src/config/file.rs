@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::error::{ConfigError, Warning};
-use super::nearest::nearest;
 use super::resolve::Source;
 use super::surroundings::Surroundings;
 use super::table::{FILE_VARIABLE, SETTINGS, Setting};
 use super::value::{self, Value};
+use crate::envelope::nearest;
 
 /// The file's name where it is looked for.
 const NAME: &str = "naq.toml";

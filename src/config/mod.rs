@@ -14,7 +14,6 @@
 mod context;
 mod error;
 mod file;
-mod nearest;
 mod resolve;
 mod surroundings;
 mod table;

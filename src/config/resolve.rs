@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::context::{self, Context};
 use super::error::{ConfigError, Warning};
 use super::file::{self, File};
-use super::nearest::nearest;
 use super::surroundings::Surroundings;
 use super::table::{
     FILE_VARIABLE, Fallback, JOB_ID_VARIABLE, JOB_VARIABLES, RETIRED, SETTINGS, Setting,
 };
 use super::value::{self, Secret, Value};
+use crate::envelope::nearest;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

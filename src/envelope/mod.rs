@@ -9,6 +9,7 @@ mod flow;
 mod job;
 mod json;
 mod names;
+mod nearest;
 mod record;
 mod rerun;
 mod schedule;
@@ -24,6 +25,7 @@ pub use json::DEPTH_MAX;
 pub use names::{
     BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX, ScheduleId,
 };
+pub use nearest::nearest;
 pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage, Waits};
 pub use rerun::rerun;
 pub use schedule::{

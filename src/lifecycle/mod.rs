@@ -5,17 +5,25 @@
 
 mod backoff;
 mod cancel;
+mod cron;
 mod dependency;
+mod moment;
 mod requirement;
+mod schedule;
 mod transition;
 #[cfg(test)]
 mod walk;
+mod zone;
 
 pub use backoff::{Verdict, delay, judge};
 pub use cancel::{OnCancel, on_cancel};
+pub use cron::{Cron, CronError};
 pub use dependency::{Prospect, Weighed, meets, weigh};
+pub use moment::{MomentError, parse_moment};
 pub use requirement::{hand_on, satisfies};
+pub use schedule::{BadSchedule, Crons, Plan, Position, Step, check_schedule};
 pub use transition::{
     Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
     end_attempt, kept_for, on_delivery, reject, result_ttl,
 };
+pub use zone::{BadZone, Zone};

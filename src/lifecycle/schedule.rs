@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::cron::{Cron, CronError, Zone};
+use super::cron::{Cron, CronError};
+use super::zone::{BadZone, Zone};
 use crate::envelope::{
     INTERVAL_MS_MIN, Invalid, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX, Misfire,
     Schedule, ScheduleId, TickEnvelope, Timestamp,
@@ -365,9 +366,7 @@ fn cadence(schedule: &Schedule, crons: &mut Crons) -> Result<Cadence, BadSchedul
             let zone = match &schedule.tz {
                 Some(name) => name
                     .parse()
-                    .map_err(|error: super::cron::BadZone| {
-                        BadSchedule::field("tz", error.to_string())
-                    })?,
+                    .map_err(|error: BadZone| BadSchedule::field("tz", error.to_string()))?,
                 None => Zone::default(),
             };
             Ok(Cadence::Cron {
@@ -423,9 +422,11 @@ fn after(time: Timestamp) -> Timestamp {
 
 /// A number that goes with a name: FNV-1a.
 fn seed(name: &ScheduleId) -> u64 {
-    name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    name.as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 /// Spreads a number over all numbers: the finaliser of SplitMix64.
@@ -434,4 +435,272 @@ fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::units::Span;
+    use crate::envelope::{Overlap, QueueName, ScheduleProgress, ScheduleStatus};
+    use proptest::prelude::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn ms(unix_ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(unix_ms).unwrap()
+    }
+
+    fn schedule(cron: Option<&str>, every_ms: Option<u64>) -> Schedule {
+        let now = at("2026-12-24T17:00:00Z");
+        Schedule {
+            schedule_id: ScheduleId::new("nightly").unwrap(),
+            queue: QueueName::new("default").unwrap(),
+            envelope: serde_json::from_str(r#"{"command":"true"}"#).unwrap(),
+            cron: cron.map(str::to_owned),
+            tz: None,
+            every: every_ms.map(|ms| Span(std::time::Duration::from_millis(ms))),
+            anchor: None,
+            repeat: None,
+            start: None,
+            end: None,
+            jitter: None,
+            misfire: Misfire::Once,
+            misfire_max: None,
+            misfire_grace: None,
+            overlap: Overlap::Allow,
+            set: None,
+            created_at: now,
+            status: ScheduleStatus::Active,
+            paused_reason: None,
+            next_run: None,
+            progress: ScheduleProgress::from(now),
+        }
+    }
+
+    fn plan(schedule: &Schedule) -> Plan {
+        Plan::new(schedule, &mut Crons::default()).unwrap()
+    }
+
+    /// Goes on at a time until there is something to wait for: the ticks that are enqueued, how
+    /// many are left out, and what follows.
+    fn run(plan: &Plan, position: &mut Position, now: Timestamp) -> (Vec<Timestamp>, u64, Step) {
+        let (mut fired, mut missed_all) = (Vec::new(), 0);
+        loop {
+            match plan.step(position, now) {
+                Step::Fire { tick } => {
+                    assert!(tick > position.done_until && tick <= now);
+                    position.done_until = tick;
+                    position.runs += 1;
+                    fired.push(tick);
+                }
+                Step::Judged {
+                    done_until,
+                    judged_until,
+                    missed,
+                } => {
+                    assert!(done_until >= position.done_until && judged_until <= now);
+                    assert!(
+                        position
+                            .judged_until
+                            .is_none_or(|before| before < judged_until)
+                    );
+                    position.done_until = done_until;
+                    position.judged_until = Some(judged_until);
+                    missed_all += missed;
+                }
+                wait => return (fired, missed_all, wait),
+            }
+        }
+    }
+
+    #[test]
+    fn an_interval_is_counted_from_its_beginning() {
+        let mut every = schedule(None, Some(15_000));
+        let now = every.created_at;
+        let tick = |schedule: &Schedule, after| plan(schedule).tick_after(after);
+        assert_eq!(tick(&every, now), Some(at("2026-12-24T17:00:15Z")));
+        assert_eq!(
+            tick(&every, at("2026-12-24T17:00:15Z")),
+            Some(at("2026-12-24T17:00:30Z"))
+        );
+        every.start = Some(at("2026-12-24T18:00:00Z"));
+        assert_eq!(tick(&every, now), every.start);
+        every.start = Some(at("2026-12-24T16:00:07Z"));
+        assert_eq!(tick(&every, now), Some(at("2026-12-24T17:00:07Z")));
+        every.end = Some(at("2026-12-24T17:00:06Z"));
+        assert_eq!(tick(&every, now), None);
+    }
+
+    #[test]
+    fn late_ticks_follow_the_policy() {
+        let mut hourly = schedule(Some("0 * * * *"), None);
+        // away for three hours and a bit: 18, 19, 20 o'clock are late
+        let now = at("2026-12-24T20:10:00Z");
+        let mut outcome = |misfire, misfire_max| {
+            hourly.misfire = misfire;
+            hourly.misfire_max = misfire_max;
+            let plan = plan(&hourly);
+            let mut position = Position::of(&hourly);
+            let (fired, missed, next) = run(&plan, &mut position, now);
+            let tick = at("2026-12-24T21:00:00Z");
+            assert_eq!(next, Step::Wait { tick, at: tick });
+            let hours: Vec<i64> = fired
+                .iter()
+                .map(|tick| tick.unix_ms() / 3_600_000 % 24)
+                .collect();
+            (hours, missed)
+        };
+        assert_eq!(outcome(Misfire::Skip, None), (vec![], 3));
+        assert_eq!(outcome(Misfire::Once, None), (vec![20], 2));
+        assert_eq!(outcome(Misfire::All, None), (vec![18, 19, 20], 0));
+        assert_eq!(outcome(Misfire::All, Some(2)), (vec![19, 20], 1));
+    }
+
+    #[test]
+    fn what_is_just_late_is_not_missed() {
+        let mut often = schedule(None, Some(1_000));
+        often.misfire = Misfire::Skip;
+        let mut position = Position::of(&often);
+        let now = ms(often.created_at.unix_ms() + 30_500);
+        let (fired, missed, _) = run(&plan(&often), &mut position, now);
+        assert_eq!((fired.len(), missed), (30, 0));
+    }
+
+    #[test]
+    fn a_year_away_is_not_walked_through() {
+        let mut often = schedule(Some("* * * * * *"), None);
+        often.misfire = Misfire::All;
+        often.misfire_grace = Some(Span::from_secs(10));
+        let mut position = Position::of(&often);
+        let now = at("2027-12-24T17:00:00Z");
+        let (fired, missed, _) = run(&plan(&often), &mut position, now);
+        assert_eq!((fired.len(), missed), (100 + 10, COUNTED_MAX));
+        assert_eq!(position.done_until, now);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_repeats_nothing() {
+        let every = schedule(None, Some(60_000));
+        let mut position = Position::of(&every);
+        let later = ms(every.created_at.unix_ms() + 600_000);
+        let plan = plan(&every);
+        assert!(!run(&plan, &mut position, later).0.is_empty());
+        let done = position;
+        let (fired, missed, _) = run(&plan, &mut position, every.created_at);
+        assert_eq!((fired, missed, position), (vec![], 0, done));
+    }
+
+    #[test]
+    fn a_run_that_was_set_by_hand_comes_first() {
+        let mut hourly = schedule(Some("0 * * * *"), None);
+        let by_hand = at("2026-12-24T17:20:00Z");
+        hourly.next_run = Some(by_hand);
+        let mut position = Position::of(&hourly);
+        let plan = plan(&hourly);
+        assert_eq!(plan.next(&position), Some(by_hand));
+        let (fired, _, next) = run(&plan, &mut position, at("2026-12-24T17:20:01Z"));
+        assert_eq!(fired, [by_hand]);
+        let tick = at("2026-12-24T18:00:00Z");
+        assert_eq!(next, Step::Wait { tick, at: tick });
+        // also one that is late, whatever the policy: someone asked for it
+        hourly.misfire = Misfire::Once;
+        let mut position = Position::of(&hourly);
+        let (fired, _, _) = run(&plan, &mut position, at("2026-12-24T17:50:00Z"));
+        assert_eq!(fired, [by_hand]);
+    }
+
+    #[test]
+    fn it_ends_when_it_has_repeated_enough() {
+        let mut every = schedule(None, Some(1_000));
+        every.repeat = Some(3);
+        let mut position = Position::of(&every);
+        let now = ms(every.created_at.unix_ms() + 30_000);
+        let (fired, _, next) = run(&plan(&every), &mut position, now);
+        assert_eq!((fired.len(), next), (3, Step::End));
+    }
+
+    #[test]
+    fn bad_ones_are_refused_by_field() {
+        let field = |change: &dyn Fn(&mut Schedule)| {
+            let mut bad = schedule(Some("0 5 * * *"), None);
+            change(&mut bad);
+            match check_schedule(&bad).unwrap_err() {
+                BadSchedule::Field { field, .. } => field,
+                BadSchedule::Cron(_) => "expression",
+                BadSchedule::Envelope(_) => "envelope",
+            }
+        };
+        let hour = Some(Span::from_secs(3_600));
+        assert_eq!(field(&|bad| bad.cron = None), "cron");
+        assert_eq!(field(&|bad| bad.every = hour), "every");
+        assert_eq!(
+            field(&|bad| bad.cron = Some("61 * * * *".to_owned())),
+            "expression"
+        );
+        assert_eq!(
+            field(&|bad| bad.cron = Some("0 0 30 2 *".to_owned())),
+            "expression"
+        );
+        assert_eq!(
+            field(&|bad| bad.tz = Some("Europe/Bielefeld".to_owned())),
+            "tz"
+        );
+        assert_eq!(field(&|bad| bad.repeat = Some(0)), "repeat");
+        assert_eq!(field(&|bad| bad.misfire_max = Some(0)), "misfire_max");
+        assert_eq!(field(&|bad| bad.end = Some(bad.created_at)), "end");
+        let no_envelope = serde_json::from_str::<Box<serde_json::value::RawValue>>("{}").unwrap();
+        assert_eq!(field(&|bad| bad.envelope = no_envelope.clone()), "envelope");
+        let mut fast = schedule(None, Some(99));
+        assert!(matches!(
+            check_schedule(&fast),
+            Err(BadSchedule::Field { field: "every", .. })
+        ));
+        fast.every = Some(Span(std::time::Duration::from_millis(100)));
+        assert!(check_schedule(&fast).is_ok());
+    }
+
+    proptest! {
+        /// However often and whenever it is looked at: no tick twice, none out of order, and none
+        /// missing that is not counted as missed.
+        #[test]
+        fn every_tick_is_enqueued_or_counted(
+            every_ms in 100_u64..100_000,
+            looks in proptest::collection::vec(-50_000_i64..200_000, 1..30),
+            misfire in prop_oneof![Just(Misfire::Skip), Just(Misfire::Once), Just(Misfire::All)],
+            misfire_max in 1_u32..20,
+            jitter_ms in 0_u64..5_000,
+        ) {
+            let mut every = schedule(None, Some(every_ms));
+            every.misfire = misfire;
+            every.misfire_max = Some(misfire_max);
+            every.jitter = Some(Span(std::time::Duration::from_millis(jitter_ms)));
+            let plan = plan(&every);
+            let mut position = Position::of(&every);
+            let (mut fired_all, mut missed_all) = (Vec::new(), 0);
+            let mut now_ms = every.created_at.unix_ms();
+            for look in looks {
+                now_ms += look;
+                let (fired, missed, _) = run(&plan, &mut position, ms(now_ms));
+                fired_all.extend(fired);
+                missed_all += missed;
+            }
+            prop_assert!(fired_all.is_sorted_by(|a, b| a < b));
+            let passed = position.done_until.unix_ms() - every.created_at.unix_ms();
+            let due = u64::try_from(passed).unwrap() / every_ms;
+            prop_assert_eq!(fired_all.len() as u64 + missed_all, due);
+        }
+
+        /// Whoever goes on from what another has stored enqueues the same ticks.
+        #[test]
+        fn jitter_is_the_same_for_everyone(tick_ms in 0_i64..10_000_000_000, jitter_ms in 0_u64..100_000) {
+            let mut every = schedule(None, Some(1_000));
+            every.jitter = Some(Span(std::time::Duration::from_millis(jitter_ms)));
+            let tick = ms(tick_ms);
+            let fire_at = plan(&every).fire_at(tick);
+            prop_assert_eq!(fire_at, plan(&every).fire_at(tick));
+            prop_assert!(fire_at >= tick && fire_at.unix_ms() <= tick_ms + i64::try_from(jitter_ms).unwrap());
+        }
+    }
 }

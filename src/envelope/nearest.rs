@@ -1,10 +1,8 @@
 //! The name somebody probably meant.
 
 /// The candidate nearest to `name`, where it is near enough to be a slip.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bound = (name.chars().count() / 3).clamp(1, 4);
     candidates
         .into_iter()
