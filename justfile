@@ -20,7 +20,7 @@ bench *options:
 
 # The checked-in schemas, anew.
 schemas:
-    for name in envelope record worker; do cargo run --quiet -- schema $name > schemas/$name.v1.json; done
+    for name in envelope record schedule worker; do cargo run --quiet -- schema $name > schemas/$name.v1.json; done
 
 # The promises under attack for longer than CI has time for; `servers` is one or three.
 chaos jobs="100000" kills="1000" servers="one" seed="":

@@ -71,6 +71,7 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","labels":{"a":"b"},"requires":{"gpu":"yes"},"meta":[1,"two"]}"#,
     r#"{"command":"x","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#,
     r#"{"command":"x","rerun_of":"a-B_9"}"#,
+    r#"{"command":"x","schedule_id":"nightly","scheduled_for":"2026-12-24T17:00:00Z"}"#,
     r#"{"command":"x","colour":"red"}"#,
 ];
 
@@ -202,7 +203,7 @@ fn the_protocol_page_names_every_field() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
     let page = std::fs::read_to_string(page).unwrap();
     let mut fields = 0;
-    for name in ["envelope", "record"] {
+    for name in ["envelope", "record", "schedule"] {
         let schema: Value = serde_json::from_str(&schema(name).unwrap()).unwrap();
         let types = schema["$defs"].as_object().unwrap().values();
         for part in types.chain([&schema]) {
