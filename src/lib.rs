@@ -3,7 +3,7 @@
 //! The crate is laid out as rooms. Imports point one way, and a test reads them:
 //!
 //! ```text
-//! main → cli → {worker, server, config} → client → {broker, runner} → lifecycle → envelope
+//! main → cli → {worker, scheduler, server, config} → client → {broker, runner} → lifecycle → envelope
 //! ```
 
 pub mod broker;
@@ -13,6 +13,7 @@ pub mod config;
 pub mod envelope;
 pub mod lifecycle;
 pub mod runner;
+pub mod scheduler;
 pub mod server;
 pub mod worker;
 

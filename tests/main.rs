@@ -10,6 +10,7 @@ mod layers;
 mod lifecycle;
 mod readme;
 mod runner;
+mod scheduler;
 mod schemas;
 mod server;
 mod worker;

@@ -182,6 +182,33 @@ impl Broker {
         Ok((Some(read), message.sequence))
     }
 
+    /// Reads what is stored under a schedule's name, whatever it is.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn read_stored_schedule(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<StoredSchedule, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.schedules_bucket());
+        let subject = self.names.schedule(schedule);
+        let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+        Ok(match message {
+            Some(message) => StoredSchedule {
+                schedule_id: schedule.clone(),
+                revision: message.sequence,
+                payload: Some(message.payload()).filter(|payload| !payload.is_empty()),
+                writer: message.header(WRITER_HEADER),
+            },
+            None => StoredSchedule {
+                schedule_id: schedule.clone(),
+                revision: 0,
+                payload: None,
+                writer: None,
+            },
+        })
+    }
+
     /// Sends a schedule to be stored where its revision is still `expected` (0: where there is
     /// none), without waiting for the server's word. One that has ended goes after a week.
     ///

@@ -1,10 +1,13 @@
 //! `naq dev`: everything in one foreground process, to develop with.
 
+use tokio::sync::watch;
+
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
 use super::worker::{list, queue_names};
 use super::worker_options::WorkerOptions;
+use crate::scheduler;
 use crate::server::{Options, SyncInterval};
 use crate::worker::{self, Request};
 
@@ -54,9 +57,24 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         list(&options.queues),
         runner.containment()
     ));
+    render::note("scheduler in this process too");
     render::note(format_args!("try     {example}     (in another terminal)"));
     render::note("stop    Ctrl-C");
-    let summary = worker::work(client.broker().clone(), runner.clone(), options, requests).await?;
+    let (stop, stopped) = watch::channel(false);
+    let mut asked = requests.clone();
+    let scheduling = async {
+        let schedule =
+            scheduler::schedule(client.clone(), super::scheduler::options(session), stopped);
+        let stopping = async {
+            let _ = asked.wait_for(|request| *request != Request::Work).await;
+            let _ = stop.send(true);
+        };
+        tokio::join!(schedule, stopping).0
+    };
+    let working = worker::work(client.broker().clone(), runner.clone(), options, requests);
+    let (summary, scheduled) = tokio::join!(working, scheduling);
+    let summary = summary?;
+    scheduled?;
     runner.shutdown().await;
     tracing::info!(ended = summary.jobs_ended, "done");
     Ok(0)

@@ -22,6 +22,7 @@ mod render;
 mod result;
 mod retry;
 mod run;
+mod scheduler;
 mod schema;
 mod server;
 mod session;
@@ -84,6 +85,8 @@ enum Verb {
     Logs(logs::Args),
     /// Cancel jobs: those that wait end at once, those that run are stopped
     Cancel(cancel::Args),
+    /// Enqueue the jobs of schedules when they are due; several may run, one leads
+    Scheduler(scheduler::Args),
     /// List the workers
     ListWorkers(list_workers::Args),
     /// List, add, set, pause, resume and remove queues
@@ -159,6 +162,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Ttl(args) => ttl::run(&session, args).await,
             Verb::Logs(args) => logs::run(&session, args).await,
             Verb::Cancel(args) => cancel::run(&session, args).await,
+            Verb::Scheduler(args) => scheduler::run(&session, args).await,
             Verb::ListWorkers(args) => list_workers::run(&session, args).await,
             Verb::Queues(args) => queues::run(&session, args).await,
             Verb::Purge(args) => purge::run(&session, args).await,

@@ -127,6 +127,9 @@ pub struct Settings {
     pub default_result_ttl: Duration,
     pub worker_ttl: Duration,
     pub worker_heartbeat_interval: Duration,
+    pub scheduler_lock_ttl: Duration,
+    pub scheduler_lock_renew_interval: Duration,
+    pub max_schedule_failures: u32,
     pub ack_wait: Duration,
     pub concurrency: usize,
     pub timeout: Option<Duration>,
@@ -359,7 +362,7 @@ fn layered(
             source,
         });
     }
-    heartbeats_within_ttl(&entries)?;
+    signs_of_life_within_ttl(&entries)?;
     let settings = typed(&entries);
     Ok(Resolved {
         settings,
@@ -447,11 +450,19 @@ fn conflict(
     }
 }
 
-/// A worker whose entry expires between two heartbeats would come and go.
-fn heartbeats_within_ttl(entries: &[Entry]) -> Result<(), ConfigError> {
+/// What expires between two signs of life would come and go: a worker's entry, a leader's lock.
+fn signs_of_life_within_ttl(entries: &[Entry]) -> Result<(), ConfigError> {
+    interval_within_ttl(entries, "worker_heartbeat_interval", "worker_ttl")?;
+    interval_within_ttl(
+        entries,
+        "scheduler_lock_renew_interval",
+        "scheduler_lock_ttl",
+    )
+}
+
+fn interval_within_ttl(entries: &[Entry], interval: &str, ttl: &str) -> Result<(), ConfigError> {
     let find = |name: &str| entries.iter().find(|entry| entry.setting.name == name);
-    let (Some(ttl), Some(interval)) = (find("worker_ttl"), find("worker_heartbeat_interval"))
-    else {
+    let (Some(ttl), Some(interval)) = (find(ttl), find(interval)) else {
         return Ok(());
     };
     match (&ttl.value, &interval.value) {
@@ -611,6 +622,14 @@ fn typed(entries: &[Entry]) -> Settings {
         worker_heartbeat_interval: values
             .duration("worker_heartbeat_interval")
             .unwrap_or_default(),
+        scheduler_lock_ttl: values.duration("scheduler_lock_ttl").unwrap_or_default(),
+        scheduler_lock_renew_interval: values
+            .duration("scheduler_lock_renew_interval")
+            .unwrap_or_default(),
+        max_schedule_failures: values
+            .number("max_schedule_failures")
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(u32::MAX),
         ack_wait: values.duration("ack_wait").unwrap_or_default(),
         replicas: values
             .number("replicas")

@@ -239,6 +239,27 @@ pub const SETTINGS: &[Setting] = &[
         "between two heartbeats of a worker",
     ),
     row(
+        "scheduler_lock_ttl",
+        "NAQ_SCHEDULER_LOCK_TTL",
+        Kind::Duration { min_ms: 3_000 },
+        Fallback::Is("10s"),
+        "when another scheduler takes over from a leader that is silent",
+    ),
+    row(
+        "scheduler_lock_renew_interval",
+        "NAQ_SCHEDULER_LOCK_RENEW_INTERVAL",
+        Kind::Duration { min_ms: 100 },
+        Fallback::Is("3s"),
+        "between two signs of life of the leading scheduler",
+    ),
+    row(
+        "max_schedule_failures",
+        "NAQ_MAX_SCHEDULE_FAILURES",
+        Kind::Count { min: 0 },
+        Fallback::Is("5"),
+        "ticks in a row that cannot be enqueued, after which a schedule is paused; 0 for never",
+    ),
+    row(
         "ack_wait",
         "NAQ_DEFAULT_ACK_WAIT",
         Kind::Duration { min_ms: 1_000 },

@@ -271,6 +271,12 @@ impl Plan {
         Timestamp::from_unix_ms(tick.unix_ms().saturating_add(late_ms)).unwrap_or(tick)
     }
 
+    /// Whether a tick that is enqueued at `at` is on time: within its grace.
+    #[must_use]
+    pub fn is_on_time(&self, tick: Timestamp, at: Timestamp) -> bool {
+        at.unix_ms() - tick.unix_ms() < self.grace_ms + self.jitter_ms
+    }
+
     /// Which of the late ticks, the first of which is `first`, are enqueued after all.
     fn judge(&self, position: &Position, first: Timestamp, late_until: Timestamp) -> Step {
         let kept_max = match self.misfire {

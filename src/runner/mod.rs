@@ -61,6 +61,7 @@ pub use options::{Containment, OUTPUT_BYTES_DEFAULT, Options, UnknownContainment
 pub use policy::denied_env;
 pub use scratch::Scratch;
 pub use spawner::spawner_main;
+pub(crate) use sys::events::readable;
 pub use user::{JobUser, UnknownUser};
 
 use cgroup::Root;

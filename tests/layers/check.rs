@@ -9,7 +9,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["worker", "server", "config"],
+    &["worker", "scheduler", "server", "config"],
     &["client"],
     &["broker", "runner"],
     &["lifecycle"],

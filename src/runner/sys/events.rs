@@ -19,3 +19,12 @@ pub(in crate::runner) fn register(
     // always names the same one; AsyncFd deregisters before it gives it up.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|e| e.into_parts())
 }
+
+/// Registers a descriptor to be waited for until it can be read. For rooms that may not vouch for
+/// a descriptor themselves.
+///
+/// # Errors
+/// Where the runtime cannot take it.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    register(fd, Interest::READABLE).map_err(|(_, error)| error)
+}

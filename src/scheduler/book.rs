@@ -1,0 +1,247 @@
+//! The schedules a leader knows, and when each is due.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use tokio::time::Instant;
+
+use crate::broker::StoredSchedule;
+use crate::envelope::{
+    Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, TickEnvelope, Timestamp,
+};
+use crate::lifecycle::{BadSchedule, Crons, Plan, Position};
+
+/// A schedule's number in the book. It is not given again, so what comes late for one that was
+/// removed finds nothing.
+pub(super) type Number = u64;
+
+/// A schedule, made ready.
+pub(super) struct Entry {
+    pub(super) schedule: Schedule,
+    /// The revision of what was last read or written.
+    pub(super) revision: u64,
+    pub(super) plan: Plan,
+    pub(super) envelope: TickEnvelope,
+    pub(super) judged_until: Option<Timestamp>,
+    /// A tick of it is on its way to the server.
+    pub(super) is_firing: bool,
+    /// How often that was tried.
+    pub(super) attempts: u32,
+    /// What is known here is not stored yet.
+    pub(super) is_dirty: bool,
+    /// It is being stored.
+    pub(super) is_writing: bool,
+    /// When it was last stored from here.
+    pub(super) written_at: Option<Instant>,
+    /// The timer that counts; earlier ones no longer do.
+    timer: u64,
+}
+
+impl Entry {
+    pub(super) fn position(&self) -> Position {
+        Position {
+            judged_until: self.judged_until,
+            ..Position::of(&self.schedule)
+        }
+    }
+}
+
+/// The schedules and their timers.
+#[derive(Default)]
+pub(super) struct Book {
+    entries: HashMap<Number, Entry>,
+    numbers: HashMap<ScheduleId, Number>,
+    /// When (in Unix milliseconds), which timer, of which schedule.
+    timers: BinaryHeap<Reverse<(i64, u64, Number)>>,
+    crons: Crons,
+    last_number: Number,
+    last_timer: u64,
+}
+
+/// What news of a schedule came to.
+pub(super) enum Taken {
+    /// It is one to be looked at: new, or changed.
+    Changed(Number),
+    /// It has no more ticks for now, or is not there any more.
+    Resting,
+    /// It was known.
+    Known,
+    /// It cannot be one.
+    Bad(ScheduleId, String),
+}
+
+impl Book {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn get(&mut self, number: Number) -> Option<&mut Entry> {
+        self.entries.get_mut(&number)
+    }
+
+    pub(super) fn numbers(&self) -> impl Iterator<Item = Number> + '_ {
+        self.entries.keys().copied()
+    }
+
+    /// Takes news of a schedule. `me` is who writes from here.
+    pub(super) fn take(&mut self, stored: StoredSchedule, me: &str) -> Taken {
+        let known = self.numbers.get(&stored.schedule_id).copied();
+        let entry = known.and_then(|number| self.entries.get_mut(&number));
+        // where the bucket itself was removed, there is no marker of it
+        let is_nowhere = stored.payload.is_none() && stored.revision == 0;
+        if let Some(entry) = entry.filter(|_| !is_nowhere) {
+            if stored.revision <= entry.revision {
+                return Taken::Known;
+            }
+            if stored.writer.as_deref() == Some(me) {
+                entry.revision = stored.revision;
+                return Taken::Known;
+            }
+        }
+        let Some(payload) = &stored.payload else {
+            self.remove(&stored.schedule_id);
+            return Taken::Resting;
+        };
+        match self.read(payload, stored.revision) {
+            Ok(entry) if entry.schedule.schedule_id == stored.schedule_id => self.put(known, entry),
+            Ok(entry) => {
+                self.remove(&stored.schedule_id);
+                let name = &entry.schedule.schedule_id;
+                Taken::Bad(stored.schedule_id, format!("it calls itself `{name}`"))
+            }
+            Err(error) => {
+                self.remove(&stored.schedule_id);
+                Taken::Bad(stored.schedule_id, error)
+            }
+        }
+    }
+
+    fn put(&mut self, known: Option<Number>, mut entry: Entry) -> Taken {
+        let number = match known {
+            Some(number) => number,
+            None => {
+                self.last_number += 1;
+                self.numbers
+                    .insert(entry.schedule.schedule_id.clone(), self.last_number);
+                self.last_number
+            }
+        };
+        if let Some(before) = self.entries.get(&number) {
+            // what was enqueued since whoever changed it had read it; one that was made anew
+            // begins at nothing
+            let ours = &before.schedule.progress;
+            if before.schedule.created_at == entry.schedule.created_at
+                && merge(&mut entry.schedule.progress, ours)
+            {
+                entry.is_dirty = true;
+            }
+            entry.is_firing = before.is_firing;
+            entry.is_writing = before.is_writing;
+            entry.written_at = before.written_at;
+        }
+        let goes_on = entry.schedule.status == ScheduleStatus::Active;
+        self.entries.insert(number, entry);
+        if goes_on {
+            Taken::Changed(number)
+        } else {
+            Taken::Resting
+        }
+    }
+
+    fn read(&mut self, payload: &[u8], revision: u64) -> Result<Entry, String> {
+        let schedule = Schedule::parse(payload).map_err(|error| error.to_string())?;
+        let ready = |error: BadSchedule| error.to_string();
+        let plan = Plan::new(&schedule, &mut self.crons).map_err(ready)?;
+        let envelope = TickEnvelope::new(&schedule).map_err(|error| error.to_string())?;
+        Ok(Entry {
+            schedule,
+            revision,
+            plan,
+            envelope,
+            judged_until: None,
+            is_firing: false,
+            attempts: 0,
+            is_dirty: false,
+            is_writing: false,
+            written_at: None,
+            timer: 0,
+        })
+    }
+
+    fn remove(&mut self, schedule: &ScheduleId) {
+        if let Some(number) = self.numbers.remove(schedule) {
+            self.entries.remove(&number);
+            // looking through them all is for when there is something to find
+            if self.crons.len() > 2 * self.entries.len() + 64 {
+                self.crons.tidy();
+            }
+        }
+    }
+
+    /// Forgets the schedules that are not among these.
+    pub(super) fn retain(&mut self, there: &std::collections::HashSet<ScheduleId>) {
+        let gone: Vec<ScheduleId> = self
+            .numbers
+            .keys()
+            .filter(|id| !there.contains(*id))
+            .cloned()
+            .collect();
+        for id in gone {
+            self.remove(&id);
+        }
+    }
+
+    /// Has a schedule looked at again at a time, and not at the one that was set before.
+    pub(super) fn set_timer(&mut self, number: Number, at: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            self.last_timer += 1;
+            entry.timer = self.last_timer;
+            self.timers
+                .push(Reverse((at.unix_ms(), self.last_timer, number)));
+        }
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&mut self) -> Option<Timestamp> {
+        while let Some(Reverse((at_ms, timer, number))) = self.timers.peek() {
+            if self.counts(*timer, *number) {
+                return Timestamp::from_unix_ms(*at_ms);
+            }
+            self.timers.pop();
+        }
+        None
+    }
+
+    /// The next one that is due.
+    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Number> {
+        if self.next_due()? > now {
+            return None;
+        }
+        let Reverse((_, _, number)) = self.timers.pop()?;
+        Some(number)
+    }
+
+    fn counts(&self, timer: u64, number: Number) -> bool {
+        self.entries
+            .get(&number)
+            .is_some_and(|entry| entry.timer == timer)
+    }
+}
+
+/// Brings what another has read of a schedule's progress, and perhaps changed, up to what was done
+/// here meanwhile. Says whether anything was lacking.
+fn merge(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) -> bool {
+    let before = theirs.clone();
+    if ours.done_until > theirs.done_until {
+        *theirs = ours.clone();
+    } else {
+        theirs.runs = theirs.runs.max(ours.runs);
+        theirs.missed = theirs.missed.max(ours.missed);
+        theirs.skipped = theirs.skipped.max(ours.skipped);
+        if ours.last_run > theirs.last_run {
+            theirs.last_run = ours.last_run;
+            theirs.last_job_id.clone_from(&ours.last_job_id);
+        }
+    }
+    *theirs != before
+}

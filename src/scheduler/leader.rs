@@ -1,0 +1,539 @@
+//! What a leader does: one loop that owns the schedules, and sends what is due.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::book::{Book, Number, Taken};
+use super::clock::{self, ClockWatch};
+use super::fire::{Fired, Tick, fire};
+use super::lock::Lease;
+use super::{Options, Summary};
+use crate::broker::{BrokerError, NewJob, ScheduleEvent, ScheduleWatch, StoredSchedule, step};
+use crate::client::Client;
+use crate::envelope::{JobId, Schedule, ScheduleStatus, Timestamp};
+use crate::lifecycle::Step;
+
+/// How many ticks are on their way at once.
+const FIRES_MAX: usize = 4_096;
+
+/// How many schedules are being stored at once.
+const WRITES_MAX: usize = 1_024;
+
+/// The same while ticks are due: they come first.
+const WRITES_BESIDE_TICKS_MAX: usize = 64;
+
+/// How much is dealt with before the loop looks at other things again.
+const AT_ONCE: usize = 256;
+
+/// A schedule is stored no more often than this, however often it is due.
+const STORED_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest a tick that was refused waits to be tried again.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a leader that was asked to stop waits for what is on its way.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
+
+/// How leading ended.
+pub(super) enum End {
+    /// It was asked to stop, and has given the lock back.
+    Stopped,
+    /// The lock is lost.
+    NotLeader,
+}
+
+/// What came of storing a schedule.
+enum Written {
+    At(u64),
+    Failed(BrokerError),
+    /// It had been changed; this is how it is now.
+    Reread(StoredSchedule),
+}
+
+struct Leader<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    summary: &'a mut Summary,
+    lease: Lease,
+    /// Who writes from here: another for each term.
+    me: String,
+    book: Book,
+    /// No more ticks are to be sent.
+    is_finishing: bool,
+    /// Schedules to be stored, the first one first.
+    dirty: VecDeque<(Instant, Number)>,
+    fires: FuturesUnordered<BoxFuture<'static, (Number, Timestamp, Fired)>>,
+    writes: FuturesUnordered<BoxFuture<'static, (Number, Written)>>,
+}
+
+/// Leads until asked to stop, or until the lock is lost.
+///
+/// # Errors
+/// Where the server refuses what a leader needs, or does not answer.
+pub(super) async fn lead(
+    client: &Client,
+    options: &Options,
+    lease: Lease,
+    stop: &mut watch::Receiver<bool>,
+    summary: &mut Summary,
+) -> Result<End, BrokerError> {
+    let begun = Instant::now();
+    let clock = ClockWatch::new().map_err(|error| {
+        BrokerError::Unsuitable(format!("the clock cannot be watched: {error}"))
+    })?;
+    let mut watch = client.broker().watch_schedules().await?;
+    let mut leader = Leader {
+        client,
+        options,
+        summary,
+        lease,
+        me: JobId::generate().to_string(),
+        book: Book::default(),
+        is_finishing: false,
+        dirty: VecDeque::new(),
+        fires: FuturesUnordered::new(),
+        writes: FuturesUnordered::new(),
+    };
+    leader.read_all().await?;
+    tracing::info!(
+        schedules = leader.book.len(),
+        took_ms = begun.elapsed().as_millis(),
+        "leading"
+    );
+    leader.run(&clock, &mut watch, stop).await
+}
+
+impl Leader<'_> {
+    async fn run(
+        &mut self,
+        clock: &ClockWatch,
+        watch: &mut ScheduleWatch,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<End, BrokerError> {
+        let mut lease = self.lease.clone();
+        loop {
+            if !self.lease.is_held() {
+                return Ok(End::NotLeader);
+            }
+            let has_more = self.fire_due();
+            self.store_some(has_more);
+            let wake = self.next_wake(has_more);
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Ok(self.finish().await),
+                () = lease.lost() => return Ok(End::NotLeader),
+                Some(fired) = self.fires.next(), if !self.fires.is_empty() => {
+                    self.fired(fired);
+                    for _ in 0..AT_ONCE {
+                        match self.fires.next().now_or_never() {
+                            Some(Some(fired)) => self.fired(fired),
+                            _ => break,
+                        }
+                    }
+                }
+                Some(written) = self.writes.next(), if !self.writes.is_empty() => {
+                    self.written(written);
+                    for _ in 0..AT_ONCE {
+                        match self.writes.next().now_or_never() {
+                            Some(Some(written)) => self.written(written),
+                            _ => break,
+                        }
+                    }
+                }
+                event = watch.next() => match event {
+                    ScheduleEvent::Changed(stored) => self.take(stored),
+                    ScheduleEvent::Reread => self.start_over().await?,
+                },
+                () = clock.was_set() => tracing::warn!(now = %clock::now(), "the clock was set"),
+                () = wake => {}
+            }
+        }
+    }
+
+    /// Reads every schedule; those that are no longer there are forgotten.
+    async fn read_all(&mut self) -> Result<(), BrokerError> {
+        let mut listing = self.client.broker().list_schedules().await?;
+        let mut there = HashSet::new();
+        while let Some(stored) = listing.next().await? {
+            there.insert(stored.schedule_id.clone());
+            self.take(stored);
+        }
+        self.book.retain(&there);
+        Ok(())
+    }
+
+    /// The connection was lost and is back: what was on its way is sent once more, which its ids
+    /// absorb, and what was missed is read.
+    async fn start_over(&mut self) -> Result<(), BrokerError> {
+        self.fires = FuturesUnordered::new();
+        self.writes = FuturesUnordered::new();
+        self.read_all().await?;
+        let now = clock::now();
+        let numbers: Vec<Number> = self.book.numbers().collect();
+        for number in numbers {
+            let Some(entry) = self.book.get(number) else {
+                continue;
+            };
+            let was_firing = std::mem::take(&mut entry.is_firing);
+            let was_writing = std::mem::take(&mut entry.is_writing);
+            if was_writing {
+                entry.is_dirty = false;
+                self.mark(number);
+            }
+            if was_firing {
+                self.book.set_timer(number, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, stored: StoredSchedule) {
+        match self.book.take(stored, &self.me) {
+            Taken::Changed(number) => {
+                if let Some(entry) = self.book.get(number)
+                    && std::mem::take(&mut entry.is_dirty)
+                {
+                    self.mark(number);
+                }
+                self.go_on(number, clock::now());
+            }
+            Taken::Bad(schedule_id, error) => {
+                tracing::error!(
+                    schedule_id = schedule_id.as_str(),
+                    "not a schedule, and left alone: {error}"
+                );
+            }
+            Taken::Resting | Taken::Known => {}
+        }
+    }
+
+    /// Sends what is due, as far as there is room. Says whether more is.
+    fn fire_due(&mut self) -> bool {
+        let now = clock::now();
+        for _ in 0..AT_ONCE {
+            if self.fires.len() >= FIRES_MAX {
+                return true;
+            }
+            match self.book.pop_due(now) {
+                Some(number) => self.go_on(number, now),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Does what a schedule is to do now, up to the next thing to wait for.
+    fn go_on(&mut self, number: Number, now: Timestamp) {
+        while !self.is_finishing {
+            let Some(entry) = self.book.get(number) else {
+                return;
+            };
+            if entry.is_firing || entry.schedule.status != ScheduleStatus::Active {
+                return;
+            }
+            match entry.plan.step(&entry.position(), now) {
+                Step::Wait { at, .. } => {
+                    self.book.set_timer(number, at);
+                    return;
+                }
+                Step::Judged {
+                    done_until,
+                    judged_until,
+                    missed,
+                } => {
+                    entry.schedule.progress.done_until = done_until;
+                    entry.schedule.progress.missed += missed;
+                    entry.judged_until = Some(judged_until);
+                    if missed > 0 {
+                        tracing::warn!(
+                            schedule_id = entry.schedule.schedule_id.as_str(),
+                            missed,
+                            "ticks were late, and are left out"
+                        );
+                    }
+                    self.mark(number);
+                }
+                Step::End => {
+                    entry.schedule.status = ScheduleStatus::Ended;
+                    tracing::info!(
+                        schedule_id = entry.schedule.schedule_id.as_str(),
+                        runs = entry.schedule.progress.runs,
+                        "has ended"
+                    );
+                    self.mark(number);
+                    return;
+                }
+                Step::Fire { tick } => {
+                    entry.is_firing = true;
+                    let (client, lease) = (self.client.clone(), self.lease.clone());
+                    let result_ttl = self.options.result_ttl;
+                    let due = due(&entry.schedule, entry.envelope.at(tick), tick);
+                    self.fires.push(
+                        async move { (number, tick, fire(client, lease, due, result_ttl).await) }
+                            .boxed(),
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what came of a tick.
+    fn fired(&mut self, (number, tick, fired): (Number, Timestamp, Fired)) {
+        let now = clock::now();
+        if matches!(fired, Fired::Enqueued) {
+            self.summary.enqueued += 1;
+        }
+        let Some(entry) = self.book.get(number) else {
+            return;
+        };
+        entry.is_firing = false;
+        let progress = &mut entry.schedule.progress;
+        // a change may have come in between that leaves this tick behind
+        let is_behind = tick <= progress.done_until;
+        match fired {
+            Fired::Enqueued => {
+                entry.attempts = 0;
+                progress.done_until = progress.done_until.max(tick);
+                // another leader may have counted it already
+                if progress.last_run < Some(tick) {
+                    progress.runs += 1;
+                    progress.last_run = Some(tick);
+                    let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
+                    progress.last_job_id = Some(job_id);
+                }
+                progress.failures = 0;
+                progress.last_error = None;
+            }
+            Fired::Skipped if !is_behind => {
+                entry.attempts = 0;
+                progress.done_until = tick;
+                progress.skipped += 1;
+            }
+            Fired::Failed(error) if !is_behind => {
+                entry.attempts += 1;
+                let wait = retry_after(entry.attempts);
+                let retry_at = later(now, wait);
+                if entry.plan.is_on_time(tick, retry_at) {
+                    self.book.set_timer(number, retry_at);
+                    return;
+                }
+                entry.attempts = 0;
+                give_up(&mut entry.schedule, tick, &error, self.options.failures_max);
+            }
+            // the loop finds out by itself
+            Fired::NotLeader => return,
+            Fired::Skipped | Fired::Failed(_) => {}
+        }
+        self.mark(number);
+        self.go_on(number, now);
+    }
+
+    /// Has a schedule stored soon.
+    fn mark(&mut self, number: Number) {
+        let Some(entry) = self.book.get(number) else {
+            return;
+        };
+        if entry.is_dirty {
+            return;
+        }
+        entry.is_dirty = true;
+        if entry.is_writing {
+            return;
+        }
+        let now = Instant::now();
+        match entry.written_at.map(|at| at + STORED_EVERY) {
+            Some(at) if at > now => self.dirty.push_back((at, number)),
+            _ => self.dirty.push_front((now, number)),
+        }
+    }
+
+    /// Stores what is to be stored by now, as far as there is room.
+    fn store_some(&mut self, has_more: bool) {
+        let room = if has_more {
+            WRITES_BESIDE_TICKS_MAX
+        } else {
+            WRITES_MAX
+        };
+        let now = Instant::now();
+        while self.writes.len() < room {
+            match self.dirty.front() {
+                Some((at, number)) if *at <= now => {
+                    let number = *number;
+                    self.dirty.pop_front();
+                    self.store(number);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn store(&mut self, number: Number) {
+        let Some(entry) = self.book.get(number) else {
+            return;
+        };
+        if !entry.is_dirty || entry.is_writing {
+            return;
+        }
+        entry.is_dirty = false;
+        entry.is_writing = true;
+        entry.written_at = Some(Instant::now());
+        let (broker, me) = (self.client.broker().clone(), self.me.clone());
+        let (lease, expected) = (self.lease.clone(), entry.revision);
+        let schedule = entry.schedule.clone();
+        self.writes.push(
+            async move {
+                step("progress.due");
+                if !lease.is_held() {
+                    return (number, Written::Failed(BrokerError::Conflict));
+                }
+                let written = match broker.send_schedule(&schedule, expected, Some(&me)).await {
+                    Ok(sent) => broker.confirm_schedule(sent).await,
+                    Err(error) => Err(error),
+                };
+                let written = match written {
+                    Ok(revision) => Written::At(revision),
+                    Err(BrokerError::Conflict) => {
+                        match broker.read_stored_schedule(&schedule.schedule_id).await {
+                            Ok(stored) => Written::Reread(stored),
+                            Err(error) => Written::Failed(error),
+                        }
+                    }
+                    Err(error) => Written::Failed(error),
+                };
+                (number, written)
+            }
+            .boxed(),
+        );
+    }
+
+    fn written(&mut self, (number, written): (Number, Written)) {
+        let Some(entry) = self.book.get(number) else {
+            return;
+        };
+        entry.is_writing = false;
+        let is_dirty = std::mem::take(&mut entry.is_dirty);
+        match written {
+            Written::At(revision) => {
+                entry.revision = entry.revision.max(revision);
+                if is_dirty {
+                    self.mark(number);
+                }
+            }
+            Written::Reread(stored) => {
+                if stored.revision == entry.revision {
+                    // news of it came while it was refused
+                    self.mark(number);
+                } else {
+                    self.take(stored);
+                    self.mark(number);
+                }
+            }
+            Written::Failed(error) => {
+                let schedule_id = entry.schedule.schedule_id.as_str();
+                tracing::warn!(schedule_id, "how far it is was not stored: {error}");
+                self.mark(number);
+            }
+        }
+    }
+
+    /// Waits for the next thing to do by the clock.
+    fn next_wake(&mut self, has_more: bool) -> BoxFuture<'static, ()> {
+        let is_full = self.fires.len() >= FIRES_MAX;
+        if has_more && !is_full {
+            return tokio::task::yield_now().boxed();
+        }
+        let now = clock::now();
+        // with no room for more, an answer wakes the loop
+        let due = self.book.next_due().filter(|_| !is_full);
+        let due = due.map(|at| {
+            let wait_ms = u64::try_from(at.unix_ms() - now.unix_ms()).unwrap_or(0);
+            Instant::now() + Duration::from_millis(wait_ms)
+        });
+        let stored = self.dirty.front().map(|(at, _)| *at);
+        let stored = stored.filter(|_| self.writes.len() < WRITES_MAX);
+        match due.into_iter().chain(stored).min() {
+            Some(at) => tokio::time::sleep_until(at).boxed(),
+            None => std::future::pending().boxed(),
+        }
+    }
+
+    /// Ends in order: what is on its way is waited for, what is known is stored, and the lock is
+    /// given back.
+    async fn finish(&mut self) -> End {
+        self.is_finishing = true;
+        let finished = tokio::time::timeout(FINISH_WITHIN, async {
+            while let Some((number, tick, fired)) = self.fires.next().await {
+                self.fired((number, tick, fired));
+            }
+            loop {
+                for (at, _) in &mut self.dirty {
+                    *at = Instant::now();
+                }
+                self.store_some(false);
+                match self.writes.next().await {
+                    Some(written) => self.written(written),
+                    None if self.dirty.is_empty() => break,
+                    None => {}
+                }
+            }
+        })
+        .await;
+        if finished.is_err() {
+            tracing::warn!("not all is stored; the next leader finds out by itself");
+        }
+        self.lease.clone().release().await;
+        End::Stopped
+    }
+}
+
+fn due(schedule: &Schedule, envelope: String, tick: Timestamp) -> Tick {
+    Tick {
+        job: NewJob::chosen(
+            JobId::for_tick(&schedule.schedule_id, tick),
+            schedule.queue.clone(),
+            envelope.into(),
+        ),
+        overlap: schedule.overlap,
+        last_job_id: schedule.progress.last_job_id.clone(),
+    }
+}
+
+/// A tick that is too late to be tried again.
+fn give_up(schedule: &mut Schedule, tick: Timestamp, error: &BrokerError, failures_max: u32) {
+    let progress = &mut schedule.progress;
+    progress.done_until = tick;
+    progress.missed += 1;
+    progress.failures += 1;
+    progress.last_error = Some(error.to_string());
+    let schedule_id = schedule.schedule_id.as_str();
+    tracing::error!(schedule_id, %tick, "could not be enqueued in time: {error}");
+    if failures_max > 0 && progress.failures >= failures_max {
+        let reason = format!(
+            "{} ticks in a row could not be enqueued: {error}",
+            progress.failures
+        );
+        tracing::error!(
+            schedule_id,
+            "paused, since {reason}; `naq job-control {schedule_id} resume` goes on"
+        );
+        schedule.status = ScheduleStatus::Paused;
+        schedule.paused_reason = Some(reason);
+    }
+}
+
+/// How long a tick that was refused so often waits to be tried again.
+fn retry_after(attempts: u32) -> Duration {
+    let wait = Duration::from_millis(100) * 2_u32.saturating_pow(attempts.min(10));
+    wait.min(RETRY_MAX)
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_ms(time.unix_ms().saturating_add(by_ms)).unwrap_or(time)
+}

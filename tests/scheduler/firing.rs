@@ -1,0 +1,196 @@
+//! What a leader enqueues, and when.
+
+use std::time::Duration;
+
+use naq::envelope::units::Span;
+use naq::envelope::{JobId, ScheduleStatus, State};
+use serde_json::json;
+
+use super::{
+    change, each_once, jobs_of, later, now, progressed, put, schedule, schedule_id, scheduler,
+    stored,
+};
+use crate::harness::naq::{Naq, eventually, text};
+use crate::harness::nats::TestServer;
+
+#[test]
+fn a_schedule_makes_jobs_that_know_where_they_come_from() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let script = "echo $NAQ_SCHEDULE_ID $NAQ_SCHEDULED_FOR";
+    let mut often = schedule("often", json!({"every": 0.3, "repeat": 4}));
+    often.envelope = serde_json::value::to_raw_value(&json!({"script": script})).unwrap();
+    put(&naq, &often);
+    let scheduler = scheduler(&naq, &[]);
+    let done = progressed(&naq, "often", "done", |progress| progress.runs == 4);
+    for count in 1..=4 {
+        let tick = later(often.created_at, 300 * count);
+        let job = JobId::for_tick(&often.schedule_id, tick);
+        let record = naq.ended(&job);
+        assert_eq!(record.state, State::Succeeded);
+        assert_eq!(record.schedule_id.as_ref(), Some(&often.schedule_id));
+        assert_eq!(record.scheduled_for, Some(tick));
+        assert_eq!(text(record.stdout.as_ref()), format!("often {tick}\n"));
+        assert!(record.enqueue_time >= tick, "{record:#?}");
+    }
+    let last = later(often.created_at, 1_200);
+    assert_eq!(done.progress.last_run, Some(last));
+    assert_eq!(
+        done.progress.last_job_id,
+        Some(JobId::for_tick(&often.schedule_id, last))
+    );
+    eventually("ended", || {
+        stored(&naq, "often").status == ScheduleStatus::Ended
+    });
+    assert!(scheduler.stop().success());
+}
+
+#[test]
+fn a_change_counts_at_once() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let _scheduler = scheduler(&naq, &[]);
+    // far off, then near, then paused, then in another queue
+    put(&naq, &schedule("one", json!({"cron": "0 0 1 1 *"})));
+    change(&naq, "one", |one| {
+        one.cron = None;
+        one.every = Some(Span(Duration::from_millis(100)));
+        one.anchor = Some(now());
+        one.progress.done_until = now();
+    });
+    progressed(&naq, "one", "runs", |progress| progress.runs >= 3);
+    change(&naq, "one", |one| one.status = ScheduleStatus::Paused);
+    // a later one has its turn: the pause has been heard of
+    put(&naq, &schedule("two", json!({"every": 0.1})));
+    progressed(&naq, "two", "runs", |progress| progress.runs >= 5);
+    let paused = stored(&naq, "one");
+    let before = jobs_of(&naq, "build");
+    let last = progressed(&naq, "two", "runs", |progress| progress.runs >= 10);
+    let after = jobs_of(&naq, "build");
+    let of_one = |jobs: &[String]| jobs.iter().filter(|job| job.starts_with("one-")).count();
+    assert_eq!(of_one(&before), of_one(&after));
+    assert_eq!(of_one(&after) as u64, paused.progress.runs);
+    change(&naq, "one", |one| {
+        one.status = ScheduleStatus::Active;
+        one.queue = naq::envelope::QueueName::new("other").unwrap();
+        one.progress.done_until = now();
+    });
+    eventually("in the other queue", || !jobs_of(&naq, "other").is_empty());
+    // what was left out by the pause is not made up for
+    let resumed = progressed(&naq, "one", "goes on", |progress| {
+        progress.runs > paused.progress.runs
+    });
+    assert_eq!(resumed.progress.missed, 0);
+    // removed
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        for name in ["one", "two"] {
+            loop {
+                let id = schedule_id(name);
+                let (_, revision) = broker.read_schedule(&id).await.unwrap();
+                if broker.remove_schedule(&id, revision).await.is_ok() {
+                    break;
+                }
+            }
+        }
+    });
+    put(&naq, &schedule("three", json!({"every": 0.1})));
+    progressed(&naq, "three", "runs", |progress| progress.runs >= 5);
+    let before = jobs_of(&naq, "build");
+    progressed(&naq, "three", "runs", |progress| progress.runs >= 10);
+    let after = jobs_of(&naq, "build");
+    let of_two = |jobs: &[String]| jobs.iter().filter(|job| job.starts_with("two-")).count();
+    assert_eq!(of_two(&before), of_two(&after));
+    assert!(last.progress.runs as usize <= of_two(&after));
+}
+
+#[test]
+fn late_ticks_are_made_up_for_as_the_policy_says() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    // nobody was there for three hours
+    let away = later(now(), -3 * 3_600_000 - 60_000);
+    for (name, fields) in [
+        ("skip", json!({"misfire": "skip"})),
+        ("once", json!({})),
+        ("all", json!({"misfire": "all"})),
+        ("some", json!({"misfire": "all", "misfire_max": 2})),
+    ] {
+        let mut missed = schedule(name, json!({"every": "1h"}));
+        let mut value = serde_json::to_value(&missed).unwrap();
+        value
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        missed = naq::envelope::Schedule::parse(value.to_string().as_bytes()).unwrap();
+        missed.created_at = away;
+        missed.progress.done_until = away;
+        put(&naq, &missed);
+    }
+    let _scheduler = scheduler(&naq, &[]);
+    let hour = |count: i64| later(away, count * 3_600_000);
+    for (name, runs, missed) in [
+        ("skip", 0, 3),
+        ("once", 1, 2),
+        ("all", 3, 0),
+        ("some", 2, 1),
+    ] {
+        let done = progressed(&naq, name, "caught up", |progress| {
+            progress.runs == runs && progress.missed == missed
+        });
+        assert!(done.progress.done_until >= hour(3), "{done:#?}");
+        let jobs = jobs_of(&naq, "build");
+        each_once(
+            &jobs,
+            name,
+            (4 - i64::try_from(runs).unwrap()..=3).map(hour),
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_and_hurts_no_other() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    put(&naq, &schedule("good", json!({"every": 0.1})));
+    let put_raw = |key: &str, payload: &str| {
+        let (subject, payload) = (format!("$KV.naq_scheduled_jobs.{key}"), payload.to_owned());
+        naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            jetstream
+                .publish(subject, payload.into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+        });
+    };
+    let mut odd = serde_json::to_value(schedule("odd", json!({"every": 1}))).unwrap();
+    odd["cron"] = json!("61 * * * *");
+    odd.as_object_mut().unwrap().remove("every");
+    put_raw("odd", &odd.to_string());
+    put_raw("noise", "{\"schedule_id\":");
+    put_raw("a.b", "{}");
+    put_raw(
+        "other",
+        &serde_json::to_string(&schedule("mine", json!({"every": 0.1}))).unwrap(),
+    );
+    let scheduler = scheduler(&naq, &[]);
+    scheduler.says("61");
+    scheduler.says("noise");
+    scheduler.says("it calls itself `mine`");
+    progressed(&naq, "good", "runs", |progress| progress.runs >= 3);
+    // and one that turns bad while it is known
+    put_raw("good", "null");
+    put(&naq, &schedule("next", json!({"every": 0.1})));
+    progressed(&naq, "next", "runs", |progress| progress.runs >= 3);
+    assert!(
+        jobs_of(&naq, "build")
+            .iter()
+            .all(|job| !job.starts_with("mine"))
+    );
+}

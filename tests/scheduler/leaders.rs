@@ -1,0 +1,98 @@
+//! Several schedulers: one leads, another takes over, and no tick is lost or doubled.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{each_once, jobs_of, later, progressed, put, schedule, scheduler};
+use crate::harness::naq::{Naq, eventually};
+use crate::harness::nats::TestServer;
+
+#[test]
+fn one_that_stops_hands_over_at_once_and_one_that_dies_after_its_lock() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let often = schedule("often", json!({"every": 0.1}));
+    put(&naq, &often);
+    let first = scheduler(&naq, &["--lock-ttl", "3s"]);
+    let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    let third = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    second.says("standing by");
+    third.says("standing by");
+    progressed(&naq, "often", "runs", |progress| progress.runs >= 5);
+    assert!(first.stop().success());
+    eventually("another leads", || {
+        second.said().contains("leading") || third.said().contains("leading")
+    });
+    let (leader, other) = if second.said().contains("leading") {
+        (second, third)
+    } else {
+        (third, second)
+    };
+    let runs = progressed(&naq, "often", "goes on", |progress| progress.runs >= 10);
+    leader.kill9();
+    other.says("leading");
+    let last = progressed(&naq, "often", "goes on", |progress| {
+        progress.runs >= runs.progress.runs + 40
+    });
+    assert!(other.stop().success());
+    let last = super::stored(&naq, "often")
+        .progress
+        .runs
+        .max(last.progress.runs);
+    let ticks =
+        (1..=i64::try_from(last).unwrap()).map(|count| later(often.created_at, 100 * count));
+    each_once(&jobs_of(&naq, "build"), "often", ticks);
+}
+
+#[test]
+fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let often = schedule("often", json!({"every": 0.1}));
+    put(&naq, &often);
+    let first = scheduler(&naq, &["--lock-ttl", "3s"]);
+    let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    second.says("standing by");
+    progressed(&naq, "often", "runs", |progress| progress.runs >= 3);
+    first.signal(Signal::SIGSTOP);
+    second.says("leading");
+    // the schedule is another one by the time the first one goes on
+    super::change(&naq, "often", |often| {
+        often.status = naq::envelope::ScheduleStatus::Paused;
+    });
+    put(&naq, &schedule("other", json!({"every": 0.1})));
+    progressed(&naq, "other", "runs", |progress| progress.runs >= 3);
+    let before = jobs_of(&naq, "build");
+    first.signal(Signal::SIGCONT);
+    first.says("no longer the leader");
+    first.says("standing by");
+    progressed(&naq, "other", "runs", |progress| progress.runs >= 10);
+    let of_often = |jobs: &[String]| -> Vec<String> {
+        let mine = jobs.iter().filter(|job| job.starts_with("often-"));
+        mine.cloned().collect()
+    };
+    let after = jobs_of(&naq, "build");
+    assert_eq!(of_often(&before), of_often(&after));
+}
+
+#[test]
+fn without_the_lock_two_lead_and_a_tick_is_one_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let often = schedule("often", json!({"every": 0.1, "repeat": 30}));
+    put(&naq, &often);
+    let _first = scheduler(&naq, &["--disable-ha"]);
+    let _second = scheduler(&naq, &["--disable-ha"]);
+    eventually("it has ended", || {
+        super::stored(&naq, "often").status == naq::envelope::ScheduleStatus::Ended
+    });
+    let jobs = jobs_of(&naq, "build");
+    let mut once = jobs.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), jobs.len(), "{jobs:?}");
+    assert!(jobs.len() >= 30);
+}
