@@ -542,6 +542,22 @@ impl Broker {
             .await?;
         Ok(message.map(|message| message.payload()))
     }
+
+    /// The message of a queued job, by its sequence.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn job_message_at(
+        &self,
+        queue: &QueueName,
+        sequence: u64,
+    ) -> Result<Option<JobMessage>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let message = self
+            .read_message(&stream, Which::Sequence(sequence))
+            .await?;
+        Ok(message.map(|message| found(queue, &message, MessageState::Queued)))
+    }
 }
 
 /// The state of a message that waits for its time.

@@ -8,6 +8,7 @@ mod jobs;
 mod latency;
 mod memory;
 mod process;
+mod schedule;
 
 use clap::Subcommand;
 
@@ -44,6 +45,12 @@ enum What {
     Enqueue,
     /// From enqueue to stored result on an idle worker, and a cold `naq enqueue`
     Latency,
+    /// How late ticks are enqueued, a burst of them, and how long another scheduler takes over
+    Schedule {
+        /// How many schedules are due at once, and are taken over
+        #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+        schedules: u32,
+    },
     /// Memory of an idle worker, and of one whose job prints 10 GB
     Memory {
         /// How much the job prints, in bytes
@@ -71,6 +78,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     if all || matches!(args.what, Some(What::Latency)) {
         latency::run(&bench).await?;
+    }
+    if let Some(What::Schedule { schedules }) = args.what {
+        schedule::run(&bench, schedules).await?;
+    } else if all {
+        schedule::run(&bench, 100_000).await?;
     }
     if let Some(What::Memory { output }) = &args.what {
         memory::run(&bench, output.0).await?;

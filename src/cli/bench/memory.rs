@@ -63,7 +63,8 @@ fn tree_bytes(pid: u32) -> u64 {
         .sum()
 }
 
-fn pss_bytes(pid: u32) -> u64 {
+/// Proportional set size of one process.
+pub(super) fn pss_bytes(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     rollup
         .lines()
