@@ -6,6 +6,7 @@ mod bench;
 mod cancel;
 mod completions;
 mod config;
+mod cron;
 mod dev;
 mod enqueue;
 mod events;
@@ -97,6 +98,8 @@ enum Verb {
     Server(server::Args),
     /// Print every setting, its value and where it comes from
     Config(config::Args),
+    /// Show when a cron expression comes true, and what it means
+    Cron(cron::Args),
     /// Print the JSON Schema of a wire type
     Schema(schema::Args),
     /// Print a completion script for a shell
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, Failure> {
     // verbs that need nothing around them
     match &cli.verb {
+        Verb::Cron(args) => return cron::run(args, cli.global.json),
         Verb::Schema(args) => return schema::run(args),
         Verb::Completions(args) => return completions::run(args, &mut Cli::command()),
         _ => {}
@@ -169,7 +173,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Server(args) => server::run(&session, args).await,
             Verb::Config(args) => config::run(&session, &args),
             Verb::Bench(args) => bench::run(&session, args).await,
-            Verb::Schema(_) | Verb::Completions(_) => Ok(0),
+            Verb::Cron(_) | Verb::Schema(_) | Verb::Completions(_) => Ok(0),
         }
     });
     // a reader of standard input may sit in a thread that nothing can wake

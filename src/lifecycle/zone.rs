@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, FixedOffset, NaiveDateTime, Offset, TimeDelta, TimeZone};
+use chrono::{FixedOffset, LocalResult, NaiveDateTime, Offset, SecondsFormat, TimeDelta, TimeZone};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use crate::envelope::{Timestamp, escape, nearest, units::clip};
@@ -24,10 +24,12 @@ impl Zone {
         self.0.name()
     }
 
-    /// The moment with this zone's offset from UTC, to be shown.
+    /// The moment as RFC 3339 writes it, with the offset from UTC that the zone has then.
     #[must_use]
-    pub fn at(self, moment: Timestamp) -> DateTime<FixedOffset> {
-        moment.0.with_timezone(&self.offset(moment.0.naive_utc()))
+    pub fn format(self, moment: Timestamp) -> String {
+        let offset = self.offset(moment.0.naive_utc());
+        let moment = moment.0.with_timezone(&offset);
+        moment.to_rfc3339_opts(SecondsFormat::AutoSi, self == Zone::UTC)
     }
 
     /// What the clock shows at a moment that is given in UTC.
@@ -38,12 +40,12 @@ impl Zone {
     /// When the clock shows a time.
     pub(super) fn when(self, clock: NaiveDateTime) -> When {
         match self.0.offset_from_local_datetime(&clock) {
-            chrono::LocalResult::Single(offset) => When::Once(to_utc(clock, offset.fix())),
-            chrono::LocalResult::Ambiguous(first, second) => {
+            LocalResult::Single(offset) => When::Once(to_utc(clock, offset.fix())),
+            LocalResult::Ambiguous(first, second) => {
                 let (a, b) = (to_utc(clock, first.fix()), to_utc(clock, second.fix()));
                 When::Twice(a.min(b), a.max(b))
             }
-            chrono::LocalResult::None => When::Never {
+            LocalResult::None => When::Never {
                 gap_end: self.gap_end(clock),
             },
         }

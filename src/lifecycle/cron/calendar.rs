@@ -1,0 +1,244 @@
+//! The times that an expression names, by a clock that is never put forward or back.
+
+use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+
+use super::field::{self, Item};
+
+/// The last year in which anything comes true: RFC 3339 writes no later ones.
+pub(super) const YEAR_MAX: i32 = 9999;
+
+/// The days of the week repeat after so many years.
+const CYCLE_YEARS: i32 = 400;
+
+/// What the fields say: a bit for each value that is true. Small, since a scheduler holds many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Calendar {
+    seconds: u64,
+    minutes: u64,
+    hours: u32,
+    months: u16,
+    days: u32,
+    /// Days of which the nearest workday is meant.
+    near_days: u32,
+    last_day: bool,
+    last_workday: bool,
+    weekdays: u8,
+    /// Weekdays of which the last of the month is meant.
+    last_weekdays: u8,
+    /// Seven bits for the first of the month, seven for the second, and so on.
+    nth_weekdays: u64,
+    /// A day has to be true by both fields, not by one.
+    by_both: bool,
+}
+
+/// The fields of an expression, as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fields {
+    pub(super) seconds: Vec<Item>,
+    pub(super) minutes: Vec<Item>,
+    pub(super) hours: Vec<Item>,
+    pub(super) days: Vec<Item>,
+    pub(super) months: Vec<Item>,
+    pub(super) weekdays: Vec<Item>,
+}
+
+/// Whether a field begins with a star, which is what crontab looks at.
+pub(super) fn starred(items: &[Item]) -> bool {
+    matches!(items.first(), Some(Item::Any { .. }))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a field's values are the bits of its width"
+)]
+impl Calendar {
+    pub(super) fn new(fields: &Fields) -> Calendar {
+        let mut calendar = Calendar {
+            seconds: field::SECOND.values(&fields.seconds),
+            minutes: field::MINUTE.values(&fields.minutes),
+            hours: field::HOUR.values(&fields.hours) as u32,
+            months: field::MONTH.values(&fields.months) as u16,
+            days: field::DAY.values(&fields.days) as u32,
+            near_days: 0,
+            last_day: false,
+            last_workday: false,
+            weekdays: field::WEEKDAY.values(&fields.weekdays) as u8,
+            last_weekdays: 0,
+            nth_weekdays: 0,
+            by_both: starred(&fields.days) || starred(&fields.weekdays),
+        };
+        for item in fields.days.iter().chain(&fields.weekdays) {
+            match *item {
+                Item::LastDay => calendar.last_day = true,
+                Item::LastWorkday => calendar.last_workday = true,
+                Item::NearestWorkday(day) => calendar.near_days |= 1 << day,
+                Item::Last(weekday) => calendar.last_weekdays |= 1 << weekday,
+                Item::Nth { weekday, nth } => {
+                    calendar.nth_weekdays |= 1 << ((nth - 1) * 7 + weekday);
+                }
+                Item::Value(_) | Item::Range { .. } | Item::Any { .. } => {}
+            }
+        }
+        calendar
+    }
+
+    /// Whether any day is ever true.
+    pub(super) fn comes_true(&self) -> bool {
+        // the first year is a leap year, and all others of the cycle follow
+        self.next_day(2000, 1, 1).is_some()
+    }
+
+    /// The first time after `clock` that is true.
+    pub(super) fn next(&self, clock: NaiveDateTime) -> Option<NaiveDateTime> {
+        let (date, time) = (clock.date(), clock.time());
+        if self.days_of(date.year(), date.month()) & 1 << date.day() != 0
+            && let Some(next) = self.next_time(time)
+        {
+            return Some(date.and_time(next));
+        }
+        let date = self.next_day(date.year(), date.month(), date.day() + 1)?;
+        let first = time_of(
+            self.hours.trailing_zeros(),
+            self.minutes.trailing_zeros(),
+            self.seconds.trailing_zeros(),
+        )?;
+        Some(date.and_time(first))
+    }
+
+    /// The first time of the day after `time` that is true.
+    fn next_time(&self, time: NaiveTime) -> Option<NaiveTime> {
+        let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+        let first_second = self.seconds.trailing_zeros();
+        if self.hours & 1 << hour != 0 {
+            if self.minutes & 1 << minute != 0
+                && let Some(second) = above(self.seconds, second)
+            {
+                return time_of(hour, minute, second);
+            }
+            if let Some(minute) = above(self.minutes, minute) {
+                return time_of(hour, minute, first_second);
+            }
+        }
+        let hour = above(u64::from(self.hours), hour)?;
+        time_of(hour, self.minutes.trailing_zeros(), first_second)
+    }
+
+    /// The first day from a day on, which may be the one behind the month's last, that is true.
+    fn next_day(&self, year: i32, month: u32, day: u32) -> Option<NaiveDate> {
+        let mut from = u32::MAX.checked_shl(day).unwrap_or(0);
+        let mut first_month = month;
+        for year in year..=YEAR_MAX.min(year + CYCLE_YEARS) {
+            for month in first_month..=12 {
+                let days = self.days_of(year, month) & from;
+                if days != 0 {
+                    return NaiveDate::from_ymd_opt(year, month, days.trailing_zeros());
+                }
+                from = u32::MAX;
+            }
+            first_month = 1;
+        }
+        None
+    }
+
+    /// The days of a month that are true, one bit each.
+    fn days_of(&self, year: i32, month: u32) -> u32 {
+        if self.months & 1 << month == 0 {
+            return 0;
+        }
+        let Some(first) = NaiveDate::from_ymd_opt(year, month, 1) else {
+            return 0;
+        };
+        let month = Month {
+            length: u32::from(first.num_days_in_month()),
+            first_weekday: first.weekday().num_days_from_sunday(),
+        };
+        let (by_day, by_weekday) = (self.by_day(month), self.by_weekday(month));
+        let days = if self.by_both {
+            by_day & by_weekday
+        } else {
+            by_day | by_weekday
+        };
+        days & month.days()
+    }
+
+    fn by_day(&self, month: Month) -> u32 {
+        let mut days = self.days;
+        if self.last_day {
+            days |= 1 << month.length;
+        }
+        if self.last_workday {
+            days |= 1 << month.nearest_workday(month.length);
+        }
+        let mut near = self.near_days & month.days();
+        while near != 0 {
+            days |= 1 << month.nearest_workday(near.trailing_zeros());
+            near &= near - 1;
+        }
+        days
+    }
+
+    fn by_weekday(&self, month: Month) -> u32 {
+        if self.weekdays == 0x7f {
+            return u32::MAX;
+        }
+        let mut days = 0;
+        for weekday in 0..7 {
+            let all = month.all(weekday);
+            if self.weekdays & 1 << weekday != 0 {
+                days |= all;
+            }
+            if self.last_weekdays & 1 << weekday != 0 {
+                days |= 1 << all.ilog2();
+            }
+            for nth in 0..5 {
+                if self.nth_weekdays & 1 << (nth * 7 + weekday) != 0 {
+                    // the nth of any weekday is in the nth seven days
+                    days |= all & 0xfe << (nth * 7);
+                }
+            }
+        }
+        days
+    }
+}
+
+/// The lowest bit above one.
+fn above(bits: u64, bit: u32) -> Option<u32> {
+    let above = bits & (u64::MAX << bit << 1);
+    (above != 0).then(|| above.trailing_zeros())
+}
+
+fn time_of(hour: u32, minute: u32, second: u32) -> Option<NaiveTime> {
+    NaiveTime::from_hms_opt(hour, minute, second)
+}
+
+#[derive(Clone, Copy)]
+struct Month {
+    length: u32,
+    first_weekday: u32,
+}
+
+impl Month {
+    /// Its days, one bit each.
+    fn days(self) -> u32 {
+        (u32::MAX >> (31 - self.length)) & !1
+    }
+
+    /// Every such weekday of it.
+    fn all(self, weekday: u32) -> u32 {
+        let first = 1 + (weekday + 7 - self.first_weekday) % 7;
+        // day 1 and every seventh after it, moved to the first such weekday; the fifth may be
+        // beyond the month
+        (0x2040_8102_u64 << (first - 1)) as u32 & self.days()
+    }
+
+    /// The day nearest to a day, within the month, that is no Saturday or Sunday.
+    fn nearest_workday(self, day: u32) -> u32 {
+        match (self.first_weekday + day - 1) % 7 {
+            6 if day > 1 => day - 1,
+            6 => day + 2,
+            0 if day < self.length => day + 1,
+            0 => day - 2,
+            _ => day,
+        }
+    }
+}

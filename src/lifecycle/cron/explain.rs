@@ -1,0 +1,265 @@
+//! What an expression means, in an English sentence.
+
+use super::calendar::{Fields, starred};
+use super::field::{self, Field, Item, MONTHS, WEEKDAYS};
+
+/// More times of day than these are told by their fields.
+const TIMES_MAX: usize = 6;
+
+pub(super) fn explain(fields: &Fields) -> String {
+    let days = days(fields);
+    let mut sentence = match times(fields) {
+        Some(times) if days.is_empty() => format!("At {} every day", join(&times)),
+        Some(times) => format!("At {} {days}", join(&times)),
+        None if days.is_empty() => cadence(fields),
+        None => format!("{}, {days}", cadence(fields)),
+    };
+    if !all(&field::MONTH, &fields.months) {
+        let from = match fields.months[..] {
+            [Item::Range { from, to, step: 1 }] if to > from + 1 => "from",
+            _ => "in",
+        };
+        sentence.push_str(&format!(", {from} {}", months(&fields.months)));
+    }
+    sentence.push('.');
+    if let Some(first) = sentence.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    sentence
+}
+
+/// `a, b and c`
+fn join(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+fn all(field: &Field, items: &[Item]) -> bool {
+    field.values(items) == field.values(&[Item::Any { step: 1 }])
+}
+
+/// The times of day, where they are few and each is written out.
+fn times(fields: &Fields) -> Option<Vec<String>> {
+    let hours = listed(&field::HOUR, &fields.hours)?;
+    let minutes = listed(&field::MINUTE, &fields.minutes)?;
+    let seconds = listed(&field::SECOND, &fields.seconds)?;
+    let mut times = Vec::new();
+    for hour in &hours {
+        for minute in &minutes {
+            for second in &seconds {
+                times.push(if seconds == [0] {
+                    format!("{hour:02}:{minute:02}")
+                } else {
+                    format!("{hour:02}:{minute:02}:{second:02}")
+                });
+            }
+        }
+    }
+    (times.len() <= TIMES_MAX).then_some(times)
+}
+
+/// The values of a field that is a list of them, in order.
+fn listed(field: &Field, items: &[Item]) -> Option<Vec<u32>> {
+    let bits = field.values(items);
+    items
+        .iter()
+        .all(|item| matches!(item, Item::Value(_)))
+        .then(|| (0..64).filter(|bit| bits & 1 << bit != 0).collect())
+}
+
+/// How often within the hours, told from the smallest unit that says something:
+/// `every 10 seconds of minute 5 of every hour from 9 to 17`.
+fn cadence(fields: &Fields) -> String {
+    let mut units = vec![
+        (&field::SECOND, &fields.seconds),
+        (&field::MINUTE, &fields.minutes),
+        (&field::HOUR, &fields.hours),
+    ];
+    while units.len() > 1 && units[0].1[..] == [Item::Value(0)] {
+        units.remove(0);
+    }
+    let mut text = String::new();
+    let mut runs_on = false;
+    for (field, items) in units {
+        if text.is_empty() {
+            text = ticks(field, items);
+        } else if !(runs_on && items[..] == [Item::Any { step: 1 }]) {
+            text.push_str(&format!(" of {}", which(field, items)));
+        }
+        // `every 15 minutes` needs no `of every hour`, `at minute 15` does
+        runs_on = matches!(items[..], [Item::Any { step }] if even(field, step));
+    }
+    text
+}
+
+/// Whether a step is kept from one round of the field to the next.
+fn even(field: &Field, step: u32) -> bool {
+    (field.max - field.min + 1).is_multiple_of(step)
+}
+
+/// The smallest unit: `every 15 minutes`, `at minutes 0 and 30`.
+fn ticks(field: &Field, items: &[Item]) -> String {
+    let unit = field.name;
+    let every = |step: u32| match step {
+        1 => format!("every {unit}"),
+        _ => format!("every {step} {unit}s"),
+    };
+    parts(field, items, "at ", every)
+}
+
+/// A larger unit, which the smaller are in: `every 2nd hour`, `hours 2 and 3`.
+fn which(field: &Field, items: &[Item]) -> String {
+    let unit = field.name;
+    let every = |step: u32| match step {
+        1 => format!("every {unit}"),
+        _ => format!("every {} {unit}", ordinal(step)),
+    };
+    parts(field, items, "", every)
+}
+
+fn parts(field: &Field, items: &[Item], at: &str, every: impl Fn(u32) -> String) -> String {
+    let mut parts = Vec::new();
+    let mut values = Vec::new();
+    for item in items {
+        match *item {
+            Item::Value(value) => values.push(value.to_string()),
+            Item::Range { from, to, step } => {
+                // where the steps end, which may be before the range does
+                let last = from + (to - from) / step * step;
+                parts.push(format!("{} from {from} to {last}", every(step)));
+            }
+            Item::Any { step } if even(field, step) => parts.push(every(step)),
+            Item::Any { step } => {
+                let last = field.min + (field.max - field.min) / step * step;
+                parts.push(format!("{} from {} to {last}", every(step), field.min));
+            }
+            Item::LastDay
+            | Item::LastWorkday
+            | Item::NearestWorkday(_)
+            | Item::Last(_)
+            | Item::Nth { .. } => {}
+        }
+    }
+    if !values.is_empty() {
+        let plural = if values.len() > 1 { "s" } else { "" };
+        parts.insert(0, format!("{at}{}{plural} {}", field.name, join(&values)));
+    }
+    join(&parts)
+}
+
+/// The days; nothing where it is every day.
+fn days(fields: &Fields) -> String {
+    let every_day = all(&field::DAY, &fields.days);
+    let every_weekday = all(&field::WEEKDAY, &fields.weekdays);
+    let by_both = starred(&fields.days) || starred(&fields.weekdays);
+    let (days, weekdays) = (days_of_month(&fields.days), weekdays(&fields.weekdays));
+    match (every_day, every_weekday) {
+        (true, true) => String::new(),
+        (true, false) if by_both => match fields.weekdays[..] {
+            [Item::Range { from, to, step: 1 }] if to > from + 1 => format!("from {weekdays}"),
+            _ => format!("on {weekdays}"),
+        },
+        (false, true) if by_both => format!("on {days}"),
+        // either is enough, and one is always true
+        (true, false) | (false, true) => String::new(),
+        (false, false) if by_both => format!("on {days} that falls on {weekdays}"),
+        (false, false) => format!("on {days}, and also on {weekdays}"),
+    }
+}
+
+fn days_of_month(items: &[Item]) -> String {
+    let mut parts = Vec::new();
+    let mut values = Vec::new();
+    for item in items {
+        match *item {
+            Item::Value(day) => values.push(day.to_string()),
+            Item::Range { from, to, step: 1 } => values.push(format!("{from} to {to}")),
+            Item::Range { from, to, step } => {
+                let last = from + (to - from) / step * step;
+                let step = ordinal(step);
+                parts.push(format!(
+                    "every {step} day of the month from {from} to {last}"
+                ));
+            }
+            Item::Any { step: 1 } => parts.push("every day of the month".to_owned()),
+            Item::Any { step } => {
+                parts.push(format!("every {} day of the month from 1", ordinal(step)));
+            }
+            Item::LastDay => parts.push("the last day of the month".to_owned()),
+            Item::LastWorkday => {
+                parts.push("the last day from Monday to Friday of the month".to_owned());
+            }
+            Item::NearestWorkday(day) => parts.push(format!(
+                "the day from Monday to Friday nearest to day {day} of the month"
+            )),
+            Item::Last(_) | Item::Nth { .. } => {}
+        }
+    }
+    if !values.is_empty() {
+        let one = matches!(values[..], [ref day] if !day.contains(' '));
+        let days = if one { "day" } else { "days" };
+        parts.insert(0, format!("{days} {} of the month", join(&values)));
+    }
+    join(&parts)
+}
+
+fn weekdays(items: &[Item]) -> String {
+    let name = |weekday: u32| WEEKDAYS[weekday as usize % 7].to_owned();
+    let mut parts = Vec::new();
+    for item in items {
+        match *item {
+            Item::Value(weekday) => parts.push(name(weekday)),
+            Item::Range { from, to, step: 1 } if to > from + 1 => {
+                parts.push(format!("{} to {}", name(from), name(to)));
+            }
+            Item::Range { from, to, step } => {
+                parts.extend((from..=to).step_by(step as usize).map(name));
+            }
+            // 7 is Sunday once more
+            Item::Any { step } => parts.extend((0..7).step_by(step as usize).map(name)),
+            Item::Last(weekday) => parts.push(format!("the last {} of the month", name(weekday))),
+            Item::Nth { weekday, nth } => {
+                let nth = ["first", "second", "third", "fourth", "fifth"][nth as usize - 1];
+                parts.push(format!("the {nth} {} of the month", name(weekday)));
+            }
+            Item::LastDay | Item::LastWorkday | Item::NearestWorkday(_) => {}
+        }
+    }
+    join(&parts)
+}
+
+fn months(items: &[Item]) -> String {
+    let name = |month: u32| MONTHS[month as usize - 1].to_owned();
+    let mut parts = Vec::new();
+    for item in items {
+        match *item {
+            Item::Value(month) => parts.push(name(month)),
+            Item::Range { from, to, step: 1 } if to > from + 1 => {
+                parts.push(format!("{} to {}", name(from), name(to)));
+            }
+            Item::Range { from, to, step } => {
+                parts.extend((from..=to).step_by(step as usize).map(name));
+            }
+            Item::Any { step } => parts.extend((1..=12).step_by(step as usize).map(name)),
+            Item::LastDay
+            | Item::LastWorkday
+            | Item::NearestWorkday(_)
+            | Item::Last(_)
+            | Item::Nth { .. } => {}
+        }
+    }
+    join(&parts)
+}
+
+fn ordinal(number: u32) -> String {
+    let ending = match (number % 10, number % 100) {
+        (1, tens) if tens != 11 => "st",
+        (2, tens) if tens != 12 => "nd",
+        (3, tens) if tens != 13 => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
+}
