@@ -36,6 +36,18 @@ pub enum Misfire {
     All,
 }
 
+impl Misfire {
+    /// The policy as it stands in schedules.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Misfire::Skip => "skip",
+            Misfire::Once => "once",
+            Misfire::All => "all",
+        }
+    }
+}
+
 /// What becomes of a tick while the job of the one before has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +61,19 @@ pub enum Overlap {
     Queue,
     /// The other job is cancelled, and it is enqueued.
     Replace,
+}
+
+impl Overlap {
+    /// The policy as it stands in schedules.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Overlap::Allow => "allow",
+            Overlap::Skip => "skip",
+            Overlap::Queue => "queue",
+            Overlap::Replace => "replace",
+        }
+    }
 }
 
 /// Whether a schedule goes on.

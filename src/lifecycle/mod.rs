@@ -8,6 +8,7 @@ mod cancel;
 mod cron;
 mod dependency;
 mod moment;
+mod redefine;
 mod requirement;
 mod schedule;
 mod transition;
@@ -20,6 +21,9 @@ pub use cancel::{OnCancel, on_cancel};
 pub use cron::{Cron, CronError};
 pub use dependency::{Prospect, Weighed, meets, weigh};
 pub use moment::{MomentError, parse_moment};
+pub use redefine::{
+    OnApply, OnChange, ScheduleChange, differences, modify, on_apply, on_pause, on_resume, redefine,
+};
 pub use requirement::{hand_on, satisfies};
 pub use schedule::{BadSchedule, Crons, Plan, Position, Step, check_schedule};
 pub use transition::{

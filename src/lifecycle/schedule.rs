@@ -37,7 +37,7 @@ pub enum BadSchedule {
 }
 
 impl BadSchedule {
-    fn field(field: &'static str, problem: impl Into<String>) -> BadSchedule {
+    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> BadSchedule {
         BadSchedule::Field {
             field,
             problem: problem.into(),
