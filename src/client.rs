@@ -27,6 +27,7 @@ mod flow;
 mod listing;
 mod requirement;
 mod rerun;
+mod schedules;
 mod ttl;
 mod waiter;
 
@@ -38,6 +39,10 @@ pub use filter::{JobFilter, LabelFilter};
 pub use flow::TreeNode;
 pub use listing::{JobPage, JobSummary};
 pub use rerun::Rerun;
+pub use schedules::{
+    Cadence, Changed, LastOutcome, ListedSchedule, NewSchedule, ScheduleFilter, ScheduleList,
+    ScheduleOutcome, ScheduleSummary, Scheduled,
+};
 pub use waiter::Waiter;
 
 use std::num::NonZeroU32;
@@ -49,9 +54,10 @@ use crate::broker::{
     Broker, BrokerError, ConnectOptions, Enqueued, NewJob, Purged, QueueInfo, QueueSettings,
 };
 use crate::envelope::{
-    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, State, Timestamp, WorkerInfo,
-    says_the_same,
+    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, ScheduleId, State, Timestamp,
+    WorkerInfo, says_the_same,
 };
+use crate::lifecycle::BadSchedule;
 
 /// What can go wrong for a user of the library.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +71,25 @@ pub enum ClientError {
     /// A name.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// A schedule.
+    #[error(transparent)]
+    BadSchedule(#[from] BadSchedule),
+    /// No schedule of this name is there.
+    #[error("there is no schedule `{0}`")]
+    NoSuchSchedule(String),
+    /// The name stands for another schedule.
+    #[error(
+        "the schedule `{schedule}` is there already, with another {fields}; `naq job-control {schedule} reschedule` changes it, --replace puts this one in its place"
+    )]
+    ScheduleExists {
+        /// Its name.
+        schedule: ScheduleId,
+        /// The fields in which the two differ.
+        fields: String,
+    },
+    /// The schedule has no more ticks.
+    #[error("the schedule `{0}` has ended")]
+    ScheduleEnded(ScheduleId),
     /// No job of this id is known.
     #[error("no job `{0}` is known: it was never enqueued here, or its record has gone")]
     NoSuchJob(JobId),

@@ -6,6 +6,7 @@ use crate::broker::BrokerError;
 use crate::client::ClientError;
 use crate::config::ConfigError;
 use crate::envelope::{BadName, Invalid};
+use crate::lifecycle::BadSchedule;
 use crate::server::ServerError;
 use crate::worker::WorkerError;
 
@@ -102,10 +103,14 @@ impl From<ClientError> for Failure {
             ClientError::Broker(error) => return error.into(),
             ClientError::Invalid(_) => Exit::Refused,
             ClientError::Name(_) => Exit::Usage,
+            ClientError::BadSchedule(bad) => return bad.into(),
             ClientError::NoSuchJob(_)
+            | ClientError::NoSuchSchedule(_)
             | ClientError::NoFailedJob(_)
             | ClientError::NoEnvelope(_) => Exit::NotFound,
-            ClientError::NotEnded { .. } => Exit::Conflict,
+            ClientError::NotEnded { .. }
+            | ClientError::ScheduleExists { .. }
+            | ClientError::ScheduleEnded(_) => Exit::Conflict,
             ClientError::NotRunnable { .. } => Exit::Refused,
             ClientError::QueueFull { .. } => Exit::Full,
         };
@@ -124,6 +129,15 @@ impl From<WorkerError> for Failure {
 impl From<Invalid> for Failure {
     fn from(error: Invalid) -> Failure {
         Failure::new(Exit::Refused, error.to_string())
+    }
+}
+
+impl From<BadSchedule> for Failure {
+    fn from(error: BadSchedule) -> Failure {
+        match error {
+            BadSchedule::Envelope(invalid) => invalid.into(),
+            BadSchedule::Cron(_) | BadSchedule::Field { .. } => Failure::usage(error.to_string()),
+        }
     }
 }
 

@@ -213,7 +213,7 @@ fn whereabouts(record: &Record) -> Record {
 }
 
 /// What an envelope runs, in one line.
-fn runs(envelope: &RawValue) -> Option<String> {
+pub(super) fn runs(envelope: &RawValue) -> Option<String> {
     let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
     Some(summary.chars().take(RUNS_CHARS_MAX).collect())
 }

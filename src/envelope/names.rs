@@ -217,6 +217,37 @@ impl JobId {
     }
 }
 
+impl ScheduleId {
+    /// A name for a schedule whose author gave it none: a label, made fit for a name, and the
+    /// beginning of a digest of what it is (`backup-sh-3f9a1c2d`). So the same thing has the same
+    /// name, however often and wherever it is scheduled.
+    #[must_use]
+    pub fn derived(label: &str, of: &[u8]) -> ScheduleId {
+        const DIGEST_CHARS: usize = 8;
+        let mut name = String::with_capacity(SCHEDULE_ID_CHARS_MAX);
+        for c in label.chars() {
+            if name.len() == SCHEDULE_ID_CHARS_MAX - DIGEST_CHARS - 1 {
+                break;
+            }
+            if c.is_ascii_alphanumeric() || c == '_' {
+                name.push(c);
+            } else if !name.is_empty() && !name.ends_with('-') {
+                name.push('-');
+            }
+        }
+        let label = match name.trim_end_matches('-') {
+            "" => "schedule",
+            label => label,
+        };
+        let digest = Sha256::digest(of);
+        let mut name = format!("{label}-");
+        for byte in &digest[..DIGEST_CHARS / 2] {
+            name.push_str(&format!("{byte:02x}"));
+        }
+        ScheduleId(name.into())
+    }
+}
+
 /// A time in UTC that may stand in a name.
 fn compact(time: Timestamp) -> String {
     let format = if time.unix_ms() % 1_000 == 0 {
@@ -244,6 +275,15 @@ mod tests {
         let now = JobId::for_run_now(&longest, at("2026-12-24T17:00:00.250Z"));
         assert!(JobId::chosen(now.as_str()).is_ok());
         assert!(ScheduleId::new("x".repeat(SCHEDULE_ID_CHARS_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_schedule_without_a_name_is_given_one() {
+        let name = |label| ScheduleId::derived(label, b"what it is");
+        assert_eq!(name("backup.sh").as_str(), "backup-sh-63ba9a46");
+        assert_eq!(name("  ~/.x/").as_str(), "x-63ba9a46");
+        assert_eq!(name("日本").as_str(), "schedule-63ba9a46");
+        assert_ne!(name("x"), ScheduleId::derived("x", b"another"));
     }
 
     #[test]
@@ -290,6 +330,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_derived_name_is_a_name(label in "\\PC{0,70}", of in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let name = ScheduleId::derived(&label, &of);
+            prop_assert_eq!(ScheduleId::new(name.as_str()), Ok(name));
+        }
+
         #[test]
         fn what_passes_is_one_subject_token(name in "\\PC{0,70}") {
             if QueueName::new(&name).is_ok() {
