@@ -14,6 +14,7 @@ mod exit;
 mod failed;
 mod job_options;
 mod jobs;
+mod list_scheduled;
 mod list_workers;
 mod logs;
 mod progress;
@@ -23,6 +24,8 @@ mod render;
 mod result;
 mod retry;
 mod run;
+mod schedule;
+mod schedule_options;
 mod scheduler;
 mod schema;
 mod server;
@@ -62,6 +65,8 @@ enum Verb {
     Run(run::Args),
     /// Put jobs into a queue
     Enqueue(enqueue::Args),
+    /// Enqueue a job again and again: at times of day, or so far apart
+    Schedule(schedule::Args),
     /// Take jobs from queues and run them
     Worker(worker::Args),
     /// Run a local server and a worker in the foreground, to develop with
@@ -86,6 +91,8 @@ enum Verb {
     Logs(logs::Args),
     /// Cancel jobs: those that wait end at once, those that run are stopped
     Cancel(cancel::Args),
+    /// List schedules: when they run next, and how they did
+    ListScheduled(list_scheduled::Args),
     /// Enqueue the jobs of schedules when they are due; several may run, one leads
     Scheduler(scheduler::Args),
     /// List the workers
@@ -154,6 +161,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         match cli.verb {
             Verb::Run(args) => run::run(&session, args).await,
             Verb::Enqueue(args) => enqueue::run(&session, args).await,
+            Verb::Schedule(args) => schedule::run(&session, args).await,
             Verb::Worker(args) => worker::run(&session, args).await,
             Verb::Dev(args) => dev::run(&session, args).await,
             Verb::Status(args) => status::run(&session, args).await,
@@ -166,6 +174,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Ttl(args) => ttl::run(&session, args).await,
             Verb::Logs(args) => logs::run(&session, args).await,
             Verb::Cancel(args) => cancel::run(&session, args).await,
+            Verb::ListScheduled(args) => list_scheduled::run(&session, args).await,
             Verb::Scheduler(args) => scheduler::run(&session, args).await,
             Verb::ListWorkers(args) => list_workers::run(&session, args).await,
             Verb::Queues(args) => queues::run(&session, args).await,

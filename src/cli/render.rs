@@ -8,6 +8,7 @@ use serde::Serialize;
 
 pub(super) use crate::envelope::escape;
 use crate::envelope::{State, Timestamp};
+use crate::lifecycle::Zone;
 
 /// One line of JSON.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
@@ -77,6 +78,26 @@ pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// How far a moment is away: `in 5m`, `3s ago`.
+pub(super) fn away(moment: Timestamp, now: Timestamp) -> String {
+    if moment > now {
+        format!("in {}", age(now, moment))
+    } else {
+        format!("{} ago", age(moment, now))
+    }
+}
+
+/// A moment by the clocks of a zone, or in UTC: `2026-12-24 18:00:00+01:00`.
+pub(super) fn moment_in(moment: Timestamp, zone: Option<&str>) -> String {
+    let zone: Zone = zone.and_then(|name| name.parse().ok()).unwrap_or(Zone::UTC);
+    let format = if moment.unix_ms() % 1_000 == 0 {
+        "%Y-%m-%d %H:%M:%S%:z"
+    } else {
+        "%Y-%m-%d %H:%M:%S%.3f%:z"
+    };
+    zone.at(moment).format(format).to_string()
 }
 
 /// A length of time for people: `12ms`, `3.4s`, `5m 10s`.

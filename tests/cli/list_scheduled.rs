@@ -1,0 +1,222 @@
+//! `naq list-scheduled`: every schedule, when it runs next, and how it did.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use futures_util::StreamExt;
+use naq::envelope::{JobId, Schedule, ScheduleStatus};
+use serde_json::Value;
+
+use super::schedule::{name, store, stored};
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+
+fn lines(naq: &Naq, args: &[&str]) -> Vec<Value> {
+    let args = [&["list-scheduled", "--json"], args].concat();
+    let done = naq.cli(args).run().succeeds();
+    done.stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn ids(naq: &Naq, args: &[&str]) -> Vec<String> {
+    let mut ids: Vec<String> = lines(naq, args)
+        .iter()
+        .map(|line| line["id"].as_str().unwrap().to_owned())
+        .collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn every_schedule_is_shown_with_how_it_is() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["list-scheduled"])
+        .run()
+        .succeeds()
+        .says(&["no such schedule"]);
+    assert_eq!(lines(&naq, &[]), [Value::Null; 0]);
+
+    let schedule = |args: &[&str]| {
+        let args = [&["schedule"], args].concat();
+        naq.cli(args).run().succeeds();
+    };
+    schedule(&[
+        "--name",
+        "late",
+        "--cron",
+        "0 0 1 1 *",
+        "--tz",
+        "Asia/Tokyo",
+        "--",
+        "echo",
+        "hi",
+    ]);
+    schedule(&[
+        "--name", "soon", "--every", "1h", "-q", "build", "--", "true",
+    ]);
+    schedule(&["--name", "rests", "--every", "1h", "--", "true"]);
+    schedule(&["--name", "over", "--every", "1h", "--", "true"]);
+    let (rests, _) = stored(&naq, "rests");
+    store(
+        &naq,
+        &Schedule {
+            status: ScheduleStatus::Paused,
+            paused_reason: Some("its queue\x1b[31m is full".to_owned()),
+            ..rests
+        },
+    );
+    let (over, _) = stored(&naq, "over");
+    store(
+        &naq,
+        &Schedule {
+            status: ScheduleStatus::Ended,
+            ..over
+        },
+    );
+
+    // as the scheduler leaves it once it has enqueued a tick
+    let _worker = naq.worker(&["build"]).spawn();
+    let job = naq.publish_to(
+        "build",
+        "naq.queue.build.soon-1",
+        br#"{"command":"false"}"#.to_vec(),
+    );
+    drop(job);
+    let job = JobId::new("soon-1").unwrap();
+    naq.ended(&job);
+    let (mut soon, _) = stored(&naq, "soon");
+    soon.progress.last_run = Some(soon.created_at);
+    soon.progress.last_job_id = Some(job);
+    soon.progress.runs = 41;
+    soon.progress.missed = 2;
+    store(&naq, &soon);
+
+    assert_eq!(ids(&naq, &[]), ["late", "over", "rests", "soon"]);
+    assert_eq!(ids(&naq, &["--queue", "build"]), ["soon"]);
+    assert_eq!(ids(&naq, &["--status", "active"]), ["late", "soon"]);
+    assert_eq!(ids(&naq, &["--status", "paused"]), ["rests"]);
+    assert_eq!(ids(&naq, &["--status", "ended"]), ["over"]);
+    assert_eq!(ids(&naq, &["--job-id", "late"]), ["late"]);
+    assert_eq!(ids(&naq, &["--limit", "1"]), ["soon"]);
+    naq.cli(["list-scheduled", "--job-id", "none"])
+        .run()
+        .exits(4)
+        .says(&["no schedule `none`"]);
+    naq.cli(["list-scheduled", "--status", "asleep"])
+        .run()
+        .exits(2)
+        .says(&["active, paused, ended"]);
+
+    let line = &lines(&naq, &["--job-id", "soon"])[0];
+    assert_eq!(line["kind"], "recurring");
+    assert_eq!(line["runs"], 41);
+    assert_eq!(line["last_job_id"], "soon-1");
+    assert_eq!(line["last_state"], "failed");
+    assert_eq!(line["last_reason"], "exit");
+    assert_eq!(line["every"], 3600);
+    let next = soon.created_at.unix_ms() + 3_600_000;
+    let shown: naq::envelope::Timestamp = line["next_run"].as_str().unwrap().parse().unwrap();
+    assert_eq!(shown.unix_ms(), next);
+    assert_eq!(line.get("envelope"), None);
+    let line = &lines(&naq, &["--job-id", "late", "--detailed"])[0];
+    assert_eq!(line["envelope"]["command"], "echo");
+    assert_eq!(line["misfire"], "once");
+    let line = &lines(&naq, &["--job-id", "rests"])[0];
+    assert_eq!(line.get("next_run"), None);
+
+    let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!(rows.len(), 5, "{table}");
+    // what runs next comes first, what has ended last
+    assert!(
+        rows[1].starts_with("soon") && rows[1].contains("failed/exit"),
+        "{table}"
+    );
+    assert!(
+        rows[2].contains("0 0 1 1 * Asia/Tokyo") && rows[2].contains("-01-01 00:00:00+09:00 (in ")
+    );
+    assert!(
+        rows[3].contains("paused: its queue\\u{1b}[31m is full"),
+        "{table}"
+    );
+    assert!(rows[4].starts_with("over"), "{table}");
+    let few = naq.cli(["list-scheduled", "--limit", "2"]).run().succeeds();
+    assert_eq!(few.stdout.lines().count(), 3);
+    assert!(few.stderr.contains("2 more"), "{few:#?}");
+    naq.cli(["list-scheduled", "--detailed", "--job-id", "late"])
+        .run()
+        .succeeds()
+        .prints("runs what      echo hi");
+}
+
+#[test]
+fn one_that_cannot_be_read_is_no_hindrance() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["schedule", "--name", "sound", "--every", "1h", "--", "true"])
+        .run()
+        .succeeds();
+    let (sound, _) = stored(&naq, "sound");
+    // another program's
+    store(
+        &naq,
+        &Schedule {
+            schedule_id: name("broken"),
+            cron: Some("61 * * * *".to_owned()),
+            every: None,
+            ..sound
+        },
+    );
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let sent = jetstream.publish("$KV.naq_scheduled_jobs.odd", "{}".into());
+        sent.await.unwrap().await.unwrap();
+    });
+    let lines = lines(&naq, &[]);
+    let line = |id: &str| lines.iter().find(|line| line["id"] == id).unwrap();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        line("broken")["problem"]
+            .as_str()
+            .unwrap()
+            .contains("minute (field 1)")
+    );
+    assert_eq!(line("odd")["status"], "unreadable");
+    let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+    assert!(
+        table.contains("unreadable: ") && table.contains("broken: cron"),
+        "{table}"
+    );
+}
+
+/// More schedules than are held at once, as one line each.
+#[test]
+fn thousands_of_schedules_come_as_lines() {
+    const SCHEDULES: usize = 3_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["schedule", "--name", "s0", "--every", "1h", "--", "true"])
+        .run()
+        .succeeds();
+    let (first, _) = stored(&naq, "s0");
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let writes = (1..SCHEDULES).map(|number| {
+            let schedule = Schedule {
+                schedule_id: name(&format!("s{number}")),
+                ..first.clone()
+            };
+            async move { broker.write_schedule(&schedule, 0).await.unwrap() }
+        });
+        futures_util::stream::iter(writes)
+            .buffered(256)
+            .for_each(|_| std::future::ready(()))
+            .await;
+    });
+    assert_eq!(ids(&naq, &[]).len(), SCHEDULES);
+    let table = naq.cli(["list-scheduled"]).run().succeeds();
+    assert_eq!(table.stdout.lines().count(), 201);
+    assert!(table.stderr.contains("2800 more"), "{}", table.stderr);
+}
