@@ -319,8 +319,7 @@ impl Broker {
             payload,
             is_chosen: false,
         };
-        let pending = self.send_job(again).await?;
-        self.confirm_job(&record.queue, pending).await?;
+        self.enqueue_again(again).await?;
         if record.waits.is_some_and(|waits| waits.until.is_some()) {
             self.disarm_wake(&record.queue, job).await?;
         }

@@ -210,6 +210,16 @@ impl Broker {
         self.send(subject, headers, job.payload).await
     }
 
+    /// Puts a further message of a job into its queue, whatever others it has.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn enqueue_again(&self, job: NewJob) -> Result<(), BrokerError> {
+        let queue = job.queue.clone();
+        let pending = self.send_job(job).await?;
+        self.confirm_job(&queue, pending).await.map(|_| ())
+    }
+
     /// Waits for the server's word on a job that was sent.
     ///
     /// # Errors
@@ -343,6 +353,12 @@ impl Broker {
         let later = self.names.later(queue, job);
         if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
             return Ok(Some(found(queue, &message, later_state(&message))));
+        }
+        // its time may have come between the two looks
+        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await?
+            && message.header(WAKE_HEADER).is_none()
+        {
+            return Ok(Some(found(queue, &message, MessageState::Queued)));
         }
         if let Some(sequence) = sequence_in(queue, job)
             && let Some(message) = self

@@ -89,15 +89,10 @@ pub(super) fn away(moment: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// A moment by the clocks of a zone, or in UTC: `2026-12-24 18:00:00+01:00`.
+/// A moment by the clocks of a zone, or in UTC: `2026-12-24T18:00:00+01:00`.
 pub(super) fn moment_in(moment: Timestamp, zone: Option<&str>) -> String {
     let zone: Zone = zone.and_then(|name| name.parse().ok()).unwrap_or(Zone::UTC);
-    let format = if moment.unix_ms() % 1_000 == 0 {
-        "%Y-%m-%d %H:%M:%S%:z"
-    } else {
-        "%Y-%m-%d %H:%M:%S%.3f%:z"
-    };
-    zone.at(moment).format(format).to_string()
+    zone.format(moment)
 }
 
 /// A length of time for people: `12ms`, `3.4s`, `5m 10s`.

@@ -464,6 +464,10 @@ pub struct Record {
     /// What it waits for, while it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits: Option<Waits>,
+    /// The message by which it was put aside, which is being removed: it is not run by that one,
+    /// since its removal may come late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_sequence: Option<u64>,
     /// Its dependencies have ended as they had to, and are not looked at again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dependencies_met: bool,
@@ -535,6 +539,7 @@ impl Record {
             dependents: false,
             placeholder: false,
             waits: None,
+            left_sequence: None,
             dependencies_met: false,
             envelope_digest: None,
             rerun_of: None,

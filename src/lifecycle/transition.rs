@@ -211,6 +211,7 @@ pub fn on_delivery(
                         since: delivered.now,
                         until: None,
                     },
+                    delivered.sequence,
                 );
                 return OnDelivery::Park(Box::new(next));
             }
@@ -218,6 +219,7 @@ pub fn on_delivery(
     }
     next.state = State::Running;
     next.waits = None;
+    next.left_sequence = None;
     next.attempt += 1;
     next.worker_id = Some(delivered.worker_id.clone());
     next.lease = Some(Lease {
@@ -286,13 +288,15 @@ fn wait_for_dependencies(
                     since: before.map_or(delivered.now, |waits| waits.since),
                     until,
                 },
+                delivered.sequence,
             );
             Some(OnDelivery::Park(Box::new(next.clone())))
         }
     }
 }
 
-fn wait(record: &mut Record, waits: Waits) {
+fn wait(record: &mut Record, waits: Waits, sequence: u64) {
+    record.left_sequence = Some(sequence);
     record.state = State::Waiting;
     record.waits = Some(waits);
     record.worker_id = None;

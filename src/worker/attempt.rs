@@ -206,7 +206,12 @@ pub(super) async fn reject(
                 revision = at;
             }
             Ok((None, at)) => revision = at,
-            Ok((Some(_), _)) | Err(BrokerError::Unreadable(_)) => break,
+            // this one again, after a crash: who waits for it may not have been told
+            Ok((Some(present), _)) => {
+                record.dependents = present.dependents && present.state == State::Rejected;
+                break;
+            }
+            Err(BrokerError::Unreadable(_)) => break,
             Err(_) => return Done::Lost,
         }
     }

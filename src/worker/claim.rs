@@ -10,7 +10,7 @@ use super::attempt::{
 use super::hold::Hold;
 use super::requirements::{Before, hand_on};
 use super::{now, park};
-use crate::broker::{BrokerError, Delivery, step};
+use crate::broker::{BrokerError, Delivery, NewJob, step};
 use crate::envelope::{self, Envelope, Invalid, JobId, Record, RejectReason, State};
 use crate::lifecycle::{self, Delivered, KeySlot, OnDelivery, on_delivery};
 use crate::runner::StopReason;
@@ -73,9 +73,11 @@ pub(super) async fn claim(
         facts.now = now();
         match on_delivery(present.as_deref(), envelope, facts) {
             // by a message of its own, which holds the envelope for as long as it takes
-            OnDelivery::Run(_) | OnDelivery::TakeSlot if delivery.is_wake() => {
-                let released = persist(hold, || context.broker.release(&facts.job_id));
-                if Box::pin(released).await.is_err() {
+            OnDelivery::Run(_) | OnDelivery::TakeSlot
+                if delivery.is_wake() || was_left(present.as_deref(), delivery) =>
+            {
+                let renewing = renew(context, hold, delivery, facts, present.as_deref());
+                if Box::pin(renewing).await.is_err() {
                     return Claim::Done(Done::Lost);
                 }
                 step("wake.released");
@@ -194,6 +196,36 @@ pub(super) async fn claim(
             }
         }
     }
+}
+
+/// Whether a job was put aside by this very message. Whoever did so may still be about to remove
+/// it, however late, and whoever ran the job by it would then lose it.
+fn was_left(present: Option<&Record>, delivery: &Delivery) -> bool {
+    present.is_some_and(|record| record.left_sequence == Some(delivery.sequence))
+}
+
+/// Gives a job that may run a message of its own.
+async fn renew(
+    context: &AttemptContext,
+    hold: &Hold,
+    delivery: &Delivery,
+    facts: &Delivered,
+    present: Option<&Record>,
+) -> Result<(), BrokerError> {
+    let waits = present.is_some_and(|record| record.state == State::Waiting);
+    if delivery.is_wake() || waits {
+        return persist(hold, || context.broker.release(&facts.job_id))
+            .await
+            .map(|_| ());
+    }
+    // under no message id: the server would take it for a repeat of the first
+    let again = NewJob {
+        job_id: facts.job_id.clone(),
+        queue: facts.queue.clone(),
+        payload: delivery.payload.clone(),
+        is_chosen: false,
+    };
+    persist(hold, || context.broker.enqueue_again(again.clone())).await
 }
 
 /// Whether a delivered envelope says the same as the job's first one, however each is written.

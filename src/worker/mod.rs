@@ -187,7 +187,10 @@ pub async fn work(
     // a hold is to be given up before the server does, whatever this worker was told
     options.ack_wait = options.ack_wait.min(ack_wait);
     let control = broker.open_control(&worker_id).await?;
-    let feeds = broker.open_feeds(&options.queues, &consumer).await?;
+    let feeds = tokio::select! {
+        feeds = open_feeds(&broker, &options, &consumer) => feeds?,
+        _ = next_request(&mut request, Request::Work) => return Ok(Summary::default()),
+    };
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let started_at = now();
     let mut worker = Worker {
@@ -255,6 +258,24 @@ async fn prepare_once(
         ack_wait = ack_wait.min(of_queue);
     }
     Ok((broker.names().worker_consumer(), ack_wait))
+}
+
+/// Opens the way by which jobs come: a connection of its own, so a server that was there a moment
+/// ago may be gone now. It is waited for, as it is later.
+async fn open_feeds(
+    broker: &Broker,
+    options: &Options,
+    consumer: &str,
+) -> Result<Feeds, BrokerError> {
+    let mut pause = attempt::PAUSE_FIRST;
+    loop {
+        match broker.open_feeds(&options.queues, consumer).await {
+            Err(error @ BrokerError::Connect { .. }) => tracing::warn!("not ready yet: {error}"),
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(attempt::PAUSE_MAX);
+    }
 }
 
 /// How many jobs must run for each processor for ends to be gathered: enough to keep it busy.

@@ -7,7 +7,7 @@ use super::hold::Hold;
 use super::outcome::{attach_envelope, write};
 use super::{now, park};
 use crate::broker::{Delivery, NewJob, step};
-use crate::envelope::{Envelope, Record};
+use crate::envelope::{Envelope, Record, Timestamp};
 use crate::lifecycle::{self, OnCancel, OnEnd, on_cancel};
 
 /// Carries out what follows an attempt: records it, with what goes before and after.
@@ -31,6 +31,10 @@ pub(super) async fn settle(
             end(context, hold, delivery, envelope, ending).await
         }
         OnEnd::Retry { mut record, due } => {
+            let is_short = wait_until(due) < SHORT_WAIT_MAX;
+            if !is_short {
+                record.left_sequence = Some(delivery.sequence);
+            }
             let Ok(revision) = write(context, hold, &mut record, revision, None).await else {
                 return Done::Lost;
             };
@@ -45,10 +49,9 @@ pub(super) async fn settle(
             {
                 return Done::Lost;
             }
-            let wait = (due.0 - now().0).to_std().unwrap_or_default();
-            if wait < SHORT_WAIT_MAX {
+            if is_short {
                 // shorter than the server can hold a message: it comes back when it is handed back
-                tokio::time::sleep(wait).await;
+                tokio::time::sleep(wait_until(due)).await;
                 step("retry.slept");
                 let _ = hold.delivery().hand_back().await;
                 return Done::Recorded(record);
@@ -82,6 +85,10 @@ pub(super) async fn settle(
             Done::HandedBack
         }
     }
+}
+
+fn wait_until(due: Timestamp) -> Duration {
+    (due.0 - now().0).to_std().unwrap_or_default()
 }
 
 /// Up to this long a retry is held by the worker: the server fires a held message a quarter of a

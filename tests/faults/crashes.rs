@@ -2,6 +2,7 @@
 //! on with it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use naq::envelope::{JobId, Reason, State};
 use nix::sys::signal::Signal;
@@ -202,6 +203,79 @@ fn a_claim_by_a_message_that_was_handed_on_meanwhile_does_not_hold_the_job() {
     assert_eq!(record.state, State::Succeeded);
     naq.drained("build");
     assert!(slow.stop().success());
+}
+
+/// A worker that put a job aside and stands still before it acknowledges that, while another is
+/// given the message once more and may run the job: the late acknowledgement takes nothing from
+/// under who runs it.
+#[test]
+fn a_late_word_for_a_job_put_aside_does_not_take_it_from_who_runs_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _slow = naq
+        .worker(&["build", "back"])
+        .ack_wait(ACK_WAIT)
+        .concurrency(1)
+        .env("FAILPOINTS", "ack.before=1*sleep(8000)")
+        .spawn();
+    let script = "if [ $NAQ_ATTEMPT = 1 ]; then sleep 600; fi";
+    let job = serde_json::json!({"job_id": "job", "script": script, "depends_on": [
+        {"job": "first", "on": "finished"},
+    ]});
+    naq.publish("build", job.to_string());
+    naq.enqueue(&["--queue", "idle", "--id", "first", "--", "true"]);
+    let job = JobId::new("job").unwrap();
+    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    naq.cli(["cancel", "first"]).run().succeeds();
+    // no event tells that the server takes the first worker for dead
+    std::thread::sleep(Duration::from_secs(3));
+    let other = naq
+        .worker(&["build"])
+        .ack_wait(ACK_WAIT)
+        .concurrency(1)
+        .spawn();
+    naq.running(&job);
+    // whatever further messages it has are found to be surplus
+    let _third = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    naq.holds("build", 1);
+    // the first one is back, and has said its word
+    let back = naq.publish("back", r#"{"command":"true"}"#);
+    naq.ended(&back);
+    other.signal(Signal::SIGKILL);
+    let record = naq.ended(&job);
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+}
+
+/// Whoever was told of a rejected job's end only in part is told of it again.
+#[test]
+fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
+    for step in ["rejected.kept", "rejected.written", "release.published"] {
+        let server = TestServer::start();
+        let naq = Naq::new(&server);
+        let mut mortal = Some(naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn());
+        let waiting = serde_json::json!({"job_id": "waiting", "command": "true", "depends_on": [
+            {"job": "bad", "on": "failure"},
+        ]});
+        naq.publish("build", waiting.to_string());
+        let [waiting, bad] = ["waiting", "bad"].map(|id| JobId::new(id).unwrap());
+        naq.wait_for(&waiting, "waiting", |record| record.state == State::Waiting);
+        naq.wait_for(&bad, "awaited", |record| record.dependents);
+        drop(mortal.take());
+        let dying = naq
+            .worker(&["build"])
+            .ack_wait(ACK_WAIT)
+            .env("FAILPOINTS", &format!("{step}=return"))
+            .spawn();
+        naq.publish_to(
+            "build",
+            "naq.queue.build.bad",
+            br#"{"command": 7}"#.to_vec(),
+        );
+        assert!(!dying.ends().success(), "{step}");
+        let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+        assert_eq!(naq.ended(&waiting).state, State::Succeeded, "{step}");
+        assert_eq!(naq.ended(&bad).state, State::Rejected, "{step}");
+    }
 }
 
 /// A dependency that ends between the first and the last step of putting a job aside for it.
