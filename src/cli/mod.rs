@@ -12,6 +12,7 @@ mod enqueue;
 mod events;
 mod exit;
 mod failed;
+mod job_control;
 mod job_options;
 mod jobs;
 mod list_scheduled;
@@ -93,6 +94,8 @@ enum Verb {
     Cancel(cancel::Args),
     /// List schedules: when they run next, and how they did
     ListScheduled(list_scheduled::Args),
+    /// Cancel, pause, resume or change a schedule, or run it now
+    JobControl(job_control::Args),
     /// Enqueue the jobs of schedules when they are due; several may run, one leads
     Scheduler(scheduler::Args),
     /// List the workers
@@ -115,6 +118,15 @@ enum Verb {
     Bench(bench::Args),
 }
 
+/// The verbs and their options.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("schedule", |verb| {
+        // taken so that the refusal can say what to use
+        let verb = verb.mut_arg("id", |option| option.hide(true));
+        verb.mut_arg("expires_at", |option| option.hide(true))
+    })
+}
+
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -125,7 +137,7 @@ pub fn main() -> ExitCode {
         Some(first) if first == crate::server::KEEPER_ARGUMENT => crate::server::keeper_main(),
         _ => {}
     }
-    let cli = match Cli::command()
+    let cli = match command()
         .try_get_matches()
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
@@ -148,7 +160,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     match &cli.verb {
         Verb::Cron(args) => return cron::run(args, cli.global.json),
         Verb::Schema(args) => return schema::run(args),
-        Verb::Completions(args) => return completions::run(args, &mut Cli::command()),
+        Verb::Completions(args) => return completions::run(args, &mut command()),
         _ => {}
     }
     let shows_jobs = matches!(cli.verb, Verb::Dev(_));
@@ -175,6 +187,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Logs(args) => logs::run(&session, args).await,
             Verb::Cancel(args) => cancel::run(&session, args).await,
             Verb::ListScheduled(args) => list_scheduled::run(&session, args).await,
+            Verb::JobControl(args) => job_control::run(&session, args).await,
             Verb::Scheduler(args) => scheduler::run(&session, args).await,
             Verb::ListWorkers(args) => list_workers::run(&session, args).await,
             Verb::Queues(args) => queues::run(&session, args).await,
@@ -196,6 +209,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -8,9 +8,8 @@ use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
 use crate::broker::BrokerError;
-use crate::client::{Cadence, NewSchedule, ScheduleOutcome, Scheduled};
+use crate::client::{Cadence, NewSchedule, ScheduleOutcome, ScheduleSummary, Scheduled};
 use crate::envelope::{LeaderInfo, QueueName, ScheduleId, ScheduleStatus, Timestamp};
-use crate::lifecycle::{Crons, Plan, Position};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -53,7 +52,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let made = made?;
     // who may not read the lock is told nothing
     let leader = lock.map(|lock| lock.leader);
-    tell(session, &made, leader, now)?;
+    tell(session, made, leader, now)?;
     Ok(0)
 }
 
@@ -108,16 +107,12 @@ fn new_schedule(session: &Session, args: &Args, now: Timestamp) -> Result<NewSch
 
 fn tell(
     session: &Session,
-    made: &Scheduled,
+    made: Scheduled,
     leader: Result<Option<LeaderInfo>, BrokerError>,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let schedule = &made.schedule;
-    let plan = Plan::new(schedule, &mut Crons::default())?;
-    let next_run = match schedule.status {
-        ScheduleStatus::Active => plan.next(&Position::of(schedule)),
-        ScheduleStatus::Paused | ScheduleStatus::Ended => None,
-    };
+    let summary = ScheduleSummary::from(made.schedule);
+    let (schedule, next_run) = (&summary.schedule, summary.next_run);
     if session.json {
         let outcome = match made.outcome {
             ScheduleOutcome::Created => "created",

@@ -14,11 +14,11 @@ pub(super) struct ScheduleOptions {
     /// A cron expression of five fields, of six with seconds first, or @daily and the like
     #[arg(long, value_name = "EXPR", conflicts_with = "every")]
     pub(super) cron: Option<String>,
-    /// The IANA time zone of --cron, and of times that name none [default: UTC]
+    /// The IANA time zone of the cron expression, and of times that name none [a new schedule: UTC]
     #[arg(long, value_name = "ZONE")]
     pub(super) tz: Option<String>,
     /// The time from one run to the next, 100ms at the least: 15s, 5m
-    #[arg(long, value_name = "TIME", alias = "interval")]
+    #[arg(long, value_name = "TIME", visible_alias = "interval")]
     pub(super) every: Option<Span>,
     /// How many jobs to make in all; none for no end
     #[arg(long, value_name = "COUNT", value_parser = or_none::<u64>)]
@@ -33,17 +33,17 @@ pub(super) struct ScheduleOptions {
     #[arg(long, value_name = "TIME", value_parser = or_none::<Span>)]
     pub(super) jitter: Option<OrNone<Span>>,
     /// What becomes of runs that no scheduler was there for: none, the last one, or all
-    /// [default: once]
+    /// [a new schedule: once]
     #[arg(long, value_name = "POLICY", value_parser = misfire(), help_heading = "Late and long runs")]
     pub(super) misfire: Option<Misfire>,
-    /// How many late runs to make up for at the most, under `all` [default: 100]
+    /// How many late runs to make up for at the most, under `all` [a new schedule: 100]
     #[arg(long, value_name = "COUNT", help_heading = "Late and long runs")]
     pub(super) misfire_max: Option<u32>,
-    /// How late a run may be and still be on time [default: 1m]
+    /// How late a run may be and still be on time [a new schedule: 1m]
     #[arg(long, value_name = "TIME", help_heading = "Late and long runs")]
     pub(super) misfire_grace: Option<Span>,
     /// What becomes of a run while the last job has not ended: run both, leave it out, wait, or
-    /// cancel the last job [default: allow]
+    /// cancel the last job [a new schedule: allow]
     #[arg(long, value_name = "POLICY", value_parser = overlap(), help_heading = "Late and long runs")]
     pub(super) overlap: Option<Overlap>,
 }

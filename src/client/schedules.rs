@@ -290,6 +290,12 @@ impl ScheduleSummary {
     }
 }
 
+impl From<Schedule> for ScheduleSummary {
+    fn from(schedule: Schedule) -> ScheduleSummary {
+        ScheduleSummary::new(schedule, &mut Crons::default())
+    }
+}
+
 /// A schedule of a list.
 #[derive(Clone, Debug)]
 pub enum ListedSchedule {
@@ -464,7 +470,7 @@ impl Client {
         schedule: &ScheduleId,
     ) -> Result<Option<ScheduleSummary>, ClientError> {
         let (present, _) = self.broker.read_schedule(schedule).await?;
-        Ok(present.map(|present| ScheduleSummary::new(present, &mut Crons::default())))
+        Ok(present.map(ScheduleSummary::from))
     }
 
     /// How the last job that a schedule's tick became is; none where there was none, or it has

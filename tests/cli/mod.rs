@@ -3,6 +3,7 @@
 mod bulk;
 mod events;
 mod failed;
+mod job_control;
 mod jobs;
 mod list_scheduled;
 mod retry;
