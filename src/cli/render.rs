@@ -91,7 +91,7 @@ pub(super) fn away(moment: Timestamp, now: Timestamp) -> String {
 
 /// A moment by the clocks of a zone, or in UTC: `2026-12-24T18:00:00+01:00`.
 pub(super) fn moment_in(moment: Timestamp, zone: Option<&str>) -> String {
-    let zone: Zone = zone.and_then(|name| name.parse().ok()).unwrap_or(Zone::UTC);
+    let zone: Zone = zone.and_then(|name| name.parse().ok()).unwrap_or_default();
     zone.format(moment)
 }
 

@@ -76,7 +76,7 @@ fn each_action_says_what_it_did() {
         "{done:#?}"
     );
     assert!(
-        done.stdout.contains("-01-01 00:00:00+09:00 (in "),
+        done.stdout.contains("-01-01T00:00:00+09:00 (in "),
         "{done:#?}"
     );
     control(&naq, &["late", "resume"])
@@ -128,7 +128,7 @@ fn a_schedule_is_changed_and_keeps_the_rest() {
     let (changed, done) = change(&["--next-run", "2099-07-01 12:00"]);
     assert_eq!(next_run(&naq, "one"), Some(at("2099-07-01T10:00:00Z")));
     assert!(
-        done.stdout.contains("2099-07-01 12:00:00+02:00"),
+        done.stdout.contains("2099-07-01T12:00:00+02:00"),
         "{done:#?}"
     );
     assert_eq!(changed.cron.as_deref(), Some("0 5 * * *"));

@@ -135,7 +135,7 @@ fn every_schedule_is_shown_with_how_it_is() {
         "{table}"
     );
     assert!(
-        rows[2].contains("0 0 1 1 * Asia/Tokyo") && rows[2].contains("-01-01 00:00:00+09:00 (in ")
+        rows[2].contains("0 0 1 1 * Asia/Tokyo") && rows[2].contains("-01-01T00:00:00+09:00 (in ")
     );
     assert!(
         rows[3].contains("paused: its queue\\u{1b}[31m is full"),

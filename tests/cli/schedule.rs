@@ -210,7 +210,7 @@ fn a_person_is_told_the_next_run() {
             "true",
         ])
         .on_terminal();
-    asked.shows("next run 2099-01-01 00:00:00+09:00 (in ");
+    asked.shows("next run 2099-01-01T00:00:00+09:00 (in ");
     asked.shows("no scheduler runs");
     assert!(asked.ends().success());
 }
