@@ -8,6 +8,7 @@ mod cancel;
 mod cron;
 mod dependency;
 mod moment;
+mod one_shot;
 mod redefine;
 mod requirement;
 mod schedule;
@@ -21,6 +22,10 @@ pub use cancel::{OnCancel, on_cancel};
 pub use cron::{Cron, CronError};
 pub use dependency::{Prospect, Weighed, meets, weigh};
 pub use moment::{MomentError, parse_moment};
+pub use one_shot::{
+    Again, BadStart, OnRetime, Retime, Standing, StartTime, check_expiry, held_until_max, on_again,
+    on_retime, paused_until, start_at, start_in,
+};
 pub use redefine::{
     OnApply, OnChange, ScheduleChange, differences, modify, on_apply, on_pause, on_resume, redefine,
 };
