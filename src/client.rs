@@ -25,6 +25,7 @@ mod failed;
 mod filter;
 mod flow;
 mod listing;
+mod one_shots;
 mod requirement;
 mod rerun;
 mod schedules;
@@ -38,6 +39,7 @@ pub use failed::{FailedCount, FailedFilter, FailedList, Retried};
 pub use filter::{JobFilter, LabelFilter};
 pub use flow::TreeNode;
 pub use listing::{JobPage, JobSummary};
+pub use one_shots::{OneShot, OneShotPage, OneShots, Retimed};
 pub use rerun::Rerun;
 pub use schedules::{
     Cadence, Changed, LastOutcome, ListedSchedule, NewSchedule, ScheduleFilter, ScheduleList,
@@ -55,9 +57,9 @@ use crate::broker::{
 };
 use crate::envelope::{
     BadName, Envelope, Invalid, JobId, Output, QueueName, Record, ScheduleId, State, Timestamp,
-    WorkerInfo, says_the_same,
+    WorkerInfo, escape, says_the_same,
 };
-use crate::lifecycle::BadSchedule;
+use crate::lifecycle::{BadSchedule, BadStart, StartTime};
 
 /// What can go wrong for a user of the library.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,35 @@ pub enum ClientError {
     /// The failed stream does not have the job.
     #[error("no failed job `{0}` is kept; `naq retry` runs any ended job again")]
     NoFailedJob(JobId),
+    /// The job cannot begin at the time that was asked for.
+    #[error("{0}")]
+    Start(BadStart),
+    /// The job is not held until its time any more, or never was.
+    #[error("the job `{job}` {}", not_held(*.state))]
+    NotHeld {
+        /// The job.
+        job: JobId,
+        /// Where it is.
+        state: State,
+    },
+    /// The job's time has come, and it may be on its way into its queue.
+    #[error("the time of the job `{job}` has come, {due}: it is on its way into its queue")]
+    TimeHasCome {
+        /// The job.
+        job: JobId,
+        /// When.
+        due: Timestamp,
+    },
+    /// The job is held by something else than a time.
+    #[error(
+        "the job `{job}` is held by another program's rule, `{}`, and not until a time", escape(.schedule)
+    )]
+    NoTime {
+        /// The job.
+        job: JobId,
+        /// The rule, in the server's words.
+        schedule: String,
+    },
     /// The queue has as many jobs as the caller allows.
     #[error("the queue `{queue}` holds {depth} jobs, and --max-jobs allows {max}")]
     QueueFull {
@@ -125,6 +156,13 @@ pub enum ClientError {
         /// How many it may hold.
         max: u64,
     },
+}
+
+fn not_held(state: State) -> String {
+    match state {
+        State::Retrying => "waits to be tried again: that can be at another time, or now, but it cannot be paused; its queue can".to_owned(),
+        state => format!("is not held until a time: it is {state}"),
+    }
 }
 
 /// A connection to naq. Clones share it.
@@ -408,6 +446,24 @@ impl Queue {
     /// [`ClientError::Invalid`] for an envelope that no worker would take, and
     /// [`BrokerError::IdTaken`] where the id stands for another envelope already.
     pub async fn enqueue(&self, envelope: &Envelope) -> Result<JobId, ClientError> {
+        self.enqueue_job(self.new_job(envelope)?).await
+    }
+
+    /// Enqueues a job that is to begin then, as [`Queue::enqueue_at`] and [`Queue::enqueue_in`]
+    /// do.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue_at`].
+    pub async fn enqueue_starting(
+        &self,
+        envelope: &Envelope,
+        start: StartTime,
+    ) -> Result<JobId, ClientError> {
+        self.enqueue_job(self.new_job(envelope)?.starting(start))
+            .await
+    }
+
+    fn new_job(&self, envelope: &Envelope) -> Result<NewJob, ClientError> {
         envelope.validate()?;
         let payload = serde_json::to_vec(envelope).map_err(|error| {
             Invalid::new(
@@ -416,8 +472,10 @@ impl Queue {
                 error.to_string(),
             )
         })?;
-        self.enqueue_bytes(envelope.job_id.clone(), payload.into())
-            .await
+        Ok(match envelope.job_id.clone() {
+            Some(job_id) => NewJob::chosen(job_id, self.name.clone(), payload.into()),
+            None => NewJob::new(self.name.clone(), payload.into()),
+        })
     }
 
     /// Enqueues an envelope as it was written, under this id, or a new one. The caller has
@@ -430,43 +488,44 @@ impl Queue {
         chosen: Option<JobId>,
         payload: Bytes,
     ) -> Result<JobId, ClientError> {
-        let job = match chosen {
+        self.enqueue_job(match chosen {
             Some(job_id) => NewJob::chosen(job_id, self.name.clone(), payload),
             None => NewJob::new(self.name.clone(), payload),
-        };
+        })
+        .await
+    }
+
+    async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
         let broker = &self.client.broker;
         // only an id that someone chose can have been used before
-        if job.is_chosen
-            && let (Some(record), _) = broker.read_record(&job.job_id).await?
-            && !record.placeholder
-        {
-            let earlier = self.client.fetch_job(&job.job_id).await?;
-            let same = record.queue == self.name
-                && earlier
-                    .envelope
-                    .is_some_and(|envelope| says_the_same(envelope.get().as_bytes(), &job.payload));
-            return if same {
-                Ok(job.job_id)
-            } else {
-                Err(BrokerError::IdTaken(job.job_id.to_string()).into())
-            };
+        if job.is_chosen {
+            let ((record, _), held) = tokio::try_join!(
+                broker.read_record(&job.job_id),
+                broker.read_held(&self.name, &job.job_id)
+            )?;
+            if let Some(record) = record.filter(|record| !record.placeholder) {
+                let earlier = self.client.fetch_job(&job.job_id).await?;
+                let same = record.queue == self.name
+                    && earlier.envelope.is_some_and(|envelope| {
+                        says_the_same(envelope.get().as_bytes(), &job.payload)
+                    });
+                return if same {
+                    Ok(job.job_id)
+                } else {
+                    Err(BrokerError::IdTaken(job.job_id.to_string()).into())
+                };
+            }
+            if let Some(held) = held {
+                one_shots::same_request(&job, held.standing(), &held.payload)?;
+                return Ok(job.job_id);
+            }
         }
         let Enqueued {
             sequence,
             duplicate,
         } = broker.enqueue(job.clone()).await?;
         if duplicate && job.is_chosen {
-            let earlier = match broker.message_at(&self.name, sequence).await? {
-                // handed on to workers with labels
-                None => broker
-                    .find_in_queue(&self.name, &job.job_id)
-                    .await?
-                    .map(|message| message.payload),
-                earlier => earlier,
-            };
-            if earlier.is_some_and(|earlier| !says_the_same(&earlier, &job.payload)) {
-                return Err(BrokerError::IdTaken(job.job_id.to_string()).into());
-            }
+            one_shots::compare_with_earlier(broker, &job, sequence).await?;
         }
         Ok(job.job_id)
     }
@@ -482,6 +541,7 @@ impl Queue {
             queue: self.name.clone(),
             payload,
             is_chosen: false,
+            start: None,
         };
         self.client.broker.enqueue(job).await?;
         Ok(())

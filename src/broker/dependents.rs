@@ -318,6 +318,7 @@ impl Broker {
             queue: record.queue.clone(),
             payload,
             is_chosen: false,
+            start: None,
         };
         self.enqueue_again(again).await?;
         if record.waits.is_some_and(|waits| waits.until.is_some()) {

@@ -10,10 +10,12 @@ use serde::Deserialize;
 
 use super::delivery::is_handed_on;
 use super::dependents::WAKE_HEADER;
+use super::later::{SCHEDULED_FOR_HEADER, hold_until, later_state, scheduled_for};
 use super::publish::PendingWrite;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Record, Timestamp};
+use crate::lifecycle::{Standing, StartTime};
 
 /// An envelope on its way to a queue.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct NewJob {
     pub payload: Bytes,
     /// Someone chose the id, and may have used it before: the server is to tell.
     pub is_chosen: bool,
+    /// When it is to begin; none for at once.
+    pub start: Option<StartTime>,
 }
 
 impl NewJob {
@@ -37,6 +41,7 @@ impl NewJob {
             queue,
             payload,
             is_chosen: false,
+            start: None,
         }
     }
 
@@ -48,7 +53,23 @@ impl NewJob {
             queue,
             payload,
             is_chosen: true,
+            start: None,
         }
+    }
+
+    /// The same job, to begin then.
+    #[must_use]
+    pub fn starting(mut self, start: StartTime) -> NewJob {
+        self.start = Some(start);
+        self
+    }
+
+    /// What it is held until; none where it goes into its queue at once.
+    #[must_use]
+    pub fn held_until(&self) -> Option<Timestamp> {
+        self.start
+            .filter(|start| !start.has_come)
+            .map(|start| start.due)
     }
 }
 
@@ -68,8 +89,12 @@ pub enum MessageState {
     Queued,
     /// Held until its time.
     Later {
-        /// When it is due.
+        /// When it is due; none where the server goes by something else than a time.
         due: Option<Timestamp>,
+        /// Someone paused it: it is held beyond its time, until it is resumed.
+        is_paused: bool,
+        /// To be tried again.
+        is_retry: bool,
     },
 }
 
@@ -86,6 +111,21 @@ pub struct JobMessage {
     pub time: Timestamp,
     /// Where it is.
     pub state: MessageState,
+    /// The time it is or was held until.
+    pub scheduled_for: Option<Timestamp>,
+}
+
+impl JobMessage {
+    /// How the job stands, for one who enqueues it again.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.state {
+            MessageState::Queued => Standing::Queued {
+                scheduled_for: self.scheduled_for,
+            },
+            MessageState::Later { due, is_retry, .. } => Standing::Held { due, is_retry },
+        }
+    }
 }
 
 /// A message as the server's API shows it: bytes in base64, so that nothing in it can upset a
@@ -181,32 +221,52 @@ impl Broker {
         }
     }
 
-    /// Sends a job to its queue without waiting for the server's word, so that many can be under
-    /// way.
+    /// Sends a job to its queue, or to where it is held until its time, without waiting for the
+    /// server's word, so that many can be under way.
     ///
     /// # Errors
     /// Where it could not be sent at all.
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         if job.is_chosen {
+            // also where one of its id is in line and the other held: the server minds the ids of
+            // a whole stream
             headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
-            // for as long as it stands in line, and not only while the server minds the id
-            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        self.send(
-            self.names.job(&job.queue, &job.job_id),
-            headers,
-            job.payload,
-        )
-        .await
+        self.send_with(job, headers).await
     }
 
-    /// Sends a job once more whose answer was lost: taken where it is not in the queue already.
-    /// (Where it was, and has been worked off meanwhile, its record absorbs the second one.)
+    /// Sends a job once more whose answer was lost, or whose id the server minds although its
+    /// message is gone: taken where it is not in line already. (Where it was, and has been worked
+    /// off meanwhile, its record absorbs the second one.)
     async fn send_again(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let subject = self.names.job(&job.queue, &job.job_id);
+        self.send_with(job, headers).await
+    }
+
+    async fn send_with(
+        &self,
+        job: NewJob,
+        mut headers: HeaderMap,
+    ) -> Result<PendingWrite, BrokerError> {
+        if let Some(start) = job.start {
+            headers.insert(SCHEDULED_FOR_HEADER, start.due.to_string());
+        }
+        let held_until = job.held_until();
+        if job.is_chosen || held_until.is_some() {
+            // for as long as it stands in line, and not only while the server minds the id; and
+            // what is held would be replaced
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        }
+        let subject = match held_until {
+            Some(due) => {
+                let target = self.names.job(&job.queue, &job.job_id);
+                hold_until(&mut headers, due, target);
+                self.names.later(&job.queue, &job.job_id)
+            }
+            None => self.names.job(&job.queue, &job.job_id),
+        };
         self.send(subject, headers, job.payload).await
     }
 
@@ -293,10 +353,26 @@ impl Broker {
         }
     }
 
-    /// A message under the job's id stands in line: where, for the caller to compare.
+    /// Enqueues a job whose id the server minds although its message is gone and there is no
+    /// record of it: someone has removed it.
+    ///
+    /// # Errors
+    /// As [`Broker::enqueue`].
+    pub async fn enqueue_removed(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
+        let pending = self.send_again(job.clone()).await?;
+        match self.confirm_job(&job.queue, pending).await {
+            Err(BrokerError::Conflict) => self.already_in_line(&job).await,
+            done => done,
+        }
+    }
+
+    /// A message under the job's id stands in line or is held: where, for the caller to compare.
     async fn already_in_line(&self, job: &NewJob) -> Result<Enqueued, BrokerError> {
         let stream = self.names.queue_stream(&job.queue);
-        let subject = self.names.job(&job.queue, &job.job_id);
+        let subject = match job.held_until() {
+            Some(_) => self.names.later(&job.queue, &job.job_id),
+            None => self.names.job(&job.queue, &job.job_id),
+        };
         let there = self
             .read_message(&stream, Which::NextOf(&subject, 1))
             .await?;
@@ -306,30 +382,35 @@ impl Broker {
         })
     }
 
-    /// Holds a job's envelope until a time, then puts it into its queue. Doing it again moves
-    /// the time.
+    /// The message of a job that was there already when it was enqueued: the one the server
+    /// named, or where it has moved on to since; none where it is gone.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
-    pub async fn enqueue_at(&self, job: NewJob, due: Timestamp) -> Result<Enqueued, BrokerError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_SCHEDULE, format!("@at {due}"));
-        headers.insert(
-            async_nats::header::NATS_SCHEDULE_TARGET,
-            self.names.job(&job.queue, &job.job_id),
-        );
-        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
-        let pending = self
-            .send(
-                self.names.later(&job.queue, &job.job_id),
-                headers,
-                job.payload,
-            )
-            .await?;
-        self.confirm_job(&job.queue, pending).await
+    /// Where the server does not answer.
+    pub async fn find_earlier(
+        &self,
+        queue: &QueueName,
+        job: &JobId,
+        sequence: u64,
+    ) -> Result<Option<JobMessage>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let named = match sequence {
+            0 => None,
+            sequence => {
+                let which = Which::Sequence(sequence);
+                self.read_message(&stream, which).await?
+            }
+        };
+        match named {
+            Some(message) if self.names.is_later(&message.subject) => {
+                Ok(Some(found(queue, &message, later_state(&message))))
+            }
+            Some(message) => Ok(Some(found(queue, &message, MessageState::Queued))),
+            None => self.find_in_queue(queue, job).await,
+        }
     }
 
-    /// Looks for a job's message in one queue: in line, held for later, or by its place where
+    /// Looks for a job's message in one queue: held for later, in line, or by its place where
     /// the id is made of one.
     ///
     /// # Errors
@@ -576,19 +657,11 @@ impl Broker {
     }
 }
 
-/// The state of a message that waits for its time.
-pub(super) fn later_state(message: &RawMessage) -> MessageState {
-    let due = message
-        .header("Nats-Schedule")
-        .and_then(|schedule| schedule.strip_prefix("@at ")?.parse().ok());
-    MessageState::Later { due }
-}
-
 pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
-    // the message of a job that was handed on is from then
+    // the message of a job that was handed on, or given another time, is from then
     let enqueued = message
         .header(ENQUEUE_TIME_HEADER)
-        .filter(|_| is_handed_on(&message.subject))
+        .filter(|_| is_handed_on(&message.subject) || matches!(state, MessageState::Later { .. }))
         .and_then(|time| time.parse().ok());
     JobMessage {
         queue: queue.clone(),
@@ -596,6 +669,7 @@ pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState
         payload: message.payload(),
         time: enqueued.unwrap_or(message.time),
         state,
+        scheduled_for: scheduled_for(message),
     }
 }
 

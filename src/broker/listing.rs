@@ -8,7 +8,8 @@ use futures_util::stream::FuturesUnordered;
 
 use super::backwards::{Backwards, Look};
 use super::dependents::WAKE_HEADER;
-use super::jobs::{JobMessage, MessageState, RawMessage, found, later_state};
+use super::jobs::{JobMessage, MessageState, RawMessage, found};
+use super::later::later_state;
 use super::names::Names;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};

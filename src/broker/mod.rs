@@ -13,6 +13,7 @@ mod dependents;
 mod failed;
 mod flows;
 mod jobs;
+mod later;
 mod listing;
 mod logs;
 mod names;
@@ -36,6 +37,7 @@ pub use control::{Control, ControlCall, ControlRequest};
 pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
 pub use failed::{FailedJob, FailedJobs, FailedScan};
 pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
+pub use later::{Held, HeldListing, HeldPlace};
 pub use listing::{JobListing, ListOptions, Listed, ListedJob, Place};
 pub use logs::{LogChunk, LogStream, Stdio};
 pub use names::Names;
@@ -54,6 +56,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
+
+use crate::envelope::JobId;
+use crate::lifecycle::Standing;
 
 /// A connection to NATS, and naq's layout on it. Cheap to clone.
 #[derive(Clone)]
@@ -143,6 +148,14 @@ pub enum BrokerError {
     /// The same id was used for another body.
     #[error("the job id `{0}` is taken by another envelope")]
     IdTaken(String),
+    /// The job is there, and is to begin at another time.
+    #[error("the job `{job}` is there already, {}", other_time(.job, *.standing))]
+    OtherTime {
+        /// The job.
+        job: JobId,
+        /// How it stands.
+        standing: Standing,
+    },
     /// More bytes than the server takes in a message.
     #[error(
         "{bytes} bytes are more than the server takes in one message ({bytes_max}); put large input into a file or an object and pass its name"
@@ -176,6 +189,19 @@ pub enum BrokerError {
     /// What is stored there is not what naq stores there.
     #[error("{0}")]
     Unreadable(String),
+}
+
+fn other_time(job: &JobId, standing: Standing) -> String {
+    match standing {
+        Standing::Begun => "and has begun".to_owned(),
+        Standing::Queued { .. } => "in its queue".to_owned(),
+        Standing::Held { due, .. } => {
+            let until = due.map_or_else(String::new, |due| format!(" until {due}"));
+            format!(
+                "held{until}; `naq job-control {job} reschedule` gives it another time, and `run-now` begins it"
+            )
+        }
+    }
 }
 
 impl BrokerError {

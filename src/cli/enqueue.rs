@@ -1,8 +1,9 @@
 //! `naq enqueue`
 
 mod file;
+mod start;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
@@ -11,6 +12,7 @@ use super::render;
 use super::session::Session;
 use crate::client::{Client, Waiter};
 use crate::envelope::{JobId, QueueName, Record, State};
+use crate::lifecycle::StartTime;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -19,6 +21,8 @@ pub(super) struct Args {
     queue: Option<String>,
     #[command(flatten)]
     job: JobOptions,
+    #[command(flatten)]
+    start: start::StartOptions,
     /// Envelopes from a file (- for standard input): one, an array, or one a line; or a flow,
     /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
     #[arg(short = 'f', long, value_name = "FILE")]
@@ -43,6 +47,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .as_deref()
         .unwrap_or(&session.settings().default_queue);
     let queue = QueueName::new(name)?;
+    let start = args.start.read()?;
     if let Some(file) = &args.file {
         if !args.job.is_empty() {
             return Err(Failure::usage(
@@ -50,23 +55,21 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             ));
         }
         if args.dry_run {
-            return file::check(file);
+            return file::check(file, start);
         }
         let client = session.connect().await?;
         if let Some(max) = args.max_jobs {
             client.queue(name)?.check_room(max).await?;
         }
         let name = args.job.chosen_id()?;
-        let ids = file::enqueue(
-            session,
-            &client,
-            &queue,
-            file,
-            name.as_ref(),
-            args.quiet,
-            args.wait,
-        )
-        .await?;
+        let wanted = file::Wanted {
+            queue: &queue,
+            name: name.as_ref(),
+            start,
+            quiet: args.quiet,
+            keep_ids: args.wait,
+        };
+        let ids = file::enqueue(session, &client, file, &wanted).await?;
         return if args.wait {
             wait_for_all(&client, &ids).await
         } else {
@@ -74,7 +77,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         };
     }
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let start = start
+        .map(|start| start.of(envelope.expires_at))
+        .transpose()?;
+    let says_when = !args.quiet && !session.json && std::io::stderr().is_terminal();
     if args.dry_run {
+        if let Some(start) = start.filter(|_| says_when) {
+            start::tell(&start);
+        }
         render::print_json(&envelope)?;
         return Ok(0);
     }
@@ -83,26 +93,50 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if let Some(max) = args.max_jobs {
         queue.check_room(max).await?;
     }
-    if args.wait {
-        let job_id = envelope.job_id.get_or_insert_with(JobId::generate).clone();
-        // watched before it is there, so that nothing is missed
-        let waiter = client.waiter(std::slice::from_ref(&job_id)).await?;
-        queue.enqueue(&envelope).await?;
+    let waiter = match args.wait {
+        false => None,
+        true => {
+            let job_id = envelope.job_id.get_or_insert_with(JobId::generate);
+            // watched before it is there, so that nothing is missed
+            Some(client.waiter(std::slice::from_ref(job_id)).await?)
+        }
+    };
+    let job_id = match start {
+        None => queue.enqueue(&envelope).await?,
+        Some(start) => queue.enqueue_starting(&envelope, start).await?,
+    };
+    if let Some(start) = start.filter(|_| says_when) {
+        start::tell(&start);
+    }
+    if let Some(waiter) = waiter {
         return wait_and_show(session, &client, waiter).await;
     }
-    let job_id = queue.enqueue(&envelope).await?;
     if !args.quiet {
-        print_id(session, &job_id, queue.name())?;
+        print_id(session, &job_id, queue.name(), start.as_ref())?;
     }
     Ok(0)
 }
 
-fn print_id(session: &Session, job_id: &JobId, queue: &QueueName) -> std::io::Result<()> {
+fn print_id(
+    session: &Session,
+    job_id: &JobId,
+    queue: &QueueName,
+    start: Option<&StartTime>,
+) -> std::io::Result<()> {
     if session.json {
-        render::print_json(&serde_json::json!({"job_id": job_id, "queue": queue}))
+        render::print_json(&id_as_json(job_id, queue, start))
     } else {
         render::print_line(job_id)
     }
+}
+
+/// What a program is told of a job that was enqueued.
+fn id_as_json(job_id: &JobId, queue: &QueueName, start: Option<&StartTime>) -> serde_json::Value {
+    let mut told = serde_json::json!({"job_id": job_id, "queue": queue});
+    if let Some(start) = start {
+        told["scheduled_for"] = serde_json::json!(start.due);
+    }
+    told
 }
 
 /// Waits for a job, showing how far it is, and prints its outcome.

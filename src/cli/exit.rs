@@ -88,7 +88,9 @@ impl From<BrokerError> for Failure {
             | BrokerError::Denied(_)
             | BrokerError::Lost(_) => Exit::NoNats,
             BrokerError::QueueMissing(_) | BrokerError::Missing(_) => Exit::NotFound,
-            BrokerError::Conflict | BrokerError::IdTaken(_) => Exit::Conflict,
+            BrokerError::Conflict | BrokerError::IdTaken(_) | BrokerError::OtherTime { .. } => {
+                Exit::Conflict
+            }
             BrokerError::TooLarge { .. } => Exit::Refused,
             BrokerError::Full(_) => Exit::Full,
             BrokerError::Refused { .. } | BrokerError::Unreadable(_) => Exit::Failed,
@@ -110,8 +112,12 @@ impl From<ClientError> for Failure {
             | ClientError::NoEnvelope(_) => Exit::NotFound,
             ClientError::NotEnded { .. }
             | ClientError::ScheduleExists { .. }
-            | ClientError::ScheduleEnded(_) => Exit::Conflict,
-            ClientError::NotRunnable { .. } => Exit::Refused,
+            | ClientError::ScheduleEnded(_)
+            | ClientError::NotHeld { .. }
+            | ClientError::TimeHasCome { .. } => Exit::Conflict,
+            ClientError::NotRunnable { .. }
+            | ClientError::Start(_)
+            | ClientError::NoTime { .. } => Exit::Refused,
             ClientError::QueueFull { .. } => Exit::Full,
         };
         Failure::new(exit, error.to_string())

@@ -4,8 +4,9 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::one_shots::compare_with_earlier;
 use crate::broker::{Broker, BrokerError, Enqueued, NewJob, PendingWrite, REQUEST_TIMEOUT};
-use crate::envelope::{JobId, says_the_same};
+use crate::envelope::JobId;
 
 /// A job that was sent, and its answer.
 struct Sent {
@@ -148,16 +149,12 @@ impl Bulk {
 
     /// Counts a job that the server has, where it is this one and not another under its id.
     async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
-        if enqueued.duplicate && job.is_chosen {
-            let earlier = self
-                .broker
-                .message_at(&job.queue, enqueued.sequence)
-                .await?;
-            if earlier.is_some_and(|earlier| !says_the_same(&earlier, &job.payload)) {
-                let taken = BrokerError::IdTaken(job.job_id.to_string());
-                self.failed.push_back((job.job_id, taken));
-                return Ok(());
-            }
+        if enqueued.duplicate
+            && job.is_chosen
+            && let Err(error) = compare_with_earlier(&self.broker, &job, enqueued.sequence).await
+        {
+            self.failed.push_back((job.job_id, error));
+            return Ok(());
         }
         self.count(job.job_id, enqueued);
         Ok(())

@@ -171,12 +171,16 @@ fn envelope(record: &Record) -> Option<Envelope> {
 
 /// A record of a job that no worker has seen yet.
 pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
-    let (state, due) = match message.state {
-        MessageState::Queued => (State::Queued, None),
-        MessageState::Later { due } => (State::Scheduled, due),
+    let (state, due, is_paused) = match message.state {
+        MessageState::Queued => (State::Queued, None, false),
+        MessageState::Later { due, is_paused, .. } => (State::Scheduled, due, is_paused),
     };
     let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
     record.next_attempt_at = due;
+    if is_paused {
+        let warning = "it is paused, and waits beyond its time until someone resumes it";
+        record.warnings.push(warning.to_owned());
+    }
     record.envelope = as_json(&message.payload);
     if let Ok(envelope) = Envelope::parse(&message.payload) {
         record.labels = envelope.labels;

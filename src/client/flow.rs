@@ -9,6 +9,7 @@ use crate::broker::NewJob;
 use crate::envelope::{
     Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record,
 };
+use crate::lifecycle::{self, StartTime};
 
 /// How many jobs are looked up at once.
 const READS_AT_ONCE: usize = 64;
@@ -61,7 +62,28 @@ impl Client {
         name: &JobId,
         queue: &QueueName,
     ) -> Result<Vec<FlowMember>, ClientError> {
+        self.enqueue_flow_starting(flow, name, queue, None).await
+    }
+
+    /// Enqueues a flow whose jobs all are held until a time, and then do as they depend on one
+    /// another.
+    ///
+    /// # Errors
+    /// As [`Client::enqueue_flow`] and [`super::Queue::enqueue_at`].
+    pub async fn enqueue_flow_starting(
+        &self,
+        flow: &Flow,
+        name: &JobId,
+        queue: &QueueName,
+        start: Option<StartTime>,
+    ) -> Result<Vec<FlowMember>, ClientError> {
         let members = flow.members(name)?;
+        if let Some(start) = &start {
+            for member in &members {
+                let expires_at = Envelope::parse(&member.payload)?.expires_at;
+                lifecycle::check_expiry(start, expires_at).map_err(ClientError::Start)?;
+            }
+        }
         for other in flow.others() {
             self.fetch_job(&other).await?;
         }
@@ -71,8 +93,9 @@ impl Client {
         for member in &members {
             let queue = member.queue.as_ref().unwrap_or(queue).clone();
             let payload = member.payload.clone().into();
-            bulk.push(NewJob::chosen(member.job_id.clone(), queue, payload))
-                .await?;
+            let mut job = NewJob::chosen(member.job_id.clone(), queue, payload);
+            job.start = start;
+            bulk.push(job).await?;
         }
         bulk.finish().await?;
         match bulk.take_failed() {

@@ -44,6 +44,7 @@ impl Rerun {
                 payload: self.payload,
                 // an id out of the failed stream may be enqueued by another at this moment
                 is_chosen: self.failed.is_some(),
+                start: None,
             })
             .await?;
         if let Some(failed) = &self.failed

@@ -187,7 +187,10 @@ pub(super) async fn claim(
             }
             OnDelivery::Hold(due) => {
                 let job = later(facts, delivery);
-                let holding = persist(hold, || context.broker.enqueue_at(job.clone(), due));
+                let attempts = present.as_ref().map_or(0, |record| record.attempt);
+                let holding = persist(hold, || {
+                    context.broker.hold_retry(job.clone(), due, attempts)
+                });
                 if Box::pin(holding).await.is_err() {
                     return Claim::Done(Done::Lost);
                 }

@@ -59,7 +59,7 @@ pub(super) async fn settle(
             let (job_id, queue) = (record.job_id.clone(), record.queue.clone());
             let job = NewJob::chosen(job_id, queue, delivery.payload.clone());
             if Box::pin(persist(hold, || {
-                context.broker.enqueue_at(job.clone(), due)
+                context.broker.hold_retry(job.clone(), due, record.attempt)
             }))
             .await
             .is_err()

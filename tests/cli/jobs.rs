@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use naq::broker::NewJob;
 use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
+use naq::lifecycle::StartTime;
 use serde_json::Value;
 
 use crate::harness::naq::{Naq, eventually};
@@ -68,8 +69,12 @@ fn every_job_is_listed_once_wherever_it_is() {
         broker.ensure_queue(&queue).await.unwrap();
         let job = JobId::new("scheduled").unwrap();
         let job = NewJob::chosen(job, queue, r#"{"command":"true"}"#.into());
-        let due: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
-        broker.enqueue_at(job, due).await.unwrap();
+        let start = StartTime {
+            due: "2100-01-01T00:00:00Z".parse().unwrap(),
+            is_relative: false,
+            has_come: false,
+        };
+        broker.enqueue(job.starting(start)).await.unwrap();
     });
 
     let all = [

@@ -4,6 +4,8 @@
 
 mod firing;
 mod leaders;
+mod one_shot;
+mod retime;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

@@ -1,7 +1,8 @@
 //! What removing jobs and queues takes along, and what it leaves.
 
 use naq::broker::{NewJob, Purged};
-use naq::envelope::{JobId, State, Timestamp};
+use naq::envelope::{JobId, State};
+use naq::lifecycle::StartTime;
 
 use super::{counts, id, info, let_go, name, stands, until_file};
 use crate::harness::naq::{Naq, eventually};
@@ -10,8 +11,12 @@ use crate::harness::nats::TestServer;
 const TRUE: &str = r#"{"command":"true"}"#;
 
 /// A time that does not come while a test runs.
-fn some_day() -> Timestamp {
-    "2999-01-01T00:00:00Z".parse().expect("a time")
+fn some_day() -> StartTime {
+    StartTime {
+        due: "2199-01-01T00:00:00Z".parse().expect("a time"),
+        is_relative: false,
+        has_come: false,
+    }
 }
 
 /// Puts jobs into a queue in every way there is: `count` with an id, bare, and for later.
@@ -22,7 +27,7 @@ fn fill(naq: &Naq, queue: &str, count: usize) {
         let job = NewJob::new(name(queue), TRUE.into());
         naq.block_on(broker.enqueue(job)).expect("it is taken");
         let job = NewJob::chosen(id(&format!("later-{number}")), name(queue), TRUE.into());
-        naq.block_on(broker.enqueue_at(job, some_day()))
+        naq.block_on(broker.enqueue(job.starting(some_day())))
             .expect("it is taken");
     }
 }
@@ -134,7 +139,7 @@ fn one_jobs_messages_are_removed_wherever_they_are() {
     let (build, job) = (name("build"), id("j"));
     let new = || NewJob::chosen(job.clone(), build.clone(), TRUE.into());
     naq.block_on(broker.enqueue(new())).expect("it is taken");
-    naq.block_on(broker.enqueue_at(new(), some_day()))
+    naq.block_on(broker.hold_retry(new(), some_day().due, 1))
         .expect("it is taken");
     naq.publish_to("build", "naq.need.build.0af3.j", TRUE.into());
     naq.publish_to("build", "naq.need.build.0af3.other", TRUE.into());

@@ -12,12 +12,15 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::id_as_json;
+use super::start::Start;
 use crate::broker::NewJob;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 use crate::cli::session::Session;
 use crate::client::{Bulk, Client, ClientError};
 use crate::envelope::{Envelope, Flow, JobId, QueueName};
+use crate::lifecycle::StartTime;
 
 /// Envelopes handed over at once.
 const BATCH_JOBS: usize = 256;
@@ -32,6 +35,7 @@ const BATCHES_MAX: usize = 8;
 struct Checked {
     chosen: Option<JobId>,
     payload: Bytes,
+    start: Option<StartTime>,
     /// How much of the file has been read up to here.
     offset: u64,
 }
@@ -46,10 +50,10 @@ enum Item {
 type Batch = Result<Vec<Item>, Failure>;
 
 /// Reads and checks every envelope, and says how many there are.
-pub(super) fn check(file: &str) -> Result<u8, Failure> {
+pub(super) fn check(file: &str, start: Option<Start>) -> Result<u8, Failure> {
     let mut count = 0_u64;
     let mut flow_jobs = None;
-    each(open(file)?.0, |item| {
+    each(open(file)?.0, start, |item| {
         match item {
             Item::Envelope(_) => count += 1,
             // the name only has to be as long as one that is made
@@ -64,25 +68,36 @@ pub(super) fn check(file: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What is wanted of a file's jobs.
+pub(super) struct Wanted<'w> {
+    /// Where they go.
+    pub(super) queue: &'w QueueName,
+    /// What a flow is called.
+    pub(super) name: Option<&'w JobId>,
+    /// When they begin.
+    pub(super) start: Option<Start>,
+    /// Their ids are not printed.
+    pub(super) quiet: bool,
+    /// Their ids are wanted by the caller.
+    pub(super) keep_ids: bool,
+}
+
 /// Enqueues every envelope. Returns the ids where they are wanted.
 pub(super) async fn enqueue(
     session: &Session,
     client: &Client,
-    queue: &QueueName,
     file: &str,
-    name: Option<&JobId>,
-    quiet: bool,
-    keep_ids: bool,
+    wanted: &Wanted<'_>,
 ) -> Result<Vec<JobId>, Failure> {
     let (reader, size) = open(file)?;
     let (sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
-    std::thread::spawn(move || read(reader, &sender));
+    let start = wanted.start;
+    std::thread::spawn(move || read(reader, start, &sender));
     let bar = progress(size);
+    let queue = wanted.queue;
     let mut sending = Sending {
         session,
-        queue,
-        quiet,
-        keep_ids,
+        wanted,
         bulk: client.bulk(),
         ids: Vec::new(),
         refused: 0,
@@ -97,19 +112,20 @@ pub(super) async fn enqueue(
                         Item::Envelope(envelope) => envelope,
                         Item::Flow(flow) => {
                             bar.finish_and_clear();
-                            return enqueue_flow(session, client, queue, &flow, name, quiet).await;
+                            return enqueue_flow(session, client, &flow, wanted).await;
                         }
                     };
-                    if name.is_some() {
+                    if wanted.name.is_some() {
                         return Err(Failure::usage(
                             "--id names one job or a flow; the envelopes of a file have ids of their own",
                         ));
                     }
                     bar.set_position(envelope.offset);
-                    let job = match envelope.chosen {
+                    let mut job = match envelope.chosen {
                         Some(id) => NewJob::chosen(id, queue.clone(), envelope.payload),
                         None => NewJob::new(queue.clone(), envelope.payload),
                     };
+                    job.start = envelope.start;
                     sending.bulk.push(job).await?;
                 }
                 sending.report()?;
@@ -159,14 +175,15 @@ fn flow_name() -> JobId {
 async fn enqueue_flow(
     session: &Session,
     client: &Client,
-    queue: &QueueName,
     flow: &Flow,
-    name: Option<&JobId>,
-    quiet: bool,
+    wanted: &Wanted<'_>,
 ) -> Result<Vec<JobId>, Failure> {
-    let name = name.cloned().unwrap_or_else(flow_name);
+    let name = wanted.name.cloned().unwrap_or_else(flow_name);
+    let queue = wanted.queue;
+    // one time for all of them
+    let start = wanted.start.map(|start| start.of(None)).transpose()?;
     let members = client
-        .enqueue_flow(flow, &name, queue)
+        .enqueue_flow_starting(flow, &name, queue, start)
         .await
         .map_err(|error| match error {
             ClientError::NoSuchJob(job) => Failure::new(
@@ -175,13 +192,14 @@ async fn enqueue_flow(
             ),
             error => error.into(),
         })?;
-    if !quiet {
+    if !wanted.quiet {
         for member in &members {
             if session.json {
-                render::print_json(&serde_json::json!({
-                    "job_id": member.job_id, "name": member.name, "flow": name,
-                    "queue": member.queue.as_ref().unwrap_or(queue),
-                }))?;
+                let queue = member.queue.as_ref().unwrap_or(queue);
+                let mut told = id_as_json(&member.job_id, queue, start.as_ref());
+                told["name"] = serde_json::json!(member.name);
+                told["flow"] = serde_json::json!(name);
+                render::print_json(&told)?;
             } else {
                 render::print_line(&member.job_id)?;
             }
@@ -198,9 +216,7 @@ async fn enqueue_flow(
 
 struct Sending<'s> {
     session: &'s Session,
-    queue: &'s QueueName,
-    quiet: bool,
-    keep_ids: bool,
+    wanted: &'s Wanted<'s>,
     bulk: Bulk,
     ids: Vec<JobId>,
     refused: u64,
@@ -212,15 +228,15 @@ impl Sending<'_> {
     fn report(&mut self) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         for id in self.bulk.take_confirmed() {
-            if !self.quiet && !self.keep_ids {
+            if !self.wanted.quiet && !self.wanted.keep_ids {
                 if self.session.json {
-                    let line = serde_json::json!({"job_id": id, "queue": self.queue});
+                    let line = serde_json::json!({"job_id": id, "queue": self.wanted.queue});
                     writeln!(stdout, "{line}")?;
                 } else {
                     writeln!(stdout, "{id}")?;
                 }
             }
-            if self.keep_ids {
+            if self.wanted.keep_ids {
                 self.ids.push(id);
             }
         }
@@ -260,10 +276,10 @@ fn progress(size: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn read(reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Batch>) {
+fn read(reader: Box<dyn Read + Send>, start: Option<Start>, sender: &mpsc::Sender<Batch>) {
     let mut batch = Vec::with_capacity(BATCH_JOBS);
     let mut batch_bytes = 0;
-    let read = each(reader, |item| {
+    let read = each(reader, start, |item| {
         if let Item::Envelope(checked) = &item {
             batch_bytes += checked.payload.len();
         }
@@ -286,6 +302,7 @@ fn read(reader: Box<dyn Read + Send>, sender: &mpsc::Sender<Batch>) {
 /// Splits a file into envelopes, checks each, and hands it over.
 fn each(
     reader: Box<dyn Read + Send>,
+    start: Option<Start>,
     mut hand_over: impl FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut reader = BufReader::with_capacity(256 << 10, reader);
@@ -304,7 +321,7 @@ fn each(
         }
     };
     if first == b'[' {
-        return each_of_array(reader, &mut hand_over);
+        return each_of_array(reader, start, &mut hand_over);
     }
     let mut text = Vec::new();
     let (mut line, mut begun_at, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
@@ -337,7 +354,7 @@ fn each(
             nothing_more(reader)?;
             return hand_over(Item::Flow(flow));
         }
-        let checked = check_one(trimmed, offset, || format!("line {begun_at}"))?;
+        let checked = check_one(trimmed, start, offset, || format!("line {begun_at}"))?;
         hand_over(Item::Envelope(checked))?;
         text.clear();
         begun_at = line + 1;
@@ -366,11 +383,22 @@ fn is_unfinished(text: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(text).is_err_and(|error| error.is_eof())
 }
 
-fn check_one(text: &[u8], offset: u64, place: impl Fn() -> String) -> Result<Checked, Failure> {
-    let envelope = Envelope::parse(text)
-        .map_err(|invalid| Failure::new(Exit::Refused, format!("{}: {invalid}", place())))?;
+fn check_one(
+    text: &[u8],
+    start: Option<Start>,
+    offset: u64,
+    place: impl Fn() -> String,
+) -> Result<Checked, Failure> {
+    let refused = |why: String| Failure::new(Exit::Refused, format!("{}: {why}", place()));
+    let envelope = Envelope::parse(text).map_err(|invalid| refused(invalid.to_string()))?;
+    // each from its own enqueue on, so that a long file's jobs do not all come at once
+    let start = start
+        .map(|start| start.of(envelope.expires_at))
+        .transpose()
+        .map_err(|failure| refused(failure.message))?;
     Ok(Checked {
         chosen: envelope.job_id,
+        start,
         payload: Bytes::copy_from_slice(text),
         offset,
     })
@@ -378,9 +406,11 @@ fn check_one(text: &[u8], offset: u64, place: impl Fn() -> String) -> Result<Che
 
 fn each_of_array(
     reader: impl Read,
+    start: Option<Start>,
     hand_over: &mut dyn FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     struct Items<'h> {
+        start: Option<Start>,
         hand_over: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
         failure: &'h mut Option<Failure>,
     }
@@ -394,7 +424,7 @@ fn each_of_array(
             while let Some(item) = items.next_element::<Box<RawValue>>()? {
                 let text = item.get().as_bytes();
                 offset += text.len() as u64;
-                let handed = check_one(text, offset, || format!("[{index}]"))
+                let handed = check_one(text, self.start, offset, || format!("[{index}]"))
                     .and_then(|checked| (self.hand_over)(Item::Envelope(checked)));
                 if let Err(failure) = handed {
                     *self.failure = Some(failure);
@@ -410,6 +440,7 @@ fn each_of_array(
     let read = serde::Deserializer::deserialize_seq(
         &mut deserializer,
         Items {
+            start,
             hand_over,
             failure: &mut failure,
         },
@@ -428,7 +459,7 @@ mod tests {
 
     fn commands(text: &'static str) -> Result<Vec<String>, String> {
         let mut commands = Vec::new();
-        each(Box::new(text.as_bytes()), |item| {
+        each(Box::new(text.as_bytes()), None, |item| {
             let Item::Envelope(checked) = item else {
                 return Err(Failure::general("a flow"));
             };
