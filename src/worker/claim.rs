@@ -227,6 +227,7 @@ async fn renew(
         queue: facts.queue.clone(),
         payload: delivery.payload.clone(),
         is_chosen: false,
+        start: None,
     };
     persist(hold, || context.broker.enqueue_again(again.clone())).await
 }
