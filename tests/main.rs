@@ -3,6 +3,7 @@
 mod chaos;
 mod cli;
 mod config;
+mod cron;
 mod examples;
 mod faults;
 mod harness;

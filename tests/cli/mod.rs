@@ -1,6 +1,7 @@
 //! Verbs as a user has them, beside what README.md already shows.
 
 mod bulk;
+mod cron;
 mod events;
 mod failed;
 mod job_control;

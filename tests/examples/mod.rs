@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::nats::{TestServer, binary, naq};
+use crate::harness::python::python;
 
 #[expect(
     clippy::disallowed_methods,
@@ -101,41 +102,6 @@ impl Drop for Served {
     }
 }
 
-/// Python with what the producer needs, made once for a version of its requirements.
-fn python() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let requirements = example("python-producer/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).unwrap();
-    let lock = std::fs::File::create(target.join("python-producer.lock")).unwrap();
-    lock.lock().unwrap();
-    let folder = target.join("python-producer");
-    let made = folder.join("made-from");
-    if std::fs::read_to_string(&made).is_ok_and(|made| made == wanted) {
-        return folder.join("bin/python");
-    }
-    let venv = command("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(&folder)
-        .output()
-        .unwrap();
-    text(&venv);
-    let installed = command(folder.join("bin/python"))
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ])
-        .arg(&requirements)
-        .output()
-        .unwrap();
-    text(&installed);
-    std::fs::write(&made, wanted).unwrap();
-    folder.join("bin/python")
-}
-
 #[test]
 fn the_shell_producer_prints_every_result() {
     let served = Served::start("digests");
@@ -162,7 +128,8 @@ fn the_shell_producer_prints_every_result() {
 
 #[test]
 fn the_python_producer_needs_no_naq_on_its_side() {
-    let python = python();
+    let requirements = example("python-producer/requirements.txt");
+    let python = python("python-producer", &requirements);
     let served = Served::start("build");
     let output = served
         .command(python)

@@ -130,10 +130,12 @@ impl Field {
             to = 7;
         }
         if from > to {
-            return Err(format!(
-                "a range must go upwards; write {from}-{},{}-{to}",
-                self.max, self.min
-            ));
+            let upwards = "a range must go upwards";
+            return Err(match (self.kind, from, step) {
+                (Kind::Weekday, 7, 1) => format!("{upwards}; write 0-{to}"),
+                (_, _, 1) => format!("{upwards}; write {from}-{},{}-{to}", self.max, self.min),
+                _ => upwards.to_owned(),
+            });
         }
         Ok(Item::Range { from, to, step })
     }

@@ -241,6 +241,14 @@ fn errors_point_at_the_field() {
             r#"day of week (field 5) "FRI-MON": a range must go upwards; write 5-7,0-1"#,
         ),
         (
+            "* * * * 7-3",
+            r#"day of week (field 5) "7-3": a range must go upwards; write 0-3"#,
+        ),
+        (
+            "* 22-2/2 * * *",
+            r#"hour (field 2) "22-2/2": a range must go upwards"#,
+        ),
+        (
             "1-2-3 * * * *",
             r#"minute (field 1) "1-2-3": must be 0 to 59"#,
         ),

@@ -1,0 +1,284 @@
+//! What is asked: an expression, a zone, a moment. Drawn by chance, with more of them where
+//! clocks are put forward or back.
+
+use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone};
+use chrono_tz::{TZ_VARIANTS, Tz};
+use naq::envelope::Timestamp;
+use naq::lifecycle::{Cron, Zone};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+/// How many times of each expression are asked for.
+pub(super) const TIMES: usize = 5;
+
+/// Zones whose clocks have been put forward and back in every way there is.
+const ZONES: [&str; 14] = [
+    "Africa/Casablanca",
+    "America/New_York",
+    "America/Sao_Paulo",
+    "America/St_Johns",
+    "Antarctica/Troll",
+    "Asia/Beirut",
+    "Asia/Kathmandu",
+    "Asia/Pyongyang",
+    "Asia/Tehran",
+    "Australia/Lord_Howe",
+    "Europe/Berlin",
+    "Europe/London",
+    "Pacific/Apia",
+    "Pacific/Chatham",
+];
+
+/// Moments are seconds since 1970.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) expression: String,
+    pub(super) zone: Tz,
+    pub(super) after: i64,
+}
+
+impl Question {
+    pub(super) fn draw(chance: &mut StdRng) -> Question {
+        let zone = match chance.random_range(0..10) {
+            0..2 => Tz::UTC,
+            2..7 => ZONES.choose(chance).unwrap().parse().unwrap(),
+            _ => *TZ_VARIANTS.choose(chance).unwrap(),
+        };
+        // from 1976 to 2033: before, zones have offsets of odd seconds
+        let after = chance.random_range(190_000_000..2_000_000_000);
+        let change = chance.random_bool(0.6).then(|| next_change(zone, after));
+        let after = match change.flatten() {
+            Some(change) => change - chance.random_range(-10_000..100_000),
+            None => after,
+        };
+        let expression = loop {
+            let text = expression(chance);
+            if Cron::parse(&text).is_ok() {
+                break text;
+            }
+        };
+        Question {
+            expression,
+            zone,
+            after,
+        }
+    }
+
+    /// The field of minutes, hours, days, months or weekdays.
+    fn field(&self, index: usize) -> &str {
+        let fields: Vec<&str> = self.expression.split(' ').collect();
+        fields[fields.len() - 5 + index]
+    }
+
+    pub(super) fn minute(&self) -> &str {
+        self.field(0)
+    }
+
+    pub(super) fn hour(&self) -> &str {
+        self.field(1)
+    }
+
+    pub(super) fn day(&self) -> &str {
+        self.field(2)
+    }
+
+    pub(super) fn weekday(&self) -> &str {
+        self.field(4)
+    }
+
+    pub(super) fn has_seconds(&self) -> bool {
+        self.expression.split(' ').count() == 6
+    }
+
+    /// Whether the hours are all there are.
+    pub(super) fn has_every_hour(&self) -> bool {
+        let cron = Cron::parse(&format!("0 {} * * *", self.hour())).unwrap();
+        let mut moment = Timestamp::from_unix_ms(0).unwrap();
+        (0..24).all(|_| {
+            let before = moment.unix_ms();
+            moment = cron.next_after(moment, Zone::UTC).unwrap();
+            moment.unix_ms() - before == 3_600_000
+        })
+    }
+
+    /// The same with another field of days or weekdays.
+    pub(super) fn with(&self, day: &str, weekday: &str) -> Question {
+        let mut fields: Vec<&str> = self.expression.split(' ').collect();
+        let count = fields.len();
+        fields[count - 3] = day;
+        fields[count - 1] = weekday;
+        self.of(fields.join(" "))
+    }
+
+    /// The same with ranges of one value, `4-4` and `4-4/2`, read in another way: from that value,
+    /// the step, and the first and last value of the field.
+    pub(super) fn with_single_ranges(
+        &self,
+        read: impl Fn(&str, &str, (u32, u32)) -> String,
+    ) -> Question {
+        let bounds = [(0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
+        let fields: Vec<&str> = self.expression.split(' ').collect();
+        let bounds = &bounds[bounds.len() - fields.len()..];
+        let fields: Vec<String> = fields
+            .iter()
+            .zip(bounds)
+            .map(|(field, bounds)| {
+                let items = field.split(',').map(|item| {
+                    let (range, step) = item.split_at(item.find('/').unwrap_or(item.len()));
+                    match range.split_once('-') {
+                        Some((from, to)) if from == to => read(from, step, *bounds),
+                        _ => item.to_owned(),
+                    }
+                });
+                items.collect::<Vec<_>>().join(",")
+            })
+            .collect();
+        self.of(fields.join(" "))
+    }
+
+    fn of(&self, expression: String) -> Question {
+        Question {
+            expression,
+            zone: self.zone,
+            after: self.after,
+        }
+    }
+
+    /// What naq says: nothing where it says that it never comes true.
+    pub(super) fn times(&self) -> Vec<i64> {
+        let cron = match Cron::parse(&self.expression) {
+            Ok(cron) => cron,
+            Err(error) if error.to_string().contains("never comes true") => return Vec::new(),
+            Err(error) => panic!("{error}"),
+        };
+        let zone: Zone = self.zone.name().parse().unwrap();
+        let next = |after: &i64| {
+            let after = Timestamp::from_unix_ms(*after * 1_000).unwrap();
+            Some(cron.next_after(after, zone)?.unix_ms() / 1_000)
+        };
+        std::iter::successors(next(&self.after), next)
+            .take(TIMES)
+            .collect()
+    }
+
+    /// Whether naq says that it comes true then.
+    pub(super) fn is_true(&self, moment: i64) -> bool {
+        let before = Question {
+            after: moment - 1,
+            ..self.of(self.expression.clone())
+        };
+        before.times().first() == Some(&moment)
+    }
+
+    /// What the clocks show.
+    pub(super) fn clock(&self, moment: i64) -> NaiveDateTime {
+        utc(moment).with_timezone(&self.zone).naive_local()
+    }
+
+    /// Whether the clocks show the time of a moment for the second time.
+    pub(super) fn is_shown_again(&self, moment: i64) -> bool {
+        let shown = self.zone.from_local_datetime(&self.clock(moment));
+        shown.earliest() != shown.latest()
+            && shown.latest() == Some(utc(moment).with_timezone(&self.zone))
+    }
+
+    /// By how many seconds the clocks are put forward at a moment.
+    pub(super) fn put_forward(&self, moment: i64) -> i32 {
+        offset(self.zone, moment) - offset(self.zone, moment - 1)
+    }
+
+    /// Whether, in the year that follows, the clocks are put back over midnight.
+    pub(super) fn is_put_back_over_midnight(&self) -> bool {
+        let until = self.after + 366 * 86_400;
+        std::iter::successors(next_change(self.zone, self.after), |change| {
+            next_change(self.zone, *change)
+        })
+        .take_while(|change| *change < until)
+        .any(|change| self.clock(change).date() < self.clock(change - 1).date())
+    }
+
+    pub(super) fn show(&self, moment: i64) -> String {
+        utc(moment).with_timezone(&self.zone).to_rfc3339()
+    }
+
+    pub(super) fn days_in_month(&self, moment: i64) -> u8 {
+        self.clock(moment).num_days_in_month()
+    }
+}
+
+fn utc(moment: i64) -> DateTime<chrono::Utc> {
+    DateTime::from_timestamp(moment, 0).unwrap()
+}
+
+fn offset(zone: Tz, moment: i64) -> i32 {
+    let offset = zone.offset_from_utc_datetime(&utc(moment).naive_utc());
+    offset.fix().local_minus_utc()
+}
+
+/// The next moment at which the clocks are put forward or back, if it is within a year.
+fn next_change(zone: Tz, after: i64) -> Option<i64> {
+    let until = |moment: &i64, step: i64| offset(zone, *moment) != offset(zone, moment + step);
+    let hour = (after..after + 366 * 86_400)
+        .step_by(3_600)
+        .find(|moment| until(moment, 3_600))?;
+    (hour..hour + 3_600)
+        .find(|moment| until(moment, 1))
+        .map(|moment| moment + 1)
+}
+
+fn expression(chance: &mut StdRng) -> String {
+    let (minute, hour) = (field(chance, 0, 59), field(chance, 0, 23));
+    let day = match chance.random_range(0..20) {
+        0..10 => "*".to_owned(),
+        10 => "L".to_owned(),
+        11 => "LW".to_owned(),
+        12 => format!("{}W", chance.random_range(1..=31)),
+        _ => field(chance, 1, 31),
+    };
+    let month = match chance.random_range(0..10) {
+        0..7 => "*".to_owned(),
+        _ => field(chance, 1, 12),
+    };
+    let weekday = match chance.random_range(0..20) {
+        0..10 => "*".to_owned(),
+        10 => format!("{}L", chance.random_range(0..=7)),
+        11 => format!(
+            "{}#{}",
+            chance.random_range(0..=7),
+            chance.random_range(1..=5)
+        ),
+        _ => field(chance, 0, 7),
+    };
+    let fields = format!("{minute} {hour} {day} {month} {weekday}");
+    match chance.random_range(0..10) {
+        0 => format!("{} {fields}", field(chance, 0, 59)),
+        _ => fields,
+    }
+}
+
+fn field(chance: &mut StdRng, min: u32, max: u32) -> String {
+    if chance.random_bool(0.2) {
+        return "*".to_owned();
+    }
+    let count = match chance.random_range(0..10) {
+        0..7 => 1,
+        count => count - 5,
+    };
+    let items: Vec<String> = (0..count).map(|_| item(chance, min, max)).collect();
+    items.join(",")
+}
+
+fn item(chance: &mut StdRng, min: u32, max: u32) -> String {
+    let (from, step) = (
+        chance.random_range(min..=max),
+        chance.random_range(1..=max - min),
+    );
+    match chance.random_range(0..8) {
+        0 => format!("*/{step}"),
+        // now and then of one value
+        1..3 => format!("{from}-{}", chance.random_range(from..=max)),
+        3 => format!("{from}-{}/{step}", chance.random_range(from..=max)),
+        _ => from.to_string(),
+    }
+}
