@@ -28,6 +28,7 @@ mod listing;
 mod one_shots;
 mod requirement;
 mod rerun;
+mod schedule_sets;
 mod schedules;
 mod ttl;
 mod waiter;
@@ -41,6 +42,7 @@ pub use flow::TreeNode;
 pub use listing::{JobPage, JobSummary};
 pub use one_shots::{OneShot, OneShotPage, OneShots, Retimed};
 pub use rerun::Rerun;
+pub use schedule_sets::{SetAction, SetOptions, SetPlan, SetStep};
 pub use schedules::{
     Cadence, Changed, LastOutcome, ListedSchedule, NewSchedule, ScheduleFilter, ScheduleList,
     ScheduleOutcome, ScheduleSummary, Scheduled,
@@ -88,6 +90,14 @@ pub enum ClientError {
         schedule: ScheduleId,
         /// The fields in which the two differ.
         fields: String,
+    },
+    /// A schedule that a set describes is there outside the set.
+    #[error("the schedule `{schedule}` {}", whose(.set.as_deref()))]
+    ForeignSchedule {
+        /// Its name.
+        schedule: ScheduleId,
+        /// The set it is in.
+        set: Option<String>,
     },
     /// The schedule has no more ticks.
     #[error("the schedule `{0}` has ended")]
@@ -162,6 +172,13 @@ fn not_held(state: State) -> String {
     match state {
         State::Retrying => "waits to be tried again: that can be at another time, or now, but it cannot be paused; its queue can".to_owned(),
         state => format!("is not held until a time: it is {state}"),
+    }
+}
+
+fn whose(set: Option<&str>) -> String {
+    match set {
+        Some(set) => format!("belongs to the set `{}`", escape(set)),
+        None => "is there already, and was not made by this set".to_owned(),
     }
 }
 

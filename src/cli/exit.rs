@@ -112,6 +112,7 @@ impl From<ClientError> for Failure {
             | ClientError::NoEnvelope(_) => Exit::NotFound,
             ClientError::NotEnded { .. }
             | ClientError::ScheduleExists { .. }
+            | ClientError::ForeignSchedule { .. }
             | ClientError::ScheduleEnded(_)
             | ClientError::NotHeld { .. }
             | ClientError::TimeHasCome { .. } => Exit::Conflict,

@@ -67,7 +67,7 @@ enum Verb {
     /// Put jobs into a queue
     Enqueue(enqueue::Args),
     /// Enqueue a job again and again: at times of day, or so far apart
-    Schedule(schedule::Args),
+    Schedule(Box<schedule::Args>),
     /// Take jobs from queues and run them
     Worker(worker::Args),
     /// Run a local server and a worker in the foreground, to develop with
@@ -173,7 +173,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         match cli.verb {
             Verb::Run(args) => run::run(&session, args).await,
             Verb::Enqueue(args) => enqueue::run(&session, args).await,
-            Verb::Schedule(args) => schedule::run(&session, args).await,
+            Verb::Schedule(args) => schedule::run(&session, *args).await,
             Verb::Worker(args) => worker::run(&session, args).await,
             Verb::Dev(args) => dev::run(&session, args).await,
             Verb::Status(args) => status::run(&session, args).await,

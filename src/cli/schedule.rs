@@ -1,18 +1,41 @@
 //! `naq schedule`
 
+mod apply;
+mod crontab;
+mod described;
+mod toml_file;
+
 use std::io::IsTerminal;
+
+use clap::Subcommand;
 
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, StoredLock};
 use crate::client::{Cadence, NewSchedule, ScheduleOutcome, ScheduleSummary, Scheduled};
-use crate::envelope::{LeaderInfo, QueueName, ScheduleId, ScheduleStatus, Timestamp};
+use crate::envelope::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    new: NewArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Apply a file of schedules, TOML or a crontab, as a whole: what it describes is made,
+    /// changed or left as it is, and what it no longer does is removed
+    Apply(apply::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct NewArgs {
     /// The schedule's name [default: the program's name and a digest of all that is said here, so
     /// that the same said again is one schedule]
     #[arg(long, value_name = "NAME")]
@@ -33,6 +56,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb {
+        Some(Verb::Apply(args)) => apply::run(session, args).await,
+        None => make(session, args.new).await,
+    }
+}
+
+async fn make(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     let now = render::now();
     let new = new_schedule(session, &args, now)?;
     let queue = args
@@ -50,13 +80,19 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queue = client.queue(queue)?;
     let (made, lock) = futures_util::join!(queue.schedule(&new, now), client.broker().read_lock());
     let made = made?;
-    // who may not read the lock is told nothing
-    let leader = lock.map(|lock| lock.leader);
-    tell(session, made, leader, now)?;
+    tell(session, made, &lock, now)?;
+    warn_without_scheduler(&lock);
     Ok(0)
 }
 
-fn new_schedule(session: &Session, args: &Args, now: Timestamp) -> Result<NewSchedule, Failure> {
+/// Says so where no scheduler runs. Who may not read the lock is told nothing.
+fn warn_without_scheduler(lock: &Result<StoredLock, BrokerError>) {
+    if matches!(lock, Ok(StoredLock { leader: None, .. })) {
+        render::note("naq: no scheduler runs: start one with `naq scheduler`");
+    }
+}
+
+fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<NewSchedule, Failure> {
     let when = &args.when;
     let cadence = match (&when.cron, when.every) {
         (Some(expression), _) => Cadence::Cron {
@@ -108,7 +144,7 @@ fn new_schedule(session: &Session, args: &Args, now: Timestamp) -> Result<NewSch
 fn tell(
     session: &Session,
     made: Scheduled,
-    leader: Result<Option<LeaderInfo>, BrokerError>,
+    lock: &Result<StoredLock, BrokerError>,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let summary = ScheduleSummary::from(made.schedule);
@@ -125,7 +161,7 @@ fn tell(
             "outcome": outcome,
             "status": schedule.status,
             "next_run": next_run,
-            "scheduler": leader.as_ref().ok().and_then(Option::as_ref),
+            "scheduler": lock.as_ref().ok().and_then(|lock| lock.leader.as_ref()),
         }))?;
     } else {
         render::print_line(&schedule.schedule_id)?;
@@ -147,9 +183,6 @@ fn tell(
         render::note(format_args!(
             "naq: it is paused; `naq job-control {id} resume` has it go on"
         ));
-    }
-    if let Ok(None) = leader {
-        render::note("naq: no scheduler runs: start one with `naq scheduler`");
     }
     Ok(())
 }

@@ -10,5 +10,6 @@ mod list_scheduled;
 mod retry;
 mod run;
 mod schedule;
+mod schedule_apply;
 mod ttl;
 mod worker;
