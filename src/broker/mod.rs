@@ -27,6 +27,7 @@ mod scan;
 mod schedules;
 mod slots;
 mod step;
+mod sweep;
 mod topology;
 mod unreadable;
 mod workers;
@@ -51,6 +52,7 @@ pub use schedules::{
 };
 pub use slots::Holder;
 pub(crate) use step::step;
+pub use sweep::{IndexEntry, IndexKey, IndexListing, RecordListing};
 
 use std::sync::Arc;
 use std::time::Duration;

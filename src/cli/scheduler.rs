@@ -1,5 +1,7 @@
 //! `naq scheduler`
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use super::exit::Failure;
@@ -24,6 +26,9 @@ pub(super) struct Args {
     /// [default: 5]
     #[arg(long, value_name = "COUNT")]
     max_failures: Option<u32>,
+    /// How often to look for what a crash left behind
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    sweep_interval: Span,
     /// Without effect: schedules are not polled, a change counts at once
     #[arg(long, value_name = "TIME")]
     poll_interval: Option<Span>,
@@ -39,6 +44,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if let Some(failures_max) = args.max_failures {
         options.failures_max = failures_max;
     }
+    if args.sweep_interval.0.is_zero() {
+        return Err(Failure::usage("--sweep-interval 0s: it must be longer"));
+    }
+    options.sweep_interval = args.sweep_interval.0;
     match (&mut options.lock, args.lock_ttl) {
         (lock, _) if args.disable_ha => *lock = None,
         (Some(lock), Some(ttl)) => {
@@ -61,6 +70,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 /// The shortest time to live of the lock, in seconds.
 const LOCK_TTL_S_MIN: u64 = 3;
 
+/// How often the scheduler of `naq dev` sweeps.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
 /// As the settings have it.
 pub(super) fn options(session: &Session) -> Options {
     let settings = session.settings();
@@ -71,6 +83,7 @@ pub(super) fn options(session: &Session) -> Options {
             renew_interval: settings.scheduler_lock_renew_interval,
         }),
         failures_max: settings.max_schedule_failures,
+        sweep_interval: SWEEP_INTERVAL,
         result_ttl: settings.default_result_ttl,
     }
 }

@@ -7,11 +7,13 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::book::{Book, Number, Taken};
 use super::clock::{self, ClockWatch};
 use super::fire::{Fired, Tick, fire};
 use super::lock::Lease;
+use super::sweep::sweep_now_and_then;
 use super::{Options, Summary};
 use crate::broker::{BrokerError, NewJob, ScheduleEvent, ScheduleWatch, StoredSchedule, step};
 use crate::client::Client;
@@ -105,6 +107,13 @@ pub(super) async fn lead(
         took_ms = begun.elapsed().as_millis(),
         "leading"
     );
+    let sweeping = sweep_now_and_then(
+        client.clone(),
+        leader.lease.clone(),
+        options.sweep_interval,
+        options.result_ttl,
+    );
+    let _sweeping = AbortOnDropHandle::new(tokio::spawn(sweeping));
     leader.run(&clock, &mut watch, stop).await
 }
 

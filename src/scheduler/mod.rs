@@ -13,6 +13,7 @@ mod clock;
 mod fire;
 mod leader;
 mod lock;
+mod sweep;
 
 pub use lock::LockOptions;
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub lock: Option<LockOptions>,
     /// Ticks in a row that could not be enqueued, after which a schedule is paused; 0 for never.
     pub failures_max: u32,
+    /// How often the leader looks for what a crash left behind.
+    pub sweep_interval: Duration,
     /// How long the record of a job stays that a tick replaces before it has begun.
     pub result_ttl: Duration,
 }

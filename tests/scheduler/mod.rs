@@ -6,6 +6,7 @@ mod firing;
 mod leaders;
 mod one_shot;
 mod retime;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

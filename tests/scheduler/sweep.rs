@@ -1,0 +1,175 @@
+//! What a crash left behind, and the leader brings to its end.
+
+use naq::envelope::{Dependency, Envelope, JobId, QueueName, Reason, Record, State};
+
+use super::now;
+use crate::harness::naq::{Followed, Naq, eventually, id};
+use crate::harness::nats::TestServer;
+
+/// A leader that sweeps often; what is a second old counts as left behind.
+fn sweeper(naq: &Naq) -> Followed {
+    super::scheduler(naq, &["--sweep-interval", "1s"])
+}
+
+fn keys(naq: &Naq) -> u64 {
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let bucket = jetstream.get_stream("KV_naq_dependents").await.unwrap();
+        bucket.get_info().await.unwrap().state.messages
+    })
+}
+
+/// A record under way in the queue `build`.
+fn record(job: &JobId, state: State) -> Record {
+    let queue = QueueName::new("build").unwrap();
+    let mut record = Record::new(job.clone(), queue, state, now());
+    record.attempt = u32::from(state == State::Running);
+    record
+}
+
+/// What whoever ended a job did not live to do.
+#[test]
+fn a_job_that_was_not_told_is_told() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id": "waiting", "command": "true", "depends_on": ["first"]}"#,
+    );
+    naq.wait_for(&id("waiting"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.wait_for(&id("first"), "awaited", |record| record.placeholder);
+    // the end of the first one, written by one that died before it said so
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let (_, revision) = broker.read_record(&id("first")).await.unwrap();
+        let mut ended = record(&id("first"), State::Succeeded);
+        ended.dependents = true;
+        broker.write_record(&ended, revision, None).await.unwrap();
+    });
+    let sweeper = sweeper(&naq);
+    assert_eq!(naq.ended(&id("waiting")).state, State::Succeeded);
+    sweeper.says("swept up");
+}
+
+#[test]
+fn keys_of_jobs_that_are_over_are_removed_and_others_stay() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id": "waits", "command": "true", "depends_on": ["ghost", "other"]}"#,
+    );
+    naq.wait_for(&id("waits"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.publish("build", r#"{"job_id": "over", "command": "true"}"#);
+    naq.ended(&id("over"));
+    eventually("four keys", || keys(&naq) == 4);
+    let on = |job: &str| Dependency {
+        job: id(job),
+        on: naq::envelope::Condition::default(),
+    };
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let open = [on("ghost"), on("other")];
+        broker.index_dependencies(&id("over"), &open).await.unwrap();
+        broker.index_slot_waiter("key", &id("over")).await.unwrap();
+    });
+    assert_eq!(keys(&naq), 9);
+    let _sweeper = sweeper(&naq);
+    eventually("the rest is gone", || keys(&naq) == 4);
+    let waits = naq.block_on(naq.client().fetch_job(&id("waits"))).unwrap();
+    assert_eq!(waits.state, State::Waiting);
+}
+
+#[test]
+fn a_free_slot_is_offered_to_who_waits_for_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq.worker(&["build"]).spawn();
+    let job = |name: &str| {
+        format!(
+            r#"{{"job_id": "{name}", "command": "sleep", "args": ["600"], "concurrency_key": "k"}}"#
+        )
+    };
+    naq.publish("build", job("holds"));
+    naq.running(&id("holds"));
+    naq.publish("build", job("waits"));
+    naq.wait_for(&id("waits"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    // the slot is given back, and who waits for it is not told
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let bucket = jetstream.get_stream("KV_naq_slots").await.unwrap();
+        bucket.purge().await.unwrap();
+    });
+    let _sweeper = sweeper(&naq);
+    naq.running(&id("waits"));
+    drop(first);
+}
+
+/// The server has lost a job's message, and its worker is dead: where its envelope is known it is
+/// run, else it has failed. Neither stays under way for ever.
+#[test]
+fn a_job_without_a_message_is_enqueued_anew_or_ends() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.a_good_job_runs("build");
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        for (name, envelope) in [("known", true), ("unknown", false)] {
+            let mut lost = record(&id(name), State::Running);
+            lost.lease = Some(naq::envelope::Lease {
+                worker_id: "dead".to_owned(),
+                sequence: 1_000,
+                delivery: 1,
+            });
+            let command = Envelope::command("true", [] as [&str; 0]);
+            lost.envelope = envelope.then(|| serde_json::value::to_raw_value(&command).unwrap());
+            broker.write_record(&lost, 0, None).await.unwrap();
+        }
+    });
+    let _sweeper = sweeper(&naq);
+    let known = naq.ended(&id("known"));
+    assert_eq!((known.state, known.attempt), (State::Succeeded, 2));
+    let unknown = naq.ended(&id("unknown"));
+    assert_eq!(
+        (unknown.state, unknown.reason),
+        (State::Failed, Some(Reason::Crashed))
+    );
+}
+
+#[test]
+fn a_job_that_is_held_is_left_alone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let running = naq.publish("build", r#"{"command": "sleep", "args": ["600"]}"#);
+    let retrying = naq.publish(
+        "build",
+        r#"{"command": "false", "max_retries": 1, "retry_delay": "1h", "retry_jitter": false}"#,
+    );
+    naq.running(&running);
+    naq.wait_for(&retrying, "retrying", |record| {
+        record.state == State::Retrying
+    });
+    let sweeper = sweeper(&naq);
+    // it has swept once it finds what is left of this one
+    let mut lost = record(&id("lost"), State::Running);
+    lost.worker_id = Some("dead".to_owned());
+    naq.block_on(naq.client().broker().write_record(&lost, 0, None))
+        .unwrap();
+    naq.ended(&id("lost"));
+    sweeper.says("swept up");
+    for (job, state) in [(running, State::Running), (retrying, State::Retrying)] {
+        let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+        assert_eq!((record.state, record.attempt), (state, 1));
+    }
+}
