@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use super::{Client, ClientError};
 use crate::broker::BrokerError;
 use crate::envelope::{Schedule, ScheduleId, ScheduleStatus, Timestamp};
-use crate::lifecycle::{OnApply, on_apply};
+use crate::lifecycle::{BadSchedule, OnApply, on_apply};
 
 /// How many schedules are written at once.
 const WRITES_AT_ONCE: usize = 256;
@@ -100,7 +100,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// [`ClientError::BadSchedule`] where one is described twice, and where NATS does not answer.
     pub async fn plan_schedules(
         &self,
         mut wanted: Vec<Schedule>,
@@ -118,6 +118,17 @@ impl Client {
                 .enumerate()
                 .map(|(index, schedule)| (&schedule.schedule_id, index))
                 .collect();
+            if let Some(twice) = wanted
+                .iter()
+                .enumerate()
+                .find(|(index, schedule)| described[&schedule.schedule_id] != *index)
+            {
+                return Err(BadSchedule::Field {
+                    field: "schedule_id",
+                    problem: format!("`{}` is described twice", twice.1.schedule_id),
+                }
+                .into());
+            }
             let mut listing = self.broker.list_schedules().await?;
             while let Some(stored) = listing.next().await? {
                 let payload = stored.payload.as_deref().unwrap_or_default();

@@ -5,7 +5,7 @@
 //! follows goes to its standard input, with a new line for each further `%`; `\%` is a percent
 //! sign.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::described::{Described, File, Remark};
@@ -57,6 +57,7 @@ pub(super) fn read(text: &str, options: &Options) -> File {
     };
     // how often each command has come so far
     let mut commands: HashMap<String, usize> = HashMap::new();
+    let mut names: HashSet<ScheduleId> = HashSet::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
         let line = line.trim_matches([' ', '\t', '\r']);
@@ -71,7 +72,8 @@ pub(super) fn read(text: &str, options: &Options) -> File {
                 .and_then(|entry| {
                     let occurrence = commands.entry(entry.key()).or_default();
                     *occurrence += 1;
-                    described(&entry, *occurrence, number, &settings, options)
+                    let name = name(&entry, *occurrence, &mut names);
+                    described(&entry, name, number, &settings, options)
                 })
                 .map(|described| file.schedules.push(described)),
         };
@@ -267,7 +269,7 @@ fn input(text: &str) -> String {
 
 fn described(
     entry: &Entry,
-    occurrence: usize,
+    name: ScheduleId,
     line: usize,
     settings: &Settings,
     options: &Options,
@@ -293,7 +295,7 @@ fn described(
     };
     let mut new = NewSchedule::new(cadence, envelope);
     new.jitter = settings.jitter;
-    new.schedule_id = Some(name(entry, occurrence));
+    new.schedule_id = Some(name);
     Ok(Described {
         line,
         field_lines: BTreeMap::new(),
@@ -304,7 +306,7 @@ fn described(
 
 /// A name that stays when other lines change, and when the line's times do. Where a command comes
 /// several times, the second and later ones are told apart by their times.
-fn name(entry: &Entry, occurrence: usize) -> ScheduleId {
+fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> ScheduleId {
     let program = entry
         .command
         .split_whitespace()
@@ -315,7 +317,14 @@ fn name(entry: &Entry, occurrence: usize) -> ScheduleId {
     if occurrence > 1 {
         of.push_str(&format!("\0{}\0{occurrence}", entry.expression));
     }
-    ScheduleId::derived(label, of.as_bytes())
+    loop {
+        let name = ScheduleId::derived(label, of.as_bytes());
+        // of very many lines of one program two may come to the same name
+        if taken.insert(name.clone()) {
+            return name;
+        }
+        of.push('\0');
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +536,15 @@ SHELL=/bin/zsh
             3
         );
         assert_eq!(names("0 5 * * * x\n0 6 * * * x\n"), same[..2]);
+    }
+
+    #[test]
+    fn no_two_lines_have_one_name() {
+        let entry = entry("@daily x", false).unwrap();
+        let mut taken = HashSet::new();
+        let first = name(&entry, 1, &mut taken);
+        // as if its digest were another's
+        assert_ne!(name(&entry, 1, &mut taken), first);
     }
 
     proptest! {
