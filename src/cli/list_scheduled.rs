@@ -6,22 +6,25 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::render;
 use super::session::Session;
 use crate::client::{
-    Client, ClientError, LastOutcome, ListedSchedule, ScheduleFilter, ScheduleSummary,
+    Client, ClientError, LastOutcome, ListedSchedule, OneShot, ScheduleFilter, ScheduleSummary,
 };
-use crate::envelope::{QueueName, Schedule, ScheduleId, ScheduleStatus, Timestamp};
+use crate::envelope::{JobId, QueueName, Schedule, ScheduleId, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Those with this status
     #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<ScheduleStatus>,
-    /// The one of this name
+    /// The schedule of this name, or the job of this id
     #[arg(long, value_name = "ID", alias = "name")]
     job_id: Option<String>,
+    /// Schedules, or jobs that run once, at their time
+    #[arg(long, value_name = "KIND", value_parser = kind())]
+    kind: Option<Kind>,
     /// Those whose jobs go to this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
@@ -51,9 +54,28 @@ fn status() -> impl TypedValueParser<Value = ScheduleStatus> {
     })
 }
 
-/// A schedule, and how its last job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Recurring,
+    OneShot,
+}
+
+fn kind() -> impl TypedValueParser<Value = Kind> {
+    PossibleValuesParser::new(["recurring", "one-shot"]).map(|text| match text.as_str() {
+        "recurring" => Kind::Recurring,
+        _ => Kind::OneShot,
+    })
+}
+
+/// What is listed.
+enum Listed {
+    Recurring(ListedSchedule),
+    OneShot(OneShot),
+}
+
+/// The same, and how the last job of a schedule is.
 struct Row {
-    listed: ListedSchedule,
+    listed: Listed,
     outcome: Option<LastOutcome>,
 }
 
@@ -63,20 +85,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         queue: args.queue.as_ref().map(QueueName::new).transpose()?,
         set: args.set.clone(),
     };
-    let name = args.job_id.as_ref().map(ScheduleId::new).transpose()?;
-    let client = session.connect().await?;
-    if let Some(name) = name {
-        let summary = client.fetch_schedule(&name).await?;
-        let summary = summary
-            .filter(|summary| filter.matches(&summary.schedule))
-            .ok_or_else(|| ClientError::NoSuchSchedule(name.to_string()))?;
-        let row = look(&client, ListedSchedule::Read(Box::new(summary))).await?;
+    if let Some(id) = &args.job_id {
+        let job = JobId::new(id)?;
+        let client = session.connect().await?;
+        let listed = find(&client, &job, &filter, args.kind).await?;
+        let row = look(&client, listed).await?;
         return show(session, &args, vec![row], 0);
     }
-    let list = client.list_schedules(&filter).await?;
-    let listed = stream::try_unfold(list, |mut list| async move {
-        Ok::<_, ClientError>(list.next().await?.map(|listed| (listed, list)))
-    });
+    let client = session.connect().await?;
+    let listed = list(&client, &filter, args.kind).await?;
+    tokio::pin!(listed);
     if session.json && args.limit.is_none() {
         let rows = looked_at(&client, listed);
         tokio::pin!(rows);
@@ -88,7 +106,6 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     // those that run next are known when all have been seen; no more than are shown are held
     let limit = args.limit.unwrap_or(LIMIT_DEFAULT) as usize;
     let (mut first, mut left_out) = (BTreeMap::new(), 0_u64);
-    tokio::pin!(listed);
     while let Some(one) = listed.try_next().await? {
         first.insert(order(&one), one);
         if first.len() > limit {
@@ -101,16 +118,120 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     show(session, &args, rows, left_out)
 }
 
+/// One of them, by its name or id.
+async fn find(
+    client: &Client,
+    job: &JobId,
+    filter: &ScheduleFilter,
+    kind: Option<Kind>,
+) -> Result<Listed, Failure> {
+    if kind != Some(Kind::OneShot)
+        && let Ok(name) = ScheduleId::new(job.as_str())
+        && let Some(summary) = client.fetch_schedule(&name).await?
+        && filter.matches(&summary.schedule)
+    {
+        let summary = ListedSchedule::Read(Box::new(summary));
+        return Ok(Listed::Recurring(summary));
+    }
+    if kind != Some(Kind::Recurring) {
+        match client.fetch_one_shot(job).await {
+            Ok(one_shot) if is_meant(&one_shot, filter) => return Ok(Listed::OneShot(one_shot)),
+            Ok(_) | Err(ClientError::NoSuchJob(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(nothing_of(job))
+}
+
+/// Nothing is scheduled under an id.
+pub(super) fn nothing_of(id: &JobId) -> Failure {
+    Failure::new(
+        Exit::NotFound,
+        format!("there is neither a schedule `{id}` nor a job `{id}` that is held until its time"),
+    )
+}
+
+/// All of them, as they are asked for: schedules, then jobs that run once.
+async fn list(
+    client: &Client,
+    filter: &ScheduleFilter,
+    kind: Option<Kind>,
+) -> Result<impl Stream<Item = Result<Listed, ClientError>>, ClientError> {
+    let schedules = match kind {
+        Some(Kind::OneShot) => None,
+        _ => Some(client.list_schedules(filter).await?),
+    };
+    // they are of no set, and one that has run is a job like any other
+    let may_be = filter.set.is_none() && filter.status != Some(ScheduleStatus::Ended);
+    let one_shots = match kind {
+        Some(Kind::Recurring) => None,
+        _ if !may_be => None,
+        _ => Some(client.one_shots(filter.queue.as_ref()).await?),
+    };
+    let filter = filter.clone();
+    Ok(stream::try_unfold(
+        (schedules, one_shots),
+        move |(mut schedules, mut one_shots)| {
+            let filter = filter.clone();
+            async move {
+                if let Some(list) = &mut schedules {
+                    if let Some(listed) = list.next().await? {
+                        return Ok(Some((Listed::Recurring(listed), (schedules, one_shots))));
+                    }
+                    schedules = None;
+                }
+                while let Some(list) = &mut one_shots {
+                    match list.next().await? {
+                        Some(one_shot) if is_meant(&one_shot, &filter) => {
+                            return Ok(Some((Listed::OneShot(one_shot), (schedules, one_shots))));
+                        }
+                        Some(_) => {}
+                        None => one_shots = None,
+                    }
+                }
+                Ok(None)
+            }
+        },
+    ))
+}
+
+fn status_of_one_shot(one_shot: &OneShot) -> ScheduleStatus {
+    if one_shot.paused {
+        ScheduleStatus::Paused
+    } else {
+        ScheduleStatus::Active
+    }
+}
+
+fn is_meant(one_shot: &OneShot, filter: &ScheduleFilter) -> bool {
+    let status = status_of_one_shot(one_shot);
+    filter.set.is_none()
+        && filter.status.is_none_or(|wanted| wanted == status)
+        && filter
+            .queue
+            .as_ref()
+            .is_none_or(|queue| *queue == one_shot.queue)
+}
+
 /// What is done about first comes first: what cannot be read, then by the next run, then by name.
-fn order(listed: &ListedSchedule) -> (Option<Timestamp>, bool, ScheduleId) {
+fn order(listed: &Listed) -> (Option<Timestamp>, bool, String) {
+    let never = Timestamp(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     match listed {
-        ListedSchedule::Unreadable { schedule_id, .. } => (None, false, schedule_id.clone()),
-        ListedSchedule::Read(summary) => {
-            let never = Timestamp(chrono::DateTime::<chrono::Utc>::MAX_UTC);
-            let next_run = summary.next_run.unwrap_or(never);
+        Listed::Recurring(ListedSchedule::Unreadable { schedule_id, .. }) => {
+            (None, false, schedule_id.to_string())
+        }
+        Listed::Recurring(ListedSchedule::Read(summary)) => {
             let is_over = summary.schedule.status == ScheduleStatus::Ended;
-            let id = summary.schedule.schedule_id.clone();
-            (Some(next_run), is_over, id)
+            let id = summary.schedule.schedule_id.to_string();
+            (Some(summary.next_run.unwrap_or(never)), is_over, id)
+        }
+        Listed::OneShot(one_shot) => {
+            let due = one_shot.due.filter(|_| !one_shot.paused);
+            (
+                Some(due.unwrap_or(never)),
+                false,
+                one_shot.job_id.to_string(),
+            )
         }
     }
 }
@@ -118,17 +239,19 @@ fn order(listed: &ListedSchedule) -> (Option<Timestamp>, bool, ScheduleId) {
 /// Each with the outcome of its last job, in the same order, many looked for at once.
 fn looked_at<'c>(
     client: &'c Client,
-    listed: impl Stream<Item = Result<ListedSchedule, ClientError>> + 'c,
+    listed: impl Stream<Item = Result<Listed, ClientError>> + 'c,
 ) -> impl Stream<Item = Result<Row, ClientError>> + 'c {
     listed
         .map(move |listed| async move { look(client, listed?).await })
         .buffered(LOOKS_AT_ONCE)
 }
 
-async fn look(client: &Client, listed: ListedSchedule) -> Result<Row, ClientError> {
+async fn look(client: &Client, listed: Listed) -> Result<Row, ClientError> {
     let outcome = match &listed {
-        ListedSchedule::Read(summary) => client.fetch_last_outcome(&summary.schedule).await?,
-        ListedSchedule::Unreadable { .. } => None,
+        Listed::Recurring(ListedSchedule::Read(summary)) => {
+            client.fetch_last_outcome(&summary.schedule).await?
+        }
+        Listed::Recurring(ListedSchedule::Unreadable { .. }) | Listed::OneShot(_) => None,
     };
     Ok(Row { listed, outcome })
 }
@@ -141,7 +264,7 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
         return Ok(0);
     }
     if rows.is_empty() {
-        render::note("there is no such schedule");
+        render::note("nothing of that kind is scheduled");
         return Ok(0);
     }
     let now = render::now();
@@ -180,6 +303,19 @@ pub(super) fn when(schedule: &Schedule) -> String {
     }
 }
 
+/// When a job that runs once does.
+fn when_once(one_shot: &OneShot) -> String {
+    match one_shot.due {
+        Some(due) => format!("at {due}"),
+        None => "-".to_owned(),
+    }
+}
+
+fn in_utc_and_distance(moment: Timestamp, now: Timestamp) -> String {
+    let shown = render::moment_in(moment, None);
+    format!("{shown} ({})", render::away(moment, now))
+}
+
 fn status_of(summary: &ScheduleSummary) -> String {
     if let Some(problem) = &summary.problem {
         return format!("broken: {}", render::clip(problem, 60));
@@ -215,16 +351,30 @@ fn moment_and_distance(moment: Timestamp, schedule: &Schedule, now: Timestamp) -
 fn cells(row: &Row, now: Timestamp) -> Vec<String> {
     let none = || "-".to_owned();
     match &row.listed {
-        ListedSchedule::Unreadable {
+        Listed::OneShot(one_shot) => {
+            let mut cells = vec![
+                one_shot.job_id.to_string(),
+                when_once(one_shot),
+                one_shot.queue.to_string(),
+                status_of_one_shot(one_shot).to_string(),
+                one_shot
+                    .due
+                    .filter(|_| !one_shot.paused)
+                    .map_or_else(none, |due| in_utc_and_distance(due, now)),
+            ];
+            cells.resize_with(10, none);
+            cells
+        }
+        Listed::Recurring(ListedSchedule::Unreadable {
             schedule_id,
             problem,
-        } => {
+        }) => {
             let mut cells = vec![schedule_id.to_string(), none(), none()];
             cells.push(format!("unreadable: {}", render::clip(problem, 60)));
             cells.resize_with(10, none);
             cells
         }
-        ListedSchedule::Read(summary) => {
+        Listed::Recurring(ListedSchedule::Read(summary)) => {
             let schedule = &summary.schedule;
             let progress = &schedule.progress;
             vec![
@@ -252,11 +402,22 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
         render::print_line(format_args!("{name:<14} {}", render::escape(value)))
     };
     let summary = match &row.listed {
-        ListedSchedule::Read(summary) => summary,
-        ListedSchedule::Unreadable {
+        Listed::Recurring(ListedSchedule::Read(summary)) => summary,
+        Listed::OneShot(one_shot) => {
+            line("job", one_shot.job_id.as_str())?;
+            line("when", &when_once(one_shot))?;
+            line("queue", one_shot.queue.as_str())?;
+            line("runs what", one_shot.runs.as_deref().unwrap_or("-"))?;
+            line("status", status_of_one_shot(one_shot).as_str())?;
+            if let Some(due) = one_shot.due.filter(|_| !one_shot.paused) {
+                line("next run", &in_utc_and_distance(due, now))?;
+            }
+            return line("made", &in_utc_and_distance(one_shot.enqueue_time, now));
+        }
+        Listed::Recurring(ListedSchedule::Unreadable {
             schedule_id,
             problem,
-        } => {
+        }) => {
             line("schedule", schedule_id.as_str())?;
             return line("status", &format!("unreadable: {problem}"));
         }
@@ -312,11 +473,12 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
 /// One line for programs. What is absent is left out.
 fn as_json(row: &Row, detailed: bool) -> Value {
     let summary = match &row.listed {
-        ListedSchedule::Read(summary) => summary,
-        ListedSchedule::Unreadable {
+        Listed::Recurring(ListedSchedule::Read(summary)) => summary,
+        Listed::OneShot(one_shot) => return one_shot_as_json(one_shot, detailed),
+        Listed::Recurring(ListedSchedule::Unreadable {
             schedule_id,
             problem,
-        } => {
+        }) => {
             return json!({
                 "id": schedule_id, "kind": "recurring", "status": "unreadable", "problem": problem,
             });
@@ -360,11 +522,33 @@ fn as_json(row: &Row, detailed: bool) -> Value {
             "overlap": schedule.overlap,
             "created_at": schedule.created_at,
             "done_until": progress.done_until,
+            "summary": summary.runs(),
         });
         if let (Value::Object(object), Value::Object(details)) = (&mut object, details) {
             object.extend(details);
         }
     }
+    without_nulls(object)
+}
+
+fn one_shot_as_json(one_shot: &OneShot, detailed: bool) -> Value {
+    let mut object = json!({
+        "id": one_shot.job_id,
+        "kind": "one_shot",
+        "queue": one_shot.queue,
+        "at": one_shot.due,
+        "status": status_of_one_shot(one_shot),
+        "next_run": one_shot.due.filter(|_| !one_shot.paused),
+    });
+    if detailed {
+        object["created_at"] = json!(one_shot.enqueue_time);
+        object["labels"] = json!(one_shot.labels);
+        object["summary"] = json!(one_shot.runs);
+    }
+    without_nulls(object)
+}
+
+fn without_nulls(mut object: Value) -> Value {
     if let Value::Object(fields) = &mut object {
         fields.retain(|_, value| !value.is_null());
     }

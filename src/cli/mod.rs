@@ -92,9 +92,9 @@ enum Verb {
     Logs(logs::Args),
     /// Cancel jobs: those that wait end at once, those that run are stopped
     Cancel(cancel::Args),
-    /// List schedules: when they run next, and how they did
+    /// List what is scheduled: when it runs next, and how it did
     ListScheduled(list_scheduled::Args),
-    /// Cancel, pause, resume or change a schedule, or run it now
+    /// Cancel, pause, resume or change a schedule or a job that is held until its time, or run it now
     JobControl(job_control::Args),
     /// Enqueue the jobs of schedules when they are due; several may run, one leads
     Scheduler(scheduler::Args),

@@ -9,7 +9,7 @@ use crate::envelope::{Misfire, Overlap, Timestamp};
 use crate::lifecycle::{Zone, parse_moment};
 
 /// When a schedule's ticks are, and what becomes of some of them.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct ScheduleOptions {
     /// A cron expression of five fields, of six with seconds first, or @daily and the like
     #[arg(long, value_name = "EXPR", conflicts_with = "every")]

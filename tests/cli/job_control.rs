@@ -93,7 +93,7 @@ fn each_action_says_what_it_did() {
     for action in ["cancel", "pause", "resume", "run-now"] {
         control(&naq, &["late", action])
             .exits(4)
-            .says(&["no schedule `late`"]);
+            .says(&["neither a schedule `late`"]);
     }
     control(&naq, &["late", "reschedule", "--repeat", "3"]).exits(4);
     // the name is free again
@@ -372,4 +372,66 @@ fn a_schedule_is_changed_while_it_runs() {
         other => panic!("{other:?}"),
     }
     assert!(scheduler.stop().success());
+}
+
+#[test]
+fn a_job_that_runs_once_is_controlled_the_same_way() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let job = "01890a5d-ac96-774b-bcce-b302099a8057-and-more";
+    let at = ["-q", "build", "--at", "2099-01-01T00:00:00Z"];
+    for id in [job, "early", "gone"] {
+        naq.enqueue(&[&at[..], &["--id", id, "--", "echo", id]].concat());
+    }
+    control(&naq, &[job, "pause"]).succeeds().prints("paused");
+    control(&naq, &[job, "resume"])
+        .succeeds()
+        .prints("active, next run 2099-01-01T00:00:00Z (in ");
+    let moved = [
+        "reschedule",
+        "--next-run",
+        "2098-07-01 12:00",
+        "--tz",
+        "Europe/Berlin",
+    ];
+    control(&naq, &[&[job], &moved[..]].concat())
+        .succeeds()
+        .prints("active, next run 2098-07-01T12:00:00+02:00");
+    for other in [
+        &["--cron", "@daily"][..],
+        &["--next-run", "2098-01-01 00:00", "--repeat", "2"],
+    ] {
+        control(&naq, &[&[job, "reschedule"], other].concat())
+            .exits(2)
+            .says(&["runs once", "--next-run"]);
+    }
+    let done = control(&naq, &["gone", "cancel", "--json"]).succeeds();
+    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(
+        (&told["kind"], &told["status"]),
+        (&"one_shot".into(), &"cancelled".into())
+    );
+    control(&naq, &["gone", "cancel"])
+        .exits(5)
+        .says(&["`gone`", "cancelled"]);
+    assert_eq!(
+        naq.ended(&JobId::new("gone").unwrap()).state,
+        State::Cancelled
+    );
+
+    let _worker = naq.worker(&["build"]).spawn();
+    control(&naq, &["early", "pause"]).succeeds();
+    let done = control(&naq, &["early", "run-now"]).succeeds();
+    assert_eq!(done.stdout, "early\n");
+    assert_eq!(
+        naq.ended(&JobId::new("early").unwrap()).state,
+        State::Succeeded
+    );
+    // it has been
+    control(&naq, &["early", "pause"])
+        .exits(5)
+        .says(&["`early`"]);
+    control(&naq, &["never", "pause"])
+        .exits(4)
+        .says(&["neither a schedule `never` nor a job `never`"]);
 }

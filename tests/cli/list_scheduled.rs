@@ -35,7 +35,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled"])
         .run()
         .succeeds()
-        .says(&["no such schedule"]);
+        .says(&["nothing of that kind"]);
     assert_eq!(lines(&naq, &[]), [Value::Null; 0]);
 
     let schedule = |args: &[&str]| {
@@ -103,7 +103,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled", "--job-id", "none"])
         .run()
         .exits(4)
-        .says(&["no schedule `none`"]);
+        .says(&["neither a schedule `none`"]);
     naq.cli(["list-scheduled", "--status", "asleep"])
         .run()
         .exits(2)
@@ -219,4 +219,60 @@ fn thousands_of_schedules_come_as_lines() {
     let table = naq.cli(["list-scheduled"]).run().succeeds();
     assert_eq!(table.stdout.lines().count(), 201);
     assert!(table.stderr.contains("2800 more"), "{}", table.stderr);
+}
+
+#[test]
+fn jobs_that_run_once_stand_beside_the_others() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["schedule", "--name", "beat", "--every", "1h", "--", "true"])
+        .run()
+        .succeeds();
+    naq.enqueue(&[
+        "--id", "soon", "--in", "10m", "-q", "build", "--", "echo", "hi",
+    ]);
+    naq.enqueue(&[
+        "--id",
+        "rests",
+        "--at",
+        "2099-01-01T00:00:00Z",
+        "--",
+        "true",
+    ]);
+    naq.cli(["job-control", "rests", "pause"]).run().succeeds();
+
+    assert_eq!(ids(&naq, &[]), ["beat", "rests", "soon"]);
+    assert_eq!(ids(&naq, &["--kind", "one-shot"]), ["rests", "soon"]);
+    assert_eq!(ids(&naq, &["--kind", "recurring"]), ["beat"]);
+    assert_eq!(ids(&naq, &["--status", "paused"]), ["rests"]);
+    assert_eq!(ids(&naq, &["--status", "active"]), ["beat", "soon"]);
+    assert_eq!(ids(&naq, &["--status", "ended"]), [""; 0]);
+    assert_eq!(ids(&naq, &["--queue", "build"]), ["soon"]);
+    assert_eq!(ids(&naq, &["--set", "mine"]), [""; 0]);
+    assert_eq!(ids(&naq, &["--job-id", "soon"]), ["soon"]);
+    naq.cli(["list-scheduled", "--job-id", "soon", "--kind", "recurring"])
+        .run()
+        .exits(4);
+
+    let line = &lines(&naq, &["--job-id", "rests", "--detailed"])[0];
+    assert_eq!(line["kind"], "one_shot");
+    assert_eq!(line["at"], "2099-01-01T00:00:00.000Z");
+    assert_eq!(line["status"], "paused");
+    assert_eq!(line.get("next_run"), None);
+    assert_eq!(line["summary"], "true");
+    let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    assert!(
+        rows[0].starts_with("soon") && rows[0].contains("(in "),
+        "{table}"
+    );
+    assert!(rows[1].starts_with("beat"), "{table}");
+    assert!(
+        rows[2].starts_with("rests") && rows[2].contains("paused"),
+        "{table}"
+    );
+    naq.cli(["list-scheduled", "--detailed", "--job-id", "soon"])
+        .run()
+        .succeeds()
+        .prints("runs what      echo hi");
 }
