@@ -8,7 +8,7 @@ use naq::envelope::{
 };
 use serde_json::Value;
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::TestServer;
 
 pub(super) fn name(text: &str) -> ScheduleId {
@@ -380,4 +380,51 @@ fn many_who_make_the_same_make_one() {
         .into_iter()
         .filter(|made| made.as_ref().unwrap().outcome == ScheduleOutcome::Created);
     assert_eq!(created.count(), 1);
+}
+
+/// From the command line to the job's end, with everything in between.
+#[test]
+fn a_schedule_runs_its_jobs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let scheduler = naq.cli(["scheduler"]).follow();
+    scheduler.says("leading");
+    let made = naq
+        .cli([
+            "schedule",
+            "--name",
+            "beat",
+            "--every",
+            "200ms",
+            "--repeat",
+            "3",
+            "-q",
+            "build",
+            "--",
+            "sh",
+            "-c",
+            "echo $NAQ_SCHEDULE_ID; exit 3",
+        ])
+        .run()
+        .succeeds();
+    // a scheduler runs: there is nothing to say
+    assert_eq!(made.stderr, "");
+    eventually("it has ended", || {
+        stored(&naq, "beat").0.status == ScheduleStatus::Ended
+    });
+    let (beat, _) = stored(&naq, "beat");
+    assert_eq!(beat.progress.runs, 3);
+    let record = naq.ended(beat.progress.last_job_id.as_ref().unwrap());
+    assert_eq!(text(record.stdout.as_ref()), "beat\n");
+    let done = naq
+        .cli(["list-scheduled", "--json", "--job-id", "beat"])
+        .run()
+        .succeeds();
+    let line: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(line["status"], "ended");
+    assert_eq!(line["runs"], 3);
+    assert_eq!(line["last_state"], "failed");
+    assert_eq!(line["last_reason"], "exit");
+    assert!(scheduler.stop().success());
 }

@@ -531,6 +531,18 @@ job.labels = { team = "a" }
     }
 
     #[test]
+    fn the_page_shows_a_sound_file() {
+        let page = include_str!("../../../docs/schedules.md");
+        let (_, shown) = page.split_once("```toml\n").unwrap();
+        let read = file(shown.split("```").next().unwrap());
+        assert_eq!(read.problems, []);
+        assert_eq!(read.schedules.len(), 2);
+        for described in &read.schedules {
+            described.schedule(now()).unwrap();
+        }
+    }
+
+    #[test]
     fn everything_that_is_wrong_is_told_with_its_line() {
         let found = problems(
             r#"
