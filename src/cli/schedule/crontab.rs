@@ -291,7 +291,11 @@ fn described(
     envelope.cwd = variables.get("HOME").cloned();
     let cadence = Cadence::Cron {
         expression: entry.expression.clone(),
-        tz: (settings.zone != Zone::UTC).then(|| settings.zone.name().to_owned()),
+        // machines have it under either name
+        tz: match settings.zone.name() {
+            "UTC" | "Etc/UTC" => None,
+            name => Some(name.to_owned()),
+        },
     };
     let mut new = NewSchedule::new(cadence, envelope);
     new.jitter = settings.jitter;
