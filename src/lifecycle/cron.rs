@@ -103,7 +103,7 @@ impl Cron {
         if let When::Twice(first, second) = zone.when(clock)
             && second <= after
         {
-            // what is shown again came true already, up to the change
+            // what is shown again came true already: to go through it would find nothing
             let change = zone.change(first, second);
             clock = zone.clock(add(change, -1));
         }

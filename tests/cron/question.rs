@@ -188,10 +188,10 @@ impl Question {
         offset(self.zone, moment) - offset(self.zone, moment - 1)
     }
 
-    /// Whether, in the year that follows, the clocks are put back over midnight.
+    /// Whether, in the day before or the year that follows, the clocks are put back over midnight.
     pub(super) fn is_put_back_over_midnight(&self) -> bool {
-        let until = self.after + 366 * 86_400;
-        std::iter::successors(next_change(self.zone, self.after), |change| {
+        let (since, until) = (self.after - 86_400, self.after + 366 * 86_400);
+        std::iter::successors(next_change(self.zone, since), |change| {
             next_change(self.zone, *change)
         })
         .take_while(|change| *change < until)
