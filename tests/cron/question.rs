@@ -216,15 +216,16 @@ fn offset(zone: Tz, moment: i64) -> i32 {
     offset.fix().local_minus_utc()
 }
 
-/// The next moment at which the clocks are put forward or back, if it is within a year.
+/// The next moment at which the clocks are put forward or back, if it is within a year or so.
 fn next_change(zone: Tz, after: i64) -> Option<i64> {
-    let until = |moment: &i64, step: i64| offset(zone, *moment) != offset(zone, moment + step);
-    let hour = (after..after + 366 * 86_400)
-        .step_by(3_600)
-        .find(|moment| until(moment, 3_600))?;
-    (hour..hour + 3_600)
-        .find(|moment| until(moment, 1))
-        .map(|moment| moment + 1)
+    let mut from = after;
+    // to the day, the minute, the second
+    for (step, steps) in [(86_400, 400), (60, 1_440), (1, 60)] {
+        from = (0..steps)
+            .map(|count| from + count * step)
+            .find(|moment| offset(zone, *moment) != offset(zone, moment + step))?;
+    }
+    Some(from + 1)
 }
 
 fn expression(chance: &mut StdRng) -> String {
