@@ -109,7 +109,7 @@ fn a_paused_one_that_is_resumed_before_its_time_begins_at_it() {
     assert_eq!(resumed, Retimed::Held(Box::new(before.clone())));
     // nothing about it has changed: not even when it was enqueued
     assert_eq!(one_shot(&naq, job.as_str()), before);
-    let soon = written(from_now(Duration::from_secs(2)));
+    let soon = written(from_now(Duration::from_secs(5)));
     naq.block_on(client.pause_one_shot(&job)).unwrap();
     let moved = reschedule(&naq, job.as_str(), soon).unwrap();
     let Retimed::Held(moved) = moved else {
