@@ -57,7 +57,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         list(&options.queues),
         runner.containment()
     ));
-    render::note("scheduler in this process too");
+    render::note("leads   a scheduler, in this process too");
     render::note(format_args!("try     {example}     (in another terminal)"));
     render::note("stop    Ctrl-C");
     let (stop, stopped) = watch::channel(false);

@@ -135,6 +135,14 @@ impl Book {
             {
                 entry.is_dirty = true;
             }
+            // a run that was set by hand is due although others were enqueued while it was set
+            let set_by_hand = entry.schedule.next_run;
+            if let Some(next_run) = set_by_hand.filter(|_| set_by_hand != before.schedule.next_run)
+                && let Some(just_before) = Timestamp::from_unix_ms(next_run.unix_ms() - 1)
+            {
+                let done_until = &mut entry.schedule.progress.done_until;
+                *done_until = just_before.min(*done_until);
+            }
             entry.is_firing = before.is_firing;
             entry.is_writing = before.is_writing;
             entry.written_at = before.written_at;
