@@ -21,7 +21,8 @@ pub(super) enum Answer {
     Error(String),
 }
 
-const CIRCLES: &str = "cronsim goes in circles when the clocks are put back over midnight";
+const CIRCLES: &str =
+    "cronsim goes in circles when the clocks are put back over midnight or within an hour";
 const OF_A_SECOND: &str = "croniter has the second of what is skipped, at the end of the gap";
 
 /// Every reason for which an answer differs from naq's, none where they are the same; or what
@@ -100,7 +101,7 @@ fn unread(package: Package, question: &Question, error: &str) -> Option<&'static
         Package::Cronsim if question.day().ends_with('W') && question.day() != "LW" => {
             (error == "Bad day-of-month").then_some("cronsim does not know W")
         }
-        Package::Cronsim if question.is_put_back_over_midnight() => {
+        Package::Cronsim if question.is_put_back_within_an_hour() => {
             (error == "took too long").then_some(CIRCLES)
         }
         Package::Croniter if question.day() == "LW" => error
@@ -138,9 +139,10 @@ fn not_theirs(package: Package, question: &Question, moment: i64) -> Option<&'st
         Package::Croniter
             if keeps_cadence(question)
                 && question.is_shown_again(moment)
-                && was_put_within_an_hour(question, moment) =>
+                && (was_put_within_an_hour(question, moment)
+                    || was_put_over_midnight(question, moment)) =>
         {
-            Some("croniter leaves out what is shown again within an hour")
+            Some("croniter leaves out what is shown again within an hour, or before midnight")
         }
         Package::Croniter if takes_both_days(question) || has_a_star_within(question) => {
             let by_day = question.with(question.day(), "*").is_true(moment);
@@ -170,7 +172,7 @@ fn not_ours(package: Package, question: &Question, moment: i64) -> Option<&'stat
             if !keeps_cadence && question.is_shown_again(question.after) {
                 Some("cronsim, asked when times are shown again, gives the first, which is past")
             } else {
-                question.is_put_back_over_midnight().then_some(CIRCLES)
+                question.is_put_back_within_an_hour().then_some(CIRCLES)
             }
         }
         Package::Cronsim if skips_midnight(question, moment) => {
@@ -221,16 +223,26 @@ fn has_a_star_within(question: &Question) -> bool {
         .any(|field| field.contains('*') && !field.starts_with('*'))
 }
 
-/// Whether, in the day before, the clocks were put forward or back by part of an hour, or within
-/// one.
-fn was_put_within_an_hour(question: &Question, moment: i64) -> bool {
+/// The moments of the day before, or the same minute, at which the clocks were put forward or back.
+fn changes_before(question: &Question, moment: i64) -> impl Iterator<Item = i64> {
     (moment - 86_400..moment + 60)
         .step_by(60)
         .map(|minute| minute - minute % 60)
         .filter(|minute| question.put_forward(*minute) != 0)
-        .any(|minute| {
-            question.put_forward(minute) % 3_600 != 0 || question.clock(minute).minute() != 0
-        })
+}
+
+/// Whether, in the day before, the clocks were put forward or back by part of an hour, or within
+/// one.
+fn was_put_within_an_hour(question: &Question, moment: i64) -> bool {
+    changes_before(question, moment).any(|change| {
+        question.put_forward(change) % 3_600 != 0 || question.clock(change).minute() != 0
+    })
+}
+
+/// Whether, in the day before, the clocks were put back over midnight.
+fn was_put_over_midnight(question: &Question, moment: i64) -> bool {
+    changes_before(question, moment)
+        .any(|change| question.clock(change).date() < question.clock(change - 1).date())
 }
 
 /// Whether, in the hour before, the clocks were put forward over midnight.

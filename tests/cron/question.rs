@@ -1,7 +1,7 @@
 //! What is asked: an expression, a zone, a moment. Drawn by chance, with more of them where
 //! clocks are put forward or back.
 
-use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone};
+use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone, Timelike};
 use chrono_tz::{TZ_VARIANTS, Tz};
 use naq::envelope::Timestamp;
 use naq::lifecycle::{Cron, Zone};
@@ -188,14 +188,19 @@ impl Question {
         offset(self.zone, moment) - offset(self.zone, moment - 1)
     }
 
-    /// Whether, in the day before or the year that follows, the clocks are put back over midnight.
-    pub(super) fn is_put_back_over_midnight(&self) -> bool {
+    /// Whether, in the day before or the year that follows, the clocks are put back over midnight
+    /// or at another time than a full hour.
+    pub(super) fn is_put_back_within_an_hour(&self) -> bool {
         let (since, until) = (self.after - 86_400, self.after + 366 * 86_400);
         std::iter::successors(next_change(self.zone, since), |change| {
             next_change(self.zone, *change)
         })
         .take_while(|change| *change < until)
-        .any(|change| self.clock(change).date() < self.clock(change - 1).date())
+        .filter(|change| self.put_forward(*change) < 0)
+        .any(|change| {
+            let (before, after) = (self.clock(change - 1), self.clock(change));
+            after.minute() != 0 || after.date() < before.date()
+        })
     }
 
     pub(super) fn show(&self, moment: i64) -> String {
