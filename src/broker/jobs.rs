@@ -367,6 +367,8 @@ impl Broker {
     }
 
     /// A message under the job's id stands in line or is held: where, for the caller to compare.
+    /// One that is not found has been worked off, or is on its way among the servers and may not
+    /// arrive.
     async fn already_in_line(&self, job: &NewJob) -> Result<Enqueued, BrokerError> {
         let stream = self.names.queue_stream(&job.queue);
         let subject = match job.held_until() {
@@ -376,8 +378,13 @@ impl Broker {
         let there = self
             .read_message(&stream, Which::NextOf(&subject, 1))
             .await?;
+        let sequence = match there {
+            Some(message) => message.sequence,
+            None if self.read_record(&job.job_id).await?.0.is_some() => 0,
+            None => return Err(self.timed_out("storing a message")),
+        };
         Ok(Enqueued {
-            sequence: there.map_or(0, |message| message.sequence),
+            sequence,
             duplicate: true,
         })
     }

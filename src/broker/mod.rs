@@ -219,7 +219,9 @@ impl BrokerError {
     /// From an error of the JetStream API.
     fn from_api(error: &async_nats::jetstream::Error, doing: &'static str) -> BrokerError {
         match error.error_code() {
-            ErrorCode::STREAM_WRONG_LAST_SEQUENCE => BrokerError::Conflict,
+            // the second one: another write of the subject is under way among the servers
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+            | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => BrokerError::Conflict,
             // no leader yet
             ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
             ErrorCode::STREAM_NOT_FOUND => BrokerError::Missing("the stream".to_owned()),
