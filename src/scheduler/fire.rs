@@ -42,6 +42,7 @@ pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: D
     if !lease.is_held() {
         return Fired::NotLeader;
     }
+    step("tick.checked");
     match client.broker().enqueue(tick.job).await {
         // one that is there already is this very tick
         Ok(_) => {
@@ -77,6 +78,7 @@ async fn settle_overlap(
         Err(ClientError::NoSuchJob(_)) => true,
         Err(error) => return Err(error),
     };
+    step("overlap.decided");
     if has_ended {
         return Ok(None);
     }
@@ -87,7 +89,10 @@ async fn settle_overlap(
         return Ok(Some(Fired::NotLeader));
     }
     match client.cancel(last, clock::now(), result_ttl).await {
-        Ok(_) | Err(ClientError::NoSuchJob(_)) => Ok(None),
+        Ok(_) | Err(ClientError::NoSuchJob(_)) => {
+            step("overlap.cancelled");
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -53,6 +53,8 @@ pub(super) enum End {
 enum Written {
     At(u64),
     Failed(BrokerError),
+    /// This is no longer the leader: nothing was sent.
+    NotLeader,
     /// It had been changed; this is how it is now.
     Reread(StoredSchedule),
 }
@@ -102,6 +104,8 @@ pub(super) async fn lead(
         writes: FuturesUnordered::new(),
     };
     leader.read_all().await?;
+    step("schedules.read");
+    leader.summary.terms += 1;
     tracing::info!(
         schedules = leader.book.len(),
         took_ms = begun.elapsed().as_millis(),
@@ -399,14 +403,17 @@ impl Leader<'_> {
             async move {
                 step("progress.due");
                 if !lease.is_held() {
-                    return (number, Written::Failed(BrokerError::Conflict));
+                    return (number, Written::NotLeader);
                 }
                 let written = match broker.send_schedule(&schedule, expected, Some(&me)).await {
                     Ok(sent) => broker.confirm_schedule(sent).await,
                     Err(error) => Err(error),
                 };
                 let written = match written {
-                    Ok(revision) => Written::At(revision),
+                    Ok(revision) => {
+                        step("progress.stored");
+                        Written::At(revision)
+                    }
                     Err(BrokerError::Conflict) => {
                         match broker.read_stored_schedule(&schedule.schedule_id).await {
                             Ok(stored) => Written::Reread(stored),
@@ -434,6 +441,8 @@ impl Leader<'_> {
                     self.mark(number);
                 }
             }
+            // the loop finds out by itself
+            Written::NotLeader => {}
             Written::Reread(stored) => {
                 if stored.revision == entry.revision {
                     // news of it came while it was refused
@@ -480,7 +489,7 @@ impl Leader<'_> {
             while let Some((number, tick, fired)) = self.fires.next().await {
                 self.fired((number, tick, fired));
             }
-            loop {
+            while self.lease.is_held() {
                 for (at, _) in &mut self.dirty {
                     *at = Instant::now();
                 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clock::Uptime;
-use crate::broker::{Broker, BrokerError, LockEvent, LockWatch, StoredLock};
+use crate::broker::{Broker, BrokerError, LockEvent, LockWatch, StoredLock, step};
 use crate::envelope::LeaderInfo;
 
 /// How much sooner than the server a leader takes its lock for lost.
@@ -138,6 +138,7 @@ pub(super) async fn acquire(
             let asked = Uptime::now();
             match broker.take_lock(leader, lock.revision, options.ttl).await {
                 Ok(revision) => {
+                    step("lock.taken");
                     return Ok(keep(
                         broker.clone(),
                         leader.clone(),
@@ -265,6 +266,7 @@ async fn renew(
         pause = PAUSE;
         match taken {
             Ok(Ok(renewed)) => {
+                step("lock.renewed");
                 revision = renewed;
                 pause = interval;
                 let _ = hold.send(Hold::Until(asked.after(trusted_for)));

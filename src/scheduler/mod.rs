@@ -76,24 +76,52 @@ pub async fn schedule(
     let mut summary = Summary::default();
     loop {
         info.since = clock::now();
-        let lease = match options.lock {
-            None => Lease::without_lock(),
-            Some(lock) => tokio::select! {
-                lease = lock::acquire(client.broker(), &info, lock) => lease?,
-                _ = stop.wait_for(|stop| *stop) => return Ok(summary),
-            },
-        };
-        summary.terms += 1;
-        let ended = leader::lead(&client, &options, lease, &mut stop, &mut summary).await;
+        let ended = take_turn(&client, &options, &info, &mut stop, &mut summary).await;
         match ended {
             Ok(End::Stopped) => return Ok(summary),
             Ok(End::NotLeader) => tracing::warn!("no longer the leader"),
-            // the server did not answer: whoever gets the lock once it does goes on
-            Err(error @ BrokerError::Timeout(_)) => {
+            // whoever gets the lock once the server can be worked with goes on
+            Err(error) if passes(&error, summary) => {
                 tracing::warn!("cannot lead: {error}");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    _ = stop.wait_for(|stop| *stop) => return Ok(summary),
+                }
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// How long to wait where the server cannot be worked with.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Waits for the lock, and leads.
+async fn take_turn(
+    client: &Client,
+    options: &Options,
+    info: &LeaderInfo,
+    stop: &mut watch::Receiver<bool>,
+    summary: &mut Summary,
+) -> Result<End, BrokerError> {
+    let lease = match options.lock {
+        None => Lease::without_lock(),
+        Some(lock) => tokio::select! {
+            lease = lock::acquire(client.broker(), info, lock) => lease?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+        },
+    };
+    leader::lead(client, options, lease, stop, summary).await
+}
+
+/// Whether it is worth going on. Servers that go down, come up and elect leaders refuse all
+/// manner of things meanwhile; with one that has led here before, that is what it is.
+fn passes(error: &BrokerError, summary: Summary) -> bool {
+    match error {
+        BrokerError::Timeout(_) => true,
+        BrokerError::Refused { .. } | BrokerError::Full(_) | BrokerError::Unsuitable(_) => {
+            summary.terms > 0
+        }
+        _ => false,
     }
 }

@@ -6,6 +6,7 @@ mod firing;
 mod leaders;
 mod one_shot;
 mod retime;
+mod stalled;
 mod sweep;
 
 use std::collections::BTreeSet;
