@@ -62,8 +62,10 @@ pub(super) struct Book {
 pub(super) enum Taken {
     /// It is one to be looked at: new, or changed.
     Changed(Number),
-    /// It has no more ticks for now, or is not there any more.
-    Resting,
+    /// It has no more ticks for now.
+    Resting(Number),
+    /// It is not there any more.
+    Gone,
     /// It was known.
     Known,
     /// It cannot be one.
@@ -100,7 +102,7 @@ impl Book {
         }
         let Some(payload) = &stored.payload else {
             self.remove(&stored.schedule_id);
-            return Taken::Resting;
+            return Taken::Gone;
         };
         match self.read(payload, stored.revision) {
             Ok(entry) if entry.schedule.schedule_id == stored.schedule_id => self.put(known, entry),
@@ -117,24 +119,24 @@ impl Book {
     }
 
     fn put(&mut self, known: Option<Number>, mut entry: Entry) -> Taken {
-        let number = match known {
-            Some(number) => number,
+        let before = known.and_then(|number| Some((number, self.entries.get(&number)?)));
+        let created_at = entry.schedule.created_at;
+        // one that was made anew is another
+        let before = before.filter(|(_, before)| before.schedule.created_at == created_at);
+        let number = match before {
+            Some((number, _)) => number,
             None => {
+                let schedule_id = entry.schedule.schedule_id.clone();
+                self.remove(&schedule_id);
                 self.last_number += 1;
-                self.numbers
-                    .insert(entry.schedule.schedule_id.clone(), self.last_number);
+                self.numbers.insert(schedule_id, self.last_number);
                 self.last_number
             }
         };
         if let Some(before) = self.entries.get(&number) {
-            // what was enqueued since whoever changed it had read it; one that was made anew
-            // begins at nothing
+            // what was enqueued since whoever changed it had read it
             let ours = &before.schedule.progress;
-            if before.schedule.created_at == entry.schedule.created_at
-                && merge(&mut entry.schedule.progress, ours)
-            {
-                entry.is_dirty = true;
-            }
+            entry.is_dirty = merge(&mut entry.schedule.progress, ours);
             // a run that was set by hand is due although others were enqueued while it was set
             let set_by_hand = entry.schedule.next_run;
             if let Some(next_run) = set_by_hand.filter(|_| set_by_hand != before.schedule.next_run)
@@ -152,7 +154,7 @@ impl Book {
         if goes_on {
             Taken::Changed(number)
         } else {
-            Taken::Resting
+            Taken::Resting(number)
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::book::{Book, Number, Taken};
+use super::book::{Book, Entry, Number, Taken};
 use super::clock::{self, ClockWatch};
 use super::fire::{Fired, Tick, fire};
 use super::lock::Lease;
@@ -208,20 +208,17 @@ impl Leader<'_> {
     fn take(&mut self, stored: StoredSchedule) {
         match self.book.take(stored, &self.me) {
             Taken::Changed(number) => {
-                if let Some(entry) = self.book.get(number)
-                    && std::mem::take(&mut entry.is_dirty)
-                {
-                    self.mark(number);
-                }
+                self.mark_anew(number);
                 self.go_on(number, clock::now());
             }
+            Taken::Resting(number) => self.mark_anew(number),
             Taken::Bad(schedule_id, error) => {
                 tracing::error!(
                     schedule_id = schedule_id.as_str(),
                     "not a schedule, and left alone: {error}"
                 );
             }
-            Taken::Resting | Taken::Known => {}
+            Taken::Gone | Taken::Known => {}
         }
     }
 
@@ -285,7 +282,7 @@ impl Leader<'_> {
                     entry.is_firing = true;
                     let (client, lease) = (self.client.clone(), self.lease.clone());
                     let result_ttl = self.options.result_ttl;
-                    let due = due(&entry.schedule, entry.envelope.at(tick), tick);
+                    let due = due(entry, tick);
                     self.fires.push(
                         async move { (number, tick, fire(client, lease, due, result_ttl).await) }
                             .boxed(),
@@ -363,6 +360,15 @@ impl Leader<'_> {
         match entry.written_at.map(|at| at + STORED_EVERY) {
             Some(at) if at > now => self.dirty.push_back((at, number)),
             _ => self.dirty.push_front((now, number)),
+        }
+    }
+
+    /// The same where news of it came that lacked what is known here.
+    fn mark_anew(&mut self, number: Number) {
+        if let Some(entry) = self.book.get(number)
+            && std::mem::take(&mut entry.is_dirty)
+        {
+            self.mark(number);
         }
     }
 
@@ -510,12 +516,13 @@ impl Leader<'_> {
     }
 }
 
-fn due(schedule: &Schedule, envelope: String, tick: Timestamp) -> Tick {
+fn due(entry: &Entry, tick: Timestamp) -> Tick {
+    let schedule = &entry.schedule;
     Tick {
         job: NewJob::chosen(
             JobId::for_tick(&schedule.schedule_id, tick),
             schedule.queue.clone(),
-            envelope.into(),
+            entry.envelope.at(tick).into(),
         ),
         overlap: schedule.overlap,
         last_job_id: schedule.progress.last_job_id.clone(),
