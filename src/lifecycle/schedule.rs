@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cron::{Cron, CronError};
 use super::zone::{BadZone, Zone};
@@ -275,6 +276,12 @@ impl Plan {
     #[must_use]
     pub fn is_on_time(&self, tick: Timestamp, at: Timestamp) -> bool {
         at.unix_ms() - tick.unix_ms() < self.grace_ms + self.jitter_ms
+    }
+
+    /// How late a tick may be and still count as being on time.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms.unsigned_abs())
     }
 
     /// Which of the late ticks, the first of which is `first`, are enqueued after all.

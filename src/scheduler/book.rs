@@ -2,10 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::StoredSchedule;
+use crate::broker::{BrokerError, StoredSchedule};
 use crate::envelope::{
     Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, TickEnvelope, Timestamp,
 };
@@ -25,8 +26,9 @@ pub(super) struct Entry {
     pub(super) judged_until: Option<Timestamp>,
     /// A tick of it is on its way to the server.
     pub(super) is_firing: bool,
-    /// How often that was tried.
+    /// How often that was tried, and since when.
     pub(super) attempts: u32,
+    pub(super) failing_since: Option<Instant>,
     /// What is known here is not stored yet.
     pub(super) is_dirty: bool,
     /// It is being stored.
@@ -38,6 +40,37 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The tick that was tried has come to its end, whichever.
+    pub(super) fn has_settled(&mut self) {
+        self.attempts = 0;
+        self.failing_since = None;
+    }
+
+    /// Whether a tick that was not enqueued is to be tried again after a while, at `at`. One that
+    /// the server refuses is tried within its grace, which for one that was late already begins
+    /// with the first try. Where the server does not answer, or its queue has no leader, nobody is
+    /// at fault, and the job may even be there: once its grace is over such a tick is late, and
+    /// goes by the policy.
+    pub(super) fn is_worth_trying(
+        &mut self,
+        tick: Timestamp,
+        at: Timestamp,
+        wait: Duration,
+        error: &BrokerError,
+    ) -> bool {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        if matches!(
+            error,
+            BrokerError::Timeout(_) | BrokerError::QueueMissing(_)
+        ) {
+            true
+        } else if self.judged_until.is_some_and(|judged| tick <= judged) {
+            since.elapsed() + wait < self.plan.grace()
+        } else {
+            self.plan.is_on_time(tick, at)
+        }
+    }
+
     pub(super) fn position(&self) -> Position {
         Position {
             judged_until: self.judged_until,
@@ -171,6 +204,7 @@ impl Book {
             judged_until: None,
             is_firing: false,
             attempts: 0,
+            failing_since: None,
             is_dirty: false,
             is_writing: false,
             written_at: None,

@@ -38,12 +38,32 @@ pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: D
         Err(error) => return Fired::Failed(BrokerError::Unreadable(error.to_string())),
     }
     step("tick.due");
+    let broker = client.broker();
+    // without a connection it would be sent whenever there is one again, whoever leads by then
+    if !broker.link().state().connected {
+        return Fired::Failed(BrokerError::Timeout("enqueueing"));
+    }
     // looked at right before it is sent: a leader may have stood still for any time until here
     if !lease.is_held() {
         return Fired::NotLeader;
     }
     step("tick.checked");
-    match client.broker().enqueue(tick.job).await {
+    let (job, queue) = (tick.job.clone(), tick.job.queue.clone());
+    let sent = match broker.send_job(job).await {
+        Ok(sent) => broker.confirm_job(&queue, sent).await,
+        Err(error) => Err(error),
+    };
+    let enqueued = match sent {
+        Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Conflict)) => {
+            if !lease.is_held() {
+                return Fired::NotLeader;
+            }
+            broker.enqueue_after(tick.job, error).await
+        }
+        // also where there was no answer: whether to try again is for whoever then leads
+        sent => sent,
+    };
+    match enqueued {
         // one that is there already is this very tick
         Ok(_) => {
             step("tick.enqueued");

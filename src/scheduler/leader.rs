@@ -194,11 +194,12 @@ impl Leader<'_> {
             };
             let was_firing = std::mem::take(&mut entry.is_firing);
             let was_writing = std::mem::take(&mut entry.is_writing);
+            let was_failing = entry.attempts > 0;
             if was_writing {
                 entry.is_dirty = false;
                 self.mark(number);
             }
-            if was_firing {
+            if was_firing || was_failing {
                 self.book.set_timer(number, now);
             }
         }
@@ -259,6 +260,7 @@ impl Leader<'_> {
                     entry.schedule.progress.done_until = done_until;
                     entry.schedule.progress.missed += missed;
                     entry.judged_until = Some(judged_until);
+                    entry.has_settled();
                     if missed > 0 {
                         tracing::warn!(
                             schedule_id = entry.schedule.schedule_id.as_str(),
@@ -308,7 +310,6 @@ impl Leader<'_> {
         let is_behind = tick <= progress.done_until;
         match fired {
             Fired::Enqueued => {
-                entry.attempts = 0;
                 progress.done_until = progress.done_until.max(tick);
                 // another leader may have counted it already
                 if progress.last_run < Some(tick) {
@@ -319,26 +320,26 @@ impl Leader<'_> {
                 }
                 progress.failures = 0;
                 progress.last_error = None;
+                entry.has_settled();
             }
             Fired::Skipped if !is_behind => {
-                entry.attempts = 0;
                 progress.done_until = tick;
                 progress.skipped += 1;
+                entry.has_settled();
             }
             Fired::Failed(error) if !is_behind => {
                 entry.attempts += 1;
                 let wait = retry_after(entry.attempts);
-                let retry_at = later(now, wait);
-                if entry.plan.is_on_time(tick, retry_at) {
-                    self.book.set_timer(number, retry_at);
+                if entry.is_worth_trying(tick, later(now, wait), wait, &error) {
+                    self.book.set_timer(number, later(now, wait));
                     return;
                 }
-                entry.attempts = 0;
+                entry.has_settled();
                 give_up(&mut entry.schedule, tick, &error, self.options.failures_max);
             }
             // the loop finds out by itself
             Fired::NotLeader => return,
-            Fired::Skipped | Fired::Failed(_) => {}
+            Fired::Skipped | Fired::Failed(_) => entry.has_settled(),
         }
         self.mark(number);
         self.go_on(number, now);

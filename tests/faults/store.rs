@@ -15,38 +15,11 @@ fn small() -> TestServer {
     })
 }
 
-/// Enqueues until not even a small job fits. Returns the ids that were taken.
-fn fill(naq: &Naq) -> Vec<String> {
-    let mut taken = Vec::new();
-    for bytes in [512 << 10, 32 << 10, 1 << 10] {
-        let file = naq.file("filler", "x".repeat(bytes));
-        loop {
-            let done = naq
-                .cli([
-                    "enqueue",
-                    "-q",
-                    "filler",
-                    "--stdin",
-                    file.to_str().unwrap(),
-                    "--",
-                    "true",
-                ])
-                .run();
-            if done.code != Some(0) {
-                done.exits(7).says(&["storage is full", "naq purge"]);
-                break;
-            }
-            taken.push(done.stdout.trim_end().to_owned());
-        }
-    }
-    taken
-}
-
 #[test]
 fn the_producer_is_told_and_nothing_is_evicted() {
     let server = small();
     let naq = Naq::new(&server);
-    let taken = fill(&naq);
+    let taken = naq.fill_storage();
     assert!(taken.len() > 5);
     let depth = naq.messages_left("filler");
     assert_eq!(depth, taken.len() as u64);
@@ -73,7 +46,7 @@ fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
     let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     naq.running(&job);
-    fill(naq);
+    naq.fill_storage();
     std::fs::write(naq.home().join("go"), "").unwrap();
     worker.says("cannot record the outcome yet");
     (worker, job)

@@ -308,6 +308,26 @@ impl Naq {
         })
     }
 
+    /// Enqueues to `filler` until not even a small job fits, where the storage has a bound. Returns
+    /// the ids that were taken.
+    pub(crate) fn fill_storage(&self) -> Vec<String> {
+        let mut taken = Vec::new();
+        for bytes in [512 << 10, 32 << 10, 1 << 10, 1] {
+            let file = self.file("filler", "x".repeat(bytes));
+            let file = file.to_str().unwrap();
+            loop {
+                let args = ["enqueue", "-q", "filler", "--stdin", file, "--", "true"];
+                let done = self.cli(args).run();
+                if done.code != Some(0) {
+                    done.exits(7).says(&["storage is full", "naq purge"]);
+                    break;
+                }
+                taken.push(done.stdout.trim_end().to_owned());
+            }
+        }
+        taken
+    }
+
     /// Waits until a queue's stream holds just so many messages. A job is acknowledged after its
     /// end can be read: who looks in between sees one more.
     pub(crate) fn holds(&self, queue: &str, messages: u64) {
@@ -622,10 +642,15 @@ impl Followed {
         self.child.wait("a killed verb");
     }
 
-    /// Asks it to end, and waits for that.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+    /// Waits for its end.
+    pub(crate) fn ends(mut self) -> ExitStatus {
         self.child.wait("a verb that was asked to end")
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.ends()
     }
 }
 
