@@ -33,6 +33,10 @@ pub(super) struct Entry {
     pub(super) is_dirty: bool,
     /// It is being stored.
     pub(super) is_writing: bool,
+    /// Ticks left out by overlap, as they were last stored.
+    pub(super) skipped_stored: u64,
+    /// It goes on once those are stored that were left out.
+    pub(super) waits_for_store: bool,
     /// When it was last stored from here.
     pub(super) written_at: Option<Instant>,
     /// The timer that counts; earlier ones no longer do.
@@ -40,6 +44,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether whoever would take over now knows of every tick that was left out by overlap. One
+    /// that is enqueued before that could be followed by an earlier one, decided upon anew.
+    pub(super) fn skipped_is_stored(&self) -> bool {
+        self.schedule.progress.skipped <= self.skipped_stored
+    }
+
     /// The tick that was tried has come to its end, whichever.
     pub(super) fn has_settled(&mut self) {
         self.attempts = 0;
@@ -194,6 +204,7 @@ impl Book {
     fn read(&mut self, payload: &[u8], revision: u64) -> Result<Entry, String> {
         let schedule = Schedule::parse(payload).map_err(|error| error.to_string())?;
         let ready = |error: BadSchedule| error.to_string();
+        let skipped_stored = schedule.progress.skipped;
         let plan = Plan::new(&schedule, &mut self.crons).map_err(ready)?;
         let envelope = TickEnvelope::new(&schedule).map_err(|error| error.to_string())?;
         Ok(Entry {
@@ -207,6 +218,8 @@ impl Book {
             failing_since: None,
             is_dirty: false,
             is_writing: false,
+            skipped_stored,
+            waits_for_store: false,
             written_at: None,
             timer: 0,
         })

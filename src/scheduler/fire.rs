@@ -14,6 +14,8 @@ pub(super) struct Tick {
     pub(super) overlap: Overlap,
     /// The job of the tick before.
     pub(super) last_job_id: Option<JobId>,
+    /// Whether it may be enqueued before more is stored of those before it.
+    pub(super) may_follow: bool,
 }
 
 /// What came of it.
@@ -23,6 +25,8 @@ pub(super) enum Fired {
     Enqueued,
     /// The job before it has not ended, and the schedule says to leave it out then.
     Skipped,
+    /// It is to be enqueued, once it is stored which ticks before it were left out.
+    StoreFirst,
     /// It was not enqueued, or it is not known whether it was.
     Failed(BrokerError),
     /// This is no longer the leader: nothing was sent.
@@ -36,6 +40,9 @@ pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: D
         Ok(Some(fired)) => return fired,
         Err(ClientError::Broker(error)) => return Fired::Failed(error),
         Err(error) => return Fired::Failed(BrokerError::Unreadable(error.to_string())),
+    }
+    if !tick.may_follow {
+        return Fired::StoreFirst;
     }
     step("tick.due");
     let broker = client.broker();

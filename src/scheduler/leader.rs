@@ -51,7 +51,11 @@ pub(super) enum End {
 
 /// What came of storing a schedule.
 enum Written {
-    At(u64),
+    /// At this revision, with so many ticks left out by overlap.
+    At {
+        revision: u64,
+        skipped: u64,
+    },
     Failed(BrokerError),
     /// This is no longer the leader: nothing was sent.
     NotLeader,
@@ -337,6 +341,11 @@ impl Leader<'_> {
                 entry.has_settled();
                 give_up(&mut entry.schedule, tick, &error, self.options.failures_max);
             }
+            Fired::StoreFirst => {
+                entry.waits_for_store = true;
+                self.store_soon(number);
+                return;
+            }
             // the loop finds out by itself
             Fired::NotLeader => return,
             Fired::Skipped | Fired::Failed(_) => entry.has_settled(),
@@ -373,6 +382,16 @@ impl Leader<'_> {
         }
     }
 
+    /// Has a schedule stored as soon as there is room, since something waits for that.
+    fn store_soon(&mut self, number: Number) {
+        if let Some(entry) = self.book.get(number) {
+            entry.is_dirty = true;
+            if !entry.is_writing {
+                self.dirty.push_front((Instant::now(), number));
+            }
+        }
+    }
+
     /// Stores what is to be stored by now, as far as there is room.
     fn store_some(&mut self, has_more: bool) {
         let room = if has_more {
@@ -406,6 +425,7 @@ impl Leader<'_> {
         let (broker, me) = (self.client.broker().clone(), self.me.clone());
         let (lease, expected) = (self.lease.clone(), entry.revision);
         let schedule = entry.schedule.clone();
+        let skipped = schedule.progress.skipped;
         self.writes.push(
             async move {
                 step("progress.due");
@@ -419,7 +439,7 @@ impl Leader<'_> {
                 let written = match written {
                     Ok(revision) => {
                         step("progress.stored");
-                        Written::At(revision)
+                        Written::At { revision, skipped }
                     }
                     Err(BrokerError::Conflict) => {
                         match broker.read_stored_schedule(&schedule.schedule_id).await {
@@ -442,10 +462,19 @@ impl Leader<'_> {
         entry.is_writing = false;
         let is_dirty = std::mem::take(&mut entry.is_dirty);
         match written {
-            Written::At(revision) => {
+            Written::At { revision, skipped } => {
                 entry.revision = entry.revision.max(revision);
-                if is_dirty {
+                entry.skipped_stored = entry.skipped_stored.max(skipped);
+                let waits = entry.waits_for_store;
+                let goes_on = waits && entry.skipped_is_stored();
+                entry.waits_for_store = waits && !goes_on;
+                if waits && !goes_on {
+                    self.store_soon(number);
+                } else if is_dirty {
                     self.mark(number);
+                }
+                if goes_on {
+                    self.go_on(number, clock::now());
                 }
             }
             // the loop finds out by itself
@@ -527,6 +556,7 @@ fn due(entry: &Entry, tick: Timestamp) -> Tick {
         ),
         overlap: schedule.overlap,
         last_job_id: schedule.progress.last_job_id.clone(),
+        may_follow: entry.skipped_is_stored(),
     }
 }
 

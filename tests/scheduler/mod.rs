@@ -6,6 +6,7 @@ mod failing;
 mod firing;
 mod leaders;
 mod one_shot;
+mod overlap;
 mod retime;
 mod stalled;
 mod sweep;
