@@ -434,7 +434,7 @@ impl Broker {
     }
 
     /// The sequence of a stream's last message; 0 where there is none, or no stream.
-    async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
+    pub(super) async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
         match self.jetstream.get_stream(stream).await {
             Ok(found) => Ok(found.cached_info().state.last_sequence),
             Err(error) if error.to_string().contains("not found") => Ok(0),

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -47,6 +48,10 @@ pub enum ScheduleEvent {
     Changed(StoredSchedule),
     /// Something may have been missed (the connection was lost): list them again.
     Reread,
+    /// Something was missed, as their numbers show: list what was stored since the
+    /// [position](ScheduleWatch::position). A server of a cluster that goes down can have stored
+    /// what it did not live to tell, and who is connected to another one notices nothing.
+    Gap,
 }
 
 /// A watch on all schedules.
@@ -55,9 +60,28 @@ pub struct ScheduleWatch {
     changes: Subscriber,
     link: Link,
     generation: u64,
+    position: u64,
 }
 
 impl ScheduleWatch {
+    /// The newest revision that was seen.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Takes note of a revision that was seen otherwise, as were all before it.
+    pub fn has_seen(&mut self, revision: u64) {
+        self.position = self.position.max(revision);
+    }
+
+    /// Whether no connection was lost that [`next`](Self::next) has not told of.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let link = self.link.state();
+        link.connected && link.generation == self.generation
+    }
+
     /// Waits for the next news. Cancel safe.
     pub async fn next(&mut self) -> ScheduleEvent {
         loop {
@@ -67,7 +91,14 @@ impl ScheduleWatch {
                     let Some(message) = message else {
                         return std::future::pending().await;
                     };
-                    if let Some(stored) = read_change(&self.names, message) {
+                    let Some(revision) = revision(&message) else {
+                        continue;
+                    };
+                    if revision > self.position + 1 {
+                        return ScheduleEvent::Gap;
+                    }
+                    self.has_seen(revision);
+                    if let Some(stored) = read_change(&self.names, message, revision) {
                         return ScheduleEvent::Changed(stored);
                     }
                 }
@@ -82,18 +113,25 @@ impl ScheduleWatch {
     }
 }
 
-fn read_change(names: &Names, message: Message) -> Option<StoredSchedule> {
+/// The place in the bucket's stream of what a message repeats.
+fn revision(message: &Message) -> Option<u64> {
+    let value = message.headers.as_ref()?.get("Nats-Sequence")?;
+    value.as_str().parse().ok()
+}
+
+fn read_change(names: &Names, message: Message, revision: u64) -> Option<StoredSchedule> {
     let schedule_id = names.schedule_of_event(&message.subject)?;
     let headers = message.headers.unwrap_or_default();
-    let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
     let is_marker = headers.get("KV-Operation").is_some()
         || headers.get("Nats-Marker-Reason").is_some()
         || message.payload.is_empty();
     Some(StoredSchedule {
         schedule_id,
-        revision: header("Nats-Sequence")?.parse().ok()?,
+        revision,
         payload: (!is_marker).then_some(message.payload),
-        writer: header(WRITER_HEADER),
+        writer: headers
+            .get(WRITER_HEADER)
+            .map(|value| value.as_str().to_owned()),
     })
 }
 
@@ -132,12 +170,7 @@ impl LockWatch {
                     let Some(message) = message else {
                         return std::future::pending().await;
                     };
-                    let revision = message
-                        .headers
-                        .as_ref()
-                        .and_then(|headers| headers.get("Nats-Sequence"))
-                        .and_then(|value| value.as_str().parse().ok());
-                    if let Some(revision) = revision {
+                    if let Some(revision) = revision(&message) {
                         return LockEvent::Changed(StoredLock {
                             leader: serde_json::from_slice(&message.payload).ok(),
                             revision,
@@ -287,15 +320,50 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer.
     pub async fn list_schedules(&self) -> Result<ScheduleListing, BrokerError> {
+        self.read_schedules(DeliverPolicy::LastPerSubject, false)
+            .await
+    }
+
+    /// What was stored or removed after a revision.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_schedules_since(
+        &self,
+        revision: u64,
+    ) -> Result<ScheduleListing, BrokerError> {
+        let deliver = DeliverPolicy::ByStartSequence {
+            start_sequence: revision + 1,
+        };
+        self.read_schedules(deliver, true).await
+    }
+
+    async fn read_schedules(
+        &self,
+        deliver: DeliverPolicy,
+        with_removed: bool,
+    ) -> Result<ScheduleListing, BrokerError> {
         let bucket = self.names.schedules_bucket();
-        let stream = Names::bucket_stream(&bucket);
-        let messages = self
-            .scan(&stream, Scan::last_of_each(format!("$KV.{bucket}.>")))
-            .await?;
+        let scan = Scan {
+            filter: format!("$KV.{bucket}.>"),
+            deliver,
+            headers_only: false,
+        };
+        let messages = self.scan(&Names::bucket_stream(&bucket), scan).await?;
         Ok(ScheduleListing {
             names: self.names.as_ref().clone(),
             messages,
+            with_removed,
         })
+    }
+
+    /// The revision of the last change of any schedule.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn last_schedule_revision(&self) -> Result<u64, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.schedules_bucket());
+        self.last_sequence(&stream).await
     }
 
     /// Watches schedules as they are stored and removed. What was stored before is not shown:
@@ -312,6 +380,7 @@ impl Broker {
             names: self.names.as_ref().clone(),
             link,
             generation,
+            position: 0,
         })
     }
 
@@ -396,6 +465,7 @@ impl Broker {
 pub struct ScheduleListing {
     names: Names,
     messages: tokio::sync::mpsc::Receiver<Result<super::scan::BulkMessage, BrokerError>>,
+    with_removed: bool,
 }
 
 impl ScheduleListing {
@@ -409,14 +479,18 @@ impl ScheduleListing {
             let Some(schedule_id) = self.names.schedule_of_key(&message.subject) else {
                 continue;
             };
-            if message.payload.is_empty() {
+            let is_removed = message.payload.is_empty();
+            if is_removed && !self.with_removed {
                 continue;
             }
             return Ok(Some(StoredSchedule {
                 schedule_id,
                 revision: message.sequence,
-                payload: Some(message.payload),
-                writer: None,
+                payload: (!is_removed).then_some(message.payload),
+                writer: message
+                    .headers
+                    .get(WRITER_HEADER)
+                    .map(|value| value.as_str().to_owned()),
             }));
         }
         Ok(None)

@@ -35,6 +35,11 @@ impl Uptime {
         Uptime(self.0 + span)
     }
 
+    /// How long it is since then.
+    pub(super) fn elapsed(self) -> Duration {
+        Uptime::now().0.saturating_sub(self.0)
+    }
+
     /// How long it is from now until then; nothing where it has passed.
     pub(super) fn remaining(self) -> Duration {
         self.0.saturating_sub(Uptime::now().0)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::book::{Book, Entry, Number, Taken};
-use super::clock::{self, ClockWatch};
+use super::clock::{self, ClockWatch, Uptime};
 use super::fire::{Fired, Tick, fire};
 use super::lock::Lease;
 use super::sweep::sweep_now_and_then;
@@ -37,6 +37,16 @@ const STORED_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest a tick that was refused waits to be tried again.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A tick that is as late as this was not waited for: this process stood still, or has more to do
+/// than it can. What it knows of schedules may be as old.
+const STALLED: Duration = Duration::from_millis(100);
+
+/// How often it is made sure that no news was lost.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How long to wait before that is tried again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a leader that was asked to stop waits for what is on its way.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
@@ -73,6 +83,12 @@ struct Leader<'a> {
     book: Book,
     /// No more ticks are to be sent.
     is_finishing: bool,
+    /// None is to be sent for now: what is known may be out of date.
+    is_blind: bool,
+    /// When it was last made sure that it is not.
+    looked_at: Uptime,
+    /// That, under way: the revision of the last change.
+    looking: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
     /// Schedules to be stored, the first one first.
     dirty: VecDeque<(Instant, Number)>,
     fires: FuturesUnordered<BoxFuture<'static, (Number, Timestamp, Fired)>>,
@@ -103,11 +119,14 @@ pub(super) async fn lead(
         me: JobId::generate().to_string(),
         book: Book::default(),
         is_finishing: false,
+        is_blind: false,
+        looked_at: Uptime::now(),
+        looking: None,
         dirty: VecDeque::new(),
         fires: FuturesUnordered::new(),
         writes: FuturesUnordered::new(),
     };
-    leader.read_all().await?;
+    leader.read_all(&mut watch).await?;
     step("schedules.read");
     leader.summary.terms += 1;
     tracing::info!(
@@ -137,6 +156,7 @@ impl Leader<'_> {
             if !self.lease.is_held() {
                 return Ok(End::NotLeader);
             }
+            self.look_about(watch.is_whole());
             let has_more = self.fire_due();
             self.store_some(has_more);
             let wake = self.next_wake(has_more);
@@ -164,32 +184,84 @@ impl Leader<'_> {
                 }
                 event = watch.next() => match event {
                     ScheduleEvent::Changed(stored) => self.take(stored),
-                    ScheduleEvent::Reread => self.start_over().await?,
+                    ScheduleEvent::Reread => self.start_over(watch).await?,
+                    ScheduleEvent::Gap => self.catch_up(watch).await?,
                 },
+                // after the news, so that all that came before this answer was heard
+                Some(last) = until_looked(&mut self.looking) => {
+                    self.looking = None;
+                    match last {
+                        Ok(last) => {
+                            if last > watch.position() {
+                                self.catch_up(watch).await?;
+                            }
+                            self.looked_at = Uptime::now();
+                        }
+                        Err(error) => tracing::warn!("cannot look after the schedules: {error}"),
+                    }
+                }
                 () = clock.was_set() => tracing::warn!(now = %clock::now(), "the clock was set"),
                 () = wake => {}
             }
         }
     }
 
+    /// Sees to it that no tick is sent by what is out of date: after a connection was lost, or
+    /// this process has stood still, the schedules are looked at again first.
+    fn look_about(&mut self, is_whole: bool) {
+        let since = self.looked_at.elapsed();
+        let is_late = since > STALLED
+            && self.book.next_due().is_some_and(|due| {
+                let late_ms = clock::now().unix_ms() - due.unix_ms();
+                u128::try_from(late_ms).is_ok_and(|late_ms| late_ms > STALLED.as_millis())
+            });
+        self.is_blind = !is_whole || is_late;
+        if is_whole && self.looking.is_none() && (is_late || since > LOOK_EVERY) {
+            let broker = self.client.broker().clone();
+            let look = async move {
+                let last = broker.last_schedule_revision().await;
+                if last.is_err() {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                last
+            };
+            self.looking = Some(look.boxed());
+        }
+    }
+
     /// Reads every schedule; those that are no longer there are forgotten.
-    async fn read_all(&mut self) -> Result<(), BrokerError> {
+    async fn read_all(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
         let mut listing = self.client.broker().list_schedules().await?;
         let mut there = HashSet::new();
         while let Some(stored) = listing.next().await? {
+            watch.has_seen(stored.revision);
             there.insert(stored.schedule_id.clone());
             self.take(stored);
         }
         self.book.retain(&there);
+        self.looked_at = Uptime::now();
+        Ok(())
+    }
+
+    /// Reads what was stored since the last news.
+    async fn catch_up(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
+        tracing::debug!(since = watch.position(), "reads what it has not been told");
+        let broker = self.client.broker();
+        let mut listing = broker.list_schedules_since(watch.position()).await?;
+        while let Some(stored) = listing.next().await? {
+            watch.has_seen(stored.revision);
+            self.take(stored);
+        }
         Ok(())
     }
 
     /// The connection was lost and is back: what was on its way is sent once more, which its ids
     /// absorb, and what was missed is read.
-    async fn start_over(&mut self) -> Result<(), BrokerError> {
+    async fn start_over(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
         self.fires = FuturesUnordered::new();
         self.writes = FuturesUnordered::new();
-        self.read_all().await?;
+        self.looking = None;
+        self.read_all(watch).await?;
         let now = clock::now();
         let numbers: Vec<Number> = self.book.numbers().collect();
         for number in numbers {
@@ -229,6 +301,9 @@ impl Leader<'_> {
 
     /// Sends what is due, as far as there is room. Says whether more is.
     fn fire_due(&mut self) -> bool {
+        if self.is_blind {
+            return false;
+        }
         let now = clock::now();
         for _ in 0..AT_ONCE {
             if self.fires.len() >= FIRES_MAX {
@@ -249,6 +324,10 @@ impl Leader<'_> {
                 return;
             };
             if entry.is_firing || entry.schedule.status != ScheduleStatus::Active {
+                return;
+            }
+            if self.is_blind {
+                self.book.set_timer(number, now);
                 return;
             }
             match entry.plan.step(&entry.position(), now) {
@@ -503,8 +582,9 @@ impl Leader<'_> {
             return tokio::task::yield_now().boxed();
         }
         let now = clock::now();
-        // with no room for more, an answer wakes the loop
-        let due = self.book.next_due().filter(|_| !is_full);
+        // with no room for more, an answer wakes the loop, and so it does with nothing to go by
+        let due = self.book.next_due();
+        let due = due.filter(|_| !is_full && !self.is_blind);
         let due = due.map(|at| {
             let wait_ms = u64::try_from(at.unix_ms() - now.unix_ms()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait_ms)
@@ -557,6 +637,16 @@ fn due(entry: &Entry, tick: Timestamp) -> Tick {
         overlap: schedule.overlap,
         last_job_id: schedule.progress.last_job_id.clone(),
         may_follow: entry.skipped_is_stored(),
+    }
+}
+
+/// Waits for a look that is under way.
+async fn until_looked(
+    looking: &mut Option<BoxFuture<'static, Result<u64, BrokerError>>>,
+) -> Option<Result<u64, BrokerError>> {
+    match looking {
+        Some(looking) => Some(looking.await),
+        None => None,
     }
 }
 

@@ -1,10 +1,128 @@
-//! Leaders that stand still.
+//! Leaders that stand still, or are not told: what they know of a schedule is out of date when
+//! they go on.
 
+use std::collections::BTreeSet;
+
+use async_nats::jetstream;
+use naq::envelope::{JobId, Schedule, ScheduleStatus, Timestamp};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{jobs_of, progressed, put, schedule};
+use super::{change, jobs_of, later, now, progressed, put, schedule, schedule_id, scheduler};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
+
+/// The ids of a schedule's jobs.
+fn jobs_of_one(naq: &Naq, name: &str) -> Vec<String> {
+    let mut jobs = jobs_of(naq, "build");
+    jobs.retain(|job| job.starts_with(&format!("{name}-")));
+    jobs
+}
+
+/// Asserts that no tick of a schedule of tenths of a second is later than this, from its making on.
+#[track_caller]
+fn none_after(naq: &Naq, made: &Schedule, time: Timestamp) {
+    let jobs = jobs_of_one(naq, made.schedule_id.as_str());
+    let due = (1..)
+        .map(|count| later(made.created_at, 100 * count))
+        .take_while(|tick| *tick <= time);
+    let due: Vec<String> = due
+        .map(|tick| JobId::for_tick(&made.schedule_id, tick).to_string())
+        .collect();
+    let late: Vec<&String> = jobs.iter().filter(|job| !due.contains(job)).collect();
+    assert!(late.is_empty(), "{late:?} after {time}");
+}
+
+/// One that still has its lock when it goes on looks at the schedules before it enqueues what has
+/// become due.
+#[test]
+fn what_was_paused_while_it_stood_still_is_not_enqueued() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let all: Vec<Schedule> = (0..20)
+        .map(|nth| schedule(&format!("often{nth}"), json!({"every": 0.1})))
+        .collect();
+    for one in &all {
+        put(&naq, one);
+    }
+    put(&naq, &schedule("other", json!({"every": 0.1})));
+    let scheduler = scheduler(&naq, &["--lock-ttl", "60s"]);
+    for one in &all {
+        let name = one.schedule_id.as_str();
+        progressed(&naq, name, "runs", |one| one.runs >= 3);
+    }
+    scheduler.signal(Signal::SIGSTOP);
+    let mut paused_at = Vec::new();
+    for one in &all {
+        let name = one.schedule_id.as_str();
+        change(&naq, name, |one| one.status = ScheduleStatus::Paused);
+        paused_at.push(now());
+    }
+    // ticks of all of them fall due
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    scheduler.signal(Signal::SIGCONT);
+    let so_far = super::stored(&naq, "other").progress.runs;
+    progressed(&naq, "other", "goes on", |one| one.runs >= so_far + 10);
+    for (one, paused_at) in all.iter().zip(paused_at) {
+        none_after(&naq, one, paused_at);
+    }
+}
+
+/// Between its last look at its lock and sending a leader does nothing; one that stands still just
+/// there sends what it was about to: of each schedule the one tick that was due then, and no other.
+/// Where the next leader has enqueued that as well, it is the same job.
+#[test]
+fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let first = naq
+        .cli(["scheduler", "--lock-ttl", "3s"])
+        .env("FAILPOINTS", "tick.checked=5*off->1*sleep(6000)")
+        .follow();
+    first.says("leading");
+    let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    second.says("standing by");
+    let all = ["paused", "removed", "kept"].map(|name| schedule(name, json!({"every": 0.1})));
+    for one in &all {
+        put(&naq, one);
+    }
+    // it takes over from the one that stands still
+    second.says("leading");
+    progressed(&naq, "kept", "goes on", |one| one.runs >= 10);
+    change(&naq, "paused", |one| one.status = ScheduleStatus::Paused);
+    naq.block_on(async {
+        let (broker, id) = (naq.client().broker(), schedule_id("removed"));
+        loop {
+            let (_, revision) = broker.read_schedule(&id).await.unwrap();
+            if broker.remove_schedule(&id, revision).await.is_ok() {
+                break;
+            }
+        }
+    });
+    let changed_at = now();
+    first.says("no longer the leader");
+    first.says("standing by");
+    let so_far = super::stored(&naq, "kept").progress.runs;
+    let kept = progressed(&naq, "kept", "goes on", |one| one.runs >= so_far + 10);
+    for one in &all[..2] {
+        none_after(&naq, one, changed_at);
+    }
+    // what it sent then was a job already
+    for name in ["paused", "kept"] {
+        let jobs = jobs_of_one(&naq, name);
+        let once: BTreeSet<&String> = jobs.iter().collect();
+        assert_eq!(once.len(), jobs.len(), "{jobs:?}");
+    }
+    assert!(kept.progress.runs <= jobs_of_one(&naq, "kept").len() as u64);
+    let paused = super::stored(&naq, "paused").progress;
+    eventually("all is counted", || {
+        let jobs = jobs_of_one(&naq, "paused").len() as u64;
+        super::stored(&naq, "paused").progress.runs == jobs
+    });
+    assert!(paused.done_until <= changed_at);
+}
 
 /// One that loses its lock while it stops has nothing more to store, and stops all the same.
 #[test]
@@ -21,7 +139,53 @@ fn one_that_loses_its_lock_while_it_stops_does_stop() {
     // what comes next is stored a second later, or when it stops
     progressed(&naq, "often", "runs", |one| one.runs >= 1);
     eventually("there is more to store", || {
-        jobs_of(&naq, "build").len() >= 3
+        jobs_of_one(&naq, "often").len() >= 3
     });
     assert!(scheduler.stop().success());
+}
+
+/// A server that goes down may have stored a change and not lived to tell; nothing is lost with
+/// the connection to another one. Told of the next change, a leader sees from its number that it
+/// has missed one.
+#[test]
+fn news_that_was_lost_is_missed_and_read() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let far_off = json!({"cron": "0 0 1 1 *"});
+    put(&naq, &schedule("removed", json!({"every": 0.1})));
+    let _scheduler = scheduler(&naq, &["--disable-ha"]);
+    progressed(&naq, "removed", "runs", |one| one.runs >= 3);
+    tell_of_changes(&naq, false);
+    put(&naq, &schedule("untold", json!({"every": 0.1})));
+    naq.block_on(async {
+        let (broker, id) = (naq.client().broker(), schedule_id("removed"));
+        loop {
+            let (_, revision) = broker.read_schedule(&id).await.unwrap();
+            if broker.remove_schedule(&id, revision).await.is_ok() {
+                break;
+            }
+        }
+    });
+    tell_of_changes(&naq, true);
+    put(&naq, &schedule("told", far_off));
+    progressed(&naq, "untold", "runs", |one| one.runs >= 3);
+    let before = jobs_of_one(&naq, "removed");
+    progressed(&naq, "untold", "runs", |one| one.runs >= 10);
+    assert_eq!(jobs_of_one(&naq, "removed"), before);
+}
+
+/// Whether the server repeats what is stored of schedules, as naq has it do.
+fn tell_of_changes(naq: &Naq, does: bool) {
+    naq.block_on(async {
+        let jetstream = jetstream::new(naq.nats().clone());
+        let stream = jetstream.get_stream("KV_naq_scheduled_jobs").await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        config.republish = does.then(|| jetstream::stream::Republish {
+            source: "$KV.naq_scheduled_jobs.>".to_owned(),
+            destination: "naq.schedule.>".to_owned(),
+            headers_only: false,
+        });
+        jetstream.update_stream(config).await.unwrap();
+    });
 }
