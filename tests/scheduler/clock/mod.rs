@@ -1,0 +1,173 @@
+//! The wall clock set an hour forward and back under a leader. Its own process sees that, by a
+//! library that is loaded into it; the machine's clock stays as it is. So the kernel does not tell
+//! of it, and the leader finds out when it next looks.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use naq::envelope::Schedule;
+use serde_json::json;
+
+use super::{jobs_of, later, now, progressed, put, schedule, stored};
+use crate::harness::naq::{Followed, Naq};
+use crate::harness::nats::TestServer;
+
+const HOUR_S: i64 = 3_600;
+
+/// The library, built once for all tests of this process.
+fn library() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scheduler/clock/shift.rs");
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let built = folder.keep().join("shift.so");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the compiler, for what is preloaded"
+        )]
+        let status = Command::new("rustc")
+            .args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-o"])
+            .arg(&built)
+            .arg(&source)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        built
+    })
+}
+
+/// The wall clock of one process.
+struct Clock(PathBuf);
+
+impl Clock {
+    fn new(naq: &Naq) -> Clock {
+        Clock(naq.file("shift", 0_i64.to_ne_bytes()))
+    }
+
+    /// Sets it to so many seconds from what it is.
+    fn set(&self, shift_s: i64) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().write(true).open(&self.0);
+        file.unwrap()
+            .write_all_at(&shift_s.to_ne_bytes(), 0)
+            .unwrap();
+    }
+
+    /// A scheduler that goes by it.
+    fn scheduler(&self, naq: &Naq) -> Followed {
+        naq.cli(["scheduler", "--lock-ttl", "3s"])
+            .env("LD_PRELOAD", library().to_str().unwrap())
+            .env("CLOCK_SHIFT_FILE", self.0.to_str().unwrap())
+            .follow()
+    }
+}
+
+/// A schedule that is enqueued now, by whoever leads and has a clock that is right or slow:
+/// whatever was to be done before its tenth tick has been done.
+fn some_time_passes(naq: &Naq, name: &str) {
+    put(naq, &schedule(name, json!({"every": 0.2, "repeat": 10})));
+    progressed(naq, name, "runs", |one| one.runs == 10);
+}
+
+/// Its jobs, none of which is there twice: a queue keeps one message of an id at a time, and
+/// nobody has taken one out.
+fn jobs_of_one(naq: &Naq, name: &str) -> BTreeSet<String> {
+    let mut jobs = jobs_of(naq, "build");
+    jobs.retain(|job| job.starts_with(&format!("{name}-")));
+    let once: BTreeSet<String> = jobs.iter().cloned().collect();
+    assert_eq!(once.len(), jobs.len(), "{jobs:?}");
+    once
+}
+
+/// Every tick up to where it is was enqueued or counted as missed, and each enqueued one is a job.
+fn adds_up(naq: &Naq, one: &Schedule) {
+    let every_ms = i64::try_from(one.every.unwrap().0.as_millis()).unwrap();
+    let passed_ms = one.progress.done_until.unix_ms() - one.created_at.unix_ms();
+    let passed = u64::try_from(passed_ms / every_ms).unwrap();
+    assert_eq!(one.progress.runs + one.progress.missed, passed, "{one:#?}");
+    let jobs = jobs_of_one(naq, one.schedule_id.as_str()).len() as u64;
+    assert!(jobs >= one.progress.runs, "{jobs} jobs of {one:#?}");
+}
+
+#[test]
+fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let clock = Clock::new(&naq);
+    let leader = clock.scheduler(&naq);
+    leader.says("leading");
+    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    other.says("standing by");
+    // of each of these six ticks fall due within an hour, the last of them at its very end
+    let rare = [
+        ("skip", json!({"every": 600, "misfire": "skip"})),
+        ("once", json!({"every": 600})),
+        ("all", json!({"every": 600, "misfire": "all"})),
+    ];
+    for (name, fields) in &rare {
+        put(&naq, &schedule(name, fields.clone()));
+    }
+    put(&naq, &schedule("often", json!({"every": 0.5})));
+    progressed(&naq, "often", "runs", |one| one.runs >= 3);
+
+    clock.set(HOUR_S);
+    let hour_on = later(now(), HOUR_S * 1_000);
+    let jumped = progressed(&naq, "often", "goes on an hour later", |one| {
+        one.done_until > later(hour_on, 1_000)
+    });
+    // what is later than the grace by then is left out but for the last of it
+    assert!(jumped.progress.missed > 6_500, "{jumped:#?}");
+    adds_up(&naq, &jumped);
+    for ((name, _), (runs, missed)) in rare.iter().zip([(1, 5), (2, 4), (6, 0)]) {
+        let made_at = stored(&naq, name).created_at;
+        let caught_up = progressed(&naq, name, "caught up", |one| {
+            one.done_until >= later(made_at, 6 * 600_000)
+        });
+        let progress = &caught_up.progress;
+        // the sixth is late by less than the grace
+        assert_eq!((progress.runs, progress.missed), (runs, missed), "{name}");
+        assert_eq!(jobs_of_one(&naq, name).len() as u64, runs, "{name}");
+    }
+
+    clock.set(0);
+    // longer than the lock lasts
+    some_time_passes(&naq, "meanwhile");
+    let jobs = jobs_of_one(&naq, "often");
+    let rests = progressed(&naq, "often", "all is stored", |one| {
+        one.runs == jobs.len() as u64
+    });
+    some_time_passes(&naq, "later");
+    let still = stored(&naq, "often");
+    assert_eq!(still.progress, rests.progress);
+    assert_eq!(jobs_of_one(&naq, "often"), jobs);
+    assert!(still.progress.done_until >= jumped.progress.done_until);
+    adds_up(&naq, &still);
+    // leases go by another clock
+    assert!(!other.said().contains("leading"), "{}", other.said());
+    assert!(!leader.said().contains("no longer"), "{}", leader.said());
+
+    // one with the right time takes over, and goes back behind nothing either
+    assert!(leader.stop().success());
+    other.says("leading");
+    some_time_passes(&naq, "after");
+    assert_eq!(stored(&naq, "often").progress, rests.progress);
+    assert_eq!(jobs_of_one(&naq, "often"), jobs);
+    assert!(other.stop().success());
+
+    // when it is that late again, it goes on from there
+    clock.set(HOUR_S);
+    let leader = clock.scheduler(&naq);
+    leader.says("leading");
+    let on = progressed(&naq, "often", "goes on", |one| {
+        one.runs >= rests.progress.runs + 3
+    });
+    assert_eq!(on.progress.missed, rests.progress.missed);
+    adds_up(&naq, &on);
+    for (name, _) in &rare {
+        adds_up(&naq, &stored(&naq, name));
+    }
+    assert!(leader.stop().success());
+}
