@@ -25,3 +25,7 @@ schemas:
 # The promises under attack for longer than CI has time for; `servers` is one or three.
 chaos jobs="100000" kills="1000" servers="one" seed="":
     NAQ_CHAOS_JOBS={{jobs}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promises_hold_on_{{servers}} --nocapture
+
+# The same of schedules: ticks that at least have become jobs, and SIGKILLs from outside.
+chaos-schedules ticks="10000" kills="100" servers="one" seed="":
+    NAQ_CHAOS_JOBS={{ticks}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promise_of_schedules_holds_on_{{servers}} --nocapture

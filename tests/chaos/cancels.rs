@@ -22,8 +22,8 @@ pub(super) fn cancel(run: &Run, seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
     let mut cancels = 0;
     while !run.all_enqueued() {
-        if cancels >= run.writes.ended() / ONE_IN {
-            run.writes.wait(Duration::from_millis(200));
+        if cancels >= run.stage.writes.ended() / ONE_IN {
+            run.stage.writes.wait(Duration::from_millis(200));
             continue;
         }
         cancels += 1;
@@ -66,22 +66,25 @@ fn by_library(run: &Run, job: &str) {
         reason = "a test is an edge where time enters"
     )]
     let now = SystemTime::now().into();
-    let cancelling = run.naq.client().cancel(&id, now, week);
-    match run.naq.handle().block_on(cancelling) {
+    let cancelling = run.stage.naq.client().cancel(&id, now, week);
+    match run.stage.naq.handle().block_on(cancelling) {
         Ok(Cancelled::Done(_)) => {
-            run.note(&format!("cancelled {job}"));
+            run.stage.note(&format!("cancelled {job}"));
             run.cancelled.lock().unwrap().insert(job.to_owned());
         }
         Ok(Cancelled::Asked { heard, .. }) => {
-            run.note(&format!("asked to cancel {job}, heard: {heard}"));
+            run.stage
+                .note(&format!("asked to cancel {job}, heard: {heard}"));
         }
-        Ok(Cancelled::Ended(record)) => run.note(&format!("{job} is {}", record.state)),
-        Err(error) => run.note(&format!("{job} could not be cancelled: {error}")),
+        Ok(Cancelled::Ended(record)) => run.stage.note(&format!("{job} is {}", record.state)),
+        Err(error) => run
+            .stage
+            .note(&format!("{job} could not be cancelled: {error}")),
     }
 }
 
 fn by_command_line(run: &Run, chance: &mut StdRng, job: &str) {
-    let mut environment = run.naq.environment();
+    let mut environment = run.stage.naq.environment();
     let points = [
         "",
         "cancel.asked=return",
@@ -94,18 +97,24 @@ fn by_command_line(run: &Run, chance: &mut StdRng, job: &str) {
     let point = points[chance.random_range(0..points.len())];
     environment.insert("FAILPOINTS".to_owned(), point.to_owned());
     let args = ["cancel", job].map(str::to_owned);
-    let mut process = Guarded::spawn(&mut command(&args, &environment, run.naq.home()));
+    let mut process = Guarded::spawn(&mut command(&args, &environment, run.stage.naq.home()));
     let mut said = String::new();
     let mut stderr = process.child().stderr.take().unwrap();
     let _ = stderr.read_to_string(&mut said);
     let status = process.child().wait().unwrap();
-    run.note(&format!("naq cancel {job}: {status}: {}", said.trim_end()));
+    run.stage
+        .note(&format!("naq cancel {job}: {status}: {}", said.trim_end()));
     match (status.code(), status.signal()) {
         // not there yet, or no server to ask
         (Some(0 | 1 | 3 | 4), _) => {}
         (None, Some(libc::SIGKILL)) => {
-            run.counts.cancellers_killed.fetch_add(1, Ordering::Relaxed);
+            run.stage
+                .counts
+                .cancellers_killed
+                .fetch_add(1, Ordering::Relaxed);
         }
-        _ => run.trouble(&format!("naq cancel {job}: {status}: {said}")),
+        _ => run
+            .stage
+            .trouble(&format!("naq cancel {job}: {status}: {said}")),
     }
 }

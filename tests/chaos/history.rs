@@ -81,6 +81,65 @@ const STREAM: &str = "KV_naq_results";
 /// How many values of a key the bucket keeps here, which is more than a job has.
 const HISTORY: i64 = 64;
 
+/// Reads a stream's messages under a subject, from the first, in their order and each once,
+/// whatever befalls the server meanwhile.
+pub(super) async fn follow(
+    jetstream: jetstream::Context,
+    (stream, subject): (&'static str, &'static str),
+    mut read: impl FnMut(&jetstream::Message, u64) -> Result<(), async_nats::Error>,
+    broke: impl Fn(String),
+) {
+    let mut next = 1;
+    loop {
+        // whatever breaks, a killed server first of all: from there on, again
+        let reading = read_from(&jetstream, (stream, subject), &mut next, &mut read);
+        if let Err(error) = reading.await {
+            broke(format!("{stream} at {next}: {error}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn read_from(
+    jetstream: &jetstream::Context,
+    (stream, subject): (&str, &str),
+    next: &mut u64,
+    read: &mut impl FnMut(&jetstream::Message, u64) -> Result<(), async_nats::Error>,
+) -> Result<(), async_nats::Error> {
+    let stream = jetstream.get_stream(stream).await?;
+    let consumer: PullConsumer = stream
+        .create_consumer(pull::Config {
+            filter_subject: subject.to_owned(),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: *next,
+            },
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            inactive_threshold: Duration::from_secs(30),
+            num_replicas: 1,
+            ..pull::Config::default()
+        })
+        .await?;
+    loop {
+        // short ones, so that a consumer that went with its server is soon known to have gone
+        let mut messages = consumer
+            .fetch()
+            .max_messages(500)
+            .expires(Duration::from_secs(1))
+            .messages()
+            .await?;
+        while let Some(message) = messages.next().await {
+            let message = message?;
+            let sequence = message.info()?.stream_sequence;
+            if sequence < *next {
+                continue;
+            }
+            *next = sequence + 1;
+            read(&message, sequence)?;
+        }
+    }
+}
+
 impl Writes {
     /// Has the bucket keep what was written over, so that nothing is missed while nobody looks,
     /// and follows it. (naq leaves a bucket as its operator has set it.)
@@ -95,67 +154,23 @@ impl Writes {
         config.max_messages_per_subject = HISTORY;
         jetstream.update_stream(config).await?;
         let writes = Writes::default();
-        tokio::spawn(writes.clone().keep_following(jetstream));
+        let (reads, breaks) = (writes.clone(), writes.clone());
+        tokio::spawn(follow(
+            jetstream,
+            (STREAM, "$KV.naq_results.>"),
+            move |message, sequence| reads.read(message, sequence),
+            move |broken| breaks.0.0.lock().unwrap().breaks.push(broken),
+        ));
         Ok(writes)
     }
 
-    async fn keep_following(self, jetstream: jetstream::Context) {
-        let mut next = 1;
-        loop {
-            // whatever breaks, a killed server first of all: from there on, again
-            if let Err(error) = self.read_from(&jetstream, &mut next).await {
-                let broken = format!("at {next}: {error}");
-                self.0.0.lock().unwrap().breaks.push(broken);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    async fn read_from(
-        &self,
-        jetstream: &jetstream::Context,
-        next: &mut u64,
-    ) -> Result<(), async_nats::Error> {
-        let stream = jetstream.get_stream(STREAM).await?;
-        let consumer: PullConsumer = stream
-            .create_consumer(pull::Config {
-                filter_subject: "$KV.naq_results.>".to_owned(),
-                deliver_policy: DeliverPolicy::ByStartSequence {
-                    start_sequence: *next,
-                },
-                ack_policy: AckPolicy::None,
-                memory_storage: true,
-                inactive_threshold: Duration::from_secs(30),
-                num_replicas: 1,
-                ..pull::Config::default()
-            })
-            .await?;
-        loop {
-            // short ones, so that a consumer that went with its server is soon known to have gone
-            let mut messages = consumer
-                .fetch()
-                .max_messages(500)
-                .expires(Duration::from_secs(1))
-                .messages()
-                .await?;
-            while let Some(message) = messages.next().await {
-                self.read(&message?, next)?;
-            }
-        }
-    }
-
-    fn read(&self, message: &jetstream::Message, next: &mut u64) -> Result<(), async_nats::Error> {
-        let sequence = message.info()?.stream_sequence;
-        if sequence < *next {
-            return Ok(());
-        }
-        *next = sequence + 1;
+    fn read(&self, message: &jetstream::Message, revision: u64) -> Result<(), async_nats::Error> {
         let job_id = message.subject.rsplit('.').next().unwrap_or_default();
         let seen: Seen = serde_json::from_slice(&message.payload)?;
         self.take(
             job_id,
             Write {
-                revision: sequence,
+                revision,
                 state: seen.state,
                 reason: seen.reason,
                 attempt: seen.attempt,

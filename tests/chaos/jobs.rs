@@ -18,6 +18,7 @@ leave() { say end; exit "$1"; }
 say begin
 case $1 in
 sleep) sleep "$2" ;;
+nap) sleep "0.$(printf %s "$NAQ_JOB_ID" | cksum | cut -c 2-3)" ;;
 until) [ "$NAQ_ATTEMPT" -ge "$2" ] || leave "$3" ;;
 exit) leave "$2" ;;
 signal) say end; kill -9 $$ ;;
@@ -29,6 +30,26 @@ print) head -c "$2" /dev/zero | tr '\0' x ;;
 esac
 leave 0
 "#;
+
+/// Where that program is, and the log it writes.
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) log: PathBuf,
+}
+
+impl Program {
+    /// Writes it into the run's folder.
+    pub(super) fn new(folder: &Path) -> Program {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.join("job.sh");
+        std::fs::write(&path, PROGRAM).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Program {
+            path,
+            log: folder.join("runs.log"),
+        }
+    }
+}
 
 /// How a job has to end.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -150,8 +171,7 @@ pub(super) const QUEUES: [&str; 2] = ["left", "right"];
 /// Makes jobs, by chance, the same ones from the same seed.
 pub(super) struct Jobs {
     chance: StdRng,
-    program: PathBuf,
-    log: PathBuf,
+    program: Program,
     mark: String,
     made: Vec<Planned>,
 }
@@ -161,14 +181,9 @@ const LOUD_BYTES: u64 = 1_200_000;
 
 impl Jobs {
     pub(super) fn new(chance: StdRng, folder: &Path, mark: &str) -> Jobs {
-        use std::os::unix::fs::PermissionsExt;
-        let program = folder.join("job.sh");
-        std::fs::write(&program, PROGRAM).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         Jobs {
             chance,
-            program,
-            log: folder.join("runs.log"),
+            program: Program::new(folder),
             mark: mark.to_owned(),
             made: Vec::new(),
         }
@@ -235,7 +250,7 @@ impl Jobs {
         let number = self.made.len();
         let (kind, args, ends, mut envelope) = self.draw(more != json!({}));
         if let Some(args) = args {
-            envelope["command"] = json!(self.program);
+            envelope["command"] = json!(self.program.path);
             envelope["args"] = json!(args);
         }
         if let (Value::Object(envelope), Value::Object(more)) = (&mut envelope, more) {
@@ -245,7 +260,7 @@ impl Jobs {
         if let Some(id) = &job_id {
             envelope["job_id"] = json!(id);
         }
-        envelope["env"] = json!({MARK: self.mark, "CHAOS_LOG": self.log});
+        envelope["env"] = json!({MARK: self.mark, "CHAOS_LOG": self.program.log});
         envelope["meta"] = json!(number);
         let planned = Planned {
             queue: QUEUES[self.chance.random_range(0..QUEUES.len())],

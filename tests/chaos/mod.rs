@@ -5,18 +5,22 @@
 //! The size of a run is a setting of the test: `NAQ_CHAOS_JOBS`, `NAQ_CHAOS_KILLS`,
 //! `NAQ_CHAOS_SEED`, `NAQ_CHAOS_WORKERS`, `NAQ_CHAOS_CONCURRENCY`; `just
 //! chaos` sets them. Without, it is what CI has time for.
+//!
+//! `schedules` does the same to the promise of schedules.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod cancels;
 mod check;
+mod crew;
 mod history;
 mod jobs;
 mod plan;
 mod producers;
 mod run;
+mod schedules;
 mod servers;
-mod workers;
+mod stage;
 
 use plan::Size;
 
@@ -66,5 +70,29 @@ fn the_promises_hold_on_three() {
         servers: 3,
         workers: 3,
         concurrency: 4,
+    }));
+}
+
+#[test]
+fn the_promise_of_schedules_holds_on_one() {
+    schedules::run(sized(Size {
+        jobs: 700,
+        kills: 10,
+        seed: rand::random_range(0..1_000_000),
+        servers: 1,
+        workers: 2,
+        concurrency: 8,
+    }));
+}
+
+#[test]
+fn the_promise_of_schedules_holds_on_three() {
+    schedules::run(sized(Size {
+        jobs: 300,
+        kills: 6,
+        seed: rand::random_range(0..1_000_000),
+        servers: 3,
+        workers: 2,
+        concurrency: 8,
     }));
 }

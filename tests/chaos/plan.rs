@@ -27,12 +27,12 @@ pub(super) const ACK_WAIT: Duration = Duration::from_secs(3);
 /// Something that happens to a process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
-    KillWorker,
-    /// Its processes that hold jobs, one of them.
+    Kill,
+    /// Of a worker's processes that hold jobs, one.
     KillSpawner,
-    PauseWorker(Duration),
-    /// SIGTERM: it drains and ends.
-    EndWorker,
+    Pause(Duration),
+    /// SIGTERM: it ends in order.
+    End,
     /// And starts it again after so long.
     KillServer(Duration),
     PauseServer(Duration),
@@ -42,7 +42,7 @@ impl Fault {
     pub(super) fn is_kill(self) -> bool {
         matches!(
             self,
-            Fault::KillWorker | Fault::KillSpawner | Fault::KillServer(_)
+            Fault::Kill | Fault::KillSpawner | Fault::KillServer(_)
         )
     }
 }
@@ -53,23 +53,63 @@ impl fmt::Display for Fault {
     }
 }
 
+/// How often, in percent, what befalls those of a crew; the rest befalls servers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shares {
+    kill: u32,
+    kill_spawner: u32,
+    pause: u32,
+    end: u32,
+    kill_server: u32,
+    /// How long a pause is at the most. Some come back within their lease, some after.
+    pause_max_ms: u64,
+}
+
+pub(super) const WORKERS_FAULTS: Shares = Shares {
+    kill: 45,
+    kill_spawner: 5,
+    pause: 12,
+    end: 8,
+    kill_server: 22,
+    pause_max_ms: 5_000,
+};
+
+pub(super) const SCHEDULERS_FAULTS: Shares = Shares {
+    kill: 40,
+    kill_spawner: 0,
+    pause: 25,
+    end: 10,
+    kill_server: 17,
+    pause_max_ms: 6_000,
+};
+
 /// The faults of a run in their order. They are spread over the run by its progress.
-pub(super) fn faults(size: &Size, chance: &mut StdRng) -> Vec<Fault> {
+pub(super) fn faults(size: &Size, shares: Shares, chance: &mut StdRng) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut kills = 0;
     let ms = Duration::from_millis;
     while kills < size.kills {
-        let fault = match chance.random_range(0..100) {
-            0..45 => Fault::KillWorker,
-            45..50 => Fault::KillSpawner,
-            // some come back within their lease, some after
-            50..62 => Fault::PauseWorker(ms(chance.random_range(100..5_000))),
-            62..70 => Fault::EndWorker,
-            70..92 => Fault::KillServer(ms(chance.random_range(0..800))),
-            _ if size.servers > 1 => Fault::PauseServer(ms(chance.random_range(5_000..15_000))),
-            _ => Fault::PauseServer(ms(*[200, 1_000, 2_500, 6_500]
-                .get(chance.random_range(0..4_usize))
-                .unwrap_or(&200))),
+        let mut drawn = chance.random_range(0..100);
+        let mut is = |share: u32| {
+            let is = drawn < share;
+            drawn = drawn.saturating_sub(share);
+            is
+        };
+        let fault = if is(shares.kill) {
+            Fault::Kill
+        } else if is(shares.kill_spawner) {
+            Fault::KillSpawner
+        } else if is(shares.pause) {
+            Fault::Pause(ms(chance.random_range(100..shares.pause_max_ms)))
+        } else if is(shares.end) {
+            Fault::End
+        } else if is(shares.kill_server) {
+            Fault::KillServer(ms(chance.random_range(0..800)))
+        } else if size.servers > 1 {
+            Fault::PauseServer(ms(chance.random_range(5_000..15_000)))
+        } else {
+            let long = [200, 1_000, 2_500, 6_500][chance.random_range(0..4_usize)];
+            Fault::PauseServer(ms(long))
         };
         kills += usize::from(fault.is_kill());
         faults.push(fault);
@@ -110,24 +150,40 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("ack.done", 4),
 ];
 
-/// Where each worker that is started is to die, or to stand still for longer than its lease.
+/// The same of a scheduler: its own steps, and those of a cancel, which `overlap: replace` takes.
+pub(super) const SCHEDULER_STEPS: &[(&str, u32)] = &[
+    ("lock.taken", 50),
+    ("lock.renewed", 30),
+    ("schedules.read", 50),
+    ("overlap.decided", 3),
+    ("overlap.cancelled", 10),
+    ("tick.due", 2),
+    ("tick.checked", 2),
+    ("tick.enqueued", 2),
+    ("progress.due", 4),
+    ("progress.stored", 4),
+];
+
+/// Where each process that is started is to die, or to stand still for longer than its lease.
 pub(super) struct Failpoints {
+    steps: &'static [(&'static str, u32)],
     chance: StdRng,
     round: Vec<(&'static str, u32)>,
 }
 
 impl Failpoints {
-    pub(super) fn new(chance: StdRng) -> Failpoints {
+    pub(super) fn new(steps: &'static [(&'static str, u32)], chance: StdRng) -> Failpoints {
         Failpoints {
+            steps,
             chance,
             round: Vec::new(),
         }
     }
 
-    /// The value of FAILPOINTS for the next worker; each step has its turn.
+    /// The value of FAILPOINTS for the next one; each step has its turn.
     pub(super) fn next(&mut self) -> String {
         if self.round.is_empty() {
-            self.round = STEPS.to_vec();
+            self.round = self.steps.to_vec();
             self.round.shuffle(&mut self.chance);
         }
         let Some((step, percent)) = self.round.pop() else {
@@ -145,14 +201,25 @@ impl Failpoints {
 
 #[cfg(test)]
 mod tests {
-    use super::STEPS;
+    use std::collections::BTreeSet;
+
+    use super::{SCHEDULER_STEPS, STEPS};
 
     /// The plan would be blind for a step that it does not know.
     #[test]
     fn the_plan_has_every_step() {
+        assert_eq!(found(&["worker", "broker"]), known(STEPS));
+        assert_eq!(found(&["scheduler"]), known(SCHEDULER_STEPS));
+    }
+
+    fn known(steps: &[(&str, u32)]) -> BTreeSet<String> {
+        steps.iter().map(|(step, _)| (*step).to_owned()).collect()
+    }
+
+    fn found(folders: &[&str]) -> BTreeSet<String> {
         let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut found = std::collections::BTreeSet::new();
-        for folder in ["worker", "broker"] {
+        let mut found = BTreeSet::new();
+        for folder in folders {
             for entry in std::fs::read_dir(source.join(folder)).unwrap() {
                 let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
                 for part in text.split("step(\"").skip(1) {
@@ -160,7 +227,6 @@ mod tests {
                 }
             }
         }
-        let known = STEPS.iter().map(|(step, _)| (*step).to_owned()).collect();
-        assert_eq!(found, known);
+        found
     }
 }

@@ -41,13 +41,13 @@ pub(super) fn produce(run: &Arc<Run>, kind: usize, seed: u64) {
 fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
     loop {
         let acknowledged = run.acknowledged.lock().unwrap().len();
-        if acknowledged >= run.size.jobs || run.broken() {
+        if acknowledged >= run.stage.size.jobs || run.stage.broken() {
             return None;
         }
-        if acknowledged < run.writes.ended() + AHEAD_MAX && acknowledged < run.allowed() {
+        if acknowledged < run.stage.writes.ended() + AHEAD_MAX && acknowledged < run.allowed() {
             break;
         }
-        run.writes.wait(Duration::from_secs(1));
+        run.stage.writes.wait(Duration::from_secs(1));
     }
     let mut jobs = run.jobs.lock().unwrap();
     let count = chance.random_range(5..run.batch_max());
@@ -69,7 +69,7 @@ fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
 /// `naq enqueue --file -`: what it printed is acknowledged, whatever happens to it then.
 fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
     for queue in QUEUES {
-        if run.broken() {
+        if run.stage.broken() {
             return;
         }
         // what the command line would not take, a program that knows nothing of naq publishes
@@ -81,7 +81,7 @@ fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
         for job in &broken {
             by_publish(run, chance, job);
         }
-        while !jobs.is_empty() && !run.broken() {
+        while !jobs.is_empty() && !run.stage.broken() {
             let killed_after = chance
                 .random_bool(run.producer_kill_chance)
                 .then(|| Duration::from_millis(chance.random_range(0..150)));
@@ -102,7 +102,11 @@ fn enqueue_by_command_line(
     killed_after: Option<Duration>,
 ) -> Vec<String> {
     let args = ["enqueue", "-q", queue, "--file", "-"].map(str::to_owned);
-    let mut producer = Guarded::spawn(&mut command(&args, &run.naq.environment(), run.naq.home()));
+    let mut producer = Guarded::spawn(&mut command(
+        &args,
+        &run.stage.naq.environment(),
+        run.stage.naq.home(),
+    ));
     let lines: String = jobs
         .iter()
         .map(|job| format!("{}\n", job.envelope))
@@ -133,14 +137,17 @@ fn enqueue_by_command_line(
     if let Some(after) = killed_after {
         std::thread::sleep(after);
         if producer.child().try_wait().unwrap().is_none() && producer.child().kill().is_ok() {
-            run.counts.producers_killed.fetch_add(1, Ordering::Relaxed);
+            run.stage
+                .counts
+                .producers_killed
+                .fetch_add(1, Ordering::Relaxed);
         }
     }
     let status = producer.child().wait().unwrap();
     feeding.join().unwrap();
     let errors = errors.join().unwrap();
     if !status.success() {
-        run.note(&format!(
+        run.stage.note(&format!(
             "a producer ended: {status}: {}",
             errors.trim_end()
         ));
@@ -160,9 +167,9 @@ fn by_library(run: &Run, job: &Planned) {
         None => JobId::generate(),
     };
     envelope.job_id = Some(id);
-    let queue = run.naq.client().queue(job.queue).unwrap();
+    let queue = run.stage.naq.client().queue(job.queue).unwrap();
     until_taken(run, || {
-        let enqueued = run.naq.handle().block_on(queue.enqueue(&envelope));
+        let enqueued = run.stage.naq.handle().block_on(queue.enqueue(&envelope));
         enqueued
             .map(|id| id.to_string())
             .map_err(|error| error.to_string())
@@ -177,7 +184,7 @@ fn by_publish(run: &Run, chance: &mut StdRng, job: &Planned) {
 }
 
 fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
-    let nats = run.naq.nats().clone();
+    let nats = run.stage.naq.nats().clone();
     let payload = job.envelope.to_string();
     let (mut subject, mut headers) = (
         format!("naq.queue.{}", job.queue),
@@ -194,7 +201,7 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
         }
     }
     let queue = QueueName::new(job.queue).unwrap();
-    run.naq.handle().block_on(async move {
+    run.stage.naq.handle().block_on(async move {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let ack = jetstream::new(nats)
             .publish_with_headers(subject, headers, payload.into())
@@ -211,11 +218,11 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
 
 /// Until it is acknowledged; what failed is noted.
 fn until_taken(run: &Run, mut enqueue: impl FnMut() -> Result<String, String>) {
-    while !run.broken() {
+    while !run.stage.broken() {
         match enqueue() {
             Ok(id) => return run.acknowledge(&id),
             Err(error) => {
-                run.note(&format!("an enqueue failed: {error}"));
+                run.stage.note(&format!("an enqueue failed: {error}"));
                 std::thread::sleep(PAUSE);
             }
         }

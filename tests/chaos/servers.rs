@@ -6,32 +6,36 @@ use naq::envelope::QueueName;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::run::Run;
+use super::stage::Stage;
 use crate::harness::cluster::Cluster;
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-pub(super) enum Servers {
+pub(super) struct Servers {
+    these: These,
+    /// The streams whose leaders are looked for.
+    streams: &'static [&'static str],
+}
+
+enum These {
     One(Box<TestServer>),
     Many(Cluster),
 }
 
-/// The streams whose leaders are looked for.
-const STREAMS: [&str; 3] = ["KV_naq_results", "naq_queue_left", "naq_queue_right"];
-
 impl Servers {
-    pub(super) fn start(count: usize) -> Servers {
-        if count == 1 {
-            Servers::One(Box::new(TestServer::start()))
+    pub(super) fn start(count: usize, streams: &'static [&'static str]) -> Servers {
+        let these = if count == 1 {
+            These::One(Box::new(TestServer::start()))
         } else {
-            Servers::Many(Cluster::start(count))
-        }
+            These::Many(Cluster::start(count))
+        };
+        Servers { these, streams }
     }
 
     pub(super) fn naq(&self) -> Naq {
-        match self {
-            Servers::One(server) => Naq::new(server),
-            Servers::Many(cluster) => Naq::of_cluster(cluster),
+        match &self.these {
+            These::One(server) => Naq::new(server),
+            These::Many(cluster) => Naq::of_cluster(cluster),
         }
     }
 
@@ -45,15 +49,15 @@ impl Servers {
     }
 
     /// Kills the server, or one of them, and starts it again.
-    pub(super) fn kill(&mut self, run: &Run, away: Duration, chance: &mut StdRng) -> bool {
-        match self {
-            Servers::One(server) => {
+    pub(super) fn kill(&mut self, stage: &Stage, away: Duration, chance: &mut StdRng) -> bool {
+        match &mut self.these {
+            These::One(server) => {
                 server.kill9();
                 std::thread::sleep(away);
                 server.restart();
             }
-            Servers::Many(cluster) => {
-                let index = pick(cluster, run, chance);
+            These::Many(cluster) => {
+                let index = pick(cluster, stage, self.streams, chance);
                 cluster.kill9(index);
                 std::thread::sleep(away);
                 cluster.start_again(index);
@@ -63,15 +67,15 @@ impl Servers {
     }
 
     /// Makes it, or one of them, stand still for so long.
-    pub(super) fn pause(&mut self, run: &Run, long: Duration, chance: &mut StdRng) -> bool {
-        match self {
-            Servers::One(server) => {
+    pub(super) fn pause(&mut self, stage: &Stage, long: Duration, chance: &mut StdRng) -> bool {
+        match &mut self.these {
+            These::One(server) => {
                 server.pause();
                 std::thread::sleep(long);
                 server.resume();
             }
-            Servers::Many(cluster) => {
-                let index = pick(cluster, run, chance);
+            These::Many(cluster) => {
+                let index = pick(cluster, stage, self.streams, chance);
                 cluster.pause(index);
                 std::thread::sleep(long);
                 cluster.resume(index);
@@ -83,16 +87,16 @@ impl Servers {
 
 /// The leader of some stream mostly, else any. The copies are whole first: a majority of them
 /// has to live for anything to be promised.
-fn pick(cluster: &Cluster, run: &Run, chance: &mut StdRng) -> usize {
-    Cluster::settle(run.naq.handle(), run.naq.nats());
+fn pick(cluster: &Cluster, stage: &Stage, streams: &[&str], chance: &mut StdRng) -> usize {
+    Cluster::settle(stage.naq.handle(), stage.naq.nats());
     let any = chance.random_range(0..cluster.len());
-    let stream = STREAMS[chance.random_range(0..STREAMS.len())];
+    let stream = streams[chance.random_range(0..streams.len())];
     let leads = chance.random_bool(0.8);
-    let leader = run
+    let leader = stage
         .naq
         .handle()
-        .block_on(Cluster::leader(run.naq.nats(), stream));
+        .block_on(Cluster::leader(stage.naq.nats(), stream));
     let index = leader.filter(|_| leads).unwrap_or(any);
-    run.note(&format!("server {index}, leader of {stream}: {leader:?}"));
+    stage.note(&format!("server {index}, leader of {stream}: {leader:?}"));
     index
 }

@@ -1,0 +1,601 @@
+//! Whether each tick that had to be became one job, and no other did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use naq::envelope::{Overlap, Schedule, ScheduleStatus, State, Timestamp};
+
+use super::expected::{UNDER_WAY_MS, expect, lives};
+use super::set::role_of;
+use super::versions::{All, Version};
+use crate::chaos::check::Records;
+
+/// What a tick became.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Made {
+    enqueued_ms: i64,
+    /// When it ended, or was asked to.
+    until_ms: i64,
+}
+
+/// What came of it. Each list names what broke a promise; all have to be empty.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// Ticks that had to be there.
+    pub(super) due: usize,
+    /// Jobs of ticks.
+    pub(super) jobs: usize,
+    /// Ticks that their schedule left out since the job before had not ended.
+    pub(super) skipped: u64,
+    pub(super) missed: Vec<String>,
+    /// There, though their schedule was paused, removed, ended, or had no such tick.
+    pub(super) unexpected: Vec<String>,
+    /// Before its time.
+    pub(super) early: Vec<String>,
+    /// Progress that went back.
+    pub(super) backwards: Vec<String>,
+    /// Counters that do not tell what was done.
+    pub(super) miscounted: Vec<String>,
+    /// Enqueued before an earlier tick was.
+    pub(super) disordered: Vec<String>,
+    /// At once, where their schedule says otherwise.
+    pub(super) overlapping: Vec<String>,
+    /// Not ended.
+    pub(super) stuck: Vec<String>,
+    /// Ticks of after a change, that came since the leader had not heard of it yet, and of how
+    /// much after at the most.
+    pub(super) unheard: usize,
+    pub(super) unheard_ms_max: i64,
+    /// Terms in which a leader stored something.
+    pub(super) terms: usize,
+    pub(super) versions: usize,
+    /// What was made of them: by the controller.
+    pub(super) changes: usize,
+}
+
+impl Verdict {
+    fn lists(&self) -> [(&'static str, &Vec<String>); 8] {
+        [
+            ("missed", &self.missed),
+            ("unexpected", &self.unexpected),
+            ("early", &self.early),
+            ("backwards", &self.backwards),
+            ("miscounted", &self.miscounted),
+            ("disordered", &self.disordered),
+            ("overlapping", &self.overlapping),
+            ("not ended", &self.stuck),
+        ]
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        self.lists().iter().all(|(_, list)| list.is_empty())
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ticks due, {} jobs, {} left out by overlap",
+            self.due, self.jobs, self.skipped
+        )?;
+        for (what, list) in self.lists() {
+            write!(f, ", {what} {}", list.len())?;
+        }
+        write!(
+            f,
+            "\n{} terms of leaders, {} changes, {} versions; {} ticks of up to {} ms after a change",
+            self.terms, self.changes, self.versions, self.unheard, self.unheard_ms_max
+        )?;
+        for (what, list) in self.lists() {
+            for one in list.iter().take(20) {
+                write!(f, "\n{what}: {one}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The jobs of each schedule, by tick.
+fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMap<i64, Made>> {
+    let mut jobs: BTreeMap<String, BTreeMap<i64, Made>> = BTreeMap::new();
+    for (job, (_, record)) in records {
+        let (Some(schedule), Some(tick)) = (&record.schedule_id, record.scheduled_for) else {
+            verdict.unexpected.push(format!("{job} is no tick's"));
+            continue;
+        };
+        if *job != job_id(schedule.as_str(), tick) {
+            let named = format!("{job} is called otherwise than {schedule} at {tick}");
+            verdict.unexpected.push(named);
+        }
+        let finished = record.finished_at.map(Timestamp::unix_ms);
+        let was_asked = record.cancel_requested || record.state == State::Cancelled;
+        let made = Made {
+            enqueued_ms: record.enqueue_time.unix_ms(),
+            until_ms: match finished {
+                // it was asked to end by whoever enqueued the next one
+                _ if was_asked => i64::MIN,
+                Some(finished) => finished,
+                None => i64::MAX,
+            },
+        };
+        let jobs = jobs.entry(schedule.to_string()).or_default();
+        jobs.insert(tick.unix_ms(), made);
+    }
+    jobs
+}
+
+/// A tick's job id, by the protocol's page.
+pub(super) fn job_id(schedule: &str, tick: Timestamp) -> String {
+    // with milliseconds where there are any
+    let text = tick.to_string().replace(".000Z", "Z");
+    format!("{schedule}-{}", text.replace(['-', ':', '.'], ""))
+}
+
+/// The ids of the jobs that there have to be, for who waits for them; `records` are those that
+/// there are.
+pub(super) fn due(versions: &All, records: &Records) -> BTreeSet<String> {
+    let jobs = jobs_of(records, &mut Verdict::default());
+    let mut due = BTreeSet::new();
+    for (name, versions) in versions {
+        let ticks: BTreeSet<i64> = jobs
+            .get(name)
+            .map(|jobs| jobs.keys().copied().collect())
+            .unwrap_or_default();
+        for life in lives(versions) {
+            if overlap(life) == Overlap::Skip {
+                continue;
+            }
+            let expected = expect(versions, life, &ticks);
+            let ids = expected.must.iter().map(|tick| id_at(name, *tick));
+            due.extend(ids);
+        }
+    }
+    due
+}
+
+fn id_at(name: &str, tick_ms: i64) -> String {
+    job_id(name, Timestamp::from_unix_ms(tick_ms).unwrap())
+}
+
+fn overlap(life: &[Version]) -> Overlap {
+    schedule(&life[0]).overlap
+}
+
+fn schedule(version: &Version) -> &Schedule {
+    version.schedule.as_ref().unwrap()
+}
+
+/// Reckons it up.
+pub(super) fn check(versions: &All, records: &Records) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut jobs = jobs_of(records, &mut verdict);
+    let terms: BTreeSet<&String> = versions
+        .values()
+        .flatten()
+        .filter_map(|version| version.term.as_ref())
+        .collect();
+    verdict.terms = terms.len();
+    for (name, versions) in versions {
+        verdict.versions += versions.len();
+        let by_controller = versions.iter().filter(|version| version.term.is_none());
+        verdict.changes += by_controller.count();
+        check_schedule(
+            &mut verdict,
+            name,
+            versions,
+            &jobs.remove(name).unwrap_or_default(),
+        );
+    }
+    for (name, _) in jobs {
+        verdict.unexpected.push(format!("jobs of {name}"));
+    }
+    verdict
+}
+
+fn check_schedule(
+    verdict: &mut Verdict,
+    name: &str,
+    versions: &[Version],
+    jobs: &BTreeMap<i64, Made>,
+) {
+    verdict.jobs += jobs.len();
+    let ticks: BTreeSet<i64> = jobs.keys().copied().collect();
+    let mut due: BTreeSet<i64> = BTreeSet::new();
+    let mut around: BTreeMap<i64, i64> = BTreeMap::new();
+    let lives = lives(versions);
+    for (nth, life) in lives.iter().enumerate() {
+        let expected = expect(versions, life, &ticks);
+        look_at_progress(verdict, name, life);
+        let ends = lives.get(nth + 1).map(|next| schedule(&next[0]).created_at);
+        let begins = schedule(&life[0]).created_at.unix_ms();
+        let ends = ends.map_or(i64::MAX, Timestamp::unix_ms);
+        let of_life: BTreeMap<i64, Made> = jobs
+            .range(begins + 1..=ends)
+            .map(|(tick, made)| (*tick, *made))
+            .collect();
+        look_at_counters(verdict, name, life, &expected.must, &of_life);
+        if overlap(life) != Overlap::Skip {
+            let missing = expected.must.iter().filter(|tick| !jobs.contains_key(tick));
+            verdict
+                .missed
+                .extend(missing.map(|tick| id_at(name, *tick)));
+        }
+        let sure: BTreeMap<i64, Made> = of_life
+            .iter()
+            .filter(|(tick, _)| expected.must.contains(tick))
+            .map(|(tick, made)| (*tick, *made))
+            .collect();
+        look_at_order(verdict, name, overlap(life), &sure);
+        for (tick, changed_at) in expected.around {
+            let latest = around.entry(tick).or_insert(changed_at);
+            *latest = changed_at.max(*latest);
+        }
+        due.extend(expected.must);
+    }
+    verdict.due += due.len();
+    for (tick, made) in jobs {
+        if made.enqueued_ms < *tick {
+            verdict.early.push(id_at(name, *tick));
+        }
+        if due.contains(tick) {
+            continue;
+        }
+        match around.get(tick) {
+            Some(changed_at) if made.enqueued_ms <= changed_at.saturating_add(UNDER_WAY_MS) => {
+                let after_ms = tick - changed_at;
+                if after_ms > 0 {
+                    verdict.unheard += 1;
+                    verdict.unheard_ms_max = verdict.unheard_ms_max.max(after_ms);
+                }
+            }
+            _ => verdict.unexpected.push(id_at(name, *tick)),
+        }
+    }
+    let is_known = role_of(name).is_some();
+    if !is_known || !versions.last().is_some_and(Version::has_ended) {
+        verdict.stuck.push(format!("{name}: {:?}", versions.last()));
+    }
+}
+
+/// How far a schedule is only ever grows, and nobody but the controller pauses it.
+fn look_at_progress(verdict: &mut Verdict, name: &str, life: &[Version]) {
+    for two in life.windows(2) {
+        let [before, after] = [&two[0], &two[1]].map(|version| &schedule(version).progress);
+        let grows = after.done_until >= before.done_until
+            && after.runs >= before.runs
+            && after.missed >= before.missed
+            && after.skipped >= before.skipped
+            && after.last_run >= before.last_run;
+        if !grows {
+            let revision = two[1].revision;
+            verdict
+                .backwards
+                .push(format!("{name} at {revision}: {before:?}, then {after:?}"));
+        }
+    }
+    for version in life {
+        let one = schedule(version);
+        if one.status == ScheduleStatus::Paused && one.paused_reason.is_some() {
+            verdict
+                .unexpected
+                .push(format!("{name} was paused: {:?}", one.paused_reason));
+        }
+    }
+}
+
+/// At the end of a life that ended by itself, its counters say what was done.
+fn look_at_counters(
+    verdict: &mut Verdict,
+    name: &str,
+    life: &[Version],
+    must: &BTreeSet<i64>,
+    jobs: &BTreeMap<i64, Made>,
+) {
+    let last = schedule(&life[life.len() - 1]);
+    if last.status != ScheduleStatus::Ended {
+        return;
+    }
+    let progress = &last.progress;
+    let wrong = |what: String| format!("{name}, made at {}: {what}: {progress:?}", last.created_at);
+    // one that came around a change need not have been counted: its leader may have been deposed
+    let jobs_sure = jobs.keys().filter(|tick| must.contains(tick)).count();
+    let counted = usize::try_from(progress.runs).unwrap();
+    if !(jobs_sure..=jobs.len()).contains(&counted) {
+        let found = format!("{} jobs, {jobs_sure} of them beyond doubt", jobs.len());
+        verdict.miscounted.push(wrong(found));
+    }
+    verdict.skipped += progress.skipped;
+    if overlap(life) == Overlap::Skip {
+        let told = jobs_sure + usize::try_from(progress.skipped).unwrap();
+        if told < must.len() {
+            let missing = must.len() - told;
+            let missing = (0..missing).map(|_| format!("{name}: neither a job nor left out"));
+            verdict.missed.extend(missing);
+        } else if told > must.len() {
+            let both = format!("{} ticks, {jobs_sure} jobs", must.len());
+            verdict.miscounted.push(wrong(both));
+        }
+    } else if progress.skipped > 0 {
+        verdict.miscounted.push(wrong("skipped".to_owned()));
+    }
+    if progress.missed > 0 {
+        verdict.missed.push(wrong("given up".to_owned()));
+    }
+    if progress.failures > 0 || progress.last_error.is_some() {
+        verdict.miscounted.push(wrong("failures".to_owned()));
+    }
+}
+
+/// A later tick is enqueued later, and where the schedule says so once the one before has ended or
+/// was asked to.
+fn look_at_order(verdict: &mut Verdict, name: &str, overlap: Overlap, jobs: &BTreeMap<i64, Made>) {
+    let in_turn: Vec<(&i64, &Made)> = jobs.iter().collect();
+    for two in in_turn.windows(2) {
+        let [(before_tick, before), (tick, made)] = [two[0], two[1]];
+        let both = || {
+            format!(
+                "{}, and then {}",
+                id_at(name, *before_tick),
+                id_at(name, *tick)
+            )
+        };
+        if made.enqueued_ms < before.enqueued_ms {
+            verdict.disordered.push(both());
+        }
+        let one_at_once = matches!(overlap, Overlap::Skip | Overlap::Replace);
+        if one_at_once && made.enqueued_ms < before.until_ms {
+            verdict.overlapping.push(both());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(ms).unwrap()
+    }
+
+    /// A schedule of each second, made at second 10, paused from 12.5 to 14.6, and ended with 15.
+    struct Seen {
+        versions: Vec<Version>,
+        records: Records,
+    }
+
+    /// Its states, in their order.
+    const MADE: usize = 0;
+    const STORED: usize = 1;
+    const PAUSED: usize = 2;
+    const RESUMED: usize = 3;
+    const ENDED: usize = 4;
+
+    fn version(revision: u64, at_ms: i64, by_leader: bool, fields: &Value) -> Version {
+        let mut value = json!({
+            "schedule_id": "steady", "queue": "left", "envelope": {"command": "true"},
+            "every": 1, "created_at": at(10_000),
+        });
+        let all = value.as_object_mut().unwrap();
+        all.extend(fields.as_object().unwrap().clone());
+        Version {
+            revision,
+            at_ms,
+            term: by_leader.then(|| "term".to_owned()),
+            schedule: Some(Schedule::parse(value.to_string().as_bytes()).unwrap()),
+        }
+    }
+
+    fn progress(done_until_ms: i64, runs: u64) -> Value {
+        json!({"done_until": at(done_until_ms), "runs": runs})
+    }
+
+    fn good() -> Seen {
+        let end = at(15_000);
+        let mut seen = Seen {
+            versions: vec![
+                version(1, 10_001, false, &json!({"progress": progress(10_000, 0)})),
+                version(2, 12_100, true, &json!({"progress": progress(12_000, 2)})),
+                version(
+                    3,
+                    12_500,
+                    false,
+                    &json!({"progress": progress(12_000, 2), "status": "paused"}),
+                ),
+                version(
+                    4,
+                    14_600,
+                    false,
+                    &json!({"progress": progress(12_000, 2), "end": end}),
+                ),
+                version(
+                    5,
+                    15_100,
+                    true,
+                    &json!({"progress": progress(15_000, 5), "end": end, "status": "ended"}),
+                ),
+            ],
+            records: Records::new(),
+        };
+        for (tick, enqueued) in [
+            (11_000, 11_001),
+            (12_000, 12_001),
+            (13_000, 14_601),
+            (14_000, 14_602),
+            (15_000, 15_001),
+        ] {
+            seen.put(tick, enqueued);
+        }
+        seen
+    }
+
+    impl Seen {
+        /// A job of a tick, that ended when it was enqueued.
+        fn put(&mut self, tick: i64, enqueued: i64) {
+            let id = id_at("steady", tick);
+            let record = json!({
+                "job_id": id, "queue": "left", "state": "succeeded", "attempt": 1,
+                "schedule_id": "steady", "scheduled_for": at(tick),
+                "enqueue_time": at(enqueued), "finished_at": at(enqueued),
+            });
+            let record = serde_json::from_value(record).unwrap();
+            self.records.insert(id, (1, record));
+        }
+
+        fn record(&mut self, tick: i64) -> &mut naq::envelope::Record {
+            &mut self.records.get_mut(&id_at("steady", tick)).unwrap().1
+        }
+
+        fn schedule(&mut self, nth: usize) -> &mut Schedule {
+            self.versions[nth].schedule.as_mut().unwrap()
+        }
+
+        fn every_version(&mut self, change: impl Fn(&mut Schedule)) {
+            for version in &mut self.versions {
+                version.schedule.as_mut().map(&change);
+            }
+        }
+
+        fn check(&self) -> Verdict {
+            let versions = [("steady".to_owned(), self.versions.clone())].into();
+            check(&versions, &self.records)
+        }
+    }
+
+    #[test]
+    fn what_went_well_is_good() {
+        let verdict = good().check();
+        assert!(verdict.is_good(), "{verdict}");
+        assert_eq!((verdict.due, verdict.jobs, verdict.unheard), (5, 5, 0));
+    }
+
+    #[test]
+    fn what_comes_around_a_change_is_told_apart() {
+        let mut seen = good();
+        // it goes on from when it was resumed: what was due in between is not made up for
+        seen.schedule(RESUMED).progress.done_until = at(14_600);
+        for tick in [13_000, 14_000] {
+            seen.records.remove(&id_at("steady", tick));
+        }
+        seen.schedule(ENDED).progress.runs = 3;
+        let verdict = seen.check();
+        assert!(verdict.is_good(), "{verdict}");
+        assert_eq!((verdict.due, verdict.jobs), (3, 3));
+        // one that was on its way at the pause, whether it was counted or not
+        seen.put(13_000, 13_001);
+        let verdict = seen.check();
+        assert!(verdict.is_good(), "{verdict}");
+        assert_eq!((verdict.unheard, verdict.unheard_ms_max), (1, 500));
+        seen.schedule(ENDED).progress.runs = 4;
+        assert!(seen.check().is_good());
+        seen.schedule(ENDED).progress.runs = 5;
+        assert!(!seen.check().is_good());
+        // and one that came too late for that
+        seen.schedule(ENDED).progress.runs = 4;
+        seen.put(13_000, 12_500 + UNDER_WAY_MS + 1);
+        assert!(!seen.check().unexpected.is_empty());
+    }
+
+    #[test]
+    fn ticks_left_out_by_overlap_are_counted() {
+        let mut seen = good();
+        seen.every_version(|schedule| schedule.overlap = Overlap::Skip);
+        assert!(seen.check().is_good());
+        seen.records.remove(&id_at("steady", 13_000));
+        let verdict = seen.check();
+        assert!(!verdict.missed.is_empty(), "{verdict}");
+        let progress = &mut seen.schedule(ENDED).progress;
+        (progress.runs, progress.skipped) = (4, 1);
+        let verdict = seen.check();
+        assert!(verdict.is_good(), "{verdict}");
+        assert_eq!(verdict.skipped, 1);
+        seen.schedule(ENDED).progress.skipped = 2;
+        assert!(!seen.check().miscounted.is_empty());
+    }
+
+    /// Each promise, broken, and the word for it in the verdict.
+    #[test]
+    fn what_breaks_a_promise_is_found() {
+        type Spoil = fn(&mut Seen);
+        let spoils: [(&str, Spoil); 20] = [
+            ("missed: steady-", |seen| {
+                seen.records.remove(&id_at("steady", 12_000));
+            }),
+            // also one of those that were due while it rested, and are to be made up for
+            ("missed: steady-", |seen| {
+                seen.records.remove(&id_at("steady", 13_000));
+            }),
+            ("missed: steady", |seen| {
+                seen.schedule(ENDED).progress.missed = 1
+            }),
+            // no tick of it
+            ("unexpected:", |seen| seen.put(11_500, 11_501)),
+            // after its end
+            ("unexpected:", |seen| seen.put(16_000, 16_001)),
+            // before it was made
+            ("unexpected:", |seen| seen.put(10_000, 10_001)),
+            ("unexpected:", |seen| {
+                // it never was resumed, and this is not from about the time it was paused
+                seen.versions.truncate(RESUMED);
+                seen.put(16_000, 16_001);
+            }),
+            ("unexpected:", |seen| {
+                // nor was it there any more
+                seen.versions.truncate(RESUMED);
+                seen.versions[PAUSED].schedule = None;
+                seen.put(16_000, 16_001);
+            }),
+            ("unexpected:", |seen| {
+                seen.every_version(|schedule| schedule.repeat = Some(4));
+            }),
+            ("is called otherwise", |seen| {
+                let record = seen.records.remove(&id_at("steady", 12_000)).unwrap();
+                seen.records.insert("steady-12".to_owned(), record);
+            }),
+            ("is no tick's", |seen| {
+                seen.record(12_000).scheduled_for = None
+            }),
+            ("was paused", |seen| {
+                seen.schedule(PAUSED).paused_reason = Some("it would not".to_owned());
+            }),
+            ("early:", |seen| {
+                seen.record(12_000).enqueue_time = at(11_999)
+            }),
+            ("backwards:", |seen| {
+                seen.schedule(RESUMED).progress.done_until = at(11_000);
+            }),
+            ("backwards:", |seen| {
+                seen.schedule(RESUMED).progress.runs = 1
+            }),
+            ("miscounted:", |seen| seen.schedule(ENDED).progress.runs = 4),
+            ("miscounted:", |seen| seen.schedule(ENDED).progress.runs = 6),
+            ("disordered:", |seen| {
+                seen.record(13_000).enqueue_time = at(14_603);
+            }),
+            ("overlapping:", |seen| {
+                seen.every_version(|schedule| schedule.overlap = Overlap::Replace);
+                seen.record(13_000).finished_at = Some(at(14_603));
+            }),
+            ("not ended: steady", |seen| {
+                seen.versions.truncate(ENDED);
+                // what it stands at is all that can be told of it
+                seen.schedule(STORED).progress.done_until = at(15_000);
+            }),
+        ];
+        for (word, spoil) in spoils {
+            let mut seen = good();
+            spoil(&mut seen);
+            let verdict = seen.check();
+            assert!(!verdict.is_good(), "{word}");
+            assert!(verdict.to_string().contains(word), "{word}: {verdict}");
+        }
+        let mut seen = good();
+        seen.every_version(|schedule| schedule.overlap = Overlap::Replace);
+        seen.record(13_000).finished_at = Some(at(14_603));
+        seen.record(13_000).cancel_requested = true;
+        assert!(seen.check().is_good());
+        assert_eq!(seen.versions[MADE].revision, 1);
+    }
+}

@@ -1,0 +1,211 @@
+//! Who makes the schedules, and changes them while they go on: each change is read, changed and
+//! written where it still is what was read, by the library, as any program might.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use naq::broker::BrokerError;
+use naq::envelope::{Schedule, ScheduleProgress, ScheduleStatus, Timestamp};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::set::{CADENCES, ROLES, Role, Treatment};
+use crate::chaos::jobs::Program;
+use crate::chaos::stage::Stage;
+
+/// One change for so many jobs.
+const ONE_IN: usize = 12;
+
+/// How long what has no answer waits to be tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Controller {
+    pub(super) stage: Arc<Stage>,
+    pub(super) program: Program,
+    /// No more changes are wanted.
+    pub(super) is_over: AtomicBool,
+}
+
+/// What becomes of a schedule.
+enum Change {
+    Store(Box<Schedule>),
+    Remove,
+    None,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test is an edge where time enters"
+)]
+pub(super) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+pub(super) fn later(time: Timestamp, ms: i64) -> Timestamp {
+    Timestamp::from_unix_ms(time.unix_ms() + ms).unwrap()
+}
+
+impl Controller {
+    /// Makes them all.
+    pub(super) fn make_all(&self) {
+        for role in ROLES {
+            self.change(role, "made", |_| self.anew(role));
+        }
+    }
+
+    /// Changes one after another until that is over.
+    pub(super) fn go_on(&self, seed: u64) {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut changes = 0;
+        let treated: Vec<&Role> = ROLES
+            .iter()
+            .filter(|role| role.treatment != Treatment::None)
+            .collect();
+        while !self.is_over.load(Ordering::Relaxed) && !self.stage.broken() {
+            if changes >= self.stage.writes.ended() / ONE_IN {
+                self.stage.writes.wait(Duration::from_millis(200));
+                continue;
+            }
+            changes += 1;
+            let role = treated[chance.random_range(0..treated.len())];
+            self.treat(role, &mut chance);
+        }
+    }
+
+    /// Has them all end a little after now, those that are paused included.
+    pub(super) fn end_all(&self) {
+        // after any tick that was set by hand
+        let end = later(now(), 2_500);
+        for role in ROLES {
+            self.change(role, "is to end", |schedule| match schedule {
+                Some(mut schedule) if schedule.status != ScheduleStatus::Ended => {
+                    schedule.status = ScheduleStatus::Active;
+                    schedule.end = Some(end);
+                    Change::Store(Box::new(schedule))
+                }
+                _ => Change::None,
+            });
+        }
+    }
+
+    fn anew(&self, role: &Role) -> Change {
+        let schedule = role.schedule(&self.program, &self.stage.mark, now());
+        Change::Store(Box::new(schedule))
+    }
+
+    fn treat(&self, role: &Role, chance: &mut StdRng) {
+        let (first, second) = (chance.random_bool(0.5), chance.random_range(300..2_000));
+        match role.treatment {
+            Treatment::None => {}
+            Treatment::Pauses if self.is_paused(role) => {
+                let what = if first { "resumed" } else { "resumed from now" };
+                self.change(role, what, |schedule| {
+                    let Some(mut schedule) = schedule else {
+                        return Change::None;
+                    };
+                    schedule.status = ScheduleStatus::Active;
+                    if !first {
+                        go_on_from(&mut schedule.progress, now());
+                    }
+                    Change::Store(Box::new(schedule))
+                });
+            }
+            Treatment::Pauses => self.change(role, "paused", |schedule| {
+                let Some(mut schedule) = schedule else {
+                    return Change::None;
+                };
+                schedule.status = ScheduleStatus::Paused;
+                Change::Store(Box::new(schedule))
+            }),
+            Treatment::Moves => {
+                let cadence = CADENCES[chance.random_range(0..CADENCES.len())];
+                self.change(role, cadence, |schedule| {
+                    let Some(mut schedule) = schedule else {
+                        return Change::None;
+                    };
+                    give_cadence(&mut schedule, cadence);
+                    Change::Store(Box::new(schedule))
+                });
+            }
+            Treatment::Comes if first => self.change(role, "removed", |schedule| match schedule {
+                Some(_) => Change::Remove,
+                None => Change::None,
+            }),
+            Treatment::Comes => self.change(role, "made", |schedule| match schedule {
+                Some(_) => Change::None,
+                None => self.anew(role),
+            }),
+            Treatment::ByHand => self.change(role, "set by hand", |schedule| {
+                let Some(mut schedule) = schedule else {
+                    return Change::None;
+                };
+                schedule.next_run = Some(later(now(), second));
+                Change::Store(Box::new(schedule))
+            }),
+            Treatment::Repeats => self.change(role, "made anew", |schedule| match schedule {
+                Some(schedule) if schedule.status == ScheduleStatus::Ended => self.anew(role),
+                _ => Change::None,
+            }),
+        }
+    }
+
+    fn is_paused(&self, role: &Role) -> bool {
+        let broker = self.stage.naq.client().broker();
+        let read = self
+            .stage
+            .naq
+            .handle()
+            .block_on(broker.read_schedule(&role.id()));
+        matches!(read, Ok((Some(schedule), _)) if schedule.status == ScheduleStatus::Paused)
+    }
+
+    /// Makes a change, however often something else comes first or the server does not answer.
+    /// Whether one that was not answered has been made, the bucket will tell.
+    fn change(&self, role: &Role, what: &str, change: impl Fn(Option<Schedule>) -> Change) {
+        let broker = self.stage.naq.client().broker();
+        let handle = self.stage.naq.handle();
+        let name = role.name;
+        while !self.stage.broken() {
+            let done = handle.block_on(async {
+                let (schedule, revision) = broker.read_schedule(&role.id()).await?;
+                match change(schedule) {
+                    Change::None => Ok(0),
+                    Change::Remove => broker
+                        .remove_schedule(&role.id(), revision)
+                        .await
+                        .map(|()| 0),
+                    Change::Store(schedule) => broker.write_schedule(&schedule, revision).await,
+                }
+            });
+            match done {
+                Ok(revision) => {
+                    return self.stage.note(&format!("{name}: {what}, {revision}"));
+                }
+                Err(BrokerError::Conflict) => {}
+                Err(error) => {
+                    self.stage.note(&format!("{name}: not {what}: {error}"));
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+}
+
+fn go_on_from(progress: &mut ScheduleProgress, now: Timestamp) {
+    progress.done_until = progress.done_until.max(now);
+}
+
+fn give_cadence(schedule: &mut Schedule, cadence: &str) {
+    let cadence: serde_json::Value = serde_json::from_str(cadence).unwrap();
+    let mut value = serde_json::to_value(&*schedule).unwrap();
+    let fields = value.as_object_mut().unwrap();
+    for field in ["every", "cron", "tz"] {
+        fields.remove(field);
+    }
+    fields.extend(cadence.as_object().unwrap().clone());
+    *schedule = Schedule::parse(value.to_string().as_bytes()).unwrap();
+    let now = now();
+    schedule.anchor = schedule.every.map(|_| now);
+    go_on_from(&mut schedule.progress, now);
+}
