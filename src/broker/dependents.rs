@@ -382,11 +382,11 @@ impl Broker {
             .map(|_| ())
     }
 
-    pub(super) async fn disarm_wake(
-        &self,
-        queue: &QueueName,
-        job: &JobId,
-    ) -> Result<(), BrokerError> {
+    /// Takes the bell of a waiting job away, where it has one.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn disarm_wake(&self, queue: &QueueName, job: &JobId) -> Result<(), BrokerError> {
         let stream = self.names.queue_stream(queue);
         self.purge_subjects(&stream, &self.names.wake(queue, job), None)
             .await

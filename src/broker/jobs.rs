@@ -378,8 +378,16 @@ impl Broker {
         let there = self
             .read_message(&stream, Which::NextOf(&subject, 1))
             .await?;
+        let there = match there {
+            Some(message) => Some(message.sequence),
+            // its time may have come meanwhile
+            None => self
+                .find_in_queue(&job.queue, &job.job_id)
+                .await?
+                .map(|message| message.sequence),
+        };
         let sequence = match there {
-            Some(message) => message.sequence,
+            Some(sequence) => sequence,
             None if self.read_record(&job.job_id).await?.0.is_some() => 0,
             None => return Err(self.timed_out("storing a message")),
         };

@@ -84,6 +84,22 @@ impl Client {
                 record.envelope = self.envelope_of(&record).await?;
             }
             let waits = record.state == State::Waiting;
+            // between two attempts its worker has the message in hand: who is given it next has
+            // the envelope, and ends the job
+            if record.state == State::Retrying
+                && record.envelope.is_none()
+                && record.envelope_object.is_none()
+            {
+                record.cancel_requested = true;
+                match broker.write_record(&record, revision, None).await {
+                    Ok(_) => {
+                        step("cancel.asked");
+                        return self.tell_worker(Box::new(record)).await;
+                    }
+                    Err(BrokerError::Conflict) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
             match on_cancel(Box::new(record), now) {
                 OnCancel::Ended(record) => return Ok(Cancelled::Ended(record)),
                 OnCancel::Asked(record) => return self.tell_worker(record).await,

@@ -11,7 +11,7 @@ use super::hold::Hold;
 use super::requirements::{Before, hand_on};
 use super::{now, park};
 use crate::broker::{BrokerError, Delivery, NewJob, step};
-use crate::envelope::{self, Envelope, Invalid, JobId, Record, RejectReason, State};
+use crate::envelope::{self, Envelope, Invalid, JobId, Record, RejectReason, State, Timestamp};
 use crate::lifecycle::{self, Delivered, KeySlot, OnDelivery, on_delivery};
 use crate::runner::StopReason;
 
@@ -38,6 +38,8 @@ pub(super) async fn claim(
     let mut known: Option<(Option<Box<Record>>, u64)> =
         (delivery.delivery == 1 && !may_have_waited && is_ours_to_run).then_some((None, 0));
     let mut gone_at: Option<u64> = None;
+    // when the claims began that were sent from here and not answered as written
+    let mut unanswered: Vec<Timestamp> = Vec::new();
     let mut pause = PAUSE_FIRST;
     loop {
         if !is_ours_to_run {
@@ -66,8 +68,12 @@ pub(super) async fn claim(
         };
         if let Some(present) = &present
             && is_ours(present, facts)
+            && present
+                .started_at
+                .is_some_and(|at| unanswered.contains(&at))
         {
-            // a claim whose answer was lost had been written after all
+            // a claim whose answer was lost had been written after all. (One from before, by a
+            // delivery that the server has forgotten and made again, is another attempt.)
             return Claim::Ours(present.clone(), revision);
         }
         facts.now = now();
@@ -106,6 +112,7 @@ pub(super) async fn claim(
                         facts.lease_is_gone = false;
                     }
                     Err(error) => {
+                        unanswered.extend(record.started_at);
                         tracing::warn!(job_id = %facts.job_id, "cannot claim: {error}");
                         if hold.is_lost(Instant::now()) {
                             return Claim::Done(Done::Lost);

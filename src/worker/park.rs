@@ -186,6 +186,11 @@ pub(super) async fn park(
     if let Some(at) = wake_at {
         persist(hold, || broker.arm_wake(&record.queue, &job, at)).await?;
         step("park.armed");
+        // released and gone on meanwhile: whoever did so found no bell to take away yet
+        let (now, _) = persist(hold, || broker.read_record(&job)).await?;
+        if now.is_none_or(|record| record.state != State::Waiting) {
+            persist(hold, || broker.disarm_wake(&record.queue, &job)).await?;
+        }
     }
     tracing::debug!(%job, "waits");
     Ok(Parked::Waits)

@@ -239,10 +239,12 @@ fn was_put_within_an_hour(question: &Question, moment: i64) -> bool {
     })
 }
 
-/// Whether, in the day before, the clocks were put back over midnight.
+/// Whether, in the day before, the clocks were put back from midnight or over it.
 fn was_put_over_midnight(question: &Question, moment: i64) -> bool {
-    changes_before(question, moment)
-        .any(|change| question.clock(change).date() < question.clock(change - 1).date())
+    changes_before(question, moment).any(|change| {
+        let reached = question.clock(change - 1) + chrono::TimeDelta::seconds(1);
+        question.clock(change).date() < reached.date()
+    })
 }
 
 /// Whether, in the hour before, the clocks were put forward over midnight.
