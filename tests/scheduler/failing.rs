@@ -85,10 +85,11 @@ fn one_that_can_be_enqueued_in_time_after_all_misses_nothing() {
     let naq = Naq::new(&server);
     naq.add_queue("build");
     bound(&naq, "build", Some(1));
-    let often = schedule("often", json!({"every": 0.2}));
+    let often = schedule("often", json!({"every": 0.2, "misfire_grace": 600}));
     put(&naq, &often);
     // nobody was there for three hours
-    let mut late = schedule("late", json!({"every": "1h", "misfire": "all"}));
+    let fields = json!({"every": "1h", "misfire": "all", "misfire_grace": 600});
+    let mut late = schedule("late", fields);
     late.created_at = later(now(), -3 * 3_600_000 - 60_000);
     late.progress.done_until = late.created_at;
     put(&naq, &late);
@@ -132,7 +133,7 @@ fn while_the_storage_is_full_all_wait() {
     });
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    let often = schedule("often", json!({"every": 0.2}));
+    let often = schedule("often", json!({"every": 0.2, "misfire_grace": 600}));
     put(&naq, &often);
     let scheduler = scheduler(&naq, &["--lock-ttl", "3s", "--max-failures", "1"]);
     progressed(&naq, "often", "runs", |one| one.runs >= 3);

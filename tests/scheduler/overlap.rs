@@ -141,11 +141,9 @@ fn one_that_dies_while_it_replaces_a_job_is_made_up_for() {
         .cli(["scheduler", "--lock-ttl", "3s"])
         .env("FAILPOINTS", "overlap.cancelled=1*off->return")
         .follow();
-    dying.says("leading");
-    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    other.says("standing by");
     put(&naq, &replacing);
     dying.says("dies at overlap.cancelled");
+    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
     other.says("leading");
     progressed(&naq, "replacing", "done", |one| one.runs == 10);
     naq.running(&job(&replacing, 10));
@@ -171,9 +169,6 @@ fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
         .cli(["scheduler", "--lock-ttl", "3s"])
         .env("FAILPOINTS", "tick.enqueued=1*off->return")
         .follow();
-    dying.says("leading");
-    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    other.says("standing by");
     put(&naq, &skipping);
     naq.running(&job(&skipping, 1));
     progressed(&naq, "skipping", "leaves out", |one| one.skipped >= 5);
@@ -181,6 +176,7 @@ fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     go(&naq);
     dying.says("dies at tick.enqueued");
+    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
     other.says("leading");
     let before = stored(&naq, "skipping").progress.runs;
     progressed(&naq, "skipping", "goes on", |one| one.runs >= before + 10);

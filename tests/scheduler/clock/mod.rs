@@ -57,7 +57,7 @@ impl Clock {
 
     /// A scheduler that goes by it.
     fn scheduler(&self, naq: &Naq) -> Followed {
-        naq.cli(["scheduler", "--lock-ttl", "3s"])
+        naq.cli(["scheduler", "--lock-ttl", "20s"])
             .env("LD_PRELOAD", library().to_str().unwrap())
             .env("CLOCK_SHIFT_FILE", self.0.to_str().unwrap())
             .follow()
@@ -99,7 +99,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     let clock = Clock::new(&naq);
     let leader = clock.scheduler(&naq);
     leader.says("leading");
-    let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
+    let other = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
     other.says("standing by");
     // of each of these six ticks fall due within an hour, the last of them at its very end
     let rare = [
@@ -133,7 +133,6 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     }
 
     clock.set(0);
-    // longer than the lock lasts
     some_time_passes(&naq, "meanwhile");
     let jobs = jobs_of_one(&naq, "often");
     let rests = progressed(&naq, "often", "all is stored", |one| {
