@@ -48,8 +48,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long to wait before that is tried again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a leader that was asked to stop waits for what is on its way.
-const FINISH_WITHIN: Duration = Duration::from_secs(5);
+/// How long a leader that was asked to stop waits for what is on its way, and stores what it
+/// knows. Another waits for the lock meanwhile, and finds out by itself what was not stored.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 /// How leading ended.
 pub(super) enum End {
@@ -447,7 +448,7 @@ impl Leader<'_> {
         }
         let now = Instant::now();
         match entry.written_at.map(|at| at + STORED_EVERY) {
-            Some(at) if at > now => self.dirty.push_back((at, number)),
+            Some(at) if at > now && !self.is_finishing => self.dirty.push_back((at, number)),
             _ => self.dirty.push_front((now, number)),
         }
     }
@@ -605,10 +606,10 @@ impl Leader<'_> {
             while let Some((number, tick, fired)) = self.fires.next().await {
                 self.fired((number, tick, fired));
             }
+            for (at, _) in &mut self.dirty {
+                *at = Instant::now();
+            }
             while self.lease.is_held() {
-                for (at, _) in &mut self.dirty {
-                    *at = Instant::now();
-                }
                 self.store_some(false);
                 match self.writes.next().await {
                     Some(written) => self.written(written),

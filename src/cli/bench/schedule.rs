@@ -7,6 +7,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::memory::pss_bytes;
 use super::process::Bench;
 use super::{quantile, show};
+use crate::broker::BrokerError;
 use crate::cli::exit::Failure;
 use crate::cli::render;
 use crate::envelope::units::Span;
@@ -313,13 +314,21 @@ impl Measured<'_> {
     /// Stores schedules.
     async fn put(&self, schedules: Vec<Schedule>) -> Result<(), Failure> {
         let broker = self.bench.client.broker();
+        let store = async |schedule: Schedule| match broker.write_schedule(&schedule, 0).await {
+            // the marker of one that an earlier measurement has removed
+            Err(BrokerError::Conflict) => {
+                let (_, revision) = broker.read_schedule(&schedule.schedule_id).await?;
+                broker.write_schedule(&schedule, revision).await
+            }
+            stored => stored,
+        };
         let mut schedules = schedules.into_iter();
         if let Some(first) = schedules.next() {
             // makes the bucket where there is none
-            broker.write_schedule(&first, 0).await?;
+            store(first).await?;
         }
         stream::iter(schedules)
-            .map(|schedule| async move { broker.write_schedule(&schedule, 0).await })
+            .map(store)
             .buffer_unordered(AT_ONCE)
             .try_for_each(async |_| Ok(()))
             .await?;
