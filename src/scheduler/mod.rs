@@ -74,14 +74,23 @@ pub async fn schedule(
         since: clock::now(),
     };
     let mut summary = Summary::default();
+    let mut has_had_lock = false;
     loop {
         info.since = clock::now();
-        let ended = take_turn(&client, &options, &info, &mut stop, &mut summary).await;
+        let ended = take_turn(
+            &client,
+            &options,
+            &info,
+            &mut stop,
+            &mut summary,
+            &mut has_had_lock,
+        )
+        .await;
         match ended {
             Ok(End::Stopped) => return Ok(summary),
             Ok(End::NotLeader) => tracing::warn!("no longer the leader"),
             // whoever gets the lock once the server can be worked with goes on
-            Err(error) if passes(&error, summary) => {
+            Err(error) if passes(&error, has_had_lock || summary.terms > 0) => {
                 tracing::warn!("cannot lead: {error}");
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
@@ -103,6 +112,7 @@ async fn take_turn(
     info: &LeaderInfo,
     stop: &mut watch::Receiver<bool>,
     summary: &mut Summary,
+    has_had_lock: &mut bool,
 ) -> Result<End, BrokerError> {
     let lease = match options.lock {
         None => Lease::without_lock(),
@@ -111,16 +121,17 @@ async fn take_turn(
             _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
         },
     };
+    *has_had_lock |= options.lock.is_some();
     leader::lead(client, options, lease, stop, summary).await
 }
 
 /// Whether it is worth going on. Servers that go down, come up and elect leaders refuse all
-/// manner of things meanwhile; with one that has led here before, that is what it is.
-fn passes(error: &BrokerError, summary: Summary) -> bool {
+/// manner of things meanwhile; where they have given the lock before, that is what it is.
+fn passes(error: &BrokerError, has_had_lock: bool) -> bool {
     match error {
         BrokerError::Timeout(_) => true,
         BrokerError::Refused { .. } | BrokerError::Full(_) | BrokerError::Unsuitable(_) => {
-            summary.terms > 0
+            has_had_lock
         }
         _ => false,
     }
