@@ -93,8 +93,8 @@ fn children(parent: i32) -> Vec<i32> {
 pub(super) struct Crew {
     /// What one of them is called.
     pub(super) name: &'static str,
-    /// What one says once it has begun.
-    begun: &'static str,
+    /// What one says, one thing or another, once it has begun.
+    begun: &'static [&'static str],
     args: fn(&Stage, usize) -> Vec<String>,
     environment: BTreeMap<String, String>,
     pub(super) places: Vec<Place>,
@@ -110,7 +110,7 @@ impl Crew {
         let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
         environment.insert("NAQ_DEFAULT_ACK_WAIT".to_owned(), ack_wait);
         Crew::new(
-            ("worker", "working"),
+            ("worker", &["working"]),
             worker_args,
             environment,
             stage.size.workers,
@@ -120,7 +120,7 @@ impl Crew {
 
     /// So many of them: what they are called and say once they have begun, and how one is started.
     pub(super) fn new(
-        (name, begun): (&'static str, &'static str),
+        (name, begun): (&'static str, &'static [&'static str]),
         args: fn(&Stage, usize) -> Vec<String>,
         environment: BTreeMap<String, String>,
         count: usize,
@@ -183,7 +183,7 @@ impl Crew {
             let died_at = said
                 .lines()
                 .find_map(|line| Some(line.split_once("dies at ")?.1.trim().to_owned()));
-            let has_begun = said.contains(self.begun);
+            let has_begun = self.begun.iter().any(|words| said.contains(words));
             match (status.signal(), died_at) {
                 (Some(libc::SIGKILL), Some(step)) => {
                     stage.note(&format!("{name} {index}: died at {step}"));

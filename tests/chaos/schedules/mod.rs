@@ -65,7 +65,7 @@ pub(super) fn run(size: Size) {
     let workers = Crew::workers(&stage, None).keep(&stage);
     let failpoints = Failpoints::new(SCHEDULER_STEPS, StdRng::seed_from_u64(chance.random()));
     let schedulers = Crew::new(
-        ("scheduler", "scheduling"),
+        ("scheduler", &["standing by", "leading"]),
         |_, _| ["scheduler", "--lock-ttl", "3s"].map(str::to_owned).into(),
         stage.naq.environment(),
         SCHEDULERS,
