@@ -40,7 +40,8 @@ fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
     let (mut cluster, naq) = cluster();
     let worker = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", waiting(&naq));
-    naq.running(&job);
+    let pid = naq.home().join("pid.1");
+    eventually("its command runs", || pid.exists());
     let first = leader(&naq, "naq_queue_build");
     cluster.kill9(first);
     cluster.start_again(first);

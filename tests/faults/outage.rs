@@ -71,7 +71,8 @@ fn a_job_that_ends_while_the_server_stands_still_is_recorded_once() {
         ended.display()
     );
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    naq.running(&job);
+    let ran = naq.home().join("ran");
+    eventually("its command runs", || ran.exists());
     server.pause();
     std::fs::write(&go, "").unwrap();
     eventually("it has ended", || ended.exists());
@@ -83,8 +84,7 @@ fn a_job_that_ends_while_the_server_stands_still_is_recorded_once() {
         (State::Succeeded, 1, 0)
     );
     naq.drained("build");
-    let ran = std::fs::read_to_string(naq.home().join("ran")).unwrap();
-    assert_eq!(ran, "x\n");
+    assert_eq!(std::fs::read_to_string(ran).unwrap(), "x\n");
     assert!(worker.stop().success());
 }
 

@@ -3,7 +3,7 @@
 use naq::envelope::{JobId, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, Worker};
+use crate::harness::naq::{Naq, Worker, eventually};
 use crate::harness::nats::{TestOptions, TestServer};
 
 const STORE_BYTES: u64 = 6 << 20;
@@ -45,7 +45,8 @@ fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
     let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    naq.running(&job);
+    let ran = naq.home().join("ran");
+    eventually("its command runs", || ran.exists());
     naq.fill_storage();
     std::fs::write(naq.home().join("go"), "").unwrap();
     worker.says("cannot record the outcome yet");
