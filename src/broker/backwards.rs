@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 
-use super::jobs::{RawMessage, Which};
+use super::raw::{RawMessage, Which};
 use super::{Broker, BrokerError};
 use crate::envelope::Timestamp;
 

@@ -1,9 +1,10 @@
-//! Changes of records as they are stored: followed by an onlooker, or worked off by one who must
-//! not miss any.
+//! Changes of records as they are stored: followed by an onlooker, who hears of what comes into
+//! queues too, or worked off by one who must not miss any.
 //!
-//! Live changes are core messages that the server repeats, numbered by their place in the bucket.
-//! Where a number is skipped, or the connection was lost, the bucket is read from there: it has
-//! the latest of each record, so that no end is missed, though a state that was left again may be.
+//! Live changes are core messages that the server repeats, those of records numbered by their place
+//! in the bucket. Where a number is skipped, or the connection was lost, the bucket is read from
+//! there: it has the latest of each record, so that no end is missed, though a state that was left
+//! again may be.
 
 use std::time::Duration;
 
@@ -14,10 +15,15 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::connect::Link;
+use super::dependents::WAKE_HEADER;
+use super::jobs::{JobMessage, MessageState, found};
+use super::later::{attempts, later_state};
+use super::listing::job_of;
 use super::names::Names;
+use super::raw::RawMessage;
 use super::scan::{BulkMessage, Scan};
 use super::{Broker, BrokerError};
-use crate::envelope::{Record, Timestamp};
+use crate::envelope::{JobId, Record, Timestamp};
 
 /// On a record that was stored again with another time to live: the revision it is a copy of.
 pub(super) const COPY_OF: &str = "Naq-Copy-Of";
@@ -37,21 +43,83 @@ pub struct Changed {
     pub time: Option<Timestamp>,
 }
 
+/// A message of a job that came into a queue, or that is held there until its time.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// The job.
+    pub job_id: JobId,
+    /// The message.
+    pub message: JobMessage,
+    /// How many attempts there were before, where it is to be tried again.
+    pub attempts: u32,
+    /// When the server stored it.
+    pub time: Timestamp,
+}
+
 /// News of a watch.
 #[derive(Debug)]
 pub enum Change {
     /// A record was stored.
     Stored(Box<Changed>),
+    /// A job was put into a queue, for the first time or again.
+    Arrived(Box<Arrived>),
     /// The connection was lost. What follows is read from the bucket: states that were left again
     /// meanwhile are not in it.
     Missed,
 }
 
-/// A watch on all records.
-pub struct ChangeWatch {
+/// The connection that an onlooker is told by. It is one of its own: bytes of a producer that no
+/// client can read cost the connection they come by.
+struct Line {
     broker: Broker,
     live: Subscriber,
+    /// The bucket's last sequence when the subscription stood.
+    position: u64,
+}
+
+impl Line {
+    async fn open(broker: &Broker) -> Result<Line, BrokerError> {
+        let broker = broker.open_onlooker().await?;
+        let live = broker
+            .client
+            .subscribe(broker.names.events())
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        // answered after the subscription stands, since one connection is served in order
+        let stream = Names::bucket_stream(&broker.names.results_bucket());
+        let position = broker.last_sequence(&stream).await?;
+        Ok(Line {
+            broker,
+            live,
+            position,
+        })
+    }
+
+    /// The number of its connection; news of it is of another.
+    fn generation(&mut self) -> u64 {
+        self.broker.link.mark_seen().generation
+    }
+
+    /// Opens one, however often it takes.
+    async fn open_again(broker: &Broker) -> Line {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match Line::open(broker).await {
+                Ok(line) => return line,
+                Err(error) => tracing::debug!("no connection to look on by yet: {error}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+}
+
+/// A watch on all records and queues.
+pub struct ChangeWatch {
+    broker: Broker,
     link: Link,
+    line: Line,
+    /// Which connection of the line it was that was last heard of.
     generation: u64,
     /// Up to here everything was seen.
     complete_to: u64,
@@ -100,10 +168,19 @@ impl ChangeWatch {
     async fn live(&mut self) -> Option<Change> {
         tokio::select! {
             biased;
-            message = self.live.next() => {
+            message = self.line.live.next() => {
                 let Some(message) = message else {
-                    return std::future::pending().await;
+                    // the client itself has ended, which only bytes that it panics over make it do
+                    self.line = Line::open_again(&self.broker).await;
+                    self.generation = self.line.generation();
+                    self.gap = true;
+                    return Some(Change::Missed);
                 };
+                if is_of_queue(&message.subject) {
+                    let arrived = RawMessage::repeated(&message)
+                        .and_then(|message| self.broker.arrived(&message));
+                    return arrived.map(|arrived| Change::Arrived(Box::new(arrived)));
+                }
                 let headers = message.headers.unwrap_or_default();
                 let revision: u64 = number(&headers, "Nats-Sequence")?;
                 if revision <= self.position {
@@ -121,7 +198,7 @@ impl ChangeWatch {
                     .and_then(|time| time.as_str().parse().ok());
                 stored(&headers, &message.payload, revision, time, seen)
             }
-            link = self.link.changed() => {
+            link = self.line.broker.link.changed() => {
                 if link.connected && link.generation != self.generation {
                     self.generation = link.generation;
                     self.gap = true;
@@ -166,6 +243,12 @@ impl ChangeWatch {
             self.complete_to,
         )
     }
+}
+
+/// Whether a repeated message is of a queue's stream: one of a record has the job and no more after
+/// the prefix and the kind.
+fn is_of_queue(subject: &str) -> bool {
+    subject.split('.').count() > 3
 }
 
 /// A change, where the message is a record and not a copy of one that was seen.
@@ -341,29 +424,40 @@ impl DurableChange {
 }
 
 impl Broker {
-    /// Watches all records from now on.
+    /// What the message of a queue's stream is to one who looks on: none where it is no step in a
+    /// job's life, but a bell, or a job that was handed on to workers with labels.
+    fn arrived(&self, message: &RawMessage) -> Option<Arrived> {
+        if message.header(WAKE_HEADER).is_some() {
+            return None;
+        }
+        let (queue, state) = match self.names.queue_of_job(&message.subject) {
+            Some(queue) => (queue, MessageState::Queued),
+            None => (
+                self.names.queue_of_later(&message.subject)?,
+                later_state(message),
+            ),
+        };
+        Some(Arrived {
+            job_id: job_of(&queue, message),
+            message: found(&queue, message, state),
+            attempts: attempts(message),
+            time: message.time,
+        })
+    }
+
+    /// Watches all records, and what comes into queues, from now on.
     ///
     /// # Errors
     /// Where the server does not answer.
     pub async fn watch_changes(&self) -> Result<ChangeWatch, BrokerError> {
-        let mut link = self.link.clone();
-        // 0 where the word of the first connection is still on its way
-        let generation = link.mark_seen().generation.max(1);
-        let live = self
-            .client
-            .subscribe(self.names.events())
-            .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))?;
-        // answered after the subscription stands, since one connection is served in order
-        let stream = Names::bucket_stream(&self.names.results_bucket());
-        let position = self.last_sequence(&stream).await?;
+        let mut line = Line::open(self).await?;
         Ok(ChangeWatch {
             broker: self.clone(),
-            live,
-            link,
-            generation,
-            complete_to: position,
-            position,
+            link: self.link.clone(),
+            generation: line.generation(),
+            complete_to: line.position,
+            position: line.position,
+            line,
             gap: false,
             catching_up: None,
         })

@@ -162,6 +162,15 @@ impl Broker {
     /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::Unsuitable`]
     /// where the server is too old, has no JetStream, or is an open one on another host.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
+        Broker::open(options, Purpose::Everything).await
+    }
+
+    /// A connection beside this one, to look on by.
+    pub(super) async fn open_onlooker(&self) -> Result<Broker, BrokerError> {
+        Broker::open(&self.options, Purpose::Onlooker).await
+    }
+
+    async fn open(options: &ConnectOptions, purpose: Purpose) -> Result<Broker, BrokerError> {
         let url = without_credentials(&options.url);
         let names = Names::new(&options.prefix)
             .map_err(|error| BrokerError::Unsuitable(format!("prefix: {error}")))?;
@@ -173,7 +182,7 @@ impl Broker {
             }
             tracing::warn!(%url, "connecting to NATS on another host without credentials");
         }
-        let (client, link) = open(options, Purpose::Everything).await?;
+        let (client, link) = open(options, purpose).await?;
         if !client.is_server_compatible(2, 12, 0) {
             return Err(BrokerError::Unsuitable(format!(
                 "{url} runs nats-server {}; naq needs 2.12 or newer (2.14 or newer recommended)",
@@ -210,6 +219,8 @@ pub(super) enum Purpose {
     /// The jobs that a worker is sent. Bytes that no client can read come by this one alone, so
     /// that nothing else is lost with it.
     Deliveries,
+    /// What an onlooker is told of all jobs, which may be such bytes too.
+    Onlooker,
 }
 
 /// Opens a connection.
@@ -345,7 +356,7 @@ fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
             tracing::debug!("messages from NATS come faster than they are read; some are dropped");
             // whoever watches has to look again, as after a lost connection: no later message may
             // come that would show the gap
-            if purpose == Purpose::Everything {
+            if purpose != Purpose::Deliveries {
                 state.send_modify(|link| link.generation += 1);
             }
         }

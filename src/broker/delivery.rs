@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connect::{Link, Purpose, open};
-use super::jobs::RawMessage;
+use super::raw::RawMessage;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Timestamp};

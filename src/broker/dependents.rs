@@ -14,8 +14,9 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::jobs::{NewJob, Which};
+use super::jobs::NewJob;
 use super::names::Names;
+use super::raw::Which;
 use super::step::step;
 use super::{Broker, BrokerError};
 use crate::envelope::{Condition, Dependency, JobId, QueueName, Record, State, Timestamp, Waits};

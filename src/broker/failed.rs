@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::backwards::Backwards;
 use super::delivery::Delivery;
-use super::jobs::{RawMessage, Which};
+use super::raw::{RawMessage, Which};
 use super::scan::{BulkMessage, Scan};
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Reason, State, Timestamp};

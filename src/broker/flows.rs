@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 
-use super::jobs::Which;
 use super::names::Names;
+use super::raw::Which;
 use super::{Broker, BrokerError};
 use crate::envelope::JobId;
 

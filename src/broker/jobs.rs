@@ -1,17 +1,15 @@
 //! Jobs in their queues: put there, found there, removed from there.
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::ErrorCode;
-use base64::Engine;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde::Deserialize;
 
 use super::delivery::is_handed_on;
 use super::dependents::WAKE_HEADER;
 use super::later::{SCHEDULED_FOR_HEADER, hold_until, later_state, scheduled_for};
 use super::publish::PendingWrite;
+use super::raw::{RawMessage, Which};
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Record, Timestamp};
@@ -128,99 +126,7 @@ impl JobMessage {
     }
 }
 
-/// A message as the server's API shows it: bytes in base64, so that nothing in it can upset a
-/// client.
-#[derive(Debug, Deserialize)]
-pub(super) struct RawMessage {
-    pub(super) subject: String,
-    #[serde(rename = "seq")]
-    pub(super) sequence: u64,
-    #[serde(default, rename = "data")]
-    data_base64: String,
-    #[serde(default, rename = "hdrs")]
-    headers_base64: String,
-    pub(super) time: Timestamp,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawMessageReply {
-    message: RawMessage,
-}
-
-impl RawMessage {
-    pub(super) fn payload(&self) -> Bytes {
-        decode(&self.data_base64).into()
-    }
-
-    pub(super) fn headers(&self) -> Vec<u8> {
-        decode(&self.headers_base64)
-    }
-
-    /// The value of a header, where the headers are text and have it.
-    pub(super) fn header(&self, name: &str) -> Option<String> {
-        let mut headers = self.header_list().into_iter();
-        headers
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
-    }
-
-    /// The headers, where they are text.
-    pub(super) fn header_list(&self) -> Vec<(String, String)> {
-        let headers = self.headers();
-        let lines = std::str::from_utf8(&headers).unwrap_or_default().lines();
-        lines
-            .skip(1)
-            .filter_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                Some((key.to_owned(), value.trim().to_owned()))
-            })
-            .collect()
-    }
-}
-
-fn decode(base64: &str) -> Vec<u8> {
-    base64::engine::general_purpose::STANDARD
-        .decode(base64)
-        .unwrap_or_default()
-}
-
-/// Which message of a stream is meant.
-pub(super) enum Which<'a> {
-    Sequence(u64),
-    LastOf(&'a str),
-    /// The first of a subject (which may have wildcards) from a sequence on.
-    NextOf(&'a str, u64),
-}
-
 impl Broker {
-    /// Reads a message from the stream's leader, by the API.
-    pub(super) async fn read_message(
-        &self,
-        stream: &str,
-        which: Which<'_>,
-    ) -> Result<Option<RawMessage>, BrokerError> {
-        const DOING: &str = "reading a message";
-        const NO_MESSAGE: u64 = 10_037;
-        const STREAM_NOT_FOUND: u64 = 10_059;
-        let request = match which {
-            Which::Sequence(sequence) => serde_json::json!({ "seq": sequence }),
-            Which::NextOf(subject, from) => {
-                serde_json::json!({ "seq": from, "next_by_subj": subject })
-            }
-            Which::LastOf(subject) => serde_json::json!({ "last_by_subj": subject }),
-        };
-        match self
-            .api::<RawMessageReply>(format!("STREAM.MSG.GET.{stream}"), &request, DOING)
-            .await?
-        {
-            Ok(reply) => Ok(Some(reply.message)),
-            Err(error) => match error.error_code().0 {
-                NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),
-                _ => Err(BrokerError::from_api(&error, DOING)),
-            },
-        }
-    }
-
     /// Sends a job to its queue, or to where it is held until its time, without waiting for the
     /// server's word, so that many can be under way.
     ///
@@ -513,76 +419,6 @@ impl Broker {
             removed += u64::from(self.delete_message(&stream, sequence).await?);
         }
         Ok(removed)
-    }
-
-    /// Removes the messages under a subject, which may have wildcards: all, or those before a
-    /// sequence. Returns how many there were; none where there is no such stream.
-    pub(super) async fn purge_subjects(
-        &self,
-        stream: &str,
-        subject: &str,
-        before: Option<u64>,
-    ) -> Result<u64, BrokerError> {
-        const DOING: &str = "removing messages";
-        let request = match before {
-            Some(sequence) => serde_json::json!({ "filter": subject, "seq": sequence }),
-            None => serde_json::json!({ "filter": subject }),
-        };
-        #[derive(Deserialize)]
-        struct Purged {
-            purged: u64,
-        }
-        match self
-            .api::<Purged>(format!("STREAM.PURGE.{stream}"), &request, DOING)
-            .await?
-        {
-            Ok(done) => Ok(done.purged),
-            Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(0),
-            Err(error) => Err(BrokerError::from_api(&error, DOING)),
-        }
-    }
-
-    /// Removes one message of a stream; false where it is not there. It is not overwritten on
-    /// the disk, which would take a hundred times as long.
-    pub(super) async fn delete_message(
-        &self,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<bool, BrokerError> {
-        const DOING: &str = "removing a message";
-        const NOT_THERE: [u64; 3] = [10_037, 10_043, 10_057];
-        #[derive(Deserialize)]
-        struct Deleted {
-            success: bool,
-        }
-        let request = serde_json::json!({ "seq": sequence, "no_erase": true });
-        match self
-            .api::<Deleted>(format!("STREAM.MSG.DELETE.{stream}"), &request, DOING)
-            .await?
-        {
-            Ok(done) => Ok(done.success),
-            Err(error) if NOT_THERE.contains(&error.error_code().0) => Ok(false),
-            Err(error) => Err(BrokerError::from_api(&error, DOING)),
-        }
-    }
-
-    /// A request to the JetStream API: its answer, or the server's error.
-    pub(super) async fn api<T: serde::de::DeserializeOwned>(
-        &self,
-        subject: String,
-        request: &serde_json::Value,
-        doing: &'static str,
-    ) -> Result<Result<T, async_nats::jetstream::Error>, BrokerError> {
-        use async_nats::jetstream::response::Response;
-        let reply: Response<T> = self
-            .jetstream
-            .request(subject, request)
-            .await
-            .map_err(|error| BrokerError::from_request(&error, doing))?;
-        Ok(match reply {
-            Response::Ok(reply) => Ok(reply),
-            Response::Err { error } => Err(error),
-        })
     }
 
     /// Looks for a job's message in every queue, all at once.

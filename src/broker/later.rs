@@ -15,8 +15,9 @@ use async_nats::header::{
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::jobs::{Enqueued, MessageState, NewJob, RawMessage, Which};
+use super::jobs::{Enqueued, MessageState, NewJob};
 use super::names::Names;
+use super::raw::{RawMessage, Which};
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Record, State, Timestamp};
@@ -176,6 +177,15 @@ pub(super) fn hold_until(headers: &mut HeaderMap, due: Timestamp, target: impl I
 /// The time that a message was to begin at, where it was enqueued with one.
 pub(super) fn scheduled_for(message: &RawMessage) -> Option<Timestamp> {
     message.header(SCHEDULED_FOR_HEADER)?.parse().ok()
+}
+
+/// How many attempts a job had when it was held to be tried again, which its message says also
+/// when it is back in line; 0 for any other.
+pub(super) fn attempts(message: &RawMessage) -> u32 {
+    let attempts = message.header(ATTEMPT_HEADER);
+    attempts
+        .and_then(|attempts| attempts.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The state of a message that waits for its time.

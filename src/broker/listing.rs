@@ -8,9 +8,10 @@ use futures_util::stream::FuturesUnordered;
 
 use super::backwards::{Backwards, Look};
 use super::dependents::WAKE_HEADER;
-use super::jobs::{JobMessage, MessageState, RawMessage, found};
+use super::jobs::{JobMessage, MessageState, found};
 use super::later::later_state;
 use super::names::Names;
+use super::raw::RawMessage;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
 use crate::envelope::{Envelope, JobId, QueueName, Record, Timestamp};

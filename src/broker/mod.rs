@@ -21,6 +21,7 @@ mod objects;
 mod publish;
 mod purge;
 mod queues;
+mod raw;
 mod records;
 mod requirements;
 mod scan;
@@ -32,7 +33,9 @@ mod topology;
 mod unreadable;
 mod workers;
 
-pub use changes::{Change, ChangeWatch, Changed, DurableChange, DurableChanges, StoredChanges};
+pub use changes::{
+    Arrived, Change, ChangeWatch, Changed, DurableChange, DurableChanges, StoredChanges,
+};
 pub use connect::{ConnectOptions, Link, LinkState};
 pub use control::{Control, ControlCall, ControlRequest};
 pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};

@@ -63,6 +63,29 @@ impl Names {
         format!("{}.later.{queue}.{job}", self.prefix)
     }
 
+    /// The queue of a subject that jobs in line have; none where it is another kind of subject.
+    #[must_use]
+    pub fn queue_of_job(&self, subject: &str) -> Option<QueueName> {
+        self.queue_of(subject, "queue")
+    }
+
+    /// The queue of a subject under which a job waits for its time; none where it is another kind
+    /// of subject.
+    #[must_use]
+    pub fn queue_of_later(&self, subject: &str) -> Option<QueueName> {
+        self.queue_of(subject, "later")
+    }
+
+    fn queue_of(&self, subject: &str, kind: &str) -> Option<QueueName> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        let mut tokens = rest.split('.');
+        let queue = tokens
+            .next()
+            .filter(|token| *token == kind)
+            .and(tokens.next())?;
+        QueueName::new(queue).ok()
+    }
+
     /// Whether a subject is one under which a job waits for its time.
     #[must_use]
     pub fn is_later(&self, subject: &str) -> bool {
@@ -280,10 +303,26 @@ impl Names {
         format!("{}.event.{job}", self.prefix)
     }
 
-    /// The subjects of all changes.
+    /// The subjects of all changes of records.
+    #[must_use]
+    pub fn record_events(&self) -> String {
+        format!("{}.event.*", self.prefix)
+    }
+
+    /// The subjects of all changes: of records, and of what queues' streams have.
     #[must_use]
     pub fn events(&self) -> String {
         format!("{}.event.>", self.prefix)
+    }
+
+    /// Where the server repeats each message of a queue's stream: its subject, and what becomes of
+    /// that. The two tokens after the prefix are `queue` and the queue, or `later` and the queue.
+    #[must_use]
+    pub fn queue_events(&self) -> (String, String) {
+        (
+            format!("{}.*.>", self.prefix),
+            format!("{}.event.{{{{wildcard(1)}}}}.>", self.prefix),
+        )
     }
 
     /// The stream of failed and rejected jobs.
@@ -415,6 +454,21 @@ mod tests {
         );
         assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
         assert_eq!(names.queue_of_stream("other_queue_x"), None);
+    }
+
+    #[test]
+    fn a_queue_is_found_by_a_subject_of_its_kind() {
+        let names = Names::new("naq").unwrap();
+        let (queue, job) = (QueueName::new("build").unwrap(), JobId::new("j").unwrap());
+        for subject in [names.job(&queue, &job), names.bare_job(&queue)] {
+            assert_eq!(names.queue_of_job(&subject), Some(queue.clone()));
+            assert_eq!(names.queue_of_later(&subject), None);
+        }
+        let later = names.later(&queue, &job);
+        assert_eq!(names.queue_of_later(&later), Some(queue));
+        assert_eq!(names.queue_of_job(&later), None);
+        assert_eq!(names.queue_of_job("naqs.queue.build"), None);
+        assert_eq!(names.queue_of_job("naq"), None);
     }
 
     #[test]

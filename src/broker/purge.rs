@@ -14,8 +14,8 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::Deserialize;
 
-use super::jobs::Which;
 use super::listing::job_of;
+use super::raw::Which;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Record, State, Timestamp};
 

@@ -9,8 +9,8 @@ use async_nats::jetstream::consumer::{FromConsumer, Info as ConsumerInfo, pull};
 use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::jobs::Which;
 use super::names::Names;
+use super::raw::Which;
 use super::{Broker, BrokerError};
 use crate::envelope::{QueueName, Timestamp};
 

@@ -9,8 +9,8 @@ use futures_util::stream::{SelectAll, select_all};
 
 use super::changes::COPY_OF;
 use super::connect::Link;
-use super::jobs::{RawMessage, Which};
 use super::names::Names;
+use super::raw::{RawMessage, Which};
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, Record};
 
@@ -193,7 +193,7 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer.
     pub async fn watch_all_records(&self) -> Result<RecordWatch, BrokerError> {
-        self.watch(vec![self.names.events()]).await
+        self.watch(vec![self.names.record_events()]).await
     }
 
     async fn watch(&self, subjects: Vec<String>) -> Result<RecordWatch, BrokerError> {

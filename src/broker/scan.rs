@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::jobs::Which;
+use super::raw::Which;
 use super::{Broker, BrokerError};
 
 /// A message read in bulk.

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::connect::Link;
-use super::jobs::Which;
 use super::names::Names;
 use super::publish::PendingWrite;
+use super::raw::Which;
 use super::records::conditions;
 use super::scan::Scan;
 use super::{Broker, BrokerError};

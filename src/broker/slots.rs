@@ -11,8 +11,8 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::Which;
 use super::names::Names;
+use super::raw::Which;
 use super::step::step;
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName};

@@ -201,6 +201,12 @@ impl Broker {
             self.names.all_needs(queue),
             self.names.all_wakes(queue),
         ];
+        let (source, destination) = self.names.queue_events();
+        let republish = Republish {
+            source,
+            destination,
+            headers_only: false,
+        };
         let made = self
             .make_stream(Config {
                 name: self.names.queue_stream(queue),
@@ -215,11 +221,12 @@ impl Broker {
                 allow_rollup: true,
                 allow_message_schedules: true,
                 allow_atomic_publish: true,
+                republish: Some(republish.clone()),
                 ..Config::default()
             })
             .await?;
         if let Made::There = made {
-            self.add_subjects(queue, &subjects).await?;
+            self.add_what_lacks(queue, subjects, republish).await?;
         }
         if settings.max_running.is_some() {
             self.set_max_running(queue, settings.max_running, settings.ack_wait)
@@ -228,25 +235,26 @@ impl Broker {
         Ok(())
     }
 
-    /// Gives a queue's stream the subjects it lacks, one made by an earlier naq. All else about
-    /// it is its operator's.
-    async fn add_subjects(
+    /// Gives a queue's stream what it lacks, one made by an earlier naq: subjects, and that it is
+    /// repeated what comes in. All else about it is its operator's.
+    async fn add_what_lacks(
         &self,
         queue: &QueueName,
-        subjects: &[String],
+        subjects: Vec<String>,
+        republish: Republish,
     ) -> Result<(), BrokerError> {
-        const DOING: &str = "adding subjects to a queue";
+        const DOING: &str = "changing a queue";
         let stream = self.queue_handle(queue).await?;
         let mut config = stream.cached_info().config.clone();
         let lacking: Vec<String> = subjects
-            .iter()
+            .into_iter()
             .filter(|subject| !config.subjects.contains(subject))
-            .cloned()
             .collect();
-        if lacking.is_empty() {
+        if lacking.is_empty() && config.republish.is_some() {
             return Ok(());
         }
         config.subjects.extend(lacking);
+        config.republish.get_or_insert(republish);
         match self.jetstream.update_stream(config).await {
             Ok(_) => Ok(()),
             Err(error) => match error.kind() {

@@ -12,7 +12,7 @@ use base64::Engine;
 
 use super::delivery::Delivery;
 use super::failed::Verdict;
-use super::jobs::{RawMessage, Which};
+use super::raw::{RawMessage, Which};
 use super::{Broker, BrokerError};
 use crate::envelope::{JobId, QueueName, Reason, State};
 
@@ -190,7 +190,7 @@ fn problem(message: &RawMessage) -> Option<&'static str> {
     if headers.is_empty() {
         return None;
     }
-    let Ok(text) = std::str::from_utf8(&headers) else {
+    let Ok(text) = std::str::from_utf8(headers) else {
         return Some("its headers are not UTF-8");
     };
     let mut lines = text.lines().peekable();

@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
+
 use super::events;
 use super::exit::Failure;
 use super::failed::ago;
@@ -34,8 +36,8 @@ pub(super) struct Args {
 /// The shortest time between two drawings of the list.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(300);
 
-/// The longest. No event tells that a job was put into a queue, and ages grow by themselves.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often ages are drawn, which grow by themselves.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let filter = args.which.filter()?;
@@ -103,29 +105,24 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
     loop {
         let since = args.since.map(ago);
         let limit = args.limit as usize;
-        let page = client.list_jobs(filter, since, None, limit).await?;
-        // up and clear in one go with what follows
-        write!(anstream::stdout(), "\x1b[H\x1b[2J")?;
-        print(&page)?;
-        std::io::stdout().flush()?;
-        let drawn = tokio::time::Instant::now();
-        tokio::select! {
-            event = events.next() => {
-                event?;
+        let mut page = client.list_jobs(filter, since, None, limit).await?;
+        let listed = Instant::now();
+        loop {
+            if let Some(since) = args.since.map(ago) {
+                page.jobs.retain(|job| job.changed_at >= since);
             }
-            () = tokio::time::sleep_until(drawn + LOOK_INTERVAL) => {}
+            // up and clear in one go with what follows
+            write!(anstream::stdout(), "\x1b[H\x1b[2J")?;
+            print(&page)?;
+            std::io::stdout().flush()?;
+            if let Ok(event) = timeout(AGE_INTERVAL, events.next()).await {
+                event?;
+                break;
+            }
         }
         // what comes meanwhile is drawn at once
-        let next = tokio::time::sleep_until(drawn + REDRAW_INTERVAL);
-        tokio::pin!(next);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut next => break,
-                event = events.next() => {
-                    event?;
-                }
-            }
+        while let Ok(event) = timeout_at(listed + REDRAW_INTERVAL, events.next()).await {
+            event?;
         }
     }
 }

@@ -18,10 +18,18 @@ use crate::harness::nats::{LONG, TestServer};
 
 /// What was printed, one event a line, as far as lines are whole.
 fn events(printed: &str) -> Vec<Value> {
-    printed
+    let whole = printed.rfind('\n').map_or("", |end| &printed[..end]);
+    whole
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// Those of records: not that a job was put into its queue.
+fn of_records(told: Vec<Value>) -> Vec<Value> {
+    let mut told = told;
+    told.retain(|event| event.get("revision").is_some());
+    told
 }
 
 fn follow(naq: &Naq, args: &[&str]) -> Followed {
@@ -65,7 +73,7 @@ fn every_change_is_told_as_it_happens() {
     let script = format!("[ -e {marker} ] || {{ touch {marker}; exit 9; }}");
     let job = naq.publish(
         "build",
-        serde_json::json!({"script": script, "max_retries": 1, "labels": {"team": "a"}})
+        serde_json::json!({"script": script, "max_retries": 1, "retry_delay": 1, "labels": {"team": "a"}})
             .to_string(),
     );
     naq.ended(&job);
@@ -78,7 +86,7 @@ fn every_change_is_told_as_it_happens() {
         .filter(|event| event["job_id"] == job.as_str())
         .map(|event| {
             (
-                event["previous_state"].as_str().unwrap(),
+                event["previous_state"].as_str().unwrap_or("-"),
                 event["state"].as_str().unwrap(),
                 event["attempt"].as_u64().unwrap(),
             )
@@ -87,12 +95,16 @@ fn every_change_is_told_as_it_happens() {
     assert_eq!(
         life,
         [
+            ("-", "queued", 0),
             ("queued", "running", 1),
             ("running", "retrying", 1),
-            ("retrying", "running", 2),
+            ("retrying", "queued", 1),
+            ("queued", "running", 2),
             ("running", "succeeded", 2)
         ]
     );
+    assert_eq!(told[0]["labels"]["team"], "a");
+    let told = of_records(told);
     assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
     assert_eq!(told[1]["reason"], "exit");
     assert_eq!(told[1]["exit_code"], 9);
@@ -124,6 +136,109 @@ fn every_change_is_told_as_it_happens() {
 }
 
 #[test]
+fn what_comes_into_a_queue_is_told() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let all = follow(&naq, &["--queue", "build"]);
+    let only = follow(&naq, &["--state", "queued,scheduled", "--label", "team"]);
+    naq.enqueue(&["-q", "other", "--id", "elsewhere", "--", "true"]);
+    naq.enqueue(&[
+        "-q", "build", "--id", "held", "--in", "2s", "--label", "team=b", "--", "true",
+    ]);
+    // by a producer that knows nothing but the subject
+    let bare = naq.publish("build", r#"{"command":"true","labels":{"team":"c"}}"#);
+    let bad = naq.publish("build", "{");
+    let changes = |id: &str, told: &[Value]| -> Vec<String> {
+        let of_job = told.iter().filter(|event| event["job_id"] == id);
+        of_job
+            .map(|event| {
+                let before = event["previous_state"].as_str().unwrap_or("-");
+                format!("{before}→{}", event["state"].as_str().unwrap())
+            })
+            .collect()
+    };
+    // the server itself puts it into the queue, with nobody there to take it
+    let told = events(&all.prints(r#""previous_state":"scheduled""#));
+    assert_eq!(changes("held", &told), ["-→scheduled", "scheduled→queued"]);
+    assert_eq!(changes(bare.as_str(), &told), ["-→queued"]);
+    assert_eq!(changes(bad.as_str(), &told), ["-→queued"]);
+    assert!(changes("elsewhere", &told).is_empty());
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.ended(&JobId::new("held").unwrap());
+    naq.ended(&bad);
+    let told = events(&all.prints(r#""state":"rejected""#));
+    assert_eq!(
+        changes(bad.as_str(), &told),
+        ["-→queued", "queued→rejected"]
+    );
+    let told = events(&only.prints(r#""previous_state":"scheduled""#));
+    let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
+    assert_eq!(told, ["held", bare.as_str(), "held"]);
+
+    // what no record says is not acted on, and who asks for that is told
+    naq.cli(["events", "--exec", "true", "--state", "queued"])
+        .run()
+        .exits(2)
+        .says(&["--state queued", "--follow"]);
+}
+
+/// What one producer sends badly costs an onlooker a connection, and nothing else.
+#[test]
+fn what_no_client_can_read_is_outlived() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let followed = follow(&naq, &[]);
+    // the first has a client start its connection anew, the second ends it
+    for headers in ["no colon here", "A: b\rc"] {
+        naq.raw().publish_with_headers(
+            b"naq.queue.build",
+            format!("NATS/1.0\r\n{headers}\r\n\r\n").as_bytes(),
+            br#"{"command":"true"}"#,
+        );
+        let job = naq.publish("build", r#"{"command":"true"}"#);
+        naq.ended(&job);
+        eventually("its end is told", || {
+            let told = events(&followed.prints(""));
+            told.iter()
+                .any(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded")
+        });
+    }
+    followed.says("the connection was lost");
+    let good = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&good);
+    let told = events(&followed.prints(r#""state":"failed""#));
+    let rejected = told.iter().filter(|event| event["state"] == "rejected");
+    assert_eq!(rejected.count(), 2, "{told:#?}");
+}
+
+/// A queue that was made before the server was asked to repeat what comes into it.
+#[test]
+fn an_older_queue_is_told_of_once_somebody_uses_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let mut stream = jetstream.get_stream("naq_queue_build").await.unwrap();
+        let mut config = stream.info().await.unwrap().config.clone();
+        assert!(config.republish.take().is_some());
+        jetstream.update_stream(config).await.unwrap();
+    });
+    let followed = follow(&naq, &[]);
+    let unseen = naq.publish("build", r#"{"command":"true"}"#);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.ended(&unseen);
+    let seen = naq.publish("build", r#"{"command":"false"}"#);
+    naq.ended(&seen);
+    let told = events(&followed.prints(r#""state":"failed""#));
+    let queued = told.iter().filter(|event| event["state"] == "queued");
+    let queued: Vec<_> = queued.map(|event| event["job_id"].clone()).collect();
+    assert_eq!(queued, [seen.as_str()]);
+}
+
+#[test]
 fn a_time_to_live_is_no_change() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
@@ -137,7 +252,7 @@ fn a_time_to_live_is_no_change() {
     naq.cli(["ttl", second.as_str(), "0"]).run().succeeds();
     let third = naq.publish("build", r#"{"command":"false"}"#);
     naq.ended(&third);
-    let told = events(&followed.prints("failed"));
+    let told = of_records(events(&followed.prints("failed")));
     let told: Vec<_> = told
         .iter()
         .map(|event| {
@@ -297,7 +412,7 @@ fn a_record_that_expires_is_no_event_and_hides_none() {
     });
     let second = naq.publish("build", r#"{"command":"false"}"#);
     naq.ended(&second);
-    let told = events(&followed.prints(r#""state":"failed""#));
+    let told = of_records(events(&followed.prints(r#""state":"failed""#)));
     let told: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
     let (first, second) = (Some(first.as_str()), Some(second.as_str()));
     assert_eq!(told, [first, second, second]);

@@ -252,7 +252,7 @@ fn watching_prints_each_change_where_nobody_looks_at_a_screen() {
             event["state"].as_str().unwrap().to_owned()
         })
         .collect();
-    assert_eq!(states, ["running", "succeeded"]);
+    assert_eq!(states, ["queued", "running", "succeeded"]);
 }
 
 #[test]

@@ -84,6 +84,15 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if filter.states.is_empty() {
         filter.states = vec![State::Failed, State::Rejected];
     }
+    let unrecorded = [State::Queued, State::Scheduled];
+    if let Some(state) = unrecorded
+        .iter()
+        .find(|state| filter.states.contains(state))
+    {
+        return Err(Failure::usage(format!(
+            "--state {state}: an action is for what is recorded, and that is what a worker does; `naq events --follow --state {state}` tells it as it happens"
+        )));
+    }
     let name = match &args.durable {
         Some(name) if QueueName::new(name).is_ok() => name.clone(),
         Some(_) => {
@@ -137,7 +146,7 @@ pub(super) async fn follow(
         match events.next().await? {
             Some(event) => print(session, &event)?,
             None => render::note(
-                "naq: the connection was lost: states that jobs left again meanwhile are missing here, ends are not",
+                "naq: the connection was lost: what was enqueued meanwhile and states that jobs left again are missing here, ends are not",
             ),
         }
     }
