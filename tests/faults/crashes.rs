@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use naq::envelope::{JobId, Reason, State};
+use naq::envelope::{JobId, Reason, Record, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, alive, eventually};
+use crate::harness::naq::{Naq, alive, eventually, text};
 use crate::harness::nats::TestServer;
 
 /// How long the server waits for word of a job here.
@@ -339,4 +339,48 @@ fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
         assert_eq!(naq.ended(&first).state, State::Cancelled, "{step}");
         assert_eq!(naq.ended(&second).state, State::Succeeded, "{step}");
     }
+}
+
+/// A server that crashes can forget a delivery it had not written down. The next one looks like the
+/// first, and may come to the same worker; it is another attempt, under a fence of its own.
+#[test]
+fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_gets_it() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let script = "echo $NAQ_ATTEMPT $NAQ_FENCE >> ran; while [ ! -e go ]; do sleep 0.05; done; \
+                  echo attempt $NAQ_ATTEMPT";
+    let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    let ran = || -> Vec<(u32, u64)> {
+        let ran = std::fs::read_to_string(naq.home().join("ran")).unwrap_or_default();
+        let read = |line: &str| {
+            let (attempt, fence) = line.split_once(' ')?;
+            Some((attempt.parse().ok()?, fence.parse().ok()?))
+        };
+        ran.lines().filter_map(read).collect()
+    };
+    eventually("it runs", || ran().len() == 1);
+    let before = naq.running(&job);
+    server.kill9();
+    server.forget_deliveries("naq_queue_build", "naq-worker");
+    worker.says("lost the hold");
+    server.restart();
+    eventually("it runs again", || ran().len() == 2);
+    let after = naq.running(&job);
+    let lease = |record: &Record| {
+        let lease = record.lease.clone().unwrap();
+        (lease.worker_id, lease.sequence, lease.delivery)
+    };
+    // nothing but the fence tells the two apart
+    assert_eq!(lease(&before), lease(&after));
+    assert_eq!((before.attempt, after.attempt), (1, 2));
+    let fences = ran();
+    assert!(fences[0].1 < fences[1].1, "{fences:?}");
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    let record = naq.ended(&job);
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!(text(record.stdout.as_ref()), "attempt 2\n");
+    naq.drained("build");
+    assert_eq!(ran().len(), 2);
+    assert!(worker.stop().success());
 }

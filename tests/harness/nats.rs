@@ -161,6 +161,22 @@ impl TestServer {
         self.managed = Some(managed);
     }
 
+    /// Has a server that is not running forget what a consumer of its has out, as it does over a
+    /// crash before it has written that down.
+    pub(crate) fn forget_deliveries(&self, stream: &str, consumer: &str) {
+        let streams = self.data_dir().join("store/jetstream/$G/streams");
+        let state = streams
+            .join(stream)
+            .join("obs")
+            .join(consumer)
+            .join("o.dat");
+        // one that was never written down is forgotten already
+        if let Err(error) = std::fs::remove_file(&state) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{state:?}");
+            assert!(state.parent().unwrap().exists(), "{state:?}");
+        }
+    }
+
     /// Makes it stand still (SIGSTOP): connections stay open, nothing answers.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
