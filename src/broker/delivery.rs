@@ -42,6 +42,8 @@ pub struct Delivery {
     pub delivery: u64,
     /// When the server took it.
     pub enqueue_time: Timestamp,
+    /// A worker has handed it on to those that have the labels it requires.
+    pub is_handed_on: bool,
     pub(super) headers: HeaderMap,
     reply: async_nats::Subject,
     client: async_nats::Client,
@@ -108,6 +110,7 @@ impl Delivery {
             sequence: self.sequence,
             delivery: self.delivery,
             enqueue_time: self.enqueue_time,
+            is_handed_on: self.is_handed_on,
             headers: self.headers.clone(),
             reply: self.reply.clone(),
             client: self.client.clone(),
@@ -277,6 +280,7 @@ impl Broker {
             sequence: message.sequence,
             delivery: 1,
             enqueue_time: message.time,
+            is_handed_on: is_handed_on(&message.subject),
             headers: HeaderMap::new(),
             reply: reply.into(),
             client: self.client.clone(),
@@ -565,6 +569,7 @@ impl Feeds {
             sequence: place.sequence,
             delivery: place.delivery,
             enqueue_time: handed_on_time(message.subject.as_str(), &headers).unwrap_or(place.time),
+            is_handed_on: is_handed_on(message.subject.as_str()),
             headers,
             reply,
             client: self.broker.client.clone(),

@@ -32,7 +32,8 @@ pub(super) async fn claim(
     envelope: &Envelope,
     facts: &mut Delivered,
 ) -> Claim {
-    let is_ours_to_run = lifecycle::satisfies(&context.options.labels, &envelope.requires);
+    let is_ours_to_run = lifecycle::satisfies(&context.options.labels, &envelope.requires)
+        && !may_be_handed_on(context, delivery, envelope);
     // a first delivery has no record yet, as a rule: claiming without looking saves a round trip
     let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
     let mut known: Option<(Option<Box<Record>>, u64)> =
@@ -206,6 +207,16 @@ pub(super) async fn claim(
             }
         }
     }
+}
+
+/// Whether somebody may be about to hand on this very message: one that lacked the labels it
+/// requires, and has stood still since. Whoever ran the job by it would lose it then, so it is handed
+/// on once more, by whomever.
+fn may_be_handed_on(context: &AttemptContext, delivery: &Delivery, envelope: &Envelope) -> bool {
+    !envelope.requires.is_empty()
+        && delivery.delivery > 1
+        && !delivery.is_handed_on
+        && context.options.only_job.is_none()
 }
 
 /// Whether a job was put aside by this very message. Whoever did so may still be about to remove

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use naq::broker::requirement_key;
-use naq::envelope::{JobId, Record, State};
+use naq::envelope::{JobId, QueueName, Record, State};
 use nix::sys::signal::Signal;
 
 use super::{consumer, counts, id, let_go, stands, until_file};
@@ -232,6 +232,58 @@ fn one_that_comes_back_after_a_crash_is_handed_on_with_its_crash() {
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
+    naq.drained("build");
+}
+
+/// One that hands a job on stands still before it acknowledges, and does so at last, when another
+/// has the same message.
+#[test]
+fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let still = naq
+        .worker(&["build"])
+        .ack_wait("2s")
+        .env("FAILPOINTS", "handed_on.published=sleep(6000)")
+        .spawn();
+    let labels = [("gpu", "yes")];
+    let mut long = until_file(&naq, "go");
+    long["requires"] = set(&labels).into_iter().collect();
+    let job = naq.publish("build", long.to_string());
+    naq.holds("build", 2);
+    // nothing that was handed on is to be had for now
+    let queue = QueueName::new("build").expect("a name");
+    let handed_on = naq
+        .block_on(async {
+            let (broker, key) = (naq.client().broker(), requirement_key(&set(&labels)));
+            broker.ensure_need_consumer(&queue, &key).await
+        })
+        .expect("a consumer");
+    let pause_until = |time: &str| {
+        let request = serde_json::json!({"pause_until": time}).to_string();
+        let subject = format!("$JS.API.CONSUMER.PAUSE.naq_queue_build.{handed_on}");
+        naq.block_on(naq.nats().request(subject, request.into()))
+            .expect("an answer");
+    };
+    pause_until("2100-01-01T00:00:00Z");
+    // once the server takes that one for dead, the message goes to one with the labels
+    let first = spawn_brief(&naq, "first", &["gpu=yes"]);
+    let original = || naq.block_on(naq.client().broker().message_at(&queue, 1));
+    eventually("looked at", || {
+        let record = naq.block_on(naq.client().fetch_job(&job)).expect("a job");
+        record.state == State::Running || original().expect("an answer").is_none()
+    });
+    pause_until("2000-01-01T00:00:00Z");
+    naq.running(&job);
+    naq.holds("build", 1);
+    // which is after it has gone on
+    assert!(still.stop().success());
+    first.signal(Signal::SIGKILL);
+    first.ends();
+    let_go(&naq, "go");
+    let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
+    let record = naq.ended(&job);
+    assert_eq!((record.state, record.crashes), (State::Succeeded, 1));
     naq.drained("build");
 }
 
