@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::connect::{Link, Purpose, open};
+use super::later::SCHEDULED_FOR_HEADER;
 use super::raw::RawMessage;
 use super::requirements::ENQUEUE_TIME_HEADER;
 use super::{Broker, BrokerError};
@@ -115,6 +116,13 @@ impl Delivery {
             reply: self.reply.clone(),
             client: self.client.clone(),
         }
+    }
+
+    /// The time that it was held until, where it was.
+    #[must_use]
+    pub fn scheduled_for(&self) -> Option<Timestamp> {
+        let header = self.headers.get(SCHEDULED_FOR_HEADER)?;
+        header.as_str().parse().ok()
     }
 
     /// The trace context a producer sent along.

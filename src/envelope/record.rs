@@ -480,9 +480,12 @@ pub struct Record {
     /// The schedule it comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
-    /// The time for which its schedule had it.
+    /// The time for which its schedule had it, or that it was enqueued for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_for: Option<Timestamp>,
+    /// The W3C trace context that its message came with. (The envelope's goes before it.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// The envelope's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -545,6 +548,7 @@ impl Record {
             rerun_of: None,
             schedule_id: None,
             scheduled_for: None,
+            traceparent: None,
             labels: BTreeMap::new(),
             envelope: None,
             result_object: None,

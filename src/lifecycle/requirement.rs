@@ -69,6 +69,8 @@ mod tests {
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
+            traceparent: None,
+            scheduled_for: None,
         }
     }
 

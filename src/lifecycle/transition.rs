@@ -45,6 +45,10 @@ pub struct Delivered {
     pub prospects: Option<Vec<(Dependency, Prospect)>>,
     /// Whether it has a slot of its concurrency key.
     pub slot: KeySlot,
+    /// The trace context that its message came with.
+    pub traceparent: Option<String>,
+    /// The time that its message was held until.
+    pub scheduled_for: Option<Timestamp>,
 }
 
 /// A job's slot among those of its concurrency key.
@@ -105,7 +109,8 @@ pub fn on_delivery(
         record.dependents = record_is_awaited;
         record.rerun_of.clone_from(&envelope.rerun_of);
         record.schedule_id.clone_from(&envelope.schedule_id);
-        record.scheduled_for = envelope.scheduled_for;
+        record.scheduled_for = envelope.scheduled_for.or(delivered.scheduled_for);
+        record.traceparent.clone_from(&delivered.traceparent);
         record.envelope_digest = Some(delivered.envelope_digest.clone());
         record
     };
@@ -527,6 +532,8 @@ mod tests {
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
+            traceparent: None,
+            scheduled_for: None,
         }
     }
 

@@ -90,6 +90,8 @@ impl Job {
             cancel_asked: false,
             prospects: None,
             slot: KeySlot::Unasked,
+            traceparent: None,
+            scheduled_for: None,
         };
         let before = self.record.clone();
         loop {

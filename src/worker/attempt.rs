@@ -129,6 +129,8 @@ pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId
         cancel_asked: false,
         prospects: None,
         slot: KeySlot::Unasked,
+        traceparent: delivery.traceparent().map(str::to_owned),
+        scheduled_for: delivery.scheduled_for(),
     }
 }
 
@@ -249,7 +251,6 @@ pub(super) async fn execute(
                     let (ended, said) = Box::pin(run_command(
                         context,
                         hold,
-                        delivery,
                         envelope,
                         &mut record,
                         &mut revision,

@@ -52,7 +52,6 @@ pub(super) struct Identity<'a> {
     pub(super) record: &'a Record,
     /// The revision of the claim: it only grows over a job's attempts.
     pub(super) fence: u64,
-    pub(super) traceparent: Option<&'a str>,
 }
 
 /// The command of an attempt.
@@ -119,9 +118,9 @@ pub(super) fn build(
     if let Some(time) = record.scheduled_for {
         tell("NAQ_SCHEDULED_FOR", time.to_string());
     }
-    let traceparent = envelope.traceparent.as_deref().or(identity.traceparent);
-    if let Some(traceparent) = traceparent {
-        tell("TRACEPARENT", traceparent.to_owned());
+    let traceparent = envelope.traceparent.as_ref();
+    if let Some(traceparent) = traceparent.or(record.traceparent.as_ref()) {
+        tell("TRACEPARENT", traceparent.clone());
     }
     command.env = env;
     command
@@ -170,7 +169,6 @@ mod tests {
             worker_id: "w",
             record: &record,
             fence: 42,
-            traceparent: None,
         };
         let command = build(&envelope, &options, &identity, Vec::new(), None);
         let told = |name: &str| {

@@ -10,7 +10,7 @@ use super::command::{self, Identity};
 use super::hold::Hold;
 use super::now;
 use super::said::{Said, Saver};
-use crate::broker::{Delivery, LogChunk, Stdio, step};
+use crate::broker::{LogChunk, Stdio, step};
 use crate::envelope::{Envelope, JobId, Output, Progress, Record, Usage};
 use crate::lifecycle::{Attempt, AttemptEnd};
 use crate::runner::{Captured, End, Ended, LiveChunk, LiveSink, StopReason, Stopped, StreamKind};
@@ -27,7 +27,6 @@ const LIVE_BYTES_AT_ONCE: f64 = (8 << 20) as f64;
 pub(super) async fn run_command(
     context: &AttemptContext,
     hold: &Hold,
-    delivery: &Delivery,
     envelope: &Envelope,
     record: &mut Record,
     revision: &mut u64,
@@ -43,7 +42,6 @@ pub(super) async fn run_command(
         worker_id: &context.worker_id,
         record: &*record,
         fence: *revision,
-        traceparent: delivery.traceparent(),
     };
     let command = command::build(envelope, options, &identity, secrets, Some(sink));
     let handle = Arc::new(context.runner.start_job(command));

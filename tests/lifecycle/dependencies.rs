@@ -366,3 +366,33 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     });
     assert_eq!(naq.messages_left("default"), 1);
 }
+
+/// A trace goes on over every message that a job has: its own, the one of a retry, the one by which it
+/// is released.
+#[test]
+fn a_trace_is_kept_over_waiting_and_retries() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let envelope = serde_json::json!({
+        "job_id": "traced", "depends_on": ["first"], "max_retries": 1, "retry_delay": "20ms",
+        "script": "echo $NAQ_ATTEMPT $TRACEPARENT; [ $NAQ_ATTEMPT = 2 ]",
+    });
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", TRACE);
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let payload = envelope.to_string().into();
+        let sent = jetstream
+            .publish_with_headers("naq.queue.build", headers, payload)
+            .await;
+        sent.unwrap().await.unwrap();
+    });
+    let job = id("traced");
+    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    naq.enqueue(&["--queue", "build", "--id", "first", "--", "true"]);
+    let record = naq.ended(&job);
+    assert_eq!(text(record.stdout.as_ref()), format!("2 {TRACE}\n"));
+    assert_eq!(record.traceparent.as_deref(), Some(TRACE));
+}

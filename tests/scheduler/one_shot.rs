@@ -11,7 +11,7 @@ use naq::envelope::{Envelope, JobId, QueueName, State, Timestamp};
 use naq::lifecycle::held_until_max;
 
 use crate::harness::cluster::Cluster;
-use crate::harness::naq::{Naq, eventually, id};
+use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
 
 /// That far from now.
@@ -392,6 +392,23 @@ fn the_library_does_as_the_command_line() {
 
 /// What another program publishes is a job as any other: the schedule, the target, and nothing
 /// else.
+#[test]
+fn a_job_is_told_the_time_it_was_enqueued_for() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    // whole milliseconds, as on the wire
+    let due = from_now(Duration::from_secs(1)).unix_ms();
+    let due = Timestamp::from_unix_ms(due).unwrap();
+    let script = ["sh", "-c", "echo $NAQ_SCHEDULED_FOR"];
+    let at = due.to_string();
+    let options = ["-q", "build", "--id", "timed", "--at", &at, "--"];
+    naq.enqueue(&[&options[..], &script[..]].concat());
+    let record = naq.ended(&id("timed"));
+    assert_eq!(text(record.stdout.as_ref()), format!("{due}\n"));
+    assert_eq!(record.scheduled_for, Some(due));
+}
+
 #[test]
 fn a_plain_publish_schedules_a_job() {
     let server = TestServer::start();
