@@ -320,6 +320,10 @@ const CHANGES_OUT_MAX: i64 = 1_000;
 /// How long a server that refuses is left alone before it is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a name is remembered that nobody works under: by then most records that would be told
+/// under it are gone too.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(90 * 86_400);
+
 /// How many changes are asked for ahead.
 const CHANGES_AHEAD: usize = 64;
 
@@ -475,7 +479,8 @@ impl Broker {
     }
 
     /// Works off all changes under a name: from now on the first time, from where it was left
-    /// from then on. Whoever does so under the same name at the same time takes a share.
+    /// from then on, unless that is three months ago. Whoever does so under the same name at the
+    /// same time takes a share.
     ///
     /// # Errors
     /// Where the server refuses.
@@ -502,6 +507,7 @@ impl Broker {
                     ack_wait,
                     max_deliver: -1,
                     max_ack_pending: CHANGES_OUT_MAX,
+                    inactive_threshold: FORGOTTEN_AFTER,
                     filter_subject: format!("$KV.{bucket}.>"),
                     ..pull::Config::default()
                 },

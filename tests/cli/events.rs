@@ -73,8 +73,11 @@ fn every_change_is_told_as_it_happens() {
     let script = format!("[ -e {marker} ] || {{ touch {marker}; exit 9; }}");
     let job = naq.publish(
         "build",
-        serde_json::json!({"script": script, "max_retries": 1, "retry_delay": 1, "labels": {"team": "a"}})
-            .to_string(),
+        serde_json::json!({
+            "script": script, "labels": {"team": "a"},
+            "max_retries": 1, "retry_delay": 1, "retry_jitter": false,
+        })
+        .to_string(),
     );
     naq.ended(&job);
     let other = naq.publish("build", r#"{"command":"false"}"#);
