@@ -38,8 +38,8 @@ const STORED_EVERY: Duration = Duration::from_secs(1);
 /// The longest a tick that was refused waits to be tried again.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// A tick that is as late as this was not waited for: this process stood still, or has more to do
-/// than it can. What it knows of schedules may be as old.
+/// Where a tick is as late as this, and as long ago the last look at anything, this process stood
+/// still. What it knows of schedules may be as old.
 const STALLED: Duration = Duration::from_millis(100);
 
 /// How often it is made sure that no news was lost.
@@ -86,7 +86,11 @@ struct Leader<'a> {
     is_finishing: bool,
     /// None is to be sent for now: what is known may be out of date.
     is_blind: bool,
-    /// When it was last made sure that it is not.
+    /// This process stood still, and has not looked since.
+    is_stale: bool,
+    /// When the loop last came round.
+    passed_at: Uptime,
+    /// When it was last made sure that no news was lost.
     looked_at: Uptime,
     /// That, under way: the revision of the last change.
     looking: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
@@ -121,6 +125,8 @@ pub(super) async fn lead(
         book: Book::default(),
         is_finishing: false,
         is_blind: false,
+        is_stale: false,
+        passed_at: Uptime::now(),
         looked_at: Uptime::now(),
         looking: None,
         dirty: VecDeque::new(),
@@ -157,6 +163,13 @@ impl Leader<'_> {
             if !self.lease.is_held() {
                 return Ok(End::NotLeader);
             }
+            // before anything is sent, however much else there is to do
+            for _ in 0..AT_ONCE {
+                match watch.next().now_or_never() {
+                    Some(event) => self.hear(event, watch).await?,
+                    None => break,
+                }
+            }
             self.look_about(watch.is_whole());
             let has_more = self.fire_due();
             self.store_some(has_more);
@@ -183,11 +196,7 @@ impl Leader<'_> {
                         }
                     }
                 }
-                event = watch.next() => match event {
-                    ScheduleEvent::Changed(stored) => self.take(stored),
-                    ScheduleEvent::Reread => self.start_over(watch).await?,
-                    ScheduleEvent::Gap => self.catch_up(watch).await?,
-                },
+                event = watch.next() => self.hear(event, watch).await?,
                 // after the news, so that all that came before this answer was heard
                 Some(last) = until_looked(&mut self.looking) => {
                     self.looking = None;
@@ -197,6 +206,7 @@ impl Leader<'_> {
                                 self.catch_up(watch).await?;
                             }
                             self.looked_at = Uptime::now();
+                            self.is_stale = false;
                         }
                         Err(error) => tracing::warn!("cannot look after the schedules: {error}"),
                     }
@@ -210,14 +220,20 @@ impl Leader<'_> {
     /// Sees to it that no tick is sent by what is out of date: after a connection was lost, or
     /// this process has stood still, the schedules are looked at again first.
     fn look_about(&mut self, is_whole: bool) {
-        let since = self.looked_at.elapsed();
-        let is_late = since > STALLED
-            && self.book.next_due().is_some_and(|due| {
-                let late_ms = clock::now().unix_ms() - due.unix_ms();
-                u128::try_from(late_ms).is_ok_and(|late_ms| late_ms > STALLED.as_millis())
-            });
-        self.is_blind = !is_whole || is_late;
-        if is_whole && self.looking.is_none() && (is_late || since > LOOK_EVERY) {
+        let away = std::mem::replace(&mut self.passed_at, Uptime::now()).elapsed();
+        let is_late = |due: Timestamp| {
+            let late_ms = clock::now().unix_ms() - due.unix_ms();
+            u128::try_from(late_ms).is_ok_and(|late_ms| late_ms > STALLED.as_millis())
+        };
+        // with nothing to do it may well have slept for long, but then nothing is late
+        if away > STALLED && self.book.next_due().is_some_and(is_late) {
+            self.is_stale = true;
+            // one that is under way may have been answered before
+            self.looking = None;
+        }
+        self.is_blind = !is_whole || self.is_stale;
+        let is_time = self.is_stale || self.looked_at.elapsed() > LOOK_EVERY;
+        if is_whole && self.looking.is_none() && is_time {
             let broker = self.client.broker().clone();
             let look = async move {
                 let last = broker.last_schedule_revision().await;
@@ -228,6 +244,20 @@ impl Leader<'_> {
             };
             self.looking = Some(look.boxed());
         }
+    }
+
+    /// Takes news.
+    async fn hear(
+        &mut self,
+        event: ScheduleEvent,
+        watch: &mut ScheduleWatch,
+    ) -> Result<(), BrokerError> {
+        match event {
+            ScheduleEvent::Changed(stored) => self.take(stored),
+            ScheduleEvent::Reread => self.start_over(watch).await?,
+            ScheduleEvent::Gap => self.catch_up(watch).await?,
+        }
+        Ok(())
     }
 
     /// Reads every schedule; those that are no longer there are forgotten.
@@ -263,6 +293,7 @@ impl Leader<'_> {
         self.writes = FuturesUnordered::new();
         self.looking = None;
         self.read_all(watch).await?;
+        self.is_stale = false;
         let now = clock::now();
         let numbers: Vec<Number> = self.book.numbers().collect();
         for number in numbers {
