@@ -55,7 +55,7 @@ pub use schedules::{
 };
 pub use slots::Holder;
 pub(crate) use step::step;
-pub use sweep::{IndexEntry, IndexKey, IndexListing, RecordListing};
+pub use sweep::{IndexEntry, IndexKey, IndexListing, Leftover, RecordListing};
 
 use std::sync::Arc;
 use std::time::Duration;

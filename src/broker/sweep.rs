@@ -1,11 +1,18 @@
-//! What a sweep looks through: the index of who waits, and the records of jobs under way.
+//! What a sweep looks through: the index of who waits, the records of jobs under way, and messages
+//! that nobody will be given.
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::listing::job_of;
 use super::names::Names;
+use super::raw::Which;
 use super::scan::{BulkMessage, Scan};
 use super::{Broker, BrokerError};
-use crate::envelope::{JobId, Record, Timestamp};
+use crate::envelope::{JobId, QueueName, Record, Timestamp};
+
+/// How many messages of a consumer are told of at once that nobody will be given.
+const LEFTOVERS_MAX: usize = 1_000;
 
 /// What a key of the index says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +114,65 @@ impl RecordListing {
     }
 }
 
+/// A message in a queue that its consumer takes for done with.
+#[derive(Clone, Debug)]
+pub struct Leftover {
+    /// The queue.
+    pub queue: QueueName,
+    /// Its sequence in the queue's stream.
+    pub sequence: u64,
+    /// The job.
+    pub job_id: JobId,
+    /// The envelope's bytes.
+    pub payload: Bytes,
+}
+
 impl Broker {
+    /// The messages of a queue that are there although their consumer takes them for done with, so
+    /// that nobody will be given them: a server that was killed can have a message again which it
+    /// had removed (seen on nats-server 2.15.1). One that is being removed just now is among them.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_leftovers(&self, queue: &QueueName) -> Result<Vec<Leftover>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
+        let mut leftovers = Vec::new();
+        for consumer in self.consumers(queue).await? {
+            let done = consumer.ack_floor.stream_sequence;
+            let mut filters = consumer.config.filter_subjects;
+            filters.push(consumer.config.filter_subject);
+            for filter in filters.iter().filter(|filter| !filter.is_empty()) {
+                let mut from = 1;
+                while leftovers.len() < LEFTOVERS_MAX
+                    && let Some(message) = self
+                        .read_message(&stream, Which::NextOf(filter, from))
+                        .await?
+                    && message.sequence <= done
+                {
+                    from = message.sequence + 1;
+                    leftovers.push(Leftover {
+                        queue: queue.clone(),
+                        sequence: message.sequence,
+                        job_id: job_of(queue, &message),
+                        payload: message.payload(),
+                    });
+                }
+            }
+        }
+        Ok(leftovers)
+    }
+
+    /// Removes such a message.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), BrokerError> {
+        let stream = self.names.queue_stream(&leftover.queue);
+        self.delete_message(&stream, leftover.sequence)
+            .await
+            .map(drop)
+    }
+
     /// Every key of the index of who waits; nothing where nobody ever waited.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ pub use redefine::{
 };
 pub use requirement::{hand_on, satisfies};
 pub use schedule::{BadSchedule, Crons, Plan, Position, Step, check_schedule};
-pub use sweep::{OnEdge, lost, needs_message, on_edge};
+pub use sweep::{OnEdge, lost, needs_another, needs_message, on_edge};
 pub use transition::{
     Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
     end_attempt, kept_for, on_delivery, reject, result_ttl,

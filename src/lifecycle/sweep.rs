@@ -44,6 +44,20 @@ pub fn needs_message(record: &Record) -> bool {
     !record.placeholder && !record.state.is_terminal() && record.state != State::Waiting
 }
 
+/// Whether a job needs another message in place of this one, which nobody will be given: one that
+/// has not ended and runs by it, or is to.
+#[must_use]
+pub fn needs_another(record: Option<&Record>, sequence: u64) -> bool {
+    match record.filter(|record| !record.placeholder) {
+        // nobody has taken it yet
+        None => true,
+        Some(record) => {
+            let lease = record.lease.as_ref();
+            needs_message(record) && lease.is_none_or(|lease| lease.sequence == sequence)
+        }
+    }
+}
+
 /// The end of a job that nobody holds, whose message is gone, and whose envelope nobody has.
 #[must_use]
 pub fn lost(mut record: Record, now: Timestamp) -> Record {
@@ -90,6 +104,25 @@ mod tests {
             }
         }
         assert_eq!(on_edge(Some(&record(State::Failed)), None), OnEdge::Keep);
+    }
+
+    #[test]
+    fn a_message_that_nobody_is_given_is_replaced_where_a_job_depends_on_it() {
+        assert!(needs_another(None, 7));
+        let mut placeholder = record(State::Queued);
+        placeholder.placeholder = true;
+        assert!(needs_another(Some(&placeholder), 7));
+        for state in State::ALL {
+            let mut job = record(state);
+            assert_eq!(needs_another(Some(&job), 7), needs_message(&job), "{state}");
+            job.lease = Some(crate::envelope::Lease {
+                worker_id: "w".to_owned(),
+                sequence: 7,
+                delivery: 1,
+            });
+            assert_eq!(needs_another(Some(&job), 7), needs_message(&job), "{state}");
+            assert!(!needs_another(Some(&job), 6), "{state}");
+        }
     }
 
     #[test]

@@ -19,6 +19,18 @@ pub(super) fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
+/// A time and a while after it.
+pub(super) fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_ms(time.unix_ms().saturating_add(by_ms)).unwrap_or(time)
+}
+
+/// A time and a while before it.
+pub(super) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
+    let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_ms(time.unix_ms().saturating_sub(by_ms)).unwrap_or(time)
+}
+
 /// A time since the machine was started. Nobody sets this clock, and it runs on while the machine
 /// sleeps, so what was promised for some seconds is over after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

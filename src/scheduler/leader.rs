@@ -445,8 +445,8 @@ impl Leader<'_> {
             Fired::Failed(error) if !is_behind => {
                 entry.attempts += 1;
                 let wait = retry_after(entry.attempts);
-                if entry.is_worth_trying(tick, later(now, wait), wait, &error) {
-                    self.book.set_timer(number, later(now, wait));
+                if entry.is_worth_trying(tick, clock::later(now, wait), wait, &error) {
+                    self.book.set_timer(number, clock::later(now, wait));
                     return;
                 }
                 entry.has_settled();
@@ -709,9 +709,4 @@ fn give_up(schedule: &mut Schedule, tick: Timestamp, error: &BrokerError, failur
 fn retry_after(attempts: u32) -> Duration {
     let wait = Duration::from_millis(100) * 2_u32.saturating_pow(attempts.min(10));
     wait.min(RETRY_MAX)
-}
-
-fn later(time: Timestamp, by: Duration) -> Timestamp {
-    let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_unix_ms(time.unix_ms().saturating_add(by_ms)).unwrap_or(time)
 }

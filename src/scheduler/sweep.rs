@@ -2,7 +2,8 @@
 //!
 //! Nothing of this is needed where nobody dies between two steps, and most of what dies is made up
 //! for by whoever is given the message again. This is for what has no message: a job that waits
-//! and was not told, a key that nobody will remove, a job whose message the server has lost.
+//! and was not told, a key that nobody will remove, a job whose message the server has lost, or
+//! has again but gives to nobody.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,16 +12,23 @@ use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::clock;
 use super::lock::Lease;
-use crate::broker::{Broker, BrokerError, IndexEntry, IndexKey, NewJob};
+use crate::broker::{Broker, BrokerError, IndexEntry, IndexKey, Leftover, NewJob};
 use crate::client::Client;
-use crate::envelope::{Envelope, Record, State, Timestamp};
-use crate::lifecycle::{self, OnEdge, lost, needs_message, on_edge};
+use crate::envelope::{Envelope, QueueName, Record, State, Timestamp};
+use crate::lifecycle::{self, OnEdge, lost, needs_another, needs_message, on_edge};
 
 /// How many keys or records are looked at at once.
 const AT_ONCE: usize = 64;
 
 /// The records are looked through once in so many sweeps: there may be very many.
 const RECORDS_EVERY: u64 = 6;
+
+/// How long a message that takes another's place is held, which is removed meanwhile: as long as that
+/// one is there, a further one is taken for surplus.
+const RENEWED_AFTER: Duration = Duration::from_secs(3);
+
+/// Messages by their queue and their sequence in it.
+type Places = HashSet<(QueueName, u64)>;
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +37,7 @@ struct Swept {
     forgotten: u64,
     enqueued: u64,
     ended: u64,
+    removed: u64,
 }
 
 /// Sweeps from time to time, for as long as this is the leader.
@@ -39,6 +48,7 @@ pub(super) async fn sweep_now_and_then(
     result_ttl: Duration,
 ) {
     let mut sweeps = 0_u64;
+    let mut leftovers = Places::new();
     loop {
         tokio::time::sleep(interval).await;
         if !lease.is_held() {
@@ -48,16 +58,18 @@ pub(super) async fn sweep_now_and_then(
             broker: client.broker(),
             lease: &lease,
             // what is younger may be in the midst of being done
-            before: earlier(clock::now(), interval),
+            before: clock::earlier(clock::now(), interval),
             result_ttl,
         };
-        match sweep.run(sweeps.is_multiple_of(RECORDS_EVERY)).await {
+        let with_records = sweeps.is_multiple_of(RECORDS_EVERY);
+        match sweep.run(with_records, &mut leftovers).await {
             Ok(swept) if swept == Swept::default() => tracing::debug!("nothing was left behind"),
             Ok(swept) => tracing::warn!(
                 released = swept.released,
                 forgotten = swept.forgotten,
                 enqueued = swept.enqueued,
                 ended = swept.ended,
+                removed = swept.removed,
                 "swept up what was left behind"
             ),
             Err(error) => tracing::warn!("the sweep was cut off: {error}"),
@@ -74,7 +86,8 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    async fn run(&self, with_records: bool) -> Result<Swept, BrokerError> {
+    /// `leftovers` are messages that the sweep before saw that nobody will be given.
+    async fn run(&self, with_records: bool, leftovers: &mut Places) -> Result<Swept, BrokerError> {
         let mut swept = Swept::default();
         let mut listing = self.broker.list_index().await?;
         let mut looks = FuturesUnordered::new();
@@ -93,9 +106,58 @@ impl Sweep<'_> {
         while let Some(one) = looks.next().await {
             swept.add(Some(one?));
         }
+        self.run_over_queues(leftovers, &mut swept).await?;
         if with_records {
             self.run_over_records(&mut swept).await?;
         }
+        Ok(swept)
+    }
+
+    /// Removes the messages that nobody will be given. One that was done with just now is being
+    /// removed by the server itself, so those are meant that were there a sweep ago.
+    async fn run_over_queues(
+        &self,
+        before: &mut Places,
+        swept: &mut Swept,
+    ) -> Result<(), BrokerError> {
+        let mut seen = Places::new();
+        for queue in self.broker.queue_names().await? {
+            for leftover in self.broker.list_leftovers(&queue).await? {
+                if !self.lease.is_held() {
+                    return Ok(());
+                }
+                let place = (queue.clone(), leftover.sequence);
+                if before.contains(&place) {
+                    swept.add(Some(self.clear(leftover).await?));
+                } else {
+                    seen.insert(place);
+                }
+            }
+        }
+        *before = seen;
+        Ok(())
+    }
+
+    async fn clear(&self, leftover: Leftover) -> Result<Swept, BrokerError> {
+        let mut swept = Swept::default();
+        let (record, _) = self.broker.read_record(&leftover.job_id).await?;
+        if needs_another(record.as_ref(), leftover.sequence) {
+            tracing::warn!(job_id = %leftover.job_id, "nobody would have been given it: it is enqueued anew");
+            let again = NewJob {
+                job_id: leftover.job_id.clone(),
+                queue: leftover.queue.clone(),
+                payload: leftover.payload.clone(),
+                is_chosen: false,
+                start: None,
+            };
+            let attempts = record.map_or(0, |record| record.attempt);
+            let due = clock::later(clock::now(), RENEWED_AFTER);
+            self.broker.hold_retry(again, due, attempts).await?;
+            swept.enqueued += 1;
+        } else {
+            swept.removed += 1;
+        }
+        self.broker.remove_leftover(&leftover).await?;
         Ok(swept)
     }
 
@@ -245,10 +307,6 @@ impl Swept {
         self.forgotten += other.forgotten;
         self.enqueued += other.enqueued;
         self.ended += other.ended;
+        self.removed += other.removed;
     }
-}
-
-fn earlier(time: Timestamp, by: Duration) -> Timestamp {
-    let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_unix_ms(time.unix_ms().saturating_sub(by_ms)).unwrap_or(time)
 }

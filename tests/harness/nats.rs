@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -161,19 +163,39 @@ impl TestServer {
         self.managed = Some(managed);
     }
 
+    fn stream_dir(&self, stream: &str) -> PathBuf {
+        let streams = self.data_dir().join("store/jetstream/$G/streams");
+        streams.join(stream)
+    }
+
     /// Has a server that is not running forget what a consumer of its has out, as it does over a
     /// crash before it has written that down.
     pub(crate) fn forget_deliveries(&self, stream: &str, consumer: &str) {
-        let streams = self.data_dir().join("store/jetstream/$G/streams");
-        let state = streams
-            .join(stream)
-            .join("obs")
-            .join(consumer)
-            .join("o.dat");
+        let folder = self.stream_dir(stream).join("obs").join(consumer);
+        let state = folder.join("o.dat");
         // one that was never written down is forgotten already
         if let Err(error) = std::fs::remove_file(&state) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{state:?}");
-            assert!(state.parent().unwrap().exists(), "{state:?}");
+            assert!(folder.exists(), "{folder:?}");
+        }
+    }
+
+    /// The messages of a stream, as a server that is not running has them on the disk.
+    pub(crate) fn messages(&self, stream: &str) -> BTreeMap<OsString, Vec<u8>> {
+        let folder = self.stream_dir(stream).join("msgs");
+        let files = std::fs::read_dir(folder).unwrap().flatten();
+        files
+            .map(|file| (file.file_name(), std::fs::read(file.path()).unwrap()))
+            .collect()
+    }
+
+    /// Has such a server have the messages again that it had before, as it may over a crash.
+    pub(crate) fn have_again(&self, stream: &str, messages: &BTreeMap<OsString, Vec<u8>>) {
+        let folder = self.stream_dir(stream).join("msgs");
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        for (name, bytes) in messages {
+            std::fs::write(folder.join(name), bytes).unwrap();
         }
     }
 

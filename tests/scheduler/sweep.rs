@@ -1,6 +1,6 @@
 //! What a crash left behind, and the leader brings to its end.
 
-use naq::envelope::{Dependency, Envelope, JobId, QueueName, Reason, Record, State};
+use naq::envelope::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
 
 use super::now;
 use crate::harness::naq::{Followed, Naq, eventually, id};
@@ -172,4 +172,67 @@ fn a_job_that_is_held_is_left_alone() {
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
         assert_eq!((record.state, record.attempt), (state, 1));
     }
+}
+
+/// A server that was killed can have messages again that it had removed, and take them for done
+/// with all the same.
+#[test]
+fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let jobs = ["ended", "unseen", "hung"];
+    for job in jobs {
+        let script = format!("echo $NAQ_ATTEMPT >> {}", naq.home().join(job).display());
+        let envelope = serde_json::json!({"job_id": job, "script": script});
+        naq.publish("build", envelope.to_string());
+    }
+    server.stop_gracefully();
+    let messages = server.messages("naq_queue_build");
+    server.restart();
+    let worker = naq.worker(&["build"]).spawn();
+    for job in jobs {
+        assert_eq!(naq.ended(&id(job)).state, State::Succeeded);
+    }
+    naq.drained("build");
+    assert!(worker.stop().success());
+    // one that nobody has begun, and one whose worker has died
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let records = jetstream.get_key_value("naq_results").await.unwrap();
+        records.purge("unseen").await.unwrap();
+        let (_, revision) = broker.read_record(&id("hung")).await.unwrap();
+        let mut hung = record(&id("hung"), State::Running);
+        hung.lease = Some(Lease {
+            worker_id: "gone".to_owned(),
+            sequence: 3,
+            delivery: 1,
+        });
+        broker.write_record(&hung, revision, None).await.unwrap();
+    });
+    server.stop_gracefully();
+    server.have_again("naq_queue_build", &messages);
+    server.restart();
+    eventually("they are there again", || naq.messages_left("build") == 3);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.a_good_job_runs("build");
+    assert_eq!(naq.messages_left("build"), 3);
+
+    let sweeper = sweeper(&naq);
+    for (job, attempt, crashes) in [("unseen", 1, 0), ("hung", 2, 1)] {
+        let record = naq.ended(&id(job));
+        assert_eq!(record.state, State::Succeeded, "{job}");
+        assert_eq!(
+            (record.attempt, record.crashes),
+            (attempt, crashes),
+            "{job}"
+        );
+    }
+    naq.drained("build");
+    sweeper.says("swept up");
+    let ran = |job: &str| std::fs::read_to_string(naq.home().join(job)).unwrap();
+    assert_eq!(ran("ended"), "1\n");
+    assert_eq!(ran("unseen"), "1\n1\n");
+    assert_eq!(ran("hung"), "1\n2\n");
 }
