@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -96,6 +97,8 @@ struct Leader<'a> {
     looking: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
     /// Schedules to be stored, the first one first.
     dirty: VecDeque<(Instant, Number)>,
+    // Unconstrained: with thousands under way in one task, its budget would be used up by a few of
+    // them, and each of the others would be woken only to hear of that.
     fires: FuturesUnordered<BoxFuture<'static, (Number, Timestamp, Fired)>>,
     writes: FuturesUnordered<BoxFuture<'static, (Number, Written)>>,
 }
@@ -400,10 +403,9 @@ impl Leader<'_> {
                     let (client, lease) = (self.client.clone(), self.lease.clone());
                     let result_ttl = self.options.result_ttl;
                     let due = due(entry, tick);
-                    self.fires.push(
-                        async move { (number, tick, fire(client, lease, due, result_ttl).await) }
-                            .boxed(),
-                    );
+                    let fire =
+                        async move { (number, tick, fire(client, lease, due, result_ttl).await) };
+                    self.fires.push(unconstrained(fire).boxed());
                     return;
                 }
             }
@@ -537,33 +539,31 @@ impl Leader<'_> {
         let (lease, expected) = (self.lease.clone(), entry.revision);
         let schedule = entry.schedule.clone();
         let skipped = schedule.progress.skipped;
-        self.writes.push(
-            async move {
-                step("progress.due");
-                if !lease.is_held() {
-                    return (number, Written::NotLeader);
-                }
-                let written = match broker.send_schedule(&schedule, expected, Some(&me)).await {
-                    Ok(sent) => broker.confirm_schedule(sent).await,
-                    Err(error) => Err(error),
-                };
-                let written = match written {
-                    Ok(revision) => {
-                        step("progress.stored");
-                        Written::At { revision, skipped }
-                    }
-                    Err(BrokerError::Conflict) => {
-                        match broker.read_stored_schedule(&schedule.schedule_id).await {
-                            Ok(stored) => Written::Reread(stored),
-                            Err(error) => Written::Failed(error),
-                        }
-                    }
-                    Err(error) => Written::Failed(error),
-                };
-                (number, written)
+        let store = async move {
+            step("progress.due");
+            if !lease.is_held() {
+                return (number, Written::NotLeader);
             }
-            .boxed(),
-        );
+            let written = match broker.send_schedule(&schedule, expected, Some(&me)).await {
+                Ok(sent) => broker.confirm_schedule(sent).await,
+                Err(error) => Err(error),
+            };
+            let written = match written {
+                Ok(revision) => {
+                    step("progress.stored");
+                    Written::At { revision, skipped }
+                }
+                Err(BrokerError::Conflict) => {
+                    match broker.read_stored_schedule(&schedule.schedule_id).await {
+                        Ok(stored) => Written::Reread(stored),
+                        Err(error) => Written::Failed(error),
+                    }
+                }
+                Err(error) => Written::Failed(error),
+            };
+            (number, written)
+        };
+        self.writes.push(unconstrained(store).boxed());
     }
 
     fn written(&mut self, (number, written): (Number, Written)) {
