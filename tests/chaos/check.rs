@@ -27,6 +27,8 @@ pub(super) struct Seen {
     pub(super) queued: BTreeSet<String>,
     /// Messages that nobody acknowledged.
     pub(super) messages_left: u64,
+    /// Messages of jobs that had ended, removed by a leader that swept when all was over.
+    pub(super) messages_swept: u64,
     /// The jobs' own log.
     pub(super) runs: Vec<Line>,
     /// The jobs that someone asked to cancel, and those of which naq said that it has.
@@ -68,6 +70,8 @@ pub(super) struct Verdict {
     /// Writes that were seen, and those that were not.
     pub(super) writes: u64,
     pub(super) unseen_writes: u64,
+    /// Messages of ended jobs that a killed server had again, and a leader swept up.
+    pub(super) swept: u64,
 }
 
 impl Verdict {
@@ -118,14 +122,15 @@ impl fmt::Display for Verdict {
         )?;
         write!(
             f,
-            "reruns {} of {} jobs, stale starts {}, runs with a key {}, given up as crashed {}, writes of records {}, unseen {}",
+            "reruns {} of {} jobs, stale starts {}, runs with a key {}, given up as crashed {}, writes of records {}, unseen {}, messages swept up {}",
             self.reruns,
             self.jobs_rerun,
             self.stale_starts,
             self.keyed_runs,
             self.crashed,
             self.writes,
-            self.unseen_writes
+            self.unseen_writes,
+            self.swept
         )?;
         for (what, list) in [
             ("lost", &self.lost),
@@ -150,6 +155,7 @@ impl fmt::Display for Verdict {
 pub(super) fn check(seen: &Seen) -> Verdict {
     let mut verdict = Verdict {
         acknowledged: seen.acknowledged.len(),
+        swept: seen.messages_swept,
         left_over: seen
             .left_over
             .iter()

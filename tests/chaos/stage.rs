@@ -271,7 +271,20 @@ impl Stage {
     /// Waits until the queues are empty and the jobs' processes gone, ends what `crews` there are,
     /// and gathers everything that was seen of these jobs.
     pub(super) fn close(&self, acknowledged: BTreeSet<String>, crews: Vec<Keeping>) -> Seen {
-        let messages_left = self.drained();
+        let unheard = self.drained();
+        // what a killed server has again and gives to nobody is for the leader to sweep up, as it is
+        // wherever there is a scheduler
+        let messages_left = if unheard > 0 && !self.broken() {
+            let sweeper = self
+                .naq
+                .cli(["scheduler", "--sweep-interval", "2s"])
+                .follow();
+            let left = self.drained();
+            sweeper.stop();
+            left
+        } else {
+            unheard
+        };
         let mut left_over = gone(MARK, &self.mark);
         self.ending.store(true, Ordering::Relaxed);
         for keeping in crews {
@@ -318,6 +331,7 @@ impl Stage {
             records,
             queued,
             messages_left,
+            messages_swept: unheard.saturating_sub(messages_left),
             runs: read_runs(&runs),
             kept,
             left_over,
