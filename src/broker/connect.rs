@@ -162,6 +162,15 @@ impl Broker {
     /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::Unsuitable`]
     /// where the server is too old, has no JetStream, or is an open one on another host.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
+        if !options.has_credentials() && !options.is_local() {
+            let url = without_credentials(&options.url);
+            if !options.allow_insecure {
+                return Err(BrokerError::Unsuitable(format!(
+                    "{url} is another host and no credentials are given: whoever reaches that server can run commands on its workers; give --creds, --nkey, --user, --token or a client certificate, or say --allow-insecure"
+                )));
+            }
+            tracing::warn!(%url, "connecting to NATS on another host without credentials");
+        }
         Broker::open(options, Purpose::Everything).await
     }
 
@@ -174,14 +183,6 @@ impl Broker {
         let url = without_credentials(&options.url);
         let names = Names::new(&options.prefix)
             .map_err(|error| BrokerError::Unsuitable(format!("prefix: {error}")))?;
-        if !options.has_credentials() && !options.is_local() {
-            if !options.allow_insecure {
-                return Err(BrokerError::Unsuitable(format!(
-                    "{url} is another host and no credentials are given: whoever reaches that server can run commands on its workers; give --creds, --nkey, --user, --token or a client certificate, or say --allow-insecure"
-                )));
-            }
-            tracing::warn!(%url, "connecting to NATS on another host without credentials");
-        }
         let (client, link) = open(options, purpose).await?;
         if !client.is_server_compatible(2, 12, 0) {
             return Err(BrokerError::Unsuitable(format!(
