@@ -191,6 +191,8 @@ impl Crew {
                 }
                 (Some(libc::SIGKILL), None) if killed => {}
                 (None, _) if status.success() => {}
+                // asked to end a second time before it had: it is to stop at once then
+                (None, _) if status.code() == Some(128 + libc::SIGTERM) => {}
                 // asked to end before it could know of signals, and so before it had anything
                 (Some(libc::SIGTERM), None) if !has_begun => {}
                 // it could not begin while the server was away
