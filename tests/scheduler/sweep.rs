@@ -217,7 +217,7 @@ fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
     eventually("they are there again", || naq.messages_left("build") == 3);
     let _worker = naq.worker(&["build"]).spawn();
     naq.a_good_job_runs("build");
-    assert_eq!(naq.messages_left("build"), 3);
+    naq.holds("build", 3);
 
     let sweeper = sweeper(&naq);
     let record = naq.ended(&id("hung"));
