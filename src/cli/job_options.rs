@@ -78,8 +78,16 @@ pub(super) struct JobOptions {
     /// Anything to carry along
     #[arg(long, value_name = "JSON")]
     meta: Option<String>,
+    /// The W3C trace context that the job is given as TRACEPARENT
+    #[arg(long, value_name = "TEXT")]
+    traceparent: Option<String>,
     /// How often to try again after a failure
-    #[arg(long, value_name = "COUNT", help_heading = "Retries")]
+    #[arg(
+        long,
+        visible_alias = "max-retries",
+        value_name = "COUNT",
+        help_heading = "Retries"
+    )]
     retries: Option<u32>,
     /// How long to wait before a retry; several, comma-separated, one for each
     #[arg(
@@ -213,6 +221,7 @@ impl JobOptions {
         }
         envelope.input = json("--input", self.input.as_deref())?;
         envelope.meta = json("--meta", self.meta.as_deref())?;
+        envelope.traceparent.clone_from(&self.traceparent);
         envelope.secrets.clone_from(&self.secrets);
         envelope.cwd.clone_from(&self.cwd);
         envelope.timeout = self.timeout;

@@ -67,6 +67,12 @@ fn print(record: &Record) -> std::io::Result<()> {
     if let Some(worker) = &record.worker_id {
         row("worker", render::escape(worker))?;
     }
+    if let Some(schedule) = &record.schedule_id {
+        row("schedule", schedule.to_string())?;
+    }
+    if let Some(time) = record.scheduled_for {
+        row("for", time.to_string())?;
+    }
     row(
         "enqueued",
         format!(

@@ -11,11 +11,15 @@ fn file(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.v1.json"))
 }
 
-fn validator(name: &str) -> jsonschema::Validator {
+fn checked_in(name: &str) -> Value {
     let text = std::fs::read_to_string(file(name)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn validator(name: &str) -> jsonschema::Validator {
     jsonschema::options()
         .should_validate_formats(true)
-        .build(&serde_json::from_str(&text).unwrap())
+        .build(&checked_in(name))
         .unwrap()
 }
 
@@ -222,26 +226,59 @@ fn the_protocol_page_names_every_field() {
     assert!(fields > 60, "only {fields} fields were looked for");
 }
 
-#[test]
-fn what_the_program_writes_is_valid() {
-    let validator = validator("envelope");
+/// `naq enqueue --dry-run` with these options, two words each, and a command.
+fn enqueue_dry(options: &str, rest: &[&str]) -> Value {
     let output = assert_cmd::Command::new(crate::harness::nats::naq())
-        .args(["enqueue", "--dry-run", "--env", "A=b", "--timeout", "5m"])
-        .args([
-            "--memory",
-            "64M",
-            "--retries",
-            "2",
-            "--retry-delay",
-            "1s,2s",
-        ])
-        .args(["--label", "k=v", "--input", "[1]", "--", "echo", "hi"])
+        .args(["enqueue", "--dry-run"])
+        .args(options.split_whitespace())
+        .args(rest)
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-    if let Err(error) = validator.validate(&value) {
-        panic!("{value}: {error}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
+    let options = "--id j --env A=b --secret S --cwd / --timeout 5m --label k=v --require gpu=yes \
+        --meta {} --traceparent 00-a-b-01 --concurrency-key k --concurrency-max 2 \
+        --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --cpu-time 1s --cpus 1 \
+        --processes 9 --open-files 9 --file-size 1M --output 1K --nice 1 --max-retries 2 \
+        --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \
+        --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other --dependency-timeout 1h";
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/main.rs");
+    let input = ["--input", "[1]", "--", "echo", "hi"];
+    let written = [
+        enqueue_dry(options, &input),
+        enqueue_dry("", &["--script", script, "--stdin", script]),
+    ];
+    let validator = validator("envelope");
+    for value in &written {
+        if let Err(error) = validator.validate(value) {
+            panic!("{value}: {error}");
+        }
+    }
+    // what a schedule or a rerun sets, what is never but 1, what is not built, and bytes that no text
+    // option has
+    let others = [
+        "version",
+        "enqueue_time",
+        "schedule_id",
+        "scheduled_for",
+        "rerun_of",
+        "function",
+        "kwargs",
+        "runner",
+        "stdin_base64",
+    ];
+    let schema = checked_in("envelope");
+    for field in schema["properties"].as_object().unwrap().keys() {
+        let has_option = written.iter().any(|value| value.get(field).is_some());
+        assert_ne!(has_option, others.contains(&field.as_str()), "{field}");
+    }
+    let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
+    for limit in limits.keys() {
+        assert!(written[0]["limits"].get(limit).is_some(), "{limit}");
     }
 }
 
