@@ -106,10 +106,10 @@ impl Sweep<'_> {
         while let Some(one) = looks.next().await {
             swept.add(Some(one?));
         }
-        self.run_over_queues(leftovers, &mut swept).await?;
         if with_records {
             self.run_over_records(&mut swept).await?;
         }
+        self.run_over_queues(leftovers, &mut swept).await?;
         Ok(swept)
     }
 
