@@ -75,11 +75,14 @@ struct Line {
     live: Subscriber,
     /// The bucket's last sequence when the subscription stood.
     position: u64,
+    /// The number of its connection; news of it is of another.
+    generation: u64,
 }
 
 impl Line {
     async fn open(broker: &Broker) -> Result<Line, BrokerError> {
-        let broker = broker.open_onlooker().await?;
+        let mut broker = broker.open_onlooker().await?;
+        let generation = broker.link.mark_seen().generation;
         let live = broker
             .client
             .subscribe(broker.names.events())
@@ -92,12 +95,8 @@ impl Line {
             broker,
             live,
             position,
+            generation,
         })
-    }
-
-    /// The number of its connection; news of it is of another.
-    fn generation(&mut self) -> u64 {
-        self.broker.link.mark_seen().generation
     }
 
     /// Opens one, however often it takes.
@@ -119,8 +118,6 @@ pub struct ChangeWatch {
     broker: Broker,
     link: Link,
     line: Line,
-    /// Which connection of the line it was that was last heard of.
-    generation: u64,
     /// Up to here everything was seen.
     complete_to: u64,
     /// The newest that was seen.
@@ -155,6 +152,12 @@ impl ChangeWatch {
             match step {
                 Ok(Some(change)) => return Ok(change),
                 Ok(None) => {}
+                Err(error) if error.is_passing() && self.link.state().connected => {
+                    tracing::debug!("cannot catch up yet: {error}");
+                    self.catching_up = None;
+                    self.gap = true;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
                 Err(error) if self.link.state().connected => return Err(error),
                 Err(_) => {
                     self.catching_up = None;
@@ -172,7 +175,6 @@ impl ChangeWatch {
                 let Some(message) = message else {
                     // the client itself has ended, which only bytes that it panics over make it do
                     self.line = Line::open_again(&self.broker).await;
-                    self.generation = self.line.generation();
                     self.gap = true;
                     return Some(Change::Missed);
                 };
@@ -199,8 +201,8 @@ impl ChangeWatch {
                 stored(&headers, &message.payload, revision, time, seen)
             }
             link = self.line.broker.link.changed() => {
-                if link.connected && link.generation != self.generation {
-                    self.generation = link.generation;
+                if link.connected && link.generation != self.line.generation {
+                    self.line.generation = link.generation;
                     self.gap = true;
                     return Some(Change::Missed);
                 }
@@ -212,7 +214,14 @@ impl ChangeWatch {
     async fn catch_up(&mut self) -> Result<(), BrokerError> {
         let bucket = self.broker.names.results_bucket();
         let stream = Names::bucket_stream(&bucket);
-        let last = self.broker.last_sequence(&stream).await?;
+        // by the line, so that it is answered after the line's subscription stands again
+        let last = match self.line.broker.last_sequence(&stream).await {
+            Ok(last) => last,
+            Err(_) => {
+                self.line = Line::open_again(&self.broker).await;
+                self.line.position
+            }
+        };
         if last < self.complete_to {
             // another bucket than the one that was followed
             (self.complete_to, self.position) = (0, 0);
@@ -454,11 +463,10 @@ impl Broker {
     /// # Errors
     /// Where the server does not answer.
     pub async fn watch_changes(&self) -> Result<ChangeWatch, BrokerError> {
-        let mut line = Line::open(self).await?;
+        let line = Line::open(self).await?;
         Ok(ChangeWatch {
             broker: self.clone(),
             link: self.link.clone(),
-            generation: line.generation(),
             complete_to: line.position,
             position: line.position,
             line,

@@ -250,7 +250,11 @@ pub(super) async fn open(
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
-        .subscription_capacity(16_384)
+        // what an onlooker is told has envelopes in it, which may be large
+        .subscription_capacity(match purpose {
+            Purpose::Onlooker => 2_048,
+            _ => 16_384,
+        })
         .client_capacity(4_096)
         .read_buffer_capacity(u16::MAX)
         .reconnect_delay_callback(reconnect_delay)

@@ -253,10 +253,15 @@ impl Broker {
         if lacking.is_empty() && config.republish.is_some() {
             return Ok(());
         }
+        let is_needed = !lacking.is_empty();
         config.subjects.extend(lacking);
         config.republish.get_or_insert(republish);
         match self.jetstream.update_stream(config).await {
             Ok(_) => Ok(()),
+            Err(error) if !is_needed => {
+                tracing::warn!(%queue, "onlookers will not be told of what comes into it: {error}");
+                Ok(())
+            }
             Err(error) => match error.kind() {
                 CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
                 _ => Err(BrokerError::Refused {

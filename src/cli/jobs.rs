@@ -39,6 +39,10 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(300);
 /// How often ages are drawn, which grow by themselves.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often the list is read anew also where nothing was heard of: that a job was purged or its
+/// record has expired is no event.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let filter = args.which.filter()?;
     let client = session.connect().await?;
@@ -117,6 +121,9 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
             std::io::stdout().flush()?;
             if let Ok(event) = timeout(AGE_INTERVAL, events.next()).await {
                 event?;
+                break;
+            }
+            if listed.elapsed() > LOOK_INTERVAL {
                 break;
             }
         }

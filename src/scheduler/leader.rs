@@ -398,6 +398,12 @@ impl Leader<'_> {
                     self.mark(number);
                     return;
                 }
+                // this process stood still since the loop last came round: what it knows is looked
+                // at first, before the next tick that is as late as this one
+                Step::Fire { tick } if self.passed_at.elapsed() > STALLED => {
+                    self.book.set_timer(number, tick);
+                    return;
+                }
                 Step::Fire { tick } => {
                     entry.is_firing = true;
                     let (client, lease) = (self.client.clone(), self.lease.clone());
@@ -507,13 +513,8 @@ impl Leader<'_> {
 
     /// Stores what is to be stored by now, as far as there is room.
     fn store_some(&mut self, has_more: bool) {
-        let room = if has_more {
-            WRITES_BESIDE_TICKS_MAX
-        } else {
-            WRITES_MAX
-        };
         let now = Instant::now();
-        while self.writes.len() < room {
+        while self.writes.len() < writes_max(has_more) {
             match self.dirty.front() {
                 Some((at, number)) if *at <= now => {
                     let number = *number;
@@ -622,8 +623,11 @@ impl Leader<'_> {
             Instant::now() + Duration::from_millis(wait_ms)
         });
         let stored = self.dirty.front().map(|(at, _)| *at);
-        let stored = stored.filter(|_| self.writes.len() < WRITES_MAX);
-        match due.into_iter().chain(stored).min() {
+        let stored = stored.filter(|_| self.writes.len() < writes_max(has_more));
+        // what is waited for here is no standing still
+        let waits = self.looking.is_some() || is_full;
+        let pulse = waits.then(|| Instant::now() + STALLED / 2);
+        match due.into_iter().chain(stored).chain(pulse).min() {
             Some(at) => tokio::time::sleep_until(at).boxed(),
             None => std::future::pending().boxed(),
         }
@@ -655,6 +659,15 @@ impl Leader<'_> {
         }
         self.lease.clone().release().await;
         End::Stopped
+    }
+}
+
+/// How many schedules may be being stored.
+fn writes_max(has_more_ticks: bool) -> usize {
+    if has_more_ticks {
+        WRITES_BESIDE_TICKS_MAX
+    } else {
+        WRITES_MAX
     }
 }
 

@@ -25,7 +25,10 @@ const RECORDS_EVERY: u64 = 6;
 
 /// How long a message that takes another's place is held, which is removed meanwhile: as long as that
 /// one is there, a further one is taken for surplus.
-const RENEWED_AFTER: Duration = Duration::from_secs(3);
+const RENEWED_AFTER: Duration = Duration::from_secs(20);
+
+/// Closer to that the other one is left for the next sweep.
+const REMOVED_BEFORE: Duration = Duration::from_secs(10);
 
 /// Messages by their queue and their sequence in it.
 type Places = HashSet<(QueueName, u64)>;
@@ -122,24 +125,35 @@ impl Sweep<'_> {
     ) -> Result<(), BrokerError> {
         let mut seen = Places::new();
         for queue in self.broker.queue_names().await? {
-            for leftover in self.broker.list_leftovers(&queue).await? {
-                if !self.lease.is_held() {
-                    return Ok(());
-                }
-                let place = (queue.clone(), leftover.sequence);
-                if before.contains(&place) {
-                    swept.add(Some(self.clear(leftover).await?));
-                } else {
-                    seen.insert(place);
-                }
+            if let Err(error) = self.run_over_queue(&queue, before, &mut seen, swept).await {
+                tracing::warn!(%queue, "the sweep of a queue was cut off: {error}");
             }
         }
         *before = seen;
         Ok(())
     }
 
-    async fn clear(&self, leftover: Leftover) -> Result<Swept, BrokerError> {
-        let mut swept = Swept::default();
+    async fn run_over_queue(
+        &self,
+        queue: &QueueName,
+        before: &Places,
+        seen: &mut Places,
+        swept: &mut Swept,
+    ) -> Result<(), BrokerError> {
+        for leftover in self.broker.list_leftovers(queue).await? {
+            if !self.lease.is_held() {
+                return Ok(());
+            }
+            let place = (queue.clone(), leftover.sequence);
+            if !before.contains(&place) || !self.clear(&leftover, swept).await? {
+                seen.insert(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether it is removed.
+    async fn clear(&self, leftover: &Leftover, swept: &mut Swept) -> Result<bool, BrokerError> {
         let (record, _) = self.broker.read_record(&leftover.job_id).await?;
         if needs_another(record.as_ref(), leftover.sequence) {
             tracing::warn!(job_id = %leftover.job_id, "nobody would have been given it: it is enqueued anew");
@@ -153,12 +167,15 @@ impl Sweep<'_> {
             let attempts = record.map_or(0, |record| record.attempt);
             let due = clock::later(clock::now(), RENEWED_AFTER);
             self.broker.hold_retry(again, due, attempts).await?;
+            if clock::later(clock::now(), REMOVED_BEFORE) > due {
+                return Ok(false);
+            }
             swept.enqueued += 1;
         } else {
             swept.removed += 1;
         }
-        self.broker.remove_leftover(&leftover).await?;
-        Ok(swept)
+        self.broker.remove_leftover(leftover).await?;
+        Ok(true)
     }
 
     async fn look_at_key(&self, entry: IndexEntry) -> Result<Swept, BrokerError> {
