@@ -30,7 +30,8 @@ impl RawMessage {
     /// A message that the server repeated when it stored it; none where it does not say which.
     pub(super) fn repeated(message: &async_nats::Message) -> Option<RawMessage> {
         let known = message.headers.as_ref()?;
-        let value = |name: &str| known.get(name).map(async_nats::HeaderValue::as_str);
+        // the server's own come last: a producer may have sent one on with another server's
+        let value = |name: &str| known.get_last(name).map(async_nats::HeaderValue::as_str);
         let mut headers = String::from("NATS/1.0\r\n");
         for (name, values) in known.iter() {
             for value in values {

@@ -149,8 +149,13 @@ fn what_comes_into_a_queue_is_told() {
     naq.enqueue(&[
         "-q", "build", "--id", "held", "--in", "2s", "--label", "team=b", "--", "true",
     ]);
-    // by a producer that knows nothing but the subject
-    let bare = naq.publish("build", r#"{"command":"true","labels":{"team":"c"}}"#);
+    // by a producer that knows nothing but the subject, and sends on what a server said elsewhere
+    naq.raw().publish_with_headers(
+        b"naq.queue.build",
+        b"NATS/1.0\r\nNats-Subject: naq.queue.other.x\r\nNats-Sequence: 999\r\n\r\n",
+        br#"{"command":"true","labels":{"team":"c"}}"#,
+    );
+    let bare = JobId::new("build-2").unwrap();
     let bad = naq.publish("build", "{");
     let changes = |id: &str, told: &[Value]| -> Vec<String> {
         let of_job = told.iter().filter(|event| event["job_id"] == id);
