@@ -89,9 +89,7 @@ impl Names {
     /// Whether a subject is one under which a job waits for its time.
     #[must_use]
     pub fn is_later(&self, subject: &str) -> bool {
-        subject
-            .strip_prefix(&self.prefix)
-            .is_some_and(|rest| rest.starts_with(".later."))
+        self.queue_of_later(subject).is_some()
     }
 
     /// The subjects of all waiting jobs of a queue.

@@ -2,6 +2,9 @@
 //! they go on.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use naq::envelope::{JobId, Schedule, ScheduleStatus, Timestamp};
@@ -60,13 +63,75 @@ fn what_was_paused_while_it_stood_still_is_not_enqueued() {
         paused_at.push(now());
     }
     // ticks of all of them fall due
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(400));
     scheduler.signal(Signal::SIGCONT);
     let so_far = super::stored(&naq, "other").progress.runs;
     progressed(&naq, "other", "goes on", |one| one.runs >= so_far + 10);
     for (one, paused_at) in all.iter().zip(paused_at) {
         none_after(&naq, one, paused_at);
     }
+}
+
+/// A port behind which the server answers, each way a while later.
+fn slow_way_to(port: u16, way: Duration) -> u16 {
+    fn pass_on(mut from: TcpStream, mut to: TcpStream, way: Duration) {
+        let (sender, receiver) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+        std::thread::spawn(move || {
+            for (due, bytes) in receiver {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                if to.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(read @ 1..) = from.read(&mut buffer) {
+                if sender
+                    .send((Instant::now() + way, buffer[..read].to_vec()))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let slow = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            pass_on(
+                client.try_clone().unwrap(),
+                server.try_clone().unwrap(),
+                way,
+            );
+            pass_on(server, client, way);
+        }
+    });
+    slow
+}
+
+/// Waiting for a look is no standing still, however far away the server is.
+#[test]
+fn one_that_stood_still_far_from_its_server_goes_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    put(&naq, &schedule("often", json!({"every": 0.1})));
+    let port = slow_way_to(server.port(), Duration::from_millis(100));
+    let url = format!("nats://127.0.0.1:{port}");
+    let scheduler = naq
+        .cli(["scheduler", "--lock-ttl", "60s"])
+        .env("NAQ_NATS_URL", &url)
+        .follow();
+    scheduler.says("leading");
+    progressed(&naq, "often", "runs", |one| one.runs >= 3);
+    scheduler.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(500));
+    scheduler.signal(Signal::SIGCONT);
+    let so_far = super::stored(&naq, "often").progress.runs;
+    progressed(&naq, "often", "goes on", |one| one.runs >= so_far + 10);
 }
 
 /// Between its last look at its lock and sending a leader does nothing; one that stands still just
