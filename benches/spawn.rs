@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq::runner::{Command, End, Options, Program, Runner};
+use naq_runner::{Command, End, Options, Program, Runner};
 
 fn main() {
     let args: Vec<String> = std::env::args()

@@ -6,9 +6,9 @@
 
 use std::io::Write;
 
-use naq::broker::ConnectOptions;
-use naq::client::Client;
-use naq::envelope::{Envelope, State};
+use naq_client::Client;
+use naq_jetstream::ConnectOptions;
+use naq_protocol::{Envelope, State};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {

@@ -1,5 +1,8 @@
 //! One integration binary: the harness, then a folder per room.
 
+/// The root of the repository, for tests that read its files.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
 mod chaos;
 mod cli;
 mod config;

@@ -6,8 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use naq::client::Cancelled;
-use naq::envelope::JobId;
+use naq_client::Cancelled;
+use naq_protocol::JobId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use naq::envelope::{Reason, Record, State};
+use naq_protocol::{Reason, Record, State};
 
 use super::history::{Line, Process, Write};
 use super::jobs::{Ends, Planned};

@@ -10,8 +10,8 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
 };
 use futures_util::StreamExt;
-use naq::broker::Broker;
-use naq::envelope::{Reason, State};
+use naq_jetstream::Broker;
+use naq_protocol::{Reason, State};
 use serde::Deserialize;
 
 /// A record as it was stored.

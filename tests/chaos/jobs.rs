@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use naq::envelope::{Reason, Record, State};
+use naq_protocol::{Reason, Record, State};
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};

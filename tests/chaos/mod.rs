@@ -26,7 +26,7 @@ use plan::Size;
 
 /// A size with what the environment says of it.
 fn sized(default: Size) -> Size {
-    let environment = naq::config::environment();
+    let environment = naq_client::config::environment();
     let number = |name: &str| -> Option<u64> {
         let text = environment
             .get(&format!("NAQ_CHAOS_{name}"))

@@ -208,8 +208,11 @@ mod tests {
     /// The plan would be blind for a step that it does not know.
     #[test]
     fn the_plan_has_every_step() {
-        assert_eq!(found(&["worker", "broker"]), known(STEPS));
-        assert_eq!(found(&["scheduler"]), known(SCHEDULER_STEPS));
+        assert_eq!(
+            found(&["naq/src/worker", "naq-jetstream/src"]),
+            known(STEPS)
+        );
+        assert_eq!(found(&["naq/src/scheduler"]), known(SCHEDULER_STEPS));
     }
 
     fn known(steps: &[(&str, u32)]) -> BTreeSet<String> {
@@ -217,7 +220,7 @@ mod tests {
     }
 
     fn found(folders: &[&str]) -> BTreeSet<String> {
-        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let source = std::path::Path::new(crate::ROOT).join("crates");
         let mut found = BTreeSet::new();
         for folder in folders {
             for entry in std::fs::read_dir(source.join(folder)).unwrap() {

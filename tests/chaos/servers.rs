@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use naq::envelope::QueueName;
+use naq_protocol::QueueName;
 use rand::Rng;
 use rand::rngs::StdRng;
 

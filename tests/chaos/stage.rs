@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull};
 use futures_util::{StreamExt, TryStreamExt};
-use naq::envelope::{JobId, Record};
+use naq_protocol::{JobId, Record};
 use nix::sys::signal::Signal;
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -1,7 +1,7 @@
 //! Many enqueues under way at once, into queues that are not there yet.
 
-use naq::broker::NewJob;
-use naq::envelope::{JobId, QueueName};
+use naq_jetstream::NewJob;
+use naq_protocol::{JobId, QueueName};
 
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;

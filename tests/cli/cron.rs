@@ -59,7 +59,7 @@ fn the_coming_times_are_printed() {
     // from now on, with seconds
     let done = cron(&["next", "* * * * * *", "-n", "3"]).success();
     let output = String::from_utf8(done.get_output().stdout.clone()).unwrap();
-    let times: Vec<naq::envelope::Timestamp> =
+    let times: Vec<naq_protocol::Timestamp> =
         output.lines().map(|time| time.parse().unwrap()).collect();
     assert_eq!(times.len(), 3);
     assert!(times.is_sorted_by(|a, b| b.unix_ms() - a.unix_ms() == 1_000));

@@ -7,9 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use futures_util::StreamExt;
-use naq::broker::ConnectOptions;
-use naq::client::Client;
-use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
+use naq_client::Client;
+use naq_jetstream::ConnectOptions;
+use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;

@@ -5,8 +5,8 @@
 
 use std::time::SystemTime;
 
-use naq::client::ListedSchedule;
-use naq::envelope::{JobId, Schedule, ScheduleStatus, State, Timestamp};
+use naq_client::ListedSchedule;
+use naq_protocol::{JobId, Schedule, ScheduleStatus, State, Timestamp};
 use serde_json::Value;
 
 use super::schedule::{name, store, stored};

@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 
 use futures_util::StreamExt;
-use naq::broker::NewJob;
-use naq::envelope::{JobId, QueueName, Record, State, Timestamp};
-use naq::lifecycle::StartTime;
+use naq_core::StartTime;
+use naq_jetstream::NewJob;
+use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 use serde_json::Value;
 
 use crate::harness::naq::{Naq, eventually};

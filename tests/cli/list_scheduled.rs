@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use futures_util::StreamExt;
-use naq::envelope::{JobId, Schedule, ScheduleStatus};
+use naq_protocol::{JobId, Schedule, ScheduleStatus};
 use serde_json::Value;
 
 use super::schedule::{name, store, stored};
@@ -117,7 +117,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     assert_eq!(line["last_reason"], "exit");
     assert_eq!(line["every"], 3600);
     let next = soon.created_at.unix_ms() + 3_600_000;
-    let shown: naq::envelope::Timestamp = line["next_run"].as_str().unwrap().parse().unwrap();
+    let shown: naq_protocol::Timestamp = line["next_run"].as_str().unwrap().parse().unwrap();
     assert_eq!(shown.unix_ms(), next);
     assert_eq!(line.get("envelope"), None);
     let line = &lines(&naq, &["--job-id", "late", "--detailed"])[0];

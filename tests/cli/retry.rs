@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 
 use crate::harness::naq::{Naq, text};
 use crate::harness::nats::TestServer;

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use naq::client::{NewSchedule, ScheduleOutcome};
-use naq::envelope::{
+use naq_client::{NewSchedule, ScheduleOutcome};
+use naq_protocol::{
     Envelope, LeaderInfo, Misfire, Overlap, Schedule, ScheduleId, ScheduleStatus, Timestamp,
 };
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use naq::envelope::{JobId, Schedule, ScheduleId, ScheduleStatus, State, Timestamp};
+use naq_protocol::{JobId, Schedule, ScheduleId, ScheduleStatus, State, Timestamp};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -454,7 +454,7 @@ fn meddle(naq: &Naq, id: &str, what: u8) {
             .block_on(naq.client().cancel_scheduled_job(&schedule_id))
             .unwrap(),
         (Some(mut schedule), _) => {
-            schedule.queue = naq::envelope::QueueName::new("elsewhere").unwrap();
+            schedule.queue = naq_protocol::QueueName::new("elsewhere").unwrap();
             store(naq, &schedule);
         }
         (None, _) => {

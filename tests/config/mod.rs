@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use naq::config::{
+use naq_client::config::{
     ConfigError, Flags, LogFormat, Resolved, SETTINGS, Source, Surroundings, Warning, load,
 };
 use proptest::prelude::*;

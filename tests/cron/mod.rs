@@ -18,9 +18,7 @@ use difference::{Answer, Package, reasons};
 use question::{Question, TIMES};
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/cron")
-        .join(name)
+    Path::new(crate::ROOT).join("tests/cron").join(name)
 }
 
 /// The answers to all questions, of both packages to each.
@@ -65,7 +63,7 @@ fn ask(questions: &[Question]) -> Vec<[Answer; 2]> {
 #[test]
 fn others_say_the_same_or_it_is_known_why_not() {
     let number = |name: &str, default: usize| {
-        naq::config::environment()
+        naq_client::config::environment()
             .get(name)
             .map_or(default, |number| number.parse().unwrap())
     };

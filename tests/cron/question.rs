@@ -3,8 +3,7 @@
 
 use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone, Timelike};
 use chrono_tz::{TZ_VARIANTS, Tz};
-use naq::envelope::Timestamp;
-use naq::lifecycle::{Cron, Zone};
+use naq_cron::{Cron, Zone};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -94,11 +93,11 @@ impl Question {
     /// Whether the hours are all there are.
     pub(super) fn has_every_hour(&self) -> bool {
         let cron = Cron::parse(&format!("0 {} * * *", self.hour())).unwrap();
-        let mut moment = Timestamp::from_unix_ms(0).unwrap();
+        let mut moment = chrono::DateTime::UNIX_EPOCH;
         (0..24).all(|_| {
-            let before = moment.unix_ms();
+            let before = moment.timestamp_millis();
             moment = cron.next_after(moment, Zone::UTC).unwrap();
-            moment.unix_ms() - before == 3_600_000
+            moment.timestamp_millis() - before == 3_600_000
         })
     }
 
@@ -154,8 +153,8 @@ impl Question {
         };
         let zone: Zone = self.zone.name().parse().unwrap();
         let next = |after: &i64| {
-            let after = Timestamp::from_unix_ms(*after * 1_000).unwrap();
-            Some(cron.next_after(after, zone)?.unix_ms() / 1_000)
+            let after = chrono::DateTime::from_timestamp(*after, 0).unwrap();
+            Some(cron.next_after(after, zone)?.timestamp())
         };
         std::iter::successors(next(&self.after), next)
             .take(TIMES)

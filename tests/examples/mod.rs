@@ -19,13 +19,13 @@ use crate::harness::python::python;
 )]
 fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    for (name, _) in naq::config::environment() {
+    for (name, _) in naq_client::config::environment() {
         if name.starts_with("NAQ_") {
             command.env_remove(name);
         }
     }
     let bin = naq().parent().unwrap().to_str().unwrap();
-    let path = naq::config::environment()
+    let path = naq_client::config::environment()
         .get("PATH")
         .cloned()
         .unwrap_or_default();
@@ -34,9 +34,7 @@ fn command(program: impl AsRef<OsStr>) -> Command {
 }
 
 fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(name)
+    Path::new(crate::ROOT).join("examples").join(name)
 }
 
 fn text(output: &Output) -> String {

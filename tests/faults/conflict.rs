@@ -1,6 +1,6 @@
 //! Row 37: another envelope under an id that is taken. The first stands.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;

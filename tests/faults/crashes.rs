@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use naq::envelope::{JobId, Reason, Record, State};
+use naq_protocol::{JobId, Reason, Record, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, alive, eventually, text};

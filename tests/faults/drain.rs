@@ -1,6 +1,6 @@
 //! A worker that is asked to end, and what it does with what it has. How queues share slots.
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, alive, eventually};

@@ -1,6 +1,6 @@
 //! Envelopes that are none, published bare: kept whole, with the reason and the place.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, text};
 use crate::harness::nats::{TestOptions, TestServer};
@@ -254,7 +254,7 @@ fn names_in_subjects_are_checked_like_all_others() {
     ];
     for (place, (token, word)) in (1..).zip(tokens) {
         raw.publish(format!("naq.queue.build.{token}").as_bytes(), good);
-        let job = naq::envelope::JobId::new(format!("build-{place}")).unwrap();
+        let job = naq_protocol::JobId::new(format!("build-{place}")).unwrap();
         let record = naq.ended(&job);
         assert_eq!(record.state, State::Rejected, "{token}");
         assert!(
@@ -345,7 +345,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
             .run();
         match done.code {
             Some(0) => {
-                let job = naq::envelope::JobId::new(done.stdout.trim_end()).unwrap();
+                let job = naq_protocol::JobId::new(done.stdout.trim_end()).unwrap();
                 assert_eq!(naq.ended(&job).state, State::Succeeded);
             }
             _ => {
@@ -393,7 +393,7 @@ fn a_rejected_message_near_the_message_size_is_kept_whole() {
         format!("NATS/1.0\r\n{fields}\r\n").as_bytes(),
         b"not an envelope",
     );
-    let job = naq::envelope::JobId::new("build-2").unwrap();
+    let job = naq_protocol::JobId::new("build-2").unwrap();
     assert_eq!(naq.ended(&job).state, State::Rejected);
     naq.kept(&job);
     naq.a_good_job_runs("build");
@@ -447,9 +447,9 @@ fn a_core_publish_of_any_client_is_a_job_too() {
         }
         nats.flush().await.unwrap();
     });
-    let record = naq.ended(&naq::envelope::JobId::new("build-1").unwrap());
+    let record = naq.ended(&naq_protocol::JobId::new("build-1").unwrap());
     assert_eq!(text(record.stdout.as_ref()), "1 true x\n");
-    let record = naq.ended(&naq::envelope::JobId::new("build-2").unwrap());
+    let record = naq.ended(&naq_protocol::JobId::new("build-2").unwrap());
     assert_eq!(record.state, State::Rejected);
     naq.a_good_job_runs("build");
 }

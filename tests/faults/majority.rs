@@ -1,7 +1,7 @@
 //! Three servers, some of which are gone: what a majority has taken stays, and a worker that is
 //! cut off from the majority gives up its jobs in time.
 
-use naq::envelope::{QueueName, State};
+use naq_protocol::{QueueName, State};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::naq::{Naq, alive, eventually};

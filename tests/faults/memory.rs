@@ -1,6 +1,6 @@
 //! Row 25: a job that wants more memory than it may have.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;

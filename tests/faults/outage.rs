@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use naq::broker::NewJob;
-use naq::envelope::{Envelope, JobId, QueueName, State};
+use naq_jetstream::NewJob;
+use naq_protocol::{Envelope, JobId, QueueName, State};
 
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;

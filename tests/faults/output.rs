@@ -1,6 +1,6 @@
 //! What jobs write: too much, not text, nothing at all, and to readers that do not read.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::{TestOptions, TestServer};

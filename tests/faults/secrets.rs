@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, text};
 use crate::harness::nats::TestServer;

@@ -1,6 +1,6 @@
 //! Servers that let anyone in, and clocks that are wrong.
 
-use naq::envelope::State;
+use naq_protocol::State;
 
 use crate::harness::naq::{Naq, plain_server};
 use crate::harness::nats::TestServer;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;

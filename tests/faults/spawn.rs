@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, alive, eventually, text};
 use crate::harness::nats::{TestOptions, TestServer};

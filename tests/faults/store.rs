@@ -1,6 +1,6 @@
 //! A full store: the producer is told, nothing is evicted, outcomes wait for room.
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, Worker, eventually};

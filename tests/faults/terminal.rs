@@ -1,6 +1,6 @@
 //! Text of producers, jobs and workers that would act on a reader's terminal.
 
-use naq::envelope::State;
+use naq_protocol::State;
 
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;

@@ -1,6 +1,6 @@
 //! Messages that the client library cannot parse, sent in bytes.
 
-use naq::envelope::{JobId, QueueName, Reason, State};
+use naq_protocol::{JobId, QueueName, Reason, State};
 
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;

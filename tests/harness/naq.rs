@@ -14,9 +14,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use naq::broker::{ConnectOptions, FailedJob, RecordEvent};
-use naq::client::Client;
-use naq::envelope::{JobId, QueueName, Record, State};
+use naq_client::Client;
+use naq_jetstream::{ConnectOptions, FailedJob, RecordEvent};
+use naq_protocol::{JobId, QueueName, Record, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -126,7 +126,7 @@ impl Naq {
 
     /// The environment that the program runs in.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
-        let around = naq::config::environment();
+        let around = naq_client::config::environment();
         let mut environment = BTreeMap::new();
         for (name, value) in [
             ("PATH", around.get("PATH").cloned().unwrap_or_default()),
@@ -357,7 +357,7 @@ pub(crate) fn id(text: &str) -> JobId {
 }
 
 /// What was kept of an output, as text.
-pub(crate) fn text(output: Option<&naq::envelope::Output>) -> String {
+pub(crate) fn text(output: Option<&naq_protocol::Output>) -> String {
     let Some(output) = output else {
         return String::new();
     };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use naq::server::{self, Binary, Limits, Managed, Options, Port, Search, SyncInterval};
+use naq::local_server::{self, Binary, Limits, Managed, Options, Port, Search, SyncInterval};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -25,7 +25,7 @@ pub(crate) fn naq() -> &'static Path {
 
 /// Where nats-server is looked for in tests: as a user's naq would.
 pub(crate) fn search() -> Search {
-    let environment = naq::config::environment();
+    let environment = naq_client::config::environment();
     let folder = |name: &str| environment.get(name).filter(|value| !value.is_empty());
     let cache = folder("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -42,7 +42,7 @@ pub(crate) fn search() -> Search {
 /// makes that once a machine.
 pub(crate) fn binary() -> &'static Binary {
     static FOUND: OnceLock<Binary> = OnceLock::new();
-    FOUND.get_or_init(|| server::find(&search()).unwrap_or_else(|error| panic!("{error}")))
+    FOUND.get_or_init(|| local_server::find(&search()).unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// What a test may want of its server.
@@ -99,7 +99,8 @@ impl TestServer {
         options.restarts_max = 0;
         options.remove_folder = true;
         options.keeper = Some(naq().to_path_buf());
-        let managed = server::ensure_blocking(&options).unwrap_or_else(|error| panic!("{error}"));
+        let managed =
+            local_server::ensure_blocking(&options).unwrap_or_else(|error| panic!("{error}"));
         let (url, port) = (managed.url().to_owned(), managed.port());
         let token = managed.token().to_owned();
         TestServer {
@@ -143,23 +144,23 @@ impl TestServer {
     /// Kills nats-server and waits until it is gone. Its files stay.
     pub(crate) fn kill9(&self) {
         self.signal(Signal::SIGKILL);
-        server::wait_until_gone(self.data_dir(), LONG).expect("the server goes");
+        local_server::wait_until_gone(self.data_dir(), LONG).expect("the server goes");
     }
 
     /// Stops nats-server in order and waits until it is gone. Its files stay.
     pub(crate) fn stop_gracefully(&self) {
-        assert!(server::stop_blocking(self.data_dir(), LONG).expect("the server stops"));
+        assert!(local_server::stop_blocking(self.data_dir(), LONG).expect("the server stops"));
     }
 
     /// Starts it again at the same port with the same files; stops it first if it still runs.
     pub(crate) fn restart(&mut self) {
-        if server::running(self.data_dir()).is_some() {
+        if local_server::running(self.data_dir()).is_some() {
             self.stop_gracefully();
         }
         self.options.port = Port::Fixed(self.port);
         // The new use begins before the old one ends: the folder must not be removed in between.
         let managed =
-            server::ensure_blocking(&self.options).unwrap_or_else(|error| panic!("{error}"));
+            local_server::ensure_blocking(&self.options).unwrap_or_else(|error| panic!("{error}"));
         self.managed = Some(managed);
     }
 
@@ -226,7 +227,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         // A killed server has no keeper that would remove the folder.
-        let abandoned = server::running(self.data_dir()).is_none();
+        let abandoned = local_server::running(self.data_dir()).is_none();
         self.managed = None;
         if abandoned {
             let _left_in_the_temporary_folder = std::fs::remove_dir_all(self.data_dir());

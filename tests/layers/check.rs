@@ -4,46 +4,56 @@
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The rooms, from the left of the arrow to its right. A room imports only from rows below its
-/// own, so neighbours in a row never meet.
+/// The rooms of the program, from the left of the arrow to its right. A room imports only from rows
+/// below its own, so neighbours in a row never meet. Cargo keeps the arrows between the crates.
 pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["worker", "scheduler", "server", "config"],
-    &["client"],
-    &["broker", "runner"],
-    &["lifecycle"],
-    &["envelope"],
+    &["worker", "scheduler", "local_server"],
 ];
 
-/// What only some rooms may name: the tokens, the rooms, and why.
+/// What only some places may name: the tokens, the crates or rooms, and why.
 const RESERVED: &[(&[&str], &[&str], &str)] = &[
-    (&["async_nats"], &["broker"], "only broker knows NATS"),
+    (
+        &["async_nats"],
+        &["naq-jetstream"],
+        "only naq-jetstream knows NATS",
+    ),
+    (
+        &["naq_jetstream"],
+        &["naq-jetstream", "naq-client", "worker", "scheduler", "cli"],
+        "only naq-client and the rooms of the program see naq-jetstream",
+    ),
+    (
+        &["naq_client", "config"],
+        &["cli"],
+        "only cli sees the settings",
+    ),
     (&["ureq"], &["cli"], "only cli speaks HTTP, for webhooks"),
     (
         &["unsafe"],
-        &["runner"],
-        "unsafe code is the runner's alone",
+        &["naq-runner"],
+        "unsafe code is naq-runner's alone",
     ),
     (
         &["unsafe_code"],
-        &["runner"],
-        "the lint against unsafe code is lifted in runner alone",
+        &["naq-runner"],
+        "the lint against unsafe code is lifted in naq-runner alone",
     ),
     (
         &["process", "Command"],
-        &["runner", "server"],
-        "only runner and server start processes",
+        &["naq-runner", "local_server"],
+        "only naq-runner and local_server start processes",
     ),
     (
         &["env", "var"],
-        &["config"],
-        "only config reads the environment",
+        &["naq-client/config"],
+        "only the settings read the environment",
     ),
     (
         &["env", "vars"],
-        &["config"],
-        "only config reads the environment",
+        &["naq-client/config"],
+        "only the settings read the environment",
     ),
 ];
 
@@ -57,37 +67,52 @@ const IMPURE: &[&[&str]] = &[
     &["Utc", "now"],
 ];
 
-const PURE: &[&str] = &["lifecycle", "envelope"];
+const PURE: &[&str] = &["naq-protocol", "naq-cron", "naq-core"];
 
 fn row(room: &str) -> Option<usize> {
     ROWS.iter().position(|rooms| rooms.contains(&room))
 }
 
-/// What a file breaks, in words; nothing where it keeps the rule. `file` is relative to `src/`.
+/// Where a file belongs: its room in the program, or its crate.
+fn room_of(file: &str) -> String {
+    let parts: Vec<&str> = file.split('/').collect();
+    match parts[..] {
+        ["naq", "src", room, ..] => room.trim_end_matches(".rs").to_owned(),
+        ["naq-client", "src", "config", ..] => "naq-client/config".to_owned(),
+        [name, ..] => name.to_owned(),
+        [] => String::new(),
+    }
+}
+
+/// The rules that a file breaks, a sentence each. `file` is relative to `crates/`.
 pub(super) fn check(file: &str, source: &str) -> Vec<String> {
+    let room = room_of(file);
+    let room = room.as_str();
+    let in_program = file.starts_with("naq/");
     let mut modules: Vec<&str> = file
         .trim_end_matches(".rs")
         .split('/')
+        .skip(2)
         .filter(|part| *part != "mod")
         .collect();
-    let room = modules[0];
-    if room == "lib" {
+    if modules == ["lib"] {
         modules.clear();
     }
     let tokens: TokenStream = source
         .parse()
-        .unwrap_or_else(|error| panic!("{file} cannot be read as Rust: {error}"));
+        .unwrap_or_else(|error| panic!("{file} is not valid Rust: {error}"));
     let mut paths = Vec::new();
     read(tokens, modules.len(), &mut paths);
     let mut found = Vec::new();
     for path in &paths {
         let names: Vec<&str> = path.iter().map(String::as_str).collect();
-        // lib.rs names the rooms, which is what it is for
-        if names.first() == Some(&"crate") && room != "lib" {
-            // `pub(crate)`
-            let Some(other) = names.get(1).copied() else {
-                continue;
-            };
+        // lib.rs declares the rooms, so it may name each
+        if in_program
+            && names.first() == Some(&"crate")
+            && room != "lib"
+            // `pub(crate)` has no second part
+            && let Some(other) = names.get(1).copied()
+        {
             match (row(room), row(other)) {
                 _ if other == room => {}
                 (Some(from), Some(to)) if from < to && !(room == "main" && other != "cli") => {}
@@ -109,7 +134,7 @@ pub(super) fn check(file: &str, source: &str) -> Vec<String> {
         if PURE.contains(&room) {
             for impure in IMPURE {
                 if names_any(impure) {
-                    found.push(format!("{file}: `{}` in a pure room", impure.join("::")));
+                    found.push(format!("{file}: `{}` in a pure crate", impure.join("::")));
                 }
             }
         }

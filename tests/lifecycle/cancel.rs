@@ -1,6 +1,6 @@
 //! Cancelling a job in each of its states.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, alive, eventually, id, text};

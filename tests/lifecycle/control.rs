@@ -1,6 +1,6 @@
 //! What a job says of itself while it runs, and what comes of it.
 
-use naq::envelope::State;
+use naq_protocol::State;
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, id, text};

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use naq::broker::NewJob;
-use naq::envelope::{Condition, Dependency, QueueName, Reason, Record, State, Timestamp};
+use naq_jetstream::NewJob;
+use naq_protocol::{Condition, Dependency, QueueName, Reason, Record, State, Timestamp};
 
 use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;

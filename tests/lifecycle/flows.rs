@@ -1,6 +1,6 @@
 //! Flows: jobs of one file that depend on one another.
 
-use naq::envelope::{Reason, State};
+use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;

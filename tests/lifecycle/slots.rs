@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
 
 use crate::harness::naq::{Naq, eventually, id};
@@ -111,7 +111,7 @@ fn a_slot_of_a_job_that_vanished_is_taken_over() {
     // neither a worker nor a message will ever end it
     naq.block_on(async {
         let broker = naq.client().broker();
-        let queue = naq::envelope::QueueName::new("default").unwrap();
+        let queue = naq_protocol::QueueName::new("default").unwrap();
         broker
             .remove_job_messages(&queue, &id("holder"))
             .await

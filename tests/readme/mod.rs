@@ -21,7 +21,7 @@ const COMMANDS_MIN: usize = 30;
 const MARK: char = '\u{1e}';
 
 fn page() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+    std::fs::read_to_string(Path::new(crate::ROOT).join("README.md")).unwrap()
 }
 
 /// A home of its own: its data, its settings, no server but its own.
@@ -192,7 +192,7 @@ fn the_readme_names_variables_that_there_are() {
     for name in named {
         assert!(
             OF_A_JOB.contains(&name)
-                || naq::config::SETTINGS
+                || naq_client::config::SETTINGS
                     .iter()
                     .any(|setting| setting.variable == name),
             "README.md names {name}"

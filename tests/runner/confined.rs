@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use naq::runner::{Command, End, FileAccess, JobUser, Options, Program, Runner, RunnerError};
+use naq_runner::{Command, End, FileAccess, JobUser, Options, Program, Runner, RunnerError};
 
 use super::harness::{Bench, CONTAINMENTS, options, program, sh, stdout};
 

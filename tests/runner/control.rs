@@ -1,6 +1,6 @@
 //! The control channel.
 
-use naq::runner::End;
+use naq_runner::End;
 
 use super::harness::{Bench, sh, within};
 

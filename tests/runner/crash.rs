@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use naq::runner::{Containment, End, Runner, RunnerError};
+use naq_runner::{Containment, End, Runner, RunnerError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

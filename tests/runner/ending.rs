@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq::runner::{Containment, End, StopReason, Stopped};
+use naq_runner::{Containment, End, StopReason, Stopped};
 
 use super::harness::{Bench, Witness, sh, stdout, within};
 
@@ -39,7 +39,7 @@ async fn term_reaches_the_whole_tree_and_all_of_it_has_the_grace() {
         );
         let (sender, mut chunks) = tokio::sync::mpsc::channel(8);
         let mut command = sh(&script);
-        command.live = Some(naq::runner::LiveSink::new(sender, Duration::ZERO));
+        command.live = Some(naq_runner::LiveSink::new(sender, Duration::ZERO));
         let job = bench.runner.start_job(command);
         within(chunks.recv()).await.expect("ready");
         job.stop(StopReason::Cancel);

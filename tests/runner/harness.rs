@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use naq::runner::{Command, Containment, Ended, Options, Program, Runner, RunnerError};
+use naq_runner::{Command, Containment, Ended, Options, Program, Runner, RunnerError};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tempfile::TempDir;

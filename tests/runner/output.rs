@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use naq::runner::{End, LiveSink, StreamKind};
+use naq_runner::{End, LiveSink, StreamKind};
 use tokio::sync::mpsc;
 
 use super::harness::{Bench, program, sh, stdout, within};

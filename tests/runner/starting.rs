@@ -1,7 +1,7 @@
 //! What a job is given, and what keeps it from starting.
 
 use bytes::Bytes;
-use naq::runner::{
+use naq_runner::{
     Command, Containment, End, Limits, Options, Program, Runner, RunnerError, SpawnFailure, Stdin,
 };
 

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use naq::broker::ConnectOptions;
-use naq::client::Client;
-use naq::envelope::{QueueName, Schedule, ScheduleStatus};
+use naq_client::Client;
+use naq_jetstream::ConnectOptions;
+use naq_protocol::{QueueName, Schedule, ScheduleStatus};
 use serde_json::json;
 
 use super::{change, each_once, jobs_of, later, now, progressed, put, schedule, scheduler, stored};

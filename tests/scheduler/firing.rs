@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use naq::envelope::units::Span;
-use naq::envelope::{JobId, ScheduleStatus, State};
+use naq_protocol::units::Span;
+use naq_protocol::{JobId, ScheduleStatus, State};
 use serde_json::json;
 
 use super::{
@@ -74,7 +74,7 @@ fn a_change_counts_at_once() {
     assert_eq!(of_one(&after) as u64, paused.progress.runs);
     change(&naq, "one", |one| {
         one.status = ScheduleStatus::Active;
-        one.queue = naq::envelope::QueueName::new("other").unwrap();
+        one.queue = naq_protocol::QueueName::new("other").unwrap();
         one.progress.done_until = now();
     });
     eventually("in the other queue", || !jobs_of(&naq, "other").is_empty());
@@ -125,7 +125,7 @@ fn late_ticks_are_made_up_for_as_the_policy_says() {
             .as_object_mut()
             .unwrap()
             .extend(fields.as_object().unwrap().clone());
-        missed = naq::envelope::Schedule::parse(value.to_string().as_bytes()).unwrap();
+        missed = naq_protocol::Schedule::parse(value.to_string().as_bytes()).unwrap();
         missed.created_at = away;
         missed.progress.done_until = away;
         put(&naq, &missed);

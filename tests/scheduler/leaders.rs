@@ -60,7 +60,7 @@ fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
     second.says("leading");
     // the schedule is another one by the time the first one goes on
     super::change(&naq, "often", |often| {
-        often.status = naq::envelope::ScheduleStatus::Paused;
+        often.status = naq_protocol::ScheduleStatus::Paused;
     });
     put(&naq, &schedule("other", json!({"every": 0.1})));
     progressed(&naq, "other", "runs", |progress| progress.runs >= 3);
@@ -87,7 +87,7 @@ fn without_the_lock_two_lead_and_a_tick_is_one_job() {
     let _first = scheduler(&naq, &["--disable-ha"]);
     let _second = scheduler(&naq, &["--disable-ha"]);
     eventually("it has ended", || {
-        super::stored(&naq, "often").status == naq::envelope::ScheduleStatus::Ended
+        super::stored(&naq, "often").status == naq_protocol::ScheduleStatus::Ended
     });
     let jobs = jobs_of(&naq, "build");
     let mut once = jobs.clone();

@@ -15,7 +15,7 @@ mod sweep;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use naq::envelope::{Schedule, ScheduleId, ScheduleProgress, Timestamp};
+use naq_protocol::{Schedule, ScheduleId, ScheduleProgress, Timestamp};
 use serde_json::{Value, json};
 
 use crate::harness::naq::{Followed, Naq, eventually};
@@ -63,7 +63,7 @@ fn change(naq: &Naq, name: &str, what: impl Fn(&mut Schedule)) {
             let mut schedule = schedule.unwrap();
             what(&mut schedule);
             match broker.write_schedule(&schedule, revision).await {
-                Err(naq::broker::BrokerError::Conflict) => {}
+                Err(naq_jetstream::BrokerError::Conflict) => {}
                 done => return done.unwrap(),
             }
         }
@@ -128,7 +128,7 @@ fn each_once(jobs: &[String], name: &str, ticks: impl IntoIterator<Item = Timest
     let id = schedule_id(name);
     let expected: BTreeSet<String> = ticks
         .into_iter()
-        .map(|tick| naq::envelope::JobId::for_tick(&id, tick).to_string())
+        .map(|tick| naq_protocol::JobId::for_tick(&id, tick).to_string())
         .collect();
     let found: BTreeSet<String> = jobs
         .iter()

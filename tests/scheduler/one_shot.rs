@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use naq::broker::BrokerError;
-use naq::client::ClientError;
-use naq::envelope::{Envelope, JobId, QueueName, State, Timestamp};
-use naq::lifecycle::held_until_max;
+use naq_client::ClientError;
+use naq_core::held_until_max;
+use naq_jetstream::BrokerError;
+use naq_protocol::{Envelope, JobId, QueueName, State, Timestamp};
 
 use crate::harness::cluster::Cluster;
 use crate::harness::naq::{Naq, eventually, id, text};

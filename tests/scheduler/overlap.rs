@@ -1,6 +1,6 @@
 //! What a tick does while the job of the one before has not ended.
 
-use naq::envelope::{JobId, Record, Schedule, ScheduleStatus, State, Timestamp};
+use naq_protocol::{JobId, Record, Schedule, ScheduleStatus, State, Timestamp};
 use serde_json::{Value, json};
 
 use super::{change, later, now, progressed, put, schedule, scheduler, stored};

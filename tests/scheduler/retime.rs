@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use naq::client::{ClientError, OneShot, Retimed};
-use naq::envelope::{JobId, QueueName, State, Timestamp};
+use naq_client::{ClientError, OneShot, Retimed};
+use naq_protocol::{JobId, QueueName, State, Timestamp};
 
 use super::one_shot::{an_hour, from_now, queued, state};
 use crate::harness::naq::{Naq, id, text};

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use naq::envelope::{JobId, Schedule, ScheduleStatus, Timestamp};
+use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! What a crash left behind, and the leader brings to its end.
 
-use naq::envelope::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
+use naq_protocol::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
 
 use super::now;
 use crate::harness::naq::{Followed, Naq, eventually, id};
@@ -71,7 +71,7 @@ fn keys_of_jobs_that_are_over_are_removed_and_others_stay() {
     eventually("four keys", || keys(&naq) == 4);
     let on = |job: &str| Dependency {
         job: id(job),
-        on: naq::envelope::Condition::default(),
+        on: naq_protocol::Condition::default(),
     };
     naq.block_on(async {
         let broker = naq.client().broker();
@@ -126,7 +126,7 @@ fn a_job_without_a_message_is_enqueued_anew_or_ends() {
         let broker = naq.client().broker();
         for (name, envelope) in [("known", true), ("unknown", false)] {
             let mut lost = record(&id(name), State::Running);
-            lost.lease = Some(naq::envelope::Lease {
+            lost.lease = Some(naq_protocol::Lease {
                 worker_id: "dead".to_owned(),
                 sequence: 1_000,
                 delivery: 1,

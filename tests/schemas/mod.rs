@@ -4,11 +4,11 @@
 
 use std::path::Path;
 
-use naq::envelope::{Envelope, Record, SCHEMAS, WorkerInfo, schema};
+use naq_protocol::{Envelope, Record, SCHEMAS, WorkerInfo, schema};
 use serde_json::Value;
 
 fn file(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/{name}.v1.json"))
+    Path::new(crate::ROOT).join(format!("schemas/{name}.v1.json"))
 }
 
 fn checked_in(name: &str) -> Value {
@@ -204,7 +204,7 @@ fn no_field_of_the_envelope_is_untried() {
 /// docs/protocol.md is to be written from: no field may be missing there.
 #[test]
 fn the_protocol_page_names_every_field() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let page = Path::new(crate::ROOT).join("docs/protocol.md");
     let page = std::fs::read_to_string(page).unwrap();
     let mut fields = 0;
     for name in ["envelope", "record", "schedule"] {
@@ -246,7 +246,7 @@ fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
         --processes 9 --open-files 9 --file-size 1M --output 1K --nice 1 --max-retries 2 \
         --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \
         --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other --dependency-timeout 1h";
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/main.rs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/main.rs");
     let input = ["--input", "[1]", "--", "echo", "hi"];
     let written = [
         enqueue_dry(options, &input),

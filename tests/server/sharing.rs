@@ -67,7 +67,7 @@ impl User {
 /// Not a test by itself: what [`User`] runs. Without its variable it does nothing.
 #[test]
 fn another_process() {
-    let Some(folder) = naq::config::environment().remove(USER_VARIABLE) else {
+    let Some(folder) = naq_client::config::environment().remove(USER_VARIABLE) else {
         return;
     };
     if folder == HARNESS {
@@ -199,7 +199,7 @@ fn it_stays_when_asked_until_told() {
     drop(server);
     // Nobody uses it: the keeper gets the lock at once, and lets it go again.
     let status = || {
-        server::status(folder.path())
+        local_server::status(folder.path())
             .unwrap()
             .unwrap_or_else(|| panic!("it went away"))
     };
@@ -229,7 +229,7 @@ fn a_running_server_can_be_asked_to_stay() {
     assert_eq!(second.pid(), first.pid());
     let pid = first.pid();
     drop((first, second));
-    assert!(eventually(|| server::status(folder.path())
+    assert!(eventually(|| local_server::status(folder.path())
         .unwrap()
         .is_some_and(|s| !s.in_use)));
     assert!(alive(pid));

@@ -1,6 +1,6 @@
 //! A queue's own limit of running jobs.
 
-use naq::envelope::{JobId, State};
+use naq_protocol::{JobId, State};
 
 use super::{consumer, counts, info, let_go, stands, until_file};
 use crate::harness::naq::{Naq, eventually};

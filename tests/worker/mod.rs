@@ -6,8 +6,8 @@ mod purge;
 mod requires;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use naq::broker::QueueInfo;
-use naq::envelope::{JobId, QueueName};
+use naq_jetstream::QueueInfo;
+use naq_protocol::{JobId, QueueName};
 
 use crate::harness::naq::{Naq, eventually};
 

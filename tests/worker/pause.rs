@@ -1,6 +1,6 @@
 //! A queue that is paused, and goes on.
 
-use naq::envelope::State;
+use naq_protocol::State;
 
 use super::{counts, info, let_go, stands, until_file};
 use crate::harness::naq::Naq;

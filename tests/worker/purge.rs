@@ -1,8 +1,8 @@
 //! What removing jobs and queues takes along, and what it leaves.
 
-use naq::broker::{NewJob, Purged};
-use naq::envelope::{JobId, State};
-use naq::lifecycle::StartTime;
+use naq_core::StartTime;
+use naq_jetstream::{NewJob, Purged};
+use naq_protocol::{JobId, State};
 
 use super::{counts, id, info, let_go, name, stands, until_file};
 use crate::harness::naq::{Naq, eventually};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use naq::broker::requirement_key;
-use naq::envelope::{JobId, QueueName, Record, State};
+use naq_jetstream::requirement_key;
+use naq_protocol::{JobId, QueueName, Record, State};
 use nix::sys::signal::Signal;
 
 use super::{consumer, counts, id, let_go, stands, until_file};

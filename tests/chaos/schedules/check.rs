@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use naq::envelope::{Overlap, Schedule, ScheduleStatus, State, Timestamp};
+use naq_protocol::{Overlap, Schedule, ScheduleStatus, State, Timestamp};
 
 use super::expected::{UNDER_WAY_MS, expect, lives};
 use super::set::role_of;
@@ -444,7 +444,7 @@ mod tests {
             self.records.insert(id, (1, record));
         }
 
-        fn record(&mut self, tick: i64) -> &mut naq::envelope::Record {
+        fn record(&mut self, tick: i64) -> &mut naq_protocol::Record {
             &mut self.records.get_mut(&id_at("steady", tick)).unwrap().1
         }
 

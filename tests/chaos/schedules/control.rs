@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use naq::broker::BrokerError;
-use naq::envelope::{Schedule, ScheduleProgress, ScheduleStatus, Timestamp};
+use naq_jetstream::BrokerError;
+use naq_protocol::{Schedule, ScheduleProgress, ScheduleStatus, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

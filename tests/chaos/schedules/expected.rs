@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{Datelike, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
-use naq::envelope::{Schedule, ScheduleStatus};
+use naq_protocol::{Schedule, ScheduleStatus};
 
 use super::versions::Version;
 
@@ -183,7 +183,7 @@ fn is_in(item: &str, number: u32) -> bool {
 fn ticks_by_the_clock() {
     use serde_json::json;
     let ticks_of = |fields: serde_json::Value, until_ms| {
-        let at = |ms| naq::envelope::Timestamp::from_unix_ms(ms).unwrap();
+        let at = |ms| naq_protocol::Timestamp::from_unix_ms(ms).unwrap();
         let mut value = json!({
             "schedule_id": "a", "queue": "q", "envelope": {"command": "true"},
             "created_at": at(10_000), "progress": {"done_until": at(10_000)},

@@ -1,6 +1,6 @@
 //! The schedules of a run: what each does, and what is done to it.
 
-use naq::envelope::{Schedule, ScheduleId, Timestamp};
+use naq_protocol::{Schedule, ScheduleId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::chaos::jobs::{Ends, MARK, Planned, Program, QUEUES};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream;
-use naq::broker::Broker;
-use naq::envelope::{Schedule, ScheduleStatus};
+use naq_jetstream::Broker;
+use naq_protocol::{Schedule, ScheduleStatus};
 
 use crate::chaos::history::follow;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use naq::envelope::Schedule;
+use naq_protocol::Schedule;
 use serde_json::json;
 
 use super::{jobs_of, later, now, progressed, put, schedule, stored};
@@ -20,7 +20,7 @@ const HOUR_S: i64 = 3_600;
 fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scheduler/clock/shift.rs");
+        let source = Path::new(crate::ROOT).join("tests/scheduler/clock/shift.rs");
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let built = folder.keep().join("shift.so");
         #[expect(

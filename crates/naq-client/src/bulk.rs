@@ -1,0 +1,201 @@
+//! Many enqueues under way at once.
+
+use std::collections::{HashSet, VecDeque};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::one_shots::compare_with_earlier;
+use naq_jetstream::{Broker, BrokerError, Enqueued, NewJob, PendingWrite, REQUEST_TIMEOUT};
+use naq_protocol::JobId;
+
+/// A job that was sent, and its answer.
+struct Sent {
+    job: NewJob,
+    answer: PendingWrite,
+    sent_at: Instant,
+    /// Its queue was missing, and has been made for it.
+    is_repeated: bool,
+}
+
+/// Many enqueues under way at once, bounded in number and bytes.
+pub struct Bulk {
+    broker: Broker,
+    /// In the order they were sent, which is that of the answers.
+    pending: VecDeque<Sent>,
+    pending_bytes: usize,
+    /// When the server last took a job.
+    heard_at: Instant,
+    failed: VecDeque<(JobId, BrokerError)>,
+    confirmed: Vec<JobId>,
+    enqueued: u64,
+    repeated: u64,
+}
+
+/// How many enqueues are under way at once.
+const BULK_JOBS_MAX: usize = 4_096;
+
+/// How many bytes of envelopes are under way at once.
+const BULK_BYTES_MAX: usize = 32 << 20;
+
+impl Bulk {
+    pub(super) fn new(broker: Broker) -> Bulk {
+        Bulk {
+            broker,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            heard_at: Instant::now(),
+            failed: VecDeque::new(),
+            confirmed: Vec::new(),
+            enqueued: 0,
+            repeated: 0,
+        }
+    }
+
+    /// Sends one more job, first waiting for earlier ones where too many are under way.
+    ///
+    /// # Errors
+    /// Where the connection is gone; what the server refuses is told by [`Bulk::take_failed`].
+    pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
+        while self.pending.len() >= BULK_JOBS_MAX
+            || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
+        {
+            self.take_one().await?;
+        }
+        self.send(job, false).await
+    }
+
+    async fn send(&mut self, job: NewJob, is_repeated: bool) -> Result<(), BrokerError> {
+        let answer = match self.broker.send_job(job.clone()).await {
+            Ok(answer) => answer,
+            Err(error @ BrokerError::TooLarge { .. }) => {
+                self.failed.push_back((job.job_id, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.pending_bytes += job.payload.len();
+        self.pending.push_back(Sent {
+            job,
+            answer,
+            sent_at: Instant::now(),
+            is_repeated,
+        });
+        Ok(())
+    }
+
+    async fn take_one(&mut self) -> Result<(), BrokerError> {
+        match self.pending.pop_front() {
+            Some(sent) => match self.take_answer(sent).await? {
+                Some(missed) => self.make_queue(missed).await,
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the answer for a job. Gives the job back where its queue has to be made first.
+    async fn take_answer(&mut self, sent: Sent) -> Result<Option<NewJob>, BrokerError> {
+        let Sent {
+            job,
+            answer,
+            sent_at,
+            is_repeated,
+        } = sent;
+        // answers come in the order of what was sent: where the last one is long past, what was
+        // under way then is lost, all of it and not one after another
+        let lost_at = sent_at.max(self.heard_at) + REQUEST_TIMEOUT;
+        let answered = timeout_at(lost_at, self.broker.confirm_job(&job.queue, answer)).await;
+        let confirmed = answered.unwrap_or(Err(BrokerError::Timeout("storing a message")));
+        if confirmed.is_ok() {
+            self.heard_at = Instant::now();
+        }
+        self.pending_bytes -= job.payload.len();
+        match confirmed {
+            Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+            Err(BrokerError::QueueMissing(_)) if !is_repeated => return Ok(Some(job)),
+            Err(
+                error @ (BrokerError::QueueMissing(_)
+                | BrokerError::Timeout(_)
+                | BrokerError::Conflict),
+            ) => match self.broker.enqueue_after(job.clone(), error).await {
+                Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
+                Err(error) => self.failed.push_back((job.job_id, error)),
+            },
+            Err(error) => self.failed.push_back((job.job_id, error)),
+        }
+        Ok(None)
+    }
+
+    /// Makes the queue of a job that found none, once, and sends again in their order what had
+    /// been sent by then.
+    async fn make_queue(&mut self, first: NewJob) -> Result<(), BrokerError> {
+        let mut made = HashSet::new();
+        let mut missed = vec![first];
+        for sent in std::mem::take(&mut self.pending) {
+            missed.extend(self.take_answer(sent).await?);
+        }
+        for job in missed {
+            if made.insert(job.queue.clone())
+                && let Err(error) = self.broker.ensure_queue(&job.queue).await
+            {
+                made.remove(&job.queue);
+                self.failed.push_back((job.job_id, error));
+                continue;
+            }
+            self.send(job, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts a job that the server has, where it is this one and not another under its id.
+    async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
+        if enqueued.duplicate
+            && job.is_chosen
+            && let Err(error) = compare_with_earlier(&self.broker, &job, enqueued.sequence).await
+        {
+            self.failed.push_back((job.job_id, error));
+            return Ok(());
+        }
+        self.count(job.job_id, enqueued);
+        Ok(())
+    }
+
+    fn count(&mut self, job_id: JobId, enqueued: Enqueued) {
+        self.enqueued += 1;
+        self.repeated += u64::from(enqueued.duplicate);
+        self.confirmed.push(job_id);
+    }
+
+    /// The jobs the server has taken since this was last asked, in the order they were sent.
+    pub fn take_confirmed(&mut self) -> Vec<JobId> {
+        std::mem::take(&mut self.confirmed)
+    }
+
+    /// Waits until the server has answered for every job. Returns how many it has taken.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn finish(&mut self) -> Result<u64, BrokerError> {
+        while !self.pending.is_empty() {
+            self.take_one().await?;
+        }
+        Ok(self.enqueued)
+    }
+
+    /// How many jobs the server has taken so far.
+    #[must_use]
+    pub fn enqueued(&self) -> u64 {
+        self.enqueued
+    }
+
+    /// How many of these it had already.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// The next job that was refused, and why.
+    pub fn take_failed(&mut self) -> Option<(JobId, BrokerError)> {
+        self.failed.pop_front()
+    }
+}

@@ -1,0 +1,346 @@
+//! Values: from text, from TOML, and back to text for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::surroundings::Surroundings;
+use super::table::{Kind, LEVELS, Setting};
+use naq_protocol::QueueName;
+use naq_protocol::units::{duration_from_seconds, parse_duration, parse_size};
+
+/// A text that is not shown by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a text from being shown.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("(hidden)")
+    }
+}
+
+/// A setting's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Text, a name or a chosen word.
+    Text(String),
+    /// A secret.
+    Secret(Secret),
+    /// A path.
+    Path(PathBuf),
+    /// A switch.
+    Switch(bool),
+    /// A number.
+    Count(u64),
+    /// A duration.
+    Duration(Duration),
+    /// A size in bytes.
+    Size(u64),
+    /// Texts.
+    List(Vec<String>),
+    /// Pairs.
+    Labels(BTreeMap<String, String>),
+}
+
+impl fmt::Display for Value {
+    /// The value as a variable would have it; secrets are hidden.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Text(text) => out.write_str(&without_password(text)),
+            Value::Secret(_) => out.write_str("(hidden)"),
+            Value::Path(path) => write!(out, "{}", path.display()),
+            Value::Switch(on) => write!(out, "{on}"),
+            Value::Count(count) => write!(out, "{count}"),
+            Value::Duration(duration) => out.write_str(&duration_text(*duration)),
+            Value::Size(bytes) => out.write_str(&size_text(*bytes)),
+            Value::List(texts) => out.write_str(&texts.join(",")),
+            Value::Labels(labels) => {
+                let pairs: Vec<String> = labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                out.write_str(&pairs.join(","))
+            }
+        }
+    }
+}
+
+/// Hides what stands before the `@` of each address.
+fn without_password(text: &str) -> String {
+    let address = |part: &str| match (part.find("://"), part.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            format!("{}(hidden){}", &part[..scheme + 3], &part[at..])
+        }
+        _ => part.to_owned(),
+    };
+    if text.contains("://") && text.contains('@') {
+        text.split(',').map(address).collect::<Vec<_>>().join(",")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// The shortest way to write a duration with one unit.
+fn duration_text(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    let units = [
+        (86_400_000_000, "d"),
+        (3_600_000_000, "h"),
+        (60_000_000, "m"),
+        (1_000_000, "s"),
+        (1_000, "ms"),
+    ];
+    match units
+        .iter()
+        .find(|(size, _)| micros > 0 && micros.is_multiple_of(*size))
+    {
+        Some((size, unit)) => format!("{}{unit}", micros / size),
+        None if micros == 0 => "0s".to_owned(),
+        None => format!("{micros}us"),
+    }
+}
+
+/// The shortest way to write a size.
+fn size_text(bytes: u64) -> String {
+    let units = [
+        (1 << 40, "T"),
+        (1 << 30, "G"),
+        (1 << 20, "M"),
+        (1 << 10, "K"),
+    ];
+    match units
+        .iter()
+        .find(|(size, _)| bytes > 0 && bytes.is_multiple_of(*size))
+    {
+        Some((size, unit)) => format!("{}{unit}", bytes / size),
+        None => bytes.to_string(),
+    }
+}
+
+/// Reads a value as variables and flags have it; several texts are several flags.
+pub(super) fn from_text(
+    setting: &Setting,
+    texts: &[&str],
+    around: &Surroundings,
+) -> Result<Value, String> {
+    let last = texts.last().copied().unwrap_or_default();
+    let parts = || {
+        texts
+            .iter()
+            .flat_map(|text| text.split(','))
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+    };
+    match setting.kind {
+        Kind::List => list(parts().map(str::to_owned).collect()),
+        Kind::Labels => parts()
+            .map(|pair| {
+                pair.split_once('=')
+                    .ok_or_else(|| format!("{} is no label; write key=value", quoted(pair)))
+            })
+            .try_fold(BTreeMap::new(), |mut labels, pair| {
+                let (key, value) = pair?;
+                label(&mut labels, key.trim(), value.trim())?;
+                Ok(labels)
+            })
+            .map(Value::Labels),
+        Kind::Switch => match last.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Value::Switch(true)),
+            "false" | "0" | "no" | "off" => Ok(Value::Switch(false)),
+            _ => Err(format!("{} is neither true nor false", quoted(last))),
+        },
+        Kind::Count { min } => last
+            .trim()
+            .parse()
+            .map_err(|_| format!("{} is not a whole number", quoted(last)))
+            .and_then(|count| at_least(count, min)),
+        Kind::Duration { min_ms } => {
+            parse_duration(last).and_then(|duration| no_shorter(duration, min_ms))
+        }
+        Kind::Size => parse_size(last).map(Value::Size),
+        Kind::Text | Kind::Name | Kind::Path | Kind::Choice(_) => words(setting, last, around),
+    }
+}
+
+/// Reads a value as `naq.toml` has it.
+pub(super) fn from_toml(
+    setting: &Setting,
+    value: &DeValue<'_>,
+    around: &Surroundings,
+) -> Result<Value, String> {
+    let wrong = |expected: &str| Err(format!("{expected} is expected, not {}", described(value)));
+    match (setting.kind, value) {
+        (Kind::Switch, DeValue::Boolean(on)) => Ok(Value::Switch(*on)),
+        (Kind::Switch, _) => wrong("true or false, without quotes,"),
+        (Kind::List, DeValue::Array(items)) => items
+            .iter()
+            .map(|item| match item.get_ref() {
+                DeValue::String(text) => Ok(text.to_string()),
+                other => Err(format!("every item is a string, not {}", described(other))),
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(list),
+        (Kind::List, _) => wrong("an array of strings"),
+        (Kind::Labels, DeValue::Table(pairs)) => pairs
+            .iter()
+            .try_fold(BTreeMap::new(), |mut labels, (key, value)| {
+                match value.get_ref() {
+                    DeValue::String(text) => {
+                        label(&mut labels, key.get_ref(), text)?;
+                        Ok(labels)
+                    }
+                    other => Err(format!("every label is a string, not {}", described(other))),
+                }
+            })
+            .map(Value::Labels),
+        (Kind::Labels, _) => wrong("a table of strings"),
+        (Kind::Count { min }, DeValue::Integer(_)) => number(value)
+            .and_then(|count| u64::try_from(count).map_err(|_| format!("{count} is negative")))
+            .and_then(|count| at_least(count, min)),
+        (Kind::Count { .. }, _) => wrong("a whole number, without quotes,"),
+        (Kind::Duration { min_ms }, DeValue::Integer(_)) => {
+            #[expect(clippy::cast_precision_loss, reason = "far larger ones are refused")]
+            let seconds = number(value)? as f64;
+            duration_from_seconds(seconds).and_then(|duration| no_shorter(duration, min_ms))
+        }
+        (Kind::Duration { min_ms }, DeValue::Float(seconds)) => seconds
+            .as_str()
+            .parse()
+            .map_err(|_| format!("{} is not a number", seconds.as_str()))
+            .and_then(duration_from_seconds)
+            .and_then(|duration| no_shorter(duration, min_ms)),
+        (Kind::Duration { .. }, DeValue::String(text)) => from_text(setting, &[text], around),
+        (Kind::Duration { .. }, _) => wrong("seconds, or a string such as \"5m\","),
+        (Kind::Size, DeValue::Integer(_)) => number(value)
+            .and_then(|bytes| u64::try_from(bytes).map_err(|_| format!("{bytes} is negative")))
+            .and_then(|bytes| parse_size(&bytes.to_string()))
+            .map(Value::Size),
+        (Kind::Size, DeValue::String(text)) => from_text(setting, &[text], around),
+        (Kind::Size, _) => wrong("bytes, or a string such as \"256M\","),
+        (_, DeValue::String(text)) => words(setting, text, around),
+        (_, _) => wrong("a string"),
+    }
+}
+
+/// A value that is one text.
+fn words(setting: &Setting, text: &str, around: &Surroundings) -> Result<Value, String> {
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err("it is not UTF-8".to_owned());
+    }
+    if text.contains(['\n', '\r', '\0']) {
+        return Err("it has a line break or a NUL in it".to_owned());
+    }
+    if text.is_empty() {
+        return Err("it is empty; leave it out instead".to_owned());
+    }
+    match setting.kind {
+        Kind::Path => Ok(Value::Path(around.expand(text))),
+        Kind::Name => match QueueName::new(text) {
+            Ok(_) => Ok(Value::Text(text.to_owned())),
+            Err(_) => Err(format!(
+                "{} is no name; use 1 to 64 of A-Z a-z 0-9 _ -",
+                quoted(text)
+            )),
+        },
+        Kind::Choice(words) => {
+            let lower = text.to_ascii_lowercase();
+            let chosen = match lower.as_str() {
+                "warning" if words == LEVELS => "warn",
+                "critical" if words == LEVELS => "error",
+                other => other,
+            };
+            if words.contains(&chosen) {
+                Ok(Value::Text(chosen.to_owned()))
+            } else {
+                Err(format!("{} is none of {}", quoted(text), words.join(", ")))
+            }
+        }
+        _ if setting.secret => Ok(Value::Secret(Secret::new(text))),
+        _ => Ok(Value::Text(text.to_owned())),
+    }
+}
+
+fn list(texts: Vec<String>) -> Result<Value, String> {
+    match texts
+        .iter()
+        .find(|text| text.contains(['\n', '\0']) || text.is_empty())
+    {
+        Some(text) => Err(format!("{} cannot be an item", quoted(text))),
+        None => Ok(Value::List(texts)),
+    }
+}
+
+fn label(labels: &mut BTreeMap<String, String>, key: &str, value: &str) -> Result<(), String> {
+    if key.is_empty() || key.contains(char::is_whitespace) {
+        return Err(format!("{} cannot be a label's key", quoted(key)));
+    }
+    match labels.insert(key.to_owned(), value.to_owned()) {
+        Some(_) => Err(format!("the label {} is there twice", quoted(key))),
+        None => Ok(()),
+    }
+}
+
+fn at_least(count: u64, min: u64) -> Result<Value, String> {
+    if count < min {
+        Err(format!("{count} is too small; at least {min}"))
+    } else {
+        Ok(Value::Count(count))
+    }
+}
+
+fn no_shorter(duration: Duration, min_ms: u64) -> Result<Value, String> {
+    let min = Duration::from_millis(min_ms);
+    if duration < min {
+        let (given, min) = (duration_text(duration), duration_text(min));
+        return Err(format!("{given} is too short; at least {min}"));
+    }
+    Ok(Value::Duration(duration))
+}
+
+fn number(value: &DeValue<'_>) -> Result<i64, String> {
+    let DeValue::Integer(integer) = value else {
+        return Err("it is no whole number".to_owned());
+    };
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .map_err(|_| format!("{} is out of range", integer.as_str()))
+}
+
+/// A value of another type, in words.
+fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// A text as part of an error: escaped, and not too long.
+fn quoted(text: &str) -> String {
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        format!("{short:?}…")
+    } else {
+        format!("{short:?}")
+    }
+}

@@ -1,0 +1,353 @@
+//! What happens to jobs: every change of a state, as it happens or as it is stored.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use super::cancel::record_of;
+use super::filter::JobFilter;
+use super::{Client, ClientError};
+use naq_jetstream::{Arrived, Change, ChangeWatch, Changed, MessageState};
+use naq_protocol::{JobId, QueueName, Reason, Record, State, Timestamp};
+
+/// How many jobs that have not ended are remembered, to tell what they were before.
+const REMEMBERED_MAX: usize = 65_536;
+
+/// A change of a job's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// When it was stored.
+    pub time: Timestamp,
+    /// The job.
+    pub job_id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// The state before, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_state: Option<State>,
+    /// The state now.
+    pub state: State,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What went wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Attempts begun so far.
+    pub attempt: u32,
+    /// The exit code of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The job this one repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<JobId>,
+    /// The envelope's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The record's revision: it grows from event to event. None where a job was put into its queue,
+    /// which no record says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+}
+
+impl Event {
+    fn new(changed: Changed, previous_state: Option<State>) -> Event {
+        let record = &changed.record;
+        let written = record.finished_at.or(record.started_at);
+        let time = changed.time.or(written).unwrap_or(record.enqueue_time);
+        Event::of(changed.record, time, Some(changed.revision), previous_state)
+    }
+
+    fn of(
+        record: Record,
+        time: Timestamp,
+        revision: Option<u64>,
+        previous_state: Option<State>,
+    ) -> Event {
+        Event {
+            time,
+            job_id: record.job_id,
+            queue: record.queue,
+            previous_state,
+            state: record.state,
+            reason: record.reason,
+            error: record.error,
+            attempt: record.attempt,
+            exit_code: record.exit_code,
+            rerun_of: record.rerun_of,
+            labels: record.labels,
+            revision,
+        }
+    }
+}
+
+/// Changes of states as they happen.
+pub struct Events {
+    watch: ChangeWatch,
+    filter: JobFilter,
+    memory: Memory,
+}
+
+impl Events {
+    /// Waits for the next one. None says that the connection was lost: what was put into queues
+    /// meanwhile, and states that were left again, are not told of, ends are. Cancel safe.
+    ///
+    /// # Errors
+    /// Where NATS refuses.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            let event = match self.watch.next().await? {
+                Change::Missed => return Ok(None),
+                Change::Stored(changed) => self.stored(*changed),
+                Change::Arrived(arrived) => self.arrived(*arrived),
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn stored(&mut self, changed: Changed) -> Option<Event> {
+        let previous = match self.memory.take(&changed) {
+            Seen::Changed(previous) => previous,
+            Seen::Same => return None,
+        };
+        let is_meant = self.filter.matches(&changed.record);
+        is_meant.then(|| Event::new(changed, previous))
+    }
+
+    fn arrived(&mut self, arrived: Arrived) -> Option<Event> {
+        let state = match arrived.message.state {
+            MessageState::Queued => State::Queued,
+            // its record has said so
+            MessageState::Later { is_retry: true, .. } => return None,
+            MessageState::Later { .. } => State::Scheduled,
+        };
+        let previous = match self.memory.arrive(&arrived.job_id, state, arrived.time) {
+            Seen::Changed(previous) => previous,
+            Seen::Same => return None,
+        };
+        // reading the envelope, which has the labels, is for those that may be meant
+        if !self.filter.may_be(state) {
+            return None;
+        }
+        let mut record = record_of(&arrived.job_id, &arrived.message);
+        record.attempt = arrived.attempts;
+        let is_meant = self.filter.matches(&record);
+        is_meant.then(|| Event::of(record, arrived.time, None, previous))
+    }
+}
+
+/// The last change of each job.
+pub struct StoredEvents {
+    changes: naq_jetstream::StoredChanges,
+    filter: JobFilter,
+}
+
+impl StoredEvents {
+    /// The next one; none where there are no more.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        while let Some(changed) = self.changes.next().await? {
+            if self.filter.matches(&changed.record) {
+                return Ok(Some(Event::new(changed, None)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Client {
+    /// Every change of a job's state from now on, as it happens: also that it was put into its
+    /// queue, or is held until its time.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError, JobFilter};
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let mut events = client.events(&JobFilter::default()).await?;
+    /// loop {
+    ///     match events.next().await? {
+    ///         Some(event) => println!("{} is {}", event.job_id, event.state),
+    ///         None => println!("the connection was lost; ends are caught up with"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn events(&self, filter: &JobFilter) -> Result<Events, ClientError> {
+        Ok(Events {
+            watch: self.broker.watch_changes().await?,
+            filter: filter.clone(),
+            memory: Memory::default(),
+        })
+    }
+
+    /// The last change of each job that has a record, oldest first.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn stored_events(&self, filter: &JobFilter) -> Result<StoredEvents, ClientError> {
+        Ok(StoredEvents {
+            changes: self.broker.stored_changes().await?,
+            filter: filter.clone(),
+        })
+    }
+}
+
+/// What jobs that have not ended were when they were last seen.
+#[derive(Default)]
+struct Memory(HashMap<JobId, Known>);
+
+#[derive(Clone, Copy)]
+struct Known {
+    state: State,
+    attempt: u32,
+    time: Option<Timestamp>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// Another state, or another attempt, than before, where that is known.
+    Changed(Option<State>),
+    /// It was stored anew for something else: progress, a wish, another time to begin.
+    Same,
+}
+
+impl Memory {
+    /// Takes a record.
+    fn take(&mut self, changed: &Changed) -> Seen {
+        let record = &changed.record;
+        let now = Known {
+            state: record.state,
+            attempt: record.attempt,
+            time: changed.time,
+        };
+        let before = if record.state.is_terminal() {
+            self.0.remove(&record.job_id)
+        } else {
+            self.insert(&record.job_id, now)
+        };
+        match before {
+            Some(before) if (before.state, before.attempt) == (now.state, now.attempt) => {
+                Seen::Same
+            }
+            Some(before) => Seen::Changed(Some(before.state)),
+            // the first record follows the message in the queue
+            None if changed.previous == Some(0) => Seen::Changed(Some(State::Queued)),
+            None => Seen::Changed(None),
+        }
+    }
+
+    /// Takes a message that came into a queue, or that is held.
+    fn arrive(&mut self, job_id: &JobId, state: State, time: Timestamp) -> Seen {
+        match self.0.get_mut(job_id) {
+            // it is overtaken by what it led to, as may happen among several servers
+            Some(known) if known.time > Some(time) => Seen::Changed(None),
+            // a further message of a job that is there already; or a retry that is due at once,
+            // which its record is about to say
+            Some(known) if known.state == state || known.state == State::Running => Seen::Same,
+            Some(known) => {
+                let before = std::mem::replace(&mut known.state, state);
+                known.time = Some(time);
+                Seen::Changed(Some(before))
+            }
+            None => {
+                // that it was queued before goes without saying when it runs
+                if state != State::Queued {
+                    let known = Known {
+                        state,
+                        attempt: 0,
+                        time: Some(time),
+                    };
+                    self.insert(job_id, known);
+                }
+                Seen::Changed(None)
+            }
+        }
+    }
+
+    fn insert(&mut self, job_id: &JobId, known: Known) -> Option<Known> {
+        if self.0.len() >= REMEMBERED_MAX && !self.0.contains_key(job_id) {
+            // telling what a job was before is a courtesy, for which memory does not grow
+            self.0.clear();
+        }
+        self.0.insert(job_id.clone(), known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(id: &str, state: State, attempt: u32, previous: u64) -> Changed {
+        let mut record = Record::new(
+            JobId::new(id).unwrap(),
+            QueueName::new("q").unwrap(),
+            state,
+            Timestamp::from_unix_ms(0).unwrap(),
+        );
+        record.attempt = attempt;
+        Changed {
+            record,
+            revision: previous + 1,
+            previous: Some(previous),
+            copy_of: None,
+            time: None,
+        }
+    }
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_unix_ms(ms).unwrap()
+    }
+
+    #[test]
+    fn what_a_job_was_before_is_told() {
+        let mut memory = Memory::default();
+        let mut see =
+            |state, attempt, previous| memory.take(&changed("a", state, attempt, previous));
+        let from = |state| Seen::Changed(Some(state));
+        assert_eq!(see(State::Running, 1, 0), from(State::Queued));
+        assert_eq!(see(State::Running, 1, 1), Seen::Same);
+        assert_eq!(see(State::Running, 2, 2), from(State::Running));
+        assert_eq!(see(State::Retrying, 2, 3), from(State::Running));
+        assert_eq!(see(State::Failed, 3, 4), from(State::Retrying));
+        assert_eq!(see(State::Running, 1, 5), Seen::Changed(None));
+        assert_eq!(memory.0.len(), 1);
+    }
+
+    #[test]
+    fn memory_does_not_grow() {
+        let mut memory = Memory::default();
+        for number in 0..REMEMBERED_MAX * 2 + 10 {
+            memory.take(&changed(&number.to_string(), State::Running, 1, 0));
+        }
+        assert!(memory.0.len() <= REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn what_comes_into_a_queue_is_told_where_it_is_a_change() {
+        let mut memory = Memory::default();
+        let id = JobId::new("a").unwrap();
+        let from = |state| Seen::Changed(Some(state));
+        let see = |memory: &mut Memory, state, ms| memory.arrive(&id, state, at(ms));
+        assert_eq!(see(&mut memory, State::Scheduled, 1), Seen::Changed(None));
+        // given another time
+        assert_eq!(see(&mut memory, State::Scheduled, 2), Seen::Same);
+        assert_eq!(see(&mut memory, State::Queued, 3), from(State::Scheduled));
+        let mut ran = changed("a", State::Running, 1, 0);
+        ran.time = Some(at(5));
+        assert_eq!(memory.take(&ran), from(State::Queued));
+        // a further message of it, and one that was overtaken
+        assert_eq!(see(&mut memory, State::Queued, 6), Seen::Same);
+        assert_eq!(see(&mut memory, State::Queued, 4), Seen::Changed(None));
+        let mut retrying = changed("a", State::Retrying, 1, 6);
+        retrying.time = Some(at(7));
+        assert_eq!(memory.take(&retrying), from(State::Running));
+        assert_eq!(see(&mut memory, State::Queued, 8), from(State::Retrying));
+        let again = changed("a", State::Running, 2, 7);
+        assert_eq!(memory.take(&again), from(State::Queued));
+    }
+}

@@ -1,0 +1,215 @@
+//! Flows: many jobs that depend on one another, enqueued and looked at as one.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use futures_util::{FutureExt, StreamExt, stream};
+
+use super::{Client, ClientError};
+use naq_core::StartTime;
+use naq_jetstream::NewJob;
+use naq_protocol::{Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record};
+
+/// How many jobs are looked up at once.
+const READS_AT_ONCE: usize = 64;
+
+/// The most jobs that a tree is made of where no flow says which belong to it.
+const TREE_JOBS_MAX: usize = 1_000;
+
+/// A job among those it depends on and that depend on it.
+#[derive(Clone, Debug)]
+pub struct TreeNode {
+    /// Its id.
+    pub job_id: JobId,
+    /// How it stands; none where no such job is known.
+    pub record: Option<Record>,
+    /// What it depends on.
+    pub depends_on: Vec<Dependency>,
+}
+
+impl Client {
+    /// Enqueues a flow, first the jobs that others depend on; those that name no queue go to
+    /// `queue`. Under the same name the same flow is the same request.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError};
+    /// use naq::envelope::{Flow, JobId, QueueName};
+    ///
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let flow = Flow::parse(
+    ///     br#"{"jobs": {
+    ///         "fetch": {"command": "./fetch.sh"},
+    ///         "build": {"command": "make", "depends_on": ["fetch"]},
+    ///         "alarm": {"command": "./mail.sh", "depends_on": [{"job": "build", "on": "failure"}]}
+    ///     }}"#,
+    /// )?;
+    /// let name = JobId::chosen("night-17")?;
+    /// for job in client.enqueue_flow(&flow, &name, &QueueName::new("build")?).await? {
+    ///     println!("{} is {}", job.name, job.job_id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] where one depends on a job that is neither of the flow nor
+    /// known; otherwise as [`super::Queue::enqueue`], for the first that was refused: those that
+    /// wait for it do so for `dependency_timeout`, and the same flow may be enqueued again.
+    pub async fn enqueue_flow(
+        &self,
+        flow: &Flow,
+        name: &JobId,
+        queue: &QueueName,
+    ) -> Result<Vec<FlowMember>, ClientError> {
+        self.enqueue_flow_starting(flow, name, queue, None).await
+    }
+
+    /// Enqueues a flow whose jobs all are held until a time, and then do as they depend on one
+    /// another.
+    ///
+    /// # Errors
+    /// As [`Client::enqueue_flow`] and [`super::Queue::enqueue_at`].
+    pub async fn enqueue_flow_starting(
+        &self,
+        flow: &Flow,
+        name: &JobId,
+        queue: &QueueName,
+        start: Option<StartTime>,
+    ) -> Result<Vec<FlowMember>, ClientError> {
+        let members = flow.members(name)?;
+        if let Some(start) = &start {
+            for member in &members {
+                let expires_at = Envelope::parse(&member.payload)?.expires_at;
+                naq_core::check_expiry(start, expires_at).map_err(ClientError::Start)?;
+            }
+        }
+        for other in flow.others() {
+            self.fetch_job(&other).await?;
+        }
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        self.broker.keep_flow(name, &names).await?;
+        let mut bulk = self.bulk();
+        for member in &members {
+            let queue = member.queue.as_ref().unwrap_or(queue).clone();
+            let payload = member.payload.clone().into();
+            let mut job = NewJob::chosen(member.job_id.clone(), queue, payload);
+            job.start = start;
+            bulk.push(job).await?;
+        }
+        bulk.finish().await?;
+        match bulk.take_failed() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(members),
+        }
+    }
+
+    /// The jobs of a flow, or those that a job depends on and that wait for it, each after what
+    /// it depends on.
+    ///
+    /// # Errors
+    /// [`ClientError::NoSuchJob`] where neither a flow nor a job of this name is known.
+    pub async fn fetch_tree(&self, id: &JobId) -> Result<Vec<TreeNode>, ClientError> {
+        let mut names = self
+            .broker
+            .read_flow(id)
+            .await?
+            .map(|names| (id.clone(), names));
+        if names.is_none() {
+            let record = self.fetch_job(id).await?;
+            if let Some(flow) = record.labels.get(FLOW_LABEL)
+                && let Ok(flow) = JobId::new(flow)
+            {
+                names = self
+                    .broker
+                    .read_flow(&flow)
+                    .await?
+                    .map(|names| (flow, names));
+            }
+        }
+        match names {
+            Some((flow, names)) => {
+                let jobs: Vec<JobId> = names
+                    .iter()
+                    .filter_map(|name| JobId::new(format!("{flow}-{name}")).ok())
+                    .collect();
+                self.fetch_nodes(jobs).await
+            }
+            None => self.fetch_around(id).await,
+        }
+    }
+
+    async fn fetch_nodes(&self, jobs: Vec<JobId>) -> Result<Vec<TreeNode>, ClientError> {
+        let mut reads = stream::iter(jobs)
+            .map(|job| {
+                let client = self.clone();
+                async move { client.fetch_node(job).await }.boxed()
+            })
+            .buffered(READS_AT_ONCE);
+        let mut nodes = Vec::new();
+        while let Some(node) = reads.next().await {
+            nodes.push(node?);
+        }
+        Ok(nodes)
+    }
+
+    async fn fetch_node(&self, job: JobId) -> Result<TreeNode, ClientError> {
+        let record = match self.fetch_job(&job).await {
+            Ok(record) => Some(record),
+            Err(ClientError::NoSuchJob(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let depends_on = record
+            .as_ref()
+            .and_then(|record| Envelope::parse(record.envelope.as_ref()?.get().as_bytes()).ok())
+            .map(|envelope| envelope.depends_on)
+            .unwrap_or_default();
+        Ok(TreeNode {
+            job_id: job,
+            record,
+            depends_on,
+        })
+    }
+
+    /// A job, what it depends on, directly or not, and what waits for it.
+    async fn fetch_around(&self, id: &JobId) -> Result<Vec<TreeNode>, ClientError> {
+        let mut nodes: HashMap<JobId, TreeNode> = HashMap::new();
+        let mut seen: HashSet<JobId> = HashSet::from([id.clone()]);
+        let mut next = VecDeque::from([id.clone()]);
+        while let Some(job) = next.pop_front() {
+            let node = self.fetch_node(job.clone()).await?;
+            let mut around: Vec<JobId> =
+                node.depends_on.iter().map(|one| one.job.clone()).collect();
+            if node.record.as_ref().is_some_and(|record| record.dependents) {
+                around.extend(self.broker.list_dependents(&job).await?);
+            }
+            for one in around {
+                if seen.len() < TREE_JOBS_MAX && seen.insert(one.clone()) {
+                    next.push_back(one);
+                }
+            }
+            nodes.insert(job, node);
+        }
+        Ok(after_dependencies(nodes))
+    }
+}
+
+/// Each after what it depends on; those of a circle last.
+fn after_dependencies(mut nodes: HashMap<JobId, TreeNode>) -> Vec<TreeNode> {
+    let mut sorted = Vec::with_capacity(nodes.len());
+    while !nodes.is_empty() {
+        let mut ready: Vec<JobId> = nodes
+            .values()
+            .filter(|node| {
+                node.depends_on
+                    .iter()
+                    .all(|one| !nodes.contains_key(&one.job))
+            })
+            .map(|node| node.job_id.clone())
+            .collect();
+        if ready.is_empty() {
+            ready = nodes.keys().cloned().collect();
+        }
+        ready.sort();
+        sorted.extend(ready.iter().filter_map(|job| nodes.remove(job)));
+    }
+    sorted
+}

@@ -1,0 +1,219 @@
+//! Jobs in whatever state, a page at a time.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::{self, StreamExt};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::cancel::record_of;
+use super::filter::JobFilter;
+use super::{Client, ClientError};
+use naq_jetstream::{ListOptions, Listed, Place};
+use naq_protocol::{Envelope, JobId, Progress, QueueName, Reason, Record, State, Timestamp};
+
+/// The most of what a job runs that a list has, in characters.
+const RUNS_CHARS_MAX: usize = 200;
+
+/// How many envelopes are looked for at once.
+const LOOKS_AT_ONCE: usize = 32;
+
+/// A job in a list: its record without what the job was given and what it wrote.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobSummary {
+    /// The job.
+    pub job_id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it is in its life.
+    pub state: State,
+    /// Why it ended as it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What went wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Attempts begun so far.
+    pub attempt: u32,
+    /// The worker that holds or last held it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_id: Option<String>,
+    /// When the server took its message.
+    pub enqueue_time: Timestamp,
+    /// When the current or last attempt began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Not started before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Timestamp>,
+    /// When what is told here was stored: the order of the list.
+    pub changed_at: Timestamp,
+    /// The exit code of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The last progress it reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// The job this one repeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<JobId>,
+    /// The envelope's labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What it runs, in one line, where the envelope is at hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<String>,
+}
+
+impl JobSummary {
+    fn new(record: Record, changed_at: Timestamp) -> JobSummary {
+        let runs = record.envelope.as_deref().and_then(runs);
+        JobSummary {
+            job_id: record.job_id,
+            queue: record.queue,
+            state: record.state,
+            reason: record.reason,
+            error: record.error,
+            attempt: record.attempt,
+            worker_id: record.worker_id,
+            enqueue_time: record.enqueue_time,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            next_attempt_at: record.next_attempt_at,
+            changed_at,
+            exit_code: record.exit_code,
+            signal: record.signal,
+            progress: record.progress,
+            rerun_of: record.rerun_of,
+            labels: record.labels,
+            runs,
+        }
+    }
+}
+
+/// Some jobs of a list, and where it goes on.
+#[derive(Clone, Debug)]
+pub struct JobPage {
+    /// The jobs, the one that changed last first.
+    pub jobs: Vec<JobSummary>,
+    /// Where the next page begins; none where this is the last.
+    pub next: Option<Place>,
+}
+
+impl Client {
+    /// Up to `limit` jobs in whatever state, the one that changed last first: records, and jobs
+    /// that no worker has taken yet. `before` is where an earlier page ended; what changed before
+    /// `since` is left out.
+    ///
+    /// A job that changes while pages are read moves to the front: it may be seen twice, or not
+    /// on the pages that are still to come.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError, JobFilter};
+    /// use naq::envelope::State;
+    ///
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let filter = JobFilter { states: vec![State::Failed], ..JobFilter::default() };
+    /// let mut before = None;
+    /// loop {
+    ///     let page = client.list_jobs(&filter, None, before, 100).await?;
+    ///     for job in page.jobs {
+    ///         println!("{}: {}", job.job_id, job.error.unwrap_or_default());
+    ///     }
+    ///     before = page.next;
+    ///     if before.is_none() {
+    ///         return Ok(());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn list_jobs(
+        &self,
+        filter: &JobFilter,
+        since: Option<Timestamp>,
+        before: Option<Place>,
+        limit: usize,
+    ) -> Result<JobPage, ClientError> {
+        let is_in_line = |state| matches!(state, State::Queued | State::Scheduled);
+        let mut listing = self
+            .broker
+            .list_jobs(&ListOptions {
+                queue: filter.queue.clone(),
+                // what is in line is found there, however many records there are
+                only_messages: !filter.states.is_empty()
+                    && filter.states.iter().all(|state| is_in_line(*state)),
+                only_records: !filter.may_be(State::Queued) && !filter.may_be(State::Scheduled),
+                before,
+            })
+            .await?;
+        let mut page = JobPage {
+            jobs: Vec::new(),
+            next: None,
+        };
+        let mut is_last = true;
+        let mut open = Vec::new();
+        while let Some(job) = listing.next().await? {
+            if since.is_some_and(|since| job.changed_at < since) {
+                break;
+            }
+            if page.jobs.len() >= limit {
+                // there is more to look at from the last one shown on
+                is_last = false;
+                break;
+            }
+            let record = match job.listed {
+                Listed::Record(record) => *record,
+                Listed::Message(job_id, message) => record_of(&job_id, &message),
+            };
+            if filter.matches(&record) {
+                if record.envelope.is_none() && !record.state.is_terminal() {
+                    open.push((page.jobs.len(), whereabouts(&record)));
+                }
+                page.jobs.push(JobSummary::new(record, job.changed_at));
+                page.next = Some(job.place);
+            }
+        }
+        if is_last {
+            page.next = None;
+        }
+        // while a job has not ended, its message has the envelope
+        let mut looks = stream::iter(open)
+            .map(|(index, record)| async move { (index, self.envelope_of(&record).await) })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        while let Some((index, envelope)) = looks.next().await {
+            page.jobs[index].runs = envelope?.and_then(|envelope| runs(&envelope));
+        }
+        drop(looks);
+        Ok(page)
+    }
+}
+
+/// What it takes to find the message of a job, and no more.
+fn whereabouts(record: &Record) -> Record {
+    let mut whereabouts = Record::new(
+        record.job_id.clone(),
+        record.queue.clone(),
+        record.state,
+        record.enqueue_time,
+    );
+    whereabouts.lease.clone_from(&record.lease);
+    whereabouts
+        .envelope_object
+        .clone_from(&record.envelope_object);
+    whereabouts
+}
+
+/// What an envelope runs, in one line.
+pub(super) fn runs(envelope: &RawValue) -> Option<String> {
+    let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
+    Some(summary.chars().take(RUNS_CHARS_MAX).collect())
+}

@@ -1,0 +1,51 @@
+//! How long an ended job's record stays, changed later.
+
+use std::time::Duration;
+
+use super::{Client, ClientError};
+use naq_protocol::{JobId, Record, State};
+
+impl Client {
+    /// Sets how long an ended job's record stays, from now on: ten minutes at the least, and for
+    /// ever where it is zero. The record stays as it is; it is only stored anew. Returns it, and
+    /// how long it stays.
+    ///
+    /// ```no_run
+    /// # use naq::client::{Client, ClientError};
+    /// # use naq::envelope::JobId;
+    /// use std::time::Duration;
+    ///
+    /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
+    /// client.set_result_ttl(&job, Duration::from_secs(30 * 86_400)).await?;
+    /// client.set_result_ttl(&job, Duration::ZERO).await?; // for ever
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError::NotEnded`] where the job has not ended, [`ClientError::NoSuchJob`] where
+    /// there is none.
+    pub async fn set_result_ttl(
+        &self,
+        job: &JobId,
+        ttl: Duration,
+    ) -> Result<(Record, Option<Duration>), ClientError> {
+        let kept = naq_core::kept_for(ttl);
+        match self.broker.set_record_ttl(job, kept).await? {
+            Some(record) if record.state.is_terminal() => Ok((record, kept)),
+            Some(record) if !record.placeholder => Err(not_ended(job, record.state)),
+            _ => {
+                // one that no worker has taken has no record
+                let record = self.fetch_job(job).await?;
+                Err(not_ended(job, record.state))
+            }
+        }
+    }
+}
+
+fn not_ended(job: &JobId, state: State) -> ClientError {
+    ClientError::NotEnded {
+        job: job.clone(),
+        state,
+    }
+}

@@ -1,0 +1,71 @@
+//! What a wish to cancel means for a job.
+
+use super::transition::end;
+use naq_protocol::{Reason, Record, State, Timestamp};
+
+/// What to do about a wish to cancel.
+#[derive(Debug)]
+pub enum OnCancel {
+    /// Write this terminal record where the revision still is the one decided upon, then remove
+    /// the job's messages and release who waits for it.
+    End(Box<Record>),
+    /// Write this record, then tell the worker that runs the job.
+    Ask(Box<Record>),
+    /// It was asked before: tell the worker once more.
+    Asked(Box<Record>),
+    /// It has ended already.
+    Ended(Box<Record>),
+}
+
+/// Decides what a wish to cancel means, given the job's record. A job that no worker has seen is
+/// given by a record in the state `queued` or `scheduled`.
+#[must_use]
+pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
+    if record.state.is_terminal() {
+        return OnCancel::Ended(record);
+    }
+    if record.state == State::Running {
+        if record.cancel_requested {
+            return OnCancel::Asked(record);
+        }
+        record.cancel_requested = true;
+        return OnCancel::Ask(record);
+    }
+    record.cancel_requested = true;
+    end(&mut record, State::Cancelled, Some(Reason::Cancelled), now);
+    OnCancel::End(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::{JobId, QueueName};
+
+    #[test]
+    fn every_state_has_an_answer_and_none_is_lost() {
+        let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
+        for state in State::ALL {
+            let mut record = Record::new(
+                JobId::new("j").unwrap(),
+                QueueName::new("q").unwrap(),
+                state,
+                now,
+            );
+            record.attempt = 1;
+            match on_cancel(Box::new(record), now) {
+                OnCancel::End(record) => {
+                    assert!(!state.is_terminal() && state != State::Running);
+                    assert_eq!(record.state, State::Cancelled);
+                    assert_eq!(record.finished_at, Some(now));
+                }
+                OnCancel::Ask(record) => {
+                    assert_eq!(state, State::Running);
+                    assert!(record.cancel_requested);
+                    assert!(matches!(on_cancel(record, now), OnCancel::Asked(_)));
+                }
+                OnCancel::Ended(record) => assert_eq!(record.state, state),
+                OnCancel::Asked(_) => panic!("{state} was not asked before"),
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Cron expressions: what they mean, and when they come true next.
+//!
+//! Five fields as crontab has them, six with seconds first, or a name such as `@daily`. As with
+//! crontab, a day has to be true by either of its fields where both are restricted, which a field
+//! that begins with `*` is not.
+//!
+//! An expression speaks of what the clocks of a zone show. When those are put forward or back:
+//!
+//! - An expression whose hour field does not begin with `*` names times. A time that the clocks
+//!   skip comes true at the moment they do so, together with all others skipped with it; a time
+//!   that they show twice comes true the first time.
+//! - One whose hour field begins with `*` keeps its cadence: it comes true whenever the clocks
+//!   show such a time, so that `*/15 * * * *` comes true every 15 minutes of real time.
+
+use std::fmt;
+
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike, Utc};
+
+use crate::calendar::{Calendar, Fields, YEAR_MAX, starred};
+use crate::error::CronError;
+use crate::error::Fault;
+use crate::timezone::{When, Zone, add};
+use crate::{explain, field};
+
+/// A cron expression that was read: a text and some 60 bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cron {
+    text: Box<str>,
+    calendar: Calendar,
+    /// The hour field begins with `*`.
+    keeps_cadence: bool,
+}
+
+impl Cron {
+    /// Reads an expression.
+    ///
+    /// # Errors
+    /// Which field is wrong, and what may stand there; or that it never comes true.
+    pub fn parse(text: &str) -> Result<Cron, CronError> {
+        let text = text.trim();
+        let error = |fault| CronError {
+            expression: text.to_owned(),
+            fault,
+        };
+        let fields = read(text).map_err(error)?;
+        let calendar = Calendar::new(&fields);
+        if !calendar.comes_true() {
+            return Err(error(Fault::Never));
+        }
+        Ok(Cron {
+            text: text.into(),
+            calendar,
+            keeps_cadence: starred(&fields.hours),
+        })
+    }
+
+    /// The expression as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What the expression means, in a sentence.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        // what was read once is read again; to keep it would double the size of every schedule
+        read(&self.text).map_or_else(|_| String::new(), |fields| explain::explain(&fields))
+    }
+
+    /// The first moment after `after` at which the expression is true by the clocks of the zone;
+    /// none after the year 9999.
+    #[must_use]
+    pub fn next_after(&self, after: DateTime<Utc>, zone: Zone) -> Option<DateTime<Utc>> {
+        let after = after.naive_utc();
+        if after.year() > YEAR_MAX {
+            return None;
+        }
+        // it is true at whole seconds, so the next one after this second's begin
+        let after = after
+            .with_nanosecond(0)?
+            .max(NaiveDate::from_ymd_opt(0, 1, 1)?.and_time(NaiveTime::MIN));
+        let next = if self.keeps_cadence {
+            self.next_shown(after, zone)
+        } else {
+            self.next_named(after, zone)
+        };
+        next.filter(|moment| moment.year() <= YEAR_MAX)
+            .map(|moment| moment.and_utc())
+    }
+
+    /// The next moment where each time counts once, shown or not.
+    fn next_named(&self, after: NaiveDateTime, zone: Zone) -> Option<NaiveDateTime> {
+        let mut clock = zone.clock(after);
+        if let When::Twice(first, second) = zone.when(clock)
+            && second <= after
+        {
+            // what is shown again came true already: to go through it would find nothing
+            let change = zone.change(first, second);
+            clock = zone.clock(add(change, -1));
+        }
+        // times of one gap share a moment, which may be that of `after`
+        loop {
+            clock = self.calendar.next(clock)?;
+            let when = zone.when(clock);
+            let moment = when.once();
+            if moment > after {
+                return Some(moment);
+            }
+            if let When::Never { gap_end } = when {
+                clock = add(zone.clock(gap_end), -1);
+            }
+        }
+    }
+
+    /// The next moment at which the clocks show a time that is true.
+    fn next_shown(&self, after: NaiveDateTime, zone: Zone) -> Option<NaiveDateTime> {
+        let mut clock = zone.clock(after);
+        if let When::Twice(_, second) = zone.when(clock)
+            && second > after
+        {
+            // the clocks are about to be put back: what they show until then, or what after
+            let change = zone.change(after, second);
+            let next = self.calendar.next(clock)?;
+            if let When::Twice(first, _) = zone.when(next)
+                && first < change
+            {
+                return Some(first);
+            }
+            clock = add(zone.clock(change), -1);
+        }
+        loop {
+            clock = self.calendar.next(clock)?;
+            match zone.when(clock) {
+                When::Once(moment) => return Some(moment),
+                When::Twice(first, _) if first > after => return Some(first),
+                When::Twice(_, second) => return Some(second),
+                When::Never { gap_end } => clock = add(zone.clock(gap_end), -1),
+            }
+        }
+    }
+}
+
+/// The fields of an expression.
+fn read(text: &str) -> Result<Fields, Fault> {
+    let spelt = match text.strip_prefix('@') {
+        Some(name) => nickname(name).ok_or(Fault::Nickname)?,
+        None => text,
+    };
+    let words: Vec<&str> = spelt.split_whitespace().collect();
+    let (second, rest, begin) = match words[..] {
+        [] => return Err(Fault::Empty),
+        [minute, hour, day, month, weekday] => ("0", [minute, hour, day, month, weekday], 1),
+        [second, minute, hour, day, month, weekday] => {
+            (second, [minute, hour, day, month, weekday], 2)
+        }
+        _ => return Err(Fault::Count(words.len())),
+    };
+    let read = |field: &field::Field, text: &str, position| {
+        field.read(text).map_err(|(part, wanted)| Fault::Field {
+            field: field.name,
+            position,
+            text: part.to_owned(),
+            wanted,
+        })
+    };
+    let [minute, hour, day, month, weekday] = rest;
+    Ok(Fields {
+        seconds: read(&field::SECOND, second, 1)?,
+        minutes: read(&field::MINUTE, minute, begin)?,
+        hours: read(&field::HOUR, hour, begin + 1)?,
+        days: read(&field::DAY, day, begin + 2)?,
+        months: read(&field::MONTH, month, begin + 3)?,
+        weekdays: read(&field::WEEKDAY, weekday, begin + 4)?,
+    })
+}
+
+/// What a name after `@` stands for.
+fn nickname(name: &str) -> Option<&'static str> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "yearly" | "annually" => "0 0 1 1 *",
+        "monthly" => "0 0 1 * *",
+        "weekly" => "0 0 * * 0",
+        "daily" | "midnight" => "0 0 * * *",
+        "hourly" => "0 * * * *",
+        _ => return None,
+    })
+}
+
+impl fmt::Display for Cron {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
+impl std::str::FromStr for Cron {
+    type Err = CronError;
+    fn from_str(text: &str) -> Result<Cron, CronError> {
+        Cron::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub(crate) mod tests;

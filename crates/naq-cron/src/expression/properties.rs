@@ -1,0 +1,368 @@
+//! What holds for every expression, zone and moment.
+
+use std::collections::BTreeSet;
+
+use chrono::{Offset, TimeDelta, TimeZone};
+use chrono_tz::{TZ_VARIANTS, Tz};
+use proptest::prelude::*;
+
+use crate::expression::tests::times;
+use crate::expression::*;
+use crate::timezone::Zone;
+
+/// A field's text, of numbers only.
+fn field(min: u32, max: u32) -> impl Strategy<Value = String> {
+    let value = min..=max;
+    let range = (min..=max, min..=max).prop_map(|(a, b)| (a.min(b), a.max(b)));
+    let item = prop_oneof![
+        4 => value.prop_map(|value| value.to_string()),
+        2 => range.clone().prop_map(|(from, to)| format!("{from}-{to}")),
+        2 => (range, 1..=max - min).prop_map(|((from, to), step)| format!("{from}-{to}/{step}")),
+        2 => (1..=max - min).prop_map(|step| format!("*/{step}")),
+    ];
+    prop_oneof![
+        3 => Just("*".to_owned()),
+        4 => item.clone(),
+        2 => proptest::collection::vec(item, 2..4).prop_map(|items| items.join(",")),
+    ]
+}
+
+fn day() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => field(1, 31),
+        1 => Just("L".to_owned()),
+        1 => Just("LW".to_owned()),
+        1 => (1..=31).prop_map(|day| format!("{day}W")),
+        1 => (1..=28, 1..=31).prop_map(|(a, b)| format!("{a},{b}W")),
+    ]
+}
+
+fn weekday() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => Just("*".to_owned()),
+        5 => field(0, 7),
+        1 => (0..=7).prop_map(|day| format!("{day}L")),
+        1 => (0..=7, 1..=5).prop_map(|(day, nth)| format!("{day}#{nth}")),
+    ]
+}
+
+/// Expressions that come true.
+fn expression() -> impl Strategy<Value = String> {
+    let month = prop_oneof![3 => Just("*".to_owned()), 1 => field(1, 12)];
+    (field(0, 59), field(0, 23), day(), month, weekday())
+        .prop_map(|(minute, hour, day, month, weekday)| {
+            format!("{minute} {hour} {day} {month} {weekday}")
+        })
+        .prop_filter("comes true", |text| Cron::parse(text).is_ok())
+}
+
+/// What an expression means, read anew and slowly: by looking at each field for each time.
+struct Reading {
+    fields: Vec<String>,
+    by_both: bool,
+    keeps_cadence: bool,
+}
+
+impl Reading {
+    fn new(text: &str) -> Reading {
+        let fields: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        Reading {
+            by_both: fields[2].starts_with('*') || fields[4].starts_with('*'),
+            keeps_cadence: fields[1].starts_with('*'),
+            fields,
+        }
+    }
+
+    fn is_true(&self, clock: NaiveDateTime) -> bool {
+        let plain = |field: usize, min, max, value| {
+            self.fields[field]
+                .split(',')
+                .any(|item| named(item, min, max, value))
+        };
+        plain(0, 0, 59, clock.minute())
+            && plain(1, 0, 23, clock.hour())
+            && plain(3, 1, 12, clock.month())
+            && self.is_day(clock.date())
+    }
+
+    fn is_day(&self, date: NaiveDate) -> bool {
+        let by_day = self.fields[2].split(',').any(|item| match item {
+            "L" => is_last_of_month(date),
+            "LW" => date == nearest_workday(last_of_month(date)),
+            item => match item.strip_suffix('W') {
+                Some(day) => date
+                    .with_day(day.parse().unwrap())
+                    .is_some_and(|day| date == nearest_workday(day)),
+                None => named(item, 1, 31, date.day()),
+            },
+        });
+        let weekday = date.weekday().num_days_from_sunday();
+        let is_weekday = |text: &str| text.parse::<u32>().unwrap() % 7 == weekday;
+        let by_weekday = self.fields[4].split(',').any(|item| {
+            if let Some(day) = item.strip_suffix('L') {
+                is_weekday(day) && (date + TimeDelta::days(7)).month() != date.month()
+            } else if let Some((day, nth)) = item.split_once('#') {
+                is_weekday(day) && (date.day() - 1) / 7 + 1 == nth.parse::<u32>().unwrap()
+            } else {
+                named(item, 0, 7, weekday) || (weekday == 0 && named(item, 0, 7, 7))
+            }
+        });
+        if self.by_both {
+            by_day && by_weekday
+        } else {
+            by_day || by_weekday
+        }
+    }
+}
+
+fn named(item: &str, min: u32, max: u32, value: u32) -> bool {
+    let (range, step) = item.split_once('/').unwrap_or((item, "1"));
+    let (from, to) = match range.split_once('-') {
+        Some((from, to)) => (from.parse().unwrap(), to.parse().unwrap()),
+        None if range == "*" => (min, max),
+        None => (range.parse().unwrap(), range.parse().unwrap()),
+    };
+    (from..=to).contains(&value) && (value - from).is_multiple_of(step.parse().unwrap())
+}
+
+fn is_last_of_month(date: NaiveDate) -> bool {
+    (date + TimeDelta::days(1)).day() == 1
+}
+
+fn last_of_month(date: NaiveDate) -> NaiveDate {
+    date.iter_days().find(|day| is_last_of_month(*day)).unwrap()
+}
+
+fn nearest_workday(date: NaiveDate) -> NaiveDate {
+    [0, -1, 1, -2, 2]
+        .map(|days| date + TimeDelta::days(days))
+        .into_iter()
+        .find(|day| day.month() == date.month() && day.weekday().number_from_monday() <= 5)
+        .unwrap()
+}
+
+/// What the clocks show, by the zone's data alone.
+fn shown(zone: Tz, moment: NaiveDateTime) -> NaiveDateTime {
+    let offset = zone.offset_from_utc_datetime(&moment).fix();
+    moment + TimeDelta::seconds(offset.local_minus_utc().into())
+}
+
+/// When an expression comes true within a span of minutes, by looking at every minute of it and
+/// of a day or two around.
+fn every_minute(
+    reading: &Reading,
+    zone: Tz,
+    from: NaiveDateTime,
+    minutes: i64,
+) -> BTreeSet<NaiveDateTime> {
+    let around = 3 * 24 * 60;
+    let moments: Vec<(NaiveDateTime, NaiveDateTime)> = (-around..minutes + around)
+        .map(|minute| from + TimeDelta::minutes(minute))
+        .map(|moment| (moment, shown(zone, moment)))
+        .collect();
+    let mut times = BTreeSet::new();
+    if reading.keeps_cadence {
+        times.extend(
+            moments
+                .iter()
+                .filter(|(_, clock)| reading.is_true(*clock))
+                .map(|(moment, _)| *moment),
+        );
+    } else {
+        // every time of the calendar has its moment: the first at which the clocks have come
+        // as far
+        let mut clock = moments[0].1;
+        for (moment, shows) in &moments {
+            while clock <= *shows {
+                if reading.is_true(clock) {
+                    times.insert(*moment);
+                }
+                clock += TimeDelta::minutes(1);
+            }
+        }
+    }
+    let until = from + TimeDelta::minutes(minutes);
+    times.retain(|moment| (from..until).contains(moment));
+    times
+}
+
+/// A zone and the hour before its clocks are changed, in a year of it; any hour where they are
+/// not.
+fn change() -> impl Strategy<Value = (Tz, NaiveDateTime)> {
+    let notable = prop::sample::select(vec![
+        ("Europe/Berlin", 2026),
+        ("America/New_York", 2026),
+        ("Australia/Lord_Howe", 2026),
+        ("Pacific/Apia", 2011),
+        ("Pacific/Kwajalein", 1993),
+        ("Asia/Beirut", 2026),
+        ("America/Sao_Paulo", 2018),
+        ("Antarctica/Troll", 2026),
+        ("Africa/Casablanca", 2026),
+        ("Asia/Pyongyang", 2018),
+        ("America/Caracas", 2016),
+        ("UTC", 2026),
+    ])
+    .prop_map(|(name, year)| (name.parse::<Tz>().unwrap(), year));
+    let other = (prop::sample::select(TZ_VARIANTS.to_vec()), 1975..2038);
+    (prop_oneof![notable, other], any::<prop::sample::Index>()).prop_map(|((zone, year), index)| {
+        let begin = NaiveDate::from_ymd_opt(year, 1, 1)
+            .unwrap()
+            .and_time(NaiveTime::MIN);
+        let offset = |hour: i64| {
+            zone.offset_from_utc_datetime(&(begin + TimeDelta::hours(hour)))
+                .fix()
+        };
+        let changes: Vec<i64> = (0..366 * 24)
+            .filter(|hour| offset(*hour) != offset(hour + 1))
+            .collect();
+        let hour = match changes.len() {
+            0 => i64::try_from(index.index(366 * 24)).unwrap(),
+            count => changes[index.index(count)],
+        };
+        (zone, begin + TimeDelta::hours(hour))
+    })
+}
+
+fn clock() -> impl Strategy<Value = NaiveDateTime> {
+    (0_i64..4_102_444_800).prop_map(|seconds| {
+        chrono::DateTime::from_timestamp(seconds, 0)
+            .unwrap()
+            .naive_utc()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Where clocks are put forward or back: nothing is missed, nothing added, nothing twice.
+    #[test]
+    fn each_minute_around_a_change_is_as_the_rules_say(
+        text in expression(),
+        (zone, change) in change(),
+        hours_before in 1_i64..40,
+    ) {
+        let reading = Reading::new(&text);
+        let (from, minutes) = (change - TimeDelta::hours(hours_before), 80 * 60);
+        let expected = every_minute(&reading, zone, from, minutes);
+        let cron = Cron::parse(&text).unwrap();
+        let until = from + TimeDelta::minutes(minutes);
+        let zone: Zone = zone.name().parse().unwrap();
+        let begin = (from - TimeDelta::seconds(1)).and_utc();
+        let found: Vec<NaiveDateTime> = times(&cron, zone, begin)
+            .map(|moment| moment.naive_utc())
+            .take_while(|moment| *moment < until)
+            .collect();
+        prop_assert!(found.is_sorted_by(|a, b| a < b), "{} {}: {:?}", text, zone, found);
+        let found: BTreeSet<NaiveDateTime> = found.into_iter().collect();
+        let missed: Vec<_> = expected.difference(&found).collect();
+        let added: Vec<_> = found.difference(&expected).collect();
+        prop_assert!(
+            missed.is_empty() && added.is_empty(),
+            "{} {}: missed {:?}, added {:?}", text, zone, missed, added
+        );
+    }
+
+    /// The answer does not depend on where in between it was asked.
+    #[test]
+    fn the_next_time_is_the_same_from_anywhere_before_it(
+        text in expression(),
+        (zone, change) in change(),
+        seconds in -200_000_i64..200_000,
+        within in 0.0_f64..1.0,
+    ) {
+        let cron = Cron::parse(&text).unwrap();
+        let zone: Zone = zone.name().parse().unwrap();
+        let after = (change + TimeDelta::seconds(seconds)).and_utc();
+        let next = cron.next_after(after, zone).unwrap();
+        prop_assert!(next > after);
+        let wait = (next - after).num_milliseconds() - 1;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "any moment in between will do")]
+        let between = (wait as f64 * within) as i64;
+        let between = after + TimeDelta::milliseconds(between);
+        prop_assert_eq!(cron.next_after(between, zone), Some(next));
+    }
+
+    /// Of seconds, too; and the reading of an expression with seconds is that of the others.
+    #[test]
+    fn seconds_are_a_field_like_the_others(text in expression(), second in field(0, 59), from in clock()) {
+        let with_seconds = Cron::parse(&format!("{second} {text}")).unwrap();
+        let reading = Reading::new(&text);
+        let next = with_seconds.next_after(from.and_utc(), Zone::UTC).unwrap().naive_utc();
+        let is_second = |value| second.split(',').any(|item| named(item, 0, 59, value));
+        prop_assert!(reading.is_true(next) && is_second(next.second()), "{}", next);
+        let minute = next.with_second(0).unwrap();
+        for earlier in (0..next.second()).filter(|second| is_second(*second)) {
+            prop_assert!(minute.with_second(earlier).unwrap() <= from, "{} {}", next, earlier);
+        }
+        if minute > from {
+            let plain = Cron::parse(&text).unwrap();
+            let before = (from.with_second(0).unwrap() - TimeDelta::seconds(1)).and_utc();
+            let mut minutes = times(&plain, Zone::UTC, before);
+            let first = minutes.next().unwrap().naive_utc();
+            // the minute that `from` is in may have no such second left
+            let expected = if first < from.with_second(0).unwrap() + TimeDelta::minutes(1) && first < minute {
+                minutes.next().unwrap().naive_utc()
+            } else {
+                first
+            };
+            prop_assert_eq!(minute, expected);
+        }
+    }
+
+    /// croner, which has its own reading and search, finds the same times of the calendar.
+    #[test]
+    fn croner_agrees(text in expression(), from in clock()) {
+        let cron = Cron::parse(&text).unwrap();
+        let by_both = Reading::new(&text).by_both;
+        let other = croner::parser::CronParser::builder()
+            .dom_and_dow(by_both)
+            .build()
+            .parse(&text)
+            .unwrap();
+        let mut clock = from;
+        for _ in 0..5 {
+            let expected = other.find_next_occurrence(&clock, false).unwrap();
+            let found = cron.next_after(clock.and_utc(), Zone::UTC).unwrap();
+            prop_assert_eq!(found.naive_utc(), expected, "after {}", clock);
+            clock = expected;
+        }
+    }
+
+    /// Years later the same holds: each of the days in between is one that is not true.
+    #[test]
+    fn no_day_is_skipped(text in expression(), from in clock()) {
+        let cron = Cron::parse(&text).unwrap();
+        let reading = Reading::new(&text);
+        let next = cron.next_after(from.and_utc(), Zone::UTC).unwrap().naive_utc();
+        prop_assert!(reading.is_true(next));
+        let is_month = |date: NaiveDate| {
+            reading.fields[3].split(',').any(|item| named(item, 1, 12, date.month()))
+        };
+        let between = from.date().iter_days().skip(1).take_while(|day| *day < next.date());
+        for day in between.take(3_000) {
+            prop_assert!(!(is_month(day) && reading.is_day(day)), "{}", day);
+        }
+    }
+
+    #[test]
+    fn no_text_panics_and_errors_are_one_line(text in "\\PC{0,40}|[0-9*/,LW#?@ A-Z-]{0,40}|\\s{0,3}[\\x00-\\x7f]{0,40}") {
+        match Cron::parse(&text) {
+            Ok(cron) => {
+                prop_assert!(cron.explain().ends_with('.'));
+                prop_assert_eq!(cron.as_str(), text.trim());
+            }
+            Err(error) => {
+                let told = error.to_string();
+                prop_assert!(!told.chars().any(char::is_control), "{:?}", told);
+                prop_assert!(told.chars().count() < 1_500);
+            }
+        }
+    }
+
+    #[test]
+    fn every_expression_is_explained(text in expression()) {
+        let told = Cron::parse(&text).unwrap().explain();
+        prop_assert!(told.ends_with('.') && !told.contains("  ") && !told.contains(" ,"), "{}", told);
+    }
+}

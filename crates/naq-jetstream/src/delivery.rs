@@ -1,0 +1,733 @@
+//! Pulling jobs: demand that equals free slots, kept standing on one subscription.
+//!
+//! A request for `n` messages stands at the server until it is filled or expires; what it brings
+//! and what it gives back are both counted here, so that the caller always knows how much it has
+//! asked for and not yet got.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::connect::{Link, Purpose, open};
+use super::later::SCHEDULED_FOR_HEADER;
+use super::raw::RawMessage;
+use super::requirements::ENQUEUE_TIME_HEADER;
+use super::{Broker, BrokerError};
+use naq_protocol::{JobId, QueueName, Timestamp};
+
+/// How long a request stands. Short enough that a queue whose consumer was paused is served soon
+/// after it resumes (measured: within a second of the resumption at 5 s, up to 29 s later at 30).
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
+
+/// After this long without the server's word, a request is taken for lost.
+const PULL_LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// A job's message in this worker's hands.
+pub struct Delivery {
+    /// The queue it came from.
+    pub queue: QueueName,
+    /// The id in its subject; none for a bare job. The error text where the token is no id.
+    pub subject_id: Option<Result<JobId, String>>,
+    /// The producer's `Nats-Msg-Id`.
+    pub message_id: Option<String>,
+    /// The envelope's bytes.
+    pub payload: Bytes,
+    /// Its sequence in the queue's stream.
+    pub sequence: u64,
+    /// How often it has been delivered; the first is 1.
+    pub delivery: u64,
+    /// When the server took it.
+    pub enqueue_time: Timestamp,
+    /// A worker has handed it on to those that have the labels it requires.
+    pub is_handed_on: bool,
+    pub(super) headers: HeaderMap,
+    reply: async_nats::Subject,
+    client: async_nats::Client,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("queue", &self.queue)
+            .field("sequence", &self.sequence)
+            .field("delivery", &self.delivery)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// Removes the message, and waits until the server has said so.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where the server has not; the message may then come again.
+    pub async fn ack(&self) -> Result<(), BrokerError> {
+        self.answer("+ACK").await
+    }
+
+    /// Tells the server that work goes on, and waits until it has heard.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where it has not.
+    pub async fn renew(&self) -> Result<(), BrokerError> {
+        self.answer("+WPI").await
+    }
+
+    /// Gives the message back for another worker to take at once.
+    ///
+    /// # Errors
+    /// [`BrokerError::Timeout`] where the server has not answered; it then comes back by itself
+    /// after `ack_wait`.
+    pub async fn hand_back(&self) -> Result<(), BrokerError> {
+        self.answer("-NAK").await
+    }
+
+    async fn answer(&self, kind: &'static str) -> Result<(), BrokerError> {
+        self.client
+            .request(self.reply.clone(), Bytes::from_static(kind.as_bytes()))
+            .await
+            .map(|_| ())
+            .map_err(|_| BrokerError::Timeout("answering for a message"))
+    }
+
+    /// Whether it is no job, only a bell: the job of its subject, which waits, is to be looked at.
+    #[must_use]
+    pub fn is_wake(&self) -> bool {
+        self.headers.get(super::dependents::WAKE_HEADER).is_some()
+    }
+
+    /// The same delivery as one of another envelope.
+    #[must_use]
+    pub fn with_payload(&self, payload: Bytes) -> Delivery {
+        Delivery {
+            queue: self.queue.clone(),
+            subject_id: self.subject_id.clone(),
+            message_id: self.message_id.clone(),
+            payload,
+            sequence: self.sequence,
+            delivery: self.delivery,
+            enqueue_time: self.enqueue_time,
+            is_handed_on: self.is_handed_on,
+            headers: self.headers.clone(),
+            reply: self.reply.clone(),
+            client: self.client.clone(),
+        }
+    }
+
+    /// The time that it was held until, where it was.
+    #[must_use]
+    pub fn scheduled_for(&self) -> Option<Timestamp> {
+        let header = self.headers.get(SCHEDULED_FOR_HEADER)?;
+        header.as_str().parse().ok()
+    }
+
+    /// The trace context a producer sent along.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.headers
+            .get("traceparent")
+            .map(async_nats::HeaderValue::as_str)
+    }
+}
+
+/// What came of the demand.
+#[derive(Debug)]
+pub enum FeedEvent {
+    /// A job, from this feed.
+    Delivered(usize, Box<Delivery>),
+    /// A feed gave back demand of this kind: it has nothing (now) for it.
+    Returned(usize, Ask),
+    /// A feed's consumer is gone, for one because the queue was removed.
+    Gone(usize),
+    /// The connection was lost and is back; all demand has to be stated anew.
+    Reset,
+}
+
+/// The two kinds of request. Their answers come by different subscriptions, since a delivery
+/// does not say which request it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Stands until a job comes.
+    Standing,
+    /// Is answered with what is there now.
+    AtOnce,
+}
+
+/// What was asked of a queue and has not yet come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// By standing requests.
+    pub standing: u64,
+    /// By requests to be answered at once.
+    pub at_once: u64,
+}
+
+impl Outstanding {
+    fn of(&mut self, ask: Ask) -> &mut u64 {
+        match ask {
+            Ask::Standing => &mut self.standing,
+            Ask::AtOnce => &mut self.at_once,
+        }
+    }
+}
+
+/// A consumer of a queue, and what was asked of it.
+struct Feed {
+    queue: QueueName,
+    consumer: String,
+    next_subject: String,
+    outstanding: Outstanding,
+    /// When the server last gave a sign: it answers every request in bounded time.
+    heard_at: Instant,
+    /// How many messages the server said stand behind the last one.
+    pending: u64,
+}
+
+struct Answers {
+    inbox: String,
+    subscriber: Subscriber,
+}
+
+impl Answers {
+    async fn open(client: &async_nats::Client) -> Result<Answers, BrokerError> {
+        let inbox = client.new_inbox();
+        let subscriber = client
+            .subscribe(format!("{inbox}.*.*"))
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        Ok(Answers { inbox, subscriber })
+    }
+}
+
+/// The connection that deliveries come by, and what is subscribed on it.
+struct Line {
+    client: async_nats::Client,
+    link: Link,
+    /// Where standing requests are answered, and where those to be answered at once.
+    standing: Answers,
+    at_once: Answers,
+}
+
+impl Line {
+    async fn open(broker: &Broker) -> Result<Line, BrokerError> {
+        let (client, link) = open(&broker.options, Purpose::Deliveries).await?;
+        Ok(Line {
+            standing: Answers::open(&client).await?,
+            at_once: Answers::open(&client).await?,
+            client,
+            link,
+        })
+    }
+
+    /// Opens one, however often it takes.
+    async fn open_again(broker: Broker) -> Line {
+        const PAUSE_MAX: Duration = Duration::from_secs(2);
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match Line::open(&broker).await {
+                Ok(line) => return line,
+                Err(error) => tracing::debug!("no connection for deliveries yet: {error}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+/// The demand on a worker's queues. A feed is a consumer of a queue, named by its index: they are
+/// only ever added.
+///
+/// It has a connection of its own: a message that the client library cannot read costs the
+/// connection it comes by, and answers, records and renewals must not go with it.
+pub struct Feeds {
+    broker: Broker,
+    line: Line,
+    /// A new line on its way, where the old one has broken for good.
+    reopening: Option<JoinHandle<Line>>,
+    /// The demand was taken back.
+    closed: bool,
+    feeds: Vec<Feed>,
+    /// The feeds of each stream. Nearly always there is one.
+    by_stream: HashMap<String, Vec<usize>>,
+    /// Which connection the demand was stated on.
+    link_generation: u64,
+    /// Something has come by the line since the demand was last counted: its subscriptions stand.
+    is_heard: bool,
+    /// Where requests go then, and which connection it was when the first one went.
+    requests_link: Link,
+    requests_generation: Option<u64>,
+    /// Requests of an earlier count answer under an earlier number, and are not counted.
+    generation: u64,
+}
+
+impl Broker {
+    /// A delivery of a message that was read and not delivered to us, to be handed back with.
+    pub(super) fn delivery_of(
+        &self,
+        queue: &QueueName,
+        consumer: &str,
+        message: &RawMessage,
+        consumer_sequence: u64,
+    ) -> Delivery {
+        // the server goes by the stream's sequence; the consumer's has only to be one it gave
+        let reply = format!(
+            "$JS.ACK.{}.{consumer}.1.{}.{consumer_sequence}.{}.0",
+            self.names.queue_stream(queue),
+            message.sequence,
+            message.time.unix_ms() * 1_000_000,
+        );
+        Delivery {
+            queue: queue.clone(),
+            subject_id: subject_id(&message.subject),
+            message_id: message.header("Nats-Msg-Id"),
+            payload: message.payload(),
+            sequence: message.sequence,
+            delivery: 1,
+            enqueue_time: message.time,
+            is_handed_on: is_handed_on(&message.subject),
+            headers: HeaderMap::new(),
+            reply: reply.into(),
+            client: self.client.clone(),
+        }
+    }
+
+    /// Opens the feed of some queues. Nothing is asked for yet.
+    ///
+    /// `consumer` is the consumer to pull from, the same name for each queue.
+    ///
+    /// # Errors
+    /// Where the subscription cannot be made.
+    pub async fn open_feeds(
+        &self,
+        queues: &[QueueName],
+        consumer: &str,
+    ) -> Result<Feeds, BrokerError> {
+        let mut line = Line::open(self).await?;
+        // what happened before the feed was open does not concern it
+        let link_generation = line.link.mark_seen().generation;
+        let mut feeds = Feeds {
+            broker: self.clone(),
+            line,
+            reopening: None,
+            closed: false,
+            feeds: Vec::new(),
+            by_stream: HashMap::new(),
+            link_generation,
+            is_heard: false,
+            requests_link: self.link.clone(),
+            requests_generation: None,
+            generation: 0,
+        };
+        for queue in queues {
+            feeds.add(queue.clone(), consumer.to_owned());
+        }
+        Ok(feeds)
+    }
+}
+
+impl Feeds {
+    /// Adds the feed of a consumer of a queue, and returns its index. Nothing is asked for yet.
+    pub fn add(&mut self, queue: QueueName, consumer: String) -> usize {
+        let index = self.feeds.len();
+        let stream = self.broker.names.queue_stream(&queue);
+        self.feeds.push(Feed {
+            next_subject: format!(
+                "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+                self.broker.api_prefix
+            ),
+            queue,
+            consumer,
+            outstanding: Outstanding::default(),
+            heard_at: Instant::now(),
+            pending: 0,
+        });
+        self.by_stream.entry(stream).or_default().push(index);
+        index
+    }
+
+    /// The number of feeds; each is named by its index below it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// Whether there is no feed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// The queue of a feed.
+    #[must_use]
+    pub fn queue(&self, index: usize) -> &QueueName {
+        &self.feeds[index].queue
+    }
+
+    /// The consumer of a feed.
+    #[must_use]
+    pub fn consumer(&self, index: usize) -> &str {
+        &self.feeds[index].consumer
+    }
+
+    /// The feed of a consumer of a queue.
+    #[must_use]
+    pub fn index_of(&self, queue: &QueueName, consumer: &str) -> Option<usize> {
+        self.feeds
+            .iter()
+            .position(|feed| feed.queue == *queue && feed.consumer == consumer)
+    }
+
+    /// What was asked of a feed and has not yet come.
+    #[must_use]
+    pub fn outstanding(&self, index: usize) -> Outstanding {
+        self.feeds[index].outstanding
+    }
+
+    /// How many messages the server said stood behind the last one a feed delivered.
+    #[must_use]
+    pub fn pending(&self, index: usize) -> u64 {
+        self.feeds[index].pending
+    }
+
+    /// Asks a feed for `count` more jobs.
+    ///
+    /// # Errors
+    /// Where the request could not be sent.
+    pub async fn ask(&mut self, index: usize, count: u64, ask: Ask) -> Result<(), BrokerError> {
+        let subject = self.feeds[index].next_subject.clone();
+        let (request, inbox) = match ask {
+            Ask::Standing => (
+                format!(
+                    r#"{{"batch":{count},"expires":{}}}"#,
+                    PULL_EXPIRES.as_nanos()
+                ),
+                &self.line.standing.inbox,
+            ),
+            Ask::AtOnce => (
+                format!(r#"{{"batch":{count},"no_wait":true}}"#),
+                &self.line.at_once.inbox,
+            ),
+        };
+        let reply = format!("{inbox}.{}.{index}", self.generation);
+        // a line that is only on its way brings a reset, after which all is asked for again
+        if self.reopening.is_none() {
+            // By the connection that has answers and records to send at the same moment: a packet
+            // the less. Not before the line is heard of, since a request whose answer nobody is
+            // subscribed to is dropped.
+            let client = if self.is_heard {
+                self.requests_generation
+                    .get_or_insert_with(|| self.requests_link.state().generation);
+                &self.broker.client
+            } else {
+                &self.line.client
+            };
+            client
+                .publish_with_reply(subject, reply, request.into())
+                .await
+                .map_err(|error| BrokerError::Lost(error.to_string()))?;
+        }
+        let feed = &mut self.feeds[index];
+        *feed.outstanding.of(ask) += count;
+        feed.heard_at = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for the next job or for news of the demand. Cancel safe.
+    pub async fn next(&mut self) -> FeedEvent {
+        loop {
+            if let Some(opening) = &mut self.reopening {
+                let opened = opening.await;
+                self.reopening = None;
+                match opened {
+                    Ok(line) => self.line = line,
+                    Err(_) => self.reopen(),
+                }
+                if self.reopening.is_none() {
+                    self.link_generation = self.line.link.mark_seen().generation;
+                    self.count_anew();
+                    return FeedEvent::Reset;
+                }
+                continue;
+            }
+            let lost_at = self
+                .feeds
+                .iter()
+                .filter(|feed| feed.outstanding != Outstanding::default())
+                .map(|feed| feed.heard_at + PULL_LOST_AFTER)
+                .min();
+            let (message, ask) = tokio::select! {
+                biased;
+                message = self.line.at_once.subscriber.next() => (message, Ask::AtOnce),
+                message = self.line.standing.subscriber.next() => (message, Ask::Standing),
+                link = self.line.link.changed() => {
+                    if link.connected && link.generation != self.link_generation {
+                        self.link_generation = link.generation;
+                        self.count_anew();
+                        return FeedEvent::Reset;
+                    }
+                    continue;
+                }
+                link = self.requests_link.changed() => {
+                    let asked_on = self.requests_generation;
+                    if link.connected && asked_on.is_some_and(|asked_on| link.generation != asked_on) {
+                        self.count_anew();
+                        return FeedEvent::Reset;
+                    }
+                    continue;
+                }
+                () = until(lost_at) => {
+                    self.count_anew();
+                    return FeedEvent::Reset;
+                }
+            };
+            let Some(message) = message else {
+                if self.closed {
+                    return std::future::pending().await;
+                }
+                // the client itself has ended, which only bytes that it panics over make it do
+                tracing::warn!("the connection for deliveries broke; opening another");
+                self.reopen();
+                continue;
+            };
+            self.is_heard = true;
+            if let Some(event) = self.read(message, ask) {
+                return event;
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.reopening = Some(tokio::spawn(Line::open_again(self.broker.clone())));
+    }
+
+    /// Takes all demand back. Returns the jobs that had come by the time the server knew.
+    pub async fn close(&mut self) -> Vec<Delivery> {
+        /// The server ends a subscription at once; a cut connection must not hold up an end.
+        const CLOSE_MAX: Duration = Duration::from_secs(2);
+        let mut deliveries = Vec::new();
+        self.closed = true;
+        if let Some(opening) = self.reopening.take() {
+            opening.abort();
+            return deliveries;
+        }
+        for ask in [Ask::AtOnce, Ask::Standing] {
+            let subscriber = match ask {
+                Ask::AtOnce => &mut self.line.at_once.subscriber,
+                Ask::Standing => &mut self.line.standing.subscriber,
+            };
+            if subscriber.drain().await.is_err() {
+                continue;
+            }
+            let deadline = Instant::now() + CLOSE_MAX;
+            loop {
+                let subscriber = match ask {
+                    Ask::AtOnce => &mut self.line.at_once.subscriber,
+                    Ask::Standing => &mut self.line.standing.subscriber,
+                };
+                let Ok(Some(message)) = tokio::time::timeout_at(deadline, subscriber.next()).await
+                else {
+                    break;
+                };
+                if let Some(FeedEvent::Delivered(_, delivery)) = self.read(message, ask) {
+                    deliveries.push(*delivery);
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// Counts from nothing, and does not hear what the requests so far may still answer.
+    fn count_anew(&mut self) {
+        self.generation += 1;
+        self.is_heard = false;
+        self.requests_generation = None;
+        for feed in &mut self.feeds {
+            feed.outstanding = Outstanding::default();
+        }
+    }
+
+    fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
+        // a job's message may carry a status of its own (servers before 2.14 pass it on): only
+        // what cannot be answered is the server's word on a request
+        let Some(reply) = message.reply.clone() else {
+            return self.read_status(&message, ask);
+        };
+        let place = Place::parse(&reply)?;
+        let of_stream = self.by_stream.get(place.stream)?;
+        let index = *of_stream
+            .iter()
+            .find(|index| self.feeds[**index].consumer == place.consumer)?;
+        let feed = &mut self.feeds[index];
+        let outstanding = feed.outstanding.of(ask);
+        *outstanding = outstanding.saturating_sub(1);
+        feed.pending = place.pending;
+        let subject_id = subject_id(message.subject.as_str());
+        let headers = message.headers.unwrap_or_default();
+        let delivery = Delivery {
+            queue: feed.queue.clone(),
+            subject_id,
+            message_id: headers
+                .get(async_nats::header::NATS_MESSAGE_ID)
+                .map(|value| value.as_str().to_owned()),
+            payload: message.payload,
+            sequence: place.sequence,
+            delivery: place.delivery,
+            enqueue_time: handed_on_time(message.subject.as_str(), &headers).unwrap_or(place.time),
+            is_handed_on: is_handed_on(message.subject.as_str()),
+            headers,
+            reply,
+            client: self.broker.client.clone(),
+        };
+        Some(FeedEvent::Delivered(index, Box::new(delivery)))
+    }
+
+    fn read_status(&mut self, message: &async_nats::Message, ask: Ask) -> Option<FeedEvent> {
+        let mut tokens = message.subject.as_str().rsplit('.');
+        let index: usize = tokens.next()?.parse().ok()?;
+        let generation: u64 = tokens.next()?.parse().ok()?;
+        if generation != self.generation {
+            return None;
+        }
+        let feed = self.feeds.get_mut(index)?;
+        let status = message.status?;
+        let description = message.description.as_deref().unwrap_or_default();
+        let unfilled = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|value| value.as_str().parse::<u64>().ok());
+        tracing::trace!(queue = %feed.queue, %status, description, ?unfilled, "status of a pull");
+        let gone = status == StatusCode::NO_RESPONDERS
+            || (status == StatusCode::REQUEST_TERMINATED
+                && (description.contains("Consumer Deleted")
+                    || description.contains("Stream Deleted")));
+        if gone {
+            feed.outstanding = Outstanding::default();
+            return Some(FeedEvent::Gone(index));
+        }
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return None;
+        }
+        let outstanding = feed.outstanding.of(ask);
+        // where the server does not say how much of it comes back, it is all of it
+        *outstanding = unfilled.map_or(0, |unfilled| outstanding.saturating_sub(unfilled));
+        feed.heard_at = Instant::now();
+        feed.pending = 0;
+        Some(FeedEvent::Returned(index, ask))
+    }
+}
+
+/// The id in a job's subject: `prefix.queue.NAME`, `prefix.queue.NAME.ID`, or
+/// `prefix.need.NAME.SET.ID` where a worker has handed it on.
+fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
+    let token = subject.splitn(4, '.').nth(3)?;
+    let id = match set_and_id(subject) {
+        // the name may be one by place, which is longer than one that was chosen
+        Some((_, id)) => JobId::new(id),
+        None => JobId::chosen(token),
+    };
+    Some(id.map_err(|error| error.to_string()))
+}
+
+/// The key of the labels and the id in the subject of a job that was handed on.
+fn set_and_id(subject: &str) -> Option<(&str, &str)> {
+    let mut tokens = subject.splitn(4, '.').skip(1);
+    if tokens.next()? != "need" {
+        return None;
+    }
+    tokens.nth(1)?.split_once('.')
+}
+
+/// Whether a subject is that of a job that was handed on.
+pub(super) fn is_handed_on(subject: &str) -> bool {
+    set_and_id(subject).is_some()
+}
+
+/// When a job that was handed on was enqueued: the server's time of its message is when it was
+/// handed on.
+fn handed_on_time(subject: &str, headers: &HeaderMap) -> Option<Timestamp> {
+    set_and_id(subject)?;
+    headers.get(ENQUEUE_TIME_HEADER)?.as_str().parse().ok()
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the server writes into the reply subject of a delivery (ADR-15):
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>`,
+/// or the longer form with domain and account in front of the stream.
+struct Place<'a> {
+    stream: &'a str,
+    consumer: &'a str,
+    delivery: u64,
+    sequence: u64,
+    time: Timestamp,
+    pending: u64,
+}
+
+impl Place<'_> {
+    fn parse(reply: &str) -> Option<Place<'_>> {
+        let tokens: Vec<&str> = reply.split('.').collect();
+        let rest = match tokens.len() {
+            9 => &tokens[2..],
+            n if n >= 11 => &tokens[4..],
+            _ => return None,
+        };
+        let time_ns: i64 = rest[5].parse().ok()?;
+        Some(Place {
+            stream: rest[0],
+            consumer: rest[1],
+            delivery: rest[2].parse().ok()?,
+            sequence: rest[3].parse().ok()?,
+            time: Timestamp::from_unix_ms(time_ns / 1_000_000)?,
+            pending: rest[6].parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_forms_of_the_reply() {
+        for reply in [
+            "$JS.ACK.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
+            "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
+            "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42.token",
+        ] {
+            let place = Place::parse(reply).unwrap();
+            assert_eq!(
+                (place.stream, place.consumer),
+                ("naq_queue_build", "naq-worker"),
+                "{reply}"
+            );
+            assert_eq!(
+                (place.delivery, place.sequence, place.pending),
+                (3, 100, 42)
+            );
+            assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
+        }
+        assert!(Place::parse("_INBOX.x").is_none());
+    }
+
+    #[test]
+    fn an_id_is_found_in_either_subject() {
+        let id = |subject: &str| subject_id(subject).map(|id| id.map(|id| id.to_string()));
+        assert_eq!(id("naq.queue.build"), None);
+        assert_eq!(id("naq.queue.build.j"), Some(Ok("j".to_owned())));
+        assert_eq!(id("naq.need.build.0af3.j"), Some(Ok("j".to_owned())));
+        let by_place = format!("{}-123456789", "q".repeat(64));
+        let subject = format!("naq.need.{}.0af3.{by_place}", "q".repeat(64));
+        assert_eq!(id(&subject), Some(Ok(by_place)));
+        assert!(matches!(id("naq.queue.build.a.b"), Some(Err(_))));
+    }
+}

@@ -1,0 +1,264 @@
+//! The only room that knows NATS: connection, layout, jobs, records, live output, workers.
+//!
+//! Everything above speaks in envelopes, records and queues. This room decides nothing about a
+//! job's life; it moves bytes, and says exactly how a move failed.
+
+mod backwards;
+mod bare;
+mod changes;
+mod connect;
+mod control;
+mod delivery;
+mod dependents;
+mod failed;
+mod flows;
+mod jobs;
+mod later;
+mod listing;
+mod logs;
+mod names;
+mod objects;
+mod publish;
+mod purge;
+mod queues;
+mod raw;
+mod records;
+mod requirements;
+mod scan;
+mod schedules;
+mod slots;
+mod step;
+mod sweep;
+mod topology;
+mod unreadable;
+mod workers;
+
+pub use changes::{
+    Arrived, Change, ChangeWatch, Changed, DurableChange, DurableChanges, StoredChanges,
+};
+pub use connect::{ConnectOptions, Link, LinkState};
+pub use control::{Control, ControlCall, ControlRequest};
+pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
+pub use failed::{FailedJob, FailedJobs, FailedScan};
+pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
+pub use later::{Held, HeldListing, HeldPlace};
+pub use listing::{JobListing, ListOptions, Listed, ListedJob, Place};
+pub use logs::{LogChunk, LogStream, Stdio};
+pub use names::Names;
+pub use publish::PendingWrite;
+pub use purge::Purged;
+pub use queues::{QueueInfo, QueueSettings};
+pub use records::{RecordEvent, RecordWatch, Stored};
+pub use requirements::{Requirement, RequirementEvent, RequirementWatch, requirement_key};
+pub use schedules::{
+    LockEvent, LockWatch, ScheduleEvent, ScheduleListing, ScheduleWatch, StoredLock, StoredSchedule,
+};
+pub use slots::Holder;
+pub use step::step;
+pub use sweep::{IndexEntry, IndexKey, IndexListing, Leftover, RecordListing};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+
+use naq_core::Standing;
+use naq_protocol::JobId;
+
+/// A connection to NATS, and naq's layout on it. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    client: async_nats::Client,
+    jetstream: async_nats::jetstream::Context,
+    names: Arc<Names>,
+    /// What subjects of the JetStream API begin with.
+    api_prefix: Arc<str>,
+    link: Link,
+    /// To open further connections with.
+    options: Arc<ConnectOptions>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// The names of streams, buckets and subjects on this connection.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The state of the connection, to be watched.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The most bytes the server takes in one message, headers included.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// The server's version and address, for people.
+    #[must_use]
+    pub fn server(&self) -> String {
+        let info = self.client.server_info();
+        format!(
+            "nats-server {} at {}:{}",
+            info.version, info.host, info.port
+        )
+    }
+
+    /// Waits until everything sent so far has left this process.
+    ///
+    /// # Errors
+    /// Where the connection is gone for good.
+    pub async fn flush(&self) -> Result<(), BrokerError> {
+        self.client
+            .flush()
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))
+    }
+}
+
+/// What can go wrong between naq and NATS, told apart by what a caller can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No connection could be made.
+    #[error("cannot reach NATS at {url}: {problem}")]
+    Connect {
+        /// The address that was tried.
+        url: String,
+        /// What happened, with what to do.
+        problem: String,
+    },
+    /// The server cannot do what naq needs.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// There is no such queue.
+    #[error("there is no queue `{0}`")]
+    QueueMissing(String),
+    /// There is no such stream, bucket or object.
+    #[error("{0} is not there")]
+    Missing(String),
+    /// A compare-and-set met another revision.
+    #[error("someone else changed it first")]
+    Conflict,
+    /// The same id was used for another body.
+    #[error("the job id `{0}` is taken by another envelope")]
+    IdTaken(String),
+    /// The job is there, and is to begin at another time.
+    #[error("the job `{job}` is there already, {}", other_time(.job, *.standing))]
+    OtherTime {
+        /// The job.
+        job: JobId,
+        /// How it stands.
+        standing: Standing,
+    },
+    /// More bytes than the server takes in a message.
+    #[error(
+        "{bytes} bytes are more than the server takes in one message ({bytes_max}); put large input into a file or an object and pass its name"
+    )]
+    TooLarge {
+        /// The size of the message.
+        bytes: usize,
+        /// The server's bound.
+        bytes_max: usize,
+    },
+    /// The server's or the account's storage is full.
+    #[error("the NATS storage is full: {0}; free some (`naq purge`) or raise the limit")]
+    Full(String),
+    /// No answer in time.
+    #[error("no answer from NATS in time while {0}; check the connection and the permissions")]
+    Timeout(&'static str),
+    /// The user may not do this.
+    #[error("NATS denies this user {0}")]
+    Denied(String),
+    /// The connection is gone for good.
+    #[error("the connection to NATS is lost: {0}")]
+    Lost(String),
+    /// The server refused, in its words.
+    #[error("NATS refused while {doing}: {message}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// The server's words.
+        message: String,
+    },
+    /// What is stored there is not what naq stores there.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+fn other_time(job: &JobId, standing: Standing) -> String {
+    match standing {
+        Standing::Begun => "and has begun".to_owned(),
+        Standing::Queued { .. } => "in its queue".to_owned(),
+        Standing::Held { due, .. } => {
+            let until = due.map_or_else(String::new, |due| format!(" until {due}"));
+            format!(
+                "held{until}; `naq job-control {job} reschedule` gives it another time, and `run-now` begins it"
+            )
+        }
+    }
+}
+
+impl BrokerError {
+    /// Whether the same call may succeed later, with nothing changed but time.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            BrokerError::Timeout(_) | BrokerError::Full(_) | BrokerError::Refused { .. }
+        )
+    }
+
+    /// From an error of the JetStream API.
+    fn from_api(error: &async_nats::jetstream::Error, doing: &'static str) -> BrokerError {
+        match error.error_code() {
+            // the second one: another write of the subject is under way among the servers
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+            | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => BrokerError::Conflict,
+            // no leader yet
+            ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
+            ErrorCode::STREAM_NOT_FOUND => BrokerError::Missing("the stream".to_owned()),
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            | ErrorCode::STREAM_STORE_FAILED => BrokerError::Full(error.to_string()),
+            _ => BrokerError::Refused {
+                doing,
+                message: error.to_string(),
+            },
+        }
+    }
+
+    /// From an error of a JetStream API request, which hides the server's error in its kind.
+    fn from_request(
+        error: &async_nats::jetstream::context::RequestError,
+        doing: &'static str,
+    ) -> BrokerError {
+        use async_nats::jetstream::context::RequestErrorKind;
+        match error.kind() {
+            RequestErrorKind::TimedOut => BrokerError::Timeout(doing),
+            RequestErrorKind::NoResponders => BrokerError::Unsuitable(
+                "this NATS server has no JetStream (start it with -js, or ask for it to be enabled for the account)"
+                    .to_owned(),
+            ),
+            _ => BrokerError::Refused {
+                doing,
+                message: error.to_string(),
+            },
+        }
+    }
+}
+
+/// How long one request to the server may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

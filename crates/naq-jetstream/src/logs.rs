@@ -1,0 +1,162 @@
+//! Live output: published while a job runs, followed by whoever looks on.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::{Broker, BrokerError};
+use naq_protocol::JobId;
+
+/// Which of a job's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdio {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of live output.
+#[derive(Clone, Debug)]
+pub enum LogChunk {
+    /// Bytes of one of the streams.
+    Bytes {
+        /// Which one.
+        stdio: Stdio,
+        /// The attempt that wrote them.
+        attempt: u32,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// An attempt has ended; nothing more of it follows.
+    End {
+        /// The attempt.
+        attempt: u32,
+    },
+}
+
+/// A job's live output, from its beginning.
+pub struct LogStream {
+    messages: pull::Ordered,
+    remaining: u64,
+}
+
+impl LogStream {
+    /// How many pieces the server holds that were not read yet, as of the last one read.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// Waits for the next piece.
+    ///
+    /// # Errors
+    /// Where the stream breaks.
+    pub async fn next(&mut self) -> Result<LogChunk, BrokerError> {
+        loop {
+            let message = match self.messages.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    return Err(BrokerError::Refused {
+                        doing: "following live output",
+                        message: error.to_string(),
+                    });
+                }
+                None => return Err(BrokerError::Lost("live output ended".to_owned())),
+            };
+            if let Ok(info) = message.info() {
+                self.remaining = info.pending;
+            }
+            let headers = message.headers.as_ref();
+            let header = |name: &str| headers.and_then(|headers| headers.get(name));
+            let attempt = header("Naq-Attempt")
+                .and_then(|value| value.as_str().parse().ok())
+                .unwrap_or(1);
+            if header("Naq-End").is_some() {
+                return Ok(LogChunk::End { attempt });
+            }
+            let stdio = match header("Naq-Stdio").map(async_nats::HeaderValue::as_str) {
+                Some("stdout") => Stdio::Stdout,
+                Some("stderr") => Stdio::Stderr,
+                _ => continue,
+            };
+            return Ok(LogChunk::Bytes {
+                stdio,
+                attempt,
+                bytes: message.payload.clone(),
+            });
+        }
+    }
+}
+
+impl Broker {
+    /// Publishes a piece of live output. It is not waited for: output that cannot be published
+    /// is still in the record.
+    ///
+    /// # Errors
+    /// Where the connection is gone for good.
+    pub async fn publish_log(&self, job: &JobId, chunk: LogChunk) -> Result<(), BrokerError> {
+        let mut headers = HeaderMap::new();
+        let payload = match chunk {
+            LogChunk::Bytes {
+                stdio,
+                attempt,
+                bytes,
+            } => {
+                headers.insert("Naq-Attempt", attempt.to_string());
+                headers.insert(
+                    "Naq-Stdio",
+                    match stdio {
+                        Stdio::Stdout => "stdout",
+                        Stdio::Stderr => "stderr",
+                    },
+                );
+                bytes
+            }
+            LogChunk::End { attempt } => {
+                headers.insert("Naq-Attempt", attempt.to_string());
+                headers.insert("Naq-End", "1");
+                Bytes::new()
+            }
+        };
+        self.client
+            .publish_with_headers(self.names.log(job), headers, payload)
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))
+    }
+
+    /// Follows a job's live output from its beginning.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn follow_log(&self, job: &JobId) -> Result<LogStream, BrokerError> {
+        let refused = |message: String| BrokerError::Refused {
+            doing: "following live output",
+            message,
+        };
+        self.ensure_logs().await?;
+        let stream = self
+            .jetstream
+            .get_stream_no_info(self.names.logs_stream())
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let consumer = stream
+            .create_consumer(pull::OrderedConfig {
+                filter_subject: self.names.log(job),
+                deliver_policy: DeliverPolicy::All,
+                ..pull::OrderedConfig::default()
+            })
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let remaining = consumer.cached_info().num_pending;
+        let messages = consumer
+            .messages()
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(LogStream {
+            messages,
+            remaining,
+        })
+    }
+}

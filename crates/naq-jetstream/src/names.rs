@@ -1,0 +1,481 @@
+//! Every subject, stream and bucket name, in one place.
+
+use naq_protocol::{JobId, QueueName, ScheduleId};
+
+/// The names naq uses on a server under one prefix. Another prefix is another, separate naq.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// The names under a prefix; `naq` unless a user says otherwise.
+    ///
+    /// # Errors
+    /// Where the prefix cannot be a token of a subject.
+    pub fn new(prefix: &str) -> Result<Names, naq_protocol::BadName> {
+        QueueName::new(prefix)?;
+        Ok(Names {
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// The prefix itself.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The stream of a queue.
+    #[must_use]
+    pub fn queue_stream(&self, queue: &QueueName) -> String {
+        format!("{}_queue_{queue}", self.prefix)
+    }
+
+    /// The queue of a stream; none where the stream is not a queue's.
+    #[must_use]
+    pub fn queue_of_stream(&self, stream: &str) -> Option<QueueName> {
+        let name = stream.strip_prefix(&self.prefix)?.strip_prefix("_queue_")?;
+        QueueName::new(name).ok()
+    }
+
+    /// A job's subject in its queue.
+    #[must_use]
+    pub fn job(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.queue.{queue}.{job}", self.prefix)
+    }
+
+    /// The subject for producers without an id.
+    #[must_use]
+    pub fn bare_job(&self, queue: &QueueName) -> String {
+        format!("{}.queue.{queue}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that have an id.
+    #[must_use]
+    pub fn jobs(&self, queue: &QueueName) -> String {
+        format!("{}.queue.{queue}.*", self.prefix)
+    }
+
+    /// The subject under which a job waits for its time.
+    #[must_use]
+    pub fn later(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.later.{queue}.{job}", self.prefix)
+    }
+
+    /// The queue of a subject that jobs in line have; none where it is another kind of subject.
+    #[must_use]
+    pub fn queue_of_job(&self, subject: &str) -> Option<QueueName> {
+        self.queue_of(subject, "queue")
+    }
+
+    /// The queue of a subject under which a job waits for its time; none where it is another kind
+    /// of subject.
+    #[must_use]
+    pub fn queue_of_later(&self, subject: &str) -> Option<QueueName> {
+        self.queue_of(subject, "later")
+    }
+
+    fn queue_of(&self, subject: &str, kind: &str) -> Option<QueueName> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        let mut tokens = rest.split('.');
+        let queue = tokens
+            .next()
+            .filter(|token| *token == kind)
+            .and(tokens.next())?;
+        QueueName::new(queue).ok()
+    }
+
+    /// Whether a subject is one under which a job waits for its time.
+    #[must_use]
+    pub fn is_later(&self, subject: &str) -> bool {
+        self.queue_of_later(subject).is_some()
+    }
+
+    /// The subjects of all waiting jobs of a queue.
+    #[must_use]
+    pub fn all_later(&self, queue: &QueueName) -> String {
+        format!("{}.later.{queue}.*", self.prefix)
+    }
+
+    /// The subject under which a job waits for a worker with the labels it requires; `set` is
+    /// the key of those labels.
+    #[must_use]
+    pub fn need(&self, queue: &QueueName, set: &str, job: &JobId) -> String {
+        format!("{}.need.{queue}.{set}.{job}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that require the same labels.
+    #[must_use]
+    pub fn needs_of_set(&self, queue: &QueueName, set: &str) -> String {
+        format!("{}.need.{queue}.{set}.*", self.prefix)
+    }
+
+    /// The subjects a job has while it waits for a worker with labels, whichever it requires.
+    #[must_use]
+    pub fn needs_of_job(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.need.{queue}.*.{job}", self.prefix)
+    }
+
+    /// The subjects of all jobs of a queue that wait for a worker with labels.
+    #[must_use]
+    pub fn all_needs(&self, queue: &QueueName) -> String {
+        format!("{}.need.{queue}.*.*", self.prefix)
+    }
+
+    /// The durable consumer of a queue's jobs that require the same labels.
+    #[must_use]
+    pub fn need_consumer(&self, set: &str) -> String {
+        format!("{}-need-{set}", self.prefix)
+    }
+
+    /// The key of the labels that a consumer's jobs require; none where it is not such a
+    /// consumer.
+    #[must_use]
+    pub fn set_of_consumer<'c>(&self, consumer: &'c str) -> Option<&'c str> {
+        consumer.strip_prefix(&self.prefix)?.strip_prefix("-need-")
+    }
+
+    /// The bucket of queues that were removed.
+    #[must_use]
+    pub fn removed_queues_bucket(&self) -> String {
+        format!("{}_removed_queues", self.prefix)
+    }
+
+    /// The subject of a queue that was removed.
+    #[must_use]
+    pub fn removed_queue(&self, queue: &QueueName) -> String {
+        format!("$KV.{}_removed_queues.{queue}", self.prefix)
+    }
+
+    /// The bucket of sets of labels that jobs of a queue require.
+    #[must_use]
+    pub fn requirements_bucket(&self) -> String {
+        format!("{}_requirements", self.prefix)
+    }
+
+    /// The subject of a set of labels that jobs of a queue require.
+    #[must_use]
+    pub fn requirement(&self, queue: &QueueName, set: &str) -> String {
+        format!("$KV.{}_requirements.{queue}.{set}", self.prefix)
+    }
+
+    /// The queue and the key in such a subject.
+    pub(super) fn requirement_of_subject<'s>(
+        &self,
+        subject: &'s str,
+    ) -> Option<(QueueName, &'s str)> {
+        let rest = subject.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
+        let (queue, key) = rest.strip_prefix("_requirements.")?.split_once('.')?;
+        Some((QueueName::new(queue).ok()?, key))
+    }
+
+    /// The subjects of all sets of labels that jobs require.
+    #[must_use]
+    pub fn all_requirements(&self) -> String {
+        format!("$KV.{}_requirements.*.*", self.prefix)
+    }
+
+    /// The durable consumer that all workers of a queue share.
+    #[must_use]
+    pub fn worker_consumer(&self) -> String {
+        format!("{}-worker", self.prefix)
+    }
+
+    /// The bucket of records.
+    #[must_use]
+    pub fn results_bucket(&self) -> String {
+        format!("{}_results", self.prefix)
+    }
+
+    /// The bucket of workers.
+    #[must_use]
+    pub fn workers_bucket(&self) -> String {
+        format!("{}_workers", self.prefix)
+    }
+
+    /// The bucket of who waits for whom.
+    #[must_use]
+    pub fn dependents_bucket(&self) -> String {
+        format!("{}_dependents", self.prefix)
+    }
+
+    /// The key by which whoever ends `dependency` finds `job`.
+    #[must_use]
+    pub fn edge(&self, dependency: &JobId, job: &JobId) -> String {
+        format!("$KV.{}_dependents.{dependency}.{job}", self.prefix)
+    }
+
+    /// The keys of all jobs that wait for one.
+    #[must_use]
+    pub fn edges_of(&self, dependency: &JobId) -> String {
+        format!("$KV.{}_dependents.{dependency}.*", self.prefix)
+    }
+
+    /// The key that says that `job` still waits for `dependency`.
+    #[must_use]
+    pub fn open_edge(&self, job: &JobId, dependency: &JobId) -> String {
+        format!("$KV.{}_dependents.open.{job}.{dependency}", self.prefix)
+    }
+
+    /// The keys of all that a job still waits for.
+    #[must_use]
+    pub fn open_edges_of(&self, job: &JobId) -> String {
+        format!("$KV.{}_dependents.open.{job}.*", self.prefix)
+    }
+
+    /// The key under which the names of a flow's jobs stand.
+    #[must_use]
+    pub fn flow(&self, flow: &JobId) -> String {
+        format!("$KV.{}_dependents.flow.{flow}.names", self.prefix)
+    }
+
+    /// The bucket of slots.
+    #[must_use]
+    pub fn slots_bucket(&self) -> String {
+        format!("{}_slots", self.prefix)
+    }
+
+    /// The slots of a concurrency key.
+    #[must_use]
+    pub fn slots(&self, key: &str) -> String {
+        format!("$KV.{}_slots.{}", self.prefix, key_token(key))
+    }
+
+    /// The key that says that a job waits for a slot.
+    #[must_use]
+    pub fn slot_waiter(&self, key: &str, job: &JobId) -> String {
+        format!(
+            "$KV.{}_dependents.slot.{}.{job}",
+            self.prefix,
+            key_token(key)
+        )
+    }
+
+    /// The keys of all jobs that wait for a slot of a concurrency key.
+    #[must_use]
+    pub fn slot_waiters(&self, key: &str) -> String {
+        format!("$KV.{}_dependents.slot.{}.*", self.prefix, key_token(key))
+    }
+
+    /// Where a worker is asked about its jobs.
+    #[must_use]
+    pub fn control_of_worker(&self, worker_id: &str) -> String {
+        format!("{}.control.worker.{worker_id}", self.prefix)
+    }
+
+    /// The subject under which the bell of a waiting job is held. Apart from jobs that are held:
+    /// it is none, and who removes those leaves it.
+    #[must_use]
+    pub fn wake(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.wake.{queue}.{job}", self.prefix)
+    }
+
+    /// The subjects of all bells of a queue's waiting jobs.
+    #[must_use]
+    pub fn all_wakes(&self, queue: &QueueName) -> String {
+        format!("{}.wake.{queue}.*", self.prefix)
+    }
+
+    /// The bucket of objects.
+    #[must_use]
+    pub fn files_bucket(&self) -> String {
+        format!("{}_files", self.prefix)
+    }
+
+    /// The subject of a job's record.
+    #[must_use]
+    pub fn record(&self, job: &JobId) -> String {
+        format!("$KV.{}_results.{job}", self.prefix)
+    }
+
+    /// The subject of a worker's heartbeat.
+    #[must_use]
+    pub fn worker(&self, worker_id: &str) -> String {
+        format!("$KV.{}_workers.{worker_id}", self.prefix)
+    }
+
+    /// Where the server repeats each stored change of a record.
+    #[must_use]
+    pub fn event(&self, job: &JobId) -> String {
+        format!("{}.event.{job}", self.prefix)
+    }
+
+    /// The subjects of all changes of records.
+    #[must_use]
+    pub fn record_events(&self) -> String {
+        format!("{}.event.*", self.prefix)
+    }
+
+    /// The subjects of all changes: of records, and of what queues' streams have.
+    #[must_use]
+    pub fn events(&self) -> String {
+        format!("{}.event.>", self.prefix)
+    }
+
+    /// Where the server repeats each message of a queue's stream: its subject, and what becomes of
+    /// that. The two tokens after the prefix are `queue` and the queue, or `later` and the queue.
+    #[must_use]
+    pub fn queue_events(&self) -> (String, String) {
+        (
+            format!("{}.*.>", self.prefix),
+            format!("{}.event.{{{{wildcard(1)}}}}.>", self.prefix),
+        )
+    }
+
+    /// The stream of failed and rejected jobs.
+    #[must_use]
+    pub fn failed_stream(&self) -> String {
+        format!("{}_failed_jobs", self.prefix)
+    }
+
+    /// The subject of a failed job.
+    #[must_use]
+    pub fn failed(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.failed.{queue}.{job}", self.prefix)
+    }
+
+    /// The subjects of all failed jobs.
+    #[must_use]
+    pub fn all_failed(&self) -> String {
+        format!("{}.failed.>", self.prefix)
+    }
+
+    /// The subjects of all failed jobs of a queue.
+    #[must_use]
+    pub fn failed_in(&self, queue: &QueueName) -> String {
+        format!("{}.failed.{queue}.*", self.prefix)
+    }
+
+    /// The subjects of a failed job in whichever queue.
+    #[must_use]
+    pub fn failed_anywhere(&self, job: &JobId) -> String {
+        format!("{}.failed.*.{job}", self.prefix)
+    }
+
+    /// The stream of live output.
+    #[must_use]
+    pub fn logs_stream(&self) -> String {
+        format!("{}_logs", self.prefix)
+    }
+
+    /// The subject of a job's live output.
+    #[must_use]
+    pub fn log(&self, job: &JobId) -> String {
+        format!("{}.log.{job}", self.prefix)
+    }
+
+    /// The subjects of all live output.
+    #[must_use]
+    pub fn all_logs(&self) -> String {
+        format!("{}.log.*", self.prefix)
+    }
+
+    /// The bucket of schedules.
+    #[must_use]
+    pub fn schedules_bucket(&self) -> String {
+        format!("{}_scheduled_jobs", self.prefix)
+    }
+
+    /// A schedule's key.
+    #[must_use]
+    pub fn schedule(&self, schedule: &ScheduleId) -> String {
+        format!("$KV.{}_scheduled_jobs.{schedule}", self.prefix)
+    }
+
+    /// The schedule of a key; none where it is not a schedule's.
+    #[must_use]
+    pub fn schedule_of_key(&self, key: &str) -> Option<ScheduleId> {
+        let rest = key.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
+        ScheduleId::new(rest.strip_prefix("_scheduled_jobs.")?).ok()
+    }
+
+    /// Where the server repeats each stored change of a schedule.
+    #[must_use]
+    pub fn schedule_events(&self) -> String {
+        format!("{}.schedule.>", self.prefix)
+    }
+
+    /// The schedule whose change has this subject.
+    #[must_use]
+    pub fn schedule_of_event(&self, subject: &str) -> Option<ScheduleId> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        ScheduleId::new(rest.strip_prefix(".schedule.")?).ok()
+    }
+
+    /// The bucket of the schedulers' lock.
+    #[must_use]
+    pub fn lock_bucket(&self) -> String {
+        format!("{}_scheduler_lock", self.prefix)
+    }
+
+    /// The key of the lock that makes a scheduler the leader.
+    #[must_use]
+    pub fn leader_lock(&self) -> String {
+        format!("$KV.{}_scheduler_lock.leader_lock", self.prefix)
+    }
+
+    /// Where the server repeats each stored change of the lock.
+    #[must_use]
+    pub fn lock_events(&self) -> String {
+        format!("{}.scheduler.leader_lock", self.prefix)
+    }
+
+    /// The stream behind a bucket.
+    #[must_use]
+    pub fn bucket_stream(bucket: &str) -> String {
+        format!("KV_{bucket}")
+    }
+}
+
+/// A text of any form as a token of a subject.
+fn key_token(key: &str) -> String {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(key.as_bytes());
+    digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_found_by_its_stream() {
+        let names = Names::new("naq").unwrap();
+        let queue = QueueName::new("build_a-1").unwrap();
+        assert_eq!(
+            names.queue_of_stream(&names.queue_stream(&queue)),
+            Some(queue)
+        );
+        assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
+        assert_eq!(names.queue_of_stream("other_queue_x"), None);
+    }
+
+    #[test]
+    fn a_queue_is_found_by_a_subject_of_its_kind() {
+        let names = Names::new("naq").unwrap();
+        let (queue, job) = (QueueName::new("build").unwrap(), JobId::new("j").unwrap());
+        for subject in [names.job(&queue, &job), names.bare_job(&queue)] {
+            assert_eq!(names.queue_of_job(&subject), Some(queue.clone()));
+            assert_eq!(names.queue_of_later(&subject), None);
+        }
+        let later = names.later(&queue, &job);
+        assert_eq!(names.queue_of_later(&later), Some(queue));
+        assert_eq!(names.queue_of_job(&later), None);
+        assert_eq!(names.queue_of_job("naqs.queue.build"), None);
+        assert_eq!(names.queue_of_job("naq"), None);
+    }
+
+    #[test]
+    fn a_set_is_found_by_its_consumer() {
+        let names = Names::new("naq").unwrap();
+        assert_eq!(
+            names.set_of_consumer(&names.need_consumer("0af3")),
+            Some("0af3")
+        );
+        assert_eq!(names.set_of_consumer(&names.worker_consumer()), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! Emptying a queue of what no worker holds.
+//!
+//! The server can remove all messages before a sequence, and all of a subject, but not "all but
+//! these". And a message that is removed while its job runs leaves that job without one: where its
+//! worker then dies, nobody takes it up. So deliveries are stopped for a moment, what is out is
+//! looked at, and everything else goes: at once where nothing is out, else one by one from the
+//! first one that is.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde::Deserialize;
+
+use super::listing::job_of;
+use super::raw::Which;
+use super::{Broker, BrokerError};
+use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
+
+/// How long deliveries are stopped unless it is said again: a purge that dies holds up nobody for
+/// longer.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How often it is said again.
+const PAUSE_AGAIN: Duration = Duration::from_secs(10);
+
+/// A worker claims what it has been delivered within milliseconds. What nobody has claimed after
+/// this long nobody runs.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How many stretches of a stream are worked through at the same time.
+const STRETCHES: u64 = 64;
+
+const DOING: &str = "purging a queue";
+
+/// What a purge did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Jobs that were removed.
+    pub removed: u64,
+    /// Jobs that run, and were left alone.
+    pub running: u64,
+}
+
+impl Broker {
+    /// Removes the jobs of a queue that no worker runs; the queue stays. Deliveries rest
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueMissing`] where there is none of this name. What was removed before
+    /// another error is removed.
+    pub async fn purge_queue(&self, queue: &QueueName) -> Result<Purged, BrokerError> {
+        self.queue_handle(queue).await?;
+        let consumers = self.consumers(queue).await?;
+        // one that was paused stays so, until whoever paused it resumes it
+        let open: Vec<&ConsumerInfo> = consumers
+            .iter()
+            .filter(|consumer| !consumer.paused)
+            .collect();
+        let mut purging = std::pin::pin!(self.purge_at_rest(queue, &open));
+        let purged = loop {
+            tokio::select! {
+                biased;
+                purged = &mut purging => break purged,
+                () = tokio::time::sleep(PAUSE_AGAIN) => self.rest(queue, &open).await?,
+            }
+        };
+        for consumer in self.consumers(queue).await? {
+            // someone may have paused the queue for good meanwhile
+            let ours = consumer.pause_remaining.is_some_and(|left| left <= PAUSE);
+            if ours && open.iter().any(|open| open.name == consumer.name) {
+                self.pause_consumer(queue, &consumer.name, None).await?;
+            }
+        }
+        purged
+    }
+
+    /// Stops the deliveries of some consumers for a while.
+    async fn rest(
+        &self,
+        queue: &QueueName,
+        consumers: &[&ConsumerInfo],
+    ) -> Result<(), BrokerError> {
+        if consumers.is_empty() {
+            return Ok(());
+        }
+        // by the server's clock, which ours may not agree with
+        #[derive(Deserialize)]
+        struct Now {
+            ts: Timestamp,
+        }
+        let stream = self.names.queue_stream(queue);
+        let now = self
+            .api::<Now>(
+                format!("STREAM.INFO.{stream}"),
+                &serde_json::json!({}),
+                DOING,
+            )
+            .await?
+            .map_err(|error| BrokerError::from_api(&error, DOING))?;
+        let until = Timestamp(now.ts.0 + PAUSE);
+        for consumer in consumers {
+            self.pause_consumer(queue, &consumer.name, Some(until))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn purge_at_rest(
+        &self,
+        queue: &QueueName,
+        open: &[&ConsumerInfo],
+    ) -> Result<Purged, BrokerError> {
+        self.rest(queue, open).await?;
+        let stream = self.names.queue_stream(queue);
+        // what is put in from here on is not meant
+        let state = &self.queue_handle(queue).await?.cached_info().state.clone();
+        let meant = state.first_sequence.max(1)..=state.last_sequence;
+        let (held, running) = self.held(queue).await?;
+        let mut purged = Purged {
+            removed: 0,
+            running,
+        };
+        // all that a queue has but for the bells of waiting jobs, which are none of its jobs
+        let later = self.names.all_later(queue);
+        purged.removed += self
+            .purge_subjects(&stream, &later, Some(meant.end() + 1))
+            .await?;
+        for subjects in [
+            self.names.bare_job(queue),
+            self.names.jobs(queue),
+            self.names.all_needs(queue),
+        ] {
+            purged.removed += self.purge_but(&stream, &subjects, &meant, &held).await?;
+        }
+        Ok(purged)
+    }
+
+    /// Removes the messages under a filter in a stretch of a stream, but for those held.
+    ///
+    /// One by one where some are: a purge of what a consumer serves has the server (2.15) reckon
+    /// anew what that consumer has out, and after a restart it can forget jobs over that.
+    async fn purge_but(
+        &self,
+        stream: &str,
+        subjects: &str,
+        meant: &RangeInclusive<u64>,
+        held: &BTreeSet<u64>,
+    ) -> Result<u64, BrokerError> {
+        let (first, last) = (*meant.start(), *meant.end());
+        if held.is_empty() {
+            return self.purge_subjects(stream, subjects, Some(last + 1)).await;
+        }
+        let mut removed = 0;
+        let length = (last + 1).saturating_sub(first).div_ceil(STRETCHES).max(1);
+        let mut stretches: FuturesUnordered<_> = (0..STRETCHES)
+            .map(|place| first + place * length)
+            .take_while(|from| *from <= last)
+            .map(|from| {
+                let to = last.min(from + length - 1);
+                self.delete_stretch(stream, subjects, from..=to, held)
+            })
+            .collect();
+        while let Some(deleted) = stretches.next().await {
+            removed += deleted?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the messages under a filter in a stretch of a stream, but for those held.
+    async fn delete_stretch(
+        &self,
+        stream: &str,
+        subjects: &str,
+        stretch: RangeInclusive<u64>,
+        held: &BTreeSet<u64>,
+    ) -> Result<u64, BrokerError> {
+        let mut removed = 0;
+        let mut from = *stretch.start();
+        while from <= *stretch.end() {
+            let next = Which::NextOf(subjects, from);
+            let Some(message) = self.read_message(stream, next).await? else {
+                break;
+            };
+            let sequence = message.sequence;
+            if stretch.contains(&sequence)
+                && !held.contains(&sequence)
+                && self.delete_message(stream, sequence).await?
+            {
+                removed += 1;
+            }
+            from = sequence + 1;
+        }
+        Ok(removed)
+    }
+
+    /// The sequences of a queue's messages that workers still answer for; and how
+    /// many of them are of jobs that run. Deliveries must be at rest.
+    async fn held(&self, queue: &QueueName) -> Result<(BTreeSet<u64>, u64), BrokerError> {
+        let mut held = BTreeSet::new();
+        let mut running = 0;
+        let mut unclaimed = Vec::new();
+        for consumer in self.consumers(queue).await? {
+            if consumer.num_ack_pending == 0 {
+                continue;
+            }
+            let mut out = self.messages_out(queue, &consumer, u64::MAX);
+            while let Some(message) = out.next(self).await? {
+                let job = job_of(queue, &message);
+                if self.standing(&job, message.sequence).await? == Standing::Running {
+                    held.insert(message.sequence);
+                    running += 1;
+                } else {
+                    unclaimed.push((job, message.sequence));
+                }
+            }
+        }
+        if !unclaimed.is_empty() {
+            tokio::time::sleep(CLAIMED_WITHIN).await;
+        }
+        for (job, sequence) in unclaimed {
+            match self.standing(&job, sequence).await? {
+                Standing::Running => running += 1,
+                // about to be acknowledged, and counted by no one
+                Standing::Ended => {}
+                Standing::Waiting => continue,
+            }
+            held.insert(sequence);
+        }
+        Ok((held, running))
+    }
+
+    /// How the job of a message that is out stands.
+    async fn standing(&self, job: &JobId, sequence: u64) -> Result<Standing, BrokerError> {
+        let (record, _) = self.read_record(job).await?;
+        Ok(match record {
+            Some(record) if record.state.is_terminal() => Standing::Ended,
+            Some(Record {
+                state: State::Running,
+                lease: Some(lease),
+                ..
+            }) if lease.sequence == sequence => Standing::Running,
+            _ => Standing::Waiting,
+        })
+    }
+}
+
+/// What a message that is out is to the worker that has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Its job runs by it.
+    Running,
+    /// Its job has ended.
+    Ended,
+    /// It has not been claimed, or was handed back.
+    Waiting,
+}

@@ -1,0 +1,498 @@
+//! Schedules in their bucket, and the lock that makes one scheduler the leader.
+//!
+//! Both buckets repeat what is stored in them on a subject of their own, so that whoever looks on
+//! needs no consumer, and sees no write that was refused.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::connect::Link;
+use super::names::Names;
+use super::publish::PendingWrite;
+use super::raw::Which;
+use super::records::conditions;
+use super::scan::Scan;
+use super::{Broker, BrokerError};
+use naq_protocol::{LeaderInfo, Schedule, ScheduleId};
+
+/// Who wrote a schedule, so that it knows its own writes again.
+const WRITER_HEADER: &str = "Naq-Writer";
+
+/// How long a schedule that has ended stays.
+const ENDED_TTL: Duration = Duration::from_secs(7 * 86_400);
+
+/// How long the marker of a removed schedule or a released lock stays.
+const MARKER_TTL: Duration = Duration::from_secs(600);
+
+/// A schedule as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredSchedule {
+    /// Its name.
+    pub schedule_id: ScheduleId,
+    /// The revision: the sequence in the bucket's stream. It only grows.
+    pub revision: u64,
+    /// The schedule as JSON; none where it was removed.
+    pub payload: Option<Bytes>,
+    /// Whoever wrote it, where it said so.
+    pub writer: Option<String>,
+}
+
+/// News of schedules.
+#[derive(Debug)]
+pub enum ScheduleEvent {
+    /// One was stored or removed.
+    Changed(StoredSchedule),
+    /// Something may have been missed (the connection was lost): list them again.
+    Reread,
+    /// Something was missed, as their numbers show: list what was stored since the
+    /// [position](ScheduleWatch::position). A server of a cluster that goes down can have stored
+    /// what it did not live to tell, and who is connected to another one notices nothing.
+    Gap,
+}
+
+/// A watch on all schedules.
+pub struct ScheduleWatch {
+    names: Names,
+    changes: Subscriber,
+    link: Link,
+    generation: u64,
+    position: u64,
+}
+
+impl ScheduleWatch {
+    /// The newest revision that was seen.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Takes note of a revision that was seen otherwise, as were all before it.
+    pub fn has_seen(&mut self, revision: u64) {
+        self.position = self.position.max(revision);
+    }
+
+    /// Whether no connection was lost that [`next`](Self::next) has not told of.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let link = self.link.state();
+        link.connected && link.generation == self.generation
+    }
+
+    /// Waits for the next news. Cancel safe.
+    pub async fn next(&mut self) -> ScheduleEvent {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.changes.next() => {
+                    let Some(message) = message else {
+                        return std::future::pending().await;
+                    };
+                    let Some(revision) = revision(&message) else {
+                        continue;
+                    };
+                    if revision > self.position + 1 {
+                        return ScheduleEvent::Gap;
+                    }
+                    self.has_seen(revision);
+                    if let Some(stored) = read_change(&self.names, message, revision) {
+                        return ScheduleEvent::Changed(stored);
+                    }
+                }
+                link = self.link.changed() => {
+                    if link.connected && link.generation != self.generation {
+                        self.generation = link.generation;
+                        return ScheduleEvent::Reread;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The place in the bucket's stream of what a message repeats.
+fn revision(message: &Message) -> Option<u64> {
+    let value = message.headers.as_ref()?.get("Nats-Sequence")?;
+    value.as_str().parse().ok()
+}
+
+fn read_change(names: &Names, message: Message, revision: u64) -> Option<StoredSchedule> {
+    let schedule_id = names.schedule_of_event(&message.subject)?;
+    let headers = message.headers.unwrap_or_default();
+    let is_marker = headers.get("KV-Operation").is_some()
+        || headers.get("Nats-Marker-Reason").is_some()
+        || message.payload.is_empty();
+    Some(StoredSchedule {
+        schedule_id,
+        revision,
+        payload: (!is_marker).then_some(message.payload),
+        writer: headers
+            .get(WRITER_HEADER)
+            .map(|value| value.as_str().to_owned()),
+    })
+}
+
+/// The lock, as it stands.
+#[derive(Clone, Debug)]
+pub struct StoredLock {
+    /// Who holds it; none where nobody does.
+    pub leader: Option<LeaderInfo>,
+    /// The revision to take it at.
+    pub revision: u64,
+}
+
+/// News of the lock.
+#[derive(Debug)]
+pub enum LockEvent {
+    /// It was taken, renewed or released.
+    Changed(StoredLock),
+    /// Something may have been missed (the connection was lost): read it again.
+    Reread,
+}
+
+/// A watch on the lock.
+pub struct LockWatch {
+    changes: Subscriber,
+    link: Link,
+    generation: u64,
+}
+
+impl LockWatch {
+    /// Waits for the next news. Cancel safe.
+    pub async fn next(&mut self) -> LockEvent {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.changes.next() => {
+                    let Some(message) = message else {
+                        return std::future::pending().await;
+                    };
+                    if let Some(revision) = revision(&message) {
+                        return LockEvent::Changed(StoredLock {
+                            leader: serde_json::from_slice(&message.payload).ok(),
+                            revision,
+                        });
+                    }
+                }
+                link = self.link.changed() => {
+                    if link.connected && link.generation != self.generation {
+                        self.generation = link.generation;
+                        return LockEvent::Reread;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Reads a schedule from the leader, and the revision that a write has to follow (0, or that
+    /// of the marker a removed one left).
+    ///
+    /// # Errors
+    /// Where the server does not answer, or what is there is not a schedule.
+    pub async fn read_schedule(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<(Option<Schedule>, u64), BrokerError> {
+        let stream = Names::bucket_stream(&self.names.schedules_bucket());
+        let subject = self.names.schedule(schedule);
+        let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? else {
+            return Ok((None, 0));
+        };
+        let payload = message.payload();
+        if payload.is_empty() {
+            return Ok((None, message.sequence));
+        }
+        let read = Schedule::parse(&payload).map_err(|error| {
+            BrokerError::Unreadable(format!(
+                "the schedule `{schedule}` cannot be read: {error}; `naq job-control {schedule} cancel` removes it"
+            ))
+        })?;
+        Ok((Some(read), message.sequence))
+    }
+
+    /// Reads what is stored under a schedule's name, whatever it is.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn read_stored_schedule(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<StoredSchedule, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.schedules_bucket());
+        let subject = self.names.schedule(schedule);
+        let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+        Ok(match message {
+            Some(message) => StoredSchedule {
+                schedule_id: schedule.clone(),
+                revision: message.sequence,
+                payload: Some(message.payload()).filter(|payload| !payload.is_empty()),
+                writer: message.header(WRITER_HEADER),
+            },
+            None => StoredSchedule {
+                schedule_id: schedule.clone(),
+                revision: 0,
+                payload: None,
+                writer: None,
+            },
+        })
+    }
+
+    /// Sends a schedule to be stored where its revision is still `expected` (0: where there is
+    /// none), without waiting for the server's word. One that has ended goes after a week.
+    ///
+    /// # Errors
+    /// Where it could not be sent at all.
+    pub async fn send_schedule(
+        &self,
+        schedule: &Schedule,
+        expected: u64,
+        writer: Option<&str>,
+    ) -> Result<PendingWrite, BrokerError> {
+        let payload = serde_json::to_vec(schedule).map_err(|error| {
+            BrokerError::Unreadable(format!("the schedule cannot be written as JSON: {error}"))
+        })?;
+        let has_ended = schedule.status == naq_protocol::ScheduleStatus::Ended;
+        let mut headers = conditions(expected, has_ended.then_some(ENDED_TTL));
+        if let Some(writer) = writer {
+            headers.insert(WRITER_HEADER, writer);
+        }
+        let subject = self.names.schedule(&schedule.schedule_id);
+        self.send(subject, headers, payload.into()).await
+    }
+
+    /// Waits for the server's word on such a write: its revision.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] where it has changed, [`BrokerError::Missing`] where the bucket
+    /// is not there.
+    pub async fn confirm_schedule(&self, pending: PendingWrite) -> Result<u64, BrokerError> {
+        match pending.confirmed().await {
+            Ok(confirmed) => Ok(confirmed.sequence),
+            Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a schedule where its revision is still `expected`, making the bucket where there is
+    /// none. Returns the new revision.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] where it has changed.
+    pub async fn write_schedule(
+        &self,
+        schedule: &Schedule,
+        expected: u64,
+    ) -> Result<u64, BrokerError> {
+        let sent = self.send_schedule(schedule, expected, None).await?;
+        match self.confirm_schedule(sent).await {
+            Err(BrokerError::Missing(_)) => {
+                self.ensure_schedules().await?;
+                let sent = self.send_schedule(schedule, expected, None).await?;
+                self.confirm_schedule(sent).await
+            }
+            written => written,
+        }
+    }
+
+    /// Removes a schedule where its revision is still `expected`.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] where it has changed.
+    pub async fn remove_schedule(
+        &self,
+        schedule: &ScheduleId,
+        expected: u64,
+    ) -> Result<(), BrokerError> {
+        let mut headers = conditions(expected, Some(MARKER_TTL));
+        headers.insert("KV-Operation", "DEL");
+        let subject = self.names.schedule(schedule);
+        let sent = self.send(subject, headers, Bytes::new()).await?;
+        self.confirm_schedule(sent).await.map(|_| ())
+    }
+
+    /// Every schedule, as it comes; nothing where there never was one.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_schedules(&self) -> Result<ScheduleListing, BrokerError> {
+        self.read_schedules(DeliverPolicy::LastPerSubject, false)
+            .await
+    }
+
+    /// What was stored or removed after a revision.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_schedules_since(
+        &self,
+        revision: u64,
+    ) -> Result<ScheduleListing, BrokerError> {
+        let deliver = DeliverPolicy::ByStartSequence {
+            start_sequence: revision + 1,
+        };
+        self.read_schedules(deliver, true).await
+    }
+
+    async fn read_schedules(
+        &self,
+        deliver: DeliverPolicy,
+        with_removed: bool,
+    ) -> Result<ScheduleListing, BrokerError> {
+        let bucket = self.names.schedules_bucket();
+        let scan = Scan {
+            filter: format!("$KV.{bucket}.>"),
+            deliver,
+            headers_only: false,
+        };
+        let messages = self.scan(&Names::bucket_stream(&bucket), scan).await?;
+        Ok(ScheduleListing {
+            names: self.names.as_ref().clone(),
+            messages,
+            with_removed,
+        })
+    }
+
+    /// The revision of the last change of any schedule.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn last_schedule_revision(&self) -> Result<u64, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.schedules_bucket());
+        self.last_sequence(&stream).await
+    }
+
+    /// Watches schedules as they are stored and removed. What was stored before is not shown:
+    /// list them once the watch stands.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn watch_schedules(&self) -> Result<ScheduleWatch, BrokerError> {
+        self.ensure_schedules().await?;
+        let mut link = self.link.clone();
+        let generation = link.mark_seen().generation;
+        Ok(ScheduleWatch {
+            changes: self.look_on(self.names.schedule_events()).await?,
+            names: self.names.as_ref().clone(),
+            link,
+            generation,
+            position: 0,
+        })
+    }
+
+    /// Watches the lock.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn watch_lock(&self) -> Result<LockWatch, BrokerError> {
+        self.ensure_scheduler_lock().await?;
+        let mut link = self.link.clone();
+        let generation = link.mark_seen().generation;
+        Ok(LockWatch {
+            changes: self.look_on(self.names.lock_events()).await?,
+            link,
+            generation,
+        })
+    }
+
+    async fn look_on(&self, subject: String) -> Result<Subscriber, BrokerError> {
+        self.client
+            .subscribe(subject)
+            .await
+            .map_err(|error| BrokerError::Lost(error.to_string()))
+    }
+
+    /// Reads the lock from the leader.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn read_lock(&self) -> Result<StoredLock, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.lock_bucket());
+        let subject = self.names.leader_lock();
+        let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+        Ok(match message {
+            Some(message) => StoredLock {
+                leader: serde_json::from_slice(&message.payload()).ok(),
+                revision: message.sequence,
+            },
+            None => StoredLock {
+                leader: None,
+                revision: 0,
+            },
+        })
+    }
+
+    /// Takes the lock, or renews it, where its revision is still `expected`; it goes after `ttl`,
+    /// in whole seconds. Returns its new revision.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] where someone else was first.
+    pub async fn take_lock(
+        &self,
+        leader: &LeaderInfo,
+        expected: u64,
+        ttl: Duration,
+    ) -> Result<u64, BrokerError> {
+        let payload = serde_json::to_vec(leader).map_err(|error| {
+            BrokerError::Unreadable(format!("the lock cannot be written as JSON: {error}"))
+        })?;
+        let headers = conditions(expected, Some(ttl));
+        let sent = self
+            .send(self.names.leader_lock(), headers, payload.into())
+            .await?;
+        self.confirm_schedule(sent).await
+    }
+
+    /// Gives the lock back where it is still the one of this revision.
+    ///
+    /// # Errors
+    /// [`BrokerError::Conflict`] where it is another's already.
+    pub async fn release_lock(&self, expected: u64) -> Result<(), BrokerError> {
+        let mut headers = conditions(expected, Some(MARKER_TTL));
+        headers.insert("KV-Operation", "DEL");
+        let sent = self
+            .send(self.names.leader_lock(), headers, Bytes::new())
+            .await?;
+        self.confirm_schedule(sent).await.map(|_| ())
+    }
+}
+
+/// The schedules of a bucket, as they come.
+pub struct ScheduleListing {
+    names: Names,
+    messages: tokio::sync::mpsc::Receiver<Result<super::scan::BulkMessage, BrokerError>>,
+    with_removed: bool,
+}
+
+impl ScheduleListing {
+    /// The next one that is there; none at the end.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn next(&mut self) -> Result<Option<StoredSchedule>, BrokerError> {
+        while let Some(message) = self.messages.recv().await {
+            let message = message?;
+            let Some(schedule_id) = self.names.schedule_of_key(&message.subject) else {
+                continue;
+            };
+            let is_removed = message.payload.is_empty();
+            if is_removed && !self.with_removed {
+                continue;
+            }
+            return Ok(Some(StoredSchedule {
+                schedule_id,
+                revision: message.sequence,
+                payload: (!is_removed).then_some(message.payload),
+                writer: message
+                    .headers
+                    .get(WRITER_HEADER)
+                    .map(|value| value.as_str().to_owned()),
+            }));
+        }
+        Ok(None)
+    }
+}

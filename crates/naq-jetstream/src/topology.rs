@@ -1,0 +1,409 @@
+//! The streams and buckets: what each is for and how it is made.
+//!
+//! Making one that exists is cheap and harmless, so whoever needs one makes it; nothing is made
+//! before it is needed.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::stream::{
+    Config, ConsumerCreateStrictErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
+
+use super::names::Names;
+use super::queues::QueueSettings;
+use super::{Broker, BrokerError};
+use naq_protocol::QueueName;
+
+/// How long a marker stays after a key's TTL has passed: it keeps the removal across a crash of
+/// a one-replica server.
+const MARKER_TTL: Duration = Duration::from_secs(600);
+
+/// How long live output stays.
+const LOGS_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// How much live output stays, in bytes.
+const LOGS_BYTES_MAX: i64 = 256 << 20;
+
+/// How many pull requests a queue's consumer holds: a request of each free slot of each worker.
+const PULLS_MAX: i64 = 65_536;
+
+/// What making a stream came to.
+enum Made {
+    /// It is there, with these settings.
+    AsAsked,
+    /// It is there, with others.
+    There,
+}
+
+impl Broker {
+    /// Makes what every worker needs beside its queues.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn ensure_layout(&self) -> Result<(), BrokerError> {
+        let (results, workers, failed, logs) = tokio::join!(
+            self.ensure_results(),
+            self.ensure_workers(),
+            self.ensure_failed(),
+            self.ensure_logs(),
+        );
+        results.and(workers).and(failed).and(logs)
+    }
+
+    pub(super) async fn ensure_results(&self) -> Result<(), BrokerError> {
+        let bucket = self.names.results_bucket();
+        let mut config = self.bucket_config(&bucket, "the record of every job");
+        config.republish = Some(Republish {
+            source: format!("$KV.{bucket}.>"),
+            destination: self.names.events(),
+            headers_only: false,
+        });
+        self.ensure_stream(config).await
+    }
+
+    pub(super) async fn ensure_workers(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(self.bucket_config(
+            &self.names.workers_bucket(),
+            "the heartbeat of every worker",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_dependents(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(
+            self.bucket_config(&self.names.dependents_bucket(), "who waits for whom"),
+        )
+        .await
+    }
+
+    pub(super) async fn ensure_removed_queues(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(self.bucket_config(
+            &self.names.removed_queues_bucket(),
+            "where the numbers of removed queues go on",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_slots(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(self.bucket_config(
+            &self.names.slots_bucket(),
+            "which jobs of a concurrency key run",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_requirements(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(self.bucket_config(
+            &self.names.requirements_bucket(),
+            "the labels that jobs require",
+        ))
+        .await
+    }
+
+    pub(super) async fn ensure_schedules(&self) -> Result<(), BrokerError> {
+        let bucket = self.names.schedules_bucket();
+        let mut config = self.bucket_config(&bucket, "what is enqueued again and again");
+        config.republish = Some(Republish {
+            source: format!("$KV.{bucket}.>"),
+            destination: self.names.schedule_events(),
+            headers_only: false,
+        });
+        self.ensure_stream(config).await
+    }
+
+    pub(super) async fn ensure_scheduler_lock(&self) -> Result<(), BrokerError> {
+        let mut config =
+            self.bucket_config(&self.names.lock_bucket(), "which scheduler is the leader");
+        config.republish = Some(Republish {
+            source: self.names.leader_lock(),
+            destination: self.names.lock_events(),
+            headers_only: false,
+        });
+        self.ensure_stream(config).await
+    }
+
+    pub(super) async fn ensure_failed(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(Config {
+            name: self.names.failed_stream(),
+            description: Some("failed and rejected jobs, whole".to_owned()),
+            subjects: vec![self.names.all_failed()],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            // a second copy of the same failure replaces the first
+            max_messages_per_subject: 1,
+            discard_new_per_subject: false,
+            allow_rollup: true,
+            allow_direct: true,
+            num_replicas: self.options.replicas,
+            ..Config::default()
+        })
+        .await
+    }
+
+    pub(super) async fn ensure_logs(&self) -> Result<(), BrokerError> {
+        let mut config = Config {
+            name: self.names.logs_stream(),
+            description: Some("live output of jobs that run for over a second".to_owned()),
+            subjects: vec![self.names.all_logs()],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::Old,
+            max_age: LOGS_AGE_MAX,
+            max_bytes: LOGS_BYTES_MAX,
+            allow_direct: true,
+            num_replicas: self.options.replicas,
+            ..Config::default()
+        };
+        match self.ensure_stream(config.clone()).await {
+            Err(BrokerError::Full(_)) => {
+                // `max_bytes` is reserved: a small account gets a bound that is not
+                config.max_bytes = -1;
+                config.max_messages = 1_000;
+                self.ensure_stream(config).await
+            }
+            made => made,
+        }
+    }
+
+    /// Makes a queue that is not there yet, with the settings of this connection.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
+        self.add_queue(
+            queue,
+            &QueueSettings {
+                replicas: self.options.replicas,
+                ..QueueSettings::default()
+            },
+        )
+        .await
+    }
+
+    /// Makes a queue with these settings; one that is there is left as it is, but for a limit
+    /// of running jobs where one is given.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn add_queue(
+        &self,
+        queue: &QueueName,
+        settings: &QueueSettings,
+    ) -> Result<(), BrokerError> {
+        let subjects = vec![
+            self.names.bare_job(queue),
+            self.names.jobs(queue),
+            self.names.all_later(queue),
+            self.names.all_needs(queue),
+            self.names.all_wakes(queue),
+        ];
+        let (source, destination) = self.names.queue_events();
+        let republish = Republish {
+            source,
+            destination,
+            headers_only: false,
+        };
+        let made = self
+            .make_stream(Config {
+                name: self.names.queue_stream(queue),
+                description: Some(format!("naq queue {queue}")),
+                subjects: subjects.clone(),
+                retention: RetentionPolicy::WorkQueue,
+                storage: StorageType::File,
+                // a stream with schedules cannot refuse when full; it has no limit to be full of
+                discard: DiscardPolicy::Old,
+                num_replicas: settings.replicas,
+                first_sequence: self.first_sequence(queue).await?,
+                allow_rollup: true,
+                allow_message_schedules: true,
+                allow_atomic_publish: true,
+                republish: Some(republish.clone()),
+                ..Config::default()
+            })
+            .await?;
+        if let Made::There = made {
+            self.add_what_lacks(queue, subjects, republish).await?;
+        }
+        if settings.max_running.is_some() {
+            self.set_max_running(queue, settings.max_running, settings.ack_wait)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a queue's stream what it lacks, one made by an earlier naq: subjects, and that it is
+    /// repeated what comes in. All else about it is its operator's.
+    async fn add_what_lacks(
+        &self,
+        queue: &QueueName,
+        subjects: Vec<String>,
+        republish: Republish,
+    ) -> Result<(), BrokerError> {
+        const DOING: &str = "changing a queue";
+        let stream = self.queue_handle(queue).await?;
+        let mut config = stream.cached_info().config.clone();
+        let lacking: Vec<String> = subjects
+            .into_iter()
+            .filter(|subject| !config.subjects.contains(subject))
+            .collect();
+        if lacking.is_empty() && config.republish.is_some() {
+            return Ok(());
+        }
+        let is_needed = !lacking.is_empty();
+        config.subjects.extend(lacking);
+        config.republish.get_or_insert(republish);
+        match self.jetstream.update_stream(config).await {
+            Ok(_) => Ok(()),
+            Err(error) if !is_needed => {
+                tracing::warn!(%queue, "onlookers will not be told of what comes into it: {error}");
+                Ok(())
+            }
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
+                _ => Err(BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                }),
+            },
+        }
+    }
+
+    /// Makes the consumer that all workers of a queue share; one that is there is left as it is.
+    /// Returns how long the server waits for word of a job of it.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn ensure_worker_consumer(
+        &self,
+        queue: &QueueName,
+        ack_wait: Duration,
+    ) -> Result<Duration, BrokerError> {
+        const DOING: &str = "making the queue's consumer";
+        let made = self
+            .jetstream
+            .create_consumer_strict_on_stream(
+                pull::Config {
+                    durable_name: Some(self.names.worker_consumer()),
+                    filter_subjects: vec![self.names.bare_job(queue), self.names.jobs(queue)],
+                    max_ack_pending: -1,
+                    ..pull_config(ack_wait)
+                },
+                self.names.queue_stream(queue),
+            )
+            .await;
+        match made {
+            Ok(_) => Ok(ack_wait),
+            // it is there with other settings: a limit of running jobs, a pause, another ack_wait
+            Err(error) if error.to_string().contains("consumer already exists") => {
+                Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
+            }
+            Err(error) => Err(match error.kind() {
+                ConsumerCreateStrictErrorKind::TimedOut => self.timed_out(DOING),
+                ConsumerCreateStrictErrorKind::JetStream(api) => BrokerError::from_api(&api, DOING),
+                _ => BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                },
+            }),
+        }
+    }
+
+    /// Makes a consumer that takes one job of a queue and no other, and goes when unused.
+    ///
+    /// # Errors
+    /// Where the server refuses, for one because a worker serves the whole queue.
+    pub async fn ensure_single_job_consumer(
+        &self,
+        queue: &QueueName,
+        job: &naq_protocol::JobId,
+        ack_wait: Duration,
+    ) -> Result<String, BrokerError> {
+        let name = format!("{}-run-{job}", self.names.prefix());
+        self.jetstream
+            .create_consumer_on_stream(
+                pull::Config {
+                    name: Some(name.clone()),
+                    filter_subject: self.names.job(queue, job),
+                    inactive_threshold: Duration::from_secs(300),
+                    ..pull_config(ack_wait)
+                },
+                self.names.queue_stream(queue),
+            )
+            .await
+            .map_err(|error| BrokerError::Refused {
+                doing: "making a consumer for one job",
+                message: error.to_string(),
+            })?;
+        Ok(name)
+    }
+
+    async fn ensure_stream(&self, config: Config) -> Result<(), BrokerError> {
+        // there with other settings (replicas, limits): those are the operator's
+        self.make_stream(config).await.map(|_| ())
+    }
+
+    async fn make_stream(&self, config: Config) -> Result<Made, BrokerError> {
+        const DOING: &str = "making a stream";
+        match self.jetstream.create_stream(config).await {
+            Ok(_) => Ok(Made::AsAsked),
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::JetStream(api)
+                    if api.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+                {
+                    Ok(Made::There)
+                }
+                CreateStreamErrorKind::JetStream(api) => Err(BrokerError::from_api(&api, DOING)),
+                CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
+                CreateStreamErrorKind::JetStreamUnavailable => Err(BrokerError::Unsuitable(
+                    "this NATS server has no JetStream; start it with -js".to_owned(),
+                )),
+                _ => Err(BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                }),
+            },
+        }
+    }
+
+    fn bucket_config(&self, bucket: &str, description: &str) -> Config {
+        Config {
+            name: Names::bucket_stream(bucket),
+            description: Some(description.to_owned()),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            num_replicas: self.options.replicas,
+            allow_message_ttl: true,
+            subject_delete_marker_ttl: Some(MARKER_TTL),
+            max_bytes: -1,
+            ..Config::default()
+        }
+    }
+
+    /// A denied permission looks like silence to the caller; the server has said so elsewhere.
+    pub(super) fn timed_out(&self, doing: &'static str) -> BrokerError {
+        match self.link.state().denied {
+            Some(message) => BrokerError::Denied(format!("while {doing}: {message}")),
+            None => BrokerError::Timeout(doing),
+        }
+    }
+}
+
+pub(super) fn pull_config(ack_wait: Duration) -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::Explicit,
+        ack_wait,
+        max_deliver: -1,
+        max_waiting: PULLS_MAX,
+        max_ack_pending: -1,
+        ..pull::Config::default()
+    }
+}

@@ -1,0 +1,306 @@
+//! The runner: the only room that starts a job's process, holds its tree
+//! together, captures its output and ends it.
+//!
+//! Jobs are started by a few small spawner processes (`naq __spawner`), which
+//! share a socket with this one; nothing here blocks the thread it runs on.
+//! When this process dies, however it dies, its spawners kill every tree they
+//! started.
+//!
+//! It never knows of queues or NATS, never reads the environment, never reads
+//! the meaning of a control message, and never decides about a retry.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the runner is written for Linux: elsewhere, run naq in a container");
+
+mod capture;
+mod cgroup;
+mod collect;
+mod command;
+mod control;
+mod descriptors;
+mod ended;
+mod error;
+mod job;
+mod landlock;
+mod limit;
+mod link;
+mod live;
+mod mask;
+mod namespace;
+mod options;
+mod orphans;
+mod policy;
+mod pool;
+mod prepare;
+mod request;
+mod scratch;
+mod setup;
+mod spawner;
+mod stream;
+mod sys;
+mod user;
+mod wire;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+pub use command::{Command, Limits, Program, Stdin};
+pub use control::ControlMessage;
+pub use ended::{Captured, End, Ended, SpawnFailure, StopReason, Stopped, Usage};
+pub use error::RunnerError;
+pub use job::JobHandle;
+pub use landlock::{FileAccess, LandlockError};
+pub use limit::{LIMIT_ARGUMENT, limit_main, monotonic};
+pub use live::{LiveChunk, LiveSink, StreamKind};
+pub use mask::{MASK, Mask};
+pub use options::{Containment, OUTPUT_BYTES_DEFAULT, Options, UnknownContainment};
+pub use policy::denied_env;
+pub use scratch::Scratch;
+pub use spawner::spawner_main;
+pub use sys::events::readable;
+pub use user::{JobUser, UnknownUser};
+
+use cgroup::Root;
+use job::{Exit, Job, JobState, Phase};
+use link::Spawned;
+use pool::Pool;
+use setup::{Setup, SetupUser};
+
+/// How long a shutdown waits for killed jobs to be gone.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// Starts jobs. Cheap to clone; belongs to the tokio runtime it was started
+/// on. When the last clone is dropped, the jobs that are left are killed.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: Arc<Pool>,
+    links: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl Runner {
+    /// Raises the descriptor limit, finds the containment, removes what dead
+    /// workers left, and starts the spawners. Call it before this process has
+    /// children it cares about: with containment by subreaper, children in
+    /// sessions of their own that turn up later are taken for orphaned jobs.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunnerError`] says; a containment that was asked for by name is
+    /// not replaced by another.
+    pub async fn start(mut options: Options) -> Result<Runner, RunnerError> {
+        if options.concurrency == 0 {
+            return Err(RunnerError::NoSlots);
+        }
+        if let Some(user) = &options.run_as {
+            if !nix::unistd::geteuid().is_root() {
+                let user = user.name.clone();
+                return Err(RunnerError::NotRoot { user });
+            }
+            options.base_env.extend(user.environment());
+        }
+        if let Some(files) = &options.files {
+            files.ruleset(None, None)?;
+        }
+        let open_files = descriptors::raise(options.concurrency)?;
+        let strangers = spawner::descendants::children(std::process::id() as i32);
+        let (containment, root, first) = contain(&options).await?;
+        let spawners = match containment {
+            Containment::Cgroup | Containment::Namespace => spawner_count(&options),
+            Containment::Subreaper => options.concurrency,
+        };
+        let mut spawned = vec![first];
+        for index in 1..spawners {
+            let next = start_spawner(&options, containment, root.as_ref(), index).await;
+            spawned.push(next.map_err(RunnerError::Spawner)?);
+        }
+        let pool = Arc::new(Pool::new(
+            options,
+            containment,
+            root,
+            open_files,
+            strangers,
+            spawners,
+        ));
+        let links = spawned
+            .into_iter()
+            .enumerate()
+            .map(|(index, first)| tokio::spawn(link::keep(Arc::clone(&pool), index, first)))
+            .collect();
+        Ok(Runner {
+            inner: Arc::new(Inner {
+                pool,
+                links: Mutex::new(links),
+            }),
+        })
+    }
+
+    /// How jobs' trees are held together here.
+    pub fn containment(&self) -> Containment {
+        self.inner.pool.containment
+    }
+
+    /// Starts a job, or has it wait for a slot. Never blocks and never fails:
+    /// what is wrong with the command is told by the handle.
+    pub fn start_job(&self, command: Command) -> JobHandle {
+        let pool = &self.inner.pool;
+        let id = pool.next_id();
+        let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
+        let taken = needs_folder.then(|| pool.scratches.take()).transpose();
+        let prepared = taken
+            .map_err(|e| {
+                let message = format!("the scratch folder cannot be made: {e}");
+                Box::new(SpawnFailure::new("scratch", message, false))
+            })
+            .and_then(|scratch| {
+                let path = scratch.as_ref().map(Scratch::path);
+                let body = prepare::prepare(&pool.options, &command, pool.open_files, path)?;
+                Ok((body, scratch))
+            });
+        let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
+        let mask = Mask::new(secrets);
+        let (body, scratch, refused) = match prepared {
+            Ok((body, scratch)) => (body, scratch, None),
+            Err(failure) => (Vec::new(), None, Some(Exit::not_started(*failure))),
+        };
+        let job = Arc::new(Job {
+            id,
+            job_id: command.job_id,
+            body,
+            stdin: command.stdin,
+            kill_grace: command.kill_grace,
+            output_bytes: command
+                .limits
+                .output_bytes
+                .unwrap_or(pool.options.output_bytes_default),
+            control_line_bytes_max: pool.options.control_line_bytes_max,
+            mask,
+            keeps_scratch: command.scratch,
+            state: Mutex::new(JobState {
+                phase: Phase::Pending,
+                scratch,
+                stop: None,
+                live: command.live,
+                started: None,
+                control: VecDeque::new(),
+            }),
+            changed: Notify::new(),
+        });
+        match refused {
+            Some(exit) => job.finish_sent(None, exit, &mut []),
+            None => pool.submit(Arc::clone(&job)),
+        }
+        JobHandle {
+            pool: Arc::clone(pool),
+            job,
+        }
+    }
+
+    /// Kills what runs, and ends the spawners. Returns when both are gone, or
+    /// after 10 seconds.
+    pub async fn shutdown(self) {
+        let pool = &self.inner.pool;
+        pool.close();
+        let links: Vec<_> = match self.inner.links.lock() {
+            Ok(mut links) => links.drain(..).collect(),
+            Err(_) => Vec::new(),
+        };
+        let gone = async {
+            for link in links {
+                let _ = link.await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_MAX, gone).await.is_err() {
+            tracing::error!("spawner processes did not end in time");
+        }
+        pool.scratches.remove();
+    }
+}
+
+/// Keeps other processes of this user, jobs among them, from reading this
+/// process's memory and environment through `/proc`.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn make_undumpable() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
+}
+
+/// Finds the containment, the best one first, and starts the first spawner,
+/// which is what shows whether it works.
+async fn contain(options: &Options) -> Result<(Containment, Option<Root>, Spawned), RunnerError> {
+    let mut containment = options.containment.unwrap_or(Containment::Cgroup);
+    loop {
+        let source = match try_containment(options, containment).await {
+            Ok((root, first)) => return Ok((containment, root, first)),
+            Err(source) => source,
+        };
+        match (options.containment, containment.next_best()) {
+            (None, Some(next)) => {
+                tracing::info!(reason = %source, "containment `{containment}` cannot be had here");
+                containment = next;
+            }
+            _ => {
+                return Err(RunnerError::Containment {
+                    containment,
+                    source,
+                });
+            }
+        }
+    }
+}
+
+async fn try_containment(
+    options: &Options,
+    containment: Containment,
+) -> io::Result<(Option<Root>, Spawned)> {
+    let root = match containment {
+        Containment::Cgroup => Some(Root::create()?),
+        // What a spawner leaves when it dies becomes this process's, to end.
+        Containment::Namespace | Containment::Subreaper => {
+            nix::sys::prctl::set_child_subreaper(true)?;
+            None
+        }
+    };
+    let first = start_spawner(options, containment, root.as_ref(), 0).await?;
+    Ok((root, first))
+}
+
+async fn start_spawner(
+    options: &Options,
+    containment: Containment,
+    root: Option<&Root>,
+    index: usize,
+) -> io::Result<Spawned> {
+    let setup = Setup {
+        folder: root.map(|root| root.spawner_folder(index)).transpose()?,
+        namespace: containment == Containment::Namespace,
+        user: options.run_as.as_ref().map(SetupUser::of),
+        files: options.files.clone(),
+    };
+    link::spawn(options.spawner_program.as_deref(), setup).await
+}
+
+/// Cores + 2 unless told, since each spawner sleeps while its child executes.
+fn spawner_count(options: &Options) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    options
+        .spawners
+        .unwrap_or(cores + 2)
+        .clamp(1, options.concurrency)
+}

@@ -1,0 +1,115 @@
+//! The descendants of this process, read from `/proc`: how a tree is found
+//! where there is no cgroup. A spawner is a subreaper with one job at a time,
+//! so whatever descends from it belongs to that job, daemons included.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Walks after which a tree that still grows is left to the next round.
+const ROUNDS_MAX: usize = 64;
+
+/// Every live descendant of this process.
+pub(super) fn list() -> Vec<i32> {
+    let mut found = children(std::process::id() as i32);
+    let mut at = 0;
+    while at < found.len() {
+        let below = children(found[at]);
+        found.extend(below);
+        at += 1;
+    }
+    found
+}
+
+/// Asks every descendant to end, stopped ones too.
+pub(super) fn terminate() {
+    for pid in list() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+}
+
+/// Kills every descendant. All are stopped first, again and again until no new
+/// one turns up, since what is stopped cannot fork.
+pub(super) fn kill_all() {
+    let mut stopped = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let mut grew = false;
+        for pid in list() {
+            if !stopped.contains(&pid) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+                stopped.push(pid);
+                grew = true;
+            }
+        }
+        if !grew {
+            break;
+        }
+    }
+    // Only what still descends from us: an id may have passed to a stranger.
+    for pid in list() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// The children of a process, of all its threads.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return found;
+    };
+    let mut listed = false;
+    for thread in threads.flatten() {
+        if let Ok(text) = fs::read_to_string(thread.path().join("children")) {
+            listed = true;
+            found.extend(
+                text.split_whitespace()
+                    .filter_map(|p| p.parse::<i32>().ok()),
+            );
+        }
+    }
+    if listed {
+        found
+    } else {
+        children_by_parent(pid)
+    }
+}
+
+/// The same where the kernel keeps no list of children: by everyone's parent.
+fn children_by_parent(parent: i32) -> Vec<i32> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| stat_field(*pid, 1) == Some(parent))
+        .collect()
+}
+
+/// A number of `/proc/<pid>/stat`, counted from the state (0) after the name.
+pub(crate) fn stat_field(pid: i32, field: usize) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(field)?.parse().ok()
+}
+
+/// Resident bytes of the processes together, as this `/proc` numbers them; what
+/// they share counts each time.
+pub(super) fn resident_bytes(proc: &str, pids: &[i32]) -> u64 {
+    let pages: u64 = pids
+        .iter()
+        .filter_map(|pid| fs::read_to_string(format!("{proc}/{pid}/statm")).ok())
+        .filter_map(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum();
+    pages * page_bytes()
+}
+
+fn page_bytes() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .unwrap_or(4096)
+}

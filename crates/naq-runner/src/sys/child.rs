@@ -1,0 +1,238 @@
+//! What a child does between `clone` and `execve`: async-signal-safe calls on
+//! memory that its (suspended) parent has prepared, and nothing else.
+#![expect(
+    unsafe_code,
+    reason = "the child shares its parent's memory until it executes, so only raw system calls are allowed in it"
+)]
+
+use std::os::fd::RawFd;
+
+use libc::{c_char, c_int, c_void};
+
+/// How many resource limits a plan can hold.
+pub(crate) const RLIMITS_MAX: usize = 8;
+
+/// The steps that can fail, in the order they are taken; 0 is none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ChildStep {
+    /// `setsid`.
+    Session = 1,
+    /// The parent was gone before the death signal was set.
+    Orphaned = 2,
+    /// `setrlimit`.
+    Limit = 3,
+    /// `setpriority`.
+    Nice = 4,
+    /// Joining the cgroup.
+    Cgroup = 5,
+    /// `chdir`.
+    WorkDir = 6,
+    /// `dup2` or `close_range`.
+    Descriptors = 7,
+    /// `execve`.
+    Exec = 8,
+    /// Entering the mount namespace.
+    Mounts = 9,
+    /// `setgroups`, `setresgid` or `setresuid`.
+    User = 10,
+    /// `landlock_restrict_self`.
+    Landlock = 11,
+}
+
+/// The user a child becomes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChildUser {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// All groups, `groups_len` of them.
+    pub(crate) groups: *const u32,
+    pub(crate) groups_len: usize,
+}
+
+/// Everything a child needs. The pointers stay valid while the parent is
+/// suspended in `clone`, which is until the child has executed or exited.
+#[derive(Debug)]
+pub(crate) struct ChildPlan {
+    /// The spawner's own process id as the child sees it (0 from a PID
+    /// namespace), to notice that it died.
+    pub(crate) parent: c_int,
+    /// A mount namespace to enter and the directory that is the root there, or
+    /// -1.
+    pub(crate) mounts: (RawFd, RawFd),
+    /// Resource limits, of which `rlimits_len` are set.
+    pub(crate) rlimits: [(c_int, libc::rlimit); RLIMITS_MAX],
+    /// How many of `rlimits` count.
+    pub(crate) rlimits_len: usize,
+    /// Nice value to take, or 0 to leave it.
+    pub(crate) nice: c_int,
+    /// `cgroup.procs` of the group to join by hand, or -1.
+    pub(crate) cgroup_procs: RawFd,
+    /// The user to become, if another.
+    pub(crate) user: Option<ChildUser>,
+    /// A Landlock ruleset to come under, or -1; above 3.
+    pub(crate) ruleset: RawFd,
+    /// Working directory.
+    pub(crate) cwd: *const c_char,
+    /// What becomes descriptors 0 to 3; each is above 3, or its own number.
+    pub(crate) fds: [RawFd; 4],
+    /// Null-terminated list of paths to try.
+    pub(crate) candidates: *const *const c_char,
+    /// Null-terminated arguments.
+    pub(crate) argv: *const *const c_char,
+    /// Null-terminated environment.
+    pub(crate) envp: *const *const c_char,
+    /// The [`ChildStep`] that failed, or 0; written by the child.
+    pub(crate) failed_step: u8,
+    /// Its errno.
+    pub(crate) failed_errno: c_int,
+    /// The candidate that the errno belongs to.
+    pub(crate) failed_candidate: usize,
+}
+
+/// The child's side of [`super::clone::Cloner::spawn`]. `plan` is a
+/// `*mut ChildPlan`. Never returns to Rust code of the parent.
+pub(super) extern "C" fn run(plan: *mut c_void) -> c_int {
+    // SAFETY: the caller passes a ChildPlan that outlives this call, since the
+    // parent is suspended (CLONE_VFORK) until `execve` or `_exit`; nobody else
+    // touches it meanwhile. No call below allocates, locks or unwinds.
+    unsafe {
+        let plan = &mut *plan.cast::<ChildPlan>();
+        let step = setup(plan);
+        // For `Exec`, the errno was chosen among the candidates'.
+        if step != ChildStep::Exec {
+            plan.failed_errno = *libc::__errno_location();
+        }
+        plan.failed_step = step as u8;
+        libc::_exit(127)
+    }
+}
+
+/// Takes the steps; returns the one that failed.
+///
+/// # Safety
+///
+/// Runs in a vfork child, with a plan whose pointers are valid.
+unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
+    // SAFETY: raw system calls on pointers that the parent prepared and keeps
+    // alive; signal mask and descriptors are the child's own copies.
+    unsafe {
+        if libc::setsid() < 0 {
+            return ChildStep::Session;
+        }
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        if libc::getppid() != plan.parent {
+            return ChildStep::Orphaned;
+        }
+        let (mounts, root) = plan.mounts;
+        if mounts >= 0
+            && (libc::setns(mounts, libc::CLONE_NEWNS) != 0
+                // Entering moves to the root of the namespace, which is not
+                // the worker's where that runs in a chroot.
+                || libc::fchdir(root) != 0
+                || libc::chroot(c".".as_ptr()) != 0)
+        {
+            return ChildStep::Mounts;
+        }
+        let limits = plan.rlimits.as_ptr();
+        let mut at = 0;
+        while at < plan.rlimits_len {
+            let (resource, limit) = &*limits.add(at);
+            if libc::setrlimit(*resource as _, limit) != 0 {
+                return ChildStep::Limit;
+            }
+            at += 1;
+        }
+        if plan.nice != 0 && libc::setpriority(libc::PRIO_PROCESS, 0, plan.nice) != 0 {
+            return ChildStep::Nice;
+        }
+        if plan.cgroup_procs >= 0
+            && libc::write(plan.cgroup_procs, c"0".as_ptr().cast::<c_void>(), 1) != 1
+        {
+            return ChildStep::Cgroup;
+        }
+        let fds = plan.fds.as_ptr();
+        let mut at: c_int = 0;
+        while at < 4 {
+            let from = *fds.add(at as usize);
+            let failed = if from == at {
+                libc::fcntl(from, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(from, at)
+            };
+            if failed < 0 {
+                return ChildStep::Descriptors;
+            }
+            at += 1;
+        }
+        // They are all close-on-exec, but the parent wakes a moment before
+        // `execve` closes them: closing here makes end-of-file exact.
+        let mut first = 4;
+        if plan.ruleset >= first {
+            // One that is left to `execve`.
+            if plan.ruleset > first {
+                libc::syscall(libc::SYS_close_range, first, plan.ruleset - 1, 0);
+            }
+            first = plan.ruleset + 1;
+        }
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
+        if let Some(user) = &plan.user {
+            // Directly, since libc would have every thread of the process that
+            // this memory belongs to do the same. The kernel lets go of the
+            // death signal with the change.
+            if libc::syscall(libc::SYS_setgroups, user.groups_len, user.groups) != 0
+                || libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) != 0
+                || libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) != 0
+            {
+                return ChildStep::User;
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            if libc::getppid() != plan.parent {
+                return ChildStep::Orphaned;
+            }
+        }
+        // As the user, or it would lead past a directory that the user may not
+        // enter.
+        if libc::chdir(plan.cwd) != 0 {
+            return ChildStep::WorkDir;
+        }
+        // The spawner, and so this child, has no_new_privs.
+        if plan.ruleset >= 0
+            && libc::syscall(libc::SYS_landlock_restrict_self, plan.ruleset, 0) != 0
+        {
+            return ChildStep::Landlock;
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        // As execvp does: go on past what is not there or not allowed, and
+        // prefer "not allowed" to "not there" in what is reported.
+        let mut candidate = 0;
+        plan.failed_errno = libc::ENOENT;
+        loop {
+            let path = *plan.candidates.add(candidate);
+            if path.is_null() {
+                return ChildStep::Exec;
+            }
+            libc::execve(path, plan.argv, plan.envp);
+            let errno = *libc::__errno_location();
+            match errno {
+                libc::ENOENT | libc::ENOTDIR if plan.failed_errno == libc::EACCES => {}
+                libc::ENOENT | libc::ENOTDIR => {
+                    plan.failed_errno = errno;
+                    plan.failed_candidate = candidate;
+                }
+                libc::EACCES => {
+                    plan.failed_errno = errno;
+                    plan.failed_candidate = candidate;
+                }
+                _ => {
+                    plan.failed_errno = errno;
+                    plan.failed_candidate = candidate;
+                    return ChildStep::Exec;
+                }
+            }
+            candidate += 1;
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Starting a child that shares the parent's memory until it executes, on a
+//! stack of its own, straight into a cgroup where one is given.
+#![expect(
+    unsafe_code,
+    reason = "no safe wrapper starts a vfork child on its own stack"
+)]
+
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+
+use libc::{c_int, c_void};
+use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
+
+use super::child::{self, ChildPlan};
+
+/// Bytes of stack for the child; it calls a handful of thin wrappers.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// `CLONE_INTO_CGROUP` of `linux/sched.h`.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Owns the stack that children start on, one at a time.
+#[derive(Debug)]
+pub(crate) struct Cloner {
+    stack: NonNull<c_void>,
+}
+
+/// The kernel's `struct clone_args`, up to the cgroup (88 bytes).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+impl Cloner {
+    /// Maps the stack.
+    pub(crate) fn new() -> Result<Cloner, Errno> {
+        // SAFETY: a fresh private mapping; nothing else refers to it.
+        let stack = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                STACK_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+                -1,
+                0,
+            )
+        };
+        if stack == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        NonNull::new(stack)
+            .map(|stack| Cloner { stack })
+            .ok_or(Errno::ENOMEM)
+    }
+
+    /// Starts a child that follows `plan`, and sleeps until it has executed or
+    /// given up (then `plan.failed_step` says where). The caller must be
+    /// single-threaded with every signal blocked. `cgroup` is the directory of
+    /// a v2 group to start in; not every kernel or sandbox allows it: then the
+    /// answer is ENOSYS, EPERM or E2BIG, and `plan.cgroup_procs` is the other
+    /// way in.
+    pub(crate) fn spawn(
+        &mut self,
+        plan: &mut ChildPlan,
+        cgroup: Option<RawFd>,
+    ) -> Result<c_int, Errno> {
+        let arg = std::ptr::from_mut(plan).cast::<c_void>();
+        match cgroup {
+            Some(cgroup) => self.spawn_into(child::run, arg, cgroup),
+            None => {
+                // SAFETY: the stack is ours, 64 KiB, grows down from its top;
+                // `plan` outlives the call because CLONE_VFORK suspends us
+                // until the child no longer uses our memory.
+                let pid = unsafe {
+                    libc::clone(
+                        child::run,
+                        self.stack.as_ptr().byte_add(STACK_BYTES),
+                        libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                        arg,
+                    )
+                };
+                Errno::result(pid)
+            }
+        }
+    }
+
+    /// As [`Cloner::spawn`], with the child in another PID namespace. A child
+    /// that lives for a moment enters it and makes this process the parent of
+    /// the one it starts there: for a process without root the way into a
+    /// namespace is one without return, as its own is not its to enter.
+    pub(crate) fn spawn_within(
+        &mut self,
+        plan: &mut ChildPlan,
+        pids: RawFd,
+    ) -> Result<c_int, Errno> {
+        let mut way = Way {
+            pids,
+            plan,
+            // SAFETY: the middle of the mapping.
+            stack: unsafe { self.stack.as_ptr().byte_add(STACK_BYTES / 2) },
+            pid: 0,
+            errno: 0,
+        };
+        // SAFETY: the upper half of the stack is this child's, which leaves the
+        // lower one to the next; `way` outlives the call as `plan` does above.
+        let between = Errno::result(unsafe {
+            libc::clone(
+                enter,
+                self.stack.as_ptr().byte_add(STACK_BYTES),
+                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+                (&raw mut way).cast(),
+            )
+        })?;
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+        match way.errno {
+            0 => Ok(way.pid),
+            errno => Err(Errno::from_raw(errno)),
+        }
+    }
+
+    /// Whether a child can be started straight into the group: starts one that
+    /// exits at once, and reaps it.
+    pub(crate) fn probe_into(&mut self, cgroup: RawFd) -> Result<(), Errno> {
+        extern "C" fn exit(_: *mut c_void) -> c_int {
+            // SAFETY: `_exit` is async-signal-safe and does not return.
+            unsafe { libc::_exit(0) }
+        }
+        let pid = self.spawn_into(exit, std::ptr::null_mut(), cgroup)?;
+        match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            // Linux since 6.14 kills it when our own group was once killed and
+            // used again.
+            _ => Err(Errno::EPERM),
+        }
+    }
+
+    fn spawn_into(
+        &mut self,
+        entry: extern "C" fn(*mut c_void) -> c_int,
+        arg: *mut c_void,
+        cgroup: RawFd,
+    ) -> Result<c_int, Errno> {
+        let args = CloneArgs {
+            flags: (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_INTO_CGROUP,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: self.stack.as_ptr() as u64,
+            stack_size: STACK_BYTES as u64,
+            cgroup: cgroup as u64,
+            ..CloneArgs::default()
+        };
+        // SAFETY: `args` describes a stack that is ours and unused; `entry`
+        // never returns; memory it reads outlives the call (CLONE_VFORK).
+        unsafe { clone3(&args, entry, arg) }
+    }
+}
+
+/// What the child between needs, and what it tells.
+struct Way {
+    pids: RawFd,
+    plan: *mut ChildPlan,
+    stack: *mut c_void,
+    pid: c_int,
+    errno: c_int,
+}
+
+/// The child between: enters the namespace and starts the child proper. `way`
+/// is a `*mut Way`.
+extern "C" fn enter(way: *mut c_void) -> c_int {
+    // SAFETY: the caller passes a Way that outlives this call, being suspended
+    // until `_exit`; its stack is unused. System calls only; `errno` is the
+    // suspended parent's, which reads it from `way`.
+    unsafe {
+        let way = &mut *way.cast::<Way>();
+        if libc::setns(way.pids, libc::CLONE_NEWPID) == 0 {
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
+            way.pid = libc::clone(child::run, way.stack, flags, way.plan.cast());
+        } else {
+            way.pid = -1;
+        }
+        if way.pid < 0 {
+            way.errno = *libc::__errno_location();
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Forks, with the child as the first process of a new PID namespace. For a
+/// process with one thread. 0 in the child.
+pub(super) fn fork_into_new_pids() -> Result<c_int, Errno> {
+    let args = CloneArgs {
+        flags: libc::CLONE_NEWPID as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without a stack and without CLONE_VM this is a fork, and with one
+    // thread the copy has no lock that somebody else holds.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    Errno::result(pid).map(|pid| pid as c_int)
+}
+
+/// `clone3` whose child calls `entry(arg)` on the stack in `args`. It has to
+/// be written out: the child wakes with an empty stack, so it cannot return
+/// through a C wrapper.
+///
+/// # Safety
+///
+/// `args` names a stack nobody uses, CLONE_VM and CLONE_VFORK are set, and
+/// `entry` neither returns nor unwinds.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3(
+    args: &CloneArgs,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    arg: *mut c_void,
+) -> Result<c_int, Errno> {
+    let result: i64;
+    // SAFETY: the kernel preserves every register but rax, rcx and r11. The
+    // parent falls through with its own stack untouched; the child has rax = 0
+    // and the top of the new stack in rsp, 16-byte aligned as `call` wants.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r8",
+            "call r9",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") std::ptr::from_ref(args),
+            in("rsi") size_of::<CloneArgs>(),
+            in("r8") arg,
+            in("r9") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    outcome(result)
+}
+
+/// As above, for 64-bit ARM.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone3(
+    args: &CloneArgs,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    arg: *mut c_void,
+) -> Result<c_int, Errno> {
+    let result: i64;
+    // SAFETY: `svc` preserves every register but x0. The parent falls through;
+    // the child has x0 = 0 and sp at the top of the new stack.
+    unsafe {
+        std::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x2",
+            "blr x3",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") std::ptr::from_ref(args) as i64 => result,
+            in("x1") size_of::<CloneArgs>(),
+            in("x2") arg,
+            in("x3") entry,
+        );
+    }
+    outcome(result)
+}
+
+/// Elsewhere the child joins its group by hand.
+///
+/// # Safety
+///
+/// Nothing is done.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn clone3(
+    _: &CloneArgs,
+    _: extern "C" fn(*mut c_void) -> c_int,
+    _: *mut c_void,
+) -> Result<c_int, Errno> {
+    Err(Errno::ENOSYS)
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn outcome(result: i64) -> Result<c_int, Errno> {
+    if result < 0 {
+        Err(Errno::from_raw(-result as c_int))
+    } else {
+        Ok(result as c_int)
+    }
+}

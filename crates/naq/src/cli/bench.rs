@@ -1,0 +1,135 @@
+//! `naq bench`: naq's rates beside what this machine can do at all, in one run.
+//!
+//! Everything compared is measured in the same run, turn about, and the middle of the rounds is
+//! shown: figures from different runs of a shared machine say nothing about each other.
+
+mod enqueue;
+mod jobs;
+mod latency;
+mod memory;
+mod process;
+mod schedule;
+
+use clap::Subcommand;
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Rounds, of which the middle one is shown
+    #[arg(long, global = true, value_name = "COUNT", default_value_t = 3)]
+    rounds: usize,
+    /// How long each measurement takes, about
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 3.0)]
+    seconds: f64,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Jobs a second from enqueue to stored result, beside the bare spawn limit
+    Jobs {
+        /// How many at once
+        #[arg(
+            long,
+            value_name = "COUNTS",
+            value_delimiter = ',',
+            default_value = "1,4,16,64"
+        )]
+        concurrency: Vec<usize>,
+    },
+    /// Enqueues a second, one by one and pipelined, beside bare publishes
+    Enqueue,
+    /// From enqueue to stored result on an idle worker, and a cold `naq enqueue`
+    Latency,
+    /// How late ticks are enqueued, a burst of them, and how long another scheduler takes over
+    Schedule {
+        /// How many schedules are due at once, and are taken over
+        #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+        schedules: u32,
+    },
+    /// Memory of an idle worker, and of one whose job prints 10 GB
+    Memory {
+        /// How much the job prints, in bytes
+        #[arg(long, value_name = "SIZE", default_value = "10G")]
+        output: naq_protocol::units::Size,
+    },
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    if args.rounds == 0 || !(0.1..=600.0).contains(&args.seconds) {
+        return Err(Failure::usage(
+            "--rounds must be 1 or more and --seconds 0.1 to 600",
+        ));
+    }
+    let (client, _managed) = session.connect_or_start().await?;
+    let bench = process::Bench::start(session, client, args.rounds, args.seconds).await?;
+    let all = args.what.is_none();
+    if let Some(What::Jobs { concurrency }) = &args.what {
+        jobs::run(&bench, concurrency).await?;
+    } else if all {
+        jobs::run(&bench, &[1, 4, 16, 64]).await?;
+    }
+    if all || matches!(args.what, Some(What::Enqueue)) {
+        enqueue::run(&bench).await?;
+    }
+    if all || matches!(args.what, Some(What::Latency)) {
+        latency::run(&bench).await?;
+    }
+    if let Some(What::Schedule { schedules }) = args.what {
+        schedule::run(&bench, schedules).await?;
+    } else if all {
+        schedule::run(&bench, 100_000).await?;
+    }
+    if let Some(What::Memory { output }) = &args.what {
+        memory::run(&bench, output.0).await?;
+    } else if all {
+        memory::run(&bench, 10 << 30).await?;
+    }
+    bench.end().await?;
+    Ok(0)
+}
+
+/// The middle of some measurements.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The value below which a part of the measurements is.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index into a list of measurements"
+    )]
+    let at = ((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or(f64::NAN)
+}
+
+/// A table of figures, or the same as JSON.
+fn show(json: bool, name: &str, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    if json {
+        for row in rows {
+            let mut object = serde_json::Map::new();
+            object.insert("bench".into(), name.into());
+            for (key, value) in header.iter().zip(row) {
+                let value = match value.parse::<f64>() {
+                    Ok(number) => serde_json::json!(number),
+                    Err(_) => serde_json::json!(value),
+                };
+                object.insert((*key).to_owned(), value);
+            }
+            render::print_json(&object)?;
+        }
+    } else {
+        render::print_table(header, rows)?;
+        render::print_line("")?;
+    }
+    Ok(())
+}

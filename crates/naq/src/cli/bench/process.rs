@@ -1,0 +1,169 @@
+//! The processes a measurement needs: workers, bare loops, cold command lines. They are started
+//! by a runner of the bench's own, as jobs are.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::exit::Failure;
+use crate::cli::session::Session;
+use naq_client::Client;
+use naq_protocol::{JobId, QueueName, WorkerInfo};
+use naq_runner::{Command, Ended, JobHandle, Options, Program, Runner, StopReason};
+
+/// What every measurement shares.
+pub(super) struct Bench {
+    pub(super) client: Client,
+    pub(super) queue: QueueName,
+    pub(super) rounds: usize,
+    pub(super) seconds: f64,
+    pub(super) json: bool,
+    runner: Runner,
+    program: String,
+    /// How this process was told to connect, for those it starts.
+    connection: Vec<String>,
+    env: Vec<(String, String)>,
+    /// `NAME=VALUE` of what a worker's jobs have in their environment.
+    pub(super) job_env: Vec<String>,
+    folder: PathBuf,
+}
+
+/// More processes than any measurement starts at once.
+const PROCESSES_MAX: usize = 300;
+
+/// How long a worker may take to be there.
+const WORKER_READY_MAX: Duration = Duration::from_secs(20);
+
+impl Bench {
+    pub(super) async fn start(
+        session: &Session,
+        client: Client,
+        rounds: usize,
+        seconds: f64,
+    ) -> Result<Bench, Failure> {
+        let mut options = Options::new(PROCESSES_MAX);
+        // they only stand by: a spawner each would be in the way
+        options.spawners = Some(2);
+        if let Some(path) = session.variable("PATH") {
+            options.path = path.to_owned();
+        }
+        let runner = Runner::start(options).await?;
+        let program = std::env::current_exe()
+            .ok()
+            .and_then(|path: PathBuf| path.to_str().map(str::to_owned))
+            .ok_or_else(|| Failure::general("cannot tell where this program is"))?;
+        let queue = QueueName::new(format!("bench-{}", std::process::id()))?;
+        let folder = std::env::temp_dir().join(format!("naq-{queue}"));
+        Ok(Bench {
+            client,
+            queue,
+            rounds,
+            seconds,
+            json: session.json,
+            runner,
+            program,
+            connection: session.connection_arguments().to_vec(),
+            folder,
+            env: session.environment_for_children(),
+            job_env: job_env(session),
+        })
+    }
+
+    /// Removes what was made.
+    pub(super) async fn end(self) -> Result<(), Failure> {
+        self.runner.shutdown().await;
+        let _ = std::fs::remove_dir_all(&self.folder);
+        match self.client.broker().remove_queue(&self.queue).await {
+            Ok(()) | Err(naq_jetstream::BrokerError::QueueMissing(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a file for a measurement to read; removed at the end.
+    pub(super) fn file(&self, name: &str, content: &[u8]) -> Result<String, Failure> {
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(name);
+        std::fs::write(&path, content)?;
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::general("the folder for temporary files is not UTF-8"))
+    }
+
+    /// Starts this program with some arguments.
+    pub(super) fn naq(&self, args: &[&str]) -> JobHandle {
+        let told: &[String] = match args.first() {
+            // the bare loop has no options
+            Some(first) if first.starts_with("__") => &[],
+            _ => &self.connection,
+        };
+        let mut command = Command::new(
+            "bench",
+            Program::Path {
+                program: self.program.clone(),
+                args: told
+                    .iter()
+                    .cloned()
+                    .chain(args.iter().map(|arg| (*arg).to_owned()))
+                    .collect(),
+            },
+        );
+        command.env = self.env.clone();
+        self.runner.start_job(command)
+    }
+
+    /// Starts a worker of the bench's queue and waits until it is there.
+    pub(super) async fn worker(&self, concurrency: usize) -> Result<Worker, Failure> {
+        let name = JobId::generate().to_string();
+        let count = concurrency.to_string();
+        let args = [
+            "worker",
+            self.queue.as_str(),
+            "--name",
+            &name,
+            "--concurrency",
+            &count,
+        ];
+        let handle = Arc::new(self.naq(&args));
+        let seen = async {
+            loop {
+                let workers = self.client.list_workers().await?;
+                if let Some(info) = workers.into_iter().find(|worker| worker.name == name) {
+                    return Ok::<_, Failure>(info);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            ended = handle.wait() => Err(Failure::general(format!(
+                "the worker ended: {}",
+                String::from_utf8_lossy(&ended.stderr.head)
+            ))),
+            seen = tokio::time::timeout(WORKER_READY_MAX, seen) => match seen {
+                Ok(info) => Ok(Worker { handle: Arc::clone(&handle), info: info? }),
+                Err(_) => Err(Failure::general("the worker did not come up")),
+            },
+        }
+    }
+}
+
+fn job_env(session: &Session) -> Vec<String> {
+    let path = session.variable("PATH").map(|path| format!("PATH={path}"));
+    let rest = session.job_environment();
+    path.into_iter()
+        .chain(rest.iter().map(|(name, value)| format!("{name}={value}")))
+        .collect()
+}
+
+/// A worker of the bench's.
+pub(super) struct Worker {
+    handle: Arc<JobHandle>,
+    pub(super) info: WorkerInfo,
+}
+
+impl Worker {
+    /// Ends it.
+    pub(super) async fn end(self) -> Ended {
+        self.handle.stop(StopReason::Cancel);
+        self.handle.wait().await
+    }
+}

@@ -1,0 +1,417 @@
+//! How late ticks are, how fast a burst is, how long another leader takes, and what it needs.
+
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::memory::pss_bytes;
+use super::process::Bench;
+use super::{quantile, show};
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use naq_jetstream::BrokerError;
+use naq_protocol::units::Span;
+use naq_protocol::{
+    Envelope, Misfire, Overlap, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
+};
+use naq_runner::{JobHandle, StopReason};
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 1_000;
+
+/// How long a scheduler may take to lead, or to catch up.
+const LEADS_WITHIN: Duration = Duration::from_secs(120);
+
+/// The lock of one that was killed is gone by then.
+const LOCK_LASTS: Duration = Duration::from_secs(12);
+
+/// How many schedules of the first measurement, and how often each is due: 1,000 ticks a second.
+const STEADY: (i64, Duration) = (10_000, Duration::from_secs(10));
+
+/// The interval of the schedule that shows that someone leads.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// An interval that does not come round while anything is measured.
+const ONCE: Duration = Duration::from_secs(30 * 86_400);
+
+pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
+    let broker = bench.client.broker();
+    let until = tokio::time::Instant::now() + LOCK_LASTS;
+    while let Some(leader) = broker.read_lock().await?.leader {
+        if tokio::time::Instant::now() > until {
+            return Err(Failure::usage(format!(
+                "a scheduler leads already ({} on {}): stop it, or measure under another --prefix",
+                leader.instance_id, leader.hostname
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    broker.ensure_queue(&bench.queue).await?;
+    let mut measured = Measured {
+        bench,
+        next: 1,
+        rows: Vec::new(),
+    };
+    let done = measured.all(i64::from(count)).await;
+    let removed = measured.clear().await;
+    done?;
+    show(
+        bench.json,
+        "schedule",
+        &["schedule", "value", "unit"],
+        &measured.rows,
+    )?;
+    removed
+}
+
+/// A tick that was enqueued.
+struct Ticked {
+    is_beat: bool,
+    /// From its time until the server had stored its job, in milliseconds.
+    late_ms: f64,
+}
+
+struct Measured<'b> {
+    bench: &'b Bench,
+    /// The sequence of the first job that was not read yet.
+    next: u64,
+    rows: Vec<Vec<String>>,
+}
+
+impl Measured<'_> {
+    async fn all(&mut self, count: i64) -> Result<(), Failure> {
+        self.steady().await?;
+        self.clear().await?;
+        let leader = self.burst(count).await?;
+        self.hand_over(count, leader).await
+    }
+
+    /// Each a little after the one before, all the time.
+    async fn steady(&mut self) -> Result<(), Failure> {
+        let (count, interval) = STEADY;
+        let begin = later(render::now(), Duration::from_secs(3));
+        let apart = interval / u32::try_from(count).unwrap_or(1);
+        let schedules = (0..count).map(|index| {
+            let offset = apart * u32::try_from(index).unwrap_or(0);
+            self.schedule(&format!("s{index}"), interval, Some(later(begin, offset)))
+        });
+        self.put(schedules.collect()).await?;
+        let leader = self.lead();
+        let time = Duration::from_secs(4) + Duration::from_secs_f64(self.bench.seconds * 3.0);
+        tokio::time::sleep(time).await;
+        end(&leader).await;
+        let mut late: Vec<f64> = self.read().await?.iter().map(|one| one.late_ms).collect();
+        self.row(
+            "1,000 ticks a second of 10,000 schedules: p50",
+            quantile(&mut late, 0.5),
+            "ms late",
+        );
+        self.row(
+            "1,000 ticks a second of 10,000 schedules: p99",
+            quantile(&mut late, 0.99),
+            "ms late",
+        );
+        self.row(
+            "1,000 ticks a second of 10,000 schedules: measured",
+            as_f64(late.len()),
+            "ticks",
+        );
+        Ok(())
+    }
+
+    /// All at one moment. Returns who leads.
+    async fn burst(&mut self, count: i64) -> Result<JobHandle, Failure> {
+        let wait =
+            Duration::from_secs(10) + Duration::from_micros(50) * u32::try_from(count).unwrap_or(0);
+        self.put(vec![self.schedule("beat", BEAT, None)]).await?;
+        let due = later(render::now(), wait);
+        let schedules =
+            (0..count).map(|index| self.schedule(&format!("b{index}"), ONCE, Some(due)));
+        self.put(schedules.collect()).await?;
+        let begun = std::time::Instant::now();
+        let leader = self.lead();
+        let ticked = self
+            .read_until("a scheduler leads", |ticked| ticked.is_beat)
+            .await?;
+        let ready_ms = begun.elapsed().as_secs_f64() * 1_000.0;
+        if ticked.iter().any(|one| !one.is_beat) {
+            return Err(Failure::general(
+                "the schedules were due before they were all there; measure fewer",
+            ));
+        }
+        self.row(
+            &format!("{count} schedules: from start to the first tick"),
+            ready_ms,
+            "ms",
+        );
+        let leads = self.bench.client.broker().read_lock().await?.leader;
+        let pid = leads.map_or(0, |leader| leader.pid);
+        self.row(
+            &format!("{count} schedules: memory of the leader"),
+            mib(pss_bytes(pid)),
+            "MiB",
+        );
+        let (mut late, until) = (
+            Vec::new(),
+            tokio::time::Instant::now() + wait + LEADS_WITHIN,
+        );
+        let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
+        let mut there = broker.queue_info(queue).await?.depth;
+        let mut wanted = there + u64::try_from(count).unwrap_or(0);
+        while late.len() < usize::try_from(count).unwrap_or(0) {
+            // reading them is work for the server too, so not before they are there
+            while there < wanted {
+                if tokio::time::Instant::now() > until {
+                    return Err(Failure::general("not every tick was enqueued in time"));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                there = broker.queue_info(queue).await?.depth;
+            }
+            // ticks of the beat are among them
+            wanted = there + 1;
+            let ticked = self.read().await?;
+            late.extend(
+                ticked
+                    .iter()
+                    .filter(|one| !one.is_beat)
+                    .map(|one| one.late_ms),
+            );
+        }
+        let all_ms = quantile(&mut late, 1.0);
+        self.row(
+            &format!("{count} due at once"),
+            as_f64(late.len()) / all_ms * 1_000.0,
+            "/s",
+        );
+        self.row(
+            &format!("{count} due at once: memory of the leader"),
+            mib(pss_bytes(pid)),
+            "MiB",
+        );
+        Ok(leader)
+    }
+
+    /// How long nothing is enqueued when the leader goes.
+    async fn hand_over(&mut self, count: i64, first: JobHandle) -> Result<(), Failure> {
+        let second = self.lead();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        self.read().await?;
+        first.stop(StopReason::Cancel);
+        first.wait().await;
+        let gap = self.gap_ms().await?;
+        self.row(
+            &format!("{count} schedules: nothing enqueued at a clean stop for"),
+            gap,
+            "ms",
+        );
+        let third = self.lead();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        self.read().await?;
+        second.kill(StopReason::Abandoned);
+        second.wait().await;
+        let gap = self.gap_ms().await?;
+        self.row(
+            &format!("{count} schedules: nothing enqueued at a SIGKILL for"),
+            gap,
+            "ms",
+        );
+        end(&third).await;
+        Ok(())
+    }
+
+    /// Waits until someone leads again. Returns how late the first beat after the gap was.
+    async fn gap_ms(&mut self) -> Result<f64, Failure> {
+        let mut late_max = 0.0_f64;
+        let is_over = |ticked: &Ticked| ticked.is_beat && ticked.late_ms < 50.0;
+        let until = tokio::time::Instant::now() + LEADS_WITHIN;
+        loop {
+            for ticked in self.read().await? {
+                late_max = late_max.max(ticked.late_ms);
+                // the one that goes enqueues some more before it does
+                if is_over(&ticked) && late_max > 60.0 {
+                    return Ok(late_max);
+                }
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(Failure::general("no other scheduler leads"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts a scheduler.
+    fn lead(&self) -> JobHandle {
+        self.bench.naq(&["scheduler"])
+    }
+
+    /// Reads what was enqueued since the last time.
+    async fn read(&mut self) -> Result<Vec<Ticked>, Failure> {
+        let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
+        let mut read = Vec::new();
+        loop {
+            let depth = broker.queue_info(queue).await?.depth;
+            let batch = depth.min(AT_ONCE as u64).max(1);
+            let messages: Vec<_> = stream::iter(self.next..self.next + batch)
+                .map(|sequence| broker.job_message_at(queue, sequence))
+                .buffered(AT_ONCE)
+                .try_collect()
+                .await?;
+            let found = messages.iter().flatten().count();
+            self.next += found as u64;
+            for message in messages.into_iter().flatten() {
+                let envelope = Envelope::parse(&message.payload)?;
+                let (Some(id), Some(tick)) = (envelope.schedule_id, envelope.scheduled_for) else {
+                    continue;
+                };
+                let late = message.time.0 - tick.0;
+                read.push(Ticked {
+                    is_beat: id.as_str() == "bench-beat",
+                    late_ms: late.as_seconds_f64() * 1_000.0,
+                });
+            }
+            if found < AT_ONCE {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// Reads until something is among what was enqueued. Returns all that was read.
+    async fn read_until(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&Ticked) -> bool,
+    ) -> Result<Vec<Ticked>, Failure> {
+        let until = tokio::time::Instant::now() + LEADS_WITHIN;
+        loop {
+            let read = self.read().await?;
+            if read.iter().any(&is_so) {
+                return Ok(read);
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(Failure::general(format!("not in time: {what}")));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn schedule(&self, name: &str, interval: Duration, first: Option<Timestamp>) -> Schedule {
+        let now = render::now();
+        Schedule {
+            // the names are made here
+            schedule_id: ScheduleId::new(format!("bench-{name}"))
+                .unwrap_or_else(|_| unreachable!()),
+            queue: self.bench.queue.clone(),
+            envelope: serde_json::value::to_raw_value(&Envelope::command(
+                "./script.sh",
+                ["one", "two"],
+            ))
+            .unwrap_or_default(),
+            cron: None,
+            tz: None,
+            every: Some(Span(interval)),
+            anchor: None,
+            repeat: None,
+            start: first,
+            end: None,
+            jitter: None,
+            misfire: Misfire::All,
+            misfire_max: None,
+            misfire_grace: None,
+            overlap: Overlap::Allow,
+            set: None,
+            created_at: now,
+            status: ScheduleStatus::Active,
+            paused_reason: None,
+            next_run: None,
+            progress: ScheduleProgress::from(now),
+        }
+    }
+
+    /// Stores schedules.
+    async fn put(&self, schedules: Vec<Schedule>) -> Result<(), Failure> {
+        let broker = self.bench.client.broker();
+        let store = async |schedule: Schedule| match broker.write_schedule(&schedule, 0).await {
+            // the marker of one that an earlier measurement has removed
+            Err(BrokerError::Conflict) => {
+                let (_, revision) = broker.read_schedule(&schedule.schedule_id).await?;
+                broker.write_schedule(&schedule, revision).await
+            }
+            stored => stored,
+        };
+        let mut schedules = schedules.into_iter();
+        if let Some(first) = schedules.next() {
+            // makes the bucket where there is none
+            store(first).await?;
+        }
+        stream::iter(schedules)
+            .map(store)
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(async |_| Ok(()))
+            .await?;
+        Ok(())
+    }
+
+    /// Removes the schedules and their jobs.
+    async fn clear(&mut self) -> Result<(), Failure> {
+        let broker = self.bench.client.broker();
+        let mut listing = broker.list_schedules().await?;
+        let mut removed = stream::FuturesUnordered::new();
+        while let Some(stored) = listing.next().await? {
+            if !stored.schedule_id.as_str().starts_with("bench-") {
+                continue;
+            }
+            removed.push(async move {
+                let (id, revision) = (stored.schedule_id, stored.revision);
+                match broker.remove_schedule(&id, revision).await {
+                    // the last word of a scheduler that was ended, which comes after it
+                    Err(BrokerError::Conflict) => {
+                        let (_, revision) = broker.read_schedule(&id).await?;
+                        broker.remove_schedule(&id, revision).await
+                    }
+                    done => done,
+                }
+            });
+            if removed.len() >= AT_ONCE {
+                removed.next().await.transpose()?;
+            }
+        }
+        while removed.next().await.transpose()?.is_some() {}
+        self.read().await?;
+        self.bench
+            .client
+            .queue(self.bench.queue.as_str())?
+            .purge()
+            .await?;
+        Ok(())
+    }
+
+    fn row(&mut self, name: &str, value: f64, unit: &str) {
+        self.rows.push(vec![
+            name.to_owned(),
+            format!("{value:.1}"),
+            unit.to_owned(),
+        ]);
+    }
+}
+
+async fn end(scheduler: &JobHandle) {
+    scheduler.stop(StopReason::Cancel);
+    scheduler.wait().await;
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    let by = chrono::TimeDelta::from_std(by).unwrap_or_default();
+    // whole milliseconds, as on the wire
+    let later = Timestamp(time.0 + by);
+    Timestamp::from_unix_ms(later.unix_ms()).unwrap_or(later)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,192 @@
+//! `naq cancel`
+
+use futures_util::{StreamExt, stream};
+
+use super::exit::Failure;
+use super::purge::confirm;
+use super::render;
+use super::session::Session;
+use naq_client::{Cancelled, Client, ClientError, JobFilter, LabelFilter};
+use naq_protocol::{JobId, QueueName, State};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The jobs' ids
+    #[arg(value_name = "ID", required_unless_present_any = ["queue", "labels"])]
+    ids: Vec<String>,
+    /// Every job of this queue that has not ended
+    #[arg(short = 'q', long, value_name = "QUEUE", conflicts_with = "ids")]
+    queue: Option<String>,
+    /// Every job with this label that has not ended; with several, those that have all
+    #[arg(
+        short = 'l',
+        long = "label",
+        value_name = "KEY[=VALUE]",
+        conflicts_with = "ids"
+    )]
+    labels: Vec<LabelFilter>,
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    yes: bool,
+    /// Wait until jobs that run have been stopped
+    #[arg(short = 'w', long)]
+    wait: bool,
+}
+
+/// How many jobs are read at once where they are not named.
+const PAGE_JOBS: usize = 500;
+
+/// How many are cancelled at once.
+const CANCELS_AT_ONCE: usize = 32;
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let ids = args
+        .ids
+        .iter()
+        .map(JobId::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    let filter = filter(&args)?;
+    let client = session.connect().await?;
+    let mut cancelling = Cancelling::new(session, &client);
+    cancelling.cancel(ids).await?;
+    if let Some(filter) = filter {
+        confirm(args.yes, &format!("cancel {}", describe(&filter)))?;
+        let mut before = None;
+        loop {
+            // a job that is cancelled moves to the front: no page is missed by going back
+            let page = client.list_jobs(&filter, None, before, PAGE_JOBS).await?;
+            cancelling
+                .cancel(page.jobs.into_iter().map(|job| job.job_id).collect())
+                .await?;
+            before = page.next;
+            if before.is_none() {
+                break;
+            }
+        }
+    }
+    cancelling.finish(args.wait).await
+}
+
+/// The jobs that are meant where they are not named.
+fn filter(args: &Args) -> Result<Option<JobFilter>, Failure> {
+    if args.queue.is_none() && args.labels.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(JobFilter {
+        queue: args.queue.as_ref().map(QueueName::new).transpose()?,
+        states: State::ALL
+            .into_iter()
+            .filter(|state| !state.is_terminal())
+            .collect(),
+        labels: args.labels.clone(),
+    }))
+}
+
+fn describe(filter: &JobFilter) -> String {
+    let mut text = "every job".to_owned();
+    if let Some(queue) = &filter.queue {
+        text.push_str(&format!(" of the queue {queue}"));
+    }
+    for label in &filter.labels {
+        let value = label.value.as_deref().map(|value| format!("={value}"));
+        let label = format!("{}{}", label.key, value.unwrap_or_default());
+        text.push_str(&format!(" with the label {}", render::escape(&label)));
+    }
+    text.push_str(" that has not ended");
+    text
+}
+
+/// Jobs being cancelled, and what came of it.
+struct Cancelling<'s> {
+    session: &'s Session,
+    client: &'s Client,
+    running: Vec<JobId>,
+    unknown: Option<JobId>,
+}
+
+impl<'s> Cancelling<'s> {
+    fn new(session: &'s Session, client: &'s Client) -> Cancelling<'s> {
+        Cancelling {
+            session,
+            client,
+            running: Vec::new(),
+            unknown: None,
+        }
+    }
+
+    async fn cancel(&mut self, ids: Vec<JobId>) -> Result<(), Failure> {
+        let ttl = self.session.settings().default_result_ttl;
+        let client = self.client;
+        let mut cancels = stream::iter(ids)
+            .map(|id| async move {
+                let cancelled = client.cancel(&id, render::now(), ttl).await;
+                (id, cancelled)
+            })
+            .buffered(CANCELS_AT_ONCE);
+        let (mut running, mut unknown) = (Vec::new(), None);
+        while let Some((id, cancelled)) = cancels.next().await {
+            match cancelled {
+                Ok(cancelled) => {
+                    if let Cancelled::Asked { .. } = &cancelled {
+                        running.push(id.clone());
+                    }
+                    self.tell(&id, &cancelled)?;
+                }
+                // the others are cancelled all the same
+                Err(ClientError::NoSuchJob(id)) => {
+                    unknown.get_or_insert(id);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        drop(cancels);
+        self.running.append(&mut running);
+        self.unknown = self.unknown.take().or(unknown);
+        Ok(())
+    }
+
+    fn tell(&self, id: &JobId, cancelled: &Cancelled) -> Result<(), Failure> {
+        if self.session.json {
+            let (asked, heard) = match cancelled {
+                Cancelled::Asked { heard, .. } => (true, *heard),
+                Cancelled::Done(_) | Cancelled::Ended(_) => (false, false),
+            };
+            render::print_json(&serde_json::json!({
+                "job_id": id,
+                "state": cancelled.record().state,
+                "cancel_requested": asked,
+                "worker_heard": heard,
+            }))?;
+            return Ok(());
+        }
+        let told = match cancelled {
+            Cancelled::Done(_) => render::state(State::Cancelled),
+            Cancelled::Asked { heard: true, .. } => "being stopped".to_owned(),
+            Cancelled::Asked { heard: false, .. } => {
+                "to be stopped: its worker has not answered yet".to_owned()
+            }
+            Cancelled::Ended(record) => format!("{} already", render::state(record.state)),
+        };
+        render::print_line(format_args!("{id}  {told}"))?;
+        Ok(())
+    }
+
+    async fn finish(self, wait: bool) -> Result<u8, Failure> {
+        if wait && !self.running.is_empty() {
+            let mut printed = Ok(());
+            self.client
+                .wait_each(&self.running, |record| {
+                    if printed.is_ok() && !self.session.json {
+                        let state = render::state(record.state);
+                        printed = render::print_line(format_args!("{}  {state}", record.job_id));
+                    }
+                })
+                .await?;
+            printed?;
+        }
+        match self.unknown {
+            Some(id) => Err(ClientError::NoSuchJob(id).into()),
+            None => Ok(0),
+        }
+    }
+}

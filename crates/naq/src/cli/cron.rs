@@ -1,0 +1,128 @@
+//! `naq cron`
+
+use std::io::Write;
+
+use clap::Subcommand;
+
+use super::exit::{Exit, Failure};
+use super::render;
+use naq_cron::{Cron, Zone, parse_datetime};
+use naq_protocol::Timestamp;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the coming times of a cron expression, one a line
+    Next {
+        #[command(flatten)]
+        expression: Expression,
+        /// The times after this one: 18:00, '2026-12-24 18:00' or RFC 3339 [default: now]
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// How many
+        #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 5,
+              value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
+    },
+    /// Say in a sentence what a cron expression means
+    Explain {
+        #[command(flatten)]
+        expression: Expression,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Expression {
+    /// Five fields (minute, hour, day of month, month, day of week), six with seconds first, or
+    /// a name such as @daily; in quotes
+    #[arg(required = true, value_name = "EXPR")]
+    words: Vec<String>,
+    /// The time zone whose clocks are meant, such as Europe/Berlin
+    #[arg(long, value_name = "ZONE", default_value_t)]
+    tz: Zone,
+}
+
+impl Expression {
+    fn parse(&self) -> Result<Cron, Failure> {
+        match &self.words[..] {
+            [text] => Cron::parse(text).map_err(|error| Failure::usage(error.to_string())),
+            words => {
+                // what the shell made of a star may be a name of any file
+                let text = words.join(" ");
+                let text = match Cron::parse(&text) {
+                    Ok(cron) => cron.to_string(),
+                    Err(_) => "0 4 * * *".to_owned(),
+                };
+                Err(Failure::usage(format!(
+                    "there are {} arguments; put the cron expression in quotes, which also keeps \
+                     the shell off its stars: '{text}'",
+                    words.len()
+                )))
+            }
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
+    match &args.verb {
+        Verb::Next {
+            expression,
+            from,
+            count,
+        } => {
+            let cron = expression.parse()?;
+            let now = render::now();
+            let from = match from {
+                None => now,
+                Some(text) => parse_datetime(text, expression.tz, now.0)
+                    .map(Timestamp)
+                    .map_err(|error| Failure::usage(format!("--from: {error}")))?,
+            };
+            next(&cron, expression.tz, from, *count, json)?;
+        }
+        Verb::Explain { expression } => {
+            let cron = expression.parse()?;
+            let sentence = cron.explain();
+            if json {
+                render::print_json(&serde_json::json!({
+                    "expression": cron.as_str(),
+                    "tz": expression.tz.name(),
+                    "explanation": sentence,
+                }))?;
+            } else if expression.tz == Zone::UTC {
+                render::print_line(sentence)?;
+            } else {
+                let sentence = sentence.trim_end_matches('.');
+                render::print_line(format_args!(
+                    "{sentence}, by the clocks of {}.",
+                    expression.tz
+                ))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn next(cron: &Cron, zone: Zone, from: Timestamp, count: u32, json: bool) -> Result<(), Failure> {
+    let times: Vec<String> = std::iter::successors(cron.next_after(from.0, zone), |last| {
+        cron.next_after(*last, zone)
+    })
+    .take(count as usize)
+    .map(|moment| zone.format(moment))
+    .collect();
+    if times.is_empty() {
+        let message = format!("\"{cron}\" does not come true again before the year 10000");
+        return Err(Failure::new(Exit::NotFound, message));
+    }
+    if json {
+        render::print_json(&times)?;
+    } else {
+        writeln!(std::io::stdout().lock(), "{}", times.join("\n"))?;
+    }
+    Ok(())
+}

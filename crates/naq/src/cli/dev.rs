@@ -1,0 +1,81 @@
+//! `naq dev`: everything in one foreground process, to develop with.
+
+use tokio::sync::watch;
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use super::worker::{list, queue_names};
+use super::worker_options::WorkerOptions;
+use crate::local_server::{Options, SyncInterval};
+use crate::scheduler;
+use crate::worker::{self, Request};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The queues to serve [default: default]
+    queues: Vec<String>,
+    #[command(flatten)]
+    worker: WorkerOptions,
+    /// When writes reach the disk: 1s, always
+    #[arg(long, value_name = "WHEN", value_parser = super::server::parse_sync)]
+    sync: Option<SyncInterval>,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let queues = queue_names(session, &args.queues)?;
+    let (_, requests) = super::shutdown::requests(Request::Drain)?;
+    let options = args.worker.worker(session, queues)?;
+    let runner = args.worker.start_runner(session).await?;
+    let (client, managed) = if session.resolved.nats_configured {
+        (session.connect().await?, None)
+    } else {
+        let mut server = Options::new(session.server_folder(), session.search());
+        server.sync = args.sync.unwrap_or_default();
+        let (client, managed) = session.start_managed(&server).await?;
+        (client, Some(managed))
+    };
+    let example = match options.queues.first() {
+        Some(queue) if queue.as_str() != session.settings().default_queue => {
+            format!("naq enqueue --queue {queue} --wait -- echo hello")
+        }
+        _ => "naq enqueue --wait -- echo hello".to_owned(),
+    };
+    match &managed {
+        Some(managed) => {
+            render::note(format_args!(
+                "server  {}  (token in {})",
+                managed.url(),
+                managed.token_file().display()
+            ));
+        }
+        None => render::note(format_args!("server  {}", client.broker().server())),
+    }
+    render::note(format_args!(
+        "worker  {} at once from {}, held together by {}",
+        options.concurrency,
+        list(&options.queues),
+        runner.containment()
+    ));
+    render::note("leads   a scheduler, in this process too");
+    render::note(format_args!("try     {example}     (in another terminal)"));
+    render::note("stop    Ctrl-C");
+    let (stop, stopped) = watch::channel(false);
+    let mut asked = requests.clone();
+    let scheduling = async {
+        let schedule =
+            scheduler::schedule(client.clone(), super::scheduler::options(session), stopped);
+        let stopping = async {
+            let _ = asked.wait_for(|request| *request != Request::Work).await;
+            let _ = stop.send(true);
+        };
+        tokio::join!(schedule, stopping).0
+    };
+    let working = worker::work(client.broker().clone(), runner.clone(), options, requests);
+    let (summary, scheduled) = tokio::join!(working, scheduling);
+    let summary = summary?;
+    scheduled?;
+    runner.shutdown().await;
+    tracing::info!(ended = summary.jobs_ended, "done");
+    Ok(0)
+}

@@ -1,0 +1,187 @@
+//! `naq enqueue`
+
+mod file;
+mod start;
+
+use std::io::{IsTerminal, Write};
+
+use super::exit::{Exit, Failure};
+use super::job_options::JobOptions;
+use super::progress::Bars;
+use super::render;
+use super::session::Session;
+use naq_client::{Client, Waiter};
+use naq_core::StartTime;
+use naq_protocol::{JobId, QueueName, Record, State};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The queue [default: default]
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    queue: Option<String>,
+    #[command(flatten)]
+    job: JobOptions,
+    #[command(flatten)]
+    start: start::StartOptions,
+    /// Envelopes from a file (- for standard input): one, an array, or one a line; or a flow,
+    /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
+    #[arg(short = 'f', long, value_name = "FILE")]
+    file: Option<String>,
+    /// Wait for the outcome: print the job's output, exit with its code
+    #[arg(short = 'w', long)]
+    wait: bool,
+    /// Print the envelope and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Refuse where the queue holds so many jobs already
+    #[arg(long, value_name = "COUNT")]
+    max_jobs: Option<u64>,
+    /// Do not print the ids
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let name = args
+        .queue
+        .as_deref()
+        .unwrap_or(&session.settings().default_queue);
+    let queue = QueueName::new(name)?;
+    let start = args.start.read()?;
+    if let Some(file) = &args.file {
+        if !args.job.is_empty() {
+            return Err(Failure::usage(
+                "--file brings whole envelopes; a command beside it has no place",
+            ));
+        }
+        if args.dry_run {
+            return file::check(file, start);
+        }
+        let client = session.connect().await?;
+        if let Some(max) = args.max_jobs {
+            client.queue(name)?.check_room(max).await?;
+        }
+        let name = args.job.chosen_id()?;
+        let wanted = file::Wanted {
+            queue: &queue,
+            name: name.as_ref(),
+            start,
+            quiet: args.quiet,
+            keep_ids: args.wait,
+        };
+        let ids = file::enqueue(session, &client, file, &wanted).await?;
+        return if args.wait {
+            wait_for_all(&client, &ids).await
+        } else {
+            Ok(0)
+        };
+    }
+    let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let start = start
+        .map(|start| start.of(envelope.expires_at))
+        .transpose()?;
+    let says_when = !args.quiet && !session.json && std::io::stderr().is_terminal();
+    if args.dry_run {
+        if let Some(start) = start.filter(|_| says_when) {
+            start::tell(&start);
+        }
+        render::print_json(&envelope)?;
+        return Ok(0);
+    }
+    let client = session.connect().await?;
+    let queue = client.queue(queue.as_str())?;
+    if let Some(max) = args.max_jobs {
+        queue.check_room(max).await?;
+    }
+    let waiter = match args.wait {
+        false => None,
+        true => {
+            let job_id = envelope.job_id.get_or_insert_with(JobId::generate);
+            // watched before it is there, so that nothing is missed
+            Some(client.waiter(std::slice::from_ref(job_id)).await?)
+        }
+    };
+    let job_id = match start {
+        None => queue.enqueue(&envelope).await?,
+        Some(start) => queue.enqueue_starting(&envelope, start).await?,
+    };
+    if let Some(start) = start.filter(|_| says_when) {
+        start::tell(&start);
+    }
+    if let Some(waiter) = waiter {
+        return wait_and_show(session, &client, waiter).await;
+    }
+    if !args.quiet {
+        print_id(session, &job_id, queue.name(), start.as_ref())?;
+    }
+    Ok(0)
+}
+
+fn print_id(
+    session: &Session,
+    job_id: &JobId,
+    queue: &QueueName,
+    start: Option<&StartTime>,
+) -> std::io::Result<()> {
+    if session.json {
+        render::print_json(&id_as_json(job_id, queue, start))
+    } else {
+        render::print_line(job_id)
+    }
+}
+
+/// What a program is told of a job that was enqueued.
+fn id_as_json(job_id: &JobId, queue: &QueueName, start: Option<&StartTime>) -> serde_json::Value {
+    let mut told = serde_json::json!({"job_id": job_id, "queue": queue});
+    if let Some(start) = start {
+        told["scheduled_for"] = serde_json::json!(start.due);
+    }
+    told
+}
+
+/// Waits for a job, showing how far it is, and prints its outcome.
+pub(super) async fn wait_and_show(
+    session: &Session,
+    client: &Client,
+    waiter: Waiter,
+) -> Result<u8, Failure> {
+    let mut ended = None;
+    let mut bars = Bars::new();
+    waiter
+        .each_change(|record| {
+            bars.see(&record);
+            ended = Some(record);
+        })
+        .await?;
+    let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
+    show(session, client, &record).await
+}
+
+/// Prints an outcome: output to output, errors to errors, the job's exit code.
+async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
+    if session.json {
+        render::print_json(record)?;
+    } else {
+        std::io::stdout().write_all(&client.read_stdout(record).await?)?;
+        std::io::stderr().write_all(&client.read_stderr(record).await?)?;
+        if let Some(error) = &record.error {
+            render::note(format_args!("naq: {}", render::one_line(error)));
+        }
+    }
+    Ok(record.shell_exit_code())
+}
+
+pub(super) async fn wait_for_all(client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
+    let (mut succeeded, mut failed) = (0_u64, 0_u64);
+    client
+        .wait_each(ids, |record| {
+            if record.state == State::Succeeded {
+                succeeded += 1;
+            } else {
+                failed += 1;
+            }
+        })
+        .await?;
+    render::note(format_args!("{succeeded} succeeded, {failed} did not"));
+    Ok(if failed == 0 { 0 } else { Exit::Failed as u8 })
+}

@@ -1,0 +1,498 @@
+//! Envelopes from a file of any size: one, an array, or one after another.
+//!
+//! A thread reads, splits and checks; the runtime sends. What is under way between the two is
+//! bounded, so memory does not grow with the file.
+
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::de::{SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::id_as_json;
+use super::start::Start;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::render;
+use crate::cli::session::Session;
+use naq_client::{Bulk, Client, ClientError};
+use naq_core::StartTime;
+use naq_jetstream::NewJob;
+use naq_protocol::{Envelope, Flow, JobId, QueueName};
+
+/// Envelopes handed over at once.
+const BATCH_JOBS: usize = 256;
+
+/// Bytes handed over at once.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Batches between the reader and the sender.
+const BATCHES_MAX: usize = 8;
+
+/// An envelope that was read and found sound.
+struct Checked {
+    chosen: Option<JobId>,
+    payload: Bytes,
+    start: Option<StartTime>,
+    /// How much of the file has been read up to here.
+    offset: u64,
+}
+
+/// What stands in a file.
+enum Item {
+    Envelope(Checked),
+    /// A flow, which stands alone.
+    Flow(Flow),
+}
+
+type Batch = Result<Vec<Item>, Failure>;
+
+/// Reads and checks every envelope, and says how many there are.
+pub(super) fn check(file: &str, start: Option<Start>) -> Result<u8, Failure> {
+    let mut count = 0_u64;
+    let mut flow_jobs = None;
+    each(open(file)?.0, start, |item| {
+        match item {
+            Item::Envelope(_) => count += 1,
+            // the name only has to be as long as one that is made
+            Item::Flow(flow) => flow_jobs = Some(flow.members(&flow_name())?.len()),
+        }
+        Ok(())
+    })?;
+    match flow_jobs {
+        Some(jobs) => render::note(format_args!("a flow of {jobs} jobs, sound")),
+        None => render::note(format_args!("{count} envelopes, all sound")),
+    }
+    Ok(0)
+}
+
+/// What is wanted of a file's jobs.
+pub(super) struct Wanted<'w> {
+    /// Where they go.
+    pub(super) queue: &'w QueueName,
+    /// What a flow is called.
+    pub(super) name: Option<&'w JobId>,
+    /// When they begin.
+    pub(super) start: Option<Start>,
+    /// Their ids are not printed.
+    pub(super) quiet: bool,
+    /// Their ids are wanted by the caller.
+    pub(super) keep_ids: bool,
+}
+
+/// Enqueues every envelope. Returns the ids where they are wanted.
+pub(super) async fn enqueue(
+    session: &Session,
+    client: &Client,
+    file: &str,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<JobId>, Failure> {
+    let (reader, size) = open(file)?;
+    let (sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
+    let start = wanted.start;
+    std::thread::spawn(move || read(reader, start, &sender));
+    let bar = progress(size);
+    let queue = wanted.queue;
+    let mut sending = Sending {
+        session,
+        wanted,
+        bulk: client.bulk(),
+        ids: Vec::new(),
+        refused: 0,
+        first_refusal: None,
+    };
+    let mut broken = None;
+    while let Some(batch) = batches.recv().await {
+        match batch {
+            Ok(items) => {
+                for item in items {
+                    let envelope = match item {
+                        Item::Envelope(envelope) => envelope,
+                        Item::Flow(flow) => {
+                            bar.finish_and_clear();
+                            return enqueue_flow(session, client, &flow, wanted).await;
+                        }
+                    };
+                    if wanted.name.is_some() {
+                        return Err(Failure::usage(
+                            "--id names one job or a flow; the envelopes of a file have ids of their own",
+                        ));
+                    }
+                    bar.set_position(envelope.offset);
+                    let mut job = match envelope.chosen {
+                        Some(id) => NewJob::chosen(id, queue.clone(), envelope.payload),
+                        None => NewJob::new(queue.clone(), envelope.payload),
+                    };
+                    job.start = envelope.start;
+                    sending.bulk.push(job).await?;
+                }
+                sending.report()?;
+                bar.set_message(sending.bulk.enqueued().to_string());
+            }
+            Err(failure) => {
+                broken = Some(failure);
+                break;
+            }
+        }
+    }
+    let enqueued = sending.bulk.finish().await?;
+    sending.report()?;
+    bar.finish_and_clear();
+    let told = |what: String| format!("{what}; {enqueued} jobs were enqueued");
+    if let Some(failure) = broken {
+        return Err(Failure::new(failure.exit, told(failure.message)));
+    }
+    if let Some(failure) = sending.first_refusal {
+        let refused = sending.refused;
+        return Err(Failure::new(
+            failure.exit,
+            told(format!(
+                "{refused} jobs were refused, the first because: {}",
+                failure.message
+            )),
+        ));
+    }
+    if std::io::stderr().is_terminal() && !session.json {
+        let repeated = match sending.bulk.repeated() {
+            0 => String::new(),
+            repeated => format!(", {repeated} of them already there"),
+        };
+        render::note(format_args!("{enqueued} jobs enqueued{repeated}"));
+    }
+    Ok(sending.ids)
+}
+
+/// A name for a flow whose author gave it none: short, since the ids of its jobs begin with it.
+fn flow_name() -> JobId {
+    let made = JobId::generate();
+    // the random end of it
+    let random = made.as_str().rsplit('-').next().unwrap_or_default();
+    JobId::new(format!("flow-{random}")).unwrap_or(made)
+}
+
+async fn enqueue_flow(
+    session: &Session,
+    client: &Client,
+    flow: &Flow,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<JobId>, Failure> {
+    let name = wanted.name.cloned().unwrap_or_else(flow_name);
+    let queue = wanted.queue;
+    // one time for all of them
+    let start = wanted.start.map(|start| start.of(None)).transpose()?;
+    let members = client
+        .enqueue_flow_starting(flow, &name, queue, start)
+        .await
+        .map_err(|error| match error {
+            ClientError::NoSuchJob(job) => Failure::new(
+                Exit::Refused,
+                format!("the flow depends on `{job}`, which is neither a job of it nor one that is known; nothing was enqueued"),
+            ),
+            error => error.into(),
+        })?;
+    if !wanted.quiet {
+        for member in &members {
+            if session.json {
+                let queue = member.queue.as_ref().unwrap_or(queue);
+                let mut told = id_as_json(&member.job_id, queue, start.as_ref());
+                told["name"] = serde_json::json!(member.name);
+                told["flow"] = serde_json::json!(name);
+                render::print_json(&told)?;
+            } else {
+                render::print_line(&member.job_id)?;
+            }
+        }
+        if std::io::stderr().is_terminal() && !session.json {
+            render::note(format_args!(
+                "{} jobs enqueued; `naq status --tree {name}` shows them",
+                members.len()
+            ));
+        }
+    }
+    Ok(members.into_iter().map(|member| member.job_id).collect())
+}
+
+struct Sending<'s> {
+    session: &'s Session,
+    wanted: &'s Wanted<'s>,
+    bulk: Bulk,
+    ids: Vec<JobId>,
+    refused: u64,
+    first_refusal: Option<Failure>,
+}
+
+impl Sending<'_> {
+    /// Tells of what the server has taken, and notes what it has not.
+    fn report(&mut self) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        for id in self.bulk.take_confirmed() {
+            if !self.wanted.quiet && !self.wanted.keep_ids {
+                if self.session.json {
+                    let line = serde_json::json!({"job_id": id, "queue": self.wanted.queue});
+                    writeln!(stdout, "{line}")?;
+                } else {
+                    writeln!(stdout, "{id}")?;
+                }
+            }
+            if self.wanted.keep_ids {
+                self.ids.push(id);
+            }
+        }
+        while let Some((job_id, error)) = self.bulk.take_failed() {
+            self.refused += 1;
+            let failure = Failure::from(error);
+            self.first_refusal.get_or_insert_with(|| {
+                Failure::new(failure.exit, format!("{job_id}: {}", failure.message))
+            });
+        }
+        Ok(())
+    }
+}
+
+fn open(file: &str) -> Result<(Box<dyn Read + Send>, Option<u64>), Failure> {
+    if file == "-" {
+        return Ok((Box::new(std::io::stdin()), None));
+    }
+    let opened = std::fs::File::open(file)
+        .map_err(|error| Failure::usage(format!("cannot read {file}: {error}")))?;
+    let size = opened.metadata().ok().map(|metadata| metadata.len());
+    Ok((Box::new(opened), size))
+}
+
+fn progress(size: Option<u64>) -> ProgressBar {
+    let bar = match size {
+        Some(size) => ProgressBar::new(size),
+        None => ProgressBar::no_length(),
+    };
+    // drawn on a terminal only
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    let template = "{bar:30} {bytes}/{total_bytes}  {msg} jobs  {elapsed}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+fn read(reader: Box<dyn Read + Send>, start: Option<Start>, sender: &mpsc::Sender<Batch>) {
+    let mut batch = Vec::with_capacity(BATCH_JOBS);
+    let mut batch_bytes = 0;
+    let read = each(reader, start, |item| {
+        if let Item::Envelope(checked) = &item {
+            batch_bytes += checked.payload.len();
+        }
+        batch.push(item);
+        if batch.len() == BATCH_JOBS || batch_bytes >= BATCH_BYTES {
+            batch_bytes = 0;
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_JOBS));
+            return sender
+                .blocking_send(Ok(full))
+                .map_err(|_| Failure::general("interrupted"));
+        }
+        Ok(())
+    });
+    let _ = sender.blocking_send(Ok(batch));
+    if let Err(failure) = read {
+        let _ = sender.blocking_send(Err(failure));
+    }
+}
+
+/// Splits a file into envelopes, checks each, and hands it over.
+fn each(
+    reader: Box<dyn Read + Send>,
+    start: Option<Start>,
+    mut hand_over: impl FnMut(Item) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut reader = BufReader::with_capacity(256 << 10, reader);
+    let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read on: {error}"));
+    let first = loop {
+        let buffer = reader.fill_buf().map_err(unreadable)?;
+        if buffer.is_empty() {
+            return Err(Failure::new(Exit::Refused, "there is no envelope in it"));
+        }
+        match buffer.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(at) => break buffer[at],
+            None => {
+                let blank = buffer.len();
+                reader.consume(blank);
+            }
+        }
+    };
+    if first == b'[' {
+        return each_of_array(reader, start, &mut hand_over);
+    }
+    let mut text = Vec::new();
+    let (mut line, mut begun_at, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
+    loop {
+        let read = reader.read_until(b'\n', &mut text).map_err(unreadable)?;
+        line += 1;
+        offset += read as u64;
+        let at_end = read == 0;
+        if text.iter().all(u8::is_ascii_whitespace) {
+            if at_end {
+                return Ok(());
+            }
+            text.clear();
+            if begun_at == first_line {
+                first_line = line + 1;
+            }
+            begun_at = line + 1;
+            continue;
+        }
+        // an envelope may be spread over lines: one that is not whole yet goes on
+        if !at_end && is_unfinished(&text) {
+            continue;
+        }
+        let trimmed = text.trim_ascii();
+        if begun_at == first_line && Flow::is_meant(trimmed) {
+            let flow = Flow::parse(trimmed).map_err(|invalid| {
+                let text = invalid.to_string().replacen("envelope", "flow", 1);
+                Failure::new(Exit::Refused, text)
+            })?;
+            nothing_more(reader)?;
+            return hand_over(Item::Flow(flow));
+        }
+        let checked = check_one(trimmed, start, offset, || format!("line {begun_at}"))?;
+        hand_over(Item::Envelope(checked))?;
+        text.clear();
+        begun_at = line + 1;
+        if at_end {
+            return Ok(());
+        }
+    }
+}
+
+/// A flow stands alone in its file.
+fn nothing_more(mut reader: impl BufRead) -> Result<(), Failure> {
+    let mut rest = Vec::new();
+    reader
+        .read_to_end(&mut rest)
+        .map_err(|error| Failure::usage(format!("cannot read on: {error}")))?;
+    if rest.iter().all(u8::is_ascii_whitespace) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Refused,
+        "something stands after the flow; a file has one flow and nothing else",
+    ))
+}
+
+fn is_unfinished(text: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(text).is_err_and(|error| error.is_eof())
+}
+
+fn check_one(
+    text: &[u8],
+    start: Option<Start>,
+    offset: u64,
+    place: impl Fn() -> String,
+) -> Result<Checked, Failure> {
+    let refused = |why: String| Failure::new(Exit::Refused, format!("{}: {why}", place()));
+    let envelope = Envelope::parse(text).map_err(|invalid| refused(invalid.to_string()))?;
+    // each from its own enqueue on, so that a long file's jobs do not all come at once
+    let start = start
+        .map(|start| start.of(envelope.expires_at))
+        .transpose()
+        .map_err(|failure| refused(failure.message))?;
+    Ok(Checked {
+        chosen: envelope.job_id,
+        start,
+        payload: Bytes::copy_from_slice(text),
+        offset,
+    })
+}
+
+fn each_of_array(
+    reader: impl Read,
+    start: Option<Start>,
+    hand_over: &mut dyn FnMut(Item) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    struct Items<'h> {
+        start: Option<Start>,
+        hand_over: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
+        failure: &'h mut Option<Failure>,
+    }
+    impl<'de> Visitor<'de> for Items<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an array of envelopes")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+            let (mut index, mut offset) = (0_u64, 0_u64);
+            while let Some(item) = items.next_element::<Box<RawValue>>()? {
+                let text = item.get().as_bytes();
+                offset += text.len() as u64;
+                let handed = check_one(text, self.start, offset, || format!("[{index}]"))
+                    .and_then(|checked| (self.hand_over)(Item::Envelope(checked)));
+                if let Err(failure) = handed {
+                    *self.failure = Some(failure);
+                    return Err(serde::de::Error::custom("stopped"));
+                }
+                index += 1;
+            }
+            Ok(())
+        }
+    }
+    let mut failure = None;
+    let mut deserializer = serde_json::Deserializer::from_reader(reader);
+    let read = serde::Deserializer::deserialize_seq(
+        &mut deserializer,
+        Items {
+            start,
+            hand_over,
+            failure: &mut failure,
+        },
+    )
+    .and_then(|()| deserializer.end());
+    match (failure, read) {
+        (Some(failure), _) => Err(failure),
+        (None, Err(error)) => Err(Failure::new(Exit::Refused, format!("not JSON: {error}"))),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(text: &'static str) -> Result<Vec<String>, String> {
+        let mut commands = Vec::new();
+        each(Box::new(text.as_bytes()), None, |item| {
+            let Item::Envelope(checked) = item else {
+                return Err(Failure::general("a flow"));
+            };
+            let envelope = Envelope::parse(&checked.payload)?;
+            commands.push(envelope.command.unwrap_or_default());
+            Ok(())
+        })
+        .map_err(|failure| failure.message)?;
+        Ok(commands)
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        for text in [
+            "{\"command\":\"a\"}\n{\"command\":\"b\"}",
+            "{\"command\":\"a\"}\n\n  {\n\"command\":\n\"b\"}\n\n",
+            "\n [ {\"command\":\"a\"},\n{\"command\":\"b\"} ]\n",
+        ] {
+            assert_eq!(commands(text), Ok(vec!["a".into(), "b".into()]), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        for (text, word) in [
+            ("", "no envelope"),
+            ("{\"command\":\"a\"}\n{\"args\":[]}\n", "line 2"),
+            ("[{\"command\":\"a\"},{\"command\":3}]", "[1]"),
+            ("{\"command\":\"a\"", "line 1"),
+            ("[{\"command\":\"a\"}", "EOF"),
+        ] {
+            let error = commands(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! A command or a post for each change, until it has worked.
+//!
+//! The changes come by a durable consumer of the bucket, and each is answered for only once its
+//! command has exited with 0 or its post was taken: whatever happens to this process, the server
+//! tells of it again. So each is done at least once, and now and then once more.
+
+use std::collections::{HashSet, VecDeque};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::webhook::Webhook;
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use crate::cli::session::Session;
+use crate::cli::shutdown::Signals;
+use crate::cli::worker_options::WorkerOptions;
+use naq_client::JobFilter;
+use naq_jetstream::{DurableChange, DurableChanges};
+use naq_protocol::Record;
+use naq_runner::{Captured, Command, End, Program, Runner, Stdin, Stopped};
+
+/// The first wait after a failure; it doubles with each.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest wait after a failure.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// How long what is under way may go on once this process is asked to end.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How many changes that are done with are remembered: a second copy may be on its way.
+const REMEMBERED_MAX: usize = 4_096;
+
+/// The most of an error that goes to a command's environment, in characters.
+const ERROR_CHARS_MAX: usize = 1_000;
+
+/// What is done about a change.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    /// A shell command is run.
+    Exec(String),
+    /// The record is posted to a URL.
+    Webhook(String),
+}
+
+/// What to do about which changes.
+pub(super) struct Options {
+    pub(super) action: Action,
+    pub(super) filter: JobFilter,
+    /// The name of the durable consumer.
+    pub(super) name: String,
+    pub(super) parallel: usize,
+    pub(super) timeout: Duration,
+}
+
+/// An action, ready to be done.
+enum Hook {
+    Exec {
+        runner: Runner,
+        command: String,
+        environment: Vec<(String, String)>,
+        timeout: Duration,
+    },
+    Webhook(Arc<Webhook>),
+}
+
+pub(super) async fn run(session: &Session, options: &Options) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let hook = Arc::new(Hook::new(session, options).await?);
+    let client = session.connect().await?;
+    let ack_wait = session.settings().ack_wait;
+    let changes = client
+        .broker()
+        .durable_changes(&options.name, ack_wait)
+        .await?;
+    tracing::info!(
+        name = %options.name,
+        "waiting for changes: {}",
+        match &*hook {
+            Hook::Exec { .. } => "each runs the command".to_owned(),
+            Hook::Webhook(webhook) => format!("each is posted to {}", webhook.shown()),
+        }
+    );
+    let mut work = Work {
+        changes,
+        hook: Arc::clone(&hook),
+        under_way: JoinSet::new(),
+        in_flight: HashSet::new(),
+        done: Done::default(),
+        ack_wait,
+    };
+    let worked = loop {
+        tokio::select! {
+            biased;
+            _ = signals.next() => break Ok(0),
+            worked = work.step(options) => if let Err(failure) = worked {
+                break Err(failure);
+            },
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(DRAIN_MAX, work.finish()) => {}
+        _ = signals.next() => {}
+    }
+    // the last answers are on their way
+    let _ = client.broker().flush().await;
+    if let Hook::Exec { runner, .. } = &*hook {
+        runner.clone().shutdown().await;
+    }
+    worked
+}
+
+struct Work {
+    changes: DurableChanges,
+    hook: Arc<Hook>,
+    under_way: JoinSet<(u64, bool)>,
+    in_flight: HashSet<u64>,
+    done: Done,
+    ack_wait: Duration,
+}
+
+impl Work {
+    /// Takes one change, or one end. Cancel safe up to what a change that was taken and dropped
+    /// costs: it is told again.
+    async fn step(&mut self, options: &Options) -> Result<(), Failure> {
+        let has_room = self.under_way.len() < options.parallel;
+        tokio::select! {
+            biased;
+            Some(ended) = self.under_way.join_next() => {
+                if let Ok((revision, is_done)) = ended {
+                    self.ended(revision, is_done);
+                }
+                Ok(())
+            }
+            change = self.changes.next(), if has_room => {
+                let change = change?;
+                self.take(options, change).await
+            }
+        }
+    }
+
+    fn ended(&mut self, revision: u64, is_done: bool) {
+        self.in_flight.remove(&revision);
+        if is_done {
+            self.done.add(revision);
+        }
+    }
+
+    async fn take(&mut self, options: &Options, change: DurableChange) -> Result<(), Failure> {
+        let revision = change.changed.revision;
+        if self.in_flight.contains(&revision) {
+            // whoever works on it answers for this copy too
+            return Ok(());
+        }
+        if !options.filter.matches(&change.changed.record) || self.done.has(revision) {
+            change.settle().await;
+            return Ok(());
+        }
+        if let Some(original) = change.changed.copy_of
+            && (self.done.has(original) || self.changes.is_settled(original).await?)
+        {
+            // only its time to live was changed
+            change.settle().await;
+            return Ok(());
+        }
+        self.in_flight.insert(revision);
+        let (hook, ack_wait) = (Arc::clone(&self.hook), self.ack_wait);
+        self.under_way.spawn(async move {
+            let is_done = work_on(&hook, &change, ack_wait).await;
+            (revision, is_done)
+        });
+        Ok(())
+    }
+
+    async fn finish(&mut self) {
+        while self.under_way.join_next().await.is_some() {}
+    }
+}
+
+/// Changes that are done with, as many as are remembered.
+#[derive(Default)]
+struct Done {
+    revisions: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Done {
+    fn add(&mut self, revision: u64) {
+        if self.revisions.insert(revision) {
+            self.order.push_back(revision);
+        }
+        if self.order.len() > REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.revisions.remove(&oldest);
+        }
+    }
+
+    fn has(&self, revision: u64) -> bool {
+        self.revisions.contains(&revision)
+    }
+}
+
+/// Does what is to be done about a change and answers for it. Whether it is done with.
+async fn work_on(hook: &Hook, change: &DurableChange, ack_wait: Duration) -> bool {
+    let record = &change.changed.record;
+    let calling = hook.call(record, change.changed.revision);
+    tokio::pin!(calling);
+    let mut renewal = tokio::time::interval(ack_wait / 3);
+    renewal.tick().await;
+    let called = loop {
+        tokio::select! {
+            called = &mut calling => break called,
+            _ = renewal.tick() => change.hold().await,
+        }
+    };
+    match called {
+        Ok(()) => {
+            change.settle().await;
+            tracing::info!(job_id = %record.job_id, state = %record.state, "done");
+            true
+        }
+        Err(problem) => {
+            let wait = wait_after(change.delivery);
+            tracing::warn!(
+                job_id = %record.job_id,
+                state = %record.state,
+                times = change.delivery,
+                "{problem}; again in {} s",
+                wait.as_secs()
+            );
+            change.again_after(wait).await;
+            false
+        }
+    }
+}
+
+fn wait_after(failures: u64) -> Duration {
+    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
+    WAIT_FIRST.saturating_mul(factor).min(WAIT_MAX)
+}
+
+impl Hook {
+    async fn new(session: &Session, options: &Options) -> Result<Hook, Failure> {
+        match &options.action {
+            Action::Webhook(url) => {
+                let webhook = Webhook::new(url, options.timeout)?;
+                Ok(Hook::Webhook(Arc::new(webhook)))
+            }
+            Action::Exec(command) => {
+                let slots = WorkerOptions::slots(options.parallel);
+                Ok(Hook::Exec {
+                    runner: slots.start_runner(session).await?,
+                    command: command.clone(),
+                    // the operator's own command, not a producer's: what the shell would give it
+                    environment: session
+                        .environment()
+                        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                        .collect(),
+                    timeout: options.timeout,
+                })
+            }
+        }
+    }
+
+    async fn call(&self, record: &Record, revision: u64) -> Result<(), String> {
+        let json = serde_json::to_vec(record).map_err(|error| error.to_string())?;
+        match self {
+            Hook::Webhook(webhook) => {
+                let (webhook, record) = (Arc::clone(webhook), record.clone());
+                let shown = webhook.shown();
+                tokio::task::spawn_blocking(move || webhook.post(&record, &json, revision))
+                    .await
+                    .map_err(|error| error.to_string())?
+                    .map_err(|problem| format!("posting to {shown} failed: {problem}"))
+            }
+            Hook::Exec {
+                runner,
+                command,
+                environment,
+                timeout,
+            } => {
+                let args = vec!["-c".to_owned(), command.clone()];
+                let program = Program::Path {
+                    program: "sh".to_owned(),
+                    args,
+                };
+                let mut shell = Command::new(record.job_id.as_str(), program);
+                shell.env.clone_from(environment);
+                shell.env.extend(variables(record, revision));
+                shell.stdin = Stdin::Bytes(json.into());
+                shell.timeout = Some(*timeout);
+                let ended = runner.start_job(shell).wait().await;
+                pass_on(&ended.stdout, &mut std::io::stdout());
+                pass_on(&ended.stderr, &mut std::io::stderr());
+                match (&ended.stopped, &ended.end) {
+                    (None, End::Exited(0)) => Ok(()),
+                    (Some(Stopped::Timeout), _) => Err("the command ran out of time".to_owned()),
+                    (Some(_), _) => Err("the command was stopped".to_owned()),
+                    (None, End::Exited(code)) => Err(format!("the command exited with {code}")),
+                    (None, End::Signalled(signal)) => {
+                        Err(format!("the command was ended by signal {signal}"))
+                    }
+                    (None, End::NotStarted(failure)) => {
+                        Err(format!("the command could not be started: {failure}"))
+                    }
+                    (None, End::SpawnerDied) => Err("the command was lost".to_owned()),
+                }
+            }
+        }
+    }
+}
+
+/// What the command is told beside the record on its standard input.
+fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
+    let error = record.error.as_deref().unwrap_or_default();
+    let optional = |value: Option<String>| value.unwrap_or_default();
+    [
+        ("NAQ_JOB_ID", record.job_id.to_string()),
+        ("NAQ_QUEUE", record.queue.to_string()),
+        ("NAQ_STATE", record.state.to_string()),
+        (
+            "NAQ_REASON",
+            optional(record.reason.map(|reason| reason.to_string())),
+        ),
+        (
+            "NAQ_ERROR",
+            render::clip(&error.replace('\0', ""), ERROR_CHARS_MAX),
+        ),
+        ("NAQ_ATTEMPT", record.attempt.to_string()),
+        (
+            "NAQ_EXIT_CODE",
+            optional(record.exit_code.map(|code| code.to_string())),
+        ),
+        ("NAQ_REVISION", revision.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// Copies what a command wrote, as far as it was kept, to our own output.
+fn pass_on(captured: &Captured, to: &mut impl Write) {
+    // a reader that has gone does not make the command fail
+    let _ = to
+        .write_all(&captured.head)
+        .and_then(|()| to.write_all(&captured.tail))
+        .and_then(|()| to.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_end() {
+        assert_eq!(wait_after(1), WAIT_FIRST);
+        assert_eq!(wait_after(3), Duration::from_secs(4));
+        assert_eq!(wait_after(10), WAIT_MAX);
+        assert_eq!(wait_after(u64::MAX), WAIT_MAX);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut done = Done::default();
+        for revision in 0..10_000 {
+            done.add(revision);
+        }
+        assert_eq!(done.order.len(), REMEMBERED_MAX);
+        assert_eq!(done.revisions.len(), REMEMBERED_MAX);
+        assert!(done.has(9_999) && !done.has(0));
+    }
+}

@@ -1,0 +1,183 @@
+//! `naq events`
+
+mod hook;
+mod webhook;
+
+use std::num::NonZero;
+
+use sha2::{Digest, Sha256};
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use naq_client::{Client, Event, JobFilter, LabelFilter};
+use naq_protocol::units::Span;
+use naq_protocol::{QueueName, State};
+
+/// Which jobs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Jobs of this queue
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// Jobs in one of these states: queued, running, succeeded, failed …
+    #[arg(
+        short = 's',
+        long = "state",
+        value_name = "STATE,…",
+        value_delimiter = ','
+    )]
+    states: Vec<State>,
+    /// Jobs with this label; more than once for all of several
+    #[arg(short = 'l', long = "label", value_name = "KEY[=VALUE]")]
+    labels: Vec<LabelFilter>,
+}
+
+impl Which {
+    pub(super) fn filter(&self) -> Result<JobFilter, Failure> {
+        Ok(JobFilter {
+            queue: self.queue.as_ref().map(QueueName::new).transpose()?,
+            states: self.states.clone(),
+            labels: self.labels.clone(),
+        })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Print what happens from now on, until Ctrl-C
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// Run a shell command for each failure, or each change that the filters ask for
+    #[arg(long, value_name = "COMMAND", group = "action")]
+    exec: Option<String>,
+    /// Post the record of each failure, or of each change that the filters ask for, to a URL
+    #[arg(long, value_name = "URL", group = "action")]
+    webhook: Option<String>,
+    /// What to remember under which changes are done with [default: made of the action and the filters]
+    #[arg(long, value_name = "NAME", requires = "action")]
+    durable: Option<String>,
+    /// How many commands or posts are under way at once
+    #[arg(long, value_name = "COUNT", default_value = "4", requires = "action")]
+    parallel: NonZero<u8>,
+    /// How long a command or a post may take
+    #[arg(long, value_name = "TIME", default_value = "1m", requires = "action")]
+    timeout: Span,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let mut filter = args.which.filter()?;
+    let action = match (&args.exec, &args.webhook) {
+        (Some(command), _) => hook::Action::Exec(command.clone()),
+        (None, Some(url)) => hook::Action::Webhook(url.clone()),
+        (None, None) => {
+            let client = session.connect().await?;
+            return if args.follow {
+                follow(session, &client, &filter).await
+            } else {
+                stored(session, &client, &filter).await
+            };
+        }
+    };
+    if filter.states.is_empty() {
+        filter.states = vec![State::Failed, State::Rejected];
+    }
+    let unrecorded = [State::Queued, State::Scheduled];
+    if let Some(state) = unrecorded
+        .iter()
+        .find(|state| filter.states.contains(state))
+    {
+        return Err(Failure::usage(format!(
+            "--state {state}: an action is for what is recorded, and that is what a worker does; `naq events --follow --state {state}` tells it as it happens"
+        )));
+    }
+    let name = match &args.durable {
+        Some(name) if QueueName::new(name).is_ok() => name.clone(),
+        Some(_) => {
+            return Err(Failure::usage(
+                "--durable: a name is 1 to 64 of A-Z a-z 0-9 _ -",
+            ));
+        }
+        None => durable_name(&action, &filter),
+    };
+    hook::run(
+        session,
+        &hook::Options {
+            action,
+            filter,
+            name,
+            parallel: usize::from(args.parallel.get()),
+            timeout: args.timeout.0,
+        },
+    )
+    .await
+}
+
+/// A name that the same action on the same changes has again after a restart.
+fn durable_name(action: &hook::Action, filter: &JobFilter) -> String {
+    let what = format!("{action:?}\0{filter:?}");
+    let digest = Sha256::digest(what);
+    let hex: String = digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("naq-events-{hex}")
+}
+
+async fn stored(session: &Session, client: &Client, filter: &JobFilter) -> Result<u8, Failure> {
+    let mut events = client.stored_events(filter).await?;
+    while let Some(event) = events.next().await? {
+        print(session, &event)?;
+    }
+    Ok(0)
+}
+
+/// Prints every change as it happens.
+pub(super) async fn follow(
+    session: &Session,
+    client: &Client,
+    filter: &JobFilter,
+) -> Result<u8, Failure> {
+    let mut events = client.events(filter).await?;
+    tracing::debug!("following");
+    loop {
+        match events.next().await? {
+            Some(event) => print(session, &event)?,
+            None => render::note(
+                "naq: the connection was lost: what was enqueued meanwhile and states that jobs left again are missing here, ends are not",
+            ),
+        }
+    }
+}
+
+fn print(session: &Session, event: &Event) -> std::io::Result<()> {
+    if session.json {
+        return render::print_json(event);
+    }
+    let before = event
+        .previous_state
+        .map(|state| format!("{}→", render::state(state)))
+        .unwrap_or_default();
+    let mut why = String::new();
+    if let Some(reason) = event.reason {
+        why.push_str(&format!("  {reason}"));
+        if let Some(code) = event.exit_code.filter(|code| *code != 0) {
+            why.push_str(&format!(" {code}"));
+        }
+    }
+    if let Some(error) = &event.error {
+        why.push_str(&format!(
+            "  {}",
+            render::clip(&render::one_line(error), 120)
+        ));
+    }
+    render::print_line(format_args!(
+        "{}  {}  {}  {before}{}{why}",
+        event.time,
+        event.job_id,
+        event.queue,
+        render::state(event.state)
+    ))
+}

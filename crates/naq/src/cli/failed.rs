@@ -1,0 +1,371 @@
+//! `naq failed`
+
+use std::io::Write;
+
+use base64::Engine;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::exit::Failure;
+use super::purge::confirm;
+use super::render;
+use super::retry::{Refusals, print_ids};
+use super::session::Session;
+use naq_client::{Client, FailedFilter, Retried};
+use naq_jetstream::FailedJob;
+use naq_protocol::units::Span;
+use naq_protocol::{JobId, QueueName, Timestamp};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List failed jobs, newest first
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// How many at the most
+        #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show a failed job whole: why it failed, its headers and its envelope
+    Show {
+        /// The job's id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Print the envelope's bytes and nothing else
+        #[arg(long)]
+        envelope: bool,
+    },
+    /// Run failed jobs again, as new jobs
+    Retry {
+        #[command(flatten)]
+        selection: Selection,
+        /// Do not print the new ids
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Let go of failed jobs
+    Discard {
+        #[command(flatten)]
+        selection: Selection,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+}
+
+/// Filters of failed jobs.
+#[derive(Debug, Default, clap::Args)]
+struct Which {
+    /// Jobs of this queue
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// Jobs that failed for this reason: exit, signal, timeout, oom, spawn, crashed, invalid …
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Jobs that failed at least so long ago
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<Span>,
+    /// Jobs that failed at most so long ago
+    #[arg(long, value_name = "AGE")]
+    newer_than: Option<Span>,
+}
+
+impl Which {
+    fn is_empty(&self) -> bool {
+        self.queue.is_none()
+            && self.reason.is_none()
+            && self.older_than.is_none()
+            && self.newer_than.is_none()
+    }
+
+    fn filter(&self) -> Result<FailedFilter, Failure> {
+        Ok(FailedFilter {
+            queue: self.queue.as_ref().map(QueueName::new).transpose()?,
+            reason: self.reason.clone(),
+            until: self.older_than.map(ago),
+            since: self.newer_than.map(ago),
+            up_to: None,
+        })
+    }
+}
+
+/// A moment that is so long past.
+pub(super) fn ago(age: Span) -> Timestamp {
+    // ages are bounded, so that the moment exists
+    Timestamp(render::now().0 - age.0)
+}
+
+/// Failed jobs to do something to.
+#[derive(Debug, clap::Args)]
+struct Selection {
+    /// The jobs' ids
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Every failed job
+    #[arg(long)]
+    all: bool,
+}
+
+enum Selected {
+    Ids(Vec<JobId>),
+    Matching(FailedFilter),
+}
+
+impl Selection {
+    fn selected(&self) -> Result<Selected, Failure> {
+        let given = [!self.ids.is_empty(), !self.which.is_empty(), self.all];
+        if given.iter().filter(|given| **given).count() != 1 {
+            return Err(Failure::usage(
+                "say which failed jobs: their ids, or filters (--queue, --reason, --older-than, --newer-than), or --all",
+            ));
+        }
+        if self.ids.is_empty() {
+            return Ok(Selected::Matching(self.which.filter()?));
+        }
+        let ids = self.ids.iter().map(JobId::new);
+        Ok(Selected::Ids(ids.collect::<Result<_, _>>()?))
+    }
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb {
+        Verb::List { which, limit } => {
+            let filter = which.filter()?;
+            let client = session.connect().await?;
+            list(session, &client, &filter, limit).await
+        }
+        Verb::Show { id, envelope } => {
+            let job_id = JobId::new(&id)?;
+            let client = session.connect().await?;
+            let job = client.fetch_failed(&job_id).await?;
+            let bytes = client.broker().failed_envelope(&job).await?;
+            if envelope {
+                let mut stdout = std::io::stdout();
+                stdout.write_all(&bytes)?;
+                stdout.flush()?;
+            } else {
+                let headers = headers(&client, &job).await?;
+                show(session, &job, &headers, &bytes)?;
+            }
+            Ok(0)
+        }
+        Verb::Retry { selection, quiet } => {
+            let selected = selection.selected()?;
+            let client = session.connect().await?;
+            retry(session, &client, selected, quiet).await
+        }
+        Verb::Discard { selection, yes } => {
+            let selected = selection.selected()?;
+            let client = session.connect().await?;
+            discard(session, &client, selected, yes).await
+        }
+    }
+}
+
+async fn list(
+    session: &Session,
+    client: &Client,
+    filter: &FailedFilter,
+    limit: usize,
+) -> Result<u8, Failure> {
+    let mut failed = client.list_failed(filter).await?;
+    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    let now = render::now();
+    while rows.len() + objects.len() < limit
+        && let Some(job) = failed.next().await?
+    {
+        if session.json {
+            objects.push(as_json(&job));
+            continue;
+        }
+        rows.push(vec![
+            job.job_id.to_string(),
+            job.queue.to_string(),
+            format!("{}/{}", job.state, job.reason.as_deref().unwrap_or("-")),
+            job.attempt.to_string(),
+            format!("{} ago", render::age(job.time, now)),
+            render::clip(job.error.as_deref().unwrap_or("-"), 80),
+        ]);
+    }
+    if session.json {
+        render::print_json(&objects)?;
+    } else if rows.is_empty() {
+        render::note("no failed job is kept");
+    } else {
+        let is_all = rows.len() < limit || failed.next().await?.is_none();
+        render::print_table(
+            &["JOB", "QUEUE", "REASON", "ATTEMPT", "FAILED", "ERROR"],
+            &rows,
+        )?;
+        if !is_all {
+            render::note(format_args!(
+                "naq: these are the newest {limit}; --limit shows more"
+            ));
+        }
+    }
+    Ok(0)
+}
+
+fn as_json(job: &FailedJob) -> Value {
+    json!({
+        "job_id": job.job_id,
+        "queue": job.queue,
+        "state": job.state,
+        "reason": job.reason,
+        "error": job.error,
+        "attempt": job.attempt,
+        "failed_at": job.time,
+    })
+}
+
+/// The headers that the job's message had, wherever they are.
+async fn headers(client: &Client, job: &FailedJob) -> Result<Vec<(String, String)>, Failure> {
+    let Some(object) = &job.headers_object else {
+        return Ok(job.headers.clone());
+    };
+    let bytes = client.broker().get_object(object).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
+
+fn show(
+    session: &Session,
+    job: &FailedJob,
+    headers: &[(String, String)],
+    envelope: &[u8],
+) -> std::io::Result<()> {
+    if session.json {
+        let mut object = as_json(job);
+        object["headers"] = headers
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        match serde_json::from_slice::<Box<serde_json::value::RawValue>>(envelope) {
+            Ok(_) => object["envelope"] = serde_json::from_slice(envelope)?,
+            Err(_) => {
+                let encoded = base64::engine::general_purpose::STANDARD.encode(envelope);
+                object["envelope_base64"] = Value::String(encoded);
+            }
+        }
+        return render::print_json(&object);
+    }
+    let row = |name: &str, value: &str| {
+        render::print_line(format_args!("{name:<12} {}", render::escape(value)))
+    };
+    let age = render::age(job.time, render::now());
+    row("job", job.job_id.as_str())?;
+    row("queue", job.queue.as_str())?;
+    row("state", job.state.as_str())?;
+    row("reason", job.reason.as_deref().unwrap_or("-"))?;
+    row("error", job.error.as_deref().unwrap_or("-"))?;
+    row("attempt", &job.attempt.to_string())?;
+    row("failed", &format!("{} ({age} ago)", job.time))?;
+    for (name, value) in headers {
+        row("header", &format!("{name}: {value}"))?;
+    }
+    row("envelope", &render::bytes(envelope.len() as u64))?;
+    for line in String::from_utf8_lossy(envelope).lines() {
+        render::print_line(format_args!("  {}", render::escape(line)))?;
+    }
+    Ok(())
+}
+
+async fn retry(
+    session: &Session,
+    client: &Client,
+    selected: Selected,
+    quiet: bool,
+) -> Result<u8, Failure> {
+    let mut refusals = Refusals::default();
+    let filter = match selected {
+        Selected::Ids(ids) => {
+            for id in &ids {
+                let retried = match client.fetch_failed(id).await {
+                    Ok(_) => client.retry(id).await,
+                    Err(error) => Err(error),
+                };
+                match retried {
+                    Ok(job_id) if !quiet => print_ids(session, &job_id, id)?,
+                    Ok(_) => {}
+                    Err(error) => refusals.take(error),
+                }
+            }
+            return refusals.finish();
+        }
+        Selected::Matching(filter) => filter,
+    };
+    let (mut enqueued, mut outdated, mut open) = (0_u64, 0_u64, 0_u64);
+    let mut printed = Ok(());
+    client
+        .retry_failed(&filter, |retried| match retried {
+            Retried::Enqueued { job_id, rerun_of } => {
+                enqueued += 1;
+                if !quiet && printed.is_ok() {
+                    printed = print_ids(session, &job_id, &rerun_of);
+                }
+            }
+            Retried::Outdated(_) => outdated += 1,
+            Retried::NotEnded(_) => open += 1,
+            Retried::Refused(_, error) => refusals.take(error),
+        })
+        .await?;
+    printed?;
+    let mut told = format!("naq: {enqueued} failed jobs run again");
+    if outdated > 0 {
+        told.push_str(&format!(", {outdated} had ended otherwise since"));
+    }
+    if open > 0 {
+        told.push_str(&format!(", {open} have not ended yet and were left"));
+    }
+    render::note(told);
+    refusals.finish()
+}
+
+async fn discard(
+    session: &Session,
+    client: &Client,
+    selected: Selected,
+    yes: bool,
+) -> Result<u8, Failure> {
+    let discarded = match selected {
+        Selected::Ids(ids) => {
+            let mut jobs = Vec::new();
+            for id in &ids {
+                jobs.push(client.fetch_failed(id).await?);
+            }
+            confirm(yes, &format!("discard {} failed jobs", jobs.len()))?;
+            let mut discarded = 0;
+            for job in &jobs {
+                discarded += u64::from(client.discard_failed_job(job).await?);
+            }
+            discarded
+        }
+        Selected::Matching(mut filter) => {
+            if !yes {
+                let count = client.count_failed(&filter).await?;
+                // what fails while the question is open was not asked about
+                filter.up_to = Some(count.up_to);
+                confirm(yes, &format!("discard {} failed jobs", count.jobs))?;
+            }
+            client.discard_failed(&filter).await?
+        }
+    };
+    if session.json {
+        render::print_json(&json!({"discarded": discarded}))?;
+    } else {
+        render::print_line(format_args!("{discarded} failed jobs discarded"))?;
+    }
+    Ok(0)
+}

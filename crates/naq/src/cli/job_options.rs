@@ -1,0 +1,320 @@
+//! The options that make an envelope, shared by `run` and `enqueue`.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::value::RawValue;
+
+use super::exit::Failure;
+use naq_protocol::units::{Size, Span};
+use naq_protocol::{Backoff, Condition, Delays, Dependency, Envelope, JobId, Limits, Timestamp};
+
+/// What a job is.
+#[derive(Debug, Default, Args)]
+pub(super) struct JobOptions {
+    /// The command and its arguments (after --); with --script the script's arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<String>,
+    /// Send this file's text as the job (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    script: Option<String>,
+    /// The job's id [default: a new one]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// A variable for the job; NAME alone takes it from here
+    #[arg(short = 'e', long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// A secret of the worker's that the job is given
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
+    /// The job's working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// How long it may take: 90s, 5m
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+    /// How much memory it may use: 256M, 2G
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    memory: Option<Size>,
+    /// How much processor time a process of it may use
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    cpu_time: Option<Span>,
+    /// How many processors it may keep busy
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    cpus: Option<f64>,
+    /// How many processes and threads it may have
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    processes: Option<u64>,
+    /// How many files a process of it may have open
+    #[arg(long, value_name = "COUNT", help_heading = "Limits")]
+    open_files: Option<u64>,
+    /// How large a file it may write
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    file_size: Option<Size>,
+    /// How much of its output is kept, of each stream
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    output: Option<Size>,
+    /// Its niceness, -20 to 19
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        allow_negative_numbers = true,
+        help_heading = "Limits"
+    )]
+    nice: Option<i8>,
+    /// This file's content on its standard input (- for ours)
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    stdin: Option<String>,
+    /// This JSON on its standard input
+    #[arg(long, value_name = "JSON")]
+    input: Option<String>,
+    /// A label, for filters
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// A label that a worker must have to run it
+    #[arg(long = "require", value_name = "KEY=VALUE")]
+    requires: Vec<String>,
+    /// Anything to carry along
+    #[arg(long, value_name = "JSON")]
+    meta: Option<String>,
+    /// The W3C trace context that the job is given as TRACEPARENT
+    #[arg(long, value_name = "TEXT")]
+    traceparent: Option<String>,
+    /// How often to try again after a failure
+    #[arg(
+        long,
+        visible_alias = "max-retries",
+        value_name = "COUNT",
+        help_heading = "Retries"
+    )]
+    retries: Option<u32>,
+    /// How long to wait before a retry; several, comma-separated, one for each
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_delimiter = ',',
+        help_heading = "Retries"
+    )]
+    retry_delay: Vec<Span>,
+    /// How the wait grows: fixed, linear, exponential
+    #[arg(long, value_name = "STRATEGY", value_parser = parse_strategy, help_heading = "Retries")]
+    retry_strategy: Option<Backoff>,
+    /// The longest wait
+    #[arg(long, value_name = "TIME", help_heading = "Retries")]
+    retry_max_delay: Option<Span>,
+    /// Wait exactly as long as said, not a random part of it
+    #[arg(long, help_heading = "Retries")]
+    no_retry_jitter: bool,
+    /// Exit codes to try again after (and no others)
+    #[arg(
+        long,
+        value_name = "CODES",
+        value_delimiter = ',',
+        help_heading = "Retries"
+    )]
+    retry_on: Vec<u8>,
+    /// Exit codes never to try again after
+    #[arg(
+        long,
+        value_name = "CODES",
+        value_delimiter = ',',
+        help_heading = "Retries"
+    )]
+    fatal_on: Vec<u8>,
+    /// Exit codes that count as success beside 0
+    #[arg(
+        long,
+        value_name = "CODES",
+        value_delimiter = ',',
+        help_heading = "Retries"
+    )]
+    success_on: Vec<u8>,
+    /// A job that has to end well first; JOB=failure, JOB=finished for another end
+    #[arg(long, value_name = "JOB[=END]", help_heading = "Dependencies")]
+    depends_on: Vec<String>,
+    /// How long a job that it depends on may be missing [default: 24h]
+    #[arg(long, value_name = "TIME", help_heading = "Dependencies")]
+    dependency_timeout: Option<Span>,
+    /// At most --concurrency-max jobs of this key run at once, across all workers
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// How many jobs of the key may run at once [default: 1]
+    #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
+    concurrency_max: Option<u32>,
+    /// Not to be started after this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<Timestamp>,
+    /// How long its record stays once it has ended; 0 for ever
+    #[arg(long, value_name = "TIME")]
+    result_ttl: Option<Span>,
+}
+
+fn parse_strategy(text: &str) -> Result<Backoff, String> {
+    match text {
+        "fixed" => Ok(Backoff::Fixed),
+        "linear" => Ok(Backoff::Linear),
+        "exponential" => Ok(Backoff::Exponential),
+        _ => Err("one of fixed, linear, exponential".to_owned()),
+    }
+}
+
+impl JobOptions {
+    /// The envelope these options describe, validated. `variable` reads this process's
+    /// environment.
+    pub(super) fn envelope<'e>(
+        &self,
+        variable: impl Fn(&str) -> Option<&'e str>,
+    ) -> Result<Envelope, Failure> {
+        let mut envelope = match (&self.script, self.command.split_first()) {
+            (Some(file), _) => {
+                let mut envelope = Envelope::script(read_text(file, "the script")?);
+                envelope.args = strings(&self.command);
+                envelope
+            }
+            (None, Some((program, args))) => Envelope::command(program.clone(), args.to_vec()),
+            (None, None) => {
+                return Err(Failure::usage(
+                    "nothing to run: give a command after `--`, or --script FILE",
+                ));
+            }
+        };
+        envelope.job_id = self.chosen_id()?;
+        for text in &self.env {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                None => (
+                    text.as_str(),
+                    variable(text)
+                        .ok_or_else(|| {
+                            Failure::usage(format!(
+                                "--env {text}: it is not set here; write {text}=VALUE"
+                            ))
+                        })?
+                        .to_owned(),
+                ),
+            };
+            envelope.env.insert(name.to_owned(), value);
+        }
+        for text in &self.labels {
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("--label {text}: write KEY=VALUE")))?;
+            envelope.labels.insert(key.to_owned(), value.to_owned());
+        }
+        for text in &self.requires {
+            let (key, value) = text
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("--require {text}: write KEY=VALUE")))?;
+            envelope.requires.insert(key.to_owned(), value.to_owned());
+        }
+        if let Some(file) = &self.stdin {
+            let bytes = read_bytes(file, "the standard input")?;
+            match String::from_utf8(bytes) {
+                Ok(text) => envelope.stdin = Some(text),
+                Err(error) => {
+                    use base64::Engine;
+                    envelope.stdin_base64 =
+                        Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()));
+                }
+            }
+        }
+        envelope.input = json("--input", self.input.as_deref())?;
+        envelope.meta = json("--meta", self.meta.as_deref())?;
+        envelope.traceparent.clone_from(&self.traceparent);
+        envelope.secrets.clone_from(&self.secrets);
+        envelope.cwd.clone_from(&self.cwd);
+        envelope.timeout = self.timeout;
+        envelope.limits = Limits {
+            memory: self.memory,
+            cpu_time: self.cpu_time,
+            cpus: self.cpus,
+            processes: self.processes,
+            open_files: self.open_files,
+            file_size: self.file_size,
+            output: self.output,
+            nice: self.nice,
+        };
+        envelope.max_retries = self.retries;
+        envelope.retry_delay = match self.retry_delay.as_slice() {
+            [] => None,
+            [one] => Some(Delays::One(*one)),
+            several => Some(Delays::Each(several.to_vec())),
+        };
+        envelope.retry_strategy = self.retry_strategy;
+        envelope.retry_max_delay = self.retry_max_delay;
+        envelope.retry_jitter = self.no_retry_jitter.then_some(false);
+        envelope.retry_on = (!self.retry_on.is_empty()).then(|| self.retry_on.clone());
+        envelope.fatal_on.clone_from(&self.fatal_on);
+        envelope.success_on.clone_from(&self.success_on);
+        for text in &self.depends_on {
+            envelope.depends_on.push(dependency(text)?);
+        }
+        envelope.dependency_timeout = self.dependency_timeout;
+        envelope.concurrency_key.clone_from(&self.concurrency_key);
+        envelope.concurrency_max = self.concurrency_max;
+        envelope.expires_at = self.expires_at;
+        envelope.result_ttl = self.result_ttl;
+        envelope.validate()?;
+        Ok(envelope)
+    }
+
+    /// The id that was chosen, if one was.
+    pub(super) fn chosen_id(&self) -> Result<Option<JobId>, Failure> {
+        let id = self.id.as_ref().map(JobId::chosen).transpose();
+        id.map_err(|error| Failure::usage(error.to_string()))
+    }
+
+    /// Whether anything here describes a job.
+    pub(super) fn is_empty(&self) -> bool {
+        self.command.is_empty() && self.script.is_none()
+    }
+}
+
+/// A dependency as `JOB` or `JOB=END`.
+fn dependency(text: &str) -> Result<Dependency, Failure> {
+    let (job, on) = match text.split_once('=') {
+        Some((job, on)) => (
+            job,
+            on.parse()
+                .map_err(|error: String| Failure::usage(format!("--depends-on: {error}")))?,
+        ),
+        None => (text, Condition::default()),
+    };
+    Ok(Dependency {
+        job: JobId::new(job)?,
+        on,
+    })
+}
+
+fn strings(texts: &[String]) -> Vec<serde_json::Value> {
+    texts.iter().cloned().map(Into::into).collect()
+}
+
+fn json(flag: &str, text: Option<&str>) -> Result<Option<Box<RawValue>>, Failure> {
+    text.map(|text| {
+        RawValue::from_string(text.to_owned())
+            .map_err(|error| Failure::usage(format!("{flag} is not JSON: {error}")))
+    })
+    .transpose()
+}
+
+/// A file's bytes; `-` is standard input.
+pub(super) fn read_bytes(file: &str, what: &str) -> Result<Vec<u8>, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::usage(format!("cannot read {what} from {file}: {error}"));
+    if file == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        return Ok(bytes);
+    }
+    std::fs::read(PathBuf::from(file)).map_err(failed)
+}
+
+fn read_text(file: &str, what: &str) -> Result<String, Failure> {
+    String::from_utf8(read_bytes(file, what)?)
+        .map_err(|_| Failure::usage(format!("{what} in {file} is not UTF-8")))
+}

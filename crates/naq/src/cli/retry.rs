@@ -1,0 +1,96 @@
+//! `naq retry`
+
+use super::enqueue::{wait_and_show, wait_for_all};
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use naq_client::{Client, ClientError};
+use naq_protocol::JobId;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The ended jobs' ids
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    /// Wait for the outcome: print the job's output, exit with its code
+    #[arg(short = 'w', long)]
+    wait: bool,
+    /// Do not print the new ids
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let mut ids = args
+        .ids
+        .iter()
+        .map(JobId::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    // a job that is named twice is not run twice
+    let mut seen = std::collections::HashSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    let client = session.connect().await?;
+    if args.wait {
+        return retry_and_wait(session, &client, &ids).await;
+    }
+    let mut refusals = Refusals::default();
+    for id in &ids {
+        match client.retry(id).await {
+            Ok(job_id) if !args.quiet => print_ids(session, &job_id, id)?,
+            Ok(_) => {}
+            Err(error) => refusals.take(error),
+        }
+    }
+    refusals.finish()
+}
+
+async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
+    let mut reruns = Vec::new();
+    for id in ids {
+        reruns.push(client.prepare_retry(id).await?);
+    }
+    let new: Vec<JobId> = reruns.iter().map(|rerun| rerun.job_id().clone()).collect();
+    let [only] = new.as_slice() else {
+        for rerun in reruns {
+            rerun.enqueue().await?;
+        }
+        return wait_for_all(client, &new).await;
+    };
+    // watched before it is there, so that nothing is missed
+    let waiter = client.waiter(std::slice::from_ref(only)).await?;
+    for rerun in reruns {
+        rerun.enqueue().await?;
+    }
+    wait_and_show(session, client, waiter).await
+}
+
+pub(super) fn print_ids(
+    session: &Session,
+    job_id: &JobId,
+    rerun_of: &JobId,
+) -> std::io::Result<()> {
+    if session.json {
+        render::print_json(&serde_json::json!({"job_id": job_id, "rerun_of": rerun_of}))
+    } else {
+        render::print_line(job_id)
+    }
+}
+
+/// Errors of some of many jobs: each is told as it comes, but for the last, which ends the verb.
+#[derive(Default)]
+pub(super) struct Refusals {
+    last: Option<Failure>,
+}
+
+impl Refusals {
+    pub(super) fn take(&mut self, error: ClientError) {
+        if let Some(earlier) = self.last.replace(error.into()) {
+            render::note(format_args!("naq: {}", render::one_line(&earlier.message)));
+        }
+    }
+
+    /// 0, or the code of the last error.
+    pub(super) fn finish(self) -> Result<u8, Failure> {
+        self.last.map_or(Ok(0), Err)
+    }
+}

@@ -1,0 +1,162 @@
+//! `naq run`: enqueue, work and print in one process.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::exit::Failure;
+use super::job_options::JobOptions;
+use super::progress::Bars;
+use super::render;
+use super::session::Session;
+use super::worker_options::WorkerOptions;
+use crate::worker::{self, Request};
+use naq_core::satisfies;
+use naq_protocol::{JobId, Progress, QueueName, Record, State};
+use naq_runner::StreamKind;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    job: JobOptions,
+}
+
+/// The queue of jobs that run where they were enqueued. Each `naq run` takes its own job from
+/// it and no other.
+const QUEUE: &str = "run";
+
+/// Pieces of output on their way to our own output.
+const TAP_CHUNKS_MAX: usize = 64;
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let queue = QueueName::new(QUEUE)?;
+    let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
+    let labels = &session.settings().worker_labels;
+    if !satisfies(labels, &envelope.requires) {
+        return Err(Failure::usage(
+            "this job requires labels that are not in `worker_labels` here, and `naq run` runs it here; `naq enqueue --wait` leaves it to a worker that has them",
+        ));
+    }
+    let (ask, requests) = super::shutdown::requests(Request::Cancel)?;
+    let options = WorkerOptions::one_slot();
+    // the spawners first: they are small because this process still is
+    let runner = options.start_runner(session).await?;
+    let (client, _managed) = session.connect_or_start().await?;
+    let broker = client.broker();
+    if envelope.cwd.is_none() {
+        envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);
+    }
+    // an id that was used has an outcome already, which is the answer
+    client
+        .queue(QUEUE)?
+        .enqueue_bytes(
+            envelope.job_id.clone().or(Some(job_id.clone())),
+            serde_json::to_vec(&envelope)
+                .map_err(|error| Failure::general(error.to_string()))?
+                .into(),
+        )
+        .await?;
+    if let (Some(record), _) = broker.read_record(&job_id).await?
+        && record.state.is_terminal()
+    {
+        std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
+        std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
+        return finish(session, &record);
+    }
+    let ack_wait = session.settings().ack_wait;
+    let consumer = broker
+        .ensure_single_job_consumer(&queue, &job_id, ack_wait)
+        .await?;
+    let (tap, output) = mpsc::channel(TAP_CHUNKS_MAX);
+    let mut worker = options.worker(session, vec![queue])?;
+    worker.only_job = Some((job_id.clone(), consumer));
+    worker.tap = Some(tap);
+    let (progress, said) = watch::channel(Progress::default());
+    worker.tap_progress = Some(progress);
+    let bars = Arc::new(Mutex::new(Bars::new()));
+    let showing = tokio::spawn(show(job_id.clone(), said, Arc::clone(&bars)));
+    let printer = tokio::task::spawn_blocking(move || {
+        let printed = print(output, &bars);
+        if printed.is_err() {
+            // nobody reads us any more: what a shell does to a pipeline's writer
+            let _ = ask.send(Request::Cancel);
+        }
+        printed
+    });
+    let summary = worker::work(broker.clone(), runner.clone(), worker, requests).await?;
+    runner.shutdown().await;
+    let printed = printer.await;
+    let _ = showing.await;
+    let record = match summary.last_record {
+        Some(record) if record.state.is_terminal() => *record,
+        // stopped before it began, or between two attempts
+        _ => {
+            let ttl = session.settings().default_result_ttl;
+            let cancelled = client.cancel(&job_id, render::now(), ttl).await?;
+            cancelled.record().clone()
+        }
+    };
+    if let Ok(Err(error)) = printed {
+        return Err(error.into());
+    }
+    finish(session, &record)
+}
+
+/// Shows how far the job is, until its worker has ended.
+async fn show(job: JobId, mut said: watch::Receiver<Progress>, bars: Arc<Mutex<Bars>>) {
+    while said.changed().await.is_ok() {
+        let progress = said.borrow_and_update().clone();
+        lock(&bars).show(&job, &progress);
+    }
+    lock(&bars).clear();
+}
+
+fn lock(bars: &Mutex<Bars>) -> MutexGuard<'_, Bars> {
+    bars.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Copies the job's output to ours.
+fn print(
+    mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>,
+    bars: &Mutex<Bars>,
+) -> std::io::Result<()> {
+    while let Some((stream, bytes)) = output.blocking_recv() {
+        // locked for one piece at a time: the log goes to standard error as well
+        lock(bars).aside(|| match stream {
+            StreamKind::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&bytes)?;
+                stdout.flush()
+            }
+            StreamKind::Stderr => std::io::stderr().write_all(&bytes),
+        })?;
+    }
+    Ok(())
+}
+
+/// Says what is not to be seen from the output and the exit code.
+fn finish(session: &Session, record: &Record) -> Result<u8, Failure> {
+    if session.json {
+        render::print_json(record)?;
+        return Ok(record.shell_exit_code());
+    }
+    let told = match (record.state, &record.error) {
+        (State::Succeeded, _) => None,
+        (State::Failed, None) => None,
+        (_, Some(error)) => Some(error.clone()),
+        (state, None) => Some(format!("the job is {state}")),
+    };
+    if let Some(told) = told {
+        let after = record
+            .usage
+            .map(|usage| Duration::from_millis(usage.wall_ms))
+            .filter(|wall| *wall > Duration::from_secs(1))
+            .map(|wall| format!(" (after {})", render::span(wall)))
+            .unwrap_or_default();
+        render::note(format_args!("naq: {}{after}", render::one_line(&told)));
+    }
+    Ok(record.shell_exit_code())
+}

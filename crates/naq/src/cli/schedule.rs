@@ -1,0 +1,188 @@
+//! `naq schedule`
+
+mod apply;
+mod crontab;
+mod described;
+mod toml_file;
+
+use std::io::IsTerminal;
+
+use clap::Subcommand;
+
+use super::exit::Failure;
+use super::job_options::JobOptions;
+use super::render;
+use super::schedule_options::{OrNone, ScheduleOptions};
+use super::session::Session;
+use naq_client::{Cadence, NewSchedule, ScheduleOutcome, ScheduleSummary, Scheduled};
+use naq_jetstream::{BrokerError, StoredLock};
+use naq_protocol::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    new: NewArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Apply a file of schedules, TOML or a crontab, as a whole: what it describes is made,
+    /// changed or left as it is, and what it no longer does is removed
+    Apply(apply::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct NewArgs {
+    /// The schedule's name [default: the program's name and a digest of all that is said here, so
+    /// that the same said again is one schedule]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    when: ScheduleOptions,
+    /// Put it in the place of another schedule of this name, whose history it keeps
+    #[arg(long)]
+    replace: bool,
+    /// Print the schedule and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The queue its jobs go to [default: default]
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    queue: Option<String>,
+    #[command(flatten)]
+    job: JobOptions,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb {
+        Some(Verb::Apply(args)) => apply::run(session, args).await,
+        None => make(session, args.new).await,
+    }
+}
+
+async fn make(session: &Session, args: NewArgs) -> Result<u8, Failure> {
+    let now = render::now();
+    let new = new_schedule(session, &args, now)?;
+    let queue = args
+        .queue
+        .as_deref()
+        .unwrap_or(&session.settings().default_queue);
+    if args.dry_run {
+        let schedule = new.to_schedule(&QueueName::new(queue)?, now)?;
+        render::print_json(&schedule)?;
+        return Ok(0);
+    }
+    // refused before anybody is asked
+    new.to_schedule(&QueueName::new(queue)?, now)?;
+    let client = session.connect().await?;
+    let queue = client.queue(queue)?;
+    let (made, lock) = futures_util::join!(queue.schedule(&new, now), client.broker().read_lock());
+    let made = made?;
+    tell(session, made, &lock, now)?;
+    warn_without_scheduler(&lock);
+    Ok(0)
+}
+
+/// Says so where no scheduler runs. Who may not read the lock is told nothing.
+fn warn_without_scheduler(lock: &Result<StoredLock, BrokerError>) {
+    if matches!(lock, Ok(StoredLock { leader: None, .. })) {
+        render::note("naq: no scheduler runs: start one with `naq scheduler`");
+    }
+}
+
+fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<NewSchedule, Failure> {
+    let when = &args.when;
+    let cadence = match (&when.cron, when.every) {
+        (Some(expression), _) => Cadence::Cron {
+            expression: expression.clone(),
+            tz: when.tz.clone(),
+        },
+        (None, Some(every)) => Cadence::Every(every.0),
+        (None, None) => {
+            return Err(Failure::usage(
+                "say when: --cron EXPR (such as '0 5 * * *') or --every TIME (such as 15s)",
+            ));
+        }
+    };
+    let zone = when.zone()?;
+    if when.every.is_some() && when.tz.is_some() && when.start.is_none() && when.end.is_none() {
+        return Err(Failure::usage(
+            "--tz: an interval is the same in every zone; it is for --cron, --start and --end",
+        ));
+    }
+    let envelope = args.job.envelope(|name| session.variable(name))?;
+    if envelope.job_id.is_some() {
+        return Err(Failure::usage(
+            "--id names one job, and a schedule makes many, each named after it and its time; --name names the schedule",
+        ));
+    }
+    if envelope.expires_at.is_some() {
+        return Err(Failure::usage(
+            "--expires-at is one job's, and a schedule makes many; --end is when there are no more",
+        ));
+    }
+    let mut new = NewSchedule::new(cadence, envelope);
+    new.schedule_id = args.name.as_ref().map(ScheduleId::new).transpose()?;
+    new.repeat = when.repeat.as_ref().and_then(|OrNone(repeat)| *repeat);
+    new.start = when.start(zone, now)?.flatten();
+    new.end = when.end(zone, now)?.flatten();
+    new.jitter = when
+        .jitter
+        .as_ref()
+        .and_then(|OrNone(jitter)| *jitter)
+        .map(|jitter| jitter.0);
+    new.misfire = when.misfire.unwrap_or_default();
+    new.misfire_max = when.misfire_max;
+    new.misfire_grace = when.misfire_grace.map(|grace| grace.0);
+    new.overlap = when.overlap.unwrap_or_default();
+    new.replace = args.replace;
+    Ok(new)
+}
+
+fn tell(
+    session: &Session,
+    made: Scheduled,
+    lock: &Result<StoredLock, BrokerError>,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let summary = ScheduleSummary::from(made.schedule);
+    let (schedule, next_run) = (&summary.schedule, summary.next_run);
+    if session.json {
+        let outcome = match made.outcome {
+            ScheduleOutcome::Created => "created",
+            ScheduleOutcome::Replaced => "replaced",
+            ScheduleOutcome::Unchanged => "unchanged",
+        };
+        render::print_json(&serde_json::json!({
+            "schedule_id": schedule.schedule_id,
+            "queue": schedule.queue,
+            "outcome": outcome,
+            "status": schedule.status,
+            "next_run": next_run,
+            "scheduler": lock.as_ref().ok().and_then(|lock| lock.leader.as_ref()),
+        }))?;
+    } else {
+        render::print_line(&schedule.schedule_id)?;
+        if std::io::stderr().is_terminal() {
+            let was = match made.outcome {
+                ScheduleOutcome::Created => "",
+                ScheduleOutcome::Replaced => "replaced; ",
+                ScheduleOutcome::Unchanged => "it is there already; ",
+            };
+            if let Some(next_run) = next_run {
+                let next = render::moment_in(next_run, schedule.tz.as_deref());
+                let away = render::away(next_run, now);
+                render::note(format_args!("{was}next run {next} ({away})"));
+            }
+        }
+    }
+    if schedule.status == ScheduleStatus::Paused {
+        let id = &schedule.schedule_id;
+        render::note(format_args!(
+            "naq: it is paused; `naq job-control {id} resume` has it go on"
+        ));
+    }
+    Ok(())
+}

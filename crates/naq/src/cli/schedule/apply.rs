@@ -1,0 +1,403 @@
+//! `naq schedule apply`: a file of schedules, brought about as a whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde_json::json;
+
+use super::described::{Described, File, Remark};
+use super::{crontab, toml_file};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::job_options::read_bytes;
+use crate::cli::list_scheduled::when;
+use crate::cli::render;
+use crate::cli::schedule_options::zone;
+use crate::cli::session::Session;
+use naq_client::{Client, ScheduleSummary, SetAction, SetOptions, SetPlan, SetStep};
+use naq_cron::Zone;
+use naq_protocol::{QueueName, Schedule, Timestamp};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The file, in TOML ([schedule.NAME] tables) or as crontab has it (- for standard input)
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// How the file is written [default: what it looks like]
+    #[arg(long, value_name = "FORMAT", value_parser = format())]
+    format: Option<Format>,
+    /// The name of the set that these schedules are: those of the set that are no longer in the
+    /// file are removed [default: what the file says, else its name]
+    #[arg(long, value_name = "NAME")]
+    set: Option<String>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Whether to remove what is no longer in the file; `all` also where the file has no schedule
+    /// at all
+    #[arg(long, value_name = "WHETHER", value_parser = prune(), default_value = "yes")]
+    prune: Prune,
+    /// Take over schedules that are there under the same names outside the set
+    #[arg(long)]
+    adopt: bool,
+    /// The queue of jobs for which the file names none [default: default]
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    queue: Option<String>,
+    /// The time zone of times for which the file names none [default: UTC; for a crontab that of
+    /// this machine]
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+    /// The crontab has a column of users, as /etc/crontab
+    #[arg(long)]
+    system: bool,
+    /// Where jobs of a user go: a queue whose workers run as that user
+    #[arg(long, value_name = "USER=QUEUE", requires = "system")]
+    user_queue: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Toml,
+    Crontab,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prune {
+    Yes,
+    No,
+    All,
+}
+
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["toml", "crontab"]).map(|text| match text.as_str() {
+        "toml" => Format::Toml,
+        _ => Format::Crontab,
+    })
+}
+
+fn prune() -> impl TypedValueParser<Value = Prune> {
+    PossibleValuesParser::new(["yes", "no", "all"]).map(|text| match text.as_str() {
+        "no" => Prune::No,
+        "all" => Prune::All,
+        _ => Prune::Yes,
+    })
+}
+
+/// The longest name of a set, in bytes.
+const SET_BYTES_MAX: usize = 256;
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let now = render::now();
+    let text = String::from_utf8(read_bytes(&args.file, "the schedules")?)
+        .map_err(|_| Failure::usage(format!("{} is not UTF-8", args.file)))?;
+    let mut file = read(session, &args, &text, now)?;
+    for warning in &file.warnings {
+        say(session, &args.file, warning);
+    }
+    let wanted = check(&mut file, now);
+    if !file.problems.is_empty() {
+        return Err(refuse(session, &args.file, &mut file.problems, Exit::Usage));
+    }
+    let set = set_name(&args, file.set.as_deref())?;
+    let client = session.connect().await?;
+    let options = SetOptions {
+        set: set.clone(),
+        prune: args.prune != Prune::No,
+        adopt: args.adopt,
+    };
+    let is_empty = wanted.is_empty();
+    let plan = client.plan_schedules(wanted, options, now).await?;
+    let removals = plan
+        .steps()
+        .iter()
+        .filter(|step| step.action == SetAction::Remove)
+        .count();
+    if is_empty && removals > 0 && args.prune != Prune::All {
+        return Err(Failure::usage(format!(
+            "there is no schedule in {}, and the set `{set}` has {removals}; --prune=all removes them all",
+            args.file
+        )));
+    }
+    let mut foreign = foreign(&plan, &file.schedules);
+    if !foreign.is_empty() {
+        return Err(refuse(session, &args.file, &mut foreign, Exit::Conflict));
+    }
+    if args.dry_run {
+        show(session, plan.steps(), now)?;
+        summarize(session, plan.steps(), "would be ");
+        return Ok(0);
+    }
+    bring_about(session, &client, plan, now).await
+}
+
+async fn bring_about(
+    session: &Session,
+    client: &Client,
+    plan: SetPlan,
+    now: Timestamp,
+) -> Result<u8, Failure> {
+    let planned = plan.steps().iter().filter(|step| step.action.is_write());
+    let planned = planned.count();
+    let mut done = Vec::new();
+    let applied = plan.apply(|step| done.push(step.clone())).await;
+    show(session, &done, now)?;
+    if let Err(error) = applied {
+        let failure = Failure::from(error);
+        let written = done.iter().filter(|step| step.action.is_write()).count();
+        return Err(Failure::new(
+            failure.exit,
+            format!(
+                "{}; {written} of {planned} changes were made, and applying the file again goes on from there",
+                failure.message
+            ),
+        ));
+    }
+    summarize(session, &done, "");
+    super::warn_without_scheduler(&client.broker().read_lock().await);
+    Ok(0)
+}
+
+fn read(session: &Session, args: &Args, text: &str, now: Timestamp) -> Result<File, Failure> {
+    let queue = args
+        .queue
+        .as_deref()
+        .unwrap_or(&session.settings().default_queue);
+    let queue = QueueName::new(queue)?;
+    let named = args.tz.as_deref().map(zone).transpose()?;
+    let format = match args.format {
+        Some(format) => format,
+        None => guess(&args.file, text).ok_or_else(|| {
+            Failure::usage(format!(
+                "{} looks like neither TOML nor a crontab: say --format toml or --format crontab",
+                args.file
+            ))
+        })?,
+    };
+    if format == Format::Toml {
+        if args.system {
+            return Err(Failure::usage("--system is about crontabs"));
+        }
+        return Ok(toml_file::read(text, &queue, named, now));
+    }
+    let is_system_file = args.file == "/etc/crontab" || args.file.starts_with("/etc/cron.d/");
+    if is_system_file && !args.system {
+        return Err(Failure::usage(format!(
+            "{} has a column of users: say --system, and with --user-queue USER=QUEUE where their jobs go",
+            args.file
+        )));
+    }
+    let mut user_queues = BTreeMap::new();
+    for text in &args.user_queue {
+        let (user, queue) = text
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("--user-queue {text}: write USER=QUEUE")))?;
+        user_queues.insert(user.to_owned(), QueueName::new(queue)?);
+    }
+    let zone = named.unwrap_or_else(|| machine_zone(session));
+    let file = crontab::read(
+        text,
+        &crontab::Options {
+            queue: &queue,
+            zone,
+            is_system: args.system,
+            user_queues: &user_queues,
+        },
+    );
+    if named.is_none() && !text.contains("CRON_TZ") && !file.schedules.is_empty() {
+        render::note(format_args!(
+            "naq: times are by the clocks of {}, as on this machine; --tz or a line CRON_TZ=ZONE names another",
+            zone.name()
+        ));
+    }
+    Ok(file)
+}
+
+/// How a file is written, by its name or by its first line that can only be one of the two.
+fn guess(file: &str, text: &str) -> Option<Format> {
+    let path = Path::new(file);
+    let name = path.file_name().and_then(|name| name.to_str());
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match (name, extension) {
+        (_, Some("toml")) => return Some(Format::Toml),
+        (Some("crontab"), _) | (_, Some("crontab" | "cron" | "tab")) => {
+            return Some(Format::Crontab);
+        }
+        _ if file.starts_with("/etc/cron.d/") => return Some(Format::Crontab),
+        _ => {}
+    }
+    let mut is_blank = true;
+    for line in text.lines().map(str::trim_start) {
+        match line.chars().next() {
+            None | Some('#') => {}
+            Some('[') => return Some(Format::Toml),
+            Some('*' | '@' | '-' | '0'..='9') => return Some(Format::Crontab),
+            Some(_) => is_blank = false,
+        }
+    }
+    // nothing at all is as good as either
+    is_blank.then_some(Format::Crontab)
+}
+
+/// The zone of this machine's clocks.
+fn machine_zone(session: &Session) -> Zone {
+    let variable = session
+        .variable("TZ")
+        .map(|name| name.trim_start_matches(':'));
+    let named = variable.and_then(|name| name.parse().ok());
+    named
+        .or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok())
+        .unwrap_or_default()
+}
+
+fn set_name(args: &Args, named: Option<&str>) -> Result<String, Failure> {
+    let file_name = || Path::new(&args.file).file_name()?.to_str();
+    let name = args.set.as_deref().or(named);
+    let name = name.or_else(|| file_name().filter(|_| args.file != "-"));
+    match name {
+        None => Err(Failure::usage(
+            "say which set of schedules this is: --set NAME (what is no longer in it is removed with the next apply)",
+        )),
+        Some(name) if name.is_empty() || name.len() > SET_BYTES_MAX => Err(Failure::usage(
+            "the name of the set is empty, or over 256 bytes",
+        )),
+        Some(name) => Ok(name.to_owned()),
+    }
+}
+
+/// The schedules of a file; what is wrong with them is noted.
+fn check(file: &mut File, now: Timestamp) -> Vec<Schedule> {
+    let mut wanted = Vec::with_capacity(file.schedules.len());
+    for described in &file.schedules {
+        match described.schedule(now) {
+            Ok(schedule) => wanted.push(schedule),
+            Err(problem) => file.problems.push(problem),
+        }
+    }
+    wanted
+}
+
+/// Schedules that are there outside the set, by the lines that describe them.
+fn foreign(plan: &SetPlan, described: &[Described]) -> Vec<Remark> {
+    let lines: HashMap<_, _> = described
+        .iter()
+        .filter_map(|one| Some((one.new.schedule_id.as_ref()?, one.line)))
+        .collect();
+    let steps = plan.steps().iter();
+    steps
+        .filter_map(|step| {
+            let id = &step.schedule_id;
+            let whose = match &step.action {
+                SetAction::Foreign(Some(set)) => format!("belongs to the set `{set}`"),
+                SetAction::Foreign(None) => "is there already, outside any set".to_owned(),
+                _ => return None,
+            };
+            let line = lines.get(id).copied().unwrap_or_default();
+            Some(Remark::new(
+                line,
+                format!("`{id}` {whose}; --adopt takes it over"),
+            ))
+        })
+        .collect()
+}
+
+/// Tells everything that is wrong, and ends with how much that is.
+fn refuse(session: &Session, file: &str, problems: &mut [Remark], exit: Exit) -> Failure {
+    problems.sort_by_key(|problem| problem.line);
+    match problems {
+        [one] => Failure::new(
+            exit,
+            format!("{file}:{}: {}; nothing was changed", one.line, one.text),
+        ),
+        problems => {
+            for problem in &*problems {
+                say(session, file, problem);
+            }
+            let count = problems.len();
+            Failure::new(
+                exit,
+                format!("{file}: {count} problems; nothing was changed"),
+            )
+        }
+    }
+}
+
+fn say(session: &Session, file: &str, remark: &Remark) {
+    let text = render::one_line(&remark.text);
+    if session.json {
+        let line = remark.line;
+        render::note(json!({"file": file, "line": line, "note": text}));
+    } else {
+        render::note(format_args!(
+            "naq: {}:{}: {text}",
+            render::escape(file),
+            remark.line
+        ));
+    }
+}
+
+fn show(session: &Session, steps: &[SetStep], now: Timestamp) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for step in steps {
+        let (action, fields) = match &step.action {
+            SetAction::Create => ("created", &[][..]),
+            SetAction::Change(fields) => ("changed", fields.as_slice()),
+            SetAction::Remove => ("removed", &[][..]),
+            SetAction::Unchanged => ("unchanged", &[][..]),
+            SetAction::Over => ("over", &[][..]),
+            SetAction::Foreign(_) => continue,
+        };
+        let summary = step.schedule.clone().map(ScheduleSummary::from);
+        let next_run = summary.as_ref().and_then(|summary| summary.next_run);
+        if session.json {
+            let mut object = json!({"id": step.schedule_id, "action": action});
+            if let SetAction::Change(fields) = &step.action {
+                object["fields"] = json!(fields);
+            }
+            if let Some(summary) = &summary {
+                object["status"] = json!(summary.schedule.status);
+                object["next_run"] = json!(next_run);
+            }
+            render::print_json(&object)?;
+        } else if step.action.is_write() {
+            let none = || "-".to_owned();
+            rows.push(vec![
+                action.to_owned(),
+                step.schedule_id.to_string(),
+                step.schedule.as_ref().map_or_else(none, when),
+                next_run.map_or_else(none, |next_run| {
+                    let tz = summary.and_then(|summary| summary.schedule.tz);
+                    let shown = render::moment_in(next_run, tz.as_deref());
+                    format!("{shown} ({})", render::away(next_run, now))
+                }),
+                match fields {
+                    [] => none(),
+                    fields => fields.join(", "),
+                },
+            ]);
+        }
+    }
+    if !rows.is_empty() {
+        render::print_table(&["ACTION", "SCHEDULE", "WHEN", "NEXT", "FIELDS"], &rows)?;
+    }
+    Ok(())
+}
+
+fn summarize(session: &Session, steps: &[SetStep], would_be: &str) {
+    if session.json {
+        return;
+    }
+    let count = |is_meant: fn(&SetAction) -> bool| {
+        steps.iter().filter(|step| is_meant(&step.action)).count()
+    };
+    let created = count(|action| *action == SetAction::Create);
+    let changed = count(|action| matches!(action, SetAction::Change(_)));
+    let removed = count(|action| *action == SetAction::Remove);
+    let unchanged = count(|action| *action == SetAction::Unchanged);
+    let over = match count(|action| *action == SetAction::Over) {
+        0 => String::new(),
+        over => format!(", {over} over"),
+    };
+    render::note(format_args!(
+        "naq: {created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}"
+    ));
+}

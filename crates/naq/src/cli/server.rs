@@ -1,0 +1,136 @@
+//! `naq server`: the managed local nats-server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::exit::{Exit, Failure};
+use super::render;
+use super::session::Session;
+use super::shutdown::Signals;
+use crate::local_server::{self, Options, Port, SyncInterval};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run it until Ctrl-C, or for good with --stay
+    Start {
+        /// Leave it running, until `naq server stop`
+        #[arg(long)]
+        stay: bool,
+        /// Its port [default: 4222, or a free one]
+        #[arg(long, value_name = "PORT")]
+        port: Option<u16>,
+        /// When writes reach the disk: 1s (a power cut may lose the last second), always
+        #[arg(long, value_name = "WHEN", value_parser = parse_sync)]
+        sync: Option<SyncInterval>,
+        /// Its data folder
+        #[arg(long, value_name = "DIR")]
+        store_dir: Option<PathBuf>,
+    },
+    /// Stop it
+    Stop,
+    /// Say whether it runs, and where (the default)
+    Status,
+    /// Print the path of the nats-server program, obtaining it where there is none
+    Path,
+}
+
+/// How long it may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+pub(super) fn parse_sync(text: &str) -> Result<SyncInterval, String> {
+    match text {
+        "always" => Ok(SyncInterval::Always),
+        "1s" => Ok(SyncInterval::default()),
+        _ => Err("one of 1s, always".to_owned()),
+    }
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb.unwrap_or(Verb::Status) {
+        Verb::Start {
+            stay,
+            port,
+            sync,
+            store_dir,
+        } => {
+            let folder = store_dir.unwrap_or_else(|| session.server_folder());
+            let mut options = Options::new(folder, session.search());
+            options.stay = stay;
+            options.sync = sync.unwrap_or_default();
+            if let Some(port) = port {
+                options.port = Port::Fixed(port);
+            }
+            start(session, &options).await
+        }
+        Verb::Stop => {
+            if local_server::stop(&session.server_folder(), STOP_MAX).await? {
+                Ok(0)
+            } else {
+                Err(Failure::new(Exit::NotFound, "no managed server is running"))
+            }
+        }
+        Verb::Status => status(session),
+        Verb::Path => {
+            let search = session.search();
+            let binary = tokio::task::spawn_blocking(move || local_server::find(&search))
+                .await
+                .map_err(|error| Failure::general(error.to_string()))??;
+            if session.json {
+                render::print_json(&binary)?;
+            } else {
+                render::print_line(binary.path.display())?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+async fn start(session: &Session, options: &Options) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let managed = local_server::ensure(options).await?;
+    if session.json {
+        render::print_json(managed.state())?;
+    } else {
+        let verb = if managed.started() {
+            "started"
+        } else {
+            "already running"
+        };
+        render::note(format_args!("{verb}: {}", managed.url()));
+        render::note(format_args!("token:   {}", managed.token_file().display()));
+    }
+    if !options.stay {
+        signals.next().await;
+    }
+    Ok(0)
+}
+
+fn status(session: &Session) -> Result<u8, Failure> {
+    let Some(status) = local_server::status(&session.server_folder())? else {
+        return Err(Failure::new(
+            Exit::NotFound,
+            "no managed server is running; `naq dev` or `naq server start` starts one",
+        ));
+    };
+    if session.json {
+        render::print_json(&status)?;
+    } else {
+        let state = &status.server;
+        render::print_line(format_args!(
+            "nats-server {} at {} (pid {}, token in {})",
+            state.version,
+            state.url,
+            state.pid,
+            state.token_file.display()
+        ))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,378 @@
+//! What every verb starts from: settings, the log, and the way to NATS.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::exit::Failure;
+use super::render;
+use crate::local_server::{self, Managed, Search};
+use naq_client::Client;
+use naq_client::config::{self, Flags, LogFormat, Resolved, Settings, Surroundings};
+use naq_jetstream::{BrokerError, ConnectOptions};
+
+/// Options of every verb. Each overrides a setting; `naq config` shows them all.
+#[derive(Debug, Args)]
+pub(super) struct GlobalOptions {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Settings file [default: ./naq.toml, then the user's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    config: Option<PathBuf>,
+    /// Where NATS is: nats://host:port[,…]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
+    nats_url: Option<String>,
+    /// A context of the nats command line
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    context: Option<String>,
+    /// Credentials file (JWT and seed)
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    creds: Option<String>,
+    /// NKey seed file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    nkey: Option<String>,
+    /// User name
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    user: Option<String>,
+    /// Password (better in NAQ_PASSWORD: arguments are visible to others)
+    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    password: Option<String>,
+    /// Token (better in NAQ_TOKEN: arguments are visible to others)
+    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    token: Option<String>,
+    /// Certificates to trust
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_ca: Option<String>,
+    /// Certificate to show
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_cert: Option<String>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    tls_key: Option<String>,
+    /// How long connecting may take
+    #[arg(long, global = true, value_name = "TIME", help_heading = "Connection")]
+    connect_timeout: Option<String>,
+    /// Take a NATS on another host that lets anyone in
+    #[arg(long, global = true, help_heading = "Connection")]
+    allow_insecure: bool,
+    /// Prefix of all names on the server: another prefix is another naq
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    prefix: Option<String>,
+    /// The nats-server program to run where one is started
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    nats_server: Option<String>,
+    /// What to log: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Log")]
+    log_level: Option<String>,
+    /// How to log: text or json
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Log")]
+    log_format: Option<String>,
+}
+
+impl GlobalOptions {
+    /// These options again, as arguments: those about the connection.
+    fn connection_arguments(&self) -> Vec<String> {
+        let config = self
+            .config
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        let mut arguments: Vec<String> = [
+            ("--config", &config),
+            ("--nats-url", &self.nats_url),
+            ("--context", &self.context),
+            ("--creds", &self.creds),
+            ("--nkey", &self.nkey),
+            ("--user", &self.user),
+            ("--password", &self.password),
+            ("--token", &self.token),
+            ("--tls-ca", &self.tls_ca),
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+            ("--prefix", &self.prefix),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]))
+        .flatten()
+        .collect();
+        if self.allow_insecure {
+            arguments.push("--allow-insecure".to_owned());
+        }
+        arguments
+    }
+
+    fn flags(&self) -> Flags {
+        Flags::default()
+            .with_config_file(self.config.clone())
+            .with_optional("nats_url", self.nats_url.as_ref())
+            .with_optional("context", self.context.as_ref())
+            .with_optional("creds", self.creds.as_ref())
+            .with_optional("nkey", self.nkey.as_ref())
+            .with_optional("user", self.user.as_ref())
+            .with_optional("password", self.password.as_ref())
+            .with_optional("token", self.token.as_ref())
+            .with_optional("tls_ca", self.tls_ca.as_ref())
+            .with_optional("tls_cert", self.tls_cert.as_ref())
+            .with_optional("tls_key", self.tls_key.as_ref())
+            .with_optional("connect_timeout", self.connect_timeout.as_ref())
+            .with_optional("allow_insecure", self.allow_insecure.then_some("true"))
+            .with_optional("prefix", self.prefix.as_ref())
+            .with_optional("nats_server", self.nats_server.as_ref())
+            .with_optional("log_level", self.log_level.as_ref())
+            .with_optional("log_format", self.log_format.as_ref())
+    }
+}
+
+/// Settings resolved, log set up.
+pub(super) struct Session {
+    pub(super) resolved: Resolved,
+    pub(super) json: bool,
+    around: Surroundings,
+    connection_arguments: Vec<String>,
+}
+
+impl Session {
+    /// Resolves the settings and starts the log, with a line for each job where it `shows_jobs`.
+    pub(super) fn open(global: &GlobalOptions, shows_jobs: bool) -> Result<Session, Failure> {
+        let around = Surroundings::read();
+        let resolved = config::load(&around, &global.flags())?;
+        start_log(&resolved.settings, shows_jobs)?;
+        set_failpoints(&around)?;
+        for warning in &resolved.warnings {
+            if warning.is_urgent() {
+                tracing::warn!("{warning}");
+            }
+        }
+        Ok(Session {
+            resolved,
+            json: global.json,
+            around,
+            connection_arguments: global.connection_arguments(),
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// The options that say where NATS is, as another naq would be given them.
+    pub(super) fn connection_arguments(&self) -> &[String] {
+        &self.connection_arguments
+    }
+
+    /// A variable of this process's environment.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.around.environment.get(name).map(String::as_str)
+    }
+
+    /// This process's whole environment.
+    pub(super) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        let variables = self.around.environment.iter();
+        variables.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What every job's environment begins with, beside PATH.
+    pub(super) fn job_environment(&self) -> Vec<(String, String)> {
+        ["HOME", "LANG", "TZ", "TMPDIR"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), self.variable(name)?.to_owned())))
+            .collect()
+    }
+
+    /// The environment of other naq processes that are to see what this one sees.
+    pub(super) fn environment_for_children(&self) -> Vec<(String, String)> {
+        let mut environment: Vec<(String, String)> = self
+            .around
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        // by whatever layer it came
+        for (name, path) in [
+            ("NAQ_DATA_DIR", &self.settings().data_dir),
+            ("NAQ_CACHE_DIR", &self.settings().cache_dir),
+        ] {
+            environment.retain(|(known, _)| known != name);
+            environment.push((name.to_owned(), path.display().to_string()));
+        }
+        environment
+    }
+
+    /// The folder of the managed local server.
+    pub(super) fn server_folder(&self) -> PathBuf {
+        self.settings().data_dir.join("server")
+    }
+
+    /// Where to look for a nats-server program.
+    pub(super) fn search(&self) -> Search {
+        Search {
+            explicit: self.settings().nats_server.clone(),
+            path: self.variable("PATH").map(Into::into),
+            cache_dir: self.settings().cache_dir.clone(),
+        }
+    }
+
+    /// The way to NATS as the settings have it.
+    fn connect_options(&self) -> ConnectOptions {
+        let settings = self.settings();
+        ConnectOptions {
+            url: settings.nats_url.clone(),
+            prefix: settings.prefix.clone(),
+            replicas: settings.replicas,
+            client_name: "naq".to_owned(),
+            creds: settings.creds.clone(),
+            nkey: settings.nkey.clone(),
+            user: settings.user.clone().map(|user| {
+                let password = settings
+                    .password
+                    .as_ref()
+                    .map(|password| password.expose().to_owned());
+                (user, password.unwrap_or_default())
+            }),
+            token: settings
+                .token
+                .as_ref()
+                .map(|token| token.expose().to_owned()),
+            tls_ca: settings.tls_ca.clone(),
+            tls_identity: settings.tls_cert.clone().zip(settings.tls_key.clone()),
+            inbox_prefix: settings.inbox_prefix.clone(),
+            jetstream_domain: settings.jetstream_domain.clone(),
+            connect_timeout: settings.connect_timeout,
+            allow_insecure: settings.allow_insecure,
+        }
+    }
+
+    /// The way to a managed server.
+    pub(super) fn managed_options(&self, url: &str, token: String) -> ConnectOptions {
+        ConnectOptions {
+            url: url.to_owned(),
+            token: Some(token),
+            user: None,
+            creds: None,
+            nkey: None,
+            // it is one server
+            replicas: 1,
+            ..self.connect_options()
+        }
+    }
+
+    /// Connects: where the settings say, else to the managed server if one runs, else to the
+    /// default address.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        if !self.resolved.nats_configured
+            && let Some(state) = local_server::running(&self.server_folder())
+        {
+            let options = self.managed_options(&state.url, state.token()?);
+            return Ok(Client::connect(&options).await?);
+        }
+        Ok(Client::connect(&self.connect_options()).await?)
+    }
+
+    /// Connects as [`Session::connect`], and starts a managed server where none is configured
+    /// and none is there. The server stays for as long as what is returned with the client.
+    pub(super) async fn connect_or_start(&self) -> Result<(Client, Option<Managed>), Failure> {
+        if self.resolved.nats_configured {
+            return Ok((self.connect().await?, None));
+        }
+        if local_server::running(&self.server_folder()).is_none() {
+            match Client::connect(&self.connect_options()).await {
+                Ok(client) => return Ok((client, None)),
+                Err(error) => {
+                    tracing::debug!(
+                        "no NATS to use at the default address ({error}): starting one"
+                    );
+                }
+            }
+        }
+        let options = local_server::Options::new(self.server_folder(), self.search());
+        let (client, managed) = self.start_managed(&options).await?;
+        Ok((client, Some(managed)))
+    }
+
+    /// Starts or joins a managed server and connects to it.
+    pub(super) async fn start_managed(
+        &self,
+        options: &local_server::Options,
+    ) -> Result<(Client, Managed), Failure> {
+        let managed = local_server::ensure(options).await?;
+        let connect = self.managed_options(managed.url(), managed.token().to_owned());
+        let client = match Client::connect(&connect).await {
+            Ok(client) => client,
+            Err(error) => {
+                return Err(match error {
+                    naq_client::ClientError::Broker(BrokerError::Connect { problem, .. }) => {
+                        Failure::new(
+                            super::exit::Exit::NoNats,
+                            format!(
+                                "the managed server at {} does not let us in: {problem}",
+                                managed.url()
+                            ),
+                        )
+                    }
+                    error => error.into(),
+                });
+            }
+        };
+        Ok((client, managed))
+    }
+}
+
+fn start_log(settings: &Settings, shows_jobs: bool) -> Result<(), Failure> {
+    use tracing_subscriber::prelude::*;
+    let level = &settings.log_level;
+    // thousands of lines a second are of no use to anybody who did not ask for them
+    let jobs = if shows_jobs || matches!(level.as_str(), "debug" | "trace") {
+        level
+    } else {
+        "warn"
+    };
+    let filter = tracing_subscriber::EnvFilter::try_new(format!(
+        "warn,naq={level},{target}={jobs},async_nats=off",
+        target = crate::worker::JOBS_LOG_TARGET,
+    ))
+    .map_err(|error| Failure::usage(format!("log level `{}`: {error}", settings.log_level)))?;
+    let writer = if settings.log_to_file_enabled {
+        let path = &settings.log_file_path;
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(|error| {
+                Failure::usage(format!(
+                    "cannot write the log to {}: {error}",
+                    path.display()
+                ))
+            })?;
+        tracing_subscriber::fmt::writer::BoxMakeWriter::new(std::sync::Arc::new(file))
+    } else {
+        tracing_subscriber::fmt::writer::BoxMakeWriter::new(anstream::stderr)
+    };
+    let layer = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(writer)
+        .with_ansi(!settings.log_to_file_enabled);
+    let registry = tracing_subscriber::registry().with(filter);
+    match settings.log_format {
+        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        render::note(format_args!(
+            "naq: internal error, please report it: {panic}"
+        ));
+    }));
+    Ok(())
+}
+
+/// In builds that have failpoints, which are those of tests: sets those that the environment
+/// names.
+fn set_failpoints(around: &Surroundings) -> Result<(), Failure> {
+    let named = around.environment.get("FAILPOINTS");
+    for point in named.iter().flat_map(|points| points.split(';')) {
+        if let (true, Some((name, actions))) = (fail::has_failpoints(), point.split_once('=')) {
+            fail::cfg(name, actions)
+                .map_err(|error| Failure::usage(format!("failpoint {name}: {error}")))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! `naq status`
+
+mod tree;
+
+use std::time::Duration;
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use naq_protocol::{Condition, Envelope, JobId, Output, Record, Timestamp, Waits};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job's id; with --tree also a flow's name
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Show the whole flow, or what the job depends on and what waits for it
+    #[arg(long)]
+    tree: bool,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let job_id = JobId::new(&args.id)?;
+    let client = session.connect().await?;
+    if args.tree {
+        return tree::show(session, &client, &job_id).await;
+    }
+    let mut record = client.fetch_job(&job_id).await?;
+    record
+        .warnings
+        .extend(client.missing_labels(&record).await?);
+    if session.json {
+        render::print_json(&record)?;
+    } else {
+        print(&record)?;
+    }
+    Ok(0)
+}
+
+fn print(record: &Record) -> std::io::Result<()> {
+    let now = render::now();
+    row("job", record.job_id.to_string())?;
+    row("queue", record.queue.to_string())?;
+    let reason = match record.reason {
+        Some(reason) => format!(" ({reason})"),
+        None => String::new(),
+    };
+    row("state", format!("{}{reason}", render::state(record.state)))?;
+    if let Some(envelope) = &record.envelope
+        && let Ok(envelope) = Envelope::parse(envelope.get().as_bytes())
+    {
+        row(
+            "runs",
+            render::clip(&render::escape(&envelope.summary()), 120),
+        )?;
+        for (key, value) in &envelope.requires {
+            row("requires", render::escape(&format!("{key}={value}")))?;
+        }
+    }
+    if record.attempt > 0 {
+        let crashes = match record.crashes {
+            0 => String::new(),
+            crashes => format!(", its worker died {crashes} times"),
+        };
+        row("attempt", format!("{}{crashes}", record.attempt))?;
+    }
+    if let Some(worker) = &record.worker_id {
+        row("worker", render::escape(worker))?;
+    }
+    if let Some(schedule) = &record.schedule_id {
+        row("schedule", schedule.to_string())?;
+    }
+    if let Some(time) = record.scheduled_for {
+        row("for", time.to_string())?;
+    }
+    row(
+        "enqueued",
+        format!(
+            "{} ({} ago)",
+            record.enqueue_time,
+            render::age(record.enqueue_time, now)
+        ),
+    )?;
+    if let Some(time) = record.started_at {
+        row(
+            "started",
+            format!("{time} ({} ago)", render::age(time, now)),
+        )?;
+    }
+    if let Some(time) = record.finished_at {
+        row(
+            "finished",
+            format!("{time} ({} ago)", render::age(time, now)),
+        )?;
+    }
+    if let Some(time) = record.next_attempt_at {
+        row("due", time.to_string())?;
+    }
+    if let Some(waits) = &record.waits {
+        print_waits(waits, now)?;
+    }
+    if let Some(code) = record.exit_code {
+        row("exit code", code.to_string())?;
+    }
+    if let Some(signal) = record.signal {
+        row("signal", signal.to_string())?;
+    }
+    if let Some(usage) = record.usage {
+        row(
+            "used",
+            format!(
+                "{} wall, {} user, {} system, {}",
+                render::span(Duration::from_millis(usage.wall_ms)),
+                render::span(Duration::from_millis(usage.cpu_user_ms)),
+                render::span(Duration::from_millis(usage.cpu_system_ms)),
+                render::bytes(usage.max_rss_bytes)
+            ),
+        )?;
+    }
+    for (name, output) in [("stdout", &record.stdout), ("stderr", &record.stderr)] {
+        if let Some(output) = output {
+            row(name, describe(output))?;
+        }
+    }
+    if let Some(progress) = &record.progress {
+        let percent = progress
+            .percent
+            .map(|percent| format!("{percent}% "))
+            .unwrap_or_default();
+        let message = progress.message.as_deref().unwrap_or_default();
+        row("progress", format!("{percent}{}", render::escape(message)))?;
+    }
+    if record.result_object.is_some() {
+        row("result", "in the object store".to_owned())?;
+    }
+    if let Some(result) = &record.result {
+        row("result", render::clip(&render::escape(result.get()), 200))?;
+    }
+    for (key, value) in &record.labels {
+        row("label", render::escape(&format!("{key}={value}")))?;
+    }
+    if let Some(error) = &record.error {
+        row("error", render::escape(error))?;
+    }
+    for warning in &record.warnings {
+        row("warning", render::escape(warning))?;
+    }
+    Ok(())
+}
+
+fn row(name: &str, value: String) -> std::io::Result<()> {
+    render::print_line(format_args!("{name:<12} {value}"))
+}
+
+/// What a waiting job waits for.
+fn print_waits(waits: &Waits, now: Timestamp) -> std::io::Result<()> {
+    const DEPENDENCIES_SHOWN_MAX: usize = 10;
+    for dependency in waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX) {
+        let on = match dependency.on {
+            Condition::Success => String::new(),
+            on => format!(" ({on})"),
+        };
+        row("waits for", format!("{}{on}", dependency.job))?;
+    }
+    let more = waits
+        .dependencies
+        .len()
+        .saturating_sub(DEPENDENCIES_SHOWN_MAX);
+    if more > 0 {
+        row("waits for", format!("{more} more"))?;
+    }
+    if let Some(key) = &waits.concurrency_key {
+        let key = render::clip(&render::escape(key), 80);
+        row("waits for", format!("a slot of the key {key}"))?;
+    }
+    row(
+        "waiting",
+        format!("{} so far", render::age(waits.since, now)),
+    )
+}
+
+fn describe(output: &Output) -> String {
+    let mut text = render::bytes(output.bytes);
+    if output.truncated {
+        text.push_str(", only head and tail kept");
+    }
+    if output.base64.is_some() {
+        text.push_str(", not text");
+    }
+    if output.object.is_some() {
+        text.push_str(", in the object store");
+    }
+    text
+}

@@ -1,0 +1,156 @@
+//! Jobs that depend on one another, as a tree: each below the first job that it depends on.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use crate::cli::session::Session;
+use naq_client::{Client, TreeNode};
+use naq_protocol::{Condition, JobId, Record};
+
+pub(super) async fn show(session: &Session, client: &Client, id: &JobId) -> Result<u8, Failure> {
+    let nodes = client.fetch_tree(id).await?;
+    if session.json {
+        let jobs: Vec<_> = nodes
+            .iter()
+            .map(|node| {
+                serde_json::json!({
+                    "job_id": node.job_id,
+                    "state": node.record.as_ref().map(|record| record.state),
+                    "reason": node.record.as_ref().and_then(|record| record.reason),
+                    "queue": node.record.as_ref().map(|record| &record.queue),
+                    "depends_on": node.depends_on,
+                })
+            })
+            .collect();
+        render::print_json(&serde_json::json!({ "jobs": jobs }))?;
+        return Ok(0);
+    }
+    for line in lines(&nodes) {
+        render::print_line(line)?;
+    }
+    Ok(0)
+}
+
+/// The tree, a line for each job.
+fn lines(nodes: &[TreeNode]) -> Vec<String> {
+    let known: HashSet<&JobId> = nodes.iter().map(|node| &node.job_id).collect();
+    let mut below: HashMap<&JobId, Vec<&TreeNode>> = HashMap::new();
+    let mut roots = Vec::new();
+    for node in nodes {
+        let parent = node.depends_on.iter().find(|one| known.contains(&one.job));
+        match parent {
+            Some(parent) => below.entry(&parent.job).or_default().push(node),
+            None => roots.push(node),
+        }
+    }
+    let mut lines = Vec::with_capacity(nodes.len());
+    let mut shown = HashSet::new();
+    // what stands below nothing, and then whatever goes round in a circle
+    for root in roots.into_iter().chain(nodes) {
+        // a stack of its own: a chain may be as long as it likes
+        let mut next = vec![(root, String::new(), String::new())];
+        while let Some((node, lead, rest)) = next.pop() {
+            if !shown.insert(&node.job_id) {
+                continue;
+            }
+            lines.push(format!("{lead}{}", describe(node)));
+            let children = below
+                .get(&node.job_id)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            for (place, child) in children.iter().enumerate().rev() {
+                let is_last = place + 1 == children.len();
+                let (branch, go_on) = if is_last {
+                    ("└─ ", "   ")
+                } else {
+                    ("├─ ", "│  ")
+                };
+                next.push((child, format!("{rest}{branch}"), format!("{rest}{go_on}")));
+            }
+        }
+    }
+    lines
+}
+
+fn describe(node: &TreeNode) -> String {
+    let mut text = format!("{}  {}", node.job_id, standing(node.record.as_ref()));
+    let asked: Vec<String> = node
+        .depends_on
+        .iter()
+        .enumerate()
+        .filter(|(place, one)| *place > 0 || one.on != Condition::Success)
+        .map(|(_, one)| match one.on {
+            Condition::Success => one.job.to_string(),
+            on => format!("{} ({on})", one.job),
+        })
+        .collect();
+    if !asked.is_empty() {
+        text.push_str(&format!("  after {}", render::clip(&asked.join(", "), 120)));
+    }
+    text
+}
+
+fn standing(record: Option<&Record>) -> String {
+    let Some(record) = record else {
+        return "not there".to_owned();
+    };
+    let mut text = render::state(record.state);
+    if let Some(reason) = record.reason {
+        text.push_str(&format!(" ({reason})"));
+    }
+    let percent = record
+        .progress
+        .as_ref()
+        .and_then(|progress| progress.percent);
+    if let Some(percent) = percent.filter(|_| !record.state.is_terminal()) {
+        text.push_str(&format!(" {percent}%"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::Dependency;
+
+    fn node(id: &str, after: &[&str]) -> TreeNode {
+        TreeNode {
+            job_id: JobId::new(id).unwrap(),
+            record: None,
+            depends_on: after
+                .iter()
+                .map(|job| Dependency {
+                    job: JobId::new(job).unwrap(),
+                    on: Condition::Success,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn each_job_stands_once_below_its_first_dependency() {
+        let nodes = [
+            node("a", &[]),
+            node("b", &["a"]),
+            node("c", &["a"]),
+            node("d", &["b", "c"]),
+            node("e", &["elsewhere"]),
+        ];
+        assert_eq!(
+            lines(&nodes),
+            [
+                "a  not there",
+                "├─ b  not there",
+                "│  └─ d  not there  after c",
+                "└─ c  not there",
+                "e  not there",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        assert_eq!(lines(&[node("a", &["b"]), node("b", &["a"])]).len(), 2);
+    }
+}

@@ -1,0 +1,34 @@
+//! `naq ttl`
+
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use naq_protocol::JobId;
+use naq_protocol::units::Span;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The job's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// How long its record stays from now on: ten minutes at the least, 0 for ever
+    #[arg(value_name = "TIME")]
+    ttl: Span,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let job_id = JobId::new(&args.id)?;
+    let client = session.connect().await?;
+    let (record, kept) = client.set_result_ttl(&job_id, args.ttl.0).await?;
+    let kept = kept.map(Span);
+    if session.json {
+        let ttl = kept.unwrap_or_default();
+        render::print_json(&serde_json::json!({"job_id": record.job_id, "result_ttl": ttl}))?;
+        return Ok(0);
+    }
+    match kept {
+        None => render::print_line(format_args!("{job_id}  kept for ever"))?,
+        Some(kept) => render::print_line(format_args!("{job_id}  kept for {kept}"))?,
+    }
+    Ok(0)
+}

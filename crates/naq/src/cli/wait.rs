@@ -1,0 +1,72 @@
+//! `naq wait`
+
+use super::exit::{Exit, Failure};
+use super::progress::Bars;
+use super::render;
+use super::session::Session;
+use naq_protocol::units::Span;
+use naq_protocol::{JobId, Record, State};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The jobs' ids
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    /// Give up after this long (exit code 124)
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let mut ids = args
+        .ids
+        .iter()
+        .map(JobId::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    ids.sort();
+    ids.dedup();
+    let client = session.connect().await?;
+    let mut all_well = true;
+    let mut printed = Ok(());
+    let mut bars = Bars::new();
+    let waiter = client.waiter(&ids).await?;
+    let waiting = waiter.each_change(|record| {
+        bars.see(&record);
+        if !record.state.is_terminal() {
+            return;
+        }
+        all_well &= record.state == State::Succeeded;
+        if printed.is_ok() {
+            printed = bars.aside(|| tell(session, &record));
+        }
+    });
+    match args.timeout {
+        None => waiting.await?,
+        Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {
+            Ok(waited) => waited?,
+            Err(_) => {
+                return Err(Failure::new(
+                    Exit::TimedOut,
+                    format!("not all jobs had ended after {timeout}"),
+                ));
+            }
+        },
+    }
+    printed?;
+    Ok(if all_well { 0 } else { Exit::Failed as u8 })
+}
+
+fn tell(session: &Session, record: &Record) -> std::io::Result<()> {
+    if session.json {
+        return render::print_json(record);
+    }
+    let reason = record
+        .reason
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    render::print_line(format_args!(
+        "{}  {}{reason}",
+        record.job_id,
+        render::state(record.state)
+    ))
+}

@@ -1,0 +1,62 @@
+//! `naq worker`
+
+use super::exit::Failure;
+use super::session::Session;
+use super::worker_options::WorkerOptions;
+use crate::worker::{self, Request};
+use naq_protocol::QueueName;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The queues to serve, in order [default: default]
+    queues: Vec<String>,
+    #[command(flatten)]
+    worker: WorkerOptions,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let queues = queue_names(session, &args.queues)?;
+    let (_, requests) = super::shutdown::requests(Request::Drain)?;
+    let options = args.worker.worker(session, queues)?;
+    // the spawners first: they are small because this process still is
+    let runner = args.worker.start_runner(session).await?;
+    let client = session.connect().await?;
+    tracing::info!(
+        server = client.broker().server(),
+        queues = %list(&options.queues),
+        concurrency = options.concurrency,
+        containment = %runner.containment(),
+        "working"
+    );
+    let summary = worker::work(client.broker().clone(), runner.clone(), options, requests).await?;
+    runner.shutdown().await;
+    tracing::info!(
+        ended = summary.jobs_ended,
+        handed_back = summary.handed_back,
+        "done"
+    );
+    Ok(0)
+}
+
+/// The queues named, or the default one; each once.
+pub(super) fn queue_names(session: &Session, named: &[String]) -> Result<Vec<QueueName>, Failure> {
+    let mut queues: Vec<QueueName> = Vec::new();
+    for name in named {
+        let queue = QueueName::new(name)?;
+        if !queues.contains(&queue) {
+            queues.push(queue);
+        }
+    }
+    if queues.is_empty() {
+        queues.push(QueueName::new(&session.settings().default_queue)?);
+    }
+    Ok(queues)
+}
+
+pub(super) fn list(queues: &[QueueName]) -> String {
+    queues
+        .iter()
+        .map(QueueName::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

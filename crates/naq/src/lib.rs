@@ -1,0 +1,11 @@
+//! The rooms of the `naq` program. A program that only enqueues and reads depends on `naq-client`
+//! instead: nothing here is a stable interface.
+//!
+//! ```text
+//! main → cli → {worker, scheduler, local_server}
+//! ```
+
+pub mod cli;
+pub mod local_server;
+pub mod scheduler;
+pub mod worker;

@@ -1,0 +1,125 @@
+//! One tick on its way: whether it is enqueued, and what came of that.
+
+use std::time::Duration;
+
+use super::clock;
+use super::lock::Lease;
+use naq_client::{Client, ClientError};
+use naq_jetstream::{BrokerError, NewJob, step};
+use naq_protocol::{JobId, Overlap};
+
+/// A tick that is due.
+pub(super) struct Tick {
+    pub(super) job: NewJob,
+    pub(super) overlap: Overlap,
+    /// The job of the tick before.
+    pub(super) last_job_id: Option<JobId>,
+    /// Whether it may be enqueued before more is stored of those before it.
+    pub(super) may_follow: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Fired {
+    /// The server has the job.
+    Enqueued,
+    /// The job before it has not ended, and the schedule says to leave it out then.
+    Skipped,
+    /// It is to be enqueued, once it is stored which ticks before it were left out.
+    StoreFirst,
+    /// It was not enqueued, or it is not known whether it was.
+    Failed(BrokerError),
+    /// This is no longer the leader: nothing was sent.
+    NotLeader,
+}
+
+/// Enqueues a tick where its schedule's last job allows it.
+pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: Duration) -> Fired {
+    match settle_overlap(&client, &lease, &tick, result_ttl).await {
+        Ok(None) => {}
+        Ok(Some(fired)) => return fired,
+        Err(ClientError::Broker(error)) => return Fired::Failed(error),
+        Err(error) => return Fired::Failed(BrokerError::Unreadable(error.to_string())),
+    }
+    if !tick.may_follow {
+        return Fired::StoreFirst;
+    }
+    step("tick.due");
+    let broker = client.broker();
+    // without a connection it would be sent whenever there is one again, whoever leads by then
+    if !broker.link().state().connected {
+        return Fired::Failed(BrokerError::Timeout("enqueueing"));
+    }
+    // looked at right before it is sent: a leader may have stood still for any time until here
+    if !lease.is_held() {
+        return Fired::NotLeader;
+    }
+    step("tick.checked");
+    let (job, queue) = (tick.job.clone(), tick.job.queue.clone());
+    let sent = match broker.send_job(job).await {
+        Ok(sent) => broker.confirm_job(&queue, sent).await,
+        Err(error) => Err(error),
+    };
+    let enqueued = match sent {
+        Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Conflict)) => {
+            if !lease.is_held() {
+                return Fired::NotLeader;
+            }
+            broker.enqueue_after(tick.job, error).await
+        }
+        // also where there was no answer: whether to try again is for whoever then leads
+        sent => sent,
+    };
+    match enqueued {
+        // one that is there already is this very tick
+        Ok(_) => {
+            step("tick.enqueued");
+            Fired::Enqueued
+        }
+        Err(error) => Fired::Failed(error),
+    }
+}
+
+/// What the last job means for this tick; none where it is to be enqueued.
+async fn settle_overlap(
+    client: &Client,
+    lease: &Lease,
+    tick: &Tick,
+    result_ttl: Duration,
+) -> Result<Option<Fired>, ClientError> {
+    let replaces = match tick.overlap {
+        Overlap::Allow | Overlap::Queue => return Ok(None),
+        Overlap::Skip => false,
+        Overlap::Replace => true,
+    };
+    // the tick itself, where it was enqueued by a leader that did not live to say so
+    let Some(last) = tick
+        .last_job_id
+        .as_ref()
+        .filter(|last| **last != tick.job.job_id)
+    else {
+        return Ok(None);
+    };
+    let has_ended = match client.fetch_job(last).await {
+        Ok(record) => record.state.is_terminal(),
+        Err(ClientError::NoSuchJob(_)) => true,
+        Err(error) => return Err(error),
+    };
+    step("overlap.decided");
+    if has_ended {
+        return Ok(None);
+    }
+    if !replaces {
+        return Ok(Some(Fired::Skipped));
+    }
+    if !lease.is_held() {
+        return Ok(Some(Fired::NotLeader));
+    }
+    match client.cancel(last, clock::now(), result_ttl).await {
+        Ok(_) | Err(ClientError::NoSuchJob(_)) => {
+            step("overlap.cancelled");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,138 @@
+//! The scheduler: enqueues the jobs of schedules when their ticks are due.
+//!
+//! Any number of them may run; one leads, the others wait for its lock. The leader keeps all
+//! schedules in memory and hears of every change, so that nothing is polled. When a tick is due it
+//! enqueues the job, and stores how far the schedule is a little later: what a leader did not live
+//! to store, the next one does again, and the id of the tick absorbs it.
+//!
+//! When a tick is due, and what becomes of late ones, is for `lifecycle` to say; this room has the
+//! clock.
+
+mod book;
+mod clock;
+mod fire;
+mod leader;
+mod lock;
+mod sweep;
+
+pub use lock::LockOptions;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use leader::End;
+use lock::Lease;
+use naq_client::Client;
+use naq_jetstream::BrokerError;
+use naq_protocol::{JobId, LeaderInfo};
+
+/// How a scheduler is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it is called; a made name where none is given.
+    pub instance_id: Option<String>,
+    /// How the lock is held; without one it leads whoever else does.
+    pub lock: Option<LockOptions>,
+    /// Ticks in a row that could not be enqueued, after which a schedule is paused; 0 for never.
+    pub failures_max: u32,
+    /// How often the leader looks for what a crash left behind.
+    pub sweep_interval: Duration,
+    /// How long the record of a job stays that a tick replaces before it has begun.
+    pub result_ttl: Duration,
+}
+
+/// What a scheduler did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Ticks that were enqueued.
+    pub enqueued: u64,
+    /// How often it became the leader.
+    pub terms: u64,
+}
+
+/// Runs until asked to stop: until `stop` has become true, or its sender is gone.
+///
+/// # Errors
+/// Where the server refuses what a scheduler needs.
+pub async fn schedule(
+    client: Client,
+    options: Options,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Summary, BrokerError> {
+    let name = match &options.instance_id {
+        Some(name) => name.clone(),
+        None => JobId::generate().to_string(),
+    };
+    let mut info = LeaderInfo {
+        instance_id: name,
+        hostname: nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        since: clock::now(),
+    };
+    let mut summary = Summary::default();
+    let mut has_had_lock = false;
+    loop {
+        info.since = clock::now();
+        let ended = take_turn(
+            &client,
+            &options,
+            &info,
+            &mut stop,
+            &mut summary,
+            &mut has_had_lock,
+        )
+        .await;
+        match ended {
+            Ok(End::Stopped) => return Ok(summary),
+            Ok(End::NotLeader) => tracing::warn!("no longer the leader"),
+            // whoever gets the lock once the server can be worked with goes on
+            Err(error) if passes(&error, has_had_lock || summary.terms > 0) => {
+                tracing::warn!("cannot lead: {error}");
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    _ = stop.wait_for(|stop| *stop) => return Ok(summary),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How long to wait where the server cannot be worked with.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Waits for the lock, and leads.
+async fn take_turn(
+    client: &Client,
+    options: &Options,
+    info: &LeaderInfo,
+    stop: &mut watch::Receiver<bool>,
+    summary: &mut Summary,
+    has_had_lock: &mut bool,
+) -> Result<End, BrokerError> {
+    let lease = match options.lock {
+        None => Lease::without_lock(),
+        Some(lock) => tokio::select! {
+            lease = lock::acquire(client.broker(), info, lock) => lease?,
+            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+        },
+    };
+    *has_had_lock |= options.lock.is_some();
+    leader::lead(client, options, lease, stop, summary).await
+}
+
+/// Whether it is worth going on. Servers that go down, come up and elect leaders refuse all
+/// manner of things meanwhile; where they have given the lock before, that is what it is.
+fn passes(error: &BrokerError, has_had_lock: bool) -> bool {
+    match error {
+        BrokerError::Timeout(_) => true,
+        BrokerError::Refused { .. } | BrokerError::Full(_) | BrokerError::Unsuitable(_) => {
+            has_had_lock
+        }
+        _ => false,
+    }
+}

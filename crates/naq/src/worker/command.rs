@@ -1,0 +1,217 @@
+//! From an envelope to a command the runner can start.
+
+use std::path::PathBuf;
+
+use super::Options;
+use naq_core::satisfies;
+use naq_protocol::{Envelope, Invalid, Record, RejectReason, Stdin as EnvelopeStdin};
+use naq_runner::{Command, LiveSink, Program, Stdin, denied_env};
+
+/// Fields of the envelope that this version carries and cannot honour yet. A job that asks for
+/// one is refused, rather than run as if it had not asked.
+fn unsupported(envelope: &Envelope) -> Option<&'static str> {
+    [
+        ("function", envelope.function.is_some()),
+        ("runner", envelope.runner.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(field, asked)| asked.then_some(field))
+}
+
+/// Checks an envelope against what this worker allows and can do.
+///
+/// # Errors
+/// [`Invalid`] with the reason `not_allowed` and the field's path.
+pub(super) fn check_policy(envelope: &Envelope, options: &Options) -> Result<(), Invalid> {
+    if let Some(field) = unsupported(envelope) {
+        return Err(Invalid::new(
+            RejectReason::NotAllowed,
+            field,
+            "this version of naq cannot do that yet",
+        ));
+    }
+    if !satisfies(&options.labels, &envelope.requires) {
+        // what it may set is for the worker to say that runs it
+        return Ok(());
+    }
+    for name in envelope.env.keys() {
+        if denied_env(name, &options.allow_env) {
+            return Err(Invalid::new(
+                RejectReason::NotAllowed,
+                format!("env.{name}"),
+                "it makes programs run other code; the worker's --allow-env can permit it",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What the job is told of itself, beside its own environment.
+pub(super) struct Identity<'a> {
+    pub(super) worker_id: &'a str,
+    pub(super) record: &'a Record,
+    /// The revision of the claim: it only grows over a job's attempts.
+    pub(super) fence: u64,
+}
+
+/// The command of an attempt.
+pub(super) fn build(
+    envelope: &Envelope,
+    options: &Options,
+    identity: &Identity<'_>,
+    secrets: Vec<(String, String)>,
+    live: Option<LiveSink>,
+) -> Command {
+    let args = envelope.argument_texts();
+    let program = match (&envelope.command, &envelope.script) {
+        (Some(program), _) => Program::Path {
+            program: program.clone(),
+            args,
+        },
+        (None, script) => Program::Script {
+            source: script.clone().unwrap_or_default(),
+            interpreter: None,
+            args,
+        },
+    };
+    let record = identity.record;
+    let mut command = Command::new(record.job_id.as_str(), program);
+    command.cwd = envelope.cwd.as_ref().map(PathBuf::from);
+    command.stdin = match envelope.standard_input() {
+        EnvelopeStdin::Empty => Stdin::Empty,
+        EnvelopeStdin::Bytes(bytes) => Stdin::Bytes(bytes.into()),
+    };
+    let timeout = envelope.timeout.map(|span| span.0).or(options.timeout);
+    command.timeout = timeout;
+    command.kill_grace = options.kill_grace;
+    command.limits = limits(envelope, options);
+    command.secrets = secrets;
+    command.live = live;
+    command.scratch = true;
+    let mut env: Vec<(String, String)> = envelope
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let max_attempts = envelope
+        .max_retries
+        .unwrap_or(0)
+        .saturating_add(1)
+        .saturating_add(record.crashes);
+    let mut tell = |name: &str, value: String| env.push((name.to_owned(), value));
+    tell("NAQ_JOB_ID", record.job_id.to_string());
+    tell("NAQ_QUEUE", record.queue.to_string());
+    tell("NAQ_ATTEMPT", record.attempt.to_string());
+    tell("NAQ_MAX_ATTEMPTS", max_attempts.to_string());
+    tell("NAQ_WORKER_ID", identity.worker_id.to_owned());
+    tell("NAQ_FENCE", identity.fence.to_string());
+    tell("NAQ_CONTROL_FD", "3".to_owned());
+    if let Some(timeout) = timeout {
+        tell("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
+    }
+    if let Some(checkpoint) = &record.checkpoint {
+        tell("NAQ_CHECKPOINT", checkpoint.get().to_owned());
+    }
+    if let Some(schedule) = &record.schedule_id {
+        tell("NAQ_SCHEDULE_ID", schedule.to_string());
+    }
+    if let Some(time) = record.scheduled_for {
+        tell("NAQ_SCHEDULED_FOR", time.to_string());
+    }
+    let traceparent = envelope.traceparent.as_ref();
+    if let Some(traceparent) = traceparent.or(record.traceparent.as_ref()) {
+        tell("TRACEPARENT", traceparent.clone());
+    }
+    command.env = env;
+    command
+}
+
+fn limits(envelope: &Envelope, options: &Options) -> naq_runner::Limits {
+    let (asked, default) = (&envelope.limits, &options.limits);
+    naq_runner::Limits {
+        memory_bytes: asked.memory.or(default.memory).map(|size| size.0),
+        // the kernel counts whole seconds: a part of one is one
+        cpu_time_s: asked
+            .cpu_time
+            .or(default.cpu_time)
+            .map(|span| span.0.as_secs() + u64::from(span.0.subsec_nanos() > 0)),
+        cpus: asked.cpus.or(default.cpus),
+        processes: asked.processes.or(default.processes),
+        open_files: asked.open_files.or(default.open_files),
+        file_size_bytes: asked.file_size.or(default.file_size).map(|size| size.0),
+        output_bytes: asked.output.or(default.output).map(|size| size.0),
+        nice: asked.nice.or(default.nice).map(i32::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::{JobId, QueueName, State, Timestamp};
+
+    fn record() -> Record {
+        let mut record = Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("q").unwrap(),
+            State::Running,
+            Timestamp::from_unix_ms(0).unwrap(),
+        );
+        record.attempt = 2;
+        record
+    }
+
+    #[test]
+    fn a_job_is_told_who_it_is() {
+        let envelope = Envelope::parse(br#"{"command":"x","timeout":"1500ms"}"#).unwrap();
+        let options = Options::new(Vec::new(), 1);
+        let record = record();
+        let identity = Identity {
+            worker_id: "w",
+            record: &record,
+            fence: 42,
+        };
+        let command = build(&envelope, &options, &identity, Vec::new(), None);
+        let told = |name: &str| {
+            command
+                .env
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.as_str())
+        };
+        assert_eq!(told("NAQ_JOB_ID"), Some("j"));
+        assert_eq!(told("NAQ_ATTEMPT"), Some("2"));
+        assert_eq!(told("NAQ_FENCE"), Some("42"));
+        assert_eq!(told("NAQ_TIMEOUT"), Some("1.5"));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused() {
+        let options = Options::new(Vec::new(), 1);
+        let envelope = Envelope::parse(br#"{"function":"module:name"}"#).unwrap();
+        let invalid = check_policy(&envelope, &options).unwrap_err();
+        assert_eq!(
+            (invalid.reason, invalid.path.as_str()),
+            (RejectReason::NotAllowed, "function")
+        );
+    }
+
+    #[test]
+    fn loaders_are_refused_unless_allowed() {
+        let envelope = Envelope::parse(br#"{"command":"x","env":{"LD_PRELOAD":"x"}}"#).unwrap();
+        let mut options = Options::new(Vec::new(), 1);
+        let invalid = check_policy(&envelope, &options).unwrap_err();
+        assert_eq!(invalid.path, "env.LD_PRELOAD");
+        options.allow_env = vec!["LD_PRELOAD".to_owned()];
+        assert!(check_policy(&envelope, &options).is_ok());
+    }
+
+    #[test]
+    fn what_another_worker_is_to_run_is_not_refused_here() {
+        let json = br#"{"command":"x","env":{"LD_PRELOAD":"x"},"requires":{"gpu":"yes"}}"#;
+        let envelope = Envelope::parse(json).unwrap();
+        let mut options = Options::new(Vec::new(), 1);
+        assert!(check_policy(&envelope, &options).is_ok());
+        options.labels.insert("gpu".to_owned(), "yes".to_owned());
+        assert!(check_policy(&envelope, &options).is_err());
+    }
+}
