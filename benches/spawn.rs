@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq_runner::{Command, End, Options, Program, Runner};
+use naq_runner::{Command, Program, Runner, RunnerConfig, Termination};
 
 fn main() {
     let args: Vec<String> = std::env::args()
@@ -23,7 +23,7 @@ fn main() {
     let (settings, program) = (&args[..split], &args[split + 1..]);
     let concurrency: usize = settings[0].parse().unwrap();
     let seconds: f64 = settings[1].parse().unwrap();
-    let mut options = Options::new(concurrency);
+    let mut options = RunnerConfig::new(concurrency);
     options.spawner_program = Some(env!("CARGO_BIN_EXE_naq").into());
     for setting in &settings[2..] {
         match setting.strip_prefix("spawners=") {
@@ -52,7 +52,7 @@ fn main() {
                 while Instant::now() < end {
                     let job = runner.start_job(Command::new("bench", program.clone()));
                     let ended = job.wait().await;
-                    assert_eq!(ended.end, End::Exited(0));
+                    assert_eq!(ended.end, Termination::Exited(0));
                     jobs += 1;
                 }
                 jobs

@@ -6,13 +6,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use naq_client::Cancelled;
+use naq_client::CancelOutcome;
 use naq_protocol::JobId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::run::Run;
-use crate::harness::naq::{Guarded, command};
+use crate::harness::naq::{GuardedChild, command};
 
 /// One in so many jobs is cancelled.
 const ONE_IN: usize = 25;
@@ -68,15 +68,17 @@ fn by_library(run: &Run, job: &str) {
     let now = SystemTime::now().into();
     let cancelling = run.stage.naq.client().cancel(&id, now, week);
     match run.stage.naq.handle().block_on(cancelling) {
-        Ok(Cancelled::Done(_)) => {
+        Ok(CancelOutcome::Cancelled(_)) => {
             run.stage.note(&format!("cancelled {job}"));
             run.cancelled.lock().unwrap().insert(job.to_owned());
         }
-        Ok(Cancelled::Asked { heard, .. }) => {
+        Ok(CancelOutcome::CancelRequested { acknowledged, .. }) => {
             run.stage
-                .note(&format!("asked to cancel {job}, heard: {heard}"));
+                .note(&format!("asked to cancel {job}, heard: {acknowledged}"));
         }
-        Ok(Cancelled::Ended(record)) => run.stage.note(&format!("{job} is {}", record.state)),
+        Ok(CancelOutcome::AlreadyEnded(record)) => {
+            run.stage.note(&format!("{job} is {}", record.state))
+        }
         Err(error) => run
             .stage
             .note(&format!("{job} could not be cancelled: {error}")),
@@ -87,17 +89,17 @@ fn by_command_line(run: &Run, chance: &mut StdRng, job: &str) {
     let mut environment = run.stage.naq.environment();
     let points = [
         "",
-        "cancel.asked=return",
+        "cancel.requested=return",
         "cancel.written=return",
         "cancel.released=return",
         "release.closed=return",
         "release.published=return",
-        "slot.given=return",
+        "slot.released=return",
     ];
     let point = points[chance.random_range(0..points.len())];
     environment.insert("FAILPOINTS".to_owned(), point.to_owned());
     let args = ["cancel", job].map(str::to_owned);
-    let mut process = Guarded::spawn(&mut command(&args, &environment, run.stage.naq.home()));
+    let mut process = GuardedChild::spawn(&mut command(&args, &environment, run.stage.naq.home()));
     let mut said = String::new();
     let mut stderr = process.child().stderr.take().unwrap();
     let _ = stderr.read_to_string(&mut said);

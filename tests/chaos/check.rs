@@ -26,7 +26,7 @@ pub(super) struct Seen {
     /// Jobs without a terminal record that are still somewhere in a queue.
     pub(super) queued: BTreeSet<String>,
     /// Messages that nobody acknowledged.
-    pub(super) messages_left: u64,
+    pub(super) stream_messages: u64,
     /// Messages of jobs that had ended, removed by a leader that swept when all was over.
     pub(super) messages_swept: u64,
     /// The jobs' own log.
@@ -171,8 +171,8 @@ pub(super) fn check(seen: &Seen) -> Verdict {
             None => verdict.lost.push(job.clone()),
         }
     }
-    if verdict.stuck.is_empty() && seen.messages_left > 0 {
-        let left = seen.messages_left;
+    if verdict.stuck.is_empty() && seen.stream_messages > 0 {
+        let left = seen.stream_messages;
         verdict.stuck.push(format!("{left} messages of ended jobs"));
     }
     for (job, writes) in &seen.writes {
@@ -381,7 +381,7 @@ fn what_breaks_a_promise_is_found() {
             seen.records
                 .insert("a".to_owned(), (2, record(State::Running)));
         }),
-        ("stuck: 1 messages", |seen| seen.messages_left = 1),
+        ("stuck: 1 messages", |seen| seen.stream_messages = 1),
         ("double:", |seen| {
             let writes = seen.writes.get_mut("a").unwrap();
             let second = Write {

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::jobs::QUEUES;
 use super::plan::{ACK_WAIT, Failpoints};
 use super::stage::{Keeping, Stage};
-use crate::harness::naq::{Guarded, command};
+use crate::harness::naq::{GuardedChild, command};
 
 /// A place in a crew: whoever is in it now.
 #[derive(Default)]
@@ -209,7 +209,7 @@ impl Crew {
         }
     }
 
-    fn start(&self, stage: &Stage, index: usize, failpoints: &str, log: &Path) -> Guarded {
+    fn start(&self, stage: &Stage, index: usize, failpoints: &str, log: &Path) -> GuardedChild {
         let args = (self.args)(stage, index);
         let mut environment = self.environment.clone();
         environment.insert("FAILPOINTS".to_owned(), failpoints.to_owned());
@@ -218,7 +218,7 @@ impl Crew {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(log).unwrap());
-        Guarded::spawn(&mut command)
+        GuardedChild::spawn(&mut command)
     }
 }
 

@@ -125,26 +125,26 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("run.started", 4),
     ("run.ended", 4),
     ("output.stored", 100),
-    ("failed.kept", 50),
+    ("dead_letter.written", 50),
     ("outcome.before", 4),
     ("outcome.written", 4),
     ("released", 4),
-    ("retry.held", 50),
+    ("retry.delayed", 50),
     ("retry.slept", 50),
-    ("wake.released", 100),
-    ("park.indexed", 40),
-    ("park.written", 40),
-    ("park.marked", 40),
-    ("park.armed", 40),
+    ("recheck.released", 100),
+    ("block.indexed", 40),
+    ("block.written", 40),
+    ("block.marked", 40),
+    ("block.recheck_scheduled", 40),
     ("release.closed", 40),
     ("release.published", 40),
-    ("slot.taken", 20),
-    ("slot.given", 20),
-    ("handed_on.registered", 100),
-    ("handed_on.published", 30),
-    ("later.held", 100),
-    ("handed_back", 100),
-    ("rejected.kept", 100),
+    ("slot.acquired", 20),
+    ("slot.released", 20),
+    ("reroute.registered", 100),
+    ("reroute.published", 30),
+    ("delay.written", 100),
+    ("nak.sent", 100),
+    ("rejected.dead_lettered", 100),
     ("rejected.written", 100),
     ("ack.before", 4),
     ("ack.done", 4),
@@ -152,8 +152,8 @@ pub(super) const STEPS: &[(&str, u32)] = &[
 
 /// The same of a scheduler: its own steps, and those of a cancel, which `overlap: replace` takes.
 pub(super) const SCHEDULER_STEPS: &[(&str, u32)] = &[
-    ("lock.taken", 50),
-    ("lock.renewed", 30),
+    ("leader_lease.acquired", 50),
+    ("leader_lease.renewed", 30),
     ("schedules.read", 50),
     ("overlap.decided", 3),
     ("overlap.cancelled", 10),
@@ -225,7 +225,7 @@ mod tests {
         for folder in folders {
             for entry in std::fs::read_dir(source.join(folder)).unwrap() {
                 let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-                for part in text.split("step(\"").skip(1) {
+                for part in text.split("failpoint(\"").skip(1) {
                     found.insert(part.split('"').next().unwrap().to_owned());
                 }
             }

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 
 use super::jobs::{Ends, Planned, QUEUES};
 use super::run::Run;
-use crate::harness::naq::{Guarded, command};
+use crate::harness::naq::{GuardedChild, command};
 
 /// Jobs that are acknowledged and have not ended, at the most: what is enqueued follows what is
 /// done, so that the faults fall on both.
@@ -102,7 +102,7 @@ fn enqueue_by_command_line(
     killed_after: Option<Duration>,
 ) -> Vec<String> {
     let args = ["enqueue", "-q", queue, "--file", "-"].map(str::to_owned);
-    let mut producer = Guarded::spawn(&mut command(
+    let mut producer = GuardedChild::spawn(&mut command(
         &args,
         &run.stage.naq.environment(),
         run.stage.naq.home(),

@@ -35,7 +35,7 @@ impl Servers {
     pub(super) fn naq(&self) -> Naq {
         match &self.these {
             These::One(server) => Naq::new(server),
-            These::Many(cluster) => Naq::of_cluster(cluster),
+            These::Many(cluster) => Naq::with_cluster(cluster),
         }
     }
 
@@ -60,7 +60,7 @@ impl Servers {
                 let index = pick(cluster, stage, self.streams, chance);
                 cluster.kill9(index);
                 std::thread::sleep(away);
-                cluster.start_again(index);
+                cluster.restart_node(index);
             }
         }
         true
@@ -88,7 +88,7 @@ impl Servers {
 /// The leader of some stream mostly, else any. The copies are whole first: a majority of them
 /// has to live for anything to be promised.
 fn pick(cluster: &Cluster, stage: &Stage, streams: &[&str], chance: &mut StdRng) -> usize {
-    Cluster::settle(stage.naq.handle(), stage.naq.nats());
+    Cluster::wait_replicated(stage.naq.handle(), stage.naq.nats());
     let any = chance.random_range(0..cluster.len());
     let stream = streams[chance.random_range(0..streams.len())];
     let leads = chance.random_bool(0.8);

@@ -24,7 +24,7 @@ use super::jobs::{MARK, QUEUES};
 use super::plan::{Fault, Size};
 use super::servers::Servers;
 use crate::harness::naq::{Naq, eventually};
-use crate::harness::nats::LONG;
+use crate::harness::nats::TEST_TIMEOUT;
 
 /// After so long without a single record being stored, whatever has not ended is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(90);
@@ -254,7 +254,7 @@ impl Stage {
 
     /// Waits until the queues are empty. Returns how many messages stay.
     fn drained(&self) -> u64 {
-        let until = Instant::now() + LONG;
+        let until = Instant::now() + TEST_TIMEOUT;
         loop {
             let left = self
                 .naq
@@ -274,10 +274,10 @@ impl Stage {
         let unheard = self.drained();
         // what a killed server has again and gives to nobody is for the leader to sweep up, as it is
         // wherever there is a scheduler
-        let messages_left = if unheard > 0 && !self.broken() {
+        let stream_messages = if unheard > 0 && !self.broken() {
             let sweeper = self
                 .naq
-                .cli(["scheduler", "--sweep-interval", "2s"])
+                .cli(["scheduler", "--reconcile-interval", "2s"])
                 .follow();
             let left = self.drained();
             sweeper.stop();
@@ -330,8 +330,8 @@ impl Stage {
             writes_count,
             records,
             queued,
-            messages_left,
-            messages_swept: unheard.saturating_sub(messages_left),
+            stream_messages,
+            messages_swept: unheard.saturating_sub(stream_messages),
             runs: read_runs(&runs),
             kept,
             left_over,
@@ -412,7 +412,7 @@ async fn jobs_left(nats: &async_nats::Client) -> Result<u64, async_nats::Error> 
         let stream = jetstream.get_stream(format!("naq_queue_{queue}")).await?;
         let mut subjects = stream.info_with_subjects("naq.>").await?;
         while let Some((subject, count)) = subjects.try_next().await? {
-            if !subject.starts_with("naq.wake.") {
+            if !subject.starts_with("naq.recheck.") {
                 left += count as u64;
             }
         }
@@ -510,7 +510,7 @@ pub(super) struct Keeping {
 impl Keeping {
     /// Asks all to end, until they have.
     fn end(self, stage: &Stage) {
-        let until = Instant::now() + LONG;
+        let until = Instant::now() + TEST_TIMEOUT;
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             for place in &self.crew.places {
                 if Instant::now() < until {

@@ -18,13 +18,16 @@ fn a_queue_that_is_made_on_the_way_has_each_job_once_and_in_order() {
             for queue in ["left", "right"] {
                 let id = JobId::new(format!("{queue}-{number}")).unwrap();
                 let queue = QueueName::new(queue).unwrap();
-                let job = NewJob::chosen(id, queue, r#"{"command":"true"}"#.into());
+                let job = NewJob::with_id(id, queue, r#"{"command":"true"}"#.into());
                 bulk.push(job).await.unwrap();
             }
         }
         assert_eq!(bulk.finish().await.unwrap(), 2 * JOBS);
-        assert_eq!((bulk.repeated(), bulk.take_confirmed().len()), (0, 12_000));
-        assert!(bulk.take_failed().is_none());
+        assert_eq!(
+            (bulk.duplicates(), bulk.take_confirmed().len()),
+            (0, 12_000)
+        );
+        assert!(bulk.take_rejected().is_none());
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         for queue in ["left", "right"] {
             let name = format!("naq_queue_{queue}");

@@ -13,8 +13,8 @@ use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::naq::{Followed, Naq, eventually, plain_server};
-use crate::harness::nats::{LONG, TestServer};
+use crate::harness::naq::{FollowedCli, Naq, eventually, start_plain_server};
+use crate::harness::nats::{TEST_TIMEOUT, TestServer};
 
 /// What was printed, one event a line, as far as lines are whole.
 fn events(printed: &str) -> Vec<Value> {
@@ -32,20 +32,20 @@ fn of_records(told: Vec<Value>) -> Vec<Value> {
     told
 }
 
-fn follow(naq: &Naq, args: &[&str]) -> Followed {
+fn follow(naq: &Naq, args: &[&str]) -> FollowedCli {
     let following = ["events", "--follow", "--json", "--log-level", "debug"];
     let followed = naq.cli([&following, args].concat()).follow();
-    followed.says("following");
+    followed.expect_stderr("following");
     followed
 }
 
 /// `naq events` with something to do, standing.
-fn hook(naq: &Naq, args: &[&str]) -> Followed {
+fn hook(naq: &Naq, args: &[&str]) -> FollowedCli {
     let followed = naq
         .cli([&["events"], args].concat())
         .env("NAQ_DEFAULT_ACK_WAIT", "2s")
         .follow();
-    followed.says("waiting for changes");
+    followed.expect_stderr("waiting for changes");
     followed
 }
 
@@ -68,7 +68,7 @@ fn every_change_is_told_as_it_happens() {
     let people = naq
         .cli(["events", "-f", "--queue", "build", "--log-level", "debug"])
         .follow();
-    people.says("following");
+    people.expect_stderr("following");
     let marker = path(&naq, "once");
     let script = format!("[ -e {marker} ] || {{ touch {marker}; exit 9; }}");
     let job = naq.publish(
@@ -79,11 +79,11 @@ fn every_change_is_told_as_it_happens() {
         })
         .to_string(),
     );
-    naq.ended(&job);
+    naq.wait_ended(&job);
     let other = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&other);
+    naq.wait_ended(&other);
 
-    let told = events(&all.prints(r#""state":"failed""#));
+    let told = events(&all.expect_stdout(r#""state":"failed""#));
     let life: Vec<(&str, &str, u64)> = told
         .iter()
         .filter(|event| event["job_id"] == job.as_str())
@@ -112,10 +112,10 @@ fn every_change_is_told_as_it_happens() {
     assert_eq!(told[1]["reason"], "exit");
     assert_eq!(told[1]["exit_code"], 9);
     assert_eq!(told[0]["labels"]["team"], "a");
-    let only = events(&only.prints("succeeded"));
+    let only = events(&only.expect_stdout("succeeded"));
     assert_eq!(only.len(), 1);
     assert_eq!(only[0]["job_id"], job.as_str());
-    let text = people.prints("→failed");
+    let text = people.expect_stdout("→failed");
     assert!(text.contains("running→succeeded"), "{text}");
     assert!(text.contains("exit 1"), "{text}");
 
@@ -167,20 +167,20 @@ fn what_comes_into_a_queue_is_told() {
             .collect()
     };
     // the server itself puts it into the queue, with nobody there to take it
-    let told = events(&all.prints(r#""previous_state":"scheduled""#));
+    let told = events(&all.expect_stdout(r#""previous_state":"scheduled""#));
     assert_eq!(changes("held", &told), ["-→scheduled", "scheduled→queued"]);
     assert_eq!(changes(bare.as_str(), &told), ["-→queued"]);
     assert_eq!(changes(bad.as_str(), &told), ["-→queued"]);
     assert!(changes("elsewhere", &told).is_empty());
     let _worker = naq.worker(&["build"]).spawn();
-    naq.ended(&JobId::new("held").unwrap());
-    naq.ended(&bad);
-    let told = events(&all.prints(r#""state":"rejected""#));
+    naq.wait_ended(&JobId::new("held").unwrap());
+    naq.wait_ended(&bad);
+    let told = events(&all.expect_stdout(r#""state":"rejected""#));
     assert_eq!(
         changes(bad.as_str(), &told),
         ["-→queued", "queued→rejected"]
     );
-    let told = events(&only.prints(r#""previous_state":"scheduled""#));
+    let told = events(&only.expect_stdout(r#""previous_state":"scheduled""#));
     let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
     assert_eq!(told, ["held", bare.as_str(), "held"]);
 
@@ -188,7 +188,7 @@ fn what_comes_into_a_queue_is_told() {
     naq.cli(["events", "--exec", "true", "--state", "queued"])
         .run()
         .exits(2)
-        .says(&["--state queued", "--follow"]);
+        .expect_stderr(&["--state queued", "--follow"]);
 }
 
 /// What one producer sends badly costs an onlooker a connection, and nothing else.
@@ -206,17 +206,17 @@ fn what_no_client_can_read_is_outlived() {
             br#"{"command":"true"}"#,
         );
         let job = naq.publish("build", r#"{"command":"true"}"#);
-        naq.ended(&job);
+        naq.wait_ended(&job);
         eventually("its end is told", || {
-            let told = events(&followed.prints(""));
+            let told = events(&followed.expect_stdout(""));
             told.iter()
                 .any(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded")
         });
     }
-    followed.says("the connection was lost");
+    followed.expect_stderr("the connection was lost");
     let good = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&good);
-    let told = events(&followed.prints(r#""state":"failed""#));
+    naq.wait_ended(&good);
+    let told = events(&followed.expect_stdout(r#""state":"failed""#));
     let rejected = told.iter().filter(|event| event["state"] == "rejected");
     assert_eq!(rejected.count(), 2, "{told:#?}");
 }
@@ -237,10 +237,10 @@ fn an_older_queue_is_told_of_once_somebody_uses_it() {
     let followed = follow(&naq, &[]);
     let unseen = naq.publish("build", r#"{"command":"true"}"#);
     let _worker = naq.worker(&["build"]).spawn();
-    naq.ended(&unseen);
+    naq.wait_ended(&unseen);
     let seen = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&seen);
-    let told = events(&followed.prints(r#""state":"failed""#));
+    naq.wait_ended(&seen);
+    let told = events(&followed.expect_stdout(r#""state":"failed""#));
     let queued = told.iter().filter(|event| event["state"] == "queued");
     let queued: Vec<_> = queued.map(|event| event["job_id"].clone()).collect();
     assert_eq!(queued, [seen.as_str()]);
@@ -252,15 +252,15 @@ fn a_time_to_live_is_no_change() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let first = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&first);
+    naq.wait_ended(&first);
     let followed = follow(&naq, &[]);
     naq.cli(["ttl", first.as_str(), "1h"]).run().succeeds();
     let second = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&second);
+    naq.wait_ended(&second);
     naq.cli(["ttl", second.as_str(), "0"]).run().succeeds();
     let third = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&third);
-    let told = of_records(events(&followed.prints("failed")));
+    naq.wait_ended(&third);
+    let told = of_records(events(&followed.expect_stdout("failed")));
     let told: Vec<_> = told
         .iter()
         .map(|event| {
@@ -293,18 +293,18 @@ fn no_end_is_missed_while_the_server_is_away() {
         .map(|_| naq.publish("build", serde_json::json!({"script": script}).to_string()))
         .collect();
     for job in &jobs {
-        naq.running(job);
+        naq.wait_running(job);
     }
     server.kill9();
     std::fs::write(&go, "").unwrap();
     server.restart();
     for job in &jobs {
-        assert_eq!(naq.ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
-    followed.says("the connection was lost");
+    followed.expect_stderr("the connection was lost");
     let last = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&last);
-    let told = events(&followed.prints(r#""state":"failed""#));
+    naq.wait_ended(&last);
+    let told = events(&followed.expect_stdout(r#""state":"failed""#));
     for job in &jobs {
         let ends = told
             .iter()
@@ -343,7 +343,7 @@ fn who_stands_still_for_a_while_misses_no_end() {
     write_records(&naq, RECORDS);
     followed.signal(Signal::SIGCONT);
     let last = format!(r#""revision":{RECORDS}}}"#);
-    let told = events(&followed.prints(&last));
+    let told = events(&followed.expect_stdout(&last));
     let jobs: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
     assert_eq!(jobs.len(), RECORDS);
     assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
@@ -364,7 +364,7 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
             }}
         ] }"#,
     );
-    let (_plain, port) = plain_server(&naq, &["-c", config.to_str().unwrap()]);
+    let (_plain, port) = start_plain_server(&naq, &["-c", config.to_str().unwrap()]);
     let url = format!("nats://127.0.0.1:{port}");
     let client = naq.block_on(async {
         let options = ConnectOptions {
@@ -383,7 +383,7 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
         .env("NAQ_USER", "onlooker")
         .env("NAQ_PASSWORD", "secret")
         .follow();
-    followed.says("following");
+    followed.expect_stderr("following");
     for id in ["before", "hidden", "after"] {
         let time = Timestamp::from_unix_ms(0).unwrap();
         let (job, queue) = (JobId::new(id).unwrap(), QueueName::new("q").unwrap());
@@ -391,7 +391,7 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
         naq.block_on(client.broker().write_record(&record, 0, None))
             .unwrap();
     }
-    let told = events(&followed.prints("after"));
+    let told = events(&followed.expect_stdout("after"));
     let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
     assert_eq!(told, ["before", "hidden", "after"]);
 }
@@ -402,7 +402,7 @@ fn a_record_that_expires_is_no_event_and_hides_none() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let first = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&first);
+    naq.wait_ended(&first);
     let followed = follow(&naq, &[]);
     let subject = format!("$KV.naq_results.{first}");
     naq.block_on(async {
@@ -419,8 +419,8 @@ fn a_record_that_expires_is_no_event_and_hides_none() {
         read.unwrap().0.is_none()
     });
     let second = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&second);
-    let told = of_records(events(&followed.prints(r#""state":"failed""#)));
+    naq.wait_ended(&second);
+    let told = of_records(events(&followed.expect_stdout(r#""state":"failed""#)));
     let told: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
     let (first, second) = (Some(first.as_str()), Some(second.as_str()));
     assert_eq!(told, [first, second, second]);
@@ -433,7 +433,7 @@ fn a_command_is_run_for_each_failure_until_it_works() {
     let _worker = naq.worker(&["build"]).spawn();
     // one that failed before anybody asked
     let before = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&before);
+    naq.wait_ended(&before);
     let (log, marker, record) = (
         path(&naq, "log"),
         path(&naq, "marker"),
@@ -445,12 +445,12 @@ fn a_command_is_run_for_each_failure_until_it_works() {
     );
     let hook = hook(&naq, &["--exec", &command]);
     let well = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&well);
+    naq.wait_ended(&well);
     let badly = naq.publish("build", r#"{"command":"sh","args":["-c","exit 3"]}"#);
-    let ended = naq.ended(&badly);
-    hook.says("exited with 4; again in 1 s");
-    hook.says("done");
-    hook.prints(&format!("saw {badly}\nsaw {badly}\n"));
+    let ended = naq.wait_ended(&badly);
+    hook.expect_stderr("exited with 4; again in 1 s");
+    hook.expect_stderr("done");
+    hook.expect_stdout(&format!("saw {badly}\nsaw {badly}\n"));
     let line = format!("{badly} failed exit 3");
     assert_eq!(lines(&naq, "log"), [line.clone(), line]);
     let given: Value =
@@ -460,8 +460,8 @@ fn a_command_is_run_for_each_failure_until_it_works() {
     // a time to live is no failure
     naq.cli(["ttl", badly.as_str(), "1h"]).run().succeeds();
     let rejected = naq.publish("build", "broken");
-    naq.ended(&rejected);
-    hook.prints(&format!("saw {rejected}\n"));
+    naq.wait_ended(&rejected);
+    hook.expect_stdout(&format!("saw {rejected}\n"));
     assert_eq!(lines(&naq, "log").len(), 3);
     assert!(hook.stop().success());
 }
@@ -476,12 +476,12 @@ fn a_command_that_was_cut_off_is_run_again() {
         format!("echo \"$NAQ_JOB_ID\" >> {log}; echo $$ > {pid}; [ -e {marker} ] || sleep 600");
     let first = hook(&naq, &["--exec", &command]);
     let job = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&job);
+    naq.wait_ended(&job);
     eventually("the command runs", || lines(&naq, "pid").len() == 1);
     first.kill9();
     // nobody is there for this one
     let missed = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&missed);
+    naq.wait_ended(&missed);
     std::fs::write(&marker, "").unwrap();
     let second = hook(&naq, &["--exec", &command]);
     eventually("both are done", || lines(&naq, "log").len() >= 3);
@@ -494,7 +494,7 @@ fn a_command_that_was_cut_off_is_run_again() {
     // what is done with is not done again
     let third = hook(&naq, &["--exec", &command]);
     let last = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&last);
+    naq.wait_ended(&last);
     eventually("the last is done", || {
         lines(&naq, "log").contains(&last.to_string())
     });
@@ -512,14 +512,14 @@ fn a_command_outlasts_the_server() {
     let mut expected = Vec::new();
     for _ in 0..2 {
         let job = naq.publish("build", r#"{"command":"false"}"#);
-        naq.ended(&job);
+        naq.wait_ended(&job);
         expected.push(job.to_string());
         eventually("it ran", || lines(&naq, "log").contains(&job.to_string()));
         server.kill9();
         server.restart();
     }
     let last = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&last);
+    naq.wait_ended(&last);
     eventually("it ran", || lines(&naq, "log").contains(&last.to_string()));
     expected.push(last.to_string());
     // each at least once
@@ -603,8 +603,8 @@ fn a_record_is_posted_until_it_is_taken() {
         "build",
         r#"{"command":"sh","args":["-c","echo out; exit 3"]}"#,
     );
-    let ended = naq.ended(&job);
-    let first = requests.recv_timeout(LONG).unwrap();
+    let ended = naq.wait_ended(&job);
+    let first = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert!(
         first.head.starts_with("post /hook/secret?token=secret "),
         "{}",
@@ -616,32 +616,32 @@ fn a_record_is_posted_until_it_is_taken() {
     assert_eq!(posted, serde_json::to_value(&ended).unwrap());
     let revision = first.header("naq-revision").to_owned();
     first.answer("500 Internal Server Error");
-    hook.says("it answered 500");
+    hook.expect_stderr("it answered 500");
 
-    let again = requests.recv_timeout(LONG).unwrap();
+    let again = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(again.header("naq-revision"), revision);
     // one that is slow holds up no other
     let other = naq.publish("build", r#"{"command":"false"}"#);
-    naq.ended(&other);
-    let quick = requests.recv_timeout(LONG).unwrap();
+    naq.wait_ended(&other);
+    let quick = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(quick.job(), other.as_str());
     quick.answer("204 No Content");
     again.answer("200 OK");
     let last = naq.publish("build", "broken");
-    naq.ended(&last);
-    let request = requests.recv_timeout(LONG).unwrap();
+    naq.wait_ended(&last);
+    let request = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(request.job(), last.as_str());
     assert_eq!(request.header("naq-state"), "rejected");
     // a redirect is not followed, and is no success
     request.answer("302 Found");
-    let request = requests.recv_timeout(LONG).unwrap();
+    let request = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(request.job(), last.as_str());
     // nobody at all is tried again as well
     drop(request);
-    let request = requests.recv_timeout(LONG).unwrap();
+    let request = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(request.job(), last.as_str());
     request.answer("201 Created");
-    let said = hook.said();
+    let said = hook.stderr_text();
     assert!(!said.contains("secret"), "{said}");
     assert!(hook.stop().success());
 }
@@ -667,7 +667,7 @@ fn other_changes_can_be_acted_on() {
     for queue in ["other", "build"] {
         for program in ["false", "true"] {
             let job = naq.publish(queue, format!(r#"{{"command":"{program}"}}"#));
-            naq.ended(&job);
+            naq.wait_ended(&job);
         }
     }
     eventually("it ran", || !lines(&naq, "log").is_empty());
@@ -682,7 +682,7 @@ fn what_cannot_be_done_is_said_at_once() {
         naq.cli([&["events"], args].concat())
             .run()
             .exits(2)
-            .says(&[words]);
+            .expect_stderr(&[words]);
     };
     refused(&["--webhook", "example.org/x"], "http://");
     refused(&["--webhook", "ftp://example.org"], "http://");

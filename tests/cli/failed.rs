@@ -70,14 +70,14 @@ fn failures_are_listed_and_shown_whole() {
     naq.cli(["failed", "list"])
         .run()
         .succeeds()
-        .says(&["no failed job"]);
+        .expect_stderr(&["no failed job"]);
     let exit = naq.publish("build", r#"{"command":"sh","args":["-c","exit 3"]}"#);
-    naq.ended(&exit);
+    naq.wait_ended(&exit);
     let missing = naq.publish("other", r#"{"command":"/no/such"}"#);
-    naq.ended(&missing);
+    naq.wait_ended(&missing);
     let bytes = b"\xff\xfe not an envelope\x1b[31m\n".to_vec();
     let rejected = naq.publish("other", bytes.clone());
-    naq.ended(&rejected);
+    naq.wait_ended(&rejected);
 
     let listed = |args: &[&str]| {
         let args = [&["failed", "list", "--json"], args].concat();
@@ -118,7 +118,7 @@ fn failures_are_listed_and_shown_whole() {
     naq.cli(["failed", "show", "nobody"])
         .run()
         .exits(4)
-        .says(&["no failed job `nobody`"]);
+        .expect_stderr(&["no failed job `nobody`"]);
 }
 
 #[test]
@@ -130,31 +130,31 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
     let start = r#"{"command":"false","meta":""#;
     let long = format!("{start}{}\"}}", "x".repeat((1 << 20) - start.len() - 40));
     let long = naq.publish("build", long);
-    naq.ended(&long);
-    let object = naq.kept(&long).object.expect("an object");
+    naq.wait_ended(&long);
+    let object = naq.dead_letter(&long).object.expect("an object");
     let short = naq.publish("build", r#"{"command":"/no/such"}"#);
-    naq.ended(&short);
+    naq.wait_ended(&short);
 
     // what is meant has to be said, and meant
     naq.cli(["failed", "discard"])
         .run()
         .exits(2)
-        .says(&["--all"]);
+        .expect_stderr(&["--all"]);
     naq.cli(["failed", "discard", "--all", "some-id"])
         .run()
         .exits(2);
     naq.cli(["failed", "discard", "--all"])
         .run()
         .exits(2)
-        .says(&["discard 2 failed jobs", "--yes"]);
-    assert_eq!(naq.failed().len(), 2);
+        .expect_stderr(&["discard 2 failed jobs", "--yes"]);
+    assert_eq!(naq.dead_letters().len(), 2);
 
     let done = naq
         .cli(["failed", "discard", "--reason", "spawn", "--yes"])
         .run()
         .succeeds();
     assert_eq!(done.stdout, "1 failed jobs discarded\n");
-    assert_eq!(naq.failed().len(), 1);
+    assert_eq!(naq.dead_letters().len(), 1);
     let object_is_there = || {
         naq.block_on(naq.client().broker().get_object(&object))
             .is_ok()
@@ -166,10 +166,10 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
     naq.cli(["failed", "discard", long.as_str(), "--yes"])
         .run()
         .succeeds();
-    assert!(naq.failed().is_empty());
+    assert!(naq.dead_letters().is_empty());
     assert!(!object_is_there());
     // the record is not what was discarded
-    assert_eq!(naq.ended(&long).state, State::Failed);
+    assert_eq!(naq.wait_ended(&long).state, State::Failed);
 
     keep_many(&naq, 500);
     let done = naq
@@ -177,7 +177,7 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
         .run()
         .succeeds();
     assert_eq!(done.stdout, "{\"discarded\":500}\n");
-    assert!(naq.failed().is_empty());
+    assert!(naq.dead_letters().is_empty());
 }
 
 #[test]
@@ -188,13 +188,13 @@ fn thousands_run_again_once_though_the_first_try_is_killed() {
     keep_many(&naq, COUNT);
     naq.add_queue("many");
     let killed = naq.cli(["failed", "retry", "--queue", "many"]).follow();
-    eventually("some are enqueued", || naq.messages_left("many") > 50);
+    eventually("some are enqueued", || naq.stream_messages("many") > 50);
     killed.kill9();
     let done = naq
         .cli(["failed", "retry", "--queue", "many", "--json"])
         .run()
         .succeeds();
-    assert!(naq.failed().is_empty());
+    assert!(naq.dead_letters().is_empty());
     let messages = queued(&naq, "many");
     assert_eq!(messages.len(), COUNT);
     let subjects: HashSet<_> = messages.iter().map(|(subject, _)| subject).collect();
@@ -224,30 +224,30 @@ fn selections_are_run_again() {
     let missing = naq.publish("build", r#"{"command":"/no/such"}"#);
     let broken = naq.publish("build", "broken");
     for job in [&exit, &missing, &broken] {
-        naq.ended(job);
+        naq.wait_ended(job);
     }
     naq.cli(["failed", "retry"]).run().exits(2);
     naq.cli(["failed", "retry", "--older-than", "1h"])
         .run()
         .succeeds()
-        .says(&["0 failed jobs run again"]);
+        .expect_stderr(&["0 failed jobs run again"]);
     let done = naq
         .cli(["failed", "retry", "--reason", "spawn"])
         .run()
         .succeeds()
-        .says(&["1 failed jobs run again"]);
+        .expect_stderr(&["1 failed jobs run again"]);
     let again = JobId::new(done.stdout.trim_end()).unwrap();
-    assert_eq!(naq.ended(&again).rerun_of, Some(missing));
+    assert_eq!(naq.wait_ended(&again).rerun_of, Some(missing));
     // what cannot run is told of and stays, and the rest goes on
     naq.cli(["failed", "retry", "--all", "--quiet"])
         .run()
         .exits(6)
-        .says(&["2 failed jobs run again", broken.as_str(), "rejected"]);
-    assert_eq!(naq.kept(&broken).job_id, broken);
+        .expect_stderr(&["2 failed jobs run again", broken.as_str(), "rejected"]);
+    assert_eq!(naq.dead_letter(&broken).job_id, broken);
     naq.cli(["failed", "retry", "nobody"])
         .run()
         .exits(4)
-        .says(&["no failed job"]);
+        .expect_stderr(&["no failed job"]);
 }
 
 #[test]
@@ -257,27 +257,27 @@ fn an_entry_whose_job_has_succeeded_since_is_let_go() {
     let _worker = naq.worker(&["many"]).spawn();
     // a worker that dies between the copy and the record leaves an entry of a job that goes on
     let job = naq.enqueue(&["-q", "many", "--id", "j0", "--", "true"]);
-    assert_eq!(naq.ended(&job).state, State::Succeeded);
-    naq.drained("many");
+    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    naq.wait_drained("many");
     let go = naq.home().join("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
     let open = serde_json::json!({"job_id": "j1", "script": script}).to_string();
     naq.publish("many", open);
-    naq.running(&JobId::new("j1").unwrap());
+    naq.wait_running(&JobId::new("j1").unwrap());
     keep_many(&naq, 2);
     naq.cli(["failed", "retry", "--all"])
         .run()
         .succeeds()
-        .says(&[
+        .expect_stderr(&[
             "0 failed jobs run again",
             "1 had ended otherwise",
             "1 have not ended",
         ]);
-    let left = naq.failed();
+    let left = naq.dead_letters();
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].job_id.as_str(), "j1");
     std::fs::write(&go, "").unwrap();
-    naq.ended(&JobId::new("j1").unwrap());
+    naq.wait_ended(&JobId::new("j1").unwrap());
 }
 
 #[test]
@@ -287,21 +287,21 @@ fn a_person_is_asked_before_anything_is_discarded() {
     keep_many(&naq, 3);
     let discard = ["failed", "discard", "--queue", "many"];
     let mut asked = naq.cli(discard).on_terminal();
-    asked.shows("discard 3 failed jobs? [y/N]");
-    asked.types("n");
-    asked.shows("nothing was done");
-    assert_eq!(asked.ends().code(), Some(1));
-    assert_eq!(naq.failed().len(), 3);
+    asked.expect_screen("discard 3 failed jobs? [y/N]");
+    asked.type_line("n");
+    asked.expect_screen("nothing was done");
+    assert_eq!(asked.wait_exit().code(), Some(1));
+    assert_eq!(naq.dead_letters().len(), 3);
 
     let mut asked = naq.cli(discard).on_terminal();
-    asked.shows("[y/N]");
+    asked.expect_screen("[y/N]");
     // one that fails while the question is open was not asked about
     let _worker = naq.worker(&["many"]).spawn();
     let late = naq.publish("many", r#"{"command":"false"}"#);
-    naq.ended(&late);
-    asked.types("y");
-    asked.shows("3 failed jobs discarded");
-    assert!(asked.ends().success());
-    assert_eq!(naq.failed().len(), 1);
-    assert_eq!(naq.kept(&late).job_id, late);
+    naq.wait_ended(&late);
+    asked.type_line("y");
+    asked.expect_screen("3 failed jobs discarded");
+    assert!(asked.wait_exit().success());
+    assert_eq!(naq.dead_letters().len(), 1);
+    assert_eq!(naq.dead_letter(&late).job_id, late);
 }

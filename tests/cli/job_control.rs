@@ -10,7 +10,7 @@ use naq_protocol::{JobId, Schedule, ScheduleStatus, State, Timestamp};
 use serde_json::Value;
 
 use super::schedule::{name, store, stored};
-use crate::harness::naq::{Done, Naq, eventually, text};
+use crate::harness::naq::{CliOutput, Naq, eventually, text};
 use crate::harness::nats::TestServer;
 
 #[expect(clippy::disallowed_methods, reason = "tests are at the edge")]
@@ -22,7 +22,7 @@ fn schedule(naq: &Naq, args: &[&str]) {
     naq.cli([&["schedule"], args].concat()).run().succeeds();
 }
 
-fn control(naq: &Naq, args: &[&str]) -> Done {
+fn control(naq: &Naq, args: &[&str]) -> CliOutput {
     naq.cli([&["job-control"], args].concat()).run()
 }
 
@@ -57,10 +57,10 @@ fn each_action_says_what_it_did() {
     );
     control(&naq, &["late", "pause"])
         .succeeds()
-        .prints("late  paused\n");
+        .expect_stdout("late  paused\n");
     control(&naq, &["late", "pause"])
         .succeeds()
-        .prints("paused already");
+        .expect_stdout("paused already");
     assert_eq!(next_run(&naq, "late"), None);
 
     // what failed is forgotten with a resume
@@ -81,7 +81,7 @@ fn each_action_says_what_it_did() {
     );
     control(&naq, &["late", "resume"])
         .succeeds()
-        .prints("active already");
+        .expect_stdout("active already");
     let (resumed, _) = stored(&naq, "late");
     assert_eq!(resumed.paused_reason, None);
     assert_eq!(resumed.progress.failures, 0);
@@ -93,7 +93,7 @@ fn each_action_says_what_it_did() {
     for action in ["cancel", "pause", "resume", "run-now"] {
         control(&naq, &["late", action])
             .exits(4)
-            .says(&["neither a schedule `late`"]);
+            .expect_stderr(&["neither a schedule `late`"]);
     }
     control(&naq, &["late", "reschedule", "--repeat", "3"]).exits(4);
     // the name is free again
@@ -241,7 +241,7 @@ fn what_cannot_be_is_refused() {
         (&["one", "reschedule", "--queue", "a b"], 2, &["queue name"]),
         (&["a.b", "pause"], 2, &["dot"]),
     ] {
-        control(&naq, args).exits(code).says(words);
+        control(&naq, args).exits(code).expect_stderr(words);
     }
     let (_, revision) = stored(&naq, "one");
     let ended = Schedule {
@@ -254,12 +254,12 @@ fn what_cannot_be_is_refused() {
     for action in ["pause", "resume"] {
         control(&naq, &["one", action])
             .exits(5)
-            .says(&["`one` has ended"]);
+            .expect_stderr(&["`one` has ended"]);
     }
     // until it is given more to do
     control(&naq, &["one", "reschedule", "--repeat", "5"])
         .succeeds()
-        .prints("active, next run");
+        .expect_stdout("active, next run");
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn one_that_cannot_be_read_can_be_removed() {
     });
     control(&naq, &["odd", "pause"])
         .exits(1)
-        .says(&["`odd` cannot be read", "job-control odd cancel"]);
+        .expect_stderr(&["`odd` cannot be read", "job-control odd cancel"]);
     control(&naq, &["odd", "cancel"]).succeeds();
     control(&naq, &["odd", "cancel"]).exits(4);
 }
@@ -310,7 +310,7 @@ fn a_job_is_run_now_without_a_scheduler() {
     let envelope: Value = serde_json::from_str(envelope.unwrap().get()).unwrap();
     assert_eq!(envelope["concurrency_key"], "schedule one");
     let _worker = naq.worker(&["build"]).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded);
     let printed = text(record.stdout.as_ref());
     let (id, tick) = printed.trim_end().split_once(' ').unwrap();
@@ -329,15 +329,15 @@ fn a_schedule_is_changed_while_it_runs() {
     let naq = Naq::new(&server);
     naq.add_queue("default");
     let scheduler = naq.cli(["scheduler"]).follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     schedule(&naq, &["--name", "busy", "--every", "100ms", "--", "true"]);
     eventually("it runs", || stored(&naq, "busy").0.progress.runs >= 2);
     let client = naq.client();
     let id = name("busy");
     naq.block_on(async {
         for _ in 0..50 {
-            client.pause_scheduled_job(&id).await.unwrap();
-            client.resume_scheduled_job(&id, now()).await.unwrap();
+            client.pause_schedule(&id).await.unwrap();
+            client.resume_schedule(&id, now()).await.unwrap();
         }
     });
     let before = stored(&naq, "busy").0;
@@ -368,7 +368,7 @@ fn a_schedule_is_changed_while_it_runs() {
         list.next().await.unwrap()
     });
     match listed {
-        Some(ListedSchedule::Read(summary)) => assert_eq!(summary.next_run, None),
+        Some(ListedSchedule::Valid(summary)) => assert_eq!(summary.next_run, None),
         other => panic!("{other:?}"),
     }
     assert!(scheduler.stop().success());
@@ -383,10 +383,12 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     for id in [job, "early", "gone"] {
         naq.enqueue(&[&at[..], &["--id", id, "--", "echo", id]].concat());
     }
-    control(&naq, &[job, "pause"]).succeeds().prints("paused");
+    control(&naq, &[job, "pause"])
+        .succeeds()
+        .expect_stdout("paused");
     control(&naq, &[job, "resume"])
         .succeeds()
-        .prints("active, next run 2099-01-01T00:00:00Z (in ");
+        .expect_stdout("active, next run 2099-01-01T00:00:00Z (in ");
     let moved = [
         "reschedule",
         "--next-run",
@@ -396,14 +398,14 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     ];
     control(&naq, &[&[job], &moved[..]].concat())
         .succeeds()
-        .prints("active, next run 2098-07-01T12:00:00+02:00");
+        .expect_stdout("active, next run 2098-07-01T12:00:00+02:00");
     for other in [
         &["--cron", "@daily"][..],
         &["--next-run", "2098-01-01 00:00", "--repeat", "2"],
     ] {
         control(&naq, &[&[job, "reschedule"], other].concat())
             .exits(2)
-            .says(&["runs once", "--next-run"]);
+            .expect_stderr(&["runs once", "--next-run"]);
     }
     let done = control(&naq, &["gone", "cancel", "--json"]).succeeds();
     let told: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -413,9 +415,9 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     );
     control(&naq, &["gone", "cancel"])
         .exits(5)
-        .says(&["`gone`", "cancelled"]);
+        .expect_stderr(&["`gone`", "cancelled"]);
     assert_eq!(
-        naq.ended(&JobId::new("gone").unwrap()).state,
+        naq.wait_ended(&JobId::new("gone").unwrap()).state,
         State::Cancelled
     );
 
@@ -424,14 +426,14 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     let done = control(&naq, &["early", "run-now"]).succeeds();
     assert_eq!(done.stdout, "early\n");
     assert_eq!(
-        naq.ended(&JobId::new("early").unwrap()).state,
+        naq.wait_ended(&JobId::new("early").unwrap()).state,
         State::Succeeded
     );
     // it has been
     control(&naq, &["early", "pause"])
         .exits(5)
-        .says(&["`early`"]);
+        .expect_stderr(&["`early`"]);
     control(&naq, &["never", "pause"])
         .exits(4)
-        .says(&["neither a schedule `never` nor a job `never`"]);
+        .expect_stderr(&["neither a schedule `never` nor a job `never`"]);
 }

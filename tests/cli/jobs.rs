@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use futures_util::StreamExt;
-use naq_core::StartTime;
+use naq_core::StartDelay;
 use naq_jetstream::NewJob;
 use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 use serde_json::Value;
@@ -32,14 +32,17 @@ fn ids(naq: &Naq, args: &[&str]) -> Vec<String> {
 fn every_job_is_listed_once_wherever_it_is() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    naq.cli(["jobs"]).run().succeeds().says(&["no such job"]);
+    naq.cli(["jobs"])
+        .run()
+        .succeeds()
+        .expect_stderr(&["no such job"]);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     naq.enqueue(&["-q", "build", "--id", "well", "-l", "team=a", "--", "true"]);
-    naq.ended(&JobId::new("well").unwrap());
+    naq.wait_ended(&JobId::new("well").unwrap());
     naq.enqueue(&[
         "-q", "build", "--id", "badly", "-l", "team=b", "--", "false",
     ]);
-    naq.ended(&JobId::new("badly").unwrap());
+    naq.wait_ended(&JobId::new("badly").unwrap());
     let retrying = [
         "-q",
         "build",
@@ -56,7 +59,7 @@ fn every_job_is_listed_once_wherever_it_is() {
         record.state == State::Retrying
     });
     naq.enqueue(&["-q", "build", "--id", "running", "--", "sleep", "600"]);
-    naq.running(&JobId::new("running").unwrap());
+    naq.wait_running(&JobId::new("running").unwrap());
     // behind the running one
     naq.enqueue(&[
         "-q", "build", "--id", "queued", "-l", "team=a", "--", "echo", "hi",
@@ -68,13 +71,13 @@ fn every_job_is_listed_once_wherever_it_is() {
         let broker = naq.client().broker();
         broker.ensure_queue(&queue).await.unwrap();
         let job = JobId::new("scheduled").unwrap();
-        let job = NewJob::chosen(job, queue, r#"{"command":"true"}"#.into());
-        let start = StartTime {
+        let job = NewJob::with_id(job, queue, r#"{"command":"true"}"#.into());
+        let start = StartDelay {
             due: "2100-01-01T00:00:00Z".parse().unwrap(),
             is_relative: false,
-            has_come: false,
+            is_due: false,
         };
-        broker.enqueue(job.starting(start)).await.unwrap();
+        broker.enqueue(job.delayed(start)).await.unwrap();
     });
 
     let all = [
@@ -107,15 +110,15 @@ fn every_job_is_listed_once_wherever_it_is() {
     naq.cli(["jobs", "--state", "done"])
         .run()
         .exits(2)
-        .says(&["not a state", "succeeded"]);
+        .expect_stderr(&["not a state", "succeeded"]);
     naq.cli(["jobs", "--before", "yesterday"]).run().exits(2);
     naq.cli(["jobs", "--limit", "0"]).run().exits(2);
 
     let (jobs, _) = page(&naq, &[]);
     assert_eq!(jobs[0]["next_attempt_at"], "2100-01-01T00:00:00.000Z");
-    assert_eq!(jobs[3]["runs"], "echo hi");
-    assert_eq!(jobs[4]["runs"], "sleep 600");
-    assert_eq!(jobs[5]["runs"], "sh -c exit 1");
+    assert_eq!(jobs[3]["command"], "echo hi");
+    assert_eq!(jobs[4]["command"], "sleep 600");
+    assert_eq!(jobs[5]["command"], "sh -c exit 1");
     assert_eq!(jobs[6]["exit_code"], 1);
 
     // page by page it is the same list
@@ -213,7 +216,7 @@ fn an_old_job_behind_a_long_gap_is_found() {
         let queue = QueueName::new("gaps").unwrap();
         for number in 0..5_000 {
             let id = JobId::new(format!("gone-{number}")).unwrap();
-            let job = NewJob::chosen(id, queue.clone(), r#"{"command":"true"}"#.into());
+            let job = NewJob::with_id(id, queue.clone(), r#"{"command":"true"}"#.into());
             bulk.push(job).await.unwrap();
         }
         bulk.finish().await.unwrap();
@@ -240,10 +243,10 @@ fn watching_prints_each_change_where_nobody_looks_at_a_screen() {
     let watching = naq
         .cli(["jobs", "--watch", "--json", "--log-level", "debug"])
         .follow();
-    watching.says("following");
+    watching.expect_stderr("following");
     let job = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&job);
-    let printed = watching.prints("succeeded");
+    naq.wait_ended(&job);
+    let printed = watching.expect_stdout("succeeded");
     let states: Vec<String> = printed
         .lines()
         .map(|line| {
@@ -265,12 +268,12 @@ fn watching_draws_the_list_anew() {
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
     let envelope = serde_json::json!({"job_id": "seen", "script": script});
     naq.publish("build", envelope.to_string());
-    watching.shows("running");
+    watching.expect_screen("running");
     // no event tells of this one
     naq.enqueue(&["-q", "unserved", "--id", "waits", "--", "true"]);
-    watching.shows("waits");
+    watching.expect_screen("waits");
     std::fs::write(&go, "").unwrap();
-    let screen = watching.shows("succeeded");
+    let screen = watching.expect_screen("succeeded");
     let last = screen.rsplit("\x1b[2J").next().unwrap();
     assert!(last.contains("seen"), "{last:?}");
 }
@@ -295,7 +298,7 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
     assert_eq!(events.lines().count(), 1, "{events}");
 
     naq.publish("build", r#"{"job_id":"parent","command":"true"}"#);
-    assert_eq!(naq.ended(&child).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&child).state, State::Succeeded);
     let mut listed = ids(&naq, &["--state", "succeeded"]);
     listed.sort();
     assert_eq!(listed, ["child", "parent"]);
@@ -318,13 +321,13 @@ fn a_job_that_was_handed_on_is_listed_once() {
         r#"{"job_id":"picky","command":"true","requires":{"gpu":"yes"}}"#,
     );
     let last = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&last);
+    naq.wait_ended(&last);
     eventually("it waits for another worker", || {
         let (jobs, _) = page(&naq, &["--state", "queued"]);
         let listed: Vec<_> = jobs.iter().map(|job| &job["job_id"]).collect();
-        listed == ["picky"] && naq.messages_left("build") == 1
+        listed == ["picky"] && naq.stream_messages("build") == 1
     });
     let _gpu = naq.worker(&["build"]).arg("--label").arg("gpu=yes").spawn();
-    naq.ended(&JobId::new("picky").unwrap());
+    naq.wait_ended(&JobId::new("picky").unwrap());
     assert_eq!(ids(&naq, &[]), ["picky", last.as_str()]);
 }

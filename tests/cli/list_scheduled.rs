@@ -35,7 +35,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled"])
         .run()
         .succeeds()
-        .says(&["nothing of that kind"]);
+        .expect_stderr(&["nothing of that kind"]);
     assert_eq!(lines(&naq, &[]), [Value::Null; 0]);
 
     let schedule = |args: &[&str]| {
@@ -85,7 +85,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     );
     drop(job);
     let job = JobId::new("soon-1").unwrap();
-    naq.ended(&job);
+    naq.wait_ended(&job);
     let (mut soon, _) = stored(&naq, "soon");
     soon.progress.last_run = Some(soon.created_at);
     soon.progress.last_job_id = Some(job);
@@ -103,11 +103,11 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled", "--job-id", "none"])
         .run()
         .exits(4)
-        .says(&["neither a schedule `none`"]);
+        .expect_stderr(&["neither a schedule `none`"]);
     naq.cli(["list-scheduled", "--status", "asleep"])
         .run()
         .exits(2)
-        .says(&["active, paused, ended"]);
+        .expect_stderr(&["active, paused, ended"]);
 
     let line = &lines(&naq, &["--job-id", "soon"])[0];
     assert_eq!(line["kind"], "recurring");
@@ -148,7 +148,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled", "--detailed", "--job-id", "late"])
         .run()
         .succeeds()
-        .prints("runs what      echo hi");
+        .expect_stdout("command        echo hi");
 }
 
 #[test]
@@ -274,5 +274,5 @@ fn jobs_that_run_once_stand_beside_the_others() {
     naq.cli(["list-scheduled", "--detailed", "--job-id", "soon"])
         .run()
         .succeeds()
-        .prints("runs what      echo hi");
+        .expect_stdout("command        echo hi");
 }

@@ -31,13 +31,13 @@ fn a_failed_job_runs_again_as_a_new_one() {
         .stdin(envelope.to_string())
         .run()
         .succeeds();
-    let failed = naq.ended(&first);
+    let failed = naq.wait_ended(&first);
     assert_eq!(failed.state, State::Failed);
-    assert_eq!(naq.kept(&first).job_id, first);
+    assert_eq!(naq.dead_letter(&first).job_id, first);
 
     std::fs::write(&marker, "").unwrap();
     let again = printed_id(&naq.cli(["retry", "first"]).run().succeeds().stdout);
-    let record = naq.ended(&again);
+    let record = naq.wait_ended(&again);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert_eq!(record.rerun_of.as_ref(), Some(&first));
     assert_eq!(record.queue.as_str(), "build");
@@ -50,8 +50,8 @@ fn a_failed_job_runs_again_as_a_new_one() {
     assert_eq!(kept["rerun_of"], "first");
 
     // the old one is what it was, and no longer waits to be dealt with
-    assert_eq!(naq.ended(&first).finished_at, failed.finished_at);
-    assert!(naq.failed().is_empty());
+    assert_eq!(naq.wait_ended(&first).finished_at, failed.finished_at);
+    assert!(naq.dead_letters().is_empty());
 
     // from the record now, each time another job
     let done = naq.cli(["retry", "first", "--json"]).run().succeeds();
@@ -59,7 +59,7 @@ fn a_failed_job_runs_again_as_a_new_one() {
     assert_eq!(told["rerun_of"], "first");
     assert_ne!(told["job_id"], again.as_str());
     let third = JobId::new(told["job_id"].as_str().unwrap()).unwrap();
-    assert_eq!(naq.ended(&third).rerun_of, Some(first));
+    assert_eq!(naq.wait_ended(&third).rerun_of, Some(first));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn the_outcome_can_be_waited_for() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
     let old = naq.enqueue(&["--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    naq.ended(&old);
+    naq.wait_ended(&old);
     let done = naq.cli(["retry", "--wait", old.as_str()]).run().exits(7);
     assert_eq!(
         (done.stdout.as_str(), done.stderr.as_str()),
@@ -76,11 +76,11 @@ fn the_outcome_can_be_waited_for() {
     );
 
     let well = naq.enqueue(&["--", "true"]);
-    naq.ended(&well);
+    naq.wait_ended(&well);
     naq.cli(["retry", "--wait", old.as_str(), well.as_str()])
         .run()
         .exits(1)
-        .says(&["1 succeeded, 1 did not"]);
+        .expect_stderr(&["1 succeeded, 1 did not"]);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn an_envelope_too_long_for_the_record_runs_again() {
         "build",
         serde_json::json!({"command": "wc", "args": ["-c"], "stdin": stdin}).to_string(),
     );
-    assert!(naq.ended(&job).envelope_object.is_some());
+    assert!(naq.wait_ended(&job).envelope_object.is_some());
     let done = naq.cli(["retry", "--wait", job.as_str()]).run().succeeds();
     assert_eq!(done.stdout.trim(), BYTES.to_string());
 }
@@ -106,42 +106,41 @@ fn what_cannot_run_again_is_refused_and_kept() {
     naq.cli(["retry", "nobody"])
         .run()
         .exits(4)
-        .says(&["no job `nobody`"]);
+        .expect_stderr(&["no job `nobody`"]);
     let queued = naq.enqueue(&["-q", "unserved", "--", "true"]);
     naq.cli(["retry", queued.as_str()])
         .run()
         .exits(5)
-        .says(&["has not ended", "queued"]);
+        .expect_stderr(&["has not ended", "queued"]);
 
     let worker = naq.worker(&["build"]).spawn();
     let running = naq.publish("build", r#"{"command":"sleep","args":["600"]}"#);
-    naq.running(&running);
+    naq.wait_running(&running);
     naq.cli(["retry", running.as_str()])
         .run()
         .exits(5)
-        .says(&["has not ended", "running"]);
+        .expect_stderr(&["has not ended", "running"]);
     drop(worker);
 
     let _worker = naq.worker(&["other"]).spawn();
     for payload in [b"no envelope".to_vec(), vec![0xff, 0xfe], b"{}".to_vec()] {
         let rejected = naq.publish("other", payload);
-        assert_eq!(naq.ended(&rejected).state, State::Rejected);
-        naq.cli(["retry", rejected.as_str()]).run().exits(6).says(&[
-            "cannot be run again",
-            "rejected",
-            "envelope",
-        ]);
-        assert_eq!(naq.kept(&rejected).job_id, rejected);
+        assert_eq!(naq.wait_ended(&rejected).state, State::Rejected);
+        naq.cli(["retry", rejected.as_str()])
+            .run()
+            .exits(6)
+            .expect_stderr(&["cannot be run again", "rejected", "envelope"]);
+        assert_eq!(naq.dead_letter(&rejected).job_id, rejected);
     }
     // one bad id among good ones stops none of them
     let good = naq.publish("other", r#"{"command":"true"}"#);
-    naq.ended(&good);
+    naq.wait_ended(&good);
     let done = naq
         .cli(["retry", "nobody", good.as_str(), "nobody-else"])
         .run()
         .exits(4)
-        .says(&["nobody`", "nobody-else`"]);
-    naq.ended(&printed_id(&done.stdout));
+        .expect_stderr(&["nobody`", "nobody-else`"]);
+    naq.wait_ended(&printed_id(&done.stdout));
 }
 
 #[test]
@@ -152,7 +151,7 @@ fn two_who_retry_at_once_make_one_job() {
     let ran = naq.home().join("ran");
     let script = format!("echo \"$NAQ_JOB_ID\" >> {}; exit 1", ran.display());
     let old = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    naq.ended(&old);
+    naq.wait_ended(&old);
 
     let (one, other) = naq.block_on(async {
         let one = naq.client().prepare_retry(&old).await.unwrap();
@@ -161,7 +160,7 @@ fn two_who_retry_at_once_make_one_job() {
     });
     assert_eq!(one.job_id(), other.job_id());
     let again = naq.block_on(one.enqueue()).unwrap();
-    let first = naq.ended(&again);
+    let first = naq.wait_ended(&again);
     // the first one has run, failed and been kept; the server is restarted, which makes it forget
     // the ids of messages; then comes the second
     drop(worker);
@@ -170,11 +169,11 @@ fn two_who_retry_at_once_make_one_job() {
     let naq_again = Naq::new(&server);
     let _worker = naq_again.worker(&["build"]).spawn();
     assert_eq!(naq_again.block_on(other.enqueue()).unwrap(), again);
-    naq_again.drained("build");
-    assert_eq!(naq_again.ended(&again).finished_at, first.finished_at);
+    naq_again.wait_drained("build");
+    assert_eq!(naq_again.wait_ended(&again).finished_at, first.finished_at);
     let ran = std::fs::read_to_string(ran).unwrap();
     assert_eq!(ran, format!("{old}\n{again}\n"));
     // the failure of the new job is its own entry, and is not lost with the old one's
-    assert_eq!(naq_again.failed().len(), 1);
-    assert_eq!(naq_again.kept(&again).job_id, again);
+    assert_eq!(naq_again.dead_letters().len(), 1);
+    assert_eq!(naq_again.dead_letter(&again).job_id, again);
 }

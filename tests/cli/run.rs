@@ -15,7 +15,7 @@ fn the_exit_code_is_the_jobs() {
     naq.cli(["run", "--timeout", "300ms", "--", "sleep", "60"])
         .run()
         .exits(124)
-        .says(&["out of time"]);
+        .expect_stderr(&["out of time"]);
     naq.cli(["run", "--", "/no/such"]).run().exits(127);
 }
 
@@ -59,6 +59,6 @@ fn a_job_whose_reader_has_gone_is_stopped() {
     let naq = Naq::new(&server);
     let mut running = naq.cli(["run", "--", "yes"]).spawn();
     assert!(running.read_some().starts_with(b"y\ny\n"));
-    let status = running.leave();
+    let status = running.close_stdout_and_wait();
     assert!(!status.success(), "{status}");
 }

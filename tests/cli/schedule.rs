@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use naq_client::{NewSchedule, ScheduleOutcome};
+use naq_client::{AddScheduleOutcome, NewSchedule};
 use naq_protocol::{
     Envelope, LeaderInfo, Misfire, Overlap, Schedule, ScheduleId, ScheduleStatus, Timestamp,
 };
@@ -100,7 +100,7 @@ fn another_of_the_same_name_is_refused_or_put_in_its_place() {
     schedule(&["--every", "15s", "--", "true"]).succeeds();
     schedule(&["--every", "20s", "--", "false"])
         .exits(5)
-        .says(&["beat", "envelope, every", "job-control", "--replace"]);
+        .expect_stderr(&["beat", "envelope, every", "job-control", "--replace"]);
     let (mut first, _) = stored(&naq, "beat");
     assert_eq!(first.every.unwrap().0.as_secs(), 15);
     first.progress.runs = 7;
@@ -108,7 +108,7 @@ fn another_of_the_same_name_is_refused_or_put_in_its_place() {
 
     schedule(&["--every", "20s", "--replace", "--", "false"])
         .succeeds()
-        .prints("beat");
+        .expect_stdout("beat");
     let (second, _) = stored(&naq, "beat");
     assert_eq!(second.every.unwrap().0.as_secs(), 20);
     assert_eq!(second.progress.runs, 7);
@@ -122,7 +122,7 @@ fn another_of_the_same_name_is_refused_or_put_in_its_place() {
     store(&naq, &paused);
     schedule(&["--every", "20s", "--", "false"])
         .succeeds()
-        .says(&["paused", "resume"]);
+        .expect_stderr(&["paused", "resume"]);
     assert_eq!(stored(&naq, "beat").0.status, ScheduleStatus::Paused);
 
     // one that has ended makes room
@@ -176,9 +176,9 @@ fn a_scheduler_that_runs_is_seen() {
     naq.block_on(async {
         let broker = naq.client().broker();
         // makes the bucket
-        broker.watch_lock().await.unwrap();
+        broker.watch_leader_lease().await.unwrap();
         let ttl = std::time::Duration::from_secs(600);
-        broker.take_lock(&leader, 0, ttl).await.unwrap();
+        broker.acquire_leader_lease(&leader, 0, ttl).await.unwrap();
     });
     let done = naq
         .cli(["schedule", "--every", "1h", "--json", "--", "true"])
@@ -210,9 +210,9 @@ fn a_person_is_told_the_next_run() {
             "true",
         ])
         .on_terminal();
-    asked.shows("next run 2099-01-01T00:00:00+09:00 (in ");
-    asked.shows("no scheduler runs");
-    assert!(asked.ends().success());
+    asked.expect_screen("next run 2099-01-01T00:00:00+09:00 (in ");
+    asked.expect_screen("no scheduler runs");
+    assert!(asked.wait_exit().success());
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn what_no_scheduler_would_take_is_refused_at_once() {
         ),
     ] {
         let args = [&["schedule"], args].concat();
-        naq.cli(args).run().exits(code).says(words);
+        naq.cli(args).run().exits(code).expect_stderr(words);
     }
     // and nothing was stored
     let done = naq.cli(["list-scheduled", "--json"]).run().succeeds();
@@ -378,7 +378,7 @@ fn many_who_make_the_same_make_one() {
     ));
     let created = made
         .into_iter()
-        .filter(|made| made.as_ref().unwrap().outcome == ScheduleOutcome::Created);
+        .filter(|made| made.as_ref().unwrap().outcome == AddScheduleOutcome::Created);
     assert_eq!(created.count(), 1);
 }
 
@@ -389,7 +389,7 @@ fn a_schedule_runs_its_jobs() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let scheduler = naq.cli(["scheduler"]).follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     let made = naq
         .cli([
             "schedule",
@@ -415,7 +415,7 @@ fn a_schedule_runs_its_jobs() {
     });
     let (beat, _) = stored(&naq, "beat");
     assert_eq!(beat.progress.runs, 3);
-    let record = naq.ended(beat.progress.last_job_id.as_ref().unwrap());
+    let record = naq.wait_ended(beat.progress.last_job_id.as_ref().unwrap());
     assert_eq!(text(record.stdout.as_ref()), "beat\n");
     let done = naq
         .cli(["list-scheduled", "--json", "--job-id", "beat"])

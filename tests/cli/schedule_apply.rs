@@ -7,16 +7,16 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::schedule::{name, store, stored};
-use crate::harness::naq::{Done, Naq, eventually, text};
+use crate::harness::naq::{CliOutput, Naq, eventually, text};
 use crate::harness::nats::TestServer;
 
-fn apply(naq: &Naq, args: &[&str]) -> Done {
+fn apply(naq: &Naq, args: &[&str]) -> CliOutput {
     let args = [&["schedule", "apply"], args].concat();
     naq.cli(args).run()
 }
 
 /// What was done to which schedule, sorted.
-fn actions(done: &Done) -> Vec<(String, String)> {
+fn actions(done: &CliOutput) -> Vec<(String, String)> {
     let mut actions: Vec<(String, String)> = done
         .stdout
         .lines()
@@ -94,7 +94,7 @@ command = ["./poll"]
     // once is enough
     let done = apply(&naq, &["jobs.toml"])
         .succeeds()
-        .says(&["3 unchanged"]);
+        .expect_stderr(&["3 unchanged"]);
     assert_eq!(done.stdout, "");
     assert_eq!(stored(&naq, "backup").1, revision);
 
@@ -143,13 +143,13 @@ command = ["true"]
     assert_eq!(beat.progress, before.progress);
     apply(&naq, &["jobs.toml"])
         .succeeds()
-        .says(&["0 changed, 0 removed, 3 unchanged"]);
+        .expect_stderr(&["0 changed, 0 removed, 3 unchanged"]);
 
     // what somebody has paused stays paused
     naq.cli(["job-control", "new", "pause"]).run().succeeds();
     apply(&naq, &["jobs.toml"])
         .succeeds()
-        .says(&["3 unchanged"]);
+        .expect_stderr(&["3 unchanged"]);
     assert_eq!(stored(&naq, "new").0.status, ScheduleStatus::Paused);
 }
 
@@ -161,13 +161,13 @@ fn nothing_is_done_where_anything_is_wrong() {
         "jobs.toml",
         "[schedule.good]\nevery = '1h'\ncommand = ['true']\n[schedule.bad]\ncron = '61 * * * *'\ncommand = ['true']\n[schedule.worse]\nevery = '1h'\n",
     );
-    apply(&naq, &["jobs.toml"]).exits(2).says(&[
+    apply(&naq, &["jobs.toml"]).exits(2).expect_stderr(&[
         "jobs.toml:5: cron expression \"61 * * * *\": minute (field 1)",
         "jobs.toml:7: the job of `worse` names nothing to run",
         "2 problems; nothing was changed",
     ]);
     naq.file("crontab", "0 5 * * * ok\n0 5 * * x not\n@reboot never\n");
-    apply(&naq, &["crontab"]).exits(2).says(&[
+    apply(&naq, &["crontab"]).exits(2).expect_stderr(&[
         "crontab:2: ",
         "day of week (field 5)",
         "crontab:3: ",
@@ -176,11 +176,11 @@ fn nothing_is_done_where_anything_is_wrong() {
     assert_eq!(listed(&naq), [""; 0]);
     apply(&naq, &["nowhere.toml"])
         .exits(2)
-        .says(&["nowhere.toml"]);
+        .expect_stderr(&["nowhere.toml"]);
     naq.file("odd", "hello\n");
     apply(&naq, &["odd"])
         .exits(2)
-        .says(&["neither", "--format"]);
+        .expect_stderr(&["neither", "--format"]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn schedules_outside_the_set_are_not_taken_by_accident() {
         "two.toml",
         "[schedule.a]\nevery = '1h'\ncommand = ['true']\n[schedule.b]\nevery = '2h'\ncommand = ['true']\n",
     );
-    apply(&naq, &["two.toml"]).exits(5).says(&[
+    apply(&naq, &["two.toml"]).exits(5).expect_stderr(&[
         "two.toml:1: `a` is there already, outside any set; --adopt",
         "two.toml:4: `b` belongs to the set `one.toml`",
         "nothing was changed",
@@ -210,7 +210,9 @@ fn schedules_outside_the_set_are_not_taken_by_accident() {
     assert_eq!(stored(&naq, "b").0.set.as_deref(), Some("two.toml"));
     // what another set has now is not removed with the one it was in
     naq.file("one.toml", "");
-    apply(&naq, &["one.toml"]).succeeds().says(&["0 removed"]);
+    apply(&naq, &["one.toml"])
+        .succeeds()
+        .expect_stderr(&["0 removed"]);
     assert_eq!(listed(&naq), ["a", "b"]);
 }
 
@@ -222,21 +224,23 @@ fn an_empty_file_removes_nothing_unless_that_is_said() {
         let args = [&["schedule", "apply", "-", "--tz", "UTC"], args].concat();
         naq.cli(args).stdin(text).run()
     };
-    from_stdin("@daily x\n", &[]).exits(2).says(&["--set NAME"]);
+    from_stdin("@daily x\n", &[])
+        .exits(2)
+        .expect_stderr(&["--set NAME"]);
     from_stdin("@daily x\n@hourly y\n", &["--set", "mine"])
         .succeeds()
-        .says(&["2 created"]);
+        .expect_stderr(&["2 created"]);
     // as when `crontab -l` fails
     from_stdin("", &["--set", "mine"])
         .exits(2)
-        .says(&["the set `mine` has 2", "--prune=all"]);
+        .expect_stderr(&["the set `mine` has 2", "--prune=all"]);
     from_stdin("@daily x\n", &["--set", "mine", "--prune", "no"])
         .succeeds()
-        .says(&["0 removed, 1 unchanged"]);
+        .expect_stderr(&["0 removed, 1 unchanged"]);
     assert_eq!(listed(&naq).len(), 2);
     from_stdin("# nothing\n", &["--set", "mine", "--prune=all"])
         .succeeds()
-        .says(&["2 removed"]);
+        .expect_stderr(&["2 removed"]);
     assert_eq!(listed(&naq), [""; 0]);
 }
 
@@ -262,7 +266,7 @@ fn a_crontab_moves_over() {
     ];
     let done = apply(&naq, &args)
         .succeeds()
-        .says(&["sends no mail", "\"line\":1"]);
+        .expect_stderr(&["sends no mail", "\"line\":1"]);
     let (id, action) = actions(&done).pop().unwrap();
     assert_eq!(action, "created");
     assert!(id.starts_with("echo-"), "{id}");
@@ -271,7 +275,7 @@ fn a_crontab_moves_over() {
     assert_eq!(schedule.tz.as_deref(), Some("Europe/Berlin"));
     let _worker = naq.worker(&["build"]).spawn();
     let run = naq.cli(["job-control", &id, "run-now"]).run().succeeds();
-    let record = naq.ended(&JobId::new(run.stdout.trim_end()).unwrap());
+    let record = naq.wait_ended(&JobId::new(run.stdout.trim_end()).unwrap());
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     let home = naq.home().canonicalize().unwrap();
     let printed = format!("the crontab {} %\none\ntwo\n", home.display());
@@ -288,7 +292,7 @@ fn a_crontab_moves_over() {
         &["my.crontab", "--system", "--user-queue", "root=roots"],
     )
     .exits(2)
-    .says(&[
+    .expect_stderr(&[
         "my.crontab:1: ",
         "`www-data`",
         "--user-queue www-data=QUEUE",
@@ -303,7 +307,7 @@ fn a_crontab_moves_over() {
     ];
     apply(&naq, &args)
         .succeeds()
-        .says(&["2 created, 0 changed, 1 removed", "on this machine"]);
+        .expect_stderr(&["2 created, 0 changed, 1 removed", "on this machine"]);
     let queues: Vec<String> = listed(&naq)
         .iter()
         .map(|id| stored(&naq, id).0.queue.to_string())
@@ -318,7 +322,7 @@ fn a_file_is_applied_while_its_schedules_run() {
     let naq = Naq::new(&server);
     naq.add_queue("default");
     let scheduler = naq.cli(["scheduler"]).follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     let file = |every_ms: u64| {
         let schedules: String = (0..40)
             .map(|number| {
@@ -328,13 +332,17 @@ fn a_file_is_applied_while_its_schedules_run() {
         naq.file("jobs.toml", schedules);
     };
     file(100);
-    apply(&naq, &["jobs.toml"]).succeeds().says(&["40 created"]);
+    apply(&naq, &["jobs.toml"])
+        .succeeds()
+        .expect_stderr(&["40 created"]);
     let runs = |naq: &Naq| stored(naq, "s0").0.progress.runs;
     eventually("they run", || runs(&naq) > 2);
     for round in 0..5 {
         file(150 + round);
         let before = runs(&naq);
-        apply(&naq, &["jobs.toml"]).succeeds().says(&["40 changed"]);
+        apply(&naq, &["jobs.toml"])
+            .succeeds()
+            .expect_stderr(&["40 changed"]);
         let (schedule, _) = stored(&naq, "s39");
         assert_eq!(
             schedule.every.unwrap().0.as_millis(),
@@ -346,11 +354,11 @@ fn a_file_is_applied_while_its_schedules_run() {
     eventually("they go on", || runs(&naq) > before + 2);
     apply(&naq, &["jobs.toml"])
         .succeeds()
-        .says(&["40 unchanged"]);
+        .expect_stderr(&["40 unchanged"]);
     naq.file("jobs.toml", "");
     apply(&naq, &["jobs.toml", "--prune=all"])
         .succeeds()
-        .says(&["40 removed"]);
+        .expect_stderr(&["40 removed"]);
     assert_eq!(listed(&naq), [""; 0]);
     assert!(scheduler.stop().success());
 }
@@ -366,8 +374,12 @@ fn thousands_are_applied_at_once() {
         .collect();
     naq.file("many.crontab", &text);
     let args = ["many.crontab", "--tz", "UTC"];
-    apply(&naq, &args).succeeds().says(&["3000 created"]);
-    apply(&naq, &args).succeeds().says(&["3000 unchanged"]);
+    apply(&naq, &args)
+        .succeeds()
+        .expect_stderr(&["3000 created"]);
+    apply(&naq, &args)
+        .succeeds()
+        .expect_stderr(&["3000 unchanged"]);
     assert_eq!(listed(&naq).len(), SCHEDULES);
     let half: String = text
         .lines()
@@ -377,7 +389,7 @@ fn thousands_are_applied_at_once() {
     naq.file("many.crontab", half);
     apply(&naq, &args)
         .succeeds()
-        .says(&["1500 removed, 1500 unchanged"]);
+        .expect_stderr(&["1500 removed, 1500 unchanged"]);
 }
 
 prop_compose! {
@@ -451,7 +463,7 @@ fn meddle(naq: &Naq, id: &str, what: u8) {
             store(naq, &schedule);
         }
         (Some(_), 2) => naq
-            .block_on(naq.client().cancel_scheduled_job(&schedule_id))
+            .block_on(naq.client().delete_schedule(&schedule_id))
             .unwrap(),
         (Some(mut schedule), _) => {
             schedule.queue = naq_protocol::QueueName::new("elsewhere").unwrap();

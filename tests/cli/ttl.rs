@@ -35,8 +35,8 @@ fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
         "build",
         r#"{"command":"echo","args":["hi"],"result_ttl":"1h"}"#,
     );
-    naq.ended(&job);
-    naq.drained("build");
+    naq.wait_ended(&job);
+    naq.wait_drained("build");
     let (bytes, ttl, copy_of) = stored(&naq, &job);
     assert_eq!((ttl.as_deref(), copy_of), (Some("3600s"), None));
 
@@ -74,18 +74,18 @@ fn a_job_that_has_not_ended_is_left_alone() {
     naq.cli(["ttl", queued.as_str(), "1h"])
         .run()
         .exits(5)
-        .says(&["has not ended", "queued"]);
+        .expect_stderr(&["has not ended", "queued"]);
     let _worker = naq.worker(&["build"]).spawn();
     let go = naq.home().join("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
     let running = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    naq.running(&running);
+    naq.wait_running(&running);
     naq.cli(["ttl", running.as_str(), "1h"])
         .run()
         .exits(5)
-        .says(&["has not ended", "running"]);
+        .expect_stderr(&["has not ended", "running"]);
     std::fs::write(&go, "").unwrap();
-    assert_eq!(naq.ended(&running).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&running).state, State::Succeeded);
 }
 
 #[test]
@@ -94,8 +94,8 @@ fn what_a_later_version_wrote_stays_in_the_record() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", r#"{"command":"true"}"#);
-    naq.ended(&job);
-    naq.drained("build");
+    naq.wait_ended(&job);
+    naq.wait_drained("build");
     let (bytes, ..) = stored(&naq, &job);
     let mut record: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     record["colour"] = "red".into();

@@ -17,11 +17,11 @@ fn jobs_are_another_users_in_the_containment_asked_for() {
         .arg("--workdir=/")
         .arg("--landlock-read=/")
         .spawn();
-    worker.says("containment=namespace");
+    worker.expect_stderr("containment=namespace");
     let script =
         "id -u; echo $NAQ_WORK_DIR; echo $$; touch $NAQ_WORK_DIR/x; touch /tmp/naq-x || echo kept";
     let job = naq.enqueue(&["--queue", "q", "--", "sh", "-c", script]);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     let stdout = text(record.stdout.as_ref());
     let lines: Vec<_> = stdout.lines().collect();
     assert_eq!((lines[0], lines[3]), ("65534", "kept"), "{stdout}");
@@ -30,7 +30,7 @@ fn jobs_are_another_users_in_the_containment_asked_for() {
     naq.cli(["list-workers"])
         .run()
         .succeeds()
-        .prints("namespace");
+        .expect_stdout("namespace");
     worker.stop();
 }
 
@@ -40,7 +40,7 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
     let naq = Naq::new(&server);
     let refused = |args: &[&str], code: i32, words: &str| {
         let args = ["worker", "q"].iter().chain(args).copied();
-        naq.cli(args).run().exits(code).says(&[words]);
+        naq.cli(args).run().exits(code).expect_stderr(&[words]);
     };
     let usage = 2;
     refused(&["--containment", "chroot"], usage, "`namespace`");
@@ -64,5 +64,5 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
         .env("NAQ_RUN_AS", "no-such-user")
         .run()
         .exits(usage)
-        .says(&["there is no such user"]);
+        .expect_stderr(&["there is no such user"]);
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use naq_client::config::{
-    ConfigError, Flags, LogFormat, Resolved, SETTINGS, Source, Surroundings, Warning, load,
+    ConfigError, Flags, LogFormat, ProcessEnv, Resolved, SETTINGS, Source, Warning, load,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// A home and a current folder of their own.
 struct Place {
     folder: TempDir,
-    around: Surroundings,
+    env: ProcessEnv,
 }
 
 impl Place {
@@ -26,18 +26,18 @@ impl Place {
         for name in ["home", "here"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let around = Surroundings {
+        let env = ProcessEnv {
             environment: BTreeMap::new(),
             current_dir: folder.path().join("here"),
             home: Some(folder.path().join("home")),
             uid: nix::unistd::getuid().as_raw(),
             processors: 4,
         };
-        Place { folder, around }
+        Place { folder, env }
     }
 
     fn set(mut self, name: &str, value: &str) -> Place {
-        self.around
+        self.env
             .environment
             .insert(name.to_owned(), value.to_owned());
         self
@@ -60,7 +60,7 @@ impl Place {
     }
 
     fn load_with(&self, flags: &Flags) -> Result<Resolved, ConfigError> {
-        load(&self.around, flags)
+        load(&self.env, flags)
     }
 
     fn error(&self) -> String {
@@ -228,14 +228,17 @@ fn the_file_is_found_in_three_places() {
 #[test]
 fn a_file_that_another_user_left_here_is_not_obeyed() {
     let mut place = Place::new().file("here/naq.toml", "nats_server = \"/tmp/evil\"");
-    if place.around.uid == 0 {
+    if place.env.uid == 0 {
         // Somebody who is not root meets root's file: fine. The other way round it is refused.
         nix::unistd::chown(&place.path("here/naq.toml"), Some(4711.into()), None).unwrap();
     } else {
-        place.around.uid += 1;
+        place.env.uid += 1;
     }
     let error = place.load().unwrap_err();
-    assert!(matches!(error, ConfigError::Foreign { .. }), "{error:?}");
+    assert!(
+        matches!(error, ConfigError::ForeignOwner { .. }),
+        "{error:?}"
+    );
     let flags = Flags::default().with_config_file(Some(place.path("here/naq.toml")));
     assert!(place.load_with(&flags).is_ok());
 }
@@ -344,7 +347,7 @@ fn misspelt_and_retired_variables_are_noticed() {
     assert_eq!(
         warnings
             .iter()
-            .filter(|w| matches!(w, Warning::Retired { .. }))
+            .filter(|w| matches!(w, Warning::RemovedVariable { .. }))
             .count(),
         2
     );
@@ -364,7 +367,7 @@ fn misspelt_and_retired_variables_are_noticed() {
     assert_eq!(
         warnings
             .iter()
-            .filter(|warning| warning.is_urgent())
+            .filter(|warning| warning.is_shown_at_startup())
             .count(),
         2
     );
@@ -392,7 +395,11 @@ fn secrets_are_never_shown() {
         resolved.settings.password.as_ref().unwrap().expose(),
         "hunter2"
     );
-    let shown: Vec<String> = resolved.entries.iter().map(|entry| entry.shown()).collect();
+    let shown: Vec<String> = resolved
+        .entries
+        .iter()
+        .map(|entry| entry.display_value())
+        .collect();
     assert!(!shown.concat().contains("hunter2"), "{shown:?}");
     assert!(
         shown.contains(&"nats://(hidden)@a:4222,tls://(hidden)@b".to_owned()),
@@ -405,7 +412,7 @@ fn secrets_are_never_shown() {
         resolved
             .warnings
             .iter()
-            .any(|warning| matches!(warning, Warning::Readable { .. }))
+            .any(|warning| matches!(warning, Warning::ReadableByOthers { .. }))
     );
 }
 
@@ -493,7 +500,7 @@ fn a_context_that_cannot_be_used_is_reported() {
         resolved
             .warnings
             .iter()
-            .any(|warning| matches!(warning, Warning::Unused { field: "nsc", .. }))
+            .any(|warning| matches!(warning, Warning::UnusedContextField { field: "nsc", .. }))
     );
 }
 
@@ -517,7 +524,7 @@ fn two_ways_to_authenticate_in_one_place_are_refused() {
 #[test]
 fn without_a_home_there_are_still_folders() {
     let mut place = Place::new();
-    place.around.home = None;
+    place.env.home = None;
     let settings = place.load().unwrap().settings;
     assert!(settings.data_dir.is_absolute() && settings.cache_dir.is_absolute());
     assert_ne!(settings.data_dir, settings.cache_dir);
@@ -553,7 +560,7 @@ proptest! {
         let given = Flags::default().with("timeout", seconds.to_string()).with("memory", bytes.to_string());
         let place = Place::new();
         let first = place.load_with(&given).unwrap();
-        let shown = |name: &str| first.entries.iter().find(|e| e.setting.name == name).unwrap().shown();
+        let shown = |name: &str| first.entries.iter().find(|e| e.setting.name == name).unwrap().display_value();
         let again = Flags::default().with("timeout", shown("timeout")).with("memory", shown("memory"));
         let second = place.load_with(&again).unwrap();
         prop_assert_eq!(first.settings.timeout, second.settings.timeout);

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone, Timelike};
 use chrono_tz::{TZ_VARIANTS, Tz};
-use naq_cron::{Cron, Zone};
+use naq_cron::{Cron, Timezone};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -96,7 +96,7 @@ impl Question {
         let mut moment = chrono::DateTime::UNIX_EPOCH;
         (0..24).all(|_| {
             let before = moment.timestamp_millis();
-            moment = cron.next_after(moment, Zone::UTC).unwrap();
+            moment = cron.next_after(moment, Timezone::UTC).unwrap();
             moment.timestamp_millis() - before == 3_600_000
         })
     }
@@ -151,7 +151,7 @@ impl Question {
             Err(error) if error.to_string().contains("never comes true") => return Vec::new(),
             Err(error) => panic!("{error}"),
         };
-        let zone: Zone = self.zone.name().parse().unwrap();
+        let zone: Timezone = self.zone.name().parse().unwrap();
         let next = |after: &i64| {
             let after = chrono::DateTime::from_timestamp(*after, 0).unwrap();
             Some(cron.next_after(after, zone)?.timestamp())

@@ -28,7 +28,7 @@ fn one_that_stands_in_line_is_told_from_a_repeat() {
             .run()
             .exits(code);
     }
-    assert_eq!(naq.messages_left("default"), 1);
+    assert_eq!(naq.stream_messages("default"), 1);
 }
 
 #[test]
@@ -43,17 +43,17 @@ fn a_second_message_with_another_body_is_kept_and_not_run() {
         record.state == State::Retrying
     });
     naq.publish_to("default", SUBJECT, say("second"));
-    let record = naq.ended(&id("mine"));
+    let record = naq.wait_ended(&id("mine"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
     assert_eq!(text(record.stdout.as_ref()), "2\n");
     // once it has ended it stands as well
     naq.publish_to("default", SUBJECT, say("third"));
-    naq.drained("default");
-    let kept = naq.failed();
+    naq.wait_drained("default");
+    let kept = naq.dead_letters();
     assert_eq!(kept.len(), 2, "{kept:#?}");
     for (job, word) in kept.iter().zip(["second", "third"]) {
         assert_eq!(job.payload, say(word));
-        let record = naq.ended(&job.job_id);
+        let record = naq.wait_ended(&job.job_id);
         assert_eq!(
             (record.state, record.reason),
             (State::Rejected, Some(Reason::Invalid))
@@ -68,13 +68,13 @@ fn the_same_in_other_words_is_a_repeat() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
     naq.publish_to("default", SUBJECT, say("once"));
-    assert_eq!(naq.ended(&id("mine")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("mine")).state, State::Succeeded);
     naq.publish_to(
         "default",
         SUBJECT,
         br#" { "args" : ["once"], "command" : "echo" } "#.to_vec(),
     );
-    naq.drained("default");
-    assert_eq!(naq.ended(&id("mine")).attempt, 1);
-    assert!(naq.failed().is_empty());
+    naq.wait_drained("default");
+    assert_eq!(naq.wait_ended(&id("mine")).attempt, 1);
+    assert!(naq.dead_letters().is_empty());
 }

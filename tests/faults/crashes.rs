@@ -7,7 +7,7 @@ use std::time::Duration;
 use naq_protocol::{JobId, Reason, Record, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, alive, eventually, text};
+use crate::harness::naq::{Naq, eventually, is_process_alive, text};
 use crate::harness::nats::TestServer;
 
 /// How long the server waits for word of a job here.
@@ -50,12 +50,12 @@ fn killed_between_any_two_steps() {
             .env("FAILPOINTS", &format!("{step}=return"))
             .spawn();
         let job = naq.publish("build", noting(&naq, "echo done"));
-        assert!(!first.ends().success(), "{step}");
+        assert!(!first.wait_exit().success(), "{step}");
         let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(record.state, State::Succeeded, "{step}");
         assert_eq!(record.attempt, attempt, "{step}");
-        naq.drained("build");
+        naq.wait_drained("build");
         assert_eq!(runs(&naq), runs_expected, "{step}");
         let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
         assert_eq!(kept.finished_at, record.finished_at, "{step}");
@@ -76,17 +76,20 @@ fn killed_in_mid_job_it_leaves_nothing_and_the_next_goes_on() {
         pids.iter().all(|path| read_pid(path).is_some())
     });
     first.signal(Signal::SIGKILL);
-    first.ends();
+    first.wait_exit();
     eventually("the tree is gone", || {
-        !pids.iter().filter_map(|path| read_pid(path)).any(alive)
+        !pids
+            .iter()
+            .filter_map(|path| read_pid(path))
+            .any(is_process_alive)
     });
     let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
-    naq.drained("build");
+    naq.wait_drained("build");
 }
 
 #[test]
@@ -101,19 +104,21 @@ fn paused_past_its_lease_it_changes_nothing_and_stops_its_job() {
     eventually("it runs", || read_pid(&pid).is_some());
     first.signal(Signal::SIGSTOP);
     let second = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
-    naq.drained("build");
+    naq.wait_drained("build");
     first.signal(Signal::SIGCONT);
-    first.says("lost the hold");
-    eventually("its job is gone", || !read_pid(&pid).is_some_and(alive));
+    first.expect_stderr("lost the hold");
+    eventually("its job is gone", || {
+        !read_pid(&pid).is_some_and(is_process_alive)
+    });
     let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
     assert_eq!(kept.finished_at, record.finished_at);
     assert_eq!(kept.attempt, 2);
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
     assert!(first.stop().success());
     assert!(second.stop().success());
 }
@@ -128,21 +133,21 @@ fn a_job_that_kills_its_worker_three_times_is_given_up() {
     for _ in 0..3 {
         let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
         naq.file("worker", worker.pid().to_string());
-        worker.ends();
+        worker.wait_exit();
     }
     let _last = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.reason, record.crashes),
         (State::Failed, Some(Reason::Crashed), 3)
     );
     assert_eq!(runs(&naq), 3);
-    naq.drained("build");
+    naq.wait_drained("build");
     assert_eq!(
-        naq.kept(&job).reason.as_deref(),
+        naq.dead_letter(&job).reason.as_deref(),
         Some(Reason::Crashed.as_str())
     );
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 /// Removing the message of one job leaves the server its account of the others: of those that
@@ -159,7 +164,7 @@ fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
     let wait = "[ $NAQ_ATTEMPT = 2 ] || exec sleep 3600";
     let jobs = [0, 1].map(|_| naq.publish("build", noting(&naq, wait)));
     for job in &jobs {
-        naq.running(job);
+        naq.wait_running(job);
     }
     let others = ["a", "b", "c"].map(|id| {
         let job = naq.enqueue(&["-q", "build", "--id", id, "--", "true"]);
@@ -168,19 +173,19 @@ fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
     });
     naq.cli(["cancel", "b"]).run().succeeds();
     first.signal(Signal::SIGKILL);
-    first.ends();
+    first.wait_exit();
     let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     for job in &jobs {
-        let record = naq.ended(job);
+        let record = naq.wait_ended(job);
         assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
     }
     for (job, state) in others
         .iter()
         .zip([State::Succeeded, State::Cancelled, State::Succeeded])
     {
-        assert_eq!(naq.ended(job).state, state);
+        assert_eq!(naq.wait_ended(job).state, state);
     }
-    naq.drained("build");
+    naq.wait_drained("build");
 }
 
 /// A worker that stands still just before its claim, while another, without the label that the
@@ -199,9 +204,9 @@ fn a_claim_by_a_message_that_was_handed_on_meanwhile_does_not_hold_the_job() {
     let envelope = serde_json::json!({"command": "true", "requires": {"gpu": "yes"}});
     let job = naq.publish("build", envelope.to_string());
     let _other = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded);
-    naq.drained("build");
+    naq.wait_drained("build");
     assert!(slow.stop().success());
 }
 
@@ -234,22 +239,26 @@ fn a_late_word_for_a_job_put_aside_does_not_take_it_from_who_runs_it() {
         .ack_wait(ACK_WAIT)
         .concurrency(1)
         .spawn();
-    naq.running(&job);
+    naq.wait_running(&job);
     // whatever further messages it has are found to be surplus
     let _third = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    naq.holds("build", 1);
+    naq.wait_for_messages("build", 1);
     // the first one is back, and has said its word
     let back = naq.publish("back", r#"{"command":"true"}"#);
-    naq.ended(&back);
+    naq.wait_ended(&back);
     other.signal(Signal::SIGKILL);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
 }
 
 /// Whoever was told of a rejected job's end only in part is told of it again.
 #[test]
 fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
-    for step in ["rejected.kept", "rejected.written", "release.published"] {
+    for step in [
+        "rejected.dead_lettered",
+        "rejected.written",
+        "release.published",
+    ] {
         let server = TestServer::start();
         let naq = Naq::new(&server);
         let mut mortal = Some(naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn());
@@ -259,7 +268,7 @@ fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
         naq.publish("build", waiting.to_string());
         let [waiting, bad] = ["waiting", "bad"].map(|id| JobId::new(id).unwrap());
         naq.wait_for(&waiting, "waiting", |record| record.state == State::Waiting);
-        naq.wait_for(&bad, "awaited", |record| record.dependents);
+        naq.wait_for(&bad, "awaited", |record| record.has_dependents);
         drop(mortal.take());
         let dying = naq
             .worker(&["build"])
@@ -271,10 +280,10 @@ fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
             "naq.queue.build.bad",
             br#"{"command": 7}"#.to_vec(),
         );
-        assert!(!dying.ends().success(), "{step}");
+        assert!(!dying.wait_exit().success(), "{step}");
         let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-        assert_eq!(naq.ended(&waiting).state, State::Succeeded, "{step}");
-        assert_eq!(naq.ended(&bad).state, State::Rejected, "{step}");
+        assert_eq!(naq.wait_ended(&waiting).state, State::Succeeded, "{step}");
+        assert_eq!(naq.wait_ended(&bad).state, State::Rejected, "{step}");
     }
 }
 
@@ -285,7 +294,7 @@ fn what_ends_while_a_job_is_put_aside_for_it_holds_nobody_up() {
     let naq = Naq::new(&server);
     let _slow = naq
         .worker(&["slow"])
-        .env("FAILPOINTS", "park.indexed=1*sleep(2000)")
+        .env("FAILPOINTS", "block.indexed=1*sleep(2000)")
         .spawn();
     let _quick = naq.worker(&["quick"]).spawn();
     let last = serde_json::json!({
@@ -301,14 +310,14 @@ fn what_ends_while_a_job_is_put_aside_for_it_holds_nobody_up() {
         })
     });
     naq.publish("quick", r#"{"job_id": "early", "command": "true"}"#);
-    assert_eq!(naq.ended(&early).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&early).state, State::Succeeded);
     naq.wait_for(&last, "waiting for the other", |record| {
         let waits = record.waits.as_ref();
         waits.is_some_and(|waits| waits.dependencies.len() == 1)
     });
     naq.publish("quick", r#"{"job_id": "late", "command": "true"}"#);
-    assert_eq!(naq.ended(&late).state, State::Succeeded);
-    assert_eq!(naq.ended(&last).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&late).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&last).state, State::Succeeded);
 }
 
 /// Whoever cancels a job that waits dies in the midst of it: those that wait for the job go on.
@@ -328,7 +337,7 @@ fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
         naq.publish("build", second.to_string());
         let [first, second] = ["first", "second"].map(|id| JobId::new(id).unwrap());
         naq.wait_for(&first, "waiting with dependents", |record| {
-            record.state == State::Waiting && record.dependents
+            record.state == State::Waiting && record.has_dependents
         });
         naq.wait_for(&second, "waiting", |record| record.state == State::Waiting);
         let done = naq
@@ -336,8 +345,8 @@ fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
             .env("FAILPOINTS", &format!("{step}=return"))
             .run();
         assert_eq!(done.code, None, "{step}: {done:?}");
-        assert_eq!(naq.ended(&first).state, State::Cancelled, "{step}");
-        assert_eq!(naq.ended(&second).state, State::Succeeded, "{step}");
+        assert_eq!(naq.wait_ended(&first).state, State::Cancelled, "{step}");
+        assert_eq!(naq.wait_ended(&second).state, State::Succeeded, "{step}");
     }
 }
 
@@ -360,13 +369,13 @@ fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_g
         ran.lines().filter_map(read).collect()
     };
     eventually("it runs", || ran().len() == 1);
-    let before = naq.running(&job);
+    let before = naq.wait_running(&job);
     server.kill9();
-    server.forget_deliveries("naq_queue_build", "naq-worker");
-    worker.says("lost the hold");
+    server.drop_consumer_state("naq_queue_build", "naq-worker");
+    worker.expect_stderr("lost the hold");
     server.restart();
     eventually("it runs again", || ran().len() == 2);
-    let after = naq.running(&job);
+    let after = naq.wait_running(&job);
     let lease = |record: &Record| {
         let lease = record.lease.clone().unwrap();
         (lease.worker_id, lease.sequence, lease.delivery)
@@ -377,10 +386,10 @@ fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_g
     let fences = ran();
     assert!(fences[0].1 < fences[1].1, "{fences:?}");
     std::fs::write(naq.home().join("go"), "").unwrap();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
     assert_eq!(text(record.stdout.as_ref()), "attempt 2\n");
-    naq.drained("build");
+    naq.wait_drained("build");
     assert_eq!(ran().len(), 2);
     assert!(worker.stop().success());
 }

@@ -3,7 +3,7 @@
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, alive, eventually};
+use crate::harness::naq::{Naq, eventually, is_process_alive};
 use crate::harness::nats::TestServer;
 
 fn waiting_for(naq: &Naq, file: &str) -> String {
@@ -23,17 +23,17 @@ fn on_term_and_int_running_jobs_finish_and_no_more_are_taken() {
         let worker = naq.worker(&[queue]).concurrency(1).spawn();
         let running = naq.publish(queue, waiting_for(&naq, queue));
         let waiting = naq.publish(queue, r#"{"command":"true"}"#);
-        naq.running(&running);
+        naq.wait_running(&running);
         worker.signal(signal);
-        worker.says("draining");
+        worker.expect_stderr("draining");
         std::fs::write(naq.home().join(queue), "").unwrap();
-        assert!(worker.ends().success());
-        let record = naq.ended(&running);
+        assert!(worker.wait_exit().success());
+        let record = naq.wait_ended(&running);
         assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
         let left = naq.block_on(naq.client().fetch_job(&waiting)).unwrap();
         assert_eq!(left.state, State::Queued);
         let _next = naq.worker(&[queue]).spawn();
-        assert_eq!(naq.ended(&waiting).attempt, 1);
+        assert_eq!(naq.wait_ended(&waiting).attempt, 1);
     }
 }
 
@@ -48,9 +48,9 @@ fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
         .arg("500ms")
         .spawn();
     let job = naq.publish("build", waiting_for(&naq, "go"));
-    naq.running(&job);
+    naq.wait_running(&job);
     worker.signal(Signal::SIGTERM);
-    assert!(worker.ends().success());
+    assert!(worker.wait_exit().success());
     let (record, _) = naq
         .block_on(naq.client().broker().read_record(&job))
         .unwrap();
@@ -62,7 +62,7 @@ fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
     std::fs::write(naq.home().join("go"), "").unwrap();
     // handed back, not left to lapse: the wait for it would be longer than this test's
     let _next = naq.worker(&["build"]).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
@@ -88,12 +88,12 @@ fn a_second_signal_stops_at_once() {
         naq.publish("build", waiting_for(&naq, "never")),
     ];
     for job in &jobs {
-        naq.running(job);
+        naq.wait_running(job);
     }
     worker.signal(Signal::SIGTERM);
-    worker.says("draining");
+    worker.expect_stderr("draining");
     worker.signal(Signal::SIGTERM);
-    assert!(worker.ends().success());
+    assert!(worker.wait_exit().success());
     for job in &jobs {
         let record = naq.wait_for(job, "queued", |record| record.state == State::Queued);
         assert_eq!((record.attempt, record.crashes), (0, 0));
@@ -106,18 +106,18 @@ fn what_comes_to_a_busy_worker_is_handed_on() {
     let naq = Naq::new(&server);
     let _busy = naq.worker(&["one", "two"]).concurrency(1).spawn();
     let long = naq.publish("one", waiting_for(&naq, "go"));
-    naq.running(&long);
+    naq.wait_running(&long);
     let jobs: Vec<JobId> = (0..3)
         .map(|_| naq.publish("two", r#"{"command":"true"}"#))
         .collect();
     let _idle = naq.worker(&["two"]).concurrency(1).spawn();
     for job in &jobs {
-        let record = naq.ended(job);
+        let record = naq.wait_ended(job);
         assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     }
-    assert_eq!(naq.running(&long).state, State::Running);
+    assert_eq!(naq.wait_running(&long).state, State::Running);
     std::fs::write(naq.home().join("go"), "").unwrap();
-    naq.ended(&long);
+    naq.wait_ended(&long);
 }
 
 /// Runs ten jobs of each of two queues on one slot, and returns the order of their queues.
@@ -138,7 +138,7 @@ fn order_of(naq: &Naq, order: &str) -> Vec<String> {
         .arg(order)
         .spawn();
     for job in &jobs {
-        assert_eq!(naq.ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
     assert!(worker.stop().success());
     let ran = std::fs::read_to_string(file).unwrap();
@@ -188,9 +188,9 @@ fn a_job_that_forks_on_while_its_worker_drains_leaves_nothing() {
         std::fs::read_to_string(&pids).is_ok_and(|text| text.lines().count() > 10)
     });
     worker.signal(Signal::SIGTERM);
-    assert!(worker.ends().success());
+    assert!(worker.wait_exit().success());
     for pid in std::fs::read_to_string(&pids).unwrap().lines() {
-        assert!(!alive(pid.parse().unwrap()), "{pid} is left");
+        assert!(!is_process_alive(pid.parse().unwrap()), "{pid} is left");
     }
     let (record, _) = naq
         .block_on(naq.client().broker().read_record(&job))

@@ -159,7 +159,7 @@ fn what_is_not_a_sound_envelope_is_kept_with_reason_and_path() {
         .collect();
     for (job, (bytes, words)) in jobs.iter().zip(&invalid) {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
-        let record = naq.ended(job);
+        let record = naq.wait_ended(job);
         assert_eq!(record.state, State::Rejected, "{shown}: {record:#?}");
         assert_eq!(record.reason, Some(Reason::Invalid), "{shown}");
         let error = record.error.unwrap();
@@ -167,15 +167,15 @@ fn what_is_not_a_sound_envelope_is_kept_with_reason_and_path() {
             assert!(error.contains(word), "{shown}: no {word:?} in {error}");
         }
     }
-    let failed = naq.failed();
+    let failed = naq.dead_letters();
     for (job, (bytes, _)) in jobs.iter().zip(&invalid) {
         let kept = failed.iter().find(|kept| kept.job_id == *job).unwrap();
         assert_eq!(kept.payload, *bytes, "{job}");
         assert_eq!(kept.reason.as_deref(), Some("invalid"));
         assert!(kept.error.as_ref().is_some_and(|error| !error.is_empty()));
     }
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }
 
@@ -190,20 +190,20 @@ fn a_later_version_is_kept_and_an_unknown_field_is_ignored() {
         r#"{"version":4000000000,"command":{"argv":["true"]}}"#,
     ] {
         let job = naq.publish("build", later);
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(
             record.reason,
             Some(Reason::UnsupportedVersion),
             "{record:#?}"
         );
-        assert_eq!(naq.kept(&job).payload, later);
+        assert_eq!(naq.dead_letter(&job).payload, later);
     }
     let known = r#"{"version":1,"command":"echo","args":["x"],"colour":"blue","nested":{"a":[1]}}"#;
-    let record = naq.ended(&naq.publish("build", known));
+    let record = naq.wait_ended(&naq.publish("build", known));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     // carried along as it was written
     assert_eq!(record.envelope.unwrap().get(), known);
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -224,18 +224,18 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
             "strict",
             format!(r#"{{"command":"true","env":{{"{name}":"/tmp/x"}}}}"#),
         );
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(
             record.reason,
             Some(Reason::NotAllowed),
             "{name}: {record:#?}"
         );
         assert!(record.error.unwrap().contains(&format!("env.{name}")));
-        assert_eq!(naq.kept(&job).reason.as_deref(), Some("not_allowed"));
+        assert_eq!(naq.dead_letter(&job).reason.as_deref(), Some("not_allowed"));
     }
-    naq.a_good_job_runs("strict");
+    naq.assert_jobs_still_run("strict");
     let allowed = r#"{"command":"sh","args":["-c","echo $LD_BIND_NOW"],"env":{"LD_BIND_NOW":"1"}}"#;
-    let record = naq.ended(&naq.publish("open", allowed));
+    let record = naq.wait_ended(&naq.publish("open", allowed));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
 }
 
@@ -255,13 +255,13 @@ fn names_in_subjects_are_checked_like_all_others() {
     for (place, (token, word)) in (1..).zip(tokens) {
         raw.publish(format!("naq.queue.build.{token}").as_bytes(), good);
         let job = naq_protocol::JobId::new(format!("build-{place}")).unwrap();
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(record.state, State::Rejected, "{token}");
         assert!(
             record.error.as_ref().unwrap().contains(word),
             "{token}: {record:#?}"
         );
-        assert_eq!(naq.kept(&job).payload, &good[..]);
+        assert_eq!(naq.dead_letter(&job).payload, &good[..]);
     }
     // an id in the envelope that is not the subject's
     let job = naq.publish_to(
@@ -269,10 +269,10 @@ fn names_in_subjects_are_checked_like_all_others() {
         "naq.queue.build.one",
         br#"{"command":"true","job_id":"two"}"#.to_vec(),
     );
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Rejected);
     assert!(record.error.unwrap().contains("two"));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn bad_names_are_refused_by_the_command_line() {
             vec!["wait", name],
             vec!["logs", name],
         ] {
-            let done = naq.cli(args).run().exits(2).says(&[word]);
+            let done = naq.cli(args).run().exits(2).expect_stderr(&[word]);
             assert!(!done.stderr.contains('\u{1b}'), "{done:?}");
             assert_eq!(done.stdout, "");
         }
@@ -322,7 +322,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
     naq.cli(["enqueue", "-q", "build", "--stdin", large, "--", "cat"])
         .run()
         .exits(6)
-        .says(&["65536", "file", "object"]);
+        .expect_stderr(&["65536", "file", "object"]);
     // where only the headers bring it over the bound
     for over in 0..400 {
         if over % 40 != 0 {
@@ -346,10 +346,10 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
         match done.code {
             Some(0) => {
                 let job = naq_protocol::JobId::new(done.stdout.trim_end()).unwrap();
-                assert_eq!(naq.ended(&job).state, State::Succeeded);
+                assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
             }
             _ => {
-                done.exits(6).says(&["65536"]);
+                done.exits(6).expect_stderr(&["65536"]);
             }
         }
     }
@@ -364,9 +364,9 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
         .stdin(lines)
         .run()
         .exits(6)
-        .says(&["2 jobs were enqueued", "65536"]);
+        .expect_stderr(&["2 jobs were enqueued", "65536"]);
     assert_eq!(done.stdout.lines().count(), 2);
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -380,8 +380,8 @@ fn a_rejected_message_near_the_message_size_is_kept_whole() {
     // a payload that no header fits beside, and headers that no longer name fits beside
     let payload = vec![b'x'; 64 << 10];
     let job = naq.publish("build", payload.clone());
-    assert_eq!(naq.ended(&job).state, State::Rejected);
-    let object = naq.kept(&job).object.unwrap();
+    assert_eq!(naq.wait_ended(&job).state, State::Rejected);
+    let object = naq.dead_letter(&job).object.unwrap();
     assert_eq!(
         naq.block_on(naq.client().broker().get_object(&object))
             .unwrap(),
@@ -394,10 +394,10 @@ fn a_rejected_message_near_the_message_size_is_kept_whole() {
         b"not an envelope",
     );
     let job = naq_protocol::JobId::new("build-2").unwrap();
-    assert_eq!(naq.ended(&job).state, State::Rejected);
-    naq.kept(&job);
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    assert_eq!(naq.wait_ended(&job).state, State::Rejected);
+    naq.dead_letter(&job);
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
 }
 
 #[test]
@@ -424,13 +424,13 @@ fn one_field_that_fills_the_envelope_does_not_block_its_worker() {
             "build",
             format!(r#"{{"command":"true","{field}":{value}}}"#),
         );
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(record.state, State::Rejected, "{field}");
         let error = record.error.unwrap();
         assert!(error.contains(field) && error.len() < 1_000, "{error}");
     }
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
 }
 
 #[test]
@@ -447,9 +447,9 @@ fn a_core_publish_of_any_client_is_a_job_too() {
         }
         nats.flush().await.unwrap();
     });
-    let record = naq.ended(&naq_protocol::JobId::new("build-1").unwrap());
+    let record = naq.wait_ended(&naq_protocol::JobId::new("build-1").unwrap());
     assert_eq!(text(record.stdout.as_ref()), "1 true x\n");
-    let record = naq.ended(&naq_protocol::JobId::new("build-2").unwrap());
+    let record = naq.wait_ended(&naq_protocol::JobId::new("build-2").unwrap());
     assert_eq!(record.state, State::Rejected);
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }

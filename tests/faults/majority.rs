@@ -4,11 +4,11 @@
 use naq_protocol::{QueueName, State};
 
 use crate::harness::cluster::Cluster;
-use crate::harness::naq::{Naq, alive, eventually};
+use crate::harness::naq::{Naq, eventually, is_process_alive};
 
 fn cluster() -> (Cluster, Naq) {
     let cluster = Cluster::start(3);
-    let naq = Naq::of_cluster(&cluster);
+    let naq = Naq::with_cluster(&cluster);
     let queue = QueueName::new("build").unwrap();
     eventually("the servers have a leader", || {
         let broker = naq.client().broker();
@@ -44,19 +44,19 @@ fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
     eventually("its command runs", || pid.exists());
     let first = leader(&naq, "naq_queue_build");
     cluster.kill9(first);
-    cluster.start_again(first);
-    Cluster::settle(naq.handle(), naq.nats());
+    cluster.restart_node(first);
+    Cluster::wait_replicated(naq.handle(), naq.nats());
     let second = leader(&naq, "KV_naq_results");
     cluster.pause(second);
     std::fs::write(naq.home().join("go"), "").unwrap();
     // the outcome finds the new leader while the old one stands still
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     cluster.resume(second);
-    Cluster::settle(naq.handle(), naq.nats());
+    Cluster::wait_replicated(naq.handle(), naq.nats());
     let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
     assert_eq!(kept.finished_at, record.finished_at);
     assert!(worker.stop().success());
@@ -67,7 +67,7 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
     let (cluster, naq) = cluster();
     let worker = naq.worker(&["build"]).ack_wait("4s").spawn();
     let job = naq.publish("build", waiting(&naq));
-    naq.running(&job);
+    naq.wait_running(&job);
     let pid = naq.home().join("pid.1");
     let read_pid = || std::fs::read_to_string(&pid).ok()?.trim().parse().ok();
     eventually("it runs", || read_pid().is_some());
@@ -75,13 +75,15 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
         cluster.pause(index);
     }
     // nobody answers its renewals: it stops the job before others could be given it
-    eventually("the job is stopped", || !read_pid().is_some_and(alive));
-    worker.says("lost the hold");
+    eventually("the job is stopped", || {
+        !read_pid().is_some_and(is_process_alive)
+    });
+    worker.expect_stderr("lost the hold");
     std::fs::write(naq.home().join("go"), "").unwrap();
     for index in [0, 1] {
         cluster.resume(index);
     }
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
     assert!(worker.stop().success());
 }
@@ -99,7 +101,7 @@ fn a_worker_that_starts_without_a_majority_waits_for_it() {
         .arg("build")
         .env("NAQ_NATS_URL", &url)
         .spawn();
-    worker.says("not ready yet");
+    worker.expect_stderr("not ready yet");
     for index in [1, 2] {
         cluster.resume(index);
     }
@@ -114,6 +116,6 @@ fn a_worker_that_starts_without_a_majority_waits_for_it() {
         });
         published.is_ok()
     });
-    naq.drained("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }

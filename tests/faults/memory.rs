@@ -16,7 +16,7 @@ fn it_is_stopped_for_that_reason_and_the_worker_lives() {
         "limits": {"memory": "64M"},
     });
     let job = naq.publish("build", greedy.to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Failed);
     // by the limit of its own address space it may also be refused memory, and say so itself
     assert!(
@@ -26,5 +26,5 @@ fn it_is_stopped_for_that_reason_and_the_worker_lives() {
         ),
         "{record:#?}"
     );
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }

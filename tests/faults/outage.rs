@@ -25,11 +25,11 @@ fn what_is_enqueued_while_the_server_stands_still_is_there_once() {
         server.resume();
         enqueue.join().unwrap().unwrap()
     });
-    assert_eq!(naq.messages_left("build"), 1);
+    assert_eq!(naq.stream_messages("build"), 1);
     let _worker = naq.worker(&["build"]).spawn();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
-    naq.drained("build");
+    naq.wait_drained("build");
 }
 
 /// What was under way when the server died is sent again together, and not each after a wait of
@@ -54,8 +54,8 @@ fn a_bulk_that_loses_its_server_goes_on_with_the_next() {
     server.kill9();
     server.restart();
     assert_eq!(naq.block_on(bulk.finish()).unwrap(), JOBS);
-    assert!(bulk.take_failed().is_none());
-    assert_eq!(naq.messages_left("build"), JOBS);
+    assert!(bulk.take_rejected().is_none());
+    assert_eq!(naq.stream_messages("build"), JOBS);
 }
 
 /// A worker goes on through a server that stands still for longer than it waits for an answer.
@@ -76,14 +76,14 @@ fn a_job_that_ends_while_the_server_stands_still_is_recorded_once() {
     server.pause();
     std::fs::write(&go, "").unwrap();
     eventually("it has ended", || ended.exists());
-    worker.says("cannot record the outcome yet");
+    worker.expect_stderr("cannot record the outcome yet");
     server.resume();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
-    naq.drained("build");
+    naq.wait_drained("build");
     assert_eq!(std::fs::read_to_string(ran).unwrap(), "x\n");
     assert!(worker.stop().success());
 }
@@ -112,16 +112,16 @@ fn a_thousand_jobs_that_fail_at_once_come_back_spread_and_leave_others_alone() {
     let first = JobId::new("f0").unwrap();
     naq.wait_for(&first, "failed once", |record| record.attempt >= 1);
     // in the midst of it
-    naq.a_good_job_runs("well");
+    naq.assert_jobs_still_run("well");
     let mut waits = BTreeSet::new();
     for index in 0..JOBS {
         let job = JobId::new(format!("f{index}")).unwrap();
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!((record.state, record.attempt), (State::Failed, 2));
         waits.insert(record.started_at.unwrap().unix_ms() / 250);
     }
     // drawn from four seconds: in one heap they would fill one quarter, or two
     assert!(waits.len() >= 8, "{waits:?}");
-    assert_eq!(naq.failed().len(), JOBS);
-    naq.drained("failing");
+    assert_eq!(naq.dead_letters().len(), JOBS);
+    naq.wait_drained("failing");
 }

@@ -20,14 +20,14 @@ fn output_without_end_is_cut_with_the_true_count_in_flat_memory() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
     let before_kib = peak_kib(worker.pid());
     // one line of 200 MB
     let job = naq.publish(
         "build",
         r#"{"script":"head -c 200000000 /dev/zero | tr '\\0' x; echo; echo end"}"#,
     );
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     let output = record.stdout.as_ref().unwrap();
     assert_eq!(output.bytes, 200_000_005);
@@ -37,10 +37,10 @@ fn output_without_end_is_cut_with_the_true_count_in_flat_memory() {
     assert!(grown_kib < 32 << 10, "grown by {grown_kib} KiB");
     // and one that never ends by itself
     let job = naq.publish("build", r#"{"command":"yes","timeout":"1s"}"#);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
     assert!(record.stdout.unwrap().truncated);
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn output_that_is_not_text_comes_back_byte_for_byte() {
         serde_json::json!({"command": "sh", "args": ["-c", "cat \"$0\"; cat \"$0\" >&2", file]})
             .to_string(),
     );
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert!(record.stdout.as_ref().unwrap().base64.is_some());
     let client = naq.client();
     assert_eq!(naq.block_on(client.read_stdout(&record)).unwrap(), bytes);
@@ -75,7 +75,7 @@ fn closed_output_and_unread_input_are_no_deadlock() {
         serde_json::json!({"script": "exec <&- >&- 2>&- 3>&-; sleep 0.3; exit 3", "stdin": stdin})
             .to_string(),
     );
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.exit_code, Some(3), "{record:#?}");
     assert!(record.usage.unwrap().wall_ms >= 300);
     // never reads, and stays
@@ -83,17 +83,17 @@ fn closed_output_and_unread_input_are_no_deadlock() {
         "build",
         serde_json::json!({"command": "sleep", "args": ["0.2"], "stdin": stdin}).to_string(),
     );
-    assert_eq!(naq.ended(&job).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
     // reads it all
     let job = naq.publish(
         "build",
         serde_json::json!({"command": "wc", "args": ["-c"], "stdin": stdin}).to_string(),
     );
-    assert_eq!(text(naq.ended(&job).stdout.as_ref()).trim(), "900000");
+    assert_eq!(text(naq.wait_ended(&job).stdout.as_ref()).trim(), "900000");
     // without any, the end of the file comes at once
     let job = naq.publish("build", r#"{"command":"cat"}"#);
-    assert_eq!(naq.ended(&job).state, State::Succeeded);
-    naq.a_good_job_runs("build");
+    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn what_does_not_fit_a_message_is_an_object() {
     // output: 60,000 characters that take six bytes each in JSON
     let script = r"head -c 60000 /dev/zero | tr '\0' '\001'";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert!(record.stdout.as_ref().unwrap().object.is_some());
     assert_eq!(
@@ -128,7 +128,7 @@ fn what_does_not_fit_a_message_is_an_object() {
         echo \"{\\\"checkpoint\\\":\\\"$long\\\"}\" >&3\n\
         echo \"{\\\"result\\\":\\\"$long\\\"}\" >&3";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     let result = naq.block_on(client.read_result(&record)).unwrap().unwrap();
     assert_eq!(result, format!("\"{}\"", "r".repeat(200_000)));
@@ -138,7 +138,7 @@ fn what_does_not_fit_a_message_is_an_object() {
             .iter()
             .any(|warning| warning.contains("checkpoint"))
     );
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -149,13 +149,13 @@ fn control_lines_that_make_no_sense_are_warnings() {
     let script = "printf 'no json\\n[1]\\n{\"progress\":\"much\"}\\n{\"colour\":1}\\n\\377\\376\\n{\"progress\":40' >&3\n\
         i=0; while [ $i -lt 5000 ]; do echo nonsense; i=$((i+1)); done >&3";
     let record =
-        naq.ended(&naq.publish("build", serde_json::json!({"script": script}).to_string()));
+        naq.wait_ended(&naq.publish("build", serde_json::json!({"script": script}).to_string()));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert!(
         !record.warnings.is_empty() && record.warnings.len() < 100,
         "{record:#?}"
     );
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -170,17 +170,17 @@ fn a_reader_of_logs_that_does_not_read_blocks_no_job() {
         stop.display()
     );
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    naq.running(&job);
+    naq.wait_running(&job);
     let mut reader = naq.cli(["logs", "-f", job.as_str()]).spawn();
     // it follows, and reads no more than its first words
     assert!(reader.read_some().starts_with(b"first"));
     let mut other = naq.cli(["logs", "-f", job.as_str()]).spawn();
     eventually("more than a pipe's worth", || other.read_some().len() > 500);
     std::fs::write(stop, "").unwrap();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded);
     assert!(text(record.stdout.as_ref()).ends_with("last\n"));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
     // stuck all along, as a pager that waits for its user is
     assert!(reader.is_running());
 }

@@ -64,7 +64,7 @@ fn a_secret_reaches_the_job_and_no_store() {
         "-c",
         &script,
     ]);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert_eq!(
         std::fs::read_to_string(naq.home().join("got")).unwrap(),
@@ -104,8 +104,8 @@ fn a_secret_that_is_not_there_is_told_by_name() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", r#"{"command":"true","secrets":["API_TOKEN"]}"#);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.reason, Some(Reason::Spawn), "{record:#?}");
     assert!(record.error.unwrap().contains("API_TOKEN"));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }

@@ -2,14 +2,14 @@
 
 use naq_protocol::State;
 
-use crate::harness::naq::{Naq, plain_server};
+use crate::harness::naq::{Naq, start_plain_server};
 use crate::harness::nats::TestServer;
 
 #[test]
 fn an_open_server_on_another_host_is_refused_unless_allowed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let (_open, port) = plain_server(&naq, &["-js"]);
+    let (_open, port) = start_plain_server(&naq, &["-js"]);
     // an address of this very machine that is not called loopback
     let url = format!("nats://0.0.0.0:{port}");
     for verb in [&["enqueue", "--", "true"][..], &["worker"], &["queues"]] {
@@ -21,14 +21,14 @@ fn an_open_server_on_another_host_is_refused_unless_allowed() {
         cli()
             .run()
             .exits(3)
-            .says(&["another host", "--allow-insecure", "--creds"]);
+            .expect_stderr(&["another host", "--allow-insecure", "--creds"]);
     }
     naq.cli(["queues", "--allow-insecure"])
         .without_env("NAQ_TOKEN")
         .env("NAQ_NATS_URL", &url)
         .run()
         .succeeds()
-        .says(&["without credentials"]);
+        .expect_stderr(&["without credentials"]);
     // with credentials it is no question, nor is loopback
     let done = naq
         .cli(["queues"])
@@ -55,7 +55,7 @@ fn the_servers_clock_counts_and_not_the_producers() {
             "build",
             serde_json::json!({"command": "true", "enqueue_time": offset}).to_string(),
         );
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(record.state, State::Succeeded, "{record:#?}");
         let started = record.started_at.unwrap();
         let apart_ms = started.unix_ms() - record.enqueue_time.unix_ms();
@@ -66,11 +66,11 @@ fn the_servers_clock_counts_and_not_the_producers() {
         "build",
         r#"{"command":"true","expires_at":"2001-01-01T00:00:00Z"}"#,
     );
-    assert_eq!(naq.ended(&over).state, State::Expired);
+    assert_eq!(naq.wait_ended(&over).state, State::Expired);
     let open = naq.publish(
         "build",
         r#"{"command":"true","expires_at":"2101-01-01T00:00:00Z"}"#,
     );
-    assert_eq!(naq.ended(&open).state, State::Succeeded);
-    naq.a_good_job_runs("build");
+    assert_eq!(naq.wait_ended(&open).state, State::Succeeded);
+    naq.assert_jobs_still_run("build");
 }

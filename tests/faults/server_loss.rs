@@ -42,7 +42,7 @@ fn a_producer_is_told_that_nobody_is_there() {
         .env("NAQ_CONNECT_TIMEOUT", "1s")
         .run()
         .exits(3)
-        .says(&["cannot reach NATS", "--nats-url"]);
+        .expect_stderr(&["cannot reach NATS", "--nats-url"]);
     server.restart();
     naq.enqueue(&["--", "true"]);
 }
@@ -60,10 +60,10 @@ fn between_enqueue_and_claim() {
     server.restart();
     let worker = naq.worker(&["build"]).concurrency(2).spawn();
     for job in &jobs {
-        assert_eq!(naq.ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
     assert_eq!(runs(&naq).len(), 20);
-    naq.drained("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }
 
@@ -83,14 +83,14 @@ fn while_a_job_runs_and_comes_back_before_it_ends() {
         server.restart();
     }
     touch(&naq.home().join("go"));
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     assert_eq!(runs(&naq), [job.as_str()]);
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }
 
@@ -110,14 +110,14 @@ fn a_job_that_ends_meanwhile_is_reported_later() {
     touch(&naq.home().join("go"));
     eventually("the job ended while nobody was there", || ended.exists());
     server.restart();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     assert_eq!(runs(&naq), [job.as_str()]);
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn again_and_again_in_the_midst_of_many_jobs() {
         server.restart();
     }
     for index in 0..JOBS {
-        let record = naq.ended(&JobId::new(format!("j{index}")).unwrap());
+        let record = naq.wait_ended(&JobId::new(format!("j{index}")).unwrap());
         assert_eq!(record.state, State::Succeeded, "{record:#?}");
     }
     // the worker lived all along: whatever it had to hear or say twice, it ran each once
@@ -156,6 +156,6 @@ fn again_and_again_in_the_midst_of_many_jobs() {
     ran.sort();
     ran.dedup();
     assert_eq!((ran.len(), runs(&naq).len()), (JOBS, JOBS));
-    naq.drained("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use naq_protocol::{Reason, State};
 
-use crate::harness::naq::{Naq, alive, eventually, text};
+use crate::harness::naq::{Naq, eventually, is_process_alive, text};
 use crate::harness::nats::{TestOptions, TestServer};
 
 /// Whether any process carries this job's mark in its environment.
@@ -82,7 +82,7 @@ fn what_cannot_be_started_fails_at_once_each_told_apart() {
     for (mut envelope, words) in cases {
         // no retry mends it
         envelope["max_retries"] = 3.into();
-        let record = naq.ended(&naq.publish("build", envelope.to_string()));
+        let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
         assert_eq!(record.state, State::Failed, "{envelope}: {record:#?}");
         assert_eq!(record.reason, Some(Reason::Spawn), "{envelope}");
         assert_eq!(record.attempt, 1, "{envelope}");
@@ -90,10 +90,13 @@ fn what_cannot_be_started_fails_at_once_each_told_apart() {
         for word in words {
             assert!(error.contains(word), "{envelope}: no {word:?} in {error}");
         }
-        assert_eq!(naq.kept(&record.job_id).payload, envelope.to_string());
+        assert_eq!(
+            naq.dead_letter(&record.job_id).payload,
+            envelope.to_string()
+        );
     }
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
     assert!(worker.stop().success());
 }
 
@@ -109,7 +112,7 @@ fn arguments_over_the_systems_bounds_fail_in_words() {
     let many = vec!["x".repeat(100 << 10); 24];
     let many = serde_json::json!({"command": "true", "args": many, "max_retries": 3});
     for envelope in [one, many] {
-        let record = naq.ended(&naq.publish("build", envelope.to_string()));
+        let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
         assert_eq!(
             (record.state, record.reason),
             (State::Failed, Some(Reason::Spawn))
@@ -123,9 +126,9 @@ fn arguments_over_the_systems_bounds_fail_in_words() {
     }
     // just inside
     let fits = serde_json::json!({"command": "true", "args": ["x".repeat((128 << 10) - 1)]});
-    let record = naq.ended(&naq.publish("build", fits.to_string()));
+    let record = naq.wait_ended(&naq.publish("build", fits.to_string()));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -135,13 +138,13 @@ fn a_daemon_that_holds_stdout_open_is_killed_and_told_of() {
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     let script = "setsid sh -c 'sleep 600' & echo $!";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
     assert!(record.leaked);
     let daemon: i32 = text(record.stdout.as_ref()).trim().parse().unwrap();
-    eventually("the daemon gone", || !alive(daemon));
+    eventually("the daemon gone", || !is_process_alive(daemon));
     assert!(!has_processes(job.as_str()));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -157,13 +160,13 @@ fn a_job_that_ignores_term_is_killed_after_the_grace() {
     let script = "trap '' TERM; echo trapped; while :; do sleep 0.1; done";
     let envelope = serde_json::json!({"script": script, "timeout": "1s"});
     let job = naq.publish("build", envelope.to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
     assert_eq!(text(record.stdout.as_ref()), "trapped\n");
     // 1 s of timeout and 1 s of grace
     assert!(record.usage.unwrap().wall_ms >= 2_000);
     eventually("its processes gone", || !has_processes(job.as_str()));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -177,10 +180,10 @@ fn processes_that_fork_on_and_on_are_all_killed() {
     let envelope =
         serde_json::json!({"script": script, "timeout": "1s", "limits": {"processes": 200}});
     let job = naq.publish("build", envelope.to_string());
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
     eventually("its processes gone", || !has_processes(job.as_str()));
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -190,7 +193,7 @@ fn a_job_has_descriptors_0_to_3_and_a_clean_environment() {
     let _worker = naq.worker(&["build"]).env("OF_THE_WORKER", "x").spawn();
     let script = "ls /proc/$$/fd; env";
     let envelope = serde_json::json!({"command": "sh", "args": ["-c", script]});
-    let record = naq.ended(&naq.publish("build", envelope.to_string()));
+    let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
     let printed = text(record.stdout.as_ref());
     assert!(printed.starts_with("0\n1\n2\n3\n"), "{printed}");
     assert!(!printed.contains("\n4\n"), "{printed}");

@@ -21,7 +21,7 @@ fn the_producer_is_told_and_nothing_is_evicted() {
     let naq = Naq::new(&server);
     let taken = naq.fill_storage();
     assert!(taken.len() > 5);
-    let depth = naq.messages_left("filler");
+    let depth = naq.stream_messages("filler");
     assert_eq!(depth, taken.len() as u64);
     // in bulk as well, and exactly what is said to be enqueued is
     let lines = format!(r#"{{"command":"true","meta":"{}"}}"#, "x".repeat(2_000)) + "\n";
@@ -30,9 +30,9 @@ fn the_producer_is_told_and_nothing_is_evicted() {
         .stdin(lines.repeat(50))
         .run()
         .exits(7)
-        .says(&["storage is full", "jobs were enqueued"]);
+        .expect_stderr(&["storage is full", "jobs were enqueued"]);
     let more = done.stdout.lines().count() as u64;
-    assert_eq!(naq.messages_left("filler"), depth + more);
+    assert_eq!(naq.stream_messages("filler"), depth + more);
     for job in &taken {
         let job = JobId::new(job).unwrap();
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
@@ -49,7 +49,7 @@ fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
     eventually("its command runs", || ran.exists());
     naq.fill_storage();
     std::fs::write(naq.home().join("go"), "").unwrap();
-    worker.says("cannot record the outcome yet");
+    worker.expect_stderr("cannot record the outcome yet");
     (worker, job)
 }
 
@@ -59,7 +59,7 @@ fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
     let naq = Naq::new(&server);
     let (worker, job) = outcome_without_room(&naq);
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
@@ -69,7 +69,7 @@ fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
         std::fs::read_to_string(naq.home().join("ran")).unwrap(),
         "x\n"
     );
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
     assert!(worker.stop().success());
 }
 
@@ -79,9 +79,9 @@ fn a_worker_with_an_outcome_without_room_can_still_be_ended() {
     let naq = Naq::new(&server);
     let (worker, job) = outcome_without_room(&naq);
     worker.signal(Signal::SIGTERM);
-    worker.says("draining");
+    worker.expect_stderr("draining");
     worker.signal(Signal::SIGTERM);
-    worker.ends();
+    worker.wait_exit();
     let (record, _) = naq
         .block_on(naq.client().broker().read_record(&job))
         .unwrap();

@@ -48,7 +48,7 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
         .iter()
         .map(|envelope| naq.publish("build", envelope.to_string()))
         .collect();
-    let ended: Vec<_> = jobs.iter().map(|job| naq.ended(job).state).collect();
+    let ended: Vec<_> = jobs.iter().map(|job| naq.wait_ended(job).state).collect();
     assert_eq!(ended, [State::Failed, State::Failed, State::Rejected]);
     // forced, since naq drops every escape where there is no terminal
     let shown = |args: &[&str]| {
@@ -83,6 +83,6 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
     );
     shown(&["enqueue", "--file", file.to_str().unwrap()]);
     // the worker tells of what it rejects
-    worker.says("rejected");
+    worker.expect_stderr("rejected");
     assert_eq!(acting(&worker.log()), None, "{:?}", worker.log());
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::naq::{Guarded, eventually};
+use super::naq::{GuardedChild, eventually};
 use super::nats::binary;
 
 const TOKEN: &str = "cluster";
@@ -23,7 +23,7 @@ pub(crate) struct Cluster {
 
 struct Node {
     port: u16,
-    process: Option<Guarded>,
+    process: Option<GuardedChild>,
 }
 
 impl Cluster {
@@ -74,7 +74,7 @@ impl Cluster {
             .collect();
         let mut cluster = Cluster { folder, nodes };
         for index in 0..count {
-            cluster.start_again(index);
+            cluster.restart_node(index);
         }
         cluster
     }
@@ -101,7 +101,7 @@ impl Cluster {
     }
 
     /// Starts one that is not running, with the files it has.
-    pub(crate) fn start_again(&mut self, index: usize) {
+    pub(crate) fn restart_node(&mut self, index: usize) {
         #[expect(clippy::disallowed_methods, reason = "a server of the test's own")]
         let mut command = Command::new(&binary().path);
         command
@@ -110,7 +110,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        self.nodes[index].process = Some(Guarded::spawn(&mut command));
+        self.nodes[index].process = Some(GuardedChild::spawn(&mut command));
     }
 
     fn signal(&self, index: usize, signal: Signal) {
@@ -146,14 +146,14 @@ impl Cluster {
     }
 
     /// Waits until every stream that there is has a leader, and every copy all that it has.
-    pub(crate) fn settle(handle: &tokio::runtime::Handle, nats: &async_nats::Client) {
+    pub(crate) fn wait_replicated(handle: &tokio::runtime::Handle, nats: &async_nats::Client) {
         eventually("every copy up to date", || {
-            handle.block_on(is_settled(nats)).unwrap_or(false)
+            handle.block_on(is_replicated(nats)).unwrap_or(false)
         });
     }
 }
 
-async fn is_settled(nats: &async_nats::Client) -> Option<bool> {
+async fn is_replicated(nats: &async_nats::Client) -> Option<bool> {
     use futures_util::TryStreamExt;
     let jetstream = jetstream::new(nats.clone());
     let streams: Vec<_> = jetstream.streams().try_collect().await.ok()?;

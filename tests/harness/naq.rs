@@ -2,7 +2,7 @@
 //! bare publishes by a client that knows nothing of naq.
 //!
 //! Whatever a test waits for is an event (a record's change, a line of a worker's log), bounded
-//! by [`LONG`]. Workers end with the value that holds them, and with the test process.
+//! by [`TEST_TIMEOUT`]. Workers end with the value that holds them, and with the test process.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -15,14 +15,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use naq_client::Client;
-use naq_jetstream::{ConnectOptions, FailedJob, RecordEvent};
+use naq_jetstream::{ConnectOptions, DeadLetter, RecordEvent};
 use naq_protocol::{JobId, QueueName, Record, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::cluster::Cluster;
-use super::nats::{LONG, TestServer, binary, naq};
+use super::nats::{TEST_TIMEOUT, TestServer, binary, naq};
 
 /// naq against one server: a home of its own, a connection to look on with, and the program.
 pub(crate) struct Naq {
@@ -44,7 +44,7 @@ impl Naq {
     }
 
     /// naq against a cluster, all of whose servers keep a copy of everything.
-    pub(crate) fn of_cluster(cluster: &Cluster) -> Naq {
+    pub(crate) fn with_cluster(cluster: &Cluster) -> Naq {
         let (url, port) = (cluster.url(), cluster.port(0));
         Naq::at(&url, port, cluster.token(), cluster.len())
     }
@@ -93,7 +93,7 @@ impl Naq {
     /// Runs something of the library to its end, in bounded time.
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.handle
-            .block_on(async { tokio::time::timeout(LONG, future).await })
+            .block_on(async { tokio::time::timeout(TEST_TIMEOUT, future).await })
             .expect("done in time")
     }
 
@@ -126,10 +126,10 @@ impl Naq {
 
     /// The environment that the program runs in.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
-        let around = naq_client::config::environment();
+        let env = naq_client::config::environment();
         let mut environment = BTreeMap::new();
         for (name, value) in [
-            ("PATH", around.get("PATH").cloned().unwrap_or_default()),
+            ("PATH", env.get("PATH").cloned().unwrap_or_default()),
             ("HOME", self.home().display().to_string()),
             (
                 "NAQ_DATA_DIR",
@@ -201,7 +201,7 @@ impl Naq {
     /// A connection that speaks NATS in bytes, let in.
     pub(crate) fn raw(&self) -> RawNats {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let mut raw = RawNats {
             reader: BufReader::new(stream),
         };
@@ -214,7 +214,7 @@ impl Naq {
             )
             .as_bytes(),
         );
-        raw.settle();
+        raw.flush();
         raw
     }
 
@@ -244,13 +244,13 @@ impl Naq {
                     RecordEvent::Changed(stored) if is_there(&stored.record) => {
                         return stored.record;
                     }
-                    RecordEvent::Changed(_) | RecordEvent::Reread => {}
+                    RecordEvent::Changed(_) | RecordEvent::Resync => {}
                 }
             }
         };
         let found = self
             .handle
-            .block_on(async { tokio::time::timeout(LONG, waiting).await });
+            .block_on(async { tokio::time::timeout(TEST_TIMEOUT, waiting).await });
         match found {
             Ok(record) => record,
             Err(_) => panic!("{job}: not {what} in time; last seen: {last:#?}"),
@@ -258,27 +258,27 @@ impl Naq {
     }
 
     /// Waits until a job has ended.
-    pub(crate) fn ended(&self, job: &JobId) -> Record {
+    pub(crate) fn wait_ended(&self, job: &JobId) -> Record {
         self.wait_for(job, "ended", |record| record.state.is_terminal())
     }
 
     /// Waits until a worker has claimed a job.
-    pub(crate) fn running(&self, job: &JobId) -> Record {
+    pub(crate) fn wait_running(&self, job: &JobId) -> Record {
         self.wait_for(job, "running", |record| record.state == State::Running)
     }
 
     /// Enqueues a good job and asserts that it is run: nothing that came before has hurt.
-    pub(crate) fn a_good_job_runs(&self, queue: &str) {
+    pub(crate) fn assert_jobs_still_run(&self, queue: &str) {
         let job = self.publish(queue, r#"{"command":"echo","args":["well"]}"#);
-        let record = self.ended(&job);
+        let record = self.wait_ended(&job);
         assert_eq!(record.state, State::Succeeded, "{record:#?}");
         assert_eq!(text(record.stdout.as_ref()), "well\n");
     }
 
     /// The jobs of the failed stream.
-    pub(crate) fn failed(&self) -> Vec<FailedJob> {
+    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
         self.block_on(async {
-            let mut listed = self.client.broker().list_failed(None).await.unwrap();
+            let mut listed = self.client.broker().list_dead_letters(None).await.unwrap();
             let mut jobs = Vec::new();
             while let Some(job) = listed.next().await.unwrap() {
                 jobs.push(job);
@@ -289,15 +289,15 @@ impl Naq {
     }
 
     /// A job of the failed stream.
-    pub(crate) fn kept(&self, job: &JobId) -> FailedJob {
-        self.failed()
+    pub(crate) fn dead_letter(&self, job: &JobId) -> DeadLetter {
+        self.dead_letters()
             .into_iter()
             .find(|failed| failed.job_id == *job)
             .unwrap_or_else(|| panic!("{job} is not kept"))
     }
 
     /// How many messages a queue's stream still holds.
-    pub(crate) fn messages_left(&self, queue: &str) -> u64 {
+    pub(crate) fn stream_messages(&self, queue: &str) -> u64 {
         self.block_on(async {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
             let mut stream = jetstream
@@ -319,7 +319,8 @@ impl Naq {
                 let args = ["enqueue", "-q", "filler", "--stdin", file, "--", "true"];
                 let done = self.cli(args).run();
                 if done.code != Some(0) {
-                    done.exits(7).says(&["storage is full", "naq purge"]);
+                    done.exits(7)
+                        .expect_stderr(&["storage is full", "naq purge"]);
                     break;
                 }
                 taken.push(done.stdout.trim_end().to_owned());
@@ -330,15 +331,15 @@ impl Naq {
 
     /// Waits until a queue's stream holds just so many messages. A job is acknowledged after its
     /// end can be read: who looks in between sees one more.
-    pub(crate) fn holds(&self, queue: &str, messages: u64) {
+    pub(crate) fn wait_for_messages(&self, queue: &str, messages: u64) {
         eventually(&format!("{queue} holding {messages}"), || {
-            self.messages_left(queue) == messages
+            self.stream_messages(queue) == messages
         });
     }
 
     /// Waits until a queue's stream holds no message: everything has been acknowledged.
-    pub(crate) fn drained(&self, queue: &str) {
-        self.holds(queue, 0);
+    pub(crate) fn wait_drained(&self, queue: &str) {
+        self.wait_for_messages(queue, 0);
     }
 }
 
@@ -346,7 +347,7 @@ impl Naq {
 /// servers, of which one may stand still and take connections all the same.
 fn connect_timeout(servers: usize) -> Duration {
     match servers {
-        1 => LONG / 2,
+        1 => TEST_TIMEOUT / 2,
         _ => Duration::from_secs(3),
     }
 }
@@ -357,7 +358,7 @@ pub(crate) fn id(text: &str) -> JobId {
 }
 
 /// What was kept of an output, as text.
-pub(crate) fn text(output: Option<&naq_protocol::Output>) -> String {
+pub(crate) fn text(output: Option<&naq_protocol::CapturedOutput>) -> String {
     let Some(output) = output else {
         return String::new();
     };
@@ -368,7 +369,7 @@ pub(crate) fn text(output: Option<&naq_protocol::Output>) -> String {
 
 /// Looks until something is so. Only for what no event tells of.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + LONG;
+    let until = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < until, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(20));
@@ -376,7 +377,7 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Whether a process is there and not merely waiting to be reaped.
-pub(crate) fn alive(pid: i32) -> bool {
+pub(crate) fn is_process_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat
             .rsplit(") ")
@@ -410,7 +411,7 @@ pub(crate) fn command(
 
 /// A nats-server that naq has not set up, with a folder of its own and these arguments, and the
 /// port it took.
-pub(crate) fn plain_server(naq: &Naq, args: &[&str]) -> (Guarded, u16) {
+pub(crate) fn start_plain_server(naq: &Naq, args: &[&str]) -> (GuardedChild, u16) {
     let folder = naq.home().join("plain");
     std::fs::create_dir(&folder).unwrap();
     #[expect(
@@ -427,7 +428,7 @@ pub(crate) fn plain_server(naq: &Naq, args: &[&str]) -> (Guarded, u16) {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let server = Guarded::spawn(&mut command);
+    let server = GuardedChild::spawn(&mut command);
     let mut port = None;
     eventually("its port", || {
         port = std::fs::read_dir(&folder)
@@ -469,22 +470,24 @@ impl Cli {
 
     /// Starts it; its output is left in the pipe until it is read.
     pub(crate) fn spawn(self) -> RunningCli {
-        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+        let mut child =
+            GuardedChild::spawn(&mut command(&self.args, &self.environment, &self.home));
         drop(child.child.stdin.take());
         let stdout = child.child.stdout.take().unwrap();
         RunningCli { child, stdout }
     }
 
     /// Starts it; what it says and prints is read as it comes.
-    pub(crate) fn follow(self) -> Followed {
-        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+    pub(crate) fn follow(self) -> FollowedCli {
+        let mut child =
+            GuardedChild::spawn(&mut command(&self.args, &self.environment, &self.home));
         drop(child.child.stdin.take());
-        let printed = Log::follow(child.child.stdout.take().unwrap());
-        let said = Log::follow(child.child.stderr.take().unwrap());
-        Followed {
+        let printed = CapturedLog::follow(child.child.stdout.take().unwrap());
+        let stderr = CapturedLog::follow(child.child.stderr.take().unwrap());
+        FollowedCli {
             child,
             printed,
-            said,
+            stderr,
         }
     }
 
@@ -500,11 +503,11 @@ impl Cli {
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut command = command(&self.args, &self.environment, &self.home);
         command.stdin(end()).stdout(end()).stderr(end());
-        let child = Guarded::spawn(&mut command);
+        let child = GuardedChild::spawn(&mut command);
         // what still holds the child's side would keep the terminal open
         drop((command, pty.slave));
         let keyboard = std::fs::File::from(pty.master);
-        let screen = Log::follow(keyboard.try_clone().unwrap());
+        let screen = CapturedLog::follow(keyboard.try_clone().unwrap());
         Terminal {
             child,
             keyboard,
@@ -513,9 +516,9 @@ impl Cli {
     }
 
     /// Runs it to its end, in bounded time. What it prints has to be text.
-    pub(crate) fn run(self) -> Done {
+    pub(crate) fn run(self) -> CliOutput {
         let (status, stdout, stderr) = self.run_bytes();
-        Done {
+        CliOutput {
             code: status.code(),
             stdout: String::from_utf8(stdout).unwrap(),
             stderr: String::from_utf8(stderr).unwrap(),
@@ -524,22 +527,23 @@ impl Cli {
 
     /// Runs it to its end, in bounded time: its end, output and errors.
     pub(crate) fn run_bytes(self) -> (ExitStatus, Vec<u8>, Vec<u8>) {
-        let mut child = Guarded::spawn(&mut command(&self.args, &self.environment, &self.home));
+        let mut child =
+            GuardedChild::spawn(&mut command(&self.args, &self.environment, &self.home));
         let mut stdin = child.child.stdin.take().unwrap();
         let input = self.stdin;
         let feeding = std::thread::spawn(move || {
             // one that does not read it all is not at fault
             let _ = stdin.write_all(&input);
         });
-        let stdout = drained(child.child.stdout.take().unwrap());
-        let stderr = drained(child.child.stderr.take().unwrap());
+        let stdout = read_in_thread(child.child.stdout.take().unwrap());
+        let stderr = read_in_thread(child.child.stderr.take().unwrap());
         let status = child.wait(&format!("{:?}", self.args));
         feeding.join().unwrap();
         (status, stdout.join().unwrap(), stderr.join().unwrap())
     }
 }
 
-fn drained(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+fn read_in_thread(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).unwrap();
@@ -549,7 +553,7 @@ fn drained(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<
 
 /// A verb that runs.
 pub(crate) struct RunningCli {
-    child: Guarded,
+    child: GuardedChild,
     stdout: ChildStdout,
 }
 
@@ -571,7 +575,7 @@ impl RunningCli {
     }
 
     /// Reads no more, and waits for its end.
-    pub(crate) fn leave(self) -> ExitStatus {
+    pub(crate) fn close_stdout_and_wait(self) -> ExitStatus {
         let RunningCli { mut child, stdout } = self;
         drop(stdout);
         child.wait("a verb that nobody reads")
@@ -580,56 +584,56 @@ impl RunningCli {
 
 /// A verb on a terminal. Killed when dropped.
 pub(crate) struct Terminal {
-    child: Guarded,
+    child: GuardedChild,
     keyboard: std::fs::File,
-    screen: Log,
+    screen: CapturedLog,
 }
 
 impl Terminal {
     /// Waits for words on the screen, and returns all that was written there up to now.
     #[track_caller]
-    pub(crate) fn shows(&self, words: &str) -> String {
+    pub(crate) fn expect_screen(&self, words: &str) -> String {
         self.screen.wait(words);
         self.screen.text()
     }
 
     /// Types a line.
-    pub(crate) fn types(&mut self, line: &str) {
+    pub(crate) fn type_line(&mut self, line: &str) {
         self.keyboard
             .write_all(format!("{line}\n").as_bytes())
             .unwrap();
     }
 
     /// Waits for its end.
-    pub(crate) fn ends(mut self) -> ExitStatus {
+    pub(crate) fn wait_exit(mut self) -> ExitStatus {
         self.child.wait("a verb on a terminal")
     }
 }
 
 /// A verb that runs and is listened to. Killed when dropped.
-pub(crate) struct Followed {
-    child: Guarded,
-    printed: Log,
-    said: Log,
+pub(crate) struct FollowedCli {
+    child: GuardedChild,
+    printed: CapturedLog,
+    stderr: CapturedLog,
 }
 
-impl Followed {
+impl FollowedCli {
     /// Waits for words on its standard error.
     #[track_caller]
-    pub(crate) fn says(&self, words: &str) {
-        self.said.wait(words);
+    pub(crate) fn expect_stderr(&self, words: &str) {
+        self.stderr.wait(words);
     }
 
     /// Waits for words on its standard output, and returns all of that up to now.
     #[track_caller]
-    pub(crate) fn prints(&self, words: &str) -> String {
+    pub(crate) fn expect_stdout(&self, words: &str) -> String {
         self.printed.wait(words);
         self.printed.text()
     }
 
     /// What it has said so far on standard error.
-    pub(crate) fn said(&self) -> String {
-        self.said.text()
+    pub(crate) fn stderr_text(&self) -> String {
+        self.stderr.text()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -643,46 +647,46 @@ impl Followed {
     }
 
     /// Waits for its end.
-    pub(crate) fn ends(mut self) -> ExitStatus {
+    pub(crate) fn wait_exit(mut self) -> ExitStatus {
         self.child.wait("a verb that was asked to end")
     }
 
     /// Asks it to end, and waits for that.
     pub(crate) fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.ends()
+        self.wait_exit()
     }
 }
 
 /// What a verb said and how it ended.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct CliOutput {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Done {
+impl CliOutput {
     #[track_caller]
-    pub(crate) fn succeeds(self) -> Done {
+    pub(crate) fn succeeds(self) -> CliOutput {
         self.exits(0)
     }
 
     #[track_caller]
-    pub(crate) fn exits(self, code: i32) -> Done {
+    pub(crate) fn exits(self, code: i32) -> CliOutput {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
     /// Asserts what stands on standard output.
-    pub(crate) fn prints(self, words: &str) -> Done {
+    pub(crate) fn expect_stdout(self, words: &str) -> CliOutput {
         assert!(self.stdout.contains(words), "no {words:?} in {self:#?}");
         self
     }
 
     /// That its standard error has each of these.
     #[track_caller]
-    pub(crate) fn says(self, words: &[&str]) -> Done {
+    pub(crate) fn expect_stderr(self, words: &[&str]) -> CliOutput {
         for word in words {
             assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
         }
@@ -726,18 +730,19 @@ impl WorkerOptions<'_> {
         let mut args = vec!["worker".to_owned()];
         args.extend(self.queues);
         args.extend(self.args);
-        let mut child = Guarded::spawn(&mut command(&args, &self.environment, self.naq.home()));
-        let log = Log::follow(child.child.stderr.take().unwrap());
+        let mut child =
+            GuardedChild::spawn(&mut command(&args, &self.environment, self.naq.home()));
+        let log = CapturedLog::follow(child.child.stderr.take().unwrap());
         let worker = Worker { child, log };
-        worker.says("working");
+        worker.expect_stderr("working");
         worker
     }
 }
 
 /// A worker that runs. Killed when dropped.
 pub(crate) struct Worker {
-    child: Guarded,
-    log: Log,
+    child: GuardedChild,
+    log: CapturedLog,
 }
 
 impl Worker {
@@ -747,7 +752,7 @@ impl Worker {
 
     /// Waits for words in its log.
     #[track_caller]
-    pub(crate) fn says(&self, words: &str) {
+    pub(crate) fn expect_stderr(&self, words: &str) {
         self.log.wait(words);
     }
 
@@ -761,14 +766,14 @@ impl Worker {
     }
 
     /// Waits for its end.
-    pub(crate) fn ends(mut self) -> ExitStatus {
+    pub(crate) fn wait_exit(mut self) -> ExitStatus {
         self.child.wait("worker")
     }
 
     /// Asks it to end, and waits for that.
     pub(crate) fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.ends()
+        self.wait_exit()
     }
 }
 
@@ -788,11 +793,11 @@ impl Drop for Worker {
 
 /// A log that is read as it comes.
 #[derive(Clone)]
-struct Log(Arc<(Mutex<String>, Condvar)>);
+struct CapturedLog(Arc<(Mutex<String>, Condvar)>);
 
-impl Log {
-    fn follow(from: impl Read + Send + 'static) -> Log {
-        let log = Log(Arc::new((Mutex::new(String::new()), Condvar::new())));
+impl CapturedLog {
+    fn follow(from: impl Read + Send + 'static) -> CapturedLog {
+        let log = CapturedLog(Arc::new((Mutex::new(String::new()), Condvar::new())));
         let ours = log.clone();
         std::thread::spawn(move || {
             let mut reader = BufReader::new(from);
@@ -820,22 +825,24 @@ impl Log {
     fn wait(&self, words: &str) {
         let (text, changed) = &*self.0;
         let (text, timeout) = changed
-            .wait_timeout_while(text.lock().unwrap(), LONG, |text| !text.contains(words))
+            .wait_timeout_while(text.lock().unwrap(), TEST_TIMEOUT, |text| {
+                !text.contains(words)
+            })
             .unwrap();
         assert!(!timeout.timed_out(), "no {words:?} in:\n{}", *text);
     }
 }
 
 /// A child that is killed when dropped, and when this process dies, however that is.
-pub(crate) struct Guarded {
+pub(crate) struct GuardedChild {
     child: Child,
     watch: Child,
     /// Held open while this process lives.
     _alive: ChildStdin,
 }
 
-impl Guarded {
-    pub(crate) fn spawn(command: &mut Command) -> Guarded {
+impl GuardedChild {
+    pub(crate) fn spawn(command: &mut Command) -> GuardedChild {
         let child = command.spawn().unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's own watchdog")]
         let mut watch = Command::new("sh")
@@ -848,7 +855,7 @@ impl Guarded {
             .spawn()
             .unwrap();
         let _alive = watch.stdin.take().unwrap();
-        Guarded {
+        GuardedChild {
             child,
             watch,
             _alive,
@@ -874,7 +881,7 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+impl Drop for GuardedChild {
     fn drop(&mut self) {
         // the watch first: it must not find the pid used again
         let _ = self.watch.kill();
@@ -915,7 +922,7 @@ impl RawNats {
             ]
             .concat(),
         );
-        self.settle();
+        self.flush();
     }
 
     /// Publishes with headers, whatever their bytes.
@@ -932,11 +939,11 @@ impl RawNats {
             ]
             .concat(),
         );
-        self.settle();
+        self.flush();
     }
 
     /// Waits until the server has taken all that was sent.
-    fn settle(&mut self) {
+    fn flush(&mut self) {
         self.send(b"PING\r\n");
         loop {
             let line = self.line();

@@ -1,7 +1,7 @@
 //! Real nats-servers for tests.
 //!
 //! Each has a folder, a port and a token of its own, and goes away with the test process however
-//! that ends: its keeper waits for the lock that this process holds, and removes the folder.
+//! that ends: its supervisor waits for the lock that this process holds, and removes the folder.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use naq::local_server::{self, Binary, Limits, Managed, Options, Port, Search, SyncInterval};
+use naq::local_server::{
+    self, Binary, ManagedServer, Port, Search, ServerConfig, ServerLimits, SyncInterval,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// The bound on every wait; reached only when something is broken.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The naq program under test.
 pub(crate) fn naq() -> &'static Path {
@@ -61,8 +63,8 @@ pub(crate) struct TestOptions {
 /// A running nats-server with JetStream. Not restarted by itself when it is killed.
 #[derive(Debug)]
 pub(crate) struct TestServer {
-    options: Options,
-    managed: Option<Managed>,
+    options: ServerConfig,
+    managed: Option<ManagedServer>,
     url: String,
     port: u16,
     token: String,
@@ -82,7 +84,7 @@ impl TestServer {
             .tempdir()
             .unwrap()
             .keep();
-        let mut options = Options::new(
+        let mut options = ServerConfig::new(
             &folder,
             Search {
                 explicit: Some(found.path.clone()),
@@ -91,14 +93,14 @@ impl TestServer {
         );
         options.port = Port::Free;
         options.sync = wanted.sync;
-        options.limits = Limits {
+        options.limits = ServerLimits {
             max_file_store_bytes: wanted.max_file_store_bytes,
             max_payload_bytes: wanted.max_payload_bytes,
         };
         options.extra_config.clone_from(&wanted.extra_config);
         options.restarts_max = 0;
-        options.remove_folder = true;
-        options.keeper = Some(naq().to_path_buf());
+        options.remove_data_dir = true;
+        options.supervisor = Some(naq().to_path_buf());
         let managed =
             local_server::ensure_blocking(&options).unwrap_or_else(|error| panic!("{error}"));
         let (url, port) = (managed.url().to_owned(), managed.port());
@@ -144,12 +146,14 @@ impl TestServer {
     /// Kills nats-server and waits until it is gone. Its files stay.
     pub(crate) fn kill9(&self) {
         self.signal(Signal::SIGKILL);
-        local_server::wait_until_gone(self.data_dir(), LONG).expect("the server goes");
+        local_server::wait_until_gone(self.data_dir(), TEST_TIMEOUT).expect("the server goes");
     }
 
     /// Stops nats-server in order and waits until it is gone. Its files stay.
     pub(crate) fn stop_gracefully(&self) {
-        assert!(local_server::stop_blocking(self.data_dir(), LONG).expect("the server stops"));
+        assert!(
+            local_server::stop_blocking(self.data_dir(), TEST_TIMEOUT).expect("the server stops")
+        );
     }
 
     /// Starts it again at the same port with the same files; stops it first if it still runs.
@@ -171,7 +175,7 @@ impl TestServer {
 
     /// Has a server that is not running forget what a consumer of its has out, as it does over a
     /// crash before it has written that down.
-    pub(crate) fn forget_deliveries(&self, stream: &str, consumer: &str) {
+    pub(crate) fn drop_consumer_state(&self, stream: &str, consumer: &str) {
         let folder = self.stream_dir(stream).join("obs").join(consumer);
         let state = folder.join("o.dat");
         // one that was never written down is forgotten already
@@ -191,7 +195,7 @@ impl TestServer {
     }
 
     /// Has such a server have the messages again that it had before, as it may over a crash.
-    pub(crate) fn have_again(&self, stream: &str, messages: &BTreeMap<OsString, Vec<u8>>) {
+    pub(crate) fn restore_messages(&self, stream: &str, messages: &BTreeMap<OsString, Vec<u8>>) {
         let folder = self.stream_dir(stream).join("msgs");
         std::fs::remove_dir_all(&folder).unwrap();
         std::fs::create_dir(&folder).unwrap();
@@ -213,7 +217,10 @@ impl TestServer {
         };
         let start = Instant::now();
         while !still() {
-            assert!(start.elapsed() < LONG, "the server does not stand still");
+            assert!(
+                start.elapsed() < TEST_TIMEOUT,
+                "the server does not stand still"
+            );
             std::thread::yield_now();
         }
     }
@@ -226,7 +233,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        // A killed server has no keeper that would remove the folder.
+        // A killed server has no supervisor that would remove the folder.
         let abandoned = local_server::running(self.data_dir()).is_none();
         self.managed = None;
         if abandoned {

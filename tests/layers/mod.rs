@@ -58,7 +58,7 @@ fn each_broken_rule_is_found() {
         ),
         (
             "naq/src/scheduler/mod.rs",
-            "use super::worker::Options;",
+            "use super::worker::WorkerConfig;",
             "imports worker",
         ),
         (
@@ -73,7 +73,7 @@ fn each_broken_rule_is_found() {
         ),
         (
             "naq/src/main.rs",
-            "fn main() { naq::worker::work() }",
+            "fn main() { naq::worker::run_worker() }",
             "imports worker",
         ),
         ("naq/src/cli/run.rs", "use crate::helpers::x;", "no room"),

@@ -3,7 +3,7 @@
 use naq_protocol::{Reason, State};
 use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, alive, eventually, id, text};
+use crate::harness::naq::{Naq, eventually, id, is_process_alive, text};
 use crate::harness::nats::TestServer;
 
 #[test]
@@ -35,20 +35,20 @@ fn a_running_job_is_stopped_with_its_tree_and_who_waits_is_told() {
     naq.cli(["cancel", "long"])
         .run()
         .succeeds()
-        .prints("being stopped");
-    assert_eq!(waiting.leave().code(), Some(1));
-    let record = naq.ended(&id("long"));
+        .expect_stdout("being stopped");
+    assert_eq!(waiting.close_stdout_and_wait().code(), Some(1));
+    let record = naq.wait_ended(&id("long"));
     assert_eq!(
         (record.state, record.reason),
         (State::Cancelled, Some(Reason::Cancelled))
     );
-    assert!(!alive(child));
-    assert_eq!(text(naq.ended(&id("next")).stdout.as_ref()), "gone\n");
+    assert!(!is_process_alive(child));
+    assert_eq!(text(naq.wait_ended(&id("next")).stdout.as_ref()), "gone\n");
     naq.cli(["cancel", "long"])
         .run()
         .succeeds()
-        .prints("cancelled already");
-    naq.drained("default");
+        .expect_stdout("cancelled already");
+    naq.wait_drained("default");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn one_that_ends_well_all_the_same_has_succeeded() {
     naq.enqueue(&["--id", "graceful", "--", "sh", "-c", &script]);
     eventually("it minds the signal", || ready.exists());
     naq.cli(["cancel", "--wait", "graceful"]).run().succeeds();
-    let record = naq.ended(&id("graceful"));
+    let record = naq.wait_ended(&id("graceful"));
     assert_eq!(
         (record.state, record.exit_code),
         (State::Succeeded, Some(0))
@@ -80,12 +80,12 @@ fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
     naq.cli(["cancel", "queued"])
         .run()
         .succeeds()
-        .prints("queued  cancelled");
-    let record = naq.ended(&id("queued"));
+        .expect_stdout("queued  cancelled");
+    let record = naq.wait_ended(&id("queued"));
     assert_eq!((record.state, record.attempt), (State::Cancelled, 0));
     assert_eq!(record.labels.get("a").map(String::as_str), Some("b"));
     assert!(record.envelope.is_some());
-    assert_eq!(naq.messages_left("default"), 0);
+    assert_eq!(naq.stream_messages("default"), 0);
 
     let _worker = naq.worker(&["default"]).spawn();
     naq.enqueue(&["--id", "waiting", "--depends-on", "ghost", "--", "true"]);
@@ -93,7 +93,7 @@ fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
         record.state == State::Waiting
     });
     naq.cli(["cancel", "waiting"]).run().succeeds();
-    assert_eq!(naq.ended(&id("waiting")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("waiting")).state, State::Cancelled);
 
     naq.enqueue(&[
         "--id",
@@ -110,13 +110,13 @@ fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
         record.state == State::Retrying
     });
     naq.cli(["cancel", "retrying"]).run().succeeds();
-    assert_eq!(naq.ended(&id("retrying")).state, State::Cancelled);
-    naq.drained("default");
+    assert_eq!(naq.wait_ended(&id("retrying")).state, State::Cancelled);
+    naq.wait_drained("default");
 
     naq.cli(["cancel", "nobody"])
         .run()
         .exits(4)
-        .says(&["nobody"]);
+        .expect_stderr(&["nobody"]);
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn a_job_whose_worker_is_dead_is_cancelled_once_its_lease_is_over() {
     let naq = Naq::new(&server);
     let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
     naq.enqueue(&["--id", "orphan", "--", "sleep", "1000"]);
-    naq.running(&id("orphan"));
+    naq.wait_running(&id("orphan"));
     worker.signal(Signal::SIGKILL);
-    worker.ends();
+    worker.wait_exit();
     naq.cli(["cancel", "orphan"])
         .run()
         .succeeds()
-        .prints("has not answered");
+        .expect_stdout("has not answered");
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
-    let record = naq.ended(&id("orphan"));
+    let record = naq.wait_ended(&id("orphan"));
     assert_eq!((record.state, record.attempt), (State::Cancelled, 1));
 }
 
@@ -143,7 +143,7 @@ fn a_worker_that_missed_the_word_finds_it_on_the_record() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).ack_wait("2s").spawn();
     naq.enqueue(&["--id", "deaf", "--", "sleep", "1000"]);
-    naq.running(&id("deaf"));
+    naq.wait_running(&id("deaf"));
     // the wish alone, as a client leaves it that dies before it tells the worker
     naq.block_on(async {
         let broker = naq.client().broker();
@@ -152,5 +152,5 @@ fn a_worker_that_missed_the_word_finds_it_on_the_record() {
         record.cancel_requested = true;
         broker.write_record(&record, revision, None).await.unwrap();
     });
-    assert_eq!(naq.ended(&id("deaf")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("deaf")).state, State::Cancelled);
 }

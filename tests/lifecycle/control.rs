@@ -27,9 +27,9 @@ fn progress_and_result_are_seen_while_it_runs() {
     naq.cli(["status", "told"])
         .run()
         .succeeds()
-        .prints("40% half");
+        .expect_stdout("40% half");
     std::fs::write(&gate, "").unwrap();
-    let record = naq.ended(&id("told"));
+    let record = naq.wait_ended(&id("told"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     assert_eq!(record.progress.unwrap().percent, Some(100.0));
     assert_eq!(record.result.unwrap().get(), "[1]");
@@ -46,9 +46,9 @@ fn a_checkpoint_outlives_the_worker() {
         record.checkpoint.is_some()
     });
     worker.signal(Signal::SIGKILL);
-    worker.ends();
+    worker.wait_exit();
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
-    let record = naq.ended(&id("long"));
+    let record = naq.wait_ended(&id("long"));
     assert_eq!(record.attempt, 2);
     assert_eq!(text(record.stdout.as_ref()), "from {\"row\":7}\n");
 }
@@ -62,7 +62,7 @@ fn a_cancel_between_two_words_is_not_lost() {
     naq.enqueue(&["--id", "talker", "--", "sh", "-c", script]);
     naq.wait_for(&id("talker"), "talking", |record| record.progress.is_some());
     naq.cli(["cancel", "talker"]).run().succeeds();
-    assert_eq!(naq.ended(&id("talker")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("talker")).state, State::Cancelled);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn run_cancels_its_job_on_an_interrupt_even_between_two_attempts() {
         record.state == State::Retrying
     });
     running.signal(Signal::SIGINT);
-    assert!(!running.leave().success());
-    assert_eq!(naq.ended(&id("again")).state, State::Cancelled);
-    naq.holds("run", 0);
+    assert!(!running.close_stdout_and_wait().success());
+    assert_eq!(naq.wait_ended(&id("again")).state, State::Cancelled);
+    naq.wait_for_messages("run", 0);
 }

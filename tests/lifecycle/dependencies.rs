@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use naq_jetstream::NewJob;
-use naq_protocol::{Condition, Dependency, QueueName, Reason, Record, State, Timestamp};
+use naq_protocol::{Dependency, DependencyCondition, QueueName, Reason, Record, State, Timestamp};
 
 use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
@@ -14,7 +14,7 @@ fn push(naq: &Naq, envelopes: impl IntoIterator<Item = (String, serde_json::Valu
         let mut bulk = naq.client().bulk();
         for (job, envelope) in envelopes {
             let payload = serde_json::to_vec(&envelope).unwrap().into();
-            bulk.push(NewJob::chosen(id(&job), queue.clone(), payload))
+            bulk.push(NewJob::with_id(id(&job), queue.clone(), payload))
                 .await
                 .unwrap();
         }
@@ -55,10 +55,10 @@ fn a_job_runs_after_those_it_depends_on() {
     ]);
     naq.wait_for(&id("b"), "waiting", |record| record.state == State::Waiting);
     naq.enqueue(&["--id", "a", "--", "sh", "-c", &say("a")]);
-    let record = naq.ended(&id("c"));
+    let record = naq.wait_ended(&id("c"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "a\nb\nc\n");
-    naq.drained("default");
+    naq.wait_drained("default");
     drop(worker);
 }
 
@@ -99,19 +99,22 @@ fn one_that_can_no_longer_run_fails_and_so_do_its_dependents() {
     ]);
     naq.enqueue(&["--id", "first", "--", "false"]);
     for (job, cause) in [("second", "first"), ("third", "second")] {
-        let record = naq.ended(&id(job));
+        let record = naq.wait_ended(&id(job));
         assert_eq!(
             (record.state, record.reason, record.attempt),
             (State::Failed, Some(Reason::Dependency), 0)
         );
         assert!(record.error.unwrap().contains(cause));
-        naq.kept(&id(job));
+        naq.dead_letter(&id(job));
     }
     for job in ["alarm", "tidy", "calm"] {
-        assert_eq!(naq.ended(&id(job)).state, State::Succeeded, "{job}");
+        assert_eq!(naq.wait_ended(&id(job)).state, State::Succeeded, "{job}");
     }
-    assert_eq!(text(naq.ended(&id("alarm")).stdout.as_ref()), "alarm\n");
-    naq.drained("default");
+    assert_eq!(
+        text(naq.wait_ended(&id("alarm")).stdout.as_ref()),
+        "alarm\n"
+    );
+    naq.wait_drained("default");
 }
 
 #[test]
@@ -120,9 +123,9 @@ fn one_that_has_ended_before_is_not_waited_for() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
     naq.enqueue(&["--id", "early", "--", "true"]);
-    naq.ended(&id("early"));
+    naq.wait_ended(&id("early"));
     naq.enqueue(&["--id", "late", "--depends-on", "early", "--", "true"]);
-    assert_eq!(naq.ended(&id("late")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("late")).state, State::Succeeded);
     naq.enqueue(&[
         "--id",
         "never",
@@ -131,7 +134,10 @@ fn one_that_has_ended_before_is_not_waited_for() {
         "--",
         "true",
     ]);
-    assert_eq!(naq.ended(&id("never")).reason, Some(Reason::Dependency));
+    assert_eq!(
+        naq.wait_ended(&id("never")).reason,
+        Some(Reason::Dependency)
+    );
 }
 
 #[test]
@@ -149,7 +155,7 @@ fn a_missing_one_is_named_once_its_time_is_over() {
         "--",
         "true",
     ]);
-    let record = naq.ended(&id("lonely"));
+    let record = naq.wait_ended(&id("lonely"));
     assert_eq!(record.reason, Some(Reason::Dependency));
     let error = record.error.unwrap();
     assert!(
@@ -158,7 +164,7 @@ fn a_missing_one_is_named_once_its_time_is_over() {
     );
     // who asks for the missing one is not told that there is such a job
     naq.cli(["status", "ghost"]).run().exits(4);
-    naq.drained("default");
+    naq.wait_drained("default");
 }
 
 #[test]
@@ -180,12 +186,12 @@ fn a_circle_is_found_out() {
     }
     let mut circular = 0;
     for job in ["one", "two", "three"] {
-        let record = naq.ended(&id(job));
+        let record = naq.wait_ended(&id(job));
         assert_eq!(record.reason, Some(Reason::Dependency), "{job}");
         circular += usize::from(record.error.unwrap().contains("itself waits for this job"));
     }
     assert!(circular >= 1);
-    naq.drained("default");
+    naq.wait_drained("default");
 }
 
 #[test]
@@ -217,7 +223,7 @@ fn a_dependency_that_is_only_queued_is_waited_for_on_and_on() {
             .is_some_and(|next| next > until)
     });
     let _other = naq.worker(&["slow"]).spawn();
-    assert_eq!(naq.ended(&id("patient")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("patient")).state, State::Succeeded);
 }
 
 #[test]
@@ -250,9 +256,9 @@ fn a_fan_and_a_chain_of_hundreds_finish() {
         &naq,
         [("root".to_owned(), job(vec![])), (link(0), job(vec![]))],
     );
-    assert_eq!(naq.ended(&id("join")).state, State::Succeeded);
-    assert_eq!(naq.ended(&id(&link(99))).state, State::Succeeded);
-    naq.drained("default");
+    assert_eq!(naq.wait_ended(&id("join")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id(&link(99))).state, State::Succeeded);
+    naq.wait_drained("default");
     // a server has room for some thousand consumers: none may be left for each job
     let consumers = || {
         naq.block_on(async {
@@ -284,7 +290,7 @@ fn what_was_met_is_not_asked_for_again_by_a_retry() {
         "-c",
         "[ $NAQ_ATTEMPT = 3 ]",
     ]);
-    let record = naq.ended(&id("top"));
+    let record = naq.wait_ended(&id("top"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 3));
     assert!(record.dependencies_met);
 }
@@ -303,8 +309,11 @@ fn a_rejected_dependency_releases_who_waits_for_it() {
         "naq.queue.default.broken",
         b"{\"command\":".to_vec(),
     );
-    assert_eq!(naq.ended(&id("broken")).state, State::Rejected);
-    assert_eq!(naq.ended(&id("after")).reason, Some(Reason::Dependency));
+    assert_eq!(naq.wait_ended(&id("broken")).state, State::Rejected);
+    assert_eq!(
+        naq.wait_ended(&id("after")).reason,
+        Some(Reason::Dependency)
+    );
 }
 
 #[test]
@@ -314,7 +323,7 @@ fn a_job_that_waits_for_itself_or_twice_is_refused() {
     naq.cli(["enqueue", "--id", "me", "--depends-on", "me", "--", "true"])
         .run()
         .exits(6)
-        .says(&["depends_on[0]", "itself"]);
+        .expect_stderr(&["depends_on[0]", "itself"]);
     naq.cli([
         "enqueue",
         "--depends-on",
@@ -326,7 +335,7 @@ fn a_job_that_waits_for_itself_or_twice_is_refused() {
     ])
     .run()
     .exits(6)
-    .says(&["depends_on[1]", "twice"]);
+    .expect_stderr(&["depends_on[1]", "twice"]);
 }
 
 #[test]
@@ -336,7 +345,7 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     naq.add_queue("default");
     let after = |job: &str| Dependency {
         job: id(job),
-        on: Condition::Success,
+        on: DependencyCondition::Success,
     };
     let queue = QueueName::new("default").unwrap();
     let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
@@ -364,7 +373,7 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
                 .is_empty()
         );
     });
-    assert_eq!(naq.messages_left("default"), 1);
+    assert_eq!(naq.stream_messages("default"), 1);
 }
 
 /// A trace goes on over every message that a job has: its own, the one of a retry, the one by which it
@@ -392,7 +401,7 @@ fn a_trace_is_kept_over_waiting_and_retries() {
     let job = id("traced");
     naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
     naq.enqueue(&["--queue", "build", "--id", "first", "--", "true"]);
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!(text(record.stdout.as_ref()), format!("2 {TRACE}\n"));
     assert_eq!(record.traceparent.as_deref(), Some(TRACE));
 }

@@ -34,11 +34,11 @@ fn a_flow_runs_in_its_order_over_several_queues() {
         ]
     );
     let _worker = naq.worker(&["default", "other"]).concurrency(2).spawn();
-    let record = naq.ended(&id("night-report"));
+    let record = naq.wait_ended(&id("night-report"));
     assert_eq!(text(record.stdout.as_ref()), "done\n");
     assert_eq!(record.labels.get("flow").map(String::as_str), Some("night"));
-    assert_eq!(naq.ended(&id("night-right")).queue.as_str(), "other");
-    let alarm = naq.ended(&id("night-alarm"));
+    assert_eq!(naq.wait_ended(&id("night-right")).queue.as_str(), "other");
+    let alarm = naq.wait_ended(&id("night-alarm"));
     assert_eq!(alarm.reason, Some(Reason::Dependency));
     for named in ["night", "night-left"] {
         let tree = naq.cli(["status", "--tree", named]).run().succeeds();
@@ -58,8 +58,8 @@ fn a_flow_runs_in_its_order_over_several_queues() {
     naq.cli(["enqueue", "--id", "night", "--file", file])
         .run()
         .succeeds();
-    naq.drained("default");
-    assert_eq!(naq.ended(&id("night-report")).attempt, 1);
+    naq.wait_drained("default");
+    assert_eq!(naq.wait_ended(&id("night-report")).attempt, 1);
 }
 
 #[test]
@@ -76,16 +76,16 @@ fn a_flow_is_cancelled_by_its_label() {
     naq.cli(["cancel", "--label", "flow=night"])
         .run()
         .exits(2)
-        .says(&["--yes"]);
+        .expect_stderr(&["--yes"]);
     let done = naq
         .cli(["cancel", "--label", "flow=night", "--yes"])
         .run()
         .succeeds();
     assert_eq!(done.stdout.lines().count(), 5, "{}", done.stdout);
     let _worker = naq.worker(&["default", "other"]).spawn();
-    assert_eq!(naq.ended(&other).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&other).state, State::Succeeded);
     for job in ["night-start", "night-report", "night-alarm"] {
-        assert_eq!(naq.ended(&id(job)).state, State::Cancelled, "{job}");
+        assert_eq!(naq.wait_ended(&id(job)).state, State::Cancelled, "{job}");
     }
 }
 
@@ -112,15 +112,15 @@ fn what_is_wrong_with_a_flow_is_said_and_nothing_is_enqueued() {
             .stdin(flow)
             .run()
             .exits(6)
-            .says(&[words]);
+            .expect_stderr(&[words]);
     }
     naq.cli(["enqueue", "--file", "-", "--id", "x"])
         .stdin(r#"{"command": "true"}"#)
         .run()
         .exits(2)
-        .says(&["--id"]);
+        .expect_stderr(&["--id"]);
     naq.add_queue("default");
-    assert_eq!(naq.messages_left("default"), 0);
+    assert_eq!(naq.stream_messages("default"), 0);
     naq.cli(["status", "--tree", "nothing"]).run().exits(4);
 }
 

@@ -52,13 +52,13 @@ fn never_more_than_allowed_run_at_once_on_any_worker() {
         .collect();
     // one without the key is not held up by them
     let free = naq.enqueue(&["--", "true"]);
-    assert_eq!(naq.ended(&free).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&free).state, State::Succeeded);
     for job in &jobs {
-        assert_eq!(naq.ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
     let most = most_at_once(naq.home());
     assert!((1..=2).contains(&most), "{most} at once");
-    naq.drained("default");
+    naq.wait_drained("default");
 }
 
 #[test]
@@ -78,17 +78,17 @@ fn a_slot_survives_its_worker_and_is_not_lost() {
         "-c",
         &script,
     ]);
-    naq.running(&id("holder"));
+    naq.wait_running(&id("holder"));
     naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
     naq.wait_for(&id("second"), "waiting", |record| {
         record.state == State::Waiting
     });
     worker.signal(Signal::SIGKILL);
-    worker.ends();
+    worker.wait_exit();
     std::fs::write(&gate, "").unwrap();
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
-    assert_eq!(naq.ended(&id("holder")).attempt, 2);
-    assert_eq!(naq.ended(&id("second")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("holder")).attempt, 2);
+    assert_eq!(naq.wait_ended(&id("second")).state, State::Succeeded);
 }
 
 #[test]
@@ -105,9 +105,9 @@ fn a_slot_of_a_job_that_vanished_is_taken_over() {
         "sleep",
         "1000",
     ]);
-    naq.running(&id("holder"));
+    naq.wait_running(&id("holder"));
     worker.signal(Signal::SIGKILL);
-    worker.ends();
+    worker.wait_exit();
     // neither a worker nor a message will ever end it
     naq.block_on(async {
         let broker = naq.client().broker();
@@ -119,7 +119,7 @@ fn a_slot_of_a_job_that_vanished_is_taken_over() {
     });
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
     naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
-    assert_eq!(naq.ended(&id("second")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("second")).state, State::Succeeded);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_job_that_waits_to_be_tried_again_leaves_its_slot_to_others() {
         record.state == State::Retrying
     });
     naq.enqueue(&["--id", "other", "--concurrency-key", "k", "--", "true"]);
-    assert_eq!(naq.ended(&id("other")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("other")).state, State::Succeeded);
     naq.cli(["cancel", "flaky"]).run().succeeds();
 }
 
@@ -165,7 +165,7 @@ fn cancelling_one_that_waits_for_a_slot_lets_the_next_have_it() {
         "-c",
         &script,
     ]);
-    naq.running(&id("first"));
+    naq.wait_running(&id("first"));
     for job in ["second", "third"] {
         naq.enqueue(&["--id", job, "--concurrency-key", "k", "--", "true"]);
         naq.wait_for(&id(job), "waiting", |record| record.state == State::Waiting);
@@ -173,8 +173,8 @@ fn cancelling_one_that_waits_for_a_slot_lets_the_next_have_it() {
     naq.cli(["cancel", "second"]).run().succeeds();
     std::fs::write(&gate, "").unwrap();
     eventually("the third has run", || {
-        naq.ended(&id("third")).state == State::Succeeded
+        naq.wait_ended(&id("third")).state == State::Succeeded
     });
-    assert_eq!(naq.ended(&id("second")).state, State::Cancelled);
-    naq.drained("default");
+    assert_eq!(naq.wait_ended(&id("second")).state, State::Cancelled);
+    naq.wait_drained("default");
 }

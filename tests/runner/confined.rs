@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use naq_runner::{Command, End, FileAccess, JobUser, Options, Program, Runner, RunnerError};
+use naq_runner::{
+    Command, FileAccess, JobUser, Program, Runner, RunnerConfig, RunnerError, Termination,
+};
 
 use super::harness::{Bench, CONTAINMENTS, options, program, sh, stdout};
 
@@ -15,8 +17,8 @@ async fn as_nobody() -> Vec<Bench> {
         println!("not tested here: jobs as another user need root");
         return Vec::new();
     }
-    let change = |options: &mut Options| {
-        options.run_as = Some(JobUser::find("65534:65534").unwrap());
+    let change = |options: &mut RunnerConfig| {
+        options.run_as = Some(JobUser::lookup("65534:65534").unwrap());
     };
     let benches = Bench::each_with(change).await;
     for bench in &benches {
@@ -29,7 +31,7 @@ async fn as_nobody() -> Vec<Bench> {
 #[tokio::test]
 async fn a_job_is_the_user_asked_for_with_its_groups_and_home() {
     for bench in as_nobody().await {
-        let user = JobUser::find("65534:65534").unwrap();
+        let user = JobUser::lookup("65534:65534").unwrap();
         let ended = bench
             .sh("grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status; echo $HOME $USER $LOGNAME")
             .await;
@@ -77,7 +79,7 @@ async fn scratch_folder_script_and_pipes_are_the_users() {
             );
             command.scratch = true;
             let ended = bench.run(command).await;
-            assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+            assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
             assert_eq!(stdout(&ended), "out\n");
             assert_eq!(ended.control.len(), 1);
             let scratch = ended.scratch.unwrap();
@@ -91,7 +93,7 @@ async fn scratch_folder_script_and_pipes_are_the_users() {
         for _ in 0..3 {
             let mut command = sh("[ -w $NAQ_WORK_DIR ]");
             command.scratch = true;
-            assert_eq!(bench.run(command).await.end, End::Exited(0));
+            assert_eq!(bench.run(command).await.end, Termination::Exited(0));
         }
     }
 }
@@ -106,7 +108,7 @@ async fn directories_closed_to_the_user_stay_closed() {
         let mut command = sh("pwd");
         command.cwd = Some(inner);
         match bench.run(command).await.end {
-            End::NotStarted(failure) => {
+            Termination::NotStarted(failure) => {
                 assert_eq!(failure.step, "cwd");
                 assert_eq!(failure.errno.as_deref(), Some("EACCES"));
             }
@@ -123,7 +125,7 @@ async fn its_tree_is_ended_although_it_is_another_users() {
         command.timeout = Some(std::time::Duration::from_millis(200));
         command.kill_grace = std::time::Duration::from_millis(100);
         let ended = bench.run(command).await;
-        assert_eq!(ended.end, End::Exited(9), "{ended:?}");
+        assert_eq!(ended.end, Termination::Exited(9), "{ended:?}");
         let left = std::fs::read_dir("/proc")
             .unwrap()
             .flatten()
@@ -170,7 +172,7 @@ async fn unprivileged() {
     assert!(!nix::unistd::geteuid().is_root());
     let folder = tempfile::tempdir().unwrap();
     let mut refused = options(folder.path());
-    refused.run_as = Some(JobUser::find("root").unwrap());
+    refused.run_as = Some(JobUser::lookup("root").unwrap());
     let error = Runner::start(refused).await.unwrap_err();
     assert!(matches!(error, RunnerError::NotRoot { .. }), "{error}");
     for containment in CONTAINMENTS {
@@ -194,10 +196,10 @@ async fn unprivileged() {
             .await;
         let text = stdout(&ended);
         assert_eq!(text, "65534\nCapEff:\t0000000000000000\n", "{ended:?}");
-        assert_eq!(ended.end, End::Signalled(15));
+        assert_eq!(ended.end, Termination::Signalled(15));
         assert!(ended.leaked);
         for _ in 0..5 {
-            assert_eq!(bench.sh("exit 3").await.end, End::Exited(3));
+            assert_eq!(bench.sh("exit 3").await.end, Termination::Exited(3));
         }
         bench.runner.shutdown().await;
     }
@@ -249,13 +251,13 @@ async fn a_program_outside_of_the_files_named_is_not_started_and_told() {
     for bench in kept_to_files().await {
         let tool = bench.file("tool", b"#!/bin/sh\necho ran\n", 0o755);
         match bench.run(program(&tool, &[])).await.end {
-            End::NotStarted(failure) => {
+            Termination::NotStarted(failure) => {
                 assert_eq!(failure.errno.as_deref(), Some("EACCES"));
                 assert!(failure.message.contains("jobs may use"), "{failure}");
             }
             end => panic!("{end:?}"),
         }
-        assert_eq!(bench.sh("exit 4").await.end, End::Exited(4));
+        assert_eq!(bench.sh("exit 4").await.end, Termination::Exited(4));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The control channel.
 
-use naq_runner::End;
+use naq_runner::Termination;
 
 use super::harness::{Bench, sh, within};
 
@@ -11,10 +11,10 @@ async fn messages_come_while_the_job_runs() {
             "echo '{\"progress\":40}' >&3; read line < gate; echo '{\"result\":[1]}' >&3",
         ));
         nix::unistd::mkfifo(&bench.path("gate"), nix::sys::stat::Mode::S_IRWXU).ok();
-        let message = within(job.control()).await.expect("a message");
+        let message = within(job.next_control_message()).await.expect("a message");
         assert_eq!(message.object["progress"], 40);
         std::fs::write(bench.path("gate"), "go\n").unwrap();
-        let message = within(job.control()).await;
+        let message = within(job.next_control_message()).await;
         let ended = within(job.wait()).await;
         let result = message.or(ended.control.first().cloned()).unwrap();
         assert_eq!(result.object["result"][0], 1);
@@ -27,7 +27,7 @@ async fn bad_lines_are_warnings_and_fail_nothing() {
     let ended = bench
         .sh("echo nonsense >&3; echo '[1]' >&3; head -c 5000 /dev/zero >&3; echo >&3; printf '{\"a\":1}' >&3; exit 0")
         .await;
-    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(ended.end, Termination::Exited(0));
     assert_eq!(ended.control.len(), 1);
     assert_eq!(ended.warnings.len(), 3, "{:?}", ended.warnings);
 }
@@ -38,7 +38,7 @@ async fn a_flood_is_bounded() {
     let ended = bench
         .sh("yes '{\"progress\":1}' | head -n 200000 >&3; yes bad | head -n 200000 >&3")
         .await;
-    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(ended.end, Termination::Exited(0));
     assert!(ended.control.len() <= 4096, "{}", ended.control.len());
     assert!(ended.warnings.len() <= 32, "{}", ended.warnings.len());
 }

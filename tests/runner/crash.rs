@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use naq_runner::{Containment, End, Runner, RunnerError};
+use naq_runner::{Containment, Runner, RunnerError, Termination};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -98,10 +98,10 @@ async fn a_spawner_killed_ends_its_jobs_and_another_takes_over() {
         witness.held().await;
         kill(spawner_above(&witness.path), Signal::SIGKILL).unwrap();
         let ended = within(job.wait()).await;
-        assert_eq!(ended.end, End::SpawnerDied);
+        assert_eq!(ended.end, Termination::SpawnerDied);
         assert!(witness.is_over(), "its tree is gone when that is told");
         for _ in 0..20 {
-            assert_eq!(bench.sh("true").await.end, End::Exited(0));
+            assert_eq!(bench.sh("true").await.end, Termination::Exited(0));
         }
     }
 }
@@ -145,8 +145,8 @@ async fn a_starting_worker_sweeps_the_groups_of_dead_ones_only() {
     assert!(!dead.exists(), "a dead worker's folder goes");
     assert_eq!(
         bench.sh("true").await.end,
-        End::Exited(0),
+        Termination::Exited(0),
         "a live one's stays"
     );
-    assert_eq!(other.sh("true").await.end, End::Exited(0));
+    assert_eq!(other.sh("true").await.end, Termination::Exited(0));
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq_runner::{Containment, End, StopReason, Stopped};
+use naq_runner::{Containment, StopCause, StopReason, Termination};
 
 use super::harness::{Bench, Witness, sh, stdout, within};
 
@@ -12,8 +12,8 @@ async fn a_timeout_is_term_then_kill() {
         let mut command = sh("trap 'echo asked; exit 9' TERM; while :; do sleep 0.01; done");
         command.timeout = Some(Duration::from_millis(1500));
         let ended = bench.run(command).await;
-        assert_eq!(ended.end, End::Exited(9));
-        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert_eq!(ended.end, Termination::Exited(9));
+        assert_eq!(ended.stopped, Some(StopCause::Timeout));
         assert_eq!(stdout(&ended), "asked\n");
 
         let mut witness = Witness::new(bench.path("witness"));
@@ -21,8 +21,8 @@ async fn a_timeout_is_term_then_kill() {
         command.timeout = Some(Duration::from_millis(1500));
         command.kill_grace = Duration::from_millis(100);
         let ended = bench.run(command).await;
-        assert_eq!(ended.end, End::Signalled(9));
-        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert_eq!(ended.end, Termination::Signalled(9));
+        assert_eq!(ended.stopped, Some(StopCause::Timeout));
         assert!(ended.usage.wall_ms >= 1600);
         assert!(witness.is_over());
     }
@@ -44,8 +44,11 @@ async fn term_reaches_the_whole_tree_and_all_of_it_has_the_grace() {
         within(chunks.recv()).await.expect("ready");
         job.stop(StopReason::Cancel);
         let ended = within(job.wait()).await;
-        assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Cancel)));
-        assert_eq!(ended.end, End::Signalled(15));
+        assert_eq!(
+            ended.stopped,
+            Some(StopCause::Requested(StopReason::Cancel))
+        );
+        assert_eq!(ended.end, Termination::Signalled(15));
         assert_eq!(stdout(&ended), "ready\ncleaned\n");
         assert!(witness.is_over());
     }
@@ -63,7 +66,7 @@ async fn a_lost_lease_kills_at_once() {
         job.stop(StopReason::LeaseLost);
         let ended = within(job.wait()).await;
         assert!(asked.elapsed() < Duration::from_secs(5));
-        assert_eq!(ended.end, End::Signalled(9));
+        assert_eq!(ended.end, Termination::Signalled(9));
         assert!(witness.is_over());
     }
 }
@@ -79,8 +82,8 @@ async fn a_job_stopped_before_it_starts_never_runs() {
     let second = bench.runner.start_job(sh("echo ran > ran"));
     second.stop(StopReason::Drain);
     let ended = within(second.wait()).await;
-    assert!(matches!(ended.end, End::NotStarted(f) if !f.fatal));
-    assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Drain)));
+    assert!(matches!(ended.end, Termination::NotStarted(f) if !f.fatal));
+    assert_eq!(ended.stopped, Some(StopCause::Requested(StopReason::Drain)));
     first.kill(StopReason::Cancel);
     within(first.wait()).await;
     assert!(!bench.path("ran").exists());
@@ -110,7 +113,7 @@ async fn daemons_are_drained_then_killed_and_told() {
             );
             let began = Instant::now();
             let ended = bench.sh(&script).await;
-            assert_eq!(ended.end, End::Exited(0));
+            assert_eq!(ended.end, Termination::Exited(0));
             assert!(ended.leaked);
             assert!(stdout(&ended).contains("done"));
             assert_eq!(stdout(&ended).contains("deep"), redirect.is_empty());
@@ -143,9 +146,9 @@ async fn processes_that_fork_on_and_on_are_killed() {
         command.timeout = Some(Duration::from_millis(300));
         command.kill_grace = Duration::from_millis(100);
         let ended = bench.run(command).await;
-        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert_eq!(ended.stopped, Some(StopCause::Timeout));
         assert!(witness.is_over());
-        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+        assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }
 
@@ -160,7 +163,7 @@ async fn a_fork_bomb_is_bounded_and_killed() {
         command.limits.processes = Some(100);
         command.timeout = Some(Duration::from_secs(20));
         let ended = bench.run(command).await;
-        assert_ne!(ended.end, End::Exited(0));
+        assert_ne!(ended.end, Termination::Exited(0));
         assert!(witness.is_over());
     }
 }
@@ -176,7 +179,7 @@ async fn memory_is_bounded_for_the_whole_tree() {
         command.timeout = Some(Duration::from_secs(20));
         let ended = bench.run(command).await;
         assert!(ended.oom, "{ended:?}");
-        assert_eq!(bench.sh("true").await.end, End::Exited(0));
+        assert_eq!(bench.sh("true").await.end, Termination::Exited(0));
     }
 }
 
@@ -203,7 +206,7 @@ async fn a_stopped_process_is_ended_too() {
         let mut command = sh(&format!("{}; kill -STOP $$", witness.hold()));
         command.timeout = Some(Duration::from_millis(100));
         let ended = bench.run(command).await;
-        assert_eq!(ended.end, End::Signalled(15));
+        assert_eq!(ended.end, Termination::Signalled(15));
         assert!(witness.is_over());
     }
 }
@@ -220,9 +223,15 @@ async fn a_shutdown_leaves_nothing() {
         within(bench.runner.clone().shutdown()).await;
         assert!(witness.is_over());
         let ended = within(job.wait()).await;
-        assert_eq!(ended.stopped, Some(Stopped::Asked(StopReason::Abandoned)));
+        assert_eq!(
+            ended.stopped,
+            Some(StopCause::Requested(StopReason::Abandoned))
+        );
         let late = bench.runner.start_job(sh("true"));
-        assert!(matches!(within(late.wait()).await.end, End::NotStarted(_)));
+        assert!(matches!(
+            within(late.wait()).await.end,
+            Termination::NotStarted(_)
+        ));
     }
 }
 
@@ -241,7 +250,11 @@ async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
         let ended = bench
             .sh("cat /proc/1/comm; echo /proc/[0-9]*; echo /proc/$$; kill $$; echo survived")
             .await;
-        assert_eq!(ended.end, End::Signalled(15), "TERM has its default");
+        assert_eq!(
+            ended.end,
+            Termination::Signalled(15),
+            "TERM has its default"
+        );
         let text = stdout(&ended);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
@@ -252,7 +265,7 @@ async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
     let ended = bench
         .sh("kill -KILL 1; kill -TERM 1; kill -USR1 1; kill -STOP 1; (sleep 0.01 &); sleep 0.2; echo on")
         .await;
-    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(ended.end, Termination::Exited(0));
     assert_eq!(stdout(&ended), "on\n");
 }
 
@@ -291,9 +304,9 @@ if ctypes.CDLL(None).syscall(number, 0x8000 | 17, 0, 0, 0, 0) == 0:
             witness.hold()
         );
         let ended = bench.sh(&script).await;
-        assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+        assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
         assert!(witness.is_over());
-        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+        assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }
 
@@ -312,13 +325,13 @@ async fn an_exponential_fork_bomb_is_bounded_and_killed() {
         command.limits.processes = Some(64);
         command.timeout = Some(Duration::from_secs(40));
         let ended = bench.run(command).await;
-        if ended.end != End::Signalled(9) {
+        if ended.end != Termination::Signalled(9) {
             // Where a controller refuses more of them, those there are sleep on.
-            assert_eq!(ended.end, End::Exited(0), "{ended:?}");
+            assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
         } else {
-            assert_eq!(ended.stopped, Some(Stopped::Processes), "{ended:?}");
+            assert_eq!(ended.stopped, Some(StopCause::Processes), "{ended:?}");
         }
         assert!(witness.is_over());
-        assert_eq!(bench.sh("echo next").await.end, End::Exited(0));
+        assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }

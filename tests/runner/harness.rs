@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use naq_runner::{Command, Containment, Ended, Options, Program, Runner, RunnerError};
+use naq_runner::{Command, Completion, Containment, Program, Runner, RunnerConfig, RunnerError};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ pub(super) const CONTAINMENTS: [Containment; 3] = [
 ];
 
 /// No test waits longer for anything.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A runner and a folder that goes with it.
 pub(super) struct Bench {
@@ -32,7 +32,7 @@ impl Bench {
         Bench::with(|_| {}).await
     }
 
-    pub(super) async fn with(change: impl FnOnce(&mut Options)) -> Bench {
+    pub(super) async fn with(change: impl FnOnce(&mut RunnerConfig)) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(folder.path());
         change(&mut options);
@@ -45,7 +45,7 @@ impl Bench {
         Bench::each_with(|_| {}).await
     }
 
-    pub(super) async fn each_with(change: impl Fn(&mut Options)) -> Vec<Bench> {
+    pub(super) async fn each_with(change: impl Fn(&mut RunnerConfig)) -> Vec<Bench> {
         let mut benches = Vec::new();
         for containment in CONTAINMENTS {
             let folder = tempfile::tempdir().unwrap();
@@ -66,12 +66,12 @@ impl Bench {
         benches
     }
 
-    pub(super) async fn run(&self, command: Command) -> Ended {
+    pub(super) async fn run(&self, command: Command) -> Completion {
         let job = self.runner.start_job(command);
         within(job.wait()).await
     }
 
-    pub(super) async fn sh(&self, script: &str) -> Ended {
+    pub(super) async fn sh(&self, script: &str) -> Completion {
         self.run(sh(script)).await
     }
 
@@ -89,8 +89,8 @@ impl Bench {
     }
 }
 
-pub(super) fn options(folder: &Path) -> Options {
-    let mut options = Options::new(4);
+pub(super) fn options(folder: &Path) -> RunnerConfig {
+    let mut options = RunnerConfig::new(4);
     // A copy of it, where this runs as a user who cannot reach the original.
     #[expect(
         clippy::disallowed_methods,
@@ -118,10 +118,12 @@ pub(super) fn sh(script: &str) -> Command {
 }
 
 pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+    tokio::time::timeout(TEST_TIMEOUT, what)
+        .await
+        .expect("in time")
 }
 
-pub(super) fn stdout(ended: &Ended) -> String {
+pub(super) fn stdout(ended: &Completion) -> String {
     String::from_utf8(ended.stdout.head.clone()).unwrap()
 }
 

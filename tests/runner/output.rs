@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use naq_runner::{End, LiveSink, StreamKind};
+use naq_runner::{LiveSink, StreamKind, Termination};
 use tokio::sync::mpsc;
 
 use super::harness::{Bench, program, sh, stdout, within};
@@ -22,11 +22,11 @@ async fn two_gigabytes_are_counted_in_flat_memory() {
     let job = bench
         .runner
         .start_job(sh(&format!("head -c {total} /dev/zero; printf end")));
-    within(job.started()).await;
+    within(job.wait_started()).await;
     let before = resident();
     let ended = within(job.wait()).await;
     let grown = resident().saturating_sub(before);
-    assert_eq!(ended.end, End::Exited(0));
+    assert_eq!(ended.end, Termination::Exited(0));
     assert_eq!(ended.stdout.bytes, total + 3);
     assert!(ended.stdout.truncated && ended.stdout.sha256.is_some());
     assert_eq!(ended.stdout.head.len() + ended.stdout.tail.len(), 65536);
@@ -67,7 +67,7 @@ async fn closing_output_early_is_not_an_end() {
         let ended = bench
             .sh("echo first; exec >&- 2>&-; sleep 0.2; exit 5")
             .await;
-        assert_eq!(ended.end, End::Exited(5));
+        assert_eq!(ended.end, Termination::Exited(5));
         assert_eq!(stdout(&ended), "first\n");
         assert!(ended.usage.wall_ms >= 200);
     }
@@ -113,7 +113,7 @@ async fn live_output_comes_in_order_and_from_the_beginning() {
     assert_eq!(streams[1], b"fault\n");
     let (sender, mut chunks) = mpsc::channel(64);
     let mut command = sh("echo short");
-    command.live = Some(LiveSink::new(sender, LiveSink::AFTER_DEFAULT));
+    command.live = Some(LiveSink::new(sender, LiveSink::DEFAULT_START_AFTER));
     bench.run(command).await;
     assert_eq!(chunks.recv().await, None, "a short job is not live");
 }

@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use naq_runner::{
-    Command, Containment, End, Limits, Options, Program, Runner, RunnerError, SpawnFailure, Stdin,
+    Command, Containment, Program, ResourceLimits, Runner, RunnerConfig, RunnerError, SpawnFailure,
+    Stdin, Termination,
 };
 
 use super::harness::{Bench, CONTAINMENTS, program, sh, stdout};
 
-fn failure(end: End) -> SpawnFailure {
+fn failure(end: Termination) -> SpawnFailure {
     match end {
-        End::NotStarted(failure) => failure,
+        Termination::NotStarted(failure) => failure,
         end => panic!("it started: {end:?}"),
     }
 }
@@ -18,7 +19,7 @@ fn failure(end: End) -> SpawnFailure {
 async fn a_job_runs_and_its_end_is_told() {
     for bench in Bench::each().await {
         let ended = bench.sh("echo out; echo err >&2; exit 3").await;
-        assert_eq!(ended.end, End::Exited(3));
+        assert_eq!(ended.end, Termination::Exited(3));
         assert_eq!(ended.stdout.head, b"out\n");
         assert_eq!(ended.stderr.head, b"err\n");
         assert_eq!(ended.stdout.bytes, 4);
@@ -26,7 +27,7 @@ async fn a_job_runs_and_its_end_is_told() {
         assert!(ended.started_at.is_some() && ended.stopped.is_none());
         assert!(ended.usage.max_rss_bytes > 0);
         let ended = bench.sh("kill -USR1 $$").await;
-        assert_eq!(ended.end, End::Signalled(10));
+        assert_eq!(ended.end, Termination::Signalled(10));
     }
 }
 
@@ -38,7 +39,7 @@ async fn the_environment_is_built_and_not_inherited() {
     let ended = bench.run(command).await;
     let mut lines: Vec<_> = stdout(&ended).lines().map(str::to_owned).collect();
     lines.sort();
-    let path = Options::new(1).path;
+    let path = RunnerConfig::new(1).path;
     assert_eq!(
         lines,
         [
@@ -88,22 +89,22 @@ async fn signals_session_and_limits_are_as_new() {
 async fn limits_are_set() {
     for bench in Bench::each().await {
         let mut command = sh("ulimit -t; ulimit -n; ulimit -f; nice");
-        command.limits = Limits {
+        command.limits = ResourceLimits {
             cpu_time_s: Some(7),
             open_files: Some(55),
             file_size_bytes: Some(512 * 1024),
             nice: Some(5),
-            ..Limits::default()
+            ..ResourceLimits::default()
         };
         assert_eq!(stdout(&bench.run(command).await), "7\n55\n1024\n5\n");
         let mut command = sh("while :; do :; done");
         command.limits.cpu_time_s = Some(1);
         let ended = bench.run(command).await;
-        assert_eq!(ended.end, End::Signalled(24), "SIGXCPU");
+        assert_eq!(ended.end, Termination::Signalled(24), "SIGXCPU");
         let mut command = sh("head -c 1000000 /dev/zero > big");
         command.limits.file_size_bytes = Some(1000);
         let ended = bench.run(command).await;
-        assert_ne!(ended.end, End::Exited(0));
+        assert_ne!(ended.end, Termination::Exited(0));
         assert!(bench.path("big").metadata().unwrap().len() <= 1000);
     }
 }
@@ -233,7 +234,11 @@ async fn each_reason_not_to_start_is_told_apart_in_words() {
             assert_eq!(failed.errno.as_deref(), Some(errno));
             assert!(failed.fatal && failed.message.contains(words), "{failed:?}");
         }
-        assert_eq!(bench.sh("true").await.end, End::Exited(0), "and goes on");
+        assert_eq!(
+            bench.sh("true").await.end,
+            Termination::Exited(0),
+            "and goes on"
+        );
     }
 }
 
@@ -294,9 +299,9 @@ async fn standard_input_is_read_or_not() {
         assert!(stdout(&ended).starts_with(&expected));
         let mut never = sh("exit 4");
         never.stdin = Stdin::Bytes(Bytes::from(text));
-        assert_eq!(bench.run(never).await.end, End::Exited(4));
+        assert_eq!(bench.run(never).await.end, Termination::Exited(4));
         let ended = bench.run(program("cat", &[])).await;
-        assert_eq!((ended.end, ended.stdout.bytes), (End::Exited(0), 0));
+        assert_eq!((ended.end, ended.stdout.bytes), (Termination::Exited(0), 0));
     }
 }
 
@@ -318,7 +323,7 @@ async fn a_concurrency_beyond_the_descriptors_is_refused() {
     let mut options = super::harness::options(std::path::Path::new("/tmp"));
     options.concurrency = 100_000_000;
     let refused = Runner::start(options).await.unwrap_err();
-    assert!(matches!(refused, RunnerError::TooFewDescriptors { .. }));
+    assert!(matches!(refused, RunnerError::FdLimitTooLow { .. }));
     let mut options = super::harness::options(std::path::Path::new("/tmp"));
     options.concurrency = 0;
     let refused = Runner::start(options).await.unwrap_err();

@@ -10,7 +10,7 @@ use naq_protocol::{QueueName, Schedule, ScheduleStatus};
 use serde_json::json;
 
 use super::{change, each_once, jobs_of, later, now, progressed, put, schedule, scheduler, stored};
-use crate::harness::naq::{Naq, eventually, plain_server};
+use crate::harness::naq::{Naq, eventually, start_plain_server};
 use crate::harness::nats::{TestOptions, TestServer};
 
 /// The most bytes of a message that a queue takes; none for any.
@@ -61,7 +61,7 @@ fn one_that_cannot_be_enqueued_is_paused_and_says_so_and_others_go_on() {
     assert_eq!(paused.progress.runs, 0);
     assert!(paused.progress.missed >= 3);
     assert!(paused.progress.last_error.unwrap().contains("maximum"));
-    scheduler.says("naq job-control refused resume");
+    scheduler.expect_stderr("naq job-control refused resume");
     let so_far = stored(&naq, "healthy").progress.runs;
     let healthy = progressed(&naq, "healthy", "goes on", |one| one.runs >= so_far + 10);
     assert_eq!((healthy.progress.missed, healthy.progress.failures), (0, 0));
@@ -138,7 +138,7 @@ fn while_the_storage_is_full_all_wait() {
     let scheduler = scheduler(&naq, &["--lock-ttl", "3s", "--max-failures", "1"]);
     progressed(&naq, "often", "runs", |one| one.runs >= 3);
     naq.fill_storage();
-    scheduler.says("storage is full");
+    scheduler.expect_stderr("storage is full");
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
     let so_far = stored(&naq, "often").progress.runs;
     let done = progressed(&naq, "often", "goes on", |one| one.runs >= so_far + 20);
@@ -164,7 +164,7 @@ authorization { users: [
 ] }
 "#,
     );
-    let (_denying, port) = plain_server(&naq, &["-c", conf.to_str().unwrap()]);
+    let (_denying, port) = start_plain_server(&naq, &["-c", conf.to_str().unwrap()]);
     let url = format!("nats://127.0.0.1:{port}");
     let options = ConnectOptions {
         url: url.clone(),
@@ -204,5 +204,5 @@ authorization { users: [
     });
     let reason = last.unwrap().paused_reason.unwrap();
     assert!(reason.contains("denies this user"), "{reason}");
-    scheduler.says("denies this user");
+    scheduler.expect_stderr("denies this user");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use naq_protocol::units::Span;
+use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, ScheduleStatus, State};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ fn a_schedule_makes_jobs_that_know_where_they_come_from() {
     for count in 1..=4 {
         let tick = later(often.created_at, 300 * count);
         let job = JobId::for_tick(&often.schedule_id, tick);
-        let record = naq.ended(&job);
+        let record = naq.wait_ended(&job);
         assert_eq!(record.state, State::Succeeded);
         assert_eq!(record.schedule_id.as_ref(), Some(&often.schedule_id));
         assert_eq!(record.scheduled_for, Some(tick));
@@ -56,7 +56,7 @@ fn a_change_counts_at_once() {
     put(&naq, &schedule("one", json!({"cron": "0 0 1 1 *"})));
     change(&naq, "one", |one| {
         one.cron = None;
-        one.every = Some(Span(Duration::from_millis(100)));
+        one.every = Some(WireDuration(Duration::from_millis(100)));
         one.anchor = Some(now());
         one.progress.done_until = now();
     });
@@ -180,9 +180,9 @@ fn what_cannot_be_read_is_said_and_hurts_no_other() {
         &serde_json::to_string(&schedule("mine", json!({"every": 0.1}))).unwrap(),
     );
     let scheduler = scheduler(&naq, &[]);
-    scheduler.says("61");
-    scheduler.says("noise");
-    scheduler.says("it calls itself `mine`");
+    scheduler.expect_stderr("61");
+    scheduler.expect_stderr("noise");
+    scheduler.expect_stderr("it calls itself `mine`");
     progressed(&naq, "good", "runs", |progress| progress.runs >= 3);
     // and one that turns bad while it is known
     put_raw("good", "null");

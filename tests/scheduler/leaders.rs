@@ -17,21 +17,21 @@ fn one_that_stops_hands_over_at_once_and_one_that_dies_after_its_lock() {
     let first = scheduler(&naq, &["--lock-ttl", "3s"]);
     let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
     let third = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    second.says("standing by");
-    third.says("standing by");
+    second.expect_stderr("standing by");
+    third.expect_stderr("standing by");
     progressed(&naq, "often", "runs", |progress| progress.runs >= 5);
     assert!(first.stop().success());
     eventually("another leads", || {
-        second.said().contains("leading") || third.said().contains("leading")
+        second.stderr_text().contains("leading") || third.stderr_text().contains("leading")
     });
-    let (leader, other) = if second.said().contains("leading") {
+    let (leader, other) = if second.stderr_text().contains("leading") {
         (second, third)
     } else {
         (third, second)
     };
     let runs = progressed(&naq, "often", "goes on", |progress| progress.runs >= 10);
     leader.kill9();
-    other.says("leading");
+    other.expect_stderr("leading");
     let last = progressed(&naq, "often", "goes on", |progress| {
         progress.runs >= runs.progress.runs + 40
     });
@@ -54,10 +54,10 @@ fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
     put(&naq, &often);
     let first = scheduler(&naq, &["--lock-ttl", "3s"]);
     let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    second.says("standing by");
+    second.expect_stderr("standing by");
     progressed(&naq, "often", "runs", |progress| progress.runs >= 3);
     first.signal(Signal::SIGSTOP);
-    second.says("leading");
+    second.expect_stderr("leading");
     // the schedule is another one by the time the first one goes on
     super::change(&naq, "often", |often| {
         often.status = naq_protocol::ScheduleStatus::Paused;
@@ -66,8 +66,8 @@ fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
     progressed(&naq, "other", "runs", |progress| progress.runs >= 3);
     let before = jobs_of(&naq, "build");
     first.signal(Signal::SIGCONT);
-    first.says("no longer the leader");
-    first.says("standing by");
+    first.expect_stderr("no longer the leader");
+    first.expect_stderr("standing by");
     progressed(&naq, "other", "runs", |progress| progress.runs >= 10);
     let of_often = |jobs: &[String]| -> Vec<String> {
         let mine = jobs.iter().filter(|job| job.starts_with("often-"));

@@ -3,14 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod clock;
+mod delayed;
 mod failing;
 mod firing;
 mod leaders;
-mod one_shot;
 mod overlap;
-mod retime;
+mod reconcile;
+mod reschedule;
 mod stalled;
-mod sweep;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use naq_protocol::{Schedule, ScheduleId, ScheduleProgress, Timestamp};
 use serde_json::{Value, json};
 
-use crate::harness::naq::{Followed, Naq, eventually};
+use crate::harness::naq::{FollowedCli, Naq, eventually};
 
 #[expect(clippy::disallowed_methods, reason = "tests are at the edge")]
 fn now() -> Timestamp {
@@ -96,9 +96,9 @@ fn progressed(
 }
 
 /// A scheduler that leads.
-fn scheduler(naq: &Naq, args: &[&str]) -> Followed {
+fn scheduler(naq: &Naq, args: &[&str]) -> FollowedCli {
     let scheduler = naq.cli([&["scheduler"], args].concat()).follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     scheduler
 }
 

@@ -61,7 +61,7 @@ fn records(naq: &Naq, schedule: &Schedule, ticks: u64) -> Vec<Record> {
         .filter_map(|nth| {
             let job = job(schedule, nth);
             let found = naq.block_on(naq.client().fetch_job(&job)).is_ok();
-            found.then(|| naq.ended(&job))
+            found.then(|| naq.wait_ended(&job))
         })
         .collect()
 }
@@ -74,7 +74,7 @@ fn skip_leaves_ticks_out_while_the_last_job_runs() {
     let skipping = waiting(&naq, "skipping", json!({"every": 0.1, "overlap": "skip"}));
     put(&naq, &skipping);
     let _scheduler = scheduler(&naq, &[]);
-    let first = naq.running(&job(&skipping, 1));
+    let first = naq.wait_running(&job(&skipping, 1));
     let held = progressed(&naq, "skipping", "leaves out", |one| one.skipped >= 10);
     assert_eq!(held.progress.runs, 1);
     assert_eq!(held.progress.last_job_id, Some(first.job_id));
@@ -97,7 +97,7 @@ fn queue_runs_one_after_another_and_leaves_none_out() {
     let queueing = waiting(&naq, "queueing", fields);
     put(&naq, &queueing);
     let _scheduler = scheduler(&naq, &[]);
-    naq.running(&job(&queueing, 1));
+    naq.wait_running(&job(&queueing, 1));
     naq.wait_for(&job(&queueing, 12), "waiting", |record| {
         record.state == State::Waiting
     });
@@ -119,12 +119,12 @@ fn replace_cancels_the_last_job() {
     put(&naq, &replacing);
     let _scheduler = scheduler(&naq, &[]);
     for nth in 1..4 {
-        let record = naq.ended(&job(&replacing, nth));
+        let record = naq.wait_ended(&job(&replacing, nth));
         assert_eq!(record.state, State::Cancelled, "{record:#?}");
     }
-    naq.running(&job(&replacing, 4));
+    naq.wait_running(&job(&replacing, 4));
     go(&naq);
-    let last = naq.ended(&job(&replacing, 4));
+    let last = naq.wait_ended(&job(&replacing, 4));
     assert_eq!(last.state, State::Succeeded);
     progressed(&naq, "replacing", "counted", |one| one.runs == 4);
 }
@@ -142,11 +142,11 @@ fn one_that_dies_while_it_replaces_a_job_is_made_up_for() {
         .env("FAILPOINTS", "overlap.cancelled=1*off->return")
         .follow();
     put(&naq, &replacing);
-    dying.says("dies at overlap.cancelled");
+    dying.expect_stderr("dies at overlap.cancelled");
     let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    other.says("leading");
+    other.expect_stderr("leading");
     progressed(&naq, "replacing", "done", |one| one.runs == 10);
-    naq.running(&job(&replacing, 10));
+    naq.wait_running(&job(&replacing, 10));
     go(&naq);
     let records = records(&naq, &replacing, 10);
     let (last, others) = records.split_last().unwrap();
@@ -170,14 +170,14 @@ fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
         .env("FAILPOINTS", "tick.enqueued=1*off->return")
         .follow();
     put(&naq, &skipping);
-    naq.running(&job(&skipping, 1));
+    naq.wait_running(&job(&skipping, 1));
     progressed(&naq, "skipping", "leaves out", |one| one.skipped >= 5);
     // that was stored just now; a few more are left out, and the first job ends before they are
     std::thread::sleep(std::time::Duration::from_millis(400));
     go(&naq);
-    dying.says("dies at tick.enqueued");
+    dying.expect_stderr("dies at tick.enqueued");
     let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    other.says("leading");
+    other.expect_stderr("leading");
     let before = stored(&naq, "skipping").progress.runs;
     progressed(&naq, "skipping", "goes on", |one| one.runs >= before + 10);
     let (last, ticks) = ended(&naq, "skipping");

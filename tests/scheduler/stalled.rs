@@ -125,7 +125,7 @@ fn one_that_stood_still_far_from_its_server_goes_on() {
         .cli(["scheduler", "--lock-ttl", "60s"])
         .env("NAQ_NATS_URL", &url)
         .follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     progressed(&naq, "often", "runs", |one| one.runs >= 3);
     scheduler.signal(Signal::SIGSTOP);
     std::thread::sleep(Duration::from_millis(500));
@@ -146,15 +146,15 @@ fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more(
         .cli(["scheduler", "--lock-ttl", "3s"])
         .env("FAILPOINTS", "tick.checked=5*off->1*sleep(6000)")
         .follow();
-    first.says("leading");
+    first.expect_stderr("leading");
     let second = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
-    second.says("standing by");
+    second.expect_stderr("standing by");
     let all = ["paused", "removed", "kept"].map(|name| schedule(name, json!({"every": 0.1})));
     for one in &all {
         put(&naq, one);
     }
     // it takes over from the one that stands still
-    second.says("leading");
+    second.expect_stderr("leading");
     progressed(&naq, "kept", "goes on", |one| one.runs >= 10);
     change(&naq, "paused", |one| one.status = ScheduleStatus::Paused);
     naq.block_on(async {
@@ -167,8 +167,8 @@ fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more(
         }
     });
     let changed_at = now();
-    first.says("no longer the leader");
-    first.says("standing by");
+    first.expect_stderr("no longer the leader");
+    first.expect_stderr("standing by");
     let so_far = super::stored(&naq, "kept").progress.runs;
     let kept = progressed(&naq, "kept", "goes on", |one| one.runs >= so_far + 10);
     for one in &all[..2] {
@@ -199,7 +199,7 @@ fn one_that_loses_its_lock_while_it_stops_does_stop() {
         .cli(["scheduler", "--lock-ttl", "3s"])
         .env("FAILPOINTS", "progress.due=1*off->1*sleep(4000)")
         .follow();
-    scheduler.says("leading");
+    scheduler.expect_stderr("leading");
     put(&naq, &schedule("often", json!({"every": 0.1})));
     // what comes next is stored a second later, or when it stops
     progressed(&naq, "often", "runs", |one| one.runs >= 1);

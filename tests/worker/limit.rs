@@ -53,7 +53,7 @@ fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
         .map(|_| naq.publish("build", short.clone()))
         .collect();
     for job in &jobs {
-        assert_eq!(naq.ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
     let text = std::fs::read_to_string(naq.home().join("log")).expect("they wrote");
     assert_eq!(text.lines().count(), 80);
@@ -100,7 +100,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
     assert_eq!(info(&naq, "build").max_running, None);
     let_go(&naq, "go");
     for job in &jobs {
-        assert_eq!(naq.ended(job).attempt, 1);
+        assert_eq!(naq.wait_ended(job).attempt, 1);
     }
 }
 
@@ -111,11 +111,11 @@ fn a_limit_that_is_none_is_refused() {
     naq.cli(["queues", "set", "build", "--max-running", "0"])
         .run()
         .exits(2)
-        .says(&["from 1 on"]);
+        .expect_stderr(&["from 1 on"]);
     naq.cli(["queues", "set", "nowhere", "--max-running", "1"])
         .run()
         .exits(4)
-        .says(&["no queue `nowhere`"]);
+        .expect_stderr(&["no queue `nowhere`"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
     eventually("all run", || running(&naq, &jobs) == 4);
     let_go(&naq, "go");
     for job in &jobs {
-        naq.ended(job);
+        naq.wait_ended(job);
     }
 }
 
@@ -167,7 +167,7 @@ fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
     let _other = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", r#"{"script":"sleep 5"}"#);
     // renewed in time: nobody else is given it
-    let record = naq.ended(&job);
+    let record = naq.wait_ended(&job);
     assert_eq!((record.attempt, record.crashes), (1, 0));
     assert_eq!(consumer(&naq, "build", "naq-worker").num_redelivered, 0);
 }

@@ -1,9 +1,9 @@
 //! How jobs of a queue come to workers: limits, pauses, labels, and what removing them leaves.
 
+mod label_routes;
 mod limit;
 mod pause;
 mod purge;
-mod requires;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use naq_jetstream::QueueInfo;
@@ -53,7 +53,7 @@ fn info(naq: &Naq, queue: &str) -> QueueInfo {
 /// How a queue stands in the numbers: waiting, running, later.
 fn counts(naq: &Naq, queue: &str) -> (u64, u64, u64) {
     let info = info(naq, queue);
-    (info.depth, info.running, info.later)
+    (info.depth, info.running, info.delayed)
 }
 
 /// Waits until a queue stands so: an acknowledgement comes a moment after the record.

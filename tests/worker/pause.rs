@@ -16,16 +16,16 @@ fn running_jobs_go_on_and_others_wait_until_it_is_resumed() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
     let long = naq.publish("build", until_file(&naq, "go").to_string());
-    naq.running(&long);
+    naq.wait_running(&long);
     verb(&naq, "pause", "build");
     let waiting = naq.publish("build", r#"{"command":"true"}"#);
     let_go(&naq, "go");
-    assert_eq!(naq.ended(&long).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
     // its acknowledgement comes after its record
     stands(&naq, "build", (1, 0, 0));
     assert!(info(&naq, "build").paused);
     verb(&naq, "resume", "build");
-    assert_eq!(naq.ended(&waiting).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&waiting).state, State::Succeeded);
     assert!(!info(&naq, "build").paused);
 }
 
@@ -40,14 +40,14 @@ fn a_pause_outlasts_the_server_and_its_workers() {
     server.restart();
     let _second = naq.worker(&["build", "other"]).concurrency(2).spawn();
     // the same worker serves the queue beside it
-    naq.a_good_job_runs("other");
+    naq.assert_jobs_still_run("other");
     assert!(info(&naq, "build").paused);
     let record = naq
         .block_on(naq.client().fetch_job(&paused))
         .expect("it is there");
     assert_eq!(record.state, State::Queued);
     verb(&naq, "resume", "build");
-    assert_eq!(naq.ended(&paused).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&paused).state, State::Succeeded);
 }
 
 #[test]
@@ -59,10 +59,10 @@ fn a_queue_may_be_paused_before_any_worker_comes() {
     verb(&naq, "pause", "build");
     let paused = naq.publish("build", r#"{"command":"true"}"#);
     let _worker = naq.worker(&["build", "other"]).concurrency(1).spawn();
-    naq.a_good_job_runs("other");
+    naq.assert_jobs_still_run("other");
     stands(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
-    naq.ended(&paused);
+    naq.wait_ended(&paused);
     // nothing to resume is no error
     verb(&naq, "resume", "other");
 }
@@ -81,7 +81,7 @@ fn jobs_that_require_labels_are_paused_as_well() {
             .arg("gpu=yes")
     };
     let labelled = gpu().spawn();
-    naq.ended(&first);
+    naq.wait_ended(&first);
     assert!(labelled.stop().success());
     // it goes to the set's own consumer, and waits there
     let second = naq.publish("build", requiring);
@@ -94,6 +94,6 @@ fn jobs_that_require_labels_are_paused_as_well() {
     naq.add_queue("other");
     stands(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
-    assert_eq!(naq.ended(&second).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&second).state, State::Succeeded);
     drop(labelled);
 }

@@ -1,7 +1,7 @@
 //! What removing jobs and queues takes along, and what it leaves.
 
-use naq_core::StartTime;
-use naq_jetstream::{NewJob, Purged};
+use naq_core::StartDelay;
+use naq_jetstream::{NewJob, PurgeSummary};
 use naq_protocol::{JobId, State};
 
 use super::{counts, id, info, let_go, name, stands, until_file};
@@ -11,11 +11,11 @@ use crate::harness::nats::TestServer;
 const TRUE: &str = r#"{"command":"true"}"#;
 
 /// A time that does not come while a test runs.
-fn some_day() -> StartTime {
-    StartTime {
+fn some_day() -> StartDelay {
+    StartDelay {
         due: "2199-01-01T00:00:00Z".parse().expect("a time"),
         is_relative: false,
-        has_come: false,
+        is_due: false,
     }
 }
 
@@ -26,8 +26,8 @@ fn fill(naq: &Naq, queue: &str, count: usize) {
         naq.publish(queue, TRUE);
         let job = NewJob::new(name(queue), TRUE.into());
         naq.block_on(broker.enqueue(job)).expect("it is taken");
-        let job = NewJob::chosen(id(&format!("later-{number}")), name(queue), TRUE.into());
-        naq.block_on(broker.enqueue(job.starting(some_day())))
+        let job = NewJob::with_id(id(&format!("later-{number}")), name(queue), TRUE.into());
+        naq.block_on(broker.enqueue(job.delayed(some_day())))
             .expect("it is taken");
     }
 }
@@ -39,13 +39,13 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     let worker = naq.worker(&["build"]).concurrency(3).ack_wait("2s").spawn();
     let long = until_file(&naq, "go").to_string();
     let mut jobs: Vec<JobId> = vec![naq.publish("build", long.clone())];
-    naq.running(&jobs[0]);
+    naq.wait_running(&jobs[0]);
     // an earlier job that has gone leaves a gap, and others come between
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
     jobs.push(naq.enqueue(&["--queue", "build", "--file", &file_of(&naq, &long)]));
-    naq.running(&jobs[1]);
+    naq.wait_running(&jobs[1]);
     jobs.push(naq.publish("build", long));
-    naq.running(&jobs[2]);
+    naq.wait_running(&jobs[2]);
     fill(&naq, "build", 20);
     stands(&naq, "build", (40, 3, 20));
 
@@ -70,12 +70,12 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     let_go(&naq, "go");
     let _next = naq.worker(&["build"]).ack_wait("2s").spawn();
     for job in &jobs {
-        let record = naq.ended(job);
+        let record = naq.wait_ended(job);
         assert_eq!(record.state, State::Succeeded);
         assert!(record.crashes >= 1, "{record:#?}");
     }
-    naq.a_good_job_runs("build");
-    naq.drained("build");
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
 }
 
 fn file_of(naq: &Naq, envelope: &str) -> String {
@@ -90,7 +90,7 @@ fn a_queue_without_running_jobs_is_emptied() {
         let queue = naq.client().queue(queue).expect("a name");
         naq.block_on(queue.purge()).expect("it is purged")
     };
-    let all = Purged {
+    let all = PurgeSummary {
         removed: 9,
         running: 0,
     };
@@ -109,7 +109,7 @@ fn a_queue_without_running_jobs_is_emptied() {
     assert_eq!(purge("paused"), all);
     assert!(info(&naq, "paused").paused);
     naq.cli(["queues", "resume", "paused"]).run().succeeds();
-    naq.a_good_job_runs("paused");
+    naq.assert_jobs_still_run("paused");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn jobs_that_wait_for_labels_are_removed_too() {
     });
     let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
     assert_eq!(done.stdout, "build: 2 jobs removed\n");
-    naq.drained("build");
+    naq.wait_drained("build");
 }
 
 #[test]
@@ -137,14 +137,14 @@ fn one_jobs_messages_are_removed_wherever_they_are() {
     naq.add_queue("build");
     let broker = naq.client().broker();
     let (build, job) = (name("build"), id("j"));
-    let new = || NewJob::chosen(job.clone(), build.clone(), TRUE.into());
+    let new = || NewJob::with_id(job.clone(), build.clone(), TRUE.into());
     naq.block_on(broker.enqueue(new())).expect("it is taken");
-    naq.block_on(broker.hold_retry(new(), some_day().due, 1))
+    naq.block_on(broker.delay_retry(new(), some_day().due, 1))
         .expect("it is taken");
-    naq.publish_to("build", "naq.need.build.0af3.j", TRUE.into());
-    naq.publish_to("build", "naq.need.build.0af3.other", TRUE.into());
+    naq.publish_to("build", "naq.route.build.0af3.j", TRUE.into());
+    naq.publish_to("build", "naq.route.build.0af3.other", TRUE.into());
     let bare = naq.publish("build", TRUE);
-    assert_eq!(naq.messages_left("build"), 5);
+    assert_eq!(naq.stream_messages("build"), 5);
     let remove = |job: &JobId| {
         naq.block_on(broker.remove_job_messages(&build, job))
             .expect("they are removed")
@@ -153,7 +153,7 @@ fn one_jobs_messages_are_removed_wherever_they_are() {
     assert_eq!(remove(&job), 0);
     assert_eq!(remove(&bare), 1);
     assert_eq!(remove(&bare), 0);
-    assert_eq!(naq.messages_left("build"), 1);
+    assert_eq!(naq.stream_messages("build"), 1);
     // by a place that a job of another name is at
     let other = naq.publish_to("build", "naq.queue.build.named", TRUE.into());
     assert_eq!(remove(&other), 0);
@@ -170,11 +170,11 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
     let long = naq.publish("build", until_file(&naq, "go").to_string());
-    naq.running(&long);
+    naq.wait_running(&long);
     naq.cli(["queues", "remove", "build"])
         .run()
         .exits(2)
-        .says(&["its 1 jobs, 1 of which run"]);
+        .expect_stderr(&["its 1 jobs, 1 of which run"]);
     let done = naq
         .cli(["queues", "remove", "build", "--yes"])
         .run()
@@ -184,13 +184,13 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
         "{done:#?}"
     );
     let_go(&naq, "go");
-    assert_eq!(naq.ended(&long).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
     // the worker has made it again, since it serves it
     eventually("the queue is back", || {
         naq.block_on(naq.client().list_queues())
             .is_ok_and(|queues| queues.iter().any(|queue| queue.name == name("build")))
     });
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }
 
 #[test]
@@ -215,13 +215,13 @@ fn each_job_is_either_removed_or_run_to_its_end() {
         jobs.iter().filter(is_ended).count()
     };
     // in the middle of it
-    naq.ended(&jobs[20]);
+    naq.wait_ended(&jobs[20]);
     let first = naq.block_on(queue.purge()).expect("it is purged");
     assert!(first.removed > 0, "{first:?}");
     let second = naq.block_on(queue.purge()).expect("it is purged");
-    naq.drained("build");
+    naq.wait_drained("build");
     let removed = usize::try_from(first.removed + second.removed).expect("few");
     // an end is recorded before its message goes
     assert_eq!(ended() + removed, JOBS, "{first:?} {second:?}");
-    naq.a_good_job_runs("build");
+    naq.assert_jobs_still_run("build");
 }

@@ -4,12 +4,12 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::one_shots::compare_with_earlier;
-use naq_jetstream::{Broker, BrokerError, Enqueued, NewJob, PendingWrite, REQUEST_TIMEOUT};
+use super::delayed_jobs::compare_with_existing;
+use naq_jetstream::{Broker, BrokerError, EnqueueAck, NewJob, PendingWrite, REQUEST_TIMEOUT};
 use naq_protocol::JobId;
 
 /// A job that was sent, and its answer.
-struct Sent {
+struct PendingEnqueue {
     job: NewJob,
     answer: PendingWrite,
     sent_at: Instant,
@@ -18,17 +18,17 @@ struct Sent {
 }
 
 /// Many enqueues under way at once, bounded in number and bytes.
-pub struct Bulk {
+pub struct BulkEnqueue {
     broker: Broker,
     /// In the order they were sent, which is that of the answers.
-    pending: VecDeque<Sent>,
+    pending: VecDeque<PendingEnqueue>,
     pending_bytes: usize,
     /// When the server last took a job.
-    heard_at: Instant,
+    last_ack_at: Instant,
     failed: VecDeque<(JobId, BrokerError)>,
     confirmed: Vec<JobId>,
     enqueued: u64,
-    repeated: u64,
+    duplicates: u64,
 }
 
 /// How many enqueues are under way at once.
@@ -37,24 +37,24 @@ const BULK_JOBS_MAX: usize = 4_096;
 /// How many bytes of envelopes are under way at once.
 const BULK_BYTES_MAX: usize = 32 << 20;
 
-impl Bulk {
-    pub(super) fn new(broker: Broker) -> Bulk {
-        Bulk {
+impl BulkEnqueue {
+    pub(super) fn new(broker: Broker) -> BulkEnqueue {
+        BulkEnqueue {
             broker,
             pending: VecDeque::new(),
             pending_bytes: 0,
-            heard_at: Instant::now(),
+            last_ack_at: Instant::now(),
             failed: VecDeque::new(),
             confirmed: Vec::new(),
             enqueued: 0,
-            repeated: 0,
+            duplicates: 0,
         }
     }
 
     /// Sends one more job, first waiting for earlier ones where too many are under way.
     ///
     /// # Errors
-    /// Where the connection is gone; what the server refuses is told by [`Bulk::take_failed`].
+    /// Where the connection is gone; what the server refuses is told by [`BulkEnqueue::take_rejected`].
     pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
         while self.pending.len() >= BULK_JOBS_MAX
             || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
@@ -74,7 +74,7 @@ impl Bulk {
             Err(error) => return Err(error),
         };
         self.pending_bytes += job.payload.len();
-        self.pending.push_back(Sent {
+        self.pending.push_back(PendingEnqueue {
             job,
             answer,
             sent_at: Instant::now(),
@@ -94,8 +94,8 @@ impl Bulk {
     }
 
     /// Takes the answer for a job. Gives the job back where its queue has to be made first.
-    async fn take_answer(&mut self, sent: Sent) -> Result<Option<NewJob>, BrokerError> {
-        let Sent {
+    async fn take_answer(&mut self, sent: PendingEnqueue) -> Result<Option<NewJob>, BrokerError> {
+        let PendingEnqueue {
             job,
             answer,
             sent_at,
@@ -103,21 +103,21 @@ impl Bulk {
         } = sent;
         // answers come in the order of what was sent: where the last one is long past, what was
         // under way then is lost, all of it and not one after another
-        let lost_at = sent_at.max(self.heard_at) + REQUEST_TIMEOUT;
+        let lost_at = sent_at.max(self.last_ack_at) + REQUEST_TIMEOUT;
         let answered = timeout_at(lost_at, self.broker.confirm_job(&job.queue, answer)).await;
         let confirmed = answered.unwrap_or(Err(BrokerError::Timeout("storing a message")));
         if confirmed.is_ok() {
-            self.heard_at = Instant::now();
+            self.last_ack_at = Instant::now();
         }
         self.pending_bytes -= job.payload.len();
         match confirmed {
             Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
-            Err(BrokerError::QueueMissing(_)) if !is_repeated => return Ok(Some(job)),
+            Err(BrokerError::QueueNotFound(_)) if !is_repeated => return Ok(Some(job)),
             Err(
-                error @ (BrokerError::QueueMissing(_)
+                error @ (BrokerError::QueueNotFound(_)
                 | BrokerError::Timeout(_)
                 | BrokerError::Conflict),
-            ) => match self.broker.enqueue_after(job.clone(), error).await {
+            ) => match self.broker.enqueue_after_error(job.clone(), error).await {
                 Ok(enqueued) => self.take_enqueued(job, enqueued).await?,
                 Err(error) => self.failed.push_back((job.job_id, error)),
             },
@@ -148,10 +148,14 @@ impl Bulk {
     }
 
     /// Counts a job that the server has, where it is this one and not another under its id.
-    async fn take_enqueued(&mut self, job: NewJob, enqueued: Enqueued) -> Result<(), BrokerError> {
+    async fn take_enqueued(
+        &mut self,
+        job: NewJob,
+        enqueued: EnqueueAck,
+    ) -> Result<(), BrokerError> {
         if enqueued.duplicate
-            && job.is_chosen
-            && let Err(error) = compare_with_earlier(&self.broker, &job, enqueued.sequence).await
+            && job.has_user_id
+            && let Err(error) = compare_with_existing(&self.broker, &job, enqueued.sequence).await
         {
             self.failed.push_back((job.job_id, error));
             return Ok(());
@@ -160,9 +164,9 @@ impl Bulk {
         Ok(())
     }
 
-    fn count(&mut self, job_id: JobId, enqueued: Enqueued) {
+    fn count(&mut self, job_id: JobId, enqueued: EnqueueAck) {
         self.enqueued += 1;
-        self.repeated += u64::from(enqueued.duplicate);
+        self.duplicates += u64::from(enqueued.duplicate);
         self.confirmed.push(job_id);
     }
 
@@ -190,12 +194,12 @@ impl Bulk {
 
     /// How many of these it had already.
     #[must_use]
-    pub fn repeated(&self) -> u64 {
-        self.repeated
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
     }
 
     /// The next job that was refused, and why.
-    pub fn take_failed(&mut self) -> Option<(JobId, BrokerError)> {
+    pub fn take_rejected(&mut self) -> Option<(JobId, BrokerError)> {
         self.failed.pop_front()
     }
 }

@@ -4,35 +4,35 @@ use std::time::Duration;
 
 use super::{Client, ClientError, as_json};
 use naq_core::{OnCancel, on_cancel};
-use naq_jetstream::{BrokerError, JobMessage, MessageState, step};
+use naq_jetstream::{BrokerError, JobMessage, MessageState, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State, Timestamp};
 
 /// What came of a wish to cancel.
 #[derive(Clone, Debug)]
-pub enum Cancelled {
+pub enum CancelOutcome {
     /// The job had not begun, or waited to be tried again: it has ended as cancelled.
-    Done(Box<Record>),
+    Cancelled(Box<Record>),
     /// It runs, and its record says that it is to be cancelled. Any end but success is
     /// `cancelled` now.
-    Asked {
+    CancelRequested {
         /// The record.
         record: Box<Record>,
         /// Its worker has heard, and stops the job. Where it has not, it finds out with its next
         /// renewal; where it is dead, the job ends once its lease is over.
-        heard: bool,
+        acknowledged: bool,
     },
     /// It had ended already, so.
-    Ended(Box<Record>),
+    AlreadyEnded(Box<Record>),
 }
 
-impl Cancelled {
+impl CancelOutcome {
     /// The job's record.
     #[must_use]
     pub fn record(&self) -> &Record {
         match self {
-            Cancelled::Done(record)
-            | Cancelled::Asked { record, .. }
-            | Cancelled::Ended(record) => record,
+            CancelOutcome::Cancelled(record)
+            | CancelOutcome::CancelRequested { record, .. }
+            | CancelOutcome::AlreadyEnded(record) => record,
         }
     }
 }
@@ -45,14 +45,14 @@ impl Client {
     ///
     /// ```no_run
     /// # use std::time::{Duration, SystemTime};
-    /// # use naq::client::{Cancelled, Client, ClientError};
+    /// # use naq::client::{CancelOutcome, Client, ClientError};
     /// # use naq::envelope::JobId;
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
     /// let week = Duration::from_secs(7 * 86_400);
     /// match client.cancel(&job, SystemTime::now().into(), week).await? {
-    ///     Cancelled::Done(_) => println!("it had not begun"),
-    ///     Cancelled::Asked { .. } => println!("it is being stopped"),
-    ///     Cancelled::Ended(record) => println!("it was {} already", record.state),
+    ///     CancelOutcome::Cancelled(_) => println!("it had not begun"),
+    ///     CancelOutcome::CancelRequested { .. } => println!("it is being stopped"),
+    ///     CancelOutcome::AlreadyEnded(record) => println!("it was {} already", record.state),
     /// }
     /// # Ok(())
     /// # }
@@ -65,11 +65,11 @@ impl Client {
         job: &JobId,
         now: Timestamp,
         result_ttl: Duration,
-    ) -> Result<Cancelled, ClientError> {
+    ) -> Result<CancelOutcome, ClientError> {
         let broker = &self.broker;
         loop {
             let (record, revision) = broker.read_record(job).await?;
-            let dependents = record.as_ref().is_some_and(|record| record.dependents);
+            let dependents = record.as_ref().is_some_and(|record| record.has_dependents);
             let mut record = match record.filter(|record| !record.placeholder) {
                 Some(record) => record,
                 None => match broker.find_message(job).await? {
@@ -79,7 +79,7 @@ impl Client {
                     None => return Err(ClientError::NoSuchJob(job.clone())),
                 },
             };
-            record.dependents |= dependents;
+            record.has_dependents |= dependents;
             if record.envelope.is_none() && !record.state.is_terminal() {
                 record.envelope = self.envelope_of(&record).await?;
             }
@@ -93,23 +93,25 @@ impl Client {
                 record.cancel_requested = true;
                 match broker.write_record(&record, revision, None).await {
                     Ok(_) => {
-                        step("cancel.asked");
-                        return self.tell_worker(Box::new(record)).await;
+                        failpoint("cancel.requested");
+                        return self.notify_worker(Box::new(record)).await;
                     }
                     Err(BrokerError::Conflict) => continue,
                     Err(error) => return Err(error.into()),
                 }
             }
             match on_cancel(Box::new(record), now) {
-                OnCancel::Ended(record) => return Ok(Cancelled::Ended(record)),
-                OnCancel::Asked(record) => return self.tell_worker(record).await,
-                OnCancel::Ask(mut record) => {
+                OnCancel::AlreadyFinished(record) => {
+                    return Ok(CancelOutcome::AlreadyEnded(record));
+                }
+                OnCancel::NotifyWorkerAgain(record) => return self.notify_worker(record).await,
+                OnCancel::NotifyWorker(mut record) => {
                     // a running job's envelope is its message's
                     record.envelope = None;
                     match broker.write_record(&record, revision, None).await {
                         Ok(_) => {
-                            step("cancel.asked");
-                            return self.tell_worker(record).await;
+                            failpoint("cancel.requested");
+                            return self.notify_worker(record).await;
                         }
                         Err(BrokerError::Conflict) => {}
                         Err(error) => return Err(error.into()),
@@ -118,16 +120,16 @@ impl Client {
                 OnCancel::End(record) => {
                     // one that waits has no message by which a worker would find what is left to
                     // do, should this be cut off: it gets one first
-                    if waits && record.dependents {
+                    if waits && record.has_dependents {
                         broker.release(job).await?;
                     }
                     let envelope = envelope(&record);
                     let ttl = naq_core::result_ttl(envelope.as_ref(), result_ttl);
                     match broker.write_record(&record, revision, ttl).await {
                         Ok(_) => {
-                            step("cancel.written");
+                            failpoint("cancel.written");
                             self.clean_up(&record, envelope.as_ref()).await?;
-                            return Ok(Cancelled::Done(record));
+                            return Ok(CancelOutcome::Cancelled(record));
                         }
                         Err(BrokerError::Conflict) => {}
                         Err(error) => return Err(error.into()),
@@ -137,16 +139,19 @@ impl Client {
         }
     }
 
-    async fn tell_worker(&self, record: Box<Record>) -> Result<Cancelled, ClientError> {
-        let heard = match &record.lease {
+    async fn notify_worker(&self, record: Box<Record>) -> Result<CancelOutcome, ClientError> {
+        let acknowledged = match &record.lease {
             Some(lease) => {
                 self.broker
-                    .tell_cancel(&lease.worker_id, &record.job_id)
+                    .notify_cancel(&lease.worker_id, &record.job_id)
                     .await?
             }
             None => false,
         };
-        Ok(Cancelled::Asked { record, heard })
+        Ok(CancelOutcome::CancelRequested {
+            record,
+            acknowledged,
+        })
     }
 
     /// Removes what is left of a job that was cancelled, and lets those that wait for it go on.
@@ -157,7 +162,7 @@ impl Client {
         envelope: Option<&Envelope>,
     ) -> Result<(), ClientError> {
         let broker = &self.broker;
-        if record.dependents {
+        if record.has_dependents {
             broker
                 .release_dependents(&record.job_id, record.state)
                 .await?;
@@ -165,15 +170,15 @@ impl Client {
         if let Some(envelope) = envelope {
             if !record.dependencies_met && !envelope.depends_on.is_empty() {
                 broker
-                    .forget_dependencies(&record.job_id, &envelope.depends_on)
+                    .remove_dependency_index(&record.job_id, &envelope.depends_on)
                     .await?;
             }
             if let Some(key) = &envelope.concurrency_key {
-                broker.forget_slot_waiter(key, &record.job_id).await?;
-                broker.give_slot(key, &record.job_id).await?;
+                broker.remove_slot_waiter(key, &record.job_id).await?;
+                broker.release_slot(key, &record.job_id).await?;
             }
         }
-        step("cancel.released");
+        failpoint("cancel.released");
         broker
             .remove_job_messages(&record.queue, &record.job_id)
             .await?;
@@ -189,7 +194,7 @@ fn envelope(record: &Record) -> Option<Envelope> {
 pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
     let (state, due, is_paused) = match message.state {
         MessageState::Queued => (State::Queued, None, false),
-        MessageState::Later { due, is_paused, .. } => (State::Scheduled, due, is_paused),
+        MessageState::Delayed { due, is_paused, .. } => (State::Scheduled, due, is_paused),
     };
     let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
     record.next_attempt_at = due;

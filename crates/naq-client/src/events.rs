@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::cancel::record_of;
 use super::filter::JobFilter;
 use super::{Client, ClientError};
-use naq_jetstream::{Arrived, Change, ChangeWatch, Changed, MessageState};
+use naq_jetstream::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, MessageState, RecordChange};
 use naq_protocol::{JobId, QueueName, Reason, Record, State, Timestamp};
 
 /// How many jobs that have not ended are remembered, to tell what they were before.
@@ -15,7 +15,7 @@ const REMEMBERED_MAX: usize = 65_536;
 
 /// A change of a job's state.
 #[derive(Clone, Debug, Serialize)]
-pub struct Event {
+pub struct JobEvent {
     /// When it was stored.
     pub time: Timestamp,
     /// The job.
@@ -49,12 +49,12 @@ pub struct Event {
     pub revision: Option<u64>,
 }
 
-impl Event {
-    fn new(changed: Changed, previous_state: Option<State>) -> Event {
+impl JobEvent {
+    fn new(changed: RecordChange, previous_state: Option<State>) -> JobEvent {
         let record = &changed.record;
         let written = record.finished_at.or(record.started_at);
         let time = changed.time.or(written).unwrap_or(record.enqueue_time);
-        Event::of(changed.record, time, Some(changed.revision), previous_state)
+        JobEvent::of(changed.record, time, Some(changed.revision), previous_state)
     }
 
     fn of(
@@ -62,8 +62,8 @@ impl Event {
         time: Timestamp,
         revision: Option<u64>,
         previous_state: Option<State>,
-    ) -> Event {
-        Event {
+    ) -> JobEvent {
+        JobEvent {
             time,
             job_id: record.job_id,
             queue: record.queue,
@@ -81,24 +81,24 @@ impl Event {
 }
 
 /// Changes of states as they happen.
-pub struct Events {
-    watch: ChangeWatch,
+pub struct JobEvents {
+    watch: BrokerEventWatch,
     filter: JobFilter,
-    memory: Memory,
+    memory: LastStates,
 }
 
-impl Events {
+impl JobEvents {
     /// Waits for the next one. None says that the connection was lost: what was put into queues
     /// meanwhile, and states that were left again, are not told of, ends are. Cancel safe.
     ///
     /// # Errors
     /// Where NATS refuses.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         loop {
             let event = match self.watch.next().await? {
-                Change::Missed => return Ok(None),
-                Change::Stored(changed) => self.stored(*changed),
-                Change::Arrived(arrived) => self.arrived(*arrived),
+                BrokerEvent::ConnectionLost => return Ok(None),
+                BrokerEvent::RecordStored(changed) => self.stored(*changed),
+                BrokerEvent::MessageEnqueued(arrived) => self.arrived(*arrived),
             };
             if event.is_some() {
                 return Ok(event);
@@ -106,52 +106,52 @@ impl Events {
         }
     }
 
-    fn stored(&mut self, changed: Changed) -> Option<Event> {
+    fn stored(&mut self, changed: RecordChange) -> Option<JobEvent> {
         let previous = match self.memory.take(&changed) {
-            Seen::Changed(previous) => previous,
-            Seen::Same => return None,
+            StateChange::Changed(previous) => previous,
+            StateChange::Unchanged => return None,
         };
         let is_meant = self.filter.matches(&changed.record);
-        is_meant.then(|| Event::new(changed, previous))
+        is_meant.then(|| JobEvent::new(changed, previous))
     }
 
-    fn arrived(&mut self, arrived: Arrived) -> Option<Event> {
+    fn arrived(&mut self, arrived: EnqueuedMessage) -> Option<JobEvent> {
         let state = match arrived.message.state {
             MessageState::Queued => State::Queued,
             // its record has said so
-            MessageState::Later { is_retry: true, .. } => return None,
-            MessageState::Later { .. } => State::Scheduled,
+            MessageState::Delayed { is_retry: true, .. } => return None,
+            MessageState::Delayed { .. } => State::Scheduled,
         };
         let previous = match self.memory.arrive(&arrived.job_id, state, arrived.time) {
-            Seen::Changed(previous) => previous,
-            Seen::Same => return None,
+            StateChange::Changed(previous) => previous,
+            StateChange::Unchanged => return None,
         };
         // reading the envelope, which has the labels, is for those that may be meant
-        if !self.filter.may_be(state) {
+        if !self.filter.may_match_state(state) {
             return None;
         }
         let mut record = record_of(&arrived.job_id, &arrived.message);
         record.attempt = arrived.attempts;
         let is_meant = self.filter.matches(&record);
-        is_meant.then(|| Event::of(record, arrived.time, None, previous))
+        is_meant.then(|| JobEvent::of(record, arrived.time, None, previous))
     }
 }
 
 /// The last change of each job.
-pub struct StoredEvents {
-    changes: naq_jetstream::StoredChanges,
+pub struct LatestJobEvents {
+    changes: naq_jetstream::LatestRecordChanges,
     filter: JobFilter,
 }
 
-impl StoredEvents {
+impl LatestJobEvents {
     /// The next one; none where there are no more.
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         while let Some(changed) = self.changes.next().await? {
             if self.filter.matches(&changed.record) {
-                return Ok(Some(Event::new(changed, None)));
+                return Ok(Some(JobEvent::new(changed, None)));
             }
         }
         Ok(None)
@@ -177,11 +177,11 @@ impl Client {
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub async fn events(&self, filter: &JobFilter) -> Result<Events, ClientError> {
-        Ok(Events {
-            watch: self.broker.watch_changes().await?,
+    pub async fn events(&self, filter: &JobFilter) -> Result<JobEvents, ClientError> {
+        Ok(JobEvents {
+            watch: self.broker.watch_events().await?,
             filter: filter.clone(),
-            memory: Memory::default(),
+            memory: LastStates::default(),
         })
     }
 
@@ -189,9 +189,12 @@ impl Client {
     ///
     /// # Errors
     /// Where NATS does not answer.
-    pub async fn stored_events(&self, filter: &JobFilter) -> Result<StoredEvents, ClientError> {
-        Ok(StoredEvents {
-            changes: self.broker.stored_changes().await?,
+    pub async fn latest_job_events(
+        &self,
+        filter: &JobFilter,
+    ) -> Result<LatestJobEvents, ClientError> {
+        Ok(LatestJobEvents {
+            changes: self.broker.latest_record_changes().await?,
             filter: filter.clone(),
         })
     }
@@ -199,28 +202,28 @@ impl Client {
 
 /// What jobs that have not ended were when they were last seen.
 #[derive(Default)]
-struct Memory(HashMap<JobId, Known>);
+struct LastStates(HashMap<JobId, LastState>);
 
 #[derive(Clone, Copy)]
-struct Known {
+struct LastState {
     state: State,
     attempt: u32,
     time: Option<Timestamp>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+enum StateChange {
     /// Another state, or another attempt, than before, where that is known.
     Changed(Option<State>),
     /// It was stored anew for something else: progress, a wish, another time to begin.
-    Same,
+    Unchanged,
 }
 
-impl Memory {
+impl LastStates {
     /// Takes a record.
-    fn take(&mut self, changed: &Changed) -> Seen {
+    fn take(&mut self, changed: &RecordChange) -> StateChange {
         let record = &changed.record;
-        let now = Known {
+        let now = LastState {
             state: record.state,
             attempt: record.attempt,
             time: changed.time,
@@ -232,44 +235,46 @@ impl Memory {
         };
         match before {
             Some(before) if (before.state, before.attempt) == (now.state, now.attempt) => {
-                Seen::Same
+                StateChange::Unchanged
             }
-            Some(before) => Seen::Changed(Some(before.state)),
+            Some(before) => StateChange::Changed(Some(before.state)),
             // the first record follows the message in the queue
-            None if changed.previous == Some(0) => Seen::Changed(Some(State::Queued)),
-            None => Seen::Changed(None),
+            None if changed.previous == Some(0) => StateChange::Changed(Some(State::Queued)),
+            None => StateChange::Changed(None),
         }
     }
 
     /// Takes a message that came into a queue, or that is held.
-    fn arrive(&mut self, job_id: &JobId, state: State, time: Timestamp) -> Seen {
+    fn arrive(&mut self, job_id: &JobId, state: State, time: Timestamp) -> StateChange {
         match self.0.get_mut(job_id) {
             // it is overtaken by what it led to, as may happen among several servers
-            Some(known) if known.time > Some(time) => Seen::Changed(None),
+            Some(known) if known.time > Some(time) => StateChange::Changed(None),
             // a further message of a job that is there already; or a retry that is due at once,
             // which its record is about to say
-            Some(known) if known.state == state || known.state == State::Running => Seen::Same,
+            Some(known) if known.state == state || known.state == State::Running => {
+                StateChange::Unchanged
+            }
             Some(known) => {
                 let before = std::mem::replace(&mut known.state, state);
                 known.time = Some(time);
-                Seen::Changed(Some(before))
+                StateChange::Changed(Some(before))
             }
             None => {
                 // that it was queued before goes without saying when it runs
                 if state != State::Queued {
-                    let known = Known {
+                    let known = LastState {
                         state,
                         attempt: 0,
                         time: Some(time),
                     };
                     self.insert(job_id, known);
                 }
-                Seen::Changed(None)
+                StateChange::Changed(None)
             }
         }
     }
 
-    fn insert(&mut self, job_id: &JobId, known: Known) -> Option<Known> {
+    fn insert(&mut self, job_id: &JobId, known: LastState) -> Option<LastState> {
         if self.0.len() >= REMEMBERED_MAX && !self.0.contains_key(job_id) {
             // telling what a job was before is a courtesy, for which memory does not grow
             self.0.clear();
@@ -282,7 +287,7 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn changed(id: &str, state: State, attempt: u32, previous: u64) -> Changed {
+    fn changed(id: &str, state: State, attempt: u32, previous: u64) -> RecordChange {
         let mut record = Record::new(
             JobId::new(id).unwrap(),
             QueueName::new("q").unwrap(),
@@ -290,7 +295,7 @@ mod tests {
             Timestamp::from_unix_ms(0).unwrap(),
         );
         record.attempt = attempt;
-        Changed {
+        RecordChange {
             record,
             revision: previous + 1,
             previous: Some(previous),
@@ -305,22 +310,22 @@ mod tests {
 
     #[test]
     fn what_a_job_was_before_is_told() {
-        let mut memory = Memory::default();
+        let mut memory = LastStates::default();
         let mut see =
             |state, attempt, previous| memory.take(&changed("a", state, attempt, previous));
-        let from = |state| Seen::Changed(Some(state));
+        let from = |state| StateChange::Changed(Some(state));
         assert_eq!(see(State::Running, 1, 0), from(State::Queued));
-        assert_eq!(see(State::Running, 1, 1), Seen::Same);
+        assert_eq!(see(State::Running, 1, 1), StateChange::Unchanged);
         assert_eq!(see(State::Running, 2, 2), from(State::Running));
         assert_eq!(see(State::Retrying, 2, 3), from(State::Running));
         assert_eq!(see(State::Failed, 3, 4), from(State::Retrying));
-        assert_eq!(see(State::Running, 1, 5), Seen::Changed(None));
+        assert_eq!(see(State::Running, 1, 5), StateChange::Changed(None));
         assert_eq!(memory.0.len(), 1);
     }
 
     #[test]
     fn memory_does_not_grow() {
-        let mut memory = Memory::default();
+        let mut memory = LastStates::default();
         for number in 0..REMEMBERED_MAX * 2 + 10 {
             memory.take(&changed(&number.to_string(), State::Running, 1, 0));
         }
@@ -329,20 +334,29 @@ mod tests {
 
     #[test]
     fn what_comes_into_a_queue_is_told_where_it_is_a_change() {
-        let mut memory = Memory::default();
+        let mut memory = LastStates::default();
         let id = JobId::new("a").unwrap();
-        let from = |state| Seen::Changed(Some(state));
-        let see = |memory: &mut Memory, state, ms| memory.arrive(&id, state, at(ms));
-        assert_eq!(see(&mut memory, State::Scheduled, 1), Seen::Changed(None));
+        let from = |state| StateChange::Changed(Some(state));
+        let see = |memory: &mut LastStates, state, ms| memory.arrive(&id, state, at(ms));
+        assert_eq!(
+            see(&mut memory, State::Scheduled, 1),
+            StateChange::Changed(None)
+        );
         // given another time
-        assert_eq!(see(&mut memory, State::Scheduled, 2), Seen::Same);
+        assert_eq!(
+            see(&mut memory, State::Scheduled, 2),
+            StateChange::Unchanged
+        );
         assert_eq!(see(&mut memory, State::Queued, 3), from(State::Scheduled));
         let mut ran = changed("a", State::Running, 1, 0);
         ran.time = Some(at(5));
         assert_eq!(memory.take(&ran), from(State::Queued));
         // a further message of it, and one that was overtaken
-        assert_eq!(see(&mut memory, State::Queued, 6), Seen::Same);
-        assert_eq!(see(&mut memory, State::Queued, 4), Seen::Changed(None));
+        assert_eq!(see(&mut memory, State::Queued, 6), StateChange::Unchanged);
+        assert_eq!(
+            see(&mut memory, State::Queued, 4),
+            StateChange::Changed(None)
+        );
         let mut retrying = changed("a", State::Retrying, 1, 6);
         retrying.time = Some(at(7));
         assert_eq!(memory.take(&retrying), from(State::Running));

@@ -1,6 +1,6 @@
 //! Which jobs a list or a stream of events is about.
 
-use naq_protocol::units::clip;
+use naq_protocol::units::excerpt;
 use naq_protocol::{QueueName, Record, State};
 
 /// A label that is asked for: `key=value`, or `key` for any value.
@@ -22,7 +22,7 @@ impl std::str::FromStr for LabelFilter {
         if key.is_empty() {
             return Err(format!(
                 "`{}` names no label; write KEY or KEY=VALUE",
-                clip(text)
+                excerpt(text)
             ));
         }
         Ok(LabelFilter {
@@ -60,7 +60,7 @@ impl JobFilter {
     }
 
     /// Whether a job in this state may be meant.
-    pub(super) fn may_be(&self, state: State) -> bool {
+    pub(super) fn may_match_state(&self, state: State) -> bool {
         self.states.is_empty() || self.states.contains(&state)
     }
 }

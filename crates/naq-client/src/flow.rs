@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::{Client, ClientError};
-use naq_core::StartTime;
+use naq_core::StartDelay;
 use naq_jetstream::NewJob;
 use naq_protocol::{Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record};
 
@@ -17,7 +17,7 @@ const TREE_JOBS_MAX: usize = 1_000;
 
 /// A job among those it depends on and that depend on it.
 #[derive(Clone, Debug)]
-pub struct TreeNode {
+pub struct DependencyNode {
     /// Its id.
     pub job_id: JobId,
     /// How it stands; none where no such job is known.
@@ -42,7 +42,7 @@ impl Client {
     ///         "alarm": {"command": "./mail.sh", "depends_on": [{"job": "build", "on": "failure"}]}
     ///     }}"#,
     /// )?;
-    /// let name = JobId::chosen("night-17")?;
+    /// let name = JobId::from_user("night-17")?;
     /// for job in client.enqueue_flow(&flow, &name, &QueueName::new("build")?).await? {
     ///     println!("{} is {}", job.name, job.job_id);
     /// }
@@ -60,7 +60,7 @@ impl Client {
         name: &JobId,
         queue: &QueueName,
     ) -> Result<Vec<FlowMember>, ClientError> {
-        self.enqueue_flow_starting(flow, name, queue, None).await
+        self.enqueue_flow_delayed(flow, name, queue, None).await
     }
 
     /// Enqueues a flow whose jobs all are held until a time, and then do as they depend on one
@@ -68,35 +68,35 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::enqueue_flow`] and [`super::Queue::enqueue_at`].
-    pub async fn enqueue_flow_starting(
+    pub async fn enqueue_flow_delayed(
         &self,
         flow: &Flow,
         name: &JobId,
         queue: &QueueName,
-        start: Option<StartTime>,
+        start: Option<StartDelay>,
     ) -> Result<Vec<FlowMember>, ClientError> {
         let members = flow.members(name)?;
         if let Some(start) = &start {
             for member in &members {
                 let expires_at = Envelope::parse(&member.payload)?.expires_at;
-                naq_core::check_expiry(start, expires_at).map_err(ClientError::Start)?;
+                naq_core::check_expiry(start, expires_at).map_err(ClientError::InvalidDueTime)?;
             }
         }
-        for other in flow.others() {
+        for other in flow.external_dependencies() {
             self.fetch_job(&other).await?;
         }
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-        self.broker.keep_flow(name, &names).await?;
+        self.broker.write_flow(name, &names).await?;
         let mut bulk = self.bulk();
         for member in &members {
             let queue = member.queue.as_ref().unwrap_or(queue).clone();
             let payload = member.payload.clone().into();
-            let mut job = NewJob::chosen(member.job_id.clone(), queue, payload);
+            let mut job = NewJob::with_id(member.job_id.clone(), queue, payload);
             job.start = start;
             bulk.push(job).await?;
         }
         bulk.finish().await?;
-        match bulk.take_failed() {
+        match bulk.take_rejected() {
             Some((_, error)) => Err(error.into()),
             None => Ok(members),
         }
@@ -107,7 +107,10 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoSuchJob`] where neither a flow nor a job of this name is known.
-    pub async fn fetch_tree(&self, id: &JobId) -> Result<Vec<TreeNode>, ClientError> {
+    pub async fn fetch_dependency_tree(
+        &self,
+        id: &JobId,
+    ) -> Result<Vec<DependencyNode>, ClientError> {
         let mut names = self
             .broker
             .read_flow(id)
@@ -133,11 +136,11 @@ impl Client {
                     .collect();
                 self.fetch_nodes(jobs).await
             }
-            None => self.fetch_around(id).await,
+            None => self.fetch_neighbours(id).await,
         }
     }
 
-    async fn fetch_nodes(&self, jobs: Vec<JobId>) -> Result<Vec<TreeNode>, ClientError> {
+    async fn fetch_nodes(&self, jobs: Vec<JobId>) -> Result<Vec<DependencyNode>, ClientError> {
         let mut reads = stream::iter(jobs)
             .map(|job| {
                 let client = self.clone();
@@ -151,7 +154,7 @@ impl Client {
         Ok(nodes)
     }
 
-    async fn fetch_node(&self, job: JobId) -> Result<TreeNode, ClientError> {
+    async fn fetch_node(&self, job: JobId) -> Result<DependencyNode, ClientError> {
         let record = match self.fetch_job(&job).await {
             Ok(record) => Some(record),
             Err(ClientError::NoSuchJob(_)) => None,
@@ -162,7 +165,7 @@ impl Client {
             .and_then(|record| Envelope::parse(record.envelope.as_ref()?.get().as_bytes()).ok())
             .map(|envelope| envelope.depends_on)
             .unwrap_or_default();
-        Ok(TreeNode {
+        Ok(DependencyNode {
             job_id: job,
             record,
             depends_on,
@@ -170,15 +173,19 @@ impl Client {
     }
 
     /// A job, what it depends on, directly or not, and what waits for it.
-    async fn fetch_around(&self, id: &JobId) -> Result<Vec<TreeNode>, ClientError> {
-        let mut nodes: HashMap<JobId, TreeNode> = HashMap::new();
+    async fn fetch_neighbours(&self, id: &JobId) -> Result<Vec<DependencyNode>, ClientError> {
+        let mut nodes: HashMap<JobId, DependencyNode> = HashMap::new();
         let mut seen: HashSet<JobId> = HashSet::from([id.clone()]);
         let mut next = VecDeque::from([id.clone()]);
         while let Some(job) = next.pop_front() {
             let node = self.fetch_node(job.clone()).await?;
             let mut around: Vec<JobId> =
                 node.depends_on.iter().map(|one| one.job.clone()).collect();
-            if node.record.as_ref().is_some_and(|record| record.dependents) {
+            if node
+                .record
+                .as_ref()
+                .is_some_and(|record| record.has_dependents)
+            {
                 around.extend(self.broker.list_dependents(&job).await?);
             }
             for one in around {
@@ -193,7 +200,7 @@ impl Client {
 }
 
 /// Each after what it depends on; those of a circle last.
-fn after_dependencies(mut nodes: HashMap<JobId, TreeNode>) -> Vec<TreeNode> {
+fn after_dependencies(mut nodes: HashMap<JobId, DependencyNode>) -> Vec<DependencyNode> {
     let mut sorted = Vec::with_capacity(nodes.len());
     while !nodes.is_empty() {
         let mut ready: Vec<JobId> = nodes

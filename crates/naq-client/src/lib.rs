@@ -21,32 +21,32 @@
 mod bulk;
 mod cancel;
 pub mod config;
+mod dead_letters;
+mod delayed_jobs;
 mod events;
-mod failed;
 mod filter;
 mod flow;
 mod listing;
-mod one_shots;
-mod requirement;
+mod missing_labels;
 mod rerun;
 mod schedule_sets;
 mod schedules;
 mod ttl;
 mod waiter;
 
-pub use bulk::Bulk;
-pub use cancel::Cancelled;
-pub use events::{Event, Events, StoredEvents};
-pub use failed::{FailedCount, FailedFilter, FailedList, Retried};
+pub use bulk::BulkEnqueue;
+pub use cancel::CancelOutcome;
+pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterList, RetryOutcome};
+pub use delayed_jobs::{DelayedJobPage, DelayedJobSummary, DelayedJobs, Rescheduled};
+pub use events::{JobEvent, JobEvents, LatestJobEvents};
 pub use filter::{JobFilter, LabelFilter};
-pub use flow::TreeNode;
+pub use flow::DependencyNode;
 pub use listing::{JobPage, JobSummary};
-pub use one_shots::{OneShot, OneShotPage, OneShots, Retimed};
 pub use rerun::Rerun;
-pub use schedule_sets::{SetAction, SetOptions, SetPlan, SetStep};
+pub use schedule_sets::{ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep};
 pub use schedules::{
-    Cadence, Changed, LastOutcome, ListedSchedule, NewSchedule, ScheduleFilter, ScheduleList,
-    ScheduleOutcome, ScheduleSummary, Scheduled,
+    AddScheduleOutcome, AddedSchedule, LastOutcome, ListedSchedule, NewSchedule, Recurrence,
+    ScheduleFilter, ScheduleList, ScheduleSummary, UpdatedSchedule,
 };
 pub use waiter::Waiter;
 
@@ -55,13 +55,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use naq_core::{BadSchedule, BadStart, StartTime};
+use naq_core::{ScheduleError, StartDelay, StartDelayError};
 use naq_jetstream::{
-    Broker, BrokerError, ConnectOptions, Enqueued, NewJob, Purged, QueueInfo, QueueSettings,
+    Broker, BrokerError, ConnectOptions, EnqueueAck, NewJob, PurgeSummary, QueueInfo, QueueSettings,
 };
 use naq_protocol::{
-    BadName, Envelope, Invalid, JobId, Output, QueueName, Record, ScheduleId, State, Timestamp,
-    WorkerInfo, escape, says_the_same,
+    CapturedOutput, Envelope, EnvelopeError, InvalidName, JobId, QueueName, Record, ScheduleId,
+    State, Timestamp, WorkerInfo, escape, is_equivalent,
 };
 
 /// What can go wrong for a user of the library.
@@ -72,13 +72,13 @@ pub enum ClientError {
     Broker(#[from] BrokerError),
     /// The envelope.
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] EnvelopeError),
     /// A name.
     #[error(transparent)]
-    Name(#[from] BadName),
+    Name(#[from] InvalidName),
     /// A schedule.
     #[error(transparent)]
-    BadSchedule(#[from] BadSchedule),
+    ScheduleError(#[from] ScheduleError),
     /// No schedule of this name is there.
     #[error("there is no schedule `{0}`")]
     NoSuchSchedule(String),
@@ -93,8 +93,8 @@ pub enum ClientError {
         fields: String,
     },
     /// A schedule that a set describes is there outside the set.
-    #[error("the schedule `{schedule}` {}", whose(.set.as_deref()))]
-    ForeignSchedule {
+    #[error("the schedule `{schedule}` {}", describe_owner(.set.as_deref()))]
+    ScheduleOwnedElsewhere {
         /// Its name.
         schedule: ScheduleId,
         /// The set it is in.
@@ -116,7 +116,7 @@ pub enum ClientError {
     },
     /// The job can be run again as little as it could be run.
     #[error("the job `{job}` cannot be run again: {problem}")]
-    NotRunnable {
+    NotRerunnable {
         /// The job.
         job: JobId,
         /// Why.
@@ -127,13 +127,13 @@ pub enum ClientError {
     NoEnvelope(JobId),
     /// The failed stream does not have the job.
     #[error("no failed job `{0}` is kept; `naq retry` runs any ended job again")]
-    NoFailedJob(JobId),
+    NoDeadLetter(JobId),
     /// The job cannot begin at the time that was asked for.
     #[error("{0}")]
-    Start(BadStart),
+    InvalidDueTime(StartDelayError),
     /// The job is not held until its time any more, or never was.
-    #[error("the job `{job}` {}", not_held(*.state))]
-    NotHeld {
+    #[error("the job `{job}` {}", not_delayed(*.state))]
+    NotDelayed {
         /// The job.
         job: JobId,
         /// Where it is.
@@ -141,7 +141,7 @@ pub enum ClientError {
     },
     /// The job's time has come, and it may be on its way into its queue.
     #[error("the time of the job `{job}` has come, {due}: it is on its way into its queue")]
-    TimeHasCome {
+    AlreadyDue {
         /// The job.
         job: JobId,
         /// When.
@@ -151,7 +151,7 @@ pub enum ClientError {
     #[error(
         "the job `{job}` is held by another program's rule, `{}`, and not until a time", escape(.schedule)
     )]
-    NoTime {
+    NoDueTime {
         /// The job.
         job: JobId,
         /// The rule, in the server's words.
@@ -169,14 +169,14 @@ pub enum ClientError {
     },
 }
 
-fn not_held(state: State) -> String {
+fn not_delayed(state: State) -> String {
     match state {
         State::Retrying => "waits to be tried again: that can be at another time, or now, but it cannot be paused; its queue can".to_owned(),
         state => format!("is not held until a time: it is {state}"),
     }
 }
 
-fn whose(set: Option<&str>) -> String {
+fn describe_owner(set: Option<&str>) -> String {
     match set {
         Some(set) => format!("belongs to the set `{}`", escape(set)),
         None => "is there already, and was not made by this set".to_owned(),
@@ -216,14 +216,14 @@ pub struct Client {
 /// # use naq::client::{Client, ClientError};
 /// use std::time::Duration;
 ///
-/// use naq::envelope::units::Span;
+/// use naq::envelope::units::WireDuration;
 /// use naq::envelope::{Envelope, JobId};
 ///
 /// # async fn example(client: Client) -> Result<(), ClientError> {
 /// let queue = client.queue("nightly")?;
 /// let mut envelope = Envelope::command("./backup.sh", ["--all"]);
-/// envelope.job_id = Some(JobId::chosen("backup-2026-12-24")?);
-/// envelope.timeout = Some(Span(Duration::from_secs(3_600)));
+/// envelope.job_id = Some(JobId::from_user("backup-2026-12-24")?);
+/// envelope.timeout = Some(WireDuration(Duration::from_secs(3_600)));
 /// envelope.max_retries = Some(3);
 /// let job = queue.enqueue(&envelope).await?;
 ///
@@ -391,7 +391,7 @@ impl Client {
         Ok(record.result.as_ref().map(|result| result.get().to_owned()))
     }
 
-    async fn read_output(&self, output: Option<&Output>) -> Result<Vec<u8>, ClientError> {
+    async fn read_output(&self, output: Option<&CapturedOutput>) -> Result<Vec<u8>, ClientError> {
         let Some(output) = output else {
             return Ok(Vec::new());
         };
@@ -434,15 +434,15 @@ impl Client {
     ///     bulk.push(NewJob::new(queue.clone(), envelope.into())).await?;
     /// }
     /// bulk.finish().await?;
-    /// while let Some((job, error)) = bulk.take_failed() {
+    /// while let Some((job, error)) = bulk.take_rejected() {
     ///     eprintln!("{job} was refused: {error}");
     /// }
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn bulk(&self) -> Bulk {
-        Bulk::new(self.broker.clone())
+    pub fn bulk(&self) -> BulkEnqueue {
+        BulkEnqueue::new(self.broker.clone())
     }
 }
 
@@ -462,7 +462,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`ClientError::Invalid`] for an envelope that no worker would take, and
-    /// [`BrokerError::IdTaken`] where the id stands for another envelope already.
+    /// [`BrokerError::JobIdConflict`] where the id stands for another envelope already.
     pub async fn enqueue(&self, envelope: &Envelope) -> Result<JobId, ClientError> {
         self.enqueue_job(self.new_job(envelope)?).await
     }
@@ -472,22 +472,22 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Queue::enqueue_at`].
-    pub async fn enqueue_starting(
+    pub async fn enqueue_delayed(
         &self,
         envelope: &Envelope,
-        start: StartTime,
+        start: StartDelay,
     ) -> Result<JobId, ClientError> {
-        self.enqueue_job(self.new_job(envelope)?.starting(start))
+        self.enqueue_job(self.new_job(envelope)?.delayed(start))
             .await
     }
 
     fn new_job(&self, envelope: &Envelope) -> Result<NewJob, ClientError> {
         envelope.validate()?;
         let payload = serde_json::to_vec(envelope).map_err(|error| {
-            Invalid::new(naq_protocol::RejectReason::Invalid, "", error.to_string())
+            EnvelopeError::new(naq_protocol::RejectReason::Invalid, "", error.to_string())
         })?;
         Ok(match envelope.job_id.clone() {
-            Some(job_id) => NewJob::chosen(job_id, self.name.clone(), payload.into()),
+            Some(job_id) => NewJob::with_id(job_id, self.name.clone(), payload.into()),
             None => NewJob::new(self.name.clone(), payload.into()),
         })
     }
@@ -503,7 +503,7 @@ impl Queue {
         payload: Bytes,
     ) -> Result<JobId, ClientError> {
         self.enqueue_job(match chosen {
-            Some(job_id) => NewJob::chosen(job_id, self.name.clone(), payload),
+            Some(job_id) => NewJob::with_id(job_id, self.name.clone(), payload),
             None => NewJob::new(self.name.clone(), payload),
         })
         .await
@@ -512,34 +512,34 @@ impl Queue {
     async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
         let broker = &self.client.broker;
         // only an id that someone chose can have been used before
-        if job.is_chosen {
+        if job.has_user_id {
             let ((record, _), held) = tokio::try_join!(
                 broker.read_record(&job.job_id),
-                broker.read_held(&self.name, &job.job_id)
+                broker.read_delayed(&self.name, &job.job_id)
             )?;
             if let Some(record) = record.filter(|record| !record.placeholder) {
                 let earlier = self.client.fetch_job(&job.job_id).await?;
                 let same = record.queue == self.name
                     && earlier.envelope.is_some_and(|envelope| {
-                        says_the_same(envelope.get().as_bytes(), &job.payload)
+                        is_equivalent(envelope.get().as_bytes(), &job.payload)
                     });
                 return if same {
                     Ok(job.job_id)
                 } else {
-                    Err(BrokerError::IdTaken(job.job_id.to_string()).into())
+                    Err(BrokerError::JobIdConflict(job.job_id.to_string()).into())
                 };
             }
             if let Some(held) = held {
-                one_shots::same_request(&job, held.standing(), &held.payload)?;
+                delayed_jobs::same_request(&job, held.standing(), &held.payload)?;
                 return Ok(job.job_id);
             }
         }
-        let Enqueued {
+        let EnqueueAck {
             sequence,
             duplicate,
         } = broker.enqueue(job.clone()).await?;
-        if duplicate && job.is_chosen {
-            one_shots::compare_with_earlier(broker, &job, sequence).await?;
+        if duplicate && job.has_user_id {
+            delayed_jobs::compare_with_existing(broker, &job, sequence).await?;
         }
         Ok(job.job_id)
     }
@@ -554,7 +554,7 @@ impl Queue {
             job_id,
             queue: self.name.clone(),
             payload,
-            is_chosen: false,
+            has_user_id: false,
             start: None,
         };
         self.client.broker.enqueue(job).await?;
@@ -565,14 +565,14 @@ impl Queue {
     ///
     /// # Errors
     /// [`ClientError::QueueFull`].
-    pub async fn check_room(&self, max: u64) -> Result<(), ClientError> {
+    pub async fn check_capacity(&self, max: u64) -> Result<(), ClientError> {
         match self.client.broker.queue_info(&self.name).await {
-            Ok(info) if info.depth + info.later >= max => Err(ClientError::QueueFull {
+            Ok(info) if info.depth + info.delayed >= max => Err(ClientError::QueueFull {
                 queue: self.name.clone(),
-                depth: info.depth + info.later,
+                depth: info.depth + info.delayed,
                 max,
             }),
-            Ok(_) | Err(BrokerError::QueueMissing(_)) => Ok(()),
+            Ok(_) | Err(BrokerError::QueueNotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -588,7 +588,7 @@ impl Queue {
     /// How the queue stands.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
+    /// [`BrokerError::QueueNotFound`] where there is none.
     pub async fn info(&self) -> Result<QueueInfo, ClientError> {
         Ok(self.client.broker.queue_info(&self.name).await?)
     }
@@ -606,15 +606,15 @@ impl Queue {
     /// ```
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
-    pub async fn purge(&self) -> Result<Purged, ClientError> {
+    /// [`BrokerError::QueueNotFound`] where there is none.
+    pub async fn purge(&self) -> Result<PurgeSummary, ClientError> {
         Ok(self.client.broker.purge_queue(&self.name).await?)
     }
 
     /// Stops the delivery of the queue's jobs; running ones go on.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
+    /// [`BrokerError::QueueNotFound`] where there is none.
     pub async fn pause(&self, now: Timestamp, ack_wait: Duration) -> Result<(), ClientError> {
         Ok(self
             .client
@@ -641,7 +641,7 @@ impl Queue {
     /// ```
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
+    /// [`BrokerError::QueueNotFound`] where there is none.
     pub async fn set_max_running(
         &self,
         max_running: Option<NonZeroU32>,
@@ -657,7 +657,7 @@ impl Queue {
     /// Takes up the delivery of the queue's jobs again.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
+    /// [`BrokerError::QueueNotFound`] where there is none.
     pub async fn resume(&self) -> Result<(), ClientError> {
         Ok(self.client.broker.resume_queue(&self.name).await?)
     }
@@ -665,7 +665,7 @@ impl Queue {
     /// Removes the queue and every job in it.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none.
+    /// [`BrokerError::QueueNotFound`] where there is none.
     pub async fn remove(&self) -> Result<(), ClientError> {
         Ok(self.client.broker.remove_queue(&self.name).await?)
     }

@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use super::cancel::record_of;
 use super::filter::JobFilter;
 use super::{Client, ClientError};
-use naq_jetstream::{ListOptions, Listed, Place};
-use naq_protocol::{Envelope, JobId, Progress, QueueName, Reason, Record, State, Timestamp};
+use naq_jetstream::{JobCursor, JobListOptions, RecordOrMessage};
+use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Reason, Record, State, Timestamp};
 
 /// The most of what a job runs that a list has, in characters.
-const RUNS_CHARS_MAX: usize = 200;
+const COMMAND_CHARS_MAX: usize = 200;
 
 /// How many envelopes are looked for at once.
 const LOOKS_AT_ONCE: usize = 32;
@@ -59,7 +59,7 @@ pub struct JobSummary {
     pub signal: Option<i32>,
     /// The last progress it reported.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
+    pub progress: Option<JobProgress>,
     /// The job this one repeats.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<JobId>,
@@ -68,12 +68,12 @@ pub struct JobSummary {
     pub labels: BTreeMap<String, String>,
     /// What it runs, in one line, where the envelope is at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub runs: Option<String>,
+    pub command: Option<String>,
 }
 
 impl JobSummary {
     fn new(record: Record, changed_at: Timestamp) -> JobSummary {
-        let runs = record.envelope.as_deref().and_then(runs);
+        let command = record.envelope.as_deref().and_then(command);
         JobSummary {
             job_id: record.job_id,
             queue: record.queue,
@@ -92,7 +92,7 @@ impl JobSummary {
             progress: record.progress,
             rerun_of: record.rerun_of,
             labels: record.labels,
-            runs,
+            command,
         }
     }
 }
@@ -103,7 +103,7 @@ pub struct JobPage {
     /// The jobs, the one that changed last first.
     pub jobs: Vec<JobSummary>,
     /// Where the next page begins; none where this is the last.
-    pub next: Option<Place>,
+    pub next: Option<JobCursor>,
 }
 
 impl Client {
@@ -140,18 +140,19 @@ impl Client {
         &self,
         filter: &JobFilter,
         since: Option<Timestamp>,
-        before: Option<Place>,
+        before: Option<JobCursor>,
         limit: usize,
     ) -> Result<JobPage, ClientError> {
         let is_in_line = |state| matches!(state, State::Queued | State::Scheduled);
         let mut listing = self
             .broker
-            .list_jobs(&ListOptions {
+            .list_jobs(&JobListOptions {
                 queue: filter.queue.clone(),
                 // what is in line is found there, however many records there are
                 only_messages: !filter.states.is_empty()
                     && filter.states.iter().all(|state| is_in_line(*state)),
-                only_records: !filter.may_be(State::Queued) && !filter.may_be(State::Scheduled),
+                only_records: !filter.may_match_state(State::Queued)
+                    && !filter.may_match_state(State::Scheduled),
                 before,
             })
             .await?;
@@ -170,16 +171,16 @@ impl Client {
                 is_last = false;
                 break;
             }
-            let record = match job.listed {
-                Listed::Record(record) => *record,
-                Listed::Message(job_id, message) => record_of(&job_id, &message),
+            let record = match job.entry {
+                RecordOrMessage::Record(record) => *record,
+                RecordOrMessage::Message(job_id, message) => record_of(&job_id, &message),
             };
             if filter.matches(&record) {
                 if record.envelope.is_none() && !record.state.is_terminal() {
-                    open.push((page.jobs.len(), whereabouts(&record)));
+                    open.push((page.jobs.len(), lookup_record(&record)));
                 }
                 page.jobs.push(JobSummary::new(record, job.changed_at));
-                page.next = Some(job.place);
+                page.next = Some(job.cursor);
             }
         }
         if is_last {
@@ -190,7 +191,7 @@ impl Client {
             .map(|(index, record)| async move { (index, self.envelope_of(&record).await) })
             .buffer_unordered(LOOKS_AT_ONCE);
         while let Some((index, envelope)) = looks.next().await {
-            page.jobs[index].runs = envelope?.and_then(|envelope| runs(&envelope));
+            page.jobs[index].command = envelope?.and_then(|envelope| command(&envelope));
         }
         drop(looks);
         Ok(page)
@@ -198,22 +199,22 @@ impl Client {
 }
 
 /// What it takes to find the message of a job, and no more.
-fn whereabouts(record: &Record) -> Record {
-    let mut whereabouts = Record::new(
+fn lookup_record(record: &Record) -> Record {
+    let mut lookup_record = Record::new(
         record.job_id.clone(),
         record.queue.clone(),
         record.state,
         record.enqueue_time,
     );
-    whereabouts.lease.clone_from(&record.lease);
-    whereabouts
+    lookup_record.lease.clone_from(&record.lease);
+    lookup_record
         .envelope_object
         .clone_from(&record.envelope_object);
-    whereabouts
+    lookup_record
 }
 
 /// What an envelope runs, in one line.
-pub(super) fn runs(envelope: &RawValue) -> Option<String> {
+pub(super) fn command(envelope: &RawValue) -> Option<String> {
     let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
-    Some(summary.chars().take(RUNS_CHARS_MAX).collect())
+    Some(summary.chars().take(COMMAND_CHARS_MAX).collect())
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Client, ClientError};
-use naq_jetstream::{FailedJob, NewJob};
+use naq_jetstream::{DeadLetter, NewJob};
 use naq_protocol::{JobId, QueueName, Record, State};
 
 /// A job that repeats another, and is not enqueued yet.
@@ -15,7 +15,7 @@ pub struct Rerun {
     queue: QueueName,
     payload: Bytes,
     /// What the failed stream has of the old job, and loses once the new one is enqueued.
-    failed: Option<FailedJob>,
+    failed: Option<DeadLetter>,
 }
 
 impl Rerun {
@@ -43,12 +43,12 @@ impl Rerun {
                 queue: self.queue,
                 payload: self.payload,
                 // an id out of the failed stream may be enqueued by another at this moment
-                is_chosen: self.failed.is_some(),
+                has_user_id: self.failed.is_some(),
                 start: None,
             })
             .await?;
         if let Some(failed) = &self.failed
-            && let Err(error) = broker.remove_failed(failed).await
+            && let Err(error) = broker.remove_dead_letter(failed).await
         {
             // enqueued it is, and a second retry of the entry makes the same job
             tracing::warn!(job_id = %self.rerun_of, "stays in the failed stream: {error}");
@@ -76,7 +76,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NotEnded`] for a job that has not ended, [`ClientError::NotRunnable`] for
+    /// [`ClientError::NotEnded`] for a job that has not ended, [`ClientError::NotRerunnable`] for
     /// one that was rejected and would be again, [`ClientError::NoEnvelope`] where the envelope
     /// was not kept, [`ClientError::NoSuchJob`] where there is no such job.
     pub async fn retry(&self, job: &JobId) -> Result<JobId, ClientError> {
@@ -88,15 +88,17 @@ impl Client {
     /// # Errors
     /// As [`Client::retry`].
     pub async fn prepare_retry(&self, job: &JobId) -> Result<Rerun, ClientError> {
-        let (record, failed) =
-            tokio::try_join!(self.broker.read_record(job), self.broker.read_failed(job))?;
+        let (record, failed) = tokio::try_join!(
+            self.broker.read_record(job),
+            self.broker.read_dead_letter(job)
+        )?;
         match (record.0.filter(|record| !record.placeholder), failed) {
             (Some(record), _) if !record.state.is_terminal() => Err(ClientError::NotEnded {
                 job: job.clone(),
                 state: record.state,
             }),
             (record, Some(failed)) if record.as_ref().is_none_or(has_failed) => {
-                self.rerun_failed(failed).await
+                self.rerun_dead_letter(failed).await
             }
             (Some(record), _) => self.rerun_recorded(record).await,
             // one that no worker has taken has no record
@@ -107,10 +109,10 @@ impl Client {
         }
     }
 
-    pub(super) async fn rerun_failed(&self, failed: FailedJob) -> Result<Rerun, ClientError> {
-        let bytes = self.broker.failed_envelope(&failed).await?;
+    pub(super) async fn rerun_dead_letter(&self, failed: DeadLetter) -> Result<Rerun, ClientError> {
+        let bytes = self.broker.dead_letter_envelope(&failed).await?;
         let job = &failed.job_id;
-        let payload = naq_protocol::rerun(&bytes, job)
+        let payload = naq_protocol::rerun_envelope(&bytes, job)
             .map_err(|invalid| not_runnable(job, failed.error.as_deref(), &invalid))?;
         Ok(Rerun {
             client: self.clone(),
@@ -129,7 +131,7 @@ impl Client {
             (None, Some(object)) => self.broker.get_object(object).await?,
             (None, None) => return Err(ClientError::NoEnvelope(job.clone())),
         };
-        let payload = naq_protocol::rerun(&bytes, job)
+        let payload = naq_protocol::rerun_envelope(&bytes, job)
             .map_err(|invalid| not_runnable(job, record.error.as_deref(), &invalid))?;
         Ok(Rerun {
             client: self.clone(),
@@ -148,8 +150,12 @@ pub(super) fn has_failed(record: &Record) -> bool {
     matches!(record.state, State::Failed | State::Rejected)
 }
 
-fn not_runnable(job: &JobId, why: Option<&str>, invalid: &naq_protocol::Invalid) -> ClientError {
-    ClientError::NotRunnable {
+fn not_runnable(
+    job: &JobId,
+    why: Option<&str>,
+    invalid: &naq_protocol::EnvelopeError,
+) -> ClientError {
+    ClientError::NotRerunnable {
         job: job.clone(),
         problem: match why {
             Some(why) => format!("it was rejected ({why})"),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures_util::stream::{self, StreamExt};
 
 use super::{Client, ClientError};
-use naq_core::{BadSchedule, OnApply, on_apply};
+use naq_core::{OnApply, ScheduleError, on_apply};
 use naq_jetstream::BrokerError;
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, Timestamp};
 
@@ -14,7 +14,7 @@ const WRITES_AT_ONCE: usize = 256;
 
 /// How a set is applied.
 #[derive(Clone, Debug)]
-pub struct SetOptions {
+pub struct ScheduleSetOptions {
     /// The set's name.
     pub set: String,
     /// Remove schedules of the set that are no longer described.
@@ -25,7 +25,7 @@ pub struct SetOptions {
 
 /// What applying a set does about one schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SetAction {
+pub enum ScheduleSetAction {
     /// It is new.
     Create,
     /// It is described otherwise than it is, in these fields.
@@ -35,29 +35,29 @@ pub enum SetAction {
     /// It is as described.
     Unchanged,
     /// Its end is past, and nothing of it is there.
-    Over,
+    AlreadyEnded,
     /// It is another set's, or nobody's, and not to be taken over.
     Foreign(Option<String>),
 }
 
-impl SetAction {
+impl ScheduleSetAction {
     /// Whether there is anything to be done.
     #[must_use]
     pub fn is_write(&self) -> bool {
         matches!(
             self,
-            SetAction::Create | SetAction::Change(_) | SetAction::Remove
+            ScheduleSetAction::Create | ScheduleSetAction::Change(_) | ScheduleSetAction::Remove
         )
     }
 }
 
 /// One schedule of a set, and what is to be done about it.
 #[derive(Clone, Debug)]
-pub struct SetStep {
+pub struct ScheduleSetStep {
     /// Its name.
     pub schedule_id: ScheduleId,
     /// What is to be done.
-    pub action: SetAction,
+    pub action: ScheduleSetAction,
     /// The schedule as it is to be; none for one that is removed or left alone.
     pub schedule: Option<Schedule>,
     /// The revision at which that was decided.
@@ -67,23 +67,23 @@ pub struct SetStep {
 /// What applying a set does: first those that are described, in their order, then those that are
 /// removed.
 #[derive(Clone, Debug)]
-pub struct SetPlan {
+pub struct ScheduleSetPlan {
     client: Client,
-    options: SetOptions,
+    options: ScheduleSetOptions,
     now: Timestamp,
     wanted: Vec<Schedule>,
-    steps: Vec<SetStep>,
+    steps: Vec<ScheduleSetStep>,
 }
 
 impl Client {
     /// Compares a set of schedules with what is there. Nothing is written yet: look at
-    /// [`SetPlan::steps`], then [`SetPlan::apply`].
+    /// [`ScheduleSetPlan::steps`], then [`ScheduleSetPlan::apply`].
     ///
     /// What is described belongs to the set from then on. One that is described with the status
     /// `ended` has had its end, and is not made where it is not there.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, NewSchedule, SetOptions};
+    /// # use naq::client::{Client, ClientError, NewSchedule, ScheduleSetOptions};
     /// use std::time::SystemTime;
     ///
     /// use naq::envelope::{Envelope, QueueName, ScheduleId};
@@ -93,24 +93,24 @@ impl Client {
     /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
     /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
     /// let wanted = vec![nightly.to_schedule(&QueueName::new("backups")?, now)?];
-    /// let options = SetOptions { set: "backups".to_owned(), prune: true, adopt: false };
+    /// let options = ScheduleSetOptions { set: "backups".to_owned(), prune: true, adopt: false };
     /// let plan = client.plan_schedules(wanted, options, now).await?;
     /// plan.apply(|step| println!("{}: {:?}", step.schedule_id, step.action)).await
     /// # }
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::BadSchedule`] where one is described twice, and where NATS does not answer.
+    /// [`ClientError::ScheduleError`] where one is described twice, and where NATS does not answer.
     pub async fn plan_schedules(
         &self,
         mut wanted: Vec<Schedule>,
-        options: SetOptions,
+        options: ScheduleSetOptions,
         now: Timestamp,
-    ) -> Result<SetPlan, ClientError> {
+    ) -> Result<ScheduleSetPlan, ClientError> {
         for schedule in &mut wanted {
             schedule.set = Some(options.set.clone());
         }
-        let mut steps: Vec<Option<SetStep>> = vec![None; wanted.len()];
+        let mut steps: Vec<Option<ScheduleSetStep>> = vec![None; wanted.len()];
         let mut removed = Vec::new();
         {
             let described: HashMap<&ScheduleId, usize> = wanted
@@ -123,7 +123,7 @@ impl Client {
                 .enumerate()
                 .find(|(index, schedule)| described[&schedule.schedule_id] != *index)
             {
-                return Err(BadSchedule::Field {
+                return Err(ScheduleError::Field {
                     field: "schedule_id",
                     problem: format!("`{}` is described twice", twice.1.schedule_id),
                 }
@@ -135,16 +135,16 @@ impl Client {
                 let present = Schedule::parse(payload).ok();
                 if let Some(&index) = described.get(&stored.schedule_id) {
                     let step = decide(present.as_ref(), true, &wanted[index], &options, now);
-                    steps[index] = Some(SetStep {
+                    steps[index] = Some(ScheduleSetStep {
                         revision: stored.revision,
                         ..step
                     });
                 } else if options.prune
                     && present.is_some_and(|present| present.set.as_ref() == Some(&options.set))
                 {
-                    removed.push(SetStep {
+                    removed.push(ScheduleSetStep {
                         schedule_id: stored.schedule_id,
-                        action: SetAction::Remove,
+                        action: ScheduleSetAction::Remove,
                         schedule: None,
                         revision: stored.revision,
                     });
@@ -160,7 +160,7 @@ impl Client {
             })
             .chain(removed)
             .collect();
-        Ok(SetPlan {
+        Ok(ScheduleSetPlan {
             client: self.clone(),
             options,
             now,
@@ -176,18 +176,22 @@ fn decide(
     present: Option<&Schedule>,
     is_there: bool,
     wanted: &Schedule,
-    options: &SetOptions,
+    options: &ScheduleSetOptions,
     now: Timestamp,
-) -> SetStep {
+) -> ScheduleSetStep {
     let (action, schedule) = match on_apply(present, wanted, options.adopt, now) {
-        OnApply::Create if is_there && !options.adopt => (SetAction::Foreign(None), None),
-        OnApply::Create if wanted.status == ScheduleStatus::Ended => (SetAction::Over, None),
-        OnApply::Create => (SetAction::Create, Some(wanted.clone())),
-        OnApply::Change { schedule, fields } => (SetAction::Change(fields), Some(*schedule)),
-        OnApply::Unchanged => (SetAction::Unchanged, present.cloned()),
-        OnApply::Foreign(set) => (SetAction::Foreign(set), None),
+        OnApply::Create if is_there && !options.adopt => (ScheduleSetAction::Foreign(None), None),
+        OnApply::Create if wanted.status == ScheduleStatus::Ended => {
+            (ScheduleSetAction::AlreadyEnded, None)
+        }
+        OnApply::Create => (ScheduleSetAction::Create, Some(wanted.clone())),
+        OnApply::Change { schedule, fields } => {
+            (ScheduleSetAction::Change(fields), Some(*schedule))
+        }
+        OnApply::Unchanged => (ScheduleSetAction::Unchanged, present.cloned()),
+        OnApply::OwnedByOtherSet(set) => (ScheduleSetAction::Foreign(set), None),
     };
-    SetStep {
+    ScheduleSetStep {
         schedule_id: wanted.schedule_id.clone(),
         action,
         schedule,
@@ -195,10 +199,10 @@ fn decide(
     }
 }
 
-impl SetPlan {
+impl ScheduleSetPlan {
     /// What is to be done.
     #[must_use]
-    pub fn steps(&self) -> &[SetStep] {
+    pub fn steps(&self) -> &[ScheduleSetStep] {
         &self.steps
     }
 
@@ -206,10 +210,10 @@ impl SetPlan {
     /// plan was made is looked at anew. Where this is cut off, the same set applied again goes on.
     ///
     /// # Errors
-    /// [`ClientError::ForeignSchedule`] where a schedule is not to be taken over, before anything
+    /// [`ClientError::ScheduleOwnedElsewhere`] where a schedule is not to be taken over, before anything
     /// is written; and where NATS refuses or does not answer: what was told of is done.
-    pub async fn apply(self, mut tell: impl FnMut(&SetStep)) -> Result<(), ClientError> {
-        let SetPlan {
+    pub async fn apply(self, mut tell: impl FnMut(&ScheduleSetStep)) -> Result<(), ClientError> {
+        let ScheduleSetPlan {
             client,
             options,
             now,
@@ -217,7 +221,7 @@ impl SetPlan {
             steps,
         } = self;
         for step in &steps {
-            if let SetAction::Foreign(set) = &step.action {
+            if let ScheduleSetAction::Foreign(set) = &step.action {
                 return Err(foreign(&step.schedule_id, set.clone()));
             }
         }
@@ -226,7 +230,7 @@ impl SetPlan {
         let mut all = steps
             .into_iter()
             .zip(described.chain(std::iter::repeat(None)))
-            .map(|(step, wanted)| bring_about(client, options, step, wanted, now));
+            .map(|(step, wanted)| apply_step(client, options, step, wanted, now));
         // the first alone: it makes the bucket where there is none
         if let Some(first) = all.next() {
             tell(&first.await?);
@@ -240,26 +244,26 @@ impl SetPlan {
 }
 
 /// Takes one step; the schedule may have changed since it was decided upon.
-async fn bring_about(
+async fn apply_step(
     client: &Client,
-    options: &SetOptions,
-    mut step: SetStep,
+    options: &ScheduleSetOptions,
+    mut step: ScheduleSetStep,
     wanted: Option<Schedule>,
     now: Timestamp,
-) -> Result<SetStep, ClientError> {
+) -> Result<ScheduleSetStep, ClientError> {
     let broker = &client.broker;
     loop {
         let written = match (&step.action, &step.schedule) {
-            (SetAction::Create | SetAction::Change(_), Some(schedule)) => broker
+            (ScheduleSetAction::Create | ScheduleSetAction::Change(_), Some(schedule)) => broker
                 .write_schedule(schedule, step.revision)
                 .await
                 .map(drop),
-            (SetAction::Remove, _) => {
+            (ScheduleSetAction::Remove, _) => {
                 broker
                     .remove_schedule(&step.schedule_id, step.revision)
                     .await
             }
-            (SetAction::Foreign(set), _) => {
+            (ScheduleSetAction::Foreign(set), _) => {
                 return Err(foreign(&step.schedule_id, set.clone()));
             }
             _ => return Ok(step),
@@ -290,7 +294,7 @@ async fn bring_about(
 }
 
 fn foreign(schedule: &ScheduleId, set: Option<String>) -> ClientError {
-    ClientError::ForeignSchedule {
+    ClientError::ScheduleOwnedElsewhere {
         schedule: schedule.clone(),
         set,
     }

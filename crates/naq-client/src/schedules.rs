@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use super::{Client, ClientError, Queue};
 use naq_core::{
-    Crons, OnChange, Plan, Position, ScheduleChange, check_schedule, differences, modify, on_pause,
-    on_resume, redefine,
+    CronCache, OnChange, ScheduleChange, SchedulePosition, TickPlan, check_schedule,
+    differing_fields, on_pause, on_resume, replace_definition, update,
 };
 use naq_jetstream::{BrokerError, NewJob, ScheduleListing};
-use naq_protocol::units::Span;
+use naq_protocol::units::WireDuration;
 use naq_protocol::{
-    Envelope, Invalid, JobId, Misfire, Overlap, QueueName, Reason, RejectReason, Schedule,
+    Envelope, EnvelopeError, JobId, Misfire, Overlap, QueueName, Reason, RejectReason, Schedule,
     ScheduleId, ScheduleProgress, ScheduleStatus, State, TickEnvelope, Timestamp,
 };
 
 /// When a schedule's ticks are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cadence {
+pub enum Recurrence {
     /// By the clocks of a zone.
     Cron {
         /// The cron expression.
@@ -36,10 +36,10 @@ pub enum Cadence {
 /// use naq::client::NewSchedule;
 /// use naq::envelope::{Envelope, Overlap, ScheduleId};
 ///
-/// # fn example() -> Result<(), naq::envelope::BadName> {
+/// # fn example() -> Result<(), naq::envelope::InvalidName> {
 /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
 /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
-/// nightly.set_zone("Europe/Berlin");
+/// nightly.set_timezone("Europe/Berlin");
 /// nightly.overlap = Overlap::Skip;
 ///
 /// let beat = NewSchedule::every(Duration::from_secs(15), Envelope::command("./beat", [""; 0]));
@@ -52,7 +52,7 @@ pub struct NewSchedule {
     /// schedule made again is one.
     pub schedule_id: Option<ScheduleId>,
     /// When its ticks are.
-    pub cadence: Cadence,
+    pub recurrence: Recurrence,
     /// The envelope of each of its jobs: without an id, and without `expires_at`.
     pub envelope: Envelope,
     /// How many jobs it makes in all; without end where absent.
@@ -81,7 +81,7 @@ impl NewSchedule {
     pub fn cron(expression: impl Into<String>, envelope: Envelope) -> NewSchedule {
         let expression = expression.into();
         NewSchedule::new(
-            Cadence::Cron {
+            Recurrence::Cron {
                 expression,
                 tz: None,
             },
@@ -92,15 +92,15 @@ impl NewSchedule {
     /// One whose ticks are so far apart.
     #[must_use]
     pub fn every(interval: Duration, envelope: Envelope) -> NewSchedule {
-        NewSchedule::new(Cadence::Every(interval), envelope)
+        NewSchedule::new(Recurrence::Every(interval), envelope)
     }
 
     /// One with nothing but a cadence and what it enqueues.
     #[must_use]
-    pub fn new(cadence: Cadence, envelope: Envelope) -> NewSchedule {
+    pub fn new(recurrence: Recurrence, envelope: Envelope) -> NewSchedule {
         NewSchedule {
             schedule_id: None,
-            cadence,
+            recurrence,
             envelope,
             repeat: None,
             start: None,
@@ -115,8 +115,8 @@ impl NewSchedule {
     }
 
     /// Has a cron expression speak of the clocks of this zone.
-    pub fn set_zone(&mut self, zone: impl Into<String>) {
-        if let Cadence::Cron { tz, .. } = &mut self.cadence {
+    pub fn set_timezone(&mut self, zone: impl Into<String>) {
+        if let Recurrence::Cron { tz, .. } = &mut self.recurrence {
             *tz = Some(zone.into());
         }
     }
@@ -124,15 +124,15 @@ impl NewSchedule {
     /// The schedule as it is stored when it is made now, for jobs of this queue; checked.
     ///
     /// # Errors
-    /// [`ClientError::BadSchedule`] and [`ClientError::Invalid`] with the field that is wrong.
+    /// [`ClientError::ScheduleError`] and [`ClientError::Invalid`] with the field that is wrong.
     pub fn to_schedule(&self, queue: &QueueName, now: Timestamp) -> Result<Schedule, ClientError> {
         self.envelope.validate()?;
         let envelope = serde_json::value::to_raw_value(&self.envelope).map_err(unwritable)?;
-        let (cron, tz, every) = match &self.cadence {
-            Cadence::Cron { expression, tz } => {
+        let (cron, tz, every) = match &self.recurrence {
+            Recurrence::Cron { expression, tz } => {
                 (Some(expression.trim().to_owned()), tz.clone(), None)
             }
-            Cadence::Every(interval) => (None, None, Some(Span(*interval))),
+            Recurrence::Every(interval) => (None, None, Some(WireDuration(*interval))),
         };
         let mut schedule = Schedule {
             // replaced below where it is not the one
@@ -146,10 +146,10 @@ impl NewSchedule {
             repeat: self.repeat,
             start: self.start,
             end: self.end,
-            jitter: self.jitter.map(Span),
+            jitter: self.jitter.map(WireDuration),
             misfire: self.misfire,
             misfire_max: self.misfire_max,
-            misfire_grace: self.misfire_grace.map(Span),
+            misfire_grace: self.misfire_grace.map(WireDuration),
             overlap: self.overlap,
             set: None,
             created_at: now,
@@ -192,12 +192,12 @@ fn derived_id(schedule: &Schedule, envelope: &Envelope) -> Result<ScheduleId, Cl
 }
 
 fn unwritable(error: serde_json::Error) -> ClientError {
-    Invalid::new(RejectReason::Invalid, "", error.to_string()).into()
+    EnvelopeError::new(RejectReason::Invalid, "", error.to_string()).into()
 }
 
 /// What became of a schedule that was to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ScheduleOutcome {
+pub enum AddScheduleOutcome {
     /// It is new.
     Created,
     /// It has taken the place of another of its name, or of one that had ended.
@@ -208,14 +208,14 @@ pub enum ScheduleOutcome {
 
 /// A schedule that was made, or was there.
 #[derive(Clone, Debug)]
-pub struct Scheduled {
+pub struct AddedSchedule {
     /// The schedule as it is stored.
     pub schedule: Schedule,
     /// What became of it.
-    pub outcome: ScheduleOutcome,
+    pub outcome: AddScheduleOutcome,
 }
 
-impl Scheduled {
+impl AddedSchedule {
     /// Its name.
     #[must_use]
     pub fn schedule_id(&self) -> &ScheduleId {
@@ -225,7 +225,7 @@ impl Scheduled {
 
 /// A schedule after a wish to change it.
 #[derive(Clone, Debug)]
-pub struct Changed {
+pub struct UpdatedSchedule {
     /// The schedule as it is stored now.
     pub schedule: Schedule,
     /// Whether it was changed: it may have been as wished already.
@@ -268,10 +268,10 @@ pub struct ScheduleSummary {
 }
 
 impl ScheduleSummary {
-    fn new(schedule: Schedule, crons: &mut Crons) -> ScheduleSummary {
-        let (next_run, problem) = match Plan::new(&schedule, crons) {
+    fn new(schedule: Schedule, crons: &mut CronCache) -> ScheduleSummary {
+        let (next_run, problem) = match TickPlan::new(&schedule, crons) {
             Ok(plan) if schedule.status == ScheduleStatus::Active => {
-                (plan.next(&Position::of(&schedule)), None)
+                (plan.next(&SchedulePosition::from_schedule(&schedule)), None)
             }
             Ok(_) => (None, None),
             Err(bad) => (None, Some(bad.to_string())),
@@ -285,14 +285,14 @@ impl ScheduleSummary {
 
     /// What each of its jobs runs, in one line.
     #[must_use]
-    pub fn runs(&self) -> Option<String> {
-        super::listing::runs(&self.schedule.envelope)
+    pub fn command(&self) -> Option<String> {
+        super::listing::command(&self.schedule.envelope)
     }
 }
 
 impl From<Schedule> for ScheduleSummary {
     fn from(schedule: Schedule) -> ScheduleSummary {
-        ScheduleSummary::new(schedule, &mut Crons::default())
+        ScheduleSummary::new(schedule, &mut CronCache::default())
     }
 }
 
@@ -300,9 +300,9 @@ impl From<Schedule> for ScheduleSummary {
 #[derive(Clone, Debug)]
 pub enum ListedSchedule {
     /// It can be read.
-    Read(Box<ScheduleSummary>),
+    Valid(Box<ScheduleSummary>),
     /// It cannot.
-    Unreadable {
+    Invalid {
         /// Its name.
         schedule_id: ScheduleId,
         /// Why.
@@ -317,7 +317,7 @@ const CRONS_KEPT: usize = 1_024;
 pub struct ScheduleList {
     listing: ScheduleListing,
     filter: ScheduleFilter,
-    crons: Crons,
+    crons: CronCache,
 }
 
 impl ScheduleList {
@@ -328,16 +328,16 @@ impl ScheduleList {
     pub async fn next(&mut self) -> Result<Option<ListedSchedule>, ClientError> {
         while let Some(stored) = self.listing.next().await? {
             if self.crons.len() > CRONS_KEPT {
-                self.crons.tidy();
+                self.crons.evict_unused();
             }
             match Schedule::parse(stored.payload.as_deref().unwrap_or_default()) {
                 Ok(schedule) if self.filter.matches(&schedule) => {
                     let summary = ScheduleSummary::new(schedule, &mut self.crons);
-                    return Ok(Some(ListedSchedule::Read(Box::new(summary))));
+                    return Ok(Some(ListedSchedule::Valid(Box::new(summary))));
                 }
                 Ok(_) => {}
                 Err(problem) if self.filter == ScheduleFilter::default() => {
-                    return Ok(Some(ListedSchedule::Unreadable {
+                    return Ok(Some(ListedSchedule::Invalid {
                         schedule_id: stored.schedule_id,
                         problem: problem.to_string(),
                     }));
@@ -383,38 +383,38 @@ impl Queue {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::BadSchedule`] and [`ClientError::Invalid`] for what no scheduler would take,
+    /// [`ClientError::ScheduleError`] and [`ClientError::Invalid`] for what no scheduler would take,
     /// and [`ClientError::ScheduleExists`] where its name stands for another.
     pub async fn schedule(
         &self,
         new: &NewSchedule,
         now: Timestamp,
-    ) -> Result<Scheduled, ClientError> {
+    ) -> Result<AddedSchedule, ClientError> {
         let wanted = new.to_schedule(&self.name, now)?;
         let broker = &self.client.broker;
         let id = &wanted.schedule_id;
         // mostly there is none, and nothing has to be read
         let (mut schedule, mut revision) = (wanted.clone(), 0);
-        let mut outcome = ScheduleOutcome::Created;
+        let mut outcome = AddScheduleOutcome::Created;
         loop {
             match broker.write_schedule(&schedule, revision).await {
-                Ok(_) => return Ok(Scheduled { schedule, outcome }),
+                Ok(_) => return Ok(AddedSchedule { schedule, outcome }),
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
             let (present, found_at) = broker.read_schedule(id).await?;
             revision = found_at;
             (schedule, outcome) = match present {
-                None => (wanted.clone(), ScheduleOutcome::Created),
+                None => (wanted.clone(), AddScheduleOutcome::Created),
                 Some(present) if present.status == ScheduleStatus::Ended => {
-                    (wanted.clone(), ScheduleOutcome::Replaced)
+                    (wanted.clone(), AddScheduleOutcome::Replaced)
                 }
                 Some(present) => {
-                    let fields = differences(&present, &wanted);
+                    let fields = differing_fields(&present, &wanted);
                     if fields.is_empty() {
-                        return Ok(Scheduled {
+                        return Ok(AddedSchedule {
                             schedule: present,
-                            outcome: ScheduleOutcome::Unchanged,
+                            outcome: AddScheduleOutcome::Unchanged,
                         });
                     }
                     if !new.replace {
@@ -423,9 +423,9 @@ impl Queue {
                             fields: fields.join(", "),
                         });
                     }
-                    let mut redefined = redefine(&present, &wanted, now);
+                    let mut redefined = replace_definition(&present, &wanted, now);
                     redefined.set = present.set;
-                    (redefined, ScheduleOutcome::Replaced)
+                    (redefined, AddScheduleOutcome::Replaced)
                 }
             };
         }
@@ -440,7 +440,7 @@ impl Client {
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let mut schedules = client.list_schedules(&ScheduleFilter::default()).await?;
     /// while let Some(listed) = schedules.next().await? {
-    ///     if let ListedSchedule::Read(summary) = listed {
+    ///     if let ListedSchedule::Valid(summary) = listed {
     ///         println!("{}: next {:?}", summary.schedule.schedule_id, summary.next_run);
     ///     }
     /// }
@@ -457,7 +457,7 @@ impl Client {
         Ok(ScheduleList {
             listing: self.broker.list_schedules().await?,
             filter: filter.clone(),
-            crons: Crons::default(),
+            crons: CronCache::default(),
         })
     }
 
@@ -504,7 +504,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoSuchSchedule`] where there is none.
-    pub async fn cancel_scheduled_job(&self, schedule: &ScheduleId) -> Result<(), ClientError> {
+    pub async fn delete_schedule(&self, schedule: &ScheduleId) -> Result<(), ClientError> {
         loop {
             // also one that cannot be read
             let stored = self.broker.read_stored_schedule(schedule).await?;
@@ -524,7 +524,10 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoSuchSchedule`] where there is none, [`ClientError::ScheduleEnded`] for one
     /// that has ended.
-    pub async fn pause_scheduled_job(&self, schedule: &ScheduleId) -> Result<Changed, ClientError> {
+    pub async fn pause_schedule(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<UpdatedSchedule, ClientError> {
         self.change_schedule(schedule, |present| Ok(on_pause(present)))
             .await
     }
@@ -532,12 +535,12 @@ impl Client {
     /// Resumes a schedule. What fell due during the pause is neither enqueued nor missed.
     ///
     /// # Errors
-    /// As [`Client::pause_scheduled_job`].
-    pub async fn resume_scheduled_job(
+    /// As [`Client::pause_schedule`].
+    pub async fn resume_schedule(
         &self,
         schedule: &ScheduleId,
         now: Timestamp,
-    ) -> Result<Changed, ClientError> {
+    ) -> Result<UpdatedSchedule, ClientError> {
         self.change_schedule(schedule, |present| Ok(on_resume(present, now)))
             .await
     }
@@ -558,26 +561,26 @@ impl Client {
     ///     ..ScheduleChange::default()
     /// };
     /// client
-    ///     .modify_scheduled_job(&nightly, &change, SystemTime::now().into())
+    ///     .update_schedule(&nightly, &change, SystemTime::now().into())
     ///     .await?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NoSuchSchedule`] where there is none, [`ClientError::BadSchedule`] where it
+    /// [`ClientError::NoSuchSchedule`] where there is none, [`ClientError::ScheduleError`] where it
     /// would not be one, or have no more ticks.
-    pub async fn modify_scheduled_job(
+    pub async fn update_schedule(
         &self,
         schedule: &ScheduleId,
         change: &ScheduleChange,
         now: Timestamp,
-    ) -> Result<Changed, ClientError> {
+    ) -> Result<UpdatedSchedule, ClientError> {
         self.change_schedule(schedule, |present| {
             if change.is_empty() {
                 return Ok(OnChange::Unchanged);
             }
-            Ok(OnChange::Write(Box::new(modify(present, change, now)?)))
+            Ok(OnChange::Write(Box::new(update(present, change, now)?)))
         })
         .await
     }
@@ -588,7 +591,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoSuchSchedule`] where there is none.
-    pub async fn run_scheduled_job_now(
+    pub async fn trigger_schedule(
         &self,
         schedule: &ScheduleId,
         now: Timestamp,
@@ -596,9 +599,9 @@ impl Client {
         let (present, _) = self.broker.read_schedule(schedule).await?;
         let present = present.ok_or_else(|| ClientError::NoSuchSchedule(schedule.to_string()))?;
         let payload = TickEnvelope::new(&present)?.at(now);
-        let job_id = JobId::for_run_now(schedule, now);
+        let job_id = JobId::for_trigger(schedule, now);
         // two who ask within the same millisecond get the same job
-        let job = NewJob::chosen(job_id.clone(), present.queue, payload.into());
+        let job = NewJob::with_id(job_id.clone(), present.queue, payload.into());
         self.broker.enqueue(job).await?;
         Ok(job_id)
     }
@@ -609,7 +612,7 @@ impl Client {
         &self,
         schedule: &ScheduleId,
         decide: impl Fn(&Schedule) -> Result<OnChange, ClientError>,
-    ) -> Result<Changed, ClientError> {
+    ) -> Result<UpdatedSchedule, ClientError> {
         loop {
             let (present, revision) = self.broker.read_schedule(schedule).await?;
             let present =
@@ -617,7 +620,7 @@ impl Client {
             let changed = match decide(&present)? {
                 OnChange::Write(changed) => *changed,
                 OnChange::Unchanged => {
-                    return Ok(Changed {
+                    return Ok(UpdatedSchedule {
                         schedule: present,
                         was_changed: false,
                     });
@@ -626,7 +629,7 @@ impl Client {
             };
             match self.broker.write_schedule(&changed, revision).await {
                 Ok(_) => {
-                    return Ok(Changed {
+                    return Ok(UpdatedSchedule {
                         schedule: changed,
                         was_changed: true,
                     });

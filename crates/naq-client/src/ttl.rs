@@ -30,7 +30,7 @@ impl Client {
         job: &JobId,
         ttl: Duration,
     ) -> Result<(Record, Option<Duration>), ClientError> {
-        let kept = naq_core::kept_for(ttl);
+        let kept = naq_core::clamp_result_ttl(ttl);
         match self.broker.set_record_ttl(job, kept).await? {
             Some(record) if record.state.is_terminal() => Ok((record, kept)),
             Some(record) if !record.placeholder => Err(not_ended(job, record.state)),

@@ -1,6 +1,6 @@
 //! What a wish to cancel means for a job.
 
-use super::transition::end;
+use super::transition::finish;
 use naq_protocol::{Reason, Record, State, Timestamp};
 
 /// What to do about a wish to cancel.
@@ -10,11 +10,11 @@ pub enum OnCancel {
     /// the job's messages and release who waits for it.
     End(Box<Record>),
     /// Write this record, then tell the worker that runs the job.
-    Ask(Box<Record>),
+    NotifyWorker(Box<Record>),
     /// It was asked before: tell the worker once more.
-    Asked(Box<Record>),
+    NotifyWorkerAgain(Box<Record>),
     /// It has ended already.
-    Ended(Box<Record>),
+    AlreadyFinished(Box<Record>),
 }
 
 /// Decides what a wish to cancel means, given the job's record. A job that no worker has seen is
@@ -22,17 +22,17 @@ pub enum OnCancel {
 #[must_use]
 pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
     if record.state.is_terminal() {
-        return OnCancel::Ended(record);
+        return OnCancel::AlreadyFinished(record);
     }
     if record.state == State::Running {
         if record.cancel_requested {
-            return OnCancel::Asked(record);
+            return OnCancel::NotifyWorkerAgain(record);
         }
         record.cancel_requested = true;
-        return OnCancel::Ask(record);
+        return OnCancel::NotifyWorker(record);
     }
     record.cancel_requested = true;
-    end(&mut record, State::Cancelled, Some(Reason::Cancelled), now);
+    finish(&mut record, State::Cancelled, Some(Reason::Cancelled), now);
     OnCancel::End(record)
 }
 
@@ -58,13 +58,16 @@ mod tests {
                     assert_eq!(record.state, State::Cancelled);
                     assert_eq!(record.finished_at, Some(now));
                 }
-                OnCancel::Ask(record) => {
+                OnCancel::NotifyWorker(record) => {
                     assert_eq!(state, State::Running);
                     assert!(record.cancel_requested);
-                    assert!(matches!(on_cancel(record, now), OnCancel::Asked(_)));
+                    assert!(matches!(
+                        on_cancel(record, now),
+                        OnCancel::NotifyWorkerAgain(_)
+                    ));
                 }
-                OnCancel::Ended(record) => assert_eq!(record.state, state),
-                OnCancel::Asked(_) => panic!("{state} was not asked before"),
+                OnCancel::AlreadyFinished(record) => assert_eq!(record.state, state),
+                OnCancel::NotifyWorkerAgain(_) => panic!("{state} was not asked before"),
             }
         }
     }

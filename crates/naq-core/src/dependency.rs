@@ -1,14 +1,14 @@
 //! What a job's dependencies mean for it.
 
-use naq_protocol::{Condition, Dependency, JobId, State};
+use naq_protocol::{Dependency, DependencyCondition, JobId, State};
 
 /// What is known of a job that another depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prospect {
+pub enum DependencyStatus {
     /// It has ended so.
-    Ended(State),
+    Finished(State),
     /// It has a record, and goes on.
-    Alive,
+    Active,
     /// No worker has seen it, and its message is in a queue.
     Queued,
     /// There is no record of it. (Whether there is a message is looked up only where it matters.)
@@ -19,66 +19,69 @@ pub enum Prospect {
 
 /// Whether a job that has ended so is what a dependency asks for.
 #[must_use]
-pub fn meets(on: Condition, ended: State) -> bool {
+pub fn satisfies_condition(on: DependencyCondition, ended: State) -> bool {
     match on {
-        Condition::Success => ended == State::Succeeded,
-        Condition::Failure => ended != State::Succeeded,
-        Condition::Finished => true,
+        DependencyCondition::Success => ended == State::Succeeded,
+        DependencyCondition::Failure => ended != State::Succeeded,
+        DependencyCondition::Finished => true,
     }
 }
 
 /// What some dependencies come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Weighed {
+pub enum Evaluation {
     /// Every one has ended as it has to.
-    Met,
+    Satisfied,
     /// Some are still to end.
-    Open {
+    Pending {
         /// Those.
         open: Vec<Dependency>,
         /// Some of them have no record: they may never have been enqueued.
         unrecorded: bool,
     },
     /// It can no longer come true.
-    Impossible(String),
+    Unsatisfiable(String),
 }
 
 /// Weighs dependencies by what is known of each. Where the time for missing ones is over, those
 /// that are nowhere, and those that wait in a circle, count as impossible.
 #[must_use]
-pub fn weigh(known: &[(Dependency, Prospect)], is_late: bool) -> Weighed {
+pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Evaluation {
     let spoiled =
-        |job: &JobId, how: &str| Weighed::Impossible(format!("it depends on {job}, {how}"));
+        |job: &JobId, how: &str| Evaluation::Unsatisfiable(format!("it depends on {job}, {how}"));
     for (dependency, prospect) in known {
         match prospect {
-            Prospect::Ended(state) if !meets(dependency.on, *state) => {
+            DependencyStatus::Finished(state) if !satisfies_condition(dependency.on, *state) => {
                 return spoiled(
                     &dependency.job,
                     &format!("which is {state}, not as asked ({})", dependency.on),
                 );
             }
-            Prospect::Missing if is_late => {
+            DependencyStatus::Missing if is_late => {
                 return spoiled(&dependency.job, "which was not enqueued in time");
             }
-            Prospect::Circular if is_late => {
+            DependencyStatus::Circular if is_late => {
                 return spoiled(&dependency.job, "which itself waits for this job");
             }
             _ => {}
         }
     }
-    let is_open = |prospect: &Prospect| !matches!(prospect, Prospect::Ended(_));
+    let is_open = |prospect: &DependencyStatus| !matches!(prospect, DependencyStatus::Finished(_));
     let open: Vec<Dependency> = known
         .iter()
         .filter(|(_, prospect)| is_open(prospect))
         .map(|(dependency, _)| dependency.clone())
         .collect();
     if open.is_empty() {
-        return Weighed::Met;
+        return Evaluation::Satisfied;
     }
-    let unrecorded = known
-        .iter()
-        .any(|(_, prospect)| matches!(prospect, Prospect::Queued | Prospect::Missing));
-    Weighed::Open { open, unrecorded }
+    let unrecorded = known.iter().any(|(_, prospect)| {
+        matches!(
+            prospect,
+            DependencyStatus::Queued | DependencyStatus::Missing
+        )
+    });
+    Evaluation::Pending { open, unrecorded }
 }
 
 #[cfg(test)]
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn on(job: &str, on: Condition) -> Dependency {
+    fn on(job: &str, on: DependencyCondition) -> Dependency {
         Dependency {
             job: JobId::new(job).unwrap(),
             on,
@@ -96,9 +99,9 @@ mod tests {
     #[test]
     fn conditions_are_met_by_their_ends() {
         for (condition, met_by) in [
-            (Condition::Success, vec![State::Succeeded]),
+            (DependencyCondition::Success, vec![State::Succeeded]),
             (
-                Condition::Failure,
+                DependencyCondition::Failure,
                 vec![
                     State::Failed,
                     State::Cancelled,
@@ -109,46 +112,52 @@ mod tests {
         ] {
             for state in State::ALL.into_iter().filter(|state| state.is_terminal()) {
                 assert_eq!(
-                    meets(condition, state),
+                    satisfies_condition(condition, state),
                     met_by.contains(&state),
                     "{condition} {state}"
                 );
-                assert!(meets(Condition::Finished, state));
+                assert!(satisfies_condition(DependencyCondition::Finished, state));
             }
         }
     }
 
     #[test]
     fn the_missing_are_named_once_their_time_is_over() {
-        let known = [(on("ghost", Condition::Success), Prospect::Missing)];
+        let known = [(
+            on("ghost", DependencyCondition::Success),
+            DependencyStatus::Missing,
+        )];
         assert!(matches!(
-            weigh(&known, false),
-            Weighed::Open {
+            evaluate(&known, false),
+            Evaluation::Pending {
                 unrecorded: true,
                 ..
             }
         ));
-        let Weighed::Impossible(why) = weigh(&known, true) else {
+        let Evaluation::Unsatisfiable(why) = evaluate(&known, true) else {
             panic!("still open");
         };
         assert!(why.contains("ghost"), "{why}");
         // one whose message is there is waited for on
-        let known = [(on("slow", Condition::Success), Prospect::Queued)];
-        assert!(matches!(weigh(&known, true), Weighed::Open { .. }));
+        let known = [(
+            on("slow", DependencyCondition::Success),
+            DependencyStatus::Queued,
+        )];
+        assert!(matches!(evaluate(&known, true), Evaluation::Pending { .. }));
     }
 
-    fn any_prospect() -> impl Strategy<Value = Prospect> {
+    fn any_prospect() -> impl Strategy<Value = DependencyStatus> {
         prop_oneof![
             proptest::sample::select(State::ALL.to_vec()).prop_map(|state| {
                 if state.is_terminal() {
-                    Prospect::Ended(state)
+                    DependencyStatus::Finished(state)
                 } else {
-                    Prospect::Alive
+                    DependencyStatus::Active
                 }
             }),
-            Just(Prospect::Queued),
-            Just(Prospect::Missing),
-            Just(Prospect::Circular),
+            Just(DependencyStatus::Queued),
+            Just(DependencyStatus::Missing),
+            Just(DependencyStatus::Circular),
         ]
     }
 
@@ -158,7 +167,7 @@ mod tests {
         #[test]
         fn the_verdict_follows_from_the_parts(
             known in proptest::collection::vec(
-                (proptest::sample::select(vec![Condition::Success, Condition::Failure, Condition::Finished]), any_prospect()),
+                (proptest::sample::select(vec![DependencyCondition::Success, DependencyCondition::Failure, DependencyCondition::Finished]), any_prospect()),
                 1..6,
             ),
             is_late in any::<bool>(),
@@ -169,15 +178,15 @@ mod tests {
                 .map(|(at, (condition, prospect))| (on(&format!("d{at}"), condition), prospect))
                 .collect();
             let spoiled = known.iter().any(|(dependency, prospect)| match prospect {
-                Prospect::Ended(state) => !meets(dependency.on, *state),
-                Prospect::Missing | Prospect::Circular => is_late,
-                Prospect::Alive | Prospect::Queued => false,
+                DependencyStatus::Finished(state) => !satisfies_condition(dependency.on, *state),
+                DependencyStatus::Missing | DependencyStatus::Circular => is_late,
+                DependencyStatus::Active | DependencyStatus::Queued => false,
             });
-            let all_ended = known.iter().all(|(_, prospect)| matches!(prospect, Prospect::Ended(_)));
-            match weigh(&known, is_late) {
-                Weighed::Impossible(_) => prop_assert!(spoiled),
-                Weighed::Met => prop_assert!(!spoiled && all_ended),
-                Weighed::Open { open, .. } => {
+            let all_ended = known.iter().all(|(_, prospect)| matches!(prospect, DependencyStatus::Finished(_)));
+            match evaluate(&known, is_late) {
+                Evaluation::Unsatisfiable(_) => prop_assert!(spoiled),
+                Evaluation::Satisfied => prop_assert!(!spoiled && all_ended),
+                Evaluation::Pending { open, .. } => {
                     prop_assert!(!spoiled && !all_ended);
                     prop_assert!(!open.is_empty());
                 }

@@ -5,30 +5,37 @@
 
 mod backoff;
 mod cancel;
+mod delay;
 mod dependency;
-mod one_shot;
-mod redefine;
-mod requirement;
+mod reconcile;
+mod routing;
 mod schedule;
-mod sweep;
-mod transition;
 #[cfg(test)]
-mod walk;
+mod state_machine_proptest;
+mod transition;
+mod update;
 
-pub use backoff::{Verdict, delay, judge};
+pub use backoff::{FailureClass, classify_failure, retry_delay};
 pub use cancel::{OnCancel, on_cancel};
-pub use dependency::{Prospect, Weighed, meets, weigh};
-pub use one_shot::{
-    Again, BadStart, OnRetime, Retime, Standing, StartTime, check_expiry, held_until_max, on_again,
-    on_retime, paused_until, start_at, start_in,
+pub use delay::{
+    ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, StartDelay, StartDelayError,
+    check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,
+    paused_until,
 };
-pub use redefine::{
-    OnApply, OnChange, ScheduleChange, differences, modify, on_apply, on_pause, on_resume, redefine,
+pub use dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};
+pub use reconcile::{
+    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
 };
-pub use requirement::{hand_on, satisfies};
-pub use schedule::{BadSchedule, Crons, Plan, Position, Step, check_schedule};
-pub use sweep::{OnEdge, lost, needs_another, needs_message, on_edge};
+pub use routing::{has_required_labels, rerouted_record};
+pub use schedule::{
+    CronCache, ScheduleAction, ScheduleError, SchedulePosition, TickPlan, check_schedule,
+};
 pub use transition::{
-    Attempt, AttemptEnd, DEPENDENCY_TIMEOUT, Delivered, KeySlot, OnDelivery, OnEnd, RECORD_TTL_MIN,
-    end_attempt, kept_for, on_delivery, reject, result_ttl,
+    AttemptEnd, ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision,
+    FinishedAttempt, OnEnd, RECORD_TTL_MIN, clamp_result_ttl, decide_delivery, end_attempt,
+    rejected_record, result_ttl,
+};
+pub use update::{
+    OnApply, OnChange, ScheduleChange, differing_fields, on_apply, on_pause, on_resume,
+    replace_definition, update,
 };

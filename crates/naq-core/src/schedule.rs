@@ -4,28 +4,28 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use naq_cron::{BadZone, Cron, CronError, Zone};
+use naq_cron::{Cron, CronError, Timezone, TimezoneError};
 use naq_protocol::{
-    INTERVAL_MS_MIN, Invalid, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX, Misfire,
-    Schedule, ScheduleId, TickEnvelope, Timestamp,
+    EnvelopeError, INTERVAL_MS_MIN, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
+    Misfire, Schedule, ScheduleId, TickEnvelope, Timestamp,
 };
 
 /// Ticks that were left out are counted up to this many: a schedule of each second whose
 /// scheduler was away for a year is not walked through.
-const COUNTED_MAX: u64 = 10_000;
+const MISSED_COUNT_MAX: u64 = 10_000;
 
 /// How far back the last late ticks are looked for at first.
-const LOOK_BACK_MS: i64 = 60_000;
+const LOOKBACK_INITIAL_MS: i64 = 60_000;
 
 /// What is wrong with a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadSchedule {
+pub enum ScheduleError {
     /// Its cron expression.
     #[error("{0}")]
     Cron(#[from] CronError),
     /// Its envelope.
     #[error("{0}")]
-    Envelope(#[from] Invalid),
+    Envelope(#[from] EnvelopeError),
     /// One of its fields.
     #[error("schedule: `{field}`: {problem}")]
     Field {
@@ -36,9 +36,9 @@ pub enum BadSchedule {
     },
 }
 
-impl BadSchedule {
-    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> BadSchedule {
-        BadSchedule::Field {
+impl ScheduleError {
+    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> ScheduleError {
+        ScheduleError::Field {
             field,
             problem: problem.into(),
         }
@@ -47,9 +47,9 @@ impl BadSchedule {
 
 /// Cron expressions that were parsed: schedules share those they have in common.
 #[derive(Debug, Default)]
-pub struct Crons(HashMap<String, Arc<Cron>>);
+pub struct CronCache(HashMap<String, Arc<Cron>>);
 
-impl Crons {
+impl CronCache {
     fn get(&mut self, expression: &str) -> Result<Arc<Cron>, CronError> {
         if let Some(known) = self.0.get(expression) {
             return Ok(known.clone());
@@ -60,7 +60,7 @@ impl Crons {
     }
 
     /// Forgets expressions that no schedule has any more.
-    pub fn tidy(&mut self) {
+    pub fn evict_unused(&mut self) {
         self.0.retain(|_, cron| Arc::strong_count(cron) > 1);
     }
 
@@ -78,15 +78,15 @@ impl Crons {
 }
 
 #[derive(Clone, Debug)]
-enum Cadence {
-    Cron { cron: Arc<Cron>, zone: Zone },
+enum TickRule {
+    Cron { cron: Arc<Cron>, zone: Timezone },
     Every { interval_ms: i64, anchor_ms: i64 },
 }
 
 /// When a schedule's ticks are, made ready to be asked often.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    cadence: Cadence,
+pub struct TickPlan {
+    cadence: TickRule,
     start_ms: Option<i64>,
     end_ms: Option<i64>,
     repeat: Option<u64>,
@@ -100,7 +100,7 @@ pub struct Plan {
 
 /// How far a schedule is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct SchedulePosition {
     /// Every tick up to this time is done with.
     pub done_until: Timestamp,
     /// A next tick that was set by hand; past `done_until` it comes before any other.
@@ -108,25 +108,25 @@ pub struct Position {
     /// Jobs made so far.
     pub runs: u64,
     /// Late ticks up to this time have been judged: those after `done_until` are to be enqueued.
-    pub judged_until: Option<Timestamp>,
+    pub misfires_resolved_until: Option<Timestamp>,
 }
 
-impl Position {
+impl SchedulePosition {
     /// Where a stored schedule is.
     #[must_use]
-    pub fn of(schedule: &Schedule) -> Position {
-        Position {
+    pub fn from_schedule(schedule: &Schedule) -> SchedulePosition {
+        SchedulePosition {
             done_until: schedule.progress.done_until,
             next_run: schedule.next_run,
             runs: schedule.progress.runs,
-            judged_until: None,
+            misfires_resolved_until: None,
         }
     }
 }
 
 /// What a schedule is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ScheduleAction {
     /// Nothing before this time.
     Wait {
         /// The next tick.
@@ -140,11 +140,11 @@ pub enum Step {
         tick: Timestamp,
     },
     /// Late ticks were judged: go on from here.
-    Judged {
+    MisfiresResolved {
         /// Every tick up to this time is done with now.
         done_until: Timestamp,
         /// Those between this and `done_until` are to be enqueued.
-        judged_until: Timestamp,
+        misfires_resolved_until: Timestamp,
         /// How many are left out, as far as they were counted.
         missed: u64,
     },
@@ -152,15 +152,15 @@ pub enum Step {
     End,
 }
 
-impl Plan {
+impl TickPlan {
     /// From a schedule.
     ///
     /// # Errors
-    /// [`BadSchedule`] with the field that is wrong.
-    pub fn new(schedule: &Schedule, crons: &mut Crons) -> Result<Plan, BadSchedule> {
-        let cadence = cadence(schedule, crons)?;
+    /// [`ScheduleError`] with the field that is wrong.
+    pub fn new(schedule: &Schedule, crons: &mut CronCache) -> Result<TickPlan, ScheduleError> {
+        let cadence = tick_rule(schedule, crons)?;
         if schedule.repeat == Some(0) {
-            return Err(BadSchedule::field(
+            return Err(ScheduleError::field(
                 "repeat",
                 "it is 0; leave it out for no end",
             ));
@@ -168,17 +168,17 @@ impl Plan {
         if let (Some(start), Some(end)) = (schedule.start, schedule.end)
             && start > end
         {
-            return Err(BadSchedule::field("end", "it is before the start"));
+            return Err(ScheduleError::field("end", "it is before the start"));
         }
         let misfire_max = schedule.misfire_max.unwrap_or(MISFIRE_MAX_DEFAULT);
         if !(1..=MISFIRE_MAX_MAX).contains(&misfire_max) {
-            return Err(BadSchedule::field(
+            return Err(ScheduleError::field(
                 "misfire_max",
                 format!("it is out of range; 1 to {MISFIRE_MAX_MAX}"),
             ));
         }
         let grace = schedule.misfire_grace.unwrap_or(MISFIRE_GRACE_DEFAULT);
-        Ok(Plan {
+        Ok(TickPlan {
             cadence,
             start_ms: schedule.start.map(Timestamp::unix_ms),
             end_ms: schedule.end.map(Timestamp::unix_ms),
@@ -199,10 +199,10 @@ impl Plan {
             None => after.unix_ms(),
         };
         let tick = match &self.cadence {
-            Cadence::Cron { cron, zone } => {
+            TickRule::Cron { cron, zone } => {
                 Timestamp(cron.next_after(Timestamp::from_unix_ms(after_ms)?.0, *zone)?)
             }
-            Cadence::Every {
+            TickRule::Every {
                 interval_ms,
                 anchor_ms,
             } => {
@@ -228,7 +228,7 @@ impl Plan {
 
     /// The next tick from a position; none where there are no more.
     #[must_use]
-    pub fn next(&self, position: &Position) -> Option<Timestamp> {
+    pub fn next(&self, position: &SchedulePosition) -> Option<Timestamp> {
         if self.repeat.is_some_and(|repeat| position.runs >= repeat) {
             return None;
         }
@@ -240,21 +240,26 @@ impl Plan {
 
     /// What is to be done at a time.
     #[must_use]
-    pub fn step(&self, position: &Position, now: Timestamp) -> Step {
+    pub fn next_action(&self, position: &SchedulePosition, now: Timestamp) -> ScheduleAction {
         let Some(tick) = self.next(position) else {
-            return Step::End;
+            return ScheduleAction::End;
         };
-        if position.judged_until.is_some_and(|judged| tick <= judged) {
-            return Step::Fire { tick };
+        if position
+            .misfires_resolved_until
+            .is_some_and(|judged| tick <= judged)
+        {
+            return ScheduleAction::Fire { tick };
         }
         let at = self.fire_at(tick);
         if at > now {
-            return Step::Wait { tick, at };
+            return ScheduleAction::Wait { tick, at };
         }
         let late_until_ms = now.unix_ms() - self.grace_ms - self.jitter_ms;
         match Timestamp::from_unix_ms(late_until_ms) {
-            Some(late_until) if tick <= late_until => self.judge(position, tick, late_until),
-            _ => Step::Fire { tick },
+            Some(late_until) if tick <= late_until => {
+                self.resolve_misfires(position, tick, late_until)
+            }
+            _ => ScheduleAction::Fire { tick },
         }
     }
 
@@ -265,7 +270,7 @@ impl Plan {
         if self.jitter_ms == 0 {
             return tick;
         }
-        let drawn = mix(self.seed ^ mix(tick.unix_ms().cast_unsigned()));
+        let drawn = splitmix64(self.seed ^ splitmix64(tick.unix_ms().cast_unsigned()));
         let span = self.jitter_ms.unsigned_abs().saturating_add(1);
         let late_ms = i64::try_from(drawn % span).unwrap_or(0);
         Timestamp::from_unix_ms(tick.unix_ms().saturating_add(late_ms)).unwrap_or(tick)
@@ -284,7 +289,12 @@ impl Plan {
     }
 
     /// Which of the late ticks, the first of which is `first`, are enqueued after all.
-    fn judge(&self, position: &Position, first: Timestamp, late_until: Timestamp) -> Step {
+    fn resolve_misfires(
+        &self,
+        position: &SchedulePosition,
+        first: Timestamp,
+        late_until: Timestamp,
+    ) -> ScheduleAction {
         let kept_max = match self.misfire {
             Misfire::Skip => 0,
             Misfire::Once => 1,
@@ -293,20 +303,23 @@ impl Plan {
         let kept_from = self.last_ticks(first, late_until, kept_max);
         let (done_until, missed) = match kept_from {
             Some(kept_from) => {
-                let missed = self.count(first, kept_from);
+                let missed = self.count_ticks(first, kept_from);
                 // one that was set by hand is its own beginning
                 let done_until = if missed == 0 {
                     position.done_until
                 } else {
-                    before(kept_from)
+                    one_ms_before(kept_from)
                 };
                 (done_until, missed)
             }
-            None => (late_until, self.count(first, after(late_until))),
+            None => (
+                late_until,
+                self.count_ticks(first, one_ms_after(late_until)),
+            ),
         };
-        Step::Judged {
+        ScheduleAction::MisfiresResolved {
             done_until,
-            judged_until: late_until,
+            misfires_resolved_until: late_until,
             missed,
         }
     }
@@ -316,7 +329,7 @@ impl Plan {
         if count == 0 {
             return None;
         }
-        let mut back_ms = LOOK_BACK_MS;
+        let mut back_ms = LOOKBACK_INITIAL_MS;
         loop {
             let from_ms = until.unix_ms().saturating_sub(back_ms);
             let is_whole = from_ms <= first.unix_ms();
@@ -342,12 +355,12 @@ impl Plan {
 
     /// How many ticks there are from `first` up to but not including `end`, as far as they are
     /// counted.
-    fn count(&self, first: Timestamp, end: Timestamp) -> u64 {
+    fn count_ticks(&self, first: Timestamp, end: Timestamp) -> u64 {
         let mut count = 0;
         let mut next = Some(first);
         while let Some(tick) = next.filter(|tick| *tick < end) {
             count += 1;
-            if count == COUNTED_MAX {
+            if count == MISSED_COUNT_MAX {
                 break;
             }
             next = self.tick_after(tick);
@@ -359,43 +372,46 @@ impl Plan {
 /// Checks a schedule that is to be stored, with its envelope.
 ///
 /// # Errors
-/// [`BadSchedule`], also where it would never make a job.
-pub fn check_schedule(schedule: &Schedule) -> Result<Plan, BadSchedule> {
+/// [`ScheduleError`], also where it would never make a job.
+pub fn check_schedule(schedule: &Schedule) -> Result<TickPlan, ScheduleError> {
     TickEnvelope::new(schedule)?;
-    let plan = Plan::new(schedule, &mut Crons::default())?;
-    if plan.next(&Position::of(schedule)).is_none() {
+    let plan = TickPlan::new(schedule, &mut CronCache::default())?;
+    if plan
+        .next(&SchedulePosition::from_schedule(schedule))
+        .is_none()
+    {
         return Err(match schedule.end {
-            Some(_) => BadSchedule::field("end", "there is no tick before it"),
-            None => BadSchedule::field("repeat", "it has made as many jobs already"),
+            Some(_) => ScheduleError::field("end", "there is no tick before it"),
+            None => ScheduleError::field("repeat", "it has made as many jobs already"),
         });
     }
     Ok(plan)
 }
 
-fn cadence(schedule: &Schedule, crons: &mut Crons) -> Result<Cadence, BadSchedule> {
+fn tick_rule(schedule: &Schedule, crons: &mut CronCache) -> Result<TickRule, ScheduleError> {
     match (&schedule.cron, schedule.every) {
         (Some(expression), None) => {
             let zone = match &schedule.tz {
-                Some(name) => name
-                    .parse()
-                    .map_err(|error: BadZone| BadSchedule::field("tz", error.to_string()))?,
-                None => Zone::default(),
+                Some(name) => name.parse().map_err(|error: TimezoneError| {
+                    ScheduleError::field("tz", error.to_string())
+                })?,
+                None => Timezone::default(),
             };
-            Ok(Cadence::Cron {
+            Ok(TickRule::Cron {
                 cron: crons.get(expression)?,
                 zone,
             })
         }
         (None, Some(every)) => {
             if schedule.tz.is_some() {
-                return Err(BadSchedule::field(
+                return Err(ScheduleError::field(
                     "tz",
                     "an interval is the same in every zone; it is for `cron`",
                 ));
             }
             let interval_ms = millis(every.0);
             if interval_ms.unsigned_abs() < INTERVAL_MS_MIN {
-                return Err(BadSchedule::field(
+                return Err(ScheduleError::field(
                     "every",
                     format!("it is under {INTERVAL_MS_MIN} ms, the shortest interval"),
                 ));
@@ -404,16 +420,16 @@ fn cadence(schedule: &Schedule, crons: &mut Crons) -> Result<Cadence, BadSchedul
                 .anchor
                 .or(schedule.start)
                 .unwrap_or(schedule.created_at);
-            Ok(Cadence::Every {
+            Ok(TickRule::Every {
                 interval_ms,
                 anchor_ms: anchor.unix_ms(),
             })
         }
-        (Some(_), Some(_)) => Err(BadSchedule::field(
+        (Some(_), Some(_)) => Err(ScheduleError::field(
             "every",
             "`cron` is there as well; give one of the two",
         )),
-        (None, None) => Err(BadSchedule::field(
+        (None, None) => Err(ScheduleError::field(
             "cron",
             "neither this nor `every` is there; give one of the two",
         )),
@@ -424,11 +440,11 @@ fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn before(time: Timestamp) -> Timestamp {
+fn one_ms_before(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms() - 1).unwrap_or(time)
 }
 
-fn after(time: Timestamp) -> Timestamp {
+fn one_ms_after(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms() + 1).unwrap_or(time)
 }
 
@@ -442,7 +458,7 @@ fn seed(name: &ScheduleId) -> u64 {
 }
 
 /// Spreads a number over all numbers: the finaliser of SplitMix64.
-fn mix(number: u64) -> u64 {
+fn splitmix64(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -452,7 +468,7 @@ fn mix(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::units::Span;
+    use naq_protocol::units::WireDuration;
     use naq_protocol::{Overlap, QueueName, ScheduleProgress, ScheduleStatus};
     use proptest::prelude::*;
 
@@ -472,7 +488,7 @@ mod tests {
             envelope: serde_json::from_str(r#"{"command":"true"}"#).unwrap(),
             cron: cron.map(str::to_owned),
             tz: None,
-            every: every_ms.map(|ms| Span(std::time::Duration::from_millis(ms))),
+            every: every_ms.map(|ms| WireDuration(std::time::Duration::from_millis(ms))),
             anchor: None,
             repeat: None,
             start: None,
@@ -491,35 +507,39 @@ mod tests {
         }
     }
 
-    fn plan(schedule: &Schedule) -> Plan {
-        Plan::new(schedule, &mut Crons::default()).unwrap()
+    fn plan(schedule: &Schedule) -> TickPlan {
+        TickPlan::new(schedule, &mut CronCache::default()).unwrap()
     }
 
     /// Goes on at a time until there is something to wait for: the ticks that are enqueued, how
     /// many are left out, and what follows.
-    fn run(plan: &Plan, position: &mut Position, now: Timestamp) -> (Vec<Timestamp>, u64, Step) {
+    fn run(
+        plan: &TickPlan,
+        position: &mut SchedulePosition,
+        now: Timestamp,
+    ) -> (Vec<Timestamp>, u64, ScheduleAction) {
         let (mut fired, mut missed_all) = (Vec::new(), 0);
         loop {
-            match plan.step(position, now) {
-                Step::Fire { tick } => {
+            match plan.next_action(position, now) {
+                ScheduleAction::Fire { tick } => {
                     assert!(tick > position.done_until && tick <= now);
                     position.done_until = tick;
                     position.runs += 1;
                     fired.push(tick);
                 }
-                Step::Judged {
+                ScheduleAction::MisfiresResolved {
                     done_until,
-                    judged_until,
+                    misfires_resolved_until,
                     missed,
                 } => {
-                    assert!(done_until >= position.done_until && judged_until <= now);
+                    assert!(done_until >= position.done_until && misfires_resolved_until <= now);
                     assert!(
                         position
-                            .judged_until
-                            .is_none_or(|before| before < judged_until)
+                            .misfires_resolved_until
+                            .is_none_or(|before| before < misfires_resolved_until)
                     );
                     position.done_until = done_until;
-                    position.judged_until = Some(judged_until);
+                    position.misfires_resolved_until = Some(misfires_resolved_until);
                     missed_all += missed;
                 }
                 wait => return (fired, missed_all, wait),
@@ -554,10 +574,10 @@ mod tests {
             hourly.misfire = misfire;
             hourly.misfire_max = misfire_max;
             let plan = plan(&hourly);
-            let mut position = Position::of(&hourly);
+            let mut position = SchedulePosition::from_schedule(&hourly);
             let (fired, missed, next) = run(&plan, &mut position, now);
             let tick = at("2026-12-24T21:00:00Z");
-            assert_eq!(next, Step::Wait { tick, at: tick });
+            assert_eq!(next, ScheduleAction::Wait { tick, at: tick });
             let hours: Vec<i64> = fired
                 .iter()
                 .map(|tick| tick.unix_ms() / 3_600_000 % 24)
@@ -574,7 +594,7 @@ mod tests {
     fn what_is_just_late_is_not_missed() {
         let mut often = schedule(None, Some(1_000));
         often.misfire = Misfire::Skip;
-        let mut position = Position::of(&often);
+        let mut position = SchedulePosition::from_schedule(&often);
         let now = ms(often.created_at.unix_ms() + 30_500);
         let (fired, missed, _) = run(&plan(&often), &mut position, now);
         assert_eq!((fired.len(), missed), (30, 0));
@@ -584,18 +604,18 @@ mod tests {
     fn a_year_away_is_not_walked_through() {
         let mut often = schedule(Some("* * * * * *"), None);
         often.misfire = Misfire::All;
-        often.misfire_grace = Some(Span::from_secs(10));
-        let mut position = Position::of(&often);
+        often.misfire_grace = Some(WireDuration::from_secs(10));
+        let mut position = SchedulePosition::from_schedule(&often);
         let now = at("2027-12-24T17:00:00Z");
         let (fired, missed, _) = run(&plan(&often), &mut position, now);
-        assert_eq!((fired.len(), missed), (100 + 10, COUNTED_MAX));
+        assert_eq!((fired.len(), missed), (100 + 10, MISSED_COUNT_MAX));
         assert_eq!(position.done_until, now);
     }
 
     #[test]
     fn a_clock_that_goes_back_repeats_nothing() {
         let every = schedule(None, Some(60_000));
-        let mut position = Position::of(&every);
+        let mut position = SchedulePosition::from_schedule(&every);
         let later = ms(every.created_at.unix_ms() + 600_000);
         let plan = plan(&every);
         assert!(!run(&plan, &mut position, later).0.is_empty());
@@ -609,16 +629,16 @@ mod tests {
         let mut hourly = schedule(Some("0 * * * *"), None);
         let by_hand = at("2026-12-24T17:20:00Z");
         hourly.next_run = Some(by_hand);
-        let mut position = Position::of(&hourly);
+        let mut position = SchedulePosition::from_schedule(&hourly);
         let plan = plan(&hourly);
         assert_eq!(plan.next(&position), Some(by_hand));
         let (fired, _, next) = run(&plan, &mut position, at("2026-12-24T17:20:01Z"));
         assert_eq!(fired, [by_hand]);
         let tick = at("2026-12-24T18:00:00Z");
-        assert_eq!(next, Step::Wait { tick, at: tick });
+        assert_eq!(next, ScheduleAction::Wait { tick, at: tick });
         // also one that is late, whatever the policy: someone asked for it
         hourly.misfire = Misfire::Once;
-        let mut position = Position::of(&hourly);
+        let mut position = SchedulePosition::from_schedule(&hourly);
         let (fired, _, _) = run(&plan, &mut position, at("2026-12-24T17:50:00Z"));
         assert_eq!(fired, [by_hand]);
     }
@@ -627,10 +647,10 @@ mod tests {
     fn it_ends_when_it_has_repeated_enough() {
         let mut every = schedule(None, Some(1_000));
         every.repeat = Some(3);
-        let mut position = Position::of(&every);
+        let mut position = SchedulePosition::from_schedule(&every);
         let now = ms(every.created_at.unix_ms() + 30_000);
         let (fired, _, next) = run(&plan(&every), &mut position, now);
-        assert_eq!((fired.len(), next), (3, Step::End));
+        assert_eq!((fired.len(), next), (3, ScheduleAction::End));
     }
 
     #[test]
@@ -639,12 +659,12 @@ mod tests {
             let mut bad = schedule(Some("0 5 * * *"), None);
             change(&mut bad);
             match check_schedule(&bad).unwrap_err() {
-                BadSchedule::Field { field, .. } => field,
-                BadSchedule::Cron(_) => "expression",
-                BadSchedule::Envelope(_) => "envelope",
+                ScheduleError::Field { field, .. } => field,
+                ScheduleError::Cron(_) => "expression",
+                ScheduleError::Envelope(_) => "envelope",
             }
         };
-        let hour = Some(Span::from_secs(3_600));
+        let hour = Some(WireDuration::from_secs(3_600));
         assert_eq!(field(&|bad| bad.cron = None), "cron");
         assert_eq!(field(&|bad| bad.every = hour), "every");
         assert_eq!(
@@ -667,9 +687,9 @@ mod tests {
         let mut fast = schedule(None, Some(99));
         assert!(matches!(
             check_schedule(&fast),
-            Err(BadSchedule::Field { field: "every", .. })
+            Err(ScheduleError::Field { field: "every", .. })
         ));
-        fast.every = Some(Span(std::time::Duration::from_millis(100)));
+        fast.every = Some(WireDuration(std::time::Duration::from_millis(100)));
         assert!(check_schedule(&fast).is_ok());
     }
 
@@ -687,9 +707,9 @@ mod tests {
             let mut every = schedule(None, Some(every_ms));
             every.misfire = misfire;
             every.misfire_max = Some(misfire_max);
-            every.jitter = Some(Span(std::time::Duration::from_millis(jitter_ms)));
+            every.jitter = Some(WireDuration(std::time::Duration::from_millis(jitter_ms)));
             let plan = plan(&every);
-            let mut position = Position::of(&every);
+            let mut position = SchedulePosition::from_schedule(&every);
             let (mut fired_all, mut missed_all) = (Vec::new(), 0);
             let mut now_ms = every.created_at.unix_ms();
             for look in looks {
@@ -708,7 +728,7 @@ mod tests {
         #[test]
         fn jitter_is_the_same_for_everyone(tick_ms in 0_i64..10_000_000_000, jitter_ms in 0_u64..100_000) {
             let mut every = schedule(None, Some(1_000));
-            every.jitter = Some(Span(std::time::Duration::from_millis(jitter_ms)));
+            every.jitter = Some(WireDuration(std::time::Duration::from_millis(jitter_ms)));
             let tick = ms(tick_ms);
             let fire_at = plan(&every).fire_at(tick);
             prop_assert_eq!(fire_at, plan(&every).fire_at(tick));

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::backoff::{self, Verdict};
-use super::dependency::{Prospect, Weighed, weigh};
+use super::backoff::{self, FailureClass};
+use super::dependency::{DependencyStatus, Evaluation, evaluate};
 use naq_protocol::{
-    Dependency, Envelope, Invalid, JobId, Lease, QueueName, Reason, Record, State, Timestamp, Waits,
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, QueueName, Reason, Record, State,
+    Timestamp,
 };
 
 /// A record never lives for less: by then every late message of its job has come and been
@@ -13,11 +14,11 @@ use naq_protocol::{
 pub const RECORD_TTL_MIN: Duration = Duration::from_secs(600);
 
 /// How long a dependency may be missing where the envelope does not say.
-pub const DEPENDENCY_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+pub const DEPENDENCY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The facts of a delivery.
 #[derive(Clone, Debug)]
-pub struct Delivered {
+pub struct DeliveryContext {
     /// The job.
     pub job_id: JobId,
     /// Its queue.
@@ -33,18 +34,18 @@ pub struct Delivered {
     /// The time.
     pub now: Timestamp,
     /// How often a worker may die under a job before the job is given up.
-    pub crashes_max: u32,
+    pub max_worker_crashes: u32,
     /// The digest of its envelope.
     pub envelope_digest: String,
     /// The message by which the record says that the job runs is gone, and no outcome came of
     /// it: nobody will be given it again.
-    pub lease_is_gone: bool,
+    pub lease_message_missing: bool,
     /// Someone asked this worker to cancel the job before it began.
-    pub cancel_asked: bool,
+    pub cancel_requested: bool,
     /// What is known of the jobs it waits for, where that was looked up.
-    pub prospects: Option<Vec<(Dependency, Prospect)>>,
+    pub dependency_statuses: Option<Vec<(Dependency, DependencyStatus)>>,
     /// Whether it has a slot of its concurrency key.
-    pub slot: KeySlot,
+    pub slot: ConcurrencySlot,
     /// The trace context that its message came with.
     pub traceparent: Option<String>,
     /// The time that its message was held until.
@@ -53,51 +54,51 @@ pub struct Delivered {
 
 /// A job's slot among those of its concurrency key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KeySlot {
+pub enum ConcurrencySlot {
     /// It was not asked for.
     #[default]
-    Unasked,
+    NotRequested,
     /// The job has it.
-    Taken,
+    Acquired,
     /// As many jobs of the key run as may.
     Full,
 }
 
 /// What to do with a delivery.
 #[derive(Debug)]
-pub enum OnDelivery {
+pub enum DeliveryDecision {
     /// Write this record where the revision still is the one decided upon; then run the job.
     Run(Box<Record>),
     /// The bytes differ from those of the job's first envelope. Where they say the same, decide
     /// again under the first one's digest; else the id is taken, and the first stands.
-    Compare,
+    CompareEnvelopes,
     /// Look up what became of these jobs, and decide again.
-    Look(Vec<Dependency>),
+    ResolveDependencies(Vec<Dependency>),
     /// Ask for a slot of the job's concurrency key, and decide again.
-    TakeSlot,
+    AcquireSlot,
     /// Have whoever ends what it waits for release it, write this record, acknowledge.
-    Park(Box<Record>),
+    Block(Box<Record>),
     /// The job has ended: complete what a crash may have left undone, acknowledge.
-    Absorb,
+    AlreadyFinished,
     /// Another message of a job that runs by its own: acknowledge.
-    Surplus,
+    DuplicateMessage,
     /// The same message was delivered to another worker since, which runs the job: neither
     /// answer for the message, which would take it from under that worker, nor run.
     Superseded,
     /// Too early: hold the message until then once more, acknowledge.
-    Hold(Timestamp),
+    DelayUntil(Timestamp),
     /// Write this terminal record, acknowledge.
     End(Box<Record>),
 }
 
 /// Decides what a delivered message means, given the job's record.
 #[must_use]
-pub fn on_delivery(
+pub fn decide_delivery(
     record: Option<&Record>,
     envelope: &Envelope,
-    delivered: &Delivered,
-) -> OnDelivery {
-    let record_is_awaited = record.is_some_and(|record| record.dependents);
+    delivered: &DeliveryContext,
+) -> DeliveryDecision {
+    let record_is_awaited = record.is_some_and(|record| record.has_dependents);
     let fresh = || {
         let mut record = Record::new(
             delivered.job_id.clone(),
@@ -106,7 +107,7 @@ pub fn on_delivery(
             delivered.enqueue_time,
         );
         record.labels.clone_from(&envelope.labels);
-        record.dependents = record_is_awaited;
+        record.has_dependents = record_is_awaited;
         record.rerun_of.clone_from(&envelope.rerun_of);
         record.schedule_id.clone_from(&envelope.schedule_id);
         record.scheduled_for = envelope.scheduled_for.or(delivered.scheduled_for);
@@ -124,10 +125,10 @@ pub fn on_delivery(
         .as_ref()
         .is_some_and(|digest| *digest != delivered.envelope_digest);
     if is_another {
-        return OnDelivery::Compare;
+        return DeliveryDecision::CompareEnvelopes;
     }
     if next.state.is_terminal() {
-        return OnDelivery::Absorb;
+        return DeliveryDecision::AlreadyFinished;
     }
     match next.state {
         State::Running => {
@@ -135,8 +136,8 @@ pub fn on_delivery(
                 .lease
                 .as_ref()
                 .is_some_and(|lease| lease.sequence == delivered.sequence);
-            if !is_lease && !delivered.lease_is_gone {
-                return OnDelivery::Surplus;
+            if !is_lease && !delivered.lease_message_missing {
+                return DeliveryDecision::DuplicateMessage;
             }
             let is_older = is_lease
                 && next
@@ -144,32 +145,32 @@ pub fn on_delivery(
                     .as_ref()
                     .is_some_and(|lease| delivered.delivery < lease.delivery);
             if is_older {
-                return OnDelivery::Superseded;
+                return DeliveryDecision::Superseded;
             }
             // the lease's own message came again, or never will: whoever held it is dead or has lost it
             next.crashes += 1;
             if next.cancel_requested {
-                end(
+                finish(
                     &mut next,
                     State::Cancelled,
                     Some(Reason::Cancelled),
                     delivered.now,
                 );
-                return OnDelivery::End(Box::new(next));
+                return DeliveryDecision::End(Box::new(next));
             }
-            if next.crashes >= delivered.crashes_max {
+            if next.crashes >= delivered.max_worker_crashes {
                 next.error = Some(format!(
                     "its worker died under it {} times, the last one being {}",
                     next.crashes,
                     next.worker_id.as_deref().unwrap_or("unknown")
                 ));
-                end(
+                finish(
                     &mut next,
                     State::Failed,
                     Some(Reason::Crashed),
                     delivered.now,
                 );
-                return OnDelivery::End(Box::new(next));
+                return DeliveryDecision::End(Box::new(next));
             }
         }
         State::Retrying => {
@@ -177,19 +178,19 @@ pub fn on_delivery(
                 && delivered.now < due
                 && !next.cancel_requested
             {
-                return OnDelivery::Hold(due);
+                return DeliveryDecision::DelayUntil(due);
             }
         }
         _ => {}
     }
-    if next.cancel_requested || delivered.cancel_asked {
-        end(
+    if next.cancel_requested || delivered.cancel_requested {
+        finish(
             &mut next,
             State::Cancelled,
             Some(Reason::Cancelled),
             delivered.now,
         );
-        return OnDelivery::End(Box::new(next));
+        return DeliveryDecision::End(Box::new(next));
     }
     // a job that has begun is seen through: expiry is for those that have not
     if next.attempt == 0
@@ -197,20 +198,20 @@ pub fn on_delivery(
         && delivered.now >= expires_at
     {
         next.error = Some(format!("it was not started before {expires_at}"));
-        end(&mut next, State::Expired, None, delivered.now);
-        return OnDelivery::End(Box::new(next));
+        finish(&mut next, State::Expired, None, delivered.now);
+        return DeliveryDecision::End(Box::new(next));
     }
-    if let Some(first) = wait_for_dependencies(&mut next, envelope, delivered) {
+    if let Some(first) = decide_dependencies(&mut next, envelope, delivered) {
         return first;
     }
     if envelope.concurrency_key.is_some() {
         match delivered.slot {
-            KeySlot::Unasked => return OnDelivery::TakeSlot,
-            KeySlot::Taken => {}
-            KeySlot::Full => {
-                wait(
+            ConcurrencySlot::NotRequested => return DeliveryDecision::AcquireSlot,
+            ConcurrencySlot::Acquired => {}
+            ConcurrencySlot::Full => {
+                block(
                     &mut next,
-                    Waits {
+                    BlockedOn {
                         dependencies: Vec::new(),
                         concurrency_key: envelope.concurrency_key.clone(),
                         since: delivered.now,
@@ -218,13 +219,13 @@ pub fn on_delivery(
                     },
                     delivered.sequence,
                 );
-                return OnDelivery::Park(Box::new(next));
+                return DeliveryDecision::Block(Box::new(next));
             }
         }
     }
     next.state = State::Running;
     next.waits = None;
-    next.left_sequence = None;
+    next.superseded_sequence = None;
     next.attempt += 1;
     next.worker_id = Some(delivered.worker_id.clone());
     next.lease = Some(Lease {
@@ -247,47 +248,47 @@ pub fn on_delivery(
     next.usage = None;
     next.leaked = false;
     next.warnings.clear();
-    OnDelivery::Run(Box::new(next))
+    DeliveryDecision::Run(Box::new(next))
 }
 
 /// What dependencies that are still to end mean for a job that has not begun; none where they
 /// are met.
-fn wait_for_dependencies(
+fn decide_dependencies(
     next: &mut Record,
     envelope: &Envelope,
-    delivered: &Delivered,
-) -> Option<OnDelivery> {
+    delivered: &DeliveryContext,
+) -> Option<DeliveryDecision> {
     if next.dependencies_met || envelope.depends_on.is_empty() {
         return None;
     }
     let before = next.waits.take();
-    let Some(known) = &delivered.prospects else {
+    let Some(known) = &delivered.dependency_statuses else {
         let open = before.map_or_else(|| envelope.depends_on.clone(), |waits| waits.dependencies);
-        return Some(OnDelivery::Look(open));
+        return Some(DeliveryDecision::ResolveDependencies(open));
     };
     let until = before.as_ref().and_then(|waits| waits.until);
     let is_late = until.is_some_and(|until| delivered.now >= until);
-    match weigh(known, is_late) {
-        Weighed::Met => {
+    match evaluate(known, is_late) {
+        Evaluation::Satisfied => {
             next.dependencies_met = true;
             None
         }
-        Weighed::Impossible(why) => {
+        Evaluation::Unsatisfiable(why) => {
             next.error = Some(why);
-            end(next, State::Failed, Some(Reason::Dependency), delivered.now);
-            Some(OnDelivery::End(Box::new(next.clone())))
+            finish(next, State::Failed, Some(Reason::Dependency), delivered.now);
+            Some(DeliveryDecision::End(Box::new(next.clone())))
         }
-        Weighed::Open { open, unrecorded } => {
+        Evaluation::Pending { open, unrecorded } => {
             let timeout = envelope
                 .dependency_timeout
-                .map_or(DEPENDENCY_TIMEOUT, |span| span.0);
+                .map_or(DEPENDENCY_TIMEOUT_DEFAULT, |span| span.0);
             let until = match until {
                 Some(until) if !is_late => Some(until),
-                _ => unrecorded.then(|| later(delivered.now, timeout)),
+                _ => unrecorded.then(|| saturating_add(delivered.now, timeout)),
             };
-            wait(
+            block(
                 next,
-                Waits {
+                BlockedOn {
                     dependencies: open,
                     concurrency_key: None,
                     since: before.map_or(delivered.now, |waits| waits.since),
@@ -295,13 +296,13 @@ fn wait_for_dependencies(
                 },
                 delivered.sequence,
             );
-            Some(OnDelivery::Park(Box::new(next.clone())))
+            Some(DeliveryDecision::Block(Box::new(next.clone())))
         }
     }
 }
 
-fn wait(record: &mut Record, waits: Waits, sequence: u64) {
-    record.left_sequence = Some(sequence);
+fn block(record: &mut Record, waits: BlockedOn, sequence: u64) {
+    record.superseded_sequence = Some(sequence);
     record.state = State::Waiting;
     record.waits = Some(waits);
     record.worker_id = None;
@@ -331,12 +332,12 @@ pub enum AttemptEnd {
     /// It was stopped because its worker goes; it did nothing wrong.
     Drained,
     /// The worker's process that held it died.
-    Lost,
+    SpawnerDied,
 }
 
 /// The facts of an ended attempt.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct FinishedAttempt {
     /// How it ended.
     pub end: AttemptEnd,
     /// What went wrong, in words.
@@ -348,7 +349,7 @@ pub struct Attempt {
     /// A number in 0..1, for jitter.
     pub random: f64,
     /// How often a worker may die under a job before the job is given up.
-    pub crashes_max: u32,
+    pub max_worker_crashes: u32,
 }
 
 /// What follows an ended attempt. The record is to be written in every case; what goes before
@@ -356,11 +357,11 @@ pub struct Attempt {
 #[derive(Debug)]
 pub enum OnEnd {
     /// Ended. Keep a copy in the failed stream first where `keep`; acknowledge afterwards.
-    Ended {
+    Finish {
         /// The terminal record.
         record: Box<Record>,
         /// Whether the failed stream keeps the job.
-        keep: bool,
+        dead_letter: bool,
     },
     /// To be tried again: hold the message until then, acknowledge.
     Retry {
@@ -370,7 +371,7 @@ pub enum OnEnd {
         due: Timestamp,
     },
     /// Back into the queue at once.
-    HandBack {
+    Requeue {
         /// The record, queued.
         record: Box<Record>,
     },
@@ -379,13 +380,17 @@ pub enum OnEnd {
 /// Decides what follows an attempt. `record` is the running record with what the attempt brought
 /// (output, usage, exit code) filled in.
 #[must_use]
-pub fn end_attempt(mut record: Box<Record>, envelope: &Envelope, attempt: &Attempt) -> OnEnd {
+pub fn end_attempt(
+    mut record: Box<Record>,
+    envelope: &Envelope,
+    attempt: &FinishedAttempt,
+) -> OnEnd {
     record.lease = None;
     record.error.clone_from(&attempt.error);
     let ended = |mut record: Box<Record>, state: State, reason: Option<Reason>| {
-        end(&mut record, state, reason, attempt.now);
-        OnEnd::Ended {
-            keep: state == State::Failed,
+        finish(&mut record, state, reason, attempt.now);
+        OnEnd::Finish {
+            dead_letter: state == State::Failed,
             record,
         }
     };
@@ -405,38 +410,38 @@ pub fn end_attempt(mut record: Box<Record>, envelope: &Envelope, attempt: &Attem
         AttemptEnd::Drained => {
             // not its fault: the attempt does not count
             record.attempt = record.attempt.saturating_sub(1);
-            back_to_queue(&mut record);
-            return OnEnd::HandBack { record };
+            reset_to_queued(&mut record);
+            return OnEnd::Requeue { record };
         }
-        AttemptEnd::Lost => {
+        AttemptEnd::SpawnerDied => {
             record.crashes += 1;
-            if record.crashes >= attempt.crashes_max {
+            if record.crashes >= attempt.max_worker_crashes {
                 return ended(record, State::Failed, Some(Reason::Crashed));
             }
-            back_to_queue(&mut record);
-            return OnEnd::HandBack { record };
+            reset_to_queued(&mut record);
+            return OnEnd::Requeue { record };
         }
-        AttemptEnd::Cancelled => (Reason::Cancelled, Verdict::Fatal),
-        AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, Verdict::Fatal),
-        AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, Verdict::Retryable),
-        AttemptEnd::TimedOut => (Reason::Timeout, Verdict::Retryable),
-        AttemptEnd::OutOfMemory => (Reason::Oom, Verdict::Retryable),
-        AttemptEnd::Signalled(_) => (Reason::Signal, Verdict::Retryable),
+        AttemptEnd::Cancelled => (Reason::Cancelled, FailureClass::Fatal),
+        AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, FailureClass::Fatal),
+        AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
+        AttemptEnd::TimedOut => (Reason::Timeout, FailureClass::Retryable),
+        AttemptEnd::OutOfMemory => (Reason::Oom, FailureClass::Retryable),
+        AttemptEnd::Signalled(_) => (Reason::Signal, FailureClass::Retryable),
         AttemptEnd::Exited(code) => (
             Reason::Exit,
-            backoff::judge(envelope, Reason::Exit, Some(code)),
+            backoff::classify_failure(envelope, Reason::Exit, Some(code)),
         ),
     };
     // attempts a worker died under are not the job's failures
     let failures = record.attempt.saturating_sub(record.crashes).max(1);
     let retries_left = failures <= envelope.max_retries.unwrap_or(0);
-    if verdict == Verdict::Fatal || !retries_left {
+    if verdict == FailureClass::Fatal || !retries_left {
         return ended(record, State::Failed, Some(reason));
     }
     let wait = attempt
         .retry_after
-        .unwrap_or_else(|| backoff::delay(envelope, failures, attempt.random));
-    let due = later(attempt.now, wait);
+        .unwrap_or_else(|| backoff::retry_delay(envelope, failures, attempt.random));
+    let due = saturating_add(attempt.now, wait);
     record.state = State::Retrying;
     record.reason = Some(reason);
     record.finished_at = Some(attempt.now);
@@ -446,7 +451,7 @@ pub fn end_attempt(mut record: Box<Record>, envelope: &Envelope, attempt: &Attem
 
 /// The record of an envelope that never was a job.
 #[must_use]
-pub fn reject(delivered: &Delivered, invalid: &Invalid) -> Record {
+pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> Record {
     let mut record = Record::new(
         delivered.job_id.clone(),
         delivered.queue.clone(),
@@ -454,7 +459,7 @@ pub fn reject(delivered: &Delivered, invalid: &Invalid) -> Record {
         delivered.enqueue_time,
     );
     record.error = Some(invalid.to_string());
-    end(
+    finish(
         &mut record,
         State::Rejected,
         Some(invalid.reason.into()),
@@ -470,17 +475,17 @@ pub fn result_ttl(envelope: Option<&Envelope>, default: Duration) -> Option<Dura
     let asked = envelope
         .and_then(|envelope| envelope.result_ttl)
         .map_or(default, |span| span.0);
-    kept_for(asked)
+    clamp_result_ttl(asked)
 }
 
 /// How long a terminal record stays where this was asked for: ten minutes at the least, and for
 /// ever where it is 0.
 #[must_use]
-pub fn kept_for(asked: Duration) -> Option<Duration> {
+pub fn clamp_result_ttl(asked: Duration) -> Option<Duration> {
     (!asked.is_zero()).then(|| asked.max(RECORD_TTL_MIN))
 }
 
-pub(super) fn end(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
+pub(super) fn finish(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
     record.state = state;
     record.reason = reason;
     record.lease = None;
@@ -490,7 +495,7 @@ pub(super) fn end(record: &mut Record, state: State, reason: Option<Reason>, now
     record.placeholder = false;
 }
 
-pub(super) fn back_to_queue(record: &mut Record) {
+pub(super) fn reset_to_queued(record: &mut Record) {
     record.state = State::Queued;
     record.reason = None;
     record.started_at = None;
@@ -502,7 +507,7 @@ pub(super) fn back_to_queue(record: &mut Record) {
     record.usage = None;
 }
 
-fn later(now: Timestamp, wait: Duration) -> Timestamp {
+fn saturating_add(now: Timestamp, wait: Duration) -> Timestamp {
     chrono::Duration::from_std(wait)
         .ok()
         .and_then(|wait| now.0.checked_add_signed(wait))
@@ -517,8 +522,8 @@ mod tests {
         Timestamp::from_unix_ms(1_800_000_000_000 + seconds * 1_000).unwrap()
     }
 
-    fn delivered(sequence: u64, worker: &str, now: i64) -> Delivered {
-        Delivered {
+    fn delivered(sequence: u64, worker: &str, now: i64) -> DeliveryContext {
+        DeliveryContext {
             job_id: JobId::new("j").unwrap(),
             queue: QueueName::new("q").unwrap(),
             sequence,
@@ -526,25 +531,25 @@ mod tests {
             enqueue_time: at(0),
             worker_id: worker.to_owned(),
             now: at(now),
-            crashes_max: 3,
+            max_worker_crashes: 3,
             envelope_digest: "same".to_owned(),
-            lease_is_gone: false,
-            cancel_asked: false,
-            prospects: None,
-            slot: KeySlot::Unasked,
+            lease_message_missing: false,
+            cancel_requested: false,
+            dependency_statuses: None,
+            slot: ConcurrencySlot::NotRequested,
             traceparent: None,
             scheduled_for: None,
         }
     }
 
-    fn attempt(end: AttemptEnd, now: i64) -> Attempt {
-        Attempt {
+    fn attempt(end: AttemptEnd, now: i64) -> FinishedAttempt {
+        FinishedAttempt {
             end,
             error: None,
             retry_after: None,
             now: at(now),
             random: 1.0,
-            crashes_max: 3,
+            max_worker_crashes: 3,
         }
     }
 
@@ -555,9 +560,13 @@ mod tests {
         }
     }
 
-    fn claimed(record: Option<&Record>, envelope: &Envelope, delivered: &Delivered) -> Box<Record> {
-        match on_delivery(record, envelope, delivered) {
-            OnDelivery::Run(record) => record,
+    fn claimed(
+        record: Option<&Record>,
+        envelope: &Envelope,
+        delivered: &DeliveryContext,
+    ) -> Box<Record> {
+        match decide_delivery(record, envelope, delivered) {
+            DeliveryDecision::Run(record) => record,
             other => panic!("not claimed: {other:?}"),
         }
     }
@@ -572,7 +581,7 @@ mod tests {
     #[test]
     fn another_envelope_under_the_same_id_is_told_in_every_state() {
         let first = claimed(None, &job(0), &delivered(7, "w", 1));
-        let other = Delivered {
+        let other = DeliveryContext {
             envelope_digest: "other".to_owned(),
             ..delivered(8, "v", 2)
         };
@@ -580,16 +589,16 @@ mod tests {
             let mut record = first.clone();
             record.state = state;
             assert!(matches!(
-                on_delivery(Some(&record), &job(0), &other),
-                OnDelivery::Compare
+                decide_delivery(Some(&record), &job(0), &other),
+                DeliveryDecision::CompareEnvelopes
             ));
         }
         // records of before have no digest: what they stand for is not known to differ
         let mut record = first;
         record.envelope_digest = None;
         assert!(matches!(
-            on_delivery(Some(&record), &job(0), &other),
-            OnDelivery::Surplus
+            decide_delivery(Some(&record), &job(0), &other),
+            DeliveryDecision::DuplicateMessage
         ));
     }
 
@@ -597,16 +606,16 @@ mod tests {
     fn another_message_of_a_running_job_is_surplus() {
         let record = claimed(None, &job(0), &delivered(7, "w", 1));
         assert!(matches!(
-            on_delivery(Some(&record), &job(0), &delivered(8, "v", 2)),
-            OnDelivery::Surplus
+            decide_delivery(Some(&record), &job(0), &delivered(8, "v", 2)),
+            DeliveryDecision::DuplicateMessage
         ));
     }
 
     #[test]
     fn a_lease_whose_message_is_gone_is_taken_over() {
         let first = claimed(None, &job(0), &delivered(7, "w", 1));
-        let orphaned = Delivered {
-            lease_is_gone: true,
+        let orphaned = DeliveryContext {
+            lease_message_missing: true,
             ..delivered(8, "v", 2)
         };
         let second = claimed(Some(&first), &job(0), &orphaned);
@@ -617,14 +626,14 @@ mod tests {
     #[test]
     fn an_earlier_delivery_gives_way_to_a_later_ones_claim() {
         let early = delivered(7, "slow", 1);
-        let late = Delivered {
+        let late = DeliveryContext {
             delivery: 2,
             ..delivered(7, "quick", 2)
         };
         let record = claimed(None, &job(0), &late);
         assert!(matches!(
-            on_delivery(Some(&record), &job(0), &early),
-            OnDelivery::Superseded
+            decide_delivery(Some(&record), &job(0), &early),
+            DeliveryDecision::Superseded
         ));
     }
 
@@ -635,7 +644,8 @@ mod tests {
         let second = claimed(Some(&first), &envelope, &delivered(7, "b", 2));
         let third = claimed(Some(&second), &envelope, &delivered(7, "c", 3));
         assert_eq!((third.attempt, third.crashes), (3, 2));
-        let OnDelivery::End(record) = on_delivery(Some(&third), &envelope, &delivered(7, "d", 4))
+        let DeliveryDecision::End(record) =
+            decide_delivery(Some(&third), &envelope, &delivered(7, "d", 4))
         else {
             panic!("not ended");
         };
@@ -658,7 +668,10 @@ mod tests {
         let third = claimed(Some(&record), &envelope, &delivered(9, "b", 9));
         assert!(matches!(
             end_attempt(third, &envelope, &attempt(AttemptEnd::Exited(1), 10)),
-            OnEnd::Ended { keep: true, .. }
+            OnEnd::Finish {
+                dead_letter: true,
+                ..
+            }
         ));
     }
 
@@ -666,7 +679,7 @@ mod tests {
     fn a_drained_attempt_does_not_count() {
         let envelope = job(0);
         let running = claimed(None, &envelope, &delivered(7, "a", 1));
-        let OnEnd::HandBack { record } =
+        let OnEnd::Requeue { record } =
             end_attempt(running, &envelope, &attempt(AttemptEnd::Drained, 2))
         else {
             panic!("not handed back");
@@ -681,8 +694,8 @@ mod tests {
     #[test]
     fn a_retry_that_comes_early_is_held() {
         let mut envelope = job(1);
-        envelope.retry_delay = Some(naq_protocol::Delays::One(
-            naq_protocol::units::Span::from_secs(60),
+        envelope.retry_delay = Some(naq_protocol::RetryDelay::Single(
+            naq_protocol::units::WireDuration::from_secs(60),
         ));
         let running = claimed(None, &envelope, &delivered(7, "a", 1));
         let OnEnd::Retry { record, due } =
@@ -692,8 +705,8 @@ mod tests {
         };
         assert_eq!(due, at(62));
         assert!(matches!(
-            on_delivery(Some(&record), &envelope, &delivered(9, "a", 30)),
-            OnDelivery::Hold(until) if until == due
+            decide_delivery(Some(&record), &envelope, &delivered(9, "a", 30)),
+            DeliveryDecision::DelayUntil(until) if until == due
         ));
     }
 
@@ -702,8 +715,8 @@ mod tests {
         let mut envelope = job(0);
         envelope.expires_at = Some(at(5));
         assert!(matches!(
-            on_delivery(None, &envelope, &delivered(7, "a", 5)),
-            OnDelivery::End(record) if record.state == State::Expired
+            decide_delivery(None, &envelope, &delivered(7, "a", 5)),
+            DeliveryDecision::End(record) if record.state == State::Expired
         ));
     }
 
@@ -712,9 +725,9 @@ mod tests {
         let mut envelope = job(0);
         let default = Duration::from_secs(3_600);
         assert_eq!(result_ttl(Some(&envelope), default), Some(default));
-        envelope.result_ttl = Some(naq_protocol::units::Span::from_secs(1));
+        envelope.result_ttl = Some(naq_protocol::units::WireDuration::from_secs(1));
         assert_eq!(result_ttl(Some(&envelope), default), Some(RECORD_TTL_MIN));
-        envelope.result_ttl = Some(naq_protocol::units::Span::from_secs(0));
+        envelope.result_ttl = Some(naq_protocol::units::WireDuration::from_secs(0));
         assert_eq!(result_ttl(Some(&envelope), default), None);
     }
 
@@ -723,27 +736,32 @@ mod tests {
         let mut envelope = job(0);
         envelope.depends_on = vec![Dependency {
             job: JobId::new("first").unwrap(),
-            on: naq_protocol::Condition::Success,
+            on: naq_protocol::DependencyCondition::Success,
         }];
         let mut facts = delivered(7, "w", 1);
-        let OnDelivery::Look(open) = on_delivery(None, &envelope, &facts) else {
+        let DeliveryDecision::ResolveDependencies(open) = decide_delivery(None, &envelope, &facts)
+        else {
             panic!("not looked up");
         };
-        facts.prospects = Some(vec![(open[0].clone(), Prospect::Missing)]);
-        let OnDelivery::Park(parked) = on_delivery(None, &envelope, &facts) else {
+        facts.dependency_statuses = Some(vec![(open[0].clone(), DependencyStatus::Missing)]);
+        let DeliveryDecision::Block(parked) = decide_delivery(None, &envelope, &facts) else {
             panic!("not parked");
         };
         assert_eq!(parked.state, State::Waiting);
         let waits = parked.waits.clone().unwrap();
         assert_eq!(waits.until, Some(at(1 + 24 * 3_600)));
         // once it is there, nothing is missing any more
-        facts.prospects = Some(vec![(open[0].clone(), Prospect::Alive)]);
+        facts.dependency_statuses = Some(vec![(open[0].clone(), DependencyStatus::Active)]);
         facts.now = at(1 + 24 * 3_600);
-        let OnDelivery::Park(parked) = on_delivery(Some(&parked), &envelope, &facts) else {
+        let DeliveryDecision::Block(parked) = decide_delivery(Some(&parked), &envelope, &facts)
+        else {
             panic!("not parked");
         };
         assert_eq!(parked.waits.as_ref().unwrap().until, None);
-        facts.prospects = Some(vec![(open[0].clone(), Prospect::Ended(State::Succeeded))]);
+        facts.dependency_statuses = Some(vec![(
+            open[0].clone(),
+            DependencyStatus::Finished(State::Succeeded),
+        )]);
         let record = claimed(Some(&parked), &envelope, &facts);
         assert!(record.dependencies_met && record.waits.is_none());
     }
@@ -757,9 +775,9 @@ mod tests {
             at(0),
         );
         placeholder.placeholder = true;
-        placeholder.dependents = true;
+        placeholder.has_dependents = true;
         let record = claimed(Some(&placeholder), &job(0), &delivered(7, "w", 1));
-        assert!(record.dependents && !record.placeholder);
+        assert!(record.has_dependents && !record.placeholder);
         assert_eq!(record.queue.as_str(), "q");
     }
 
@@ -769,15 +787,15 @@ mod tests {
         envelope.concurrency_key = Some("k".to_owned());
         let mut facts = delivered(7, "w", 1);
         assert!(matches!(
-            on_delivery(None, &envelope, &facts),
-            OnDelivery::TakeSlot
+            decide_delivery(None, &envelope, &facts),
+            DeliveryDecision::AcquireSlot
         ));
-        facts.slot = KeySlot::Full;
+        facts.slot = ConcurrencySlot::Full;
         assert!(matches!(
-            on_delivery(None, &envelope, &facts),
-            OnDelivery::Park(record) if record.state == State::Waiting
+            decide_delivery(None, &envelope, &facts),
+            DeliveryDecision::Block(record) if record.state == State::Waiting
         ));
-        facts.slot = KeySlot::Taken;
+        facts.slot = ConcurrencySlot::Acquired;
         assert_eq!(claimed(None, &envelope, &facts).state, State::Running);
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 
-use super::field::{self, Item};
+use super::field::{self, FieldItem};
 
 /// The last year in which anything comes true: RFC 3339 writes no later ones.
 pub(super) const YEAR_MAX: i32 = 9999;
@@ -19,7 +19,7 @@ pub(super) struct Calendar {
     months: u16,
     days: u32,
     /// Days of which the nearest workday is meant.
-    near_days: u32,
+    nearest_workdays: u32,
     last_day: bool,
     last_workday: bool,
     weekdays: u8,
@@ -28,23 +28,23 @@ pub(super) struct Calendar {
     /// Seven bits for the first of the month, seven for the second, and so on.
     nth_weekdays: u64,
     /// A day has to be true by both fields, not by one.
-    by_both: bool,
+    days_match_both: bool,
 }
 
 /// The fields of an expression, as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fields {
-    pub(super) seconds: Vec<Item>,
-    pub(super) minutes: Vec<Item>,
-    pub(super) hours: Vec<Item>,
-    pub(super) days: Vec<Item>,
-    pub(super) months: Vec<Item>,
-    pub(super) weekdays: Vec<Item>,
+pub(super) struct CronFields {
+    pub(super) seconds: Vec<FieldItem>,
+    pub(super) minutes: Vec<FieldItem>,
+    pub(super) hours: Vec<FieldItem>,
+    pub(super) days: Vec<FieldItem>,
+    pub(super) months: Vec<FieldItem>,
+    pub(super) weekdays: Vec<FieldItem>,
 }
 
 /// Whether a field begins with a star, which is what crontab looks at.
-pub(super) fn starred(items: &[Item]) -> bool {
-    matches!(items.first(), Some(Item::Any { .. }))
+pub(super) fn starts_with_star(items: &[FieldItem]) -> bool {
+    matches!(items.first(), Some(FieldItem::Any { .. }))
 }
 
 #[expect(
@@ -52,38 +52,38 @@ pub(super) fn starred(items: &[Item]) -> bool {
     reason = "a field's values are the bits of its width"
 )]
 impl Calendar {
-    pub(super) fn new(fields: &Fields) -> Calendar {
+    pub(super) fn new(fields: &CronFields) -> Calendar {
         let mut calendar = Calendar {
-            seconds: field::SECOND.values(&fields.seconds),
-            minutes: field::MINUTE.values(&fields.minutes),
-            hours: field::HOUR.values(&fields.hours) as u32,
-            months: field::MONTH.values(&fields.months) as u16,
-            days: field::DAY.values(&fields.days) as u32,
-            near_days: 0,
+            seconds: field::SECOND.value_mask(&fields.seconds),
+            minutes: field::MINUTE.value_mask(&fields.minutes),
+            hours: field::HOUR.value_mask(&fields.hours) as u32,
+            months: field::MONTH.value_mask(&fields.months) as u16,
+            days: field::DAY.value_mask(&fields.days) as u32,
+            nearest_workdays: 0,
             last_day: false,
             last_workday: false,
-            weekdays: field::WEEKDAY.values(&fields.weekdays) as u8,
+            weekdays: field::WEEKDAY.value_mask(&fields.weekdays) as u8,
             last_weekdays: 0,
             nth_weekdays: 0,
-            by_both: starred(&fields.days) || starred(&fields.weekdays),
+            days_match_both: starts_with_star(&fields.days) || starts_with_star(&fields.weekdays),
         };
         for item in fields.days.iter().chain(&fields.weekdays) {
             match *item {
-                Item::LastDay => calendar.last_day = true,
-                Item::LastWorkday => calendar.last_workday = true,
-                Item::NearestWorkday(day) => calendar.near_days |= 1 << day,
-                Item::Last(weekday) => calendar.last_weekdays |= 1 << weekday,
-                Item::Nth { weekday, nth } => {
+                FieldItem::LastDay => calendar.last_day = true,
+                FieldItem::LastWorkday => calendar.last_workday = true,
+                FieldItem::NearestWorkday(day) => calendar.nearest_workdays |= 1 << day,
+                FieldItem::Last(weekday) => calendar.last_weekdays |= 1 << weekday,
+                FieldItem::Nth { weekday, nth } => {
                     calendar.nth_weekdays |= 1 << ((nth - 1) * 7 + weekday);
                 }
-                Item::Value(_) | Item::Range { .. } | Item::Any { .. } => {}
+                FieldItem::Value(_) | FieldItem::Range { .. } | FieldItem::Any { .. } => {}
             }
         }
         calendar
     }
 
     /// Whether any day is ever true.
-    pub(super) fn comes_true(&self) -> bool {
+    pub(super) fn can_match(&self) -> bool {
         // the first year is a leap year, and all others of the cycle follow
         self.next_day(2000, 1, 1).is_some()
     }
@@ -91,7 +91,7 @@ impl Calendar {
     /// The first time after `clock` that is true.
     pub(super) fn next(&self, clock: NaiveDateTime) -> Option<NaiveDateTime> {
         let (date, time) = (clock.date(), clock.time());
-        if self.days_of(date.year(), date.month()) & 1 << date.day() != 0
+        if self.matching_days(date.year(), date.month()) & 1 << date.day() != 0
             && let Some(next) = self.next_time(time)
         {
             return Some(date.and_time(next));
@@ -111,15 +111,15 @@ impl Calendar {
         let first_second = self.seconds.trailing_zeros();
         if self.hours & 1 << hour != 0 {
             if self.minutes & 1 << minute != 0
-                && let Some(second) = above(self.seconds, second)
+                && let Some(second) = next_bit_above(self.seconds, second)
             {
                 return time_of(hour, minute, second);
             }
-            if let Some(minute) = above(self.minutes, minute) {
+            if let Some(minute) = next_bit_above(self.minutes, minute) {
                 return time_of(hour, minute, first_second);
             }
         }
-        let hour = above(u64::from(self.hours), hour)?;
+        let hour = next_bit_above(u64::from(self.hours), hour)?;
         time_of(hour, self.minutes.trailing_zeros(), first_second)
     }
 
@@ -129,7 +129,7 @@ impl Calendar {
         let mut first_month = month;
         for year in year..=YEAR_MAX.min(year + CYCLE_YEARS) {
             for month in first_month..=12 {
-                let days = self.days_of(year, month) & from;
+                let days = self.matching_days(year, month) & from;
                 if days != 0 {
                     return NaiveDate::from_ymd_opt(year, month, days.trailing_zeros());
                 }
@@ -141,7 +141,7 @@ impl Calendar {
     }
 
     /// The days of a month that are true, one bit each.
-    fn days_of(&self, year: i32, month: u32) -> u32 {
+    fn matching_days(&self, year: i32, month: u32) -> u32 {
         if self.months & 1 << month == 0 {
             return 0;
         }
@@ -153,7 +153,7 @@ impl Calendar {
             first_weekday: first.weekday().num_days_from_sunday(),
         };
         let (by_day, by_weekday) = (self.by_day(month), self.by_weekday(month));
-        let days = if self.by_both {
+        let days = if self.days_match_both {
             by_day & by_weekday
         } else {
             by_day | by_weekday
@@ -169,7 +169,7 @@ impl Calendar {
         if self.last_workday {
             days |= 1 << month.nearest_workday(month.length);
         }
-        let mut near = self.near_days & month.days();
+        let mut near = self.nearest_workdays & month.days();
         while near != 0 {
             days |= 1 << month.nearest_workday(near.trailing_zeros());
             near &= near - 1;
@@ -183,17 +183,17 @@ impl Calendar {
         }
         let mut days = 0;
         for weekday in 0..7 {
-            let all = month.all(weekday);
+            let all_on_weekday = month.all_on_weekday(weekday);
             if self.weekdays & 1 << weekday != 0 {
-                days |= all;
+                days |= all_on_weekday;
             }
             if self.last_weekdays & 1 << weekday != 0 {
-                days |= 1 << all.ilog2();
+                days |= 1 << all_on_weekday.ilog2();
             }
             for nth in 0..5 {
                 if self.nth_weekdays & 1 << (nth * 7 + weekday) != 0 {
                     // the nth of any weekday is in the nth seven days
-                    days |= all & 0xfe << (nth * 7);
+                    days |= all_on_weekday & 0xfe << (nth * 7);
                 }
             }
         }
@@ -202,7 +202,7 @@ impl Calendar {
 }
 
 /// The lowest bit above one.
-fn above(bits: u64, bit: u32) -> Option<u32> {
+fn next_bit_above(bits: u64, bit: u32) -> Option<u32> {
     let above = bits & (u64::MAX << bit << 1);
     (above != 0).then(|| above.trailing_zeros())
 }
@@ -224,7 +224,7 @@ impl Month {
     }
 
     /// Every such weekday of it.
-    fn all(self, weekday: u32) -> u32 {
+    fn all_on_weekday(self, weekday: u32) -> u32 {
         let first = 1 + (weekday + 7 - self.first_weekday) % 7;
         // day 1 and every seventh after it, moved to the first such weekday; the fifth may be
         // beyond the month

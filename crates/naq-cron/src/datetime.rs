@@ -5,17 +5,17 @@ use std::fmt;
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
 use crate::text::quoted;
-use crate::timezone::{When, Zone, add};
+use crate::timezone::{LocalTimeResult, Timezone, add_seconds};
 
 /// Why a text is no moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DateTimeError {
     text: String,
-    wrong: Wrong,
+    kind: DatetimeErrorKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrong {
+enum DatetimeErrorKind {
     Form,
     Date,
     Time,
@@ -25,14 +25,14 @@ enum Wrong {
 
 impl fmt::Display for DateTimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.wrong {
-            Wrong::Form => {
+        let why = match self.kind {
+            DatetimeErrorKind::Form => {
                 "is not a time; write 18:00, '2026-12-24 18:00' or 2026-12-24T18:00:00+01:00"
             }
-            Wrong::Date => "has a date that no calendar has",
-            Wrong::Time => "has a time of day that is not within 00:00:00 and 23:59:59",
-            Wrong::Offset => "has an offset from UTC that is not Z or such as +01:00",
-            Wrong::Range => "is out of range",
+            DatetimeErrorKind::Date => "has a date that no calendar has",
+            DatetimeErrorKind::Time => "has a time of day that is not within 00:00:00 and 23:59:59",
+            DatetimeErrorKind::Offset => "has an offset from UTC that is not Z or such as +01:00",
+            DatetimeErrorKind::Range => "is out of range",
         };
         write!(f, "`{}` {why}", quoted(&self.text))
     }
@@ -53,23 +53,27 @@ impl std::error::Error for DateTimeError {}
 /// What is wrong with the text.
 pub fn parse_datetime(
     text: &str,
-    zone: Zone,
+    zone: Timezone,
     now: DateTime<Utc>,
 ) -> Result<DateTime<Utc>, DateTimeError> {
-    read(text.trim(), zone, now).map_err(|wrong| DateTimeError {
+    read(text.trim(), zone, now).map_err(|kind| DateTimeError {
         text: text.to_owned(),
-        wrong,
+        kind,
     })
 }
 
-fn read(text: &str, zone: Zone, now: DateTime<Utc>) -> Result<DateTime<Utc>, Wrong> {
+fn read(
+    text: &str,
+    zone: Timezone,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, DatetimeErrorKind> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
         return Ok(moment.to_utc());
     }
     let Some((date, time)) = text.split_once(['T', 't', ' ']) else {
-        return next(read_time(text)?, zone, now).ok_or(Wrong::Range);
+        return next_time_of_day(parse_time(text)?, zone, now).ok_or(DatetimeErrorKind::Range);
     };
-    let date = read_date(date)?;
+    let date = parse_date(date)?;
     let time = time.trim_start();
     let (time, offset) = match time.find(['Z', 'z', '+', '-']) {
         Some(at) => (&time[..at], Some(&time[at..])),
@@ -77,65 +81,70 @@ fn read(text: &str, zone: Zone, now: DateTime<Utc>) -> Result<DateTime<Utc>, Wro
     };
     // a fraction of a second goes with RFC 3339, which this is but for a slip
     let whole = time.split_once('.').map_or(time, |(whole, _)| whole);
-    let clock = date.and_time(read_time(whole)?);
+    let clock = date.and_time(parse_time(whole)?);
     if whole != time && offset.is_none() {
-        return Err(Wrong::Form);
+        return Err(DatetimeErrorKind::Form);
     }
     let moment = match offset {
-        None => zone.when(clock).once(),
-        Some(offset) => add(clock, -read_offset(offset).ok_or(Wrong::Offset)?),
+        None => zone.resolve_local(clock).first_or_gap_end(),
+        Some(offset) => add_seconds(
+            clock,
+            -parse_offset(offset).ok_or(DatetimeErrorKind::Offset)?,
+        ),
     };
     Ok(moment.and_utc())
 }
 
 /// The first moment after now at which the clocks show the time of day.
-fn next(time: NaiveTime, zone: Zone, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+fn next_time_of_day(time: NaiveTime, zone: Timezone, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let now = now.naive_utc();
-    let today = zone.clock(now).date();
+    let today = zone.local_time(now).date();
     today
         .iter_days()
         .take(3)
-        .map(|day| match zone.when(day.and_time(time)) {
-            When::Twice(first, second) if first <= now => second,
-            when => when.once(),
+        .map(|day| match zone.resolve_local(day.and_time(time)) {
+            LocalTimeResult::Ambiguous(first, second) if first <= now => second,
+            when => when.first_or_gap_end(),
         })
         .find(|moment| *moment > now)
         .map(|moment| moment.and_utc())
 }
 
 /// `HH:MM[:SS]`
-fn read_time(text: &str) -> Result<NaiveTime, Wrong> {
+fn parse_time(text: &str) -> Result<NaiveTime, DatetimeErrorKind> {
     let mut parts = text.split(':');
     let (hour, minute) = (parts.next(), parts.next());
     let (second, rest) = (parts.next().unwrap_or("00"), parts.next());
-    let number = |text: Option<&str>, digits| digits_of(text?, digits);
+    let number = |text: Option<&str>, digits| parse_digits(text?, digits);
     let (Some(hour), Some(minute), Some(second), None) = (
         number(hour, 1).or_else(|| number(hour, 2)),
         number(minute, 2),
         number(Some(second), 2),
         rest,
     ) else {
-        return Err(Wrong::Form);
+        return Err(DatetimeErrorKind::Form);
     };
-    NaiveTime::from_hms_opt(hour, minute, second).ok_or(Wrong::Time)
+    NaiveTime::from_hms_opt(hour, minute, second).ok_or(DatetimeErrorKind::Time)
 }
 
 /// `YYYY-MM-DD`
-fn read_date(text: &str) -> Result<NaiveDate, Wrong> {
+fn parse_date(text: &str) -> Result<NaiveDate, DatetimeErrorKind> {
     let parts: Vec<&str> = text.split('-').collect();
     let [year, month, day] = parts[..] else {
-        return Err(Wrong::Form);
+        return Err(DatetimeErrorKind::Form);
     };
-    let (Some(year), Some(month), Some(day)) =
-        (digits_of(year, 4), digits_of(month, 2), digits_of(day, 2))
-    else {
-        return Err(Wrong::Form);
+    let (Some(year), Some(month), Some(day)) = (
+        parse_digits(year, 4),
+        parse_digits(month, 2),
+        parse_digits(day, 2),
+    ) else {
+        return Err(DatetimeErrorKind::Form);
     };
-    NaiveDate::from_ymd_opt(year.cast_signed(), month, day).ok_or(Wrong::Date)
+    NaiveDate::from_ymd_opt(year.cast_signed(), month, day).ok_or(DatetimeErrorKind::Date)
 }
 
 /// `Z` or `+HH:MM`, in seconds east of UTC.
-fn read_offset(text: &str) -> Option<i64> {
+fn parse_offset(text: &str) -> Option<i64> {
     if text.eq_ignore_ascii_case("z") {
         return Some(0);
     }
@@ -144,12 +153,12 @@ fn read_offset(text: &str) -> Option<i64> {
         None => (1, text.strip_prefix('+')?),
     };
     let (hours, minutes) = rest.split_once(':')?;
-    let (hours, minutes) = (digits_of(hours, 2)?, digits_of(minutes, 2)?);
+    let (hours, minutes) = (parse_digits(hours, 2)?, parse_digits(minutes, 2)?);
     (hours < 24 && minutes < 60).then(|| sign * i64::from(hours * 3_600 + minutes * 60))
 }
 
 /// A number of so many digits.
-fn digits_of(text: &str, digits: usize) -> Option<u32> {
+fn parse_digits(text: &str, digits: usize) -> Option<u32> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())
         .flatten()
@@ -163,7 +172,7 @@ mod tests {
     const NOON: &str = "2026-03-28T12:00:00+01:00";
 
     fn read(text: &str, zone: &str, now: &str) -> Result<String, String> {
-        let zone: Zone = zone.parse().unwrap();
+        let zone: Timezone = zone.parse().unwrap();
         parse_datetime(text, zone, now.parse().unwrap())
             .map(|moment| zone.format(moment))
             .map_err(|error| error.to_string())
@@ -221,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        for (text, wrong) in [
+        for (text, kind) in [
             ("2026-02-30 10:00", "date"),
             ("2026-02-30T10:00:00Z", "date"),
             ("2026-13-01 10:00", "date"),
@@ -240,7 +249,7 @@ mod tests {
             ("18:00 \u{1b}[31m", "write 18:00"),
         ] {
             let error = read(text, "Europe/Berlin", NOON).unwrap_err();
-            assert!(error.contains(wrong), "{text}: {error}");
+            assert!(error.contains(kind), "{text}: {error}");
             assert!(!error.contains('\u{1b}'), "{error}");
         }
     }
@@ -249,7 +258,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC*|[0-9T:Z +.-]{0,30}", seconds in any::<i64>()) {
             if let Some(now) = chrono::DateTime::from_timestamp(seconds, 0) {
-                let _ = parse_datetime(&text, Zone::UTC, now);
+                let _ = parse_datetime(&text, Timezone::UTC, now);
             }
         }
 
@@ -259,7 +268,7 @@ mod tests {
             hour in 0_u32..24,
             minute in 0_u32..60,
         ) {
-            let zone: Zone = "Australia/Lord_Howe".parse().unwrap();
+            let zone: Timezone = "Australia/Lord_Howe".parse().unwrap();
             let now = DateTime::from_timestamp(now, 0).unwrap();
             let moment = parse_datetime(&format!("{hour}:{minute:02}"), zone, now).unwrap();
             let wait = (moment - now).num_minutes();

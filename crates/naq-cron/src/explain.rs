@@ -1,22 +1,22 @@
 //! What an expression means, in an English sentence.
 
-use super::calendar::{Fields, starred};
-use super::field::{self, Field, Item, MONTHS, WEEKDAYS};
+use super::calendar::{CronFields, starts_with_star};
+use super::field::{self, Field, FieldItem, MONTHS, WEEKDAYS};
 
 /// More times of day than these are told by their fields.
 const TIMES_MAX: usize = 6;
 
-pub(super) fn explain(fields: &Fields) -> String {
+pub(super) fn explain(fields: &CronFields) -> String {
     let days = days(fields);
     let mut sentence = match times(fields) {
         Some(times) if days.is_empty() => format!("At {} every day", join(&times)),
         Some(times) => format!("At {} {days}", join(&times)),
-        None if days.is_empty() => cadence(fields),
-        None => format!("{}, {days}", cadence(fields)),
+        None if days.is_empty() => frequency(fields),
+        None => format!("{}, {days}", frequency(fields)),
     };
-    if !all(&field::MONTH, &fields.months) {
+    if !covers_all(&field::MONTH, &fields.months) {
         let from = match fields.months[..] {
-            [Item::Range { from, to, step: 1 }] if to > from + 1 => "from",
+            [FieldItem::Range { from, to, step: 1 }] if to > from + 1 => "from",
             _ => "in",
         };
         sentence.push_str(&format!(", {from} {}", months(&fields.months)));
@@ -37,12 +37,12 @@ fn join(parts: &[String]) -> String {
     }
 }
 
-fn all(field: &Field, items: &[Item]) -> bool {
-    field.values(items) == field.values(&[Item::Any { step: 1 }])
+fn covers_all(field: &Field, items: &[FieldItem]) -> bool {
+    field.value_mask(items) == field.value_mask(&[FieldItem::Any { step: 1 }])
 }
 
 /// The times of day, where they are few and each is written out.
-fn times(fields: &Fields) -> Option<Vec<String>> {
+fn times(fields: &CronFields) -> Option<Vec<String>> {
     let hours = listed(&field::HOUR, &fields.hours)?;
     let minutes = listed(&field::MINUTE, &fields.minutes)?;
     let seconds = listed(&field::SECOND, &fields.seconds)?;
@@ -62,23 +62,23 @@ fn times(fields: &Fields) -> Option<Vec<String>> {
 }
 
 /// The values of a field that is a list of them, in order.
-fn listed(field: &Field, items: &[Item]) -> Option<Vec<u32>> {
-    let bits = field.values(items);
+fn listed(field: &Field, items: &[FieldItem]) -> Option<Vec<u32>> {
+    let bits = field.value_mask(items);
     items
         .iter()
-        .all(|item| matches!(item, Item::Value(_)))
+        .all(|item| matches!(item, FieldItem::Value(_)))
         .then(|| (0..64).filter(|bit| bits & 1 << bit != 0).collect())
 }
 
 /// How often within the hours, told from the smallest unit that says something:
 /// `every 10 seconds of minute 5 of every hour from 9 to 17`.
-fn cadence(fields: &Fields) -> String {
+fn frequency(fields: &CronFields) -> String {
     let mut units = vec![
         (&field::SECOND, &fields.seconds),
         (&field::MINUTE, &fields.minutes),
         (&field::HOUR, &fields.hours),
     ];
-    while units.len() > 1 && units[0].1[..] == [Item::Value(0)] {
+    while units.len() > 1 && units[0].1[..] == [FieldItem::Value(0)] {
         units.remove(0);
     }
     let mut text = String::new();
@@ -86,22 +86,22 @@ fn cadence(fields: &Fields) -> String {
     for (field, items) in units {
         if text.is_empty() {
             text = ticks(field, items);
-        } else if !(runs_on && items[..] == [Item::Any { step: 1 }]) {
+        } else if !(runs_on && items[..] == [FieldItem::Any { step: 1 }]) {
             text.push_str(&format!(" of {}", which(field, items)));
         }
         // `every 15 minutes` needs no `of every hour`, `at minute 15` does
-        runs_on = matches!(items[..], [Item::Any { step }] if even(field, step));
+        runs_on = matches!(items[..], [FieldItem::Any { step }] if divides_evenly(field, step));
     }
     text
 }
 
 /// Whether a step is kept from one round of the field to the next.
-fn even(field: &Field, step: u32) -> bool {
+fn divides_evenly(field: &Field, step: u32) -> bool {
     (field.max - field.min + 1).is_multiple_of(step)
 }
 
 /// The smallest unit: `every 15 minutes`, `at minutes 0 and 30`.
-fn ticks(field: &Field, items: &[Item]) -> String {
+fn ticks(field: &Field, items: &[FieldItem]) -> String {
     let unit = field.name;
     let every = |step: u32| match step {
         1 => format!("every {unit}"),
@@ -111,7 +111,7 @@ fn ticks(field: &Field, items: &[Item]) -> String {
 }
 
 /// A larger unit, which the smaller are in: `every 2nd hour`, `hours 2 and 3`.
-fn which(field: &Field, items: &[Item]) -> String {
+fn which(field: &Field, items: &[FieldItem]) -> String {
     let unit = field.name;
     let every = |step: u32| match step {
         1 => format!("every {unit}"),
@@ -120,27 +120,27 @@ fn which(field: &Field, items: &[Item]) -> String {
     parts(field, items, "", every)
 }
 
-fn parts(field: &Field, items: &[Item], at: &str, every: impl Fn(u32) -> String) -> String {
+fn parts(field: &Field, items: &[FieldItem], at: &str, every: impl Fn(u32) -> String) -> String {
     let mut parts = Vec::new();
     let mut values = Vec::new();
     for item in items {
         match *item {
-            Item::Value(value) => values.push(value.to_string()),
-            Item::Range { from, to, step } => {
+            FieldItem::Value(value) => values.push(value.to_string()),
+            FieldItem::Range { from, to, step } => {
                 // where the steps end, which may be before the range does
                 let last = from + (to - from) / step * step;
                 parts.push(format!("{} from {from} to {last}", every(step)));
             }
-            Item::Any { step } if even(field, step) => parts.push(every(step)),
-            Item::Any { step } => {
+            FieldItem::Any { step } if divides_evenly(field, step) => parts.push(every(step)),
+            FieldItem::Any { step } => {
                 let last = field.min + (field.max - field.min) / step * step;
                 parts.push(format!("{} from {} to {last}", every(step), field.min));
             }
-            Item::LastDay
-            | Item::LastWorkday
-            | Item::NearestWorkday(_)
-            | Item::Last(_)
-            | Item::Nth { .. } => {}
+            FieldItem::LastDay
+            | FieldItem::LastWorkday
+            | FieldItem::NearestWorkday(_)
+            | FieldItem::Last(_)
+            | FieldItem::Nth { .. } => {}
         }
     }
     if !values.is_empty() {
@@ -151,51 +151,51 @@ fn parts(field: &Field, items: &[Item], at: &str, every: impl Fn(u32) -> String)
 }
 
 /// The days; nothing where it is every day.
-fn days(fields: &Fields) -> String {
-    let every_day = all(&field::DAY, &fields.days);
-    let every_weekday = all(&field::WEEKDAY, &fields.weekdays);
-    let by_both = starred(&fields.days) || starred(&fields.weekdays);
+fn days(fields: &CronFields) -> String {
+    let every_day = covers_all(&field::DAY, &fields.days);
+    let every_weekday = covers_all(&field::WEEKDAY, &fields.weekdays);
+    let days_match_both = starts_with_star(&fields.days) || starts_with_star(&fields.weekdays);
     let (days, weekdays) = (days_of_month(&fields.days), weekdays(&fields.weekdays));
     match (every_day, every_weekday) {
         (true, true) => String::new(),
-        (true, false) if by_both => match fields.weekdays[..] {
-            [Item::Range { from, to, step: 1 }] if to > from + 1 => format!("from {weekdays}"),
+        (true, false) if days_match_both => match fields.weekdays[..] {
+            [FieldItem::Range { from, to, step: 1 }] if to > from + 1 => format!("from {weekdays}"),
             _ => format!("on {weekdays}"),
         },
-        (false, true) if by_both => format!("on {days}"),
+        (false, true) if days_match_both => format!("on {days}"),
         // either is enough, and one is always true
         (true, false) | (false, true) => String::new(),
-        (false, false) if by_both => format!("on {days} that falls on {weekdays}"),
+        (false, false) if days_match_both => format!("on {days} that falls on {weekdays}"),
         (false, false) => format!("on {days}, and also on {weekdays}"),
     }
 }
 
-fn days_of_month(items: &[Item]) -> String {
+fn days_of_month(items: &[FieldItem]) -> String {
     let mut parts = Vec::new();
     let mut values = Vec::new();
     for item in items {
         match *item {
-            Item::Value(day) => values.push(day.to_string()),
-            Item::Range { from, to, step: 1 } => values.push(format!("{from} to {to}")),
-            Item::Range { from, to, step } => {
+            FieldItem::Value(day) => values.push(day.to_string()),
+            FieldItem::Range { from, to, step: 1 } => values.push(format!("{from} to {to}")),
+            FieldItem::Range { from, to, step } => {
                 let last = from + (to - from) / step * step;
                 let step = ordinal(step);
                 parts.push(format!(
                     "every {step} day of the month from {from} to {last}"
                 ));
             }
-            Item::Any { step: 1 } => parts.push("every day of the month".to_owned()),
-            Item::Any { step } => {
+            FieldItem::Any { step: 1 } => parts.push("every day of the month".to_owned()),
+            FieldItem::Any { step } => {
                 parts.push(format!("every {} day of the month from 1", ordinal(step)));
             }
-            Item::LastDay => parts.push("the last day of the month".to_owned()),
-            Item::LastWorkday => {
+            FieldItem::LastDay => parts.push("the last day of the month".to_owned()),
+            FieldItem::LastWorkday => {
                 parts.push("the last day from Monday to Friday of the month".to_owned());
             }
-            Item::NearestWorkday(day) => parts.push(format!(
+            FieldItem::NearestWorkday(day) => parts.push(format!(
                 "the day from Monday to Friday nearest to day {day} of the month"
             )),
-            Item::Last(_) | Item::Nth { .. } => {}
+            FieldItem::Last(_) | FieldItem::Nth { .. } => {}
         }
     }
     if !values.is_empty() {
@@ -206,49 +206,51 @@ fn days_of_month(items: &[Item]) -> String {
     join(&parts)
 }
 
-fn weekdays(items: &[Item]) -> String {
+fn weekdays(items: &[FieldItem]) -> String {
     let name = |weekday: u32| WEEKDAYS[weekday as usize % 7].to_owned();
     let mut parts = Vec::new();
     for item in items {
         match *item {
-            Item::Value(weekday) => parts.push(name(weekday)),
-            Item::Range { from, to, step: 1 } if to > from + 1 => {
+            FieldItem::Value(weekday) => parts.push(name(weekday)),
+            FieldItem::Range { from, to, step: 1 } if to > from + 1 => {
                 parts.push(format!("{} to {}", name(from), name(to)));
             }
-            Item::Range { from, to, step } => {
+            FieldItem::Range { from, to, step } => {
                 parts.extend((from..=to).step_by(step as usize).map(name));
             }
             // 7 is Sunday once more
-            Item::Any { step } => parts.extend((0..7).step_by(step as usize).map(name)),
-            Item::Last(weekday) => parts.push(format!("the last {} of the month", name(weekday))),
-            Item::Nth { weekday, nth } => {
+            FieldItem::Any { step } => parts.extend((0..7).step_by(step as usize).map(name)),
+            FieldItem::Last(weekday) => {
+                parts.push(format!("the last {} of the month", name(weekday)))
+            }
+            FieldItem::Nth { weekday, nth } => {
                 let nth = ["first", "second", "third", "fourth", "fifth"][nth as usize - 1];
                 parts.push(format!("the {nth} {} of the month", name(weekday)));
             }
-            Item::LastDay | Item::LastWorkday | Item::NearestWorkday(_) => {}
+            FieldItem::LastDay | FieldItem::LastWorkday | FieldItem::NearestWorkday(_) => {}
         }
     }
     join(&parts)
 }
 
-fn months(items: &[Item]) -> String {
+fn months(items: &[FieldItem]) -> String {
     let name = |month: u32| MONTHS[month as usize - 1].to_owned();
     let mut parts = Vec::new();
     for item in items {
         match *item {
-            Item::Value(month) => parts.push(name(month)),
-            Item::Range { from, to, step: 1 } if to > from + 1 => {
+            FieldItem::Value(month) => parts.push(name(month)),
+            FieldItem::Range { from, to, step: 1 } if to > from + 1 => {
                 parts.push(format!("{} to {}", name(from), name(to)));
             }
-            Item::Range { from, to, step } => {
+            FieldItem::Range { from, to, step } => {
                 parts.extend((from..=to).step_by(step as usize).map(name));
             }
-            Item::Any { step } => parts.extend((1..=12).step_by(step as usize).map(name)),
-            Item::LastDay
-            | Item::LastWorkday
-            | Item::NearestWorkday(_)
-            | Item::Last(_)
-            | Item::Nth { .. } => {}
+            FieldItem::Any { step } => parts.extend((1..=12).step_by(step as usize).map(name)),
+            FieldItem::LastDay
+            | FieldItem::LastWorkday
+            | FieldItem::NearestWorkday(_)
+            | FieldItem::Last(_)
+            | FieldItem::Nth { .. } => {}
         }
     }
     join(&parts)

@@ -16,10 +16,10 @@ use std::fmt;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike, Utc};
 
-use crate::calendar::{Calendar, Fields, YEAR_MAX, starred};
+use crate::calendar::{Calendar, CronFields, YEAR_MAX, starts_with_star};
 use crate::error::CronError;
-use crate::error::Fault;
-use crate::timezone::{When, Zone, add};
+use crate::error::CronErrorKind;
+use crate::timezone::{LocalTimeResult, Timezone, add_seconds};
 use crate::{explain, field};
 
 /// A cron expression that was read: a text and some 60 bytes.
@@ -28,7 +28,7 @@ pub struct Cron {
     text: Box<str>,
     calendar: Calendar,
     /// The hour field begins with `*`.
-    keeps_cadence: bool,
+    hour_is_wildcard: bool,
 }
 
 impl Cron {
@@ -38,19 +38,19 @@ impl Cron {
     /// Which field is wrong, and what may stand there; or that it never comes true.
     pub fn parse(text: &str) -> Result<Cron, CronError> {
         let text = text.trim();
-        let error = |fault| CronError {
+        let error = |kind| CronError {
             expression: text.to_owned(),
-            fault,
+            kind,
         };
-        let fields = read(text).map_err(error)?;
+        let fields = parse_fields(text).map_err(error)?;
         let calendar = Calendar::new(&fields);
-        if !calendar.comes_true() {
-            return Err(error(Fault::Never));
+        if !calendar.can_match() {
+            return Err(error(CronErrorKind::NeverMatches));
         }
         Ok(Cron {
             text: text.into(),
             calendar,
-            keeps_cadence: starred(&fields.hours),
+            hour_is_wildcard: starts_with_star(&fields.hours),
         })
     }
 
@@ -64,13 +64,13 @@ impl Cron {
     #[must_use]
     pub fn explain(&self) -> String {
         // what was read once is read again; to keep it would double the size of every schedule
-        read(&self.text).map_or_else(|_| String::new(), |fields| explain::explain(&fields))
+        parse_fields(&self.text).map_or_else(|_| String::new(), |fields| explain::explain(&fields))
     }
 
     /// The first moment after `after` at which the expression is true by the clocks of the zone;
     /// none after the year 9999.
     #[must_use]
-    pub fn next_after(&self, after: DateTime<Utc>, zone: Zone) -> Option<DateTime<Utc>> {
+    pub fn next_after(&self, after: DateTime<Utc>, zone: Timezone) -> Option<DateTime<Utc>> {
         let after = after.naive_utc();
         if after.year() > YEAR_MAX {
             return None;
@@ -79,92 +79,96 @@ impl Cron {
         let after = after
             .with_nanosecond(0)?
             .max(NaiveDate::from_ymd_opt(0, 1, 1)?.and_time(NaiveTime::MIN));
-        let next = if self.keeps_cadence {
-            self.next_shown(after, zone)
+        let next = if self.hour_is_wildcard {
+            self.next_wildcard_time(after, zone)
         } else {
-            self.next_named(after, zone)
+            self.next_fixed_time(after, zone)
         };
         next.filter(|moment| moment.year() <= YEAR_MAX)
             .map(|moment| moment.and_utc())
     }
 
     /// The next moment where each time counts once, shown or not.
-    fn next_named(&self, after: NaiveDateTime, zone: Zone) -> Option<NaiveDateTime> {
-        let mut clock = zone.clock(after);
-        if let When::Twice(first, second) = zone.when(clock)
+    fn next_fixed_time(&self, after: NaiveDateTime, zone: Timezone) -> Option<NaiveDateTime> {
+        let mut clock = zone.local_time(after);
+        if let LocalTimeResult::Ambiguous(first, second) = zone.resolve_local(clock)
             && second <= after
         {
             // what is shown again came true already: to go through it would find nothing
-            let change = zone.change(first, second);
-            clock = zone.clock(add(change, -1));
+            let change = zone.next_offset_change(first, second);
+            clock = zone.local_time(add_seconds(change, -1));
         }
         // times of one gap share a moment, which may be that of `after`
         loop {
             clock = self.calendar.next(clock)?;
-            let when = zone.when(clock);
-            let moment = when.once();
+            let when = zone.resolve_local(clock);
+            let moment = when.first_or_gap_end();
             if moment > after {
                 return Some(moment);
             }
-            if let When::Never { gap_end } = when {
-                clock = add(zone.clock(gap_end), -1);
+            if let LocalTimeResult::Gap { gap_end } = when {
+                clock = add_seconds(zone.local_time(gap_end), -1);
             }
         }
     }
 
     /// The next moment at which the clocks show a time that is true.
-    fn next_shown(&self, after: NaiveDateTime, zone: Zone) -> Option<NaiveDateTime> {
-        let mut clock = zone.clock(after);
-        if let When::Twice(_, second) = zone.when(clock)
+    fn next_wildcard_time(&self, after: NaiveDateTime, zone: Timezone) -> Option<NaiveDateTime> {
+        let mut clock = zone.local_time(after);
+        if let LocalTimeResult::Ambiguous(_, second) = zone.resolve_local(clock)
             && second > after
         {
             // the clocks are about to be put back: what they show until then, or what after
-            let change = zone.change(after, second);
+            let change = zone.next_offset_change(after, second);
             let next = self.calendar.next(clock)?;
-            if let When::Twice(first, _) = zone.when(next)
+            if let LocalTimeResult::Ambiguous(first, _) = zone.resolve_local(next)
                 && first < change
             {
                 return Some(first);
             }
-            clock = add(zone.clock(change), -1);
+            clock = add_seconds(zone.local_time(change), -1);
         }
         loop {
             clock = self.calendar.next(clock)?;
-            match zone.when(clock) {
-                When::Once(moment) => return Some(moment),
-                When::Twice(first, _) if first > after => return Some(first),
-                When::Twice(_, second) => return Some(second),
-                When::Never { gap_end } => clock = add(zone.clock(gap_end), -1),
+            match zone.resolve_local(clock) {
+                LocalTimeResult::Single(moment) => return Some(moment),
+                LocalTimeResult::Ambiguous(first, _) if first > after => return Some(first),
+                LocalTimeResult::Ambiguous(_, second) => return Some(second),
+                LocalTimeResult::Gap { gap_end } => {
+                    clock = add_seconds(zone.local_time(gap_end), -1)
+                }
             }
         }
     }
 }
 
 /// The fields of an expression.
-fn read(text: &str) -> Result<Fields, Fault> {
+fn parse_fields(text: &str) -> Result<CronFields, CronErrorKind> {
     let spelt = match text.strip_prefix('@') {
-        Some(name) => nickname(name).ok_or(Fault::Nickname)?,
+        Some(name) => nickname(name).ok_or(CronErrorKind::Nickname)?,
         None => text,
     };
     let words: Vec<&str> = spelt.split_whitespace().collect();
     let (second, rest, begin) = match words[..] {
-        [] => return Err(Fault::Empty),
+        [] => return Err(CronErrorKind::Empty),
         [minute, hour, day, month, weekday] => ("0", [minute, hour, day, month, weekday], 1),
         [second, minute, hour, day, month, weekday] => {
             (second, [minute, hour, day, month, weekday], 2)
         }
-        _ => return Err(Fault::Count(words.len())),
+        _ => return Err(CronErrorKind::FieldCount(words.len())),
     };
     let read = |field: &field::Field, text: &str, position| {
-        field.read(text).map_err(|(part, wanted)| Fault::Field {
-            field: field.name,
-            position,
-            text: part.to_owned(),
-            wanted,
-        })
+        field
+            .parse(text)
+            .map_err(|(part, expected)| CronErrorKind::Field {
+                field: field.name,
+                position,
+                text: part.to_owned(),
+                expected,
+            })
     };
     let [minute, hour, day, month, weekday] = rest;
-    Ok(Fields {
+    Ok(CronFields {
         seconds: read(&field::SECOND, second, 1)?,
         minutes: read(&field::MINUTE, minute, begin)?,
         hours: read(&field::HOUR, hour, begin + 1)?,

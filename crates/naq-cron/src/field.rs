@@ -6,24 +6,24 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) min: u32,
     pub(super) max: u32,
-    kind: Kind,
+    kind: FieldKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FieldKind {
     Plain,
     Day,
     Month,
     Weekday,
 }
 
-pub(super) const SECOND: Field = Field::new("second", 0, 59, Kind::Plain);
-pub(super) const MINUTE: Field = Field::new("minute", 0, 59, Kind::Plain);
-pub(super) const HOUR: Field = Field::new("hour", 0, 23, Kind::Plain);
-pub(super) const DAY: Field = Field::new("day of month", 1, 31, Kind::Day);
-pub(super) const MONTH: Field = Field::new("month", 1, 12, Kind::Month);
+pub(super) const SECOND: Field = Field::new("second", 0, 59, FieldKind::Plain);
+pub(super) const MINUTE: Field = Field::new("minute", 0, 59, FieldKind::Plain);
+pub(super) const HOUR: Field = Field::new("hour", 0, 23, FieldKind::Plain);
+pub(super) const DAY: Field = Field::new("day of month", 1, 31, FieldKind::Day);
+pub(super) const MONTH: Field = Field::new("month", 1, 12, FieldKind::Month);
 /// Sunday is 0. What is read as 7 is 0 too, save at the end of a range.
-pub(super) const WEEKDAY: Field = Field::new("day of week", 0, 7, Kind::Weekday);
+pub(super) const WEEKDAY: Field = Field::new("day of week", 0, 7, FieldKind::Weekday);
 
 pub(super) const MONTHS: [&str; 12] = [
     "January",
@@ -52,7 +52,7 @@ pub(super) const WEEKDAYS: [&str; 7] = [
 
 /// What stands between the commas of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(super) enum FieldItem {
     /// `5`
     Value(u32),
     /// `1-5`, `1-5/2`
@@ -72,7 +72,7 @@ pub(super) enum Item {
 }
 
 impl Field {
-    const fn new(name: &'static str, min: u32, max: u32, kind: Kind) -> Field {
+    const fn new(name: &'static str, min: u32, max: u32, kind: FieldKind) -> Field {
         Field {
             name,
             min,
@@ -82,155 +82,159 @@ impl Field {
     }
 
     /// The items of the field; or the text of the one that is wrong, and what may stand there.
-    pub(super) fn read<'a>(&self, text: &'a str) -> Result<Vec<Item>, (&'a str, String)> {
+    pub(super) fn parse<'a>(&self, text: &'a str) -> Result<Vec<FieldItem>, (&'a str, String)> {
         text.split(',')
-            .map(|item| self.read_item(item).map_err(|wanted| (item, wanted)))
+            .map(|item| self.parse_item(item).map_err(|expected| (item, expected)))
             .collect()
     }
 
-    fn read_item(&self, text: &str) -> Result<Item, String> {
+    fn parse_item(&self, text: &str) -> Result<FieldItem, String> {
         if text.is_empty() {
             return Err("there is nothing on one side of a comma".to_owned());
         }
         let (range, step) = match text.split_once('/') {
-            Some((range, step)) => (range, Some(self.read_step(step)?)),
+            Some((range, step)) => (range, Some(self.parse_step(step)?)),
             None => (text, None),
         };
         if range == "*" {
             let step = step.unwrap_or(1);
-            return Ok(Item::Any { step });
+            return Ok(FieldItem::Any { step });
         }
         if let Some((from, to)) = range.split_once('-') {
-            return self.read_range(from, to, step.unwrap_or(1));
+            return self.parse_range(from, to, step.unwrap_or(1));
         }
         let Some(step) = step else {
-            return self.read_single(range);
+            return self.parse_single(range);
         };
-        let from = self.read_value(range)?;
+        let from = self.parse_value(range)?;
         Err(format!(
             "a step goes with * or a range; write {from}-{}/{step}",
             self.max
         ))
     }
 
-    fn read_step(&self, text: &str) -> Result<u32, String> {
+    fn parse_step(&self, text: &str) -> Result<u32, String> {
         // how many values there are: a longer step is none, and nobody means it
         let most = match self.kind {
-            Kind::Weekday => 7,
+            FieldKind::Weekday => 7,
             _ => self.max - self.min + 1,
         };
-        number(text)
+        parse_number(text)
             .filter(|step| (1..=most).contains(step))
             .ok_or_else(|| format!("a step must be 1 to {most}"))
     }
 
-    fn read_range(&self, from: &str, to: &str, step: u32) -> Result<Item, String> {
-        let (from, mut to) = (self.read_value(from)?, self.read_value(to)?);
-        if self.kind == Kind::Weekday && to == 0 && from > 0 {
+    fn parse_range(&self, from: &str, to: &str, step: u32) -> Result<FieldItem, String> {
+        let (from, mut to) = (self.parse_value(from)?, self.parse_value(to)?);
+        if self.kind == FieldKind::Weekday && to == 0 && from > 0 {
             to = 7;
         }
         if from > to {
             let upwards = "a range must go upwards";
             return Err(match (self.kind, from, step) {
-                (Kind::Weekday, 7, 1) => format!("{upwards}; write 0-{to}"),
+                (FieldKind::Weekday, 7, 1) => format!("{upwards}; write 0-{to}"),
                 (_, _, 1) => format!("{upwards}; write {from}-{},{}-{to}", self.max, self.min),
                 _ => upwards.to_owned(),
             });
         }
-        Ok(Item::Range { from, to, step })
+        Ok(FieldItem::Range { from, to, step })
     }
 
     /// An item that is neither a range nor has a step.
-    fn read_single(&self, text: &str) -> Result<Item, String> {
+    fn parse_single(&self, text: &str) -> Result<FieldItem, String> {
         let upper = text.to_ascii_uppercase();
-        let weekday = |text: &str| self.read_value(text).map(|weekday| weekday % 7);
+        let weekday = |text: &str| self.parse_value(text).map(|weekday| weekday % 7);
         match self.kind {
-            Kind::Day | Kind::Weekday if upper == "?" => return Ok(Item::Any { step: 1 }),
-            Kind::Day if upper == "L" => return Ok(Item::LastDay),
-            Kind::Day if upper == "LW" => return Ok(Item::LastWorkday),
-            Kind::Day => {
+            FieldKind::Day | FieldKind::Weekday if upper == "?" => {
+                return Ok(FieldItem::Any { step: 1 });
+            }
+            FieldKind::Day if upper == "L" => return Ok(FieldItem::LastDay),
+            FieldKind::Day if upper == "LW" => return Ok(FieldItem::LastWorkday),
+            FieldKind::Day => {
                 if let Some(day) = upper.strip_suffix('W') {
-                    return self.read_value(day).map(Item::NearestWorkday);
+                    return self.parse_value(day).map(FieldItem::NearestWorkday);
                 }
             }
-            Kind::Weekday if upper == "L" => {
+            FieldKind::Weekday if upper == "L" => {
                 return Err("say the last what: 5L is the last Friday of the month".to_owned());
             }
-            Kind::Weekday => {
+            FieldKind::Weekday => {
                 if let Some((day, nth)) = upper.split_once('#') {
                     let weekday = weekday(day)?;
-                    return number(nth)
+                    return parse_number(nth)
                         .filter(|nth| (1..=5).contains(nth))
-                        .map(|nth| Item::Nth { weekday, nth })
+                        .map(|nth| FieldItem::Nth { weekday, nth })
                         .ok_or_else(|| "what follows # must be 1 to 5".to_owned());
                 }
                 if let Some(day) = upper.strip_suffix('L') {
-                    return weekday(day).map(Item::Last);
+                    return weekday(day).map(FieldItem::Last);
                 }
-                return weekday(text).map(Item::Value);
+                return weekday(text).map(FieldItem::Value);
             }
-            Kind::Plain | Kind::Month => {}
+            FieldKind::Plain | FieldKind::Month => {}
         }
-        self.read_value(text).map(Item::Value)
+        self.parse_value(text).map(FieldItem::Value)
     }
 
-    fn read_value(&self, text: &str) -> Result<u32, String> {
+    fn parse_value(&self, text: &str) -> Result<u32, String> {
         let names: &[&str] = match self.kind {
-            Kind::Month => &MONTHS,
-            Kind::Weekday => &WEEKDAYS,
-            Kind::Plain | Kind::Day => &[],
+            FieldKind::Month => &MONTHS,
+            FieldKind::Weekday => &WEEKDAYS,
+            FieldKind::Plain | FieldKind::Day => &[],
         };
         let named = (self.min..)
             .zip(names)
             .find(|(_, name)| name[..3].eq_ignore_ascii_case(text))
             .map(|(value, _)| value);
         named
-            .or_else(|| number(text))
+            .or_else(|| parse_number(text))
             .filter(|value| (self.min..=self.max).contains(value))
-            .ok_or_else(|| self.wanted())
+            .ok_or_else(|| self.expected())
     }
 
     /// What may stand here.
-    fn wanted(&self) -> String {
+    fn expected(&self) -> String {
         let (min, max) = (self.min, self.max);
         match self.kind {
-            Kind::Plain => format!("must be {min} to {max}"),
-            Kind::Day => format!("must be {min} to {max}, L, LW or a day with W such as 15W"),
-            Kind::Month => format!("must be {min} to {max} or JAN to DEC"),
-            Kind::Weekday => format!("must be {min} to {max} (0 and 7 are Sunday) or SUN to SAT"),
+            FieldKind::Plain => format!("must be {min} to {max}"),
+            FieldKind::Day => format!("must be {min} to {max}, L, LW or a day with W such as 15W"),
+            FieldKind::Month => format!("must be {min} to {max} or JAN to DEC"),
+            FieldKind::Weekday => {
+                format!("must be {min} to {max} (0 and 7 are Sunday) or SUN to SAT")
+            }
         }
     }
 
     /// The values that items name by themselves, one bit each.
-    pub(super) fn values(&self, items: &[Item]) -> u64 {
+    pub(super) fn value_mask(&self, items: &[FieldItem]) -> u64 {
         let mut bits = 0;
         for item in items {
             match *item {
-                Item::Value(value) => bits |= 1 << value,
-                Item::Range { from, to, step } => bits |= stepped(from, to, step),
-                Item::Any { step } => bits |= stepped(self.min, self.max, step),
-                Item::LastDay
-                | Item::LastWorkday
-                | Item::NearestWorkday(_)
-                | Item::Last(_)
-                | Item::Nth { .. } => {}
+                FieldItem::Value(value) => bits |= 1 << value,
+                FieldItem::Range { from, to, step } => bits |= step_mask(from, to, step),
+                FieldItem::Any { step } => bits |= step_mask(self.min, self.max, step),
+                FieldItem::LastDay
+                | FieldItem::LastWorkday
+                | FieldItem::NearestWorkday(_)
+                | FieldItem::Last(_)
+                | FieldItem::Nth { .. } => {}
             }
         }
-        if self.kind == Kind::Weekday && bits & 1 << 7 != 0 {
+        if self.kind == FieldKind::Weekday && bits & 1 << 7 != 0 {
             bits = bits & !(1 << 7) | 1;
         }
         bits
     }
 }
 
-fn stepped(from: u32, to: u32, step: u32) -> u64 {
+fn step_mask(from: u32, to: u32, step: u32) -> u64 {
     (from..=to)
         .step_by(step as usize)
         .fold(0, |bits, value| bits | 1 << value)
 }
 
 /// One to four digits.
-fn number(text: &str) -> Option<u32> {
+fn parse_number(text: &str) -> Option<u32> {
     (text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())
         .flatten()

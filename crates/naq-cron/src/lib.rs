@@ -2,10 +2,10 @@
 //! expression means in a sentence.
 //!
 //! ```
-//! use naq_cron::{Cron, Zone};
+//! use naq_cron::{Cron, Timezone};
 //!
 //! let cron = Cron::parse("30 2 * * *")?;
-//! let berlin: Zone = "Europe/Berlin".parse()?;
+//! let berlin: Timezone = "Europe/Berlin".parse()?;
 //!
 //! // On 29 March 2026 the clocks in Berlin skip from 02:00 to 03:00.
 //! let after = "2026-03-28T12:00:00Z".parse()?;
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! This crate stands alone: it performs no I/O, reads no clock, and knows nothing about jobs.
-//! Instants are [`chrono::DateTime<Utc>`](chrono::DateTime); a time zone is a [`Zone`], so that the
+//! Instants are [`chrono::DateTime<Utc>`](chrono::DateTime); a time zone is a [`Timezone`], so that the
 //! zone database behind it can change without a change of this interface.
 
 mod calendar;
@@ -31,4 +31,4 @@ mod timezone;
 pub use datetime::{DateTimeError, parse_datetime};
 pub use error::CronError;
 pub use expression::Cron;
-pub use timezone::{BadZone, Zone};
+pub use timezone::{Timezone, TimezoneError};

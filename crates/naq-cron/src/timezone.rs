@@ -15,11 +15,11 @@ use crate::text::quoted;
 /// The database is compiled in, so that every naq of a version knows the same zones and rules,
 /// whatever the machines have installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Zone(Tz);
+pub struct Timezone(Tz);
 
-impl Zone {
+impl Timezone {
     /// Coordinated universal time.
-    pub const UTC: Zone = Zone(Tz::UTC);
+    pub const UTC: Timezone = Timezone(Tz::UTC);
 
     /// The name in the IANA database.
     #[must_use]
@@ -32,23 +32,23 @@ impl Zone {
     pub fn format(self, moment: DateTime<Utc>) -> String {
         let offset = self.offset(moment.naive_utc());
         let moment = moment.with_timezone(&offset);
-        moment.to_rfc3339_opts(SecondsFormat::AutoSi, self == Zone::UTC)
+        moment.to_rfc3339_opts(SecondsFormat::AutoSi, self == Timezone::UTC)
     }
 
     /// What the clock shows at a moment that is given in UTC.
-    pub(crate) fn clock(self, utc: NaiveDateTime) -> NaiveDateTime {
-        add(utc, i64::from(self.offset(utc).local_minus_utc()))
+    pub(crate) fn local_time(self, utc: NaiveDateTime) -> NaiveDateTime {
+        add_seconds(utc, i64::from(self.offset(utc).local_minus_utc()))
     }
 
     /// When the clock shows a time.
-    pub(crate) fn when(self, clock: NaiveDateTime) -> When {
+    pub(crate) fn resolve_local(self, clock: NaiveDateTime) -> LocalTimeResult {
         match self.0.offset_from_local_datetime(&clock) {
-            LocalResult::Single(offset) => When::Once(to_utc(clock, offset.fix())),
+            LocalResult::Single(offset) => LocalTimeResult::Single(to_utc(clock, offset.fix())),
             LocalResult::Ambiguous(first, second) => {
                 let (a, b) = (to_utc(clock, first.fix()), to_utc(clock, second.fix()));
-                When::Twice(a.min(b), a.max(b))
+                LocalTimeResult::Ambiguous(a.min(b), a.max(b))
             }
-            LocalResult::None => When::Never {
+            LocalResult::None => LocalTimeResult::Gap {
                 gap_end: self.gap_end(clock),
             },
         }
@@ -56,18 +56,24 @@ impl Zone {
 
     /// The first moment of `from` to `until` at which the offset is no longer the one of `from`,
     /// for a span within which it changes once.
-    pub(crate) fn change(self, from: NaiveDateTime, until: NaiveDateTime) -> NaiveDateTime {
+    pub(crate) fn next_offset_change(
+        self,
+        from: NaiveDateTime,
+        until: NaiveDateTime,
+    ) -> NaiveDateTime {
         let offset = self.offset(from);
-        first(from, until, |moment| self.offset(moment) != offset)
+        first_second_where(from, until, |moment| self.offset(moment) != offset)
     }
 
     /// The moment at which the clock jumps over a time that it does not show.
     fn gap_end(self, clock: NaiveDateTime) -> NaiveDateTime {
         // no clock is further from UTC than this
         let far = 2 * 86_400;
-        first(add(clock, -far), add(clock, far), |moment| {
-            self.clock(moment) >= clock
-        })
+        first_second_where(
+            add_seconds(clock, -far),
+            add_seconds(clock, far),
+            |moment| self.local_time(moment) >= clock,
+        )
     }
 
     fn offset(self, utc: NaiveDateTime) -> FixedOffset {
@@ -77,32 +83,32 @@ impl Zone {
 
 /// The moments, in UTC, at which a clock shows a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum When {
-    Once(NaiveDateTime),
+pub(crate) enum LocalTimeResult {
+    Single(NaiveDateTime),
     /// The clock was put back: the first time and the second.
-    Twice(NaiveDateTime, NaiveDateTime),
+    Ambiguous(NaiveDateTime, NaiveDateTime),
     /// The clock was put forward, at that moment.
-    Never {
+    Gap {
         gap_end: NaiveDateTime,
     },
 }
 
-impl When {
+impl LocalTimeResult {
     /// The one moment for what happens once: the first, or the end of the gap.
-    pub(crate) fn once(self) -> NaiveDateTime {
+    pub(crate) fn first_or_gap_end(self) -> NaiveDateTime {
         match self {
-            When::Once(moment) | When::Twice(moment, _) => moment,
-            When::Never { gap_end } => gap_end,
+            LocalTimeResult::Single(moment) | LocalTimeResult::Ambiguous(moment, _) => moment,
+            LocalTimeResult::Gap { gap_end } => gap_end,
         }
     }
 }
 
 fn to_utc(clock: NaiveDateTime, offset: FixedOffset) -> NaiveDateTime {
-    add(clock, -i64::from(offset.local_minus_utc()))
+    add_seconds(clock, -i64::from(offset.local_minus_utc()))
 }
 
 /// Seconds later; the end of time where there is no such moment.
-pub(crate) fn add(moment: NaiveDateTime, seconds: i64) -> NaiveDateTime {
+pub(crate) fn add_seconds(moment: NaiveDateTime, seconds: i64) -> NaiveDateTime {
     moment
         .checked_add_signed(TimeDelta::seconds(seconds))
         .unwrap_or(if seconds < 0 {
@@ -113,7 +119,7 @@ pub(crate) fn add(moment: NaiveDateTime, seconds: i64) -> NaiveDateTime {
 }
 
 /// The first second after `from`, up to `until`, for which it holds; it does for `until`.
-fn first(
+fn first_second_where(
     from: NaiveDateTime,
     until: NaiveDateTime,
     holds: impl Fn(NaiveDateTime) -> bool,
@@ -121,22 +127,22 @@ fn first(
     let (mut before, mut after) = (0, (until - from).num_seconds());
     while after - before > 1 {
         let middle = before + (after - before) / 2;
-        if holds(add(from, middle)) {
+        if holds(add_seconds(from, middle)) {
             after = middle;
         } else {
             before = middle;
         }
     }
-    add(from, after)
+    add_seconds(from, after)
 }
 
-impl Default for Zone {
-    fn default() -> Zone {
-        Zone::UTC
+impl Default for Timezone {
+    fn default() -> Timezone {
+        Timezone::UTC
     }
 }
 
-impl fmt::Display for Zone {
+impl fmt::Display for Timezone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -144,31 +150,31 @@ impl fmt::Display for Zone {
 
 /// There is no such time zone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no time zone `{}`{}", quoted(.name), meant(*.nearest))]
-pub struct BadZone {
+#[error("there is no time zone `{}`{}", quoted(.name), suggestion(*.closest_match))]
+pub struct TimezoneError {
     name: String,
-    nearest: Option<&'static str>,
+    closest_match: Option<&'static str>,
 }
 
-fn meant(nearest: Option<&str>) -> String {
-    match nearest {
-        Some(nearest) => format!("; did you mean `{nearest}`?"),
+fn suggestion(closest_match: Option<&str>) -> String {
+    match closest_match {
+        Some(closest_match) => format!("; did you mean `{closest_match}`?"),
         None => "; a zone has a name such as UTC, Europe/Berlin or America/New_York".to_owned(),
     }
 }
 
-impl std::str::FromStr for Zone {
-    type Err = BadZone;
-    fn from_str(name: &str) -> Result<Zone, BadZone> {
-        name.parse().map(Zone).map_err(|_| BadZone {
+impl std::str::FromStr for Timezone {
+    type Err = TimezoneError;
+    fn from_str(name: &str) -> Result<Timezone, TimezoneError> {
+        name.parse().map(Timezone).map_err(|_| TimezoneError {
             name: name.to_owned(),
-            nearest: nearest_zone(name),
+            closest_match: nearest_timezone(name),
         })
     }
 }
 
 /// The zone that was probably meant: the same name in other letters, the city alone, or a slip.
-fn nearest_zone(name: &str) -> Option<&'static str> {
+fn nearest_timezone(name: &str) -> Option<&'static str> {
     let plain = |name: &str| name.trim().to_ascii_lowercase().replace([' ', '-'], "_");
     let wanted = plain(name);
     let names = || TZ_VARIANTS.iter().map(|zone| zone.name());

@@ -104,7 +104,7 @@ impl ConnectOptions {
 
 /// The state of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LinkState {
+pub struct ConnectionState {
     /// Whether there is one now.
     pub connected: bool,
     /// How many there have been, and how often messages came too fast; a change means that what
@@ -113,27 +113,27 @@ pub struct LinkState {
     /// The last permission the server denied, in its words.
     pub denied: Option<String>,
     /// How often a connection ended without the server saying why.
-    pub drops: u64,
+    pub disconnects: u64,
 }
 
 /// A watch on the state of a connection.
 #[derive(Clone, Debug)]
-pub struct Link(watch::Receiver<LinkState>);
+pub struct ConnectionWatch(watch::Receiver<ConnectionState>);
 
-impl Link {
+impl ConnectionWatch {
     /// The state now.
     #[must_use]
-    pub fn state(&self) -> LinkState {
+    pub fn state(&self) -> ConnectionState {
         self.0.borrow().clone()
     }
 
     /// The state now; only what happens after this look is a change.
-    pub fn mark_seen(&mut self) -> LinkState {
+    pub fn mark_seen(&mut self) -> ConnectionState {
         self.0.borrow_and_update().clone()
     }
 
     /// Waits for the state to change since the last look through this watch.
-    pub async fn changed(&mut self) -> LinkState {
+    pub async fn changed(&mut self) -> ConnectionState {
         if self.0.changed().await.is_err() {
             // the client is gone: nothing will ever change again
             std::future::pending::<()>().await;
@@ -159,33 +159,36 @@ impl Broker {
     /// Connects, and checks that the server can do what naq needs.
     ///
     /// # Errors
-    /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::Unsuitable`]
+    /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::UnsupportedServer`]
     /// where the server is too old, has no JetStream, or is an open one on another host.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
         if !options.has_credentials() && !options.is_local() {
             let url = without_credentials(&options.url);
             if !options.allow_insecure {
-                return Err(BrokerError::Unsuitable(format!(
+                return Err(BrokerError::UnsupportedServer(format!(
                     "{url} is another host and no credentials are given: whoever reaches that server can run commands on its workers; give --creds, --nkey, --user, --token or a client certificate, or say --allow-insecure"
                 )));
             }
             tracing::warn!(%url, "connecting to NATS on another host without credentials");
         }
-        Broker::open(options, Purpose::Everything).await
+        Broker::open(options, ConnectionPurpose::General).await
     }
 
     /// A connection beside this one, to look on by.
-    pub(super) async fn open_onlooker(&self) -> Result<Broker, BrokerError> {
-        Broker::open(&self.options, Purpose::Onlooker).await
+    pub(super) async fn open_observer(&self) -> Result<Broker, BrokerError> {
+        Broker::open(&self.options, ConnectionPurpose::Observer).await
     }
 
-    async fn open(options: &ConnectOptions, purpose: Purpose) -> Result<Broker, BrokerError> {
+    async fn open(
+        options: &ConnectOptions,
+        purpose: ConnectionPurpose,
+    ) -> Result<Broker, BrokerError> {
         let url = without_credentials(&options.url);
         let names = Names::new(&options.prefix)
-            .map_err(|error| BrokerError::Unsuitable(format!("prefix: {error}")))?;
+            .map_err(|error| BrokerError::UnsupportedServer(format!("prefix: {error}")))?;
         let (client, link) = open(options, purpose).await?;
         if !client.is_server_compatible(2, 12, 0) {
-            return Err(BrokerError::Unsuitable(format!(
+            return Err(BrokerError::UnsupportedServer(format!(
                 "{url} runs nats-server {}; naq needs 2.12 or newer (2.14 or newer recommended)",
                 client.server_info().version
             )));
@@ -214,21 +217,21 @@ impl Broker {
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum ConnectionPurpose {
     /// All that a process says and asks.
-    Everything,
+    General,
     /// The jobs that a worker is sent. Bytes that no client can read come by this one alone, so
     /// that nothing else is lost with it.
     Deliveries,
     /// What an onlooker is told of all jobs, which may be such bytes too.
-    Onlooker,
+    Observer,
 }
 
 /// Opens a connection.
 pub(super) async fn open(
     options: &ConnectOptions,
-    purpose: Purpose,
-) -> Result<(async_nats::Client, Link), BrokerError> {
+    purpose: ConnectionPurpose,
+) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
     let url = without_credentials(&options.url);
     let failed = |problem: String| BrokerError::Connect {
         url: url.clone(),
@@ -243,7 +246,7 @@ pub(super) async fn open(
                 .map_err(|error| failed(format!("{error}; write nats://host:port")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let (state, link) = watch::channel(LinkState::default());
+    let (state, link) = watch::channel(ConnectionState::default());
     let state = Arc::new(state);
     let mut connect = async_nats::ConnectOptions::new()
         .name(&options.client_name)
@@ -252,7 +255,7 @@ pub(super) async fn open(
         .ping_interval(PING_INTERVAL)
         // what an onlooker is told has envelopes in it, which may be large
         .subscription_capacity(match purpose {
-            Purpose::Onlooker => 2_048,
+            ConnectionPurpose::Observer => 2_048,
             _ => 16_384,
         })
         .client_capacity(4_096)
@@ -260,7 +263,7 @@ pub(super) async fn open(
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             let state = Arc::clone(&state);
-            async move { note(&state, &event, purpose) }
+            async move { on_connection_event(&state, &event, purpose) }
         });
     if let Some(path) = &options.creds {
         connect = connect
@@ -290,7 +293,7 @@ pub(super) async fn open(
         .connect(addresses)
         .await
         .map_err(|error| failed(explain(&error)))?;
-    let mut link = Link(link);
+    let mut link = ConnectionWatch(link);
     // the news of this connection comes a moment after it: it must not be taken for a second one
     drop(link.0.wait_for(|state| state.generation > 0).await);
     Ok((client, link))
@@ -330,7 +333,11 @@ fn explain(error: &async_nats::ConnectError) -> String {
     }
 }
 
-fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
+fn on_connection_event(
+    state: &watch::Sender<ConnectionState>,
+    event: &Event,
+    purpose: ConnectionPurpose,
+) {
     match event {
         Event::Connected => {
             state.send_modify(|link| {
@@ -343,9 +350,9 @@ fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
             let was_connected = state.borrow().connected;
             state.send_modify(|link| {
                 link.connected = false;
-                link.drops += 1;
+                link.disconnects += 1;
             });
-            if was_connected && purpose == Purpose::Everything {
+            if was_connected && purpose == ConnectionPurpose::General {
                 tracing::warn!("the connection to NATS is lost; reconnecting");
             }
         }
@@ -361,7 +368,7 @@ fn note(state: &watch::Sender<LinkState>, event: &Event, purpose: Purpose) {
             tracing::debug!("messages from NATS come faster than they are read; some are dropped");
             // whoever watches has to look again, as after a lost connection: no later message may
             // come that would show the gap
-            if purpose != Purpose::Deliveries {
+            if purpose != ConnectionPurpose::Deliveries {
                 state.send_modify(|link| link.generation += 1);
             }
         }

@@ -13,10 +13,10 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect::{Link, Purpose, open};
-use super::later::SCHEDULED_FOR_HEADER;
-use super::raw::RawMessage;
-use super::requirements::ENQUEUE_TIME_HEADER;
+use super::connect::{ConnectionPurpose, ConnectionWatch, open};
+use super::delayed::SCHEDULED_FOR_HEADER;
+use super::label_routes::ENQUEUE_TIME_HEADER;
+use super::stream_api::StoredMessage;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -44,7 +44,7 @@ pub struct Delivery {
     /// When the server took it.
     pub enqueue_time: Timestamp,
     /// A worker has handed it on to those that have the labels it requires.
-    pub is_handed_on: bool,
+    pub is_rerouted: bool,
     pub(super) headers: HeaderMap,
     reply: async_nats::Subject,
     client: async_nats::Client,
@@ -82,7 +82,7 @@ impl Delivery {
     /// # Errors
     /// [`BrokerError::Timeout`] where the server has not answered; it then comes back by itself
     /// after `ack_wait`.
-    pub async fn hand_back(&self) -> Result<(), BrokerError> {
+    pub async fn nak(&self) -> Result<(), BrokerError> {
         self.answer("-NAK").await
     }
 
@@ -96,8 +96,10 @@ impl Delivery {
 
     /// Whether it is no job, only a bell: the job of its subject, which waits, is to be looked at.
     #[must_use]
-    pub fn is_wake(&self) -> bool {
-        self.headers.get(super::dependents::WAKE_HEADER).is_some()
+    pub fn is_recheck(&self) -> bool {
+        self.headers
+            .get(super::blocked_index::RECHECK_HEADER)
+            .is_some()
     }
 
     /// The same delivery as one of another envelope.
@@ -111,7 +113,7 @@ impl Delivery {
             sequence: self.sequence,
             delivery: self.delivery,
             enqueue_time: self.enqueue_time,
-            is_handed_on: self.is_handed_on,
+            is_rerouted: self.is_rerouted,
             headers: self.headers.clone(),
             reply: self.reply.clone(),
             client: self.client.clone(),
@@ -136,13 +138,13 @@ impl Delivery {
 
 /// What came of the demand.
 #[derive(Debug)]
-pub enum FeedEvent {
+pub enum PullEvent {
     /// A job, from this feed.
     Delivered(usize, Box<Delivery>),
     /// A feed gave back demand of this kind: it has nothing (now) for it.
-    Returned(usize, Ask),
+    Unfilled(usize, PullKind),
     /// A feed's consumer is gone, for one because the queue was removed.
-    Gone(usize),
+    ConsumerDeleted(usize),
     /// The connection was lost and is back; all demand has to be stated anew.
     Reset,
 }
@@ -150,85 +152,85 @@ pub enum FeedEvent {
 /// The two kinds of request. Their answers come by different subscriptions, since a delivery
 /// does not say which request it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum PullKind {
     /// Stands until a job comes.
-    Standing,
+    Expiring,
     /// Is answered with what is there now.
-    AtOnce,
+    NoWait,
 }
 
 /// What was asked of a queue and has not yet come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outstanding {
+pub struct PendingPulls {
     /// By standing requests.
-    pub standing: u64,
+    pub expiring: u64,
     /// By requests to be answered at once.
-    pub at_once: u64,
+    pub no_wait: u64,
 }
 
-impl Outstanding {
-    fn of(&mut self, ask: Ask) -> &mut u64 {
-        match ask {
-            Ask::Standing => &mut self.standing,
-            Ask::AtOnce => &mut self.at_once,
+impl PendingPulls {
+    fn of(&mut self, kind: PullKind) -> &mut u64 {
+        match kind {
+            PullKind::Expiring => &mut self.expiring,
+            PullKind::NoWait => &mut self.no_wait,
         }
     }
 }
 
 /// A consumer of a queue, and what was asked of it.
-struct Feed {
+struct PullSource {
     queue: QueueName,
     consumer: String,
     next_subject: String,
-    outstanding: Outstanding,
+    pending_pulls: PendingPulls,
     /// When the server last gave a sign: it answers every request in bounded time.
-    heard_at: Instant,
+    last_reply_at: Instant,
     /// How many messages the server said stand behind the last one.
     pending: u64,
 }
 
-struct Answers {
+struct ReplyInbox {
     inbox: String,
     subscriber: Subscriber,
 }
 
-impl Answers {
-    async fn open(client: &async_nats::Client) -> Result<Answers, BrokerError> {
+impl ReplyInbox {
+    async fn open(client: &async_nats::Client) -> Result<ReplyInbox, BrokerError> {
         let inbox = client.new_inbox();
         let subscriber = client
             .subscribe(format!("{inbox}.*.*"))
             .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))?;
-        Ok(Answers { inbox, subscriber })
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
+        Ok(ReplyInbox { inbox, subscriber })
     }
 }
 
 /// The connection that deliveries come by, and what is subscribed on it.
-struct Line {
+struct PullConnection {
     client: async_nats::Client,
-    link: Link,
+    link: ConnectionWatch,
     /// Where standing requests are answered, and where those to be answered at once.
-    standing: Answers,
-    at_once: Answers,
+    expiring: ReplyInbox,
+    no_wait: ReplyInbox,
 }
 
-impl Line {
-    async fn open(broker: &Broker) -> Result<Line, BrokerError> {
-        let (client, link) = open(&broker.options, Purpose::Deliveries).await?;
-        Ok(Line {
-            standing: Answers::open(&client).await?,
-            at_once: Answers::open(&client).await?,
+impl PullConnection {
+    async fn open(broker: &Broker) -> Result<PullConnection, BrokerError> {
+        let (client, link) = open(&broker.options, ConnectionPurpose::Deliveries).await?;
+        Ok(PullConnection {
+            expiring: ReplyInbox::open(&client).await?,
+            no_wait: ReplyInbox::open(&client).await?,
             client,
             link,
         })
     }
 
     /// Opens one, however often it takes.
-    async fn open_again(broker: Broker) -> Line {
+    async fn open_with_retry(broker: Broker) -> PullConnection {
         const PAUSE_MAX: Duration = Duration::from_secs(2);
         let mut pause = Duration::from_millis(20);
         loop {
-            match Line::open(&broker).await {
+            match PullConnection::open(&broker).await {
                 Ok(line) => return line,
                 Err(error) => tracing::debug!("no connection for deliveries yet: {error}"),
             }
@@ -243,22 +245,22 @@ impl Line {
 ///
 /// It has a connection of its own: a message that the client library cannot read costs the
 /// connection it comes by, and answers, records and renewals must not go with it.
-pub struct Feeds {
+pub struct PullSubscription {
     broker: Broker,
-    line: Line,
+    line: PullConnection,
     /// A new line on its way, where the old one has broken for good.
-    reopening: Option<JoinHandle<Line>>,
+    reopening: Option<JoinHandle<PullConnection>>,
     /// The demand was taken back.
     closed: bool,
-    feeds: Vec<Feed>,
+    consumers: Vec<PullSource>,
     /// The feeds of each stream. Nearly always there is one.
     by_stream: HashMap<String, Vec<usize>>,
     /// Which connection the demand was stated on.
     link_generation: u64,
     /// Something has come by the line since the demand was last counted: its subscriptions stand.
-    is_heard: bool,
+    is_subscribed: bool,
     /// Where requests go then, and which connection it was when the first one went.
-    requests_link: Link,
+    requests_link: ConnectionWatch,
     requests_generation: Option<u64>,
     /// Requests of an earlier count answer under an earlier number, and are not counted.
     generation: u64,
@@ -266,11 +268,11 @@ pub struct Feeds {
 
 impl Broker {
     /// A delivery of a message that was read and not delivered to us, to be handed back with.
-    pub(super) fn delivery_of(
+    pub(super) fn delivery_from_stored(
         &self,
         queue: &QueueName,
         consumer: &str,
-        message: &RawMessage,
+        message: &StoredMessage,
         consumer_sequence: u64,
     ) -> Delivery {
         // the server goes by the stream's sequence; the consumer's has only to be one it gave
@@ -288,7 +290,7 @@ impl Broker {
             sequence: message.sequence,
             delivery: 1,
             enqueue_time: message.time,
-            is_handed_on: is_handed_on(&message.subject),
+            is_rerouted: is_rerouted(&message.subject),
             headers: HeaderMap::new(),
             reply: reply.into(),
             client: self.client.clone(),
@@ -301,48 +303,48 @@ impl Broker {
     ///
     /// # Errors
     /// Where the subscription cannot be made.
-    pub async fn open_feeds(
+    pub async fn open_pull_subscription(
         &self,
         queues: &[QueueName],
         consumer: &str,
-    ) -> Result<Feeds, BrokerError> {
-        let mut line = Line::open(self).await?;
+    ) -> Result<PullSubscription, BrokerError> {
+        let mut line = PullConnection::open(self).await?;
         // what happened before the feed was open does not concern it
         let link_generation = line.link.mark_seen().generation;
-        let mut feeds = Feeds {
+        let mut consumers = PullSubscription {
             broker: self.clone(),
             line,
             reopening: None,
             closed: false,
-            feeds: Vec::new(),
+            consumers: Vec::new(),
             by_stream: HashMap::new(),
             link_generation,
-            is_heard: false,
+            is_subscribed: false,
             requests_link: self.link.clone(),
             requests_generation: None,
             generation: 0,
         };
         for queue in queues {
-            feeds.add(queue.clone(), consumer.to_owned());
+            consumers.add(queue.clone(), consumer.to_owned());
         }
-        Ok(feeds)
+        Ok(consumers)
     }
 }
 
-impl Feeds {
+impl PullSubscription {
     /// Adds the feed of a consumer of a queue, and returns its index. Nothing is asked for yet.
     pub fn add(&mut self, queue: QueueName, consumer: String) -> usize {
-        let index = self.feeds.len();
+        let index = self.consumers.len();
         let stream = self.broker.names.queue_stream(&queue);
-        self.feeds.push(Feed {
+        self.consumers.push(PullSource {
             next_subject: format!(
                 "{}.CONSUMER.MSG.NEXT.{stream}.{consumer}",
                 self.broker.api_prefix
             ),
             queue,
             consumer,
-            outstanding: Outstanding::default(),
-            heard_at: Instant::now(),
+            pending_pulls: PendingPulls::default(),
+            last_reply_at: Instant::now(),
             pending: 0,
         });
         self.by_stream.entry(stream).or_default().push(index);
@@ -352,64 +354,69 @@ impl Feeds {
     /// The number of feeds; each is named by its index below it.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.feeds.len()
+        self.consumers.len()
     }
 
     /// Whether there is no feed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.feeds.is_empty()
+        self.consumers.is_empty()
     }
 
     /// The queue of a feed.
     #[must_use]
     pub fn queue(&self, index: usize) -> &QueueName {
-        &self.feeds[index].queue
+        &self.consumers[index].queue
     }
 
     /// The consumer of a feed.
     #[must_use]
     pub fn consumer(&self, index: usize) -> &str {
-        &self.feeds[index].consumer
+        &self.consumers[index].consumer
     }
 
     /// The feed of a consumer of a queue.
     #[must_use]
     pub fn index_of(&self, queue: &QueueName, consumer: &str) -> Option<usize> {
-        self.feeds
+        self.consumers
             .iter()
             .position(|feed| feed.queue == *queue && feed.consumer == consumer)
     }
 
     /// What was asked of a feed and has not yet come.
     #[must_use]
-    pub fn outstanding(&self, index: usize) -> Outstanding {
-        self.feeds[index].outstanding
+    pub fn pending_pulls(&self, index: usize) -> PendingPulls {
+        self.consumers[index].pending_pulls
     }
 
     /// How many messages the server said stood behind the last one a feed delivered.
     #[must_use]
-    pub fn pending(&self, index: usize) -> u64 {
-        self.feeds[index].pending
+    pub fn num_pending(&self, index: usize) -> u64 {
+        self.consumers[index].pending
     }
 
     /// Asks a feed for `count` more jobs.
     ///
     /// # Errors
     /// Where the request could not be sent.
-    pub async fn ask(&mut self, index: usize, count: u64, ask: Ask) -> Result<(), BrokerError> {
-        let subject = self.feeds[index].next_subject.clone();
-        let (request, inbox) = match ask {
-            Ask::Standing => (
+    pub async fn request(
+        &mut self,
+        index: usize,
+        count: u64,
+        kind: PullKind,
+    ) -> Result<(), BrokerError> {
+        let subject = self.consumers[index].next_subject.clone();
+        let (request, inbox) = match kind {
+            PullKind::Expiring => (
                 format!(
                     r#"{{"batch":{count},"expires":{}}}"#,
                     PULL_EXPIRES.as_nanos()
                 ),
-                &self.line.standing.inbox,
+                &self.line.expiring.inbox,
             ),
-            Ask::AtOnce => (
+            PullKind::NoWait => (
                 format!(r#"{{"batch":{count},"no_wait":true}}"#),
-                &self.line.at_once.inbox,
+                &self.line.no_wait.inbox,
             ),
         };
         let reply = format!("{inbox}.{}.{index}", self.generation);
@@ -418,7 +425,7 @@ impl Feeds {
             // By the connection that has answers and records to send at the same moment: a packet
             // the less. Not before the line is heard of, since a request whose answer nobody is
             // subscribed to is dropped.
-            let client = if self.is_heard {
+            let client = if self.is_subscribed {
                 self.requests_generation
                     .get_or_insert_with(|| self.requests_link.state().generation);
                 &self.broker.client
@@ -428,16 +435,16 @@ impl Feeds {
             client
                 .publish_with_reply(subject, reply, request.into())
                 .await
-                .map_err(|error| BrokerError::Lost(error.to_string()))?;
+                .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
         }
-        let feed = &mut self.feeds[index];
-        *feed.outstanding.of(ask) += count;
-        feed.heard_at = Instant::now();
+        let feed = &mut self.consumers[index];
+        *feed.pending_pulls.of(kind) += count;
+        feed.last_reply_at = Instant::now();
         Ok(())
     }
 
     /// Waits for the next job or for news of the demand. Cancel safe.
-    pub async fn next(&mut self) -> FeedEvent {
+    pub async fn next(&mut self) -> PullEvent {
         loop {
             if let Some(opening) = &mut self.reopening {
                 let opened = opening.await;
@@ -448,40 +455,40 @@ impl Feeds {
                 }
                 if self.reopening.is_none() {
                     self.link_generation = self.line.link.mark_seen().generation;
-                    self.count_anew();
-                    return FeedEvent::Reset;
+                    self.reset_pending();
+                    return PullEvent::Reset;
                 }
                 continue;
             }
             let lost_at = self
-                .feeds
+                .consumers
                 .iter()
-                .filter(|feed| feed.outstanding != Outstanding::default())
-                .map(|feed| feed.heard_at + PULL_LOST_AFTER)
+                .filter(|feed| feed.pending_pulls != PendingPulls::default())
+                .map(|feed| feed.last_reply_at + PULL_LOST_AFTER)
                 .min();
-            let (message, ask) = tokio::select! {
+            let (message, kind) = tokio::select! {
                 biased;
-                message = self.line.at_once.subscriber.next() => (message, Ask::AtOnce),
-                message = self.line.standing.subscriber.next() => (message, Ask::Standing),
+                message = self.line.no_wait.subscriber.next() => (message, PullKind::NoWait),
+                message = self.line.expiring.subscriber.next() => (message, PullKind::Expiring),
                 link = self.line.link.changed() => {
                     if link.connected && link.generation != self.link_generation {
                         self.link_generation = link.generation;
-                        self.count_anew();
-                        return FeedEvent::Reset;
+                        self.reset_pending();
+                        return PullEvent::Reset;
                     }
                     continue;
                 }
                 link = self.requests_link.changed() => {
                     let asked_on = self.requests_generation;
                     if link.connected && asked_on.is_some_and(|asked_on| link.generation != asked_on) {
-                        self.count_anew();
-                        return FeedEvent::Reset;
+                        self.reset_pending();
+                        return PullEvent::Reset;
                     }
                     continue;
                 }
                 () = until(lost_at) => {
-                    self.count_anew();
-                    return FeedEvent::Reset;
+                    self.reset_pending();
+                    return PullEvent::Reset;
                 }
             };
             let Some(message) = message else {
@@ -493,15 +500,17 @@ impl Feeds {
                 self.reopen();
                 continue;
             };
-            self.is_heard = true;
-            if let Some(event) = self.read(message, ask) {
+            self.is_subscribed = true;
+            if let Some(event) = self.read(message, kind) {
                 return event;
             }
         }
     }
 
     fn reopen(&mut self) {
-        self.reopening = Some(tokio::spawn(Line::open_again(self.broker.clone())));
+        self.reopening = Some(tokio::spawn(PullConnection::open_with_retry(
+            self.broker.clone(),
+        )));
     }
 
     /// Takes all demand back. Returns the jobs that had come by the time the server knew.
@@ -514,25 +523,25 @@ impl Feeds {
             opening.abort();
             return deliveries;
         }
-        for ask in [Ask::AtOnce, Ask::Standing] {
-            let subscriber = match ask {
-                Ask::AtOnce => &mut self.line.at_once.subscriber,
-                Ask::Standing => &mut self.line.standing.subscriber,
+        for kind in [PullKind::NoWait, PullKind::Expiring] {
+            let subscriber = match kind {
+                PullKind::NoWait => &mut self.line.no_wait.subscriber,
+                PullKind::Expiring => &mut self.line.expiring.subscriber,
             };
             if subscriber.drain().await.is_err() {
                 continue;
             }
             let deadline = Instant::now() + CLOSE_MAX;
             loop {
-                let subscriber = match ask {
-                    Ask::AtOnce => &mut self.line.at_once.subscriber,
-                    Ask::Standing => &mut self.line.standing.subscriber,
+                let subscriber = match kind {
+                    PullKind::NoWait => &mut self.line.no_wait.subscriber,
+                    PullKind::Expiring => &mut self.line.expiring.subscriber,
                 };
                 let Ok(Some(message)) = tokio::time::timeout_at(deadline, subscriber.next()).await
                 else {
                     break;
                 };
-                if let Some(FeedEvent::Delivered(_, delivery)) = self.read(message, ask) {
+                if let Some(PullEvent::Delivered(_, delivery)) = self.read(message, kind) {
                     deliveries.push(*delivery);
                 }
             }
@@ -541,29 +550,29 @@ impl Feeds {
     }
 
     /// Counts from nothing, and does not hear what the requests so far may still answer.
-    fn count_anew(&mut self) {
+    fn reset_pending(&mut self) {
         self.generation += 1;
-        self.is_heard = false;
+        self.is_subscribed = false;
         self.requests_generation = None;
-        for feed in &mut self.feeds {
-            feed.outstanding = Outstanding::default();
+        for feed in &mut self.consumers {
+            feed.pending_pulls = PendingPulls::default();
         }
     }
 
-    fn read(&mut self, message: async_nats::Message, ask: Ask) -> Option<FeedEvent> {
+    fn read(&mut self, message: async_nats::Message, kind: PullKind) -> Option<PullEvent> {
         // a job's message may carry a status of its own (servers before 2.14 pass it on): only
         // what cannot be answered is the server's word on a request
         let Some(reply) = message.reply.clone() else {
-            return self.read_status(&message, ask);
+            return self.read_status(&message, kind);
         };
-        let place = Place::parse(&reply)?;
+        let place = AckSubject::parse(&reply)?;
         let of_stream = self.by_stream.get(place.stream)?;
         let index = *of_stream
             .iter()
-            .find(|index| self.feeds[**index].consumer == place.consumer)?;
-        let feed = &mut self.feeds[index];
-        let outstanding = feed.outstanding.of(ask);
-        *outstanding = outstanding.saturating_sub(1);
+            .find(|index| self.consumers[**index].consumer == place.consumer)?;
+        let feed = &mut self.consumers[index];
+        let pending_pulls = feed.pending_pulls.of(kind);
+        *pending_pulls = pending_pulls.saturating_sub(1);
         feed.pending = place.pending;
         let subject_id = subject_id(message.subject.as_str());
         let headers = message.headers.unwrap_or_default();
@@ -576,23 +585,24 @@ impl Feeds {
             payload: message.payload,
             sequence: place.sequence,
             delivery: place.delivery,
-            enqueue_time: handed_on_time(message.subject.as_str(), &headers).unwrap_or(place.time),
-            is_handed_on: is_handed_on(message.subject.as_str()),
+            enqueue_time: rerouted_enqueue_time(message.subject.as_str(), &headers)
+                .unwrap_or(place.time),
+            is_rerouted: is_rerouted(message.subject.as_str()),
             headers,
             reply,
             client: self.broker.client.clone(),
         };
-        Some(FeedEvent::Delivered(index, Box::new(delivery)))
+        Some(PullEvent::Delivered(index, Box::new(delivery)))
     }
 
-    fn read_status(&mut self, message: &async_nats::Message, ask: Ask) -> Option<FeedEvent> {
+    fn read_status(&mut self, message: &async_nats::Message, kind: PullKind) -> Option<PullEvent> {
         let mut tokens = message.subject.as_str().rsplit('.');
         let index: usize = tokens.next()?.parse().ok()?;
         let generation: u64 = tokens.next()?.parse().ok()?;
         if generation != self.generation {
             return None;
         }
-        let feed = self.feeds.get_mut(index)?;
+        let feed = self.consumers.get_mut(index)?;
         let status = message.status?;
         let description = message.description.as_deref().unwrap_or_default();
         let unfilled = message
@@ -606,51 +616,51 @@ impl Feeds {
                 && (description.contains("Consumer Deleted")
                     || description.contains("Stream Deleted")));
         if gone {
-            feed.outstanding = Outstanding::default();
-            return Some(FeedEvent::Gone(index));
+            feed.pending_pulls = PendingPulls::default();
+            return Some(PullEvent::ConsumerDeleted(index));
         }
         if status == StatusCode::IDLE_HEARTBEAT {
             return None;
         }
-        let outstanding = feed.outstanding.of(ask);
+        let pending_pulls = feed.pending_pulls.of(kind);
         // where the server does not say how much of it comes back, it is all of it
-        *outstanding = unfilled.map_or(0, |unfilled| outstanding.saturating_sub(unfilled));
-        feed.heard_at = Instant::now();
+        *pending_pulls = unfilled.map_or(0, |unfilled| pending_pulls.saturating_sub(unfilled));
+        feed.last_reply_at = Instant::now();
         feed.pending = 0;
-        Some(FeedEvent::Returned(index, ask))
+        Some(PullEvent::Unfilled(index, kind))
     }
 }
 
 /// The id in a job's subject: `prefix.queue.NAME`, `prefix.queue.NAME.ID`, or
-/// `prefix.need.NAME.SET.ID` where a worker has handed it on.
+/// `prefix.route.NAME.SET.ID` where a worker has handed it on.
 fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
     let token = subject.splitn(4, '.').nth(3)?;
-    let id = match set_and_id(subject) {
+    let id = match route_key_and_id(subject) {
         // the name may be one by place, which is longer than one that was chosen
         Some((_, id)) => JobId::new(id),
-        None => JobId::chosen(token),
+        None => JobId::from_user(token),
     };
     Some(id.map_err(|error| error.to_string()))
 }
 
 /// The key of the labels and the id in the subject of a job that was handed on.
-fn set_and_id(subject: &str) -> Option<(&str, &str)> {
+fn route_key_and_id(subject: &str) -> Option<(&str, &str)> {
     let mut tokens = subject.splitn(4, '.').skip(1);
-    if tokens.next()? != "need" {
+    if tokens.next()? != "route" {
         return None;
     }
     tokens.nth(1)?.split_once('.')
 }
 
 /// Whether a subject is that of a job that was handed on.
-pub(super) fn is_handed_on(subject: &str) -> bool {
-    set_and_id(subject).is_some()
+pub(super) fn is_rerouted(subject: &str) -> bool {
+    route_key_and_id(subject).is_some()
 }
 
 /// When a job that was handed on was enqueued: the server's time of its message is when it was
 /// handed on.
-fn handed_on_time(subject: &str, headers: &HeaderMap) -> Option<Timestamp> {
-    set_and_id(subject)?;
+fn rerouted_enqueue_time(subject: &str, headers: &HeaderMap) -> Option<Timestamp> {
+    route_key_and_id(subject)?;
     headers.get(ENQUEUE_TIME_HEADER)?.as_str().parse().ok()
 }
 
@@ -664,7 +674,7 @@ async fn until(instant: Option<Instant>) {
 /// What the server writes into the reply subject of a delivery (ADR-15):
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>`,
 /// or the longer form with domain and account in front of the stream.
-struct Place<'a> {
+struct AckSubject<'a> {
     stream: &'a str,
     consumer: &'a str,
     delivery: u64,
@@ -673,8 +683,8 @@ struct Place<'a> {
     pending: u64,
 }
 
-impl Place<'_> {
-    fn parse(reply: &str) -> Option<Place<'_>> {
+impl AckSubject<'_> {
+    fn parse(reply: &str) -> Option<AckSubject<'_>> {
         let tokens: Vec<&str> = reply.split('.').collect();
         let rest = match tokens.len() {
             9 => &tokens[2..],
@@ -682,7 +692,7 @@ impl Place<'_> {
             _ => return None,
         };
         let time_ns: i64 = rest[5].parse().ok()?;
-        Some(Place {
+        Some(AckSubject {
             stream: rest[0],
             consumer: rest[1],
             delivery: rest[2].parse().ok()?,
@@ -704,7 +714,7 @@ mod tests {
             "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
             "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42.token",
         ] {
-            let place = Place::parse(reply).unwrap();
+            let place = AckSubject::parse(reply).unwrap();
             assert_eq!(
                 (place.stream, place.consumer),
                 ("naq_queue_build", "naq-worker"),
@@ -716,7 +726,7 @@ mod tests {
             );
             assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
         }
-        assert!(Place::parse("_INBOX.x").is_none());
+        assert!(AckSubject::parse("_INBOX.x").is_none());
     }
 
     #[test]
@@ -724,9 +734,9 @@ mod tests {
         let id = |subject: &str| subject_id(subject).map(|id| id.map(|id| id.to_string()));
         assert_eq!(id("naq.queue.build"), None);
         assert_eq!(id("naq.queue.build.j"), Some(Ok("j".to_owned())));
-        assert_eq!(id("naq.need.build.0af3.j"), Some(Ok("j".to_owned())));
+        assert_eq!(id("naq.route.build.0af3.j"), Some(Ok("j".to_owned())));
         let by_place = format!("{}-123456789", "q".repeat(64));
-        let subject = format!("naq.need.{}.0af3.{by_place}", "q".repeat(64));
+        let subject = format!("naq.route.{}.0af3.{by_place}", "q".repeat(64));
         assert_eq!(id(&subject), Some(Ok(by_place)));
         assert!(matches!(id("naq.queue.build.a.b"), Some(Err(_))));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 
 use super::names::Names;
-use super::raw::Which;
+use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::JobId;
 
@@ -17,9 +17,9 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer.
-    pub async fn keep_flow(&self, flow: &JobId, names: &[&str]) -> Result<(), BrokerError> {
+    pub async fn write_flow(&self, flow: &JobId, names: &[&str]) -> Result<(), BrokerError> {
         let value = serde_json::to_vec(names).map_err(|error| {
-            BrokerError::Unreadable(format!("cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("cannot be written as JSON: {error}"))
         })?;
         let mut made = false;
         loop {
@@ -32,7 +32,7 @@ impl Broker {
                 .send(self.names.flow(flow), headers, value.clone().into())
                 .await?;
             match pending.confirmed().await {
-                Err(BrokerError::Missing(_)) if !made => {
+                Err(BrokerError::NotFound(_)) if !made => {
                     made = true;
                     self.ensure_dependents().await?;
                 }
@@ -48,7 +48,9 @@ impl Broker {
     pub async fn read_flow(&self, flow: &JobId) -> Result<Option<Vec<String>>, BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let subject = self.names.flow(flow);
-        let message = self.read_message(&bucket, Which::LastOf(&subject)).await?;
+        let message = self
+            .read_message(&bucket, MessageSelector::LastBySubject(&subject))
+            .await?;
         Ok(message.and_then(|message| serde_json::from_slice(&message.payload()).ok()))
     }
 }

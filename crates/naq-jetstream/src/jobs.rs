@@ -5,14 +5,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::delivery::is_handed_on;
-use super::dependents::WAKE_HEADER;
-use super::later::{SCHEDULED_FOR_HEADER, hold_until, later_state, scheduled_for};
+use super::blocked_index::RECHECK_HEADER;
+use super::delayed::{SCHEDULED_FOR_HEADER, delay_until, delayed_state, scheduled_for};
+use super::delivery::is_rerouted;
+use super::label_routes::ENQUEUE_TIME_HEADER;
 use super::publish::PendingWrite;
-use super::raw::{RawMessage, Which};
-use super::requirements::ENQUEUE_TIME_HEADER;
+use super::stream_api::{MessageSelector, StoredMessage};
 use super::{Broker, BrokerError};
-use naq_core::{Standing, StartTime};
+use naq_core::{ExistingJob, StartDelay};
 use naq_protocol::{JobId, QueueName, Record, Timestamp};
 
 /// An envelope on its way to a queue.
@@ -25,9 +25,9 @@ pub struct NewJob {
     /// The envelope's bytes, as the producer wrote them.
     pub payload: Bytes,
     /// Someone chose the id, and may have used it before: the server is to tell.
-    pub is_chosen: bool,
+    pub has_user_id: bool,
     /// When it is to begin; none for at once.
-    pub start: Option<StartTime>,
+    pub start: Option<StartDelay>,
 }
 
 impl NewJob {
@@ -38,42 +38,42 @@ impl NewJob {
             job_id: JobId::generate(),
             queue,
             payload,
-            is_chosen: false,
+            has_user_id: false,
             start: None,
         }
     }
 
     /// A job under an id that someone chose.
     #[must_use]
-    pub fn chosen(job_id: JobId, queue: QueueName, payload: Bytes) -> NewJob {
+    pub fn with_id(job_id: JobId, queue: QueueName, payload: Bytes) -> NewJob {
         NewJob {
             job_id,
             queue,
             payload,
-            is_chosen: true,
+            has_user_id: true,
             start: None,
         }
     }
 
     /// The same job, to begin then.
     #[must_use]
-    pub fn starting(mut self, start: StartTime) -> NewJob {
+    pub fn delayed(mut self, start: StartDelay) -> NewJob {
         self.start = Some(start);
         self
     }
 
     /// What it is held until; none where it goes into its queue at once.
     #[must_use]
-    pub fn held_until(&self) -> Option<Timestamp> {
+    pub fn delayed_until(&self) -> Option<Timestamp> {
         self.start
-            .filter(|start| !start.has_come)
+            .filter(|start| !start.is_due)
             .map(|start| start.due)
     }
 }
 
 /// What became of an enqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Enqueued {
+pub struct EnqueueAck {
     /// The sequence of the job's message in its queue.
     pub sequence: u64,
     /// A message of this id was there already; the sequence is that one's.
@@ -86,7 +86,7 @@ pub enum MessageState {
     /// In the queue.
     Queued,
     /// Held until its time.
-    Later {
+    Delayed {
         /// When it is due; none where the server goes by something else than a time.
         due: Option<Timestamp>,
         /// Someone paused it: it is held beyond its time, until it is resumed.
@@ -116,12 +116,12 @@ pub struct JobMessage {
 impl JobMessage {
     /// How the job stands, for one who enqueues it again.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> ExistingJob {
         match self.state {
-            MessageState::Queued => Standing::Queued {
+            MessageState::Queued => ExistingJob::Queued {
                 scheduled_for: self.scheduled_for,
             },
-            MessageState::Later { due, is_retry, .. } => Standing::Held { due, is_retry },
+            MessageState::Delayed { due, is_retry, .. } => ExistingJob::Delayed { due, is_retry },
         }
     }
 }
@@ -134,7 +134,7 @@ impl Broker {
     /// Where it could not be sent at all.
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
-        if job.is_chosen {
+        if job.has_user_id {
             // also where one of its id is in line and the other held: the server minds the ids of
             // a whole stream
             headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
@@ -145,7 +145,7 @@ impl Broker {
     /// Sends a job once more whose answer was lost, or whose id the server minds although its
     /// message is gone: taken where it is not in line already. (Where it was, and has been worked
     /// off meanwhile, its record absorbs the second one.)
-    async fn send_again(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
+    async fn resend_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         self.send_with(job, headers).await
@@ -159,17 +159,17 @@ impl Broker {
         if let Some(start) = job.start {
             headers.insert(SCHEDULED_FOR_HEADER, start.due.to_string());
         }
-        let held_until = job.held_until();
-        if job.is_chosen || held_until.is_some() {
+        let delayed_until = job.delayed_until();
+        if job.has_user_id || delayed_until.is_some() {
             // for as long as it stands in line, and not only while the server minds the id; and
             // what is held would be replaced
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
-        let subject = match held_until {
+        let subject = match delayed_until {
             Some(due) => {
                 let target = self.names.job(&job.queue, &job.job_id);
-                hold_until(&mut headers, due, target);
-                self.names.later(&job.queue, &job.job_id)
+                delay_until(&mut headers, due, target);
+                self.names.delayed(&job.queue, &job.job_id)
             }
             None => self.names.job(&job.queue, &job.job_id),
         };
@@ -180,7 +180,7 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer.
-    pub async fn enqueue_again(&self, job: NewJob) -> Result<(), BrokerError> {
+    pub async fn republish(&self, job: NewJob) -> Result<(), BrokerError> {
         let queue = job.queue.clone();
         let pending = self.send_job(job).await?;
         self.confirm_job(&queue, pending).await.map(|_| ())
@@ -189,19 +189,19 @@ impl Broker {
     /// Waits for the server's word on a job that was sent.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where no queue took it, and whatever the server refused for.
+    /// [`BrokerError::QueueNotFound`] where no queue took it, and whatever the server refused for.
     pub async fn confirm_job(
         &self,
         queue: &QueueName,
         pending: PendingWrite,
-    ) -> Result<Enqueued, BrokerError> {
+    ) -> Result<EnqueueAck, BrokerError> {
         match pending.confirmed().await {
-            Ok(confirmed) => Ok(Enqueued {
+            Ok(confirmed) => Ok(EnqueueAck {
                 sequence: confirmed.sequence,
                 duplicate: confirmed.duplicate,
             }),
-            Err(BrokerError::Missing(_)) => Err(BrokerError::QueueMissing(queue.to_string())),
-            Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
+            Err(BrokerError::NotFound(_)) => Err(BrokerError::QueueNotFound(queue.to_string())),
+            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -212,14 +212,14 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer.
-    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
+    pub async fn enqueue(&self, job: NewJob) -> Result<EnqueueAck, BrokerError> {
         let pending = self.send_job(job.clone()).await?;
         match self.confirm_job(&job.queue, pending).await {
             Err(
-                error @ (BrokerError::QueueMissing(_)
+                error @ (BrokerError::QueueNotFound(_)
                 | BrokerError::Timeout(_)
                 | BrokerError::Conflict),
-            ) => self.enqueue_after(job, error).await,
+            ) => self.enqueue_after_error(job, error).await,
             done => done,
         }
     }
@@ -229,27 +229,27 @@ impl Broker {
     ///
     /// # Errors
     /// As [`Broker::enqueue`].
-    pub async fn enqueue_after(
+    pub async fn enqueue_after_error(
         &self,
         job: NewJob,
         error: BrokerError,
-    ) -> Result<Enqueued, BrokerError> {
+    ) -> Result<EnqueueAck, BrokerError> {
         match error {
-            BrokerError::QueueMissing(_) => self.ensure_queue(&job.queue).await?,
-            BrokerError::Conflict => return self.already_in_line(&job).await,
+            BrokerError::QueueNotFound(_) => self.ensure_queue(&job.queue).await?,
+            BrokerError::Conflict => return self.existing_message(&job).await,
             _ => {}
         }
         let mut attempts_left = 3;
         loop {
             // a chosen id is recognised by the server, a made one by its subject
-            let pending = if job.is_chosen {
+            let pending = if job.has_user_id {
                 self.send_job(job.clone()).await?
             } else {
-                self.send_again(job.clone()).await?
+                self.resend_job(job.clone()).await?
             };
             match self.confirm_job(&job.queue, pending).await {
-                Err(BrokerError::Conflict) => return self.already_in_line(&job).await,
-                Err(BrokerError::QueueMissing(_)) if attempts_left > 0 => {
+                Err(BrokerError::Conflict) => return self.existing_message(&job).await,
+                Err(BrokerError::QueueNotFound(_)) if attempts_left > 0 => {
                     self.ensure_queue(&job.queue).await?;
                 }
                 Err(BrokerError::Timeout(_)) if attempts_left > 0 => {}
@@ -264,10 +264,10 @@ impl Broker {
     ///
     /// # Errors
     /// As [`Broker::enqueue`].
-    pub async fn enqueue_removed(&self, job: NewJob) -> Result<Enqueued, BrokerError> {
-        let pending = self.send_again(job.clone()).await?;
+    pub async fn enqueue_after_removal(&self, job: NewJob) -> Result<EnqueueAck, BrokerError> {
+        let pending = self.resend_job(job.clone()).await?;
         match self.confirm_job(&job.queue, pending).await {
-            Err(BrokerError::Conflict) => self.already_in_line(&job).await,
+            Err(BrokerError::Conflict) => self.existing_message(&job).await,
             done => done,
         }
     }
@@ -275,14 +275,14 @@ impl Broker {
     /// A message under the job's id stands in line or is held: where, for the caller to compare.
     /// One that is not found has been worked off, or is on its way among the servers and may not
     /// arrive.
-    async fn already_in_line(&self, job: &NewJob) -> Result<Enqueued, BrokerError> {
+    async fn existing_message(&self, job: &NewJob) -> Result<EnqueueAck, BrokerError> {
         let stream = self.names.queue_stream(&job.queue);
-        let subject = match job.held_until() {
-            Some(_) => self.names.later(&job.queue, &job.job_id),
+        let subject = match job.delayed_until() {
+            Some(_) => self.names.delayed(&job.queue, &job.job_id),
             None => self.names.job(&job.queue, &job.job_id),
         };
         let there = self
-            .read_message(&stream, Which::NextOf(&subject, 1))
+            .read_message(&stream, MessageSelector::NextBySubject(&subject, 1))
             .await?;
         let there = match there {
             Some(message) => Some(message.sequence),
@@ -295,9 +295,9 @@ impl Broker {
         let sequence = match there {
             Some(sequence) => sequence,
             None if self.read_record(&job.job_id).await?.0.is_some() => 0,
-            None => return Err(self.timed_out("storing a message")),
+            None => return Err(self.timeout_error("storing a message")),
         };
-        Ok(Enqueued {
+        Ok(EnqueueAck {
             sequence,
             duplicate: true,
         })
@@ -308,7 +308,7 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn find_earlier(
+    pub async fn find_existing(
         &self,
         queue: &QueueName,
         job: &JobId,
@@ -318,15 +318,15 @@ impl Broker {
         let named = match sequence {
             0 => None,
             sequence => {
-                let which = Which::Sequence(sequence);
+                let which = MessageSelector::BySequence(sequence);
                 self.read_message(&stream, which).await?
             }
         };
         match named {
-            Some(message) if self.names.is_later(&message.subject) => {
-                Ok(Some(found(queue, &message, later_state(&message))))
+            Some(message) if self.names.is_delayed(&message.subject) => {
+                Ok(Some(job_message(queue, &message, delayed_state(&message))))
             }
-            Some(message) => Ok(Some(found(queue, &message, MessageState::Queued))),
+            Some(message) => Ok(Some(job_message(queue, &message, MessageState::Queued))),
             None => self.find_in_queue(queue, job).await,
         }
     }
@@ -343,33 +343,43 @@ impl Broker {
     ) -> Result<Option<JobMessage>, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let subject = self.names.job(queue, job);
-        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await?
-            && message.header(WAKE_HEADER).is_none()
+        if let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?
+            && message.header(RECHECK_HEADER).is_none()
         {
-            return Ok(Some(found(queue, &message, MessageState::Queued)));
+            return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
-        let needs = self.names.needs_of_job(queue, job);
-        if let Some(message) = self.read_message(&stream, Which::LastOf(&needs)).await? {
-            return Ok(Some(found(queue, &message, MessageState::Queued)));
+        let needs = self.names.routed_copies_of_job(queue, job);
+        if let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&needs))
+            .await?
+        {
+            return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
-        let later = self.names.later(queue, job);
-        if let Some(message) = self.read_message(&stream, Which::LastOf(&later)).await? {
-            return Ok(Some(found(queue, &message, later_state(&message))));
+        let later = self.names.delayed(queue, job);
+        if let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&later))
+            .await?
+        {
+            return Ok(Some(job_message(queue, &message, delayed_state(&message))));
         }
         // its time may have come between the two looks
-        if let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await?
-            && message.header(WAKE_HEADER).is_none()
+        if let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?
+            && message.header(RECHECK_HEADER).is_none()
         {
-            return Ok(Some(found(queue, &message, MessageState::Queued)));
+            return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
-        if let Some(sequence) = sequence_in(queue, job)
+        if let Some(sequence) = sequence_of_id(queue, job)
             && let Some(message) = self
-                .read_message(&stream, Which::Sequence(sequence))
+                .read_message(&stream, MessageSelector::BySequence(sequence))
                 .await?
-            && message.subject == self.names.bare_job(queue)
+            && message.subject == self.names.job_without_id(queue)
             && message.header("Nats-Msg-Id").is_none()
         {
-            return Ok(Some(found(queue, &message, MessageState::Queued)));
+            return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
         Ok(None)
     }
@@ -390,7 +400,10 @@ impl Broker {
         let stream = self.names.queue_stream(queue);
         let mut removed = 0;
         // in the order in which a message moves on, so that none slips through between two steps
-        for subject in [self.names.later(queue, job), self.names.wake(queue, job)] {
+        for subject in [
+            self.names.delayed(queue, job),
+            self.names.recheck(queue, job),
+        ] {
             removed += self.purge_subjects(&stream, &subject, None).await?;
         }
         // One by one: a purge of what a consumer serves has the server (2.15) reckon anew what
@@ -398,22 +411,22 @@ impl Broker {
         // then nobody is given again.
         for subject in [
             self.names.job(queue, job),
-            self.names.needs_of_job(queue, job),
+            self.names.routed_copies_of_job(queue, job),
         ] {
             let mut from = 1;
             while let Some(message) = self
-                .read_message(&stream, Which::NextOf(&subject, from))
+                .read_message(&stream, MessageSelector::NextBySubject(&subject, from))
                 .await?
             {
                 removed += u64::from(self.delete_message(&stream, message.sequence).await?);
                 from = message.sequence + 1;
             }
         }
-        if let Some(sequence) = sequence_in(queue, job)
+        if let Some(sequence) = sequence_of_id(queue, job)
             && let Some(message) = self
-                .read_message(&stream, Which::Sequence(sequence))
+                .read_message(&stream, MessageSelector::BySequence(sequence))
                 .await?
-            && message.subject == self.names.bare_job(queue)
+            && message.subject == self.names.job_without_id(queue)
             && message.header("Nats-Msg-Id").is_none()
         {
             removed += u64::from(self.delete_message(&stream, sequence).await?);
@@ -452,22 +465,24 @@ impl Broker {
         if let Some(object) = &record.envelope_object {
             return match self.get_object(object).await {
                 Ok(bytes) => Ok(Some(bytes.into())),
-                Err(BrokerError::Missing(_)) => Ok(None),
+                Err(BrokerError::NotFound(_)) => Ok(None),
                 Err(error) => Err(error),
             };
         }
         if let Some(lease) = &record.lease {
-            return self.message_at(&record.queue, lease.sequence).await;
+            return self.payload_at(&record.queue, lease.sequence).await;
         }
         let stream = self.names.queue_stream(&record.queue);
         for subject in [
-            self.names.later(&record.queue, &record.job_id),
+            self.names.delayed(&record.queue, &record.job_id),
             self.names.job(&record.queue, &record.job_id),
         ] {
             let message = self
-                .read_message(&stream, Which::NextOf(&subject, 1))
+                .read_message(&stream, MessageSelector::NextBySubject(&subject, 1))
                 .await?;
-            if let Some(message) = message.filter(|message| message.header(WAKE_HEADER).is_none()) {
+            if let Some(message) =
+                message.filter(|message| message.header(RECHECK_HEADER).is_none())
+            {
                 return Ok(Some(message.payload()));
             }
         }
@@ -479,14 +494,14 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn message_at(
+    pub async fn payload_at(
         &self,
         queue: &QueueName,
         sequence: u64,
     ) -> Result<Option<Bytes>, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let message = self
-            .read_message(&stream, Which::Sequence(sequence))
+            .read_message(&stream, MessageSelector::BySequence(sequence))
             .await?;
         Ok(message.map(|message| message.payload()))
     }
@@ -502,17 +517,21 @@ impl Broker {
     ) -> Result<Option<JobMessage>, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let message = self
-            .read_message(&stream, Which::Sequence(sequence))
+            .read_message(&stream, MessageSelector::BySequence(sequence))
             .await?;
-        Ok(message.map(|message| found(queue, &message, MessageState::Queued)))
+        Ok(message.map(|message| job_message(queue, &message, MessageState::Queued)))
     }
 }
 
-pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState) -> JobMessage {
+pub(super) fn job_message(
+    queue: &QueueName,
+    message: &StoredMessage,
+    state: MessageState,
+) -> JobMessage {
     // the message of a job that was handed on, or given another time, is from then
     let enqueued = message
         .header(ENQUEUE_TIME_HEADER)
-        .filter(|_| is_handed_on(&message.subject) || matches!(state, MessageState::Later { .. }))
+        .filter(|_| is_rerouted(&message.subject) || matches!(state, MessageState::Delayed { .. }))
         .and_then(|time| time.parse().ok());
     JobMessage {
         queue: queue.clone(),
@@ -525,7 +544,7 @@ pub(super) fn found(queue: &QueueName, message: &RawMessage, state: MessageState
 }
 
 /// The sequence in an id of the form `<queue>-<sequence>`.
-fn sequence_in(queue: &QueueName, job: &JobId) -> Option<u64> {
+fn sequence_of_id(queue: &QueueName, job: &JobId) -> Option<u64> {
     job.as_str()
         .strip_prefix(queue.as_str())?
         .strip_prefix('-')?

@@ -3,66 +3,70 @@
 //! Everything above speaks in envelopes, records and queues. This room decides nothing about a
 //! job's life; it moves bytes, and says exactly how a move failed.
 
-mod backwards;
-mod bare;
-mod changes;
+mod bench_publish;
+mod blocked_index;
 mod connect;
 mod control;
+mod dead_letters;
+mod delayed;
 mod delivery;
-mod dependents;
-mod failed;
+mod failpoint;
 mod flows;
 mod jobs;
-mod later;
+mod label_routes;
 mod listing;
 mod logs;
 mod names;
 mod objects;
+mod poison_messages;
 mod publish;
 mod purge;
 mod queues;
-mod raw;
+mod reconcile;
+mod record_events;
 mod records;
-mod requirements;
-mod scan;
+mod reverse_scan;
 mod schedules;
 mod slots;
-mod step;
-mod sweep;
+mod stream_api;
+mod stream_reader;
 mod topology;
-mod unreadable;
 mod workers;
 
-pub use changes::{
-    Arrived, Change, ChangeWatch, Changed, DurableChange, DurableChanges, StoredChanges,
-};
-pub use connect::{ConnectOptions, Link, LinkState};
-pub use control::{Control, ControlCall, ControlRequest};
-pub use delivery::{Ask, Delivery, FeedEvent, Feeds, Outstanding};
-pub use failed::{FailedJob, FailedJobs, FailedScan};
-pub use jobs::{Enqueued, JobMessage, MessageState, NewJob};
-pub use later::{Held, HeldListing, HeldPlace};
-pub use listing::{JobListing, ListOptions, Listed, ListedJob, Place};
-pub use logs::{LogChunk, LogStream, Stdio};
+pub use connect::{ConnectOptions, ConnectionState, ConnectionWatch};
+pub use control::{ControlCommand, ControlSubscription, ReceivedCommand};
+pub use dead_letters::{DeadLetter, DeadLetterScan, DeadLetters};
+pub use delayed::{DelayedJob, DelayedJobCursor, DelayedJobListing};
+pub use delivery::{Delivery, PendingPulls, PullEvent, PullKind, PullSubscription};
+pub use failpoint::failpoint;
+pub use jobs::{EnqueueAck, JobMessage, MessageState, NewJob};
+pub use label_routes::{LabelRoute, LabelRouteEvent, LabelRouteWatch, label_route_key};
+pub use listing::{JobCursor, JobListOptions, JobListing, ListedJob, RecordOrMessage};
+pub use logs::{LogChunk, LogStream, OutputStream};
 pub use names::Names;
 pub use publish::PendingWrite;
-pub use purge::Purged;
+pub use purge::PurgeSummary;
 pub use queues::{QueueInfo, QueueSettings};
-pub use records::{RecordEvent, RecordWatch, Stored};
-pub use requirements::{Requirement, RequirementEvent, RequirementWatch, requirement_key};
-pub use schedules::{
-    LockEvent, LockWatch, ScheduleEvent, ScheduleListing, ScheduleWatch, StoredLock, StoredSchedule,
+pub use reconcile::{
+    BlockedIndexEntry, BlockedIndexKey, BlockedIndexListing, OrphanedMessage, RecordListing,
 };
-pub use slots::Holder;
-pub use step::step;
-pub use sweep::{IndexEntry, IndexKey, IndexListing, Leftover, RecordListing};
+pub use record_events::{
+    BrokerEvent, BrokerEventWatch, EnqueuedMessage, LatestRecordChanges, RecordChange,
+    RecordChangeConsumer, RecordChangeDelivery,
+};
+pub use records::{RecordEvent, RecordWatch, StoredRecord};
+pub use schedules::{
+    LeaderLeaseEvent, LeaderLeaseWatch, ScheduleEvent, ScheduleListing, ScheduleWatch,
+    StoredLeaderLease, StoredSchedule,
+};
+pub use slots::SlotHolder;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 
-use naq_core::Standing;
+use naq_core::ExistingJob;
 use naq_protocol::JobId;
 
 /// A connection to NATS, and naq's layout on it. Cheap to clone.
@@ -73,7 +77,7 @@ pub struct Broker {
     names: Arc<Names>,
     /// What subjects of the JetStream API begin with.
     api_prefix: Arc<str>,
-    link: Link,
+    link: ConnectionWatch,
     /// To open further connections with.
     options: Arc<ConnectOptions>,
 }
@@ -95,7 +99,7 @@ impl Broker {
 
     /// The state of the connection, to be watched.
     #[must_use]
-    pub fn link(&self) -> &Link {
+    pub fn connection(&self) -> &ConnectionWatch {
         &self.link
     }
 
@@ -123,7 +127,7 @@ impl Broker {
         self.client
             .flush()
             .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 }
 
@@ -140,26 +144,26 @@ pub enum BrokerError {
     },
     /// The server cannot do what naq needs.
     #[error("{0}")]
-    Unsuitable(String),
+    UnsupportedServer(String),
     /// There is no such queue.
     #[error("there is no queue `{0}`")]
-    QueueMissing(String),
+    QueueNotFound(String),
     /// There is no such stream, bucket or object.
     #[error("{0} is not there")]
-    Missing(String),
+    NotFound(String),
     /// A compare-and-set met another revision.
     #[error("someone else changed it first")]
     Conflict,
     /// The same id was used for another body.
     #[error("the job id `{0}` is taken by another envelope")]
-    IdTaken(String),
+    JobIdConflict(String),
     /// The job is there, and is to begin at another time.
-    #[error("the job `{job}` is there already, {}", other_time(.job, *.standing))]
-    OtherTime {
+    #[error("the job `{job}` is there already, {}", describe_due_time_conflict(.job, *.standing))]
+    DueTimeConflict {
         /// The job.
         job: JobId,
         /// How it stands.
-        standing: Standing,
+        standing: ExistingJob,
     },
     /// More bytes than the server takes in a message.
     #[error(
@@ -173,16 +177,16 @@ pub enum BrokerError {
     },
     /// The server's or the account's storage is full.
     #[error("the NATS storage is full: {0}; free some (`naq purge`) or raise the limit")]
-    Full(String),
+    StorageFull(String),
     /// No answer in time.
     #[error("no answer from NATS in time while {0}; check the connection and the permissions")]
     Timeout(&'static str),
     /// The user may not do this.
     #[error("NATS denies this user {0}")]
-    Denied(String),
+    PermissionDenied(String),
     /// The connection is gone for good.
     #[error("the connection to NATS is lost: {0}")]
-    Lost(String),
+    ConnectionLost(String),
     /// The server refused, in its words.
     #[error("NATS refused while {doing}: {message}")]
     Refused {
@@ -193,14 +197,14 @@ pub enum BrokerError {
     },
     /// What is stored there is not what naq stores there.
     #[error("{0}")]
-    Unreadable(String),
+    InvalidData(String),
 }
 
-fn other_time(job: &JobId, standing: Standing) -> String {
+fn describe_due_time_conflict(job: &JobId, standing: ExistingJob) -> String {
     match standing {
-        Standing::Begun => "and has begun".to_owned(),
-        Standing::Queued { .. } => "in its queue".to_owned(),
-        Standing::Held { due, .. } => {
+        ExistingJob::Started => "and has begun".to_owned(),
+        ExistingJob::Queued { .. } => "in its queue".to_owned(),
+        ExistingJob::Delayed { due, .. } => {
             let until = due.map_or_else(String::new, |due| format!(" until {due}"));
             format!(
                 "held{until}; `naq job-control {job} reschedule` gives it another time, and `run-now` begins it"
@@ -212,10 +216,10 @@ fn other_time(job: &JobId, standing: Standing) -> String {
 impl BrokerError {
     /// Whether the same call may succeed later, with nothing changed but time.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            BrokerError::Timeout(_) | BrokerError::Full(_) | BrokerError::Refused { .. }
+            BrokerError::Timeout(_) | BrokerError::StorageFull(_) | BrokerError::Refused { .. }
         )
     }
 
@@ -227,12 +231,12 @@ impl BrokerError {
             | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => BrokerError::Conflict,
             // no leader yet
             ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
-            ErrorCode::STREAM_NOT_FOUND => BrokerError::Missing("the stream".to_owned()),
+            ErrorCode::STREAM_NOT_FOUND => BrokerError::NotFound("the stream".to_owned()),
             ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
             | ErrorCode::INSUFFICIENT_RESOURCES
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED
             | ErrorCode::MEMORY_RESOURCES_EXCEEDED
-            | ErrorCode::STREAM_STORE_FAILED => BrokerError::Full(error.to_string()),
+            | ErrorCode::STREAM_STORE_FAILED => BrokerError::StorageFull(error.to_string()),
             _ => BrokerError::Refused {
                 doing,
                 message: error.to_string(),
@@ -248,7 +252,7 @@ impl BrokerError {
         use async_nats::jetstream::context::RequestErrorKind;
         match error.kind() {
             RequestErrorKind::TimedOut => BrokerError::Timeout(doing),
-            RequestErrorKind::NoResponders => BrokerError::Unsuitable(
+            RequestErrorKind::NoResponders => BrokerError::UnsupportedServer(
                 "this NATS server has no JetStream (start it with -js, or ask for it to be enabled for the account)"
                     .to_owned(),
             ),

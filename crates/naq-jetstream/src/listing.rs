@@ -6,38 +6,38 @@
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::backwards::{Backwards, Look};
-use super::dependents::WAKE_HEADER;
-use super::jobs::{JobMessage, MessageState, found};
-use super::later::later_state;
+use super::blocked_index::RECHECK_HEADER;
+use super::delayed::delayed_state;
+use super::jobs::{JobMessage, MessageState, job_message};
+use super::label_routes::ENQUEUE_TIME_HEADER;
 use super::names::Names;
-use super::raw::RawMessage;
-use super::requirements::ENQUEUE_TIME_HEADER;
+use super::reverse_scan::{Decode, ReverseScan};
+use super::stream_api::StoredMessage;
 use super::{Broker, BrokerError};
 use naq_protocol::{Envelope, JobId, QueueName, Record, Timestamp};
 
 /// A place in the order of a listing, which a later call can go on from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct JobCursor {
     time: Timestamp,
     stream: String,
     sequence: u64,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for JobCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = self.time.0.timestamp_nanos_opt().unwrap_or_default();
         write!(f, "{time}.{}.{}", self.sequence, self.stream)
     }
 }
 
-impl std::str::FromStr for Place {
+impl std::str::FromStr for JobCursor {
     type Err = String;
-    fn from_str(text: &str) -> Result<Place, String> {
+    fn from_str(text: &str) -> Result<JobCursor, String> {
         let read = || {
             let (time, rest) = text.split_once('.')?;
             let (sequence, stream) = rest.split_once('.')?;
-            Some(Place {
+            Some(JobCursor {
                 time: Timestamp(chrono::DateTime::from_timestamp_nanos(time.parse().ok()?)),
                 stream: stream.to_owned(),
                 sequence: sequence.parse().ok()?,
@@ -51,7 +51,7 @@ impl std::str::FromStr for Place {
 
 /// What a listing has.
 #[derive(Clone, Debug, Default)]
-pub struct ListOptions {
+pub struct JobListOptions {
     /// Only jobs of this queue.
     pub queue: Option<QueueName>,
     /// Not the records: jobs that have one are shown where their message still is in a queue.
@@ -59,12 +59,12 @@ pub struct ListOptions {
     /// Not the messages of queues: only jobs that have a record.
     pub only_records: bool,
     /// From below this place on.
-    pub before: Option<Place>,
+    pub before: Option<JobCursor>,
 }
 
 /// What is known of a job.
 #[derive(Debug)]
-pub enum Listed {
+pub enum RecordOrMessage {
     /// Its record.
     Record(Box<Record>),
     /// Its message, where it has no record.
@@ -75,21 +75,21 @@ pub enum Listed {
 #[derive(Debug)]
 pub struct ListedJob {
     /// What is known of it.
-    pub listed: Listed,
+    pub entry: RecordOrMessage,
     /// When that was stored.
     pub changed_at: Timestamp,
     /// Where it stands in the order.
-    pub place: Place,
+    pub cursor: JobCursor,
 }
 
 /// Jobs, newest change first, read as they are asked for.
 pub struct JobListing {
-    before: Option<Place>,
+    before: Option<JobCursor>,
     sources: Vec<Source>,
 }
 
 struct Source {
-    jobs: Backwards<ListedJob>,
+    jobs: ReverseScan<ListedJob>,
     head: Option<ListedJob>,
 }
 
@@ -102,7 +102,7 @@ impl JobListing {
         let newest = self
             .sources
             .iter_mut()
-            .max_by(|a, b| a.place().cmp(&b.place()));
+            .max_by(|a, b| a.cursor().cmp(&b.cursor()));
         let Some(source) = newest else {
             return Ok(None);
         };
@@ -113,15 +113,15 @@ impl JobListing {
 }
 
 impl Source {
-    fn place(&self) -> Option<&Place> {
-        self.head.as_ref().map(|head| &head.place)
+    fn cursor(&self) -> Option<&JobCursor> {
+        self.head.as_ref().map(|head| &head.cursor)
     }
 
-    async fn advance(&mut self, before: Option<&Place>) -> Result<(), BrokerError> {
+    async fn advance(&mut self, before: Option<&JobCursor>) -> Result<(), BrokerError> {
         loop {
             self.head = self.jobs.next().await?;
             match (&self.head, before) {
-                (Some(head), Some(before)) if head.place >= *before => {}
+                (Some(head), Some(before)) if head.cursor >= *before => {}
                 _ => return Ok(()),
             }
         }
@@ -134,8 +134,8 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn list_jobs(&self, options: &ListOptions) -> Result<JobListing, BrokerError> {
-        let mut wanted: Vec<(String, Look<ListedJob>)> = Vec::new();
+    pub async fn list_jobs(&self, options: &JobListOptions) -> Result<JobListing, BrokerError> {
+        let mut wanted: Vec<(String, Decode<ListedJob>)> = Vec::new();
         if !options.only_messages {
             let records = Names::bucket_stream(&self.names.results_bucket());
             wanted.push((records, |_, stream, message| {
@@ -147,7 +147,7 @@ impl Broker {
                 Some(queue) => vec![queue.clone()],
                 None => self.queue_names().await?,
             };
-            let look: Look<ListedJob> = if options.only_messages {
+            let look: Decode<ListedJob> = if options.only_messages {
                 |broker, stream, message| Box::pin(message_or_record(broker, stream, message))
             } else {
                 |broker, stream, message| Box::pin(message_alone(broker, stream, message))
@@ -159,12 +159,12 @@ impl Broker {
             );
         }
         let before = options.before.as_ref();
-        let until = before.map(|place| place.time);
+        let until = before.map(|cursor| cursor.time);
         let mut opening: FuturesUnordered<_> = wanted
             .into_iter()
             .map(|(stream, look)| async move {
                 let mut source = Source {
-                    jobs: self.read_backwards(stream, until, look).await?,
+                    jobs: self.scan_reverse(stream, until, look).await?,
                     head: None,
                 };
                 source.advance(before).await?;
@@ -183,11 +183,11 @@ impl Broker {
     }
 }
 
-fn listed(stream: String, message: &RawMessage, listed: Listed) -> ListedJob {
+fn entry(stream: String, message: &StoredMessage, entry: RecordOrMessage) -> ListedJob {
     ListedJob {
-        listed,
+        entry,
         changed_at: message.time,
-        place: Place {
+        cursor: JobCursor {
             time: message.time,
             stream,
             sequence: message.sequence,
@@ -195,66 +195,70 @@ fn listed(stream: String, message: &RawMessage, listed: Listed) -> ListedJob {
     }
 }
 
-fn record(stream: String, message: &RawMessage) -> Option<ListedJob> {
+fn record(stream: String, message: &StoredMessage) -> Option<ListedJob> {
     // a marker of a removed record has no payload
     let record: Record = serde_json::from_slice(&message.payload()).ok()?;
     // a placeholder stands for a job that nobody has seen
     if record.placeholder {
         return None;
     }
-    Some(listed(stream, message, Listed::Record(Box::new(record))))
+    Some(entry(
+        stream,
+        message,
+        RecordOrMessage::Record(Box::new(record)),
+    ))
 }
 
 /// A message of a queue whose job has no record; one that has is shown there.
 async fn message_alone(
     broker: Broker,
     stream: String,
-    message: RawMessage,
+    message: StoredMessage,
 ) -> Result<Option<ListedJob>, BrokerError> {
-    let found = message_or_record(broker, stream, message).await?;
-    Ok(found.filter(|job| matches!(job.listed, Listed::Message(..))))
+    let job_message = message_or_record(broker, stream, message).await?;
+    Ok(job_message.filter(|job| matches!(job.entry, RecordOrMessage::Message(..))))
 }
 
 async fn message_or_record(
     broker: Broker,
     stream: String,
-    message: RawMessage,
+    message: StoredMessage,
 ) -> Result<Option<ListedJob>, BrokerError> {
     let names = broker.names();
     let Some(queue) = names.queue_of_stream(&stream) else {
         return Ok(None);
     };
-    if message.header(WAKE_HEADER).is_some() {
+    if message.header(RECHECK_HEADER).is_some() {
         return Ok(None);
     }
-    let job_id = job_of(&queue, &message);
-    let state = if names.is_later(&message.subject) {
-        later_state(&message)
+    let job_id = job_id_of(&queue, &message);
+    let state = if names.is_delayed(&message.subject) {
+        delayed_state(&message)
     } else {
         MessageState::Queued
     };
     let job = match broker.read_record(&job_id).await {
         // its message is on the way out: acknowledged once the record is written
         Ok((Some(record), _)) if record.state.is_terminal() => return Ok(None),
-        Ok((Some(record), _)) if !record.placeholder => Listed::Record(Box::new(record)),
-        Ok(_) | Err(BrokerError::Unreadable(_)) => {
-            let mut found = found(&queue, &message, state);
+        Ok((Some(record), _)) if !record.placeholder => RecordOrMessage::Record(Box::new(record)),
+        Ok(_) | Err(BrokerError::InvalidData(_)) => {
+            let mut job_message = job_message(&queue, &message, state);
             // one that was handed on to workers with labels says when it was enqueued
             if let Some(time) = message.header(ENQUEUE_TIME_HEADER)
                 && let Ok(time) = time.parse()
             {
-                found.time = time;
+                job_message.time = time;
             }
-            Listed::Message(job_id, found)
+            RecordOrMessage::Message(job_id, job_message)
         }
         Err(error) => return Err(error),
     };
-    Ok(Some(listed(stream, &message, job)))
+    Ok(Some(entry(stream, &message, job)))
 }
 
 /// The id that a worker will know the job by: that of the subject, the envelope or the message,
 /// else its place.
-pub(super) fn job_of(queue: &QueueName, message: &RawMessage) -> JobId {
+pub(super) fn job_id_of(queue: &QueueName, message: &StoredMessage) -> JobId {
     // after the prefix, the kind of subject and the queue; the last of what may follow
     let named = message
         .subject
@@ -264,7 +268,7 @@ pub(super) fn job_of(queue: &QueueName, message: &RawMessage) -> JobId {
         .and_then(|id| JobId::new(id).ok());
     named
         .or_else(|| Envelope::parse(&message.payload()).ok()?.job_id)
-        .or_else(|| JobId::chosen(message.header("Nats-Msg-Id")?).ok())
+        .or_else(|| JobId::from_user(message.header("Nats-Msg-Id")?).ok())
         .unwrap_or_else(|| JobId::for_sequence(queue, message.sequence))
 }
 
@@ -276,17 +280,17 @@ mod tests {
     proptest! {
         #[test]
         fn a_place_is_read_back(time in 0_i64..i64::MAX, sequence in any::<u64>(), stream in "[A-Za-z0-9_-]{1,80}") {
-            let place = Place {
+            let cursor = JobCursor {
                 time: Timestamp(chrono::DateTime::from_timestamp_nanos(time)),
                 stream,
                 sequence,
             };
-            prop_assert_eq!(place.to_string().parse(), Ok(place));
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
 
         #[test]
         fn no_text_panics(text in "\\PC{0,60}") {
-            let _ = text.parse::<Place>();
+            let _ = text.parse::<JobCursor>();
         }
     }
 }

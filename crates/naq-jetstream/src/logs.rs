@@ -10,7 +10,7 @@ use naq_protocol::JobId;
 
 /// Which of a job's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stdio {
+pub enum OutputStream {
     /// Standard output.
     Stdout,
     /// Standard error.
@@ -23,7 +23,7 @@ pub enum LogChunk {
     /// Bytes of one of the streams.
     Bytes {
         /// Which one.
-        stdio: Stdio,
+        stdio: OutputStream,
         /// The attempt that wrote them.
         attempt: u32,
         /// The bytes.
@@ -63,7 +63,7 @@ impl LogStream {
                         message: error.to_string(),
                     });
                 }
-                None => return Err(BrokerError::Lost("live output ended".to_owned())),
+                None => return Err(BrokerError::ConnectionLost("live output ended".to_owned())),
             };
             if let Ok(info) = message.info() {
                 self.remaining = info.pending;
@@ -77,8 +77,8 @@ impl LogStream {
                 return Ok(LogChunk::End { attempt });
             }
             let stdio = match header("Naq-Stdio").map(async_nats::HeaderValue::as_str) {
-                Some("stdout") => Stdio::Stdout,
-                Some("stderr") => Stdio::Stderr,
+                Some("stdout") => OutputStream::Stdout,
+                Some("stderr") => OutputStream::Stderr,
                 _ => continue,
             };
             return Ok(LogChunk::Bytes {
@@ -108,8 +108,8 @@ impl Broker {
                 headers.insert(
                     "Naq-Stdio",
                     match stdio {
-                        Stdio::Stdout => "stdout",
-                        Stdio::Stderr => "stderr",
+                        OutputStream::Stdout => "stdout",
+                        OutputStream::Stderr => "stderr",
                     },
                 );
                 bytes
@@ -123,7 +123,7 @@ impl Broker {
         self.client
             .publish_with_headers(self.names.log(job), headers, payload)
             .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 
     /// Follows a job's live output from its beginning.

@@ -13,7 +13,7 @@ impl Names {
     ///
     /// # Errors
     /// Where the prefix cannot be a token of a subject.
-    pub fn new(prefix: &str) -> Result<Names, naq_protocol::BadName> {
+    pub fn new(prefix: &str) -> Result<Names, naq_protocol::InvalidName> {
         QueueName::new(prefix)?;
         Ok(Names {
             prefix: prefix.to_owned(),
@@ -47,7 +47,7 @@ impl Names {
 
     /// The subject for producers without an id.
     #[must_use]
-    pub fn bare_job(&self, queue: &QueueName) -> String {
+    pub fn job_without_id(&self, queue: &QueueName) -> String {
         format!("{}.queue.{queue}", self.prefix)
     }
 
@@ -59,8 +59,8 @@ impl Names {
 
     /// The subject under which a job waits for its time.
     #[must_use]
-    pub fn later(&self, queue: &QueueName, job: &JobId) -> String {
-        format!("{}.later.{queue}.{job}", self.prefix)
+    pub fn delayed(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.delayed.{queue}.{job}", self.prefix)
     }
 
     /// The queue of a subject that jobs in line have; none where it is another kind of subject.
@@ -72,8 +72,8 @@ impl Names {
     /// The queue of a subject under which a job waits for its time; none where it is another kind
     /// of subject.
     #[must_use]
-    pub fn queue_of_later(&self, subject: &str) -> Option<QueueName> {
-        self.queue_of(subject, "later")
+    pub fn queue_of_delayed(&self, subject: &str) -> Option<QueueName> {
+        self.queue_of(subject, "delayed")
     }
 
     fn queue_of(&self, subject: &str, kind: &str) -> Option<QueueName> {
@@ -88,52 +88,52 @@ impl Names {
 
     /// Whether a subject is one under which a job waits for its time.
     #[must_use]
-    pub fn is_later(&self, subject: &str) -> bool {
-        self.queue_of_later(subject).is_some()
+    pub fn is_delayed(&self, subject: &str) -> bool {
+        self.queue_of_delayed(subject).is_some()
     }
 
     /// The subjects of all waiting jobs of a queue.
     #[must_use]
-    pub fn all_later(&self, queue: &QueueName) -> String {
-        format!("{}.later.{queue}.*", self.prefix)
+    pub fn all_delayed(&self, queue: &QueueName) -> String {
+        format!("{}.delayed.{queue}.*", self.prefix)
     }
 
-    /// The subject under which a job waits for a worker with the labels it requires; `set` is
+    /// The subject under which a job waits for a worker with the labels it requires; `route_key` is
     /// the key of those labels.
     #[must_use]
-    pub fn need(&self, queue: &QueueName, set: &str, job: &JobId) -> String {
-        format!("{}.need.{queue}.{set}.{job}", self.prefix)
+    pub fn routed(&self, queue: &QueueName, route_key: &str, job: &JobId) -> String {
+        format!("{}.route.{queue}.{route_key}.{job}", self.prefix)
     }
 
     /// The subjects of all jobs of a queue that require the same labels.
     #[must_use]
-    pub fn needs_of_set(&self, queue: &QueueName, set: &str) -> String {
-        format!("{}.need.{queue}.{set}.*", self.prefix)
+    pub fn routed_by_key(&self, queue: &QueueName, route_key: &str) -> String {
+        format!("{}.route.{queue}.{route_key}.*", self.prefix)
     }
 
     /// The subjects a job has while it waits for a worker with labels, whichever it requires.
     #[must_use]
-    pub fn needs_of_job(&self, queue: &QueueName, job: &JobId) -> String {
-        format!("{}.need.{queue}.*.{job}", self.prefix)
+    pub fn routed_copies_of_job(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.route.{queue}.*.{job}", self.prefix)
     }
 
     /// The subjects of all jobs of a queue that wait for a worker with labels.
     #[must_use]
-    pub fn all_needs(&self, queue: &QueueName) -> String {
-        format!("{}.need.{queue}.*.*", self.prefix)
+    pub fn all_routed(&self, queue: &QueueName) -> String {
+        format!("{}.route.{queue}.*.*", self.prefix)
     }
 
     /// The durable consumer of a queue's jobs that require the same labels.
     #[must_use]
-    pub fn need_consumer(&self, set: &str) -> String {
-        format!("{}-need-{set}", self.prefix)
+    pub fn route_consumer(&self, route_key: &str) -> String {
+        format!("{}-route-{route_key}", self.prefix)
     }
 
     /// The key of the labels that a consumer's jobs require; none where it is not such a
     /// consumer.
     #[must_use]
-    pub fn set_of_consumer<'c>(&self, consumer: &'c str) -> Option<&'c str> {
-        consumer.strip_prefix(&self.prefix)?.strip_prefix("-need-")
+    pub fn route_of_consumer<'c>(&self, consumer: &'c str) -> Option<&'c str> {
+        consumer.strip_prefix(&self.prefix)?.strip_prefix("-route-")
     }
 
     /// The bucket of queues that were removed.
@@ -150,30 +150,30 @@ impl Names {
 
     /// The bucket of sets of labels that jobs of a queue require.
     #[must_use]
-    pub fn requirements_bucket(&self) -> String {
-        format!("{}_requirements", self.prefix)
+    pub fn requires_bucket(&self) -> String {
+        format!("{}_requires", self.prefix)
     }
 
     /// The subject of a set of labels that jobs of a queue require.
     #[must_use]
-    pub fn requirement(&self, queue: &QueueName, set: &str) -> String {
-        format!("$KV.{}_requirements.{queue}.{set}", self.prefix)
+    pub fn label_route(&self, queue: &QueueName, route_key: &str) -> String {
+        format!("$KV.{}_requires.{queue}.{route_key}", self.prefix)
     }
 
     /// The queue and the key in such a subject.
-    pub(super) fn requirement_of_subject<'s>(
+    pub(super) fn label_route_of_subject<'s>(
         &self,
         subject: &'s str,
     ) -> Option<(QueueName, &'s str)> {
         let rest = subject.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
-        let (queue, key) = rest.strip_prefix("_requirements.")?.split_once('.')?;
+        let (queue, key) = rest.strip_prefix("_requires.")?.split_once('.')?;
         Some((QueueName::new(queue).ok()?, key))
     }
 
     /// The subjects of all sets of labels that jobs require.
     #[must_use]
-    pub fn all_requirements(&self) -> String {
-        format!("$KV.{}_requirements.*.*", self.prefix)
+    pub fn all_label_routes(&self) -> String {
+        format!("$KV.{}_requires.*.*", self.prefix)
     }
 
     /// The durable consumer that all workers of a queue share.
@@ -267,14 +267,14 @@ impl Names {
     /// The subject under which the bell of a waiting job is held. Apart from jobs that are held:
     /// it is none, and who removes those leaves it.
     #[must_use]
-    pub fn wake(&self, queue: &QueueName, job: &JobId) -> String {
-        format!("{}.wake.{queue}.{job}", self.prefix)
+    pub fn recheck(&self, queue: &QueueName, job: &JobId) -> String {
+        format!("{}.recheck.{queue}.{job}", self.prefix)
     }
 
     /// The subjects of all bells of a queue's waiting jobs.
     #[must_use]
-    pub fn all_wakes(&self, queue: &QueueName) -> String {
-        format!("{}.wake.{queue}.*", self.prefix)
+    pub fn all_rechecks(&self, queue: &QueueName) -> String {
+        format!("{}.recheck.{queue}.*", self.prefix)
     }
 
     /// The bucket of objects.
@@ -325,31 +325,31 @@ impl Names {
 
     /// The stream of failed and rejected jobs.
     #[must_use]
-    pub fn failed_stream(&self) -> String {
+    pub fn dead_letter_stream(&self) -> String {
         format!("{}_failed_jobs", self.prefix)
     }
 
     /// The subject of a failed job.
     #[must_use]
-    pub fn failed(&self, queue: &QueueName, job: &JobId) -> String {
+    pub fn dead_letter(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.failed.{queue}.{job}", self.prefix)
     }
 
     /// The subjects of all failed jobs.
     #[must_use]
-    pub fn all_failed(&self) -> String {
+    pub fn all_dead_letters(&self) -> String {
         format!("{}.failed.>", self.prefix)
     }
 
     /// The subjects of all failed jobs of a queue.
     #[must_use]
-    pub fn failed_in(&self, queue: &QueueName) -> String {
+    pub fn dead_letters_in(&self, queue: &QueueName) -> String {
         format!("{}.failed.{queue}.*", self.prefix)
     }
 
     /// The subjects of a failed job in whichever queue.
     #[must_use]
-    pub fn failed_anywhere(&self, job: &JobId) -> String {
+    pub fn dead_letters_of_job(&self, job: &JobId) -> String {
         format!("{}.failed.*.{job}", self.prefix)
     }
 
@@ -405,19 +405,19 @@ impl Names {
 
     /// The bucket of the schedulers' lock.
     #[must_use]
-    pub fn lock_bucket(&self) -> String {
+    pub fn leader_lease_bucket(&self) -> String {
         format!("{}_scheduler_lock", self.prefix)
     }
 
     /// The key of the lock that makes a scheduler the leader.
     #[must_use]
-    pub fn leader_lock(&self) -> String {
+    pub fn leader_lease(&self) -> String {
         format!("$KV.{}_scheduler_lock.leader_lock", self.prefix)
     }
 
     /// Where the server repeats each stored change of the lock.
     #[must_use]
-    pub fn lock_events(&self) -> String {
+    pub fn leader_lease_events(&self) -> String {
         format!("{}.scheduler.leader_lock", self.prefix)
     }
 
@@ -458,12 +458,12 @@ mod tests {
     fn a_queue_is_found_by_a_subject_of_its_kind() {
         let names = Names::new("naq").unwrap();
         let (queue, job) = (QueueName::new("build").unwrap(), JobId::new("j").unwrap());
-        for subject in [names.job(&queue, &job), names.bare_job(&queue)] {
+        for subject in [names.job(&queue, &job), names.job_without_id(&queue)] {
             assert_eq!(names.queue_of_job(&subject), Some(queue.clone()));
-            assert_eq!(names.queue_of_later(&subject), None);
+            assert_eq!(names.queue_of_delayed(&subject), None);
         }
-        let later = names.later(&queue, &job);
-        assert_eq!(names.queue_of_later(&later), Some(queue));
+        let later = names.delayed(&queue, &job);
+        assert_eq!(names.queue_of_delayed(&later), Some(queue));
         assert_eq!(names.queue_of_job(&later), None);
         assert_eq!(names.queue_of_job("naqs.queue.build"), None);
         assert_eq!(names.queue_of_job("naq"), None);
@@ -473,9 +473,9 @@ mod tests {
     fn a_set_is_found_by_its_consumer() {
         let names = Names::new("naq").unwrap();
         assert_eq!(
-            names.set_of_consumer(&names.need_consumer("0af3")),
+            names.route_of_consumer(&names.route_consumer("0af3")),
             Some("0af3")
         );
-        assert_eq!(names.set_of_consumer(&names.worker_consumer()), None);
+        assert_eq!(names.route_of_consumer(&names.worker_consumer()), None);
     }
 }

@@ -49,9 +49,9 @@ impl Broker {
     /// Reads what is stored under a name.
     ///
     /// # Errors
-    /// [`BrokerError::Missing`] where there is nothing.
+    /// [`BrokerError::NotFound`] where there is nothing.
     pub async fn get_object(&self, name: &str) -> Result<Vec<u8>, BrokerError> {
-        let missing = || BrokerError::Missing(format!("the object `{name}`"));
+        let missing = || BrokerError::NotFound(format!("the object `{name}`"));
         let store = self
             .jetstream
             .get_object_store(self.names.files_bucket())

@@ -13,7 +13,7 @@ pub struct PendingWrite(PublishAckFuture);
 
 /// What the server says of a stored message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Confirmed {
+pub(super) struct PublishAck {
     /// Its sequence in the stream.
     pub(super) sequence: u64,
     /// Whether a message with the same id was there already; the sequence is that one's.
@@ -22,9 +22,9 @@ pub(super) struct Confirmed {
 
 impl PendingWrite {
     /// Waits for the server's word.
-    pub(super) async fn confirmed(self) -> Result<Confirmed, BrokerError> {
+    pub(super) async fn confirmed(self) -> Result<PublishAck, BrokerError> {
         let ack = self.0.await.map_err(|error| explain(&error))?;
-        Ok(Confirmed {
+        Ok(PublishAck {
             sequence: ack.sequence,
             duplicate: ack.duplicate,
         })
@@ -60,7 +60,7 @@ impl Broker {
 fn explain(error: &PublishError) -> BrokerError {
     const DOING: &str = "storing a message";
     match error.kind() {
-        PublishErrorKind::StreamNotFound => BrokerError::Missing("the stream".to_owned()),
+        PublishErrorKind::StreamNotFound => BrokerError::NotFound("the stream".to_owned()),
         PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => {
             BrokerError::Conflict
         }

@@ -14,8 +14,8 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::Deserialize;
 
-use super::listing::job_of;
-use super::raw::Which;
+use super::listing::job_id_of;
+use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 
@@ -24,20 +24,20 @@ use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// How often it is said again.
-const PAUSE_AGAIN: Duration = Duration::from_secs(10);
+const PAUSE_RENEWAL: Duration = Duration::from_secs(10);
 
 /// A worker claims what it has been delivered within milliseconds. What nobody has claimed after
 /// this long nobody runs.
-const CLAIMED_WITHIN: Duration = Duration::from_secs(1);
+const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
 /// How many stretches of a stream are worked through at the same time.
-const STRETCHES: u64 = 64;
+const DELETE_RANGES: u64 = 64;
 
 const DOING: &str = "purging a queue";
 
 /// What a purge did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
+pub struct PurgeSummary {
     /// Jobs that were removed.
     pub removed: u64,
     /// Jobs that run, and were left alone.
@@ -49,9 +49,9 @@ impl Broker {
     /// meanwhile.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name. What was removed before
+    /// [`BrokerError::QueueNotFound`] where there is none of this name. What was removed before
     /// another error is removed.
-    pub async fn purge_queue(&self, queue: &QueueName) -> Result<Purged, BrokerError> {
+    pub async fn purge_queue(&self, queue: &QueueName) -> Result<PurgeSummary, BrokerError> {
         self.queue_handle(queue).await?;
         let consumers = self.consumers(queue).await?;
         // one that was paused stays so, until whoever paused it resumes it
@@ -59,12 +59,12 @@ impl Broker {
             .iter()
             .filter(|consumer| !consumer.paused)
             .collect();
-        let mut purging = std::pin::pin!(self.purge_at_rest(queue, &open));
+        let mut purging = std::pin::pin!(self.purge_while_paused(queue, &open));
         let purged = loop {
             tokio::select! {
                 biased;
                 purged = &mut purging => break purged,
-                () = tokio::time::sleep(PAUSE_AGAIN) => self.rest(queue, &open).await?,
+                () = tokio::time::sleep(PAUSE_RENEWAL) => self.pause_deliveries(queue, &open).await?,
             }
         };
         for consumer in self.consumers(queue).await? {
@@ -78,7 +78,7 @@ impl Broker {
     }
 
     /// Stops the deliveries of some consumers for a while.
-    async fn rest(
+    async fn pause_deliveries(
         &self,
         queue: &QueueName,
         consumers: &[&ConsumerInfo],
@@ -93,7 +93,7 @@ impl Broker {
         }
         let stream = self.names.queue_stream(queue);
         let now = self
-            .api::<Now>(
+            .api_request::<Now>(
                 format!("STREAM.INFO.{stream}"),
                 &serde_json::json!({}),
                 DOING,
@@ -108,32 +108,34 @@ impl Broker {
         Ok(())
     }
 
-    async fn purge_at_rest(
+    async fn purge_while_paused(
         &self,
         queue: &QueueName,
         open: &[&ConsumerInfo],
-    ) -> Result<Purged, BrokerError> {
-        self.rest(queue, open).await?;
+    ) -> Result<PurgeSummary, BrokerError> {
+        self.pause_deliveries(queue, open).await?;
         let stream = self.names.queue_stream(queue);
         // what is put in from here on is not meant
         let state = &self.queue_handle(queue).await?.cached_info().state.clone();
         let meant = state.first_sequence.max(1)..=state.last_sequence;
-        let (held, running) = self.held(queue).await?;
-        let mut purged = Purged {
+        let (ack_pending, running) = self.ack_pending(queue).await?;
+        let mut purged = PurgeSummary {
             removed: 0,
             running,
         };
         // all that a queue has but for the bells of waiting jobs, which are none of its jobs
-        let later = self.names.all_later(queue);
+        let later = self.names.all_delayed(queue);
         purged.removed += self
             .purge_subjects(&stream, &later, Some(meant.end() + 1))
             .await?;
         for subjects in [
-            self.names.bare_job(queue),
+            self.names.job_without_id(queue),
             self.names.jobs(queue),
-            self.names.all_needs(queue),
+            self.names.all_routed(queue),
         ] {
-            purged.removed += self.purge_but(&stream, &subjects, &meant, &held).await?;
+            purged.removed += self
+                .purge_except(&stream, &subjects, &meant, &ack_pending)
+                .await?;
         }
         Ok(purged)
     }
@@ -142,25 +144,28 @@ impl Broker {
     ///
     /// One by one where some are: a purge of what a consumer serves has the server (2.15) reckon
     /// anew what that consumer has out, and after a restart it can forget jobs over that.
-    async fn purge_but(
+    async fn purge_except(
         &self,
         stream: &str,
         subjects: &str,
         meant: &RangeInclusive<u64>,
-        held: &BTreeSet<u64>,
+        ack_pending: &BTreeSet<u64>,
     ) -> Result<u64, BrokerError> {
         let (first, last) = (*meant.start(), *meant.end());
-        if held.is_empty() {
+        if ack_pending.is_empty() {
             return self.purge_subjects(stream, subjects, Some(last + 1)).await;
         }
         let mut removed = 0;
-        let length = (last + 1).saturating_sub(first).div_ceil(STRETCHES).max(1);
-        let mut stretches: FuturesUnordered<_> = (0..STRETCHES)
+        let length = (last + 1)
+            .saturating_sub(first)
+            .div_ceil(DELETE_RANGES)
+            .max(1);
+        let mut stretches: FuturesUnordered<_> = (0..DELETE_RANGES)
             .map(|place| first + place * length)
             .take_while(|from| *from <= last)
             .map(|from| {
                 let to = last.min(from + length - 1);
-                self.delete_stretch(stream, subjects, from..=to, held)
+                self.delete_range(stream, subjects, from..=to, ack_pending)
             })
             .collect();
         while let Some(deleted) = stretches.next().await {
@@ -170,23 +175,23 @@ impl Broker {
     }
 
     /// Removes the messages under a filter in a stretch of a stream, but for those held.
-    async fn delete_stretch(
+    async fn delete_range(
         &self,
         stream: &str,
         subjects: &str,
         stretch: RangeInclusive<u64>,
-        held: &BTreeSet<u64>,
+        ack_pending: &BTreeSet<u64>,
     ) -> Result<u64, BrokerError> {
         let mut removed = 0;
         let mut from = *stretch.start();
         while from <= *stretch.end() {
-            let next = Which::NextOf(subjects, from);
+            let next = MessageSelector::NextBySubject(subjects, from);
             let Some(message) = self.read_message(stream, next).await? else {
                 break;
             };
             let sequence = message.sequence;
             if stretch.contains(&sequence)
-                && !held.contains(&sequence)
+                && !ack_pending.contains(&sequence)
                 && self.delete_message(stream, sequence).await?
             {
                 removed += 1;
@@ -198,19 +203,19 @@ impl Broker {
 
     /// The sequences of a queue's messages that workers still answer for; and how
     /// many of them are of jobs that run. Deliveries must be at rest.
-    async fn held(&self, queue: &QueueName) -> Result<(BTreeSet<u64>, u64), BrokerError> {
-        let mut held = BTreeSet::new();
+    async fn ack_pending(&self, queue: &QueueName) -> Result<(BTreeSet<u64>, u64), BrokerError> {
+        let mut ack_pending = BTreeSet::new();
         let mut running = 0;
         let mut unclaimed = Vec::new();
         for consumer in self.consumers(queue).await? {
             if consumer.num_ack_pending == 0 {
                 continue;
             }
-            let mut out = self.messages_out(queue, &consumer, u64::MAX);
+            let mut out = self.unacked_messages(queue, &consumer, u64::MAX);
             while let Some(message) = out.next(self).await? {
-                let job = job_of(queue, &message);
-                if self.standing(&job, message.sequence).await? == Standing::Running {
-                    held.insert(message.sequence);
+                let job = job_id_of(queue, &message);
+                if self.standing(&job, message.sequence).await? == AckPendingState::Running {
+                    ack_pending.insert(message.sequence);
                     running += 1;
                 } else {
                     unclaimed.push((job, message.sequence));
@@ -218,42 +223,42 @@ impl Broker {
             }
         }
         if !unclaimed.is_empty() {
-            tokio::time::sleep(CLAIMED_WITHIN).await;
+            tokio::time::sleep(CLAIM_GRACE).await;
         }
         for (job, sequence) in unclaimed {
             match self.standing(&job, sequence).await? {
-                Standing::Running => running += 1,
+                AckPendingState::Running => running += 1,
                 // about to be acknowledged, and counted by no one
-                Standing::Ended => {}
-                Standing::Waiting => continue,
+                AckPendingState::Ended => {}
+                AckPendingState::Unclaimed => continue,
             }
-            held.insert(sequence);
+            ack_pending.insert(sequence);
         }
-        Ok((held, running))
+        Ok((ack_pending, running))
     }
 
     /// How the job of a message that is out stands.
-    async fn standing(&self, job: &JobId, sequence: u64) -> Result<Standing, BrokerError> {
+    async fn standing(&self, job: &JobId, sequence: u64) -> Result<AckPendingState, BrokerError> {
         let (record, _) = self.read_record(job).await?;
         Ok(match record {
-            Some(record) if record.state.is_terminal() => Standing::Ended,
+            Some(record) if record.state.is_terminal() => AckPendingState::Ended,
             Some(Record {
                 state: State::Running,
                 lease: Some(lease),
                 ..
-            }) if lease.sequence == sequence => Standing::Running,
-            _ => Standing::Waiting,
+            }) if lease.sequence == sequence => AckPendingState::Running,
+            _ => AckPendingState::Unclaimed,
         })
     }
 }
 
 /// What a message that is out is to the worker that has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum AckPendingState {
     /// Its job runs by it.
     Running,
     /// Its job has ended.
     Ended,
     /// It has not been claimed, or was handed back.
-    Waiting,
+    Unclaimed,
 }

@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::names::Names;
-use super::raw::Which;
+use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{QueueName, Timestamp};
 
@@ -47,7 +47,7 @@ pub struct QueueInfo {
     /// Jobs that workers hold.
     pub running: u64,
     /// Jobs held until their time: scheduled, or waiting to be tried again.
-    pub later: u64,
+    pub delayed: u64,
     /// Bytes stored.
     pub bytes: u64,
     /// When the oldest message still there was taken.
@@ -65,7 +65,7 @@ pub struct QueueInfo {
 /// Up to so many jobs that are held until their time are counted by their subjects. Of more the
 /// number follows from the others, which may be off by what comes and goes meanwhile; counting a
 /// million takes the server seconds.
-const LATER_COUNTED_MAX: u64 = 50_000;
+const DELAYED_COUNT_MAX: u64 = 50_000;
 
 /// How many messages may still come to a queue while it is being removed.
 const REMOVAL_GAP: u64 = 10_000;
@@ -102,7 +102,7 @@ impl Broker {
         while let Some(info) = looks.next().await {
             match info {
                 Ok(info) => queues.push(info),
-                Err(BrokerError::QueueMissing(_)) => {}
+                Err(BrokerError::QueueNotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -113,7 +113,7 @@ impl Broker {
     /// How a queue stands.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn queue_info(&self, queue: &QueueName) -> Result<QueueInfo, BrokerError> {
         let stream = self.queue_handle(queue).await?;
         let consumers = self.consumers(queue).await?;
@@ -125,26 +125,26 @@ impl Broker {
         // what no consumer counts is held until its time, or requires labels no worker has had
         let in_line: u64 = consumers.iter().map(|consumer| consumer.num_pending).sum();
         let uncounted = messages.saturating_sub(running + in_line);
-        let wakes = self.names.all_wakes(queue);
-        let wakes = self.count_subjects(queue, &wakes).await?;
-        let later = if main.is_some() && uncounted > LATER_COUNTED_MAX {
-            let needs = self.names.all_needs(queue);
-            let needs_counted: u64 = consumers
+        let rechecks = self.names.all_rechecks(queue);
+        let rechecks = self.count_subjects(queue, &rechecks).await?;
+        let delayed = if main.is_some() && uncounted > DELAYED_COUNT_MAX {
+            let routed = self.names.all_routed(queue);
+            let routed_counted: u64 = consumers
                 .iter()
-                .filter(|consumer| self.names.set_of_consumer(&consumer.name).is_some())
+                .filter(|consumer| self.names.route_of_consumer(&consumer.name).is_some())
                 .map(|consumer| consumer.num_pending + ack_pending(consumer))
                 .sum();
-            let needs = self.count_subjects(queue, &needs).await?;
-            uncounted.saturating_sub(wakes + needs.saturating_sub(needs_counted))
+            let routed = self.count_subjects(queue, &routed).await?;
+            uncounted.saturating_sub(rechecks + routed.saturating_sub(routed_counted))
         } else {
-            let later = self.names.all_later(queue);
-            self.count_subjects(queue, &later).await?
+            let delayed = self.names.all_delayed(queue);
+            self.count_subjects(queue, &delayed).await?
         };
         Ok(QueueInfo {
             name: queue.clone(),
-            depth: messages.saturating_sub(running + later + wakes),
+            depth: messages.saturating_sub(running + delayed + rechecks),
             running,
-            later,
+            delayed,
             bytes: info.state.bytes,
             oldest: (messages > 0).then_some(Timestamp(info.state.first_timestamp)),
             paused: main.is_some_and(|consumer| consumer.paused),
@@ -168,12 +168,12 @@ impl Broker {
         let stream = self.names.queue_stream(queue);
         let request = serde_json::json!({ "subjects_filter": filter, "offset": PAST_THE_END });
         match self
-            .api::<Counted>(format!("STREAM.INFO.{stream}"), &request, DOING)
+            .api_request::<Counted>(format!("STREAM.INFO.{stream}"), &request, DOING)
             .await?
         {
             Ok(counted) => Ok(counted.total),
             Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Err(BrokerError::QueueMissing(queue.to_string()))
+                Err(BrokerError::QueueNotFound(queue.to_string()))
             }
             Err(error) => Err(BrokerError::from_api(&error, DOING)),
         }
@@ -216,7 +216,7 @@ impl Broker {
     /// and acknowledged.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn queue_messages(&self, queue: &QueueName) -> Result<u64, BrokerError> {
         let stream = self.queue_handle(queue).await?;
         Ok(stream.cached_info().state.messages)
@@ -225,7 +225,7 @@ impl Broker {
     /// Stops the delivery of a queue's jobs. Running ones go on.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn pause_queue(
         &self,
         queue: &QueueName,
@@ -236,7 +236,7 @@ impl Broker {
         // a queue that no worker has served yet has no consumer to pause
         self.ensure_worker_consumer(queue, ack_wait).await?;
         let until = Some(Timestamp(now.0 + PAUSE));
-        for consumer in self.served_by(queue).await? {
+        for consumer in self.job_consumers(queue).await? {
             self.pause_consumer(queue, &consumer, until).await?;
         }
         Ok(())
@@ -245,10 +245,10 @@ impl Broker {
     /// Takes up the delivery of a queue's jobs again.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn resume_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         self.queue_handle(queue).await?;
-        for consumer in self.served_by(queue).await? {
+        for consumer in self.job_consumers(queue).await? {
             self.pause_consumer(queue, &consumer, None).await?;
         }
         Ok(())
@@ -259,7 +259,7 @@ impl Broker {
     /// Jobs that require labels are counted apart, those of each set of labels by themselves.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn set_max_running(
         &self,
         queue: &QueueName,
@@ -270,29 +270,29 @@ impl Broker {
         // a queue that no worker has served yet has no consumer to keep it
         self.ensure_worker_consumer(queue, ack_wait).await?;
         let count = max_running.map_or(-1, |count| count.get().into());
-        for consumer in self.served_by(queue).await? {
-            self.set_ack_pending_max(queue, &consumer, count).await?;
+        for consumer in self.job_consumers(queue).await? {
+            self.set_max_ack_pending(queue, &consumer, count).await?;
         }
         Ok(())
     }
 
     /// The names of the consumers that a queue's settings go for, the workers' own first: that
     /// is the one a new consumer takes them from.
-    async fn served_by(&self, queue: &QueueName) -> Result<Vec<String>, BrokerError> {
+    async fn job_consumers(&self, queue: &QueueName) -> Result<Vec<String>, BrokerError> {
         let main = self.names.worker_consumer();
         let mut names: Vec<String> = self
             .consumers(queue)
             .await?
             .into_iter()
             .map(|consumer| consumer.name)
-            .filter(|name| *name == main || self.names.set_of_consumer(name).is_some())
+            .filter(|name| *name == main || self.names.route_of_consumer(name).is_some())
             .collect();
         names.sort_by_key(|name| *name != main);
         Ok(names)
     }
 
     /// Changes the most messages a consumer may have out, and nothing else about it.
-    pub(super) async fn set_ack_pending_max(
+    pub(super) async fn set_max_ack_pending(
         &self,
         queue: &QueueName,
         consumer: &str,
@@ -349,7 +349,7 @@ impl Broker {
     /// Removes a queue and every job in it. Jobs that run go on and are recorded.
     ///
     /// # Errors
-    /// [`BrokerError::QueueMissing`] where there is none of this name.
+    /// [`BrokerError::QueueNotFound`] where there is none of this name.
     pub async fn remove_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         let stream = self.queue_handle(queue).await?;
         let last = stream.cached_info().state.last_sequence;
@@ -378,7 +378,9 @@ impl Broker {
     ) -> Result<Option<u64>, BrokerError> {
         let bucket = Names::bucket_stream(&self.names.removed_queues_bucket());
         let subject = self.names.removed_queue(queue);
-        let removed = self.read_message(&bucket, Which::LastOf(&subject)).await?;
+        let removed = self
+            .read_message(&bucket, MessageSelector::LastBySubject(&subject))
+            .await?;
         Ok(removed.and_then(|message| {
             let payload = message.payload();
             std::str::from_utf8(&payload).ok()?.parse().ok()
@@ -393,7 +395,7 @@ impl Broker {
             .get_stream(self.names.queue_stream(queue))
             .await
             .map_err(|error| match error.to_string() {
-                text if text.contains("not found") => BrokerError::QueueMissing(queue.to_string()),
+                text if text.contains("not found") => BrokerError::QueueNotFound(queue.to_string()),
                 message => BrokerError::Refused {
                     doing: "looking for a queue",
                     message,

@@ -7,16 +7,16 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 
-use super::changes::COPY_OF;
-use super::connect::Link;
+use super::connect::ConnectionWatch;
 use super::names::Names;
-use super::raw::{RawMessage, Which};
+use super::record_events::COPY_OF;
+use super::stream_api::{MessageSelector, StoredMessage};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, Record};
 
 /// A record and the revision it was read or written at.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct StoredRecord {
     /// The record.
     pub record: Record,
     /// The revision: the sequence in the bucket's stream. It only grows.
@@ -30,15 +30,15 @@ const SINGLE_WATCHES_MAX: usize = 64;
 #[derive(Debug)]
 pub enum RecordEvent {
     /// A record was stored.
-    Changed(Box<Stored>),
+    Changed(Box<StoredRecord>),
     /// Something may have been missed (the connection was lost): read the records again.
-    Reread,
+    Resync,
 }
 
 /// A watch on the records of some jobs, or of all.
 pub struct RecordWatch {
     changes: SelectAll<Subscriber>,
-    link: Link,
+    link: ConnectionWatch,
     generation: u64,
 }
 
@@ -59,13 +59,13 @@ impl RecordWatch {
                         .and_then(|value| value.as_str().parse().ok());
                     let record = serde_json::from_slice(&message.payload);
                     if let (Some(revision), Ok(record)) = (revision, record) {
-                        return RecordEvent::Changed(Box::new(Stored { record, revision }));
+                        return RecordEvent::Changed(Box::new(StoredRecord { record, revision }));
                     }
                 }
                 link = self.link.changed() => {
                     if link.connected && link.generation != self.generation {
                         self.generation = link.generation;
-                        return RecordEvent::Reread;
+                        return RecordEvent::Resync;
                     }
                 }
             }
@@ -84,7 +84,10 @@ impl Broker {
     pub async fn read_record(&self, job: &JobId) -> Result<(Option<Record>, u64), BrokerError> {
         let stream = Names::bucket_stream(&self.names.results_bucket());
         let subject = self.names.record(job);
-        let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? else {
+        let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?
+        else {
             return Ok((None, 0));
         };
         Ok((read(job, &message)?, message.sequence))
@@ -106,13 +109,13 @@ impl Broker {
         ttl: Option<Duration>,
     ) -> Result<u64, BrokerError> {
         let payload = serde_json::to_vec(record).map_err(|error| {
-            BrokerError::Unreadable(format!("the record cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("the record cannot be written as JSON: {error}"))
         })?;
         let subject = self.names.record(&record.job_id);
         let payload = Bytes::from(payload);
-        let headers = || conditions(expected, ttl);
+        let headers = || revision_headers(expected, ttl);
         match self.put(subject.clone(), headers(), payload.clone()).await {
-            Err(BrokerError::Missing(_)) => {
+            Err(BrokerError::NotFound(_)) => {
                 // nobody has worked here yet
                 Box::pin(self.ensure_results()).await?;
                 Box::pin(self.put(subject, headers(), payload)).await
@@ -130,7 +133,7 @@ impl Broker {
         let pending = self.send(subject, headers, payload).await?;
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
-            Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
+            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -149,7 +152,9 @@ impl Broker {
         let stream = Names::bucket_stream(&self.names.results_bucket());
         let subject = self.names.record(job);
         loop {
-            let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+            let message = self
+                .read_message(&stream, MessageSelector::LastBySubject(&subject))
+                .await?;
             let Some((message, record)) = message
                 .map(|message| Ok((read(job, &message)?, message)))
                 .transpose()?
@@ -161,7 +166,7 @@ impl Broker {
                 return Ok(Some(record));
             }
             let revision = message.sequence.to_string();
-            let mut headers = conditions(message.sequence, ttl);
+            let mut headers = revision_headers(message.sequence, ttl);
             headers.insert(COPY_OF, revision.as_str());
             let pending = self
                 .send(subject.clone(), headers, message.payload())
@@ -205,7 +210,7 @@ impl Broker {
                 self.client
                     .subscribe(subject)
                     .await
-                    .map_err(|error| BrokerError::Lost(error.to_string()))?,
+                    .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?,
             );
         }
         // the server takes what one connection sends in order: a read sent after this
@@ -219,7 +224,7 @@ impl Broker {
 }
 
 /// A record as its message has it; none where that is the marker of a removed one.
-fn read(job: &JobId, message: &RawMessage) -> Result<Option<Record>, BrokerError> {
+fn read(job: &JobId, message: &StoredMessage) -> Result<Option<Record>, BrokerError> {
     let payload = message.payload();
     let is_marker = payload.is_empty()
         || message.header("Nats-Marker-Reason").is_some()
@@ -228,12 +233,12 @@ fn read(job: &JobId, message: &RawMessage) -> Result<Option<Record>, BrokerError
         return Ok(None);
     }
     serde_json::from_slice(&payload).map_err(|error| {
-        BrokerError::Unreadable(format!("the record of {job} cannot be read: {error}"))
+        BrokerError::InvalidData(format!("the record of {job} cannot be read: {error}"))
     })
 }
 
 /// The headers of a compare-and-set.
-pub(super) fn conditions(expected: u64, ttl: Option<Duration>) -> HeaderMap {
+pub(super) fn revision_headers(expected: u64, ttl: Option<Duration>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(
         async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,

@@ -10,12 +10,12 @@ use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::connect::Link;
+use super::connect::ConnectionWatch;
 use super::names::Names;
 use super::publish::PendingWrite;
-use super::raw::Which;
-use super::records::conditions;
-use super::scan::Scan;
+use super::records::revision_headers;
+use super::stream_api::MessageSelector;
+use super::stream_reader::StreamRead;
 use super::{Broker, BrokerError};
 use naq_protocol::{LeaderInfo, Schedule, ScheduleId};
 
@@ -47,7 +47,7 @@ pub enum ScheduleEvent {
     /// One was stored or removed.
     Changed(StoredSchedule),
     /// Something may have been missed (the connection was lost): list them again.
-    Reread,
+    Resync,
     /// Something was missed, as their numbers show: list what was stored since the
     /// [position](ScheduleWatch::position). A server of a cluster that goes down can have stored
     /// what it did not live to tell, and who is connected to another one notices nothing.
@@ -58,7 +58,7 @@ pub enum ScheduleEvent {
 pub struct ScheduleWatch {
     names: Names,
     changes: Subscriber,
-    link: Link,
+    link: ConnectionWatch,
     generation: u64,
     position: u64,
 }
@@ -71,13 +71,13 @@ impl ScheduleWatch {
     }
 
     /// Takes note of a revision that was seen otherwise, as were all before it.
-    pub fn has_seen(&mut self, revision: u64) {
+    pub fn mark_seen_up_to(&mut self, revision: u64) {
         self.position = self.position.max(revision);
     }
 
     /// Whether no connection was lost that [`next`](Self::next) has not told of.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub fn is_uninterrupted(&self) -> bool {
         let link = self.link.state();
         link.connected && link.generation == self.generation
     }
@@ -97,7 +97,7 @@ impl ScheduleWatch {
                     if revision > self.position + 1 {
                         return ScheduleEvent::Gap;
                     }
-                    self.has_seen(revision);
+                    self.mark_seen_up_to(revision);
                     if let Some(stored) = read_change(&self.names, message, revision) {
                         return ScheduleEvent::Changed(stored);
                     }
@@ -105,7 +105,7 @@ impl ScheduleWatch {
                 link = self.link.changed() => {
                     if link.connected && link.generation != self.generation {
                         self.generation = link.generation;
-                        return ScheduleEvent::Reread;
+                        return ScheduleEvent::Resync;
                     }
                 }
             }
@@ -137,7 +137,7 @@ fn read_change(names: &Names, message: Message, revision: u64) -> Option<StoredS
 
 /// The lock, as it stands.
 #[derive(Clone, Debug)]
-pub struct StoredLock {
+pub struct StoredLeaderLease {
     /// Who holds it; none where nobody does.
     pub leader: Option<LeaderInfo>,
     /// The revision to take it at.
@@ -146,23 +146,23 @@ pub struct StoredLock {
 
 /// News of the lock.
 #[derive(Debug)]
-pub enum LockEvent {
+pub enum LeaderLeaseEvent {
     /// It was taken, renewed or released.
-    Changed(StoredLock),
+    Changed(StoredLeaderLease),
     /// Something may have been missed (the connection was lost): read it again.
-    Reread,
+    Resync,
 }
 
 /// A watch on the lock.
-pub struct LockWatch {
+pub struct LeaderLeaseWatch {
     changes: Subscriber,
-    link: Link,
+    link: ConnectionWatch,
     generation: u64,
 }
 
-impl LockWatch {
+impl LeaderLeaseWatch {
     /// Waits for the next news. Cancel safe.
-    pub async fn next(&mut self) -> LockEvent {
+    pub async fn next(&mut self) -> LeaderLeaseEvent {
         loop {
             tokio::select! {
                 biased;
@@ -171,7 +171,7 @@ impl LockWatch {
                         return std::future::pending().await;
                     };
                     if let Some(revision) = revision(&message) {
-                        return LockEvent::Changed(StoredLock {
+                        return LeaderLeaseEvent::Changed(StoredLeaderLease {
                             leader: serde_json::from_slice(&message.payload).ok(),
                             revision,
                         });
@@ -180,7 +180,7 @@ impl LockWatch {
                 link = self.link.changed() => {
                     if link.connected && link.generation != self.generation {
                         self.generation = link.generation;
-                        return LockEvent::Reread;
+                        return LeaderLeaseEvent::Resync;
                     }
                 }
             }
@@ -200,7 +200,10 @@ impl Broker {
     ) -> Result<(Option<Schedule>, u64), BrokerError> {
         let stream = Names::bucket_stream(&self.names.schedules_bucket());
         let subject = self.names.schedule(schedule);
-        let Some(message) = self.read_message(&stream, Which::LastOf(&subject)).await? else {
+        let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?
+        else {
             return Ok((None, 0));
         };
         let payload = message.payload();
@@ -208,7 +211,7 @@ impl Broker {
             return Ok((None, message.sequence));
         }
         let read = Schedule::parse(&payload).map_err(|error| {
-            BrokerError::Unreadable(format!(
+            BrokerError::InvalidData(format!(
                 "the schedule `{schedule}` cannot be read: {error}; `naq job-control {schedule} cancel` removes it"
             ))
         })?;
@@ -225,7 +228,9 @@ impl Broker {
     ) -> Result<StoredSchedule, BrokerError> {
         let stream = Names::bucket_stream(&self.names.schedules_bucket());
         let subject = self.names.schedule(schedule);
-        let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+        let message = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?;
         Ok(match message {
             Some(message) => StoredSchedule {
                 schedule_id: schedule.clone(),
@@ -254,10 +259,10 @@ impl Broker {
         writer: Option<&str>,
     ) -> Result<PendingWrite, BrokerError> {
         let payload = serde_json::to_vec(schedule).map_err(|error| {
-            BrokerError::Unreadable(format!("the schedule cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("the schedule cannot be written as JSON: {error}"))
         })?;
         let has_ended = schedule.status == naq_protocol::ScheduleStatus::Ended;
-        let mut headers = conditions(expected, has_ended.then_some(ENDED_TTL));
+        let mut headers = revision_headers(expected, has_ended.then_some(ENDED_TTL));
         if let Some(writer) = writer {
             headers.insert(WRITER_HEADER, writer);
         }
@@ -268,12 +273,12 @@ impl Broker {
     /// Waits for the server's word on such a write: its revision.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it has changed, [`BrokerError::Missing`] where the bucket
+    /// [`BrokerError::Conflict`] where it has changed, [`BrokerError::NotFound`] where the bucket
     /// is not there.
     pub async fn confirm_schedule(&self, pending: PendingWrite) -> Result<u64, BrokerError> {
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
-            Err(BrokerError::Timeout(doing)) => Err(self.timed_out(doing)),
+            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -290,7 +295,7 @@ impl Broker {
     ) -> Result<u64, BrokerError> {
         let sent = self.send_schedule(schedule, expected, None).await?;
         match self.confirm_schedule(sent).await {
-            Err(BrokerError::Missing(_)) => {
+            Err(BrokerError::NotFound(_)) => {
                 self.ensure_schedules().await?;
                 let sent = self.send_schedule(schedule, expected, None).await?;
                 self.confirm_schedule(sent).await
@@ -308,7 +313,7 @@ impl Broker {
         schedule: &ScheduleId,
         expected: u64,
     ) -> Result<(), BrokerError> {
-        let mut headers = conditions(expected, Some(MARKER_TTL));
+        let mut headers = revision_headers(expected, Some(MARKER_TTL));
         headers.insert("KV-Operation", "DEL");
         let subject = self.names.schedule(schedule);
         let sent = self.send(subject, headers, Bytes::new()).await?;
@@ -344,12 +349,14 @@ impl Broker {
         with_removed: bool,
     ) -> Result<ScheduleListing, BrokerError> {
         let bucket = self.names.schedules_bucket();
-        let scan = Scan {
+        let scan = StreamRead {
             filter: format!("$KV.{bucket}.>"),
             deliver,
             headers_only: false,
         };
-        let messages = self.scan(&Names::bucket_stream(&bucket), scan).await?;
+        let messages = self
+            .read_stream(&Names::bucket_stream(&bucket), scan)
+            .await?;
         Ok(ScheduleListing {
             names: self.names.as_ref().clone(),
             messages,
@@ -376,7 +383,7 @@ impl Broker {
         let mut link = self.link.clone();
         let generation = link.mark_seen().generation;
         Ok(ScheduleWatch {
-            changes: self.look_on(self.names.schedule_events()).await?,
+            changes: self.subscribe(self.names.schedule_events()).await?,
             names: self.names.as_ref().clone(),
             link,
             generation,
@@ -388,38 +395,40 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn watch_lock(&self) -> Result<LockWatch, BrokerError> {
-        self.ensure_scheduler_lock().await?;
+    pub async fn watch_leader_lease(&self) -> Result<LeaderLeaseWatch, BrokerError> {
+        self.ensure_leader_lease().await?;
         let mut link = self.link.clone();
         let generation = link.mark_seen().generation;
-        Ok(LockWatch {
-            changes: self.look_on(self.names.lock_events()).await?,
+        Ok(LeaderLeaseWatch {
+            changes: self.subscribe(self.names.leader_lease_events()).await?,
             link,
             generation,
         })
     }
 
-    async fn look_on(&self, subject: String) -> Result<Subscriber, BrokerError> {
+    async fn subscribe(&self, subject: String) -> Result<Subscriber, BrokerError> {
         self.client
             .subscribe(subject)
             .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 
     /// Reads the lock from the leader.
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn read_lock(&self) -> Result<StoredLock, BrokerError> {
-        let stream = Names::bucket_stream(&self.names.lock_bucket());
-        let subject = self.names.leader_lock();
-        let message = self.read_message(&stream, Which::LastOf(&subject)).await?;
+    pub async fn read_leader_lease(&self) -> Result<StoredLeaderLease, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.leader_lease_bucket());
+        let subject = self.names.leader_lease();
+        let message = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?;
         Ok(match message {
-            Some(message) => StoredLock {
+            Some(message) => StoredLeaderLease {
                 leader: serde_json::from_slice(&message.payload()).ok(),
                 revision: message.sequence,
             },
-            None => StoredLock {
+            None => StoredLeaderLease {
                 leader: None,
                 revision: 0,
             },
@@ -431,18 +440,18 @@ impl Broker {
     ///
     /// # Errors
     /// [`BrokerError::Conflict`] where someone else was first.
-    pub async fn take_lock(
+    pub async fn acquire_leader_lease(
         &self,
         leader: &LeaderInfo,
         expected: u64,
         ttl: Duration,
     ) -> Result<u64, BrokerError> {
         let payload = serde_json::to_vec(leader).map_err(|error| {
-            BrokerError::Unreadable(format!("the lock cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("the lock cannot be written as JSON: {error}"))
         })?;
-        let headers = conditions(expected, Some(ttl));
+        let headers = revision_headers(expected, Some(ttl));
         let sent = self
-            .send(self.names.leader_lock(), headers, payload.into())
+            .send(self.names.leader_lease(), headers, payload.into())
             .await?;
         self.confirm_schedule(sent).await
     }
@@ -451,11 +460,11 @@ impl Broker {
     ///
     /// # Errors
     /// [`BrokerError::Conflict`] where it is another's already.
-    pub async fn release_lock(&self, expected: u64) -> Result<(), BrokerError> {
-        let mut headers = conditions(expected, Some(MARKER_TTL));
+    pub async fn release_leader_lease(&self, expected: u64) -> Result<(), BrokerError> {
+        let mut headers = revision_headers(expected, Some(MARKER_TTL));
         headers.insert("KV-Operation", "DEL");
         let sent = self
-            .send(self.names.leader_lock(), headers, Bytes::new())
+            .send(self.names.leader_lease(), headers, Bytes::new())
             .await?;
         self.confirm_schedule(sent).await.map(|_| ())
     }
@@ -464,7 +473,7 @@ impl Broker {
 /// The schedules of a bucket, as they come.
 pub struct ScheduleListing {
     names: Names,
-    messages: tokio::sync::mpsc::Receiver<Result<super::scan::BulkMessage, BrokerError>>,
+    messages: tokio::sync::mpsc::Receiver<Result<super::stream_reader::StreamMessage, BrokerError>>,
     with_removed: bool,
 }
 

@@ -11,9 +11,9 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::failpoint::failpoint;
 use super::names::Names;
-use super::raw::Which;
-use super::step::step;
+use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName};
 
@@ -29,12 +29,12 @@ struct Slots {
     key: String,
     /// As many as the last one who asked allows.
     max: u32,
-    holders: Vec<Holder>,
+    holders: Vec<SlotHolder>,
 }
 
 /// A job that has a slot, and the message by which it has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct SlotHolder {
     /// The job.
     pub job: JobId,
     /// The queue it came by.
@@ -49,13 +49,13 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer.
-    pub async fn take_slot(
+    pub async fn acquire_slot(
         &self,
         key: &str,
         max: u32,
-        holder: &Holder,
+        holder: &SlotHolder,
     ) -> Result<bool, BrokerError> {
-        let mut swept = false;
+        let mut checked = false;
         loop {
             let (mut slots, revision) = self.read_slots(key).await?;
             slots.max = max;
@@ -67,11 +67,11 @@ impl Broker {
             } else if slots.holders.len() < max as usize {
                 slots.holders.push(holder.clone());
             } else {
-                if swept {
+                if checked {
                     return Ok(false);
                 }
-                swept = true;
-                let Some(gone) = self.find_gone(&slots.holders).await? else {
+                checked = true;
+                let Some(gone) = self.find_stale_holder(&slots.holders).await? else {
                     return Ok(false);
                 };
                 slots.holders.retain(|held| *held != gone);
@@ -79,7 +79,7 @@ impl Broker {
             }
             match self.write_slots(key, &slots, revision).await {
                 Ok(()) => {
-                    step("slot.taken");
+                    failpoint("slot.acquired");
                     return Ok(true);
                 }
                 Err(BrokerError::Conflict) => {}
@@ -93,7 +93,7 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer: it is then to be done again.
-    pub async fn give_slot(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
+    pub async fn release_slot(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         let free = loop {
             let (mut slots, revision) = self.read_slots(key).await?;
             let held = slots.holders.len();
@@ -104,23 +104,23 @@ impl Broker {
             }
             match self.write_slots(key, &slots, revision).await {
                 Ok(()) => {
-                    step("slot.given");
+                    failpoint("slot.released");
                     break free;
                 }
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),
             }
         };
-        self.release_for_slots(key, free).await
+        self.release_slot_waiters(key, free).await
     }
 
-    async fn release_for_slots(&self, key: &str, free: usize) -> Result<(), BrokerError> {
+    async fn release_slot_waiters(&self, key: &str, free: usize) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let waiting = self.names.slot_waiters(key);
         let (mut released, mut from) = (0, 1);
         while released < free {
             let next = self
-                .read_message(&bucket, Which::NextOf(&waiting, from))
+                .read_message(&bucket, MessageSelector::NextBySubject(&waiting, from))
                 .await?;
             let Some(message) = next else { break };
             from = message.sequence + 1;
@@ -170,7 +170,7 @@ impl Broker {
     ///
     /// # Errors
     /// Where the server refuses or does not answer.
-    pub async fn forget_slot_waiter(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
+    pub async fn remove_slot_waiter(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         self.purge_subjects(&bucket, &self.names.slot_waiter(key, job), None)
             .await
@@ -178,7 +178,10 @@ impl Broker {
     }
 
     /// A holder whose job has ended, or whose message nobody will be given again.
-    async fn find_gone(&self, holders: &[Holder]) -> Result<Option<Holder>, BrokerError> {
+    async fn find_stale_holder(
+        &self,
+        holders: &[SlotHolder],
+    ) -> Result<Option<SlotHolder>, BrokerError> {
         for holder in holders.iter().take(CHECKS_MAX) {
             let (record, _) = self.read_record(&holder.job).await?;
             if record
@@ -191,7 +194,7 @@ impl Broker {
             let sequence = record
                 .and_then(|record| record.lease)
                 .map_or(holder.sequence, |lease| lease.sequence);
-            if self.message_at(&holder.queue, sequence).await?.is_none() {
+            if self.payload_at(&holder.queue, sequence).await?.is_none() {
                 return Ok(Some(holder.clone()));
             }
         }
@@ -201,7 +204,9 @@ impl Broker {
     async fn read_slots(&self, key: &str) -> Result<(Slots, u64), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.slots_bucket());
         let subject = self.names.slots(key);
-        let message = self.read_message(&bucket, Which::LastOf(&subject)).await?;
+        let message = self
+            .read_message(&bucket, MessageSelector::LastBySubject(&subject))
+            .await?;
         let fresh = Slots {
             key: key.to_owned(),
             ..Slots::default()
@@ -214,7 +219,7 @@ impl Broker {
             return Ok((fresh, message.sequence));
         }
         let slots = serde_json::from_slice(&payload).map_err(|error| {
-            BrokerError::Unreadable(format!("the slots of `{key}` cannot be read: {error}"))
+            BrokerError::InvalidData(format!("the slots of `{key}` cannot be read: {error}"))
         })?;
         Ok((slots, message.sequence))
     }
@@ -226,7 +231,7 @@ impl Broker {
         revision: u64,
     ) -> Result<(), BrokerError> {
         let value = serde_json::to_vec(slots).map_err(|error| {
-            BrokerError::Unreadable(format!("cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("cannot be written as JSON: {error}"))
         })?;
         let mut made = false;
         loop {
@@ -245,7 +250,7 @@ impl Broker {
                 .send(self.names.slots(key), headers, value.clone().into())
                 .await?;
             match pending.confirmed().await {
-                Err(BrokerError::Missing(_)) if !made => {
+                Err(BrokerError::NotFound(_)) if !made => {
                     made = true;
                     self.ensure_slots().await?;
                 }

@@ -31,11 +31,11 @@ const LOGS_BYTES_MAX: i64 = 256 << 20;
 const PULLS_MAX: i64 = 65_536;
 
 /// What making a stream came to.
-enum Made {
+enum StreamCreation {
     /// It is there, with these settings.
-    AsAsked,
+    Created,
     /// It is there, with others.
-    There,
+    AlreadyExists,
 }
 
 impl Broker {
@@ -47,7 +47,7 @@ impl Broker {
         let (results, workers, failed, logs) = tokio::join!(
             self.ensure_results(),
             self.ensure_workers(),
-            self.ensure_failed(),
+            self.ensure_dead_letters(),
             self.ensure_logs(),
         );
         results.and(workers).and(failed).and(logs)
@@ -95,9 +95,9 @@ impl Broker {
         .await
     }
 
-    pub(super) async fn ensure_requirements(&self) -> Result<(), BrokerError> {
+    pub(super) async fn ensure_label_routes(&self) -> Result<(), BrokerError> {
         self.ensure_stream(self.bucket_config(
-            &self.names.requirements_bucket(),
+            &self.names.requires_bucket(),
             "the labels that jobs require",
         ))
         .await
@@ -114,22 +114,24 @@ impl Broker {
         self.ensure_stream(config).await
     }
 
-    pub(super) async fn ensure_scheduler_lock(&self) -> Result<(), BrokerError> {
-        let mut config =
-            self.bucket_config(&self.names.lock_bucket(), "which scheduler is the leader");
+    pub(super) async fn ensure_leader_lease(&self) -> Result<(), BrokerError> {
+        let mut config = self.bucket_config(
+            &self.names.leader_lease_bucket(),
+            "which scheduler is the leader",
+        );
         config.republish = Some(Republish {
-            source: self.names.leader_lock(),
-            destination: self.names.lock_events(),
+            source: self.names.leader_lease(),
+            destination: self.names.leader_lease_events(),
             headers_only: false,
         });
         self.ensure_stream(config).await
     }
 
-    pub(super) async fn ensure_failed(&self) -> Result<(), BrokerError> {
+    pub(super) async fn ensure_dead_letters(&self) -> Result<(), BrokerError> {
         self.ensure_stream(Config {
-            name: self.names.failed_stream(),
+            name: self.names.dead_letter_stream(),
             description: Some("failed and rejected jobs, whole".to_owned()),
-            subjects: vec![self.names.all_failed()],
+            subjects: vec![self.names.all_dead_letters()],
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
             discard: DiscardPolicy::New,
@@ -159,7 +161,7 @@ impl Broker {
             ..Config::default()
         };
         match self.ensure_stream(config.clone()).await {
-            Err(BrokerError::Full(_)) => {
+            Err(BrokerError::StorageFull(_)) => {
                 // `max_bytes` is reserved: a small account gets a bound that is not
                 config.max_bytes = -1;
                 config.max_messages = 1_000;
@@ -195,11 +197,11 @@ impl Broker {
         settings: &QueueSettings,
     ) -> Result<(), BrokerError> {
         let subjects = vec![
-            self.names.bare_job(queue),
+            self.names.job_without_id(queue),
             self.names.jobs(queue),
-            self.names.all_later(queue),
-            self.names.all_needs(queue),
-            self.names.all_wakes(queue),
+            self.names.all_delayed(queue),
+            self.names.all_routed(queue),
+            self.names.all_rechecks(queue),
         ];
         let (source, destination) = self.names.queue_events();
         let republish = Republish {
@@ -208,7 +210,7 @@ impl Broker {
             headers_only: false,
         };
         let made = self
-            .make_stream(Config {
+            .create_stream_if_missing(Config {
                 name: self.names.queue_stream(queue),
                 description: Some(format!("naq queue {queue}")),
                 subjects: subjects.clone(),
@@ -225,8 +227,9 @@ impl Broker {
                 ..Config::default()
             })
             .await?;
-        if let Made::There = made {
-            self.add_what_lacks(queue, subjects, republish).await?;
+        if let StreamCreation::AlreadyExists = made {
+            self.add_missing_subjects(queue, subjects, republish)
+                .await?;
         }
         if settings.max_running.is_some() {
             self.set_max_running(queue, settings.max_running, settings.ack_wait)
@@ -237,7 +240,7 @@ impl Broker {
 
     /// Gives a queue's stream what it lacks, one made by an earlier naq: subjects, and that it is
     /// repeated what comes in. All else about it is its operator's.
-    async fn add_what_lacks(
+    async fn add_missing_subjects(
         &self,
         queue: &QueueName,
         subjects: Vec<String>,
@@ -263,7 +266,7 @@ impl Broker {
                 Ok(())
             }
             Err(error) => match error.kind() {
-                CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
+                CreateStreamErrorKind::TimedOut => Err(self.timeout_error(DOING)),
                 _ => Err(BrokerError::Refused {
                     doing: DOING,
                     message: error.to_string(),
@@ -288,7 +291,7 @@ impl Broker {
             .create_consumer_strict_on_stream(
                 pull::Config {
                     durable_name: Some(self.names.worker_consumer()),
-                    filter_subjects: vec![self.names.bare_job(queue), self.names.jobs(queue)],
+                    filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
                     max_ack_pending: -1,
                     ..pull_config(ack_wait)
                 },
@@ -302,7 +305,7 @@ impl Broker {
                 Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
             }
             Err(error) => Err(match error.kind() {
-                ConsumerCreateStrictErrorKind::TimedOut => self.timed_out(DOING),
+                ConsumerCreateStrictErrorKind::TimedOut => self.timeout_error(DOING),
                 ConsumerCreateStrictErrorKind::JetStream(api) => BrokerError::from_api(&api, DOING),
                 _ => BrokerError::Refused {
                     doing: DOING,
@@ -343,22 +346,25 @@ impl Broker {
 
     async fn ensure_stream(&self, config: Config) -> Result<(), BrokerError> {
         // there with other settings (replicas, limits): those are the operator's
-        self.make_stream(config).await.map(|_| ())
+        self.create_stream_if_missing(config).await.map(|_| ())
     }
 
-    async fn make_stream(&self, config: Config) -> Result<Made, BrokerError> {
+    async fn create_stream_if_missing(
+        &self,
+        config: Config,
+    ) -> Result<StreamCreation, BrokerError> {
         const DOING: &str = "making a stream";
         match self.jetstream.create_stream(config).await {
-            Ok(_) => Ok(Made::AsAsked),
+            Ok(_) => Ok(StreamCreation::Created),
             Err(error) => match error.kind() {
                 CreateStreamErrorKind::JetStream(api)
                     if api.error_code() == ErrorCode::STREAM_NAME_EXIST =>
                 {
-                    Ok(Made::There)
+                    Ok(StreamCreation::AlreadyExists)
                 }
                 CreateStreamErrorKind::JetStream(api) => Err(BrokerError::from_api(&api, DOING)),
-                CreateStreamErrorKind::TimedOut => Err(self.timed_out(DOING)),
-                CreateStreamErrorKind::JetStreamUnavailable => Err(BrokerError::Unsuitable(
+                CreateStreamErrorKind::TimedOut => Err(self.timeout_error(DOING)),
+                CreateStreamErrorKind::JetStreamUnavailable => Err(BrokerError::UnsupportedServer(
                     "this NATS server has no JetStream; start it with -js".to_owned(),
                 )),
                 _ => Err(BrokerError::Refused {
@@ -389,9 +395,9 @@ impl Broker {
     }
 
     /// A denied permission looks like silence to the caller; the server has said so elsewhere.
-    pub(super) fn timed_out(&self, doing: &'static str) -> BrokerError {
+    pub(super) fn timeout_error(&self, doing: &'static str) -> BrokerError {
         match self.link.state().denied {
-            Some(message) => BrokerError::Denied(format!("while {doing}: {message}")),
+            Some(message) => BrokerError::PermissionDenied(format!("while {doing}: {message}")),
             None => BrokerError::Timeout(doing),
         }
     }

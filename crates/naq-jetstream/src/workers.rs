@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 
 use super::names::Names;
-use super::scan::Scan;
+use super::stream_reader::StreamRead;
 use super::{Broker, BrokerError};
 use naq_protocol::WorkerInfo;
 
@@ -16,9 +16,9 @@ impl Broker {
     ///
     /// # Errors
     /// Where it could not be sent.
-    pub async fn beat(&self, info: &WorkerInfo, ttl: Duration) -> Result<(), BrokerError> {
+    pub async fn heartbeat(&self, info: &WorkerInfo, ttl: Duration) -> Result<(), BrokerError> {
         let payload = serde_json::to_vec(info).map_err(|error| {
-            BrokerError::Unreadable(format!("the heartbeat cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!("the heartbeat cannot be written as JSON: {error}"))
         })?;
         let mut headers = HeaderMap::new();
         headers.insert(
@@ -28,7 +28,7 @@ impl Broker {
         self.client
             .publish_with_headers(self.names.worker(&info.worker_id), headers, payload.into())
             .await
-            .map_err(|error| BrokerError::Lost(error.to_string()))
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 
     /// Removes the heartbeat of a worker that ends.
@@ -54,7 +54,10 @@ impl Broker {
         let bucket = self.names.workers_bucket();
         let stream = Names::bucket_stream(&bucket);
         let mut messages = self
-            .scan(&stream, Scan::last_of_each(format!("$KV.{bucket}.>")))
+            .read_stream(
+                &stream,
+                StreamRead::last_per_subject(format!("$KV.{bucket}.>")),
+            )
             .await?;
         let mut workers = Vec::new();
         while let Some(message) = messages.recv().await {

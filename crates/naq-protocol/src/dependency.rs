@@ -16,7 +16,7 @@ pub const DEPENDENCIES_MAX: usize = 10_000;
 /// How a dependency has to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Condition {
+pub enum DependencyCondition {
     /// Well.
     #[default]
     Success,
@@ -26,36 +26,40 @@ pub enum Condition {
     Finished,
 }
 
-impl Condition {
+impl DependencyCondition {
     /// The condition as it stands in envelopes.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Condition::Success => "success",
-            Condition::Failure => "failure",
-            Condition::Finished => "finished",
+            DependencyCondition::Success => "success",
+            DependencyCondition::Failure => "failure",
+            DependencyCondition::Finished => "finished",
         }
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for DependencyCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl std::str::FromStr for Condition {
+impl std::str::FromStr for DependencyCondition {
     type Err = String;
-    fn from_str(text: &str) -> Result<Condition, String> {
-        [Condition::Success, Condition::Failure, Condition::Finished]
-            .into_iter()
-            .find(|condition| condition.as_str() == text)
-            .ok_or_else(|| {
-                format!(
-                    "`{}` is not a condition; one of success, failure, finished",
-                    super::units::clip(text)
-                )
-            })
+    fn from_str(text: &str) -> Result<DependencyCondition, String> {
+        [
+            DependencyCondition::Success,
+            DependencyCondition::Failure,
+            DependencyCondition::Finished,
+        ]
+        .into_iter()
+        .find(|condition| condition.as_str() == text)
+        .ok_or_else(|| {
+            format!(
+                "`{}` is not a condition; one of success, failure, finished",
+                super::units::excerpt(text)
+            )
+        })
     }
 }
 
@@ -66,12 +70,12 @@ pub struct Dependency {
     /// The job.
     pub job: JobId,
     /// How it has to end.
-    pub on: Condition,
+    pub on: DependencyCondition,
 }
 
 impl Serialize for Dependency {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.on == Condition::Success {
+        if self.on == DependencyCondition::Success {
             return self.job.serialize(serializer);
         }
         let mut object = serializer.serialize_struct("Dependency", 2)?;
@@ -92,7 +96,7 @@ impl<'de> Deserialize<'de> for Dependency {
             fn visit_str<E: de::Error>(self, id: &str) -> Result<Dependency, E> {
                 Ok(Dependency {
                     job: JobId::new(id).map_err(E::custom)?,
-                    on: Condition::default(),
+                    on: DependencyCondition::default(),
                 })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Dependency, A::Error> {
@@ -100,7 +104,7 @@ impl<'de> Deserialize<'de> for Dependency {
                 struct Object {
                     job: JobId,
                     #[serde(default)]
-                    on: Condition,
+                    on: DependencyCondition,
                 }
                 let object = Object::deserialize(de::value::MapAccessDeserializer::new(map))?;
                 Ok(Dependency {
@@ -143,10 +147,10 @@ mod tests {
         assert_eq!(
             read.iter().map(|d| d.on).collect::<Vec<_>>(),
             [
-                Condition::Success,
-                Condition::Success,
-                Condition::Failure,
-                Condition::Finished
+                DependencyCondition::Success,
+                DependencyCondition::Success,
+                DependencyCondition::Failure,
+                DependencyCondition::Finished
             ]
         );
         assert_eq!(

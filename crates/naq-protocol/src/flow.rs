@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::fields::Fields;
-use super::{Dependency, Envelope, Invalid, JobId, NAME_CHARS_MAX, QueueName, RejectReason, json};
+use super::ordered_object::OrderedObject;
+use super::{
+    Dependency, Envelope, EnvelopeError, JobId, NAME_CHARS_MAX, QueueName, RejectReason, json,
+};
 
 /// The most jobs of one flow.
 pub const FLOW_JOBS_MAX: usize = 10_000;
@@ -25,7 +27,7 @@ pub struct Flow {
 struct FlowJob {
     name: String,
     queue: Option<QueueName>,
-    fields: Fields,
+    fields: OrderedObject,
     envelope: Envelope,
 }
 
@@ -45,21 +47,22 @@ pub struct FlowMember {
 impl Flow {
     /// Whether a text is meant to be a flow and not an envelope.
     #[must_use]
-    pub fn is_meant(text: &[u8]) -> bool {
+    pub fn is_flow(text: &[u8]) -> bool {
         json::check_object(text)
             .ok()
-            .and_then(|text| serde_json::from_str::<Fields>(text).ok())
+            .and_then(|text| serde_json::from_str::<OrderedObject>(text).ok())
             .is_some_and(|fields| fields.get("jobs").is_some() && fields.get("command").is_none())
     }
 
     /// Reads a flow strictly.
     ///
     /// # Errors
-    /// [`Invalid`], with the path of what is wrong: an envelope, a name, or dependencies that go
+    /// [`EnvelopeError`], with the path of what is wrong: an envelope, a name, or dependencies that go
     /// round in a circle.
-    pub fn parse(text: &[u8]) -> Result<Flow, Invalid> {
+    pub fn parse(text: &[u8]) -> Result<Flow, EnvelopeError> {
         let text = json::check_object(text)?;
-        let fields: Fields = serde_json::from_str(text).map_err(|error| invalid("", error))?;
+        let fields: OrderedObject =
+            serde_json::from_str(text).map_err(|error| invalid("", error))?;
         if let Some((name, _)) = fields.iter().find(|(name, _)| *name != "jobs") {
             return Err(invalid(
                 name,
@@ -69,7 +72,7 @@ impl Flow {
         let Some(jobs) = fields.get("jobs") else {
             return Err(invalid("", "a flow has its jobs under `jobs`"));
         };
-        let jobs: Fields = serde_json::from_str(jobs.get())
+        let jobs: OrderedObject = serde_json::from_str(jobs.get())
             .map_err(|_| invalid("jobs", "it is not an object with a name for each job"))?;
         let jobs = jobs
             .iter()
@@ -85,18 +88,18 @@ impl Flow {
 
     /// The jobs that the flow's jobs depend on and that are not of it.
     #[must_use]
-    pub fn others(&self) -> Vec<JobId> {
+    pub fn external_dependencies(&self) -> Vec<JobId> {
         let names = self.names();
-        let mut others: Vec<JobId> = self
+        let mut external_dependencies: Vec<JobId> = self
             .jobs
             .iter()
             .flat_map(|job| &job.envelope.depends_on)
             .filter(|dependency| !names.contains_key(dependency.job.as_str()))
             .map(|dependency| dependency.job.clone())
             .collect();
-        others.sort();
-        others.dedup();
-        others
+        external_dependencies.sort();
+        external_dependencies.dedup();
+        external_dependencies
     }
 
     fn names(&self) -> HashMap<&str, &FlowJob> {
@@ -110,11 +113,11 @@ impl Flow {
     /// name and their own, so that the same flow under the same name is the same request.
     ///
     /// # Errors
-    /// [`Invalid`] where an id would be too long.
-    pub fn members(&self, flow: &JobId) -> Result<Vec<FlowMember>, Invalid> {
+    /// [`EnvelopeError`] where an id would be too long.
+    pub fn members(&self, flow: &JobId) -> Result<Vec<FlowMember>, EnvelopeError> {
         let mut ids = HashMap::with_capacity(self.jobs.len());
         for job in &self.jobs {
-            let id = JobId::chosen(format!("{flow}-{}", job.name)).map_err(|_| {
+            let id = JobId::from_user(format!("{flow}-{}", job.name)).map_err(|_| {
                 invalid(
                     &format!("jobs.{}", job.name),
                     format!(
@@ -166,15 +169,15 @@ impl Flow {
 }
 
 impl FlowJob {
-    fn parse(name: &str, value: &RawValue) -> Result<FlowJob, Invalid> {
+    fn parse(name: &str, value: &RawValue) -> Result<FlowJob, EnvelopeError> {
         let path = format!("jobs.{name}");
-        if JobId::chosen(name).is_err() {
+        if JobId::from_user(name).is_err() {
             return Err(invalid(
                 &path,
                 "it cannot be a name; use 1 to 64 of A-Z a-z 0-9 _ -",
             ));
         }
-        let within = |error: Invalid| Invalid {
+        let within = |error: EnvelopeError| EnvelopeError {
             path: match error.path.as_str() {
                 "" => path.clone(),
                 inner => format!("{path}.{inner}"),
@@ -188,7 +191,7 @@ impl FlowJob {
                 "the ids of a flow's jobs are made of its name and theirs",
             ));
         }
-        let fields: Fields =
+        let fields: OrderedObject =
             serde_json::from_str(value.get()).map_err(|error| invalid(&path, error))?;
         let queue = fields
             .get("queue")
@@ -204,12 +207,12 @@ impl FlowJob {
     }
 }
 
-fn invalid(path: &str, message: impl ToString) -> Invalid {
-    Invalid::new(RejectReason::Invalid, path, message.to_string())
+fn invalid(path: &str, message: impl ToString) -> EnvelopeError {
+    EnvelopeError::new(RejectReason::Invalid, path, message.to_string())
 }
 
 /// Puts jobs into an order in which each comes after those it depends on (Kahn, 1962).
-fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, Invalid> {
+fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, EnvelopeError> {
     let places: HashMap<String, usize> = jobs
         .iter()
         .enumerate()
@@ -284,7 +287,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(text: &str) -> Invalid {
+    fn refused(text: &str) -> EnvelopeError {
         Flow::parse(text.as_bytes()).unwrap_err()
     }
 
@@ -295,9 +298,12 @@ mod tests {
             "fetch": {"command": "curl", "queue": "net", "labels": {"kind": "io"}, "colour": "red"},
             "alarm": {"command": "mail", "depends_on": [{"job": "build", "on": "failure"}]}
         }}"#;
-        assert!(Flow::is_meant(text));
+        assert!(Flow::is_flow(text));
         let flow = Flow::parse(text).unwrap();
-        assert_eq!(flow.others(), [JobId::new("other-job").unwrap()]);
+        assert_eq!(
+            flow.external_dependencies(),
+            [JobId::new("other-job").unwrap()]
+        );
         let members = flow.members(&JobId::new("night").unwrap()).unwrap();
         let names: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
         assert_eq!(names, ["fetch", "build", "alarm"]);

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::dependency::{DEPENDENCIES_MAX, Dependency};
 use super::names::{JobId, NAME_CHARS_MAX, ScheduleId};
 use super::record::Timestamp;
-use super::units::{Size, Span};
-use super::{Invalid, RejectReason, json};
+use super::units::{ByteSize, WireDuration};
+use super::{EnvelopeError, RejectReason, json};
 
 /// The version of the envelope this naq writes, and the highest it reads.
 pub(super) const VERSION: u32 = 1;
@@ -128,27 +128,27 @@ pub struct Envelope {
     /// How long one attempt may take; the worker's default where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]
-    pub timeout: Option<Span>,
+    pub timeout: Option<WireDuration>,
     /// Limits on what the job's processes may use.
     #[serde(
         default,
         deserialize_with = "object",
-        skip_serializing_if = "Limits::is_empty"
+        skip_serializing_if = "ResourceLimits::is_empty"
     )]
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// Retries after the first attempt; 0 where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = RETRIES_MAX))]
     pub max_retries: Option<u32>,
     /// The wait before a retry: one duration, or a list with one for each retry.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_delay: Option<Delays>,
+    pub retry_delay: Option<RetryDelay>,
     /// How the wait grows from one retry to the next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_strategy: Option<Backoff>,
     /// The longest wait before a retry.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_max_delay: Option<Span>,
+    pub retry_max_delay: Option<WireDuration>,
     /// Whether waits are drawn at random up to their length (full jitter); true where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_jitter: Option<bool>,
@@ -167,13 +167,13 @@ pub struct Envelope {
     pub depends_on: Vec<Dependency>,
     /// How long a dependency may be missing; 24 hours where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dependency_timeout: Option<Span>,
+    pub dependency_timeout: Option<WireDuration>,
     /// The job is not started after this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// How long the record stays once the job has ended; 0 keeps it for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub result_ttl: Option<Span>,
+    pub result_ttl: Option<WireDuration>,
     /// At most `concurrency_max` jobs of one key run at once, across all workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("minLength" = 1))]
@@ -212,15 +212,15 @@ pub struct Envelope {
 
 /// Limits on one job's processes. What is absent is the worker's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// Memory, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]
-    pub memory: Option<Size>,
+    pub memory: Option<ByteSize>,
     /// Processor time of one process, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]
-    pub cpu_time: Option<Span>,
+    pub cpu_time: Option<WireDuration>,
     /// Processors, as a number (0.5 is half of one); where the worker has a cpu controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 4096.0))]
@@ -235,22 +235,22 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// The largest file the job may write, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file_size: Option<Size>,
+    pub file_size: Option<ByteSize>,
     /// Bytes kept of each of stdout and stderr.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maximum" = OUTPUT_BYTES_MAX))]
-    pub output: Option<Size>,
+    pub output: Option<ByteSize>,
     /// Niceness, -20 (greedy) to 19 (modest).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -20, max = 19))]
     pub nice: Option<i8>,
 }
 
-impl Limits {
+impl ResourceLimits {
     /// Whether no limit is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Limits::default()
+        *self == ResourceLimits::default()
     }
 }
 
@@ -269,51 +269,55 @@ pub enum Backoff {
 
 /// The waits before retries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delays {
+pub enum RetryDelay {
     /// One wait, which the strategy grows.
-    One(Span),
+    Single(WireDuration),
     /// One wait for each retry; the last one serves for all that follow.
-    Each(Vec<Span>),
+    PerRetry(Vec<WireDuration>),
 }
 
-impl Serialize for Delays {
+impl Serialize for RetryDelay {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Delays::One(span) => span.serialize(serializer),
-            Delays::Each(spans) => spans.serialize(serializer),
+            RetryDelay::Single(span) => span.serialize(serializer),
+            RetryDelay::PerRetry(spans) => spans.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Delays {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Delays, D::Error> {
+impl<'de> Deserialize<'de> for RetryDelay {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RetryDelay, D::Error> {
         struct DelaysVisitor;
         impl<'de> Visitor<'de> for DelaysVisitor {
-            type Value = Delays;
+            type Value = RetryDelay;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a duration or a list of durations")
             }
-            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Delays, E> {
-                Span::deserialize(de::value::U64Deserializer::new(seconds)).map(Delays::One)
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<RetryDelay, E> {
+                WireDuration::deserialize(de::value::U64Deserializer::new(seconds))
+                    .map(RetryDelay::Single)
             }
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Delays, E> {
-                Span::deserialize(de::value::I64Deserializer::new(seconds)).map(Delays::One)
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<RetryDelay, E> {
+                WireDuration::deserialize(de::value::I64Deserializer::new(seconds))
+                    .map(RetryDelay::Single)
             }
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Delays, E> {
-                Span::deserialize(de::value::F64Deserializer::new(seconds)).map(Delays::One)
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<RetryDelay, E> {
+                WireDuration::deserialize(de::value::F64Deserializer::new(seconds))
+                    .map(RetryDelay::Single)
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Delays, E> {
-                text.parse().map(Delays::One).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RetryDelay, E> {
+                text.parse().map(RetryDelay::Single).map_err(E::custom)
             }
-            fn visit_seq<A: de::SeqAccess<'de>>(self, items: A) -> Result<Delays, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(items)).map(Delays::Each)
+            fn visit_seq<A: de::SeqAccess<'de>>(self, items: A) -> Result<RetryDelay, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(items))
+                    .map(RetryDelay::PerRetry)
             }
         }
         deserializer.deserialize_any(DelaysVisitor)
     }
 }
 
-impl JsonSchema for Delays {
+impl JsonSchema for RetryDelay {
     fn inline_schema() -> bool {
         true
     }
@@ -321,7 +325,7 @@ impl JsonSchema for Delays {
         "Delays".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let one = generator.subschema_for::<Span>();
+        let one = generator.subschema_for::<WireDuration>();
         schemars::json_schema!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]})
     }
 }
@@ -382,8 +386,8 @@ impl Envelope {
     /// field of its type and in its range.
     ///
     /// # Errors
-    /// [`Invalid`], with the path of the field and, where the text is at fault, its position.
-    pub fn parse(bytes: &[u8]) -> Result<Envelope, Invalid> {
+    /// [`EnvelopeError`], with the path of the field and, where the text is at fault, its position.
+    pub fn parse(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
         let text = json::check_object(bytes)?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let envelope: Envelope = match serde_path_to_error::deserialize(&mut deserializer) {
@@ -392,7 +396,7 @@ impl Envelope {
                 // a later version may have changed the very field that could not be read
                 check_version(version_alone(text))?;
                 let path = error.path().to_string();
-                return Err(Invalid::new(
+                return Err(EnvelopeError::new(
                     RejectReason::Invalid,
                     if path == "." { String::new() } else { path },
                     error.into_inner().to_string(),
@@ -407,10 +411,11 @@ impl Envelope {
     /// given.
     ///
     /// # Errors
-    /// [`Invalid`], with the path of the first offence.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        let invalid =
-            |path: String, message: &str| Err(Invalid::new(RejectReason::Invalid, path, message));
+    /// [`EnvelopeError`], with the path of the first offence.
+    pub fn validate(&self) -> Result<(), EnvelopeError> {
+        let invalid = |path: String, message: &str| {
+            Err(EnvelopeError::new(RejectReason::Invalid, path, message))
+        };
         check_version(self.version.map(u64::from))?;
         if let Some(id) = &self.job_id
             && id.as_str().len() > NAME_CHARS_MAX
@@ -489,7 +494,7 @@ impl Envelope {
             return invalid("stdin_base64".into(), "it is not base64");
         }
         for (name, value) in &self.env {
-            let path = || format!("env.{}", super::units::clip(name));
+            let path = || format!("env.{}", super::units::excerpt(name));
             if name.is_empty() {
                 return invalid("env".into(), "a variable has an empty name");
             }
@@ -524,7 +529,7 @@ impl Envelope {
         {
             return invalid("max_retries".into(), "it is out of range; at most 10000");
         }
-        if self.retry_delay == Some(Delays::Each(Vec::new())) {
+        if self.retry_delay == Some(RetryDelay::PerRetry(Vec::new())) {
             return invalid("retry_delay".into(), "the list is empty");
         }
         let bytes = |labels: &BTreeMap<String, String>| -> usize {
@@ -556,9 +561,10 @@ impl Envelope {
         self.validate_dependencies()
     }
 
-    fn validate_dependencies(&self) -> Result<(), Invalid> {
-        let invalid =
-            |path: String, message: &str| Err(Invalid::new(RejectReason::Invalid, path, message));
+    fn validate_dependencies(&self) -> Result<(), EnvelopeError> {
+        let invalid = |path: String, message: &str| {
+            Err(EnvelopeError::new(RejectReason::Invalid, path, message))
+        };
         if self.depends_on.len() > DEPENDENCIES_MAX {
             return invalid("depends_on".into(), "it is too long; at most 10000 jobs");
         }
@@ -580,9 +586,10 @@ impl Envelope {
         Ok(())
     }
 
-    fn validate_limits(&self) -> Result<(), Invalid> {
-        let invalid =
-            |path: &str, message: &str| Err(Invalid::new(RejectReason::Invalid, path, message));
+    fn validate_limits(&self) -> Result<(), EnvelopeError> {
+        let invalid = |path: &str, message: &str| {
+            Err(EnvelopeError::new(RejectReason::Invalid, path, message))
+        };
         let limits = &self.limits;
         if limits.memory.is_some_and(|memory| memory.0 == 0) {
             return invalid("limits.memory", "it is 0");
@@ -616,7 +623,7 @@ impl Envelope {
 
     /// The arguments as text, in the form a command gets them.
     #[must_use]
-    pub fn argument_texts(&self) -> Vec<String> {
+    pub fn command_args(&self) -> Vec<String> {
         self.args
             .iter()
             .map(|arg| match arg {
@@ -628,7 +635,7 @@ impl Envelope {
 
     /// What the program is given on standard input.
     #[must_use]
-    pub fn standard_input(&self) -> Stdin {
+    pub fn stdin_source(&self) -> Stdin {
         if let Some(input) = &self.input {
             return Stdin::Bytes(input.get().as_bytes().to_vec());
         }
@@ -659,7 +666,7 @@ impl Envelope {
     pub fn summary(&self) -> String {
         if let Some(command) = &self.command {
             let mut text = command.clone();
-            for arg in self.argument_texts() {
+            for arg in self.command_args() {
                 text.push(' ');
                 text.push_str(&arg);
             }
@@ -689,7 +696,7 @@ impl fmt::Debug for Envelope {
 
 /// Whether two envelopes say the same, however they are written.
 #[must_use]
-pub fn says_the_same(one: &[u8], other: &[u8]) -> bool {
+pub fn is_equivalent(one: &[u8], other: &[u8]) -> bool {
     if one == other {
         return true;
     }
@@ -711,16 +718,16 @@ fn version_alone(text: &str) -> Option<u64> {
         .as_u64()
 }
 
-fn check_version(version: Option<u64>) -> Result<(), Invalid> {
+fn check_version(version: Option<u64>) -> Result<(), EnvelopeError> {
     match version {
         None => Ok(()),
         Some(version) if version == u64::from(VERSION) => Ok(()),
-        Some(0) => Err(Invalid::new(
+        Some(0) => Err(EnvelopeError::new(
             RejectReason::Invalid,
             "version",
             "it is 0; the first version is 1",
         )),
-        Some(version) => Err(Invalid::new(
+        Some(version) => Err(EnvelopeError::new(
             RejectReason::UnsupportedVersion,
             "version",
             format!(
@@ -735,7 +742,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(text: &str) -> Invalid {
+    fn refused(text: &str) -> EnvelopeError {
         Envelope::parse(text.as_bytes()).unwrap_err()
     }
 
@@ -744,15 +751,15 @@ mod tests {
         let envelope =
             Envelope::parse(br#"{"command":"./script.sh","args":["arg",2,true]}"#).unwrap();
         assert_eq!(envelope.command.as_deref(), Some("./script.sh"));
-        assert_eq!(envelope.argument_texts(), ["arg", "2", "true"]);
-        assert_eq!(envelope.standard_input(), Stdin::Empty);
+        assert_eq!(envelope.command_args(), ["arg", "2", "true"]);
+        assert_eq!(envelope.stdin_source(), Stdin::Empty);
     }
 
     #[test]
     fn the_text_of_input_is_kept() {
         let envelope = Envelope::parse(br#"{"command":"x","input":{"b":1.50,"a":[ ]}}"#).unwrap();
         assert_eq!(
-            envelope.standard_input(),
+            envelope.stdin_source(),
             Stdin::Bytes(br#"{"b":1.50,"a":[ ]}"#.to_vec())
         );
     }
@@ -762,9 +769,9 @@ mod tests {
         let one = br#"{"command":"a","timeout":"300ms","depends_on":[{"job":"b","on":"success"}]}"#;
         let other = br#"{"depends_on":["b"],"timeout":0.3,"command":"a","args":[]}"#;
         let another = br#"{"command":"a","timeout":"301ms","depends_on":["b"]}"#;
-        assert!(says_the_same(one, other));
-        assert!(!says_the_same(one, another));
-        assert!(says_the_same(b"{\"command\": 7}", b"{\"command\":7}"));
+        assert!(is_equivalent(one, other));
+        assert!(!is_equivalent(one, another));
+        assert!(is_equivalent(b"{\"command\": 7}", b"{\"command\":7}"));
     }
 
     #[test]
@@ -877,7 +884,7 @@ mod tests {
         fn what_is_written_is_read_back(command in "[^\0]{1,40}", args in proptest::collection::vec("[^\0]{0,20}", 0..5)) {
             let envelope = Envelope::command(command.clone(), args.clone());
             let read = Envelope::parse(&serde_json::to_vec(&envelope).unwrap()).unwrap();
-            prop_assert_eq!(read.argument_texts(), args);
+            prop_assert_eq!(read.command_args(), args);
             prop_assert_eq!(read.command, Some(command));
         }
 

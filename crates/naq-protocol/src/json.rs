@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Invalid, RejectReason};
+use super::{EnvelopeError, RejectReason};
 
 /// The deepest nesting an envelope may have, the envelope itself being level 1.
 pub const DEPTH_MAX: usize = 64;
@@ -19,55 +19,59 @@ pub const DEPTH_MAX: usize = 64;
 /// Checks that `bytes` are one JSON object, UTF-8, without duplicate keys and not too deep.
 ///
 /// # Errors
-/// [`Invalid`] with the path and the position of the first offence.
-pub(super) fn check_object(bytes: &[u8]) -> Result<&str, Invalid> {
+/// [`EnvelopeError`] with the path and the position of the first offence.
+pub(super) fn check_object(bytes: &[u8]) -> Result<&str, EnvelopeError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        Invalid::new(
+        EnvelopeError::new(
             RejectReason::Invalid,
             "",
             format!("not UTF-8 at byte {}", error.valid_up_to()),
         )
     })?;
     if text.trim().is_empty() {
-        return Err(Invalid::new(RejectReason::Invalid, "", "empty"));
+        return Err(EnvelopeError::new(RejectReason::Invalid, "", "empty"));
     }
     let path = Rc::new(RefCell::new(Vec::new()));
     let mut deserializer = serde_json::Deserializer::from_str(text);
     // our own bound is lower, and names the path
-    let looked = Look {
+    let looked = JsonVisitor {
         path: &path,
         depth: 0,
     }
     .deserialize(&mut deserializer)
     .and_then(|()| deserializer.end());
     if let Err(error) = looked {
-        return Err(Invalid::new(
+        return Err(EnvelopeError::new(
             RejectReason::Invalid,
             render(&path.borrow()),
             error.to_string(),
         ));
     }
     if !text.trim_start().starts_with('{') {
-        return Err(Invalid::new(RejectReason::Invalid, "", "not a JSON object"));
+        return Err(EnvelopeError::new(
+            RejectReason::Invalid,
+            "",
+            "not a JSON object",
+        ));
     }
     Ok(text)
 }
 
-enum Step {
+enum PathSegment {
     Key(String),
     Index(usize),
 }
 
-fn render(path: &[Step]) -> String {
+fn render(path: &[PathSegment]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            Step::Key(key) if text.is_empty() => text.push_str(&super::units::clip(key)),
-            Step::Key(key) => {
+            PathSegment::Key(key) if text.is_empty() => text.push_str(&super::units::excerpt(key)),
+            PathSegment::Key(key) => {
                 text.push('.');
-                text.push_str(&super::units::clip(key));
+                text.push_str(&super::units::excerpt(key));
             }
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            PathSegment::Index(index) => text.push_str(&format!("[{index}]")),
         }
         if text.len() > 200 {
             text.push('…');
@@ -80,31 +84,31 @@ fn render(path: &[Step]) -> String {
 /// Visits one value. The path is left as it was where a value is sound, and points at the
 /// offence where one is not.
 #[derive(Clone, Copy)]
-struct Look<'p> {
-    path: &'p Rc<RefCell<Vec<Step>>>,
+struct JsonVisitor<'p> {
+    path: &'p Rc<RefCell<Vec<PathSegment>>>,
     depth: usize,
 }
 
-impl Look<'_> {
+impl JsonVisitor<'_> {
     fn deeper<E: de::Error>(self) -> Result<Self, E> {
         if self.depth == DEPTH_MAX {
             return Err(E::custom(format!("nested deeper than {DEPTH_MAX} levels")));
         }
-        Ok(Look {
+        Ok(JsonVisitor {
             path: self.path,
             depth: self.depth + 1,
         })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Look<'_> {
+impl<'de> DeserializeSeed<'de> for JsonVisitor<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Look<'_> {
+impl<'de> Visitor<'de> for JsonVisitor<'_> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
@@ -131,7 +135,7 @@ impl<'de> Visitor<'de> for Look<'_> {
         let inner = self.deeper()?;
         let mut index = 0;
         loop {
-            self.path.borrow_mut().push(Step::Index(index));
+            self.path.borrow_mut().push(PathSegment::Index(index));
             let more = items.next_element_seed(inner)?;
             self.path.borrow_mut().pop();
             if more.is_none() {
@@ -152,7 +156,7 @@ impl<'de> Visitor<'de> for Look<'_> {
                 many.extend(few.drain(..));
                 !many.insert(key.clone())
             };
-            self.path.borrow_mut().push(Step::Key(key.clone()));
+            self.path.borrow_mut().push(PathSegment::Key(key.clone()));
             if duplicate {
                 return Err(de::Error::custom("the key stands twice"));
             }

@@ -3,37 +3,42 @@
 //! This room parses and validates. It does no I/O and reads no clock; it knows neither NATS nor
 //! processes.
 
+mod closest_match;
 mod dependency;
-mod fields;
+mod escape;
 mod flow;
 mod job;
 mod json;
 mod names;
-mod nearest;
+mod ordered_object;
 mod record;
 mod rerun;
 mod schedule;
 mod schema;
-mod text;
 pub mod units;
 mod worker;
 
-pub use dependency::{Condition, DEPENDENCIES_MAX, Dependency};
+pub use closest_match::closest_match;
+pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
+pub use escape::escape;
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
-pub use job::{Backoff, Delays, Envelope, Limits, OUTPUT_BYTES_MAX, Stdin, says_the_same};
+pub use job::{
+    Backoff, Envelope, OUTPUT_BYTES_MAX, ResourceLimits, RetryDelay, Stdin, is_equivalent,
+};
 pub use json::DEPTH_MAX;
 pub use names::{
-    BadName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX, ScheduleId,
+    InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
+    ScheduleId,
 };
-pub use nearest::nearest;
-pub use record::{Lease, Output, Progress, Reason, Record, State, Timestamp, Usage, Waits};
-pub use rerun::rerun;
+pub use record::{
+    BlockedOn, CapturedOutput, JobProgress, Lease, Reason, Record, ResourceUsage, State, Timestamp,
+};
+pub use rerun::rerun_envelope;
 pub use schedule::{
     INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
     Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
 pub use schema::{SCHEMAS, schema};
-pub use text::escape;
 pub use worker::{WorkerInfo, WorkerState};
 
 /// Why an envelope never became a job.
@@ -73,7 +78,7 @@ const MESSAGE_CHARS_MAX: usize = 500;
 
 /// What is wrong with an envelope, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Invalid {
+pub struct EnvelopeError {
     /// The kind of refusal.
     pub reason: RejectReason,
     /// The path of the offending field (`env.A`, `args[2]`), empty for the envelope itself.
@@ -82,20 +87,20 @@ pub struct Invalid {
     pub message: String,
 }
 
-impl Invalid {
+impl EnvelopeError {
     /// A refusal at a path. What it quotes of the envelope is escaped: it goes to logs.
     pub fn new(
         reason: RejectReason,
         path: impl Into<String>,
         message: impl Into<String>,
-    ) -> Invalid {
+    ) -> EnvelopeError {
         let mut message = message.into();
         // it may quote a value of any length
         if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
             message.truncate(end);
             message.push('…');
         }
-        Invalid {
+        EnvelopeError {
             reason,
             path: escape(&path.into()),
             message: escape(&message),
@@ -103,7 +108,7 @@ impl Invalid {
     }
 }
 
-impl std::fmt::Display for Invalid {
+impl std::fmt::Display for EnvelopeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.path.is_empty() {
             write!(f, "envelope: {}", self.message)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::Timestamp;
-use super::units::clip;
+use super::units::excerpt;
 
 /// The longest name a user may choose, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
@@ -24,14 +24,14 @@ pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + 1 + 20;
 /// Why a name was refused. The text names the name, the kind of name and the form expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} cannot be a {kind}: {problem}; use 1 to {chars_max} of A-Z a-z 0-9 _ -")]
-pub struct BadName {
+pub struct InvalidName {
     name: String,
     kind: &'static str,
     problem: &'static str,
     chars_max: usize,
 }
 
-fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), BadName> {
+fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), InvalidName> {
     let problem = if name.is_empty() {
         "it is empty"
     } else if name.contains(['*', '>']) {
@@ -54,8 +54,8 @@ fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), BadName
     } else {
         return Ok(());
     };
-    Err(BadName {
-        name: clip(name),
+    Err(InvalidName {
+        name: excerpt(name),
         kind,
         problem,
         // an id that naq makes may be longer than one that is chosen
@@ -74,8 +74,8 @@ macro_rules! name_type {
             /// Takes a name that has the right form.
             ///
             /// # Errors
-            /// [`BadName`], which says what is wrong with it.
-            pub fn new(name: impl AsRef<str>) -> Result<$name, BadName> {
+            /// [`InvalidName`], which says what is wrong with it.
+            pub fn new(name: impl AsRef<str>) -> Result<$name, InvalidName> {
                 check(name.as_ref(), $kind, $chars_max)?;
                 Ok($name(name.as_ref().into()))
             }
@@ -100,15 +100,15 @@ macro_rules! name_type {
         }
 
         impl std::str::FromStr for $name {
-            type Err = BadName;
-            fn from_str(name: &str) -> Result<$name, BadName> {
+            type Err = InvalidName;
+            fn from_str(name: &str) -> Result<$name, InvalidName> {
                 $name::new(name)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = BadName;
-            fn try_from(name: String) -> Result<$name, BadName> {
+            type Error = InvalidName;
+            fn try_from(name: String) -> Result<$name, InvalidName> {
                 $name::new(name)
             }
         }
@@ -203,15 +203,15 @@ impl JobId {
 
     /// The id of a job that someone asks a schedule for at this time, beside its ticks.
     #[must_use]
-    pub fn for_run_now(schedule: &ScheduleId, now: Timestamp) -> JobId {
+    pub fn for_trigger(schedule: &ScheduleId, now: Timestamp) -> JobId {
         JobId(format!("{schedule}-now-{}", compact(now)).into())
     }
 
     /// Takes an id that a user chose, which is shorter than one naq may make.
     ///
     /// # Errors
-    /// [`BadName`], which says what is wrong with it.
-    pub fn chosen(name: impl AsRef<str>) -> Result<JobId, BadName> {
+    /// [`InvalidName`], which says what is wrong with it.
+    pub fn from_user(name: impl AsRef<str>) -> Result<JobId, InvalidName> {
         check(name.as_ref(), "job id", NAME_CHARS_MAX)?;
         Ok(JobId(name.as_ref().into()))
     }
@@ -272,8 +272,8 @@ mod tests {
         let tick = JobId::for_tick(&nightly, at("2026-12-24T17:00:00.250Z"));
         assert_eq!(tick.as_str(), "nightly-20261224T170000250Z");
         let longest = ScheduleId::new("x".repeat(SCHEDULE_ID_CHARS_MAX)).unwrap();
-        let now = JobId::for_run_now(&longest, at("2026-12-24T17:00:00.250Z"));
-        assert!(JobId::chosen(now.as_str()).is_ok());
+        let now = JobId::for_trigger(&longest, at("2026-12-24T17:00:00.250Z"));
+        assert!(JobId::from_user(now.as_str()).is_ok());
         assert!(ScheduleId::new("x".repeat(SCHEDULE_ID_CHARS_MAX + 1)).is_err());
     }
 
@@ -303,7 +303,7 @@ mod tests {
         }
         assert!(QueueName::new("x".repeat(64)).is_ok());
         assert!(QueueName::new("x".repeat(65)).is_err());
-        assert!(JobId::chosen("x".repeat(65)).is_err());
+        assert!(JobId::from_user("x".repeat(65)).is_err());
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
         let queue = QueueName::new("q".repeat(64)).unwrap();
         let id = JobId::for_sequence(&queue, u64::MAX);
         assert_eq!(JobId::new(id.as_str()), Ok(id));
-        assert!(JobId::chosen(JobId::generate().as_str()).is_ok());
+        assert!(JobId::from_user(JobId::generate().as_str()).is_ok());
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
             .collect();
         assert_eq!(ids.len(), 6);
         let again = JobId::for_rerun(&JobId::new("a").unwrap(), 1, 1);
-        assert!(ids.contains(&again) && JobId::chosen(again.as_str()).is_ok());
+        assert!(ids.contains(&again) && JobId::from_user(again.as_str()).is_ok());
     }
 
     proptest! {

@@ -50,7 +50,7 @@ impl std::str::FromStr for Timestamp {
             .map_err(|_| {
                 format!(
                     "`{}` is not an RFC 3339 time such as 2026-12-24T18:00:00+01:00",
-                    super::units::clip(text)
+                    super::units::excerpt(text)
                 )
             })
     }
@@ -167,7 +167,7 @@ impl std::str::FromStr for State {
                 let all: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
                 format!(
                     "`{}` is not a state; one of {}",
-                    super::units::clip(text),
+                    super::units::excerpt(text),
                     all.join(", ")
                 )
             })
@@ -254,7 +254,7 @@ pub struct Lease {
 
 /// What a waiting job waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Waits {
+pub struct BlockedOn {
     /// Jobs that have not ended as they have to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependencies: Vec<Dependency>,
@@ -271,7 +271,7 @@ pub struct Waits {
 /// One captured stream. Where it was longer than its bound, `text` or `base64` is its head,
 /// `tail` its end in the same form, and `object` names the whole of it where it was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Output {
+pub struct CapturedOutput {
     /// The bytes as text, where they are UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -291,20 +291,25 @@ pub struct Output {
     pub object: Option<String>,
 }
 
-impl Output {
+impl CapturedOutput {
     /// From the bytes kept of a stream's beginning and end.
     #[must_use]
-    pub fn new(mut head: Vec<u8>, mut tail: Vec<u8>, bytes: u64, truncated: bool) -> Output {
+    pub fn new(
+        mut head: Vec<u8>,
+        mut tail: Vec<u8>,
+        bytes: u64,
+        truncated: bool,
+    ) -> CapturedOutput {
         if truncated {
             // a cut in the middle of a character would make text look like bytes
             trim_to_characters(&mut head, &mut tail);
         } else {
             head.append(&mut tail);
         }
-        let mut output = Output {
+        let mut output = CapturedOutput {
             bytes,
             truncated,
-            ..Output::default()
+            ..CapturedOutput::default()
         };
         match (String::from_utf8(head), String::from_utf8(tail)) {
             (Ok(head), Ok(tail)) => {
@@ -361,7 +366,7 @@ fn trim_to_characters(head: &mut Vec<u8>, tail: &mut Vec<u8>) {
 
 /// What a job's processes used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Usage {
+pub struct ResourceUsage {
     /// The largest resident size of any one process, in bytes.
     pub max_rss_bytes: u64,
     /// Processor time in user mode, in milliseconds.
@@ -374,7 +379,7 @@ pub struct Usage {
 
 /// What a job last said of its progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Progress {
+pub struct JobProgress {
     /// Percent, 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
@@ -425,24 +430,24 @@ pub struct Record {
     pub signal: Option<i32>,
     /// What the last attempt wrote to standard output: the result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdout: Option<Output>,
+    pub stdout: Option<CapturedOutput>,
     /// What the last attempt wrote to standard error: the log.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stderr: Option<Output>,
+    pub stderr: Option<CapturedOutput>,
     /// A structured result, from the control channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub result: Option<Box<RawValue>>,
     /// The last progress it reported.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub progress: Option<Progress>,
+    pub progress: Option<JobProgress>,
     /// The last checkpoint it reported, given to the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub checkpoint: Option<Box<RawValue>>,
     /// What the last attempt used.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
+    pub usage: Option<ResourceUsage>,
     /// What went wrong, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -457,17 +462,17 @@ pub struct Record {
     pub cancel_requested: bool,
     /// Other jobs wait for this one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub dependents: bool,
+    pub has_dependents: bool,
     /// There is no such job yet, or none that a worker has seen: others wait for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub placeholder: bool,
     /// What it waits for, while it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub waits: Option<Waits>,
+    pub waits: Option<BlockedOn>,
     /// The message by which it was put aside, which is being removed: it is not run by that one,
     /// since its removal may come late.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_sequence: Option<u64>,
+    pub superseded_sequence: Option<u64>,
     /// Its dependencies have ended as they had to, and are not looked at again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dependencies_met: bool,
@@ -539,10 +544,10 @@ impl Record {
             warnings: Vec::new(),
             leaked: false,
             cancel_requested: false,
-            dependents: false,
+            has_dependents: false,
             placeholder: false,
             waits: None,
-            left_sequence: None,
+            superseded_sequence: None,
             dependencies_met: false,
             envelope_digest: None,
             rerun_of: None,
@@ -582,7 +587,7 @@ mod tests {
     #[test]
     fn bytes_that_are_not_text_come_back() {
         let bytes = vec![0xff, 0, 1, 0xfe];
-        let output = Output::new(bytes.clone(), Vec::new(), 4, false);
+        let output = CapturedOutput::new(bytes.clone(), Vec::new(), 4, false);
         assert!(output.text.is_none());
         assert_eq!(output.head_bytes(), bytes);
     }
@@ -590,7 +595,7 @@ mod tests {
     #[test]
     fn a_cut_inside_a_character_stays_text() {
         let text = "äöü".as_bytes();
-        let output = Output::new(text[..3].to_vec(), text[3..].to_vec(), 100, true);
+        let output = CapturedOutput::new(text[..3].to_vec(), text[3..].to_vec(), 100, true);
         assert_eq!(output.text.as_deref(), Some("ä"));
         assert_eq!(output.tail.as_deref(), Some("ü"));
     }
@@ -607,7 +612,7 @@ mod tests {
         #[test]
         fn whole_output_is_lossless(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..300) {
             let cut = cut.min(bytes.len());
-            let output = Output::new(bytes[..cut].to_vec(), bytes[cut..].to_vec(), bytes.len() as u64, false);
+            let output = CapturedOutput::new(bytes[..cut].to_vec(), bytes[cut..].to_vec(), bytes.len() as u64, false);
             prop_assert_eq!(output.head_bytes(), bytes);
         }
     }

@@ -1,11 +1,11 @@
 //! An envelope made ready to be run once more, as a job of its own.
 
-use super::fields::Fields;
-use super::{Envelope, Invalid, JobId, RejectReason, json};
+use super::ordered_object::OrderedObject;
+use super::{Envelope, EnvelopeError, JobId, RejectReason, json};
 
 /// The fields that belong to the job that has ended, and not to one that is run by hand now: its
 /// name, and what it waited for or would not have waited for.
-const LEFT_OUT: &[&str] = &[
+const OMITTED_FIELDS: &[&str] = &[
     "job_id",
     "expires_at",
     "depends_on",
@@ -17,13 +17,13 @@ const LEFT_OUT: &[&str] = &[
 /// times the old job. The other fields keep their order and their text, unknown ones included.
 ///
 /// # Errors
-/// [`Invalid`] where the bytes are no envelope, which no repetition would change.
-pub fn rerun(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, Invalid> {
+/// [`EnvelopeError`] where the bytes are no envelope, which no repetition would change.
+pub fn rerun_envelope(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, EnvelopeError> {
     Envelope::parse(bytes)?;
     let text = json::check_object(bytes)?;
-    let mut fields: Fields = serde_json::from_str(text)
-        .map_err(|error| Invalid::new(RejectReason::Invalid, "", error.to_string()))?;
-    for name in LEFT_OUT {
+    let mut fields: OrderedObject = serde_json::from_str(text)
+        .map_err(|error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()))?;
+    for name in OMITTED_FIELDS {
         fields.remove(name);
     }
     fields.set("rerun_of", of)?;
@@ -37,7 +37,7 @@ mod tests {
 
     fn again(text: &str, of: &str) -> String {
         let of = JobId::new(of).unwrap();
-        String::from_utf8(rerun(text.as_bytes(), &of).unwrap()).unwrap()
+        String::from_utf8(rerun_envelope(text.as_bytes(), &of).unwrap()).unwrap()
     }
 
     #[test]
@@ -57,7 +57,7 @@ mod tests {
     fn what_is_no_envelope_cannot_be_repeated() {
         let of = JobId::new("old").unwrap();
         for text in ["", "[]", r#"{"args":[]}"#, r#"{"version":2,"command":"x"}"#] {
-            assert!(rerun(text.as_bytes(), &of).is_err(), "{text}");
+            assert!(rerun_envelope(text.as_bytes(), &of).is_err(), "{text}");
         }
     }
 
@@ -83,7 +83,7 @@ mod tests {
             prop_assume!(!known.contains(&unknown.as_str()));
             object[&unknown] = serde_json::Value::String(value);
             let bytes = serde_json::to_vec(&object).unwrap();
-            let once = rerun(&bytes, &JobId::new(&first).unwrap()).unwrap();
+            let once = rerun_envelope(&bytes, &JobId::new(&first).unwrap()).unwrap();
 
             let read: serde_json::Value = serde_json::from_slice(&once).unwrap();
             let rest = object.as_object_mut().unwrap();
@@ -96,13 +96,13 @@ mod tests {
             prop_assert_eq!(parsed.job_id, None);
 
             // a repetition of a repetition names the one it repeats, and grows by nothing
-            let twice = rerun(&once, &JobId::new(&second).unwrap()).unwrap();
+            let twice = rerun_envelope(&once, &JobId::new(&second).unwrap()).unwrap();
             prop_assert_eq!(twice.len() + first.len(), once.len() + second.len());
         }
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = rerun(&bytes, &JobId::new("old").unwrap());
+            let _ = rerun_envelope(&bytes, &JobId::new("old").unwrap());
         }
     }
 }

@@ -4,11 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::fields::Fields;
 use super::names::{JobId, QueueName, ScheduleId};
+use super::ordered_object::OrderedObject;
 use super::record::Timestamp;
-use super::units::Span;
-use super::{Envelope, Invalid, RejectReason, json};
+use super::units::WireDuration;
+use super::{Envelope, EnvelopeError, RejectReason, json};
 
 /// The shortest interval of a schedule, in milliseconds.
 pub const INTERVAL_MS_MIN: u64 = 100;
@@ -21,7 +21,7 @@ pub const MISFIRE_MAX_DEFAULT: u32 = 100;
 
 /// How late a tick may be and still count as being on time, where nothing else is said: a new
 /// leader takes over within seconds, and what fell due meanwhile is no misfire.
-pub const MISFIRE_GRACE_DEFAULT: Span = Span::from_secs(60);
+pub const MISFIRE_GRACE_DEFAULT: WireDuration = WireDuration::from_secs(60);
 
 /// What becomes of ticks that nobody was there to enqueue in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -125,7 +125,7 @@ pub struct Schedule {
     pub tz: Option<String>,
     /// The time from one tick to the next; either this or `cron`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub every: Option<Span>,
+    pub every: Option<WireDuration>,
     /// Where intervals are counted from; when it was made, or `start`, where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Timestamp>,
@@ -140,7 +140,7 @@ pub struct Schedule {
     pub end: Option<Timestamp>,
     /// Each tick is enqueued later by a part of this, drawn anew for each.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub jitter: Option<Span>,
+    pub jitter: Option<WireDuration>,
     /// What becomes of late ticks.
     #[serde(default)]
     pub misfire: Misfire,
@@ -149,7 +149,7 @@ pub struct Schedule {
     pub misfire_max: Option<u32>,
     /// How late a tick may be and still count as being on time; a minute where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub misfire_grace: Option<Span>,
+    pub misfire_grace: Option<WireDuration>,
     /// What becomes of a tick while the last job has not ended.
     #[serde(default)]
     pub overlap: Overlap,
@@ -220,13 +220,13 @@ impl Schedule {
     /// Reads a schedule.
     ///
     /// # Errors
-    /// [`Invalid`] with the path of what is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Schedule, Invalid> {
+    /// [`EnvelopeError`] with the path of what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Schedule, EnvelopeError> {
         let mut deserializer = serde_json::Deserializer::from_slice(bytes);
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
             let path = error.path().to_string();
             let path = if path == "." { String::new() } else { path };
-            Invalid::new(RejectReason::Invalid, path, error.into_inner().to_string())
+            EnvelopeError::new(RejectReason::Invalid, path, error.into_inner().to_string())
         })
     }
 }
@@ -254,7 +254,7 @@ pub struct TickEnvelope {
 }
 
 /// The fields that name or time one job, and so cannot stand in the envelope of many.
-const ONE_JOBS_OWN: [&str; 5] = [
+const PER_JOB_FIELDS: [&str; 5] = [
     "job_id",
     "expires_at",
     "enqueue_time",
@@ -266,28 +266,28 @@ impl TickEnvelope {
     /// From a schedule's envelope, whose unknown fields and ways of writing stay.
     ///
     /// # Errors
-    /// [`Invalid`] where it is no envelope, or one that can be only one job's.
-    pub fn new(schedule: &Schedule) -> Result<TickEnvelope, Invalid> {
+    /// [`EnvelopeError`] where it is no envelope, or one that can be only one job's.
+    pub fn new(schedule: &Schedule) -> Result<TickEnvelope, EnvelopeError> {
         let bytes = schedule.envelope.get().as_bytes();
         let envelope = Envelope::parse(bytes)?;
-        let mut fields: Fields = serde_json::from_str(json::check_object(bytes)?)
-            .map_err(|error| Invalid::new(RejectReason::Invalid, "", error.to_string()))?;
-        if let Some(name) = ONE_JOBS_OWN
+        let mut fields: OrderedObject = serde_json::from_str(json::check_object(bytes)?)
+            .map_err(|error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()))?;
+        if let Some(name) = PER_JOB_FIELDS
             .into_iter()
             .find(|name| fields.get(name).is_some_and(|value| value.get() != "null"))
         {
-            return Err(Invalid::new(
+            return Err(EnvelopeError::new(
                 RejectReason::Invalid,
                 name,
                 "it is one job's, and a schedule makes many; leave it out",
             ));
         }
-        for name in ONE_JOBS_OWN {
+        for name in PER_JOB_FIELDS {
             fields.remove(name);
         }
         if schedule.overlap == Overlap::Queue {
             if envelope.concurrency_key.is_some() {
-                return Err(Invalid::new(
+                return Err(EnvelopeError::new(
                     RejectReason::Invalid,
                     "concurrency_key",
                     "overlap `queue` makes the schedule's jobs run one at a time by a key of its own; leave one of the two out",

@@ -36,7 +36,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!(
             "`{}` is not a duration; write seconds or a unit: 250ms, 90s, 5m, 2h, 7d",
-            clip(text)
+            excerpt(text)
         )
     };
     let mut rest = text.trim();
@@ -99,7 +99,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let expected = || {
         format!(
             "`{}` is not a size; write bytes or a unit: 64K, 256M, 2G",
-            clip(text)
+            excerpt(text)
         )
     };
     let trimmed = text.trim();
@@ -124,7 +124,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
             .ok_or_else(|| {
                 format!(
                     "`{}` is out of range; the largest size is 1 EiB",
-                    clip(text)
+                    excerpt(text)
                 )
             });
     }
@@ -145,7 +145,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| {
             format!(
                 "`{}` is out of range; the largest size is 1 EiB",
-                clip(text)
+                excerpt(text)
             )
         })
 }
@@ -185,7 +185,7 @@ pub fn format_size(bytes: u64) -> String {
 }
 
 /// The beginning of a text that goes into an error message: hostile input stays short there.
-pub fn clip(text: &str) -> String {
+pub fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 80;
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -195,30 +195,30 @@ pub fn clip(text: &str) -> String {
 
 /// A duration on the wire: a number of seconds, or a text with a unit. Written as seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Span(pub Duration);
+pub struct WireDuration(pub Duration);
 
-impl Span {
+impl WireDuration {
     /// A span of whole seconds.
     #[must_use]
-    pub const fn from_secs(seconds: u64) -> Span {
-        Span(Duration::from_secs(seconds))
+    pub const fn from_secs(seconds: u64) -> WireDuration {
+        WireDuration(Duration::from_secs(seconds))
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for WireDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&format_duration(self.0))
     }
 }
 
-impl std::str::FromStr for Span {
+impl std::str::FromStr for WireDuration {
     type Err = String;
-    fn from_str(text: &str) -> Result<Span, String> {
-        parse_duration(text).map(Span)
+    fn from_str(text: &str) -> Result<WireDuration, String> {
+        parse_duration(text).map(WireDuration)
     }
 }
 
-impl Serialize for Span {
+impl Serialize for WireDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.subsec_nanos() == 0 {
             serializer.serialize_u64(self.0.as_secs())
@@ -228,40 +228,42 @@ impl Serialize for Span {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+impl<'de> Deserialize<'de> for WireDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WireDuration, D::Error> {
         struct SpanVisitor;
         #[expect(
             clippy::cast_precision_loss,
             reason = "seconds beyond 2^53 are out of range anyway"
         )]
         impl Visitor<'_> for SpanVisitor {
-            type Value = Span;
+            type Value = WireDuration;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number of seconds, or text such as 250ms, 90s, 5m, 2h, 7d")
             }
-            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<WireDuration, E> {
                 duration_from_seconds(seconds as f64)
-                    .map(Span)
+                    .map(WireDuration)
                     .map_err(E::custom)
             }
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<WireDuration, E> {
                 duration_from_seconds(seconds as f64)
-                    .map(Span)
+                    .map(WireDuration)
                     .map_err(E::custom)
             }
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Span, E> {
-                duration_from_seconds(seconds).map(Span).map_err(E::custom)
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<WireDuration, E> {
+                duration_from_seconds(seconds)
+                    .map(WireDuration)
+                    .map_err(E::custom)
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                parse_duration(text).map(Span).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WireDuration, E> {
+                parse_duration(text).map(WireDuration).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(SpanVisitor)
     }
 }
 
-impl schemars::JsonSchema for Span {
+impl schemars::JsonSchema for WireDuration {
     fn inline_schema() -> bool {
         true
     }
@@ -280,62 +282,62 @@ impl schemars::JsonSchema for Span {
 
 /// A size on the wire: a number of bytes, or a text with a unit. Written as bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Size(pub u64);
+pub struct ByteSize(pub u64);
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&format_size(self.0))
     }
 }
 
-impl std::str::FromStr for Size {
+impl std::str::FromStr for ByteSize {
     type Err = String;
-    fn from_str(text: &str) -> Result<Size, String> {
-        parse_size(text).map(Size)
+    fn from_str(text: &str) -> Result<ByteSize, String> {
+        parse_size(text).map(ByteSize)
     }
 }
 
-impl Serialize for Size {
+impl Serialize for ByteSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
         struct SizeVisitor;
         impl Visitor<'_> for SizeVisitor {
-            type Value = Size;
+            type Value = ByteSize;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number of bytes, or text such as 64K, 256M, 2G")
             }
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
                 if bytes > SIZE_BYTES_MAX {
                     return Err(E::custom(format!(
                         "{bytes} is out of range; the largest size is 1 EiB"
                     )));
                 }
-                Ok(Size(bytes))
+                Ok(ByteSize(bytes))
             }
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
                 Err(E::custom(format!(
                     "{bytes} is not a size; it must be 0 bytes or more"
                 )))
             }
-            fn visit_f64<E: de::Error>(self, bytes: f64) -> Result<Size, E> {
+            fn visit_f64<E: de::Error>(self, bytes: f64) -> Result<ByteSize, E> {
                 Err(E::custom(format!(
                     "{bytes} is not a whole number of bytes in range"
                 )))
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                parse_size(text).map(Size).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                parse_size(text).map(ByteSize).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(SizeVisitor)
     }
 }
 
-impl schemars::JsonSchema for Size {
+impl schemars::JsonSchema for ByteSize {
     fn inline_schema() -> bool {
         true
     }

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::ended::Captured;
+use super::completion::Captured;
 
 /// What is kept of a stream so far.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Capture {
     }
 
     /// What is kept so far, in order: head and tail.
-    pub(super) fn so_far(&self) -> [&[u8]; 2] {
+    pub(super) fn contents(&self) -> [&[u8]; 2] {
         let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
         [&self.head, &self.tail[surplus..]]
     }

@@ -23,36 +23,36 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// What the folders of workers are called.
-const PREFIX: &str = "naq-worker-";
+const WORKER_PREFIX: &str = "naq-worker-";
 
 /// What the leaf of a worker is called, with its process id.
-const LEAF: &str = "naq-leaf-";
+const LEAF_PREFIX: &str = "naq-leaf-";
 
 /// The controllers that jobs are bounded by.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// How long a killed tree may take to be gone before it is given up on.
-const GONE_MAX: Duration = Duration::from_secs(10);
+const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// This worker's folder, locked and ready for spawners.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(super) struct WorkerCgroup {
     path: PathBuf,
     /// Held, never read: its lock says that this worker lives.
     _lock: Flock<File>,
 }
 
-impl Root {
+impl WorkerCgroup {
     /// Makes this worker's folder in its own group, after removing what dead
     /// workers left there. Fails where cgroup v2 is not to be had or not ours
     /// to write.
-    pub(super) fn create() -> io::Result<Root> {
-        let own = without_leaf(current_group()?);
-        sweep(&own);
-        give_on(&own, &CONTROLLERS);
+    pub(super) fn create() -> io::Result<WorkerCgroup> {
+        let own = parent_of_leaf(current_group()?);
+        remove_stale_cgroups(&own);
+        delegate_controllers(&own, &CONTROLLERS);
         let mut taken = 0;
         loop {
-            let path = own.join(format!("{PREFIX}{}-{taken}", std::process::id()));
+            let path = own.join(format!("{WORKER_PREFIX}{}-{taken}", std::process::id()));
             taken += 1;
             match fs::create_dir(&path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && taken < 1000 => continue,
@@ -73,24 +73,24 @@ impl Root {
                 }
                 continue;
             }
-            enable(&path, &CONTROLLERS);
-            return Ok(Root { path, _lock: lock });
+            enable_controllers(&path, &CONTROLLERS);
+            return Ok(WorkerCgroup { path, _lock: lock });
         }
     }
 
     /// Makes the folder of a spawner.
-    pub(super) fn spawner_folder(&self, spawner: usize) -> io::Result<PathBuf> {
+    pub(super) fn spawner_dir(&self, spawner: usize) -> io::Result<PathBuf> {
         let path = self.path.join(format!("spawner-{spawner}"));
         match fs::create_dir(&path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
-        enable(&path, &CONTROLLERS);
+        enable_controllers(&path, &CONTROLLERS);
         Ok(path)
     }
 }
 
-impl Drop for Root {
+impl Drop for WorkerCgroup {
     fn drop(&mut self) {
         let _ = kill_and_remove(&self.path);
     }
@@ -117,10 +117,10 @@ pub(super) fn current_group() -> io::Result<PathBuf> {
 }
 
 /// The group to make others in: that around the leaf, if this process is in one.
-fn without_leaf(group: PathBuf) -> PathBuf {
+fn parent_of_leaf(group: PathBuf) -> PathBuf {
     let is_leaf = group
         .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with(LEAF));
+        .is_some_and(|name| name.to_string_lossy().starts_with(LEAF_PREFIX));
     match group.parent() {
         Some(parent) if is_leaf => parent.to_owned(),
         _ => group,
@@ -130,17 +130,17 @@ fn without_leaf(group: PathBuf) -> PathBuf {
 /// Lets the groups below have the controllers there are; which of them they
 /// cannot have is told. Those are done without: limits then fall back to
 /// resource limits and watching.
-fn enable(group: &Path, wanted: &[&str]) -> Vec<String> {
+fn enable_controllers(group: &Path, wanted: &[&str]) -> Vec<String> {
     let read = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
-    missing(&available, &enabled, wanted)
+    missing_controllers(&available, &enabled, wanted)
         .filter(|name| fs::write(group.join("cgroup.subtree_control"), format!("+{name}")).is_err())
         .map(str::to_owned)
         .collect()
 }
 
 /// The controllers that a group has and does not give on.
-fn missing<'a>(
+fn missing_controllers<'a>(
     available: &str,
     enabled: &str,
     wanted: &'a [&'a str],
@@ -152,22 +152,22 @@ fn missing<'a>(
         .filter(move |name| has(available, name) && !has(enabled, name))
 }
 
-/// As [`enable`], for the group that this process is in: moves out of its way,
+/// As [`enable_controllers`], for the group that this process is in: moves out of its way,
 /// into a leaf, where that is what keeps it from giving controllers on.
-fn give_on(own: &Path, wanted: &[&str]) {
-    if enable(own, wanted).is_empty() {
+fn delegate_controllers(own: &Path, wanted: &[&str]) {
+    if enable_controllers(own, wanted).is_empty() {
         return;
     }
     let this = std::process::id();
     let procs = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
-    if !is_alone(&procs, this) {
+    if !is_only_process(&procs, this) {
         tracing::debug!(group = %own.display(), "no controllers: others are in this control group");
         return;
     }
-    let leaf = own.join(format!("{LEAF}{this}"));
+    let leaf = own.join(format!("{LEAF_PREFIX}{this}"));
     let moved =
         fs::create_dir(&leaf).and_then(|()| fs::write(leaf.join("cgroup.procs"), this.to_string()));
-    if moved.is_err() || !enable(own, wanted).is_empty() {
+    if moved.is_err() || !enable_controllers(own, wanted).is_empty() {
         // As it was, then.
         let _ = fs::write(own.join("cgroup.procs"), this.to_string());
         let _ = fs::remove_dir(&leaf);
@@ -175,23 +175,23 @@ fn give_on(own: &Path, wanted: &[&str]) {
 }
 
 /// Whether a list of processes names this one only.
-fn is_alone(procs: &str, this: u32) -> bool {
+fn is_only_process(procs: &str, this: u32) -> bool {
     let mut pids = procs.split_whitespace();
     pids.next().and_then(|pid| pid.parse().ok()) == Some(this) && pids.next().is_none()
 }
 
 /// Removes the folders of workers that are gone, with what still runs there.
-fn sweep(own: &Path) {
+fn remove_stale_cgroups(own: &Path) {
     let Ok(entries) = fs::read_dir(own) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_string_lossy().starts_with(LEAF) {
+        if name.to_string_lossy().starts_with(LEAF_PREFIX) {
             // One that somebody is in stays.
             let _ = fs::remove_dir(entry.path());
         }
-        if !name.to_string_lossy().starts_with(PREFIX) {
+        if !name.to_string_lossy().starts_with(WORKER_PREFIX) {
             continue;
         }
         let Ok(file) = File::open(entry.path()) else {
@@ -208,8 +208,8 @@ fn sweep(own: &Path) {
 pub(super) fn kill_and_remove(group: &Path) -> io::Result<()> {
     let events = File::open(group.join("cgroup.events"))?;
     fs::write(group.join("cgroup.kill"), "1")?;
-    let deadline = Instant::now() + GONE_MAX;
-    while populated(&events)? {
+    let deadline = Instant::now() + KILL_WAIT_MAX;
+    while is_populated(&events)? {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -229,16 +229,16 @@ fn remove_groups(group: &Path) -> io::Result<()> {
     fs::remove_dir(group)
 }
 
-fn populated(events: &File) -> io::Result<bool> {
+fn is_populated(events: &File) -> io::Result<bool> {
     let mut buffer = [0; 256];
     let count = events.read_at(&mut buffer, 0)?;
     let text = std::str::from_utf8(&buffer[..count]).unwrap_or_default();
     Ok(!text.lines().any(|line| line == "populated 0"))
 }
 
-/// What a group is allowed, where its controllers are there.
+/// What a group is current_limits, where its controllers are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Allowance {
+pub(super) struct CgroupLimits {
     pub(super) memory_bytes: Option<u64>,
     pub(super) processes: Option<u64>,
     /// Thousandths of a CPU.
@@ -247,33 +247,33 @@ pub(super) struct Allowance {
 
 /// The group of one running job at a time.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct Cgroup {
     path: PathBuf,
     dir: File,
     events: File,
-    allowed: Allowance,
+    current_limits: CgroupLimits,
     /// `memory.max` is there.
     pub(super) has_memory: bool,
     /// `pids.max` is there.
     pub(super) has_pids: bool,
-    ooms: u64,
+    oom_kills_before: u64,
 }
 
-impl Group {
+impl Cgroup {
     /// Makes a group.
-    pub(super) fn create(path: PathBuf) -> io::Result<Group> {
+    pub(super) fn create(path: PathBuf) -> io::Result<Cgroup> {
         fs::create_dir(&path)?;
         // Want of memory ends the whole tree, as it does where it is watched
         // for: a job that lost a process of many has not done its work. Not
         // every kernel can.
         let _ = fs::write(path.join("memory.oom.group"), "1");
-        Ok(Group {
+        Ok(Cgroup {
             dir: File::open(&path)?,
             events: File::open(path.join("cgroup.events"))?,
-            allowed: Allowance::default(),
+            current_limits: CgroupLimits::default(),
             has_memory: path.join("memory.max").exists(),
             has_pids: path.join("pids.max").exists(),
-            ooms: 0,
+            oom_kills_before: 0,
             path,
         })
     }
@@ -301,41 +301,42 @@ impl Group {
             .open(self.path.join("cgroup.procs"))
     }
 
-    /// Sets what differs from what the last job here was allowed.
-    pub(super) fn allow(&mut self, allowance: Allowance) -> io::Result<()> {
-        if self.has_memory && allowance.memory_bytes != self.allowed.memory_bytes {
-            self.write("memory.max", &bound(allowance.memory_bytes))?;
+    /// Sets what differs from what the last job here was current_limits.
+    pub(super) fn set_limits(&mut self, limits: CgroupLimits) -> io::Result<()> {
+        if self.has_memory && limits.memory_bytes != self.current_limits.memory_bytes {
+            self.write("memory.max", &format_limit(limits.memory_bytes))?;
             // Swap would let a job take more than it was given. Not every
             // kernel accounts it.
-            let swap = allowance.memory_bytes.map(|_| 0);
-            let _ = self.write("memory.swap.max", &bound(swap));
+            let swap = limits.memory_bytes.map(|_| 0);
+            let _ = self.write("memory.swap.max", &format_limit(swap));
         }
-        if self.has_pids && allowance.processes != self.allowed.processes {
-            self.write("pids.max", &bound(allowance.processes))?;
+        if self.has_pids && limits.processes != self.current_limits.processes {
+            self.write("pids.max", &format_limit(limits.processes))?;
         }
-        if allowance.cpus_milli != self.allowed.cpus_milli && self.path.join("cpu.max").exists() {
-            self.write("cpu.max", &cpu_max(allowance.cpus_milli))?;
+        if limits.cpus_milli != self.current_limits.cpus_milli && self.path.join("cpu.max").exists()
+        {
+            self.write("cpu.max", &cpu_max(limits.cpus_milli))?;
         }
-        self.allowed = allowance;
+        self.current_limits = limits;
         if self.has_memory {
-            self.ooms = self.ooms_total();
+            self.oom_kills_before = self.oom_kill_count();
         }
         Ok(())
     }
 
     /// Whether the kernel killed a process here for want of memory since
-    /// [`Group::allow`].
+    /// [`Cgroup::set_limits`].
     pub(super) fn had_oom(&self) -> bool {
-        self.has_memory && self.ooms_total() > self.ooms
+        self.has_memory && self.oom_kill_count() > self.oom_kills_before
     }
 
-    fn ooms_total(&self) -> u64 {
+    fn oom_kill_count(&self) -> u64 {
         oom_kills(&fs::read_to_string(self.path.join("memory.events")).unwrap_or_default())
     }
 
     /// Whether no process is left.
     pub(super) fn is_empty(&self) -> bool {
-        matches!(populated(&self.events), Ok(false))
+        matches!(is_populated(&self.events), Ok(false))
     }
 
     /// The processes here that are not dead yet.
@@ -369,14 +370,14 @@ impl Group {
     }
 }
 
-fn bound(value: Option<u64>) -> String {
+fn format_limit(value: Option<u64>) -> String {
     value.map_or_else(|| "max".to_owned(), |v| v.to_string())
 }
 
 /// The CPU time a group may have in each tenth of a second, as `cpu.max` wants
 /// it: in microseconds.
 fn cpu_max(cpus_milli: Option<u64>) -> String {
-    let quota = bound(cpus_milli.map(|milli| milli.saturating_mul(100)));
+    let quota = format_limit(cpus_milli.map(|milli| milli.saturating_mul(100)));
     format!("{quota} 100000")
 }
 
@@ -394,27 +395,30 @@ mod tests {
 
     #[test]
     fn only_what_is_there_and_not_given_on_is_missing() {
-        let missing = |available, enabled| -> Vec<&str> {
-            missing(available, enabled, &CONTROLLERS).collect()
+        let missing_controllers = |available, enabled| -> Vec<&str> {
+            missing_controllers(available, enabled, &CONTROLLERS).collect()
         };
-        assert_eq!(missing("cpuset cpu io memory pids\n", "\n"), CONTROLLERS);
-        assert_eq!(missing("cpuset cpu memory", "memory"), ["cpu"]);
+        assert_eq!(
+            missing_controllers("cpuset cpu io memory pids\n", "\n"),
+            CONTROLLERS
+        );
+        assert_eq!(missing_controllers("cpuset cpu memory", "memory"), ["cpu"]);
         // `cpuset` is not `cpu`.
-        assert!(missing("cpuset hugetlb\n", "").is_empty());
-        assert!(missing("", "").is_empty());
+        assert!(missing_controllers("cpuset hugetlb\n", "").is_empty());
+        assert!(missing_controllers("", "").is_empty());
     }
 
     #[test]
     fn alone_is_nobody_else() {
-        assert!(is_alone("12\n", 12));
-        assert!(!is_alone("12\n13\n", 12));
-        assert!(!is_alone("13\n", 12));
-        assert!(!is_alone("", 12));
+        assert!(is_only_process("12\n", 12));
+        assert!(!is_only_process("12\n13\n", 12));
+        assert!(!is_only_process("13\n", 12));
+        assert!(!is_only_process("", 12));
     }
 
     #[test]
     fn a_leaf_is_not_where_groups_are_made() {
-        let within = |path: &str| without_leaf(PathBuf::from(path));
+        let within = |path: &str| parent_of_leaf(PathBuf::from(path));
         assert_eq!(
             within("/sys/a.service/naq-leaf-7"),
             Path::new("/sys/a.service")
@@ -424,8 +428,8 @@ mod tests {
 
     #[test]
     fn values_are_written_as_the_kernel_reads_them() {
-        assert_eq!(bound(None), "max");
-        assert_eq!(bound(Some(1 << 20)), "1048576");
+        assert_eq!(format_limit(None), "max");
+        assert_eq!(format_limit(Some(1 << 20)), "1048576");
         assert_eq!(cpu_max(None), "max 100000");
         assert_eq!(cpu_max(Some(1500)), "150000 100000");
         // The least the kernel takes is a millisecond.

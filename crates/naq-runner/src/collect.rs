@@ -8,9 +8,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
 
 use super::capture::Capture;
+use super::completion::Captured;
 use super::control::ControlReader;
-use super::ended::Captured;
-use super::live::{LiveSink, StreamKind};
+use super::live_output::{LiveSink, StreamKind};
 use super::mask::{Mask, MaskStream};
 
 /// Bytes read at once: what a pipe holds.
@@ -18,7 +18,7 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// Reads of a pipe whose writers are gone, after which it is given up: more
 /// than any pipe holds, so only a stranger still writing can reach it.
-const LAST_READS_MAX: usize = 1024;
+const DRAIN_READS_MAX: usize = 1024;
 
 /// The ends of a job's pipes that the worker reads.
 #[derive(Debug)]
@@ -29,13 +29,13 @@ pub(super) struct Pipes {
 }
 
 impl Pipes {
-    /// Makes pipes; appends the job's ends to `theirs`.
-    pub(super) fn open(theirs: &mut Vec<OwnedFd>) -> Result<Pipes, Errno> {
+    /// Makes pipes; appends the job's ends to `job_fds`.
+    pub(super) fn open(job_fds: &mut Vec<OwnedFd>) -> Result<Pipes, Errno> {
         let mut open = || -> Result<OwnedFd, Errno> {
             let (ours, job) = pipe2(OFlag::O_CLOEXEC)?;
             // Ours alone: the job's end must block.
             fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            theirs.push(job);
+            job_fds.push(job);
             Ok(ours)
         };
         Ok(Pipes {
@@ -48,38 +48,38 @@ impl Pipes {
 
 /// What a read found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum ReadOutcome {
     /// This many bytes.
     Bytes(usize),
     /// Nothing yet.
-    Later,
+    WouldBlock,
     /// The end.
-    End,
+    Eof,
 }
 
 /// Reads what is there.
-pub(super) fn read_piece(fd: impl AsFd, buffer: &mut [u8]) -> Piece {
+pub(super) fn read_chunk(fd: impl AsFd, buffer: &mut [u8]) -> ReadOutcome {
     loop {
         match read(fd.as_fd(), buffer) {
-            Ok(0) => return Piece::End,
-            Ok(count) => return Piece::Bytes(count),
+            Ok(0) => return ReadOutcome::Eof,
+            Ok(count) => return ReadOutcome::Bytes(count),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Piece::Later,
-            Err(_) => return Piece::End,
+            Err(Errno::EAGAIN) => return ReadOutcome::WouldBlock,
+            Err(_) => return ReadOutcome::Eof,
         }
     }
 }
 
 /// Which pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum PipeKind {
     Stdout,
     Stderr,
     Control,
 }
 
 #[derive(Debug)]
-struct Output {
+struct CapturedStream {
     kind: StreamKind,
     mask: MaskStream,
     capture: Capture,
@@ -89,7 +89,7 @@ struct Output {
 /// Collects the output of one job.
 #[derive(Debug)]
 pub(super) struct Collector {
-    outputs: [Output; 2],
+    outputs: [CapturedStream; 2],
     control_mask: MaskStream,
     pub(super) control: ControlReader,
     live: Option<LiveSink>,
@@ -105,13 +105,15 @@ impl Collector {
         mask: &Mask,
         live: Option<LiveSink>,
     ) -> Collector {
-        let output = |kind| Output {
+        let output = |kind| CapturedStream {
             kind,
             mask: MaskStream::new(mask.clone()),
             capture: Capture::new(output_bytes),
             bytes: 0,
         };
-        let is_live = live.as_ref().is_some_and(|live| live.after().is_zero());
+        let is_live = live
+            .as_ref()
+            .is_some_and(|live| live.start_after().is_zero());
         Collector {
             outputs: [output(StreamKind::Stdout), output(StreamKind::Stderr)],
             control_mask: MaskStream::new(mask.clone()),
@@ -128,14 +130,14 @@ impl Collector {
         self.live.as_ref()
     }
 
-    /// How old the job is to be before [`Collector::go_live`], if it is to be.
-    pub(super) fn live_after(&self) -> Option<Duration> {
+    /// How old the job is to be before [`Collector::start_live_output`], if it is to be.
+    pub(super) fn live_output_after(&self) -> Option<Duration> {
         let live = self.live.as_ref().filter(|_| !self.is_live);
-        live.map(LiveSink::after)
+        live.map(LiveSink::start_after)
     }
 
     /// From now on output goes to the live sink, what was kept so far first.
-    pub(super) fn go_live(&mut self) {
+    pub(super) fn start_live_output(&mut self) {
         if std::mem::replace(&mut self.is_live, true) {
             return;
         }
@@ -143,18 +145,18 @@ impl Collector {
             return;
         };
         for output in &self.outputs {
-            for part in output.capture.so_far() {
+            for part in output.capture.contents() {
                 self.live_dropped_bytes += live.send(output.kind, part);
             }
         }
     }
 
     /// Adds what a pipe brought. True when control messages wait to be taken.
-    pub(super) fn push(&mut self, source: Source, piece: &[u8]) -> bool {
+    pub(super) fn push(&mut self, source: PipeKind, piece: &[u8]) -> bool {
         let output = match source {
-            Source::Stdout => &mut self.outputs[0],
-            Source::Stderr => &mut self.outputs[1],
-            Source::Control => {
+            PipeKind::Stdout => &mut self.outputs[0],
+            PipeKind::Stderr => &mut self.outputs[1],
+            PipeKind::Control => {
                 if self.control_mask.is_transparent() {
                     return self.control.push(piece);
                 }
@@ -181,13 +183,13 @@ impl Collector {
     }
 
     /// Reads what is left in a pipe of a job that is over.
-    pub(super) fn drain(&mut self, source: Source, fd: &OwnedFd, buffer: &mut [u8]) {
-        for _ in 0..LAST_READS_MAX {
-            match read_piece(fd, buffer) {
-                Piece::Bytes(count) => {
+    pub(super) fn drain(&mut self, source: PipeKind, fd: &OwnedFd, buffer: &mut [u8]) {
+        for _ in 0..DRAIN_READS_MAX {
+            match read_chunk(fd, buffer) {
+                ReadOutcome::Bytes(count) => {
                     self.push(source, &buffer[..count]);
                 }
-                Piece::Later | Piece::End => return,
+                ReadOutcome::WouldBlock | ReadOutcome::Eof => return,
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::live::LiveSink;
+use super::live_output::LiveSink;
 
 /// What a job executes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Stdin {
 
 /// Bounds of a job; `None` is no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// Memory of the whole tree where a controller or watching can tell, bytes;
     /// without a controller also the address space of each process.
     pub memory_bytes: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Command {
     /// What it reads.
     pub stdin: Stdin,
     /// Its bounds.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// From start to TERM.
     pub timeout: Option<Duration>,
     /// From TERM to KILL when the time is over.
@@ -99,7 +99,7 @@ impl Command {
             env: Vec::new(),
             secrets: Vec::new(),
             stdin: Stdin::Empty,
-            limits: Limits::default(),
+            limits: ResourceLimits::default(),
             timeout: None,
             kill_grace: Duration::from_secs(10),
             scratch: false,

@@ -10,10 +10,10 @@ pub struct ControlMessage {
 }
 
 /// Most messages that wait to be taken.
-const WAITING_MAX: usize = 1024;
+const QUEUED_MESSAGES_MAX: usize = 1024;
 
 /// Most bytes of lines that wait to be taken.
-const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Most warnings kept of a job.
 const WARNINGS_MAX: usize = 16;
@@ -51,11 +51,11 @@ impl ControlReader {
     pub(super) fn push(&mut self, mut piece: &[u8]) -> bool {
         let before = self.messages.len();
         while let Some(end) = piece.iter().position(|b| *b == b'\n') {
-            self.add(&piece[..end]);
+            self.append_to_line(&piece[..end]);
             self.end_line();
             piece = &piece[end + 1..];
         }
-        self.add(piece);
+        self.append_to_line(piece);
         self.messages.len() > before
     }
 
@@ -70,7 +70,7 @@ impl ControlReader {
     }
 
     /// What waits to be taken.
-    pub(super) fn take(&mut self) -> Vec<ControlMessage> {
+    pub(super) fn take_messages(&mut self) -> Vec<ControlMessage> {
         self.messages_bytes = 0;
         std::mem::take(&mut self.messages)
     }
@@ -80,7 +80,7 @@ impl ControlReader {
         std::mem::take(&mut self.warnings)
     }
 
-    fn add(&mut self, part: &[u8]) {
+    fn append_to_line(&mut self, part: &[u8]) {
         if self.skipping {
             return;
         }
@@ -111,8 +111,8 @@ impl ControlReader {
         }
         match serde_json::from_slice::<Map<String, Value>>(&line) {
             Ok(object) => {
-                let fits = self.messages.len() < WAITING_MAX
-                    && self.messages_bytes + line.len() <= WAITING_BYTES_MAX;
+                let fits = self.messages.len() < QUEUED_MESSAGES_MAX
+                    && self.messages_bytes + line.len() <= QUEUED_BYTES_MAX;
                 if fits {
                     self.messages_bytes += line.len();
                     self.messages.push(ControlMessage { object });
@@ -155,11 +155,15 @@ mod tests {
         let mut reader = ControlReader::new(64);
         assert!(!reader.push(b"{\"progress\""));
         assert!(reader.push(b": 40}\nnot json\n[1]\n\n  \n{\"a\": 1}"));
-        assert_eq!(reader.take().len(), 1);
+        assert_eq!(reader.take_messages().len(), 1);
         reader.push(&[b'x'; 100]);
         reader.push(b"tail\n{\"b\": 2}");
         reader.finish();
-        let objects: Vec<_> = reader.take().into_iter().map(|m| m.object).collect();
+        let objects: Vec<_> = reader
+            .take_messages()
+            .into_iter()
+            .map(|m| m.object)
+            .collect();
         assert_eq!(objects.len(), 1);
         assert_eq!(objects[0]["b"], 2);
         let warnings = reader.take_warnings();
@@ -174,7 +178,7 @@ mod tests {
             reader.push(b"bad\n{\"a\":1}\n");
         }
         reader.finish();
-        assert!(reader.take().len() <= WAITING_MAX);
+        assert!(reader.take_messages().len() <= QUEUED_MESSAGES_MAX);
         assert!(reader.take_warnings().len() <= WARNINGS_MAX + 1);
     }
 }

@@ -13,9 +13,9 @@ pub enum RunnerError {
     NoSlots,
     /// The descriptor limit is too low for the concurrency.
     #[error(
-        "a concurrency of {concurrency} needs {needed} open files, and this process may have {allowed} (raise RLIMIT_NOFILE, or lower the concurrency to {possible})"
+        "a concurrency of {concurrency} needs {needed} open files, and this process may have {allowed} (raise RLIMIT_NOFILE, or lower the concurrency to {max_concurrency})"
     )]
-    TooFewDescriptors {
+    FdLimitTooLow {
         /// What was asked for.
         concurrency: usize,
         /// Descriptors that takes.
@@ -23,7 +23,7 @@ pub enum RunnerError {
         /// Descriptors there may be.
         allowed: u64,
         /// The concurrency that would fit.
-        possible: u64,
+        max_concurrency: u64,
     },
     /// Another user was asked for, which only root may become.
     #[error("jobs cannot run as {user}: only a worker that is root can start them as another user")]

@@ -7,20 +7,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::collect::{Collector, Pipes, Source};
+use super::collect::{Collector, PipeKind, Pipes};
 use super::command::Stdin;
+use super::completion::{
+    Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
+};
 use super::control::ControlMessage;
-use super::ended::{Captured, End, Ended, SpawnFailure, StopReason, Stopped, Usage};
-use super::live::LiveSink;
+use super::live_output::LiveSink;
 use super::mask::Mask;
 use super::pool::Pool;
-use super::scratch::Scratch;
+use super::scratch::ScratchDir;
 use super::wire::flag;
 
 /// How a job ended, as its spawner or the lack of one says.
 #[derive(Clone, Debug)]
-pub(super) struct Exit {
-    pub(super) end: End,
+pub(super) struct ExitReport {
+    pub(super) end: Termination,
     /// Bits of [`flag`].
     pub(super) flags: u8,
     pub(super) usage: Usage,
@@ -28,10 +30,10 @@ pub(super) struct Exit {
     pub(super) started_ns: u64,
 }
 
-impl Exit {
+impl ExitReport {
     /// An end without a process that could have used anything.
-    pub(super) fn without_usage(end: End) -> Exit {
-        Exit {
+    pub(super) fn without_usage(end: Termination) -> ExitReport {
+        ExitReport {
             end,
             flags: 0,
             usage: Usage::default(),
@@ -39,8 +41,8 @@ impl Exit {
         }
     }
 
-    pub(super) fn not_started(failure: SpawnFailure) -> Exit {
-        Exit::without_usage(End::NotStarted(failure))
+    pub(super) fn not_started(failure: SpawnFailure) -> ExitReport {
+        ExitReport::without_usage(Termination::NotStarted(failure))
     }
 }
 
@@ -50,13 +52,13 @@ pub(super) enum Phase {
     /// Not given to a spawner yet.
     Pending,
     /// With a spawner; its pipes are read when it ends or has been reported.
-    Sent(Pipes),
+    Dispatched(Pipes),
     /// Its pipes are read by a task, which is told of its end here.
-    Streaming(oneshot::Sender<Exit>),
+    Streaming(oneshot::Sender<ExitReport>),
     /// Over.
-    Done(Box<Ended>),
+    Done(Box<Completion>),
     /// Over, and told.
-    Taken,
+    Collected,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,7 @@ pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
     /// Its folder, if it has one, until it is over.
-    pub(super) scratch: Option<Scratch>,
+    pub(super) scratch: Option<ScratchDir>,
     /// Until a collector has it, so that its reader sees the end of the stream.
     pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
@@ -83,7 +85,7 @@ pub(super) struct Job {
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
     /// The folder was asked for, and is handed over at the end.
-    pub(super) keeps_scratch: bool,
+    pub(super) keep_scratch: bool,
     pub(super) state: Mutex<JobState>,
     pub(super) changed: Notify,
 }
@@ -113,41 +115,46 @@ impl Job {
     }
 
     /// It runs, and has for a moment.
-    pub(super) fn started(&self, started_ns: u64) {
+    pub(super) fn mark_started(&self, started_ns: u64) {
         self.lock().started = since_epoch(started_ns);
         self.changed.notify_waiters();
     }
 
     /// Its tree is gone: reads what is left in its pipes, and tells.
-    pub(super) fn finish_sent(&self, pipes: Option<Pipes>, exit: Exit, buffer: &mut [u8]) {
+    pub(super) fn drain_and_finish(
+        &self,
+        pipes: Option<Pipes>,
+        exit: ExitReport,
+        buffer: &mut [u8],
+    ) {
         let mut collector = self.collector();
         if let Some(pipes) = pipes {
-            collector.drain(Source::Stdout, &pipes.stdout, buffer);
-            collector.drain(Source::Stderr, &pipes.stderr, buffer);
-            collector.drain(Source::Control, &pipes.control, buffer);
+            collector.drain(PipeKind::Stdout, &pipes.stdout, buffer);
+            collector.drain(PipeKind::Stderr, &pipes.stderr, buffer);
+            collector.drain(PipeKind::Control, &pipes.control, buffer);
         }
         self.finish(collector, exit);
     }
 
     /// It is over, and all its output is collected.
-    pub(super) fn finish(&self, mut collector: Collector, exit: Exit) {
+    pub(super) fn finish(&self, mut collector: Collector, exit: ExitReport) {
         let [stdout, stderr]: [Captured; 2] = collector.finish();
         let mut state = self.lock();
         let scratch = state.scratch.take();
         let mut end = exit.end;
-        if let End::NotStarted(failure) = &mut end {
+        if let Termination::NotStarted(failure) = &mut end {
             failure.message = self.mask.text(&failure.message);
         }
         let stopped = match state.stop {
-            Some(reason) => Some(Stopped::Asked(reason)),
-            None if exit.flags & flag::TIMED_OUT != 0 => Some(Stopped::Timeout),
-            None if exit.flags & flag::OVER_MEMORY != 0 => Some(Stopped::Memory),
-            None if exit.flags & flag::OVER_PROCESSES != 0 => Some(Stopped::Processes),
+            Some(reason) => Some(StopCause::Requested(reason)),
+            None if exit.flags & flag::TIMED_OUT != 0 => Some(StopCause::Timeout),
+            None if exit.flags & flag::MEMORY_EXCEEDED != 0 => Some(StopCause::Memory),
+            None if exit.flags & flag::PROCESSES_EXCEEDED != 0 => Some(StopCause::Processes),
             None => None,
         };
         let mut control = Vec::from(std::mem::take(&mut state.control));
-        control.append(&mut collector.control.take());
-        let ended = Ended {
+        control.append(&mut collector.control.take_messages());
+        let ended = Completion {
             stopped,
             oom: exit.flags & flag::OOM != 0,
             leaked: exit.flags & flag::LEAKED != 0,
@@ -158,7 +165,7 @@ impl Job {
             warnings: collector.control.take_warnings(),
             live_dropped_bytes: collector.live_dropped_bytes,
             started_at: since_epoch(exit.started_ns).or(state.started),
-            scratch: scratch.filter(|_| self.keeps_scratch),
+            scratch: scratch.filter(|_| self.keep_scratch),
             end,
         };
         state.started = ended.started_at;
@@ -183,12 +190,12 @@ impl JobHandle {
     /// Waits until the job is over: its first process has ended and nothing of
     /// its tree is left. Cancel safe. The end is told once: a second wait does
     /// not return.
-    pub async fn wait(&self) -> Ended {
-        self.when(|state| {
+    pub async fn wait(&self) -> Completion {
+        self.wait_until(|state| {
             if !matches!(state.phase, Phase::Done(_)) {
                 return None;
             }
-            match std::mem::replace(&mut state.phase, Phase::Taken) {
+            match std::mem::replace(&mut state.phase, Phase::Collected) {
                 Phase::Done(ended) => Some(*ended),
                 _ => None,
             }
@@ -198,19 +205,19 @@ impl JobHandle {
 
     /// Waits until the job runs (told a few milliseconds late, since most are
     /// over by then) or is over. The moment it started, if it did.
-    pub async fn started(&self) -> Option<SystemTime> {
-        self.when(|state| match state.phase {
-            Phase::Done(_) | Phase::Taken => Some(state.started),
+    pub async fn wait_started(&self) -> Option<SystemTime> {
+        self.wait_until(|state| match state.phase {
+            Phase::Done(_) | Phase::Collected => Some(state.started),
             _ => state.started.map(Some),
         })
         .await
     }
 
     /// The next control message; none when the job is over (what was not taken
-    /// by then is in [`Ended::control`]). Cancel safe.
-    pub async fn control(&self) -> Option<ControlMessage> {
-        self.when(|state| match state.phase {
-            Phase::Done(_) | Phase::Taken => Some(None),
+    /// by then is in [`Completion::control`]). Cancel safe.
+    pub async fn next_control_message(&self) -> Option<ControlMessage> {
+        self.wait_until(|state| match state.phase {
+            Phase::Done(_) | Phase::Collected => Some(None),
             _ => state.control.pop_front().map(Some),
         })
         .await
@@ -232,7 +239,7 @@ impl JobHandle {
         self.pool.stop(&self.job, why, None);
     }
 
-    async fn when<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
+    async fn wait_until<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
         loop {
             let mut changed = std::pin::pin!(self.job.changed.notified());
             changed.as_mut().enable();
@@ -246,7 +253,7 @@ impl JobHandle {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Taken);
+        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Collected);
         if !over {
             self.kill(StopReason::Abandoned);
         }

@@ -12,7 +12,7 @@ use landlock::{
 };
 
 /// The newest kernel interface whose rights are used where they are there.
-const NEWEST: ABI = ABI::V5;
+const NEWEST_ABI: ABI = ABI::V5;
 
 /// What every program may count on, beside its descriptors and its folder.
 const DEVICES: [&str; 5] = [
@@ -38,7 +38,7 @@ pub struct FileAccess {
 pub enum LandlockError {
     /// The kernel has it not, or it is not switched on.
     #[error("this kernel has no Landlock, or it is switched off: {0}")]
-    Missing(#[source] RulesetError),
+    Unsupported(#[source] RulesetError),
     /// A path that is named is not there.
     #[error("{path}: {source}")]
     Path {
@@ -69,25 +69,25 @@ impl FileAccess {
         root: Option<RawFd>,
         scratch: Option<&Path>,
     ) -> Result<OwnedFd, LandlockError> {
-        let newest = AccessFs::from_all(NEWEST);
+        let newest = AccessFs::from_all(NEWEST_ABI);
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(ABI::V1))
             .map(|rules| rules.set_compatibility(CompatLevel::BestEffort))
             .and_then(|rules| rules.handle_access(newest))
             .and_then(Ruleset::create)
-            .map_err(LandlockError::Missing)?;
+            .map_err(LandlockError::Unsupported)?;
         for path in &self.read {
-            rules = allow(rules, root, path, AccessFs::from_read(NEWEST))?;
+            rules = allow_path(rules, root, path, AccessFs::from_read(NEWEST_ABI))?;
         }
         for path in &self.write {
-            rules = allow(rules, root, path, newest)?;
+            rules = allow_path(rules, root, path, newest)?;
         }
         if let Some(path) = scratch.and_then(Path::to_str) {
-            rules = allow(rules, None, path, newest)?;
+            rules = allow_path(rules, None, path, newest)?;
         }
         for path in DEVICES {
-            rules = allow(rules, root, path, newest & !AccessFs::Execute)?;
+            rules = allow_path(rules, root, path, newest & !AccessFs::Execute)?;
         }
         Option::<OwnedFd>::from(rules).ok_or_else(|| LandlockError::Path {
             path: "ruleset".to_owned(),
@@ -96,7 +96,7 @@ impl FileAccess {
     }
 }
 
-fn allow(
+fn allow_path(
     rules: RulesetCreated,
     root: Option<RawFd>,
     path: &str,
@@ -122,7 +122,7 @@ fn allow(
     let access = if is_folder {
         access
     } else {
-        access & AccessFs::from_file(NEWEST)
+        access & AccessFs::from_file(NEWEST_ABI)
     };
     rules
         .add_rule(PathBeneath::new(file.as_fd(), access))

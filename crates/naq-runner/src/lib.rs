@@ -16,27 +16,27 @@ mod capture;
 mod cgroup;
 mod collect;
 mod command;
+mod completion;
 mod control;
-mod descriptors;
-mod ended;
+mod env_policy;
 mod error;
+mod fd_limit;
 mod job;
 mod landlock;
-mod limit;
-mod link;
-mod live;
+mod live_output;
 mod mask;
 mod namespace;
 mod options;
-mod orphans;
-mod policy;
 mod pool;
 mod prepare;
-mod request;
+mod read_pipes;
+mod reap_orphans;
 mod scratch;
-mod setup;
+mod spawn_limit;
 mod spawner;
-mod stream;
+mod spawner_process;
+mod spawner_setup;
+mod start_request;
 mod sys;
 mod user;
 mod wire;
@@ -48,27 +48,29 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-pub use command::{Command, Limits, Program, Stdin};
+pub use command::{Command, Program, ResourceLimits, Stdin};
+pub use completion::{
+    Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
+};
 pub use control::ControlMessage;
-pub use ended::{Captured, End, Ended, SpawnFailure, StopReason, Stopped, Usage};
+pub use env_policy::is_env_denied;
 pub use error::RunnerError;
 pub use job::JobHandle;
 pub use landlock::{FileAccess, LandlockError};
-pub use limit::{LIMIT_ARGUMENT, limit_main, monotonic};
-pub use live::{LiveChunk, LiveSink, StreamKind};
+pub use live_output::{LiveChunk, LiveSink, StreamKind};
 pub use mask::{MASK, Mask};
-pub use options::{Containment, OUTPUT_BYTES_DEFAULT, Options, UnknownContainment};
-pub use policy::denied_env;
-pub use scratch::Scratch;
+pub use options::{Containment, DEFAULT_OUTPUT_BYTES, RunnerConfig, UnknownContainment};
+pub use scratch::ScratchDir;
+pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
-pub use sys::events::readable;
-pub use user::{JobUser, UnknownUser};
+pub use sys::async_fd::register_readable;
+pub use user::{JobUser, UserError};
 
-use cgroup::Root;
-use job::{Exit, Job, JobState, Phase};
-use link::Spawned;
+use cgroup::WorkerCgroup;
+use job::{ExitReport, Job, JobState, Phase};
 use pool::Pool;
-use setup::{Setup, SetupUser};
+use spawner_process::SpawnerProcess;
+use spawner_setup::{SpawnerSetup, UserIds};
 
 /// How long a shutdown waits for killed jobs to be gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -83,7 +85,7 @@ pub struct Runner {
 #[derive(Debug)]
 struct Inner {
     pool: Arc<Pool>,
-    links: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    supervisors: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for Inner {
@@ -102,7 +104,7 @@ impl Runner {
     ///
     /// As [`RunnerError`] says; a containment that was asked for by name is
     /// not replaced by another.
-    pub async fn start(mut options: Options) -> Result<Runner, RunnerError> {
+    pub async fn start(mut options: RunnerConfig) -> Result<Runner, RunnerError> {
         if options.concurrency == 0 {
             return Err(RunnerError::NoSlots);
         }
@@ -116,9 +118,9 @@ impl Runner {
         if let Some(files) = &options.files {
             files.ruleset(None, None)?;
         }
-        let open_files = descriptors::raise(options.concurrency)?;
-        let strangers = spawner::descendants::children(std::process::id() as i32);
-        let (containment, root, first) = contain(&options).await?;
+        let open_files = fd_limit::raise_fd_limit(options.concurrency)?;
+        let preexisting_children = spawner::descendants::children(std::process::id() as i32);
+        let (containment, root, first) = select_containment(&options).await?;
         let spawners = match containment {
             Containment::Cgroup | Containment::Namespace => spawner_count(&options),
             Containment::Subreaper => options.concurrency,
@@ -133,18 +135,20 @@ impl Runner {
             containment,
             root,
             open_files,
-            strangers,
+            preexisting_children,
             spawners,
         ));
-        let links = spawned
+        let supervisors = spawned
             .into_iter()
             .enumerate()
-            .map(|(index, first)| tokio::spawn(link::keep(Arc::clone(&pool), index, first)))
+            .map(|(index, first)| {
+                tokio::spawn(spawner_process::supervise(Arc::clone(&pool), index, first))
+            })
             .collect();
         Ok(Runner {
             inner: Arc::new(Inner {
                 pool,
-                links: Mutex::new(links),
+                supervisors: Mutex::new(supervisors),
             }),
         })
     }
@@ -160,14 +164,14 @@ impl Runner {
         let pool = &self.inner.pool;
         let id = pool.next_id();
         let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
-        let taken = needs_folder.then(|| pool.scratches.take()).transpose();
+        let taken = needs_folder.then(|| pool.scratch_dirs.take()).transpose();
         let prepared = taken
             .map_err(|e| {
                 let message = format!("the scratch folder cannot be made: {e}");
                 Box::new(SpawnFailure::new("scratch", message, false))
             })
             .and_then(|scratch| {
-                let path = scratch.as_ref().map(Scratch::path);
+                let path = scratch.as_ref().map(ScratchDir::path);
                 let body = prepare::prepare(&pool.options, &command, pool.open_files, path)?;
                 Ok((body, scratch))
             });
@@ -175,7 +179,7 @@ impl Runner {
         let mask = Mask::new(secrets);
         let (body, scratch, refused) = match prepared {
             Ok((body, scratch)) => (body, scratch, None),
-            Err(failure) => (Vec::new(), None, Some(Exit::not_started(*failure))),
+            Err(failure) => (Vec::new(), None, Some(ExitReport::not_started(*failure))),
         };
         let job = Arc::new(Job {
             id,
@@ -186,10 +190,10 @@ impl Runner {
             output_bytes: command
                 .limits
                 .output_bytes
-                .unwrap_or(pool.options.output_bytes_default),
+                .unwrap_or(pool.options.default_output_bytes),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
-            keeps_scratch: command.scratch,
+            keep_scratch: command.scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
                 scratch,
@@ -201,7 +205,7 @@ impl Runner {
             changed: Notify::new(),
         });
         match refused {
-            Some(exit) => job.finish_sent(None, exit, &mut []),
+            Some(exit) => job.drain_and_finish(None, exit, &mut []),
             None => pool.submit(Arc::clone(&job)),
         }
         JobHandle {
@@ -215,19 +219,19 @@ impl Runner {
     pub async fn shutdown(self) {
         let pool = &self.inner.pool;
         pool.close();
-        let links: Vec<_> = match self.inner.links.lock() {
-            Ok(mut links) => links.drain(..).collect(),
+        let supervisors: Vec<_> = match self.inner.supervisors.lock() {
+            Ok(mut supervisors) => supervisors.drain(..).collect(),
             Err(_) => Vec::new(),
         };
         let gone = async {
-            for link in links {
-                let _ = link.await;
+            for supervisor in supervisors {
+                let _ = supervisor.await;
             }
         };
         if tokio::time::timeout(SHUTDOWN_MAX, gone).await.is_err() {
             tracing::error!("spawner processes did not end in time");
         }
-        pool.scratches.remove();
+        pool.scratch_dirs.remove();
     }
 }
 
@@ -243,14 +247,16 @@ pub fn make_undumpable() -> io::Result<()> {
 
 /// Finds the containment, the best one first, and starts the first spawner,
 /// which is what shows whether it works.
-async fn contain(options: &Options) -> Result<(Containment, Option<Root>, Spawned), RunnerError> {
+async fn select_containment(
+    options: &RunnerConfig,
+) -> Result<(Containment, Option<WorkerCgroup>, SpawnerProcess), RunnerError> {
     let mut containment = options.containment.unwrap_or(Containment::Cgroup);
     loop {
         let source = match try_containment(options, containment).await {
             Ok((root, first)) => return Ok((containment, root, first)),
             Err(source) => source,
         };
-        match (options.containment, containment.next_best()) {
+        match (options.containment, containment.fallback()) {
             (None, Some(next)) => {
                 tracing::info!(reason = %source, "containment `{containment}` cannot be had here");
                 containment = next;
@@ -266,11 +272,11 @@ async fn contain(options: &Options) -> Result<(Containment, Option<Root>, Spawne
 }
 
 async fn try_containment(
-    options: &Options,
+    options: &RunnerConfig,
     containment: Containment,
-) -> io::Result<(Option<Root>, Spawned)> {
+) -> io::Result<(Option<WorkerCgroup>, SpawnerProcess)> {
     let root = match containment {
-        Containment::Cgroup => Some(Root::create()?),
+        Containment::Cgroup => Some(WorkerCgroup::create()?),
         // What a spawner leaves when it dies becomes this process's, to end.
         Containment::Namespace | Containment::Subreaper => {
             nix::sys::prctl::set_child_subreaper(true)?;
@@ -282,22 +288,22 @@ async fn try_containment(
 }
 
 async fn start_spawner(
-    options: &Options,
+    options: &RunnerConfig,
     containment: Containment,
-    root: Option<&Root>,
+    root: Option<&WorkerCgroup>,
     index: usize,
-) -> io::Result<Spawned> {
-    let setup = Setup {
-        folder: root.map(|root| root.spawner_folder(index)).transpose()?,
+) -> io::Result<SpawnerProcess> {
+    let setup = SpawnerSetup {
+        cgroup_dir: root.map(|root| root.spawner_dir(index)).transpose()?,
         namespace: containment == Containment::Namespace,
-        user: options.run_as.as_ref().map(SetupUser::of),
+        user: options.run_as.as_ref().map(UserIds::of),
         files: options.files.clone(),
     };
-    link::spawn(options.spawner_program.as_deref(), setup).await
+    spawner_process::spawn(options.spawner_program.as_deref(), setup).await
 }
 
 /// Cores + 2 unless told, since each spawner sleeps while its child executes.
-fn spawner_count(options: &Options) -> usize {
+fn spawner_count(options: &RunnerConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     options
         .spawners

@@ -26,31 +26,31 @@ impl fmt::Debug for Mask {
 }
 
 /// What the bytes at a place are.
-enum Found {
-    Nothing,
-    Whole(usize),
+enum SecretMatch {
+    NoMatch,
+    Full(usize),
     /// They may become a value when more comes.
-    Part,
+    Partial,
 }
 
 impl Secrets {
-    fn find(&self, bytes: &[u8], more_may_come: bool) -> Found {
+    fn find(&self, bytes: &[u8], expect_more: bool) -> SecretMatch {
         let Some(first) = bytes.first() else {
-            return Found::Nothing;
+            return SecretMatch::NoMatch;
         };
         if !self.first[usize::from(*first)] {
-            return Found::Nothing;
+            return SecretMatch::NoMatch;
         }
         for value in &self.values {
             if bytes.starts_with(value) {
-                return Found::Whole(value.len());
+                return SecretMatch::Full(value.len());
             }
             // A longer value is waited for before a shorter one is taken.
-            if more_may_come && value.starts_with(bytes) {
-                return Found::Part;
+            if expect_more && value.starts_with(bytes) {
+                return SecretMatch::Partial;
             }
         }
-        Found::Nothing
+        SecretMatch::NoMatch
     }
 }
 
@@ -86,18 +86,18 @@ impl Mask {
 }
 
 /// Masks a stream that comes in pieces: what may be the beginning of a secret
-/// is held back until it is known.
+/// is pending back until it is known.
 #[derive(Debug)]
 pub(super) struct MaskStream {
     mask: Mask,
-    held: Vec<u8>,
+    pending: Vec<u8>,
 }
 
 impl MaskStream {
     pub(super) fn new(mask: Mask) -> MaskStream {
         MaskStream {
             mask,
-            held: Vec::new(),
+            pending: Vec::new(),
         }
     }
 
@@ -108,41 +108,41 @@ impl MaskStream {
 
     /// Appends to `out` what is known of the stream with `piece` added.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        self.run(piece, true, out);
+        self.mask_chunk(piece, true, out);
     }
 
-    /// Appends what was held back.
+    /// Appends what was pending back.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
-        self.run(&[], false, out);
+        self.mask_chunk(&[], false, out);
     }
 
-    fn run(&mut self, piece: &[u8], more_may_come: bool, out: &mut Vec<u8>) {
+    fn mask_chunk(&mut self, piece: &[u8], expect_more: bool, out: &mut Vec<u8>) {
         let Some(secrets) = &self.mask.inner else {
             out.extend_from_slice(piece);
             return;
         };
         let joined;
-        let bytes = if self.held.is_empty() {
+        let bytes = if self.pending.is_empty() {
             piece
         } else {
-            self.held.extend_from_slice(piece);
-            joined = std::mem::take(&mut self.held);
+            self.pending.extend_from_slice(piece);
+            joined = std::mem::take(&mut self.pending);
             &joined
         };
         let mut at = 0;
         let mut plain = 0;
         while at < bytes.len() {
-            match secrets.find(&bytes[at..], more_may_come) {
-                Found::Nothing => at += 1,
-                Found::Whole(length) => {
+            match secrets.find(&bytes[at..], expect_more) {
+                SecretMatch::NoMatch => at += 1,
+                SecretMatch::Full(length) => {
                     out.extend_from_slice(&bytes[plain..at]);
                     out.extend_from_slice(MASK);
                     at += length;
                     plain = at;
                 }
-                Found::Part => {
+                SecretMatch::Partial => {
                     out.extend_from_slice(&bytes[plain..at]);
-                    self.held = bytes[at..].to_vec();
+                    self.pending = bytes[at..].to_vec();
                     return;
                 }
             }

@@ -2,7 +2,7 @@
 //! control group.
 //!
 //! The first process of a namespace is a copy of the spawner
-//! ([`super::sys::namespace`]); a job's program is the second. It is started by
+//! ([`super::sys::namespace_init`]); a job's program is the second. It is started by
 //! the spawner *into* the namespace, so it stays the spawner's own child: exit,
 //! signal and usage are told as without a namespace, and its signals have their
 //! usual defaults, which the first process of a namespace has not.
@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::sys::namespace::{LEAVE, TERMINATE, fork_init};
+use super::sys::namespace_init::{EXIT_WHEN_EMPTY, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
 /// Makes namespaces, in a spawner.
@@ -34,7 +34,7 @@ impl Namespaces {
     pub(super) fn new() -> Result<Namespaces, (Errno, &'static str)> {
         // The least of what is needed, and no harm.
         if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-            own_user_namespace().map_err(|errno| {
+            enter_user_namespace().map_err(|errno| {
                 (
                     errno,
                     "it needs root, or user namespaces, which are refused",
@@ -56,7 +56,7 @@ impl Namespaces {
         let (ours, theirs) = pair()?;
         let init = fork_init(&theirs)?;
         drop(theirs);
-        match Namespace::meet(init, &ours) {
+        match Namespace::handshake(init, &ours) {
             Ok(namespace) => Ok(namespace),
             Err(errno) => {
                 let init = Pid::from_raw(init);
@@ -70,7 +70,7 @@ impl Namespaces {
     /// Whether this process has a child that `is_known` does not know: a
     /// process can make its child its parent's (CLONE_PARENT), and a job's
     /// first process has this one as its parent.
-    pub(super) fn has_strays(&mut self, is_known: impl Fn(i32) -> bool) -> bool {
+    pub(super) fn has_unknown_children(&mut self, is_known: impl Fn(i32) -> bool) -> bool {
         match self.children.read() {
             Ok(text) => text
                 .split_ascii_whitespace()
@@ -84,7 +84,7 @@ impl Namespaces {
 /// Moves this process into a user namespace where it is the same user, and may
 /// make other namespaces. Its files in `/proc` have to be its own for that: it
 /// must be dumpable still.
-fn own_user_namespace() -> Result<(), Errno> {
+fn enter_user_namespace() -> Result<(), Errno> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
     let write = |file: &str, text: String| fs::write(file, text).map_err(|e| errno_of(&e));
@@ -107,13 +107,13 @@ pub(super) struct Namespace {
     /// Tells when something is mounted or unmounted.
     mount_table: File,
     /// The first process was asked to end.
-    leaving: bool,
+    exiting: bool,
     /// It has ended, and with it everything there was.
     ended: bool,
 }
 
 impl Namespace {
-    fn meet(init: i32, socket: &OwnedFd) -> Result<Namespace, Errno> {
+    fn handshake(init: i32, socket: &OwnedFd) -> Result<Namespace, Errno> {
         poll(
             &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
             PollTimeout::NONE,
@@ -138,7 +138,7 @@ impl Namespace {
             proc,
             children: Children::open(init).map_err(|e| errno_of(&e))?,
             mount_table: open(format!("/proc/{init}/mounts"))?,
-            leaving: false,
+            exiting: false,
             ended: false,
         })
     }
@@ -165,7 +165,7 @@ impl Namespace {
 
     /// Asks every process to end, stopped ones too.
     pub(super) fn terminate(&self) {
-        self.signal(TERMINATE);
+        self.signal(TERMINATE_ALL);
     }
 
     /// Kills everything.
@@ -181,24 +181,24 @@ impl Namespace {
     }
 
     /// Its first process was reaped.
-    pub(super) fn ended(&mut self) {
+    pub(super) fn mark_ended(&mut self) {
         self.ended = true;
     }
 
     /// Whether the processes of a job are gone whose first one was reaped: what
     /// that one left became the children of `init`. If not, `init` is told to
     /// end with the last of them, which is an event to wait for.
-    pub(super) fn is_empty(&mut self, strays: bool) -> bool {
+    pub(super) fn is_empty(&mut self, has_unknown: bool) -> bool {
         if self.ended {
             return true;
         }
-        if !self.leaving {
+        if !self.exiting {
             let alone = self.children.read().is_ok_and(str::is_empty);
-            if alone && !strays {
+            if alone && !has_unknown {
                 return true;
             }
-            self.leaving = true;
-            self.signal(LEAVE);
+            self.exiting = true;
+            self.signal(EXIT_WHEN_EMPTY);
         }
         false
     }
@@ -206,7 +206,7 @@ impl Namespace {
     /// Whether another job may have it: it is as it was made.
     pub(super) fn is_reusable(&self) -> bool {
         let mut changed = [PollFd::new(self.mount_table.as_fd(), PollFlags::POLLPRI)];
-        !self.ended && !self.leaving && poll(&mut changed, PollTimeout::ZERO) == Ok(0)
+        !self.ended && !self.exiting && poll(&mut changed, PollTimeout::ZERO) == Ok(0)
     }
 
     /// Where `/proc` of this namespace can be read from outside.

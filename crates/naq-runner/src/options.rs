@@ -8,11 +8,11 @@ use super::landlock::FileAccess;
 use super::user::JobUser;
 
 /// Bytes kept of each stream of a job unless told otherwise: 64 KiB.
-pub const OUTPUT_BYTES_DEFAULT: u64 = 64 * 1024;
+pub const DEFAULT_OUTPUT_BYTES: u64 = 64 * 1024;
 
 /// How a runner is set up.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct RunnerConfig {
     /// How many jobs run at once; more wait their turn.
     pub concurrency: usize,
     /// Spawner processes: cores + 2 unless told, never more than
@@ -36,16 +36,16 @@ pub struct Options {
     /// The binary to run as `<program> __spawner`; this one if not told.
     pub spawner_program: Option<PathBuf>,
     /// Bytes kept of each stream of a job that does not say.
-    pub output_bytes_default: u64,
+    pub default_output_bytes: u64,
     /// Longest line on the control channel, bytes; longer ones are dropped
     /// with a warning.
     pub control_line_bytes_max: usize,
 }
 
-impl Options {
-    /// Options with their defaults, for a number of slots.
-    pub fn new(concurrency: usize) -> Options {
-        Options {
+impl RunnerConfig {
+    /// RunnerConfig with their defaults, for a number of slots.
+    pub fn new(concurrency: usize) -> RunnerConfig {
+        RunnerConfig {
             concurrency,
             spawners: None,
             containment: None,
@@ -56,7 +56,7 @@ impl Options {
             run_as: None,
             files: None,
             spawner_program: None,
-            output_bytes_default: OUTPUT_BYTES_DEFAULT,
+            default_output_bytes: DEFAULT_OUTPUT_BYTES,
             control_line_bytes_max: 256 * 1024,
         }
     }
@@ -75,7 +75,7 @@ pub enum Containment {
 
 impl Containment {
     /// What to try where this one is not to be had.
-    pub(super) fn next_best(self) -> Option<Containment> {
+    pub(super) fn fallback(self) -> Option<Containment> {
         match self {
             Containment::Cgroup => Some(Containment::Namespace),
             Containment::Namespace => Some(Containment::Subreaper),

@@ -12,17 +12,17 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::Notify;
 
-use super::cgroup::Root;
+use super::cgroup::WorkerCgroup;
 use super::collect::Pipes;
 use super::command::Stdin;
-use super::ended::{SpawnFailure, StopReason};
-use super::job::{Exit, Job, Phase};
-use super::options::{Containment, Options};
-use super::scratch::Scratches;
+use super::completion::{SpawnFailure, StopReason};
+use super::job::{ExitReport, Job, Phase};
+use super::options::{Containment, RunnerConfig};
+use super::scratch::ScratchDirs;
 use super::wire::INLINE_BYTES_MAX;
 
 /// Wait before a job is tried again that found no descriptor.
-const SHORT_WAIT: Duration = Duration::from_millis(10);
+const DISPATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// Something to tell a spawner.
 #[derive(Debug)]
@@ -41,76 +41,76 @@ pub(super) enum Outgoing {
 
 /// One spawner, as the pool sees it.
 #[derive(Debug)]
-pub(super) struct LinkState {
+pub(super) struct SpawnerState {
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) wake: Arc<Notify>,
     pub(super) jobs: HashMap<u32, Arc<Job>>,
     /// Jobs given that have not been told of yet.
-    pub(super) unstarted: usize,
-    pub(super) up: bool,
+    pub(super) unreported_starts: usize,
+    pub(super) is_ready: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct PoolState {
     pending: VecDeque<Arc<Job>>,
-    pub(super) links: Vec<LinkState>,
+    pub(super) spawners: Vec<SpawnerState>,
     running: usize,
     next_id: u32,
     pub(super) closing: bool,
-    retrying: bool,
+    redispatch_scheduled: bool,
 }
 
 /// What all tasks of a runner share.
 #[derive(Debug)]
 pub(super) struct Pool {
-    pub(super) options: Options,
+    pub(super) options: RunnerConfig,
     pub(super) containment: Containment,
-    pub(super) root: Option<Root>,
+    pub(super) worker_cgroup: Option<WorkerCgroup>,
     /// Soft and hard limit of open files for jobs that do not say.
     pub(super) open_files: (u64, u64),
-    pub(super) scratches: Arc<Scratches>,
+    pub(super) scratch_dirs: Arc<ScratchDirs>,
     /// Direct children of this process that were there before any spawner.
-    pub(super) strangers: Vec<i32>,
+    pub(super) preexisting_children: Vec<i32>,
     state: Mutex<PoolState>,
 }
 
 impl Pool {
     pub(super) fn new(
-        options: Options,
+        options: RunnerConfig,
         containment: Containment,
-        root: Option<Root>,
+        worker_cgroup: Option<WorkerCgroup>,
         open_files: (u64, u64),
-        strangers: Vec<i32>,
+        preexisting_children: Vec<i32>,
         spawners: usize,
     ) -> Pool {
-        let links = (0..spawners)
-            .map(|_| LinkState {
+        let spawners = (0..spawners)
+            .map(|_| SpawnerState {
                 outbox: VecDeque::new(),
                 wake: Arc::new(Notify::new()),
                 jobs: HashMap::new(),
-                unstarted: 0,
-                up: false,
+                unreported_starts: 0,
+                is_ready: false,
             })
             .collect();
         // random, since the place may be shared
         let run: u64 = rand::random();
         let owner = options.run_as.as_ref().map(|user| (user.uid, user.gid));
         let root_folder = options.scratch_dir.join(format!("naq-{run:016x}"));
-        let scratches = Scratches::new(root_folder, owner);
+        let scratch_dirs = ScratchDirs::new(root_folder, owner);
         Pool {
             options,
             containment,
-            root,
+            worker_cgroup,
             open_files,
-            scratches,
-            strangers,
+            scratch_dirs,
+            preexisting_children,
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
-                links,
+                spawners,
                 running: 0,
                 next_id: 0,
                 closing: false,
-                retrying: false,
+                redispatch_scheduled: false,
             }),
         }
     }
@@ -131,8 +131,8 @@ impl Pool {
         let mut state = self.lock();
         if state.closing {
             drop(state);
-            let exit = stopped("the runner is shut down");
-            job.finish_sent(None, exit, &mut []);
+            let exit = stopped_before_start("the runner is shut down");
+            job.drain_and_finish(None, exit, &mut []);
             return;
         }
         state.pending.push_back(job);
@@ -148,67 +148,73 @@ impl Pool {
             // It was on its way, was stopped, and came back.
             if job.lock().stop.is_some() {
                 if let Some(job) = state.pending.pop_front() {
-                    job.finish_sent(None, stopped("stopped before it started"), &mut []);
+                    job.drain_and_finish(
+                        None,
+                        stopped_before_start("stopped before it started"),
+                        &mut [],
+                    );
                 }
                 continue;
             }
-            let Some(link) = self.choose(&state.links) else {
+            let Some(spawner) = self.pick_spawner(&state.spawners) else {
                 return;
             };
-            let (pipes, fds, in_memfd) = match descriptors(job) {
+            let (pipes, fds, in_memfd) = match open_job_fds(job) {
                 Ok(made) => made,
                 // Short of descriptors or memory: the job waits, and is none
                 // the worse for it.
                 Err(_) => {
-                    self.dispatch_later(state);
+                    self.schedule_redispatch(state);
                     return;
                 }
             };
             let Some(job) = state.pending.pop_front() else {
                 return;
             };
-            job.lock().phase = Phase::Sent(pipes);
+            job.lock().phase = Phase::Dispatched(pipes);
             state.running += 1;
-            let link = &mut state.links[link];
-            link.unstarted += 1;
-            link.jobs.insert(job.id, Arc::clone(&job));
-            link.outbox
+            let spawner = &mut state.spawners[spawner];
+            spawner.unreported_starts += 1;
+            spawner.jobs.insert(job.id, Arc::clone(&job));
+            spawner
+                .outbox
                 .push_back(Outgoing::Start { job, fds, in_memfd });
-            link.wake.notify_one();
+            spawner.wake.notify_one();
         }
     }
 
     /// The spawner with the fewest starts before it, and of those the one with
     /// the fewest jobs. Without groups a spawner holds one job.
-    fn choose(&self, links: &[LinkState]) -> Option<usize> {
+    fn pick_spawner(&self, spawners: &[SpawnerState]) -> Option<usize> {
         let one_each = self.containment == Containment::Subreaper;
-        links
+        spawners
             .iter()
             .enumerate()
-            .filter(|(_, link)| link.up && (!one_each || link.jobs.is_empty()))
-            .min_by_key(|(_, link)| (link.unstarted, link.jobs.len()))
+            .filter(|(_, spawner)| spawner.is_ready && (!one_each || spawner.jobs.is_empty()))
+            .min_by_key(|(_, spawner)| (spawner.unreported_starts, spawner.jobs.len()))
             .map(|(at, _)| at)
     }
 
-    fn dispatch_later(self: &Arc<Self>, state: &mut PoolState) {
-        if std::mem::replace(&mut state.retrying, true) {
+    fn schedule_redispatch(self: &Arc<Self>, state: &mut PoolState) {
+        if std::mem::replace(&mut state.redispatch_scheduled, true) {
             return;
         }
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::time::sleep(SHORT_WAIT).await;
+            tokio::time::sleep(DISPATCH_RETRY_DELAY).await;
             let mut state = pool.lock();
-            state.retrying = false;
+            state.redispatch_scheduled = false;
             pool.dispatch(&mut state);
         });
     }
 
     /// A job has left its spawner: its slot is free.
-    pub(super) fn release(self: &Arc<Self>, link: usize, id: u32) -> Option<Arc<Job>> {
+    pub(super) fn release(self: &Arc<Self>, spawner: usize, id: u32) -> Option<Arc<Job>> {
         let mut state = self.lock();
-        let job = state.links[link].jobs.remove(&id)?;
+        let job = state.spawners[spawner].jobs.remove(&id)?;
         if job.lock().started.is_none() {
-            state.links[link].unstarted = state.links[link].unstarted.saturating_sub(1);
+            state.spawners[spawner].unreported_starts =
+                state.spawners[spawner].unreported_starts.saturating_sub(1);
         }
         state.running -= 1;
         self.dispatch(&mut state);
@@ -217,33 +223,34 @@ impl Pool {
 
     /// A job's descriptors got lost on the way: it is sent again, with new
     /// ones, after a while.
-    pub(super) fn send_again(self: &Arc<Self>, link: usize, id: u32) {
+    pub(super) fn resend(self: &Arc<Self>, spawner: usize, id: u32) {
         let mut state = self.lock();
-        let Some(job) = state.links[link].jobs.remove(&id) else {
+        let Some(job) = state.spawners[spawner].jobs.remove(&id) else {
             return;
         };
-        state.links[link].unstarted = state.links[link].unstarted.saturating_sub(1);
+        state.spawners[spawner].unreported_starts =
+            state.spawners[spawner].unreported_starts.saturating_sub(1);
         state.running -= 1;
         job.lock().phase = Phase::Pending;
         state.pending.push_front(job);
-        self.dispatch_later(&mut state);
+        self.schedule_redispatch(&mut state);
     }
 
     /// A spawner is gone: what it had not been told of waits again; the ids of
     /// the rest.
-    pub(super) fn take_back(self: &Arc<Self>, link: usize) -> Vec<u32> {
+    pub(super) fn requeue_unsent(self: &Arc<Self>, spawner: usize) -> Vec<u32> {
         let mut state = self.lock();
-        let outbox = std::mem::take(&mut state.links[link].outbox);
+        let outbox = std::mem::take(&mut state.spawners[spawner].outbox);
         for outgoing in outbox.into_iter().rev() {
             if let Outgoing::Start { job, .. } = outgoing {
-                state.links[link].jobs.remove(&job.id);
+                state.spawners[spawner].jobs.remove(&job.id);
                 state.running -= 1;
                 job.lock().phase = Phase::Pending;
                 state.pending.push_front(job);
             }
         }
-        state.links[link].unstarted = 0;
-        state.links[link].jobs.keys().copied().collect()
+        state.spawners[spawner].unreported_starts = 0;
+        state.spawners[spawner].jobs.keys().copied().collect()
     }
 
     /// Stops a job, wherever it is. A grace of none kills.
@@ -254,19 +261,23 @@ impl Pool {
         if let Some(at) = state.pending.iter().position(|waiting| waiting.id == id) {
             state.pending.remove(at);
             drop(state);
-            job.finish_sent(None, stopped("stopped before it started"), &mut []);
+            job.drain_and_finish(
+                None,
+                stopped_before_start("stopped before it started"),
+                &mut [],
+            );
             return;
         }
-        let link = state
-            .links
+        let spawner = state
+            .spawners
             .iter_mut()
-            .find(|link| link.jobs.contains_key(&id));
-        if let Some(link) = link {
-            link.outbox.push_back(match grace {
+            .find(|spawner| spawner.jobs.contains_key(&id));
+        if let Some(spawner) = spawner {
+            spawner.outbox.push_back(match grace {
                 Some(grace) => Outgoing::Stop { id, grace },
                 None => Outgoing::Kill { id },
             });
-            link.wake.notify_one();
+            spawner.wake.notify_one();
         }
     }
 
@@ -275,9 +286,9 @@ impl Pool {
         let mut state = self.lock();
         state.closing = true;
         let mut jobs: Vec<Arc<Job>> = state.pending.iter().cloned().collect();
-        for link in &mut state.links {
-            jobs.extend(link.jobs.values().cloned());
-            link.wake.notify_one();
+        for spawner in &mut state.spawners {
+            jobs.extend(spawner.jobs.values().cloned());
+            spawner.wake.notify_one();
         }
         drop(state);
         for job in jobs {
@@ -287,27 +298,27 @@ impl Pool {
 }
 
 /// The end of a job that did not get to start.
-fn stopped(message: &str) -> Exit {
-    Exit::not_started(SpawnFailure::new("stopped", message.to_owned(), false))
+fn stopped_before_start(message: &str) -> ExitReport {
+    ExitReport::not_started(SpawnFailure::new("stopped", message.to_owned(), false))
 }
 
 /// Makes what a job reads and writes: our ends, and its.
-fn descriptors(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
-    let mut theirs = Vec::with_capacity(5);
+fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
+    let mut job_fds = Vec::with_capacity(5);
     if let Stdin::Bytes(bytes) = &job.stdin {
         // A sealed file in memory rather than a pipe: it is never full, so
         // nobody has to wait for a job that does not read.
-        theirs.push(memory_file(c"stdin", bytes)?);
+        job_fds.push(sealed_memfd(c"stdin", bytes)?);
     }
-    let pipes = Pipes::open(&mut theirs)?;
+    let pipes = Pipes::open(&mut job_fds)?;
     let in_memfd = job.body.len() > INLINE_BYTES_MAX;
     if in_memfd {
-        theirs.push(memory_file(c"naq-request", &job.body)?);
+        job_fds.push(sealed_memfd(c"naq-request", &job.body)?);
     }
-    Ok((pipes, theirs, in_memfd))
+    Ok((pipes, job_fds, in_memfd))
 }
 
-fn memory_file(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
     // The file's offset stays at its beginning.

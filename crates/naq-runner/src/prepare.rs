@@ -6,10 +6,10 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use super::command::{Command, Program};
-use super::ended::SpawnFailure;
-use super::options::Options;
-use super::request::{Bounds, StartRequest};
+use super::completion::SpawnFailure;
+use super::options::RunnerConfig;
 use super::scratch::SCRIPT;
+use super::start_request::{ResourceLimits, StartRequest};
 
 /// Longest script and longest set of strings that is passed on, bytes. Beyond
 /// it the kernel refuses anyway.
@@ -18,28 +18,28 @@ const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Checks a command and encodes it. `open_files` is the limit jobs have unless
 /// they say; `scratch` is its folder, if it has one.
 pub(super) fn prepare(
-    options: &Options,
+    options: &RunnerConfig,
     command: &Command,
     open_files: (u64, u64),
     scratch: Option<&Path>,
 ) -> Result<Vec<u8>, Box<SpawnFailure>> {
-    let (argv, script) = arguments(&command.program, scratch)?;
+    let (argv, script) = build_argv(&command.program, scratch)?;
     let program = argv.first().map_or("", String::as_str);
     if program.is_empty() {
-        return Err(refused("the program's name is empty".to_owned()));
+        return Err(invalid_command("the program's name is empty".to_owned()));
     }
     let candidates = candidates(program, &options.path);
     let cwd = command.cwd.as_deref().unwrap_or(&options.work_dir);
-    let cwd = utf8("the working directory", cwd)?;
+    let cwd = path_to_str("the working directory", cwd)?;
     let scratch_text = match scratch {
-        Some(path) => Some(utf8("the scratch folder", path)?),
+        Some(path) => Some(path_to_str("the scratch folder", path)?),
         None => None,
     };
-    let env = environment(options, command, scratch_text);
+    let env = build_env(options, command, scratch_text);
     for text in argv.iter().map(String::as_str).chain([cwd]) {
         if text.contains('\0') {
             let shown = text.replace('\0', "\\0");
-            return Err(refused(format!(
+            return Err(invalid_command(format!(
                 "a NUL character cannot be passed to a program: {shown}"
             )));
         }
@@ -47,22 +47,22 @@ pub(super) fn prepare(
     for (name, value) in &env {
         if name.is_empty() || name.contains(['=', '\0']) {
             let shown = name.replace('\0', "\\0");
-            return Err(refused(format!(
+            return Err(invalid_command(format!(
                 "{shown:?} cannot name a variable: it is empty, or holds `=` or NUL"
             )));
         }
         if value.contains('\0') {
-            return Err(refused(format!(
+            return Err(invalid_command(format!(
                 "the value of the variable {name} holds a NUL character"
             )));
         }
     }
     if let Some(source) = script {
-        check_first_line(source)?;
+        check_shebang(source)?;
     }
     let limits = &command.limits;
     let request = StartRequest {
-        bounds: Bounds {
+        resource_limits: ResourceLimits {
             memory_bytes: limits.memory_bytes,
             cpu_time_s: limits.cpu_time_s,
             cpus_milli: limits.cpus.map(|cpus| (cpus * 1000.0).max(10.0) as u64),
@@ -83,7 +83,7 @@ pub(super) fn prepare(
     };
     let body = request.encode();
     if body.len() > BODY_BYTES_MAX {
-        return Err(refused(format!(
+        return Err(invalid_command(format!(
             "script, arguments and environment are {} bytes together: at most {BODY_BYTES_MAX} can be passed",
             body.len()
         )));
@@ -91,17 +91,17 @@ pub(super) fn prepare(
     Ok(body)
 }
 
-fn refused(message: String) -> Box<SpawnFailure> {
+fn invalid_command(message: String) -> Box<SpawnFailure> {
     Box::new(SpawnFailure::new("request", message, true))
 }
 
-fn utf8<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailure>> {
+fn path_to_str<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailure>> {
     path.to_str()
-        .ok_or_else(|| refused(format!("{what} is not UTF-8: {}", path.display())))
+        .ok_or_else(|| invalid_command(format!("{what} is not UTF-8: {}", path.display())))
 }
 
 /// The arguments, and the script to write first.
-fn arguments<'a>(
+fn build_argv<'a>(
     program: &'a Program,
     scratch: Option<&Path>,
 ) -> Result<(Vec<String>, Option<&'a str>), Box<SpawnFailure>> {
@@ -117,7 +117,7 @@ fn arguments<'a>(
             args,
         } => {
             let script = scratch.unwrap_or(Path::new("/")).join(SCRIPT);
-            let script = utf8("the scratch folder", &script)?.to_owned();
+            let script = path_to_str("the scratch folder", &script)?.to_owned();
             let mut argv = match interpreter {
                 _ if source.starts_with("#!") => Vec::new(),
                 Some(interpreter) => interpreter.clone(),
@@ -131,7 +131,7 @@ fn arguments<'a>(
 }
 
 /// `#!/usr/bin/env python3\r` starts, and then says something puzzling.
-fn check_first_line(source: &str) -> Result<(), Box<SpawnFailure>> {
+fn check_shebang(source: &str) -> Result<(), Box<SpawnFailure>> {
     let first = source.split('\n').next().unwrap_or_default();
     if first.starts_with("#!") && first.ends_with('\r') {
         return Err(Box::new(SpawnFailure::new(
@@ -157,8 +157,8 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
 }
 
 /// The environment: later ones win.
-fn environment<'a>(
-    options: &'a Options,
+fn build_env<'a>(
+    options: &'a RunnerConfig,
     command: &'a Command,
     scratch: Option<&'a str>,
 ) -> Vec<(&'a str, &'a str)> {

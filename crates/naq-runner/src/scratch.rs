@@ -1,4 +1,4 @@
-//! Scratch folders: one for each job that runs, used again where a job has
+//! ScratchDir folders: one for each job that runs, used again where a job has
 //! left it empty.
 //!
 //! Making and removing a folder for every job would cost more than starting a
@@ -15,40 +15,40 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MODE: u32 = 0o700;
 
 /// The mode of the folder around them where they are another user's.
-const MODE_PASSABLE: u32 = 0o711;
+const MODE_TRAVERSABLE: u32 = 0o711;
 
 /// The file a job's source is written to, in its folder.
 pub(super) const SCRIPT: &str = "script";
 
 /// The scratch folders of one runner.
 #[derive(Debug)]
-pub(super) struct Scratches {
+pub(super) struct ScratchDirs {
     root: PathBuf,
     /// User and group that the folders are given to.
     owner: Option<(u32, u32)>,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PoolState {
     has_root: bool,
     made: u32,
-    free: Vec<Folder>,
+    free: Vec<PooledDir>,
 }
 
 #[derive(Debug)]
-struct Folder {
+struct PooledDir {
     path: PathBuf,
-    made: Stamp,
+    made: DirStamp,
     /// Its stamp is so old that any change since it was taken must show.
-    is_settled: bool,
+    is_stamp_reliable: bool,
 }
 
 /// What tells a folder that nobody has touched: which one it is (a job may put
 /// something else in its place), and when it was last changed, since whatever
 /// is made, removed or renamed in it changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct DirStamp {
     inode: u64,
     changed_s: i64,
     changed_ns: i64,
@@ -56,21 +56,21 @@ struct Stamp {
 
 /// How coarse the kernel's clock for such changes can be (one tick at 100 Hz),
 /// and as much again.
-const CLOCK_COARSENESS: Duration = Duration::from_millis(20);
+const CTIME_GRANULARITY: Duration = Duration::from_millis(20);
 
-impl Scratches {
+impl ScratchDirs {
     /// Folders under `root`, which is made when the first one is needed and
     /// must not be there: in a shared place it could be anybody's. They belong
     /// to `owner`, if that is told.
-    pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Arc<Scratches> {
-        Arc::new(Scratches {
+    pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Arc<ScratchDirs> {
+        Arc::new(ScratchDirs {
             root,
             owner,
             state: Mutex::default(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -79,27 +79,27 @@ impl Scratches {
     /// # Errors
     ///
     /// What the system says.
-    pub(super) fn take(self: &Arc<Self>) -> io::Result<Scratch> {
+    pub(super) fn take(self: &Arc<Self>) -> io::Result<ScratchDir> {
         let mut state = self.lock();
         let folder = match state.free.pop() {
             Some(mut folder) => {
-                folder.is_settled |= folder.made.is_old();
+                folder.is_stamp_reliable |= folder.made.is_old();
                 folder
             }
             None => self.make(&mut state)?,
         };
-        Ok(Scratch {
+        Ok(ScratchDir {
             folder: Some(folder),
-            home: Arc::clone(self),
+            pool: Arc::clone(self),
         })
     }
 
-    fn make(&self, state: &mut State) -> io::Result<Folder> {
+    fn make(&self, state: &mut PoolState) -> io::Result<PooledDir> {
         if !state.has_root {
             if let Some(parent) = self.root.parent() {
                 fs::create_dir_all(parent)?;
             }
-            let mode = self.owner.map_or(MODE, |_| MODE_PASSABLE);
+            let mode = self.owner.map_or(MODE, |_| MODE_TRAVERSABLE);
             DirBuilder::new().mode(mode).create(&self.root)?;
             state.has_root = true;
         }
@@ -109,11 +109,11 @@ impl Scratches {
         if let Some((user, group)) = self.owner {
             std::os::unix::fs::chown(&path, Some(user), Some(group))?;
         }
-        let made = Stamp::of(&path)?;
-        Ok(Folder {
+        let made = DirStamp::of(&path)?;
+        Ok(PooledDir {
             path,
             made,
-            is_settled: false,
+            is_stamp_reliable: false,
         })
     }
 
@@ -127,7 +127,7 @@ impl Scratches {
     }
 }
 
-impl Drop for Scratches {
+impl Drop for ScratchDirs {
     fn drop(&mut self) {
         self.remove();
     }
@@ -136,12 +136,12 @@ impl Drop for Scratches {
 /// A folder that is a job's for as long as this lives. Files the job left
 /// there (artifacts) can be taken before.
 #[derive(Debug)]
-pub struct Scratch {
-    folder: Option<Folder>,
-    home: Arc<Scratches>,
+pub struct ScratchDir {
+    folder: Option<PooledDir>,
+    pool: Arc<ScratchDirs>,
 }
 
-impl Scratch {
+impl ScratchDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.folder
@@ -150,13 +150,13 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         let Some(mut folder) = self.folder.take() else {
             return;
         };
-        if folder.is_as_made() || folder.is_emptied() {
-            let mut state = self.home.lock();
+        if folder.is_unchanged() || folder.try_empty() {
+            let mut state = self.pool.lock();
             if state.has_root {
                 state.free.push(folder);
             }
@@ -171,20 +171,20 @@ impl Drop for Scratch {
     }
 }
 
-impl Folder {
+impl PooledDir {
     /// Whether it is there, the same, and empty.
-    fn is_as_made(&self) -> bool {
-        let untouched = Stamp::of(&self.path).is_ok_and(|now| now == self.made);
+    fn is_unchanged(&self) -> bool {
+        let untouched = DirStamp::of(&self.path).is_ok_and(|now| now == self.made);
         untouched
-            && (self.is_settled
+            && (self.is_stamp_reliable
                 || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none()))
     }
 }
 
-impl Folder {
+impl PooledDir {
     /// Takes the script that a job was written as away. Whether that leaves
     /// nothing.
-    fn is_emptied(&mut self) -> bool {
+    fn try_empty(&mut self) -> bool {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
             now.is_dir() && now.ino() == self.made.inode && now.mode() & 0o7777 == MODE
         });
@@ -193,8 +193,8 @@ impl Folder {
         }
         let _ = fs::remove_file(self.path.join(SCRIPT));
         let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
-        self.is_settled = false;
-        match Stamp::of(&self.path) {
+        self.is_stamp_reliable = false;
+        match DirStamp::of(&self.path) {
             Ok(made) if is_empty => {
                 self.made = made;
                 true
@@ -204,10 +204,10 @@ impl Folder {
     }
 }
 
-impl Stamp {
-    fn of(path: &Path) -> io::Result<Stamp> {
+impl DirStamp {
+    fn of(path: &Path) -> io::Result<DirStamp> {
         let found = fs::symlink_metadata(path)?;
-        Ok(Stamp {
+        Ok(DirStamp {
             inode: found.ino(),
             changed_s: found.ctime(),
             changed_ns: found.ctime_nsec(),
@@ -226,12 +226,12 @@ impl Stamp {
             u64::try_from(self.changed_s).unwrap_or(u64::MAX),
             u32::try_from(self.changed_ns).unwrap_or_default(),
         );
-        now > changed.saturating_add(CLOCK_COARSENESS)
+        now > changed.saturating_add(CTIME_GRANULARITY)
     }
 }
 
 fn remove(path: &Path) {
-    if let Err(e) = remove_stubborn(path)
+    if let Err(e) = force_remove(path)
         && e.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), error = %e, "a scratch folder was left behind");
@@ -240,10 +240,10 @@ fn remove(path: &Path) {
 
 /// Removes a folder whose job may have taken its own permissions away, or put
 /// something else in its place.
-fn remove_stubborn(path: &Path) -> io::Result<()> {
+fn force_remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
+            restore_permissions(path)?;
             fs::remove_dir_all(path)
         }
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
@@ -251,11 +251,11 @@ fn remove_stubborn(path: &Path) -> io::Result<()> {
     }
 }
 
-fn open_up(path: &Path) -> io::Result<()> {
+fn restore_permissions(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
     for entry in fs::read_dir(path)?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path())?;
+            restore_permissions(&entry.path())?;
         }
     }
     Ok(())
@@ -268,29 +268,29 @@ mod tests {
     #[test]
     fn an_empty_folder_is_used_again_and_no_other() {
         let temp = tempfile::tempdir().unwrap();
-        let home = Scratches::new(temp.path().join("root"), None);
-        let first = home.take().unwrap().path().to_owned();
-        let again = home.take().unwrap();
+        let pool = ScratchDirs::new(temp.path().join("root"), None);
+        let first = pool.take().unwrap().path().to_owned();
+        let again = pool.take().unwrap();
         assert_eq!(again.path(), first);
         fs::write(again.path().join("left"), "x").unwrap();
         drop(again);
         assert!(!first.exists());
-        let mut settled = home.take().unwrap();
-        settled.folder.as_mut().unwrap().is_settled = true;
+        let mut settled = pool.take().unwrap();
+        settled.folder.as_mut().unwrap().is_stamp_reliable = true;
         let path = settled.path().to_owned();
-        std::thread::sleep(CLOCK_COARSENESS);
+        std::thread::sleep(CTIME_GRANULARITY);
         fs::write(path.join("left"), "x").unwrap();
         drop(settled);
         assert!(!path.exists());
-        let replaced = home.take().unwrap();
+        let replaced = pool.take().unwrap();
         let path = replaced.path().to_owned();
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/etc", &path).unwrap();
         drop(replaced);
         assert!(fs::symlink_metadata(&path).is_err());
         assert!(Path::new("/etc").is_dir());
-        let root = home.root.clone();
-        drop(home);
+        let root = pool.root.clone();
+        drop(pool);
         assert!(!root.exists());
     }
 }

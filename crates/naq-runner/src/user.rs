@@ -22,7 +22,7 @@ pub struct JobUser {
 
 /// There is no such user or group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownUser {
+pub enum UserError {
     /// Not a user.
     #[error("{0}: there is no such user")]
     User(String),
@@ -34,7 +34,7 @@ pub enum UnknownUser {
     NoGroup(u32),
     /// The system's list cannot be read.
     #[error("{0}: the system's list of users cannot be read: {1}")]
-    Unreadable(String, nix::errno::Errno),
+    LookupFailed(String, nix::errno::Errno),
 }
 
 impl JobUser {
@@ -42,9 +42,9 @@ impl JobUser {
     ///
     /// # Errors
     ///
-    /// As [`UnknownUser`] says.
-    pub fn find(text: &str) -> Result<JobUser, UnknownUser> {
-        let unreadable = |errno| UnknownUser::Unreadable(text.to_owned(), errno);
+    /// As [`UserError`] says.
+    pub fn lookup(text: &str) -> Result<JobUser, UserError> {
+        let unreadable = |errno| UserError::LookupFailed(text.to_owned(), errno);
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
@@ -61,7 +61,7 @@ impl JobUser {
                 Ok(gid) => gid,
                 Err(_) => Group::from_name(group)
                     .map_err(unreadable)?
-                    .ok_or_else(|| UnknownUser::Group(group.to_owned()))?
+                    .ok_or_else(|| UserError::Group(group.to_owned()))?
                     .gid
                     .as_raw(),
             }),
@@ -88,9 +88,9 @@ impl JobUser {
                     name: uid.to_string(),
                     home: PathBuf::from("/"),
                 }),
-                None => Err(UnknownUser::NoGroup(uid)),
+                None => Err(UserError::NoGroup(uid)),
             },
-            _ => Err(UnknownUser::User(user.to_owned())),
+            _ => Err(UserError::User(user.to_owned())),
         }
     }
 
@@ -111,28 +111,28 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let root = JobUser::find("root").unwrap();
+        let root = JobUser::lookup("root").unwrap();
         assert_eq!((root.uid, root.gid), (0, 0));
         assert!(root.groups.contains(&0));
-        assert_eq!(JobUser::find("0").unwrap(), root);
-        let other = JobUser::find("root:4711").unwrap();
+        assert_eq!(JobUser::lookup("0").unwrap(), root);
+        let other = JobUser::lookup("root:4711").unwrap();
         assert_eq!((other.uid, other.gid), (0, 4711));
-        let nameless = JobUser::find("3999999999:7").unwrap();
+        let nameless = JobUser::lookup("3999999999:7").unwrap();
         assert_eq!((nameless.uid, nameless.groups), (3_999_999_999, vec![7]));
     }
 
     #[test]
     fn who_is_not_there_is_told() {
-        let error = |text: &str| JobUser::find(text).unwrap_err();
+        let error = |text: &str| JobUser::lookup(text).unwrap_err();
         assert_eq!(
             error("no-such-user"),
-            UnknownUser::User("no-such-user".into())
+            UserError::User("no-such-user".into())
         );
-        assert_eq!(error(""), UnknownUser::User(String::new()));
-        assert_eq!(error("root:no-such"), UnknownUser::Group("no-such".into()));
-        assert_eq!(error("root:"), UnknownUser::Group(String::new()));
-        assert_eq!(error("3999999999"), UnknownUser::NoGroup(3_999_999_999));
+        assert_eq!(error(""), UserError::User(String::new()));
+        assert_eq!(error("root:no-such"), UserError::Group("no-such".into()));
+        assert_eq!(error("root:"), UserError::Group(String::new()));
+        assert_eq!(error("3999999999"), UserError::NoGroup(3_999_999_999));
         let none = u32::MAX.to_string();
-        assert_eq!(error(&format!("{none}:0")), UnknownUser::User(none));
+        assert_eq!(error(&format!("{none}:0")), UserError::User(none));
     }
 }

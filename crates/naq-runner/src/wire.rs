@@ -26,7 +26,7 @@ pub(super) mod to_worker {
     pub(crate) const STARTED: u8 = 2;
     pub(crate) const ENDED: u8 = 3;
     pub(crate) const NOT_STARTED: u8 = 4;
-    pub(crate) const REFUSED: u8 = 5;
+    pub(crate) const RESEND: u8 = 5;
 }
 
 /// Bits of an `ENDED` frame.
@@ -34,8 +34,8 @@ pub(super) mod flag {
     pub(crate) const TIMED_OUT: u8 = 1;
     pub(crate) const OOM: u8 = 2;
     pub(crate) const LEAKED: u8 = 4;
-    pub(crate) const OVER_MEMORY: u8 = 8;
-    pub(crate) const OVER_PROCESSES: u8 = 16;
+    pub(crate) const MEMORY_EXCEEDED: u8 = 8;
+    pub(crate) const PROCESSES_EXCEEDED: u8 = 16;
 }
 
 /// Builds frames.

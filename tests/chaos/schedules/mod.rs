@@ -138,7 +138,11 @@ fn leader(stage: &Stage, schedulers: &Crew) -> Option<usize> {
     let until = Instant::now() + Duration::from_secs(5);
     // there is none for a while after it was killed
     loop {
-        let lock = stage.naq.handle().block_on(broker.read_lock()).ok()?;
+        let lock = stage
+            .naq
+            .handle()
+            .block_on(broker.read_leader_lease())
+            .ok()?;
         let pid = lock
             .leader
             .and_then(|leader| i32::try_from(leader.pid).ok());

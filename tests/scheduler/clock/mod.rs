@@ -11,7 +11,7 @@ use naq_protocol::Schedule;
 use serde_json::json;
 
 use super::{jobs_of, later, now, progressed, put, schedule, stored};
-use crate::harness::naq::{Followed, Naq};
+use crate::harness::naq::{FollowedCli, Naq};
 use crate::harness::nats::TestServer;
 
 const HOUR_S: i64 = 3_600;
@@ -56,7 +56,7 @@ impl Clock {
     }
 
     /// A scheduler that goes by it.
-    fn scheduler(&self, naq: &Naq) -> Followed {
+    fn scheduler(&self, naq: &Naq) -> FollowedCli {
         naq.cli(["scheduler", "--lock-ttl", "20s"])
             .env("LD_PRELOAD", library().to_str().unwrap())
             .env("CLOCK_SHIFT_FILE", self.0.to_str().unwrap())
@@ -98,9 +98,9 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     naq.add_queue("build");
     let clock = Clock::new(&naq);
     let leader = clock.scheduler(&naq);
-    leader.says("leading");
+    leader.expect_stderr("leading");
     let other = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
-    other.says("standing by");
+    other.expect_stderr("standing by");
     // of each of these six ticks fall due within an hour, the last of them at its very end
     let rare = [
         ("skip", json!({"every": 600, "misfire": "skip"})),
@@ -145,12 +145,20 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     assert!(still.progress.done_until >= jumped.progress.done_until);
     adds_up(&naq, &still);
     // leases go by another clock
-    assert!(!other.said().contains("leading"), "{}", other.said());
-    assert!(!leader.said().contains("no longer"), "{}", leader.said());
+    assert!(
+        !other.stderr_text().contains("leading"),
+        "{}",
+        other.stderr_text()
+    );
+    assert!(
+        !leader.stderr_text().contains("no longer"),
+        "{}",
+        leader.stderr_text()
+    );
 
     // one with the right time takes over, and goes back behind nothing either
     assert!(leader.stop().success());
-    other.says("leading");
+    other.expect_stderr("leading");
     some_time_passes(&naq, "after");
     assert_eq!(stored(&naq, "often").progress, rests.progress);
     assert_eq!(jobs_of_one(&naq, "often"), jobs);
@@ -159,7 +167,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     // when it is that late again, it goes on from there
     clock.set(HOUR_S);
     let leader = clock.scheduler(&naq);
-    leader.says("leading");
+    leader.expect_stderr("leading");
     let on = progressed(&naq, "often", "goes on", |one| {
         one.runs >= rests.progress.runs + 3
     });

@@ -25,7 +25,7 @@ pub enum ConfigError {
         "{path} belongs to user id {uid} and is not read, since it could name programs to run; \
          if you trust it, name it: --config {path}", path = path.display()
     )]
-    Foreign {
+    ForeignOwner {
         /// The file.
         path: PathBuf,
         /// Its owner.
@@ -46,7 +46,7 @@ pub enum ConfigError {
     },
 
     /// A key that is no setting.
-    #[error("{path}:{line}: there is no setting `{key}`{}; `naq config` lists them", meant(*nearest), path = path.display())]
+    #[error("{path}:{line}: there is no setting `{key}`{}; `naq config` lists them", did_you_mean(*closest_match), path = path.display())]
     UnknownKey {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum ConfigError {
         /// The key.
         key: String,
         /// What was probably meant.
-        nearest: Option<&'static str>,
+        closest_match: Option<&'static str>,
     },
 
     /// A flag that is no setting: a mistake in naq, not in its use.
@@ -88,16 +88,16 @@ pub enum ConfigError {
     },
 
     /// Two settings that do not go together.
-    #[error("{one} ({one_place}) and {other} ({other_place}): {reason}")]
+    #[error("{one} ({one_source}) and {other} ({other_source}): {reason}")]
     Conflict {
         /// The one.
         one: &'static str,
         /// Where it comes from.
-        one_place: Box<Source>,
+        one_source: Box<Source>,
         /// The other.
         other: &'static str,
         /// Where that comes from.
-        other_place: Box<Source>,
+        other_source: Box<Source>,
         /// Why not, and what to do.
         reason: &'static str,
     },
@@ -111,24 +111,24 @@ pub enum Warning {
         /// Its name.
         name: String,
         /// What was probably meant.
-        nearest: Option<&'static str>,
+        closest_match: Option<&'static str>,
     },
     /// A variable of the Python library that means nothing any more.
-    Retired {
+    RemovedVariable {
         /// Its name.
         name: String,
         /// What there is instead.
         instead: &'static str,
     },
     /// A file with a secret in it that others may read.
-    Readable {
+    ReadableByOthers {
         /// The file.
         path: PathBuf,
         /// The setting with the secret.
         name: &'static str,
     },
     /// A part of a context that naq does not know how to use.
-    Unused {
+    UnusedContextField {
         /// The context's file.
         path: PathBuf,
         /// Its field.
@@ -139,40 +139,43 @@ pub enum Warning {
 impl Warning {
     /// Whether it is worth a line at every start; the others are for `naq config`.
     #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        !matches!(self, Warning::Retired { .. })
+    pub fn is_shown_at_startup(&self) -> bool {
+        !matches!(self, Warning::RemovedVariable { .. })
     }
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::UnknownVariable { name, nearest } => {
+            Warning::UnknownVariable {
+                name,
+                closest_match,
+            } => {
                 write!(
                     out,
                     "the variable {name} is no setting and is ignored{}",
-                    meant(*nearest)
+                    did_you_mean(*closest_match)
                 )
             }
-            Warning::Retired { name, instead } => {
+            Warning::RemovedVariable { name, instead } => {
                 write!(out, "the variable {name} is ignored: {instead}")
             }
-            Warning::Readable { path, name } => {
+            Warning::ReadableByOthers { path, name } => {
                 let path = path.display();
                 write!(
                     out,
                     "{path} has `{name}` in it and others may read it; run chmod 600 {path}"
                 )
             }
-            Warning::Unused { path, field } => {
+            Warning::UnusedContextField { path, field } => {
                 write!(out, "{}: `{field}` is not used by naq", path.display())
             }
         }
     }
 }
 
-fn meant(nearest: Option<&str>) -> String {
-    nearest
+fn did_you_mean(closest_match: Option<&str>) -> String {
+    closest_match
         .map(|name| format!("; did you mean `{name}`?"))
         .unwrap_or_default()
 }

@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::error::{ConfigError, Warning};
+use super::process_env::ProcessEnv;
 use super::resolve::Source;
-use super::surroundings::Surroundings;
-use super::table::{FILE_VARIABLE, SETTINGS, Setting};
+use super::settings_table::{CONFIG_FILE_VARIABLE, SETTINGS, Setting};
 use super::value::{self, Value};
-use naq_protocol::nearest;
+use naq_protocol::closest_match;
 
 /// The file's name where it is looked for.
-const NAME: &str = "naq.toml";
+const FILE_NAME: &str = "naq.toml";
 
 /// The largest file read.
-const MAX_BYTES: u64 = 1024 * 1024;
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A parsed file.
 #[derive(Debug, Default)]
@@ -33,19 +33,19 @@ pub(super) struct File {
 
 /// Finds and reads the file: the named one, which has to be there, or the first that is there of
 /// `./naq.toml` and the user's.
-pub(super) fn read(around: &Surroundings, flag: Option<&Path>) -> Result<File, ConfigError> {
-    let by_variable = around
-        .variable(FILE_VARIABLE)
-        .map(|text| around.expand(text));
+pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, ConfigError> {
+    let by_variable = env
+        .variable(CONFIG_FILE_VARIABLE)
+        .map(|text| env.expand(text));
     let named = match (flag, by_variable) {
         (Some(path), _) => Some((path.to_path_buf(), " (named by --config)".to_owned())),
-        (None, Some(path)) => Some((path, format!(" (named by {FILE_VARIABLE})"))),
+        (None, Some(path)) => Some((path, format!(" (named by {CONFIG_FILE_VARIABLE})"))),
         (None, None) => None,
     };
     if let Some((path, named_by)) = named {
-        let path = around.current_dir.join(path);
-        return match text_of(&path) {
-            Ok((text, mode, _)) => parse(&path, &text, mode, around),
+        let path = env.current_dir.join(path);
+        return match read_with_owner(&path) {
+            Ok((text, mode, _)) => parse(&path, &text, mode, env),
             Err(source) => Err(ConfigError::Read {
                 path,
                 named_by,
@@ -53,18 +53,18 @@ pub(super) fn read(around: &Surroundings, flag: Option<&Path>) -> Result<File, C
             }),
         };
     }
-    let users = around
+    let users = env
         .xdg("XDG_CONFIG_HOME", ".config")
-        .map(|folder| folder.join("naq").join(NAME));
-    let here = around.current_dir.join(NAME);
+        .map(|folder| folder.join("naq").join(FILE_NAME));
+    let here = env.current_dir.join(FILE_NAME);
     for (path, is_here) in [(Some(here), true), (users, false)] {
         let Some(path) = path else { continue };
-        match text_of(&path) {
+        match read_with_owner(&path) {
             // A folder that others write to may hold a file that nobody meant to obey.
-            Ok((_, _, uid)) if is_here && uid != around.uid && uid != 0 => {
-                return Err(ConfigError::Foreign { path, uid });
+            Ok((_, _, uid)) if is_here && uid != env.uid && uid != 0 => {
+                return Err(ConfigError::ForeignOwner { path, uid });
             }
-            Ok((text, mode, _)) => return parse(&path, &text, mode, around),
+            Ok((text, mode, _)) => return parse(&path, &text, mode, env),
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
                 return Err(ConfigError::Read {
@@ -79,9 +79,9 @@ pub(super) fn read(around: &Surroundings, flag: Option<&Path>) -> Result<File, C
 }
 
 /// The file's text, mode and owner.
-fn text_of(path: &Path) -> io::Result<(String, u32, u32)> {
+fn read_with_owner(path: &Path) -> io::Result<(String, u32, u32)> {
     let found = fs::metadata(path)?;
-    if found.len() > MAX_BYTES {
+    if found.len() > FILE_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             "it is larger than 1 MiB",
@@ -100,10 +100,10 @@ pub(super) fn parse(
     path: &Path,
     text: &str,
     mode: u32,
-    around: &Surroundings,
+    env: &ProcessEnv,
 ) -> Result<File, ConfigError> {
     let table = DeTable::parse(text).map_err(|error| {
-        let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+        let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
         let reason = error.message().trim().replace('\n', "; ");
         ConfigError::Syntax {
             path: path.to_path_buf(),
@@ -121,17 +121,17 @@ pub(super) fn parse(
     let mut items: Vec<_> = table.get_ref().iter().collect();
     items.sort_by_key(|(key, _)| key.span().start);
     for (key, item) in items {
-        let (line, _) = place(text, key.span().start);
+        let (line, _) = line_and_column(text, key.span().start);
         let name: &str = key.get_ref();
-        let Some(setting) = Setting::named(name) else {
+        let Some(setting) = Setting::by_name(name) else {
             return Err(ConfigError::UnknownKey {
                 path: path.to_path_buf(),
                 line,
                 key: name.chars().take(60).collect(),
-                nearest: nearest(name, SETTINGS.iter().map(|setting| setting.name)),
+                closest_match: closest_match(name, SETTINGS.iter().map(|setting| setting.name)),
             });
         };
-        let value = value::from_toml(setting, item.get_ref(), around).map_err(|reason| {
+        let value = value::from_toml(setting, item.get_ref(), env).map_err(|reason| {
             let place = Source::File {
                 path: path.to_path_buf(),
                 line,
@@ -148,7 +148,7 @@ pub(super) fn parse(
         };
         if setting.secret && mode & 0o044 != 0 {
             let path = path.to_path_buf();
-            file.warnings.push(Warning::Readable {
+            file.warnings.push(Warning::ReadableByOthers {
                 path,
                 name: setting.name,
             });
@@ -159,7 +159,7 @@ pub(super) fn parse(
 }
 
 /// Line and column (in characters) of a byte's place, both from 1.
-fn place(text: &str, at: usize) -> (usize, usize) {
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before

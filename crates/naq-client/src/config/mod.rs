@@ -1,6 +1,6 @@
 //! Settings: defaults, then `naq.toml`, then `NAQ_*` variables, then flags.
 //!
-//! The one room that reads the environment, and that only in [`Surroundings::read`] and
+//! The one room that reads the environment, and that only in [`ProcessEnv::read`] and
 //! [`environment`]. Every setting is a row of [`SETTINGS`]; the layers, `naq config` and the
 //! warnings about misspelt names all come from that table.
 //!
@@ -11,16 +11,16 @@
 //!
 //! This room connects to nothing and starts nothing.
 
-mod context;
 mod error;
 mod file;
+mod nats_context;
+mod process_env;
 mod resolve;
-mod surroundings;
-mod table;
+mod settings_table;
 mod value;
 
 pub use error::{ConfigError, Warning};
+pub use process_env::{ProcessEnv, environment};
 pub use resolve::{Entry, Flags, LogFormat, Resolved, Settings, Source, load};
-pub use surroundings::{Surroundings, environment};
-pub use table::{Fallback, Kind, RETIRED, SETTINGS, Setting};
+pub use settings_table::{DefaultValue, REMOVED, SETTINGS, Setting, SettingKind};
 pub use value::{Secret, Value};

@@ -5,15 +5,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::context::{self, Context};
 use super::error::{ConfigError, Warning};
 use super::file::{self, File};
-use super::surroundings::Surroundings;
-use super::table::{
-    FILE_VARIABLE, Fallback, JOB_ID_VARIABLE, JOB_VARIABLES, RETIRED, SETTINGS, Setting,
+use super::nats_context::{self, Context};
+use super::process_env::ProcessEnv;
+use super::settings_table::{
+    CONFIG_FILE_VARIABLE, DefaultValue, JOB_ID_VARIABLE, JOB_VARIABLES, REMOVED, SETTINGS, Setting,
 };
 use super::value::{self, Secret, Value};
-use naq_protocol::nearest;
+use naq_protocol::closest_match;
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ pub struct Entry {
 impl Entry {
     /// The value for people: secrets hidden, empty where there is none.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn display_value(&self) -> String {
         self.value
             .as_ref()
             .map(Value::to_string)
@@ -206,27 +206,28 @@ impl Resolved {
 /// # Errors
 /// The first thing that is wrong, with its place; see [`ConfigError`]. Values that a higher layer
 /// overrides are checked in the file, and not in variables.
-pub fn load(around: &Surroundings, flags: &Flags) -> Result<Resolved, ConfigError> {
-    let file = file::read(around, flags.config_file.as_deref())?;
-    let explicit = explicit(around, flags, &file)?;
+pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
+    let file = file::read(env, flags.config_file.as_deref())?;
+    let explicit = explicit_values(env, flags, &file)?;
     let context = match explicit.get("context") {
         None => None,
         Some(found) => {
             let name = found.value.to_string();
-            let context = context::read(&name, around).map_err(|reason| ConfigError::Context {
-                name,
-                place: found.source.clone(),
-                reason,
-            })?;
+            let context =
+                nats_context::read(&name, env).map_err(|reason| ConfigError::Context {
+                    name,
+                    place: found.source.clone(),
+                    reason,
+                })?;
             Some((context, found.rank))
         }
     };
-    layered(around, file, explicit, context)
+    merge_layers(env, file, explicit, context)
 }
 
 /// A value with its place and how much that counts.
 #[derive(Clone, Debug)]
-struct Found {
+struct RankedValue {
     value: Value,
     source: Source,
     rank: u8,
@@ -239,7 +240,7 @@ const RANK_VARIABLE: u8 = 4;
 const RANK_FLAG: u8 = 6;
 
 /// What describes a server and is not mixed between a context and lower layers.
-const CONNECTION: &[&str] = &[
+const CONNECTION_SETTINGS: &[&str] = &[
     "nats_url",
     "creds",
     "nkey",
@@ -254,26 +255,26 @@ const CONNECTION: &[&str] = &[
 ];
 
 /// The ways to authenticate; user and password are one.
-const WAYS: &[&[&str]] = &[&["creds"], &["nkey"], &["user", "password"], &["token"]];
+const AUTH_METHODS: &[&[&str]] = &[&["creds"], &["nkey"], &["user", "password"], &["token"]];
 
 /// What files, variables and flags say, the highest of each setting.
-fn explicit(
-    around: &Surroundings,
+fn explicit_values(
+    env: &ProcessEnv,
     flags: &Flags,
     file: &File,
-) -> Result<BTreeMap<&'static str, Found>, ConfigError> {
+) -> Result<BTreeMap<&'static str, RankedValue>, ConfigError> {
     if let Some(name) = flags
         .values
         .keys()
-        .find(|name| Setting::named(name).is_none())
+        .find(|name| Setting::by_name(name).is_none())
     {
         return Err(ConfigError::UnknownSetting { name: name.clone() });
     }
     let mut all = BTreeMap::new();
     for setting in SETTINGS {
         let read = |texts: &[&str], source: Source, rank: u8| {
-            value::from_text(setting, texts, around)
-                .map(|value| Found {
+            value::from_text(setting, texts, env)
+                .map(|value| RankedValue {
                     value,
                     source: source.clone(),
                     rank,
@@ -287,7 +288,7 @@ fn explicit(
         let found = if let Some(texts) = flags.values.get(setting.name) {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             Some(read(&texts, Source::Flag(setting.flag()), RANK_FLAG)?)
-        } else if let Some(text) = around.variable(setting.variable) {
+        } else if let Some(text) = env.variable(setting.variable) {
             Some(read(
                 &[text],
                 Source::Variable(setting.variable),
@@ -300,7 +301,7 @@ fn explicit(
                 path: path.clone(),
                 line: *line,
             };
-            Some(Found {
+            Some(RankedValue {
                 value: value.clone(),
                 source,
                 rank: RANK_FILE,
@@ -316,17 +317,17 @@ fn explicit(
 }
 
 /// Puts the context under what counts more, and the defaults under everything.
-fn layered(
-    around: &Surroundings,
+fn merge_layers(
+    env: &ProcessEnv,
     file: File,
-    mut found: BTreeMap<&'static str, Found>,
+    mut found: BTreeMap<&'static str, RankedValue>,
     context: Option<(Context, u8)>,
 ) -> Result<Resolved, ConfigError> {
     let nats_configured = found.contains_key("nats_url") || found.contains_key("context");
     let mut warnings = file.warnings;
     if let Some((context, named_at)) = context {
         let rank = named_at - 1;
-        for name in CONNECTION {
+        for name in CONNECTION_SETTINGS {
             if found.get(name).is_some_and(|lower| lower.rank < rank) {
                 found.remove(name);
             }
@@ -336,7 +337,7 @@ fn layered(
                 name: context.name.clone(),
                 path: context.path.clone(),
             };
-            found.entry(name).or_insert(Found {
+            found.entry(name).or_insert(RankedValue {
                 value,
                 source,
                 rank,
@@ -344,14 +345,14 @@ fn layered(
         }
         warnings.extend(context.warnings);
     }
-    one_way_to_authenticate(&mut found)?;
-    check_together(&found)?;
-    warnings.extend(odd_variables(around));
+    keep_one_auth_method(&mut found)?;
+    check_pairs(&found)?;
+    warnings.extend(variable_warnings(env));
     let mut entries = Vec::with_capacity(SETTINGS.len());
     for setting in SETTINGS {
         let found = match found.remove(setting.name) {
             Some(found) => Some(found),
-            None => fallback(setting, around)?,
+            None => default_value(setting, env)?,
         };
         let source = found
             .as_ref()
@@ -362,8 +363,8 @@ fn layered(
             source,
         });
     }
-    signs_of_life_within_ttl(&entries)?;
-    let settings = typed(&entries);
+    check_intervals_within_ttls(&entries)?;
+    let settings = to_settings(&entries);
     Ok(Resolved {
         settings,
         entries,
@@ -374,18 +375,24 @@ fn layered(
 }
 
 /// Keeps the way to authenticate that the highest layer names.
-fn one_way_to_authenticate(found: &mut BTreeMap<&'static str, Found>) -> Result<(), ConfigError> {
-    let rank_of = |found: &BTreeMap<&'static str, Found>, way: &[&'static str]| {
+fn keep_one_auth_method(
+    found: &mut BTreeMap<&'static str, RankedValue>,
+) -> Result<(), ConfigError> {
+    let rank_of = |found: &BTreeMap<&'static str, RankedValue>, way: &[&'static str]| {
         way.iter()
             .filter_map(|name| found.get(name))
             .map(|value| value.rank)
             .max()
     };
-    let Some(highest) = WAYS.iter().filter_map(|way| rank_of(found, way)).max() else {
+    let Some(highest) = AUTH_METHODS
+        .iter()
+        .filter_map(|way| rank_of(found, way))
+        .max()
+    else {
         return Ok(());
     };
     let mut kept: Option<&'static str> = None;
-    for way in WAYS {
+    for way in AUTH_METHODS {
         match rank_of(found, way) {
             Some(rank) if rank == highest => {
                 let named = way.iter().copied().find(|name| found.contains_key(name));
@@ -408,7 +415,7 @@ fn one_way_to_authenticate(found: &mut BTreeMap<&'static str, Found>) -> Result<
 }
 
 /// Refuses halves of what only works whole.
-fn check_together(found: &BTreeMap<&'static str, Found>) -> Result<(), ConfigError> {
+fn check_pairs(found: &BTreeMap<&'static str, RankedValue>) -> Result<(), ConfigError> {
     for (one, other, reason) in [
         (
             "tls_cert",
@@ -431,7 +438,7 @@ fn check_together(found: &BTreeMap<&'static str, Found>) -> Result<(), ConfigErr
 }
 
 fn conflict(
-    found: &BTreeMap<&'static str, Found>,
+    found: &BTreeMap<&'static str, RankedValue>,
     one: &'static str,
     other: &'static str,
     reason: &'static str,
@@ -443,24 +450,28 @@ fn conflict(
     };
     ConfigError::Conflict {
         one,
-        one_place: Box::new(place(one)),
+        one_source: Box::new(place(one)),
         other,
-        other_place: Box::new(place(other)),
+        other_source: Box::new(place(other)),
         reason,
     }
 }
 
 /// What expires between two signs of life would come and go: a worker's entry, a leader's lock.
-fn signs_of_life_within_ttl(entries: &[Entry]) -> Result<(), ConfigError> {
-    interval_within_ttl(entries, "worker_heartbeat_interval", "worker_ttl")?;
-    interval_within_ttl(
+fn check_intervals_within_ttls(entries: &[Entry]) -> Result<(), ConfigError> {
+    check_interval_within_ttl(entries, "worker_heartbeat_interval", "worker_ttl")?;
+    check_interval_within_ttl(
         entries,
         "scheduler_lock_renew_interval",
         "scheduler_lock_ttl",
     )
 }
 
-fn interval_within_ttl(entries: &[Entry], interval: &str, ttl: &str) -> Result<(), ConfigError> {
+fn check_interval_within_ttl(
+    entries: &[Entry],
+    interval: &str,
+    ttl: &str,
+) -> Result<(), ConfigError> {
     let find = |name: &str| entries.iter().find(|entry| entry.setting.name == name);
     let (Some(ttl), Some(interval)) = (find(ttl), find(interval)) else {
         return Ok(());
@@ -469,9 +480,9 @@ fn interval_within_ttl(entries: &[Entry], interval: &str, ttl: &str) -> Result<(
         (Some(Value::Duration(whole)), Some(Value::Duration(part))) if part >= whole => {
             Err(ConfigError::Conflict {
                 one: interval.setting.name,
-                one_place: Box::new(interval.source.clone()),
+                one_source: Box::new(interval.source.clone()),
                 other: ttl.setting.name,
-                other_place: Box::new(ttl.source.clone()),
+                other_source: Box::new(ttl.source.clone()),
                 reason: "the interval must be shorter than the time to live; a third is usual",
             })
         }
@@ -479,28 +490,24 @@ fn interval_within_ttl(entries: &[Entry], interval: &str, ttl: &str) -> Result<(
     }
 }
 
-fn fallback(
+fn default_value(
     setting: &'static Setting,
-    around: &Surroundings,
-) -> Result<Option<Found>, ConfigError> {
-    let value = match setting.fallback {
-        Fallback::None => return Ok(None),
-        Fallback::Is(text) => {
-            value::from_text(setting, &[text], around).map_err(|reason| ConfigError::Value {
+    env: &ProcessEnv,
+) -> Result<Option<RankedValue>, ConfigError> {
+    let value = match setting.default {
+        DefaultValue::None => return Ok(None),
+        DefaultValue::Text(text) => {
+            value::from_text(setting, &[text], env).map_err(|reason| ConfigError::Value {
                 place: Source::Default,
                 name: setting.name,
                 reason,
             })?
         }
-        Fallback::DataFolder => {
-            Value::Path(around.own_folder("XDG_DATA_HOME", ".local/share", "data"))
-        }
-        Fallback::CacheFolder => {
-            Value::Path(around.own_folder("XDG_CACHE_HOME", ".cache", "cache"))
-        }
-        Fallback::Processors => Value::Count(u64::try_from(around.processors).unwrap_or(1).max(1)),
+        DefaultValue::DataDir => Value::Path(env.app_dir("XDG_DATA_HOME", ".local/share", "data")),
+        DefaultValue::CacheDir => Value::Path(env.app_dir("XDG_CACHE_HOME", ".cache", "cache")),
+        DefaultValue::Processors => Value::Count(u64::try_from(env.processors).unwrap_or(1).max(1)),
     };
-    Ok(Some(Found {
+    Ok(Some(RankedValue {
         value,
         source: Source::Default,
         rank: RANK_DEFAULT,
@@ -508,31 +515,30 @@ fn fallback(
 }
 
 /// Variables that look like settings and are none.
-fn odd_variables(around: &Surroundings) -> Vec<Warning> {
-    let in_a_job = around.variable(JOB_ID_VARIABLE).is_some();
+fn variable_warnings(env: &ProcessEnv) -> Vec<Warning> {
+    let in_a_job = env.variable(JOB_ID_VARIABLE).is_some();
     let known = |name: &str| {
-        name == FILE_VARIABLE
+        name == CONFIG_FILE_VARIABLE
             || (in_a_job && JOB_VARIABLES.contains(&name))
             || SETTINGS.iter().any(|setting| setting.variable == name)
     };
-    let retired = |name: &str| {
-        RETIRED.iter().find(|(old, _)| match old.strip_suffix('*') {
+    let removed = |name: &str| {
+        REMOVED.iter().find(|(old, _)| match old.strip_suffix('*') {
             Some(start) => name.starts_with(start),
             None => *old == name,
         })
     };
-    around
-        .environment
+    env.environment
         .keys()
         .filter(|name| name.starts_with("NAQ_") && !known(name))
-        .map(|name| match retired(name) {
-            Some((_, instead)) => Warning::Retired {
+        .map(|name| match removed(name) {
+            Some((_, instead)) => Warning::RemovedVariable {
                 name: name.clone(),
                 instead,
             },
             None => Warning::UnknownVariable {
                 name: name.clone(),
-                nearest: nearest(name, SETTINGS.iter().map(|setting| setting.variable)),
+                closest_match: closest_match(name, SETTINGS.iter().map(|setting| setting.variable)),
             },
         })
         .collect()
@@ -585,8 +591,8 @@ impl Values<'_> {
         }
     }
 
-    fn on(&self, name: &str) -> bool {
-        matches!(self.get(name), Some(Value::Switch(true)))
+    fn bool(&self, name: &str) -> bool {
+        matches!(self.get(name), Some(Value::Bool(true)))
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -598,7 +604,7 @@ impl Values<'_> {
 }
 
 /// The table's defaults make the `unwrap_or_default`s unreachable; a test says so.
-fn typed(entries: &[Entry]) -> Settings {
+fn to_settings(entries: &[Entry]) -> Settings {
     let values = Values(entries);
     Settings {
         nats_url: values.text("nats_url").unwrap_or_default(),
@@ -613,7 +619,7 @@ fn typed(entries: &[Entry]) -> Settings {
         tls_key: values.path("tls_key"),
         inbox_prefix: values.text("inbox_prefix"),
         jetstream_domain: values.text("jetstream_domain"),
-        allow_insecure: values.on("allow_insecure"),
+        allow_insecure: values.bool("allow_insecure"),
         connect_timeout: values.duration("connect_timeout").unwrap_or_default(),
         prefix: values.text("prefix").unwrap_or_default(),
         default_queue: values.text("default_queue").unwrap_or_default(),
@@ -661,7 +667,7 @@ fn typed(entries: &[Entry]) -> Settings {
             Some("json") => LogFormat::Json,
             _ => LogFormat::Text,
         },
-        log_to_file_enabled: values.on("log_to_file_enabled"),
+        log_to_file_enabled: values.bool("log_to_file_enabled"),
         log_file_path: values.path("log_file_path").unwrap_or_default(),
     }
 }
@@ -672,8 +678,8 @@ mod tests {
 
     use super::*;
 
-    fn bare() -> Surroundings {
-        Surroundings {
+    fn empty_env() -> ProcessEnv {
+        ProcessEnv {
             environment: BTreeMap::new(),
             current_dir: PathBuf::from("/nowhere"),
             home: Some(PathBuf::from("/home/me")),
@@ -684,7 +690,7 @@ mod tests {
 
     #[test]
     fn every_row_has_a_typed_default_where_it_is_needed() {
-        let resolved = layered(&bare(), File::default(), BTreeMap::new(), None).unwrap();
+        let resolved = merge_layers(&empty_env(), File::default(), BTreeMap::new(), None).unwrap();
         let settings = &resolved.settings;
         assert_eq!(settings.nats_url, "nats://127.0.0.1:4222");
         assert_eq!(settings.concurrency, 3);

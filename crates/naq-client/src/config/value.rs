@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::surroundings::Surroundings;
-use super::table::{Kind, LEVELS, Setting};
+use super::process_env::ProcessEnv;
+use super::settings_table::{LOG_LEVELS, Setting, SettingKind};
 use naq_protocol::QueueName;
 use naq_protocol::units::{duration_from_seconds, parse_duration, parse_size};
 
@@ -46,7 +46,7 @@ pub enum Value {
     /// A path.
     Path(PathBuf),
     /// A switch.
-    Switch(bool),
+    Bool(bool),
     /// A number.
     Count(u64),
     /// A duration.
@@ -63,10 +63,10 @@ impl fmt::Display for Value {
     /// The value as a variable would have it; secrets are hidden.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Text(text) => out.write_str(&without_password(text)),
+            Value::Text(text) => out.write_str(&redact_passwords(text)),
             Value::Secret(_) => out.write_str("(hidden)"),
             Value::Path(path) => write!(out, "{}", path.display()),
-            Value::Switch(on) => write!(out, "{on}"),
+            Value::Bool(on) => write!(out, "{on}"),
             Value::Count(count) => write!(out, "{count}"),
             Value::Duration(duration) => out.write_str(&duration_text(*duration)),
             Value::Size(bytes) => out.write_str(&size_text(*bytes)),
@@ -83,7 +83,7 @@ impl fmt::Display for Value {
 }
 
 /// Hides what stands before the `@` of each address.
-fn without_password(text: &str) -> String {
+fn redact_passwords(text: &str) -> String {
     let address = |part: &str| match (part.find("://"), part.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => {
             format!("{}(hidden){}", &part[..scheme + 3], &part[at..])
@@ -138,7 +138,7 @@ fn size_text(bytes: u64) -> String {
 pub(super) fn from_text(
     setting: &Setting,
     texts: &[&str],
-    around: &Surroundings,
+    env: &ProcessEnv,
 ) -> Result<Value, String> {
     let last = texts.last().copied().unwrap_or_default();
     let parts = || {
@@ -149,33 +149,35 @@ pub(super) fn from_text(
             .filter(|part| !part.is_empty())
     };
     match setting.kind {
-        Kind::List => list(parts().map(str::to_owned).collect()),
-        Kind::Labels => parts()
+        SettingKind::List => list(parts().map(str::to_owned).collect()),
+        SettingKind::Labels => parts()
             .map(|pair| {
                 pair.split_once('=')
                     .ok_or_else(|| format!("{} is no label; write key=value", quoted(pair)))
             })
             .try_fold(BTreeMap::new(), |mut labels, pair| {
                 let (key, value) = pair?;
-                label(&mut labels, key.trim(), value.trim())?;
+                insert_label(&mut labels, key.trim(), value.trim())?;
                 Ok(labels)
             })
             .map(Value::Labels),
-        Kind::Switch => match last.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Ok(Value::Switch(true)),
-            "false" | "0" | "no" | "off" => Ok(Value::Switch(false)),
+        SettingKind::Bool => match last.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(Value::Bool(true)),
+            "false" | "0" | "no" | "off" => Ok(Value::Bool(false)),
             _ => Err(format!("{} is neither true nor false", quoted(last))),
         },
-        Kind::Count { min } => last
+        SettingKind::Count { min } => last
             .trim()
             .parse()
             .map_err(|_| format!("{} is not a whole number", quoted(last)))
-            .and_then(|count| at_least(count, min)),
-        Kind::Duration { min_ms } => {
-            parse_duration(last).and_then(|duration| no_shorter(duration, min_ms))
+            .and_then(|count| check_min_count(count, min)),
+        SettingKind::Duration { min_ms } => {
+            parse_duration(last).and_then(|duration| check_min_duration(duration, min_ms))
         }
-        Kind::Size => parse_size(last).map(Value::Size),
-        Kind::Text | Kind::Name | Kind::Path | Kind::Choice(_) => words(setting, last, around),
+        SettingKind::Size => parse_size(last).map(Value::Size),
+        SettingKind::Text | SettingKind::Name | SettingKind::Path | SettingKind::Choice(_) => {
+            parse_string(setting, last, env)
+        }
     }
 }
 
@@ -183,64 +185,75 @@ pub(super) fn from_text(
 pub(super) fn from_toml(
     setting: &Setting,
     value: &DeValue<'_>,
-    around: &Surroundings,
+    env: &ProcessEnv,
 ) -> Result<Value, String> {
-    let wrong = |expected: &str| Err(format!("{expected} is expected, not {}", described(value)));
+    let wrong = |expected: &str| {
+        Err(format!(
+            "{expected} is expected, not {}",
+            toml_type_name(value)
+        ))
+    };
     match (setting.kind, value) {
-        (Kind::Switch, DeValue::Boolean(on)) => Ok(Value::Switch(*on)),
-        (Kind::Switch, _) => wrong("true or false, without quotes,"),
-        (Kind::List, DeValue::Array(items)) => items
+        (SettingKind::Bool, DeValue::Boolean(on)) => Ok(Value::Bool(*on)),
+        (SettingKind::Bool, _) => wrong("true or false, without quotes,"),
+        (SettingKind::List, DeValue::Array(items)) => items
             .iter()
             .map(|item| match item.get_ref() {
                 DeValue::String(text) => Ok(text.to_string()),
-                other => Err(format!("every item is a string, not {}", described(other))),
+                other => Err(format!(
+                    "every item is a string, not {}",
+                    toml_type_name(other)
+                )),
             })
             .collect::<Result<Vec<_>, _>>()
             .and_then(list),
-        (Kind::List, _) => wrong("an array of strings"),
-        (Kind::Labels, DeValue::Table(pairs)) => pairs
+        (SettingKind::List, _) => wrong("an array of strings"),
+        (SettingKind::Labels, DeValue::Table(pairs)) => pairs
             .iter()
             .try_fold(BTreeMap::new(), |mut labels, (key, value)| {
                 match value.get_ref() {
                     DeValue::String(text) => {
-                        label(&mut labels, key.get_ref(), text)?;
+                        insert_label(&mut labels, key.get_ref(), text)?;
                         Ok(labels)
                     }
-                    other => Err(format!("every label is a string, not {}", described(other))),
+                    other => Err(format!(
+                        "every label is a string, not {}",
+                        toml_type_name(other)
+                    )),
                 }
             })
             .map(Value::Labels),
-        (Kind::Labels, _) => wrong("a table of strings"),
-        (Kind::Count { min }, DeValue::Integer(_)) => number(value)
+        (SettingKind::Labels, _) => wrong("a table of strings"),
+        (SettingKind::Count { min }, DeValue::Integer(_)) => number(value)
             .and_then(|count| u64::try_from(count).map_err(|_| format!("{count} is negative")))
-            .and_then(|count| at_least(count, min)),
-        (Kind::Count { .. }, _) => wrong("a whole number, without quotes,"),
-        (Kind::Duration { min_ms }, DeValue::Integer(_)) => {
+            .and_then(|count| check_min_count(count, min)),
+        (SettingKind::Count { .. }, _) => wrong("a whole number, without quotes,"),
+        (SettingKind::Duration { min_ms }, DeValue::Integer(_)) => {
             #[expect(clippy::cast_precision_loss, reason = "far larger ones are refused")]
             let seconds = number(value)? as f64;
-            duration_from_seconds(seconds).and_then(|duration| no_shorter(duration, min_ms))
+            duration_from_seconds(seconds).and_then(|duration| check_min_duration(duration, min_ms))
         }
-        (Kind::Duration { min_ms }, DeValue::Float(seconds)) => seconds
+        (SettingKind::Duration { min_ms }, DeValue::Float(seconds)) => seconds
             .as_str()
             .parse()
             .map_err(|_| format!("{} is not a number", seconds.as_str()))
             .and_then(duration_from_seconds)
-            .and_then(|duration| no_shorter(duration, min_ms)),
-        (Kind::Duration { .. }, DeValue::String(text)) => from_text(setting, &[text], around),
-        (Kind::Duration { .. }, _) => wrong("seconds, or a string such as \"5m\","),
-        (Kind::Size, DeValue::Integer(_)) => number(value)
+            .and_then(|duration| check_min_duration(duration, min_ms)),
+        (SettingKind::Duration { .. }, DeValue::String(text)) => from_text(setting, &[text], env),
+        (SettingKind::Duration { .. }, _) => wrong("seconds, or a string such as \"5m\","),
+        (SettingKind::Size, DeValue::Integer(_)) => number(value)
             .and_then(|bytes| u64::try_from(bytes).map_err(|_| format!("{bytes} is negative")))
             .and_then(|bytes| parse_size(&bytes.to_string()))
             .map(Value::Size),
-        (Kind::Size, DeValue::String(text)) => from_text(setting, &[text], around),
-        (Kind::Size, _) => wrong("bytes, or a string such as \"256M\","),
-        (_, DeValue::String(text)) => words(setting, text, around),
+        (SettingKind::Size, DeValue::String(text)) => from_text(setting, &[text], env),
+        (SettingKind::Size, _) => wrong("bytes, or a string such as \"256M\","),
+        (_, DeValue::String(text)) => parse_string(setting, text, env),
         (_, _) => wrong("a string"),
     }
 }
 
 /// A value that is one text.
-fn words(setting: &Setting, text: &str, around: &Surroundings) -> Result<Value, String> {
+fn parse_string(setting: &Setting, text: &str, env: &ProcessEnv) -> Result<Value, String> {
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err("it is not UTF-8".to_owned());
     }
@@ -251,19 +264,19 @@ fn words(setting: &Setting, text: &str, around: &Surroundings) -> Result<Value, 
         return Err("it is empty; leave it out instead".to_owned());
     }
     match setting.kind {
-        Kind::Path => Ok(Value::Path(around.expand(text))),
-        Kind::Name => match QueueName::new(text) {
+        SettingKind::Path => Ok(Value::Path(env.expand(text))),
+        SettingKind::Name => match QueueName::new(text) {
             Ok(_) => Ok(Value::Text(text.to_owned())),
             Err(_) => Err(format!(
                 "{} is no name; use 1 to 64 of A-Z a-z 0-9 _ -",
                 quoted(text)
             )),
         },
-        Kind::Choice(words) => {
+        SettingKind::Choice(words) => {
             let lower = text.to_ascii_lowercase();
             let chosen = match lower.as_str() {
-                "warning" if words == LEVELS => "warn",
-                "critical" if words == LEVELS => "error",
+                "warning" if words == LOG_LEVELS => "warn",
+                "critical" if words == LOG_LEVELS => "error",
                 other => other,
             };
             if words.contains(&chosen) {
@@ -287,7 +300,11 @@ fn list(texts: Vec<String>) -> Result<Value, String> {
     }
 }
 
-fn label(labels: &mut BTreeMap<String, String>, key: &str, value: &str) -> Result<(), String> {
+fn insert_label(
+    labels: &mut BTreeMap<String, String>,
+    key: &str,
+    value: &str,
+) -> Result<(), String> {
     if key.is_empty() || key.contains(char::is_whitespace) {
         return Err(format!("{} cannot be a label's key", quoted(key)));
     }
@@ -297,7 +314,7 @@ fn label(labels: &mut BTreeMap<String, String>, key: &str, value: &str) -> Resul
     }
 }
 
-fn at_least(count: u64, min: u64) -> Result<Value, String> {
+fn check_min_count(count: u64, min: u64) -> Result<Value, String> {
     if count < min {
         Err(format!("{count} is too small; at least {min}"))
     } else {
@@ -305,7 +322,7 @@ fn at_least(count: u64, min: u64) -> Result<Value, String> {
     }
 }
 
-fn no_shorter(duration: Duration, min_ms: u64) -> Result<Value, String> {
+fn check_min_duration(duration: Duration, min_ms: u64) -> Result<Value, String> {
     let min = Duration::from_millis(min_ms);
     if duration < min {
         let (given, min) = (duration_text(duration), duration_text(min));
@@ -323,7 +340,7 @@ fn number(value: &DeValue<'_>) -> Result<i64, String> {
 }
 
 /// A value of another type, in words.
-fn described(value: &DeValue<'_>) -> &'static str {
+fn toml_type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::expression::tests::times;
 use crate::expression::*;
-use crate::timezone::Zone;
+use crate::timezone::Timezone;
 
 /// A field's text, of numbers only.
 fn field(min: u32, max: u32) -> impl Strategy<Value = String> {
@@ -57,18 +57,18 @@ fn expression() -> impl Strategy<Value = String> {
 }
 
 /// What an expression means, read anew and slowly: by looking at each field for each time.
-struct Reading {
+struct ReferenceCron {
     fields: Vec<String>,
-    by_both: bool,
-    keeps_cadence: bool,
+    days_match_both: bool,
+    hour_is_wildcard: bool,
 }
 
-impl Reading {
-    fn new(text: &str) -> Reading {
+impl ReferenceCron {
+    fn new(text: &str) -> ReferenceCron {
         let fields: Vec<String> = text.split(' ').map(str::to_owned).collect();
-        Reading {
-            by_both: fields[2].starts_with('*') || fields[4].starts_with('*'),
-            keeps_cadence: fields[1].starts_with('*'),
+        ReferenceCron {
+            days_match_both: fields[2].starts_with('*') || fields[4].starts_with('*'),
+            hour_is_wildcard: fields[1].starts_with('*'),
             fields,
         }
     }
@@ -107,7 +107,7 @@ impl Reading {
                 named(item, 0, 7, weekday) || (weekday == 0 && named(item, 0, 7, 7))
             }
         });
-        if self.by_both {
+        if self.days_match_both {
             by_day && by_weekday
         } else {
             by_day || by_weekday
@@ -150,7 +150,7 @@ fn shown(zone: Tz, moment: NaiveDateTime) -> NaiveDateTime {
 /// When an expression comes true within a span of minutes, by looking at every minute of it and
 /// of a day or two around.
 fn every_minute(
-    reading: &Reading,
+    reading: &ReferenceCron,
     zone: Tz,
     from: NaiveDateTime,
     minutes: i64,
@@ -161,7 +161,7 @@ fn every_minute(
         .map(|moment| (moment, shown(zone, moment)))
         .collect();
     let mut times = BTreeSet::new();
-    if reading.keeps_cadence {
+    if reading.hour_is_wildcard {
         times.extend(
             moments
                 .iter()
@@ -242,12 +242,12 @@ proptest! {
         (zone, change) in change(),
         hours_before in 1_i64..40,
     ) {
-        let reading = Reading::new(&text);
+        let reading = ReferenceCron::new(&text);
         let (from, minutes) = (change - TimeDelta::hours(hours_before), 80 * 60);
         let expected = every_minute(&reading, zone, from, minutes);
         let cron = Cron::parse(&text).unwrap();
         let until = from + TimeDelta::minutes(minutes);
-        let zone: Zone = zone.name().parse().unwrap();
+        let zone: Timezone = zone.name().parse().unwrap();
         let begin = (from - TimeDelta::seconds(1)).and_utc();
         let found: Vec<NaiveDateTime> = times(&cron, zone, begin)
             .map(|moment| moment.naive_utc())
@@ -272,7 +272,7 @@ proptest! {
         within in 0.0_f64..1.0,
     ) {
         let cron = Cron::parse(&text).unwrap();
-        let zone: Zone = zone.name().parse().unwrap();
+        let zone: Timezone = zone.name().parse().unwrap();
         let after = (change + TimeDelta::seconds(seconds)).and_utc();
         let next = cron.next_after(after, zone).unwrap();
         prop_assert!(next > after);
@@ -287,8 +287,8 @@ proptest! {
     #[test]
     fn seconds_are_a_field_like_the_others(text in expression(), second in field(0, 59), from in clock()) {
         let with_seconds = Cron::parse(&format!("{second} {text}")).unwrap();
-        let reading = Reading::new(&text);
-        let next = with_seconds.next_after(from.and_utc(), Zone::UTC).unwrap().naive_utc();
+        let reading = ReferenceCron::new(&text);
+        let next = with_seconds.next_after(from.and_utc(), Timezone::UTC).unwrap().naive_utc();
         let is_second = |value| second.split(',').any(|item| named(item, 0, 59, value));
         prop_assert!(reading.is_true(next) && is_second(next.second()), "{}", next);
         let minute = next.with_second(0).unwrap();
@@ -298,7 +298,7 @@ proptest! {
         if minute > from {
             let plain = Cron::parse(&text).unwrap();
             let before = (from.with_second(0).unwrap() - TimeDelta::seconds(1)).and_utc();
-            let mut minutes = times(&plain, Zone::UTC, before);
+            let mut minutes = times(&plain, Timezone::UTC, before);
             let first = minutes.next().unwrap().naive_utc();
             // the minute that `from` is in may have no such second left
             let expected = if first < from.with_second(0).unwrap() + TimeDelta::minutes(1) && first < minute {
@@ -314,16 +314,16 @@ proptest! {
     #[test]
     fn croner_agrees(text in expression(), from in clock()) {
         let cron = Cron::parse(&text).unwrap();
-        let by_both = Reading::new(&text).by_both;
+        let days_match_both = ReferenceCron::new(&text).days_match_both;
         let other = croner::parser::CronParser::builder()
-            .dom_and_dow(by_both)
+            .dom_and_dow(days_match_both)
             .build()
             .parse(&text)
             .unwrap();
         let mut clock = from;
         for _ in 0..5 {
             let expected = other.find_next_occurrence(&clock, false).unwrap();
-            let found = cron.next_after(clock.and_utc(), Zone::UTC).unwrap();
+            let found = cron.next_after(clock.and_utc(), Timezone::UTC).unwrap();
             prop_assert_eq!(found.naive_utc(), expected, "after {}", clock);
             clock = expected;
         }
@@ -333,8 +333,8 @@ proptest! {
     #[test]
     fn no_day_is_skipped(text in expression(), from in clock()) {
         let cron = Cron::parse(&text).unwrap();
-        let reading = Reading::new(&text);
-        let next = cron.next_after(from.and_utc(), Zone::UTC).unwrap().naive_utc();
+        let reading = ReferenceCron::new(&text);
+        let next = cron.next_after(from.and_utc(), Timezone::UTC).unwrap().naive_utc();
         prop_assert!(reading.is_true(next));
         let is_month = |date: NaiveDate| {
             reading.fields[3].split(',').any(|item| named(item, 1, 12, date.month()))

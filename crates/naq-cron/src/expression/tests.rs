@@ -4,7 +4,7 @@ use chrono_tz::TZ_VARIANTS;
 
 use super::*;
 
-fn zone(name: &str) -> Zone {
+fn zone(name: &str) -> Timezone {
     name.parse().unwrap()
 }
 
@@ -15,7 +15,7 @@ fn moment(text: &str) -> DateTime<Utc> {
 /// The times after a moment.
 pub(super) fn times(
     cron: &Cron,
-    zone: Zone,
+    zone: Timezone,
     after: DateTime<Utc>,
 ) -> impl Iterator<Item = DateTime<Utc>> {
     std::iter::successors(cron.next_after(after, zone), move |last| {
@@ -604,7 +604,7 @@ fn an_hour_that_is_a_star_keeps_its_cadence() {
 fn the_ends_of_time_are_no_trouble() {
     let cron = Cron::parse("0 0 1 1 *").unwrap();
     let utc = |moment| {
-        cron.next_after(moment, Zone::UTC)
+        cron.next_after(moment, Timezone::UTC)
             .map(|next| next.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
     };
     assert_eq!(utc(chrono::DateTime::<chrono::Utc>::MAX_UTC), None);
@@ -617,7 +617,7 @@ fn the_ends_of_time_are_no_trouble() {
         utc(chrono::DateTime::<chrono::Utc>::MIN_UTC).as_deref(),
         Some("0001-01-01T00:00:00.000Z")
     );
-    for zone in TZ_VARIANTS.map(|zone| zone.name().parse::<Zone>().unwrap()) {
+    for zone in TZ_VARIANTS.map(|zone| zone.name().parse::<Timezone>().unwrap()) {
         for text in ["* * * * * *", "59 59 23 31 12 *", "59 59 23-23 31 12 *"] {
             let cron = Cron::parse(text).unwrap();
             let _ = cron.next_after(moment("9999-12-31T23:59:58Z"), zone);
@@ -628,7 +628,7 @@ fn the_ends_of_time_are_no_trouble() {
 
 #[test]
 fn zones_are_known_by_name() {
-    assert_eq!(Zone::default().to_string(), "UTC");
+    assert_eq!(Timezone::default().to_string(), "UTC");
     for (name, expected) in [
         ("europe/berlin", "did you mean `Europe/Berlin`?"),
         ("Europe/Berln", "did you mean `Europe/Berlin`?"),
@@ -645,7 +645,7 @@ fn zones_are_known_by_name() {
         ),
     ] {
         assert_eq!(
-            name.parse::<Zone>().unwrap_err().to_string(),
+            name.parse::<Timezone>().unwrap_err().to_string(),
             format!("there is no time zone `{name}`; {expected}")
         );
     }

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Walks after which a tree that still grows is left to the next round.
-const ROUNDS_MAX: usize = 64;
+const STOP_ROUNDS_MAX: usize = 64;
 
 /// Every live descendant of this process.
 pub(super) fn list() -> Vec<i32> {
@@ -34,7 +34,7 @@ pub(super) fn terminate() {
 /// one turns up, since what is stopped cannot fork.
 pub(super) fn kill_all() {
     let mut stopped = Vec::new();
-    for _ in 0..ROUNDS_MAX {
+    for _ in 0..STOP_ROUNDS_MAX {
         let mut grew = false;
         for pid in list() {
             if !stopped.contains(&pid) {

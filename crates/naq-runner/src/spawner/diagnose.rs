@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::super::request::Start;
+use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep};
 
 /// What is told about a start that failed.
@@ -25,7 +25,7 @@ pub(super) struct Diagnosis {
 }
 
 /// Explains what the child left in its plan.
-pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
+pub(super) fn diagnose(start: &StartFrame, plan: &ChildPlan) -> Diagnosis {
     let errno = Errno::from_raw(plan.failed_errno);
     let cwd = start.cwd();
     let step = plan.failed_step;
@@ -41,7 +41,7 @@ pub(super) fn diagnose(start: &Start, plan: &ChildPlan) -> Diagnosis {
     } else if step == ChildStep::Nice as u8 {
         let message = format!(
             "the nice value {} cannot be set: {}",
-            start.bounds.nice,
+            start.resource_limits.nice,
             errno.desc()
         );
         (
@@ -93,7 +93,7 @@ fn work_dir(cwd: &str, errno: Errno) -> (String, bool) {
     }
 }
 
-fn exec(start: &Start, candidate: usize, errno: Errno) -> (String, bool) {
+fn exec(start: &StartFrame, candidate: usize, errno: Errno) -> (String, bool) {
     let program = start.program();
     let candidates: Vec<&str> = start.candidates().collect();
     // Relative to where the child was.
@@ -127,7 +127,7 @@ fn exec(start: &Start, candidate: usize, errno: Errno) -> (String, bool) {
         Errno::EACCES => {
             let path = candidates.get(candidate).copied().unwrap_or(program);
             match fs::metadata(at(path)) {
-                Ok(found) => (denied(path, &at(path), &found), true),
+                Ok(found) => (explain_eacces(path, &at(path), &found), true),
                 Err(_) => (
                     format!("{path}: a directory on the way may not be entered"),
                     true,
@@ -150,7 +150,7 @@ fn exec(start: &Start, candidate: usize, errno: Errno) -> (String, bool) {
         Errno::E2BIG => (
             format!(
                 "arguments and environment are too big: {} bytes together (the system allows one argument 128 KiB, and all of them a quarter of the stack limit)",
-                start.strings_bytes()
+                start.argv_env_bytes()
             ),
             true,
         ),
@@ -160,7 +160,7 @@ fn exec(start: &Start, candidate: usize, errno: Errno) -> (String, bool) {
     }
 }
 
-fn denied(path: &str, file: &Path, found: &Metadata) -> String {
+fn explain_eacces(path: &str, file: &Path, found: &Metadata) -> String {
     if found.is_dir() {
         return format!("{path} is a directory, not a program");
     }
@@ -171,7 +171,7 @@ fn denied(path: &str, file: &Path, found: &Metadata) -> String {
         return format!("{path} is not executable (chmod +x would make it so)");
     }
     // The permission that was missing may be the interpreter's.
-    if let Ok(Head::Script { interpreter, .. }) = head(file) {
+    if let Ok(FileKind::Script { interpreter, .. }) = file_kind(file) {
         return format!(
             "{path} may not be executed, or its interpreter {interpreter} may not (or is a directory)"
         );
@@ -180,18 +180,18 @@ fn denied(path: &str, file: &Path, found: &Metadata) -> String {
 }
 
 /// What a file begins with.
-enum Head {
+enum FileKind {
     Script { interpreter: String, crlf: bool },
     Elf { interpreter: Option<String> },
     Empty,
     Other,
 }
 
-fn head(file: &Path) -> io::Result<Head> {
+fn file_kind(file: &Path) -> io::Result<FileKind> {
     let mut bytes = Vec::new();
     File::open(file)?.take(4096).read_to_end(&mut bytes)?;
     if bytes.is_empty() {
-        return Ok(Head::Empty);
+        return Ok(FileKind::Empty);
     }
     if let Some(rest) = bytes.strip_prefix(b"#!") {
         let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
@@ -202,14 +202,14 @@ fn head(file: &Path) -> io::Result<Head> {
             .next()
             .unwrap_or_default()
             .to_owned();
-        return Ok(Head::Script { interpreter, crlf });
+        return Ok(FileKind::Script { interpreter, crlf });
     }
     if bytes.starts_with(b"\x7fELF") {
-        return Ok(Head::Elf {
+        return Ok(FileKind::Elf {
             interpreter: elf_interpreter(&bytes),
         });
     }
-    Ok(Head::Other)
+    Ok(FileKind::Other)
 }
 
 /// The dynamic loader a 64-bit ELF file asks for, where it is near the start.
@@ -238,14 +238,14 @@ fn elf_interpreter(bytes: &[u8]) -> Option<String> {
 }
 
 fn interpreter(path: &str, file: &Path) -> (String, bool) {
-    let message = match head(file) {
-        Ok(Head::Script { crlf: true, .. }) => format!(
+    let message = match file_kind(file) {
+        Ok(FileKind::Script { crlf: true, .. }) => format!(
             "the #! line of {path} ends in CRLF (Windows line endings): the system looks for an interpreter whose name ends in a carriage return"
         ),
-        Ok(Head::Script { interpreter, .. }) => {
+        Ok(FileKind::Script { interpreter, .. }) => {
             format!("the #! line of {path} names an interpreter that does not exist: {interpreter}")
         }
-        Ok(Head::Elf {
+        Ok(FileKind::Elf {
             interpreter: Some(interpreter),
         }) => format!("the dynamic loader that {path} asks for does not exist: {interpreter}"),
         _ => format!("{path} exists, but something it needs to run does not"),
@@ -254,15 +254,15 @@ fn interpreter(path: &str, file: &Path) -> (String, bool) {
 }
 
 fn not_executable_format(path: &str, file: &Path) -> String {
-    match head(file) {
-        Ok(Head::Elf { .. }) => {
+    match file_kind(file) {
+        Ok(FileKind::Elf { .. }) => {
             format!("{path} is a bad ELF file, or made for another kind of machine")
         }
-        Ok(Head::Empty) => format!("{path} is empty: it has no #! line and is not a program"),
-        Ok(Head::Script { interpreter, .. }) if interpreter.is_empty() => {
+        Ok(FileKind::Empty) => format!("{path} is empty: it has no #! line and is not a program"),
+        Ok(FileKind::Script { interpreter, .. }) if interpreter.is_empty() => {
             format!("the #! line of {path} names no interpreter")
         }
-        Ok(Head::Script { .. }) => format!("the interpreter of {path} is not a program"),
+        Ok(FileKind::Script { .. }) => format!("the interpreter of {path} is not a program"),
         _ => format!("{path} has no #! line and is not a program"),
     }
 }

@@ -2,28 +2,28 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::cgroup::Group;
+use super::super::cgroup::Cgroup;
 use super::super::namespace::Namespace;
 use super::super::sys::wait::Reaped;
 use super::super::wire::{Writer, flag, to_worker};
 use super::descendants;
 
 /// How long what a job leaves behind may go on by itself.
-pub(super) const LINGER: Duration = Duration::from_millis(250);
+pub(super) const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
 /// A job that is over sooner is told of once, when it has ended.
-pub(super) const REPORT_AFTER: Duration = Duration::from_millis(3);
+pub(super) const STARTED_REPORT_DELAY: Duration = Duration::from_millis(3);
 
 /// How often limits that no controller enforces are looked at.
-const WATCH_EVERY: Duration = Duration::from_millis(100);
+const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a killed tree that is still there is killed again, where killing
 /// is a walk rather than one call.
-const KILL_AGAIN: Duration = Duration::from_millis(5);
+const KILL_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Limits that this spawner has to watch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct PolledLimits {
     pub(super) memory_bytes: Option<u64>,
     pub(super) processes: Option<u64>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Watched {
 #[derive(Debug)]
 pub(super) enum Tree {
     /// A control group.
-    Group(Group),
+    Cgroup(Cgroup),
     /// A PID namespace.
     Namespace(Namespace),
     /// Nothing: it owns all of this process's descendants.
@@ -54,8 +54,8 @@ pub(super) struct Job {
     pub(super) report_at: Option<Instant>,
     pub(super) timeout_at: Option<Instant>,
     pub(super) kill_at: Option<Instant>,
-    pub(super) watch_at: Option<Instant>,
-    pub(super) watched: Watched,
+    pub(super) limit_check_at: Option<Instant>,
+    pub(super) polled_limits: PolledLimits,
     pub(super) exit: Option<(Reaped, Duration)>,
     /// KILL has been sent.
     pub(super) killed: bool,
@@ -64,19 +64,24 @@ pub(super) struct Job {
 
 impl Job {
     /// Starts watching, if there is something to watch.
-    pub(super) fn watch(&mut self, watched: Watched) {
-        self.watched = watched;
-        if watched.memory_bytes.is_some() || watched.processes.is_some() {
-            self.watch_at = Some(self.started + WATCH_EVERY);
+    pub(super) fn poll_limits(&mut self, polled_limits: PolledLimits) {
+        self.polled_limits = polled_limits;
+        if polled_limits.memory_bytes.is_some() || polled_limits.processes.is_some() {
+            self.limit_check_at = Some(self.started + LIMIT_CHECK_INTERVAL);
         }
     }
 
     /// When this job next wants a look, if ever.
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        [self.report_at, self.timeout_at, self.kill_at, self.watch_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.report_at,
+            self.timeout_at,
+            self.kill_at,
+            self.limit_check_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// TERM to the whole tree, and KILL after the grace.
@@ -89,7 +94,7 @@ impl Job {
             self.kill_at = Some(deadline);
         }
         match &self.tree {
-            Tree::Group(group) => group.terminate(),
+            Tree::Cgroup(group) => group.terminate(),
             Tree::Namespace(namespace) => namespace.terminate(),
             Tree::Descendants => descendants::terminate(),
         }
@@ -99,7 +104,7 @@ impl Job {
     pub(super) fn kill(&mut self, now: Instant) {
         self.killed = true;
         match &self.tree {
-            Tree::Group(group) => {
+            Tree::Cgroup(group) => {
                 group.kill();
                 self.kill_at = None;
             }
@@ -109,13 +114,13 @@ impl Job {
             }
             Tree::Descendants => {
                 descendants::kill_all();
-                self.kill_at = Some(now + KILL_AGAIN);
+                self.kill_at = Some(now + KILL_RETRY_INTERVAL);
             }
         }
     }
 
     /// Does what is due.
-    pub(super) fn timers(&mut self, now: Instant) {
+    pub(super) fn run_timers(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.timeout_at) {
             self.timeout_at = None;
@@ -130,58 +135,58 @@ impl Job {
             }
             self.kill(now);
         }
-        if due(self.watch_at) {
-            self.watch_at = Some(now + WATCH_EVERY);
-            self.look(now);
+        if due(self.limit_check_at) {
+            self.limit_check_at = Some(now + LIMIT_CHECK_INTERVAL);
+            self.check_limits(now);
         }
     }
 
     fn is_group_empty(&mut self) -> bool {
         match &mut self.tree {
-            Tree::Group(group) => group.is_empty(),
+            Tree::Cgroup(group) => group.is_empty(),
             Tree::Namespace(_) | Tree::Descendants => false,
         }
     }
 
     /// Compares the tree with the limits that nobody else enforces.
-    fn look(&mut self, now: Instant) {
+    fn check_limits(&mut self, now: Instant) {
         let (proc, pids) = match &self.tree {
-            Tree::Group(group) => ("/proc".to_owned(), group.processes()),
+            Tree::Cgroup(group) => ("/proc".to_owned(), group.processes()),
             Tree::Namespace(namespace) => (namespace.proc(), namespace.processes()),
             Tree::Descendants => ("/proc".to_owned(), descendants::list()),
         };
         let over = |bound: Option<u64>, used: u64| bound.is_some_and(|bound| used > bound);
-        if over(self.watched.processes, pids.len() as u64) {
-            self.flags |= flag::OVER_PROCESSES;
+        if over(self.polled_limits.processes, pids.len() as u64) {
+            self.flags |= flag::PROCESSES_EXCEEDED;
             self.kill(now);
-        } else if self.watched.memory_bytes.is_some()
+        } else if self.polled_limits.memory_bytes.is_some()
             && over(
-                self.watched.memory_bytes,
+                self.polled_limits.memory_bytes,
                 descendants::resident_bytes(&proc, &pids),
             )
         {
-            self.flags |= flag::OVER_MEMORY | flag::OOM;
+            self.flags |= flag::MEMORY_EXCEEDED | flag::OOM;
             self.kill(now);
         }
     }
 
     /// Its first process has ended; what is left has a little time.
-    pub(super) fn exited(&mut self, reaped: Reaped, now: Instant) {
+    pub(super) fn on_exit(&mut self, reaped: Reaped, now: Instant) {
         self.exit = Some((reaped, now - self.started));
         self.timeout_at = None;
         if !self.killed && self.kill_at.is_none() {
-            self.kill_at = Some(now + LINGER);
+            self.kill_at = Some(now + LEFTOVER_GRACE);
         }
     }
 
-    /// Whether nothing of it is left. `childless`: this process has no child;
-    /// `strays`: it has one that nobody knows.
-    pub(super) fn is_over(&mut self, childless: bool, strays: bool) -> bool {
+    /// Whether nothing of it is left. `has_no_children`: this process has no child;
+    /// `has_unknown`: it has one that nobody knows.
+    pub(super) fn is_finished(&mut self, has_no_children: bool, has_unknown: bool) -> bool {
         self.exit.is_some()
             && match &mut self.tree {
-                Tree::Group(group) => group.is_empty(),
-                Tree::Namespace(namespace) => namespace.is_empty(strays),
-                Tree::Descendants => childless,
+                Tree::Cgroup(group) => group.is_empty(),
+                Tree::Namespace(namespace) => namespace.is_empty(has_unknown),
+                Tree::Descendants => has_no_children,
             }
     }
 
@@ -189,14 +194,14 @@ impl Job {
     pub(super) fn init(&self) -> Option<i32> {
         match &self.tree {
             Tree::Namespace(namespace) => Some(namespace.init()),
-            Tree::Group(_) | Tree::Descendants => None,
+            Tree::Cgroup(_) | Tree::Descendants => None,
         }
     }
 
     /// The first process of its namespace was reaped, and so is over.
     pub(super) fn init_ended(&mut self) {
         if let Tree::Namespace(namespace) = &mut self.tree {
-            namespace.ended();
+            namespace.mark_ended();
         }
     }
 
@@ -211,7 +216,7 @@ impl Job {
         let Some((reaped, wall)) = self.exit else {
             return;
         };
-        if let Tree::Group(group) = &self.tree
+        if let Tree::Cgroup(group) = &self.tree
             && group.had_oom()
         {
             self.flags |= flag::OOM;

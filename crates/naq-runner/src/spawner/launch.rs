@@ -11,38 +11,38 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-use super::super::cgroup::{Allowance, Group, current_group};
+use super::super::cgroup::{Cgroup, CgroupLimits, current_group};
 use super::super::landlock::FileAccess;
 use super::super::namespace::{Namespace, Namespaces};
-use super::super::request::Start;
 use super::super::scratch::SCRIPT;
-use super::super::setup::{Setup, SetupUser};
+use super::super::spawner_setup::{SpawnerSetup, UserIds};
+use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
 use super::diagnose::{Diagnosis, diagnose};
 use super::errno_of;
-use super::job::{Job, REPORT_AFTER, Tree, Watched};
+use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
 
 /// Why a job was not started.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum LaunchError {
     /// The system is short of something: try again in a while.
-    Busy,
+    ResourceExhausted,
     /// As told.
     Failed(Diagnosis),
 }
 
 /// Why this process cannot be a spawner as it was told to.
 #[derive(Debug)]
-pub(super) struct Unfit {
+pub(super) struct SetupError {
     pub(super) errno: Errno,
     /// In words, or empty where the errno says it all.
     pub(super) why: String,
 }
 
-impl From<Errno> for Unfit {
-    fn from(errno: Errno) -> Unfit {
-        Unfit {
+impl From<Errno> for SetupError {
+    fn from(errno: Errno) -> SetupError {
+        SetupError {
             errno,
             why: String::new(),
         }
@@ -55,22 +55,22 @@ pub(super) struct Launcher {
     cloner: Cloner,
     pid: i32,
     folder: Option<PathBuf>,
-    free: Vec<Group>,
-    groups: usize,
+    free_cgroups: Vec<Cgroup>,
+    cgroups_created: usize,
     namespaces: Option<Namespaces>,
     free_namespaces: Vec<Namespace>,
-    user: Option<SetupUser>,
+    user: Option<UserIds>,
     files: Option<FileAccess>,
     /// Children can be started straight in a group.
-    into: bool,
+    can_clone_into_cgroup: bool,
 }
 
 impl Launcher {
     /// Finds out what works here, and closes this process to other processes of
     /// its user.
-    pub(super) fn new(setup: Setup) -> Result<Launcher, Unfit> {
+    pub(super) fn new(setup: SpawnerSetup) -> Result<Launcher, SetupError> {
         let namespaces = setup.namespace.then(Namespaces::new).transpose();
-        let namespaces = namespaces.map_err(|(errno, why)| Unfit {
+        let namespaces = namespaces.map_err(|(errno, why)| SetupError {
             errno,
             why: why.to_owned(),
         })?;
@@ -80,25 +80,25 @@ impl Launcher {
         let mut launcher = Launcher {
             cloner: Cloner::new()?,
             pid: nix::unistd::getpid().as_raw(),
-            folder: setup.folder,
-            free: Vec::new(),
-            groups: 0,
+            folder: setup.cgroup_dir,
+            free_cgroups: Vec::new(),
+            cgroups_created: 0,
             namespaces,
             free_namespaces: Vec::new(),
             user: setup.user,
             files: setup.files,
-            into: true,
+            can_clone_into_cgroup: true,
         };
         if let Some(namespaces) = &launcher.namespaces {
-            let first = namespaces.create().map_err(|errno| Unfit {
+            let first = namespaces.create().map_err(|errno| SetupError {
                 errno,
                 why: "a PID namespace with a /proc of its own".to_owned(),
             })?;
             launcher.free_namespaces.push(first);
         }
-        if let Some(group) = launcher.take_group()? {
-            if launcher.cloner.probe_into(group.dir()).is_err() {
-                launcher.into = false;
+        if let Some(group) = launcher.acquire_cgroup()? {
+            if launcher.cloner.probe_cgroup_spawn(group.dir()).is_err() {
+                launcher.can_clone_into_cgroup = false;
                 let own = current_group().map_err(errno_of)?.join("cgroup.procs");
                 // Joining by hand needs the same permission.
                 let mut procs = group.open_procs().map_err(errno_of)?;
@@ -106,14 +106,14 @@ impl Launcher {
                 procs.write_all(this.as_bytes()).map_err(errno_of)?;
                 fs::write(own, this).map_err(errno_of)?;
             }
-            launcher.free.push(group);
+            launcher.free_cgroups.push(group);
         }
         Ok(launcher)
     }
 
     /// Whether the trees of jobs are told apart, so that several can run here
     /// at once.
-    pub(super) fn runs_several(&self) -> bool {
+    pub(super) fn supports_concurrency(&self) -> bool {
         self.folder.is_some() || self.has_namespaces()
     }
 
@@ -125,24 +125,24 @@ impl Launcher {
     /// The first process of a namespace that no job has was reaped.
     pub(super) fn init_ended(&mut self, pid: i32) {
         if let Some(at) = self.free_namespaces.iter().position(|n| n.init() == pid) {
-            self.free_namespaces.swap_remove(at).ended();
+            self.free_namespaces.swap_remove(at).mark_ended();
         }
     }
 
     /// Whether a process of a job is this one's child although the job's first
     /// process is another.
-    pub(super) fn has_strays(&mut self, jobs: &[Job]) -> bool {
+    pub(super) fn has_unknown_children(&mut self, jobs: &[Job]) -> bool {
         let Some(namespaces) = &mut self.namespaces else {
             return false;
         };
         let free = &self.free_namespaces;
-        namespaces.has_strays(|pid| {
+        namespaces.has_unknown_children(|pid| {
             let is_job = |job: &Job| job.pid == pid || job.init() == Some(pid);
             jobs.iter().any(is_job) || free.iter().any(|n| n.init() == pid)
         })
     }
 
-    fn take_tree(&mut self) -> Result<Tree, Errno> {
+    fn acquire_tree(&mut self) -> Result<Tree, Errno> {
         if let Some(namespaces) = &self.namespaces {
             let namespace = match self.free_namespaces.pop() {
                 Some(namespace) => namespace,
@@ -150,18 +150,20 @@ impl Launcher {
             };
             return Ok(Tree::Namespace(namespace));
         }
-        Ok(self.take_group()?.map_or(Tree::Descendants, Tree::Group))
+        Ok(self
+            .acquire_cgroup()?
+            .map_or(Tree::Descendants, Tree::Cgroup))
     }
 
-    fn take_group(&mut self) -> Result<Option<Group>, Errno> {
+    fn acquire_cgroup(&mut self) -> Result<Option<Cgroup>, Errno> {
         let Some(folder) = &self.folder else {
             return Ok(None);
         };
-        if let Some(group) = self.free.pop() {
+        if let Some(group) = self.free_cgroups.pop() {
             return Ok(Some(group));
         }
-        let group = Group::create(folder.join(format!("slot-{}", self.groups)));
-        self.groups += 1;
+        let group = Cgroup::create(folder.join(format!("slot-{}", self.cgroups_created)));
+        self.cgroups_created += 1;
         group.map(Some).map_err(errno_of)
     }
 
@@ -169,10 +171,10 @@ impl Launcher {
     /// used again: Linux since 6.14 kills what is started straight into a group
     /// that has ever been killed, since it compares the group's count of kills
     /// with that of the parent's group.
-    pub(super) fn give_back(&mut self, tree: Tree, killed: bool) {
+    pub(super) fn recycle_tree(&mut self, tree: Tree, killed: bool) {
         match tree {
-            Tree::Group(group) if killed => group.remove(),
-            Tree::Group(group) => self.free.push(group),
+            Tree::Cgroup(group) if killed => group.remove(),
+            Tree::Cgroup(group) => self.free_cgroups.push(group),
             Tree::Namespace(namespace) if !killed && namespace.is_reusable() => {
                 self.free_namespaces.push(namespace);
             }
@@ -185,39 +187,39 @@ impl Launcher {
     pub(super) fn launch(
         &mut self,
         id: u32,
-        start: &Start,
+        start: &StartFrame,
         fds: &[OwnedFd],
-    ) -> Result<Job, Refusal> {
+    ) -> Result<Job, LaunchError> {
         if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
             write_script(scratch, script, self.user.as_ref())
-                .map_err(|e| script_refusal(scratch, e))?;
+                .map_err(|e| script_error(scratch, e))?;
         }
-        let Ok(mut tree) = self.take_tree() else {
-            return Err(Refusal::Busy);
+        let Ok(mut tree) = self.acquire_tree() else {
+            return Err(LaunchError::ResourceExhausted);
         };
-        let bounds = &start.bounds;
-        let mut watched = Watched::default();
-        let mut address_space = bounds.memory_bytes;
-        watched.memory_bytes = bounds.memory_bytes;
-        watched.processes = bounds.processes;
-        if let Tree::Group(group) = &mut tree {
-            let allowance = Allowance {
-                memory_bytes: bounds.memory_bytes,
-                processes: bounds.processes,
-                cpus_milli: bounds.cpus_milli,
+        let resource_limits = &start.resource_limits;
+        let mut polled_limits = PolledLimits::default();
+        let mut address_space = resource_limits.memory_bytes;
+        polled_limits.memory_bytes = resource_limits.memory_bytes;
+        polled_limits.processes = resource_limits.processes;
+        if let Tree::Cgroup(group) = &mut tree {
+            let cgroup_limits = CgroupLimits {
+                memory_bytes: resource_limits.memory_bytes,
+                processes: resource_limits.processes,
+                cpus_milli: resource_limits.cpus_milli,
             };
-            if group.allow(allowance).is_ok() {
+            if group.set_limits(cgroup_limits).is_ok() {
                 if group.has_memory {
                     address_space = None;
-                    watched.memory_bytes = None;
+                    polled_limits.memory_bytes = None;
                 }
                 if group.has_pids {
-                    watched.processes = None;
+                    polled_limits.processes = None;
                 }
             }
         }
         let started = Instant::now();
-        match self.clone(start, fds, &tree, address_space) {
+        match self.spawn_child(start, fds, &tree, address_space) {
             Ok(pid) => {
                 let mut job = Job {
                     id,
@@ -226,42 +228,46 @@ impl Launcher {
                     kill_grace: start.kill_grace,
                     started,
                     started_ns: since_epoch_ns(),
-                    report_at: Some(Instant::now() + REPORT_AFTER),
+                    report_at: Some(Instant::now() + STARTED_REPORT_DELAY),
                     timeout_at: start.timeout.map(|timeout| started + timeout),
                     kill_at: None,
-                    watch_at: None,
-                    watched,
+                    limit_check_at: None,
+                    polled_limits,
                     exit: None,
                     killed: false,
                     flags: 0,
                 };
-                job.watch(watched);
+                job.poll_limits(polled_limits);
                 Ok(job)
             }
-            Err(refusal) => {
-                self.give_back(tree, false);
-                Err(refusal)
+            Err(error) => {
+                self.recycle_tree(tree, false);
+                Err(error)
             }
         }
     }
 
-    fn clone(
+    fn spawn_child(
         &mut self,
-        start: &Start,
+        start: &StartFrame,
         fds: &[OwnedFd],
         tree: &Tree,
         address_space: Option<u64>,
-    ) -> Result<c_int, Refusal> {
+    ) -> Result<c_int, LaunchError> {
         let group = match tree {
-            Tree::Group(group) => Some(group),
+            Tree::Cgroup(group) => Some(group),
             Tree::Namespace(_) | Tree::Descendants => None,
         };
         let (parent, mounts) = match tree {
             Tree::Namespace(namespace) => (0, namespace.mounts()),
-            Tree::Group(_) | Tree::Descendants => (self.pid, (-1, -1)),
+            Tree::Cgroup(_) | Tree::Descendants => (self.pid, (-1, -1)),
         };
         let by_hand = match group {
-            Some(group) if !self.into => Some(group.open_procs().map_err(|_| Refusal::Busy)?),
+            Some(group) if !self.can_clone_into_cgroup => Some(
+                group
+                    .open_procs()
+                    .map_err(|_| LaunchError::ResourceExhausted)?,
+            ),
             _ => None,
         };
         let [candidates, argv, envp] = start.pointers();
@@ -275,7 +281,7 @@ impl Launcher {
             mounts,
             rlimits,
             rlimits_len,
-            nice: start.bounds.nice,
+            nice: start.resource_limits.nice,
             cgroup_procs: by_hand.as_ref().map_or(-1, File::as_raw_fd),
             user: self.user.as_ref().map(|user| ChildUser {
                 uid: user.uid,
@@ -293,13 +299,17 @@ impl Launcher {
             failed_errno: 0,
             failed_candidate: 0,
         };
-        let into = group.filter(|_| self.into).map(Group::dir);
+        let into = group
+            .filter(|_| self.can_clone_into_cgroup)
+            .map(Cgroup::dir);
         if let Some(user) = &self.user {
-            give_pipes(&fds[first..], user).map_err(|_| Refusal::Busy)?;
+            chown_pipes(&fds[first..], user).map_err(|_| LaunchError::ResourceExhausted)?;
         }
         let spawned = match tree {
-            Tree::Namespace(namespace) => self.cloner.spawn_within(&mut plan, namespace.pids()),
-            Tree::Group(_) | Tree::Descendants => self.cloner.spawn(&mut plan, into),
+            Tree::Namespace(namespace) => {
+                self.cloner.spawn_in_namespace(&mut plan, namespace.pids())
+            }
+            Tree::Cgroup(_) | Tree::Descendants => self.cloner.spawn(&mut plan, into),
         };
         if self.user.is_some() {
             // Becoming another user sets this for the memory they shared.
@@ -308,10 +318,10 @@ impl Launcher {
         let pid = match spawned {
             Ok(pid) => pid,
             Err(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY) => {
-                return Err(Refusal::Busy);
+                return Err(LaunchError::ResourceExhausted);
             }
             Err(errno) => {
-                return Err(Refusal::Failed(Diagnosis {
+                return Err(LaunchError::Failed(Diagnosis {
                     step: "clone",
                     errno,
                     message: format!("no process can be started: {}", errno.desc()),
@@ -328,27 +338,27 @@ impl Launcher {
             Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE
         );
         if transient && plan.failed_step == ChildStep::Exec as u8 {
-            return Err(Refusal::Busy);
+            return Err(LaunchError::ResourceExhausted);
         }
         let mut diagnosis = diagnose(start, &plan);
         if self.files.is_some() && diagnosis.errno == Errno::EACCES {
             diagnosis.message += " (or it is not among the files that this worker's jobs may use)";
         }
-        Err(Refusal::Failed(diagnosis))
+        Err(LaunchError::Failed(diagnosis))
     }
 
     /// What keeps the job to the files it may use.
-    fn ruleset(&self, start: &Start, tree: &Tree) -> Result<Option<OwnedFd>, Refusal> {
+    fn ruleset(&self, start: &StartFrame, tree: &Tree) -> Result<Option<OwnedFd>, LaunchError> {
         let Some(files) = &self.files else {
             return Ok(None);
         };
         let root = match tree {
             Tree::Namespace(namespace) => Some(namespace.root()),
-            Tree::Group(_) | Tree::Descendants => None,
+            Tree::Cgroup(_) | Tree::Descendants => None,
         };
         let ruleset = files.ruleset(root, start.scratch.as_deref());
         ruleset.map(Some).map_err(|error| {
-            Refusal::Failed(Diagnosis {
+            LaunchError::Failed(Diagnosis {
                 step: "landlock",
                 errno: Errno::EACCES,
                 message: format!("the job cannot be kept to some files: {error}"),
@@ -359,7 +369,7 @@ impl Launcher {
 
     /// Removes the groups; all jobs are over.
     pub(super) fn finish(self) {
-        drop(self.free);
+        drop(self.free_cgroups);
         if let Some(folder) = self.folder {
             let _ = super::super::cgroup::kill_and_remove(&folder);
         }
@@ -367,7 +377,7 @@ impl Launcher {
 }
 
 fn rlimits(
-    start: &Start,
+    start: &StartFrame,
     address_space: Option<u64>,
 ) -> ([(c_int, libc::rlimit); RLIMITS_MAX], usize) {
     let none = libc::rlimit {
@@ -386,10 +396,10 @@ fn rlimits(
         );
         len += 1;
     };
-    let bounds = &start.bounds;
-    let (soft, hard) = bounds.open_files;
+    let resource_limits = &start.resource_limits;
+    let (soft, hard) = resource_limits.open_files;
     add(libc::RLIMIT_NOFILE as c_int, soft, hard);
-    if let Some(seconds) = bounds.cpu_time_s {
+    if let Some(seconds) = resource_limits.cpu_time_s {
         // XCPU first, KILL a second later.
         add(
             libc::RLIMIT_CPU as c_int,
@@ -400,7 +410,7 @@ fn rlimits(
     if let Some(bytes) = address_space {
         add(libc::RLIMIT_AS as c_int, bytes, bytes);
     }
-    if let Some(bytes) = bounds.file_size_bytes {
+    if let Some(bytes) = resource_limits.file_size_bytes {
         add(libc::RLIMIT_FSIZE as c_int, bytes, bytes);
     }
     (limits, len)
@@ -408,7 +418,7 @@ fn rlimits(
 
 /// Written here, where no other thread can be starting a child that would hold
 /// the file open for writing while it is executed (ETXTBSY).
-fn write_script(scratch: &Path, script: &[u8], user: Option<&SetupUser>) -> std::io::Result<()> {
+fn write_script(scratch: &Path, script: &[u8], user: Option<&UserIds>) -> std::io::Result<()> {
     let path = scratch.join(SCRIPT);
     // A start that was put off has written it before.
     let _ = fs::remove_file(&path);
@@ -424,22 +434,22 @@ fn write_script(scratch: &Path, script: &[u8], user: Option<&SetupUser>) -> std:
 }
 
 /// A job may open its pipes again (`/dev/stdout`) only if they are its user's.
-fn give_pipes(pipes: &[OwnedFd], user: &SetupUser) -> std::io::Result<()> {
+fn chown_pipes(pipes: &[OwnedFd], user: &UserIds) -> std::io::Result<()> {
     for pipe in pipes {
         std::os::unix::fs::fchown(pipe, Some(user.uid), Some(user.gid))?;
     }
     Ok(())
 }
 
-fn script_refusal(scratch: &Path, error: std::io::Error) -> Refusal {
+fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
     let errno = errno_of(error);
     if matches!(
         errno,
         Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM
     ) {
-        return Refusal::Busy;
+        return LaunchError::ResourceExhausted;
     }
-    Refusal::Failed(Diagnosis {
+    LaunchError::Failed(Diagnosis {
         step: "scratch",
         errno,
         message: format!(

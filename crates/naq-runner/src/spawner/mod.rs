@@ -16,12 +16,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
-use super::setup::Setup;
-use super::sys::descriptors::claim_spawner_socket;
+use super::spawner_setup::SpawnerSetup;
+use super::sys::inherited_fds::inherit_spawner_socket;
 use super::sys::signals::default_dispositions;
 use super::sys::socket::{Receiver, send};
 use super::wire::{MAGIC, Reader, Writer, to_spawner, to_worker};
-use launch::{Launcher, Unfit};
+use launch::{Launcher, SetupError};
 use serve::Spawner;
 
 /// The body of the hidden subcommand `naq __spawner`. Call it before anything
@@ -35,7 +35,7 @@ pub fn spawner_main() -> ! {
 }
 
 fn run() -> Result<(), Errno> {
-    let socket = claim_spawner_socket()?;
+    let socket = inherit_spawner_socket()?;
     // Everything is blocked for good: SIGCHLD is read from a descriptor, and a
     // Ctrl-C at the worker's terminal is the worker's to handle. Children start
     // from default dispositions because these are the parent's.
@@ -51,7 +51,7 @@ fn run() -> Result<(), Errno> {
     };
     let launcher = match Launcher::new(setup) {
         Ok(launcher) => launcher,
-        Err(Unfit { errno, why }) => {
+        Err(SetupError { errno, why }) => {
             ready(&socket, errno as i32, &why)?;
             return Err(errno);
         }
@@ -62,7 +62,7 @@ fn run() -> Result<(), Errno> {
 
 /// Waits for the worker's first message: how jobs are held together here.
 /// `None` is a worker that is gone.
-fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Setup>, Errno> {
+fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<SpawnerSetup>, Errno> {
     poll(
         &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
         PollTimeout::NONE,
@@ -76,7 +76,7 @@ fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<Setup>, Err
         if reader.u8()? != to_spawner::HELLO || reader.u32()? != MAGIC {
             return Err(super::wire::Malformed);
         }
-        Setup::decode(&mut reader)
+        SpawnerSetup::decode(&mut reader)
     };
     parse().map(Some).map_err(|_| Errno::EPROTO)
 }

@@ -12,31 +12,31 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::super::request::Start;
+use super::super::start_request::StartFrame;
 use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
 use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
 use super::job::{Job, Tree};
-use super::launch::{Launcher, Refusal};
+use super::launch::{LaunchError, Launcher};
 
 /// First wait before a start that found the system short of something is tried
-/// again; it doubles up to [`BUSY_WAIT_MAX`].
-const BUSY_WAIT: Duration = Duration::from_millis(10);
+/// again; it doubles up to [`LAUNCH_RETRY_MAX`].
+const LAUNCH_RETRY_FIRST: Duration = Duration::from_millis(10);
 
 /// Longest such wait.
-const BUSY_WAIT_MAX: Duration = Duration::from_secs(1);
+const LAUNCH_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// How long trees may take to be gone when the worker is.
-const FAREWELL_MAX: Duration = Duration::from_secs(10);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// Pipes of a job beside its standard input.
 const JOB_PIPES: usize = 3;
 
 /// A job asked for and not started yet.
 #[derive(Debug)]
-struct Waiting {
+struct PendingStart {
     id: u32,
-    start: Start,
+    start: StartFrame,
     fds: Vec<OwnedFd>,
     wait: Duration,
 }
@@ -48,13 +48,13 @@ pub(super) struct Spawner {
     receiver: Receiver,
     children: SignalFd,
     launcher: Launcher,
-    waiting: VecDeque<Waiting>,
+    pending: VecDeque<PendingStart>,
     /// No start before this, the system being short of something.
-    busy_until: Option<Instant>,
+    retry_at: Option<Instant>,
     jobs: Vec<Job>,
     /// Replies not sent yet, each a frame.
     replies: VecDeque<Vec<u8>>,
-    childless: bool,
+    has_no_children: bool,
     /// Where the scratch folders of the worker's jobs are, once one has had one.
     scratch_root: Option<PathBuf>,
 }
@@ -74,11 +74,11 @@ impl Spawner {
             receiver,
             children: SignalFd::with_flags(&mask, flags)?,
             launcher,
-            waiting: VecDeque::new(),
-            busy_until: None,
+            pending: VecDeque::new(),
+            retry_at: None,
             jobs: Vec::new(),
             replies: VecDeque::new(),
-            childless: true,
+            has_no_children: true,
             scratch_root: None,
         })
     }
@@ -89,13 +89,13 @@ impl Spawner {
         for job in &mut self.jobs {
             job.kill(Instant::now());
         }
-        let deadline = Instant::now() + FAREWELL_MAX;
+        let deadline = Instant::now() + SHUTDOWN_MAX;
         while !self.jobs.is_empty() && Instant::now() < deadline {
             // The socket is not looked at again: its end would be reported
             // for ever.
             self.wait(false)?;
             self.reap();
-            self.timers();
+            self.run_timers();
             self.replies.clear();
         }
         if let (Ok(()), Some(root)) = (&result, &self.scratch_root) {
@@ -117,20 +117,20 @@ impl Spawner {
             if events.socket && !self.receive()? {
                 return Ok(());
             }
-            self.timers();
-            self.start_one();
+            self.run_timers();
+            self.start_next();
         }
     }
 
     /// Waits for something to do.
-    fn wait(&mut self, with_socket: bool) -> Result<Events, Errno> {
+    fn wait(&mut self, with_socket: bool) -> Result<ReadySources, Errno> {
         let now = Instant::now();
         let ready = with_socket && self.can_start(now);
         let next = self
             .jobs
             .iter()
             .filter_map(Job::next_timer)
-            .chain(self.busy_until.filter(|_| !self.waiting.is_empty()))
+            .chain(self.retry_at.filter(|_| !self.pending.is_empty()))
             .min();
         let timeout = match next {
             _ if ready => PollTimeout::ZERO,
@@ -155,7 +155,7 @@ impl Spawner {
         }
         // Groups whose first process has ended tell when the rest has.
         for job in self.jobs.iter().filter(|job| job.exit.is_some()) {
-            if let Tree::Group(group) = &job.tree {
+            if let Tree::Cgroup(group) = &job.tree {
                 fds.push(PollFd::new(group.events(), PollFlags::POLLPRI));
             }
         }
@@ -165,7 +165,7 @@ impl Spawner {
         }
         let any = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
         let first_group = 1 + usize::from(with_socket);
-        Ok(Events {
+        Ok(ReadySources {
             children: any(&fds[0]) || fds[first_group..].iter().any(any),
             socket: with_socket && any(&fds[1]),
         })
@@ -181,11 +181,11 @@ impl Spawner {
         if message.bytes == 0 {
             return Ok(false);
         }
-        self.frames(message).map_err(|_| Errno::EPROTO)?;
+        self.handle_frames(message).map_err(|_| Errno::EPROTO)?;
         Ok(true)
     }
 
-    fn frames(&mut self, message: Message) -> Result<(), Malformed> {
+    fn handle_frames(&mut self, message: Message) -> Result<(), Malformed> {
         let bytes = std::mem::take(&mut self.receiver.bytes);
         let mut reader = Reader::new(&bytes[..message.bytes]);
         let mut fds = message.fds.into_iter();
@@ -200,7 +200,7 @@ impl Spawner {
                     // Descriptors are lost at the end: once one is missing,
                     // so are all that follow.
                     if message.fds_lost && fds.len() < count {
-                        self.refuse(id);
+                        self.request_resend(id);
                         continue;
                     }
                     let body = if kind == to_spawner::START {
@@ -208,15 +208,15 @@ impl Spawner {
                     } else {
                         fds.pop().ok_or(Malformed).and_then(read_memfd)?
                     };
-                    let start = Start::decode(body)?;
+                    let start = StartFrame::decode(body)?;
                     if fds.len() != JOB_PIPES + usize::from(start.has_stdin) {
                         return Err(Malformed);
                     }
-                    self.waiting.push_back(Waiting {
+                    self.pending.push_back(PendingStart {
                         id,
                         start,
                         fds,
-                        wait: BUSY_WAIT,
+                        wait: LAUNCH_RETRY_FIRST,
                     });
                 }
                 to_spawner::STOP => {
@@ -239,56 +239,56 @@ impl Spawner {
                 Some(grace) => job.terminate(grace, now),
                 None => job.kill(now),
             }
-        } else if let Some(at) = self.waiting.iter().position(|w| w.id == id) {
-            self.waiting.remove(at);
+        } else if let Some(at) = self.pending.iter().position(|w| w.id == id) {
+            self.pending.remove(at);
             let mut w = Writer::default();
             not_started(&mut w, id, "stopped", 0, false, "stopped before it started");
             self.replies.push_back(w.bytes);
         }
     }
 
-    fn refuse(&mut self, id: u32) {
+    fn request_resend(&mut self, id: u32) {
         let mut w = Writer::default();
-        w.u8(to_worker::REFUSED).u32(id);
+        w.u8(to_worker::RESEND).u32(id);
         self.replies.push_back(w.bytes);
     }
 
     fn can_start(&self, now: Instant) -> bool {
-        !self.waiting.is_empty()
-            && self.busy_until.is_none_or(|until| until <= now)
-            && (self.launcher.runs_several() || self.jobs.is_empty())
+        !self.pending.is_empty()
+            && self.retry_at.is_none_or(|until| until <= now)
+            && (self.launcher.supports_concurrency() || self.jobs.is_empty())
     }
 
     /// Starts the job that has waited longest: one, so that exits are not kept
     /// waiting by a long queue.
-    fn start_one(&mut self) {
+    fn start_next(&mut self) {
         if !self.can_start(Instant::now()) {
             return;
         }
-        let Some(mut waiting) = self.waiting.pop_front() else {
+        let Some(mut pending) = self.pending.pop_front() else {
             return;
         };
-        self.busy_until = None;
+        self.retry_at = None;
         if self.scratch_root.is_none() {
-            let scratch = waiting.start.scratch.as_deref();
+            let scratch = pending.start.scratch.as_deref();
             self.scratch_root = scratch.and_then(Path::parent).map(Path::to_owned);
         }
         match self
             .launcher
-            .launch(waiting.id, &waiting.start, &waiting.fds)
+            .launch(pending.id, &pending.start, &pending.fds)
         {
             Ok(job) => {
                 self.jobs.push(job);
-                self.childless = false;
+                self.has_no_children = false;
             }
-            Err(Refusal::Busy) => {
-                self.busy_until = Some(Instant::now() + waiting.wait);
-                waiting.wait = (waiting.wait * 2).min(BUSY_WAIT_MAX);
-                self.waiting.push_front(waiting);
+            Err(LaunchError::ResourceExhausted) => {
+                self.retry_at = Some(Instant::now() + pending.wait);
+                pending.wait = (pending.wait * 2).min(LAUNCH_RETRY_MAX);
+                self.pending.push_front(pending);
             }
-            Err(Refusal::Failed(d)) => {
+            Err(LaunchError::Failed(d)) => {
                 let mut w = Writer::default();
-                let id = waiting.id;
+                let id = pending.id;
                 not_started(&mut w, id, d.step, d.errno as i32, d.fatal, &d.message);
                 self.replies.push_back(w.bytes);
             }
@@ -306,24 +306,24 @@ impl Spawner {
                 Reap::One(reaped) => {
                     // Others are descendants that outlived their parents.
                     if let Some(job) = self.jobs.iter_mut().find(|job| job.pid == reaped.pid) {
-                        job.exited(reaped, now);
+                        job.on_exit(reaped, now);
                     } else if self.launcher.has_namespaces() {
                         self.init_ended(reaped.pid);
                     }
                     ended = true;
                 }
                 Reap::NoneEnded => {
-                    self.childless = false;
+                    self.has_no_children = false;
                     break;
                 }
                 Reap::NoChildren => {
-                    self.childless = true;
+                    self.has_no_children = true;
                     break;
                 }
             }
         }
         if ended || self.jobs.iter().any(|job| job.exit.is_some()) {
-            self.tell_ended();
+            self.report_finished();
         }
     }
 
@@ -335,11 +335,11 @@ impl Spawner {
         }
     }
 
-    fn tell_ended(&mut self) {
-        let strays = self.launcher.has_strays(&self.jobs);
+    fn report_finished(&mut self) {
+        let has_unknown = self.launcher.has_unknown_children(&self.jobs);
         let mut at = 0;
         while at < self.jobs.len() {
-            if !self.jobs[at].is_over(self.childless, strays) {
+            if !self.jobs[at].is_finished(self.has_no_children, has_unknown) {
                 at += 1;
                 continue;
             }
@@ -347,17 +347,17 @@ impl Spawner {
             let mut w = Writer::default();
             job.write_ended(&mut w);
             self.replies.push_back(w.bytes);
-            self.launcher.give_back(job.tree, job.killed);
+            self.launcher.recycle_tree(job.tree, job.killed);
         }
     }
 
-    fn timers(&mut self) {
+    fn run_timers(&mut self) {
         if self.jobs.is_empty() {
             return;
         }
         let now = Instant::now();
         for job in &mut self.jobs {
-            job.timers(now);
+            job.run_timers(now);
             if job.report_at.is_some_and(|at| at <= now) {
                 job.report_at = None;
                 let mut w = Writer::default();
@@ -395,7 +395,7 @@ impl Spawner {
 
 /// What a wait found.
 #[derive(Clone, Copy, Debug)]
-struct Events {
+struct ReadySources {
     children: bool,
     socket: bool,
 }

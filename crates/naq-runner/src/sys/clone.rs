@@ -78,7 +78,7 @@ impl Cloner {
     ) -> Result<c_int, Errno> {
         let arg = std::ptr::from_mut(plan).cast::<c_void>();
         match cgroup {
-            Some(cgroup) => self.spawn_into(child::run, arg, cgroup),
+            Some(cgroup) => self.spawn_in_cgroup(child::run, arg, cgroup),
             None => {
                 // SAFETY: the stack is ours, 64 KiB, grows down from its top;
                 // `plan` outlives the call because CLONE_VFORK suspends us
@@ -100,12 +100,12 @@ impl Cloner {
     /// that lives for a moment enters it and makes this process the parent of
     /// the one it starts there: for a process without root the way into a
     /// namespace is one without return, as its own is not its to enter.
-    pub(crate) fn spawn_within(
+    pub(crate) fn spawn_in_namespace(
         &mut self,
         plan: &mut ChildPlan,
         pids: RawFd,
     ) -> Result<c_int, Errno> {
-        let mut way = Way {
+        let mut request = NamespaceSpawn {
             pids,
             plan,
             // SAFETY: the middle of the mapping.
@@ -114,30 +114,30 @@ impl Cloner {
             errno: 0,
         };
         // SAFETY: the upper half of the stack is this child's, which leaves the
-        // lower one to the next; `way` outlives the call as `plan` does above.
+        // lower one to the next; `request` outlives the call as `plan` does above.
         let between = Errno::result(unsafe {
             libc::clone(
-                enter,
+                enter_namespace_and_spawn,
                 self.stack.as_ptr().byte_add(STACK_BYTES),
                 libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-                (&raw mut way).cast(),
+                (&raw mut request).cast(),
             )
         })?;
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
-        match way.errno {
-            0 => Ok(way.pid),
+        match request.errno {
+            0 => Ok(request.pid),
             errno => Err(Errno::from_raw(errno)),
         }
     }
 
     /// Whether a child can be started straight into the group: starts one that
     /// exits at once, and reaps it.
-    pub(crate) fn probe_into(&mut self, cgroup: RawFd) -> Result<(), Errno> {
+    pub(crate) fn probe_cgroup_spawn(&mut self, cgroup: RawFd) -> Result<(), Errno> {
         extern "C" fn exit(_: *mut c_void) -> c_int {
             // SAFETY: `_exit` is async-signal-safe and does not return.
             unsafe { libc::_exit(0) }
         }
-        let pid = self.spawn_into(exit, std::ptr::null_mut(), cgroup)?;
+        let pid = self.spawn_in_cgroup(exit, std::ptr::null_mut(), cgroup)?;
         match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)? {
             WaitStatus::Exited(_, 0) => Ok(()),
             // Linux since 6.14 kills it when our own group was once killed and
@@ -146,7 +146,7 @@ impl Cloner {
         }
     }
 
-    fn spawn_into(
+    fn spawn_in_cgroup(
         &mut self,
         entry: extern "C" fn(*mut c_void) -> c_int,
         arg: *mut c_void,
@@ -167,7 +167,7 @@ impl Cloner {
 }
 
 /// What the child between needs, and what it tells.
-struct Way {
+struct NamespaceSpawn {
     pids: RawFd,
     plan: *mut ChildPlan,
     stack: *mut c_void,
@@ -175,22 +175,22 @@ struct Way {
     errno: c_int,
 }
 
-/// The child between: enters the namespace and starts the child proper. `way`
-/// is a `*mut Way`.
-extern "C" fn enter(way: *mut c_void) -> c_int {
-    // SAFETY: the caller passes a Way that outlives this call, being suspended
+/// The child between: enters the namespace and starts the child proper. `request`
+/// is a `*mut NamespaceSpawn`.
+extern "C" fn enter_namespace_and_spawn(request: *mut c_void) -> c_int {
+    // SAFETY: the caller passes a NamespaceSpawn that outlives this call, being suspended
     // until `_exit`; its stack is unused. System calls only; `errno` is the
-    // suspended parent's, which reads it from `way`.
+    // suspended parent's, which reads it from `request`.
     unsafe {
-        let way = &mut *way.cast::<Way>();
-        if libc::setns(way.pids, libc::CLONE_NEWPID) == 0 {
+        let request = &mut *request.cast::<NamespaceSpawn>();
+        if libc::setns(request.pids, libc::CLONE_NEWPID) == 0 {
             let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
-            way.pid = libc::clone(child::run, way.stack, flags, way.plan.cast());
+            request.pid = libc::clone(child::run, request.stack, flags, request.plan.cast());
         } else {
-            way.pid = -1;
+            request.pid = -1;
         }
-        if way.pid < 0 {
-            way.errno = *libc::__errno_location();
+        if request.pid < 0 {
+            request.errno = *libc::__errno_location();
         }
         libc::_exit(0)
     }
@@ -198,7 +198,7 @@ extern "C" fn enter(way: *mut c_void) -> c_int {
 
 /// Forks, with the child as the first process of a new PID namespace. For a
 /// process with one thread. 0 in the child.
-pub(super) fn fork_into_new_pids() -> Result<c_int, Errno> {
+pub(super) fn fork_into_pid_namespace() -> Result<c_int, Errno> {
     let args = CloneArgs {
         flags: libc::CLONE_NEWPID as u64,
         exit_signal: libc::SIGCHLD as u64,
@@ -247,7 +247,7 @@ unsafe fn clone3(
             lateout("r11") _,
         );
     }
-    outcome(result)
+    syscall_result(result)
 }
 
 /// As above, for 64-bit ARM.
@@ -280,7 +280,7 @@ unsafe fn clone3(
             in("x3") entry,
         );
     }
-    outcome(result)
+    syscall_result(result)
 }
 
 /// Elsewhere the child joins its group by hand.
@@ -298,7 +298,7 @@ unsafe fn clone3(
 }
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn outcome(result: i64) -> Result<c_int, Errno> {
+fn syscall_result(result: i64) -> Result<c_int, Errno> {
     if result < 0 {
         Err(Errno::from_raw(-result as c_int))
     } else {

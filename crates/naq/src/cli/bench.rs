@@ -19,7 +19,7 @@ use super::session::Session;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    what: Option<What>,
+    what: Option<BenchVerb>,
     /// Rounds, of which the middle one is shown
     #[arg(long, global = true, value_name = "COUNT", default_value_t = 3)]
     rounds: usize,
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum BenchVerb {
     /// Jobs a second from enqueue to stored result, beside the bare spawn limit
     Jobs {
         /// How many at once
@@ -55,7 +55,7 @@ enum What {
     Memory {
         /// How much the job prints, in bytes
         #[arg(long, value_name = "SIZE", default_value = "10G")]
-        output: naq_protocol::units::Size,
+        output: naq_protocol::units::ByteSize,
     },
 }
 
@@ -68,23 +68,23 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (client, _managed) = session.connect_or_start().await?;
     let bench = process::Bench::start(session, client, args.rounds, args.seconds).await?;
     let all = args.what.is_none();
-    if let Some(What::Jobs { concurrency }) = &args.what {
+    if let Some(BenchVerb::Jobs { concurrency }) = &args.what {
         jobs::run(&bench, concurrency).await?;
     } else if all {
         jobs::run(&bench, &[1, 4, 16, 64]).await?;
     }
-    if all || matches!(args.what, Some(What::Enqueue)) {
+    if all || matches!(args.what, Some(BenchVerb::Enqueue)) {
         enqueue::run(&bench).await?;
     }
-    if all || matches!(args.what, Some(What::Latency)) {
+    if all || matches!(args.what, Some(BenchVerb::Latency)) {
         latency::run(&bench).await?;
     }
-    if let Some(What::Schedule { schedules }) = args.what {
+    if let Some(BenchVerb::Schedule { schedules }) = args.what {
         schedule::run(&bench, schedules).await?;
     } else if all {
         schedule::run(&bench, 100_000).await?;
     }
-    if let Some(What::Memory { output }) = &args.what {
+    if let Some(BenchVerb::Memory { output }) = &args.what {
         memory::run(&bench, output.0).await?;
     } else if all {
         memory::run(&bench, 10 << 30).await?;

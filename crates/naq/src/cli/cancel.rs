@@ -6,7 +6,7 @@ use super::exit::Failure;
 use super::purge::confirm;
 use super::render;
 use super::session::Session;
-use naq_client::{Cancelled, Client, ClientError, JobFilter, LabelFilter};
+use naq_client::{CancelOutcome, Client, ClientError, JobFilter, LabelFilter};
 use naq_protocol::{JobId, QueueName, State};
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub(super) struct Args {
 const PAGE_JOBS: usize = 500;
 
 /// How many are cancelled at once.
-const CANCELS_AT_ONCE: usize = 32;
+const CONCURRENT_CANCELS_MAX: usize = 32;
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let ids = args
@@ -47,15 +47,15 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     let filter = filter(&args)?;
     let client = session.connect().await?;
-    let mut cancelling = Cancelling::new(session, &client);
-    cancelling.cancel(ids).await?;
+    let mut batch = CancelBatch::new(session, &client);
+    batch.cancel(ids).await?;
     if let Some(filter) = filter {
-        confirm(args.yes, &format!("cancel {}", describe(&filter)))?;
+        confirm(args.yes, &format!("cancel {}", describe_filter(&filter)))?;
         let mut before = None;
         loop {
             // a job that is cancelled moves to the front: no page is missed by going back
             let page = client.list_jobs(&filter, None, before, PAGE_JOBS).await?;
-            cancelling
+            batch
                 .cancel(page.jobs.into_iter().map(|job| job.job_id).collect())
                 .await?;
             before = page.next;
@@ -64,7 +64,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             }
         }
     }
-    cancelling.finish(args.wait).await
+    batch.finish(args.wait).await
 }
 
 /// The jobs that are meant where they are not named.
@@ -82,7 +82,7 @@ fn filter(args: &Args) -> Result<Option<JobFilter>, Failure> {
     }))
 }
 
-fn describe(filter: &JobFilter) -> String {
+fn describe_filter(filter: &JobFilter) -> String {
     let mut text = "every job".to_owned();
     if let Some(queue) = &filter.queue {
         text.push_str(&format!(" of the queue {queue}"));
@@ -97,16 +97,16 @@ fn describe(filter: &JobFilter) -> String {
 }
 
 /// Jobs being cancelled, and what came of it.
-struct Cancelling<'s> {
+struct CancelBatch<'s> {
     session: &'s Session,
     client: &'s Client,
     running: Vec<JobId>,
     unknown: Option<JobId>,
 }
 
-impl<'s> Cancelling<'s> {
-    fn new(session: &'s Session, client: &'s Client) -> Cancelling<'s> {
-        Cancelling {
+impl<'s> CancelBatch<'s> {
+    fn new(session: &'s Session, client: &'s Client) -> CancelBatch<'s> {
+        CancelBatch {
             session,
             client,
             running: Vec::new(),
@@ -122,15 +122,15 @@ impl<'s> Cancelling<'s> {
                 let cancelled = client.cancel(&id, render::now(), ttl).await;
                 (id, cancelled)
             })
-            .buffered(CANCELS_AT_ONCE);
+            .buffered(CONCURRENT_CANCELS_MAX);
         let (mut running, mut unknown) = (Vec::new(), None);
         while let Some((id, cancelled)) = cancels.next().await {
             match cancelled {
                 Ok(cancelled) => {
-                    if let Cancelled::Asked { .. } = &cancelled {
+                    if let CancelOutcome::CancelRequested { .. } = &cancelled {
                         running.push(id.clone());
                     }
-                    self.tell(&id, &cancelled)?;
+                    self.print_outcome(&id, &cancelled)?;
                 }
                 // the others are cancelled all the same
                 Err(ClientError::NoSuchJob(id)) => {
@@ -145,27 +145,32 @@ impl<'s> Cancelling<'s> {
         Ok(())
     }
 
-    fn tell(&self, id: &JobId, cancelled: &Cancelled) -> Result<(), Failure> {
+    fn print_outcome(&self, id: &JobId, cancelled: &CancelOutcome) -> Result<(), Failure> {
         if self.session.json {
-            let (asked, heard) = match cancelled {
-                Cancelled::Asked { heard, .. } => (true, *heard),
-                Cancelled::Done(_) | Cancelled::Ended(_) => (false, false),
+            let (asked, acknowledged) = match cancelled {
+                CancelOutcome::CancelRequested { acknowledged, .. } => (true, *acknowledged),
+                CancelOutcome::Cancelled(_) | CancelOutcome::AlreadyEnded(_) => (false, false),
             };
             render::print_json(&serde_json::json!({
                 "job_id": id,
                 "state": cancelled.record().state,
                 "cancel_requested": asked,
-                "worker_heard": heard,
+                "worker_acknowledged": acknowledged,
             }))?;
             return Ok(());
         }
         let told = match cancelled {
-            Cancelled::Done(_) => render::state(State::Cancelled),
-            Cancelled::Asked { heard: true, .. } => "being stopped".to_owned(),
-            Cancelled::Asked { heard: false, .. } => {
-                "to be stopped: its worker has not answered yet".to_owned()
+            CancelOutcome::Cancelled(_) => render::state(State::Cancelled),
+            CancelOutcome::CancelRequested {
+                acknowledged: true, ..
+            } => "being stopped".to_owned(),
+            CancelOutcome::CancelRequested {
+                acknowledged: false,
+                ..
+            } => "to be stopped: its worker has not answered yet".to_owned(),
+            CancelOutcome::AlreadyEnded(record) => {
+                format!("{} already", render::state(record.state))
             }
-            Cancelled::Ended(record) => format!("{} already", render::state(record.state)),
         };
         render::print_line(format_args!("{id}  {told}"))?;
         Ok(())

@@ -16,7 +16,7 @@ pub(super) fn run(session: &Session, _args: &Args) -> Result<u8, Failure> {
             .map(|entry| {
                 serde_json::json!({
                     "setting": entry.setting.name,
-                    "value": entry.value.as_ref().map(|_| entry.shown()),
+                    "value": entry.value.as_ref().map(|_| entry.display_value()),
                     "source": entry.source.to_string(),
                     "variable": entry.setting.variable,
                 })
@@ -31,7 +31,7 @@ pub(super) fn run(session: &Session, _args: &Args) -> Result<u8, Failure> {
         .map(|entry| {
             vec![
                 entry.setting.name.to_owned(),
-                entry.shown(),
+                entry.display_value(),
                 entry.source.to_string(),
                 entry.setting.help.to_owned(),
             ]

@@ -6,17 +6,17 @@ use clap::Subcommand;
 
 use super::exit::{Exit, Failure};
 use super::render;
-use naq_cron::{Cron, Zone, parse_datetime};
+use naq_cron::{Cron, Timezone, parse_datetime};
 use naq_protocol::Timestamp;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CronVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum CronVerb {
     /// Print the coming times of a cron expression, one a line
     Next {
         #[command(flatten)]
@@ -44,7 +44,7 @@ struct Expression {
     words: Vec<String>,
     /// The time zone whose clocks are meant, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value_t)]
-    tz: Zone,
+    tz: Timezone,
 }
 
 impl Expression {
@@ -70,7 +70,7 @@ impl Expression {
 
 pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
     match &args.verb {
-        Verb::Next {
+        CronVerb::Next {
             expression,
             from,
             count,
@@ -83,9 +83,9 @@ pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
                     .map(Timestamp)
                     .map_err(|error| Failure::usage(format!("--from: {error}")))?,
             };
-            next(&cron, expression.tz, from, *count, json)?;
+            print_next_times(&cron, expression.tz, from, *count, json)?;
         }
-        Verb::Explain { expression } => {
+        CronVerb::Explain { expression } => {
             let cron = expression.parse()?;
             let sentence = cron.explain();
             if json {
@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
                     "tz": expression.tz.name(),
                     "explanation": sentence,
                 }))?;
-            } else if expression.tz == Zone::UTC {
+            } else if expression.tz == Timezone::UTC {
                 render::print_line(sentence)?;
             } else {
                 let sentence = sentence.trim_end_matches('.');
@@ -108,7 +108,13 @@ pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn next(cron: &Cron, zone: Zone, from: Timestamp, count: u32, json: bool) -> Result<(), Failure> {
+fn print_next_times(
+    cron: &Cron,
+    zone: Timezone,
+    from: Timestamp,
+    count: u32,
+    json: bool,
+) -> Result<(), Failure> {
     let times: Vec<String> = std::iter::successors(cron.next_after(from.0, zone), |last| {
         cron.next_after(*last, zone)
     })

@@ -5,11 +5,11 @@ use tokio::sync::watch;
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use super::worker::{list, queue_names};
+use super::worker::{join_names, queue_names};
 use super::worker_options::WorkerOptions;
-use crate::local_server::{Options, SyncInterval};
+use crate::local_server::{ServerConfig, SyncInterval};
 use crate::scheduler;
-use crate::worker::{self, Request};
+use crate::worker::{self, WorkerCommand};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,13 +24,13 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
-    let (_, requests) = super::shutdown::requests(Request::Drain)?;
-    let options = args.worker.worker(session, queues)?;
+    let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
+    let options = args.worker.to_options(session, queues)?;
     let runner = args.worker.start_runner(session).await?;
     let (client, managed) = if session.resolved.nats_configured {
         (session.connect().await?, None)
     } else {
-        let mut server = Options::new(session.server_folder(), session.search());
+        let mut server = ServerConfig::new(session.server_dir(), session.search());
         server.sync = args.sync.unwrap_or_default();
         let (client, managed) = session.start_managed(&server).await?;
         (client, Some(managed))
@@ -54,7 +54,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     render::note(format_args!(
         "worker  {} at once from {}, held together by {}",
         options.concurrency,
-        list(&options.queues),
+        join_names(&options.queues),
         runner.containment()
     ));
     render::note("leads   a scheduler, in this process too");
@@ -64,14 +64,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut asked = requests.clone();
     let scheduling = async {
         let schedule =
-            scheduler::schedule(client.clone(), super::scheduler::options(session), stopped);
+            scheduler::run_scheduler(client.clone(), super::scheduler::options(session), stopped);
         let stopping = async {
-            let _ = asked.wait_for(|request| *request != Request::Work).await;
+            let _ = asked
+                .wait_for(|request| *request != WorkerCommand::Run)
+                .await;
             let _ = stop.send(true);
         };
         tokio::join!(schedule, stopping).0
     };
-    let working = worker::work(client.broker().clone(), runner.clone(), options, requests);
+    let working = worker::run_worker(client.broker().clone(), runner.clone(), options, requests);
     let (summary, scheduled) = tokio::join!(working, scheduling);
     let summary = summary?;
     scheduled?;

@@ -1,17 +1,17 @@
 //! `naq enqueue`
 
+mod delay;
 mod file;
-mod start;
 
 use std::io::{IsTerminal, Write};
 
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
-use super::progress::Bars;
+use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
 use naq_client::{Client, Waiter};
-use naq_core::StartTime;
+use naq_core::StartDelay;
 use naq_protocol::{JobId, QueueName, Record, State};
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[command(flatten)]
     job: JobOptions,
     #[command(flatten)]
-    start: start::StartOptions,
+    start: delay::DelayOptions,
     /// Envelopes from a file (- for standard input): one, an array, or one a line; or a flow,
     /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
     #[arg(short = 'f', long, value_name = "FILE")]
@@ -59,17 +59,17 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         let client = session.connect().await?;
         if let Some(max) = args.max_jobs {
-            client.queue(name)?.check_room(max).await?;
+            client.queue(name)?.check_capacity(max).await?;
         }
         let name = args.job.chosen_id()?;
-        let wanted = file::Wanted {
+        let options = file::FileOptions {
             queue: &queue,
             name: name.as_ref(),
             start,
             quiet: args.quiet,
             keep_ids: args.wait,
         };
-        let ids = file::enqueue(session, &client, file, &wanted).await?;
+        let ids = file::enqueue(session, &client, file, &options).await?;
         return if args.wait {
             wait_for_all(&client, &ids).await
         } else {
@@ -78,12 +78,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let start = start
-        .map(|start| start.of(envelope.expires_at))
+        .map(|start| start.resolve(envelope.expires_at))
         .transpose()?;
-    let says_when = !args.quiet && !session.json && std::io::stderr().is_terminal();
+    let prints_delay = !args.quiet && !session.json && std::io::stderr().is_terminal();
     if args.dry_run {
-        if let Some(start) = start.filter(|_| says_when) {
-            start::tell(&start);
+        if let Some(start) = start.filter(|_| prints_delay) {
+            delay::print_delay(&start);
         }
         render::print_json(&envelope)?;
         return Ok(0);
@@ -91,7 +91,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let queue = client.queue(queue.as_str())?;
     if let Some(max) = args.max_jobs {
-        queue.check_room(max).await?;
+        queue.check_capacity(max).await?;
     }
     let waiter = match args.wait {
         false => None,
@@ -103,10 +103,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     let job_id = match start {
         None => queue.enqueue(&envelope).await?,
-        Some(start) => queue.enqueue_starting(&envelope, start).await?,
+        Some(start) => queue.enqueue_delayed(&envelope, start).await?,
     };
-    if let Some(start) = start.filter(|_| says_when) {
-        start::tell(&start);
+    if let Some(start) = start.filter(|_| prints_delay) {
+        delay::print_delay(&start);
     }
     if let Some(waiter) = waiter {
         return wait_and_show(session, &client, waiter).await;
@@ -121,7 +121,7 @@ fn print_id(
     session: &Session,
     job_id: &JobId,
     queue: &QueueName,
-    start: Option<&StartTime>,
+    start: Option<&StartDelay>,
 ) -> std::io::Result<()> {
     if session.json {
         render::print_json(&id_as_json(job_id, queue, start))
@@ -131,12 +131,12 @@ fn print_id(
 }
 
 /// What a program is told of a job that was enqueued.
-fn id_as_json(job_id: &JobId, queue: &QueueName, start: Option<&StartTime>) -> serde_json::Value {
-    let mut told = serde_json::json!({"job_id": job_id, "queue": queue});
+fn id_as_json(job_id: &JobId, queue: &QueueName, start: Option<&StartDelay>) -> serde_json::Value {
+    let mut output = serde_json::json!({"job_id": job_id, "queue": queue});
     if let Some(start) = start {
-        told["scheduled_for"] = serde_json::json!(start.due);
+        output["scheduled_for"] = serde_json::json!(start.due);
     }
-    told
+    output
 }
 
 /// Waits for a job, showing how far it is, and prints its outcome.
@@ -146,10 +146,10 @@ pub(super) async fn wait_and_show(
     waiter: Waiter,
 ) -> Result<u8, Failure> {
     let mut ended = None;
-    let mut bars = Bars::new();
+    let mut bars = ProgressBars::new();
     waiter
         .each_change(|record| {
-            bars.see(&record);
+            bars.update(&record);
             ended = Some(record);
         })
         .await?;

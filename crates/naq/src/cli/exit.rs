@@ -6,9 +6,9 @@ use crate::local_server::ServerError;
 use crate::worker::WorkerError;
 use naq_client::ClientError;
 use naq_client::config::ConfigError;
-use naq_core::BadSchedule;
+use naq_core::ScheduleError;
 use naq_jetstream::BrokerError;
-use naq_protocol::{BadName, Invalid};
+use naq_protocol::{EnvelopeError, InvalidName};
 
 /// The documented exit codes (`naq --help`, README).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,17 +83,17 @@ impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Failure {
         let exit = match &error {
             BrokerError::Connect { .. }
-            | BrokerError::Unsuitable(_)
+            | BrokerError::UnsupportedServer(_)
             | BrokerError::Timeout(_)
-            | BrokerError::Denied(_)
-            | BrokerError::Lost(_) => Exit::NoNats,
-            BrokerError::QueueMissing(_) | BrokerError::Missing(_) => Exit::NotFound,
-            BrokerError::Conflict | BrokerError::IdTaken(_) | BrokerError::OtherTime { .. } => {
-                Exit::Conflict
-            }
+            | BrokerError::PermissionDenied(_)
+            | BrokerError::ConnectionLost(_) => Exit::NoNats,
+            BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => Exit::NotFound,
+            BrokerError::Conflict
+            | BrokerError::JobIdConflict(_)
+            | BrokerError::DueTimeConflict { .. } => Exit::Conflict,
             BrokerError::TooLarge { .. } => Exit::Refused,
-            BrokerError::Full(_) => Exit::Full,
-            BrokerError::Refused { .. } | BrokerError::Unreadable(_) => Exit::Failed,
+            BrokerError::StorageFull(_) => Exit::Full,
+            BrokerError::Refused { .. } | BrokerError::InvalidData(_) => Exit::Failed,
         };
         Failure::new(exit, error.to_string())
     }
@@ -105,20 +105,20 @@ impl From<ClientError> for Failure {
             ClientError::Broker(error) => return error.into(),
             ClientError::Invalid(_) => Exit::Refused,
             ClientError::Name(_) => Exit::Usage,
-            ClientError::BadSchedule(bad) => return bad.into(),
+            ClientError::ScheduleError(bad) => return bad.into(),
             ClientError::NoSuchJob(_)
             | ClientError::NoSuchSchedule(_)
-            | ClientError::NoFailedJob(_)
+            | ClientError::NoDeadLetter(_)
             | ClientError::NoEnvelope(_) => Exit::NotFound,
             ClientError::NotEnded { .. }
             | ClientError::ScheduleExists { .. }
-            | ClientError::ForeignSchedule { .. }
+            | ClientError::ScheduleOwnedElsewhere { .. }
             | ClientError::ScheduleEnded(_)
-            | ClientError::NotHeld { .. }
-            | ClientError::TimeHasCome { .. } => Exit::Conflict,
-            ClientError::NotRunnable { .. }
-            | ClientError::Start(_)
-            | ClientError::NoTime { .. } => Exit::Refused,
+            | ClientError::NotDelayed { .. }
+            | ClientError::AlreadyDue { .. } => Exit::Conflict,
+            ClientError::NotRerunnable { .. }
+            | ClientError::InvalidDueTime(_)
+            | ClientError::NoDueTime { .. } => Exit::Refused,
             ClientError::QueueFull { .. } => Exit::Full,
         };
         Failure::new(exit, error.to_string())
@@ -133,23 +133,25 @@ impl From<WorkerError> for Failure {
     }
 }
 
-impl From<Invalid> for Failure {
-    fn from(error: Invalid) -> Failure {
+impl From<EnvelopeError> for Failure {
+    fn from(error: EnvelopeError) -> Failure {
         Failure::new(Exit::Refused, error.to_string())
     }
 }
 
-impl From<BadSchedule> for Failure {
-    fn from(error: BadSchedule) -> Failure {
+impl From<ScheduleError> for Failure {
+    fn from(error: ScheduleError) -> Failure {
         match error {
-            BadSchedule::Envelope(invalid) => invalid.into(),
-            BadSchedule::Cron(_) | BadSchedule::Field { .. } => Failure::usage(error.to_string()),
+            ScheduleError::Envelope(invalid) => invalid.into(),
+            ScheduleError::Cron(_) | ScheduleError::Field { .. } => {
+                Failure::usage(error.to_string())
+            }
         }
     }
 }
 
-impl From<BadName> for Failure {
-    fn from(error: BadName) -> Failure {
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Failure {
         Failure::usage(error.to_string())
     }
 }

@@ -9,25 +9,25 @@ use serde_json::{Value, json};
 use super::exit::Failure;
 use super::purge::confirm;
 use super::render;
-use super::retry::{Refusals, print_ids};
+use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
-use naq_client::{Client, FailedFilter, Retried};
-use naq_jetstream::FailedJob;
-use naq_protocol::units::Span;
+use naq_client::{Client, DeadLetterFilter, RetryOutcome};
+use naq_jetstream::DeadLetter;
+use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, QueueName, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: FailedVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum FailedVerb {
     /// List failed jobs, newest first
     List {
         #[command(flatten)]
-        which: Which,
+        filter_options: FailedFilterOptions,
         /// How many at the most
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
         limit: usize,
@@ -61,7 +61,7 @@ enum Verb {
 
 /// Filters of failed jobs.
 #[derive(Debug, Default, clap::Args)]
-struct Which {
+struct FailedFilterOptions {
     /// Jobs of this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
@@ -70,13 +70,13 @@ struct Which {
     reason: Option<String>,
     /// Jobs that failed at least so long ago
     #[arg(long, value_name = "AGE")]
-    older_than: Option<Span>,
+    older_than: Option<WireDuration>,
     /// Jobs that failed at most so long ago
     #[arg(long, value_name = "AGE")]
-    newer_than: Option<Span>,
+    newer_than: Option<WireDuration>,
 }
 
-impl Which {
+impl FailedFilterOptions {
     fn is_empty(&self) -> bool {
         self.queue.is_none()
             && self.reason.is_none()
@@ -84,19 +84,19 @@ impl Which {
             && self.newer_than.is_none()
     }
 
-    fn filter(&self) -> Result<FailedFilter, Failure> {
-        Ok(FailedFilter {
+    fn filter(&self) -> Result<DeadLetterFilter, Failure> {
+        Ok(DeadLetterFilter {
             queue: self.queue.as_ref().map(QueueName::new).transpose()?,
             reason: self.reason.clone(),
-            until: self.older_than.map(ago),
-            since: self.newer_than.map(ago),
+            until: self.older_than.map(time_before_now),
+            since: self.newer_than.map(time_before_now),
             up_to: None,
         })
     }
 }
 
 /// A moment that is so long past.
-pub(super) fn ago(age: Span) -> Timestamp {
+pub(super) fn time_before_now(age: WireDuration) -> Timestamp {
     // ages are bounded, so that the moment exists
     Timestamp(render::now().0 - age.0)
 }
@@ -108,7 +108,7 @@ struct Selection {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
-    which: Which,
+    filter_options: FailedFilterOptions,
     /// Every failed job
     #[arg(long)]
     all: bool,
@@ -116,19 +116,23 @@ struct Selection {
 
 enum Selected {
     Ids(Vec<JobId>),
-    Matching(FailedFilter),
+    Matching(DeadLetterFilter),
 }
 
 impl Selection {
     fn selected(&self) -> Result<Selected, Failure> {
-        let given = [!self.ids.is_empty(), !self.which.is_empty(), self.all];
+        let given = [
+            !self.ids.is_empty(),
+            !self.filter_options.is_empty(),
+            self.all,
+        ];
         if given.iter().filter(|given| **given).count() != 1 {
             return Err(Failure::usage(
                 "say which failed jobs: their ids, or filters (--queue, --reason, --older-than, --newer-than), or --all",
             ));
         }
         if self.ids.is_empty() {
-            return Ok(Selected::Matching(self.which.filter()?));
+            return Ok(Selected::Matching(self.filter_options.filter()?));
         }
         let ids = self.ids.iter().map(JobId::new);
         Ok(Selected::Ids(ids.collect::<Result<_, _>>()?))
@@ -137,16 +141,19 @@ impl Selection {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match args.verb {
-        Verb::List { which, limit } => {
-            let filter = which.filter()?;
+        FailedVerb::List {
+            filter_options,
+            limit,
+        } => {
+            let filter = filter_options.filter()?;
             let client = session.connect().await?;
             list(session, &client, &filter, limit).await
         }
-        Verb::Show { id, envelope } => {
+        FailedVerb::Show { id, envelope } => {
             let job_id = JobId::new(&id)?;
             let client = session.connect().await?;
-            let job = client.fetch_failed(&job_id).await?;
-            let bytes = client.broker().failed_envelope(&job).await?;
+            let job = client.fetch_dead_letter(&job_id).await?;
+            let bytes = client.broker().dead_letter_envelope(&job).await?;
             if envelope {
                 let mut stdout = std::io::stdout();
                 stdout.write_all(&bytes)?;
@@ -157,12 +164,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             }
             Ok(0)
         }
-        Verb::Retry { selection, quiet } => {
+        FailedVerb::Retry { selection, quiet } => {
             let selected = selection.selected()?;
             let client = session.connect().await?;
             retry(session, &client, selected, quiet).await
         }
-        Verb::Discard { selection, yes } => {
+        FailedVerb::Discard { selection, yes } => {
             let selected = selection.selected()?;
             let client = session.connect().await?;
             discard(session, &client, selected, yes).await
@@ -173,10 +180,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 async fn list(
     session: &Session,
     client: &Client,
-    filter: &FailedFilter,
+    filter: &DeadLetterFilter,
     limit: usize,
 ) -> Result<u8, Failure> {
-    let mut failed = client.list_failed(filter).await?;
+    let mut failed = client.list_dead_letters(filter).await?;
     let (mut rows, mut objects) = (Vec::new(), Vec::new());
     let now = render::now();
     while rows.len() + objects.len() < limit
@@ -192,7 +199,7 @@ async fn list(
             format!("{}/{}", job.state, job.reason.as_deref().unwrap_or("-")),
             job.attempt.to_string(),
             format!("{} ago", render::age(job.time, now)),
-            render::clip(job.error.as_deref().unwrap_or("-"), 80),
+            render::excerpt(job.error.as_deref().unwrap_or("-"), 80),
         ]);
     }
     if session.json {
@@ -214,7 +221,7 @@ async fn list(
     Ok(0)
 }
 
-fn as_json(job: &FailedJob) -> Value {
+fn as_json(job: &DeadLetter) -> Value {
     json!({
         "job_id": job.job_id,
         "queue": job.queue,
@@ -227,7 +234,7 @@ fn as_json(job: &FailedJob) -> Value {
 }
 
 /// The headers that the job's message had, wherever they are.
-async fn headers(client: &Client, job: &FailedJob) -> Result<Vec<(String, String)>, Failure> {
+async fn headers(client: &Client, job: &DeadLetter) -> Result<Vec<(String, String)>, Failure> {
     let Some(object) = &job.headers_object else {
         return Ok(job.headers.clone());
     };
@@ -242,7 +249,7 @@ async fn headers(client: &Client, job: &FailedJob) -> Result<Vec<(String, String
 
 fn show(
     session: &Session,
-    job: &FailedJob,
+    job: &DeadLetter,
     headers: &[(String, String)],
     envelope: &[u8],
 ) -> std::io::Result<()> {
@@ -288,37 +295,37 @@ async fn retry(
     selected: Selected,
     quiet: bool,
 ) -> Result<u8, Failure> {
-    let mut refusals = Refusals::default();
+    let mut errors = ErrorReporter::default();
     let filter = match selected {
         Selected::Ids(ids) => {
             for id in &ids {
-                let retried = match client.fetch_failed(id).await {
+                let retried = match client.fetch_dead_letter(id).await {
                     Ok(_) => client.retry(id).await,
                     Err(error) => Err(error),
                 };
                 match retried {
                     Ok(job_id) if !quiet => print_ids(session, &job_id, id)?,
                     Ok(_) => {}
-                    Err(error) => refusals.take(error),
+                    Err(error) => errors.add(error),
                 }
             }
-            return refusals.finish();
+            return errors.finish();
         }
         Selected::Matching(filter) => filter,
     };
     let (mut enqueued, mut outdated, mut open) = (0_u64, 0_u64, 0_u64);
     let mut printed = Ok(());
     client
-        .retry_failed(&filter, |retried| match retried {
-            Retried::Enqueued { job_id, rerun_of } => {
+        .retry_dead_letters(&filter, |retried| match retried {
+            RetryOutcome::Enqueued { job_id, rerun_of } => {
                 enqueued += 1;
                 if !quiet && printed.is_ok() {
                     printed = print_ids(session, &job_id, &rerun_of);
                 }
             }
-            Retried::Outdated(_) => outdated += 1,
-            Retried::NotEnded(_) => open += 1,
-            Retried::Refused(_, error) => refusals.take(error),
+            RetryOutcome::Outdated(_) => outdated += 1,
+            RetryOutcome::NotEnded(_) => open += 1,
+            RetryOutcome::Refused(_, error) => errors.add(error),
         })
         .await?;
     printed?;
@@ -330,7 +337,7 @@ async fn retry(
         told.push_str(&format!(", {open} have not ended yet and were left"));
     }
     render::note(told);
-    refusals.finish()
+    errors.finish()
 }
 
 async fn discard(
@@ -343,23 +350,23 @@ async fn discard(
         Selected::Ids(ids) => {
             let mut jobs = Vec::new();
             for id in &ids {
-                jobs.push(client.fetch_failed(id).await?);
+                jobs.push(client.fetch_dead_letter(id).await?);
             }
             confirm(yes, &format!("discard {} failed jobs", jobs.len()))?;
             let mut discarded = 0;
             for job in &jobs {
-                discarded += u64::from(client.discard_failed_job(job).await?);
+                discarded += u64::from(client.discard_dead_letter(job).await?);
             }
             discarded
         }
         Selected::Matching(mut filter) => {
             if !yes {
-                let count = client.count_failed(&filter).await?;
+                let count = client.count_dead_letters(&filter).await?;
                 // what fails while the question is open was not asked about
                 filter.up_to = Some(count.up_to);
                 confirm(yes, &format!("discard {} failed jobs", count.jobs))?;
             }
-            client.discard_failed(&filter).await?
+            client.discard_dead_letters(&filter).await?
         }
     };
     if session.json {

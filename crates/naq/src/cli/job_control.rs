@@ -6,13 +6,13 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::exit::Failure;
-use super::list_scheduled::nothing_of;
+use super::list_scheduled::not_scheduled_error;
 use super::render;
-use super::schedule_options::{OrNone, ScheduleOptions, moment};
+use super::schedule_options::{OrNone, ScheduleOptions, parse_time};
 use super::session::Session;
-use naq_client::{Client, ClientError, Retimed, ScheduleSummary};
+use naq_client::{Client, ClientError, Rescheduled, ScheduleSummary};
 use naq_core::ScheduleChange;
-use naq_cron::Zone;
+use naq_cron::Timezone;
 use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State, Timestamp};
 
 #[derive(Debug, clap::Args)]
@@ -89,16 +89,16 @@ impl Reschedule {
     }
 
     /// The times, where they name no zone by the clocks of this one.
-    fn read_times(
+    fn parse_times(
         &self,
         change: &mut ScheduleChange,
-        zone: Zone,
+        zone: Timezone,
         now: Timestamp,
     ) -> Result<(), Failure> {
         change.start = self.when.start(zone, now)?;
         change.end = self.when.end(zone, now)?;
         change.next_run = match &self.next_run {
-            Some(text) => Some(moment("--next-run", text, zone, now)?),
+            Some(text) => Some(parse_time("--next-run", text, zone, now)?),
             None => None,
         };
         Ok(())
@@ -126,58 +126,62 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     // what can be known to be wrong is refused before anybody is asked
     let zone = args.reschedule.when.zone()?;
     args.reschedule
-        .read_times(&mut change, zone, render::now())?;
+        .parse_times(&mut change, zone, render::now())?;
     let client = session.connect().await?;
     // a job's id may be longer than the name of a schedule
     let schedule = ScheduleId::new(id.as_str());
-    let mut told = match &schedule {
-        Ok(schedule) => or_missing(control_schedule(&client, schedule, &args, change).await)?,
+    let mut result = match &schedule {
+        Ok(schedule) => {
+            none_if_not_found(control_schedule(&client, schedule, &args, change).await)?
+        }
         Err(_) => None,
     };
-    if told.is_none() {
+    if result.is_none() {
         let ttl = session.settings().default_result_ttl;
-        told = or_missing(control_one_shot(&client, &id, &args, zone, ttl).await)?;
+        result = none_if_not_found(control_delayed_job(&client, &id, &args, zone, ttl).await)?;
     }
-    let told = told.ok_or_else(|| nothing_of(&id))?;
-    tell(session, &id, args.action, &told)?;
+    let result = result.ok_or_else(|| not_scheduled_error(&id))?;
+    print_result(session, &id, args.action, &result)?;
     Ok(0)
 }
 
 /// Why nothing was done.
-enum Refused {
+enum ControlError {
     /// Nothing is there under the id.
-    NotThere,
+    NotFound,
     Failed(Failure),
 }
 
-impl From<ClientError> for Refused {
-    fn from(error: ClientError) -> Refused {
+impl From<ClientError> for ControlError {
+    fn from(error: ClientError) -> ControlError {
         match error {
-            ClientError::NoSuchSchedule(_) | ClientError::NoSuchJob(_) => Refused::NotThere,
-            error => Refused::Failed(error.into()),
+            ClientError::NoSuchSchedule(_) | ClientError::NoSuchJob(_) => ControlError::NotFound,
+            error => ControlError::Failed(error.into()),
         }
     }
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Refused {
-        Refused::Failed(failure)
+impl From<Failure> for ControlError {
+    fn from(failure: Failure) -> ControlError {
+        ControlError::Failed(failure)
     }
 }
 
-fn or_missing(done: Result<Told, Refused>) -> Result<Option<Told>, Failure> {
+fn none_if_not_found(
+    done: Result<ActionResult, ControlError>,
+) -> Result<Option<ActionResult>, Failure> {
     match done {
-        Ok(told) => Ok(Some(told)),
-        Err(Refused::NotThere) => Ok(None),
-        Err(Refused::Failed(failure)) => Err(failure),
+        Ok(result) => Ok(Some(result)),
+        Err(ControlError::NotFound) => Ok(None),
+        Err(ControlError::Failed(failure)) => Err(failure),
     }
 }
 
 /// What became of it.
-struct Told {
+struct ActionResult {
     kind: &'static str,
     /// In a few words.
-    said: String,
+    message: String,
     /// Whether it was otherwise before, where that is known.
     was_changed: Option<bool>,
     status: Option<&'static str>,
@@ -186,11 +190,11 @@ struct Told {
     job_id: Option<JobId>,
 }
 
-impl Told {
-    fn new(kind: &'static str, said: impl Into<String>) -> Told {
-        Told {
+impl ActionResult {
+    fn new(kind: &'static str, message: impl Into<String>) -> ActionResult {
+        ActionResult {
             kind,
-            said: said.into(),
+            message: message.into(),
             was_changed: None,
             status: None,
             next_run: None,
@@ -200,89 +204,89 @@ impl Told {
 }
 
 const RECURRING: &str = "recurring";
-const ONE_SHOT: &str = "one_shot";
+const DELAYED: &str = "one_shot";
 
 async fn control_schedule(
     client: &Client,
     id: &ScheduleId,
     args: &Args,
     mut change: ScheduleChange,
-) -> Result<Told, Refused> {
+) -> Result<ActionResult, ControlError> {
     let changed = match args.action {
         Action::Cancel => {
-            client.cancel_scheduled_job(id).await?;
-            return Ok(Told::new(RECURRING, "removed"));
+            client.delete_schedule(id).await?;
+            return Ok(ActionResult::new(RECURRING, "removed"));
         }
         Action::RunNow => {
-            let job_id = client.run_scheduled_job_now(id, render::now()).await?;
-            return Ok(Told {
+            let job_id = client.trigger_schedule(id, render::now()).await?;
+            return Ok(ActionResult {
                 job_id: Some(job_id),
-                ..Told::new(RECURRING, "")
+                ..ActionResult::new(RECURRING, "")
             });
         }
-        Action::Pause => client.pause_scheduled_job(id).await?,
-        Action::Resume => client.resume_scheduled_job(id, render::now()).await?,
+        Action::Pause => client.pause_schedule(id).await?,
+        Action::Resume => client.resume_schedule(id, render::now()).await?,
         Action::Reschedule => {
             let zone = match &change.tz {
                 None if args.reschedule.has_times() => zone_of(client, id).await?,
                 _ => args.reschedule.when.zone()?,
             };
             let now = render::now();
-            args.reschedule.read_times(&mut change, zone, now)?;
-            client.modify_scheduled_job(id, &change, now).await?
+            args.reschedule.parse_times(&mut change, zone, now)?;
+            client.update_schedule(id, &change, now).await?
         }
     };
     let was_changed = changed.was_changed;
     let summary = ScheduleSummary::from(changed.schedule);
     let schedule = &summary.schedule;
     let already = if was_changed { "" } else { " already" };
-    let mut said = format!("{}{already}", schedule.status);
+    let mut message = format!("{}{already}", schedule.status);
     match summary.next_run {
-        Some(next_run) => said.push_str(&next(next_run, schedule.tz.as_deref())),
+        Some(next_run) => message.push_str(&next(next_run, schedule.tz.as_deref())),
         None if args.action == Action::Reschedule && schedule.status == ScheduleStatus::Paused => {
-            said.push_str(" still: `resume` has it go on");
+            message.push_str(" still: `resume` has it go on");
         }
         None => {}
     }
-    Ok(Told {
+    Ok(ActionResult {
         was_changed: Some(was_changed),
         status: Some(schedule.status.as_str()),
         next_run: summary.next_run,
-        ..Told::new(RECURRING, said)
+        ..ActionResult::new(RECURRING, message)
     })
 }
 
 /// The zone that a schedule speaks of.
-async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Zone, ClientError> {
+async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Timezone, ClientError> {
     let summary = client.fetch_schedule(id).await?;
     let name = summary.and_then(|summary| summary.schedule.tz);
     Ok(name.and_then(|name| name.parse().ok()).unwrap_or_default())
 }
 
-async fn control_one_shot(
+async fn control_delayed_job(
     client: &Client,
     job: &JobId,
     args: &Args,
-    zone: Zone,
+    zone: Timezone,
     result_ttl: Duration,
-) -> Result<Told, Refused> {
+) -> Result<ActionResult, ControlError> {
     let retimed = match args.action {
         Action::Cancel => {
             // one that is no longer held is `naq cancel`'s
-            client.fetch_one_shot(job).await?;
+            client.fetch_delayed_job(job).await?;
             client.cancel(job, render::now(), result_ttl).await?;
-            return Ok(Told {
+            return Ok(ActionResult {
                 status: Some(State::Cancelled.as_str()),
-                ..Told::new(ONE_SHOT, "cancelled")
+                ..ActionResult::new(DELAYED, "cancelled")
             });
         }
-        Action::Pause => Retimed::Held(Box::new(client.pause_one_shot(job).await?)),
-        Action::Resume => client.resume_one_shot(job).await?,
-        Action::RunNow => client.run_one_shot_now(job).await?,
+        Action::Pause => Rescheduled::Delayed(Box::new(client.pause_delayed_job(job).await?)),
+        Action::Resume => client.resume_delayed_job(job).await?,
+        Action::RunNow => client.run_delayed_job_now(job).await?,
         Action::Reschedule => {
             let Some(text) = &args.reschedule.next_run else {
-                client.fetch_one_shot(job).await?;
-                return Err(runs_once(job).into());
+                client.fetch_delayed_job(job).await?;
+                return Err(runs_once_error(job).into());
             };
             let others = Reschedule {
                 next_run: None,
@@ -293,63 +297,68 @@ async fn control_one_shot(
                 queue: args.reschedule.queue.clone(),
             };
             if !others.change()?.is_empty() || others.has_times() {
-                client.fetch_one_shot(job).await?;
-                return Err(runs_once(job).into());
+                client.fetch_delayed_job(job).await?;
+                return Err(runs_once_error(job).into());
             }
-            let due = moment("--next-run", text, zone, render::now())?;
-            client.reschedule_one_shot(job, due).await?
+            let due = parse_time("--next-run", text, zone, render::now())?;
+            client.reschedule_delayed_job(job, due).await?
         }
     };
     let (status, due) = match &retimed {
-        Retimed::Held(one_shot) if one_shot.paused => ("paused", None),
-        Retimed::Held(one_shot) => ("active", one_shot.due),
-        Retimed::Retrying { due, .. } => (State::Retrying.as_str(), Some(*due)),
-        Retimed::Queued { .. } => (State::Queued.as_str(), None),
+        Rescheduled::Delayed(one_shot) if one_shot.paused => ("paused", None),
+        Rescheduled::Delayed(one_shot) => ("active", one_shot.due),
+        Rescheduled::Retrying { due, .. } => (State::Retrying.as_str(), Some(*due)),
+        Rescheduled::Queued { .. } => (State::Queued.as_str(), None),
     };
-    let mut said = status.to_owned();
+    let mut message = status.to_owned();
     if let Some(due) = due {
-        said.push_str(&next(due, args.reschedule.when.tz.as_deref()));
+        message.push_str(&next(due, args.reschedule.when.tz.as_deref()));
     }
-    Ok(Told {
+    Ok(ActionResult {
         status: Some(status),
         next_run: due,
         job_id: (args.action == Action::RunNow).then(|| job.clone()),
-        ..Told::new(ONE_SHOT, said)
+        ..ActionResult::new(DELAYED, message)
     })
 }
 
-fn runs_once(job: &JobId) -> Failure {
+fn runs_once_error(job: &JobId) -> Failure {
     Failure::usage(format!(
         "the job `{job}` runs once: its time, --next-run, is all that can be changed"
     ))
 }
 
 fn next(next_run: Timestamp, tz: Option<&str>) -> String {
-    let shown = render::moment_in(next_run, tz);
+    let shown = render::format_in_zone(next_run, tz);
     format!(
         ", next run {shown} ({})",
-        render::away(next_run, render::now())
+        render::relative_time(next_run, render::now())
     )
 }
 
-fn tell(session: &Session, id: &JobId, action: Action, told: &Told) -> std::io::Result<()> {
+fn print_result(
+    session: &Session,
+    id: &JobId,
+    action: Action,
+    result: &ActionResult,
+) -> std::io::Result<()> {
     if session.json {
-        let mut object = json!({"id": id, "kind": told.kind, "action": action.as_str()});
-        if let Some(was_changed) = told.was_changed {
+        let mut object = json!({"id": id, "kind": result.kind, "action": action.as_str()});
+        if let Some(was_changed) = result.was_changed {
             object["changed"] = json!(was_changed);
         }
-        if let Some(status) = told.status {
+        if let Some(status) = result.status {
             object["status"] = json!(status);
-            object["next_run"] = json!(told.next_run);
+            object["next_run"] = json!(result.next_run);
         }
-        if let Some(job_id) = &told.job_id {
+        if let Some(job_id) = &result.job_id {
             object["job_id"] = json!(job_id);
         }
         return render::print_json(&object);
     }
-    match &told.job_id {
+    match &result.job_id {
         // for the next command
         Some(job_id) => render::print_line(job_id),
-        None => render::print_line(format_args!("{id}  {}", told.said)),
+        None => render::print_line(format_args!("{id}  {}", result.message)),
     }
 }

@@ -7,8 +7,11 @@ use clap::Args;
 use serde_json::value::RawValue;
 
 use super::exit::Failure;
-use naq_protocol::units::{Size, Span};
-use naq_protocol::{Backoff, Condition, Delays, Dependency, Envelope, JobId, Limits, Timestamp};
+use naq_protocol::units::{ByteSize, WireDuration};
+use naq_protocol::{
+    Backoff, Dependency, DependencyCondition, Envelope, JobId, ResourceLimits, RetryDelay,
+    Timestamp,
+};
 
 /// What a job is.
 #[derive(Debug, Default, Args)]
@@ -33,13 +36,13 @@ pub(super) struct JobOptions {
     pub(super) cwd: Option<String>,
     /// How long it may take: 90s, 5m
     #[arg(long, value_name = "TIME")]
-    timeout: Option<Span>,
+    timeout: Option<WireDuration>,
     /// How much memory it may use: 256M, 2G
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
-    memory: Option<Size>,
+    memory: Option<ByteSize>,
     /// How much processor time a process of it may use
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
-    cpu_time: Option<Span>,
+    cpu_time: Option<WireDuration>,
     /// How many processors it may keep busy
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     cpus: Option<f64>,
@@ -51,10 +54,10 @@ pub(super) struct JobOptions {
     open_files: Option<u64>,
     /// How large a file it may write
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
-    file_size: Option<Size>,
+    file_size: Option<ByteSize>,
     /// How much of its output is kept, of each stream
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
-    output: Option<Size>,
+    output: Option<ByteSize>,
     /// Its niceness, -20 to 19
     #[arg(
         long,
@@ -96,13 +99,13 @@ pub(super) struct JobOptions {
         value_delimiter = ',',
         help_heading = "Retries"
     )]
-    retry_delay: Vec<Span>,
+    retry_delay: Vec<WireDuration>,
     /// How the wait grows: fixed, linear, exponential
     #[arg(long, value_name = "STRATEGY", value_parser = parse_strategy, help_heading = "Retries")]
     retry_strategy: Option<Backoff>,
     /// The longest wait
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
-    retry_max_delay: Option<Span>,
+    retry_max_delay: Option<WireDuration>,
     /// Wait exactly as long as said, not a random part of it
     #[arg(long, help_heading = "Retries")]
     no_retry_jitter: bool,
@@ -135,7 +138,7 @@ pub(super) struct JobOptions {
     depends_on: Vec<String>,
     /// How long a job that it depends on may be missing [default: 24h]
     #[arg(long, value_name = "TIME", help_heading = "Dependencies")]
-    dependency_timeout: Option<Span>,
+    dependency_timeout: Option<WireDuration>,
     /// At most --concurrency-max jobs of this key run at once, across all workers
     #[arg(long, value_name = "KEY")]
     concurrency_key: Option<String>,
@@ -147,7 +150,7 @@ pub(super) struct JobOptions {
     expires_at: Option<Timestamp>,
     /// How long its record stays once it has ended; 0 for ever
     #[arg(long, value_name = "TIME")]
-    result_ttl: Option<Span>,
+    result_ttl: Option<WireDuration>,
 }
 
 fn parse_strategy(text: &str) -> Result<Backoff, String> {
@@ -225,7 +228,7 @@ impl JobOptions {
         envelope.secrets.clone_from(&self.secrets);
         envelope.cwd.clone_from(&self.cwd);
         envelope.timeout = self.timeout;
-        envelope.limits = Limits {
+        envelope.limits = ResourceLimits {
             memory: self.memory,
             cpu_time: self.cpu_time,
             cpus: self.cpus,
@@ -238,8 +241,8 @@ impl JobOptions {
         envelope.max_retries = self.retries;
         envelope.retry_delay = match self.retry_delay.as_slice() {
             [] => None,
-            [one] => Some(Delays::One(*one)),
-            several => Some(Delays::Each(several.to_vec())),
+            [one] => Some(RetryDelay::Single(*one)),
+            several => Some(RetryDelay::PerRetry(several.to_vec())),
         };
         envelope.retry_strategy = self.retry_strategy;
         envelope.retry_max_delay = self.retry_max_delay;
@@ -261,7 +264,7 @@ impl JobOptions {
 
     /// The id that was chosen, if one was.
     pub(super) fn chosen_id(&self) -> Result<Option<JobId>, Failure> {
-        let id = self.id.as_ref().map(JobId::chosen).transpose();
+        let id = self.id.as_ref().map(JobId::from_user).transpose();
         id.map_err(|error| Failure::usage(error.to_string()))
     }
 
@@ -279,7 +282,7 @@ fn dependency(text: &str) -> Result<Dependency, Failure> {
             on.parse()
                 .map_err(|error: String| Failure::usage(format!("--depends-on: {error}")))?,
         ),
-        None => (text, Condition::default()),
+        None => (text, DependencyCondition::default()),
     };
     Ok(Dependency {
         job: JobId::new(job)?,

@@ -7,27 +7,27 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::events;
 use super::exit::Failure;
-use super::failed::ago;
+use super::failed::time_before_now;
 use super::render;
 use super::session::Session;
 use naq_client::{Client, JobFilter, JobPage};
-use naq_jetstream::Place;
-use naq_protocol::units::Span;
+use naq_jetstream::JobCursor;
+use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: events::Which,
+    filter_options: events::JobFilterOptions,
     /// Jobs that changed at most so long ago
     #[arg(long, value_name = "AGE")]
-    since: Option<Span>,
+    since: Option<WireDuration>,
     /// How many at the most
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
     /// Go on from where an earlier page ended
     #[arg(long, value_name = "CURSOR", conflicts_with = "watch")]
-    before: Option<Place>,
+    before: Option<JobCursor>,
     /// Keep the list up to date until Ctrl-C; where the output is no terminal, print each change
     #[arg(long)]
     watch: bool,
@@ -41,10 +41,10 @@ const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the list is read anew also where nothing was heard of: that a job was purged or its
 /// record has expired is no event.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const REREAD_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let filter = args.which.filter()?;
+    let filter = args.filter_options.filter()?;
     let client = session.connect().await?;
     if args.watch {
         if session.json || !std::io::stdout().is_terminal() {
@@ -52,7 +52,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         return watch(&client, &filter, &args).await;
     }
-    let since = args.since.map(ago);
+    let since = args.since.map(time_before_now);
     let page = client
         .list_jobs(&filter, since, args.before, args.limit as usize)
         .await?;
@@ -92,12 +92,14 @@ fn print(page: &JobPage) -> std::io::Result<()> {
                 },
                 render::age(job.enqueue_time, now),
                 render::age(job.changed_at, now),
-                render::clip(job.runs.as_deref().unwrap_or("-"), 60),
+                render::excerpt(job.command.as_deref().unwrap_or("-"), 60),
             ]
         })
         .collect();
     render::print_table(
-        &["JOB", "QUEUE", "STATE", "ATTEMPT", "AGE", "CHANGED", "RUNS"],
+        &[
+            "JOB", "QUEUE", "STATE", "ATTEMPT", "AGE", "CHANGED", "COMMAND",
+        ],
         &rows,
     )
 }
@@ -107,12 +109,12 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
     // before the first look, so that nothing is missed in between
     let mut events = client.events(&JobFilter::default()).await?;
     loop {
-        let since = args.since.map(ago);
+        let since = args.since.map(time_before_now);
         let limit = args.limit as usize;
         let mut page = client.list_jobs(filter, since, None, limit).await?;
         let listed = Instant::now();
         loop {
-            if let Some(since) = args.since.map(ago) {
+            if let Some(since) = args.since.map(time_before_now) {
                 page.jobs.retain(|job| job.changed_at >= since);
             }
             // up and clear in one go with what follows
@@ -123,7 +125,7 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
                 event?;
                 break;
             }
-            if listed.elapsed() > LOOK_INTERVAL {
+            if listed.elapsed() > REREAD_INTERVAL {
                 break;
             }
         }

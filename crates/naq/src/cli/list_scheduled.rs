@@ -10,7 +10,8 @@ use super::exit::{Exit, Failure};
 use super::render;
 use super::session::Session;
 use naq_client::{
-    Client, ClientError, LastOutcome, ListedSchedule, OneShot, ScheduleFilter, ScheduleSummary,
+    Client, ClientError, DelayedJobSummary, LastOutcome, ListedSchedule, ScheduleFilter,
+    ScheduleSummary,
 };
 use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, ScheduleStatus, Timestamp};
 
@@ -24,7 +25,7 @@ pub(super) struct Args {
     job_id: Option<String>,
     /// Schedules, or jobs that run once, at their time
     #[arg(long, value_name = "KIND", value_parser = kind())]
-    kind: Option<Kind>,
+    kind: Option<ScheduleKind>,
     /// Those whose jobs go to this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
@@ -44,7 +45,7 @@ pub(super) struct Args {
 const LIMIT_DEFAULT: u32 = 200;
 
 /// How many jobs are looked for at once.
-const LOOKS_AT_ONCE: usize = 64;
+const CONCURRENT_LOOKUPS_MAX: usize = 64;
 
 fn status() -> impl TypedValueParser<Value = ScheduleStatus> {
     PossibleValuesParser::new(["active", "paused", "ended"]).map(|text| match text.as_str() {
@@ -55,27 +56,27 @@ fn status() -> impl TypedValueParser<Value = ScheduleStatus> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ScheduleKind {
     Recurring,
-    OneShot,
+    Delayed,
 }
 
-fn kind() -> impl TypedValueParser<Value = Kind> {
+fn kind() -> impl TypedValueParser<Value = ScheduleKind> {
     PossibleValuesParser::new(["recurring", "one-shot"]).map(|text| match text.as_str() {
-        "recurring" => Kind::Recurring,
-        _ => Kind::OneShot,
+        "recurring" => ScheduleKind::Recurring,
+        _ => ScheduleKind::Delayed,
     })
 }
 
 /// What is listed.
-enum Listed {
+enum ListedEntry {
     Recurring(ListedSchedule),
-    OneShot(OneShot),
+    Delayed(DelayedJobSummary),
 }
 
 /// The same, and how the last job of a schedule is.
 struct Row {
-    listed: Listed,
+    listed: ListedEntry,
     outcome: Option<LastOutcome>,
 }
 
@@ -89,14 +90,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         let job = JobId::new(id)?;
         let client = session.connect().await?;
         let listed = find(&client, &job, &filter, args.kind).await?;
-        let row = look(&client, listed).await?;
+        let row = with_outcome(&client, listed).await?;
         return show(session, &args, vec![row], 0);
     }
     let client = session.connect().await?;
     let listed = list(&client, &filter, args.kind).await?;
     tokio::pin!(listed);
     if session.json && args.limit.is_none() {
-        let rows = looked_at(&client, listed);
+        let rows = with_outcomes(&client, listed);
         tokio::pin!(rows);
         while let Some(row) = rows.try_next().await? {
             render::print_json(&as_json(&row, args.detailed))?;
@@ -107,14 +108,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let limit = args.limit.unwrap_or(LIMIT_DEFAULT) as usize;
     let (mut first, mut left_out) = (BTreeMap::new(), 0_u64);
     while let Some(one) = listed.try_next().await? {
-        first.insert(order(&one), one);
+        first.insert(sort_key(&one), one);
         if first.len() > limit {
             first.pop_last();
             left_out += 1;
         }
     }
     let listed = stream::iter(first.into_values().map(Ok));
-    let rows = looked_at(&client, listed).try_collect().await?;
+    let rows = with_outcomes(&client, listed).try_collect().await?;
     show(session, &args, rows, left_out)
 }
 
@@ -123,28 +124,30 @@ async fn find(
     client: &Client,
     job: &JobId,
     filter: &ScheduleFilter,
-    kind: Option<Kind>,
-) -> Result<Listed, Failure> {
-    if kind != Some(Kind::OneShot)
+    kind: Option<ScheduleKind>,
+) -> Result<ListedEntry, Failure> {
+    if kind != Some(ScheduleKind::Delayed)
         && let Ok(name) = ScheduleId::new(job.as_str())
         && let Some(summary) = client.fetch_schedule(&name).await?
         && filter.matches(&summary.schedule)
     {
-        let summary = ListedSchedule::Read(Box::new(summary));
-        return Ok(Listed::Recurring(summary));
+        let summary = ListedSchedule::Valid(Box::new(summary));
+        return Ok(ListedEntry::Recurring(summary));
     }
-    if kind != Some(Kind::Recurring) {
-        match client.fetch_one_shot(job).await {
-            Ok(one_shot) if is_meant(&one_shot, filter) => return Ok(Listed::OneShot(one_shot)),
+    if kind != Some(ScheduleKind::Recurring) {
+        match client.fetch_delayed_job(job).await {
+            Ok(one_shot) if matches_filter(&one_shot, filter) => {
+                return Ok(ListedEntry::Delayed(one_shot));
+            }
             Ok(_) | Err(ClientError::NoSuchJob(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Err(nothing_of(job))
+    Err(not_scheduled_error(job))
 }
 
 /// Nothing is scheduled under an id.
-pub(super) fn nothing_of(id: &JobId) -> Failure {
+pub(super) fn not_scheduled_error(id: &JobId) -> Failure {
     Failure::new(
         Exit::NotFound,
         format!("there is neither a schedule `{id}` nor a job `{id}` that is held until its time"),
@@ -155,38 +158,44 @@ pub(super) fn nothing_of(id: &JobId) -> Failure {
 async fn list(
     client: &Client,
     filter: &ScheduleFilter,
-    kind: Option<Kind>,
-) -> Result<impl Stream<Item = Result<Listed, ClientError>>, ClientError> {
+    kind: Option<ScheduleKind>,
+) -> Result<impl Stream<Item = Result<ListedEntry, ClientError>>, ClientError> {
     let schedules = match kind {
-        Some(Kind::OneShot) => None,
+        Some(ScheduleKind::Delayed) => None,
         _ => Some(client.list_schedules(filter).await?),
     };
     // they are of no set, and one that has run is a job like any other
     let may_be = filter.set.is_none() && filter.status != Some(ScheduleStatus::Ended);
-    let one_shots = match kind {
-        Some(Kind::Recurring) => None,
+    let delayed_jobs = match kind {
+        Some(ScheduleKind::Recurring) => None,
         _ if !may_be => None,
-        _ => Some(client.one_shots(filter.queue.as_ref()).await?),
+        _ => Some(client.delayed_jobs(filter.queue.as_ref()).await?),
     };
     let filter = filter.clone();
     Ok(stream::try_unfold(
-        (schedules, one_shots),
-        move |(mut schedules, mut one_shots)| {
+        (schedules, delayed_jobs),
+        move |(mut schedules, mut delayed_jobs)| {
             let filter = filter.clone();
             async move {
                 if let Some(list) = &mut schedules {
                     if let Some(listed) = list.next().await? {
-                        return Ok(Some((Listed::Recurring(listed), (schedules, one_shots))));
+                        return Ok(Some((
+                            ListedEntry::Recurring(listed),
+                            (schedules, delayed_jobs),
+                        )));
                     }
                     schedules = None;
                 }
-                while let Some(list) = &mut one_shots {
+                while let Some(list) = &mut delayed_jobs {
                     match list.next().await? {
-                        Some(one_shot) if is_meant(&one_shot, &filter) => {
-                            return Ok(Some((Listed::OneShot(one_shot), (schedules, one_shots))));
+                        Some(one_shot) if matches_filter(&one_shot, &filter) => {
+                            return Ok(Some((
+                                ListedEntry::Delayed(one_shot),
+                                (schedules, delayed_jobs),
+                            )));
                         }
                         Some(_) => {}
-                        None => one_shots = None,
+                        None => delayed_jobs = None,
                     }
                 }
                 Ok(None)
@@ -195,7 +204,7 @@ async fn list(
     ))
 }
 
-fn status_of_one_shot(one_shot: &OneShot) -> ScheduleStatus {
+fn delayed_job_status(one_shot: &DelayedJobSummary) -> ScheduleStatus {
     if one_shot.paused {
         ScheduleStatus::Paused
     } else {
@@ -203,8 +212,8 @@ fn status_of_one_shot(one_shot: &OneShot) -> ScheduleStatus {
     }
 }
 
-fn is_meant(one_shot: &OneShot, filter: &ScheduleFilter) -> bool {
-    let status = status_of_one_shot(one_shot);
+fn matches_filter(one_shot: &DelayedJobSummary, filter: &ScheduleFilter) -> bool {
+    let status = delayed_job_status(one_shot);
     filter.set.is_none()
         && filter.status.is_none_or(|wanted| wanted == status)
         && filter
@@ -214,18 +223,18 @@ fn is_meant(one_shot: &OneShot, filter: &ScheduleFilter) -> bool {
 }
 
 /// What is done about first comes first: what cannot be read, then by the next run, then by name.
-fn order(listed: &Listed) -> (Option<Timestamp>, bool, String) {
+fn sort_key(listed: &ListedEntry) -> (Option<Timestamp>, bool, String) {
     let never = Timestamp(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     match listed {
-        Listed::Recurring(ListedSchedule::Unreadable { schedule_id, .. }) => {
+        ListedEntry::Recurring(ListedSchedule::Invalid { schedule_id, .. }) => {
             (None, false, schedule_id.to_string())
         }
-        Listed::Recurring(ListedSchedule::Read(summary)) => {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
             let is_over = summary.schedule.status == ScheduleStatus::Ended;
             let id = summary.schedule.schedule_id.to_string();
             (Some(summary.next_run.unwrap_or(never)), is_over, id)
         }
-        Listed::OneShot(one_shot) => {
+        ListedEntry::Delayed(one_shot) => {
             let due = one_shot.due.filter(|_| !one_shot.paused);
             (
                 Some(due.unwrap_or(never)),
@@ -237,21 +246,21 @@ fn order(listed: &Listed) -> (Option<Timestamp>, bool, String) {
 }
 
 /// Each with the outcome of its last job, in the same order, many looked for at once.
-fn looked_at<'c>(
+fn with_outcomes<'c>(
     client: &'c Client,
-    listed: impl Stream<Item = Result<Listed, ClientError>> + 'c,
+    listed: impl Stream<Item = Result<ListedEntry, ClientError>> + 'c,
 ) -> impl Stream<Item = Result<Row, ClientError>> + 'c {
     listed
-        .map(move |listed| async move { look(client, listed?).await })
-        .buffered(LOOKS_AT_ONCE)
+        .map(move |listed| async move { with_outcome(client, listed?).await })
+        .buffered(CONCURRENT_LOOKUPS_MAX)
 }
 
-async fn look(client: &Client, listed: Listed) -> Result<Row, ClientError> {
+async fn with_outcome(client: &Client, listed: ListedEntry) -> Result<Row, ClientError> {
     let outcome = match &listed {
-        Listed::Recurring(ListedSchedule::Read(summary)) => {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
             client.fetch_last_outcome(&summary.schedule).await?
         }
-        Listed::Recurring(ListedSchedule::Unreadable { .. }) | Listed::OneShot(_) => None,
+        ListedEntry::Recurring(ListedSchedule::Invalid { .. }) | ListedEntry::Delayed(_) => None,
     };
     Ok(Row { listed, outcome })
 }
@@ -276,7 +285,7 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
             print_details(row, now)?;
         }
     } else {
-        let cells: Vec<Vec<String>> = rows.iter().map(|row| cells(row, now)).collect();
+        let cells: Vec<Vec<String>> = rows.iter().map(|row| table_row(row, now)).collect();
         render::print_table(
             &[
                 "SCHEDULE", "WHEN", "QUEUE", "STATUS", "NEXT", "LAST", "OUTCOME", "RUNS", "MISSED",
@@ -294,7 +303,7 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
 }
 
 /// When its ticks are, in a few words.
-pub(super) fn when(schedule: &Schedule) -> String {
+pub(super) fn describe_timing(schedule: &Schedule) -> String {
     match (&schedule.cron, schedule.every, &schedule.tz) {
         (Some(cron), _, Some(tz)) => format!("{cron} {tz}"),
         (Some(cron), _, None) => cron.clone(),
@@ -304,32 +313,32 @@ pub(super) fn when(schedule: &Schedule) -> String {
 }
 
 /// When a job that runs once does.
-fn when_once(one_shot: &OneShot) -> String {
+fn describe_time(one_shot: &DelayedJobSummary) -> String {
     match one_shot.due {
         Some(due) => format!("at {due}"),
         None => "-".to_owned(),
     }
 }
 
-fn in_utc_and_distance(moment: Timestamp, now: Timestamp) -> String {
-    let shown = render::moment_in(moment, None);
-    format!("{shown} ({})", render::away(moment, now))
+fn format_time_utc(moment: Timestamp, now: Timestamp) -> String {
+    let shown = render::format_in_zone(moment, None);
+    format!("{shown} ({})", render::relative_time(moment, now))
 }
 
-fn status_of(summary: &ScheduleSummary) -> String {
+fn format_status(summary: &ScheduleSummary) -> String {
     if let Some(problem) = &summary.problem {
-        return format!("broken: {}", render::clip(problem, 60));
+        return format!("broken: {}", render::excerpt(problem, 60));
     }
     let schedule = &summary.schedule;
     match &schedule.paused_reason {
         Some(reason) if schedule.status == ScheduleStatus::Paused => {
-            format!("paused: {}", render::clip(reason, 60))
+            format!("paused: {}", render::excerpt(reason, 60))
         }
         _ => schedule.status.to_string(),
     }
 }
 
-fn outcome_of(outcome: Option<LastOutcome>) -> String {
+fn format_outcome(outcome: Option<LastOutcome>) -> String {
     match outcome {
         None => "-".to_owned(),
         Some(LastOutcome {
@@ -343,52 +352,52 @@ fn outcome_of(outcome: Option<LastOutcome>) -> String {
     }
 }
 
-fn moment_and_distance(moment: Timestamp, schedule: &Schedule, now: Timestamp) -> String {
-    let shown = render::moment_in(moment, schedule.tz.as_deref());
-    format!("{shown} ({})", render::away(moment, now))
+fn format_time(moment: Timestamp, schedule: &Schedule, now: Timestamp) -> String {
+    let shown = render::format_in_zone(moment, schedule.tz.as_deref());
+    format!("{shown} ({})", render::relative_time(moment, now))
 }
 
-fn cells(row: &Row, now: Timestamp) -> Vec<String> {
+fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
     let none = || "-".to_owned();
     match &row.listed {
-        Listed::OneShot(one_shot) => {
+        ListedEntry::Delayed(one_shot) => {
             let mut cells = vec![
                 one_shot.job_id.to_string(),
-                when_once(one_shot),
+                describe_time(one_shot),
                 one_shot.queue.to_string(),
-                status_of_one_shot(one_shot).to_string(),
+                delayed_job_status(one_shot).to_string(),
                 one_shot
                     .due
                     .filter(|_| !one_shot.paused)
-                    .map_or_else(none, |due| in_utc_and_distance(due, now)),
+                    .map_or_else(none, |due| format_time_utc(due, now)),
             ];
             cells.resize_with(10, none);
             cells
         }
-        Listed::Recurring(ListedSchedule::Unreadable {
+        ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
             let mut cells = vec![schedule_id.to_string(), none(), none()];
-            cells.push(format!("unreadable: {}", render::clip(problem, 60)));
+            cells.push(format!("unreadable: {}", render::excerpt(problem, 60)));
             cells.resize_with(10, none);
             cells
         }
-        Listed::Recurring(ListedSchedule::Read(summary)) => {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
             let schedule = &summary.schedule;
             let progress = &schedule.progress;
             vec![
                 schedule.schedule_id.to_string(),
-                when(schedule),
+                describe_timing(schedule),
                 schedule.queue.to_string(),
-                status_of(summary),
-                summary.next_run.map_or_else(none, |next_run| {
-                    moment_and_distance(next_run, schedule, now)
-                }),
+                format_status(summary),
+                summary
+                    .next_run
+                    .map_or_else(none, |next_run| format_time(next_run, schedule, now)),
                 progress
                     .last_run
-                    .map_or_else(none, |last_run| render::away(last_run, now)),
-                outcome_of(row.outcome),
+                    .map_or_else(none, |last_run| render::relative_time(last_run, now)),
+                format_outcome(row.outcome),
                 progress.runs.to_string(),
                 progress.missed.to_string(),
                 progress.failures.to_string(),
@@ -402,19 +411,19 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
         render::print_line(format_args!("{name:<14} {}", render::escape(value)))
     };
     let summary = match &row.listed {
-        Listed::Recurring(ListedSchedule::Read(summary)) => summary,
-        Listed::OneShot(one_shot) => {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => summary,
+        ListedEntry::Delayed(one_shot) => {
             line("job", one_shot.job_id.as_str())?;
-            line("when", &when_once(one_shot))?;
+            line("when", &describe_time(one_shot))?;
             line("queue", one_shot.queue.as_str())?;
-            line("runs what", one_shot.runs.as_deref().unwrap_or("-"))?;
-            line("status", status_of_one_shot(one_shot).as_str())?;
+            line("command", one_shot.command.as_deref().unwrap_or("-"))?;
+            line("status", delayed_job_status(one_shot).as_str())?;
             if let Some(due) = one_shot.due.filter(|_| !one_shot.paused) {
-                line("next run", &in_utc_and_distance(due, now))?;
+                line("next run", &format_time_utc(due, now))?;
             }
-            return line("made", &in_utc_and_distance(one_shot.enqueue_time, now));
+            return line("made", &format_time_utc(one_shot.enqueue_time, now));
         }
-        Listed::Recurring(ListedSchedule::Unreadable {
+        ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
@@ -424,12 +433,12 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
     };
     let schedule = &summary.schedule;
     let progress = &schedule.progress;
-    let moment = |moment| moment_and_distance(moment, schedule, now);
+    let moment = |moment| format_time(moment, schedule, now);
     line("schedule", schedule.schedule_id.as_str())?;
-    line("when", &when(schedule))?;
+    line("when", &describe_timing(schedule))?;
     line("queue", schedule.queue.as_str())?;
-    line("runs what", summary.runs().as_deref().unwrap_or("-"))?;
-    line("status", &status_of(summary))?;
+    line("command", summary.command().as_deref().unwrap_or("-"))?;
+    line("status", &format_status(summary))?;
     let optional: [(&str, Option<String>); 12] = [
         ("next run", summary.next_run.map(moment)),
         ("last run", progress.last_run.map(moment)),
@@ -437,7 +446,7 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
             "last job",
             progress.last_job_id.as_ref().map(ToString::to_string),
         ),
-        ("last outcome", row.outcome.map(Some).map(outcome_of)),
+        ("last outcome", row.outcome.map(Some).map(format_outcome)),
         (
             "repeat",
             schedule.repeat.map(|repeat| format!("{repeat} in all")),
@@ -473,9 +482,9 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
 /// One line for programs. What is absent is left out.
 fn as_json(row: &Row, detailed: bool) -> Value {
     let summary = match &row.listed {
-        Listed::Recurring(ListedSchedule::Read(summary)) => summary,
-        Listed::OneShot(one_shot) => return one_shot_as_json(one_shot, detailed),
-        Listed::Recurring(ListedSchedule::Unreadable {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => summary,
+        ListedEntry::Delayed(one_shot) => return delayed_job_as_json(one_shot, detailed),
+        ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
@@ -522,7 +531,7 @@ fn as_json(row: &Row, detailed: bool) -> Value {
             "overlap": schedule.overlap,
             "created_at": schedule.created_at,
             "done_until": progress.done_until,
-            "summary": summary.runs(),
+            "summary": summary.command(),
         });
         if let (Value::Object(object), Value::Object(details)) = (&mut object, details) {
             object.extend(details);
@@ -531,19 +540,19 @@ fn as_json(row: &Row, detailed: bool) -> Value {
     without_nulls(object)
 }
 
-fn one_shot_as_json(one_shot: &OneShot, detailed: bool) -> Value {
+fn delayed_job_as_json(one_shot: &DelayedJobSummary, detailed: bool) -> Value {
     let mut object = json!({
         "id": one_shot.job_id,
         "kind": "one_shot",
         "queue": one_shot.queue,
         "at": one_shot.due,
-        "status": status_of_one_shot(one_shot),
+        "status": delayed_job_status(one_shot),
         "next_run": one_shot.due.filter(|_| !one_shot.paused),
     });
     if detailed {
         object["created_at"] = json!(one_shot.enqueue_time);
         object["labels"] = json!(one_shot.labels);
-        object["summary"] = json!(one_shot.runs);
+        object["summary"] = json!(one_shot.command);
     }
     without_nulls(object)
 }

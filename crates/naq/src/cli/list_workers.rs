@@ -3,7 +3,7 @@
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use super::worker::list;
+use super::worker::join_names;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -33,7 +33,7 @@ pub(super) async fn run(session: &Session, _args: Args) -> Result<u8, Failure> {
                 worker.worker_id.clone(),
                 worker.state.to_string(),
                 format!("{}/{}", worker.running, worker.concurrency),
-                list(&worker.queues),
+                join_names(&worker.queues),
                 worker.jobs_ended.to_string(),
                 worker.containment.clone(),
                 labels.join(" "),
@@ -44,7 +44,16 @@ pub(super) async fn run(session: &Session, _args: Args) -> Result<u8, Failure> {
         .collect();
     render::print_table(
         &[
-            "NAME", "ID", "STATE", "RUNNING", "QUEUES", "ENDED", "HELD BY", "LABELS", "UP", "SEEN",
+            "NAME",
+            "ID",
+            "STATE",
+            "RUNNING",
+            "QUEUES",
+            "ENDED",
+            "CONTAINMENT",
+            "LABELS",
+            "UP",
+            "SEEN",
         ],
         &rows,
     )?;

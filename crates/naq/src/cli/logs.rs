@@ -7,7 +7,7 @@ use super::exit::Failure;
 use super::render;
 use super::session::Session;
 use naq_client::Client;
-use naq_jetstream::{LogChunk, LogStream, RecordEvent, Stdio};
+use naq_jetstream::{LogChunk, LogStream, OutputStream, RecordEvent};
 use naq_protocol::{JobId, Record};
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 /// How long the end of live output may trail the end of the job.
-const TRAIL_MAX: Duration = Duration::from_secs(2);
+const END_MARKER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
@@ -32,7 +32,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .await?;
     let mut record = client.fetch_job(&job_id).await?;
     if record.state.is_terminal() {
-        return whole(session, &client, &record).await;
+        return print_stored(session, &client, &record).await;
     }
     let mut log = client.broker().follow_log(&job_id).await?;
     let mut printer = Printer {
@@ -50,19 +50,27 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             chunk = log.next() => printer.print(chunk?)?,
             event = watch.next() => match event {
                 RecordEvent::Changed(stored) => record = stored.record,
-                RecordEvent::Reread => record = client.fetch_job(&job_id).await?,
+                RecordEvent::Resync => record = client.fetch_job(&job_id).await?,
             },
         }
     }
     if !printer.printed && log.remaining() == 0 {
         // it ended before its output went live
-        return whole(session, &client, &record).await;
+        return print_stored(session, &client, &record).await;
     }
-    let _ = tokio::time::timeout(TRAIL_MAX, finish(&mut log, &mut printer, record.attempt)).await;
+    let _ = tokio::time::timeout(
+        END_MARKER_TIMEOUT,
+        print_until_end(&mut log, &mut printer, record.attempt),
+    )
+    .await;
     Ok(0)
 }
 
-async fn finish(log: &mut LogStream, printer: &mut Printer, attempt: u32) -> Result<(), Failure> {
+async fn print_until_end(
+    log: &mut LogStream,
+    printer: &mut Printer,
+    attempt: u32,
+) -> Result<(), Failure> {
     loop {
         let chunk = log.next().await?;
         let is_end = matches!(chunk, LogChunk::End { attempt: ended } if ended == attempt);
@@ -74,14 +82,14 @@ async fn finish(log: &mut LogStream, printer: &mut Printer, attempt: u32) -> Res
 }
 
 /// All that was kept of an ended job's output.
-async fn whole(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
+async fn print_stored(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
     let mut printer = Printer {
         json: session.json,
         printed: false,
     };
     for (stdio, bytes) in [
-        (Stdio::Stdout, client.read_stdout(record).await?),
-        (Stdio::Stderr, client.read_stderr(record).await?),
+        (OutputStream::Stdout, client.read_stdout(record).await?),
+        (OutputStream::Stderr, client.read_stderr(record).await?),
     ] {
         if !bytes.is_empty() {
             printer.print(LogChunk::Bytes {
@@ -112,8 +120,8 @@ impl Printer {
         self.printed = true;
         if self.json {
             let stream = match stdio {
-                Stdio::Stdout => "stdout",
-                Stdio::Stderr => "stderr",
+                OutputStream::Stdout => "stdout",
+                OutputStream::Stderr => "stderr",
             };
             return render::print_json(&serde_json::json!({
                 "stream": stream,
@@ -122,12 +130,12 @@ impl Printer {
             }));
         }
         match stdio {
-            Stdio::Stdout => {
+            OutputStream::Stdout => {
                 let mut stdout = std::io::stdout().lock();
                 stdout.write_all(&bytes)?;
                 stdout.flush()
             }
-            Stdio::Stderr => std::io::stderr().write_all(&bytes),
+            OutputStream::Stderr => std::io::stderr().write_all(&bytes),
         }
     }
 }

@@ -31,7 +31,7 @@ mod scheduler;
 mod schema;
 mod server;
 mod session;
-mod shutdown;
+mod signals;
 mod status;
 mod ttl;
 mod wait;
@@ -133,9 +133,9 @@ pub fn main() -> ExitCode {
     // both are tiny processes of their own: before anything else is set up
     match std::env::args_os().nth(1) {
         Some(first) if first == "__spawner" => naq_runner::spawner_main(),
-        Some(first) if first == naq_runner::LIMIT_ARGUMENT => naq_runner::limit_main(),
-        Some(first) if first == crate::local_server::KEEPER_ARGUMENT => {
-            crate::local_server::keeper_main()
+        Some(first) if first == naq_runner::SPAWN_LIMIT_ARGUMENT => naq_runner::spawn_limit_main(),
+        Some(first) if first == crate::local_server::SUPERVISOR_ARGUMENT => {
+            crate::local_server::supervisor_main()
         }
         _ => {}
     }
@@ -165,8 +165,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Completions(args) => return completions::run(args, &mut command()),
         _ => {}
     }
-    let shows_jobs = matches!(cli.verb, Verb::Dev(_));
-    let session = Session::open(&cli.global, shows_jobs)?;
+    let log_jobs = matches!(cli.verb, Verb::Dev(_));
+    let session = Session::open(&cli.global, log_jobs)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

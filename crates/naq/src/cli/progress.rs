@@ -1,25 +1,25 @@
-//! Bars that show how far jobs are, on a terminal.
+//! ProgressBars that show how far jobs are, on a terminal.
 
 use std::collections::HashMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::render;
-use naq_protocol::{JobId, Progress, Record};
+use naq_protocol::{JobId, JobProgress, Record};
 
 /// The most bars shown at once: more than this is no help to anybody.
 const BARS_MAX: usize = 8;
 
 /// A bar for each job that tells of its progress. Drawn on standard error where that is a
 /// terminal, and nowhere else.
-pub(super) struct Bars {
+pub(super) struct ProgressBars {
     all: MultiProgress,
     shown: HashMap<JobId, ProgressBar>,
 }
 
-impl Bars {
-    pub(super) fn new() -> Bars {
-        Bars {
+impl ProgressBars {
+    pub(super) fn new() -> ProgressBars {
+        ProgressBars {
             all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)),
             shown: HashMap::new(),
         }
@@ -27,7 +27,7 @@ impl Bars {
 
     /// Takes note of how a job stands. Its bar comes with its first progress and goes with its
     /// end.
-    pub(super) fn see(&mut self, record: &Record) {
+    pub(super) fn update(&mut self, record: &Record) {
         if record.state.is_terminal() {
             if let Some(bar) = self.shown.remove(&record.job_id) {
                 bar.finish_and_clear();
@@ -38,7 +38,7 @@ impl Bars {
     }
 
     /// Shows how far a job is.
-    pub(super) fn show(&mut self, job: &JobId, progress: &Progress) {
+    pub(super) fn show(&mut self, job: &JobId, progress: &JobProgress) {
         if !self.shown.contains_key(job) {
             if self.shown.len() >= BARS_MAX {
                 return;
@@ -62,11 +62,11 @@ impl Bars {
             bar.set_position(percent.round() as u64);
         }
         let message = progress.message.as_deref().unwrap_or_default();
-        bar.set_message(render::clip(&render::escape(message), 60));
+        bar.set_message(render::excerpt(&render::escape(message), 60));
     }
 
     /// Does something that prints, with the bars out of its way.
-    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(super) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.all.suspend(print)
     }
 

@@ -21,7 +21,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     for name in &args.queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
-        let count = info.depth + info.later;
+        let count = info.depth + info.delayed;
         if count > 0 {
             confirm(
                 args.yes,

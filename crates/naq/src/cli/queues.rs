@@ -13,11 +13,11 @@ use naq_jetstream::QueueSettings;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<QueuesVerb>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum QueuesVerb {
     /// List the queues (the default)
     List,
     /// Make queues
@@ -80,9 +80,9 @@ fn parse_max_running(text: &str) -> Result<MaxRunning, String> {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
-    match args.verb.unwrap_or(Verb::List) {
-        Verb::List => list(session, &client).await?,
-        Verb::Add {
+    match args.verb.unwrap_or(QueuesVerb::List) {
+        QueuesVerb::List => list(session, &client).await?,
+        QueuesVerb::Add {
             queues,
             replicas,
             max_running,
@@ -96,7 +96,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 client.queue(name)?.add(&settings).await?;
             }
         }
-        Verb::Set {
+        QueuesVerb::Set {
             queues,
             max_running: MaxRunning(count),
         } => {
@@ -105,22 +105,22 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 client.queue(name)?.set_max_running(count, ack_wait).await?;
             }
         }
-        Verb::Pause { queues } => {
+        QueuesVerb::Pause { queues } => {
             for name in &queues {
                 let ack_wait = session.settings().ack_wait;
                 client.queue(name)?.pause(render::now(), ack_wait).await?;
             }
         }
-        Verb::Resume { queues } => {
+        QueuesVerb::Resume { queues } => {
             for name in &queues {
                 client.queue(name)?.resume().await?;
             }
         }
-        Verb::Remove { queues, yes } => {
+        QueuesVerb::Remove { queues, yes } => {
             for name in &queues {
                 let queue = client.queue(name)?;
                 let info = queue.info().await?;
-                let count = info.depth + info.running + info.later;
+                let count = info.depth + info.running + info.delayed;
                 let running = match info.running {
                     0 => String::new(),
                     running => format!(
@@ -134,7 +134,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 queue.remove().await?;
                 if session.json {
                     render::print_json(&serde_json::json!({
-                        "queue": name, "removed": info.depth + info.later, "running": info.running,
+                        "queue": name, "removed": info.depth + info.delayed, "running": info.running,
                     }))?;
                 } else if count > 0 {
                     render::print_line(format_args!("{name}: removed with {count} jobs{running}"))?;
@@ -166,7 +166,7 @@ async fn list(session: &Session, client: &naq_client::Client) -> Result<(), Fail
                     Some(max) => format!("{}/{max}", queue.running),
                     None => queue.running.to_string(),
                 },
-                queue.later.to_string(),
+                queue.delayed.to_string(),
                 queue
                     .oldest
                     .map_or_else(|| "-".to_owned(), |oldest| render::age(oldest, now)),
@@ -177,7 +177,7 @@ async fn list(session: &Session, client: &naq_client::Client) -> Result<(), Fail
         .collect();
     render::print_table(
         &[
-            "QUEUE", "DEPTH", "RUNNING", "LATER", "OLDEST", "SIZE", "STATE",
+            "QUEUE", "DEPTH", "RUNNING", "DELAYED", "OLDEST", "SIZE", "STATE",
         ],
         &rows,
     )?;

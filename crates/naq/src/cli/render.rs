@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use naq_cron::Zone;
+use naq_cron::Timezone;
 pub(super) use naq_protocol::escape;
 use naq_protocol::{State, Timestamp};
 
@@ -62,7 +62,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// The beginning of a text, for a cell.
-pub(super) fn clip(text: &str, chars_max: usize) -> String {
+pub(super) fn excerpt(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -81,7 +81,7 @@ pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
 }
 
 /// How far a moment is away: `in 5m`, `3s ago`.
-pub(super) fn away(moment: Timestamp, now: Timestamp) -> String {
+pub(super) fn relative_time(moment: Timestamp, now: Timestamp) -> String {
     if moment > now {
         format!("in {}", age(now, moment))
     } else {
@@ -90,8 +90,8 @@ pub(super) fn away(moment: Timestamp, now: Timestamp) -> String {
 }
 
 /// A moment by the clocks of a zone, or in UTC: `2026-12-24T18:00:00+01:00`.
-pub(super) fn moment_in(moment: Timestamp, zone: Option<&str>) -> String {
-    let zone: Zone = zone.and_then(|name| name.parse().ok()).unwrap_or_default();
+pub(super) fn format_in_zone(moment: Timestamp, zone: Option<&str>) -> String {
+    let zone: Timezone = zone.and_then(|name| name.parse().ok()).unwrap_or_default();
     zone.format(moment.0)
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::exit::{Exit, Failure};
 use super::render;
 use super::session::Session;
-use naq_protocol::{JobId, Output};
+use naq_protocol::{CapturedOutput, JobId};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -49,7 +49,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         };
         std::io::stdout().write_all(&bytes)?;
         std::io::stdout().flush()?;
-        if let Some(Output {
+        if let Some(CapturedOutput {
             truncated: true,
             bytes: written,
             ..

@@ -33,15 +33,15 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if args.wait {
         return retry_and_wait(session, &client, &ids).await;
     }
-    let mut refusals = Refusals::default();
+    let mut errors = ErrorReporter::default();
     for id in &ids {
         match client.retry(id).await {
             Ok(job_id) if !args.quiet => print_ids(session, &job_id, id)?,
             Ok(_) => {}
-            Err(error) => refusals.take(error),
+            Err(error) => errors.add(error),
         }
     }
-    refusals.finish()
+    errors.finish()
 }
 
 async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
@@ -78,12 +78,12 @@ pub(super) fn print_ids(
 
 /// Errors of some of many jobs: each is told as it comes, but for the last, which ends the verb.
 #[derive(Default)]
-pub(super) struct Refusals {
+pub(super) struct ErrorReporter {
     last: Option<Failure>,
 }
 
-impl Refusals {
-    pub(super) fn take(&mut self, error: ClientError) {
+impl ErrorReporter {
+    pub(super) fn add(&mut self, error: ClientError) {
         if let Some(earlier) = self.last.replace(error.into()) {
             render::note(format_args!("naq: {}", render::one_line(&earlier.message)));
         }

@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::exit::Failure;
 use super::job_options::JobOptions;
-use super::progress::Bars;
+use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
 use super::worker_options::WorkerOptions;
-use crate::worker::{self, Request};
-use naq_core::satisfies;
-use naq_protocol::{JobId, Progress, QueueName, Record, State};
+use crate::worker::{self, WorkerCommand};
+use naq_core::has_required_labels;
+use naq_protocol::{JobId, JobProgress, QueueName, Record, State};
 use naq_runner::StreamKind;
 
 #[derive(Debug, clap::Args)]
@@ -28,20 +28,20 @@ pub(super) struct Args {
 const QUEUE: &str = "run";
 
 /// Pieces of output on their way to our own output.
-const TAP_CHUNKS_MAX: usize = 64;
+const OUTPUT_TAP_CHUNKS_MAX: usize = 64;
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
     let labels = &session.settings().worker_labels;
-    if !satisfies(labels, &envelope.requires) {
+    if !has_required_labels(labels, &envelope.requires) {
         return Err(Failure::usage(
             "this job requires labels that are not in `worker_labels` here, and `naq run` runs it here; `naq enqueue --wait` leaves it to a worker that has them",
         ));
     }
-    let (ask, requests) = super::shutdown::requests(Request::Cancel)?;
-    let options = WorkerOptions::one_slot();
+    let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;
+    let options = WorkerOptions::single_slot();
     // the spawners first: they are small because this process still is
     let runner = options.start_runner(session).await?;
     let (client, _managed) = session.connect_or_start().await?;
@@ -70,23 +70,23 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let consumer = broker
         .ensure_single_job_consumer(&queue, &job_id, ack_wait)
         .await?;
-    let (tap, output) = mpsc::channel(TAP_CHUNKS_MAX);
-    let mut worker = options.worker(session, vec![queue])?;
-    worker.only_job = Some((job_id.clone(), consumer));
-    worker.tap = Some(tap);
-    let (progress, said) = watch::channel(Progress::default());
-    worker.tap_progress = Some(progress);
-    let bars = Arc::new(Mutex::new(Bars::new()));
-    let showing = tokio::spawn(show(job_id.clone(), said, Arc::clone(&bars)));
+    let (output_tap, output) = mpsc::channel(OUTPUT_TAP_CHUNKS_MAX);
+    let mut worker = options.to_options(session, vec![queue])?;
+    worker.single_job = Some((job_id.clone(), consumer));
+    worker.output_tap = Some(output_tap);
+    let (progress, updates) = watch::channel(JobProgress::default());
+    worker.progress_tap = Some(progress);
+    let bars = Arc::new(Mutex::new(ProgressBars::new()));
+    let showing = tokio::spawn(show(job_id.clone(), updates, Arc::clone(&bars)));
     let printer = tokio::task::spawn_blocking(move || {
         let printed = print(output, &bars);
         if printed.is_err() {
             // nobody reads us any more: what a shell does to a pipeline's writer
-            let _ = ask.send(Request::Cancel);
+            let _ = commands.send(WorkerCommand::Cancel);
         }
         printed
     });
-    let summary = worker::work(broker.clone(), runner.clone(), worker, requests).await?;
+    let summary = worker::run_worker(broker.clone(), runner.clone(), worker, requests).await?;
     runner.shutdown().await;
     let printed = printer.await;
     let _ = showing.await;
@@ -106,26 +106,30 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 }
 
 /// Shows how far the job is, until its worker has ended.
-async fn show(job: JobId, mut said: watch::Receiver<Progress>, bars: Arc<Mutex<Bars>>) {
-    while said.changed().await.is_ok() {
-        let progress = said.borrow_and_update().clone();
+async fn show(
+    job: JobId,
+    mut updates: watch::Receiver<JobProgress>,
+    bars: Arc<Mutex<ProgressBars>>,
+) {
+    while updates.changed().await.is_ok() {
+        let progress = updates.borrow_and_update().clone();
         lock(&bars).show(&job, &progress);
     }
     lock(&bars).clear();
 }
 
-fn lock(bars: &Mutex<Bars>) -> MutexGuard<'_, Bars> {
+fn lock(bars: &Mutex<ProgressBars>) -> MutexGuard<'_, ProgressBars> {
     bars.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Copies the job's output to ours.
 fn print(
     mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>,
-    bars: &Mutex<Bars>,
+    bars: &Mutex<ProgressBars>,
 ) -> std::io::Result<()> {
     while let Some((stream, bytes)) = output.blocking_recv() {
         // locked for one piece at a time: the log goes to standard error as well
-        lock(bars).aside(|| match stream {
+        lock(bars).suspend(|| match stream {
             StreamKind::Stdout => {
                 let mut stdout = std::io::stdout().lock();
                 stdout.write_all(&bytes)?;

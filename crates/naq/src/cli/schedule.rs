@@ -2,7 +2,7 @@
 
 mod apply;
 mod crontab;
-mod described;
+mod schedule_file;
 mod toml_file;
 
 use std::io::IsTerminal;
@@ -14,21 +14,21 @@ use super::job_options::JobOptions;
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
-use naq_client::{Cadence, NewSchedule, ScheduleOutcome, ScheduleSummary, Scheduled};
-use naq_jetstream::{BrokerError, StoredLock};
+use naq_client::{AddScheduleOutcome, AddedSchedule, NewSchedule, Recurrence, ScheduleSummary};
+use naq_jetstream::{BrokerError, StoredLeaderLease};
 use naq_protocol::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<ScheduleVerb>,
     #[command(flatten)]
     new: NewArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ScheduleVerb {
     /// Apply a file of schedules, TOML or a crontab, as a whole: what it describes is made,
     /// changed or left as it is, and what it no longer does is removed
     Apply(apply::Args),
@@ -57,12 +57,12 @@ struct NewArgs {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match args.verb {
-        Some(Verb::Apply(args)) => apply::run(session, args).await,
-        None => make(session, args.new).await,
+        Some(ScheduleVerb::Apply(args)) => apply::run(session, args).await,
+        None => create(session, args.new).await,
     }
 }
 
-async fn make(session: &Session, args: NewArgs) -> Result<u8, Failure> {
+async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     let now = render::now();
     let new = new_schedule(session, &args, now)?;
     let queue = args
@@ -78,16 +78,19 @@ async fn make(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     new.to_schedule(&QueueName::new(queue)?, now)?;
     let client = session.connect().await?;
     let queue = client.queue(queue)?;
-    let (made, lock) = futures_util::join!(queue.schedule(&new, now), client.broker().read_lock());
+    let (made, lock) = futures_util::join!(
+        queue.schedule(&new, now),
+        client.broker().read_leader_lease()
+    );
     let made = made?;
-    tell(session, made, &lock, now)?;
+    print_created(session, made, &lock, now)?;
     warn_without_scheduler(&lock);
     Ok(0)
 }
 
 /// Says so where no scheduler runs. Who may not read the lock is told nothing.
-fn warn_without_scheduler(lock: &Result<StoredLock, BrokerError>) {
-    if matches!(lock, Ok(StoredLock { leader: None, .. })) {
+fn warn_without_scheduler(lock: &Result<StoredLeaderLease, BrokerError>) {
+    if matches!(lock, Ok(StoredLeaderLease { leader: None, .. })) {
         render::note("naq: no scheduler runs: start one with `naq scheduler`");
     }
 }
@@ -95,11 +98,11 @@ fn warn_without_scheduler(lock: &Result<StoredLock, BrokerError>) {
 fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<NewSchedule, Failure> {
     let when = &args.when;
     let cadence = match (&when.cron, when.every) {
-        (Some(expression), _) => Cadence::Cron {
+        (Some(expression), _) => Recurrence::Cron {
             expression: expression.clone(),
             tz: when.tz.clone(),
         },
-        (None, Some(every)) => Cadence::Every(every.0),
+        (None, Some(every)) => Recurrence::Every(every.0),
         (None, None) => {
             return Err(Failure::usage(
                 "say when: --cron EXPR (such as '0 5 * * *') or --every TIME (such as 15s)",
@@ -141,19 +144,19 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
     Ok(new)
 }
 
-fn tell(
+fn print_created(
     session: &Session,
-    made: Scheduled,
-    lock: &Result<StoredLock, BrokerError>,
+    made: AddedSchedule,
+    lock: &Result<StoredLeaderLease, BrokerError>,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let summary = ScheduleSummary::from(made.schedule);
     let (schedule, next_run) = (&summary.schedule, summary.next_run);
     if session.json {
         let outcome = match made.outcome {
-            ScheduleOutcome::Created => "created",
-            ScheduleOutcome::Replaced => "replaced",
-            ScheduleOutcome::Unchanged => "unchanged",
+            AddScheduleOutcome::Created => "created",
+            AddScheduleOutcome::Replaced => "replaced",
+            AddScheduleOutcome::Unchanged => "unchanged",
         };
         render::print_json(&serde_json::json!({
             "schedule_id": schedule.schedule_id,
@@ -167,13 +170,13 @@ fn tell(
         render::print_line(&schedule.schedule_id)?;
         if std::io::stderr().is_terminal() {
             let was = match made.outcome {
-                ScheduleOutcome::Created => "",
-                ScheduleOutcome::Replaced => "replaced; ",
-                ScheduleOutcome::Unchanged => "it is there already; ",
+                AddScheduleOutcome::Created => "",
+                AddScheduleOutcome::Replaced => "replaced; ",
+                AddScheduleOutcome::Unchanged => "it is there already; ",
             };
             if let Some(next_run) = next_run {
-                let next = render::moment_in(next_run, schedule.tz.as_deref());
-                let away = render::away(next_run, now);
+                let next = render::format_in_zone(next_run, schedule.tz.as_deref());
+                let away = render::relative_time(next_run, now);
                 render::note(format_args!("{was}next run {next} ({away})"));
             }
         }

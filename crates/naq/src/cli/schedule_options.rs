@@ -4,8 +4,8 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::exit::Failure;
-use naq_cron::{Zone, parse_datetime};
-use naq_protocol::units::Span;
+use naq_cron::{Timezone, parse_datetime};
+use naq_protocol::units::WireDuration;
 use naq_protocol::{Misfire, Overlap, Timestamp};
 
 /// When a schedule's ticks are, and what becomes of some of them.
@@ -19,7 +19,7 @@ pub(super) struct ScheduleOptions {
     pub(super) tz: Option<String>,
     /// The time from one run to the next, 100ms at the least: 15s, 5m
     #[arg(long, value_name = "TIME", visible_alias = "interval")]
-    pub(super) every: Option<Span>,
+    pub(super) every: Option<WireDuration>,
     /// How many jobs to make in all; none for no end
     #[arg(long, value_name = "COUNT", value_parser = or_none::<u64>)]
     pub(super) repeat: Option<OrNone<u64>>,
@@ -30,8 +30,8 @@ pub(super) struct ScheduleOptions {
     #[arg(long, value_name = "TIME", value_parser = or_none::<String>)]
     pub(super) end: Option<OrNone<String>>,
     /// Enqueue each job later by up to so much, drawn anew each time
-    #[arg(long, value_name = "TIME", value_parser = or_none::<Span>)]
-    pub(super) jitter: Option<OrNone<Span>>,
+    #[arg(long, value_name = "TIME", value_parser = or_none::<WireDuration>)]
+    pub(super) jitter: Option<OrNone<WireDuration>>,
     /// What becomes of runs that no scheduler was there for: none, the last one, or all
     /// [a new schedule: once]
     #[arg(long, value_name = "POLICY", value_parser = misfire(), help_heading = "Late and long runs")]
@@ -41,7 +41,7 @@ pub(super) struct ScheduleOptions {
     pub(super) misfire_max: Option<u32>,
     /// How late a run may be and still be on time [a new schedule: 1m]
     #[arg(long, value_name = "TIME", help_heading = "Late and long runs")]
-    pub(super) misfire_grace: Option<Span>,
+    pub(super) misfire_grace: Option<WireDuration>,
     /// What becomes of a run while the last job has not ended: run both, leave it out, wait, or
     /// cancel the last job [a new schedule: allow]
     #[arg(long, value_name = "POLICY", value_parser = overlap(), help_heading = "Late and long runs")]
@@ -83,56 +83,58 @@ fn overlap() -> impl TypedValueParser<Value = Overlap> {
 
 impl ScheduleOptions {
     /// The zone of times that name none.
-    pub(super) fn zone(&self) -> Result<Zone, Failure> {
+    pub(super) fn zone(&self) -> Result<Timezone, Failure> {
         match &self.tz {
-            Some(name) => zone(name),
-            None => Ok(Zone::UTC),
+            Some(name) => parse_zone(name),
+            None => Ok(Timezone::UTC),
         }
     }
 
     /// The start, where one is given, read by the clocks of a zone.
     pub(super) fn start(
         &self,
-        zone: Zone,
+        zone: Timezone,
         now: Timestamp,
     ) -> Result<Option<Option<Timestamp>>, Failure> {
-        moment_or_none("--start", self.start.as_ref(), zone, now)
+        parse_time_or_none("--start", self.start.as_ref(), zone, now)
     }
 
     /// The end, in the same way.
     pub(super) fn end(
         &self,
-        zone: Zone,
+        zone: Timezone,
         now: Timestamp,
     ) -> Result<Option<Option<Timestamp>>, Failure> {
-        moment_or_none("--end", self.end.as_ref(), zone, now)
+        parse_time_or_none("--end", self.end.as_ref(), zone, now)
     }
 }
 
 /// A zone by its name.
-pub(super) fn zone(name: &str) -> Result<Zone, Failure> {
+pub(super) fn parse_zone(name: &str) -> Result<Timezone, Failure> {
     name.parse()
-        .map_err(|bad: naq_cron::BadZone| Failure::usage(format!("--tz: {bad}")))
+        .map_err(|bad: naq_cron::TimezoneError| Failure::usage(format!("--tz: {bad}")))
 }
 
-fn moment_or_none(
+fn parse_time_or_none(
     option: &str,
     text: Option<&OrNone<String>>,
-    zone: Zone,
+    zone: Timezone,
     now: Timestamp,
 ) -> Result<Option<Option<Timestamp>>, Failure> {
     match text {
         None => Ok(None),
         Some(OrNone(None)) => Ok(Some(None)),
-        Some(OrNone(Some(text))) => moment(option, text, zone, now).map(|time| Some(Some(time))),
+        Some(OrNone(Some(text))) => {
+            parse_time(option, text, zone, now).map(|time| Some(Some(time)))
+        }
     }
 }
 
 /// A time as somebody has written it.
-pub(super) fn moment(
+pub(super) fn parse_time(
     option: &str,
     text: &str,
-    zone: Zone,
+    zone: Timezone,
     now: Timestamp,
 ) -> Result<Timestamp, Failure> {
     parse_datetime(text, zone, now.0)

@@ -6,9 +6,9 @@ use tokio::sync::watch;
 
 use super::exit::Failure;
 use super::session::Session;
-use super::shutdown::Signals;
-use crate::scheduler::{self, LockOptions, Options};
-use naq_protocol::units::Span;
+use super::signals::Signals;
+use crate::scheduler::{self, LockOptions, SchedulerConfig};
+use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,17 +21,17 @@ pub(super) struct Args {
     disable_ha: bool,
     /// When another takes over from a leader that is silent [default: 10s]
     #[arg(long, value_name = "TIME")]
-    lock_ttl: Option<Span>,
+    lock_ttl: Option<WireDuration>,
     /// Ticks in a row that cannot be enqueued, after which a schedule is paused; 0 for never
     /// [default: 5]
     #[arg(long, value_name = "COUNT")]
     max_failures: Option<u32>,
     /// How often to look for what a crash left behind
     #[arg(long, value_name = "TIME", default_value = "10m")]
-    sweep_interval: Span,
+    reconcile_interval: WireDuration,
     /// Without effect: schedules are not polled, a change counts at once
     #[arg(long, value_name = "TIME")]
-    poll_interval: Option<Span>,
+    poll_interval: Option<WireDuration>,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -41,13 +41,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let mut options = options(session);
     options.instance_id = args.instance_id;
-    if let Some(failures_max) = args.max_failures {
-        options.failures_max = failures_max;
+    if let Some(max_consecutive_failures) = args.max_failures {
+        options.max_consecutive_failures = max_consecutive_failures;
     }
-    if args.sweep_interval.0.is_zero() {
-        return Err(Failure::usage("--sweep-interval 0s: it must be longer"));
+    if args.reconcile_interval.0.is_zero() {
+        return Err(Failure::usage("--reconcile-interval 0s: it must be longer"));
     }
-    options.sweep_interval = args.sweep_interval.0;
+    options.reconcile_interval = args.reconcile_interval.0;
     match (&mut options.lock, args.lock_ttl) {
         (lock, _) if args.disable_ha => *lock = None,
         (Some(lock), Some(ttl)) => {
@@ -62,7 +62,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let client = session.connect().await?;
     tracing::info!(server = client.broker().server(), "scheduling");
-    let summary = scheduler::schedule(client, options, stop).await?;
+    let summary = scheduler::run_scheduler(client, options, stop).await?;
     tracing::info!(enqueued = summary.enqueued, "done");
     Ok(0)
 }
@@ -71,19 +71,19 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
 const LOCK_TTL_S_MIN: u64 = 3;
 
 /// How often the scheduler of `naq dev` sweeps.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// As the settings have it.
-pub(super) fn options(session: &Session) -> Options {
+pub(super) fn options(session: &Session) -> SchedulerConfig {
     let settings = session.settings();
-    Options {
+    SchedulerConfig {
         instance_id: None,
         lock: Some(LockOptions {
             ttl: settings.scheduler_lock_ttl,
             renew_interval: settings.scheduler_lock_renew_interval,
         }),
-        failures_max: settings.max_schedule_failures,
-        sweep_interval: SWEEP_INTERVAL,
+        max_consecutive_failures: settings.max_schedule_failures,
+        reconcile_interval: RECONCILE_INTERVAL,
         result_ttl: settings.default_result_ttl,
     }
 }

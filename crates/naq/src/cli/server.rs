@@ -8,17 +8,17 @@ use clap::Subcommand;
 use super::exit::{Exit, Failure};
 use super::render;
 use super::session::Session;
-use super::shutdown::Signals;
-use crate::local_server::{self, Options, Port, SyncInterval};
+use super::signals::Signals;
+use crate::local_server::{self, Port, ServerConfig, SyncInterval};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<ServerVerb>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ServerVerb {
     /// Run it until Ctrl-C, or for good with --stay
     Start {
         /// Leave it running, until `naq server stop`
@@ -54,15 +54,15 @@ pub(super) fn parse_sync(text: &str) -> Result<SyncInterval, String> {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    match args.verb.unwrap_or(Verb::Status) {
-        Verb::Start {
+    match args.verb.unwrap_or(ServerVerb::Status) {
+        ServerVerb::Start {
             stay,
             port,
             sync,
             store_dir,
         } => {
-            let folder = store_dir.unwrap_or_else(|| session.server_folder());
-            let mut options = Options::new(folder, session.search());
+            let folder = store_dir.unwrap_or_else(|| session.server_dir());
+            let mut options = ServerConfig::new(folder, session.search());
             options.stay = stay;
             options.sync = sync.unwrap_or_default();
             if let Some(port) = port {
@@ -70,15 +70,15 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             }
             start(session, &options).await
         }
-        Verb::Stop => {
-            if local_server::stop(&session.server_folder(), STOP_MAX).await? {
+        ServerVerb::Stop => {
+            if local_server::stop(&session.server_dir(), STOP_MAX).await? {
                 Ok(0)
             } else {
                 Err(Failure::new(Exit::NotFound, "no managed server is running"))
             }
         }
-        Verb::Status => status(session),
-        Verb::Path => {
+        ServerVerb::Status => status(session),
+        ServerVerb::Path => {
             let search = session.search();
             let binary = tokio::task::spawn_blocking(move || local_server::find(&search))
                 .await
@@ -93,7 +93,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
 }
 
-async fn start(session: &Session, options: &Options) -> Result<u8, Failure> {
+async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let managed = local_server::ensure(options).await?;
     if session.json {
@@ -114,7 +114,7 @@ async fn start(session: &Session, options: &Options) -> Result<u8, Failure> {
 }
 
 fn status(session: &Session) -> Result<u8, Failure> {
-    let Some(status) = local_server::status(&session.server_folder())? else {
+    let Some(status) = local_server::status(&session.server_dir())? else {
         return Err(Failure::new(
             Exit::NotFound,
             "no managed server is running; `naq dev` or `naq server start` starts one",

@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::exit::Failure;
 use super::render;
-use crate::local_server::{self, Managed, Search};
+use crate::local_server::{self, ManagedServer, Search};
 use naq_client::Client;
-use naq_client::config::{self, Flags, LogFormat, Resolved, Settings, Surroundings};
+use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings};
 use naq_jetstream::{BrokerError, ConnectOptions};
 
 /// Options of every verb. Each overrides a setting; `naq config` shows them all.
@@ -127,26 +127,26 @@ impl GlobalOptions {
 pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
-    around: Surroundings,
+    env: ProcessEnv,
     connection_arguments: Vec<String>,
 }
 
 impl Session {
-    /// Resolves the settings and starts the log, with a line for each job where it `shows_jobs`.
-    pub(super) fn open(global: &GlobalOptions, shows_jobs: bool) -> Result<Session, Failure> {
-        let around = Surroundings::read();
-        let resolved = config::load(&around, &global.flags())?;
-        start_log(&resolved.settings, shows_jobs)?;
-        set_failpoints(&around)?;
+    /// Resolves the settings and starts the log, with a line for each job where it `log_jobs`.
+    pub(super) fn open(global: &GlobalOptions, log_jobs: bool) -> Result<Session, Failure> {
+        let env = ProcessEnv::read();
+        let resolved = config::load(&env, &global.flags())?;
+        start_log(&resolved.settings, log_jobs)?;
+        set_failpoints(&env)?;
         for warning in &resolved.warnings {
-            if warning.is_urgent() {
+            if warning.is_shown_at_startup() {
                 tracing::warn!("{warning}");
             }
         }
         Ok(Session {
             resolved,
             json: global.json,
-            around,
+            env,
             connection_arguments: global.connection_arguments(),
         })
     }
@@ -162,12 +162,12 @@ impl Session {
 
     /// A variable of this process's environment.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.around.environment.get(name).map(String::as_str)
+        self.env.environment.get(name).map(String::as_str)
     }
 
     /// This process's whole environment.
     pub(super) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
-        let variables = self.around.environment.iter();
+        let variables = self.env.environment.iter();
         variables.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
@@ -182,7 +182,7 @@ impl Session {
     /// The environment of other naq processes that are to see what this one sees.
     pub(super) fn environment_for_children(&self) -> Vec<(String, String)> {
         let mut environment: Vec<(String, String)> = self
-            .around
+            .env
             .environment
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// The folder of the managed local server.
-    pub(super) fn server_folder(&self) -> PathBuf {
+    pub(super) fn server_dir(&self) -> PathBuf {
         self.settings().data_dir.join("server")
     }
 
@@ -260,7 +260,7 @@ impl Session {
     /// default address.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         if !self.resolved.nats_configured
-            && let Some(state) = local_server::running(&self.server_folder())
+            && let Some(state) = local_server::running(&self.server_dir())
         {
             let options = self.managed_options(&state.url, state.token()?);
             return Ok(Client::connect(&options).await?);
@@ -270,11 +270,13 @@ impl Session {
 
     /// Connects as [`Session::connect`], and starts a managed server where none is configured
     /// and none is there. The server stays for as long as what is returned with the client.
-    pub(super) async fn connect_or_start(&self) -> Result<(Client, Option<Managed>), Failure> {
+    pub(super) async fn connect_or_start(
+        &self,
+    ) -> Result<(Client, Option<ManagedServer>), Failure> {
         if self.resolved.nats_configured {
             return Ok((self.connect().await?, None));
         }
-        if local_server::running(&self.server_folder()).is_none() {
+        if local_server::running(&self.server_dir()).is_none() {
             match Client::connect(&self.connect_options()).await {
                 Ok(client) => return Ok((client, None)),
                 Err(error) => {
@@ -284,7 +286,7 @@ impl Session {
                 }
             }
         }
-        let options = local_server::Options::new(self.server_folder(), self.search());
+        let options = local_server::ServerConfig::new(self.server_dir(), self.search());
         let (client, managed) = self.start_managed(&options).await?;
         Ok((client, Some(managed)))
     }
@@ -292,8 +294,8 @@ impl Session {
     /// Starts or joins a managed server and connects to it.
     pub(super) async fn start_managed(
         &self,
-        options: &local_server::Options,
-    ) -> Result<(Client, Managed), Failure> {
+        options: &local_server::ServerConfig,
+    ) -> Result<(Client, ManagedServer), Failure> {
         let managed = local_server::ensure(options).await?;
         let connect = self.managed_options(managed.url(), managed.token().to_owned());
         let client = match Client::connect(&connect).await {
@@ -317,11 +319,11 @@ impl Session {
     }
 }
 
-fn start_log(settings: &Settings, shows_jobs: bool) -> Result<(), Failure> {
+fn start_log(settings: &Settings, log_jobs: bool) -> Result<(), Failure> {
     use tracing_subscriber::prelude::*;
     let level = &settings.log_level;
     // thousands of lines a second are of no use to anybody who did not ask for them
-    let jobs = if shows_jobs || matches!(level.as_str(), "debug" | "trace") {
+    let jobs = if log_jobs || matches!(level.as_str(), "debug" | "trace") {
         level
     } else {
         "warn"
@@ -366,8 +368,8 @@ fn start_log(settings: &Settings, shows_jobs: bool) -> Result<(), Failure> {
 
 /// In builds that have failpoints, which are those of tests: sets those that the environment
 /// names.
-fn set_failpoints(around: &Surroundings) -> Result<(), Failure> {
-    let named = around.environment.get("FAILPOINTS");
+fn set_failpoints(env: &ProcessEnv) -> Result<(), Failure> {
+    let named = env.environment.get("FAILPOINTS");
     for point in named.iter().flat_map(|points| points.split(';')) {
         if let (true, Some((name, actions))) = (fail::has_failpoints(), point.split_once('=')) {
             fail::cfg(name, actions)

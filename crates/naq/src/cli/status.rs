@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use naq_protocol::{Condition, Envelope, JobId, Output, Record, Timestamp, Waits};
+use naq_protocol::{
+    BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, Timestamp,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -50,8 +52,8 @@ fn print(record: &Record) -> std::io::Result<()> {
         && let Ok(envelope) = Envelope::parse(envelope.get().as_bytes())
     {
         row(
-            "runs",
-            render::clip(&render::escape(&envelope.summary()), 120),
+            "command",
+            render::excerpt(&render::escape(&envelope.summary()), 120),
         )?;
         for (key, value) in &envelope.requires {
             row("requires", render::escape(&format!("{key}={value}")))?;
@@ -71,7 +73,7 @@ fn print(record: &Record) -> std::io::Result<()> {
         row("schedule", schedule.to_string())?;
     }
     if let Some(time) = record.scheduled_for {
-        row("for", time.to_string())?;
+        row("scheduled for", time.to_string())?;
     }
     row(
         "enqueued",
@@ -94,7 +96,7 @@ fn print(record: &Record) -> std::io::Result<()> {
         )?;
     }
     if let Some(time) = record.next_attempt_at {
-        row("due", time.to_string())?;
+        row("next attempt", time.to_string())?;
     }
     if let Some(waits) = &record.waits {
         print_waits(waits, now)?;
@@ -107,7 +109,7 @@ fn print(record: &Record) -> std::io::Result<()> {
     }
     if let Some(usage) = record.usage {
         row(
-            "used",
+            "usage",
             format!(
                 "{} wall, {} user, {} system, {}",
                 render::span(Duration::from_millis(usage.wall_ms)),
@@ -119,7 +121,7 @@ fn print(record: &Record) -> std::io::Result<()> {
     }
     for (name, output) in [("stdout", &record.stdout), ("stderr", &record.stderr)] {
         if let Some(output) = output {
-            row(name, describe(output))?;
+            row(name, describe_output(output))?;
         }
     }
     if let Some(progress) = &record.progress {
@@ -134,7 +136,10 @@ fn print(record: &Record) -> std::io::Result<()> {
         row("result", "in the object store".to_owned())?;
     }
     if let Some(result) = &record.result {
-        row("result", render::clip(&render::escape(result.get()), 200))?;
+        row(
+            "result",
+            render::excerpt(&render::escape(result.get()), 200),
+        )?;
     }
     for (key, value) in &record.labels {
         row("label", render::escape(&format!("{key}={value}")))?;
@@ -153,11 +158,11 @@ fn row(name: &str, value: String) -> std::io::Result<()> {
 }
 
 /// What a waiting job waits for.
-fn print_waits(waits: &Waits, now: Timestamp) -> std::io::Result<()> {
+fn print_waits(waits: &BlockedOn, now: Timestamp) -> std::io::Result<()> {
     const DEPENDENCIES_SHOWN_MAX: usize = 10;
     for dependency in waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX) {
         let on = match dependency.on {
-            Condition::Success => String::new(),
+            DependencyCondition::Success => String::new(),
             on => format!(" ({on})"),
         };
         row("waits for", format!("{}{on}", dependency.job))?;
@@ -170,7 +175,7 @@ fn print_waits(waits: &Waits, now: Timestamp) -> std::io::Result<()> {
         row("waits for", format!("{more} more"))?;
     }
     if let Some(key) = &waits.concurrency_key {
-        let key = render::clip(&render::escape(key), 80);
+        let key = render::excerpt(&render::escape(key), 80);
         row("waits for", format!("a slot of the key {key}"))?;
     }
     row(
@@ -179,7 +184,7 @@ fn print_waits(waits: &Waits, now: Timestamp) -> std::io::Result<()> {
     )
 }
 
-fn describe(output: &Output) -> String {
+fn describe_output(output: &CapturedOutput) -> String {
     let mut text = render::bytes(output.bytes);
     if output.truncated {
         text.push_str(", only head and tail kept");

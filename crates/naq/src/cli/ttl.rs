@@ -4,7 +4,7 @@ use super::exit::Failure;
 use super::render;
 use super::session::Session;
 use naq_protocol::JobId;
-use naq_protocol::units::Span;
+use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -13,14 +13,14 @@ pub(super) struct Args {
     id: String,
     /// How long its record stays from now on: ten minutes at the least, 0 for ever
     #[arg(value_name = "TIME")]
-    ttl: Span,
+    ttl: WireDuration,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.connect().await?;
     let (record, kept) = client.set_result_ttl(&job_id, args.ttl.0).await?;
-    let kept = kept.map(Span);
+    let kept = kept.map(WireDuration);
     if session.json {
         let ttl = kept.unwrap_or_default();
         render::print_json(&serde_json::json!({"job_id": record.job_id, "result_ttl": ttl}))?;

@@ -1,10 +1,10 @@
 //! `naq wait`
 
 use super::exit::{Exit, Failure};
-use super::progress::Bars;
+use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
-use naq_protocol::units::Span;
+use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, Record, State};
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub(super) struct Args {
     ids: Vec<String>,
     /// Give up after this long (exit code 124)
     #[arg(long, value_name = "TIME")]
-    timeout: Option<Span>,
+    timeout: Option<WireDuration>,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -28,16 +28,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let mut all_well = true;
     let mut printed = Ok(());
-    let mut bars = Bars::new();
+    let mut bars = ProgressBars::new();
     let waiter = client.waiter(&ids).await?;
     let waiting = waiter.each_change(|record| {
-        bars.see(&record);
+        bars.update(&record);
         if !record.state.is_terminal() {
             return;
         }
         all_well &= record.state == State::Succeeded;
         if printed.is_ok() {
-            printed = bars.aside(|| tell(session, &record));
+            printed = bars.suspend(|| tell(session, &record));
         }
     });
     match args.timeout {

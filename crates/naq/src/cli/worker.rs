@@ -3,7 +3,7 @@
 use super::exit::Failure;
 use super::session::Session;
 use super::worker_options::WorkerOptions;
-use crate::worker::{self, Request};
+use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
 
 #[derive(Debug, clap::Args)]
@@ -16,23 +16,24 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
-    let (_, requests) = super::shutdown::requests(Request::Drain)?;
-    let options = args.worker.worker(session, queues)?;
+    let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
+    let options = args.worker.to_options(session, queues)?;
     // the spawners first: they are small because this process still is
     let runner = args.worker.start_runner(session).await?;
     let client = session.connect().await?;
     tracing::info!(
         server = client.broker().server(),
-        queues = %list(&options.queues),
+        queues = %join_names(&options.queues),
         concurrency = options.concurrency,
         containment = %runner.containment(),
         "working"
     );
-    let summary = worker::work(client.broker().clone(), runner.clone(), options, requests).await?;
+    let summary =
+        worker::run_worker(client.broker().clone(), runner.clone(), options, requests).await?;
     runner.shutdown().await;
     tracing::info!(
         ended = summary.jobs_ended,
-        handed_back = summary.handed_back,
+        handed_back = summary.requeued,
         "done"
     );
     Ok(0)
@@ -53,7 +54,7 @@ pub(super) fn queue_names(session: &Session, named: &[String]) -> Result<Vec<Que
     Ok(queues)
 }
 
-pub(super) fn list(queues: &[QueueName]) -> String {
+pub(super) fn join_names(queues: &[QueueName]) -> String {
     queues
         .iter()
         .map(QueueName::as_str)

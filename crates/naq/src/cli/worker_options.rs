@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::exit::Failure;
 use super::session::Session;
-use crate::worker::{self, Order, SecretStore};
-use naq_protocol::units::{Size, Span};
-use naq_protocol::{Limits, QueueName};
+use crate::worker::{self, QueueOrder, SecretStore};
+use naq_protocol::units::{ByteSize, WireDuration};
+use naq_protocol::{QueueName, ResourceLimits};
 use naq_runner::{Containment, FileAccess, Runner};
 
 /// How a worker runs its jobs.
@@ -30,19 +30,19 @@ pub(super) struct WorkerOptions {
     labels: Vec<String>,
     /// How queues share the slots: fair (in turn) or strict (as named)
     #[arg(long, value_name = "ORDER", value_parser = parse_order)]
-    order: Option<Order>,
+    order: Option<QueueOrder>,
     /// The timeout of jobs that name none
     #[arg(long, value_name = "TIME")]
-    timeout: Option<Span>,
+    timeout: Option<WireDuration>,
     /// The memory limit of jobs that name none
     #[arg(long, value_name = "SIZE")]
-    memory: Option<Size>,
+    memory: Option<ByteSize>,
     /// From TERM to KILL
     #[arg(long, value_name = "TIME")]
-    kill_grace: Option<Span>,
+    kill_grace: Option<WireDuration>,
     /// How long running jobs may go on when the worker is asked to end
     #[arg(long, value_name = "TIME")]
-    drain_timeout: Option<Span>,
+    drain_timeout: Option<WireDuration>,
     /// How trees of processes are held together: cgroup, namespace, subreaper
     #[arg(long, value_name = "KIND")]
     containment: Option<Containment>,
@@ -66,22 +66,22 @@ pub(super) struct WorkerOptions {
     spawners: Option<usize>,
 }
 
-fn parse_order(text: &str) -> Result<Order, String> {
+fn parse_order(text: &str) -> Result<QueueOrder, String> {
     match text {
-        "fair" => Ok(Order::Fair),
-        "strict" => Ok(Order::Strict),
+        "fair" => Ok(QueueOrder::Fair),
+        "strict" => Ok(QueueOrder::Strict),
         _ => Err("one of fair, strict".to_owned()),
     }
 }
 
 impl WorkerOptions {
     /// A worker for one job.
-    pub(super) fn one_slot() -> WorkerOptions {
-        WorkerOptions::slots(1)
+    pub(super) fn single_slot() -> WorkerOptions {
+        WorkerOptions::with_slots(1)
     }
 
     /// A worker for so many jobs at once.
-    pub(super) fn slots(count: usize) -> WorkerOptions {
+    pub(super) fn with_slots(count: usize) -> WorkerOptions {
         WorkerOptions {
             concurrency: Some(count),
             ..WorkerOptions::default()
@@ -93,11 +93,11 @@ impl WorkerOptions {
     }
 
     /// What the worker is told.
-    pub(super) fn worker(
+    pub(super) fn to_options(
         &self,
         session: &Session,
         queues: Vec<QueueName>,
-    ) -> Result<worker::Options, Failure> {
+    ) -> Result<worker::WorkerConfig, Failure> {
         let settings = session.settings();
         if self.concurrency(session) == 0 {
             return Err(Failure::usage("--concurrency 0: a worker needs a slot"));
@@ -109,7 +109,7 @@ impl WorkerOptions {
                 .ok_or_else(|| Failure::usage(format!("--label {text}: write KEY=VALUE")))?;
             labels.insert(key.to_owned(), value.to_owned());
         }
-        let mut options = worker::Options::new(queues, self.concurrency(session));
+        let mut options = worker::WorkerConfig::new(queues, self.concurrency(session));
         options.name.clone_from(&self.name);
         options.labels = labels;
         options.order = self.order.unwrap_or_default();
@@ -117,9 +117,9 @@ impl WorkerOptions {
         if let Some(grace) = self.kill_grace {
             options.kill_grace = grace.0;
         }
-        options.limits = Limits {
-            memory: self.memory.or(settings.memory.map(Size)),
-            ..Limits::default()
+        options.limits = ResourceLimits {
+            memory: self.memory.or(settings.memory.map(ByteSize)),
+            ..ResourceLimits::default()
         };
         options.allow_env = [settings.allow_env.as_slice(), &self.allow_env].concat();
         let secrets = self.secrets_dir.as_ref().or(settings.secrets_dir.as_ref());
@@ -133,14 +133,14 @@ impl WorkerOptions {
         options.drain_timeout = self
             .drain_timeout
             .map_or(settings.drain_timeout, |span| span.0);
-        check_times(&options)?;
+        check_intervals(&options)?;
         Ok(options)
     }
 
     /// Starts the processes that start jobs.
     pub(super) async fn start_runner(&self, session: &Session) -> Result<Runner, Failure> {
         let settings = session.settings();
-        let mut options = naq_runner::Options::new(self.concurrency(session));
+        let mut options = naq_runner::RunnerConfig::new(self.concurrency(session));
         options.spawners = self.spawners;
         options.containment = match (self.containment, settings.containment.as_str()) {
             (Some(forced), _) => Some(forced),
@@ -164,7 +164,7 @@ impl WorkerOptions {
             options.path = path.to_owned();
         }
         if let Some(text) = self.run_as.as_ref().or(settings.run_as.as_ref()) {
-            let user = naq_runner::JobUser::find(text);
+            let user = naq_runner::JobUser::lookup(text);
             options.run_as =
                 Some(user.map_err(|error| Failure::usage(format!("--run-as {error}")))?);
         }
@@ -183,7 +183,7 @@ impl WorkerOptions {
 }
 
 /// Times that contradict each other would make a worker look dead, or jobs run twice.
-fn check_times(options: &worker::Options) -> Result<(), Failure> {
+fn check_intervals(options: &worker::WorkerConfig) -> Result<(), Failure> {
     if options.ack_wait < Duration::from_secs(1) {
         return Err(Failure::usage(
             "ack_wait is under a second: every hiccup would start jobs twice",

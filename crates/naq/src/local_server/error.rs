@@ -65,7 +65,7 @@ pub enum ServerError {
 
     /// The data folder cannot hold a private server.
     #[error("{path} cannot be the server's data folder: {reason}", path = path.display())]
-    Folder {
+    DataDir {
         /// The folder.
         path: PathBuf,
         /// Why not.
@@ -77,21 +77,21 @@ pub enum ServerError {
         "{path} is in use by another nats-server or naq that has not let go within {waited_ms} ms; \
          stop it with `naq server stop`, or choose another folder", path = path.display()
     )]
-    Held {
+    Locked {
         /// The file whose lock is held.
         path: PathBuf,
         /// How long was waited, in milliseconds.
         waited_ms: u64,
     },
 
-    /// The keeper could not be started or spoke no sense.
-    #[error("the server's keeper did not start: {reason}")]
-    Keeper {
+    /// The supervisor could not be started or spoke no sense.
+    #[error("the server's supervisor did not start: {reason}")]
+    Supervisor {
         /// What happened.
         reason: String,
     },
 
-    /// The keeper ran, and nats-server did not.
+    /// The supervisor ran, and nats-server did not.
     #[error("nats-server did not start: {reason}")]
     Start {
         /// What happened, with the end of its log.
@@ -100,7 +100,7 @@ pub enum ServerError {
 
     /// The server is there but does not answer.
     #[error("nats-server at {address} did not answer within {waited_ms} ms: {reason}")]
-    Silent {
+    NotResponding {
         /// `host:port`.
         address: String,
         /// How long was waited, in milliseconds.

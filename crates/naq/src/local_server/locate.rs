@@ -9,8 +9,8 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::error::ServerError;
-use super::program;
 use super::provision;
+use super::subprocess;
 
 /// The oldest nats-server that has what naq's protocol needs (message schedules).
 pub const MINIMUM_VERSION: Version = Version {
@@ -20,7 +20,7 @@ pub const MINIMUM_VERSION: Version = Version {
 };
 
 /// How long `nats-server --version` may take; it takes some 10 ms.
-const VERSION_LIMIT: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A nats-server's version. Pre-release suffixes are not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,7 +86,7 @@ pub enum Origin {
     /// It was in naq's cache, and its SHA-256 is the pinned one.
     Cache,
     /// It was obtained just now, and its SHA-256 is the pinned one.
-    Obtained,
+    Downloaded,
 }
 
 /// A nats-server that can be run.
@@ -130,7 +130,7 @@ pub fn find(search: &Search) -> Result<Binary, ServerError> {
             Err(reason) => attempts.push(reason),
         }
     }
-    provision::cached_or_obtained(search, &mut attempts).ok_or_else(|| ServerError::NotFound {
+    provision::cached_or_downloaded(search, &mut attempts).ok_or_else(|| ServerError::NotFound {
         attempts: attempts
             .iter()
             .map(|line| format!("  - {line}"))
@@ -178,12 +178,12 @@ fn is_program(path: &Path) -> bool {
 
 /// Asks a program for its version; the error is text for the user.
 fn version_of(path: &Path) -> Result<Version, String> {
-    let finished = program::run(program::command(path).arg("--version"), VERSION_LIMIT)?;
+    let finished = subprocess::run(subprocess::command(path).arg("--version"), VERSION_TIMEOUT)?;
     let shown = path.display();
     if !finished.status.success() {
         return Err(format!(
             "{shown} --version failed: {}",
-            finished.complaint(3)
+            finished.error_summary(3)
         ));
     }
     Version::parse(&finished.stdout).ok_or_else(|| {

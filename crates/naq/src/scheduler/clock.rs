@@ -20,13 +20,13 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// A time and a while after it.
-pub(super) fn later(time: Timestamp, by: Duration) -> Timestamp {
+pub(super) fn saturating_add(time: Timestamp, by: Duration) -> Timestamp {
     let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     Timestamp::from_unix_ms(time.unix_ms().saturating_add(by_ms)).unwrap_or(time)
 }
 
 /// A time and a while before it.
-pub(super) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
+pub(super) fn saturating_sub(time: Timestamp, by: Duration) -> Timestamp {
     let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
     Timestamp::from_unix_ms(time.unix_ms().saturating_sub(by_ms)).unwrap_or(time)
 }
@@ -34,27 +34,27 @@ pub(super) fn earlier(time: Timestamp, by: Duration) -> Timestamp {
 /// A time since the machine was started. Nobody sets this clock, and it runs on while the machine
 /// sleeps, so what was promised for some seconds is over after them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Uptime(Duration);
+pub(super) struct BootInstant(Duration);
 
-impl Uptime {
-    pub(super) fn now() -> Uptime {
+impl BootInstant {
+    pub(super) fn now() -> BootInstant {
         let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
         // a kernel without this clock is older than any that naq runs on
-        Uptime(time.map(Duration::from).unwrap_or_default())
+        BootInstant(time.map(Duration::from).unwrap_or_default())
     }
 
-    pub(super) fn after(self, span: Duration) -> Uptime {
-        Uptime(self.0 + span)
+    pub(super) fn after(self, span: Duration) -> BootInstant {
+        BootInstant(self.0 + span)
     }
 
     /// How long it is since then.
     pub(super) fn elapsed(self) -> Duration {
-        Uptime::now().0.saturating_sub(self.0)
+        BootInstant::now().0.saturating_sub(self.0)
     }
 
     /// How long it is from now until then; nothing where it has passed.
     pub(super) fn remaining(self) -> Duration {
-        self.0.saturating_sub(Uptime::now().0)
+        self.0.saturating_sub(BootInstant::now().0)
     }
 }
 
@@ -72,7 +72,7 @@ impl ClockWatch {
             TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
         )?;
         arm(&timer)?;
-        let ready = naq_runner::readable(timer.as_fd().try_clone_to_owned()?)?;
+        let ready = naq_runner::register_readable(timer.as_fd().try_clone_to_owned()?)?;
         Ok(ClockWatch { timer, ready })
     }
 

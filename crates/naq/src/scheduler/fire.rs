@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::clock;
-use super::lock::Lease;
+use super::lock::LeaderLease;
 use naq_client::{Client, ClientError};
-use naq_jetstream::{BrokerError, NewJob, step};
+use naq_jetstream::{BrokerError, NewJob, failpoint};
 use naq_protocol::{JobId, Overlap};
 
 /// A tick that is due.
@@ -15,12 +15,12 @@ pub(super) struct Tick {
     /// The job of the tick before.
     pub(super) last_job_id: Option<JobId>,
     /// Whether it may be enqueued before more is stored of those before it.
-    pub(super) may_follow: bool,
+    pub(super) skips_are_stored: bool,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) enum Fired {
+pub(super) enum FireResult {
     /// The server has the job.
     Enqueued,
     /// The job before it has not ended, and the schedule says to leave it out then.
@@ -34,38 +34,43 @@ pub(super) enum Fired {
 }
 
 /// Enqueues a tick where its schedule's last job allows it.
-pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: Duration) -> Fired {
-    match settle_overlap(&client, &lease, &tick, result_ttl).await {
+pub(super) async fn fire(
+    client: Client,
+    lease: LeaderLease,
+    tick: Tick,
+    result_ttl: Duration,
+) -> FireResult {
+    match apply_overlap_policy(&client, &lease, &tick, result_ttl).await {
         Ok(None) => {}
         Ok(Some(fired)) => return fired,
-        Err(ClientError::Broker(error)) => return Fired::Failed(error),
-        Err(error) => return Fired::Failed(BrokerError::Unreadable(error.to_string())),
+        Err(ClientError::Broker(error)) => return FireResult::Failed(error),
+        Err(error) => return FireResult::Failed(BrokerError::InvalidData(error.to_string())),
     }
-    if !tick.may_follow {
-        return Fired::StoreFirst;
+    if !tick.skips_are_stored {
+        return FireResult::StoreFirst;
     }
-    step("tick.due");
+    failpoint("tick.due");
     let broker = client.broker();
     // without a connection it would be sent whenever there is one again, whoever leads by then
-    if !broker.link().state().connected {
-        return Fired::Failed(BrokerError::Timeout("enqueueing"));
+    if !broker.connection().state().connected {
+        return FireResult::Failed(BrokerError::Timeout("enqueueing"));
     }
     // looked at right before it is sent: a leader may have stood still for any time until here
     if !lease.is_held() {
-        return Fired::NotLeader;
+        return FireResult::NotLeader;
     }
-    step("tick.checked");
+    failpoint("tick.checked");
     let (job, queue) = (tick.job.clone(), tick.job.queue.clone());
     let sent = match broker.send_job(job).await {
         Ok(sent) => broker.confirm_job(&queue, sent).await,
         Err(error) => Err(error),
     };
     let enqueued = match sent {
-        Err(error @ (BrokerError::QueueMissing(_) | BrokerError::Conflict)) => {
+        Err(error @ (BrokerError::QueueNotFound(_) | BrokerError::Conflict)) => {
             if !lease.is_held() {
-                return Fired::NotLeader;
+                return FireResult::NotLeader;
             }
-            broker.enqueue_after(tick.job, error).await
+            broker.enqueue_after_error(tick.job, error).await
         }
         // also where there was no answer: whether to try again is for whoever then leads
         sent => sent,
@@ -73,20 +78,20 @@ pub(super) async fn fire(client: Client, lease: Lease, tick: Tick, result_ttl: D
     match enqueued {
         // one that is there already is this very tick
         Ok(_) => {
-            step("tick.enqueued");
-            Fired::Enqueued
+            failpoint("tick.enqueued");
+            FireResult::Enqueued
         }
-        Err(error) => Fired::Failed(error),
+        Err(error) => FireResult::Failed(error),
     }
 }
 
 /// What the last job means for this tick; none where it is to be enqueued.
-async fn settle_overlap(
+async fn apply_overlap_policy(
     client: &Client,
-    lease: &Lease,
+    lease: &LeaderLease,
     tick: &Tick,
     result_ttl: Duration,
-) -> Result<Option<Fired>, ClientError> {
+) -> Result<Option<FireResult>, ClientError> {
     let replaces = match tick.overlap {
         Overlap::Allow | Overlap::Queue => return Ok(None),
         Overlap::Skip => false,
@@ -105,19 +110,19 @@ async fn settle_overlap(
         Err(ClientError::NoSuchJob(_)) => true,
         Err(error) => return Err(error),
     };
-    step("overlap.decided");
+    failpoint("overlap.decided");
     if has_ended {
         return Ok(None);
     }
     if !replaces {
-        return Ok(Some(Fired::Skipped));
+        return Ok(Some(FireResult::Skipped));
     }
     if !lease.is_held() {
-        return Ok(Some(Fired::NotLeader));
+        return Ok(Some(FireResult::NotLeader));
     }
     match client.cancel(last, clock::now(), result_ttl).await {
         Ok(_) | Err(ClientError::NoSuchJob(_)) => {
-            step("overlap.cancelled");
+            failpoint("overlap.cancelled");
             Ok(None)
         }
         Err(error) => Err(error),

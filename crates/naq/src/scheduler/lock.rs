@@ -11,15 +11,17 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::clock::Uptime;
-use naq_jetstream::{Broker, BrokerError, LockEvent, LockWatch, StoredLock, step};
+use super::clock::BootInstant;
+use naq_jetstream::{
+    Broker, BrokerError, LeaderLeaseEvent, LeaderLeaseWatch, StoredLeaderLease, failpoint,
+};
 use naq_protocol::LeaderInfo;
 
 /// How much sooner than the server a leader takes its lock for lost.
-const MARGIN: Duration = Duration::from_secs(1);
+const EXPIRY_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long to wait where the server did not answer, and where a lock should be over and is not.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the lock is held.
 #[derive(Clone, Copy, Debug)]
@@ -31,32 +33,32 @@ pub struct LockOptions {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Hold {
-    Always,
-    Until(Uptime),
+enum LeaseState {
+    Unconditional,
+    Until(BootInstant),
     Lost,
 }
 
 /// The right to lead, for as long as it lasts.
 #[derive(Clone)]
-pub(super) struct Lease {
-    hold: watch::Receiver<Hold>,
-    keeper: Arc<Keeper>,
+pub(super) struct LeaderLease {
+    state: watch::Receiver<LeaseState>,
+    renewer: Arc<LeaseRenewer>,
 }
 
 /// What renews the lock. When the last lease is dropped it no longer does.
-struct Keeper {
+struct LeaseRenewer {
     _renewing: Option<AbortOnDropHandle<()>>,
     release: std::sync::Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
 }
 
-impl Lease {
+impl LeaderLease {
     /// The right of one that asks nobody.
-    pub(super) fn without_lock() -> Lease {
-        let (_, hold) = watch::channel(Hold::Always);
-        Lease {
-            hold,
-            keeper: Arc::new(Keeper {
+    pub(super) fn without_lock() -> LeaderLease {
+        let (_, state) = watch::channel(LeaseState::Unconditional);
+        LeaderLease {
+            state,
+            renewer: Arc::new(LeaseRenewer {
                 _renewing: None,
                 release: std::sync::Mutex::new(None),
             }),
@@ -65,23 +67,23 @@ impl Lease {
 
     /// Whether it holds now. To be asked right before each thing that only a leader does.
     pub(super) fn is_held(&self) -> bool {
-        match *self.hold.borrow() {
-            Hold::Always => true,
-            Hold::Until(until) => Uptime::now() < until,
-            Hold::Lost => false,
+        match *self.state.borrow() {
+            LeaseState::Unconditional => true,
+            LeaseState::Until(until) => BootInstant::now() < until,
+            LeaseState::Lost => false,
         }
     }
 
     /// Waits until it no longer holds. Cancel safe.
-    pub(super) async fn lost(&mut self) {
+    pub(super) async fn expired(&mut self) {
         loop {
-            let hold = *self.hold.borrow_and_update();
-            match hold {
-                Hold::Always => std::future::pending().await,
-                Hold::Lost => return,
-                Hold::Until(until) => {
+            let state = *self.state.borrow_and_update();
+            match state {
+                LeaseState::Unconditional => std::future::pending().await,
+                LeaseState::Lost => return,
+                LeaseState::Until(until) => {
                     tokio::select! {
-                        changed = self.hold.changed() => {
+                        changed = self.state.changed() => {
                             if changed.is_err() && !self.is_held() {
                                 return;
                             }
@@ -100,7 +102,7 @@ impl Lease {
     /// Gives it back, so that the next one need not wait for its end.
     pub(super) async fn release(self) {
         let release = self
-            .keeper
+            .renewer
             .release
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -120,9 +122,9 @@ pub(super) async fn acquire(
     broker: &Broker,
     leader: &LeaderInfo,
     options: LockOptions,
-) -> Result<Lease, BrokerError> {
-    let mut watch = broker.watch_lock().await?;
-    let mut told_of = None;
+) -> Result<LeaderLease, BrokerError> {
+    let mut watch = broker.watch_leader_lease().await?;
+    let mut reported_leader = None;
     let mut lock = read(broker).await;
     let mut over_at = Instant::now() + options.ttl;
     loop {
@@ -135,11 +137,14 @@ pub(super) async fn acquire(
             }
         };
         if free_for_me {
-            let asked = Uptime::now();
-            match broker.take_lock(leader, lock.revision, options.ttl).await {
+            let asked = BootInstant::now();
+            match broker
+                .acquire_leader_lease(leader, lock.revision, options.ttl)
+                .await
+            {
                 Ok(revision) => {
-                    step("lock.taken");
-                    return Ok(keep(
+                    failpoint("leader_lease.acquired");
+                    return Ok(start_renewing(
                         broker.clone(),
                         leader.clone(),
                         revision,
@@ -150,7 +155,7 @@ pub(super) async fn acquire(
                 Err(BrokerError::Conflict) => {}
                 Err(error) => {
                     tracing::warn!("cannot take the schedulers' lock: {error}");
-                    sleep(PAUSE).await;
+                    sleep(RETRY_PAUSE).await;
                 }
             }
             lock = read(broker).await;
@@ -158,23 +163,23 @@ pub(super) async fn acquire(
             continue;
         }
         if let Some(other) = &lock.leader
-            && told_of.as_ref() != Some(&other.instance_id)
+            && reported_leader.as_ref() != Some(&other.instance_id)
         {
             tracing::info!(
                 leader = other.instance_id,
                 host = other.hostname,
                 "standing by"
             );
-            told_of = Some(other.instance_id.clone());
+            reported_leader = Some(other.instance_id.clone());
         }
-        match next(&mut watch, over_at).await {
-            Some(LockEvent::Changed(changed)) => {
+        match next_event(&mut watch, over_at).await {
+            Some(LeaderLeaseEvent::Changed(changed)) => {
                 if changed.revision > lock.revision {
                     lock = changed;
                     over_at = Instant::now() + options.ttl;
                 }
             }
-            Some(LockEvent::Reread) => {
+            Some(LeaderLeaseEvent::Resync) => {
                 lock = read(broker).await;
                 over_at = Instant::now() + options.ttl;
             }
@@ -183,7 +188,7 @@ pub(super) async fn acquire(
                 let before = lock.revision;
                 lock = read(broker).await;
                 over_at = if lock.revision == before {
-                    Instant::now() + PAUSE
+                    Instant::now() + RETRY_PAUSE
                 } else {
                     Instant::now() + options.ttl
                 };
@@ -193,37 +198,37 @@ pub(super) async fn acquire(
 }
 
 /// The next news of the lock; none where there is none until then.
-async fn next(watch: &mut LockWatch, until: Instant) -> Option<LockEvent> {
+async fn next_event(watch: &mut LeaderLeaseWatch, until: Instant) -> Option<LeaderLeaseEvent> {
     tokio::time::timeout_at(until, watch.next()).await.ok()
 }
 
 /// Reads the lock, however long it takes the server to answer.
-async fn read(broker: &Broker) -> StoredLock {
+async fn read(broker: &Broker) -> StoredLeaderLease {
     loop {
-        match broker.read_lock().await {
+        match broker.read_leader_lease().await {
             Ok(lock) => return lock,
             Err(error) => {
                 tracing::warn!("cannot read the schedulers' lock: {error}");
-                sleep(PAUSE).await;
+                sleep(RETRY_PAUSE).await;
             }
         }
     }
 }
 
-fn keep(
+fn start_renewing(
     broker: Broker,
     leader: LeaderInfo,
     revision: u64,
-    asked: Uptime,
+    asked: BootInstant,
     options: LockOptions,
-) -> Lease {
-    let trusted_for = options.ttl.saturating_sub(MARGIN);
-    let (sender, hold) = watch::channel(Hold::Until(asked.after(trusted_for)));
+) -> LeaderLease {
+    let trusted_for = options.ttl.saturating_sub(EXPIRY_MARGIN);
+    let (sender, state) = watch::channel(LeaseState::Until(asked.after(trusted_for)));
     let (release, released) = oneshot::channel();
     let renewing = tokio::spawn(renew(broker, leader, revision, options, sender, released));
-    Lease {
-        hold,
-        keeper: Arc::new(Keeper {
+    LeaderLease {
+        state,
+        renewer: Arc::new(LeaseRenewer {
             _renewing: Some(AbortOnDropHandle::new(renewing)),
             release: std::sync::Mutex::new(Some(release)),
         }),
@@ -236,17 +241,17 @@ async fn renew(
     leader: LeaderInfo,
     mut revision: u64,
     options: LockOptions,
-    hold: watch::Sender<Hold>,
+    state: watch::Sender<LeaseState>,
     mut released: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
-    let trusted_for = options.ttl.saturating_sub(MARGIN);
+    let trusted_for = options.ttl.saturating_sub(EXPIRY_MARGIN);
     // so that one renewal may be lost
     let interval = options.renew_interval.min(trusted_for / 2);
     let mut pause = interval;
     loop {
         tokio::select! {
             done = &mut released => {
-                let released = timeout(options.renew_interval, broker.release_lock(revision)).await;
+                let released = timeout(options.renew_interval, broker.release_leader_lease(revision)).await;
                 if !matches!(released, Ok(Ok(()))) {
                     tracing::warn!("the schedulers' lock was not given back; it ends by itself");
                 }
@@ -257,26 +262,26 @@ async fn renew(
             }
             () = sleep(pause) => {}
         }
-        let asked = Uptime::now();
+        let asked = BootInstant::now();
         let taken = timeout(
             options.renew_interval,
-            broker.take_lock(&leader, revision, options.ttl),
+            broker.acquire_leader_lease(&leader, revision, options.ttl),
         )
         .await;
-        pause = PAUSE;
+        pause = RETRY_PAUSE;
         match taken {
             Ok(Ok(renewed)) => {
-                step("lock.renewed");
+                failpoint("leader_lease.renewed");
                 revision = renewed;
                 pause = interval;
-                let _ = hold.send(Hold::Until(asked.after(trusted_for)));
+                let _ = state.send(LeaseState::Until(asked.after(trusted_for)));
             }
             Ok(Err(BrokerError::Conflict)) => {
                 // perhaps by a renewal of one's own whose answer was lost
-                let stored = timeout(options.renew_interval, broker.read_lock()).await;
+                let stored = timeout(options.renew_interval, broker.read_leader_lease()).await;
                 if let Ok(Ok(lock)) = stored {
                     if lock.leader.as_ref() != Some(&leader) {
-                        let _ = hold.send(Hold::Lost);
+                        let _ = state.send(LeaseState::Lost);
                         return;
                     }
                     revision = lock.revision;
@@ -285,12 +290,12 @@ async fn renew(
             Ok(Err(error)) => tracing::warn!("cannot renew the schedulers' lock: {error}"),
             Err(_) => tracing::warn!("no answer while renewing the schedulers' lock"),
         }
-        let over = match *hold.borrow() {
-            Hold::Until(until) => Uptime::now() >= until,
-            Hold::Always | Hold::Lost => false,
+        let over = match *state.borrow() {
+            LeaseState::Until(until) => BootInstant::now() >= until,
+            LeaseState::Unconditional | LeaseState::Lost => false,
         };
         if over {
-            let _ = hold.send(Hold::Lost);
+            let _ = state.send(LeaseState::Lost);
             return;
         }
     }

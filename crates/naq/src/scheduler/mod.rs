@@ -8,12 +8,12 @@
 //! When a tick is due, and what becomes of late ones, is for `lifecycle` to say; this room has the
 //! clock.
 
-mod book;
 mod clock;
 mod fire;
 mod leader;
 mod lock;
-mod sweep;
+mod reconcile;
+mod schedule_index;
 
 pub use lock::LockOptions;
 
@@ -21,30 +21,30 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use leader::End;
-use lock::Lease;
+use leader::TermEnd;
+use lock::LeaderLease;
 use naq_client::Client;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, LeaderInfo};
 
 /// How a scheduler is set up.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct SchedulerConfig {
     /// What it is called; a made name where none is given.
     pub instance_id: Option<String>,
     /// How the lock is held; without one it leads whoever else does.
     pub lock: Option<LockOptions>,
     /// Ticks in a row that could not be enqueued, after which a schedule is paused; 0 for never.
-    pub failures_max: u32,
+    pub max_consecutive_failures: u32,
     /// How often the leader looks for what a crash left behind.
-    pub sweep_interval: Duration,
+    pub reconcile_interval: Duration,
     /// How long the record of a job stays that a tick replaces before it has begun.
     pub result_ttl: Duration,
 }
 
 /// What a scheduler did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct SchedulerSummary {
     /// Ticks that were enqueued.
     pub enqueued: u64,
     /// How often it became the leader.
@@ -55,11 +55,11 @@ pub struct Summary {
 ///
 /// # Errors
 /// Where the server refuses what a scheduler needs.
-pub async fn schedule(
+pub async fn run_scheduler(
     client: Client,
-    options: Options,
+    options: SchedulerConfig,
     mut stop: watch::Receiver<bool>,
-) -> Result<Summary, BrokerError> {
+) -> Result<SchedulerSummary, BrokerError> {
     let name = match &options.instance_id {
         Some(name) => name.clone(),
         None => JobId::generate().to_string(),
@@ -73,11 +73,11 @@ pub async fn schedule(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: clock::now(),
     };
-    let mut summary = Summary::default();
+    let mut summary = SchedulerSummary::default();
     let mut has_had_lock = false;
     loop {
         info.since = clock::now();
-        let ended = take_turn(
+        let ended = acquire_and_lead(
             &client,
             &options,
             &info,
@@ -87,13 +87,13 @@ pub async fn schedule(
         )
         .await;
         match ended {
-            Ok(End::Stopped) => return Ok(summary),
-            Ok(End::NotLeader) => tracing::warn!("no longer the leader"),
+            Ok(TermEnd::Stopped) => return Ok(summary),
+            Ok(TermEnd::NotLeader) => tracing::warn!("no longer the leader"),
             // whoever gets the lock once the server can be worked with goes on
-            Err(error) if passes(&error, has_had_lock || summary.terms > 0) => {
+            Err(error) if is_retryable(&error, has_had_lock || summary.terms > 0) => {
                 tracing::warn!("cannot lead: {error}");
                 tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
                     _ = stop.wait_for(|stop| *stop) => return Ok(summary),
                 }
             }
@@ -103,22 +103,22 @@ pub async fn schedule(
 }
 
 /// How long to wait where the server cannot be worked with.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Waits for the lock, and leads.
-async fn take_turn(
+async fn acquire_and_lead(
     client: &Client,
-    options: &Options,
+    options: &SchedulerConfig,
     info: &LeaderInfo,
     stop: &mut watch::Receiver<bool>,
-    summary: &mut Summary,
+    summary: &mut SchedulerSummary,
     has_had_lock: &mut bool,
-) -> Result<End, BrokerError> {
+) -> Result<TermEnd, BrokerError> {
     let lease = match options.lock {
-        None => Lease::without_lock(),
+        None => LeaderLease::without_lock(),
         Some(lock) => tokio::select! {
             lease = lock::acquire(client.broker(), info, lock) => lease?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
+            _ = stop.wait_for(|stop| *stop) => return Ok(TermEnd::Stopped),
         },
     };
     *has_had_lock |= options.lock.is_some();
@@ -127,12 +127,12 @@ async fn take_turn(
 
 /// Whether it is worth going on. Servers that go down, come up and elect leaders refuse all
 /// manner of things meanwhile; where they have given the lock before, that is what it is.
-fn passes(error: &BrokerError, has_had_lock: bool) -> bool {
+fn is_retryable(error: &BrokerError, has_had_lock: bool) -> bool {
     match error {
         BrokerError::Timeout(_) => true,
-        BrokerError::Refused { .. } | BrokerError::Full(_) | BrokerError::Unsuitable(_) => {
-            has_had_lock
-        }
+        BrokerError::Refused { .. }
+        | BrokerError::StorageFull(_)
+        | BrokerError::UnsupportedServer(_) => has_had_lock,
         _ => false,
     }
 }

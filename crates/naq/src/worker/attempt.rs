@@ -12,28 +12,28 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::claim::{Claim, claim};
-use super::execution::{fill, judge, run_command};
-use super::hold::Hold;
-use super::outcome::attach_envelope;
-use super::requirements::Registered;
-use super::settle::settle;
-use super::{Options, Report, command, now, park};
-use naq_core::{Attempt, AttemptEnd, Delivered, KeySlot, OnEnd, end_attempt};
-use naq_jetstream::{Broker, BrokerError, Delivery, NewJob, step};
-use naq_protocol::{Envelope, Invalid, JobId, Reason, Record, RejectReason, State};
-use naq_runner::{Runner, StopReason, Stopped};
+use super::execution::{classify_end, fill_record, run_command};
+use super::finish::finish;
+use super::lease::MessageLease;
+use super::record_outcome::attach_envelope;
+use super::routing::RegisteredRoutes;
+use super::{Report, WorkerConfig, blocked, command, now};
+use naq_core::{AttemptEnd, ConcurrencySlot, DeliveryContext, FinishedAttempt, OnEnd, end_attempt};
+use naq_jetstream::{Broker, BrokerError, Delivery, NewJob, failpoint};
+use naq_protocol::{Envelope, EnvelopeError, JobId, Reason, Record, RejectReason, State};
+use naq_runner::{Runner, StopCause, StopReason};
 
 /// What every attempt of a worker shares.
 pub(super) struct AttemptContext {
     pub(super) broker: Broker,
     pub(super) runner: Runner,
     pub(super) worker_id: String,
-    pub(super) options: Options,
+    pub(super) options: WorkerConfig,
     /// Bounds the outcomes that are not recorded yet: a job's slot is only free once there is
     /// room for what it left.
-    pub(super) unrecorded: Semaphore,
+    pub(super) unrecorded_outcomes: Semaphore,
     /// The required labels that others were told of.
-    pub(super) registered: Registered,
+    pub(super) registered: RegisteredRoutes,
 }
 
 /// What became of a delivery.
@@ -41,32 +41,32 @@ pub(super) enum Done {
     /// Its outcome is recorded.
     Recorded(Box<Record>),
     /// It was given back.
-    HandedBack,
+    Requeued,
     /// There was nothing to run.
-    Absorbed,
+    NothingToRun,
     /// Another worker holds it now.
-    Lost,
+    LeaseLost,
 }
 
 /// Waits between attempts to do a step that the server would not.
-pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(50);
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Works on a delivery, and reports to the loop.
 pub(super) async fn run(
     context: Arc<AttemptContext>,
-    hold: Arc<Hold>,
+    lease: Arc<MessageLease>,
     reports: mpsc::Sender<Report>,
 ) {
-    let delivery = hold.delivery();
+    let delivery = lease.delivery();
     let mut slot = Slot {
         reports: &reports,
-        taken: true,
+        is_held: true,
     };
-    let (job_id, result) = deliver(&context, &hold, &delivery, &mut slot).await;
-    slot.free().await;
+    let (job_id, result) = handle_delivery(&context, &lease, &delivery, &mut slot).await;
+    slot.release().await;
     let _ = reports
-        .send(Report::Done {
+        .send(Report::Finished {
             job_id,
             sequence: delivery.sequence,
             queue: delivery.queue.clone(),
@@ -78,44 +78,59 @@ pub(super) async fn run(
 /// A slot, given back once.
 pub(super) struct Slot<'a> {
     reports: &'a mpsc::Sender<Report>,
-    taken: bool,
+    is_held: bool,
 }
 
 impl Slot<'_> {
-    async fn free(&mut self) {
-        if std::mem::take(&mut self.taken) {
+    async fn release(&mut self) {
+        if std::mem::take(&mut self.is_held) {
             let _ = self.reports.send(Report::SlotFree).await;
         }
     }
 }
 
-async fn deliver(
+async fn handle_delivery(
     context: &AttemptContext,
-    hold: &Hold,
+    lease: &MessageLease,
     delivery: &Delivery,
     slot: &mut Slot<'_>,
 ) -> (JobId, Done) {
-    if delivery.is_wake() {
-        return park::wake(context, hold, delivery, slot).boxed().await;
+    if delivery.is_recheck() {
+        return blocked::recheck(context, lease, delivery, slot)
+            .boxed()
+            .await;
     }
     let parsed = Envelope::parse(&delivery.payload);
-    let (job_id, id_problem) = name_job(delivery, parsed.as_ref().ok());
-    hold.set_job_id(&job_id);
-    let facts = facts(context, delivery, job_id.clone());
+    let (job_id, id_problem) = resolve_job_id(delivery, parsed.as_ref().ok());
+    lease.set_job_id(&job_id);
+    let delivery_context = delivery_context(context, delivery, job_id.clone());
     let checked = parsed.and_then(|envelope| match id_problem {
         Some(invalid) => Err(invalid),
         None => command::check_policy(&envelope, &context.options).map(|()| envelope),
     });
     let done = match checked {
-        Ok(envelope) => execute(context, hold, delivery, &envelope, facts, slot).await,
-        Err(invalid) => Box::pin(reject(context, hold, delivery, &facts, &invalid)).await,
+        Ok(envelope) => execute(context, lease, delivery, &envelope, delivery_context, slot).await,
+        Err(invalid) => {
+            Box::pin(reject_envelope(
+                context,
+                lease,
+                delivery,
+                &delivery_context,
+                &invalid,
+            ))
+            .await
+        }
     };
     (job_id, done)
 }
 
 /// What a delivery is decided by.
-pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId) -> Delivered {
-    Delivered {
+pub(super) fn delivery_context(
+    context: &AttemptContext,
+    delivery: &Delivery,
+    job_id: JobId,
+) -> DeliveryContext {
+    DeliveryContext {
         job_id,
         queue: delivery.queue.clone(),
         sequence: delivery.sequence,
@@ -123,12 +138,12 @@ pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId
         enqueue_time: delivery.enqueue_time,
         worker_id: context.worker_id.clone(),
         now: now(),
-        crashes_max: context.options.crashes_max,
+        max_worker_crashes: context.options.max_worker_crashes,
         envelope_digest: Envelope::digest(&delivery.payload),
-        lease_is_gone: false,
-        cancel_asked: false,
-        prospects: None,
-        slot: KeySlot::Unasked,
+        lease_message_missing: false,
+        cancel_requested: false,
+        dependency_statuses: None,
+        slot: ConcurrencySlot::NotRequested,
         traceparent: delivery.traceparent().map(str::to_owned),
         scheduled_for: delivery.scheduled_for(),
     }
@@ -136,11 +151,12 @@ pub(super) fn facts(context: &AttemptContext, delivery: &Delivery, job_id: JobId
 
 /// The job's name: from the envelope, the subject, the producer's message id, or its place.
 /// Also what is wrong with the names given, where something is.
-pub(super) fn name_job(
+pub(super) fn resolve_job_id(
     delivery: &Delivery,
     envelope: Option<&Envelope>,
-) -> (JobId, Option<Invalid>) {
-    let invalid = |message: String| Some(Invalid::new(RejectReason::Invalid, "job_id", message));
+) -> (JobId, Option<EnvelopeError>) {
+    let invalid =
+        |message: String| Some(EnvelopeError::new(RejectReason::Invalid, "job_id", message));
     let by_place = || JobId::for_sequence(&delivery.queue, delivery.sequence);
     let in_envelope = envelope.and_then(|envelope| envelope.job_id.clone());
     match (&delivery.subject_id, in_envelope) {
@@ -158,27 +174,27 @@ pub(super) fn name_job(
             let message_id = delivery
                 .message_id
                 .as_ref()
-                .and_then(|id| JobId::chosen(id).ok());
+                .and_then(|id| JobId::from_user(id).ok());
             (message_id.unwrap_or_else(by_place), None)
         }
     }
 }
 
 /// Keeps an envelope that never was a job, with the reason, and is done with it.
-pub(super) async fn reject(
+pub(super) async fn reject_envelope(
     context: &AttemptContext,
-    hold: &Hold,
+    lease: &MessageLease,
     delivery: &Delivery,
-    facts: &Delivered,
-    invalid: &Invalid,
+    delivery_context: &DeliveryContext,
+    invalid: &EnvelopeError,
 ) -> Done {
-    tracing::warn!(job_id = %facts.job_id, queue = %facts.queue, "rejected: {invalid}");
-    let mut record = naq_core::reject(facts, invalid);
+    tracing::warn!(job_id = %delivery_context.job_id, queue = %delivery_context.queue, "rejected: {invalid}");
+    let mut record = naq_core::rejected_record(delivery_context, invalid);
     // a record that is there is another job's, whose id this one used: it stays
-    match persist(hold, || {
-        context.broker.keep_failed(
+    match retry_while_leased(lease, || {
+        context.broker.dead_letter(
             delivery,
-            &facts.job_id,
+            &delivery_context.job_id,
             State::Rejected,
             Reason::from(invalid.reason),
             record.error.as_deref().unwrap_or_default(),
@@ -187,8 +203,8 @@ pub(super) async fn reject(
     })
     .await
     {
-        Ok(()) => step("rejected.kept"),
-        Err(_) => return Done::Lost,
+        Ok(()) => failpoint("rejected.dead_lettered"),
+        Err(_) => return Done::LeaseLost,
     }
     if std::str::from_utf8(&delivery.payload).is_ok() {
         attach_envelope(context, &mut record, delivery).await;
@@ -196,116 +212,140 @@ pub(super) async fn reject(
     let ttl = naq_core::result_ttl(None, context.options.result_ttl);
     let mut revision = 0;
     loop {
-        match persist(hold, || context.broker.write_record(&record, revision, ttl)).await {
+        match retry_while_leased(lease, || {
+            context.broker.write_record(&record, revision, ttl)
+        })
+        .await
+        {
             Ok(_) => break,
             Err(BrokerError::Conflict) => {}
-            Err(_) => return Done::Lost,
+            Err(_) => return Done::LeaseLost,
         }
-        match persist(hold, || context.broker.read_record(&facts.job_id)).await {
+        match retry_while_leased(lease, || {
+            context.broker.read_record(&delivery_context.job_id)
+        })
+        .await
+        {
             // nothing but a sign that others wait for it
             Ok((Some(present), at)) if present.placeholder => {
-                record.dependents = true;
+                record.has_dependents = true;
                 revision = at;
             }
             Ok((None, at)) => revision = at,
             // this one again, after a crash: who waits for it may not have been told
             Ok((Some(present), _)) => {
-                record.dependents = present.dependents && present.state == State::Rejected;
+                record.has_dependents = present.has_dependents && present.state == State::Rejected;
                 break;
             }
-            Err(BrokerError::Unreadable(_)) => break,
-            Err(_) => return Done::Lost,
+            Err(BrokerError::InvalidData(_)) => break,
+            Err(_) => return Done::LeaseLost,
         }
     }
-    step("rejected.written");
-    if park::release(context, hold, &record, None).await.is_err() {
-        return Done::Lost;
-    }
-    if persist(hold, || async { hold.delivery().ack().await })
+    failpoint("rejected.written");
+    if blocked::release(context, lease, &record, None)
         .await
         .is_err()
     {
-        return Done::Lost;
+        return Done::LeaseLost;
+    }
+    if retry_while_leased(lease, || async { lease.delivery().ack().await })
+        .await
+        .is_err()
+    {
+        return Done::LeaseLost;
     }
     Done::Recorded(Box::new(record))
 }
 
 pub(super) async fn execute(
     context: &AttemptContext,
-    hold: &Hold,
+    lease: &MessageLease,
     delivery: &Delivery,
     envelope: &Envelope,
-    mut facts: Delivered,
+    mut delivery_context: DeliveryContext,
     slot: &mut Slot<'_>,
 ) -> Done {
-    let (next, revision) = match claim(context, hold, delivery, envelope, &mut facts).await {
-        Claim::Done(done) => return done,
-        Claim::Ended(record, revision) => {
-            let keep = record.state == State::Failed;
-            (OnEnd::Ended { record, keep }, revision)
-        }
-        Claim::Ours(mut record, mut revision) => {
-            let attempt = match context.options.secrets.read(&envelope.secrets) {
-                Err(error) => not_started(context, error.to_string()),
-                Ok(secrets) => {
-                    let (ended, said) = Box::pin(run_command(
-                        context,
-                        hold,
-                        envelope,
-                        &mut record,
-                        &mut revision,
-                        secrets,
-                    ))
-                    .await;
-                    if matches!(ended.stopped, Some(Stopped::Asked(StopReason::LeaseLost))) {
-                        return Done::Lost;
+    let (next, revision) =
+        match claim(context, lease, delivery, envelope, &mut delivery_context).await {
+            Claim::Done(done) => return done,
+            Claim::Finished(record, revision) => {
+                let dead_letter = record.state == State::Failed;
+                (
+                    OnEnd::Finish {
+                        record,
+                        dead_letter,
+                    },
+                    revision,
+                )
+            }
+            Claim::Claimed(mut record, mut revision) => {
+                let attempt = match context.options.secrets.read(&envelope.secrets) {
+                    Err(error) => not_started(context, error.to_string()),
+                    Ok(secrets) => {
+                        let (ended, control_state) = Box::pin(run_command(
+                            context,
+                            lease,
+                            envelope,
+                            &mut record,
+                            &mut revision,
+                            secrets,
+                        ))
+                        .await;
+                        if matches!(
+                            ended.stopped,
+                            Some(StopCause::Requested(StopReason::LeaseLost))
+                        ) {
+                            return Done::LeaseLost;
+                        }
+                        let attempt = classify_end(context, &ended, &control_state);
+                        fill_record(&mut record, ended);
+                        attempt
                     }
-                    let attempt = judge(context, &ended, &said);
-                    fill(&mut record, ended);
-                    attempt
-                }
-            };
-            (end_attempt(record, envelope, &attempt), revision)
-        }
-    };
+                };
+                (end_attempt(record, envelope, &attempt), revision)
+            }
+        };
     // room for the outcome first, so that a slow server slows this worker and not its memory
-    let _room = context.unrecorded.acquire().await;
-    slot.free().await;
-    settle(context, hold, delivery, envelope, next, revision).await
+    let _room = context.unrecorded_outcomes.acquire().await;
+    slot.release().await;
+    finish(context, lease, delivery, envelope, next, revision).await
 }
 
-fn not_started(context: &AttemptContext, error: String) -> Attempt {
-    Attempt {
+fn not_started(context: &AttemptContext, error: String) -> FinishedAttempt {
+    FinishedAttempt {
         end: AttemptEnd::NotStarted { fatal: true },
         error: Some(error),
         retry_after: None,
         now: now(),
         random: rand::random(),
-        crashes_max: context.options.crashes_max,
+        max_worker_crashes: context.options.max_worker_crashes,
     }
 }
 
-pub(super) fn later(facts: &Delivered, delivery: &Delivery) -> NewJob {
-    let (job_id, queue) = (facts.job_id.clone(), facts.queue.clone());
-    NewJob::chosen(job_id, queue, delivery.payload.clone())
+pub(super) fn delayed_job(delivery_context: &DeliveryContext, delivery: &Delivery) -> NewJob {
+    let (job_id, queue) = (
+        delivery_context.job_id.clone(),
+        delivery_context.queue.clone(),
+    );
+    NewJob::with_id(job_id, queue, delivery.payload.clone())
 }
 
-pub(super) async fn acknowledge(hold: &Hold, done: Done) -> Done {
-    step("ack.before");
+pub(super) async fn acknowledge(lease: &MessageLease, done: Done) -> Done {
+    failpoint("ack.before");
     // where it fails it is recorded all the same: the message will come again and be absorbed
-    let _ = persist(hold, || async { hold.delivery().ack().await }).await;
-    step("ack.done");
+    let _ = retry_while_leased(lease, || async { lease.delivery().ack().await }).await;
+    failpoint("ack.done");
     done
 }
 
-pub(super) async fn keep(
+pub(super) async fn keep_dead_letter(
     context: &AttemptContext,
-    hold: &Hold,
+    lease: &MessageLease,
     delivery: &Delivery,
     record: &Record,
 ) -> Result<(), BrokerError> {
-    persist(hold, || {
-        context.broker.keep_failed(
+    retry_while_leased(lease, || {
+        context.broker.dead_letter(
             delivery,
             &record.job_id,
             record.state,
@@ -319,27 +359,27 @@ pub(super) async fn keep(
 
 /// Does a step until it is done, the server's answer is final, or the hold is lost and the loop
 /// has said so.
-pub(super) async fn persist<T, F>(
-    hold: &Hold,
+pub(super) async fn retry_while_leased<T, F>(
+    lease: &MessageLease,
     mut step: impl FnMut() -> F,
 ) -> Result<T, BrokerError>
 where
     F: Future<Output = Result<T, BrokerError>>,
 {
-    let mut pause = PAUSE_FIRST;
+    let mut pause = RETRY_PAUSE_MIN;
     loop {
         match step().await {
-            Err(error) if error.is_passing() => {
-                if hold.is_lost(Instant::now()) && hold.stop_asked().is_some() {
+            Err(error) if error.is_transient() => {
+                if lease.is_expired(Instant::now()) && lease.stop_requested().is_some() {
                     return Err(error);
                 }
-                if pause >= PAUSE_MAX {
+                if pause >= RETRY_PAUSE_MAX {
                     tracing::warn!("a step is still not done, and is tried again: {error}");
                 } else {
                     tracing::debug!("not yet: {error}");
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause = (pause * 2).min(RETRY_PAUSE_MAX);
             }
             done => return done,
         }

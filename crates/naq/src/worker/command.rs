@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::Options;
-use naq_core::satisfies;
-use naq_protocol::{Envelope, Invalid, Record, RejectReason, Stdin as EnvelopeStdin};
-use naq_runner::{Command, LiveSink, Program, Stdin, denied_env};
+use super::WorkerConfig;
+use naq_core::has_required_labels;
+use naq_protocol::{Envelope, EnvelopeError, Record, RejectReason, Stdin as EnvelopeStdin};
+use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};
 
 /// Fields of the envelope that this version carries and cannot honour yet. A job that asks for
 /// one is refused, rather than run as if it had not asked.
-fn unsupported(envelope: &Envelope) -> Option<&'static str> {
+fn unsupported_field(envelope: &Envelope) -> Option<&'static str> {
     [
         ("function", envelope.function.is_some()),
         ("runner", envelope.runner.is_some()),
@@ -21,22 +21,25 @@ fn unsupported(envelope: &Envelope) -> Option<&'static str> {
 /// Checks an envelope against what this worker allows and can do.
 ///
 /// # Errors
-/// [`Invalid`] with the reason `not_allowed` and the field's path.
-pub(super) fn check_policy(envelope: &Envelope, options: &Options) -> Result<(), Invalid> {
-    if let Some(field) = unsupported(envelope) {
-        return Err(Invalid::new(
+/// [`EnvelopeError`] with the reason `not_allowed` and the field's path.
+pub(super) fn check_policy(
+    envelope: &Envelope,
+    options: &WorkerConfig,
+) -> Result<(), EnvelopeError> {
+    if let Some(field) = unsupported_field(envelope) {
+        return Err(EnvelopeError::new(
             RejectReason::NotAllowed,
             field,
             "this version of naq cannot do that yet",
         ));
     }
-    if !satisfies(&options.labels, &envelope.requires) {
+    if !has_required_labels(&options.labels, &envelope.requires) {
         // what it may set is for the worker to say that runs it
         return Ok(());
     }
     for name in envelope.env.keys() {
-        if denied_env(name, &options.allow_env) {
-            return Err(Invalid::new(
+        if is_env_denied(name, &options.allow_env) {
+            return Err(EnvelopeError::new(
                 RejectReason::NotAllowed,
                 format!("env.{name}"),
                 "it makes programs run other code; the worker's --allow-env can permit it",
@@ -47,7 +50,7 @@ pub(super) fn check_policy(envelope: &Envelope, options: &Options) -> Result<(),
 }
 
 /// What the job is told of itself, beside its own environment.
-pub(super) struct Identity<'a> {
+pub(super) struct AttemptIdentity<'a> {
     pub(super) worker_id: &'a str,
     pub(super) record: &'a Record,
     /// The revision of the claim: it only grows over a job's attempts.
@@ -55,14 +58,14 @@ pub(super) struct Identity<'a> {
 }
 
 /// The command of an attempt.
-pub(super) fn build(
+pub(super) fn build_command(
     envelope: &Envelope,
-    options: &Options,
-    identity: &Identity<'_>,
+    options: &WorkerConfig,
+    identity: &AttemptIdentity<'_>,
     secrets: Vec<(String, String)>,
     live: Option<LiveSink>,
 ) -> Command {
-    let args = envelope.argument_texts();
+    let args = envelope.command_args();
     let program = match (&envelope.command, &envelope.script) {
         (Some(program), _) => Program::Path {
             program: program.clone(),
@@ -77,7 +80,7 @@ pub(super) fn build(
     let record = identity.record;
     let mut command = Command::new(record.job_id.as_str(), program);
     command.cwd = envelope.cwd.as_ref().map(PathBuf::from);
-    command.stdin = match envelope.standard_input() {
+    command.stdin = match envelope.stdin_source() {
         EnvelopeStdin::Empty => Stdin::Empty,
         EnvelopeStdin::Bytes(bytes) => Stdin::Bytes(bytes.into()),
     };
@@ -126,9 +129,9 @@ pub(super) fn build(
     command
 }
 
-fn limits(envelope: &Envelope, options: &Options) -> naq_runner::Limits {
+fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLimits {
     let (asked, default) = (&envelope.limits, &options.limits);
-    naq_runner::Limits {
+    naq_runner::ResourceLimits {
         memory_bytes: asked.memory.or(default.memory).map(|size| size.0),
         // the kernel counts whole seconds: a part of one is one
         cpu_time_s: asked
@@ -163,14 +166,14 @@ mod tests {
     #[test]
     fn a_job_is_told_who_it_is() {
         let envelope = Envelope::parse(br#"{"command":"x","timeout":"1500ms"}"#).unwrap();
-        let options = Options::new(Vec::new(), 1);
+        let options = WorkerConfig::new(Vec::new(), 1);
         let record = record();
-        let identity = Identity {
+        let identity = AttemptIdentity {
             worker_id: "w",
             record: &record,
             fence: 42,
         };
-        let command = build(&envelope, &options, &identity, Vec::new(), None);
+        let command = build_command(&envelope, &options, &identity, Vec::new(), None);
         let told = |name: &str| {
             command
                 .env
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused() {
-        let options = Options::new(Vec::new(), 1);
+        let options = WorkerConfig::new(Vec::new(), 1);
         let envelope = Envelope::parse(br#"{"function":"module:name"}"#).unwrap();
         let invalid = check_policy(&envelope, &options).unwrap_err();
         assert_eq!(
@@ -198,7 +201,7 @@ mod tests {
     #[test]
     fn loaders_are_refused_unless_allowed() {
         let envelope = Envelope::parse(br#"{"command":"x","env":{"LD_PRELOAD":"x"}}"#).unwrap();
-        let mut options = Options::new(Vec::new(), 1);
+        let mut options = WorkerConfig::new(Vec::new(), 1);
         let invalid = check_policy(&envelope, &options).unwrap_err();
         assert_eq!(invalid.path, "env.LD_PRELOAD");
         options.allow_env = vec!["LD_PRELOAD".to_owned()];
@@ -209,7 +212,7 @@ mod tests {
     fn what_another_worker_is_to_run_is_not_refused_here() {
         let json = br#"{"command":"x","env":{"LD_PRELOAD":"x"},"requires":{"gpu":"yes"}}"#;
         let envelope = Envelope::parse(json).unwrap();
-        let mut options = Options::new(Vec::new(), 1);
+        let mut options = WorkerConfig::new(Vec::new(), 1);
         assert!(check_policy(&envelope, &options).is_ok());
         options.labels.insert("gpu".to_owned(), "yes".to_owned());
         assert!(check_policy(&envelope, &options).is_err());

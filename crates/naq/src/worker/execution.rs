@@ -6,14 +6,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::attempt::AttemptContext;
-use super::command::{self, Identity};
-use super::hold::Hold;
+use super::command::{self, AttemptIdentity};
+use super::control::{ControlState, RecordCheckpointer};
+use super::lease::MessageLease;
 use super::now;
-use super::said::{Said, Saver};
-use naq_core::{Attempt, AttemptEnd};
-use naq_jetstream::{LogChunk, Stdio, step};
-use naq_protocol::{Envelope, JobId, Output, Progress, Record, Usage};
-use naq_runner::{Captured, End, Ended, LiveChunk, LiveSink, StopReason, Stopped, StreamKind};
+use naq_core::{AttemptEnd, FinishedAttempt};
+use naq_jetstream::{LogChunk, OutputStream, failpoint};
+use naq_protocol::{CapturedOutput, Envelope, JobId, JobProgress, Record, ResourceUsage};
+use naq_runner::{
+    Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, StreamKind, Termination,
+};
 
 /// How many pieces of live output may wait for the network.
 const LIVE_CHUNKS_MAX: usize = 128;
@@ -21,107 +23,107 @@ const LIVE_CHUNKS_MAX: usize = 128;
 /// Live output of one job that is passed on, in bytes a second in the long run, and at once. What
 /// a job prints beyond is kept as the record keeps it, and spares the server.
 const LIVE_BYTES_PER_S: f64 = (4 << 20) as f64;
-const LIVE_BYTES_AT_ONCE: f64 = (8 << 20) as f64;
+const LIVE_BURST_BYTES: f64 = (8 << 20) as f64;
 
 /// Runs the command, publishes its live output, and takes what it says on the control channel.
 pub(super) async fn run_command(
     context: &AttemptContext,
-    hold: &Hold,
+    lease: &MessageLease,
     envelope: &Envelope,
     record: &mut Record,
     revision: &mut u64,
     secrets: Vec<(String, String)>,
-) -> (Ended, Said) {
+) -> (Completion, ControlState) {
     let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
     let options = &context.options;
-    let sink = match options.tap {
+    let sink = match options.output_tap {
         Some(_) => LiveSink::lossless(sender),
-        None => LiveSink::new(sender, options.live_after),
+        None => LiveSink::new(sender, options.live_output_after),
     };
-    let identity = Identity {
+    let identity = AttemptIdentity {
         worker_id: &context.worker_id,
         record: &*record,
         fence: *revision,
     };
-    let command = command::build(envelope, options, &identity, secrets, Some(sink));
+    let command = command::build_command(envelope, options, &identity, secrets, Some(sink));
     let handle = Arc::new(context.runner.start_job(command));
-    hold.set_handle(Arc::clone(&handle));
-    step("run.started");
+    lease.set_handle(Arc::clone(&handle));
+    failpoint("run.started");
     let (job_id, attempt) = (record.job_id.clone(), record.attempt);
-    let mut live = Live {
+    let mut live = LiveOutput {
         context,
         job_id: &job_id,
         attempt,
         published: false,
-        allowance: Allowance::full(),
+        bucket: TokenBucket::full(),
         dropped_bytes: 0,
     };
-    let mut said = Said::default();
-    let mut saver = Saver::new(context, hold);
+    let mut control_state = ControlState::default();
+    let mut checkpointer = RecordCheckpointer::new(context, lease);
     let mut control_open = true;
     let ended = loop {
         tokio::select! {
             biased;
             ended = handle.wait() => break ended,
             Some(chunk) = chunks.recv() => live.publish(chunk).await,
-            message = handle.control(), if control_open => match message {
+            message = handle.next_control_message(), if control_open => match message {
                 Some(message) => {
-                    said.take(record, &message);
-                    saver.touch();
-                    live.tell(record.progress.as_ref());
+                    control_state.apply(record, &message);
+                    checkpointer.mark_dirty();
+                    live.publish_progress(record.progress.as_ref());
                 }
                 None => control_open = false,
             },
-            () = saver.step(record, revision) => {}
+            () = checkpointer.advance(record, revision) => {}
         }
     };
-    step("run.ended");
+    failpoint("run.ended");
     // a write still under way names a revision that the outcome's ends
-    drop(saver);
+    drop(checkpointer);
     while let Ok(chunk) = chunks.try_recv() {
         live.publish(chunk).await;
     }
     for message in &ended.control {
-        said.take(record, message);
+        control_state.apply(record, message);
     }
-    live.end().await;
+    live.publish_end().await;
     if live.dropped_bytes > 0 {
         record.warnings.push(format!(
             "{} bytes of live output were not passed on, since they came too fast; what is kept here is not affected",
             live.dropped_bytes
         ));
     }
-    (ended, said)
+    (ended, control_state)
 }
 
 /// Output on its way to whoever looks on.
-struct Live<'a> {
+struct LiveOutput<'a> {
     context: &'a AttemptContext,
     job_id: &'a JobId,
     attempt: u32,
     published: bool,
-    allowance: Allowance,
+    bucket: TokenBucket,
     dropped_bytes: u64,
 }
 
 /// How much may be passed on now: it fills with time, up to a bound, and empties with use.
-struct Allowance {
+struct TokenBucket {
     bytes: f64,
     at: Instant,
 }
 
-impl Allowance {
-    fn full() -> Allowance {
-        Allowance {
-            bytes: LIVE_BYTES_AT_ONCE,
+impl TokenBucket {
+    fn full() -> TokenBucket {
+        TokenBucket {
+            bytes: LIVE_BURST_BYTES,
             at: Instant::now(),
         }
     }
 
     /// Takes so much, if there is so much.
-    fn take(&mut self, bytes: usize, now: Instant) -> bool {
+    fn try_take(&mut self, bytes: usize, now: Instant) -> bool {
         let filled = now.duration_since(self.at).as_secs_f64() * LIVE_BYTES_PER_S;
-        self.bytes = (self.bytes + filled).min(LIVE_BYTES_AT_ONCE);
+        self.bytes = (self.bytes + filled).min(LIVE_BURST_BYTES);
         self.at = now;
         #[expect(
             clippy::cast_precision_loss,
@@ -136,21 +138,21 @@ impl Allowance {
     }
 }
 
-impl Live<'_> {
+impl LiveOutput<'_> {
     async fn publish(&mut self, chunk: LiveChunk) {
-        if let Some(tap) = &self.context.options.tap {
-            let _ = tap.send((chunk.stream, chunk.bytes)).await;
+        if let Some(output_tap) = &self.context.options.output_tap {
+            let _ = output_tap.send((chunk.stream, chunk.bytes)).await;
             return;
         }
-        if !self.allowance.take(chunk.bytes.len(), Instant::now()) {
+        if !self.bucket.try_take(chunk.bytes.len(), Instant::now()) {
             self.dropped_bytes += chunk.bytes.len() as u64;
             return;
         }
         self.published = true;
         let chunk = LogChunk::Bytes {
             stdio: match chunk.stream {
-                StreamKind::Stdout => Stdio::Stdout,
-                StreamKind::Stderr => Stdio::Stderr,
+                StreamKind::Stdout => OutputStream::Stdout,
+                StreamKind::Stderr => OutputStream::Stderr,
             },
             attempt: self.attempt,
             bytes: chunk.bytes,
@@ -159,13 +161,13 @@ impl Live<'_> {
     }
 
     /// Shows progress to whoever sits before this process.
-    fn tell(&self, progress: Option<&Progress>) {
-        if let (Some(tap), Some(progress)) = (&self.context.options.tap_progress, progress) {
-            tap.send_replace(progress.clone());
+    fn publish_progress(&self, progress: Option<&JobProgress>) {
+        if let (Some(output_tap), Some(progress)) = (&self.context.options.progress_tap, progress) {
+            output_tap.send_replace(progress.clone());
         }
     }
 
-    async fn end(&self) {
+    async fn publish_end(&self) {
         if self.published {
             let end = LogChunk::End {
                 attempt: self.attempt,
@@ -176,29 +178,33 @@ impl Live<'_> {
 }
 
 /// What an end means, in the words of the lifecycle.
-pub(super) fn judge(context: &AttemptContext, ended: &Ended, said: &Said) -> Attempt {
+pub(super) fn classify_end(
+    context: &AttemptContext,
+    ended: &Completion,
+    control_state: &ControlState,
+) -> FinishedAttempt {
     let (end, error) = match (&ended.end, ended.stopped) {
-        (_, Some(Stopped::Asked(StopReason::Drain | StopReason::Abandoned))) => {
+        (_, Some(StopCause::Requested(StopReason::Drain | StopReason::Abandoned))) => {
             // one that ended well before the signal reached it has ended well
             match ended.end {
-                End::Exited(0) => (AttemptEnd::Exited(0), None),
+                Termination::Exited(0) => (AttemptEnd::Exited(0), None),
                 _ => (AttemptEnd::Drained, None),
             }
         }
         // what ends well although it was asked to stop has ended well: the record knows the wish
-        (End::Exited(code), Some(Stopped::Asked(StopReason::Cancel))) => {
+        (Termination::Exited(code), Some(StopCause::Requested(StopReason::Cancel))) => {
             (AttemptEnd::Exited(*code), None)
         }
-        (_, Some(Stopped::Asked(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
-        (_, Some(Stopped::Timeout)) => (
+        (_, Some(StopCause::Requested(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
+        (_, Some(StopCause::Timeout)) => (
             AttemptEnd::TimedOut,
             Some("it ran out of time and was stopped".to_owned()),
         ),
-        (_, Some(Stopped::Memory)) => (
+        (_, Some(StopCause::Memory)) => (
             AttemptEnd::OutOfMemory,
             Some("it used more memory than its limit and was stopped".to_owned()),
         ),
-        (_, Some(Stopped::Processes)) => (
+        (_, Some(StopCause::Processes)) => (
             AttemptEnd::Signalled(libc::SIGKILL),
             Some("it started more processes than its limit and was stopped".to_owned()),
         ),
@@ -206,7 +212,7 @@ pub(super) fn judge(context: &AttemptContext, ended: &Ended, said: &Said) -> Att
             AttemptEnd::OutOfMemory,
             Some("the kernel killed it for want of memory".to_owned()),
         ),
-        (End::NotStarted(failure), _) => (
+        (Termination::NotStarted(failure), _) => (
             AttemptEnd::NotStarted {
                 fatal: failure.fatal,
             },
@@ -215,34 +221,34 @@ pub(super) fn judge(context: &AttemptContext, ended: &Ended, said: &Said) -> Att
                 None => failure.message.clone(),
             }),
         ),
-        (End::SpawnerDied, _) => (
-            AttemptEnd::Lost,
+        (Termination::SpawnerDied, _) => (
+            AttemptEnd::SpawnerDied,
             Some("the process that held it died".to_owned()),
         ),
-        (End::Exited(code), _) => (AttemptEnd::Exited(*code), None),
-        (End::Signalled(signal), _) => (AttemptEnd::Signalled(*signal), None),
+        (Termination::Exited(code), _) => (AttemptEnd::Exited(*code), None),
+        (Termination::Signalled(signal), _) => (AttemptEnd::Signalled(*signal), None),
     };
-    Attempt {
+    FinishedAttempt {
         end,
         error,
-        retry_after: said.retry_after,
+        retry_after: control_state.retry_after,
         now: now(),
         random: rand::random(),
-        crashes_max: context.options.crashes_max,
+        max_worker_crashes: context.options.max_worker_crashes,
     }
 }
 
 /// Puts what an attempt brought into its record.
-pub(super) fn fill(record: &mut Record, ended: Ended) {
-    record.cancel_requested |= ended.stopped == Some(Stopped::Asked(StopReason::Cancel));
+pub(super) fn fill_record(record: &mut Record, ended: Completion) {
+    record.cancel_requested |= ended.stopped == Some(StopCause::Requested(StopReason::Cancel));
     match ended.end {
-        End::Exited(code) => record.exit_code = Some(code),
-        End::Signalled(signal) => record.signal = Some(signal),
-        End::NotStarted(_) | End::SpawnerDied => {}
+        Termination::Exited(code) => record.exit_code = Some(code),
+        Termination::Signalled(signal) => record.signal = Some(signal),
+        Termination::NotStarted(_) | Termination::SpawnerDied => {}
     }
     let kept = |captured: Captured| {
         (captured.bytes > 0).then(|| {
-            Output::new(
+            CapturedOutput::new(
                 captured.head,
                 captured.tail,
                 captured.bytes,
@@ -263,7 +269,7 @@ pub(super) fn fill(record: &mut Record, ended: Ended) {
             ended.live_dropped_bytes
         ));
     }
-    record.usage = Some(Usage {
+    record.usage = Some(ResourceUsage {
         max_rss_bytes: ended.usage.max_rss_bytes,
         cpu_user_ms: ended.usage.cpu_user_ms,
         cpu_system_ms: ended.usage.cpu_system_ms,
@@ -279,12 +285,12 @@ mod tests {
     #[test]
     fn live_output_is_bounded_in_the_long_run() {
         let begun = Instant::now();
-        let mut allowance = Allowance::full();
+        let mut allowance = TokenBucket::full();
         let mut passed = 0_u64;
         // 10 seconds of a job that prints 64 MiB a second
         for piece in 0..10_240_u64 {
             let now = begun + Duration::from_micros(piece * 1_000_000 / 1_024);
-            if allowance.take(64 << 10, now) {
+            if allowance.try_take(64 << 10, now) {
                 passed += 64 << 10;
             }
         }

@@ -5,20 +5,20 @@
 //! (`broker`) or starts a process (`runner`).
 
 mod attempt;
+mod blocked;
 mod claim;
 mod command;
-mod demand;
+mod control;
 mod execution;
-mod hold;
-mod lost;
-mod outcome;
-mod park;
-mod requirements;
-mod said;
+mod finish;
+mod lease;
+mod pull_planner;
+mod record_outcome;
+mod requeue_orphans;
+mod routing;
 mod secrets;
-mod settle;
 
-pub use demand::Order;
+pub use pull_planner::QueueOrder;
 pub use secrets::{SecretError, SecretStore};
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,12 +30,13 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use attempt::AttemptContext;
-use hold::Hold;
+use lease::MessageLease;
 use naq_jetstream::{
-    Ask, Broker, BrokerError, Control, ControlCall, ControlRequest, Delivery, FeedEvent, Feeds,
+    Broker, BrokerError, ControlCommand, ControlSubscription, Delivery, PullEvent, PullKind,
+    PullSubscription, ReceivedCommand,
 };
 use naq_protocol::{
-    JobId, Limits, Progress, QueueName, Record, Timestamp, WorkerInfo, WorkerState,
+    JobId, JobProgress, QueueName, Record, ResourceLimits, Timestamp, WorkerInfo, WorkerState,
 };
 use naq_runner::{Runner, StopReason, StreamKind};
 
@@ -44,7 +45,7 @@ pub const JOBS_LOG_TARGET: &str = "naq::jobs";
 
 /// How a worker is set up.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct WorkerConfig {
     /// The queues, in order of preference where the order is strict.
     pub queues: Vec<QueueName>,
     /// How many jobs run at once.
@@ -54,13 +55,13 @@ pub struct Options {
     /// Labels, for people and for jobs that require them.
     pub labels: BTreeMap<String, String>,
     /// How queues share the slots.
-    pub order: Order,
+    pub order: QueueOrder,
     /// The timeout of a job that names none; none where none.
     pub timeout: Option<Duration>,
     /// From TERM to KILL.
     pub kill_grace: Duration,
     /// Limits of a job that names none.
-    pub limits: Limits,
+    pub limits: ResourceLimits,
     /// Names of variables an envelope may set although they make programs run other code:
     /// exact, or a beginning with `*`.
     pub allow_env: Vec<String>,
@@ -78,30 +79,30 @@ pub struct Options {
     /// How long running jobs may go on when the worker is asked to end.
     pub drain_timeout: Duration,
     /// A job under which the worker died so often is given up.
-    pub crashes_max: u32,
+    pub max_worker_crashes: u32,
     /// Age of a job from which its output goes live.
-    pub live_after: Duration,
+    pub live_output_after: Duration,
     /// Pull one job only, by this consumer, and end when it has ended: for `naq run`.
-    pub only_job: Option<(JobId, String)>,
+    pub single_job: Option<(JobId, String)>,
     /// Where a copy of live output goes, in this process.
-    pub tap: Option<mpsc::Sender<(StreamKind, bytes::Bytes)>>,
+    pub output_tap: Option<mpsc::Sender<(StreamKind, bytes::Bytes)>>,
     /// Where progress goes, in this process.
-    pub tap_progress: Option<watch::Sender<Progress>>,
+    pub progress_tap: Option<watch::Sender<JobProgress>>,
 }
 
-impl Options {
+impl WorkerConfig {
     /// The defaults, for some queues.
     #[must_use]
-    pub fn new(queues: Vec<QueueName>, concurrency: usize) -> Options {
-        Options {
+    pub fn new(queues: Vec<QueueName>, concurrency: usize) -> WorkerConfig {
+        WorkerConfig {
             queues,
             concurrency,
             name: None,
             labels: BTreeMap::new(),
-            order: Order::Fair,
+            order: QueueOrder::Fair,
             timeout: None,
             kill_grace: Duration::from_secs(10),
-            limits: Limits::default(),
+            limits: ResourceLimits::default(),
             allow_env: Vec::new(),
             secrets: SecretStore::empty(),
             result_ttl: Duration::from_secs(7 * 86_400),
@@ -109,24 +110,24 @@ impl Options {
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_ttl: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
-            crashes_max: 3,
-            live_after: Duration::from_secs(1),
-            only_job: None,
-            tap: None,
-            tap_progress: None,
+            max_worker_crashes: 3,
+            live_output_after: Duration::from_secs(1),
+            single_job: None,
+            output_tap: None,
+            progress_tap: None,
         }
     }
 }
 
 /// How long a worker that has stopped its jobs may take to say what became of them. A server that
 /// is away, or full, must not keep it for ever.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
+const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
 
 /// What a worker is asked to do, from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Request {
+pub enum WorkerCommand {
     /// Go on.
-    Work,
+    Run,
     /// Take no more jobs, let running ones finish within the drain timeout, end.
     Drain,
     /// Stop running jobs now, hand them back, end.
@@ -137,11 +138,11 @@ pub enum Request {
 
 /// What a worker did.
 #[derive(Clone, Debug, Default)]
-pub struct Summary {
+pub struct WorkerSummary {
     /// Attempts that were run and recorded.
     pub jobs_ended: u64,
     /// Jobs that were stopped and handed back.
-    pub handed_back: u64,
+    pub requeued: u64,
     /// The last record written: of use where there was one job.
     pub last_record: Option<Box<Record>>,
 }
@@ -159,9 +160,9 @@ enum Report {
     /// The job's processes are gone; the slot can be used again.
     SlotFree,
     /// There is a further line to pull from: jobs that require labels this worker has.
-    Line { queue: QueueName, consumer: String },
+    RouteAvailable { queue: QueueName, consumer: String },
     /// The job is recorded, or given up, and no longer held.
-    Done {
+    Finished {
         job_id: JobId,
         sequence: u64,
         queue: QueueName,
@@ -173,23 +174,23 @@ enum Report {
 ///
 /// # Errors
 /// Where the layout cannot be made or the connection is gone for good.
-pub async fn work(
+pub async fn run_worker(
     broker: Broker,
     runner: Runner,
-    mut options: Options,
-    mut request: watch::Receiver<Request>,
-) -> Result<Summary, WorkerError> {
+    mut options: WorkerConfig,
+    mut request: watch::Receiver<WorkerCommand>,
+) -> Result<WorkerSummary, WorkerError> {
     let worker_id = JobId::generate().to_string();
     let (consumer, ack_wait) = tokio::select! {
         prepared = prepare(&broker, &options) => prepared?,
-        _ = next_request(&mut request, Request::Work) => return Ok(Summary::default()),
+        _ = next_command(&mut request, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
     // a hold is to be given up before the server does, whatever this worker was told
     options.ack_wait = options.ack_wait.min(ack_wait);
-    let control = broker.open_control(&worker_id).await?;
-    let feeds = tokio::select! {
-        feeds = open_feeds(&broker, &options, &consumer) => feeds?,
-        _ = next_request(&mut request, Request::Work) => return Ok(Summary::default()),
+    let control = broker.subscribe_control(&worker_id).await?;
+    let pulls = tokio::select! {
+        pulls = open_pull_subscription(&broker, &options, &consumer) => pulls?,
+        _ = next_command(&mut request, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let started_at = now();
@@ -198,26 +199,26 @@ pub async fn work(
             broker: broker.clone(),
             runner,
             worker_id: worker_id.clone(),
-            unrecorded: Semaphore::new(options.concurrency + 64),
-            registered: requirements::Registered::default(),
+            unrecorded_outcomes: Semaphore::new(options.concurrency + 64),
+            registered: routing::RegisteredRoutes::default(),
             options,
         }),
-        demand: demand::Demand::default(),
-        feeds,
+        pull_planner: pull_planner::PullPlanner::default(),
+        pulls,
         control,
         reports,
-        held: HashMap::new(),
-        free: 0,
-        summary: Summary::default(),
-        state: Request::Work,
+        leases: HashMap::new(),
+        free_slots: 0,
+        summary: WorkerSummary::default(),
+        state: WorkerCommand::Run,
         started_at,
-        gathered_at: Instant::now(),
+        coalesced_at: Instant::now(),
         processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
-    worker.free = worker.context.options.concurrency;
-    let following = requirements::serves_any(&worker.context.options).then(|| {
+    worker.free_slots = worker.context.options.concurrency;
+    let following = routing::serves_routes(&worker.context.options).then(|| {
         let (context, reports) = (Arc::clone(&worker.context), worker.reports.clone());
-        AbortOnDropHandle::new(tokio::spawn(requirements::follow(context, reports)))
+        AbortOnDropHandle::new(tokio::spawn(routing::watch_routes(context, reports)))
     });
     let summary = worker.run(inbox, &mut request).await;
     drop(following);
@@ -229,25 +230,28 @@ pub async fn work(
 /// Makes what the worker needs, and returns the name of its consumers and the shortest time they
 /// wait for word of a job. Servers that are about to elect a leader do not answer; they are asked
 /// again.
-async fn prepare(broker: &Broker, options: &Options) -> Result<(String, Duration), BrokerError> {
-    let mut pause = attempt::PAUSE_FIRST;
+async fn prepare(
+    broker: &Broker,
+    options: &WorkerConfig,
+) -> Result<(String, Duration), BrokerError> {
+    let mut pause = attempt::RETRY_PAUSE_MIN;
     loop {
         match prepare_once(broker, options).await {
             Err(error @ BrokerError::Timeout(_)) => tracing::warn!("not ready yet: {error}"),
             done => return done,
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(attempt::PAUSE_MAX);
+        pause = (pause * 2).min(attempt::RETRY_PAUSE_MAX);
     }
 }
 
 async fn prepare_once(
     broker: &Broker,
-    options: &Options,
+    options: &WorkerConfig,
 ) -> Result<(String, Duration), BrokerError> {
     broker.ensure_layout().await?;
     let mut ack_wait = options.ack_wait;
-    if let Some((_, consumer)) = &options.only_job {
+    if let Some((_, consumer)) = &options.single_job {
         return Ok((consumer.clone(), ack_wait));
     }
     for queue in &options.queues {
@@ -262,54 +266,57 @@ async fn prepare_once(
 
 /// Opens the way by which jobs come: a connection of its own, so a server that was there a moment
 /// ago may be gone now. It is waited for, as it is later.
-async fn open_feeds(
+async fn open_pull_subscription(
     broker: &Broker,
-    options: &Options,
+    options: &WorkerConfig,
     consumer: &str,
-) -> Result<Feeds, BrokerError> {
-    let mut pause = attempt::PAUSE_FIRST;
+) -> Result<PullSubscription, BrokerError> {
+    let mut pause = attempt::RETRY_PAUSE_MIN;
     loop {
-        match broker.open_feeds(&options.queues, consumer).await {
+        match broker
+            .open_pull_subscription(&options.queues, consumer)
+            .await
+        {
             Err(error @ BrokerError::Connect { .. }) => tracing::warn!("not ready yet: {error}"),
             done => return done,
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(attempt::PAUSE_MAX);
+        pause = (pause * 2).min(attempt::RETRY_PAUSE_MAX);
     }
 }
 
 /// How many jobs must run for each processor for ends to be gathered: enough to keep it busy.
-const GATHER_RUNNING_MIN: usize = 4;
+const COALESCE_RUNNING_MIN: usize = 4;
 
 /// How long ends are gathered, for each job that runs on a processor and at the most: an eighth of
 /// what they keep it busy for, a short one taking some 500 µs.
-const GATHER_PER_JOB: Duration = Duration::from_micros(64);
-const GATHER_PAUSE_MAX: Duration = Duration::from_millis(3);
+const COALESCE_PER_JOB: Duration = Duration::from_micros(64);
+const COALESCE_PAUSE_MAX: Duration = Duration::from_millis(3);
 
 /// How long to gather while so many jobs run on so many processors.
-fn gather_pause(running: usize, processors: usize) -> Duration {
-    if running < GATHER_RUNNING_MIN * processors {
+fn coalesce_pause(running: usize, processors: usize) -> Duration {
+    if running < COALESCE_RUNNING_MIN * processors {
         return Duration::ZERO;
     }
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let pause = GATHER_PER_JOB.saturating_mul(count(running)) / count(processors);
-    pause.min(GATHER_PAUSE_MAX)
+    let pause = COALESCE_PER_JOB.saturating_mul(count(running)) / count(processors);
+    pause.min(COALESCE_PAUSE_MAX)
 }
 
 struct Worker {
     context: Arc<AttemptContext>,
-    demand: demand::Demand,
-    feeds: Feeds,
+    pull_planner: pull_planner::PullPlanner,
+    pulls: PullSubscription,
     /// What others ask of this worker.
-    control: Control,
+    control: ControlSubscription,
     reports: mpsc::Sender<Report>,
     /// What this worker holds, by queue and sequence of the message.
-    held: HashMap<(QueueName, u64), Arc<Hold>>,
-    free: usize,
-    summary: Summary,
-    state: Request,
+    leases: HashMap<(QueueName, u64), Arc<MessageLease>>,
+    free_slots: usize,
+    summary: WorkerSummary,
+    state: WorkerCommand,
     started_at: Timestamp,
-    gathered_at: Instant,
+    coalesced_at: Instant,
     /// How many processors this process may use.
     processors: usize,
 }
@@ -318,71 +325,71 @@ impl Worker {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Report>,
-        request: &mut watch::Receiver<Request>,
-    ) -> Summary {
+        request: &mut watch::Receiver<WorkerCommand>,
+    ) -> WorkerSummary {
         let options = &self.context.options;
         let mut renewals = tokio::time::interval(options.ack_wait / 3);
-        let mut beats = tokio::time::interval(options.heartbeat_interval);
+        let mut heartbeats = tokio::time::interval(options.heartbeat_interval);
         renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut drain_over: Option<Instant> = None;
-        let mut leave_at: Option<Instant> = None;
+        heartbeats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut drain_deadline: Option<Instant> = None;
+        let mut exit_deadline: Option<Instant> = None;
         loop {
-            if self.state == Request::Work {
-                self.ask().await;
-            } else if self.held.is_empty() {
+            if self.state == WorkerCommand::Run {
+                self.request_jobs().await;
+            } else if self.leases.is_empty() {
                 break;
             }
             tokio::select! {
                 biased;
-                asked = next_request(request, self.state) => {
+                asked = next_command(request, self.state) => {
                     self.state = asked;
                     match asked {
-                        Request::Work => {}
-                        Request::Drain => {
-                            drain_over = Some(Instant::now() + self.context.options.drain_timeout);
+                        WorkerCommand::Run => {}
+                        WorkerCommand::Drain => {
+                            drain_deadline = Some(Instant::now() + self.context.options.drain_timeout);
                             tracing::info!(
-                                running = self.held.len(),
+                                running = self.leases.len(),
                                 "draining: no more jobs are taken; running ones may finish"
                             );
                             self.stop_pulling().await;
                         }
-                        Request::Stop => {
+                        WorkerCommand::Stop => {
                             self.stop_pulling().await;
                             self.stop_jobs(StopReason::Drain, true);
-                            leave_at = Some(Instant::now() + LAST_WORDS_MAX);
+                            exit_deadline = Some(Instant::now() + RECORD_OUTCOMES_MAX);
                         }
-                        Request::Cancel => {
+                        WorkerCommand::Cancel => {
                             self.stop_pulling().await;
                             self.stop_jobs(StopReason::Cancel, false);
                         }
                     }
-                    self.beat().await;
+                    self.heartbeat().await;
                 }
                 // before the jobs, whose stream need not end: they are due seldom, and then must be done
                 _ = renewals.tick() => self.renew(),
-                _ = beats.tick() => self.beat().await,
+                _ = heartbeats.tick() => self.heartbeat().await,
                 report = inbox.recv() => {
                     if let Some(report) = report {
-                        self.take_report(report);
+                        self.on_report(report);
                     }
                     // whatever else has been reported meanwhile, before demand is reckoned anew
                     while let Ok(report) = inbox.try_recv() {
-                        self.take_report(report);
+                        self.on_report(report);
                     }
-                    self.gather();
+                    self.coalesce_completions();
                 }
-                call = self.control.next() => self.take_call(call),
-                event = self.feeds.next() => self.take_event(event),
-                () = until(drain_over) => {
-                    drain_over = None;
-                    tracing::warn!(running = self.held.len(), "the drain timeout is over: stopping the jobs that still run");
+                call = self.control.next() => self.on_control(call),
+                event = self.pulls.next() => self.on_pull_event(event),
+                () = sleep_until(drain_deadline) => {
+                    drain_deadline = None;
+                    tracing::warn!(running = self.leases.len(), "the drain timeout is over: stopping the jobs that still run");
                     self.stop_jobs(StopReason::Drain, false);
-                    leave_at = Some(Instant::now() + self.context.options.kill_grace + LAST_WORDS_MAX);
+                    exit_deadline = Some(Instant::now() + self.context.options.kill_grace + RECORD_OUTCOMES_MAX);
                 }
-                () = until(leave_at) => {
+                () = sleep_until(exit_deadline) => {
                     tracing::warn!(
-                        unrecorded = self.held.len(),
+                        unrecorded = self.leases.len(),
                         "leaving without NATS having taken every outcome: another worker runs those jobs again"
                     );
                     break;
@@ -397,58 +404,65 @@ impl Worker {
     /// Each wake-up, packet and system call costs as much as the work it brings; where so many
     /// jobs run that the processors stay busy meanwhile, a pause halves that cost and delays
     /// nobody. It blocks the thread on purpose: everything that arrives waits in the kernel.
-    fn gather(&mut self) {
+    fn coalesce_completions(&mut self) {
         let now = Instant::now();
-        let since_last = now.duration_since(self.gathered_at);
-        let running = self.context.options.concurrency - self.free;
-        self.gathered_at = now;
-        let pause = gather_pause(running, self.processors);
+        let since_last = now.duration_since(self.coalesced_at);
+        let running = self.context.options.concurrency - self.free_slots;
+        self.coalesced_at = now;
+        let pause = coalesce_pause(running, self.processors);
         if !pause.is_zero() && since_last < pause * 2 {
             std::thread::sleep(pause);
         }
     }
 
     /// States the demand that follows from the free slots.
-    async fn ask(&mut self) {
+    async fn request_jobs(&mut self) {
         let order = self.context.options.order;
-        let outstanding: Vec<_> = (0..self.feeds.len())
-            .map(|index| self.feeds.outstanding(index))
+        let pending_pulls: Vec<_> = (0..self.pulls.len())
+            .map(|index| self.pulls.pending_pulls(index))
             .collect();
-        for asked in self.demand.plan(self.free, &outstanding, order) {
-            if let Err(error) = self.feeds.ask(asked.index, asked.count, asked.ask).await {
+        for asked in self
+            .pull_planner
+            .plan(self.free_slots, &pending_pulls, order)
+        {
+            if let Err(error) = self
+                .pulls
+                .request(asked.index, asked.count, asked.kind)
+                .await
+            {
                 tracing::warn!("cannot ask for jobs: {error}");
                 return;
             }
         }
     }
 
-    fn take_report(&mut self, report: Report) {
+    fn on_report(&mut self, report: Report) {
         match report {
-            Report::SlotFree => self.free += 1,
-            Report::Line { queue, consumer } => self.add_line(queue, consumer),
-            Report::Done {
+            Report::SlotFree => self.free_slots += 1,
+            Report::RouteAvailable { queue, consumer } => self.add_route(queue, consumer),
+            Report::Finished {
                 job_id,
                 sequence,
                 queue,
                 result,
             } => {
-                self.held.remove(&(queue, sequence));
+                self.leases.remove(&(queue, sequence));
                 match result {
                     attempt::Done::Recorded(record) => {
-                        log_ended(&record);
+                        log_finished(&record);
                         self.summary.jobs_ended += 1;
                         self.summary.last_record = Some(record);
                     }
-                    attempt::Done::HandedBack => self.summary.handed_back += 1,
-                    attempt::Done::Absorbed => {}
-                    attempt::Done::Lost => {
+                    attempt::Done::Requeued => self.summary.requeued += 1,
+                    attempt::Done::NothingToRun => {}
+                    attempt::Done::LeaseLost => {
                         tracing::warn!(%job_id, "lost the hold on a job; another worker goes on with it");
                     }
                 }
                 let is_only = self
                     .context
                     .options
-                    .only_job
+                    .single_job
                     .as_ref()
                     .is_some_and(|(only, _)| *only == job_id);
                 let ended = self
@@ -456,85 +470,86 @@ impl Worker {
                     .last_record
                     .as_ref()
                     .is_some_and(|record| record.state.is_terminal());
-                if is_only && ended && self.state == Request::Work {
-                    self.state = Request::Drain;
+                if is_only && ended && self.state == WorkerCommand::Run {
+                    self.state = WorkerCommand::Drain;
                 }
             }
         }
     }
 
-    fn take_event(&mut self, event: FeedEvent) {
+    fn on_pull_event(&mut self, event: PullEvent) {
         match event {
-            FeedEvent::Delivered(index, delivery) => {
-                self.demand.delivered(index, self.feeds.pending(index));
-                self.take(index, *delivery);
+            PullEvent::Delivered(index, delivery) => {
+                self.pull_planner
+                    .on_delivered(index, self.pulls.num_pending(index));
+                self.on_delivery(index, *delivery);
             }
             // that a standing request ran out says nothing new
-            FeedEvent::Returned(_, Ask::Standing) => {}
-            FeedEvent::Returned(index, Ask::AtOnce) => self.demand.returned(index),
-            FeedEvent::Gone(index) => self.make_again(index),
-            FeedEvent::Reset => {
-                self.demand.reset();
-                self.sweep();
+            PullEvent::Unfilled(_, PullKind::Expiring) => {}
+            PullEvent::Unfilled(index, PullKind::NoWait) => self.pull_planner.on_unfilled(index),
+            PullEvent::ConsumerDeleted(index) => self.recreate_consumer(index),
+            PullEvent::Reset => {
+                self.pull_planner.reset();
+                self.remove_poison_messages();
             }
         }
     }
 
-    fn take_call(&self, call: ControlCall) {
-        let ControlRequest::Cancel(job_id) = &call.request;
+    fn on_control(&self, call: ReceivedCommand) {
+        let ControlCommand::Cancel(job_id) = &call.request;
         let held = self
-            .held
+            .leases
             .values()
-            .find(|hold| hold.job_id().as_ref() == Some(job_id));
-        if let Some(hold) = held {
-            hold.stop(StopReason::Cancel, false);
+            .find(|lease| lease.job_id().as_ref() == Some(job_id));
+        if let Some(lease) = held {
+            lease.stop(StopReason::Cancel, false);
         }
         let has_it = held.is_some();
-        tokio::spawn(call.answer(has_it));
+        tokio::spawn(call.reply(has_it));
     }
 
     /// Pulls from a further consumer: behind the queues before its own, and before its own, since
     /// fewer workers can run its jobs.
-    fn add_line(&mut self, queue: QueueName, consumer: String) {
-        if self.state != Request::Work || self.feeds.index_of(&queue, &consumer).is_some() {
+    fn add_route(&mut self, queue: QueueName, consumer: String) {
+        if self.state != WorkerCommand::Run || self.pulls.index_of(&queue, &consumer).is_some() {
             return;
         }
-        self.feeds.add(queue, consumer);
+        self.pulls.add(queue, consumer);
         let main = self.context.broker.names().worker_consumer();
-        let mut preference: Vec<usize> = (0..self.feeds.len()).collect();
+        let mut preference: Vec<usize> = (0..self.pulls.len()).collect();
         preference.sort_by_key(|index| {
-            let queue = self.feeds.queue(*index);
+            let queue = self.pulls.queue(*index);
             let place = self
                 .context
                 .options
                 .queues
                 .iter()
                 .position(|served| served == queue);
-            (place, self.feeds.consumer(*index) == main)
+            (place, self.pulls.consumer(*index) == main)
         });
-        self.demand.prefer(preference);
+        self.pull_planner.set_preference(preference);
     }
 
-    fn take(&mut self, index: usize, delivery: Delivery) {
+    fn on_delivery(&mut self, index: usize, delivery: Delivery) {
         let key = (delivery.queue.clone(), delivery.sequence);
-        if let Some(hold) = self.held.get(&key) {
+        if let Some(lease) = self.leases.get(&key) {
             // the server took this worker for dead while it was cut off; it is not
-            hold.delivered_again(delivery);
+            lease.on_redelivery(delivery);
             return;
         }
-        if self.free == 0 || self.state != Request::Work {
-            self.demand.handed_back(index);
+        if self.free_slots == 0 || self.state != WorkerCommand::Run {
+            self.pull_planner.on_requeued(index);
             tokio::spawn(async move {
-                let _ = delivery.hand_back().await;
+                let _ = delivery.nak().await;
             });
             return;
         }
-        self.free -= 1;
-        let hold = Arc::new(Hold::new(delivery, self.context.options.ack_wait));
-        self.held.insert(key, Arc::clone(&hold));
+        self.free_slots -= 1;
+        let lease = Arc::new(MessageLease::new(delivery, self.context.options.ack_wait));
+        self.leases.insert(key, Arc::clone(&lease));
         let context = Arc::clone(&self.context);
         let reports = self.reports.clone();
-        tokio::spawn(attempt::run(context, hold, reports));
+        tokio::spawn(attempt::run(context, lease, reports));
     }
 
     /// Tells the server of every job that work goes on, and gives up those it could not be told
@@ -542,71 +557,74 @@ impl Worker {
     /// too, in case the word to this worker was lost.
     fn renew(&self) {
         let now = Instant::now();
-        for hold in self.held.values() {
-            if hold.is_lost(now) {
-                hold.stop(StopReason::LeaseLost, true);
+        for lease in self.leases.values() {
+            if lease.is_expired(now) {
+                lease.stop(StopReason::LeaseLost, true);
             } else {
-                let hold = Arc::clone(hold);
+                let lease = Arc::clone(lease);
                 let context = Arc::clone(&self.context);
                 tokio::spawn(async move {
-                    hold.renew().await;
-                    hold.check(&context.broker, &context.worker_id).await;
+                    lease.renew().await;
+                    lease.revalidate(&context.broker, &context.worker_id).await;
                 });
             }
         }
     }
 
     fn stop_jobs(&self, why: StopReason, at_once: bool) {
-        for hold in self.held.values() {
-            hold.stop(why, at_once);
+        for lease in self.leases.values() {
+            lease.stop(why, at_once);
         }
     }
 
     /// Takes the demand back, and hands back what had come by then.
     async fn stop_pulling(&mut self) {
-        for delivery in self.feeds.close().await {
-            if let Some(hold) = self.held.get(&(delivery.queue.clone(), delivery.sequence)) {
-                hold.delivered_again(delivery);
+        for delivery in self.pulls.close().await {
+            if let Some(lease) = self
+                .leases
+                .get(&(delivery.queue.clone(), delivery.sequence))
+            {
+                lease.on_redelivery(delivery);
             } else {
-                let _ = delivery.hand_back().await;
+                let _ = delivery.nak().await;
             }
         }
     }
 
     /// A queue's consumer has vanished: makes it again where the queue itself is still there or
     /// was removed under a running worker.
-    fn make_again(&mut self, index: usize) {
-        if self.context.options.only_job.is_some() {
+    fn recreate_consumer(&mut self, index: usize) {
+        if self.context.options.single_job.is_some() {
             return;
         }
-        self.demand.gone(index);
+        self.pull_planner.on_queue_missing(index);
         let context = Arc::clone(&self.context);
-        let revived = self.demand.revivals();
-        let queue = self.feeds.queue(index).clone();
-        let consumer = self.feeds.consumer(index).to_owned();
+        let revived = self.pull_planner.recreated_queues();
+        let queue = self.pulls.queue(index).clone();
+        let consumer = self.pulls.consumer(index).to_owned();
         tokio::spawn(async move {
             let mut wait = Duration::from_millis(50);
             let ack_wait = context.options.ack_wait;
             while let Err(error) =
-                requirements::make_again(&context.broker, &queue, &consumer, ack_wait).await
+                routing::recreate_consumer(&context.broker, &queue, &consumer, ack_wait).await
             {
                 tracing::warn!(%queue, "cannot make the queue: {error}");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
-            revived.revive(index);
+            revived.mark_recreated(index);
         });
     }
 
     /// After a dropped connection: looks for messages that no client can read.
-    fn sweep(&self) {
-        if self.context.options.only_job.is_some() {
+    fn remove_poison_messages(&self) {
+        if self.context.options.single_job.is_some() {
             return;
         }
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             for queue in &context.options.queues {
-                let swept = match context.broker.sweep_unreadable(queue).await {
+                let swept = match context.broker.dead_letter_poison_messages(queue).await {
                     Ok(swept) => swept,
                     Err(error) => {
                         tracing::debug!(%queue, "no look for unreadable messages: {error}");
@@ -614,7 +632,8 @@ impl Worker {
                     }
                 };
                 if !swept.is_empty()
-                    && let Err(error) = lost::hand_back(&context.broker, queue).await
+                    && let Err(error) =
+                        requeue_orphans::requeue_orphans(&context.broker, queue).await
                 {
                     tracing::debug!(%queue, "what was lost with it comes by itself: {error}");
                 }
@@ -622,10 +641,10 @@ impl Worker {
         });
     }
 
-    async fn beat(&self) {
+    async fn heartbeat(&self) {
         const JOBS_SHOWN_MAX: usize = 100;
         let options = &self.context.options;
-        let running = options.concurrency - self.free;
+        let running = options.concurrency - self.free_slots;
         let host = hostname();
         let info = WorkerInfo {
             worker_id: self.context.worker_id.clone(),
@@ -636,15 +655,15 @@ impl Worker {
             queues: options.queues.clone(),
             concurrency: u32::try_from(options.concurrency).unwrap_or(u32::MAX),
             state: match (self.state, running) {
-                (Request::Work, 0) => WorkerState::Idle,
-                (Request::Work, _) => WorkerState::Busy,
+                (WorkerCommand::Run, 0) => WorkerState::Idle,
+                (WorkerCommand::Run, _) => WorkerState::Busy,
                 _ => WorkerState::Draining,
             },
             running: u32::try_from(running).unwrap_or(u32::MAX),
             jobs: self
-                .held
+                .leases
                 .values()
-                .filter_map(|hold| hold.job_id())
+                .filter_map(|lease| lease.job_id())
                 .take(JOBS_SHOWN_MAX)
                 .collect(),
             jobs_ended: self.summary.jobs_ended,
@@ -653,14 +672,19 @@ impl Worker {
             started_at: self.started_at,
             last_seen: now(),
         };
-        if let Err(error) = self.context.broker.beat(&info, options.heartbeat_ttl).await {
+        if let Err(error) = self
+            .context
+            .broker
+            .heartbeat(&info, options.heartbeat_ttl)
+            .await
+        {
             tracing::warn!("cannot write the heartbeat: {error}");
         }
     }
 }
 
 /// One line for an attempt that was recorded.
-fn log_ended(record: &Record) {
+fn log_finished(record: &Record) {
     tracing::info!(
         target: JOBS_LOG_TARGET,
         job = %record.job_id,
@@ -675,7 +699,10 @@ fn log_ended(record: &Record) {
 }
 
 /// Waits for a request that goes further than the present one.
-async fn next_request(requests: &mut watch::Receiver<Request>, present: Request) -> Request {
+async fn next_command(
+    requests: &mut watch::Receiver<WorkerCommand>,
+    present: WorkerCommand,
+) -> WorkerCommand {
     match requests.wait_for(|asked| *asked > present).await {
         Ok(asked) => *asked,
         // whoever could ask is gone
@@ -683,7 +710,7 @@ async fn next_request(requests: &mut watch::Receiver<Request>, present: Request)
     }
 }
 
-async fn until(instant: Option<Instant>) {
+async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,

@@ -18,7 +18,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
     for _ in 0..bench.rounds {
         let (begun, mut count) = (Instant::now(), 0_u32);
         while begun.elapsed() < time {
-            broker.publish_bare(&bench.queue, &payload).await?;
+            broker.publish_unchecked(&bench.queue, &payload).await?;
             count += 1;
         }
         rates[0].push(rate(count, begun));
@@ -33,13 +33,13 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         // as many as the pipelined rate brings in the time, so that both fill alike
         let (begun, count) = (Instant::now(), 50_000_u32);
         broker
-            .publish_bare_pipelined(&bench.queue, &payload, count, false)
+            .publish_unchecked_pipelined(&bench.queue, &payload, count, false)
             .await?;
         rates[2].push(rate(count, begun));
         queue.purge().await?;
         let begun = Instant::now();
         broker
-            .publish_bare_pipelined(&bench.queue, &payload, count, true)
+            .publish_unchecked_pipelined(&bench.queue, &payload, count, true)
             .await?;
         rates[5].push(rate(count, begun));
         queue.purge().await?;
@@ -67,7 +67,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
             "--file",
             &file,
         ];
-        if bench.naq(&enqueue).wait().await.end != naq_runner::End::Exited(0) {
+        if bench.spawn_naq(&enqueue).wait().await.end != naq_runner::Termination::Exited(0) {
             return Err(Failure::general("naq enqueue --file failed"));
         }
         rates[4].push(rate(count, begun));

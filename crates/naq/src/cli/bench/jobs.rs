@@ -6,13 +6,13 @@ use super::process::Bench;
 use super::{median, show};
 use crate::cli::exit::Failure;
 use naq_jetstream::NewJob;
-use naq_runner::{LIMIT_ARGUMENT, monotonic};
+use naq_runner::{SPAWN_LIMIT_ARGUMENT, monotonic};
 
 /// What is run.
 const PROGRAM: &str = "/bin/true";
 
 /// How often the queue is looked at while it is worked off: a look costs the server some 0.1 ms.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(bench: &Bench, concurrencies: &[usize]) -> Result<(), Failure> {
     let mut limits = vec![Vec::new(); concurrencies.len()];
@@ -63,9 +63,9 @@ async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> 
     let loops: Vec<_> = (0..concurrency)
         .map(|_| {
             let env = bench.job_env.iter().map(String::as_str);
-            let mut args = vec![LIMIT_ARGUMENT, &start, &seconds];
+            let mut args = vec![SPAWN_LIMIT_ARGUMENT, &start, &seconds];
             args.extend(env.chain(["--", PROGRAM]));
-            bench.naq(&args)
+            bench.spawn_naq(&args)
         })
         .collect();
     let mut count = 0_u32;
@@ -98,7 +98,7 @@ async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Fail
     bulk.finish().await?;
     // acknowledged means recorded: an empty queue has all its results stored
     while bench.client.broker().queue_messages(&bench.queue).await? > 0 {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let rate = f64::from(count) / begun.elapsed().as_secs_f64();
     worker.end().await;

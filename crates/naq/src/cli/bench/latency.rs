@@ -31,15 +31,15 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
     let (mut spawn, mut cold) = (Vec::new(), Vec::new());
     for _ in 0..50 {
         let sent = Instant::now();
-        bench.naq(&["schema"]).wait().await;
+        bench.spawn_naq(&["schema"]).wait().await;
         spawn.push(millis(sent));
         let sent = Instant::now();
         let queue = bench.queue.as_str();
         let ended = bench
-            .naq(&["enqueue", "--queue", queue, "--", "/bin/true"])
+            .spawn_naq(&["enqueue", "--queue", queue, "--", "/bin/true"])
             .wait()
             .await;
-        if ended.end != naq_runner::End::Exited(0) {
+        if ended.end != naq_runner::Termination::Exited(0) {
             return Err(Failure::general(format!(
                 "naq enqueue failed: {}",
                 String::from_utf8_lossy(&ended.stderr.head)

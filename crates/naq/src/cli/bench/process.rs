@@ -9,7 +9,7 @@ use crate::cli::exit::Failure;
 use crate::cli::session::Session;
 use naq_client::Client;
 use naq_protocol::{JobId, QueueName, WorkerInfo};
-use naq_runner::{Command, Ended, JobHandle, Options, Program, Runner, StopReason};
+use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
 
 /// What every measurement shares.
 pub(super) struct Bench {
@@ -41,7 +41,7 @@ impl Bench {
         rounds: usize,
         seconds: f64,
     ) -> Result<Bench, Failure> {
-        let mut options = Options::new(PROCESSES_MAX);
+        let mut options = RunnerConfig::new(PROCESSES_MAX);
         // they only stand by: a spawner each would be in the way
         options.spawners = Some(2);
         if let Some(path) = session.variable("PATH") {
@@ -74,7 +74,7 @@ impl Bench {
         self.runner.shutdown().await;
         let _ = std::fs::remove_dir_all(&self.folder);
         match self.client.broker().remove_queue(&self.queue).await {
-            Ok(()) | Err(naq_jetstream::BrokerError::QueueMissing(_)) => Ok(()),
+            Ok(()) | Err(naq_jetstream::BrokerError::QueueNotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -90,7 +90,7 @@ impl Bench {
     }
 
     /// Starts this program with some arguments.
-    pub(super) fn naq(&self, args: &[&str]) -> JobHandle {
+    pub(super) fn spawn_naq(&self, args: &[&str]) -> JobHandle {
         let told: &[String] = match args.first() {
             // the bare loop has no options
             Some(first) if first.starts_with("__") => &[],
@@ -123,7 +123,7 @@ impl Bench {
             "--concurrency",
             &count,
         ];
-        let handle = Arc::new(self.naq(&args));
+        let handle = Arc::new(self.spawn_naq(&args));
         let seen = async {
             loop {
                 let workers = self.client.list_workers().await?;
@@ -162,7 +162,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Ends it.
-    pub(super) async fn end(self) -> Ended {
+    pub(super) async fn end(self) -> Completion {
         self.handle.stop(StopReason::Cancel);
         self.handle.wait().await
     }

@@ -10,34 +10,34 @@ use super::{quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
 use naq_jetstream::BrokerError;
-use naq_protocol::units::Span;
+use naq_protocol::units::WireDuration;
 use naq_protocol::{
     Envelope, Misfire, Overlap, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
 };
 use naq_runner::{JobHandle, StopReason};
 
 /// How many requests are under way at once.
-const AT_ONCE: usize = 1_000;
+const REQUESTS_IN_FLIGHT_MAX: usize = 1_000;
 
 /// How long a scheduler may take to lead, or to catch up.
-const LEADS_WITHIN: Duration = Duration::from_secs(120);
+const LEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The lock of one that was killed is gone by then.
-const LOCK_LASTS: Duration = Duration::from_secs(12);
+const LOCK_EXPIRY_MAX: Duration = Duration::from_secs(12);
 
 /// How many schedules of the first measurement, and how often each is due: 1,000 ticks a second.
-const STEADY: (i64, Duration) = (10_000, Duration::from_secs(10));
+const STEADY_LOAD: (i64, Duration) = (10_000, Duration::from_secs(10));
 
 /// The interval of the schedule that shows that someone leads.
-const BEAT: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An interval that does not come round while anything is measured.
-const ONCE: Duration = Duration::from_secs(30 * 86_400);
+const INTERVAL_BEYOND_BENCH: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
     let broker = bench.client.broker();
-    let until = tokio::time::Instant::now() + LOCK_LASTS;
-    while let Some(leader) = broker.read_lock().await?.leader {
+    let until = tokio::time::Instant::now() + LOCK_EXPIRY_MAX;
+    while let Some(leader) = broker.read_leader_lease().await?.leader {
         if tokio::time::Instant::now() > until {
             return Err(Failure::usage(format!(
                 "a scheduler leads already ({} on {}): stop it, or measure under another --prefix",
@@ -47,13 +47,13 @@ pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     broker.ensure_queue(&bench.queue).await?;
-    let mut measured = Measured {
+    let mut measured = ScheduleBench {
         bench,
         next: 1,
         rows: Vec::new(),
     };
     let done = measured.all(i64::from(count)).await;
-    let removed = measured.clear().await;
+    let removed = measured.remove_all().await;
     done?;
     show(
         bench.json,
@@ -65,41 +65,45 @@ pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
 }
 
 /// A tick that was enqueued.
-struct Ticked {
-    is_beat: bool,
+struct EnqueuedTick {
+    is_probe: bool,
     /// From its time until the server had stored its job, in milliseconds.
     late_ms: f64,
 }
 
-struct Measured<'b> {
+struct ScheduleBench<'b> {
     bench: &'b Bench,
     /// The sequence of the first job that was not read yet.
     next: u64,
     rows: Vec<Vec<String>>,
 }
 
-impl Measured<'_> {
+impl ScheduleBench<'_> {
     async fn all(&mut self, count: i64) -> Result<(), Failure> {
         self.steady().await?;
-        self.clear().await?;
+        self.remove_all().await?;
         let leader = self.burst(count).await?;
-        self.hand_over(count, leader).await
+        self.failover(count, leader).await
     }
 
     /// Each a little after the one before, all the time.
     async fn steady(&mut self) -> Result<(), Failure> {
-        let (count, interval) = STEADY;
-        let begin = later(render::now(), Duration::from_secs(3));
+        let (count, interval) = STEADY_LOAD;
+        let begin = add_duration(render::now(), Duration::from_secs(3));
         let apart = interval / u32::try_from(count).unwrap_or(1);
         let schedules = (0..count).map(|index| {
             let offset = apart * u32::try_from(index).unwrap_or(0);
-            self.schedule(&format!("s{index}"), interval, Some(later(begin, offset)))
+            self.schedule(
+                &format!("s{index}"),
+                interval,
+                Some(add_duration(begin, offset)),
+            )
         });
-        self.put(schedules.collect()).await?;
-        let leader = self.lead();
+        self.store_schedules(schedules.collect()).await?;
+        let leader = self.start_scheduler();
         let time = Duration::from_secs(4) + Duration::from_secs_f64(self.bench.seconds * 3.0);
         tokio::time::sleep(time).await;
-        end(&leader).await;
+        stop_scheduler(&leader).await;
         let mut late: Vec<f64> = self.read().await?.iter().map(|one| one.late_ms).collect();
         self.row(
             "1,000 ticks a second of 10,000 schedules: p50",
@@ -123,18 +127,19 @@ impl Measured<'_> {
     async fn burst(&mut self, count: i64) -> Result<JobHandle, Failure> {
         let wait =
             Duration::from_secs(10) + Duration::from_micros(50) * u32::try_from(count).unwrap_or(0);
-        self.put(vec![self.schedule("beat", BEAT, None)]).await?;
-        let due = later(render::now(), wait);
-        let schedules =
-            (0..count).map(|index| self.schedule(&format!("b{index}"), ONCE, Some(due)));
-        self.put(schedules.collect()).await?;
+        self.store_schedules(vec![self.schedule("beat", PROBE_INTERVAL, None)])
+            .await?;
+        let due = add_duration(render::now(), wait);
+        let schedules = (0..count)
+            .map(|index| self.schedule(&format!("b{index}"), INTERVAL_BEYOND_BENCH, Some(due)));
+        self.store_schedules(schedules.collect()).await?;
         let begun = std::time::Instant::now();
-        let leader = self.lead();
-        let ticked = self
-            .read_until("a scheduler leads", |ticked| ticked.is_beat)
+        let leader = self.start_scheduler();
+        let tick = self
+            .read_until("a scheduler leads", |tick| tick.is_probe)
             .await?;
         let ready_ms = begun.elapsed().as_secs_f64() * 1_000.0;
-        if ticked.iter().any(|one| !one.is_beat) {
+        if tick.iter().any(|one| !one.is_probe) {
             return Err(Failure::general(
                 "the schedules were due before they were all there; measure fewer",
             ));
@@ -144,7 +149,7 @@ impl Measured<'_> {
             ready_ms,
             "ms",
         );
-        let leads = self.bench.client.broker().read_lock().await?.leader;
+        let leads = self.bench.client.broker().read_leader_lease().await?.leader;
         let pid = leads.map_or(0, |leader| leader.pid);
         self.row(
             &format!("{count} schedules: memory of the leader"),
@@ -153,7 +158,7 @@ impl Measured<'_> {
         );
         let (mut late, until) = (
             Vec::new(),
-            tokio::time::Instant::now() + wait + LEADS_WITHIN,
+            tokio::time::Instant::now() + wait + LEADER_TIMEOUT,
         );
         let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
         let mut there = broker.queue_info(queue).await?.depth;
@@ -169,11 +174,10 @@ impl Measured<'_> {
             }
             // ticks of the beat are among them
             wanted = there + 1;
-            let ticked = self.read().await?;
+            let tick = self.read().await?;
             late.extend(
-                ticked
-                    .iter()
-                    .filter(|one| !one.is_beat)
+                tick.iter()
+                    .filter(|one| !one.is_probe)
                     .map(|one| one.late_ms),
             );
         }
@@ -192,8 +196,8 @@ impl Measured<'_> {
     }
 
     /// How long nothing is enqueued when the leader goes.
-    async fn hand_over(&mut self, count: i64, first: JobHandle) -> Result<(), Failure> {
-        let second = self.lead();
+    async fn failover(&mut self, count: i64, first: JobHandle) -> Result<(), Failure> {
+        let second = self.start_scheduler();
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.read().await?;
         first.stop(StopReason::Cancel);
@@ -204,7 +208,7 @@ impl Measured<'_> {
             gap,
             "ms",
         );
-        let third = self.lead();
+        let third = self.start_scheduler();
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.read().await?;
         second.kill(StopReason::Abandoned);
@@ -215,20 +219,20 @@ impl Measured<'_> {
             gap,
             "ms",
         );
-        end(&third).await;
+        stop_scheduler(&third).await;
         Ok(())
     }
 
     /// Waits until someone leads again. Returns how late the first beat after the gap was.
     async fn gap_ms(&mut self) -> Result<f64, Failure> {
         let mut late_max = 0.0_f64;
-        let is_over = |ticked: &Ticked| ticked.is_beat && ticked.late_ms < 50.0;
-        let until = tokio::time::Instant::now() + LEADS_WITHIN;
+        let is_over = |tick: &EnqueuedTick| tick.is_probe && tick.late_ms < 50.0;
+        let until = tokio::time::Instant::now() + LEADER_TIMEOUT;
         loop {
-            for ticked in self.read().await? {
-                late_max = late_max.max(ticked.late_ms);
+            for tick in self.read().await? {
+                late_max = late_max.max(tick.late_ms);
                 // the one that goes enqueues some more before it does
-                if is_over(&ticked) && late_max > 60.0 {
+                if is_over(&tick) && late_max > 60.0 {
                     return Ok(late_max);
                 }
             }
@@ -240,20 +244,20 @@ impl Measured<'_> {
     }
 
     /// Starts a scheduler.
-    fn lead(&self) -> JobHandle {
-        self.bench.naq(&["scheduler"])
+    fn start_scheduler(&self) -> JobHandle {
+        self.bench.spawn_naq(&["scheduler"])
     }
 
     /// Reads what was enqueued since the last time.
-    async fn read(&mut self) -> Result<Vec<Ticked>, Failure> {
+    async fn read(&mut self) -> Result<Vec<EnqueuedTick>, Failure> {
         let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
         let mut read = Vec::new();
         loop {
             let depth = broker.queue_info(queue).await?.depth;
-            let batch = depth.min(AT_ONCE as u64).max(1);
+            let batch = depth.min(REQUESTS_IN_FLIGHT_MAX as u64).max(1);
             let messages: Vec<_> = stream::iter(self.next..self.next + batch)
                 .map(|sequence| broker.job_message_at(queue, sequence))
-                .buffered(AT_ONCE)
+                .buffered(REQUESTS_IN_FLIGHT_MAX)
                 .try_collect()
                 .await?;
             let found = messages.iter().flatten().count();
@@ -264,12 +268,12 @@ impl Measured<'_> {
                     continue;
                 };
                 let late = message.time.0 - tick.0;
-                read.push(Ticked {
-                    is_beat: id.as_str() == "bench-beat",
+                read.push(EnqueuedTick {
+                    is_probe: id.as_str() == "bench-beat",
                     late_ms: late.as_seconds_f64() * 1_000.0,
                 });
             }
-            if found < AT_ONCE {
+            if found < REQUESTS_IN_FLIGHT_MAX {
                 return Ok(read);
             }
         }
@@ -279,12 +283,12 @@ impl Measured<'_> {
     async fn read_until(
         &mut self,
         what: &str,
-        is_so: impl Fn(&Ticked) -> bool,
-    ) -> Result<Vec<Ticked>, Failure> {
-        let until = tokio::time::Instant::now() + LEADS_WITHIN;
+        predicate: impl Fn(&EnqueuedTick) -> bool,
+    ) -> Result<Vec<EnqueuedTick>, Failure> {
+        let until = tokio::time::Instant::now() + LEADER_TIMEOUT;
         loop {
             let read = self.read().await?;
-            if read.iter().any(&is_so) {
+            if read.iter().any(&predicate) {
                 return Ok(read);
             }
             if tokio::time::Instant::now() > until {
@@ -308,7 +312,7 @@ impl Measured<'_> {
             .unwrap_or_default(),
             cron: None,
             tz: None,
-            every: Some(Span(interval)),
+            every: Some(WireDuration(interval)),
             anchor: None,
             repeat: None,
             start: first,
@@ -328,7 +332,7 @@ impl Measured<'_> {
     }
 
     /// Stores schedules.
-    async fn put(&self, schedules: Vec<Schedule>) -> Result<(), Failure> {
+    async fn store_schedules(&self, schedules: Vec<Schedule>) -> Result<(), Failure> {
         let broker = self.bench.client.broker();
         let store = async |schedule: Schedule| match broker.write_schedule(&schedule, 0).await {
             // the marker of one that an earlier measurement has removed
@@ -345,14 +349,14 @@ impl Measured<'_> {
         }
         stream::iter(schedules)
             .map(store)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(REQUESTS_IN_FLIGHT_MAX)
             .try_for_each(async |_| Ok(()))
             .await?;
         Ok(())
     }
 
     /// Removes the schedules and their jobs.
-    async fn clear(&mut self) -> Result<(), Failure> {
+    async fn remove_all(&mut self) -> Result<(), Failure> {
         let broker = self.bench.client.broker();
         let mut listing = broker.list_schedules().await?;
         let mut removed = stream::FuturesUnordered::new();
@@ -371,7 +375,7 @@ impl Measured<'_> {
                     done => done,
                 }
             });
-            if removed.len() >= AT_ONCE {
+            if removed.len() >= REQUESTS_IN_FLIGHT_MAX {
                 removed.next().await.transpose()?;
             }
         }
@@ -394,12 +398,12 @@ impl Measured<'_> {
     }
 }
 
-async fn end(scheduler: &JobHandle) {
+async fn stop_scheduler(scheduler: &JobHandle) {
     scheduler.stop(StopReason::Cancel);
     scheduler.wait().await;
 }
 
-fn later(time: Timestamp, by: Duration) -> Timestamp {
+fn add_duration(time: Timestamp, by: Duration) -> Timestamp {
     let by = chrono::TimeDelta::from_std(by).unwrap_or_default();
     // whole milliseconds, as on the wire
     let later = Timestamp(time.0 + by);

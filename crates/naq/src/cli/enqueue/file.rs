@@ -12,13 +12,13 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::delay::Delay;
 use super::id_as_json;
-use super::start::Start;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 use crate::cli::session::Session;
-use naq_client::{Bulk, Client, ClientError};
-use naq_core::StartTime;
+use naq_client::{BulkEnqueue, Client, ClientError};
+use naq_core::StartDelay;
 use naq_jetstream::NewJob;
 use naq_protocol::{Envelope, Flow, JobId, QueueName};
 
@@ -32,17 +32,17 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCHES_MAX: usize = 8;
 
 /// An envelope that was read and found sound.
-struct Checked {
+struct ParsedEnvelope {
     chosen: Option<JobId>,
     payload: Bytes,
-    start: Option<StartTime>,
+    start: Option<StartDelay>,
     /// How much of the file has been read up to here.
     offset: u64,
 }
 
 /// What stands in a file.
 enum Item {
-    Envelope(Checked),
+    Envelope(ParsedEnvelope),
     /// A flow, which stands alone.
     Flow(Flow),
 }
@@ -50,14 +50,14 @@ enum Item {
 type Batch = Result<Vec<Item>, Failure>;
 
 /// Reads and checks every envelope, and says how many there are.
-pub(super) fn check(file: &str, start: Option<Start>) -> Result<u8, Failure> {
+pub(super) fn check(file: &str, start: Option<Delay>) -> Result<u8, Failure> {
     let mut count = 0_u64;
     let mut flow_jobs = None;
-    each(open(file)?.0, start, |item| {
+    for_each_item(open(file)?.0, start, |item| {
         match item {
             Item::Envelope(_) => count += 1,
             // the name only has to be as long as one that is made
-            Item::Flow(flow) => flow_jobs = Some(flow.members(&flow_name())?.len()),
+            Item::Flow(flow) => flow_jobs = Some(flow.members(&generate_flow_name())?.len()),
         }
         Ok(())
     })?;
@@ -69,35 +69,35 @@ pub(super) fn check(file: &str, start: Option<Start>) -> Result<u8, Failure> {
 }
 
 /// What is wanted of a file's jobs.
-pub(super) struct Wanted<'w> {
+pub(super) struct FileOptions<'w> {
     /// Where they go.
     pub(super) queue: &'w QueueName,
     /// What a flow is called.
     pub(super) name: Option<&'w JobId>,
     /// When they begin.
-    pub(super) start: Option<Start>,
+    pub(super) start: Option<Delay>,
     /// Their ids are not printed.
     pub(super) quiet: bool,
     /// Their ids are wanted by the caller.
     pub(super) keep_ids: bool,
 }
 
-/// Enqueues every envelope. Returns the ids where they are wanted.
+/// Enqueues every envelope. Returns the ids where they are options.
 pub(super) async fn enqueue(
     session: &Session,
     client: &Client,
     file: &str,
-    wanted: &Wanted<'_>,
+    options: &FileOptions<'_>,
 ) -> Result<Vec<JobId>, Failure> {
     let (reader, size) = open(file)?;
     let (sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
-    let start = wanted.start;
+    let start = options.start;
     std::thread::spawn(move || read(reader, start, &sender));
     let bar = progress(size);
-    let queue = wanted.queue;
-    let mut sending = Sending {
+    let queue = options.queue;
+    let mut sender_state = BulkSender {
         session,
-        wanted,
+        options,
         bulk: client.bulk(),
         ids: Vec::new(),
         refused: 0,
@@ -112,24 +112,24 @@ pub(super) async fn enqueue(
                         Item::Envelope(envelope) => envelope,
                         Item::Flow(flow) => {
                             bar.finish_and_clear();
-                            return enqueue_flow(session, client, &flow, wanted).await;
+                            return enqueue_flow(session, client, &flow, options).await;
                         }
                     };
-                    if wanted.name.is_some() {
+                    if options.name.is_some() {
                         return Err(Failure::usage(
                             "--id names one job or a flow; the envelopes of a file have ids of their own",
                         ));
                     }
                     bar.set_position(envelope.offset);
                     let mut job = match envelope.chosen {
-                        Some(id) => NewJob::chosen(id, queue.clone(), envelope.payload),
+                        Some(id) => NewJob::with_id(id, queue.clone(), envelope.payload),
                         None => NewJob::new(queue.clone(), envelope.payload),
                     };
                     job.start = envelope.start;
-                    sending.bulk.push(job).await?;
+                    sender_state.bulk.push(job).await?;
                 }
-                sending.report()?;
-                bar.set_message(sending.bulk.enqueued().to_string());
+                sender_state.report()?;
+                bar.set_message(sender_state.bulk.enqueued().to_string());
             }
             Err(failure) => {
                 broken = Some(failure);
@@ -137,35 +137,35 @@ pub(super) async fn enqueue(
             }
         }
     }
-    let enqueued = sending.bulk.finish().await?;
-    sending.report()?;
+    let enqueued = sender_state.bulk.finish().await?;
+    sender_state.report()?;
     bar.finish_and_clear();
-    let told = |what: String| format!("{what}; {enqueued} jobs were enqueued");
+    let output = |what: String| format!("{what}; {enqueued} jobs were enqueued");
     if let Some(failure) = broken {
-        return Err(Failure::new(failure.exit, told(failure.message)));
+        return Err(Failure::new(failure.exit, output(failure.message)));
     }
-    if let Some(failure) = sending.first_refusal {
-        let refused = sending.refused;
+    if let Some(failure) = sender_state.first_refusal {
+        let refused = sender_state.refused;
         return Err(Failure::new(
             failure.exit,
-            told(format!(
+            output(format!(
                 "{refused} jobs were refused, the first because: {}",
                 failure.message
             )),
         ));
     }
     if std::io::stderr().is_terminal() && !session.json {
-        let repeated = match sending.bulk.repeated() {
+        let repeated = match sender_state.bulk.duplicates() {
             0 => String::new(),
             repeated => format!(", {repeated} of them already there"),
         };
         render::note(format_args!("{enqueued} jobs enqueued{repeated}"));
     }
-    Ok(sending.ids)
+    Ok(sender_state.ids)
 }
 
 /// A name for a flow whose author gave it none: short, since the ids of its jobs begin with it.
-fn flow_name() -> JobId {
+fn generate_flow_name() -> JobId {
     let made = JobId::generate();
     // the random end of it
     let random = made.as_str().rsplit('-').next().unwrap_or_default();
@@ -176,14 +176,14 @@ async fn enqueue_flow(
     session: &Session,
     client: &Client,
     flow: &Flow,
-    wanted: &Wanted<'_>,
+    options: &FileOptions<'_>,
 ) -> Result<Vec<JobId>, Failure> {
-    let name = wanted.name.cloned().unwrap_or_else(flow_name);
-    let queue = wanted.queue;
+    let name = options.name.cloned().unwrap_or_else(generate_flow_name);
+    let queue = options.queue;
     // one time for all of them
-    let start = wanted.start.map(|start| start.of(None)).transpose()?;
+    let start = options.start.map(|start| start.resolve(None)).transpose()?;
     let members = client
-        .enqueue_flow_starting(flow, &name, queue, start)
+        .enqueue_flow_delayed(flow, &name, queue, start)
         .await
         .map_err(|error| match error {
             ClientError::NoSuchJob(job) => Failure::new(
@@ -192,14 +192,14 @@ async fn enqueue_flow(
             ),
             error => error.into(),
         })?;
-    if !wanted.quiet {
+    if !options.quiet {
         for member in &members {
             if session.json {
                 let queue = member.queue.as_ref().unwrap_or(queue);
-                let mut told = id_as_json(&member.job_id, queue, start.as_ref());
-                told["name"] = serde_json::json!(member.name);
-                told["flow"] = serde_json::json!(name);
-                render::print_json(&told)?;
+                let mut output = id_as_json(&member.job_id, queue, start.as_ref());
+                output["name"] = serde_json::json!(member.name);
+                output["flow"] = serde_json::json!(name);
+                render::print_json(&output)?;
             } else {
                 render::print_line(&member.job_id)?;
             }
@@ -214,33 +214,33 @@ async fn enqueue_flow(
     Ok(members.into_iter().map(|member| member.job_id).collect())
 }
 
-struct Sending<'s> {
+struct BulkSender<'s> {
     session: &'s Session,
-    wanted: &'s Wanted<'s>,
-    bulk: Bulk,
+    options: &'s FileOptions<'s>,
+    bulk: BulkEnqueue,
     ids: Vec<JobId>,
     refused: u64,
     first_refusal: Option<Failure>,
 }
 
-impl Sending<'_> {
+impl BulkSender<'_> {
     /// Tells of what the server has taken, and notes what it has not.
     fn report(&mut self) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         for id in self.bulk.take_confirmed() {
-            if !self.wanted.quiet && !self.wanted.keep_ids {
+            if !self.options.quiet && !self.options.keep_ids {
                 if self.session.json {
-                    let line = serde_json::json!({"job_id": id, "queue": self.wanted.queue});
+                    let line = serde_json::json!({"job_id": id, "queue": self.options.queue});
                     writeln!(stdout, "{line}")?;
                 } else {
                     writeln!(stdout, "{id}")?;
                 }
             }
-            if self.wanted.keep_ids {
+            if self.options.keep_ids {
                 self.ids.push(id);
             }
         }
-        while let Some((job_id, error)) = self.bulk.take_failed() {
+        while let Some((job_id, error)) = self.bulk.take_rejected() {
             self.refused += 1;
             let failure = Failure::from(error);
             self.first_refusal.get_or_insert_with(|| {
@@ -276,10 +276,10 @@ fn progress(size: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn read(reader: Box<dyn Read + Send>, start: Option<Start>, sender: &mpsc::Sender<Batch>) {
+fn read(reader: Box<dyn Read + Send>, start: Option<Delay>, sender: &mpsc::Sender<Batch>) {
     let mut batch = Vec::with_capacity(BATCH_JOBS);
     let mut batch_bytes = 0;
-    let read = each(reader, start, |item| {
+    let read = for_each_item(reader, start, |item| {
         if let Item::Envelope(checked) = &item {
             batch_bytes += checked.payload.len();
         }
@@ -300,10 +300,10 @@ fn read(reader: Box<dyn Read + Send>, start: Option<Start>, sender: &mpsc::Sende
 }
 
 /// Splits a file into envelopes, checks each, and hands it over.
-fn each(
+fn for_each_item(
     reader: Box<dyn Read + Send>,
-    start: Option<Start>,
-    mut hand_over: impl FnMut(Item) -> Result<(), Failure>,
+    start: Option<Delay>,
+    mut emit: impl FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut reader = BufReader::with_capacity(256 << 10, reader);
     let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read on: {error}"));
@@ -321,10 +321,10 @@ fn each(
         }
     };
     if first == b'[' {
-        return each_of_array(reader, start, &mut hand_over);
+        return for_each_in_array(reader, start, &mut emit);
     }
     let mut text = Vec::new();
-    let (mut line, mut begun_at, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
+    let (mut line, mut item_line, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
     loop {
         let read = reader.read_until(b'\n', &mut text).map_err(unreadable)?;
         line += 1;
@@ -335,29 +335,29 @@ fn each(
                 return Ok(());
             }
             text.clear();
-            if begun_at == first_line {
+            if item_line == first_line {
                 first_line = line + 1;
             }
-            begun_at = line + 1;
+            item_line = line + 1;
             continue;
         }
         // an envelope may be spread over lines: one that is not whole yet goes on
-        if !at_end && is_unfinished(&text) {
+        if !at_end && is_incomplete(&text) {
             continue;
         }
         let trimmed = text.trim_ascii();
-        if begun_at == first_line && Flow::is_meant(trimmed) {
+        if item_line == first_line && Flow::is_flow(trimmed) {
             let flow = Flow::parse(trimmed).map_err(|invalid| {
                 let text = invalid.to_string().replacen("envelope", "flow", 1);
                 Failure::new(Exit::Refused, text)
             })?;
-            nothing_more(reader)?;
-            return hand_over(Item::Flow(flow));
+            expect_end_of_file(reader)?;
+            return emit(Item::Flow(flow));
         }
-        let checked = check_one(trimmed, start, offset, || format!("line {begun_at}"))?;
-        hand_over(Item::Envelope(checked))?;
+        let checked = parse_envelope(trimmed, start, offset, || format!("line {item_line}"))?;
+        emit(Item::Envelope(checked))?;
         text.clear();
-        begun_at = line + 1;
+        item_line = line + 1;
         if at_end {
             return Ok(());
         }
@@ -365,7 +365,7 @@ fn each(
 }
 
 /// A flow stands alone in its file.
-fn nothing_more(mut reader: impl BufRead) -> Result<(), Failure> {
+fn expect_end_of_file(mut reader: impl BufRead) -> Result<(), Failure> {
     let mut rest = Vec::new();
     reader
         .read_to_end(&mut rest)
@@ -379,24 +379,24 @@ fn nothing_more(mut reader: impl BufRead) -> Result<(), Failure> {
     ))
 }
 
-fn is_unfinished(text: &[u8]) -> bool {
+fn is_incomplete(text: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(text).is_err_and(|error| error.is_eof())
 }
 
-fn check_one(
+fn parse_envelope(
     text: &[u8],
-    start: Option<Start>,
+    start: Option<Delay>,
     offset: u64,
     place: impl Fn() -> String,
-) -> Result<Checked, Failure> {
+) -> Result<ParsedEnvelope, Failure> {
     let refused = |why: String| Failure::new(Exit::Refused, format!("{}: {why}", place()));
     let envelope = Envelope::parse(text).map_err(|invalid| refused(invalid.to_string()))?;
     // each from its own enqueue on, so that a long file's jobs do not all come at once
     let start = start
-        .map(|start| start.of(envelope.expires_at))
+        .map(|start| start.resolve(envelope.expires_at))
         .transpose()
         .map_err(|failure| refused(failure.message))?;
-    Ok(Checked {
+    Ok(ParsedEnvelope {
         chosen: envelope.job_id,
         start,
         payload: Bytes::copy_from_slice(text),
@@ -404,14 +404,14 @@ fn check_one(
     })
 }
 
-fn each_of_array(
+fn for_each_in_array(
     reader: impl Read,
-    start: Option<Start>,
-    hand_over: &mut dyn FnMut(Item) -> Result<(), Failure>,
+    start: Option<Delay>,
+    emit: &mut dyn FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     struct Items<'h> {
-        start: Option<Start>,
-        hand_over: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
+        start: Option<Delay>,
+        emit: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
         failure: &'h mut Option<Failure>,
     }
     impl<'de> Visitor<'de> for Items<'_> {
@@ -424,8 +424,8 @@ fn each_of_array(
             while let Some(item) = items.next_element::<Box<RawValue>>()? {
                 let text = item.get().as_bytes();
                 offset += text.len() as u64;
-                let handed = check_one(text, self.start, offset, || format!("[{index}]"))
-                    .and_then(|checked| (self.hand_over)(Item::Envelope(checked)));
+                let handed = parse_envelope(text, self.start, offset, || format!("[{index}]"))
+                    .and_then(|checked| (self.emit)(Item::Envelope(checked)));
                 if let Err(failure) = handed {
                     *self.failure = Some(failure);
                     return Err(serde::de::Error::custom("stopped"));
@@ -441,7 +441,7 @@ fn each_of_array(
         &mut deserializer,
         Items {
             start,
-            hand_over,
+            emit,
             failure: &mut failure,
         },
     )
@@ -459,7 +459,7 @@ mod tests {
 
     fn commands(text: &'static str) -> Result<Vec<String>, String> {
         let mut commands = Vec::new();
-        each(Box::new(text.as_bytes()), None, |item| {
+        for_each_item(Box::new(text.as_bytes()), None, |item| {
             let Item::Envelope(checked) = item else {
                 return Err(Failure::general("a flow"));
             };

@@ -15,18 +15,18 @@ use super::webhook::Webhook;
 use crate::cli::exit::Failure;
 use crate::cli::render;
 use crate::cli::session::Session;
-use crate::cli::shutdown::Signals;
+use crate::cli::signals::Signals;
 use crate::cli::worker_options::WorkerOptions;
 use naq_client::JobFilter;
-use naq_jetstream::{DurableChange, DurableChanges};
+use naq_jetstream::{RecordChangeConsumer, RecordChangeDelivery};
 use naq_protocol::Record;
-use naq_runner::{Captured, Command, End, Program, Runner, Stdin, Stopped};
+use naq_runner::{Captured, Command, Program, Runner, Stdin, StopCause, Termination};
 
 /// The first wait after a failure; it doubles with each.
-const WAIT_FIRST: Duration = Duration::from_secs(1);
+const RETRY_DELAY_FIRST: Duration = Duration::from_secs(1);
 
 /// The longest wait after a failure.
-const WAIT_MAX: Duration = Duration::from_secs(300);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
 
 /// How long what is under way may go on once this process is asked to end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub(super) enum Action {
 }
 
 /// What to do about which changes.
-pub(super) struct Options {
+pub(super) struct HookOptions {
     pub(super) action: Action,
     pub(super) filter: JobFilter,
     /// The name of the durable consumer.
@@ -67,42 +67,42 @@ enum Hook {
     Webhook(Arc<Webhook>),
 }
 
-pub(super) async fn run(session: &Session, options: &Options) -> Result<u8, Failure> {
+pub(super) async fn run(session: &Session, options: &HookOptions) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     let hook = Arc::new(Hook::new(session, options).await?);
     let client = session.connect().await?;
     let ack_wait = session.settings().ack_wait;
     let changes = client
         .broker()
-        .durable_changes(&options.name, ack_wait)
+        .consume_record_changes(&options.name, ack_wait)
         .await?;
     tracing::info!(
         name = %options.name,
         "waiting for changes: {}",
         match &*hook {
             Hook::Exec { .. } => "each runs the command".to_owned(),
-            Hook::Webhook(webhook) => format!("each is posted to {}", webhook.shown()),
+            Hook::Webhook(webhook) => format!("each is posted to {}", webhook.redacted_url()),
         }
     );
-    let mut work = Work {
+    let mut hook_runner = HookRunner {
         changes,
         hook: Arc::clone(&hook),
         under_way: JoinSet::new(),
         in_flight: HashSet::new(),
-        done: Done::default(),
+        done: HandledRevisions::default(),
         ack_wait,
     };
     let worked = loop {
         tokio::select! {
             biased;
             _ = signals.next() => break Ok(0),
-            worked = work.step(options) => if let Err(failure) = worked {
+            worked = hook_runner.run_once(options) => if let Err(failure) = worked {
                 break Err(failure);
             },
         }
     };
     tokio::select! {
-        _ = tokio::time::timeout(DRAIN_MAX, work.finish()) => {}
+        _ = tokio::time::timeout(DRAIN_MAX, hook_runner.finish()) => {}
         _ = signals.next() => {}
     }
     // the last answers are on their way
@@ -113,63 +113,67 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<u8, Fail
     worked
 }
 
-struct Work {
-    changes: DurableChanges,
+struct HookRunner {
+    changes: RecordChangeConsumer,
     hook: Arc<Hook>,
     under_way: JoinSet<(u64, bool)>,
     in_flight: HashSet<u64>,
-    done: Done,
+    done: HandledRevisions,
     ack_wait: Duration,
 }
 
-impl Work {
+impl HookRunner {
     /// Takes one change, or one end. Cancel safe up to what a change that was taken and dropped
     /// costs: it is told again.
-    async fn step(&mut self, options: &Options) -> Result<(), Failure> {
+    async fn run_once(&mut self, options: &HookOptions) -> Result<(), Failure> {
         let has_room = self.under_way.len() < options.parallel;
         tokio::select! {
             biased;
             Some(ended) = self.under_way.join_next() => {
                 if let Ok((revision, is_done)) = ended {
-                    self.ended(revision, is_done);
+                    self.on_hook_end(revision, is_done);
                 }
                 Ok(())
             }
             change = self.changes.next(), if has_room => {
                 let change = change?;
-                self.take(options, change).await
+                self.on_change(options, change).await
             }
         }
     }
 
-    fn ended(&mut self, revision: u64, is_done: bool) {
+    fn on_hook_end(&mut self, revision: u64, is_done: bool) {
         self.in_flight.remove(&revision);
         if is_done {
             self.done.add(revision);
         }
     }
 
-    async fn take(&mut self, options: &Options, change: DurableChange) -> Result<(), Failure> {
+    async fn on_change(
+        &mut self,
+        options: &HookOptions,
+        change: RecordChangeDelivery,
+    ) -> Result<(), Failure> {
         let revision = change.changed.revision;
         if self.in_flight.contains(&revision) {
             // whoever works on it answers for this copy too
             return Ok(());
         }
         if !options.filter.matches(&change.changed.record) || self.done.has(revision) {
-            change.settle().await;
+            change.ack().await;
             return Ok(());
         }
         if let Some(original) = change.changed.copy_of
-            && (self.done.has(original) || self.changes.is_settled(original).await?)
+            && (self.done.has(original) || self.changes.is_acknowledged(original).await?)
         {
             // only its time to live was changed
-            change.settle().await;
+            change.ack().await;
             return Ok(());
         }
         self.in_flight.insert(revision);
         let (hook, ack_wait) = (Arc::clone(&self.hook), self.ack_wait);
         self.under_way.spawn(async move {
-            let is_done = work_on(&hook, &change, ack_wait).await;
+            let is_done = run_hook(&hook, &change, ack_wait).await;
             (revision, is_done)
         });
         Ok(())
@@ -182,12 +186,12 @@ impl Work {
 
 /// Changes that are done with, as many as are remembered.
 #[derive(Default)]
-struct Done {
+struct HandledRevisions {
     revisions: HashSet<u64>,
     order: VecDeque<u64>,
 }
 
-impl Done {
+impl HandledRevisions {
     fn add(&mut self, revision: u64) {
         if self.revisions.insert(revision) {
             self.order.push_back(revision);
@@ -205,26 +209,26 @@ impl Done {
 }
 
 /// Does what is to be done about a change and answers for it. Whether it is done with.
-async fn work_on(hook: &Hook, change: &DurableChange, ack_wait: Duration) -> bool {
+async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration) -> bool {
     let record = &change.changed.record;
-    let calling = hook.call(record, change.changed.revision);
+    let calling = hook.invoke(record, change.changed.revision);
     tokio::pin!(calling);
     let mut renewal = tokio::time::interval(ack_wait / 3);
     renewal.tick().await;
     let called = loop {
         tokio::select! {
             called = &mut calling => break called,
-            _ = renewal.tick() => change.hold().await,
+            _ = renewal.tick() => change.in_progress().await,
         }
     };
     match called {
         Ok(()) => {
-            change.settle().await;
+            change.ack().await;
             tracing::info!(job_id = %record.job_id, state = %record.state, "done");
             true
         }
         Err(problem) => {
-            let wait = wait_after(change.delivery);
+            let wait = retry_delay(change.delivery);
             tracing::warn!(
                 job_id = %record.job_id,
                 state = %record.state,
@@ -232,27 +236,29 @@ async fn work_on(hook: &Hook, change: &DurableChange, ack_wait: Duration) -> boo
                 "{problem}; again in {} s",
                 wait.as_secs()
             );
-            change.again_after(wait).await;
+            change.nak_after(wait).await;
             false
         }
     }
 }
 
-fn wait_after(failures: u64) -> Duration {
+fn retry_delay(failures: u64) -> Duration {
     let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
-    WAIT_FIRST.saturating_mul(factor).min(WAIT_MAX)
+    RETRY_DELAY_FIRST
+        .saturating_mul(factor)
+        .min(RETRY_DELAY_MAX)
 }
 
 impl Hook {
-    async fn new(session: &Session, options: &Options) -> Result<Hook, Failure> {
+    async fn new(session: &Session, options: &HookOptions) -> Result<Hook, Failure> {
         match &options.action {
             Action::Webhook(url) => {
                 let webhook = Webhook::new(url, options.timeout)?;
                 Ok(Hook::Webhook(Arc::new(webhook)))
             }
             Action::Exec(command) => {
-                let slots = WorkerOptions::slots(options.parallel);
+                let slots = WorkerOptions::with_slots(options.parallel);
                 Ok(Hook::Exec {
                     runner: slots.start_runner(session).await?,
                     command: command.clone(),
@@ -267,12 +273,12 @@ impl Hook {
         }
     }
 
-    async fn call(&self, record: &Record, revision: u64) -> Result<(), String> {
+    async fn invoke(&self, record: &Record, revision: u64) -> Result<(), String> {
         let json = serde_json::to_vec(record).map_err(|error| error.to_string())?;
         match self {
             Hook::Webhook(webhook) => {
                 let (webhook, record) = (Arc::clone(webhook), record.clone());
-                let shown = webhook.shown();
+                let shown = webhook.redacted_url();
                 tokio::task::spawn_blocking(move || webhook.post(&record, &json, revision))
                     .await
                     .map_err(|error| error.to_string())?
@@ -295,20 +301,22 @@ impl Hook {
                 shell.stdin = Stdin::Bytes(json.into());
                 shell.timeout = Some(*timeout);
                 let ended = runner.start_job(shell).wait().await;
-                pass_on(&ended.stdout, &mut std::io::stdout());
-                pass_on(&ended.stderr, &mut std::io::stderr());
+                copy_output(&ended.stdout, &mut std::io::stdout());
+                copy_output(&ended.stderr, &mut std::io::stderr());
                 match (&ended.stopped, &ended.end) {
-                    (None, End::Exited(0)) => Ok(()),
-                    (Some(Stopped::Timeout), _) => Err("the command ran out of time".to_owned()),
+                    (None, Termination::Exited(0)) => Ok(()),
+                    (Some(StopCause::Timeout), _) => Err("the command ran out of time".to_owned()),
                     (Some(_), _) => Err("the command was stopped".to_owned()),
-                    (None, End::Exited(code)) => Err(format!("the command exited with {code}")),
-                    (None, End::Signalled(signal)) => {
+                    (None, Termination::Exited(code)) => {
+                        Err(format!("the command exited with {code}"))
+                    }
+                    (None, Termination::Signalled(signal)) => {
                         Err(format!("the command was ended by signal {signal}"))
                     }
-                    (None, End::NotStarted(failure)) => {
+                    (None, Termination::NotStarted(failure)) => {
                         Err(format!("the command could not be started: {failure}"))
                     }
-                    (None, End::SpawnerDied) => Err("the command was lost".to_owned()),
+                    (None, Termination::SpawnerDied) => Err("the command was lost".to_owned()),
                 }
             }
         }
@@ -329,7 +337,7 @@ fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
         ),
         (
             "NAQ_ERROR",
-            render::clip(&error.replace('\0', ""), ERROR_CHARS_MAX),
+            render::excerpt(&error.replace('\0', ""), ERROR_CHARS_MAX),
         ),
         ("NAQ_ATTEMPT", record.attempt.to_string()),
         (
@@ -344,7 +352,7 @@ fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
 }
 
 /// Copies what a command wrote, as far as it was kept, to our own output.
-fn pass_on(captured: &Captured, to: &mut impl Write) {
+fn copy_output(captured: &Captured, to: &mut impl Write) {
     // a reader that has gone does not make the command fail
     let _ = to
         .write_all(&captured.head)
@@ -358,15 +366,15 @@ mod tests {
 
     #[test]
     fn waits_grow_and_end() {
-        assert_eq!(wait_after(1), WAIT_FIRST);
-        assert_eq!(wait_after(3), Duration::from_secs(4));
-        assert_eq!(wait_after(10), WAIT_MAX);
-        assert_eq!(wait_after(u64::MAX), WAIT_MAX);
+        assert_eq!(retry_delay(1), RETRY_DELAY_FIRST);
+        assert_eq!(retry_delay(3), Duration::from_secs(4));
+        assert_eq!(retry_delay(10), RETRY_DELAY_MAX);
+        assert_eq!(retry_delay(u64::MAX), RETRY_DELAY_MAX);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut done = Done::default();
+        let mut done = HandledRevisions::default();
         for revision in 0..10_000 {
             done.add(revision);
         }

@@ -10,13 +10,13 @@ use sha2::{Digest, Sha256};
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use naq_client::{Client, Event, JobFilter, LabelFilter};
-use naq_protocol::units::Span;
+use naq_client::{Client, JobEvent, JobFilter, LabelFilter};
+use naq_protocol::units::WireDuration;
 use naq_protocol::{QueueName, State};
 
-/// Which jobs.
+/// JobFilterOptions jobs.
 #[derive(Debug, clap::Args)]
-pub(super) struct Which {
+pub(super) struct JobFilterOptions {
     /// Jobs of this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
@@ -33,7 +33,7 @@ pub(super) struct Which {
     labels: Vec<LabelFilter>,
 }
 
-impl Which {
+impl JobFilterOptions {
     pub(super) fn filter(&self) -> Result<JobFilter, Failure> {
         Ok(JobFilter {
             queue: self.queue.as_ref().map(QueueName::new).transpose()?,
@@ -46,7 +46,7 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    which: Which,
+    filter_options: JobFilterOptions,
     /// Print what happens from now on, until Ctrl-C
     #[arg(short = 'f', long)]
     follow: bool,
@@ -64,11 +64,11 @@ pub(super) struct Args {
     parallel: NonZero<u8>,
     /// How long a command or a post may take
     #[arg(long, value_name = "TIME", default_value = "1m", requires = "action")]
-    timeout: Span,
+    timeout: WireDuration,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let mut filter = args.which.filter()?;
+    let mut filter = args.filter_options.filter()?;
     let action = match (&args.exec, &args.webhook) {
         (Some(command), _) => hook::Action::Exec(command.clone()),
         (None, Some(url)) => hook::Action::Webhook(url.clone()),
@@ -77,7 +77,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             return if args.follow {
                 follow(session, &client, &filter).await
             } else {
-                stored(session, &client, &filter).await
+                print_stored(session, &client, &filter).await
             };
         }
     };
@@ -104,7 +104,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     hook::run(
         session,
-        &hook::Options {
+        &hook::HookOptions {
             action,
             filter,
             name,
@@ -126,8 +126,12 @@ fn durable_name(action: &hook::Action, filter: &JobFilter) -> String {
     format!("naq-events-{hex}")
 }
 
-async fn stored(session: &Session, client: &Client, filter: &JobFilter) -> Result<u8, Failure> {
-    let mut events = client.stored_events(filter).await?;
+async fn print_stored(
+    session: &Session,
+    client: &Client,
+    filter: &JobFilter,
+) -> Result<u8, Failure> {
+    let mut events = client.latest_job_events(filter).await?;
     while let Some(event) = events.next().await? {
         print(session, &event)?;
     }
@@ -152,7 +156,7 @@ pub(super) async fn follow(
     }
 }
 
-fn print(session: &Session, event: &Event) -> std::io::Result<()> {
+fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
     if session.json {
         return render::print_json(event);
     }
@@ -170,7 +174,7 @@ fn print(session: &Session, event: &Event) -> std::io::Result<()> {
     if let Some(error) = &event.error {
         why.push_str(&format!(
             "  {}",
-            render::clip(&render::one_line(error), 120)
+            render::excerpt(&render::one_line(error), 120)
         ));
     }
     render::print_line(format_args!(

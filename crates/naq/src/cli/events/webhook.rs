@@ -10,7 +10,7 @@ use crate::cli::exit::Failure;
 use naq_protocol::Record;
 
 /// The most of an answer that is read, in bytes: only its status counts.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
 /// A URL that records are posted to.
 pub(super) struct Webhook {
@@ -51,7 +51,7 @@ impl Webhook {
     }
 
     /// The URL without what may be secret in it: what stands before the host and after it.
-    pub(super) fn shown(&self) -> String {
+    pub(super) fn redacted_url(&self) -> String {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let host = self.uri.host().unwrap_or_default();
         let port = self.uri.port().map(|port| format!(":{port}"));
@@ -68,9 +68,9 @@ impl Webhook {
             .header("Naq-State", record.state.as_str())
             .header("Naq-Revision", revision.to_string())
             .send(json);
-        let mut answer = sent.map_err(|error| self.masked(&error.to_string()))?;
+        let mut answer = sent.map_err(|error| self.redact_url(&error.to_string()))?;
         // read to its end, so that the connection can be used again
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let body = answer.body_mut().with_config().limit(RESPONSE_BYTES_MAX);
         let _ = body.read_to_vec();
         let status = answer.status();
         if status.is_success() {
@@ -81,8 +81,8 @@ impl Webhook {
     }
 
     /// An error without the URL in it.
-    fn masked(&self, error: &str) -> String {
-        error.replace(&self.uri.to_string(), &self.shown())
+    fn redact_url(&self, error: &str) -> String {
+        error.replace(&self.uri.to_string(), &self.redacted_url())
     }
 }
 
@@ -118,14 +118,14 @@ mod tests {
         let webhook = Webhook::new(url, Duration::from_secs(1));
         // a system without certificates refuses before
         if let Ok(webhook) = webhook {
-            assert_eq!(webhook.shown(), "https://example.org:8443/…");
+            assert_eq!(webhook.redacted_url(), "https://example.org:8443/…");
             assert_eq!(
-                webhook.masked(&format!("bad uri: {url}")),
+                webhook.redact_url(&format!("bad uri: {url}")),
                 "bad uri: https://example.org:8443/…"
             );
         }
         let webhook = Webhook::new(&url.replace("https", "http"), Duration::from_secs(1)).unwrap();
-        assert!(!webhook.shown().contains("hunter"));
+        assert!(!webhook.redacted_url().contains("hunter"));
     }
 
     #[test]

@@ -6,16 +6,19 @@ use std::path::Path;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
-use super::described::{Described, File, Remark};
+use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
 use super::{crontab, toml_file};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::job_options::read_bytes;
-use crate::cli::list_scheduled::when;
+use crate::cli::list_scheduled::describe_timing;
 use crate::cli::render;
-use crate::cli::schedule_options::zone;
+use crate::cli::schedule_options::parse_zone;
 use crate::cli::session::Session;
-use naq_client::{Client, ScheduleSummary, SetAction, SetOptions, SetPlan, SetStep};
-use naq_cron::Zone;
+use naq_client::{
+    Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
+    ScheduleSummary,
+};
+use naq_cron::Timezone;
 use naq_protocol::{QueueName, Schedule, Timestamp};
 
 #[derive(Debug, clap::Args)]
@@ -92,15 +95,20 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .map_err(|_| Failure::usage(format!("{} is not UTF-8", args.file)))?;
     let mut file = read(session, &args, &text, now)?;
     for warning in &file.warnings {
-        say(session, &args.file, warning);
+        print_diagnostic(session, &args.file, warning);
     }
     let wanted = check(&mut file, now);
     if !file.problems.is_empty() {
-        return Err(refuse(session, &args.file, &mut file.problems, Exit::Usage));
+        return Err(report_problems(
+            session,
+            &args.file,
+            &mut file.problems,
+            Exit::Usage,
+        ));
     }
     let set = set_name(&args, file.set.as_deref())?;
     let client = session.connect().await?;
-    let options = SetOptions {
+    let options = ScheduleSetOptions {
         set: set.clone(),
         prune: args.prune != Prune::No,
         adopt: args.adopt,
@@ -110,7 +118,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let removals = plan
         .steps()
         .iter()
-        .filter(|step| step.action == SetAction::Remove)
+        .filter(|step| step.action == ScheduleSetAction::Remove)
         .count();
     if is_empty && removals > 0 && args.prune != Prune::All {
         return Err(Failure::usage(format!(
@@ -118,22 +126,27 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             args.file
         )));
     }
-    let mut foreign = foreign(&plan, &file.schedules);
+    let mut foreign = foreign_schedules(&plan, &file.schedules);
     if !foreign.is_empty() {
-        return Err(refuse(session, &args.file, &mut foreign, Exit::Conflict));
+        return Err(report_problems(
+            session,
+            &args.file,
+            &mut foreign,
+            Exit::Conflict,
+        ));
     }
     if args.dry_run {
         show(session, plan.steps(), now)?;
         summarize(session, plan.steps(), "would be ");
         return Ok(0);
     }
-    bring_about(session, &client, plan, now).await
+    apply_plan(session, &client, plan, now).await
 }
 
-async fn bring_about(
+async fn apply_plan(
     session: &Session,
     client: &Client,
-    plan: SetPlan,
+    plan: ScheduleSetPlan,
     now: Timestamp,
 ) -> Result<u8, Failure> {
     let planned = plan.steps().iter().filter(|step| step.action.is_write());
@@ -153,20 +166,25 @@ async fn bring_about(
         ));
     }
     summarize(session, &done, "");
-    super::warn_without_scheduler(&client.broker().read_lock().await);
+    super::warn_without_scheduler(&client.broker().read_leader_lease().await);
     Ok(0)
 }
 
-fn read(session: &Session, args: &Args, text: &str, now: Timestamp) -> Result<File, Failure> {
+fn read(
+    session: &Session,
+    args: &Args,
+    text: &str,
+    now: Timestamp,
+) -> Result<ScheduleFile, Failure> {
     let queue = args
         .queue
         .as_deref()
         .unwrap_or(&session.settings().default_queue);
     let queue = QueueName::new(queue)?;
-    let named = args.tz.as_deref().map(zone).transpose()?;
+    let named = args.tz.as_deref().map(parse_zone).transpose()?;
     let format = match args.format {
         Some(format) => format,
-        None => guess(&args.file, text).ok_or_else(|| {
+        None => detect_format(&args.file, text).ok_or_else(|| {
             Failure::usage(format!(
                 "{} looks like neither TOML nor a crontab: say --format toml or --format crontab",
                 args.file
@@ -196,7 +214,7 @@ fn read(session: &Session, args: &Args, text: &str, now: Timestamp) -> Result<Fi
     let zone = named.unwrap_or_else(|| machine_zone(session));
     let file = crontab::read(
         text,
-        &crontab::Options {
+        &crontab::CrontabOptions {
             queue: &queue,
             zone,
             is_system: args.system,
@@ -213,7 +231,7 @@ fn read(session: &Session, args: &Args, text: &str, now: Timestamp) -> Result<Fi
 }
 
 /// How a file is written, by its name or by its first line that can only be one of the two.
-fn guess(file: &str, text: &str) -> Option<Format> {
+fn detect_format(file: &str, text: &str) -> Option<Format> {
     let path = Path::new(file);
     let name = path.file_name().and_then(|name| name.to_str());
     let extension = path.extension().and_then(|extension| extension.to_str());
@@ -239,7 +257,7 @@ fn guess(file: &str, text: &str) -> Option<Format> {
 }
 
 /// The zone of this machine's clocks.
-fn machine_zone(session: &Session) -> Zone {
+fn machine_zone(session: &Session) -> Timezone {
     let variable = session
         .variable("TZ")
         .map(|name| name.trim_start_matches(':'));
@@ -265,10 +283,10 @@ fn set_name(args: &Args, named: Option<&str>) -> Result<String, Failure> {
 }
 
 /// The schedules of a file; what is wrong with them is noted.
-fn check(file: &mut File, now: Timestamp) -> Vec<Schedule> {
+fn check(file: &mut ScheduleFile, now: Timestamp) -> Vec<Schedule> {
     let mut wanted = Vec::with_capacity(file.schedules.len());
-    for described in &file.schedules {
-        match described.schedule(now) {
+    for file_schedule in &file.schedules {
+        match file_schedule.schedule(now) {
             Ok(schedule) => wanted.push(schedule),
             Err(problem) => file.problems.push(problem),
         }
@@ -277,8 +295,8 @@ fn check(file: &mut File, now: Timestamp) -> Vec<Schedule> {
 }
 
 /// Schedules that are there outside the set, by the lines that describe them.
-fn foreign(plan: &SetPlan, described: &[Described]) -> Vec<Remark> {
-    let lines: HashMap<_, _> = described
+fn foreign_schedules(plan: &ScheduleSetPlan, file_schedule: &[FileSchedule]) -> Vec<Diagnostic> {
+    let lines: HashMap<_, _> = file_schedule
         .iter()
         .filter_map(|one| Some((one.new.schedule_id.as_ref()?, one.line)))
         .collect();
@@ -287,12 +305,12 @@ fn foreign(plan: &SetPlan, described: &[Described]) -> Vec<Remark> {
         .filter_map(|step| {
             let id = &step.schedule_id;
             let whose = match &step.action {
-                SetAction::Foreign(Some(set)) => format!("belongs to the set `{set}`"),
-                SetAction::Foreign(None) => "is there already, outside any set".to_owned(),
+                ScheduleSetAction::Foreign(Some(set)) => format!("belongs to the set `{set}`"),
+                ScheduleSetAction::Foreign(None) => "is there already, outside any set".to_owned(),
                 _ => return None,
             };
             let line = lines.get(id).copied().unwrap_or_default();
-            Some(Remark::new(
+            Some(Diagnostic::new(
                 line,
                 format!("`{id}` {whose}; --adopt takes it over"),
             ))
@@ -301,7 +319,12 @@ fn foreign(plan: &SetPlan, described: &[Described]) -> Vec<Remark> {
 }
 
 /// Tells everything that is wrong, and ends with how much that is.
-fn refuse(session: &Session, file: &str, problems: &mut [Remark], exit: Exit) -> Failure {
+fn report_problems(
+    session: &Session,
+    file: &str,
+    problems: &mut [Diagnostic],
+    exit: Exit,
+) -> Failure {
     problems.sort_by_key(|problem| problem.line);
     match problems {
         [one] => Failure::new(
@@ -310,7 +333,7 @@ fn refuse(session: &Session, file: &str, problems: &mut [Remark], exit: Exit) ->
         ),
         problems => {
             for problem in &*problems {
-                say(session, file, problem);
+                print_diagnostic(session, file, problem);
             }
             let count = problems.len();
             Failure::new(
@@ -321,7 +344,7 @@ fn refuse(session: &Session, file: &str, problems: &mut [Remark], exit: Exit) ->
     }
 }
 
-fn say(session: &Session, file: &str, remark: &Remark) {
+fn print_diagnostic(session: &Session, file: &str, remark: &Diagnostic) {
     let text = render::one_line(&remark.text);
     if session.json {
         let line = remark.line;
@@ -335,22 +358,22 @@ fn say(session: &Session, file: &str, remark: &Remark) {
     }
 }
 
-fn show(session: &Session, steps: &[SetStep], now: Timestamp) -> Result<(), Failure> {
+fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for step in steps {
         let (action, fields) = match &step.action {
-            SetAction::Create => ("created", &[][..]),
-            SetAction::Change(fields) => ("changed", fields.as_slice()),
-            SetAction::Remove => ("removed", &[][..]),
-            SetAction::Unchanged => ("unchanged", &[][..]),
-            SetAction::Over => ("over", &[][..]),
-            SetAction::Foreign(_) => continue,
+            ScheduleSetAction::Create => ("created", &[][..]),
+            ScheduleSetAction::Change(fields) => ("changed", fields.as_slice()),
+            ScheduleSetAction::Remove => ("removed", &[][..]),
+            ScheduleSetAction::Unchanged => ("unchanged", &[][..]),
+            ScheduleSetAction::AlreadyEnded => ("over", &[][..]),
+            ScheduleSetAction::Foreign(_) => continue,
         };
         let summary = step.schedule.clone().map(ScheduleSummary::from);
         let next_run = summary.as_ref().and_then(|summary| summary.next_run);
         if session.json {
             let mut object = json!({"id": step.schedule_id, "action": action});
-            if let SetAction::Change(fields) = &step.action {
+            if let ScheduleSetAction::Change(fields) = &step.action {
                 object["fields"] = json!(fields);
             }
             if let Some(summary) = &summary {
@@ -363,11 +386,11 @@ fn show(session: &Session, steps: &[SetStep], now: Timestamp) -> Result<(), Fail
             rows.push(vec![
                 action.to_owned(),
                 step.schedule_id.to_string(),
-                step.schedule.as_ref().map_or_else(none, when),
+                step.schedule.as_ref().map_or_else(none, describe_timing),
                 next_run.map_or_else(none, |next_run| {
                     let tz = summary.and_then(|summary| summary.schedule.tz);
-                    let shown = render::moment_in(next_run, tz.as_deref());
-                    format!("{shown} ({})", render::away(next_run, now))
+                    let shown = render::format_in_zone(next_run, tz.as_deref());
+                    format!("{shown} ({})", render::relative_time(next_run, now))
                 }),
                 match fields {
                     [] => none(),
@@ -382,18 +405,18 @@ fn show(session: &Session, steps: &[SetStep], now: Timestamp) -> Result<(), Fail
     Ok(())
 }
 
-fn summarize(session: &Session, steps: &[SetStep], would_be: &str) {
+fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str) {
     if session.json {
         return;
     }
-    let count = |is_meant: fn(&SetAction) -> bool| {
+    let count = |is_meant: fn(&ScheduleSetAction) -> bool| {
         steps.iter().filter(|step| is_meant(&step.action)).count()
     };
-    let created = count(|action| *action == SetAction::Create);
-    let changed = count(|action| matches!(action, SetAction::Change(_)));
-    let removed = count(|action| *action == SetAction::Remove);
-    let unchanged = count(|action| *action == SetAction::Unchanged);
-    let over = match count(|action| *action == SetAction::Over) {
+    let created = count(|action| *action == ScheduleSetAction::Create);
+    let changed = count(|action| matches!(action, ScheduleSetAction::Change(_)));
+    let removed = count(|action| *action == ScheduleSetAction::Remove);
+    let unchanged = count(|action| *action == ScheduleSetAction::Unchanged);
+    let over = match count(|action| *action == ScheduleSetAction::AlreadyEnded) {
         0 => String::new(),
         over => format!(", {over} over"),
     };

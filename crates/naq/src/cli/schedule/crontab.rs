@@ -8,19 +8,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::described::{Described, File, Remark};
-use naq_client::{Cadence, NewSchedule};
-use naq_cron::Zone;
+use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
+use naq_client::{NewSchedule, Recurrence};
+use naq_cron::Timezone;
 use naq_protocol::{Envelope, QueueName, ScheduleId};
-use naq_runner::denied_env;
+use naq_runner::is_env_denied;
 
 /// How a crontab is read.
 #[derive(Debug)]
-pub(super) struct Options<'o> {
+pub(super) struct CrontabOptions<'o> {
     /// The queue of its jobs.
     pub(super) queue: &'o QueueName,
     /// The zone whose clocks are meant, where the file does not say.
-    pub(super) zone: Zone,
+    pub(super) zone: Timezone,
     /// A user stands between the fields and the command, as in `/etc/crontab`.
     pub(super) is_system: bool,
     /// The queues of users' jobs.
@@ -31,7 +31,7 @@ pub(super) struct Options<'o> {
 const SHELL: &str = "/bin/sh";
 
 /// What cron reads itself, and gives no job.
-const FOR_CRON: [&str; 6] = [
+const CRON_ONLY_VARIABLES: [&str; 6] = [
     "CRON_TZ",
     "RANDOM_DELAY",
     "MAILTO",
@@ -43,13 +43,13 @@ const FOR_CRON: [&str; 6] = [
 /// What the lines so far have set for those below.
 struct Settings {
     variables: BTreeMap<String, String>,
-    zone: Zone,
+    zone: Timezone,
     jitter: Option<Duration>,
 }
 
 /// Reads a crontab.
-pub(super) fn read(text: &str, options: &Options) -> File {
-    let mut file = File::default();
+pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
+    let mut file = ScheduleFile::default();
     let mut settings = Settings {
         variables: BTreeMap::new(),
         zone: options.zone,
@@ -67,37 +67,42 @@ pub(super) fn read(text: &str, options: &Options) -> File {
         let read = match assignment(line) {
             Some((name, value)) => settings
                 .assign(&name, value, options.zone)
-                .map(|warning| file.warnings.extend(at(number, warning))),
+                .map(|warning| file.warnings.extend(warning_at(number, warning))),
             None => entry(line, options.is_system)
                 .and_then(|entry| {
                     let occurrence = commands.entry(entry.key()).or_default();
                     *occurrence += 1;
                     let name = name(&entry, *occurrence, &mut names);
-                    described(&entry, name, number, &settings, options)
+                    file_schedule(&entry, name, number, &settings, options)
                 })
-                .map(|described| file.schedules.push(described)),
+                .map(|file_schedule| file.schedules.push(file_schedule)),
         };
         if let Err(problem) = read {
-            file.problems.push(Remark::new(number, problem));
+            file.problems.push(Diagnostic::new(number, problem));
         }
     }
     file
 }
 
-fn at(line: usize, text: Option<String>) -> Option<Remark> {
-    text.map(|text| Remark::new(line, text))
+fn warning_at(line: usize, text: Option<String>) -> Option<Diagnostic> {
+    text.map(|text| Diagnostic::new(line, text))
 }
 
 impl Settings {
     /// Takes an assignment; what it may be misunderstood for is returned.
-    fn assign(&mut self, name: &str, value: String, zone: Zone) -> Result<Option<String>, String> {
+    fn assign(
+        &mut self,
+        name: &str,
+        value: String,
+        zone: Timezone,
+    ) -> Result<Option<String>, String> {
         let mut warning = None;
         match name {
             "CRON_TZ" if value.is_empty() => self.zone = zone,
             "CRON_TZ" => {
                 self.zone = value
                     .parse()
-                    .map_err(|bad: naq_cron::BadZone| format!("CRON_TZ: {bad}"))?;
+                    .map_err(|bad: naq_cron::TimezoneError| format!("CRON_TZ: {bad}"))?;
             }
             "RANDOM_DELAY" => {
                 let minutes: u64 = value.parse().map_err(|_| {
@@ -117,14 +122,14 @@ impl Settings {
                         .to_owned(),
                 );
             }
-            name if denied_env(name, &[]) => {
+            name if is_env_denied(name, &[]) => {
                 warning = Some(format!(
                     "{name}: workers refuse it unless they are started with --allow-env {name}"
                 ));
             }
             _ => {}
         }
-        if !FOR_CRON.contains(&name) {
+        if !CRON_ONLY_VARIABLES.contains(&name) {
             self.variables.insert(name.to_owned(), value);
         }
         Ok(warning)
@@ -176,7 +181,7 @@ impl Entry<'_> {
 }
 
 /// Takes the next word off a line.
-fn word<'l>(line: &mut &'l str) -> Option<&'l str> {
+fn take_word<'l>(line: &mut &'l str) -> Option<&'l str> {
     let blank = [' ', '\t'];
     let text = line.trim_start_matches(blank);
     let end = text.find(blank).unwrap_or(text.len());
@@ -196,10 +201,10 @@ fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
     let fields = if rest.starts_with('@') { 1 } else { 5 };
     let mut words = Vec::with_capacity(fields);
     for _ in 0..fields {
-        words.extend(word(&mut rest));
+        words.extend(take_word(&mut rest));
     }
     let user = if is_system {
-        Some(word(&mut rest).unwrap_or_default())
+        Some(take_word(&mut rest).unwrap_or_default())
     } else {
         None
     };
@@ -267,13 +272,13 @@ fn input(text: &str) -> String {
     stdin
 }
 
-fn described(
+fn file_schedule(
     entry: &Entry,
     name: ScheduleId,
     line: usize,
     settings: &Settings,
-    options: &Options,
-) -> Result<Described, String> {
+    options: &CrontabOptions,
+) -> Result<FileSchedule, String> {
     let queue = match entry.user {
         None => options.queue,
         Some(user) => options.user_queues.get(user).ok_or_else(|| {
@@ -289,7 +294,7 @@ fn described(
     envelope.env.clone_from(variables);
     // cron starts a command in the home of its user
     envelope.cwd = variables.get("HOME").cloned();
-    let cadence = Cadence::Cron {
+    let cadence = Recurrence::Cron {
         expression: entry.expression.clone(),
         // machines have it under either name
         tz: match settings.zone.name() {
@@ -300,7 +305,7 @@ fn described(
     let mut new = NewSchedule::new(cadence, envelope);
     new.jitter = settings.jitter;
     new.schedule_id = Some(name);
-    Ok(Described {
+    Ok(FileSchedule {
         line,
         field_lines: BTreeMap::new(),
         queue: queue.clone(),
@@ -337,11 +342,11 @@ mod tests {
     use naq_protocol::Timestamp;
     use proptest::prelude::*;
 
-    fn read_with(text: &str, is_system: bool) -> File {
+    fn read_with(text: &str, is_system: bool) -> ScheduleFile {
         let user_queues = BTreeMap::from([("root".to_owned(), QueueName::new("roots").unwrap())]);
         read(
             text,
-            &Options {
+            &CrontabOptions {
                 queue: &QueueName::new("default").unwrap(),
                 zone: "Europe/Berlin".parse().unwrap(),
                 is_system,
@@ -350,7 +355,7 @@ mod tests {
         )
     }
 
-    fn file(text: &str) -> File {
+    fn file(text: &str) -> ScheduleFile {
         read_with(text, false)
     }
 
@@ -362,7 +367,7 @@ mod tests {
 
     fn command_and_input(line: &str) -> (String, Option<String>) {
         let envelope = one(line).envelope;
-        (envelope.argument_texts()[1].clone(), envelope.stdin)
+        (envelope.command_args()[1].clone(), envelope.stdin)
     }
 
     fn now() -> Timestamp {
@@ -416,26 +421,26 @@ SHELL=/bin/zsh
                 ("SHELL", "/bin/bash"),
             ]
         );
-        let cron = |expression: &str, tz: &str| Cadence::Cron {
+        let cron = |expression: &str, tz: &str| Recurrence::Cron {
             expression: expression.to_owned(),
             tz: Some(tz.to_owned()),
         };
-        assert_eq!(hourly.new.cadence, cron("17 * * * *", "Europe/Berlin"));
+        assert_eq!(hourly.new.recurrence, cron("17 * * * *", "Europe/Berlin"));
         assert_eq!(
-            poll.new.cadence,
+            poll.new.recurrence,
             cron("*/10 9-17 * * MON-FRI", "Europe/Berlin")
         );
         assert_eq!(
-            poll.new.envelope.argument_texts()[1],
+            poll.new.envelope.command_args()[1],
             "./poll.sh -q   # not a comment"
         );
         assert_eq!(poll.new.jitter, None);
-        assert_eq!(daily.new.cadence, cron("@daily", "America/New_York"));
+        assert_eq!(daily.new.recurrence, cron("@daily", "America/New_York"));
         assert_eq!(daily.new.jitter, Some(Duration::from_secs(900)));
         assert_eq!(daily.new.envelope.command.as_deref(), Some("/bin/zsh"));
-        assert_eq!(quiet.new.cadence, cron("5 4 1 1 *", "America/New_York"));
-        for described in &file.schedules {
-            described.schedule(now()).unwrap();
+        assert_eq!(quiet.new.recurrence, cron("5 4 1 1 *", "America/New_York"));
+        for file_schedule in &file.schedules {
+            file_schedule.schedule(now()).unwrap();
         }
     }
 
@@ -466,8 +471,8 @@ SHELL=/bin/zsh
             .iter()
             .map(|one| (one.line, one.text.clone()))
             .collect();
-        for described in &file.schedules {
-            let problem = described.schedule(now()).unwrap_err();
+        for file_schedule in &file.schedules {
+            let problem = file_schedule.schedule(now()).unwrap_err();
             problems.push((problem.line, problem.text));
         }
         problems.sort();
@@ -506,10 +511,7 @@ SHELL=/bin/zsh
         assert_eq!(file.schedules.len(), 1);
         assert_eq!(file.schedules[0].queue.as_str(), "roots");
         let new = &file.schedules[0].new;
-        assert_eq!(
-            new.envelope.argument_texts()[1],
-            "run-parts /etc/cron.daily"
-        );
+        assert_eq!(new.envelope.command_args()[1], "run-parts /etc/cron.daily");
         assert_eq!(file.problems[0].line, 2);
         assert!(
             file.problems[0]
@@ -555,8 +557,8 @@ SHELL=/bin/zsh
         #[test]
         fn no_text_panics(text in "\\PC{0,40}", system: bool) {
             for prefix in ["", "* * * * * ", "@daily ", "A=", "'A' = '"] {
-                for described in read_with(&format!("{prefix}{text}"), system).schedules {
-                    let _ = described.schedule(now());
+                for file_schedule in read_with(&format!("{prefix}{text}"), system).schedules {
+                    let _ = file_schedule.schedule(now());
                 }
             }
         }

@@ -8,19 +8,20 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::described::{Described, File, Remark};
-use naq_client::{Cadence, NewSchedule};
-use naq_cron::{Cron, Zone, parse_datetime};
-use naq_protocol::units::Span;
+use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
+use naq_client::{NewSchedule, Recurrence};
+use naq_cron::{Cron, Timezone, parse_datetime};
+use naq_protocol::units::WireDuration;
 use naq_protocol::{
-    Envelope, Invalid, QueueName, ScheduleId, Timestamp, nearest, schema, units::clip,
+    Envelope, EnvelopeError, QueueName, ScheduleId, Timestamp, closest_match, schema,
+    units::excerpt,
 };
 
 /// What stands at the top of a file.
-const TOP: [&str; 4] = ["schedule", "set", "queue", "tz"];
+const TOP_LEVEL_FIELDS: [&str; 4] = ["schedule", "set", "queue", "tz"];
 
 /// What stands in a schedule's table.
-const FIELDS: [&str; 15] = [
+const SCHEDULE_FIELDS: [&str; 15] = [
     "cron",
     "tz",
     "every",
@@ -47,7 +48,7 @@ impl Lines {
         Lines(breaks.map(|(at, _)| at).collect())
     }
 
-    fn of(&self, span: &Range<usize>) -> usize {
+    fn line_of(&self, span: &Range<usize>) -> usize {
         self.0.partition_point(|at| *at < span.start) + 1
     }
 }
@@ -62,22 +63,27 @@ fn fields<'t, 'i>(table: &'t DeTable<'i>, lines: &Lines) -> Fields<'t, 'i> {
         .into_iter()
         .map(|(key, value)| {
             let name: &str = key.get_ref();
-            (name, lines.of(&key.span()), value.get_ref())
+            (name, lines.line_of(&key.span()), value.get_ref())
         })
         .collect()
 }
 
 /// Reads a file. `queue` is that of jobs for which the file names none, `zone` that of cron
 /// expressions.
-pub(super) fn read(text: &str, queue: &QueueName, zone: Option<Zone>, now: Timestamp) -> File {
+pub(super) fn read(
+    text: &str,
+    queue: &QueueName,
+    zone: Option<Timezone>,
+    now: Timestamp,
+) -> ScheduleFile {
     let lines = Lines::new(text);
-    let mut file = File::default();
+    let mut file = ScheduleFile::default();
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(error) => {
-            let line = lines.of(&error.span().unwrap_or(0..0));
+            let line = lines.line_of(&error.span().unwrap_or(0..0));
             let reason = error.message().trim().replace('\n', "; ");
-            file.problems.push(Remark::new(line, reason));
+            file.problems.push(Diagnostic::new(line, reason));
             return file;
         }
     };
@@ -102,7 +108,7 @@ pub(super) fn read(text: &str, queue: &QueueName, zone: Option<Zone>, now: Times
                 reader.tz = reader.zone(line, value).or(reader.tz.take());
             }
             "schedule" => schedules = Some((line, value)),
-            other => reader.unknown(line, other, &TOP),
+            other => reader.unknown(line, other, &TOP_LEVEL_FIELDS),
         }
     }
     match schedules {
@@ -112,7 +118,7 @@ pub(super) fn read(text: &str, queue: &QueueName, zone: Option<Zone>, now: Times
                 file.schedules.extend(reader.schedule(name, line, value));
             }
         }
-        Some((line, _)) => reader.problems.push(Remark::new(
+        Some((line, _)) => reader.problems.push(Diagnostic::new(
             line,
             "`schedule` is a table of tables: write [schedule.NAME] before each",
         )),
@@ -134,7 +140,7 @@ fn envelope_fields() -> Vec<String> {
 
 struct Reader<'r> {
     lines: &'r Lines,
-    problems: Vec<Remark>,
+    problems: Vec<Diagnostic>,
     queue: QueueName,
     tz: Option<String>,
     now: Timestamp,
@@ -149,18 +155,21 @@ impl Reader<'_> {
         known: impl IntoIterator<Item = &'n &'n str, IntoIter: Clone>,
     ) {
         let known = known.into_iter().copied();
-        let text = match nearest(name, known.clone()) {
-            Some(nearest) => format!("there is no `{}`; did you mean `{nearest}`?", clip(name)),
+        let text = match closest_match(name, known.clone()) {
+            Some(closest_match) => format!(
+                "there is no `{}`; did you mean `{closest_match}`?",
+                excerpt(name)
+            ),
             None => {
                 let known: Vec<&str> = known.collect();
                 format!(
                     "there is no `{}`; there are {}",
-                    clip(name),
+                    excerpt(name),
                     known.join(", ")
                 )
             }
         };
-        self.problems.push(Remark::new(line, text));
+        self.problems.push(Diagnostic::new(line, text));
     }
 
     /// A value of a type; what it is not is noted.
@@ -176,7 +185,7 @@ impl Reader<'_> {
             Ok(value) => Some(value),
             Err(error) => {
                 self.problems
-                    .push(Remark::new(line, format!("`{name}`: {error}")));
+                    .push(Diagnostic::new(line, format!("`{name}`: {error}")));
                 None
             }
         }
@@ -188,7 +197,7 @@ impl Reader<'_> {
         match Cron::parse(&expression) {
             Ok(_) => Some(expression),
             Err(wrong) => {
-                self.problems.push(Remark::new(line, wrong.to_string()));
+                self.problems.push(Diagnostic::new(line, wrong.to_string()));
                 None
             }
         }
@@ -197,24 +206,24 @@ impl Reader<'_> {
     /// The name of a zone that there is.
     fn zone(&mut self, line: usize, value: &DeValue) -> Option<String> {
         let name: String = self.value("tz", line, value)?;
-        match name.parse::<Zone>() {
+        match name.parse::<Timezone>() {
             Ok(_) => Some(name),
             Err(bad) => {
                 self.problems
-                    .push(Remark::new(line, format!("`tz`: {bad}")));
+                    .push(Diagnostic::new(line, format!("`tz`: {bad}")));
                 None
             }
         }
     }
 
-    fn schedule(&mut self, name: &str, line: usize, value: &DeValue) -> Option<Described> {
+    fn schedule(&mut self, name: &str, line: usize, value: &DeValue) -> Option<FileSchedule> {
         let found = self.problems.len();
         let DeValue::Table(table) = value else {
-            self.problems.push(Remark::new(
+            self.problems.push(Diagnostic::new(
                 line,
                 format!(
                     "`{}` is not a schedule: write [schedule.NAME] and its fields below",
-                    clip(name)
+                    excerpt(name)
                 ),
             ));
             return None;
@@ -222,12 +231,12 @@ impl Reader<'_> {
         let schedule_id = match ScheduleId::new(name) {
             Ok(schedule_id) => Some(schedule_id),
             Err(bad) => {
-                self.problems.push(Remark::new(line, bad.to_string()));
+                self.problems.push(Diagnostic::new(line, bad.to_string()));
                 None
             }
         };
         let mut field_lines = BTreeMap::new();
-        let (mut cron, mut every, mut tz) = (None::<String>, None::<Span>, None::<String>);
+        let (mut cron, mut every, mut tz) = (None::<String>, None::<WireDuration>, None::<String>);
         let (mut start, mut end) = (None, None);
         let mut queue = self.queue.clone();
         let mut job = Map::new();
@@ -248,48 +257,51 @@ impl Reader<'_> {
                 "repeat" => new.repeat = self.value(name, line, value),
                 "start" => start = self.value::<String>(name, line, value),
                 "end" => end = self.value::<String>(name, line, value),
-                "jitter" => new.jitter = self.value(name, line, value).map(|Span(time)| time),
+                "jitter" => {
+                    new.jitter = self.value(name, line, value).map(|WireDuration(time)| time)
+                }
                 "misfire" => new.misfire = self.value(name, line, value).unwrap_or_default(),
                 "misfire_max" => new.misfire_max = self.value(name, line, value),
                 "misfire_grace" => {
-                    new.misfire_grace = self.value(name, line, value).map(|Span(time)| time);
+                    new.misfire_grace =
+                        self.value(name, line, value).map(|WireDuration(time)| time);
                 }
                 "overlap" => new.overlap = self.value(name, line, value).unwrap_or_default(),
                 "job" => self.job(line, value, &mut job, &mut field_lines),
-                other => self.unknown(line, other, &FIELDS),
+                other => self.unknown(line, other, &SCHEDULE_FIELDS),
             }
         }
         // by the clocks of its zone
         let zone_name = tz.as_ref().or(self.tz.as_ref());
         let zone = zone_name.and_then(|name| name.parse().ok());
-        let zone: Zone = zone.unwrap_or_default();
+        let zone: Timezone = zone.unwrap_or_default();
         new.start = start.and_then(|text| self.moment("start", &field_lines, &text, zone));
         new.end = end.and_then(|text| self.moment("end", &field_lines, &text, zone));
         match (cron, every) {
-            (Some(_), Some(_)) => self.problems.push(Remark::new(
+            (Some(_), Some(_)) => self.problems.push(Diagnostic::new(
                 field_lines["every"],
                 "`every`: `cron` is there as well; give one of the two",
             )),
             (None, None)
                 if !field_lines.contains_key("cron") && !field_lines.contains_key("every") =>
             {
-                self.problems.push(Remark::new(
+                self.problems.push(Diagnostic::new(
                     line,
                     format!("`{name}` has neither `cron` nor `every`; give one of the two"),
                 ));
             }
             (Some(expression), None) => {
                 let tz = tz.or_else(|| self.tz.clone());
-                new.cadence = Cadence::Cron { expression, tz };
+                new.recurrence = Recurrence::Cron { expression, tz };
             }
-            (None, Some(Span(interval))) => {
+            (None, Some(WireDuration(interval))) => {
                 if tz.is_some() && new.start.is_none() && new.end.is_none() {
-                    self.problems.push(Remark::new(
+                    self.problems.push(Diagnostic::new(
                         field_lines["tz"],
                         "`tz`: an interval is the same in every zone; it is for `cron`, `start` and `end`",
                     ));
                 }
-                new.cadence = Cadence::Every(interval);
+                new.recurrence = Recurrence::Every(interval);
             }
             (None, None) => {}
         }
@@ -301,11 +313,11 @@ impl Reader<'_> {
                 let field = invalid.path.split(['.', '[']).next().unwrap_or_default();
                 let line = field_lines.get(field).copied().unwrap_or(line);
                 self.problems
-                    .push(Remark::new(line, job_problem(name, &invalid)));
+                    .push(Diagnostic::new(line, job_problem(name, &invalid)));
             }
         }
         new.schedule_id = schedule_id;
-        (self.problems.len() == found).then_some(Described {
+        (self.problems.len() == found).then_some(FileSchedule {
             line,
             field_lines,
             queue,
@@ -329,8 +341,8 @@ impl Reader<'_> {
                     job.insert("args".to_owned(), args.to_vec().into());
                 }
             }
-            Some([]) => self.problems.push(Remark::new(line, "`command`: it is empty")),
-            None => self.problems.push(Remark::new(
+            Some([]) => self.problems.push(Diagnostic::new(line, "`command`: it is empty")),
+            None => self.problems.push(Diagnostic::new(
                 line,
                 "`command`: it is a list, [\"./backup.sh\", \"--all\"]; a line for the shell is a `script`",
             )),
@@ -346,7 +358,7 @@ impl Reader<'_> {
         field_lines: &mut BTreeMap<String, usize>,
     ) {
         let DeValue::Table(table) = value else {
-            self.problems.push(Remark::new(
+            self.problems.push(Diagnostic::new(
                 line,
                 "`job`: it is a table of an envelope's fields, such as { timeout = \"5m\" }",
             ));
@@ -362,7 +374,7 @@ impl Reader<'_> {
             }
             if job.contains_key(name) {
                 let text = format!("`job.{name}`: it is said beside `job` as well");
-                self.problems.push(Remark::new(line, text));
+                self.problems.push(Diagnostic::new(line, text));
                 continue;
             }
             match as_json(value) {
@@ -371,7 +383,7 @@ impl Reader<'_> {
                 }
                 Err(error) => self
                     .problems
-                    .push(Remark::new(line, format!("`job.{name}`: {error}"))),
+                    .push(Diagnostic::new(line, format!("`job.{name}`: {error}"))),
             }
             // a field of the schedule itself comes first
             field_lines.entry(name.to_owned()).or_insert(line);
@@ -384,7 +396,7 @@ impl Reader<'_> {
         field: &str,
         field_lines: &BTreeMap<String, usize>,
         text: &str,
-        zone: Zone,
+        zone: Timezone,
     ) -> Option<Timestamp> {
         let read = match parse_datetime(text, zone, self.now.0) {
             Ok(_) if !text.contains('-') => {
@@ -397,19 +409,19 @@ impl Reader<'_> {
             Err(wrong) => {
                 let line = field_lines.get(field).copied().unwrap_or_default();
                 self.problems
-                    .push(Remark::new(line, format!("`{field}`: {wrong}")));
+                    .push(Diagnostic::new(line, format!("`{field}`: {wrong}")));
                 None
             }
         }
     }
 }
 
-fn envelope(job: &Map<String, Value>) -> Result<Envelope, Invalid> {
+fn envelope(job: &Map<String, Value>) -> Result<Envelope, EnvelopeError> {
     let text = Value::Object(job.clone()).to_string();
     Envelope::parse(text.as_bytes())
 }
 
-fn job_problem(name: &str, invalid: &Invalid) -> String {
+fn job_problem(name: &str, invalid: &EnvelopeError) -> String {
     match invalid.path.as_str() {
         "" => format!("the job of `{name}` {}", invalid.message),
         path => format!("`job.{path}`: {}", invalid.message),
@@ -457,7 +469,7 @@ mod tests {
         "2026-12-24T17:00:00Z".parse().unwrap()
     }
 
-    fn file(text: &str) -> File {
+    fn file(text: &str) -> ScheduleFile {
         read(text, &QueueName::new("default").unwrap(), None, now())
     }
 
@@ -516,12 +528,12 @@ job.labels = { team = "a" }
         assert_eq!(schedule.end, Some("2027-07-01T00:00:00Z".parse().unwrap()));
         assert_eq!(schedule.misfire, Misfire::All);
         assert_eq!(schedule.misfire_max, Some(5));
-        assert_eq!(schedule.misfire_grace, Some(Span::from_secs(120)));
+        assert_eq!(schedule.misfire_grace, Some(WireDuration::from_secs(120)));
         assert_eq!(schedule.overlap, Overlap::Skip);
         assert_eq!(schedule.repeat, Some(10));
         let envelope = &backup.new.envelope;
         assert_eq!(envelope.summary(), "./backup.sh --all");
-        assert_eq!(envelope.timeout, Some(Span::from_secs(7_200)));
+        assert_eq!(envelope.timeout, Some(WireDuration::from_secs(7_200)));
         assert_eq!(envelope.env["LEVEL"], "high");
         let schedule = beat.schedule(now()).unwrap();
         assert_eq!(schedule.every.unwrap().0.as_millis(), 500);
@@ -537,8 +549,8 @@ job.labels = { team = "a" }
         let read = file(shown.split("```").next().unwrap());
         assert_eq!(read.problems, []);
         assert_eq!(read.schedules.len(), 2);
-        for described in &read.schedules {
-            described.schedule(now()).unwrap();
+        for file_schedule in &read.schedules {
+            file_schedule.schedule(now()).unwrap();
         }
     }
 
@@ -642,15 +654,15 @@ tz = "Asia/Tokyo"
 
         #[test]
         fn no_value_panics(
-            field in proptest::sample::select(&FIELDS[..]),
+            field in proptest::sample::select(&SCHEDULE_FIELDS[..]),
             value in prop_oneof![
                 Just("1"), Just("-1"), Just("1e400"), Just("nan"), Just("'x'"), Just("''"),
                 Just("[]"), Just("['a', 1]"), Just("{}"), Just("{ command = 1 }"), Just("true"),
                 Just("18:00:00"), Just("2026-12-24"), Just("2026-12-24T18:00:00+01:00"),
             ],
         ) {
-            for described in file(&format!("[schedule.a]\n{field} = {value}\n")).schedules {
-                let _ = described.schedule(now());
+            for file_schedule in file(&format!("[schedule.a]\n{field} = {value}\n")).schedules {
+                let _ = file_schedule.schedule(now());
             }
         }
     }

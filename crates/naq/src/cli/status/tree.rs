@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use crate::cli::exit::Failure;
 use crate::cli::render;
 use crate::cli::session::Session;
-use naq_client::{Client, TreeNode};
-use naq_protocol::{Condition, JobId, Record};
+use naq_client::{Client, DependencyNode};
+use naq_protocol::{DependencyCondition, JobId, Record};
 
 pub(super) async fn show(session: &Session, client: &Client, id: &JobId) -> Result<u8, Failure> {
-    let nodes = client.fetch_tree(id).await?;
+    let nodes = client.fetch_dependency_tree(id).await?;
     if session.json {
         let jobs: Vec<_> = nodes
             .iter()
@@ -33,9 +33,9 @@ pub(super) async fn show(session: &Session, client: &Client, id: &JobId) -> Resu
 }
 
 /// The tree, a line for each job.
-fn lines(nodes: &[TreeNode]) -> Vec<String> {
+fn lines(nodes: &[DependencyNode]) -> Vec<String> {
     let known: HashSet<&JobId> = nodes.iter().map(|node| &node.job_id).collect();
-    let mut below: HashMap<&JobId, Vec<&TreeNode>> = HashMap::new();
+    let mut below: HashMap<&JobId, Vec<&DependencyNode>> = HashMap::new();
     let mut roots = Vec::new();
     for node in nodes {
         let parent = node.depends_on.iter().find(|one| known.contains(&one.job));
@@ -54,44 +54,51 @@ fn lines(nodes: &[TreeNode]) -> Vec<String> {
             if !shown.insert(&node.job_id) {
                 continue;
             }
-            lines.push(format!("{lead}{}", describe(node)));
+            lines.push(format!("{lead}{}", describe_node(node)));
             let children = below
                 .get(&node.job_id)
                 .map(Vec::as_slice)
                 .unwrap_or_default();
             for (place, child) in children.iter().enumerate().rev() {
                 let is_last = place + 1 == children.len();
-                let (branch, go_on) = if is_last {
+                let (branch, continuation) = if is_last {
                     ("└─ ", "   ")
                 } else {
                     ("├─ ", "│  ")
                 };
-                next.push((child, format!("{rest}{branch}"), format!("{rest}{go_on}")));
+                next.push((
+                    child,
+                    format!("{rest}{branch}"),
+                    format!("{rest}{continuation}"),
+                ));
             }
         }
     }
     lines
 }
 
-fn describe(node: &TreeNode) -> String {
-    let mut text = format!("{}  {}", node.job_id, standing(node.record.as_ref()));
+fn describe_node(node: &DependencyNode) -> String {
+    let mut text = format!("{}  {}", node.job_id, format_state(node.record.as_ref()));
     let asked: Vec<String> = node
         .depends_on
         .iter()
         .enumerate()
-        .filter(|(place, one)| *place > 0 || one.on != Condition::Success)
+        .filter(|(place, one)| *place > 0 || one.on != DependencyCondition::Success)
         .map(|(_, one)| match one.on {
-            Condition::Success => one.job.to_string(),
+            DependencyCondition::Success => one.job.to_string(),
             on => format!("{} ({on})", one.job),
         })
         .collect();
     if !asked.is_empty() {
-        text.push_str(&format!("  after {}", render::clip(&asked.join(", "), 120)));
+        text.push_str(&format!(
+            "  after {}",
+            render::excerpt(&asked.join(", "), 120)
+        ));
     }
     text
 }
 
-fn standing(record: Option<&Record>) -> String {
+fn format_state(record: Option<&Record>) -> String {
     let Some(record) = record else {
         return "not there".to_owned();
     };
@@ -114,15 +121,15 @@ mod tests {
     use super::*;
     use naq_protocol::Dependency;
 
-    fn node(id: &str, after: &[&str]) -> TreeNode {
-        TreeNode {
+    fn node(id: &str, after: &[&str]) -> DependencyNode {
+        DependencyNode {
             job_id: JobId::new(id).unwrap(),
             record: None,
             depends_on: after
                 .iter()
                 .map(|job| Dependency {
                     job: JobId::new(job).unwrap(),
-                    on: Condition::Success,
+                    on: DependencyCondition::Success,
                 })
                 .collect(),
         }

@@ -1,0 +1,115 @@
+//! Contexts of the `nats` program: where a server is and how to be let in, kept as one JSON file
+//! each in `~/.config/nats/context/`. The format is that of the `natscontext` package of
+//! nats-io/jsm.go.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::error::Warning;
+use super::process_env::ProcessEnv;
+use super::settings_table::Setting;
+use super::value::{self, Value};
+
+/// The name that stands for whichever context is selected (`nats context select`).
+const SELECTED: &str = "@selected";
+
+/// A context's values, by the setting they are for.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) values: BTreeMap<&'static str, Value>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Content {
+    url: String,
+    token: String,
+    user: String,
+    password: String,
+    creds: String,
+    nkey: String,
+    cert: String,
+    key: String,
+    ca: String,
+    inbox_prefix: String,
+    jetstream_domain: String,
+    // What follows would change how to connect, and naq cannot do it.
+    nsc: String,
+    user_jwt: String,
+    user_seed: String,
+    socks_proxy: String,
+    jetstream_api_prefix: String,
+}
+
+/// Reads a context; the error is text for the user, with the file.
+pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
+    let folder = env
+        .xdg("XDG_CONFIG_HOME", ".config")
+        .ok_or("there is no home folder to look for it in")?
+        .join("nats");
+    let name = if name == SELECTED {
+        let path = folder.join("context.txt");
+        let text = fs::read_to_string(&path)
+            .map_err(|error| format!("no context is selected: {}: {error}", path.display()))?;
+        text.trim().to_owned()
+    } else {
+        name.to_owned()
+    };
+    // The name becomes a part of a path.
+    if name.is_empty() || name.contains(['/', '\\', '\0']) || name.contains("..") {
+        return Err(format!("{name:?} cannot be a context's name"));
+    }
+    let path = folder.join("context").join(format!("{name}.json"));
+    let shown = path.display();
+    let text = fs::read_to_string(&path).map_err(|error| format!("{shown}: {error}"))?;
+    let content: Content =
+        serde_json::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
+    let fields = [
+        ("nats_url", &content.url),
+        ("token", &content.token),
+        ("user", &content.user),
+        ("password", &content.password),
+        ("creds", &content.creds),
+        ("nkey", &content.nkey),
+        ("tls_cert", &content.cert),
+        ("tls_key", &content.key),
+        ("tls_ca", &content.ca),
+        ("inbox_prefix", &content.inbox_prefix),
+        ("jetstream_domain", &content.jetstream_domain),
+    ];
+    let mut values = BTreeMap::new();
+    for (name, text) in fields {
+        if let Some(setting) = Setting::by_name(name).filter(|_| !text.is_empty()) {
+            let value = value::from_text(setting, &[text.as_str()], env)
+                .map_err(|reason| format!("{shown}: {name}: {reason}"))?;
+            values.insert(setting.name, value);
+        }
+    }
+    let unused = [
+        ("nsc", &content.nsc),
+        ("user_jwt", &content.user_jwt),
+        ("user_seed", &content.user_seed),
+        ("socks_proxy", &content.socks_proxy),
+        ("jetstream_api_prefix", &content.jetstream_api_prefix),
+    ];
+    let warnings = unused
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(field, _)| Warning::UnusedContextField {
+            path: path.clone(),
+            field,
+        })
+        .collect();
+    Ok(Context {
+        name,
+        path,
+        values,
+        warnings,
+    })
+}

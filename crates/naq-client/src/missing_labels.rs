@@ -1,0 +1,45 @@
+//! Why a job that requires labels is not run.
+
+use super::{Client, ClientError};
+use naq_protocol::{Envelope, Record, State};
+
+impl Client {
+    /// Says so where a job waits for a worker with labels and there is none that serves its
+    /// queue. Workers are known by their heartbeats.
+    ///
+    /// # Errors
+    /// Where NATS does not answer.
+    pub async fn missing_labels(&self, record: &Record) -> Result<Option<String>, ClientError> {
+        if !matches!(record.state, State::Queued | State::Retrying) {
+            return Ok(None);
+        }
+        let Some(Ok(envelope)) = record
+            .envelope
+            .as_ref()
+            .map(|envelope| Envelope::parse(envelope.get().as_bytes()))
+        else {
+            return Ok(None);
+        };
+        if envelope.requires.is_empty() {
+            return Ok(None);
+        }
+        let workers = self.list_workers().await?;
+        let is_served = workers.iter().any(|worker| {
+            worker.queues.contains(&record.queue)
+                && naq_core::has_required_labels(&worker.labels, &envelope.requires)
+        });
+        if is_served {
+            return Ok(None);
+        }
+        let labels: Vec<String> = envelope
+            .requires
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        Ok(Some(format!(
+            "no worker of the queue {} has the labels it requires: {}",
+            record.queue,
+            labels.join(" ")
+        )))
+    }
+}

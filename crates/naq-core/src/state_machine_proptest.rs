@@ -1,0 +1,359 @@
+//! Walks through the states of a job, in any order of events that workers and clients can bring
+//! about: what must hold in every state that can be reached.
+
+use proptest::prelude::*;
+
+use super::{
+    AttemptEnd, ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus,
+    FinishedAttempt, OnCancel, OnEnd, decide_delivery, end_attempt, on_cancel,
+};
+use naq_protocol::{
+    Dependency, DependencyCondition, Envelope, JobId, QueueName, Record, State, Timestamp,
+};
+
+const MAX_WORKER_CRASHES: u32 = 3;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_ms(1_800_000_000_000 + seconds * 1_000).unwrap()
+}
+
+/// Something that happens to a job.
+#[derive(Clone, Debug)]
+enum JobEvent {
+    /// A worker is given one of the job's messages, the same one again with a later count.
+    Delivery {
+        sequence: u64,
+        prospect: DependencyStatus,
+        slot: ConcurrencySlot,
+    },
+    /// The attempt under way ends so.
+    End(AttemptEnd),
+    /// An attempt that was given up long ago ends, and its worker writes what it knew.
+    LateEnd(AttemptEnd),
+    /// Someone wants it cancelled.
+    Cancel,
+}
+
+/// A job as the server has it: its record behind a revision, which every write has to name.
+struct ModelJob {
+    envelope: Envelope,
+    record: Option<Box<Record>>,
+    revision: u64,
+    delivery: u64,
+    /// What the worker of the attempt under way wrote, and at which revision.
+    claimed: Option<(Box<Record>, u64)>,
+    /// What a worker held that was taken for dead.
+    expired_claim: Option<(Box<Record>, u64)>,
+    cancel_requested: bool,
+}
+
+impl ModelJob {
+    fn new(envelope: Envelope) -> ModelJob {
+        ModelJob {
+            envelope,
+            record: None,
+            revision: 0,
+            delivery: 0,
+            claimed: None,
+            expired_claim: None,
+            cancel_requested: false,
+        }
+    }
+
+    fn state(&self) -> Option<State> {
+        self.record.as_ref().map(|record| record.state)
+    }
+
+    /// A compare-and-set: refused where the record has changed since.
+    fn write(&mut self, record: Box<Record>, expected: u64) -> bool {
+        if expected != self.revision {
+            return false;
+        }
+        self.record = Some(record);
+        self.revision += 1;
+        true
+    }
+
+    fn deliver(
+        &mut self,
+        sequence: u64,
+        prospect: DependencyStatus,
+        slot: ConcurrencySlot,
+        now: i64,
+    ) {
+        self.delivery += 1;
+        let mut facts = DeliveryContext {
+            job_id: JobId::new("j").unwrap(),
+            queue: QueueName::new("q").unwrap(),
+            sequence,
+            delivery: self.delivery,
+            enqueue_time: at(0),
+            worker_id: format!("w{now}"),
+            now: at(now),
+            max_worker_crashes: MAX_WORKER_CRASHES,
+            envelope_digest: "same".to_owned(),
+            lease_message_missing: false,
+            cancel_requested: false,
+            dependency_statuses: None,
+            slot: ConcurrencySlot::NotRequested,
+            traceparent: None,
+            scheduled_for: None,
+        };
+        let before = self.record.clone();
+        loop {
+            match decide_delivery(self.record.as_deref(), &self.envelope, &facts) {
+                DeliveryDecision::ResolveDependencies(open) => {
+                    assert!(facts.dependency_statuses.is_none(), "asked twice");
+                    facts.dependency_statuses =
+                        Some(open.into_iter().map(|one| (one, prospect)).collect());
+                }
+                DeliveryDecision::CompareEnvelopes => panic!("there is one envelope"),
+                DeliveryDecision::AcquireSlot => {
+                    assert_eq!(facts.slot, ConcurrencySlot::NotRequested, "asked twice");
+                    facts.slot = slot;
+                }
+                DeliveryDecision::Run(next) => {
+                    if let Some(before) = &before {
+                        assert!(next.attempt > before.attempt || before.state == State::Queued);
+                        assert!(!before.cancel_requested, "a cancel was lost");
+                    }
+                    if let Some(claimed) = self.claimed.take() {
+                        self.expired_claim = Some(claimed);
+                    }
+                    let revision = self.revision;
+                    assert!(self.write(next.clone(), revision));
+                    self.claimed = Some((next, self.revision));
+                    return;
+                }
+                DeliveryDecision::Block(next) => {
+                    assert_eq!(next.state, State::Waiting);
+                    assert!(next.waits.is_some());
+                    if let Some(claimed) = self.claimed.take() {
+                        self.expired_claim = Some(claimed);
+                    }
+                    let revision = self.revision;
+                    assert!(self.write(next, revision));
+                    return;
+                }
+                DeliveryDecision::End(next) => {
+                    assert!(next.state.is_terminal());
+                    if let Some(claimed) = self.claimed.take() {
+                        self.expired_claim = Some(claimed);
+                    }
+                    let revision = self.revision;
+                    assert!(self.write(next, revision));
+                    return;
+                }
+                DeliveryDecision::AlreadyFinished => {
+                    assert!(before.unwrap().state.is_terminal());
+                    return;
+                }
+                DeliveryDecision::DuplicateMessage => {
+                    let lease = before.unwrap().lease.unwrap();
+                    assert_ne!(lease.sequence, sequence);
+                    return;
+                }
+                DeliveryDecision::Superseded => {
+                    panic!("every delivery here is as late as the last")
+                }
+                DeliveryDecision::DelayUntil(due) => {
+                    assert_eq!(before.unwrap().state, State::Retrying);
+                    assert!(due > at(now));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A worker that held the record as it wrote it, merged with what others asked for since.
+    fn end(&mut self, end: AttemptEnd, now: i64) {
+        let Some((mut claimed, revision)) = self.claimed.take() else {
+            return;
+        };
+        let mut expected = revision;
+        if let Some(present) = &self.record
+            && self.revision != revision
+        {
+            // still its lease: only a wish to cancel has come in between
+            assert_eq!(present.lease, claimed.lease);
+            claimed.cancel_requested |= present.cancel_requested;
+            expected = self.revision;
+        }
+        let (attempts, crashes) = (claimed.attempt, claimed.crashes);
+        let next = match end_attempt(claimed, &self.envelope, &attempt(end.clone(), now)) {
+            OnEnd::Finish { record, .. } => {
+                assert!(record.state.is_terminal());
+                record
+            }
+            OnEnd::Retry { record, due } => {
+                assert!(due >= at(now));
+                assert!(!record.cancel_requested, "a cancel was lost");
+                record
+            }
+            OnEnd::Requeue { record } => {
+                assert!(!record.cancel_requested, "a cancel was lost");
+                record
+            }
+        };
+        assert!(next.lease.is_none());
+        assert!(next.attempt <= attempts && next.crashes <= crashes + 1);
+        if self.cancel_requested && end != AttemptEnd::Exited(0) {
+            assert_eq!(next.state, State::Cancelled);
+        }
+        assert!(self.write(next, expected));
+    }
+
+    /// A worker that lost its lease does not know it: its write has to be refused.
+    fn late_end(&mut self, end: AttemptEnd, now: i64) {
+        let Some((claimed, revision)) = self.expired_claim.take() else {
+            return;
+        };
+        let next = match end_attempt(claimed, &self.envelope, &attempt(end, now)) {
+            OnEnd::Finish { record, .. }
+            | OnEnd::Retry { record, .. }
+            | OnEnd::Requeue { record } => record,
+        };
+        assert!(!self.write(next, revision), "a stale lease was taken");
+    }
+
+    fn cancel(&mut self, now: i64) {
+        let Some(record) = self.record.clone() else {
+            return;
+        };
+        let revision = self.revision;
+        match on_cancel(record, at(now)) {
+            OnCancel::End(next) | OnCancel::NotifyWorker(next) => {
+                self.cancel_requested = true;
+                assert!(self.write(next, revision));
+            }
+            OnCancel::NotifyWorkerAgain(_) => assert!(self.cancel_requested),
+            OnCancel::AlreadyFinished(_) => {}
+        }
+    }
+
+    fn check(&self) {
+        let Some(record) = &self.record else { return };
+        let retries = self.envelope.max_retries.unwrap_or(0);
+        assert!(record.attempt <= retries + 1 + record.crashes);
+        assert!(record.crashes <= MAX_WORKER_CRASHES);
+        assert_eq!(record.lease.is_some(), record.state == State::Running);
+        assert_eq!(record.waits.is_some(), record.state == State::Waiting);
+        assert_eq!(
+            record.finished_at.is_some(),
+            record.state.is_terminal() || record.state == State::Retrying
+        );
+    }
+}
+
+fn attempt(end: AttemptEnd, now: i64) -> FinishedAttempt {
+    FinishedAttempt {
+        end,
+        error: None,
+        retry_after: None,
+        now: at(now),
+        random: 1.0,
+        max_worker_crashes: MAX_WORKER_CRASHES,
+    }
+}
+
+fn any_end() -> impl Strategy<Value = AttemptEnd> {
+    prop_oneof![
+        (0..4_i32).prop_map(AttemptEnd::Exited),
+        Just(AttemptEnd::Exited(75)),
+        Just(AttemptEnd::Signalled(9)),
+        Just(AttemptEnd::TimedOut),
+        Just(AttemptEnd::OutOfMemory),
+        any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
+        Just(AttemptEnd::Drained),
+        Just(AttemptEnd::SpawnerDied),
+        Just(AttemptEnd::Cancelled),
+    ]
+}
+
+fn any_dependency_status() -> impl Strategy<Value = DependencyStatus> {
+    prop_oneof![
+        3 => Just(DependencyStatus::Finished(State::Succeeded)),
+        1 => Just(DependencyStatus::Finished(State::Failed)),
+        2 => Just(DependencyStatus::Active),
+        1 => Just(DependencyStatus::Queued),
+        1 => Just(DependencyStatus::Missing),
+        1 => Just(DependencyStatus::Circular),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = JobEvent> {
+    let slot = prop_oneof![2 => Just(ConcurrencySlot::Acquired), 1 => Just(ConcurrencySlot::Full)];
+    prop_oneof![
+        6 => (0_u64..3, any_dependency_status(), slot)
+            .prop_map(|(sequence, prospect, slot)| JobEvent::Delivery { sequence, prospect, slot }),
+        4 => any_end().prop_map(JobEvent::End),
+        1 => any_end().prop_map(JobEvent::LateEnd),
+        1 => Just(JobEvent::Cancel),
+    ]
+}
+
+fn any_envelope() -> impl Strategy<Value = Envelope> {
+    (0_u32..4, 0_usize..3, any::<bool>(), any::<bool>()).prop_map(
+        |(retries, dependencies, keyed, expires)| Envelope {
+            max_retries: Some(retries),
+            depends_on: (0..dependencies)
+                .map(|index| Dependency {
+                    job: JobId::new(format!("d{index}")).unwrap(),
+                    on: DependencyCondition::Success,
+                })
+                .collect(),
+            concurrency_key: keyed.then(|| "k".to_owned()),
+            expires_at: expires.then(|| at(20_000)),
+            ..Envelope::command("x", [] as [&str; 0])
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Attempts stay within their limits, stale leases are refused, a cancel is never lost,
+    /// nothing leaves a terminal state, and from every state there is a way to an end.
+    #[test]
+    fn every_walk_keeps_the_rules(
+        envelope in any_envelope(),
+        events in proptest::collection::vec(any_event(), 1..60),
+    ) {
+        let mut job = ModelJob::new(envelope);
+        let mut now = 0;
+        for event in events {
+            now += 1_000;
+            let before = job.record.clone();
+            match event {
+                JobEvent::Delivery { sequence, prospect, slot } => job.deliver(sequence, prospect, slot, now),
+                JobEvent::End(end) => job.end(end, now),
+                JobEvent::LateEnd(end) => job.late_end(end, now),
+                JobEvent::Cancel => job.cancel(now),
+            }
+            job.check();
+            if let Some(before) = before && before.state.is_terminal() {
+                prop_assert_eq!(job.state(), Some(before.state), "a terminal state was left");
+                prop_assert_eq!(job.record.as_ref().unwrap().finished_at, before.finished_at);
+            }
+        }
+        // whatever it is now, good fortune ends it
+        for _ in 0..4 {
+            now += 1_000_000;
+            if job.state().is_some_and(State::is_terminal) {
+                break;
+            }
+            job.end(AttemptEnd::Exited(0), now);
+            job.deliver(9, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
+        }
+        job.end(AttemptEnd::Exited(0), now);
+        let lease = job.record.as_ref().and_then(|record| record.lease.clone());
+        if let Some(lease) = lease {
+            // its worker is dead: the lease's own message comes again
+            while !job.state().is_some_and(State::is_terminal) {
+                job.deliver(lease.sequence, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
+                job.end(AttemptEnd::Exited(0), now);
+            }
+        }
+        prop_assert!(job.state().is_some_and(State::is_terminal));
+    }
+}

@@ -1,0 +1,316 @@
+//! Jobs that require labels of their worker: registered, handed on, and the consumers they wait
+//! at.
+//!
+//! A worker that gets such a job and lacks the labels hands it on: it publishes the envelope to
+//! `naq.route.<queue>.<route_key>.<job>` in the queue's own stream and acknowledges the message it got.
+//! Workers that have the labels pull from a consumer of that set. They learn of sets from a
+//! bucket, as they are registered there.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::{HeaderMap, Subscriber};
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+
+use super::connect::ConnectionWatch;
+use super::delivery::Delivery;
+use super::names::Names;
+use super::stream_reader::StreamRead;
+use super::{Broker, BrokerError};
+use naq_protocol::{JobId, QueueName, Timestamp};
+
+/// When a job that was handed on was first taken by the server.
+pub(super) const ENQUEUE_TIME_HEADER: &str = "Naq-Enqueue-Time";
+
+/// A set of labels that jobs of a queue require.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelRoute {
+    /// The queue.
+    pub queue: QueueName,
+    /// The key of the set, as [`label_route_key`] makes it.
+    pub key: String,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The key of a set of labels: the beginning of the SHA-256 of the set as JSON with its names in
+/// order, 32 hexadecimal digits. The same for everyone, and no other set has it.
+#[must_use]
+pub fn label_route_key(labels: &BTreeMap<String, String>) -> String {
+    let text: serde_json::Value = labels
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let digest = Sha256::digest(text.to_string());
+    digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// News of required labels.
+#[derive(Debug)]
+pub enum LabelRouteEvent {
+    /// A set is being registered, perhaps not for the first time.
+    Registered(LabelRoute),
+    /// Something may have been missed (the connection was lost): list the sets again.
+    Resync,
+}
+
+/// A watch on the sets that are registered.
+pub struct LabelRouteWatch {
+    names: Names,
+    registered: Subscriber,
+    link: ConnectionWatch,
+    generation: u64,
+}
+
+impl LabelRouteWatch {
+    /// Waits for the next news. Cancel safe.
+    pub async fn next(&mut self) -> LabelRouteEvent {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.registered.next() => {
+                    let Some(message) = message else {
+                        return std::future::pending().await;
+                    };
+                    let read = parse_label_route(&self.names, &message.subject, &message.payload);
+                    if let Some(route) = read {
+                        return LabelRouteEvent::Registered(route);
+                    }
+                }
+                link = self.link.changed() => {
+                    if link.connected && link.generation != self.generation {
+                        self.generation = link.generation;
+                        return LabelRouteEvent::Resync;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is registered under a subject. None where the labels are not those of the key: whoever
+/// pulled jobs by it would only hand them on to where they came from.
+fn parse_label_route(names: &Names, subject: &str, payload: &[u8]) -> Option<LabelRoute> {
+    let (queue, key) = names.label_route_of_subject(subject)?;
+    let labels: BTreeMap<String, String> = serde_json::from_slice(payload).ok()?;
+    (label_route_key(&labels) == key).then(|| LabelRoute {
+        queue,
+        key: key.to_owned(),
+        labels,
+    })
+}
+
+impl Broker {
+    /// Registers a set of labels that a job of a queue requires, for workers that have them to
+    /// learn of. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn register_label_route(&self, route: &LabelRoute) -> Result<(), BrokerError> {
+        let payload = serde_json::to_vec(&route.labels).map_err(|error| {
+            BrokerError::InvalidData(format!("the labels cannot be written as JSON: {error}"))
+        })?;
+        let subject = self.names.label_route(&route.queue, &route.key);
+        // not found out by the publish: where a worker watches, someone takes it and nobody answers
+        self.ensure_label_routes().await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let sent = self.send(subject, headers, payload.into()).await?;
+        match sent.confirmed().await {
+            Ok(_) | Err(BrokerError::Conflict) => Ok(()),
+            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Watches the sets that are registered from now on, in every queue.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn watch_label_routes(&self) -> Result<LabelRouteWatch, BrokerError> {
+        let mut link = self.link.clone();
+        let generation = link.mark_seen().generation;
+        // what is published to the bucket is seen by everyone subscribed: no consumer is needed
+        let registered = self
+            .client
+            .subscribe(self.names.all_label_routes())
+            .await
+            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
+        Ok(LabelRouteWatch {
+            names: self.names.as_ref().clone(),
+            registered,
+            link,
+            generation,
+        })
+    }
+
+    /// The sets that are registered, of every queue; none where no job has required labels yet.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn list_label_routes(&self) -> Result<Vec<LabelRoute>, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.requires_bucket());
+        let mut messages = self
+            .read_stream(
+                &stream,
+                StreamRead::last_per_subject(self.names.all_label_routes()),
+            )
+            .await?;
+        let mut routes = Vec::new();
+        while let Some(message) = messages.recv().await {
+            let message = message?;
+            let read = parse_label_route(&self.names, &message.subject, &message.payload);
+            routes.extend(read);
+        }
+        Ok(routes)
+    }
+
+    /// Puts a job that was delivered where workers with a set of labels find it. The message it
+    /// came by is still to be acknowledged: it is done in this order so that the job is never
+    /// without a message, and its record absorbs the second one that a crash in between leaves.
+    ///
+    /// # Errors
+    /// Where the server refuses or does not answer.
+    pub async fn reroute_by_labels(
+        &self,
+        delivery: &Delivery,
+        job: &JobId,
+        route_key: &str,
+    ) -> Result<(), BrokerError> {
+        let subject = self.names.routed(&delivery.queue, route_key, job);
+        // no message id: the window for duplicates would swallow the message
+        let mut headers = HeaderMap::new();
+        for (name, values) in delivery.headers.iter() {
+            let text: &str = name.as_ref();
+            if !text.to_ascii_lowercase().starts_with("nats-") {
+                for value in values {
+                    headers.append(name.clone(), value.clone());
+                }
+            }
+        }
+        let time = delivery.enqueue_time.to_string();
+        headers.insert(ENQUEUE_TIME_HEADER, time.as_str());
+        let mut made = false;
+        loop {
+            let sent = self
+                .send(subject.clone(), headers.clone(), delivery.payload.clone())
+                .await;
+            let done = match sent {
+                Ok(sent) => sent.confirmed().await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            match done {
+                // an envelope that just fits a message: it goes alone
+                Err(BrokerError::TooLarge { .. }) if !headers.is_empty() => {
+                    headers = HeaderMap::new();
+                }
+                Err(BrokerError::NotFound(_)) if !made => {
+                    made = true;
+                    self.ensure_queue(&delivery.queue).await?;
+                }
+                Err(BrokerError::Timeout(doing)) => return Err(self.timeout_error(doing)),
+                done => return done,
+            }
+        }
+    }
+
+    /// Makes the consumer of a queue's jobs that require a set of labels. It is paused where the
+    /// queue is, and has the queue's limit of running jobs.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn ensure_route_consumer(
+        &self,
+        queue: &QueueName,
+        route_key: &str,
+    ) -> Result<String, BrokerError> {
+        let refused = |message: String| BrokerError::Refused {
+            doing: "making a consumer of jobs that require labels",
+            message,
+        };
+        let stream = self.names.queue_stream(queue);
+        let name = self.names.route_consumer(route_key);
+        let main = self.worker_consumer_info(queue).await?;
+        let made = self
+            .jetstream
+            .create_consumer_strict_on_stream(
+                pull::Config {
+                    durable_name: Some(name.clone()),
+                    filter_subject: self.names.routed_by_key(queue, route_key),
+                    max_ack_pending: main.config.max_ack_pending,
+                    pause_until: main.config.pause_until.filter(|_| main.paused),
+                    ..super::topology::pull_config(main.config.ack_wait)
+                },
+                &stream,
+            )
+            .await;
+        match made {
+            Ok(_) => {}
+            Err(error) if error.to_string().contains("consumer already exists") => {}
+            Err(error) => return Err(refused(error.to_string())),
+        }
+        // whoever changed the queue meanwhile may have looked for its consumers before this one
+        let now = self.worker_consumer_info(queue).await?;
+        if now.config.max_ack_pending != main.config.max_ack_pending {
+            self.set_max_ack_pending(queue, &name, now.config.max_ack_pending)
+                .await?;
+        }
+        if now.paused != main.paused {
+            let until = now.config.pause_until.filter(|_| now.paused);
+            self.pause_consumer(queue, &name, until.map(Timestamp))
+                .await?;
+        }
+        Ok(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    /// Other programs reckon the same key: it is part of the protocol.
+    #[test]
+    fn a_key_is_the_hash_of_the_json() {
+        // printf '{"gpu":"yes","zone":"a"}' | sha256sum
+        assert_eq!(
+            label_route_key(&labels(&[("zone", "a"), ("gpu", "yes")])),
+            "e885377bb52d202577d256585e50a280"
+        );
+        assert_ne!(
+            label_route_key(&labels(&[("a", "b,c")])),
+            label_route_key(&labels(&[("a,b", "c")]))
+        );
+    }
+
+    #[test]
+    fn labels_under_the_key_of_others_are_not_taken() {
+        let names = Names::new("naq").unwrap();
+        let queue = QueueName::new("build").unwrap();
+        let route_key = labels(&[("gpu", "yes")]);
+        let key = label_route_key(&route_key);
+        let subject = names.label_route(&queue, &key);
+        let read = |payload: &[u8]| parse_label_route(&names, &subject, payload);
+        assert_eq!(
+            read(br#"{ "gpu": "yes" }"#),
+            Some(LabelRoute {
+                queue: queue.clone(),
+                key,
+                labels: route_key,
+            })
+        );
+        assert_eq!(read(b"{}"), None);
+        assert_eq!(read(b"not JSON"), None);
+        assert_eq!(read(b""), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! A stream read from its end to its beginning, for lists that show the newest first.
+//!
+//! Messages come by the server's API, in base64, so that none can upset the client; and no
+//! consumer is made, which a work queue would not have beside its own. A few reads are under way
+//! at once, and no more is held than these bring.
+
+use std::collections::VecDeque;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+
+use super::stream_api::{MessageSelector, StoredMessage};
+use super::{Broker, BrokerError};
+use naq_protocol::Timestamp;
+
+/// How many reads are under way at once. So many misses in a row are a gap, which is jumped over.
+const READS_AHEAD: usize = 32;
+
+/// What is made of a message where it is read, while others are on their way.
+pub(super) type Decode<T> =
+    fn(Broker, String, StoredMessage) -> BoxFuture<'static, Result<Option<T>, BrokerError>>;
+
+/// A stream on the way back.
+pub(super) struct ReverseScan<T> {
+    broker: Broker,
+    stream: String,
+    decode: Decode<T>,
+    first: u64,
+    /// The next sequence to ask for; 0 where all have been.
+    next: u64,
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<ScanStep<T>, BrokerError>>>,
+    ready: VecDeque<T>,
+    misses: usize,
+}
+
+enum ScanStep<T> {
+    Gap(u64),
+    Filtered,
+    Found(T),
+}
+
+impl<T: Send + 'static> ReverseScan<T> {
+    /// The next message towards the beginning that the look made something of.
+    pub(super) async fn next(&mut self) -> Result<Option<T>, BrokerError> {
+        loop {
+            if let Some(found) = self.ready.pop_front() {
+                return Ok(Some(found));
+            }
+            while self.in_flight.len() < READS_AHEAD && self.next >= self.first && self.next > 0 {
+                let (broker, stream) = (self.broker.clone(), self.stream.clone());
+                let (sequence, decode) = (self.next, self.decode);
+                self.in_flight.push_back(Box::pin(async move {
+                    let message = broker
+                        .read_message(&stream, MessageSelector::BySequence(sequence))
+                        .await?;
+                    Ok(match message {
+                        None => ScanStep::Gap(sequence),
+                        Some(message) => decode(broker, stream, message)
+                            .await?
+                            .map_or(ScanStep::Filtered, ScanStep::Found),
+                    })
+                }));
+                self.next -= 1;
+            }
+            match self.in_flight.next().await {
+                None => return Ok(None),
+                Some(step) => match step? {
+                    ScanStep::Found(found) => {
+                        self.misses = 0;
+                        self.ready.push_back(found);
+                    }
+                    ScanStep::Filtered => self.misses = 0,
+                    ScanStep::Gap(sequence) => {
+                        self.misses += 1;
+                        if self.misses >= READS_AHEAD {
+                            self.jump(sequence).await?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Goes on at the newest message below a sequence.
+    async fn jump(&mut self, below: u64) -> Result<(), BrokerError> {
+        self.misses = 0;
+        self.in_flight = FuturesOrdered::new();
+        self.next = self
+            .broker
+            .last_message_where(&self.stream, self.first, below.saturating_sub(1), |_| true)
+            .await?
+            .unwrap_or(0);
+        Ok(())
+    }
+}
+
+impl Broker {
+    /// Reads a stream backwards, from the newest message that is no later than `until`; nothing
+    /// where there is no such stream.
+    pub(super) async fn scan_reverse<T: Send + 'static>(
+        &self,
+        stream: String,
+        until: Option<Timestamp>,
+        decode: Decode<T>,
+    ) -> Result<ReverseScan<T>, BrokerError> {
+        let (first, last) = match self.jetstream.get_stream(&stream).await {
+            Ok(found) => {
+                let state = &found.cached_info().state;
+                (state.first_sequence, state.last_sequence)
+            }
+            Err(error) if error.to_string().contains("not found") => (1, 0),
+            Err(error) => {
+                return Err(BrokerError::Refused {
+                    doing: "reading a stream's state",
+                    message: error.to_string(),
+                });
+            }
+        };
+        let next = match until {
+            None => last,
+            Some(until) => self
+                .last_message_where(&stream, first, last, |time| time <= until)
+                .await?
+                .unwrap_or(0),
+        };
+        Ok(ReverseScan {
+            broker: self.clone(),
+            stream,
+            decode,
+            first: first.max(1),
+            next,
+            in_flight: FuturesOrdered::new(),
+            ready: VecDeque::new(),
+            misses: 0,
+        })
+    }
+
+    /// The sequence of the newest message in `first..=last` whose time passes, given that all
+    /// older ones pass too: found in as many reads as the range has binary digits.
+    async fn last_message_where(
+        &self,
+        stream: &str,
+        first: u64,
+        last: u64,
+        passes: impl Fn(Timestamp) -> bool,
+    ) -> Result<Option<u64>, BrokerError> {
+        let (mut low, mut high) = (first, last);
+        let mut best = None;
+        while low <= high && high > 0 {
+            let middle = low + (high - low) / 2;
+            let found = self
+                .read_message(stream, MessageSelector::NextBySubject(">", middle))
+                .await?
+                .filter(|message| message.sequence <= high && passes(message.time));
+            match found {
+                Some(message) => {
+                    best = Some(message.sequence);
+                    low = message.sequence + 1;
+                }
+                None => high = middle.saturating_sub(1),
+            }
+        }
+        Ok(best)
+    }
+}

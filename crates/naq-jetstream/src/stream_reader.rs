@@ -1,0 +1,167 @@
+//! A stream read from its beginning, in bulk: as it comes, held nowhere.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::stream_api::MessageSelector;
+use super::{Broker, BrokerError};
+
+/// A message read in bulk.
+pub(super) struct StreamMessage {
+    pub(super) subject: String,
+    pub(super) sequence: u64,
+    pub(super) time_unix_ms: i64,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// Which messages of a stream are read.
+#[derive(Clone, Debug)]
+pub(super) struct StreamRead {
+    /// Those under this subject, which may have wildcards.
+    pub(super) filter: String,
+    /// Which of them, and from where.
+    pub(super) deliver: DeliverPolicy,
+    /// Without their payloads.
+    pub(super) headers_only: bool,
+}
+
+impl StreamRead {
+    /// The last message of each subject.
+    pub(super) fn last_per_subject(filter: impl Into<String>) -> StreamRead {
+        StreamRead {
+            filter: filter.into(),
+            deliver: DeliverPolicy::LastPerSubject,
+            headers_only: false,
+        }
+    }
+}
+
+impl Broker {
+    /// Reads what a stream has now, as it comes; nothing where the stream does not exist. The
+    /// channel is short, so memory is bounded by the reader.
+    pub(super) async fn read_stream(
+        &self,
+        stream: &str,
+        scan: StreamRead,
+    ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
+        const DOING: &str = "reading a stream";
+        const IDLE_MAX: Duration = Duration::from_secs(10);
+        let (sender, receiver) = mpsc::channel(64);
+        let consumer = self
+            .jetstream
+            .create_consumer_on_stream(
+                pull::Config {
+                    deliver_policy: scan.deliver,
+                    ack_policy: AckPolicy::None,
+                    filter_subject: scan.filter,
+                    headers_only: scan.headers_only,
+                    inactive_threshold: Duration::from_secs(30),
+                    memory_storage: true,
+                    num_replicas: 1,
+                    ..pull::Config::default()
+                },
+                stream,
+            )
+            .await;
+        let consumer = match consumer {
+            Ok(consumer) => consumer,
+            Err(error) if error.to_string().contains("stream not found") => return Ok(receiver),
+            Err(error) => {
+                return Err(BrokerError::Refused {
+                    doing: DOING,
+                    message: error.to_string(),
+                });
+            }
+        };
+        let mut remaining = consumer.cached_info().num_pending;
+        if remaining == 0 {
+            return Ok(receiver);
+        }
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(500)
+            .messages()
+            .await
+            .map_err(|error| BrokerError::Refused {
+                doing: DOING,
+                message: error.to_string(),
+            })?;
+        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
+        let consumer = consumer.cached_info().name.clone();
+        tokio::spawn(async move {
+            while remaining > 0 {
+                let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
+                let read = match next {
+                    Ok(Some(Ok(message))) => match message.info() {
+                        Ok(info) => {
+                            remaining = info.pending;
+                            Ok(StreamMessage {
+                                subject: message.subject.to_string(),
+                                sequence: info.stream_sequence,
+                                time_unix_ms: info.published.timestamp_millis(),
+                                headers: message.headers.clone().unwrap_or_default(),
+                                payload: message.payload.clone(),
+                            })
+                        }
+                        Err(error) => Err(BrokerError::InvalidData(error.to_string())),
+                    },
+                    Ok(Some(Err(error))) => Err(BrokerError::Refused {
+                        doing: DOING,
+                        message: error.to_string(),
+                    }),
+                    Ok(None) => break,
+                    Err(_) => Err(BrokerError::Timeout(DOING)),
+                };
+                let failed = read.is_err();
+                if sender.send(read).await.is_err() || failed {
+                    break;
+                }
+            }
+            drop(messages);
+            // it would go by itself, but only when it has been idle for long: a server has room
+            // for so many and no more
+            let _ = jetstream
+                .delete_consumer_from_stream(&consumer, &stream)
+                .await;
+        });
+        Ok(receiver)
+    }
+
+    /// Reads the keys of a bucket under a filter, as they come: a few one by one, which makes
+    /// nothing at the server; more in bulk.
+    pub(super) async fn read_keys(
+        &self,
+        stream: &str,
+        filter: &str,
+    ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
+        const FEW: usize = 16;
+        let (sender, receiver) = mpsc::channel(FEW);
+        let mut from = 1;
+        for _ in 0..FEW {
+            let next = self
+                .read_message(stream, MessageSelector::NextBySubject(filter, from))
+                .await?;
+            let Some(message) = next else {
+                return Ok(receiver);
+            };
+            from = message.sequence + 1;
+            let message = StreamMessage {
+                sequence: message.sequence,
+                time_unix_ms: message.time.unix_ms(),
+                headers: HeaderMap::new(),
+                payload: message.payload(),
+                subject: message.subject,
+            };
+            // there is room for all of them
+            let _ = sender.try_send(Ok(message));
+        }
+        self.read_stream(stream, StreamRead::last_per_subject(filter))
+            .await
+    }
+}

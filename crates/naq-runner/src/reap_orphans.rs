@@ -1,0 +1,46 @@
+//! What a spawner without control groups leaves behind when it dies: its
+//! descendants become this process's children, since it is a subreaper too.
+//! With namespaces those are their first processes, which the kernel has killed
+//! and which end last.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{Pid, getsid};
+
+use super::spawner::descendants::children;
+
+/// How long they may take to be gone.
+const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Between two looks: their deaths make more of them children of ours.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Kills adopted orphans until there are none. `preexisting_children` are children that
+/// were there before and are left alone, as is whatever shares this process's
+/// session: jobs have sessions of their own. Blocks.
+pub(super) fn kill_all(preexisting_children: &[i32]) {
+    let ours = getsid(None).ok();
+    let deadline = Instant::now() + KILL_WAIT_MAX;
+    while Instant::now() < deadline {
+        let mut found = false;
+        for pid in children(std::process::id() as i32) {
+            let id = Pid::from_raw(pid);
+            if preexisting_children.contains(&pid) || getsid(Some(id)).ok() == ours {
+                continue;
+            }
+            found = true;
+            for below in children(pid) {
+                let _ = kill(Pid::from_raw(below), Signal::SIGKILL);
+            }
+            let _ = kill(id, Signal::SIGKILL);
+            let _ = waitpid(id, Some(WaitPidFlag::WNOHANG));
+        }
+        if !found {
+            return;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    tracing::error!("processes of a job whose spawner died cannot be killed");
+}

@@ -1,0 +1,119 @@
+//! The bare spawn limit: how many processes a second this machine starts,
+//! captures and reaps with nothing else around them. It is what naq's own rate
+//! is measured against (`naq bench`).
+
+use std::ffi::{CString, c_char};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::pipe2;
+
+use super::sys::child::{ChildPlan, RLIMITS_MAX};
+use super::sys::clone::Cloner;
+
+/// The hidden first argument that makes naq the bare loop:
+/// `naq __spawn-limit START SECONDS [NAME=VALUE…] -- PROGRAM [ARGUMENT…]`, with
+/// the start on the clock of [`monotonic`], so that several begin and end
+/// together. The variables are the program's environment: what a program does
+/// at its start depends on it (`LANG` alone makes `true` open a dozen files).
+pub const SPAWN_LIMIT_ARGUMENT: &str = "__spawn-limit";
+
+/// Time since some fixed moment, the same for all processes of this machine.
+#[must_use]
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Starts a program over and over, one at a time, for some seconds, with its
+/// output captured, in a session of its own; prints how often it did. Several
+/// of these at once make the concurrency.
+pub fn spawn_limit_main() -> ! {
+    let mut args = std::env::args().skip(2);
+    let mut number = || args.next().and_then(|text| text.parse::<f64>().ok());
+    let (start, seconds) = (number(), number());
+    let strings = |args: Vec<String>| -> Vec<CString> {
+        args.into_iter()
+            .filter_map(|arg| CString::new(arg).ok())
+            .collect()
+    };
+    let env = strings(args.by_ref().take_while(|arg| arg != "--").collect());
+    let argv = strings(args.collect());
+    let (Some(start), Some(seconds), false) = (start, seconds, argv.is_empty()) else {
+        std::process::exit(64);
+    };
+    let start = Duration::from_secs_f64(start);
+    match count(start, Duration::from_secs_f64(seconds), &env, &argv) {
+        Ok(count) => {
+            let line = format!("{count}\n");
+            let written = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
+            std::process::exit(i32::from(written.is_err()));
+        }
+        Err(_) => std::process::exit(71),
+    }
+}
+
+fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> Result<u64, Errno> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    let mut cloner = Cloner::new()?;
+    let pointers = |list: &[CString]| -> Vec<*const c_char> {
+        list.iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (candidates, arguments) = (pointers(&argv[..1]), pointers(argv));
+    let environment = pointers(env);
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let mut rlimits = [(0, none); RLIMITS_MAX];
+    rlimits[0].0 = libc::RLIMIT_CORE as i32;
+    let mut buffer = [0; 4096];
+    let mut count = 0;
+    std::thread::sleep(start.saturating_sub(monotonic()));
+    while monotonic() < start + time {
+        let (stdout, their_stdout) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut plan = ChildPlan {
+            parent: std::process::id() as i32,
+            mounts: (-1, -1),
+            rlimits,
+            rlimits_len: 1,
+            nice: 0,
+            cgroup_procs: -1,
+            user: None,
+            ruleset: -1,
+            cwd: c"/".as_ptr(),
+            fds: [
+                0,
+                their_stdout.as_raw_fd(),
+                their_stderr.as_raw_fd(),
+                their_stderr.as_raw_fd(),
+            ],
+            candidates: candidates.as_ptr(),
+            argv: arguments.as_ptr(),
+            envp: environment.as_ptr(),
+            failed_step: 0,
+            failed_errno: 0,
+            failed_candidate: 0,
+        };
+        let pid = cloner.spawn(&mut plan, None)?;
+        drop((their_stdout, their_stderr));
+        for pipe in [stdout, stderr] {
+            let mut pipe = std::fs::File::from(pipe);
+            while pipe.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        }
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
+        if plan.failed_step != 0 {
+            return Err(Errno::from_raw(plan.failed_errno));
+        }
+        count += 1;
+    }
+    Ok(count)
+}

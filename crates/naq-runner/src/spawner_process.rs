@@ -1,0 +1,391 @@
+//! One spawner process: starting it, talking to it, and starting another when
+//! it dies.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Child;
+use tokio::sync::{Notify, oneshot};
+
+use super::cgroup;
+use super::collect::READ_BYTES;
+use super::completion::{SpawnFailure, Termination, Usage};
+use super::job::{ExitReport, Phase};
+use super::options::Containment;
+use super::pool::{Outgoing, Pool};
+use super::read_pipes::read_pipes;
+use super::reap_orphans;
+use super::spawner_setup::SpawnerSetup;
+use super::sys::async_fd::register;
+use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
+use super::wire::{MAGIC, Malformed, Reader, Writer, to_spawner, to_worker};
+
+/// How long a spawner may take to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts to start a spawner: the first, and the longest.
+const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// A spawner that is ready.
+#[derive(Debug)]
+pub(super) struct SpawnerProcess {
+    socket: AsyncFd<OwnedFd>,
+    child: Child,
+    setup: SpawnerSetup,
+}
+
+/// Starts a spawner and waits until it is ready.
+pub(super) async fn spawn(
+    program: Option<&Path>,
+    setup: SpawnerSetup,
+) -> io::Result<SpawnerProcess> {
+    let (ours, theirs) = pair()?;
+    // The link rather than the path it leads to: it stays right when the file
+    // is replaced by an upgrade.
+    let program = program.unwrap_or(Path::new("/proc/self/exe"));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this room starts processes, and this is its spawner"
+    )]
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg("__spawner")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        // A signal to the worker's group is not for its spawners: they have to
+        // outlive it, to end its jobs.
+        .process_group(0);
+    let child = command.spawn()?;
+    drop(command);
+    let socket = register(ours, Interest::READABLE | Interest::WRITABLE).map_err(|(_, e)| e)?;
+    let mut hello = Writer::default();
+    hello.u8(to_spawner::HELLO).u32(MAGIC);
+    setup.encode(&mut hello);
+    send(socket.get_ref().as_fd(), &hello.bytes, &[])?;
+    let mut receiver = Receiver::new();
+    let receive = async {
+        loop {
+            let mut ready = socket.readable().await?;
+            match receiver.receive(socket.get_ref().as_fd()) {
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                received => return Ok::<_, io::Error>(received?.bytes),
+            }
+        }
+    };
+    let bytes = tokio::time::timeout(READY_TIMEOUT, receive)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if bytes == 0 {
+        return Err(io::Error::other("it ended before it was ready"));
+    }
+    let mut reader = Reader::new(&receiver.bytes[..bytes]);
+    let reply = (reader.u8(), reader.u32(), reader.i32(), reader.block());
+    match reply {
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(0), Ok(_)) => Ok(SpawnerProcess {
+            socket,
+            child,
+            setup,
+        }),
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(errno), Ok(&[])) => Err(Errno::from_raw(errno).into()),
+        (Ok(to_worker::READY), Ok(MAGIC), Ok(errno), Ok(why)) => {
+            let why = String::from_utf8_lossy(why);
+            let errno = Errno::from_raw(errno);
+            Err(io::Error::other(format!("{why}: {}", errno.desc())))
+        }
+        _ => Err(io::Error::other("it is not the spawner of this binary")),
+    }
+}
+
+/// Keeps spawner number `index` going until the pool closes.
+pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProcess) {
+    let mut spawned = first;
+    loop {
+        let mut setup = std::mem::take(&mut spawned.setup);
+        {
+            let mut state = pool.lock();
+            state.spawners[index].is_ready = true;
+            pool.dispatch(&mut state);
+        }
+        let result = serve(&pool, index, &spawned.socket).await;
+        let SpawnerProcess {
+            socket, mut child, ..
+        } = spawned;
+        drop(socket);
+        let closing = {
+            let mut state = pool.lock();
+            state.spawners[index].is_ready = false;
+            state.closing
+        };
+        let status = child.wait().await;
+        if !closing {
+            tracing::error!(
+                spawner = index,
+                ?status,
+                ?result,
+                "a spawner process ended: its jobs are ended as crashed"
+            );
+        }
+        reap_spawner(&pool, setup.cgroup_dir.clone()).await;
+        fail_jobs_of(&pool, index);
+        if closing {
+            return;
+        }
+        let mut wait = RESTART_BACKOFF.0;
+        spawned = loop {
+            if let Some(root) = &pool.worker_cgroup {
+                setup.cgroup_dir = root.spawner_dir(index).ok();
+            }
+            match spawn(pool.options.spawner_program.as_deref(), setup.clone()).await {
+                Ok(spawned) => break spawned,
+                Err(e) => {
+                    tracing::error!(spawner = index, error = %e, "a spawner process cannot be started");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RESTART_BACKOFF.1);
+                    if pool.lock().closing {
+                        return;
+                    }
+                }
+            }
+        };
+    }
+}
+
+/// Ends what a spawner that is gone left behind.
+async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
+    let preexisting_children = match pool.containment {
+        Containment::Namespace | Containment::Subreaper => Some(pool.preexisting_children.clone()),
+        Containment::Cgroup => None,
+    };
+    let reaped = tokio::task::spawn_blocking(move || {
+        if let Some(folder) = folder.filter(|folder| folder.exists())
+            && let Err(e) = cgroup::kill_and_remove(&folder)
+        {
+            tracing::error!(folder = %folder.display(), error = %e, "a control group cannot be emptied");
+        }
+        if let Some(preexisting_children) = preexisting_children {
+            reap_orphans::kill_all(&preexisting_children);
+        }
+    });
+    let _ = reaped.await;
+}
+
+/// Ends the jobs of a spawner that is gone, its trees being gone as well.
+fn fail_jobs_of(pool: &Arc<Pool>, index: usize) {
+    let ids = pool.requeue_unsent(index);
+    let mut buffer = vec![0; READ_BYTES];
+    for id in ids {
+        finish(
+            pool,
+            index,
+            id,
+            ExitReport::without_usage(Termination::SpawnerDied),
+            &mut buffer,
+        );
+    }
+}
+
+/// Talks to a spawner until it or the pool is gone.
+async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    let wake: Arc<Notify> = Arc::clone(&pool.lock().spawners[index].wake);
+    let mut receiver = Receiver::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut full = false;
+    loop {
+        tokio::select! {
+            ready = socket.readable() => {
+                let mut ready = ready?;
+                match receiver.receive(socket.get_ref().as_fd()) {
+                    Err(Errno::EAGAIN) => ready.clear_ready(),
+                    Err(errno) => return Err(errno.into()),
+                    Ok(message) if message.bytes == 0 => return Ok(()),
+                    Ok(message) => {
+                        handle_replies(pool, index, &receiver.bytes[..message.bytes], &mut buffer)
+                            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                    }
+                }
+            }
+            () = wake.notified(), if !full => {
+                full = !flush(pool, index, socket)?;
+            }
+            ready = socket.writable(), if full => {
+                let mut ready = ready?;
+                full = !flush(pool, index, socket)?;
+                if full {
+                    ready.clear_ready();
+                }
+            }
+        }
+        let state = pool.lock();
+        if state.closing && state.spawners[index].jobs.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends what waits, many in a message. False when the socket is full.
+fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<bool> {
+    loop {
+        let mut w = Writer::default();
+        let mut sent: Vec<Outgoing> = Vec::new();
+        let mut fds: Vec<RawFd> = Vec::new();
+        let mut state = pool.lock();
+        let outbox = &mut state.spawners[index].outbox;
+        while let Some(next) = outbox.front() {
+            if let Outgoing::Start {
+                job,
+                fds: its,
+                in_memfd,
+            } = next
+            {
+                let bytes = if *in_memfd { 0 } else { job.body.len() };
+                let fits = w.bytes.len() + bytes + 64 <= MESSAGE_BYTES_MAX
+                    && fds.len() + its.len() <= MESSAGE_FDS_MAX;
+                if !fits {
+                    break;
+                }
+                let (kind, body): (u8, &[u8]) = if *in_memfd {
+                    (to_spawner::START_IN_MEMFD, &[])
+                } else {
+                    (to_spawner::START, &job.body)
+                };
+                w.u8(kind).u32(job.id).u32(its.len() as u32).block(body);
+                fds.extend(its.iter().map(AsRawFd::as_raw_fd));
+            } else if w.bytes.len() + 64 > MESSAGE_BYTES_MAX {
+                break;
+            }
+            match next {
+                Outgoing::Start { .. } => {}
+                Outgoing::Stop { id, grace } => {
+                    let grace = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+                    w.u8(to_spawner::STOP).u32(*id).u32(grace);
+                }
+                Outgoing::Kill { id } => {
+                    w.u8(to_spawner::KILL).u32(*id);
+                }
+            }
+            sent.extend(outbox.pop_front());
+        }
+        drop(state);
+        if sent.is_empty() {
+            return Ok(true);
+        }
+        match send(socket.get_ref().as_fd(), &w.bytes, &fds) {
+            Ok(()) => {}
+            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) => {
+                let mut state = pool.lock();
+                let outbox = &mut state.spawners[index].outbox;
+                for outgoing in sent.into_iter().rev() {
+                    outbox.push_front(outgoing);
+                }
+                return Ok(false);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Takes what a spawner told.
+fn handle_replies(
+    pool: &Arc<Pool>,
+    index: usize,
+    bytes: &[u8],
+    buffer: &mut [u8],
+) -> Result<(), Malformed> {
+    let mut r = Reader::new(bytes);
+    while !r.is_empty() {
+        let kind = r.u8()?;
+        let id = r.u32()?;
+        match kind {
+            to_worker::STARTED => {
+                let pid = r.i32()?;
+                started(pool, index, id, pid, r.u64()?);
+            }
+            to_worker::ENDED => {
+                let status = r.i32()?;
+                let flags = r.u8()?;
+                let started_ns = r.u64()?;
+                let (wall_us, user_us, system_us) = (r.u64()?, r.u64()?, r.u64()?);
+                let exit = ExitReport {
+                    end: if status < 0 {
+                        Termination::Signalled(-status)
+                    } else {
+                        Termination::Exited(status)
+                    },
+                    flags,
+                    usage: Usage {
+                        max_rss_bytes: r.u64()?,
+                        cpu_user_ms: user_us.div_ceil(1000),
+                        cpu_system_ms: system_us.div_ceil(1000),
+                        wall_ms: wall_us.div_ceil(1000),
+                    },
+                    started_ns,
+                };
+                finish(pool, index, id, exit, buffer);
+            }
+            to_worker::NOT_STARTED => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let step = text(r.block()?);
+                let errno = r.i32()?;
+                let fatal = r.u8()? != 0;
+                let failure = SpawnFailure {
+                    step,
+                    errno: (errno != 0).then(|| format!("{:?}", Errno::from_raw(errno))),
+                    message: text(r.block()?),
+                    fatal,
+                };
+                let exit = ExitReport::without_usage(Termination::NotStarted(failure));
+                finish(pool, index, id, exit, buffer);
+            }
+            to_worker::RESEND => pool.resend(index, id),
+            _ => return Err(Malformed),
+        }
+    }
+    Ok(())
+}
+
+/// A job has been running for a moment: its pipes are read as they fill.
+fn started(pool: &Pool, index: usize, id: u32, pid: i32, started_ns: u64) {
+    let mut state = pool.lock();
+    let spawner = &mut state.spawners[index];
+    let Some(job) = spawner.jobs.get(&id).cloned() else {
+        return;
+    };
+    spawner.unreported_starts = spawner.unreported_starts.saturating_sub(1);
+    drop(state);
+    let mut job_state = job.lock();
+    let (sender, receiver) = oneshot::channel();
+    match std::mem::replace(&mut job_state.phase, Phase::Streaming(sender)) {
+        Phase::Dispatched(pipes) => {
+            tokio::spawn(read_pipes(Arc::clone(&job), pipes, receiver));
+        }
+        other => job_state.phase = other,
+    }
+    drop(job_state);
+    tracing::debug!(job_id = %job.job_id, pid, "a job runs");
+    job.mark_started(started_ns);
+}
+
+/// A job's tree is gone: tells whoever reads its output.
+fn finish(pool: &Arc<Pool>, index: usize, id: u32, exit: ExitReport, buffer: &mut [u8]) {
+    let Some(job) = pool.release(index, id) else {
+        return;
+    };
+    let phase = std::mem::replace(&mut job.lock().phase, Phase::Pending);
+    match phase {
+        Phase::Streaming(sender) => drop(sender.send(exit)),
+        Phase::Dispatched(pipes) => job.drain_and_finish(Some(pipes), exit, buffer),
+        Phase::Pending | Phase::Done(_) | Phase::Collected => {
+            job.drain_and_finish(None, exit, buffer)
+        }
+    }
+}

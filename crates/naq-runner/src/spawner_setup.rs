@@ -1,0 +1,130 @@
+//! What a spawner is told when it starts: how it holds jobs together.
+
+use std::path::PathBuf;
+
+use super::landlock::FileAccess;
+use super::user::JobUser;
+use super::wire::{Malformed, Reader, Writer};
+
+/// What holds for every job of a spawner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SpawnerSetup {
+    /// Where its control groups are, with containment by cgroup.
+    pub(super) cgroup_dir: Option<PathBuf>,
+    /// Each job gets a PID namespace.
+    pub(super) namespace: bool,
+    /// Who jobs run as, if not this user.
+    pub(super) user: Option<UserIds>,
+    /// The files they may use, if not all.
+    pub(super) files: Option<FileAccess>,
+}
+
+/// A user, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UserIds {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+impl UserIds {
+    /// The numbers of a user.
+    pub(super) fn of(user: &JobUser) -> UserIds {
+        UserIds {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        }
+    }
+}
+
+impl SpawnerSetup {
+    /// The body of a `HELLO` frame.
+    pub(super) fn encode(&self, w: &mut Writer) {
+        let folder = self.cgroup_dir.as_deref().and_then(|path| path.to_str());
+        w.c_string(folder.unwrap_or_default());
+        w.u8(u8::from(self.namespace));
+        w.u8(u8::from(self.user.is_some()));
+        if let Some(user) = &self.user {
+            w.u32(user.uid).u32(user.gid);
+            w.u32(user.groups.len() as u32);
+            for group in &user.groups {
+                w.u32(*group);
+            }
+        }
+        w.u8(u8::from(self.files.is_some()));
+        if let Some(files) = &self.files {
+            for list in [&files.read, &files.write] {
+                w.u32(list.len() as u32);
+                for path in list {
+                    w.c_string(path);
+                }
+            }
+        }
+    }
+
+    /// Reads it.
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<SpawnerSetup, Malformed> {
+        let folder = text(r)?;
+        Ok(SpawnerSetup {
+            cgroup_dir: (!folder.is_empty()).then(|| PathBuf::from(folder)),
+            namespace: r.u8()? != 0,
+            user: match r.u8()? {
+                0 => None,
+                _ => Some(user(r)?),
+            },
+            files: match r.u8()? {
+                0 => None,
+                _ => Some(FileAccess {
+                    read: texts(r)?,
+                    write: texts(r)?,
+                }),
+            },
+        })
+    }
+}
+
+fn user(r: &mut Reader<'_>) -> Result<UserIds, Malformed> {
+    let (uid, gid) = (r.u32()?, r.u32()?);
+    let count = r.u32()?;
+    let groups = (0..count).map(|_| r.u32()).collect::<Result<_, _>>()?;
+    Ok(UserIds { uid, gid, groups })
+}
+
+fn texts(r: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
+    let count = r.u32()?;
+    (0..count).map(|_| text(r)).collect()
+}
+
+fn text(r: &mut Reader<'_>) -> Result<String, Malformed> {
+    let text = std::str::from_utf8(r.c_string()?).map_err(|_| Malformed)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_survives_the_way() {
+        let setup = SpawnerSetup {
+            cgroup_dir: Some("/sys/fs/cgroup/a b".into()),
+            namespace: true,
+            user: Some(UserIds {
+                uid: 1,
+                gid: 2,
+                groups: vec![2, 3],
+            }),
+            files: Some(FileAccess {
+                read: vec!["/usr".into(), "/e".into()],
+                write: Vec::new(),
+            }),
+        };
+        let mut w = Writer::default();
+        setup.encode(&mut w);
+        let mut r = Reader::new(&w.bytes);
+        assert_eq!(SpawnerSetup::decode(&mut r), Ok(setup));
+        assert!(r.is_empty());
+        assert_eq!(SpawnerSetup::decode(&mut Reader::new(&[0])), Err(Malformed));
+    }
+}

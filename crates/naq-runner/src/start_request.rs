@@ -1,0 +1,243 @@
+//! The start of a job as it travels to a spawner.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libc::c_char;
+
+use super::wire::{Malformed, Reader, UNLIMITED, Writer};
+
+/// ResourceLimits of a job as the spawner sets them; `None` is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ResourceLimits {
+    pub(super) memory_bytes: Option<u64>,
+    pub(super) cpu_time_s: Option<u64>,
+    /// Thousandths of a CPU.
+    pub(super) cpus_milli: Option<u64>,
+    pub(super) processes: Option<u64>,
+    pub(super) file_size_bytes: Option<u64>,
+    /// Soft and hard bound of open files, always set.
+    pub(super) open_files: (u64, u64),
+    pub(super) nice: i32,
+}
+
+/// What a spawner is asked to start, as the worker has it.
+pub(super) struct StartRequest<'a> {
+    pub(super) resource_limits: ResourceLimits,
+    pub(super) timeout: Option<Duration>,
+    pub(super) kill_grace: Duration,
+    pub(super) has_stdin: bool,
+    /// Its folder, made and removed by the worker.
+    pub(super) scratch: Option<&'a str>,
+    /// Source to write to `<scratch>/script`.
+    pub(super) script: Option<&'a [u8]>,
+    pub(super) cwd: &'a str,
+    pub(super) candidates: &'a [String],
+    pub(super) argv: &'a [String],
+    pub(super) env: &'a [(&'a str, &'a str)],
+}
+
+impl StartRequest<'_> {
+    /// The body of a `START` frame.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        let b = &self.resource_limits;
+        for bound in [
+            b.memory_bytes,
+            b.cpu_time_s,
+            b.cpus_milli,
+            b.processes,
+            b.file_size_bytes,
+        ] {
+            w.u64(bound.unwrap_or(UNLIMITED));
+        }
+        w.u64(b.open_files.0).u64(b.open_files.1).i32(b.nice);
+        w.u64(self.timeout.map_or(UNLIMITED, millis));
+        w.u64(millis(self.kill_grace));
+        w.u8(u8::from(self.has_stdin));
+        w.u8(u8::from(self.script.is_some()));
+        w.block(self.script.unwrap_or_default());
+        w.u32(self.candidates.len() as u32);
+        w.u32(self.argv.len() as u32);
+        w.u32(self.env.len() as u32);
+        w.c_string(self.scratch.unwrap_or_default());
+        w.c_string(self.cwd);
+        for string in self.candidates.iter().chain(self.argv) {
+            w.c_string(string);
+        }
+        for (name, value) in self.env {
+            w.bytes.extend_from_slice(name.as_bytes());
+            w.u8(b'=').c_string(value);
+        }
+        w.bytes
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(UNLIMITED - 1)
+}
+
+/// The same as a spawner has it: its strings stay in the body, and are pointed
+/// to.
+pub(super) struct StartFrame {
+    pub(super) resource_limits: ResourceLimits,
+    pub(super) timeout: Option<Duration>,
+    pub(super) kill_grace: Duration,
+    pub(super) has_stdin: bool,
+    pub(super) scratch: Option<PathBuf>,
+    script: Option<std::ops::Range<usize>>,
+    cwd: usize,
+    candidates: Vec<usize>,
+    argv: Vec<usize>,
+    env: Vec<usize>,
+    body: Vec<u8>,
+}
+
+/// Hides the strings: there are secrets among them.
+impl fmt::Debug for StartFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartFrame")
+            .field("program", &self.program())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StartFrame {
+    /// Checks a body, and finds its strings.
+    pub(super) fn decode(body: Vec<u8>) -> Result<StartFrame, Malformed> {
+        let mut r = Reader::new(&body);
+        let mut bound =
+            || -> Result<Option<u64>, Malformed> { Ok(Some(r.u64()?).filter(|v| *v != UNLIMITED)) };
+        let mut resource_limits = ResourceLimits {
+            memory_bytes: bound()?,
+            cpu_time_s: bound()?,
+            cpus_milli: bound()?,
+            processes: bound()?,
+            file_size_bytes: bound()?,
+            ..ResourceLimits::default()
+        };
+        resource_limits.open_files = (r.u64()?, r.u64()?);
+        resource_limits.nice = r.i32()?;
+        let timeout = Some(r.u64()?).filter(|ms| *ms != UNLIMITED);
+        let kill_grace = Duration::from_millis(r.u64()?);
+        let has_stdin = r.u8()? != 0;
+        let has_script = r.u8()? != 0;
+        let script = r.block()?;
+        let script_end = r.position();
+        let script = has_script.then(|| script_end - script.len()..script_end);
+        let counts = [r.u32()?, r.u32()?, r.u32()?];
+        let scratch = std::str::from_utf8(r.c_string()?).map_err(|_| Malformed)?;
+        let scratch = (!scratch.is_empty()).then(|| PathBuf::from(scratch));
+        let cwd = r.position();
+        r.c_string()?;
+        let mut lists = [Vec::new(), Vec::new(), Vec::new()];
+        for (list, count) in lists.iter_mut().zip(counts) {
+            for _ in 0..count {
+                list.push(r.position());
+                r.c_string()?;
+            }
+        }
+        if !r.is_empty() {
+            return Err(Malformed);
+        }
+        let [candidates, argv, env] = lists;
+        Ok(StartFrame {
+            resource_limits,
+            timeout: timeout.map(Duration::from_millis),
+            kill_grace,
+            has_stdin,
+            scratch,
+            script,
+            cwd,
+            candidates,
+            argv,
+            env,
+            body,
+        })
+    }
+
+    pub(super) fn script(&self) -> Option<&[u8]> {
+        self.script.clone().map(|range| &self.body[range])
+    }
+
+    pub(super) fn cwd(&self) -> &str {
+        self.string(self.cwd)
+    }
+
+    pub(super) fn candidates(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.candidates.iter().map(|at| self.string(*at))
+    }
+
+    pub(super) fn program(&self) -> &str {
+        self.argv.first().map_or("", |at| self.string(*at))
+    }
+
+    /// Bytes of arguments and environment together.
+    pub(super) fn argv_env_bytes(&self) -> usize {
+        let from = self.argv.first().or(self.env.first());
+        from.map_or(0, |from| self.body.len() - from)
+    }
+
+    pub(super) fn cwd_pointer(&self) -> *const c_char {
+        self.pointer(self.cwd)
+    }
+
+    /// Null-terminated lists for `execve`: candidates, arguments, environment.
+    /// They point into the body, and are valid as long as `self` is not moved
+    /// out of or dropped (the body is on the heap).
+    pub(super) fn pointers(&self) -> [Vec<*const c_char>; 3] {
+        [&self.candidates, &self.argv, &self.env].map(|list| {
+            let mut pointers: Vec<_> = list.iter().map(|at| self.pointer(*at)).collect();
+            pointers.push(std::ptr::null());
+            pointers
+        })
+    }
+
+    fn pointer(&self, at: usize) -> *const c_char {
+        self.body[at..].as_ptr().cast()
+    }
+
+    fn string(&self, at: usize) -> &str {
+        let rest = &self.body[at..];
+        let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
+        std::str::from_utf8(&rest[..end]).unwrap_or("(not UTF-8)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_way() {
+        let env = [("A", "1=2")];
+        let strings = ["/bin/x".to_owned(), "y z".to_owned()];
+        let request = StartRequest {
+            resource_limits: ResourceLimits {
+                memory_bytes: Some(5),
+                open_files: (6, 7),
+                nice: -3,
+                ..ResourceLimits::default()
+            },
+            timeout: Some(Duration::from_millis(1500)),
+            kill_grace: Duration::from_secs(2),
+            has_stdin: true,
+            scratch: Some("/tmp/s"),
+            script: Some(b"#!/bin/sh\n\0x"),
+            cwd: "/",
+            candidates: &strings[..1],
+            argv: &strings,
+            env: &env,
+        };
+        let start = StartFrame::decode(request.encode()).unwrap();
+        assert_eq!(start.resource_limits, request.resource_limits);
+        assert_eq!(start.timeout, request.timeout);
+        assert_eq!(start.kill_grace, request.kill_grace);
+        assert_eq!(start.script(), request.script);
+        assert_eq!(start.cwd(), "/");
+        assert_eq!(start.candidates().collect::<Vec<_>>(), ["/bin/x"]);
+        assert_eq!(start.program(), "/bin/x");
+        assert_eq!(start.pointers().map(|p| p.len()), [2, 3, 2]);
+    }
+}

@@ -1,0 +1,38 @@
+//! Descriptors a process was born with.
+#![expect(
+    unsafe_code,
+    reason = "taking over a descriptor by its number cannot be checked"
+)]
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+/// The one descriptor a spawner is given: its socket, as standard input.
+const SOCKET: RawFd = 0;
+
+/// Arranges the descriptors of a process that has just started: closes what
+/// leaked in, opens `/dev/null` as 0 to 3 and returns the socket, moved above
+/// them. Called once, before anything else is opened.
+pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
+    // SAFETY: plain system calls on numbers; this is the first code of the
+    // process, so no object owns any of these descriptors. Standard error
+    // stays as it is until the end, for a message on failure.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+        let socket = Errno::result(libc::fcntl(SOCKET, libc::F_DUPFD_CLOEXEC, 10))?;
+        let socket = OwnedFd::from_raw_fd(socket);
+        let flags = (OFlag::O_RDWR | OFlag::O_CLOEXEC).bits();
+        let null = Errno::result(libc::open(c"/dev/null".as_ptr(), flags))?;
+        for fd in [0, 1, 2, 3] {
+            if fd != null {
+                Errno::result(libc::dup3(null, fd, libc::O_CLOEXEC))?;
+            }
+        }
+        if null > 3 {
+            libc::close(null);
+        }
+        Ok(socket)
+    }
+}

@@ -1,0 +1,163 @@
+//! The first process of a PID namespace: it adopts and reaps what jobs there
+//! leave behind, and takes everything with it when it ends.
+#![expect(
+    unsafe_code,
+    reason = "arranging descriptors by their number cannot be checked"
+)]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use super::clone::fork_into_pid_namespace;
+use super::socket::send;
+use super::wait::{Reap, reap};
+
+/// From the spawner: TERM to every process of the namespace.
+pub(crate) const TERMINATE_ALL: Signal = Signal::SIGTERM;
+
+/// From the spawner: end as soon as no process is left to reap.
+pub(crate) const EXIT_WHEN_EMPTY: Signal = Signal::SIGUSR1;
+
+/// Where the socket is moved to: the first descriptor that is not one of the
+/// spawner's standing ones.
+const SOCKET: RawFd = 4;
+
+/// `si_code` of a signal that a process sent with `kill`.
+const SI_USER: i32 = 0;
+
+/// Forks the first process of a new PID namespace. It makes a mount namespace
+/// with a `/proc` of its own, and tells over `socket` how that went: an errno,
+/// and with 0 the descriptors of the PID namespace, the mount namespace, its
+/// root directory and its `/proc`.
+///
+/// For a process with one thread that keeps every signal blocked.
+pub(crate) fn fork_init(socket: &OwnedFd) -> Result<i32, Errno> {
+    let pid = fork_into_pid_namespace()?;
+    if pid == 0 {
+        init(socket.as_raw_fd());
+    }
+    Ok(pid)
+}
+
+fn init(socket: RawFd) -> ! {
+    // SAFETY: plain system calls on numbers. Objects of the parent's that own
+    // the descriptors closed here are never dropped in this copy, which ends
+    // with `_exit`. Everything else goes: a job's pipes must not stay open.
+    unsafe {
+        if socket != SOCKET && libc::dup2(socket, SOCKET) < 0 {
+            libc::_exit(1);
+        }
+        close_from(SOCKET + 1);
+    }
+    // SAFETY: the descriptor was just made, and is closed only below.
+    let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
+    match set_up_namespace() {
+        Ok(made) => {
+            let fds = [&made.pids, &made.mounts, &made.root, &made.proc].map(AsRawFd::as_raw_fd);
+            // A spawner that is gone gets no answer, and needs none.
+            if send(socket, &0_i32.to_le_bytes(), &fds).is_err() {
+                exit();
+            }
+        }
+        Err(errno) => {
+            let _ = send(socket, &(errno as i32).to_le_bytes(), &[]);
+            exit();
+        }
+    }
+    // SAFETY: nothing in this process uses a descriptor beyond 3 any more.
+    unsafe { close_from(SOCKET) };
+    let _ = serve();
+    exit()
+}
+
+/// What the spawner needs of a namespace.
+struct NamespaceFds {
+    pids: File,
+    mounts: File,
+    root: File,
+    proc: File,
+}
+
+fn set_up_namespace() -> Result<NamespaceFds, Errno> {
+    // The kernel ends this process with the spawner, and the namespace with
+    // this process. A spawner that is gone already does not take the answer.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // What the worker takes for an orphan of a job has a session of its own.
+    nix::unistd::setsid()?;
+    let _ = prctl::set_name(c"naq-init");
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    // What the host mounts later shows here, and nothing from here there.
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
+    let open =
+        |path| File::open(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+    Ok(NamespaceFds {
+        pids: open("/proc/self/ns/pid")?,
+        mounts: open("/proc/self/ns/mnt")?,
+        root: open("/")?,
+        proc: open("/proc")?,
+    })
+}
+
+/// Reaps, and does what the spawner asks.
+fn serve() -> Result<(), Errno> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGCHLD, TERMINATE_ALL, EXIT_WHEN_EMPTY] {
+        mask.add(signal);
+    }
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
+    let mut exiting = false;
+    loop {
+        let alone = loop {
+            match reap() {
+                Reap::One(_) => {}
+                Reap::NoneEnded => break false,
+                Reap::NoChildren => break true,
+            }
+        };
+        if exiting && alone {
+            return Ok(());
+        }
+        let Some(info) = signals.read_signal()? else {
+            continue;
+        };
+        // Only a process outside has no number here: jobs may not ask.
+        if info.ssi_pid != 0 || info.ssi_code != SI_USER {
+            continue;
+        }
+        if info.ssi_signo == TERMINATE_ALL as u32 {
+            // Everybody in the namespace but this process.
+            let everybody = Pid::from_raw(-1);
+            let _ = kill(everybody, Signal::SIGTERM);
+            let _ = kill(everybody, Signal::SIGCONT);
+        } else if info.ssi_signo == EXIT_WHEN_EMPTY as u32 {
+            exiting = true;
+        }
+    }
+}
+
+/// # Safety
+///
+/// Nobody uses a descriptor from `first` on.
+unsafe fn close_from(first: RawFd) {
+    // SAFETY: a plain system call; the caller vouches for the descriptors.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
+    }
+}
+
+fn exit() -> ! {
+    // SAFETY: ends this process at once; handlers that the parent registered
+    // are the parent's.
+    unsafe { libc::_exit(0) }
+}

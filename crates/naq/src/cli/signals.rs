@@ -1,0 +1,53 @@
+//! TERM and INT, turned into requests to a worker.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::worker::WorkerCommand;
+
+/// The signals that ask a process to end.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one. Returns its number.
+    pub(super) async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.interrupt.recv() => libc::SIGINT,
+        }
+    }
+}
+
+/// Requests of a worker that follow from signals: the first one is `first`, the second `Stop`.
+/// Others may ask by the sender.
+pub(super) fn worker_commands(
+    first: WorkerCommand,
+) -> std::io::Result<(
+    Arc<watch::Sender<WorkerCommand>>,
+    watch::Receiver<WorkerCommand>,
+)> {
+    let mut signals = Signals::listen()?;
+    let (sender, receiver) = watch::channel(WorkerCommand::Run);
+    let sender = Arc::new(sender);
+    let asking = Arc::clone(&sender);
+    tokio::spawn(async move {
+        for request in [first, WorkerCommand::Stop] {
+            signals.next().await;
+            let _ = asking.send(request);
+        }
+        std::future::pending::<()>().await;
+    });
+    Ok((sender, receiver))
+}

@@ -1,0 +1,128 @@
+//! nats-server's configuration file, as this room writes it.
+
+use serde::{Deserialize, Serialize};
+
+use super::data_dir::DataDir;
+
+/// Which port the server listens on, always at 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Port {
+    /// This port if it is free, else any free one.
+    Preferred(u16),
+    /// This port; that it is taken is an error.
+    Fixed(u16),
+    /// Any free port.
+    Free,
+}
+
+impl Default for Port {
+    fn default() -> Port {
+        Port::Preferred(super::DEFAULT_PORT)
+    }
+}
+
+/// When JetStream's writes are forced to the disk. Either way they survive the server's own death;
+/// the difference is power loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncInterval {
+    /// Every second: a power loss may cost the last second.
+    #[default]
+    EverySecond,
+    /// Before each write is acknowledged: a power loss costs nothing, and every write waits for
+    /// the disk.
+    Always,
+}
+
+impl SyncInterval {
+    fn text(self) -> &'static str {
+        match self {
+            SyncInterval::EverySecond => "\"1s\"",
+            SyncInterval::Always => "always",
+        }
+    }
+}
+
+/// Bounds on the server, all optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerLimits {
+    /// The most JetStream may store on disk, in bytes; nats-server's default is three quarters of
+    /// what the disk has free.
+    pub max_file_store_bytes: Option<u64>,
+    /// The largest message, in bytes; nats-server's default is 1 MiB.
+    pub max_payload_bytes: Option<u64>,
+}
+
+/// Everything the file says.
+pub(super) struct ConfigFile<'a> {
+    pub(super) folder: &'a DataDir,
+    pub(super) server_name: &'a str,
+    pub(super) port: u16,
+    pub(super) token: &'a str,
+    pub(super) sync: SyncInterval,
+    pub(super) limits: &'a ServerLimits,
+    /// Further lines in nats-server's own syntax, appended as they are.
+    pub(super) extra: &'a str,
+}
+
+impl ConfigFile<'_> {
+    /// The file's text.
+    pub(super) fn render(&self) -> String {
+        let ConfigFile {
+            folder,
+            server_name,
+            port,
+            token,
+            sync,
+            limits,
+            extra,
+        } = self;
+        let store = quoted(&folder.store().to_string_lossy());
+        let log = quoted(&folder.server_log().to_string_lossy());
+        let server_name = quoted(server_name);
+        let token = quoted(token);
+        let sync = sync.text();
+        let max_file_store = limits
+            .max_file_store_bytes
+            .map(|bytes| format!("  max_file_store: {bytes}\n"))
+            .unwrap_or_default();
+        let max_payload = limits
+            .max_payload_bytes
+            .map(|bytes| format!("max_payload: {bytes}\n"))
+            .unwrap_or_default();
+        // Each job has subjects of its own: a cache of who subscribes to a subject is never hit.
+        format!(
+            "# Written by naq at each start; changes are lost.\n\
+             server_name: {server_name}\n\
+             host: \"127.0.0.1\"\n\
+             port: {port}\n\
+             authorization {{\n  token: {token}\n}}\n\
+             jetstream {{\n  store_dir: {store}\n  sync_interval: {sync}\n{max_file_store}}}\n\
+             log_file: {log}\n\
+             logfile_size_limit: 10MB\n\
+             logfile_max_num: 2\n\
+             no_sublist_cache: true\n\
+             {max_payload}{extra}\n"
+        )
+    }
+}
+
+/// A string in nats-server's configuration syntax.
+fn quoted(text: &str) -> String {
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\t', "\\t");
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_cannot_leave_its_quotes() {
+        assert_eq!(quoted(r#"a"b\c"#), r#""a\"b\\c""#);
+    }
+}

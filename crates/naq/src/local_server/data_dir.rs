@@ -1,0 +1,200 @@
+//! The data folder: names, private files, the token.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rand::Rng;
+
+use super::error::ServerError;
+
+/// Bytes of randomness in a token.
+const TOKEN_BYTES: usize = 24;
+
+/// A data folder, by absolute path.
+#[derive(Clone, Debug)]
+pub(super) struct DataDir {
+    root: PathBuf,
+}
+
+impl DataDir {
+    /// Creates the folder (mode 0700) where it is missing and checks that a private server can
+    /// live in it.
+    pub(super) fn prepare(path: &Path) -> Result<DataDir, ServerError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(ServerError::file("create", path))?;
+        let folder = DataDir::open(path)?;
+        let found = fs::metadata(&folder.root).map_err(ServerError::file("read", &folder.root))?;
+        let refuse = |reason: String| ServerError::DataDir {
+            path: folder.root.clone(),
+            reason,
+        };
+        // A folder of another user could have its locks, its token and its configuration replaced
+        // under our feet.
+        if found.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(refuse(format!("it belongs to user id {}", found.uid())));
+        }
+        if found.mode() & 0o022 != 0 {
+            return Err(refuse(format!(
+                "others may write to it (mode {:o}); run chmod 700 on it, or choose another folder",
+                found.mode() & 0o777
+            )));
+        }
+        if folder
+            .root
+            .to_str()
+            .is_none_or(|text| text.contains(['\n', '\r', '\0']))
+        {
+            return Err(refuse(
+                "its path is not plain UTF-8 text, which nats-server's configuration has to be"
+                    .to_owned(),
+            ));
+        }
+        Ok(folder)
+    }
+
+    /// Names an existing folder.
+    pub(super) fn open(path: &Path) -> Result<DataDir, ServerError> {
+        let root = fs::canonicalize(path).map_err(ServerError::file("find", path))?;
+        Ok(DataDir { root })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn users(&self) -> PathBuf {
+        self.root.join("users")
+    }
+
+    pub(super) fn start(&self) -> PathBuf {
+        self.root.join("start")
+    }
+
+    pub(super) fn stay(&self) -> PathBuf {
+        self.root.join("stay")
+    }
+
+    pub(super) fn token_file(&self) -> PathBuf {
+        self.root.join("token")
+    }
+
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.root.join("nats-server.conf")
+    }
+
+    pub(super) fn state(&self) -> PathBuf {
+        self.root.join("server.json")
+    }
+
+    pub(super) fn server_log(&self) -> PathBuf {
+        self.root.join("nats-server.log")
+    }
+
+    pub(super) fn supervisor_log(&self) -> PathBuf {
+        self.root.join("supervisor.log")
+    }
+
+    pub(super) fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// The folder's token, made on first use and kept, so that a client outlives a restart.
+    pub(super) fn token(&self) -> Result<String, ServerError> {
+        let path = self.token_file();
+        match read_token(&path) {
+            Ok(token) if !token.is_empty() => {
+                // A copied folder may have lost the mode.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                    .map_err(ServerError::file("protect", &path))?;
+                return Ok(token);
+            }
+            Ok(_) => {}
+            Err(ServerError::File { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(other) => return Err(other),
+        }
+        let mut bytes = [0_u8; TOKEN_BYTES];
+        rand::rng().fill(&mut bytes);
+        let token = hexadecimal(&bytes);
+        write_private(&path, format!("{token}\n").as_bytes())?;
+        Ok(token)
+    }
+}
+
+/// Reads a token file, without the line's end.
+pub(super) fn read_token(path: &Path) -> Result<String, ServerError> {
+    let text = fs::read_to_string(path).map_err(ServerError::file("read", path))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Writes a file of mode 0600 whole: readers see the old content or the new, never a part.
+pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ServerError> {
+    let mut suffix = [0_u8; 6];
+    rand::rng().fill(&mut suffix);
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".new-{}", hexadecimal(&suffix)));
+    let fresh = PathBuf::from(name);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        let _already_gone = fs::remove_file(&fresh);
+    }
+    written.map_err(ServerError::file("write", path))
+}
+
+/// Removes a file that may be missing.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), ServerError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(ServerError::file("remove", path)(source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a file has from byte `from_bytes` on, but at most the last `limit_bytes`, as text from the
+/// start of a line; empty where it cannot be read.
+pub(super) fn tail(path: &Path, from_bytes: u64, limit_bytes: u64) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let size_bytes = file.metadata()?.len();
+        let start_bytes = size_bytes.saturating_sub(limit_bytes).max(from_bytes);
+        file.seek(SeekFrom::Start(start_bytes))?;
+        let mut bytes = Vec::new();
+        file.take(limit_bytes).read_to_end(&mut bytes)?;
+        if start_bytes > from_bytes
+            && let Some(end) = bytes.iter().position(|byte| *byte == b'\n')
+        {
+            bytes.drain(..=end);
+        }
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default())
+        .trim_end()
+        .to_owned()
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        })
+}

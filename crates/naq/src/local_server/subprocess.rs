@@ -1,0 +1,105 @@
+//! Runs a short-lived program to its end, within a time and with bounded output.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The most that is kept of each stream; a program that writes on gets a broken pipe.
+const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
+
+/// How long output is awaited once the program has ended: something it started may hold the pipe.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How a program ended.
+#[derive(Debug)]
+pub(super) struct ProcessOutput {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+impl ProcessOutput {
+    /// The last lines of what it said, for an error message; at most `lines`.
+    pub(super) fn error_summary(&self, lines: usize) -> String {
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        let all: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        let kept = all[all.len().saturating_sub(lines)..].join("\n");
+        if kept.is_empty() {
+            self.status.to_string()
+        } else {
+            format!("{}: {kept}", self.status)
+        }
+    }
+}
+
+/// A command of this room, with an empty stdin.
+pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the server room starts nats-server and pip"
+    )]
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs it; the error is text for the user.
+pub(super) fn run(command: &mut Command, limit: Duration) -> Result<ProcessOutput, String> {
+    let name = Path::new(command.get_program()).display().to_string();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run {name}: {error}"))?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let _abandoned = sender.send(child.wait());
+    });
+    let status = match ended.recv_timeout(limit) {
+        Ok(outcome) => outcome.map_err(|error| format!("cannot wait for {name}: {error}"))?,
+        Err(_) => {
+            // Not yet reaped: the thread above would have said so.
+            let _gone_meanwhile = kill(pid, Signal::SIGKILL);
+            return Err(format!("{name} did not end within {} s", limit.as_secs()));
+        }
+    };
+    let text = |receiver: Receiver<Vec<u8>>| {
+        let bytes = receiver.recv_timeout(OUTPUT_GRACE).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok(ProcessOutput {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+    })
+}
+
+/// Reads a stream to its end or bound, on a thread.
+fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(stream) = stream {
+            let _partial = stream.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes);
+        }
+        let _abandoned = sender.send(bytes);
+    });
+    receiver
+}

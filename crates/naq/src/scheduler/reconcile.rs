@@ -1,0 +1,355 @@
+//! Now and then the leader looks for what a crash left behind, and brings it to its end.
+//!
+//! Nothing of this is needed where nobody dies between two steps, and most of what dies is made up
+//! for by whoever is given the message again. This is for what has no message: a job that waits
+//! and was not told, a key that nobody will remove, a job whose message the server has lost, or
+//! has again but gives to nobody.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+
+use super::clock;
+use super::lock::LeaderLease;
+use naq_client::Client;
+use naq_core::{
+    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
+};
+use naq_jetstream::{
+    BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, NewJob, OrphanedMessage,
+};
+use naq_protocol::{Envelope, QueueName, Record, State, Timestamp};
+
+/// How many keys or records are looked at at once.
+const CONCURRENT_READS_MAX: usize = 64;
+
+/// The records are looked through once in so many sweeps: there may be very many.
+const RECORDS_SCAN_INTERVAL: u64 = 6;
+
+/// How long a message that takes another's place is held, which is removed meanwhile: as long as that
+/// one is there, a further one is taken for surplus.
+const REPLACEMENT_DELAY: Duration = Duration::from_secs(20);
+
+/// Closer to that the other one is left for the next sweep.
+const REMOVAL_MARGIN: Duration = Duration::from_secs(10);
+
+/// Messages by their queue and their sequence in it.
+type MessagePositions = HashSet<(QueueName, u64)>;
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ReconcileSummary {
+    released: u64,
+    forgotten: u64,
+    enqueued: u64,
+    ended: u64,
+    removed: u64,
+}
+
+/// Sweeps from time to time, for as long as this is the leader.
+pub(super) async fn reconcile_loop(
+    client: Client,
+    lease: LeaderLease,
+    interval: Duration,
+    result_ttl: Duration,
+) {
+    let mut sweeps = 0_u64;
+    let mut orphans = MessagePositions::new();
+    loop {
+        tokio::time::sleep(interval).await;
+        if !lease.is_held() {
+            return;
+        }
+        let sweep = Reconciler {
+            broker: client.broker(),
+            lease: &lease,
+            // what is younger may be in the midst of being done
+            before: clock::saturating_sub(clock::now(), interval),
+            result_ttl,
+        };
+        let with_records = sweeps.is_multiple_of(RECORDS_SCAN_INTERVAL);
+        match sweep.run(with_records, &mut orphans).await {
+            Ok(summary) if summary == ReconcileSummary::default() => {
+                tracing::debug!("nothing was left behind")
+            }
+            Ok(summary) => tracing::warn!(
+                released = summary.released,
+                forgotten = summary.forgotten,
+                enqueued = summary.enqueued,
+                ended = summary.ended,
+                removed = summary.removed,
+                "swept up what was left behind"
+            ),
+            Err(error) => tracing::warn!("the sweep was cut off: {error}"),
+        }
+        sweeps += 1;
+    }
+}
+
+struct Reconciler<'a> {
+    broker: &'a Broker,
+    lease: &'a LeaderLease,
+    before: Timestamp,
+    result_ttl: Duration,
+}
+
+impl Reconciler<'_> {
+    /// `leftovers` are messages that the sweep before saw that nobody will be given.
+    async fn run(
+        &self,
+        with_records: bool,
+        orphans: &mut MessagePositions,
+    ) -> Result<ReconcileSummary, BrokerError> {
+        let mut summary = ReconcileSummary::default();
+        let mut listing = self.broker.list_blocked_index().await?;
+        let mut looks = FuturesUnordered::new();
+        while let Some(entry) = listing.next().await? {
+            if !self.lease.is_held() {
+                return Ok(summary);
+            }
+            if entry.written_at > self.before {
+                continue;
+            }
+            looks.push(self.reconcile_index_entry(entry));
+            if looks.len() >= CONCURRENT_READS_MAX {
+                summary.add(looks.next().await.transpose()?);
+            }
+        }
+        while let Some(one) = looks.next().await {
+            summary.add(Some(one?));
+        }
+        if with_records {
+            self.reconcile_records(&mut summary).await?;
+        }
+        self.reconcile_queues(orphans, &mut summary).await?;
+        Ok(summary)
+    }
+
+    /// Removes the messages that nobody will be given. One that was done with just now is being
+    /// removed by the server itself, so those are meant that were there a sweep ago.
+    async fn reconcile_queues(
+        &self,
+        before: &mut MessagePositions,
+        summary: &mut ReconcileSummary,
+    ) -> Result<(), BrokerError> {
+        let mut seen = MessagePositions::new();
+        for queue in self.broker.queue_names().await? {
+            if let Err(error) = self
+                .reconcile_queue(&queue, before, &mut seen, summary)
+                .await
+            {
+                tracing::warn!(%queue, "the sweep of a queue was cut off: {error}");
+            }
+        }
+        *before = seen;
+        Ok(())
+    }
+
+    async fn reconcile_queue(
+        &self,
+        queue: &QueueName,
+        before: &MessagePositions,
+        seen: &mut MessagePositions,
+        summary: &mut ReconcileSummary,
+    ) -> Result<(), BrokerError> {
+        for orphan in self.broker.list_orphaned_messages(queue).await? {
+            if !self.lease.is_held() {
+                return Ok(());
+            }
+            let place = (queue.clone(), orphan.sequence);
+            if !before.contains(&place) || !self.resolve_orphan(&orphan, summary).await? {
+                seen.insert(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether it is removed.
+    async fn resolve_orphan(
+        &self,
+        orphan: &OrphanedMessage,
+        summary: &mut ReconcileSummary,
+    ) -> Result<bool, BrokerError> {
+        let (record, _) = self.broker.read_record(&orphan.job_id).await?;
+        if needs_replacement_message(record.as_ref(), orphan.sequence) {
+            tracing::warn!(job_id = %orphan.job_id, "nobody would have been given it: it is enqueued anew");
+            let again = NewJob {
+                job_id: orphan.job_id.clone(),
+                queue: orphan.queue.clone(),
+                payload: orphan.payload.clone(),
+                has_user_id: false,
+                start: None,
+            };
+            let attempts = record.map_or(0, |record| record.attempt);
+            let due = clock::saturating_add(clock::now(), REPLACEMENT_DELAY);
+            self.broker.delay_retry(again, due, attempts).await?;
+            if clock::saturating_add(clock::now(), REMOVAL_MARGIN) > due {
+                return Ok(false);
+            }
+            summary.enqueued += 1;
+        } else {
+            summary.removed += 1;
+        }
+        self.broker.remove_orphaned_message(orphan).await?;
+        Ok(true)
+    }
+
+    async fn reconcile_index_entry(
+        &self,
+        entry: BlockedIndexEntry,
+    ) -> Result<ReconcileSummary, BrokerError> {
+        let mut summary = ReconcileSummary::default();
+        let is_over = match &entry.key {
+            BlockedIndexKey::Edge { dependency, job } => {
+                let (dependency_record, job_record) = tokio::try_join!(
+                    self.broker.read_record(dependency),
+                    self.broker.read_record(job)
+                )?;
+                match on_dependency_edge(dependency_record.0.as_ref(), job_record.0.as_ref()) {
+                    OnDependencyEdge::Keep => false,
+                    OnDependencyEdge::Remove => true,
+                    OnDependencyEdge::Release(ended) => {
+                        self.broker.release_dependents(dependency, ended).await?;
+                        summary.released += 1;
+                        false
+                    }
+                }
+            }
+            BlockedIndexKey::Open { job } => {
+                let (record, _) = self.broker.read_record(job).await?;
+                on_dependency_edge(None, record.as_ref()) == OnDependencyEdge::Remove
+            }
+            BlockedIndexKey::Slot { job } => {
+                let (record, _) = self.broker.read_record(job).await?;
+                match record {
+                    Some(record) if record.state.is_terminal() => true,
+                    Some(record) if record.state == State::Waiting => {
+                        summary.released += u64::from(self.offer_slot(&record).await?);
+                        false
+                    }
+                    _ => false,
+                }
+            }
+        };
+        if is_over {
+            self.broker.remove_blocked_index_entry(&entry).await?;
+            summary.forgotten += 1;
+        }
+        Ok(summary)
+    }
+
+    /// Puts a job that waits for a slot back into its queue where there is one.
+    async fn offer_slot(&self, record: &Record) -> Result<bool, BrokerError> {
+        let waits = record.waits.as_ref();
+        let Some(key) = waits.and_then(|waits| waits.concurrency_key.as_ref()) else {
+            return Ok(false);
+        };
+        let envelope = record.envelope.as_ref();
+        let envelope = envelope.and_then(|json| Envelope::parse(json.get().as_bytes()).ok());
+        let max = envelope.and_then(|envelope| envelope.concurrency_max);
+        if !self.broker.has_free_slot(key, max.unwrap_or(1)).await? {
+            return Ok(false);
+        }
+        self.broker.release(&record.job_id).await
+    }
+
+    async fn reconcile_records(&self, summary: &mut ReconcileSummary) -> Result<(), BrokerError> {
+        let workers = self.broker.list_workers().await?;
+        let alive: HashSet<String> = workers.into_iter().map(|one| one.worker_id).collect();
+        let mut listing = self.broker.list_records().await?;
+        let mut suspects = Vec::new();
+        while let Some((record, written_at)) = listing.next().await? {
+            if !self.lease.is_held() {
+                return Ok(());
+            }
+            let holder = record.lease.as_ref().map(|lease| &lease.worker_id);
+            let is_held = holder.is_some_and(|holder| alive.contains(holder));
+            if needs_message(&record) && !is_held && written_at <= self.before {
+                suspects.push(record.job_id);
+            }
+        }
+        let mut looks = stream::iter(suspects)
+            .map(|job| async move {
+                let (record, revision) = self.broker.read_record(&job).await?;
+                match record {
+                    Some(record) if needs_message(&record) => {
+                        self.recover_job(record, revision).await
+                    }
+                    _ => Ok(ReconcileSummary::default()),
+                }
+            })
+            .buffer_unordered(CONCURRENT_READS_MAX);
+        while let Some(one) = looks.next().await {
+            summary.add(Some(one?));
+        }
+        Ok(())
+    }
+
+    /// Gives a job that has no message left a new one, or, where nobody has its envelope, ends it.
+    async fn recover_job(
+        &self,
+        record: Record,
+        revision: u64,
+    ) -> Result<ReconcileSummary, BrokerError> {
+        let mut summary = ReconcileSummary::default();
+        let broker = self.broker;
+        if let Some(lease) = &record.lease
+            && broker
+                .payload_at(&record.queue, lease.sequence)
+                .await?
+                .is_some()
+        {
+            return Ok(summary);
+        }
+        let in_line = broker.find_in_queue(&record.queue, &record.job_id).await?;
+        // whoever holds it may have gone on meanwhile
+        if in_line.is_some() || broker.read_record(&record.job_id).await?.1 != revision {
+            return Ok(summary);
+        }
+        let payload = match (&record.envelope, &record.envelope_object) {
+            (Some(envelope), _) => Some(envelope.get().as_bytes().to_vec()),
+            (None, Some(object)) => Some(broker.get_object(object).await?),
+            (None, None) => None,
+        };
+        let job_id = record.job_id.clone();
+        if let Some(payload) = payload {
+            tracing::warn!(%job_id, "its message was gone: it is enqueued anew");
+            broker
+                .republish(NewJob {
+                    job_id,
+                    queue: record.queue,
+                    payload: payload.into(),
+                    has_user_id: false,
+                    start: None,
+                })
+                .await?;
+            summary.enqueued += 1;
+            return Ok(summary);
+        }
+        let ended = fail_lost_job(record, clock::now());
+        let ttl = naq_core::result_ttl(None, self.result_ttl);
+        match broker.write_record(&ended, revision, ttl).await {
+            Ok(_) => {}
+            Err(BrokerError::Conflict) => return Ok(summary),
+            Err(error) => return Err(error),
+        }
+        tracing::error!(%job_id, "its message is gone, and its envelope with it: it has failed");
+        if ended.has_dependents {
+            broker.release_dependents(&job_id, ended.state).await?;
+        }
+        summary.ended += 1;
+        Ok(summary)
+    }
+}
+
+impl ReconcileSummary {
+    fn add(&mut self, other: Option<ReconcileSummary>) {
+        let other = other.unwrap_or_default();
+        self.released += other.released;
+        self.forgotten += other.forgotten;
+        self.enqueued += other.enqueued;
+        self.ended += other.ended;
+        self.removed += other.removed;
+    }
+}

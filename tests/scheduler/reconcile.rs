@@ -1,0 +1,234 @@
+//! What a crash left behind, and the leader brings to its end.
+
+use naq_protocol::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
+
+use super::now;
+use crate::harness::naq::{FollowedCli, Naq, eventually, id};
+use crate::harness::nats::TestServer;
+
+/// A leader that sweeps often; what is a second old counts as left behind.
+fn sweeper(naq: &Naq) -> FollowedCli {
+    super::scheduler(naq, &["--reconcile-interval", "1s"])
+}
+
+fn keys(naq: &Naq) -> u64 {
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let bucket = jetstream.get_stream("KV_naq_dependents").await.unwrap();
+        bucket.get_info().await.unwrap().state.messages
+    })
+}
+
+/// A record under way in the queue `build`.
+fn record(job: &JobId, state: State) -> Record {
+    let queue = QueueName::new("build").unwrap();
+    let mut record = Record::new(job.clone(), queue, state, now());
+    record.attempt = u32::from(state == State::Running);
+    record
+}
+
+/// What whoever ended a job did not live to do.
+#[test]
+fn a_job_that_was_not_told_is_told() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id": "waiting", "command": "true", "depends_on": ["first"]}"#,
+    );
+    naq.wait_for(&id("waiting"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.wait_for(&id("first"), "awaited", |record| record.placeholder);
+    // the end of the first one, written by one that died before it said so
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let (_, revision) = broker.read_record(&id("first")).await.unwrap();
+        let mut ended = record(&id("first"), State::Succeeded);
+        ended.has_dependents = true;
+        broker.write_record(&ended, revision, None).await.unwrap();
+    });
+    let sweeper = sweeper(&naq);
+    assert_eq!(naq.wait_ended(&id("waiting")).state, State::Succeeded);
+    sweeper.expect_stderr("swept up");
+}
+
+#[test]
+fn keys_of_jobs_that_are_over_are_removed_and_others_stay() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.publish(
+        "build",
+        r#"{"job_id": "waits", "command": "true", "depends_on": ["ghost", "other"]}"#,
+    );
+    naq.wait_for(&id("waits"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    naq.publish("build", r#"{"job_id": "over", "command": "true"}"#);
+    naq.wait_ended(&id("over"));
+    eventually("four keys", || keys(&naq) == 4);
+    let on = |job: &str| Dependency {
+        job: id(job),
+        on: naq_protocol::DependencyCondition::default(),
+    };
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let open = [on("ghost"), on("other")];
+        broker.index_dependencies(&id("over"), &open).await.unwrap();
+        broker.index_slot_waiter("key", &id("over")).await.unwrap();
+    });
+    assert_eq!(keys(&naq), 9);
+    let _sweeper = sweeper(&naq);
+    eventually("the rest is gone", || keys(&naq) == 4);
+    let waits = naq.block_on(naq.client().fetch_job(&id("waits"))).unwrap();
+    assert_eq!(waits.state, State::Waiting);
+}
+
+#[test]
+fn a_free_slot_is_offered_to_who_waits_for_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let first = naq.worker(&["build"]).spawn();
+    let job = |name: &str| {
+        format!(
+            r#"{{"job_id": "{name}", "command": "sleep", "args": ["600"], "concurrency_key": "k"}}"#
+        )
+    };
+    naq.publish("build", job("holds"));
+    naq.wait_running(&id("holds"));
+    naq.publish("build", job("waits"));
+    naq.wait_for(&id("waits"), "waiting", |record| {
+        record.state == State::Waiting
+    });
+    // the slot is given back, and who waits for it is not told
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let bucket = jetstream.get_stream("KV_naq_slots").await.unwrap();
+        bucket.purge().await.unwrap();
+    });
+    let _sweeper = sweeper(&naq);
+    naq.wait_running(&id("waits"));
+    drop(first);
+}
+
+/// The server has lost a job's message, and its worker is dead: where its envelope is known it is
+/// run, else it has failed. Neither stays under way for ever.
+#[test]
+fn a_job_without_a_message_is_enqueued_anew_or_ends() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.assert_jobs_still_run("build");
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        for (name, envelope) in [("known", true), ("unknown", false)] {
+            let mut lost = record(&id(name), State::Running);
+            lost.lease = Some(naq_protocol::Lease {
+                worker_id: "dead".to_owned(),
+                sequence: 1_000,
+                delivery: 1,
+            });
+            let command = Envelope::command("true", [] as [&str; 0]);
+            lost.envelope = envelope.then(|| serde_json::value::to_raw_value(&command).unwrap());
+            broker.write_record(&lost, 0, None).await.unwrap();
+        }
+    });
+    let _sweeper = sweeper(&naq);
+    let known = naq.wait_ended(&id("known"));
+    assert_eq!((known.state, known.attempt), (State::Succeeded, 2));
+    let unknown = naq.wait_ended(&id("unknown"));
+    assert_eq!(
+        (unknown.state, unknown.reason),
+        (State::Failed, Some(Reason::Crashed))
+    );
+}
+
+#[test]
+fn a_job_that_is_held_is_left_alone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let running = naq.publish("build", r#"{"command": "sleep", "args": ["600"]}"#);
+    let retrying = naq.publish(
+        "build",
+        r#"{"command": "false", "max_retries": 1, "retry_delay": "1h", "retry_jitter": false}"#,
+    );
+    naq.wait_running(&running);
+    naq.wait_for(&retrying, "retrying", |record| {
+        record.state == State::Retrying
+    });
+    let sweeper = sweeper(&naq);
+    // it has swept once it finds what is left of this one
+    let mut lost = record(&id("lost"), State::Running);
+    lost.worker_id = Some("dead".to_owned());
+    naq.block_on(naq.client().broker().write_record(&lost, 0, None))
+        .unwrap();
+    naq.wait_ended(&id("lost"));
+    sweeper.expect_stderr("swept up");
+    for (job, state) in [(running, State::Running), (retrying, State::Retrying)] {
+        let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
+        assert_eq!((record.state, record.attempt), (state, 1));
+    }
+}
+
+/// A server that was killed can have messages again that it had removed, and take them for done
+/// with all the same.
+#[test]
+fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let jobs = ["ended", "forgotten", "hung"];
+    for job in jobs {
+        let script = format!("echo $NAQ_ATTEMPT >> {}", naq.home().join(job).display());
+        let envelope = serde_json::json!({"job_id": job, "script": script});
+        naq.publish("build", envelope.to_string());
+    }
+    server.stop_gracefully();
+    let messages = server.messages("naq_queue_build");
+    server.restart();
+    let worker = naq.worker(&["build"]).spawn();
+    for job in jobs {
+        assert_eq!(naq.wait_ended(&id(job)).state, State::Succeeded);
+    }
+    naq.wait_drained("build");
+    assert!(worker.stop().success());
+    // one whose record has expired, and one whose worker has died
+    naq.block_on(async {
+        let broker = naq.client().broker();
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let records = jetstream.get_key_value("naq_results").await.unwrap();
+        records.purge("forgotten").await.unwrap();
+        let (_, revision) = broker.read_record(&id("hung")).await.unwrap();
+        let mut hung = record(&id("hung"), State::Running);
+        hung.lease = Some(Lease {
+            worker_id: "gone".to_owned(),
+            sequence: 3,
+            delivery: 1,
+        });
+        broker.write_record(&hung, revision, None).await.unwrap();
+    });
+    server.stop_gracefully();
+    server.restore_messages("naq_queue_build", &messages);
+    server.restart();
+    eventually("they are there again", || naq.stream_messages("build") == 3);
+    let _worker = naq.worker(&["build"]).spawn();
+    naq.assert_jobs_still_run("build");
+    naq.wait_for_messages("build", 3);
+
+    let sweeper = sweeper(&naq);
+    let record = naq.wait_ended(&id("hung"));
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 2, 1)
+    );
+    naq.wait_drained("build");
+    sweeper.expect_stderr("swept up");
+    let ran = |job: &str| std::fs::read_to_string(naq.home().join(job)).unwrap();
+    assert_eq!(ran("ended"), "1\n");
+    assert_eq!(ran("forgotten"), "1\n");
+    assert_eq!(ran("hung"), "1\n2\n");
+}

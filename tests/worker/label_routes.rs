@@ -1,0 +1,564 @@
+//! Jobs that require labels of their worker.
+
+use std::collections::BTreeMap;
+
+use naq_jetstream::label_route_key;
+use naq_protocol::{JobId, QueueName, Record, State};
+use nix::sys::signal::Signal;
+
+use super::{consumer, counts, id, let_go, stands, until_file};
+use crate::harness::naq::{Naq, Worker, eventually, text};
+use crate::harness::nats::TestServer;
+
+fn spawn(naq: &Naq, name: &str, labels: &[&str]) -> Worker {
+    spawn_with(naq, "30s", name, labels)
+}
+
+/// One whose jobs are soon taken for lost.
+fn spawn_brief(naq: &Naq, name: &str, labels: &[&str]) -> Worker {
+    spawn_with(naq, "2s", name, labels)
+}
+
+fn spawn_with(naq: &Naq, ack_wait: &str, name: &str, labels: &[&str]) -> Worker {
+    let mut worker = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .ack_wait(ack_wait)
+        .arg("--name")
+        .arg(name);
+    for label in labels {
+        worker = worker.arg("--label").arg(label);
+    }
+    worker.spawn()
+}
+
+/// A job that prints its attempt, and requires labels.
+fn requiring(labels: &[(&str, &str)]) -> String {
+    let mut envelope = serde_json::json!({"script": "echo $NAQ_ATTEMPT"});
+    envelope["requires"] = set(labels).into_iter().collect();
+    envelope.to_string()
+}
+
+fn set(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// The name of the worker that ran a job.
+fn ran_on(naq: &Naq, record: &Record) -> String {
+    let workers = naq
+        .block_on(naq.client().list_workers())
+        .expect("an answer");
+    workers
+        .into_iter()
+        .find(|worker| Some(&worker.worker_id) == record.worker_id.as_ref())
+        .map(|worker| worker.name)
+        .expect("its worker is there")
+}
+
+/// Waits until so many jobs of the queue have been handed on, and none is in the queue's own line.
+fn handed_on(naq: &Naq, count: u64) {
+    eventually("handed on", || {
+        let main = consumer(naq, "build", "naq-worker");
+        main.num_pending == 0 && main.num_ack_pending == 0 && counts(naq, "build").0 == count
+    });
+}
+
+#[test]
+fn they_run_where_the_labels_are_and_others_anywhere() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes", "zone=a"]);
+    let _other = spawn(&naq, "other", &["gpu=no"]);
+    let jobs: Vec<JobId> = (0..12)
+        .map(|_| {
+            let echo = ["--", "echo", "ran"];
+            naq.enqueue(&[&["--queue", "build", "--require", "gpu=yes"][..], &echo].concat())
+        })
+        .collect();
+    for job in &jobs {
+        let record = naq.wait_ended(job);
+        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        assert_eq!(ran_on(&naq, &record), "gpu");
+        assert_eq!(text(record.stdout.as_ref()), "ran\n");
+    }
+    naq.assert_jobs_still_run("build");
+    naq.wait_drained("build");
+}
+
+#[test]
+fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    naq.publish_to(
+        "build",
+        "naq.queue.build.fast",
+        requiring(&[("zone", "a"), ("gpu", "yes")]).into(),
+    );
+    let both = id("fast");
+    let ssd = naq.publish("build", requiring(&[("disk", "ssd")]));
+    handed_on(&naq, 2);
+    // each was delivered once and handed on once; nothing goes round
+    for _ in 0..3 {
+        naq.assert_jobs_still_run("build");
+    }
+    let main = consumer(&naq, "build", "naq-worker");
+    assert_eq!(main.delivered.consumer_sequence, 2 + 3);
+    naq.wait_for_messages("build", 2);
+    for job in [&both, &ssd] {
+        let (record, _) = naq
+            .block_on(naq.client().broker().read_record(job))
+            .expect("an answer");
+        assert!(record.is_none(), "{record:#?}");
+    }
+    let shown = naq.cli(["status", ssd.as_str()]).run().succeeds().stdout;
+    for words in [
+        "queued",
+        "requires     disk=ssd",
+        "no worker of the queue build",
+    ] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+
+    let _ssd = spawn(&naq, "ssd", &["disk=ssd", "gpu=yes"]);
+    let record = naq.wait_ended(&ssd);
+    assert_eq!(ran_on(&naq, &record), "ssd");
+    stands(&naq, "build", (1, 0, 0));
+    // half of what is required is not enough
+    let shown = naq.cli(["status", "fast"]).run().succeeds().stdout;
+    assert!(shown.contains("no worker of the queue build"), "{shown}");
+
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes", "zone=a", "more=1"]);
+    let record = naq.wait_ended(&both);
+    assert_eq!(ran_on(&naq, &record), "gpu");
+    assert_eq!(record.attempt, 1);
+    naq.wait_drained("build");
+}
+
+#[test]
+fn a_worker_with_labels_learns_of_new_sets_as_they_come() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let _all = spawn(&naq, "all", &["a=1", "b=2", "c=3"]);
+    let run_all = |count: usize| {
+        for labels in [
+            &[("a", "1")][..],
+            &[("b", "2")],
+            &[("a", "1"), ("c", "3")],
+            &[("c", "3")],
+        ]
+        .into_iter()
+        .take(count)
+        {
+            // more than one, so that some come by way of the other worker
+            let jobs: Vec<JobId> = (0..6)
+                .map(|_| naq.publish("build", requiring(labels)))
+                .collect();
+            for job in &jobs {
+                let record = naq.wait_ended(job);
+                assert_eq!(ran_on(&naq, &record), "all");
+            }
+        }
+    };
+    run_all(3);
+    server.restart();
+    run_all(4);
+    naq.wait_drained("build");
+}
+
+#[test]
+fn they_wait_through_a_restart_of_the_server() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let plain = spawn(&naq, "plain", &[]);
+    let job = naq.publish("build", requiring(&[("gpu", "yes")]));
+    handed_on(&naq, 1);
+    assert!(plain.stop().success());
+    server.restart();
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    assert_eq!(naq.wait_ended(&job).attempt, 1);
+}
+
+#[test]
+fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn_brief(&naq, "plain", &[]);
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    let job = naq.publish("build", long.to_string());
+    handed_on(&naq, 1);
+    let first = spawn_brief(&naq, "first", &["gpu=yes"]);
+    naq.wait_running(&job);
+    let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
+    first.signal(Signal::SIGKILL);
+    let record = naq.wait_for(&job, "taken over", |record| {
+        record.state == State::Running && record.crashes >= 1
+    });
+    assert_eq!(ran_on(&naq, &record), "second");
+    let_go(&naq, "go");
+    let record = naq.wait_ended(&job);
+    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.attempt, record.crashes + 1);
+    naq.wait_drained("build");
+}
+
+#[test]
+fn one_that_comes_back_after_a_crash_is_handed_on_with_its_crash() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    // it gets the job straight from the queue
+    let gpu = spawn_brief(&naq, "gpu", &["gpu=yes"]);
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    let job = naq.publish("build", long.to_string());
+    naq.wait_running(&job);
+    gpu.signal(Signal::SIGKILL);
+    gpu.wait_exit();
+    let _plain = spawn_brief(&naq, "plain", &[]);
+    let record = naq.wait_for(&job, "handed on", |record| record.state == State::Queued);
+    assert_eq!((record.attempt, record.crashes), (1, 1));
+    assert!(record.lease.is_none());
+    handed_on(&naq, 1);
+    let_go(&naq, "go");
+    let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
+    let record = naq.wait_ended(&job);
+    assert_eq!(
+        (record.state, record.attempt, record.crashes),
+        (State::Succeeded, 2, 1)
+    );
+    naq.wait_drained("build");
+}
+
+/// One that hands a job on stands still before it acknowledges, and does so at last, when another
+/// has the same message.
+#[test]
+fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let still = naq
+        .worker(&["build"])
+        .ack_wait("2s")
+        .env("FAILPOINTS", "reroute.published=sleep(6000)")
+        .spawn();
+    let labels = [("gpu", "yes")];
+    let mut long = until_file(&naq, "go");
+    long["requires"] = set(&labels).into_iter().collect();
+    let job = naq.publish("build", long.to_string());
+    naq.wait_for_messages("build", 2);
+    // nothing that was handed on is to be had for now
+    let queue = QueueName::new("build").expect("a name");
+    let handed_on = naq
+        .block_on(async {
+            let (broker, key) = (naq.client().broker(), label_route_key(&set(&labels)));
+            broker.ensure_route_consumer(&queue, &key).await
+        })
+        .expect("a consumer");
+    let pause_until = |time: &str| {
+        let request = serde_json::json!({"pause_until": time}).to_string();
+        let subject = format!("$JS.API.CONSUMER.PAUSE.naq_queue_build.{handed_on}");
+        naq.block_on(naq.nats().request(subject, request.into()))
+            .expect("an answer");
+    };
+    pause_until("2100-01-01T00:00:00Z");
+    // once the server takes that one for dead, the message goes to one with the labels
+    let first = spawn_brief(&naq, "first", &["gpu=yes"]);
+    let original = || naq.block_on(naq.client().broker().payload_at(&queue, 1));
+    eventually("looked at", || {
+        let record = naq.block_on(naq.client().fetch_job(&job)).expect("a job");
+        record.state == State::Running || original().expect("an answer").is_none()
+    });
+    pause_until("2000-01-01T00:00:00Z");
+    naq.wait_running(&job);
+    naq.wait_for_messages("build", 1);
+    // which is after it has gone on
+    assert!(still.stop().success());
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    let_go(&naq, "go");
+    let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
+    let record = naq.wait_ended(&job);
+    assert_eq!((record.state, record.crashes), (State::Succeeded, 1));
+    naq.wait_drained("build");
+}
+
+#[test]
+fn a_retry_is_handed_on_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    let envelope = serde_json::json!({
+        "script": "echo $NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 4 ]",
+        "requires": {"gpu": "yes"}, "max_retries": 3, "retry_delay": "20ms",
+    });
+    let jobs: Vec<JobId> = (0..4)
+        .map(|_| naq.publish("build", envelope.to_string()))
+        .collect();
+    for job in &jobs {
+        let record = naq.wait_ended(job);
+        assert_eq!((record.state, record.attempt), (State::Succeeded, 4));
+        assert_eq!(ran_on(&naq, &record), "gpu");
+    }
+    naq.wait_drained("build");
+}
+
+#[test]
+fn one_that_waited_for_another_runs_though_that_ones_record_is_gone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let first = naq.publish("build", until_file(&naq, "go").to_string());
+    naq.wait_running(&first);
+    let envelope = serde_json::json!({
+        "command": "true", "depends_on": [first], "requires": {"gpu": "yes"},
+    });
+    let job = naq.publish("build", envelope.to_string());
+    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    let_go(&naq, "go");
+    naq.wait_ended(&first);
+    let record = naq.wait_for(&job, "handed on", |record| record.state == State::Queued);
+    assert_eq!((record.attempt, record.dependencies_met), (0, true));
+    handed_on(&naq, 1);
+    naq.block_on(async {
+        let records = async_nats::jetstream::new(naq.nats().clone())
+            .get_key_value("naq_results")
+            .await
+            .expect("the bucket is there");
+        records.purge(first.as_str()).await.expect("it is removed");
+    });
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+}
+
+#[test]
+fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn_brief(&naq, "plain", &[]);
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    long["concurrency_key"] = "one".into();
+    let jobs: Vec<JobId> = (0..3)
+        .map(|_| naq.publish("build", long.to_string()))
+        .collect();
+    handed_on(&naq, 3);
+    // handed on without a slot: one of no labels has it to itself
+    let other = serde_json::json!({"command": "true", "concurrency_key": "one"});
+    let other = naq.publish("build", other.to_string());
+    assert_eq!(naq.wait_ended(&other).state, State::Succeeded);
+    let first = spawn_brief(&naq, "first", &["gpu=yes"]);
+    eventually("one of them runs", || {
+        jobs.iter().any(|job| {
+            let (record, _) = naq
+                .block_on(naq.client().broker().read_record(job))
+                .expect("an answer");
+            record.is_some_and(|record| record.state == State::Running)
+        })
+    });
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
+    let_go(&naq, "go");
+    for job in &jobs {
+        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+    }
+    naq.wait_drained("build");
+}
+
+#[test]
+fn an_id_is_taken_while_its_job_waits() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let enqueue = |program: &str| {
+        let options = ["enqueue", "--queue", "build", "--id", "mine"];
+        naq.cli([&options[..], &["--require", "gpu=yes", "--", program]].concat())
+            .run()
+    };
+    enqueue("true").succeeds();
+    handed_on(&naq, 1);
+    enqueue("true").succeeds();
+    enqueue("false").exits(5).expect_stderr(&["is taken"]);
+    naq.wait_for_messages("build", 1);
+}
+
+#[test]
+fn one_that_is_cancelled_while_it_waits_is_gone() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let job = naq.publish("build", requiring(&[("gpu", "yes")]));
+    handed_on(&naq, 1);
+    naq.cli(["cancel", job.as_str()]).run().succeeds();
+    assert_eq!(naq.wait_ended(&job).state, State::Cancelled);
+    naq.wait_drained("build");
+}
+
+#[test]
+fn one_that_is_drained_goes_to_another_at_no_cost() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let mut long = until_file(&naq, "go");
+    long["requires"] = serde_json::json!({"gpu": "yes"});
+    let job = naq.publish("build", long.to_string());
+    handed_on(&naq, 1);
+    let first = naq
+        .worker(&["build"])
+        .arg("--label")
+        .arg("gpu=yes")
+        .arg("--drain-timeout")
+        .arg("100ms")
+        .spawn();
+    naq.wait_running(&job);
+    assert!(first.stop().success());
+    let_go(&naq, "go");
+    let _second = spawn(&naq, "second", &["gpu=yes"]);
+    let record = naq.wait_ended(&job);
+    assert_eq!((record.attempt, record.crashes), (1, 0));
+}
+
+#[test]
+fn two_messages_of_one_job_are_one_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let count = naq.home().join("count");
+    let envelope = serde_json::json!({
+        "script": format!("echo ran >> {}", count.display()), "requires": {"gpu": "yes"},
+    });
+    naq.add_queue("build");
+    let set = label_route_key(&set(&[("gpu", "yes")]));
+    let subject = format!("naq.route.build.{set}.twice");
+    // what a worker leaves that dies between publishing and acknowledging
+    for subject in [&subject, &subject, "naq.queue.build.twice"] {
+        naq.publish_to("build", subject, envelope.to_string().into());
+    }
+    let _plain = spawn(&naq, "plain", &[]);
+    eventually("handed on", || {
+        consumer(&naq, "build", "naq-worker")
+            .ack_floor
+            .stream_sequence
+            == 3
+    });
+    naq.wait_for_messages("build", 3);
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    let record = naq.wait_ended(&id("twice"));
+    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    naq.wait_drained("build");
+    let ran = std::fs::read_to_string(count).expect("it ran");
+    assert_eq!(ran, "ran\n");
+}
+
+#[test]
+fn headers_and_the_time_of_the_enqueue_go_along() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let envelope = r#"{"script":"echo $TRACEPARENT","requires":{"gpu":"yes"}}"#;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", "00-abc-def-01");
+    headers.insert("Nats-Msg-Id", "traced");
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        jetstream
+            .publish_with_headers("naq.queue.build", headers, envelope.into())
+            .await
+            .expect("it is sent")
+            .await
+            .expect("it is taken");
+    });
+    handed_on(&naq, 1);
+    let waiting = naq
+        .block_on(naq.client().fetch_job(&id("traced")))
+        .expect("it is found");
+    assert_eq!(waiting.state, State::Queued);
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    let record = naq.wait_ended(&id("traced"));
+    assert_eq!(text(record.stdout.as_ref()), "00-abc-def-01\n");
+    assert_eq!(record.enqueue_time, waiting.enqueue_time);
+}
+
+#[test]
+fn a_queue_of_an_earlier_naq_is_given_the_subject() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.block_on(async {
+        let config = async_nats::jetstream::stream::Config {
+            name: "naq_queue_build".to_owned(),
+            subjects: [
+                "naq.queue.build",
+                "naq.queue.build.*",
+                "naq.delayed.build.*",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            retention: async_nats::jetstream::stream::RetentionPolicy::WorkQueue,
+            allow_rollup: true,
+            allow_message_schedules: true,
+            max_messages: 1_000,
+            ..Default::default()
+        };
+        async_nats::jetstream::new(naq.nats().clone())
+            .create_stream(config)
+            .await
+            .expect("it is made");
+    });
+    let old = naq.publish("build", requiring(&[("gpu", "yes")]));
+    let _plain = spawn(&naq, "plain", &[]);
+    handed_on(&naq, 1);
+    let config = naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let stream = jetstream
+            .get_stream("naq_queue_build")
+            .await
+            .expect("there");
+        stream.cached_info().config.clone()
+    });
+    assert!(config.subjects.contains(&"naq.route.build.*.*".to_owned()));
+    // what its operator set stays
+    assert_eq!(config.max_messages, 1_000);
+    let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
+    assert_eq!(naq.wait_ended(&old).state, State::Succeeded);
+}
+
+#[test]
+fn labels_under_a_false_key_do_not_make_jobs_go_round() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _plain = spawn(&naq, "plain", &[]);
+    let job = naq.publish("build", requiring(&[("gpu", "yes")]));
+    handed_on(&naq, 1);
+    // someone says that the jobs of this set require nothing
+    let key = label_route_key(&set(&[("gpu", "yes")]));
+    naq.block_on(async {
+        let subject = format!("$KV.naq_requires.build.{key}");
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let sent = jetstream.publish(subject, "{}".into()).await;
+        sent.expect("it is sent").await.expect("it is taken");
+    });
+    let _labelled = spawn(&naq, "labelled", &["disk=ssd"]);
+    naq.assert_jobs_still_run("build");
+    let record = naq.block_on(naq.client().fetch_job(&job)).expect("found");
+    assert_eq!(record.state, State::Queued);
+    naq.wait_for_messages("build", 1);
+}
+
+#[test]
+fn a_run_here_is_not_begun_where_the_labels_are_not() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["run", "--require", "gpu=yes", "--", "true"])
+        .run()
+        .exits(2)
+        .expect_stderr(&["enqueue --wait"]);
+    naq.cli(["run", "--require", "gpu=yes", "--", "true"])
+        .env("NAQ_WORKER_LABELS", "gpu=yes")
+        .run()
+        .succeeds();
+}
