@@ -8,6 +8,7 @@ mod cancel;
 mod delay;
 mod dependency;
 mod reconcile;
+mod retry_backoff;
 mod routing;
 mod schedule;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition
 pub use reconcile::{
     OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
 };
+pub use retry_backoff::ExponentialBackoff;
 pub use routing::{has_required_labels, rerouted_record};
 pub use schedule::{
     CronCache, ScheduleAction, ScheduleError, SchedulePosition, TickPlan, check_schedule,

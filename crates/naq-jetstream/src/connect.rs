@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::names::Names;
 use super::{Broker, BrokerError, REQUEST_TIMEOUT};
+use naq_core::ExponentialBackoff;
 
 /// Where NATS is and how to be let in. At most one way of authentication is used.
 #[derive(Clone)]
@@ -304,15 +305,18 @@ pub(super) async fn open(
 /// whose server stands still keeps its jobs. (The client's own choice is a minute.)
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Pauses between attempts to open a connection.
+pub(super) const RECONNECT_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(40), Duration::from_secs(2));
+
 /// None for the first attempt, which is also the very first connection; then quick, since most
 /// outages are restarts, and at last two seconds, each client a little apart from the others.
 fn reconnect_delay(attempts: usize) -> Duration {
-    const CEILING_MS: u64 = 2_000;
     if attempts <= 1 {
         return Duration::ZERO;
     }
-    let doubled = 20_u64 << attempts.min(10);
-    Duration::from_millis(rand::random_range(doubled / 2..=doubled).min(CEILING_MS))
+    let failures = u32::try_from(attempts).unwrap_or(u32::MAX);
+    RECONNECT_BACKOFF.pause(failures, rand::random())
 }
 
 fn explain(error: &async_nats::ConnectError) -> String {

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::connect::{ConnectionPurpose, ConnectionWatch, open};
+use super::connect::{ConnectionPurpose, ConnectionWatch, RECONNECT_BACKOFF, open};
 use super::delayed::SCHEDULED_FOR_HEADER;
 use super::label_routes::ENQUEUE_TIME_HEADER;
 use super::stream_api::StoredMessage;
@@ -227,15 +227,14 @@ impl PullConnection {
 
     /// Opens one, however often it takes.
     async fn open_with_retry(broker: Broker) -> PullConnection {
-        const PAUSE_MAX: Duration = Duration::from_secs(2);
-        let mut pause = Duration::from_millis(20);
+        let mut failures = 0;
         loop {
             match PullConnection::open(&broker).await {
                 Ok(line) => return line,
                 Err(error) => tracing::debug!("no connection for deliveries yet: {error}"),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            failures += 1;
+            tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
         }
     }
 }

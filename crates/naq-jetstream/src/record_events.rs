@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::blocked_index::RECHECK_HEADER;
-use super::connect::ConnectionWatch;
+use super::connect::{ConnectionWatch, RECONNECT_BACKOFF};
 use super::delayed::{attempts, delayed_state};
 use super::jobs::{JobMessage, MessageState, job_message};
 use super::listing::job_id_of;
@@ -101,14 +101,14 @@ impl EventConnection {
 
     /// Opens one, however often it takes.
     async fn open_with_retry(broker: &Broker) -> EventConnection {
-        let mut pause = Duration::from_millis(20);
+        let mut failures = 0;
         loop {
             match EventConnection::open(broker).await {
                 Ok(connection) => return connection,
                 Err(error) => tracing::debug!("no connection to look on by yet: {error}"),
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            failures += 1;
+            tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
         }
     }
 }

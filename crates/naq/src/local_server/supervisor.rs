@@ -30,6 +30,7 @@ use super::error::ServerError;
 use super::file_lock::{self, LockMode};
 use super::server_info;
 use super::server_state::{self, ServerState};
+use naq_core::ExponentialBackoff;
 
 /// The program's first argument that makes it a supervisor: `main` hands over to [`supervisor_main`] when
 /// it sees it, before it reads anything else.
@@ -44,11 +45,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// A server that lived for this long failed for a new reason, not for the last one again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// The pause before the first restart; each further one doubles it.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-
-/// The longest pause before a restart.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Pauses before restarts of a server that keeps failing.
+const RESTART_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// How often another port is tried when the chosen one is taken in the meantime.
 const PORT_ATTEMPTS: u32 = 8;
@@ -508,10 +507,8 @@ impl Supervisor {
                     let _stale = data_dir::remove_if_there(&self.folder.state());
                     return 1;
                 }
-                let backoff = BACKOFF_FIRST
-                    .saturating_mul(2_u32.saturating_pow(failures - 1))
-                    .min(BACKOFF_MAX);
-                match self.events.recv_timeout(backoff) {
+                let pause = RESTART_BACKOFF.pause(failures, rand::random());
+                match self.events.recv_timeout(pause) {
                     Ok(SupervisorEvent::NoUsers(users)) => return self.shut_down(Some(users)),
                     Ok(SupervisorEvent::StopRequested) | Err(RecvTimeoutError::Disconnected) => {
                         return self.shut_down(None);

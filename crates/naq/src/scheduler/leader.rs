@@ -17,7 +17,7 @@ use super::reconcile::reconcile_loop;
 use super::schedule_index::{EntryId, ScheduleEntry, ScheduleIndex, Update};
 use super::{SchedulerConfig, SchedulerSummary};
 use naq_client::Client;
-use naq_core::ScheduleAction;
+use naq_core::{ExponentialBackoff, ScheduleAction};
 use naq_jetstream::{BrokerError, NewJob, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
 use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
 
@@ -36,8 +36,9 @@ const BATCH_MAX: usize = 256;
 /// A schedule is stored no more often than this, however often it is due.
 const STORE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// The longest a tick that was refused waits to be tried again.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pauses before a tick that the server refused is enqueued again.
+const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Where a tick is as late as this, and as long ago the last look at anything, this process stood
 /// still. What it knows of schedules may be as old.
@@ -452,7 +453,7 @@ impl Leader<'_> {
             }
             FireResult::Failed(error) if !is_behind => {
                 entry.attempts += 1;
-                let wait = retry_after(entry.attempts);
+                let wait = RETRY_BACKOFF.pause(entry.attempts, rand::random());
                 if entry.should_retry(tick, clock::saturating_add(now, wait), wait, &error) {
                     self.index
                         .set_timer(entry_id, clock::saturating_add(now, wait));
@@ -727,10 +728,4 @@ fn record_failed_tick(
         schedule.status = ScheduleStatus::Paused;
         schedule.paused_reason = Some(reason);
     }
-}
-
-/// How long a tick that was refused so often waits to be tried again.
-fn retry_after(attempts: u32) -> Duration {
-    let wait = Duration::from_millis(100) * 2_u32.saturating_pow(attempts.min(10));
-    wait.min(RETRY_PAUSE_MAX)
 }

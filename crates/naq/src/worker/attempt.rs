@@ -18,7 +18,10 @@ use super::lease::MessageLease;
 use super::record_outcome::attach_envelope;
 use super::routing::RegisteredRoutes;
 use super::{Report, WorkerConfig, blocked, command, now};
-use naq_core::{AttemptEnd, ConcurrencySlot, DeliveryContext, FinishedAttempt, OnEnd, end_attempt};
+use naq_core::{
+    AttemptEnd, ConcurrencySlot, DeliveryContext, ExponentialBackoff, FinishedAttempt, OnEnd,
+    end_attempt,
+};
 use naq_jetstream::{Broker, BrokerError, Delivery, NewJob, failpoint};
 use naq_protocol::{Envelope, EnvelopeError, JobId, Reason, Record, RejectReason, State};
 use naq_runner::{Runner, StopCause, StopReason};
@@ -48,9 +51,9 @@ pub(super) enum Done {
     LeaseLost,
 }
 
-/// Waits between attempts to do a step that the server would not.
-pub(super) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
-pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pauses before a request that failed for a passing reason is sent again.
+pub(super) const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Works on a delivery, and reports to the loop.
 pub(super) async fn run(
@@ -366,20 +369,20 @@ pub(super) async fn retry_while_leased<T, F>(
 where
     F: Future<Output = Result<T, BrokerError>>,
 {
-    let mut pause = RETRY_PAUSE_MIN;
+    let mut failures = 0;
     loop {
         match step().await {
             Err(error) if error.is_transient() => {
                 if lease.is_expired(Instant::now()) && lease.stop_requested().is_some() {
                     return Err(error);
                 }
-                if pause >= RETRY_PAUSE_MAX {
+                failures += 1;
+                if RETRY_BACKOFF.is_at_max(failures) {
                     tracing::warn!("a step is still not done, and is tried again: {error}");
                 } else {
                     tracing::debug!("not yet: {error}");
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
             }
             done => return done,
         }

@@ -5,8 +5,8 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::attempt::{
-    AttemptContext, Done, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, acknowledge, delayed_job,
-    keep_dead_letter, reject_envelope, retry_while_leased,
+    AttemptContext, Done, RETRY_BACKOFF, acknowledge, delayed_job, keep_dead_letter,
+    reject_envelope, retry_while_leased,
 };
 use super::lease::MessageLease;
 use super::routing::{RecordSnapshot, reroute_by_labels};
@@ -42,7 +42,7 @@ pub(super) async fn claim(
     let mut gone_at: Option<u64> = None;
     // when the claims began that were sent from here and not answered as written
     let mut unanswered: Vec<Timestamp> = Vec::new();
-    let mut pause = RETRY_PAUSE_MIN;
+    let mut failures = 0;
     loop {
         if !is_ours_to_run {
             // whoever runs it asks for its slot
@@ -137,8 +137,8 @@ pub(super) async fn claim(
                         if lease.is_expired(Instant::now()) {
                             return Claim::Done(Done::LeaseLost);
                         }
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                        failures += 1;
+                        tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
                     }
                 }
             }

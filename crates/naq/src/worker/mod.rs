@@ -234,14 +234,14 @@ async fn prepare(
     broker: &Broker,
     options: &WorkerConfig,
 ) -> Result<(String, Duration), BrokerError> {
-    let mut pause = attempt::RETRY_PAUSE_MIN;
+    let mut failures = 0;
     loop {
         match prepare_once(broker, options).await {
             Err(error @ BrokerError::Timeout(_)) => tracing::warn!("not ready yet: {error}"),
             done => return done,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(attempt::RETRY_PAUSE_MAX);
+        failures += 1;
+        tokio::time::sleep(attempt::RETRY_BACKOFF.pause(failures, rand::random())).await;
     }
 }
 
@@ -271,7 +271,7 @@ async fn open_pull_subscription(
     options: &WorkerConfig,
     consumer: &str,
 ) -> Result<PullSubscription, BrokerError> {
-    let mut pause = attempt::RETRY_PAUSE_MIN;
+    let mut failures = 0;
     loop {
         match broker
             .open_pull_subscription(&options.queues, consumer)
@@ -280,8 +280,8 @@ async fn open_pull_subscription(
             Err(error @ BrokerError::Connect { .. }) => tracing::warn!("not ready yet: {error}"),
             done => return done,
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(attempt::RETRY_PAUSE_MAX);
+        failures += 1;
+        tokio::time::sleep(attempt::RETRY_BACKOFF.pause(failures, rand::random())).await;
     }
 }
 
@@ -603,14 +603,14 @@ impl Worker {
         let queue = self.pulls.queue(index).clone();
         let consumer = self.pulls.consumer(index).to_owned();
         tokio::spawn(async move {
-            let mut wait = Duration::from_millis(50);
+            let mut failures = 0;
             let ack_wait = context.options.ack_wait;
             while let Err(error) =
                 routing::recreate_consumer(&context.broker, &queue, &consumer, ack_wait).await
             {
                 tracing::warn!(%queue, "cannot make the queue: {error}");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
+                failures += 1;
+                tokio::time::sleep(routing::RETRY_BACKOFF.pause(failures, rand::random())).await;
             }
             revived.mark_recreated(index);
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempt::{AttemptContext, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, retry_while_leased};
+use super::attempt::{AttemptContext, RETRY_BACKOFF, retry_while_leased};
 use super::lease::MessageLease;
 use naq_jetstream::{BrokerError, Delivery, failpoint};
 use naq_protocol::{CapturedOutput, Record, State};
@@ -48,7 +48,7 @@ pub(super) async fn record_outcome(
     mut revision: u64,
     ttl: Option<Duration>,
 ) -> Result<u64, BrokerError> {
-    let mut pause = RETRY_PAUSE_MIN;
+    let mut failures = 0;
     let mut shrunk = false;
     if !fits_message(context, record) {
         Box::pin(spill(context, lease, record)).await?;
@@ -98,8 +98,8 @@ pub(super) async fn record_outcome(
                 if lease.is_expired(Instant::now()) && lease.stop_requested().is_some() {
                     return Err(error);
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                failures += 1;
+                tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
             }
         }
     }

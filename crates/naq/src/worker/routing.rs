@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::attempt::{AttemptContext, Done, acknowledge, retry_while_leased};
 use super::lease::MessageLease;
 use super::{Report, WorkerConfig};
+use naq_core::ExponentialBackoff;
 use naq_jetstream::{
     Broker, BrokerError, Delivery, LabelRoute, LabelRouteEvent, failpoint, label_route_key,
 };
@@ -21,9 +22,9 @@ const REGISTERED_ROUTES_MAX: usize = 1_024;
 /// How many sets of labels a worker serves in one queue. Each costs a request every few seconds.
 const ROUTES_PER_QUEUE_MAX: usize = 256;
 
-/// Waits between attempts at what the server would not.
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pauses before a request in the background is tried again.
+pub(super) const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// The sets this worker has registered, by queue and key.
 #[derive(Default)]
@@ -116,7 +117,7 @@ pub(super) fn serves_routes(options: &WorkerConfig) -> bool {
 /// loop of the consumers to pull from.
 pub(super) async fn watch_routes(context: Arc<AttemptContext>, reports: mpsc::Sender<Report>) {
     let mut served = HashSet::new();
-    let mut pause = RETRY_PAUSE_MIN;
+    let mut failures = 0;
     loop {
         match watch_routes_once(&context, &reports, &mut served).await {
             Ok(()) => return,
@@ -124,8 +125,8 @@ pub(super) async fn watch_routes(context: Arc<AttemptContext>, reports: mpsc::Se
                 tracing::warn!("cannot look for jobs that require labels: {error}");
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        failures += 1;
+        tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
     }
 }
 

@@ -18,15 +18,14 @@ use crate::cli::session::Session;
 use crate::cli::signals::Signals;
 use crate::cli::worker_options::WorkerOptions;
 use naq_client::JobFilter;
+use naq_core::ExponentialBackoff;
 use naq_jetstream::{RecordChangeConsumer, RecordChangeDelivery};
 use naq_protocol::Record;
 use naq_runner::{Captured, Command, Program, Runner, Stdin, StopCause, Termination};
 
-/// The first wait after a failure; it doubles with each.
-const RETRY_DELAY_FIRST: Duration = Duration::from_secs(1);
-
-/// The longest wait after a failure.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
+/// Pauses before an action that failed is tried again for the same change.
+const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// How long what is under way may go on once this process is asked to end.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -228,26 +227,19 @@ async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration
             true
         }
         Err(problem) => {
-            let wait = retry_delay(change.delivery);
+            let failures = u32::try_from(change.delivery).unwrap_or(u32::MAX);
+            let pause = RETRY_BACKOFF.pause(failures, rand::random());
             tracing::warn!(
                 job_id = %record.job_id,
                 state = %record.state,
                 times = change.delivery,
-                "{problem}; again in {} s",
-                wait.as_secs()
+                "{problem}; again in {:.1} s",
+                pause.as_secs_f64()
             );
-            change.nak_after(wait).await;
+            change.nak_after(pause).await;
             false
         }
     }
-}
-
-fn retry_delay(failures: u64) -> Duration {
-    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
-    RETRY_DELAY_FIRST
-        .saturating_mul(factor)
-        .min(RETRY_DELAY_MAX)
 }
 
 impl Hook {
@@ -363,14 +355,6 @@ fn copy_output(captured: &Captured, to: &mut impl Write) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn waits_grow_and_end() {
-        assert_eq!(retry_delay(1), RETRY_DELAY_FIRST);
-        assert_eq!(retry_delay(3), Duration::from_secs(4));
-        assert_eq!(retry_delay(10), RETRY_DELAY_MAX);
-        assert_eq!(retry_delay(u64::MAX), RETRY_DELAY_MAX);
-    }
 
     #[test]
     fn what_is_remembered_is_bounded() {
