@@ -47,12 +47,12 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
     refused(
         &["--run-as", "no-such-user"],
         usage,
-        "there is no such user",
+        ": no such user",
     );
     refused(
         &["--run-as", "root:no-such"],
         usage,
-        "there is no such group",
+        ": no such group",
     );
     refused(&["--landlock-read", "usr"], 1, "usr: not an absolute path");
     refused(
@@ -64,5 +64,5 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
         .env("NAQ_RUN_AS", "no-such-user")
         .run()
         .exits(usage)
-        .expect_stderr(&["there is no such user"]);
+        .expect_stderr(&[": no such user"]);
 }

@@ -1,25 +1,25 @@
-//! Keeping the head and the tail of a stream in bounded memory.
+//! Keeps the head and the tail of a stream in bounded memory.
 
 use sha2::{Digest, Sha256};
 
 use super::completion::Captured;
 
-/// What is kept of a stream so far.
+/// The bytes of one stream that are kept.
 #[derive(Debug)]
 pub(super) struct Capture {
     head: Vec<u8>,
     head_bytes_max: usize,
-    /// The latest bytes after the head: at least `tail_bytes_max` of them if
-    /// there were as many, at most twice that.
+    /// The latest bytes after the head. Grows to twice `tail_bytes_max` before it
+    /// is trimmed, so that not every push moves the whole tail.
     tail: Vec<u8>,
     tail_bytes_max: usize,
-    /// Something was dropped from the tail.
+    /// Whether bytes were dropped from the tail.
     truncated: bool,
     hash: Option<Sha256>,
 }
 
 impl Capture {
-    /// Keeps at most this many bytes, half of them from the end.
+    /// A capture that keeps at most `output_bytes`, half of them from the end.
     pub(super) fn new(output_bytes: u64) -> Capture {
         let kept = usize::try_from(output_bytes).unwrap_or(usize::MAX / 4);
         Capture {
@@ -32,7 +32,7 @@ impl Capture {
         }
     }
 
-    /// Adds what the stream brought.
+    /// Appends a piece of the stream.
     pub(super) fn push(&mut self, piece: &[u8]) {
         let room = self.head_bytes_max - self.head.len();
         let (head, rest) = piece.split_at(room.min(piece.len()));
@@ -43,7 +43,7 @@ impl Capture {
         if let Some(hash) = &mut self.hash {
             hash.update(rest);
         } else if self.tail.len() + rest.len() > self.tail_bytes_max {
-            // From here on not all is kept, so it is hashed as it comes.
+            // From here on bytes are dropped, so the hash is computed as they arrive.
             let mut hash = Sha256::new();
             hash.update(&self.head);
             hash.update(&self.tail);
@@ -64,13 +64,13 @@ impl Capture {
         self.tail.extend_from_slice(rest);
     }
 
-    /// What is kept so far, in order: head and tail.
+    /// The kept bytes in order: head, then tail.
     pub(super) fn contents(&self) -> [&[u8]; 2] {
         let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
         [&self.head, &self.tail[surplus..]]
     }
 
-    /// The end of the stream; `bytes` is what the job wrote.
+    /// Ends the stream. `bytes` is the number of bytes that the job wrote.
     pub(super) fn finish(mut self, bytes: u64) -> Captured {
         let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
         self.tail.drain(..surplus);
@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn head_and_tail_are_exact(
+        fn head_tail_and_hash_of_a_truncated_stream_are_exact(
             kept in 0_usize..40,
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..12),
         ) {

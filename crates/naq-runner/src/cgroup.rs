@@ -1,13 +1,14 @@
-//! Control groups, version 2: where ours is, one folder per worker in it, one
-//! per spawner in that, and one group per running job in that, used again and
-//! again.
+//! Control groups, version 2. Inside the group of this process there is one
+//! folder per worker, in it one per spawner, and in that one group per running
+//! job, which later jobs reuse.
 //!
-//! Controllers can be given on only by a group without processes of its own, so
-//! a worker that is alone in its group, as in a delegated unit, moves into a
-//! group below, its leaf. Where others are in the group there are no
-//! controllers for jobs, and containment works all the same.
+//! Only a group without processes of its own can enable controllers for its
+//! children. A worker that is alone in its group, as in a delegated systemd unit,
+//! therefore moves into a child group, the leaf. If the group has other
+//! processes, jobs get no controllers; containment works nevertheless.
 //!
-//! The worker holds a lock on its folder as long as it lives, so a worker that
+//! A worker keeps a lock on its folder for as long as it lives. A starting worker
+//! can thus tell which folders belong to dead workers, across PID namespaces too.
 //! starts can tell (across PID namespaces too) which folders a dead one left.
 
 use std::fs::{self, File};
@@ -22,30 +23,30 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// What the folders of workers are called.
+/// Prefix of the folder of a worker.
 const WORKER_PREFIX: &str = "naq-worker-";
 
-/// What the leaf of a worker is called, with its process id.
+/// Prefix of the leaf of a worker; its process id follows.
 const LEAF_PREFIX: &str = "naq-leaf-";
 
-/// The controllers that jobs are bounded by.
+/// The controllers that enforce the limits of jobs.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// How long a killed tree may take to be gone before it is given up on.
+/// How long to wait until a killed tree is gone.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// This worker's folder, locked and ready for spawners.
+/// The folder of this worker, locked.
 #[derive(Debug)]
 pub(super) struct WorkerCgroup {
     path: PathBuf,
-    /// Held, never read: its lock says that this worker lives.
+    /// Never read: while the lock is taken, this worker is alive.
     _lock: Flock<File>,
 }
 
 impl WorkerCgroup {
-    /// Makes this worker's folder in its own group, after removing what dead
-    /// workers left there. Fails where cgroup v2 is not to be had or not ours
-    /// to write.
+    /// Creates the folder of this worker inside its own group, after removing the
+    /// folders of dead workers. Fails if cgroup v2 is not mounted or the group is
+    /// not writable.
     pub(super) fn create() -> io::Result<WorkerCgroup> {
         let own = parent_of_leaf(current_group()?);
         remove_stale_cgroups(&own);
@@ -58,8 +59,8 @@ impl WorkerCgroup {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists && taken < 1000 => continue,
                 made => made?,
             }
-            // Another worker's sweep may find the folder before it is locked:
-            // then it is gone, and the next name is tried.
+            // Another starting worker may remove the folder before it is locked.
+            // Then the next name is tried.
             let Ok(file) = File::open(&path) else {
                 continue;
             };
@@ -78,7 +79,7 @@ impl WorkerCgroup {
         }
     }
 
-    /// Makes the folder of a spawner.
+    /// Creates the folder of a spawner.
     pub(super) fn spawner_dir(&self, spawner: usize) -> io::Result<PathBuf> {
         let path = self.path.join(format!("spawner-{spawner}"));
         match fs::create_dir(&path) {
@@ -96,7 +97,7 @@ impl Drop for WorkerCgroup {
     }
 }
 
-/// The v2 group that this process is in.
+/// The v2 group of this process.
 pub(super) fn current_group() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let mount = mounts
@@ -112,11 +113,12 @@ pub(super) fn current_group() -> io::Result<PathBuf> {
     let group = groups
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
-        .ok_or_else(|| io::Error::other("this process is in no v2 group"))?;
+        .ok_or_else(|| io::Error::other("this process is in no v2 control group"))?;
     Ok(Path::new(&mount).join(group))
 }
 
-/// The group to make others in: that around the leaf, if this process is in one.
+/// The group in which to create others: the parent of the leaf if this process is
+/// in a leaf, else the group itself.
 fn parent_of_leaf(group: PathBuf) -> PathBuf {
     let is_leaf = group
         .file_name()
@@ -127,9 +129,9 @@ fn parent_of_leaf(group: PathBuf) -> PathBuf {
     }
 }
 
-/// Lets the groups below have the controllers there are; which of them they
-/// cannot have is told. Those are done without: limits then fall back to
-/// resource limits and watching.
+/// Enables the wanted controllers for the groups below and returns those that
+/// cannot be enabled. Without them, resource limits and polling enforce the
+/// limits of jobs.
 fn enable_controllers(group: &Path, wanted: &[&str]) -> Vec<String> {
     let read = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
@@ -139,7 +141,7 @@ fn enable_controllers(group: &Path, wanted: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// The controllers that a group has and does not give on.
+/// The wanted controllers that a group has but does not enable for its children.
 fn missing_controllers<'a>(
     available: &str,
     enabled: &str,
@@ -152,8 +154,8 @@ fn missing_controllers<'a>(
         .filter(move |name| has(available, name) && !has(enabled, name))
 }
 
-/// As [`enable_controllers`], for the group that this process is in: moves out of its way,
-/// into a leaf, where that is what keeps it from giving controllers on.
+/// As [`enable_controllers`], for the group of this process. If the processes in
+/// that group are what prevents enabling them, moves this process into a leaf.
 fn delegate_controllers(own: &Path, wanted: &[&str]) {
     if enable_controllers(own, wanted).is_empty() {
         return;
@@ -161,26 +163,26 @@ fn delegate_controllers(own: &Path, wanted: &[&str]) {
     let this = std::process::id();
     let procs = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
     if !is_only_process(&procs, this) {
-        tracing::debug!(group = %own.display(), "no controllers: others are in this control group");
+        tracing::debug!(group = %own.display(), "no controllers: other processes are in this control group");
         return;
     }
     let leaf = own.join(format!("{LEAF_PREFIX}{this}"));
     let moved =
         fs::create_dir(&leaf).and_then(|()| fs::write(leaf.join("cgroup.procs"), this.to_string()));
     if moved.is_err() || !enable_controllers(own, wanted).is_empty() {
-        // As it was, then.
+        // The move did not help: undo it.
         let _ = fs::write(own.join("cgroup.procs"), this.to_string());
         let _ = fs::remove_dir(&leaf);
     }
 }
 
-/// Whether a list of processes names this one only.
+/// Whether the list of process ids names this process and no other.
 fn is_only_process(procs: &str, this: u32) -> bool {
     let mut pids = procs.split_whitespace();
     pids.next().and_then(|pid| pid.parse().ok()) == Some(this) && pids.next().is_none()
 }
 
-/// Removes the folders of workers that are gone, with what still runs there.
+/// Removes the folders of dead workers and kills what still runs there.
 fn remove_stale_cgroups(own: &Path) {
     let Ok(entries) = fs::read_dir(own) else {
         return;
@@ -188,7 +190,7 @@ fn remove_stale_cgroups(own: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         if name.to_string_lossy().starts_with(LEAF_PREFIX) {
-            // One that somebody is in stays.
+            // Fails for a leaf that still has a process, which is right.
             let _ = fs::remove_dir(entry.path());
         }
         if !name.to_string_lossy().starts_with(WORKER_PREFIX) {
@@ -203,8 +205,8 @@ fn remove_stale_cgroups(own: &Path) {
     }
 }
 
-/// Kills everything in a group and below, waits until it is gone, and removes
-/// the group and those below. Blocks for as long as that takes.
+/// Kills every process in a group and below, waits until they are gone, and
+/// removes the groups. Blocks meanwhile.
 pub(super) fn kill_and_remove(group: &Path) -> io::Result<()> {
     let events = File::open(group.join("cgroup.events"))?;
     fs::write(group.join("cgroup.kill"), "1")?;
@@ -236,7 +238,7 @@ fn is_populated(events: &File) -> io::Result<bool> {
     Ok(!text.lines().any(|line| line == "populated 0"))
 }
 
-/// What a group is current_limits, where its controllers are there.
+/// The limits of a group, as far as it has the controllers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CgroupLimits {
     pub(super) memory_bytes: Option<u64>,
@@ -252,20 +254,20 @@ pub(super) struct Cgroup {
     dir: File,
     events: File,
     current_limits: CgroupLimits,
-    /// `memory.max` is there.
+    /// Whether `memory.max` exists.
     pub(super) has_memory: bool,
-    /// `pids.max` is there.
+    /// Whether `pids.max` exists.
     pub(super) has_pids: bool,
     oom_kills_before: u64,
 }
 
 impl Cgroup {
-    /// Makes a group.
+    /// Creates the group.
     pub(super) fn create(path: PathBuf) -> io::Result<Cgroup> {
         fs::create_dir(&path)?;
-        // Want of memory ends the whole tree, as it does where it is watched
-        // for: a job that lost a process of many has not done its work. Not
-        // every kernel can.
+        // Running out of memory kills the whole tree, as it does when memory is
+        // polled: a job that lost one of its processes has not done its work.
+        // Not every kernel has this file.
         let _ = fs::write(path.join("memory.oom.group"), "1");
         Ok(Cgroup {
             dir: File::open(&path)?,
@@ -278,35 +280,36 @@ impl Cgroup {
         })
     }
 
-    /// Removes the group, which is empty. One that the kernel still holds on to
-    /// goes with its spawner's folder.
+    /// Removes the group, which is empty. If the kernel still keeps it busy, it is
+    /// removed with the folder of the spawner.
     pub(super) fn remove(self) {
         let _ = fs::remove_dir(&self.path);
     }
 
-    /// The directory, to start a process in.
+    /// The directory, to start a process in the group.
     pub(super) fn dir(&self) -> RawFd {
         self.dir.as_raw_fd()
     }
 
-    /// Where an exceptional condition tells that the group may be empty.
+    /// `cgroup.events`: reports an exceptional condition (`POLLPRI`) when the group
+    /// may have become empty.
     pub(super) fn events(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    /// `cgroup.procs`, to join by hand.
+    /// `cgroup.procs`, for a process that joins the group by itself.
     pub(super) fn open_procs(&self) -> io::Result<File> {
         File::options()
             .write(true)
             .open(self.path.join("cgroup.procs"))
     }
 
-    /// Sets what differs from what the last job here was current_limits.
+    /// Writes the limits that differ from those of the last job in this group.
     pub(super) fn set_limits(&mut self, limits: CgroupLimits) -> io::Result<()> {
         if self.has_memory && limits.memory_bytes != self.current_limits.memory_bytes {
             self.write("memory.max", &format_limit(limits.memory_bytes))?;
-            // Swap would let a job take more than it was given. Not every
-            // kernel accounts it.
+            // Swap would let a job use more than its limit. Not every kernel
+            // accounts for swap.
             let swap = limits.memory_bytes.map(|_| 0);
             let _ = self.write("memory.swap.max", &format_limit(swap));
         }
@@ -324,7 +327,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether the kernel killed a process here for want of memory since
+    /// Whether the kernel killed a process here because memory ran out since
     /// [`Cgroup::set_limits`].
     pub(super) fn had_oom(&self) -> bool {
         self.has_memory && self.oom_kill_count() > self.oom_kills_before
@@ -334,12 +337,12 @@ impl Cgroup {
         oom_kills(&fs::read_to_string(self.path.join("memory.events")).unwrap_or_default())
     }
 
-    /// Whether no process is left.
+    /// Whether the group has no live process.
     pub(super) fn is_empty(&self) -> bool {
         matches!(is_populated(&self.events), Ok(false))
     }
 
-    /// The processes here that are not dead yet.
+    /// The ids of the live processes.
     pub(super) fn processes(&self) -> Vec<i32> {
         fs::read_to_string(self.path.join("cgroup.procs"))
             .unwrap_or_default()
@@ -348,7 +351,7 @@ impl Cgroup {
             .collect()
     }
 
-    /// Asks every process to end, stopped ones too.
+    /// Sends TERM to every process, and CONT so that stopped ones receive it.
     pub(super) fn terminate(&self) {
         for pid in self.processes() {
             let pid = Pid::from_raw(pid);
@@ -357,7 +360,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills every process, forks under way included.
+    /// Kills every process, including those that are being forked.
     pub(super) fn kill(&self) {
         let _ = self.write("cgroup.kill", "1");
     }
@@ -374,14 +377,14 @@ fn format_limit(value: Option<u64>) -> String {
     value.map_or_else(|| "max".to_owned(), |v| v.to_string())
 }
 
-/// The CPU time a group may have in each tenth of a second, as `cpu.max` wants
-/// it: in microseconds.
+/// The value for `cpu.max`: CPU time per tenth of a second, in microseconds.
 fn cpu_max(cpus_milli: Option<u64>) -> String {
     let quota = format_limit(cpus_milli.map(|milli| milli.saturating_mul(100)));
     format!("{quota} 100000")
 }
 
-/// How many processes `memory.events` says were killed for want of memory.
+/// The number of processes that were killed for lack of memory, according to
+/// `memory.events`.
 fn oom_kills(events: &str) -> u64 {
     events
         .lines()
@@ -394,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_there_and_not_given_on_is_missing() {
+    fn only_available_controllers_that_are_not_enabled_are_missing() {
         let missing_controllers = |available, enabled| -> Vec<&str> {
             missing_controllers(available, enabled, &CONTROLLERS).collect()
         };
@@ -409,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_is_nobody_else() {
+    fn a_group_with_another_process_is_not_ours_alone() {
         assert!(is_only_process("12\n", 12));
         assert!(!is_only_process("12\n13\n", 12));
         assert!(!is_only_process("13\n", 12));
@@ -417,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_not_where_groups_are_made() {
+    fn groups_are_created_beside_the_leaf_and_not_in_it() {
         let within = |path: &str| parent_of_leaf(PathBuf::from(path));
         assert_eq!(
             within("/sys/a.service/naq-leaf-7"),
@@ -427,12 +430,12 @@ mod tests {
     }
 
     #[test]
-    fn values_are_written_as_the_kernel_reads_them() {
+    fn limits_are_written_in_the_format_of_the_kernel() {
         assert_eq!(format_limit(None), "max");
         assert_eq!(format_limit(Some(1 << 20)), "1048576");
         assert_eq!(cpu_max(None), "max 100000");
         assert_eq!(cpu_max(Some(1500)), "150000 100000");
-        // The least the kernel takes is a millisecond.
+        // The kernel's minimum is a millisecond.
         assert_eq!(cpu_max(Some(10)), "1000 100000");
         let events = "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n";
         assert_eq!(oom_kills(events), 3);

@@ -1,4 +1,5 @@
-//! Everything that comes out of a job, brought where it belongs.
+//! Collects everything that a job writes and passes it to the captures, the live
+//! sink and the control reader.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -13,14 +14,14 @@ use super::control::ControlReader;
 use super::live_output::{LiveSink, StreamKind};
 use super::mask::{Mask, MaskStream};
 
-/// Bytes read at once: what a pipe holds.
+/// Bytes read at once: the capacity of a pipe.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// Reads of a pipe whose writers are gone, after which it is given up: more
-/// than any pipe holds, so only a stranger still writing can reach it.
+/// Reads after which draining a pipe ends. More than any pipe can contain, so only
+/// a process outside the job's tree that still writes can reach it.
 const DRAIN_READS_MAX: usize = 1024;
 
-/// The ends of a job's pipes that the worker reads.
+/// The worker's ends of a job's pipes.
 #[derive(Debug)]
 pub(super) struct Pipes {
     pub(super) stdout: OwnedFd,
@@ -29,11 +30,11 @@ pub(super) struct Pipes {
 }
 
 impl Pipes {
-    /// Makes pipes; appends the job's ends to `job_fds`.
+    /// Opens the pipes and appends the job's ends to `job_fds`.
     pub(super) fn open(job_fds: &mut Vec<OwnedFd>) -> Result<Pipes, Errno> {
         let mut open = || -> Result<OwnedFd, Errno> {
             let (ours, job) = pipe2(OFlag::O_CLOEXEC)?;
-            // Ours alone: the job's end must block.
+            // Only the worker's end: a job expects blocking descriptors.
             fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             job_fds.push(job);
             Ok(ours)
@@ -46,18 +47,18 @@ impl Pipes {
     }
 }
 
-/// What a read found.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadOutcome {
-    /// This many bytes.
+    /// The number of bytes read.
     Bytes(usize),
-    /// Nothing yet.
+    /// The pipe is empty.
     WouldBlock,
-    /// The end.
+    /// The end of the stream.
     Eof,
 }
 
-/// Reads what is there.
+/// Reads at most one buffer without waiting.
 pub(super) fn read_chunk(fd: impl AsFd, buffer: &mut [u8]) -> ReadOutcome {
     loop {
         match read(fd.as_fd(), buffer) {
@@ -70,7 +71,7 @@ pub(super) fn read_chunk(fd: impl AsFd, buffer: &mut [u8]) -> ReadOutcome {
     }
 }
 
-/// Which pipe.
+/// Which of the three pipes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PipeKind {
     Stdout,
@@ -125,18 +126,19 @@ impl Collector {
         }
     }
 
-    /// Where output goes live, if anywhere.
+    /// The live sink, if the job has one.
     pub(super) fn live(&self) -> Option<&LiveSink> {
         self.live.as_ref()
     }
 
-    /// How old the job is to be before [`Collector::start_live_output`], if it is to be.
+    /// The age of the job at which to call [`Collector::start_live_output`]; `None`
+    /// if there is no live sink or live output has started.
     pub(super) fn live_output_after(&self) -> Option<Duration> {
         let live = self.live.as_ref().filter(|_| !self.is_live);
         live.map(LiveSink::start_after)
     }
 
-    /// From now on output goes to the live sink, what was kept so far first.
+    /// Starts live output: sends what was kept so far, then every further piece.
     pub(super) fn start_live_output(&mut self) {
         if std::mem::replace(&mut self.is_live, true) {
             return;
@@ -151,7 +153,7 @@ impl Collector {
         }
     }
 
-    /// Adds what a pipe brought. True when control messages wait to be taken.
+    /// Adds a piece read from a pipe. Returns true if control messages are queued.
     pub(super) fn push(&mut self, source: PipeKind, piece: &[u8]) -> bool {
         let output = match source {
             PipeKind::Stdout => &mut self.outputs[0],
@@ -182,7 +184,7 @@ impl Collector {
         false
     }
 
-    /// Reads what is left in a pipe of a job that is over.
+    /// Reads the rest of a pipe whose job is over.
     pub(super) fn drain(&mut self, source: PipeKind, fd: &OwnedFd, buffer: &mut [u8]) {
         for _ in 0..DRAIN_READS_MAX {
             match read_chunk(fd, buffer) {
@@ -194,7 +196,7 @@ impl Collector {
         }
     }
 
-    /// The end of all streams: standard output and error.
+    /// Ends all streams. Returns standard output and standard error.
     pub(super) fn finish(&mut self) -> [Captured; 2] {
         let mut masked = Vec::new();
         self.control_mask.finish(&mut masked);
@@ -212,7 +214,7 @@ impl Collector {
             std::mem::replace(&mut output.capture, Capture::new(0)).finish(output.bytes)
         });
         self.live_dropped_bytes += dropped;
-        // The reader of a live stream sees its end by this.
+        // Dropping the sender ends the stream for the reader of live output.
         self.live = None;
         captured
     }

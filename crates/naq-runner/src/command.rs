@@ -1,4 +1,4 @@
-//! What a job is, once everything about it has been decided.
+//! A job to run, with every default resolved.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,89 +8,91 @@ use bytes::Bytes;
 
 use super::live_output::LiveSink;
 
-/// What a job executes.
+/// The program of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// A program and its arguments.
     Path {
-        /// A path (one with a `/`, relative to the working directory), or a
-        /// name to look for in PATH.
+        /// A path (if it contains `/`; relative to the working directory) or a
+        /// name that is searched in PATH.
         program: String,
         /// The arguments after the program's own name.
         args: Vec<String>,
     },
-    /// Source text: run by its `#!` line, else by `interpreter`, else by `sh`.
+    /// A script: run by its `#!` line, else by `interpreter`, else by `sh`.
     Script {
-        /// The text.
+        /// The source text.
         source: String,
-        /// Program and arguments to put before the script's path.
+        /// Program and arguments that precede the path of the script.
         interpreter: Option<Vec<String>>,
-        /// The arguments after the script's path.
+        /// The arguments after the path of the script.
         args: Vec<String>,
     },
 }
 
-/// What a job reads.
+/// Standard input of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Stdin {
     /// Nothing: `/dev/null`.
     #[default]
     Empty,
-    /// These bytes, then the end.
+    /// These bytes, then end of file.
     Bytes(Bytes),
 }
 
-/// Bounds of a job; `None` is no bound.
+/// Resource limits of a job. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ResourceLimits {
-    /// Memory of the whole tree where a controller or watching can tell, bytes;
-    /// without a controller also the address space of each process.
+    /// Memory of the whole process tree, in bytes, enforced by the `memory`
+    /// controller or else by polling. Without the controller it also limits the
+    /// address space of each process.
     pub memory_bytes: Option<u64>,
-    /// CPU time of each process, seconds.
+    /// CPU time of each process, in seconds.
     pub cpu_time_s: Option<u64>,
-    /// CPUs at once, as a fraction; needs the `cpu` controller.
+    /// Number of CPUs that the tree may use at once, such as 0.5. Needs the `cpu`
+    /// controller.
     pub cpus: Option<f64>,
     /// Processes and threads of the tree.
     pub processes: Option<u64>,
     /// Open files of each process.
     pub open_files: Option<u64>,
-    /// Size of a file that a process writes, bytes.
+    /// Size of each file that a process writes, in bytes.
     pub file_size_bytes: Option<u64>,
     /// Bytes kept of each stream: half from its head, half from its tail.
     pub output_bytes: Option<u64>,
-    /// Nice value, -20 to 19.
+    /// Nice value, from -20 to 19.
     pub nice: Option<i32>,
 }
 
-/// A job to start. Its `Debug` hides the environment's values and the secrets.
+/// A job to start. Its `Debug` output hides secrets and the values of variables.
 #[derive(Clone)]
 pub struct Command {
-    /// Named in log lines.
+    /// The id of the job, for log lines.
     pub job_id: String,
-    /// What to execute.
+    /// The program to execute.
     pub program: Program,
-    /// Where; the runner's `work_dir` if not told.
+    /// Working directory. `None` means [`RunnerConfig::work_dir`](super::RunnerConfig::work_dir).
     pub cwd: Option<PathBuf>,
-    /// Variables over the base environment.
+    /// Variables that override the base environment.
     pub env: Vec<(String, String)>,
-    /// Variables over those, whose values are masked in whatever is captured.
+    /// Variables that override `env`. Their values are masked in all captured output.
     pub secrets: Vec<(String, String)>,
-    /// What it reads.
+    /// Standard input.
     pub stdin: Stdin,
-    /// Its bounds.
+    /// Resource limits.
     pub limits: ResourceLimits,
-    /// From start to TERM.
+    /// Time from the start until TERM. `None` means no limit.
     pub timeout: Option<Duration>,
-    /// From TERM to KILL when the time is over.
+    /// Time from TERM until KILL.
     pub kill_grace: Duration,
-    /// Whether to make a folder for it, named by `NAQ_WORK_DIR`.
+    /// Whether the job gets a scratch folder, whose path is in `NAQ_WORK_DIR`.
     pub scratch: bool,
-    /// Where its output goes as it comes.
+    /// Where output is sent while the job runs. `None` means nowhere.
     pub live: Option<LiveSink>,
 }
 
 impl Command {
-    /// A command with nothing but a program: no timeout, 10 s of grace.
+    /// A command with only a program: no timeout, and a kill grace of 10 s.
     pub fn new(job_id: impl Into<String>, program: Program) -> Command {
         Command {
             job_id: job_id.into(),

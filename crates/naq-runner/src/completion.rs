@@ -1,4 +1,4 @@
-//! How a job went.
+//! The outcome of a job.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -9,13 +9,13 @@ use super::scratch::ScratchDir;
 /// How the first process of a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Termination {
-    /// It exited, with this code.
+    /// It exited with this code.
     Exited(i32),
-    /// A signal ended it.
+    /// This signal terminated it.
     Signalled(i32),
-    /// It never ran.
+    /// It was never started.
     NotStarted(SpawnFailure),
-    /// Its spawner died, and it with it.
+    /// Its spawner died, and the job was killed with it.
     SpawnerDied,
 }
 
@@ -26,16 +26,16 @@ pub struct SpawnFailure {
     /// The step that failed: `request`, `scratch`, `clone`, `session`,
     /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `landlock`, `exec`, `stopped`.
     pub step: String,
-    /// The system's name of the error (`ENOENT`), where it gave one.
+    /// The name of the system's error (`ENOENT`), if the system reported one.
     pub errno: Option<String>,
-    /// What happened, in words.
+    /// What failed and why, as a sentence.
     pub message: String,
-    /// No retry can mend it.
+    /// Whether a retry cannot help.
     pub fatal: bool,
 }
 
 impl SpawnFailure {
-    /// A failure that the system had no part in.
+    /// A failure that no system call reported.
     pub(super) fn new(step: &str, message: String, fatal: bool) -> SpawnFailure {
         SpawnFailure {
             step: step.to_owned(),
@@ -46,45 +46,45 @@ impl SpawnFailure {
     }
 }
 
-/// Why a job is stopped from outside.
+/// Why a caller stopped a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopReason {
-    /// Somebody cancelled it.
+    /// The job was cancelled.
     Cancel,
-    /// The worker is going away.
+    /// The worker shuts down.
     Drain,
-    /// The worker no longer holds the job: it is killed without a grace.
+    /// The worker has lost its lease on the job, which is killed without grace.
     LeaseLost,
-    /// The handle was dropped, or the runner shut down: killed without a grace.
+    /// The handle was dropped or the runner shut down; killed without grace.
     Abandoned,
 }
 
 /// Why naq ended a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopCause {
-    /// It was asked to.
+    /// A caller stopped it.
     Requested(StopReason),
-    /// The job's time was over.
+    /// The job ran longer than its timeout.
     Timeout,
-    /// The job's tree grew over its memory.
+    /// The process tree exceeded its memory limit.
     Memory,
-    /// The job's tree grew over its processes.
+    /// The process tree exceeded its limit of processes.
     Processes,
 }
 
-/// What was kept of a stream.
+/// The kept part of a stream.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// Its beginning; all of it unless `truncated`.
+    /// The beginning of the stream; all of it unless `truncated`.
     pub head: Vec<u8>,
-    /// Its end, when `truncated`.
+    /// The end of the stream if `truncated`, else empty.
     pub tail: Vec<u8>,
-    /// Bytes that the job wrote, kept or not, before masking.
+    /// Number of bytes that the job wrote, kept or not, before masking.
     pub bytes: u64,
-    /// Something between head and tail was dropped.
+    /// Whether bytes between head and tail were dropped.
     pub truncated: bool,
-    /// SHA-256 of the whole stream (masked), when `truncated`; what is kept
-    /// whole can be hashed by whoever wants to.
+    /// SHA-256 of the whole masked stream if `truncated`. Otherwise `None`, since
+    /// the caller has all bytes.
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -99,47 +99,48 @@ impl fmt::Debug for Captured {
     }
 }
 
-/// What a job used.
+/// Resources that a job used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Largest resident set of the first process or one it waited for, bytes.
-    /// Never below the spawner's own, some 12 MiB: the kernel counts the moment
-    /// before exec.
+    /// Largest resident set, in bytes, of the first process or a child it waited
+    /// for. Never below that of the spawner, some 12 MiB, since the kernel counts
+    /// the time before `execve`.
     pub max_rss_bytes: u64,
-    /// User CPU time of the first process and those it waited for.
+    /// User CPU time of the first process and the children it waited for.
     pub cpu_user_ms: u64,
-    /// System CPU time of the same.
+    /// System CPU time of the same processes.
     pub cpu_system_ms: u64,
-    /// From start to the end of the first process.
+    /// Time from the start to the end of the first process.
     pub wall_ms: u64,
 }
 
-/// A job that is over: its first process has ended and its tree is gone.
+/// A finished job: its first process has ended and its process tree is gone.
 #[derive(Debug)]
 pub struct Completion {
-    /// How its first process ended.
+    /// How the first process ended.
     pub end: Termination,
-    /// Why naq stopped it, if it did.
+    /// Why naq stopped the job. `None` if it ended by itself.
     pub stopped: Option<StopCause>,
-    /// The kernel or the watch killed it for want of memory.
+    /// Whether the kernel or the polling of limits killed it for lack of memory.
     pub oom: bool,
-    /// Processes were left after the first one and its moment of grace, and
-    /// had to be killed.
+    /// Whether processes outlived the first one and its grace of 250 ms, and had
+    /// to be killed.
     pub leaked: bool,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: Captured,
-    /// Its standard error.
+    /// Standard error.
     pub stderr: Captured,
-    /// What it used.
+    /// Resources that it used.
     pub usage: Usage,
-    /// Control messages not taken through the handle.
+    /// Control messages that [`JobHandle::next_control_message`](super::JobHandle::next_control_message)
+    /// has not returned.
     pub control: Vec<ControlMessage>,
-    /// What was wrong with the control channel, a bounded number.
+    /// Problems with the control channel; their number is bounded.
     pub warnings: Vec<String>,
-    /// Live output that the reader was too slow for, bytes.
+    /// Bytes of live output that were dropped because the reader was too slow.
     pub live_dropped_bytes: u64,
-    /// When it started.
+    /// When the job started. `None` if it never did.
     pub started_at: Option<SystemTime>,
-    /// Its scratch folder, if it had asked for one: removed on drop.
+    /// The scratch folder, if the command asked for one. Removed on drop.
     pub scratch: Option<ScratchDir>,
 }

@@ -1,32 +1,32 @@
-//! The control channel, descriptor 3: one JSON object a line.
+//! The control channel, descriptor 3: one JSON object per line.
 
 use serde_json::{Map, Value};
 
-/// One line, read. What it means is for others to say.
+/// One message of the control channel. The runner does not interpret it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlMessage {
-    /// The object.
+    /// The JSON object.
     pub object: Map<String, Value>,
 }
 
-/// Most messages that wait to be taken.
+/// Maximum number of queued messages.
 const QUEUED_MESSAGES_MAX: usize = 1024;
 
-/// Most bytes of lines that wait to be taken.
+/// Maximum total length of the lines of queued messages, in bytes.
 const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Most warnings kept of a job.
+/// Maximum number of warnings kept for a job.
 const WARNINGS_MAX: usize = 16;
 
-/// How much of a bad line a warning quotes, bytes.
+/// How much of an invalid line a warning quotes, in bytes.
 const QUOTED_BYTES_MAX: usize = 120;
 
-/// Reads lines out of pieces.
+/// Splits the stream into lines and parses them.
 #[derive(Debug)]
 pub(super) struct ControlReader {
     line: Vec<u8>,
     line_bytes_max: usize,
-    /// The rest of an over-long line is being skipped.
+    /// Whether the rest of an over-long line is being skipped.
     skipping: bool,
     messages: Vec<ControlMessage>,
     messages_bytes: usize,
@@ -47,7 +47,7 @@ impl ControlReader {
         }
     }
 
-    /// Adds what the channel brought. True when there are messages to take.
+    /// Adds a piece of the stream. Returns true if it completed a message.
     pub(super) fn push(&mut self, mut piece: &[u8]) -> bool {
         let before = self.messages.len();
         while let Some(end) = piece.iter().position(|b| *b == b'\n') {
@@ -59,7 +59,7 @@ impl ControlReader {
         self.messages.len() > before
     }
 
-    /// The end of the channel; a last line needs no line break.
+    /// Ends the stream. The last line needs no line break.
     pub(super) fn finish(&mut self) {
         self.end_line();
         if self.warnings_dropped > 0 {
@@ -69,13 +69,13 @@ impl ControlReader {
         }
     }
 
-    /// What waits to be taken.
+    /// Removes and returns the queued messages.
     pub(super) fn take_messages(&mut self) -> Vec<ControlMessage> {
         self.messages_bytes = 0;
         std::mem::take(&mut self.messages)
     }
 
-    /// What was wrong.
+    /// Removes and returns the warnings.
     pub(super) fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_objects_or_warnings() {
+    fn a_control_line_is_a_message_or_a_warning() {
         let mut reader = ControlReader::new(64);
         assert!(!reader.push(b"{\"progress\""));
         assert!(reader.push(b": 40}\nnot json\n[1]\n\n  \n{\"a\": 1}"));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_bounded() {
+    fn queued_messages_and_warnings_are_bounded() {
         let mut reader = ControlReader::new(64);
         for _ in 0..10_000 {
             reader.push(b"bad\n{\"a\":1}\n");

@@ -1,10 +1,10 @@
-//! Variables that a job's description may not set, because they make programs
-//! run code that is not the job's.
+//! Environment variables that a job may not set, because they make programs load
+//! code that is not part of the job.
 
-/// Refused wherever they begin like this.
+/// Names with one of these prefixes are denied.
 const DENIED_PREFIXES: &[&str] = &["LD_", "DYLD_", "GLIBC_TUNABLES", "BASH_FUNC_"];
 
-/// Refused by name.
+/// These names are denied.
 const DENIED_NAMES: &[&str] = &[
     "BASHOPTS",
     "BASH_ENV",
@@ -45,8 +45,8 @@ const DENIED_NAMES: &[&str] = &[
     "_JAVA_OPTIONS",
 ];
 
-/// Whether a job may not set this variable. `allow` is the worker's policy:
-/// names, or beginnings of names followed by `*`.
+/// Whether a job may not set this variable. `allow` lists the exceptions of the
+/// worker: names, or prefixes followed by `*`.
 pub fn is_env_denied(name: &str, allow: &[String]) -> bool {
     let denied =
         DENIED_NAMES.contains(&name) || DENIED_PREFIXES.iter().any(|p| name.starts_with(p));

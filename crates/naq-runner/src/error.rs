@@ -1,4 +1,4 @@
-//! What keeps a runner from starting.
+//! Why a runner cannot start.
 
 use std::io;
 
@@ -8,41 +8,41 @@ use super::options::Containment;
 /// Why a runner could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    /// There would be no slot.
+    /// The concurrency is 0.
     #[error("concurrency is 0: a runner needs at least one slot")]
     NoSlots,
     /// The descriptor limit is too low for the concurrency.
     #[error(
-        "a concurrency of {concurrency} needs {needed} open files, and this process may have {allowed} (raise RLIMIT_NOFILE, or lower the concurrency to {max_concurrency})"
+        "{concurrency} concurrent jobs need {needed} open files, but this process may open {allowed}: raise RLIMIT_NOFILE or lower the concurrency to {max_concurrency}"
     )]
     FdLimitTooLow {
-        /// What was asked for.
+        /// The configured concurrency.
         concurrency: usize,
-        /// Descriptors that takes.
+        /// Descriptors that this concurrency needs.
         needed: u64,
-        /// Descriptors there may be.
+        /// Descriptors that this process may open.
         allowed: u64,
-        /// The concurrency that would fit.
+        /// The largest concurrency that `allowed` permits.
         max_concurrency: u64,
     },
-    /// Another user was asked for, which only root may become.
-    #[error("jobs cannot run as {user}: only a worker that is root can start them as another user")]
+    /// The configuration names another user, and this process is not root.
+    #[error("cannot run jobs as {user}: only root can start jobs as another user")]
     NotRoot {
-        /// Who was asked for.
+        /// The configured user.
         user: String,
     },
-    /// Jobs cannot be kept to the files they may use.
-    #[error("jobs cannot be kept to some files: {0}")]
+    /// The file access of jobs cannot be restricted.
+    #[error("cannot restrict the files of jobs: {0}")]
     Landlock(#[from] LandlockError),
-    /// The containment asked for is not to be had here.
-    #[error("containment `{containment}` cannot be had here: {source}")]
+    /// The configured containment is unavailable, or none is available.
+    #[error("containment `{containment}` is unavailable here: {source}")]
     Containment {
-        /// What was asked for.
+        /// The containment that was tried last.
         containment: Containment,
-        /// Why not.
+        /// Why it is unavailable.
         source: io::Error,
     },
-    /// A spawner did not start.
-    #[error("a spawner process cannot be started: {0}")]
+    /// A spawner process did not start.
+    #[error("cannot start a spawner process: {0}")]
     Spawner(#[source] io::Error),
 }

@@ -1,4 +1,4 @@
-//! How many files may be open, here and in jobs.
+//! The limit of open files, for this process and for jobs.
 
 use std::sync::OnceLock;
 
@@ -6,18 +6,22 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::error::RunnerError;
 
-/// Descriptors of a job in the worker: three pipes at both ends, standard
-/// input, and a body too long for a message.
+/// Descriptors that the worker needs for a job: both ends of three pipes, standard
+/// input, and a request that is too long for one message.
 const FDS_PER_JOB: u64 = 8;
 
-/// What the rest of the worker needs.
+/// Descriptors that the rest of the worker needs.
 const RESERVED_FDS: u64 = 128;
 
-/// The limit this process was started with, which jobs get.
+/// Soft and hard limit with which this process was started; jobs get the same.
 static ORIGINAL_LIMIT: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Raises the limit of open files as far as it goes, and checks it against the
-/// concurrency. Returns the limit as it was before, for jobs.
+/// Raises the limit of open files to the hard limit and compares it with the
+/// concurrency. Returns the original limits (soft, hard), which jobs get.
+///
+/// # Errors
+///
+/// Returns [`RunnerError::FdLimitTooLow`] if the concurrency needs more.
 pub(super) fn raise_fd_limit(concurrency: usize) -> Result<(u64, u64), RunnerError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     let original = *ORIGINAL_LIMIT.get_or_init(|| (soft, hard));

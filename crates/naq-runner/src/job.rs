@@ -1,4 +1,4 @@
-//! A job in the worker's process: its state, and the handle to it.
+//! A job in the worker's process: its state, and its handle.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,19 +19,19 @@ use super::pool::Pool;
 use super::scratch::ScratchDir;
 use super::wire::flag;
 
-/// How a job ended, as its spawner or the lack of one says.
+/// How a job ended, as its spawner reports it or, without a spawner, the pool.
 #[derive(Clone, Debug)]
 pub(super) struct ExitReport {
     pub(super) end: Termination,
     /// Bits of [`flag`].
     pub(super) flags: u8,
     pub(super) usage: Usage,
-    /// Since the epoch, nanoseconds; 0 if it never started.
+    /// Nanoseconds since the epoch; 0 if the job never started.
     pub(super) started_ns: u64,
 }
 
 impl ExitReport {
-    /// An end without a process that could have used anything.
+    /// An end without resource usage.
     pub(super) fn without_usage(end: Termination) -> ExitReport {
         ExitReport {
             end,
@@ -46,18 +46,19 @@ impl ExitReport {
     }
 }
 
-/// Where a job is.
+/// The phase of a job.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Not given to a spawner yet.
+    /// No spawner has received the job yet.
     Pending,
-    /// With a spawner; its pipes are read when it ends or has been reported.
+    /// A spawner has the job. Its pipes are read once it is reported as started or
+    /// finished.
     Dispatched(Pipes),
-    /// Its pipes are read by a task, which is told of its end here.
+    /// A task reads its pipes. The sender tells that task how the job ended.
     Streaming(oneshot::Sender<ExitReport>),
-    /// Over.
+    /// The job is over.
     Done(Box<Completion>),
-    /// Over, and told.
+    /// The job is over and `wait` has returned its completion.
     Collected,
 }
 
@@ -65,9 +66,9 @@ pub(super) enum Phase {
 pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
-    /// Its folder, if it has one, until it is over.
+    /// The scratch folder, if the job has one; `None` once the job is over.
     pub(super) scratch: Option<ScratchDir>,
-    /// Until a collector has it, so that its reader sees the end of the stream.
+    /// Moved into the collector, whose drop ends the stream for the reader.
     pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
     pub(super) control: VecDeque<ControlMessage>,
@@ -77,20 +78,20 @@ pub(super) struct JobState {
 pub(super) struct Job {
     pub(super) id: u32,
     pub(super) job_id: String,
-    /// The encoded request.
+    /// The encoded start request.
     pub(super) body: Vec<u8>,
     pub(super) stdin: Stdin,
     pub(super) kill_grace: Duration,
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
-    /// The folder was asked for, and is handed over at the end.
+    /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,
     pub(super) state: Mutex<JobState>,
     pub(super) changed: Notify,
 }
 
-/// Hides the request and the input: there are secrets among them.
+/// Omits the request and the input, which contain secrets.
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
@@ -114,13 +115,13 @@ impl Job {
         )
     }
 
-    /// It runs, and has for a moment.
+    /// The spawner has reported the job as started.
     pub(super) fn mark_started(&self, started_ns: u64) {
         self.lock().started = since_epoch(started_ns);
         self.changed.notify_waiters();
     }
 
-    /// Its tree is gone: reads what is left in its pipes, and tells.
+    /// The process tree is gone: drains the pipes and finishes the job.
     pub(super) fn drain_and_finish(
         &self,
         pipes: Option<Pipes>,
@@ -136,7 +137,7 @@ impl Job {
         self.finish(collector, exit);
     }
 
-    /// It is over, and all its output is collected.
+    /// Completes the job, whose output has been collected, and wakes its waiters.
     pub(super) fn finish(&self, mut collector: Collector, exit: ExitReport) {
         let [stdout, stderr]: [Captured; 2] = collector.finish();
         let mut state = self.lock();
@@ -179,7 +180,7 @@ fn since_epoch(ns: u64) -> Option<SystemTime> {
     (ns > 0).then(|| UNIX_EPOCH + Duration::from_nanos(ns))
 }
 
-/// A job that was started. Dropping it before the job is over kills the job.
+/// A job that was started. Dropping the handle before the job is over kills it.
 #[derive(Debug)]
 pub struct JobHandle {
     pub(super) pool: Arc<Pool>,
@@ -187,9 +188,9 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    /// Waits until the job is over: its first process has ended and nothing of
-    /// its tree is left. Cancel safe. The end is told once: a second wait does
-    /// not return.
+    /// Waits until the job is over: its first process has ended and its process
+    /// tree is gone. Cancel safe. Only one call returns the completion; a second
+    /// one never returns.
     pub async fn wait(&self) -> Completion {
         self.wait_until(|state| {
             if !matches!(state.phase, Phase::Done(_)) {
@@ -203,8 +204,9 @@ impl JobHandle {
         .await
     }
 
-    /// Waits until the job runs (told a few milliseconds late, since most are
-    /// over by then) or is over. The moment it started, if it did.
+    /// Waits until the job runs or is over, and returns when it started; `None` if
+    /// it never did. A start is reported some milliseconds late, since most short
+    /// jobs are over by then.
     pub async fn wait_started(&self) -> Option<SystemTime> {
         self.wait_until(|state| match state.phase {
             Phase::Done(_) | Phase::Collected => Some(state.started),
@@ -213,8 +215,8 @@ impl JobHandle {
         .await
     }
 
-    /// The next control message; none when the job is over (what was not taken
-    /// by then is in [`Completion::control`]). Cancel safe.
+    /// Returns the next control message; `None` when the job is over. Messages that
+    /// are left by then are in [`Completion::control`]. Cancel safe.
     pub async fn next_control_message(&self) -> Option<ControlMessage> {
         self.wait_until(|state| match state.phase {
             Phase::Done(_) | Phase::Collected => Some(None),
@@ -223,8 +225,8 @@ impl JobHandle {
         .await
     }
 
-    /// Asks the job to end: TERM to its tree, KILL after its grace. When the
-    /// lease is lost, KILL at once.
+    /// Stops the job: TERM to its process tree, KILL after its grace. For
+    /// [`StopReason::LeaseLost`] and [`StopReason::Abandoned`], KILL at once.
     pub fn stop(&self, why: StopReason) {
         match why {
             StopReason::LeaseLost | StopReason::Abandoned => self.kill(why),
@@ -234,7 +236,7 @@ impl JobHandle {
         }
     }
 
-    /// KILL to the whole tree, at once.
+    /// Sends KILL to the whole process tree at once.
     pub fn kill(&self, why: StopReason) {
         self.pool.stop(&self.job, why, None);
     }

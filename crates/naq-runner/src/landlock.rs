@@ -1,5 +1,5 @@
-//! Landlock: which files jobs may use at all, where the worker says so. The
-//! kernel asks this on top of every other permission, of root too.
+//! Landlock: restricts which files jobs may use. The kernel checks it in addition
+//! to every other permission, for root too.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -11,10 +11,11 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError,
 };
 
-/// The newest kernel interface whose rights are used where they are there.
+/// The newest kernel interface whose access rights are used. On an older kernel,
+/// only those it supports are.
 const NEWEST_ABI: ABI = ABI::V5;
 
-/// What every program may count on, beside its descriptors and its folder.
+/// Devices that every job may use, besides its descriptors and scratch folder.
 const DEVICES: [&str; 5] = [
     "/dev/null",
     "/dev/zero",
@@ -23,47 +24,47 @@ const DEVICES: [&str; 5] = [
     "/dev/urandom",
 ];
 
-/// Where jobs may use files; nowhere else. Absolute paths of folders (with all
-/// that is below) or files.
+/// The files that jobs may use. Each entry is the absolute path of a file, or of a
+/// folder with everything below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileAccess {
-    /// Where they may read, list and execute.
+    /// Files and folders that jobs may read, list and execute.
     pub read: Vec<String>,
-    /// Where they may read, write, make and remove as well.
+    /// Files and folders that jobs may also write, create and remove.
     pub write: Vec<String>,
 }
 
-/// Why jobs cannot be kept to some files.
+/// Why the file access of jobs cannot be restricted.
 #[derive(Debug, thiserror::Error)]
 pub enum LandlockError {
-    /// The kernel has it not, or it is not switched on.
-    #[error("this kernel has no Landlock, or it is switched off: {0}")]
+    /// The kernel does not support Landlock, or it is disabled.
+    #[error("this kernel does not support Landlock, or it is disabled: {0}")]
     Unsupported(#[source] RulesetError),
-    /// A path that is named is not there.
+    /// A configured path cannot be opened.
     #[error("{path}: {source}")]
     Path {
-        /// As it was named.
+        /// The path as configured.
         path: String,
-        /// Why not.
+        /// Why it cannot be opened.
         source: std::io::Error,
     },
-    /// A path is not absolute.
+    /// A configured path is not absolute.
     #[error("{0}: not an absolute path")]
     Relative(String),
-    /// The kernel refused a rule.
-    #[error("{path}: the kernel refuses the rule: {source}")]
+    /// The kernel rejected a rule.
+    #[error("{path}: the kernel rejected the rule: {source}")]
     Rule {
-        /// As it was named.
+        /// The path as configured.
         path: String,
-        /// Why.
+        /// Why it was rejected.
         source: RulesetError,
     },
 }
 
 impl FileAccess {
-    /// A ruleset for one job, for the child to put itself under. `scratch` is
-    /// its folder. Paths are looked up below `root`, the root directory of the
-    /// job's mount namespace, where it has one: its `/proc` is another.
+    /// A ruleset for one job, which the child applies to itself. `scratch` is the
+    /// scratch folder. `root` is the root directory of the job's mount namespace:
+    /// paths are resolved below it, since `/proc` differs there.
     pub(super) fn ruleset(
         &self,
         root: Option<RawFd>,

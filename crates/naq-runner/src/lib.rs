@@ -1,13 +1,13 @@
-//! The runner: the only room that starts a job's process, holds its tree
-//! together, captures its output and ends it.
+//! Runs jobs on Linux: this crate is the only one that starts a job's process,
+//! contains its process tree, captures its output and kills it.
 //!
-//! Jobs are started by a few small spawner processes (`naq __spawner`), which
-//! share a socket with this one; nothing here blocks the thread it runs on.
-//! When this process dies, however it dies, its spawners kill every tree they
-//! started.
+//! A few small spawner processes (`naq __spawner`) start the jobs. Each shares a
+//! socket with this process, and nothing here blocks the thread it runs on. When
+//! this process dies, for whatever reason, its spawners kill every process tree
+//! that they started.
 //!
-//! It never knows of queues or NATS, never reads the environment, never reads
-//! the meaning of a control message, and never decides about a retry.
+//! The crate has no notion of queues or NATS. It never reads the environment,
+//! never interprets a control message and never decides on a retry.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the runner is written for Linux: elsewhere, run naq in a container");
@@ -72,11 +72,12 @@ use pool::Pool;
 use spawner_process::SpawnerProcess;
 use spawner_setup::{SpawnerSetup, UserIds};
 
-/// How long a shutdown waits for killed jobs to be gone.
+/// How long [`Runner::shutdown`] waits until the killed jobs are gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
-/// Starts jobs. Cheap to clone; belongs to the tokio runtime it was started
-/// on. When the last clone is dropped, the jobs that are left are killed.
+/// Starts jobs. A clone is cheap and shares the slots. A runner belongs to the
+/// tokio runtime on which it was started. Dropping the last clone kills the jobs
+/// that still run.
 #[derive(Clone, Debug)]
 pub struct Runner {
     inner: Arc<Inner>,
@@ -95,15 +96,18 @@ impl Drop for Inner {
 }
 
 impl Runner {
-    /// Raises the descriptor limit, finds the containment, removes what dead
-    /// workers left, and starts the spawners. Call it before this process has
-    /// children it cares about: with containment by subreaper, children in
-    /// sessions of their own that turn up later are taken for orphaned jobs.
+    /// Raises the descriptor limit, selects the containment, removes what dead
+    /// workers left behind, and starts the spawners.
+    ///
+    /// Call it before this process starts children of its own: with
+    /// [`Containment::Subreaper`], the runner takes a later child in another
+    /// session for an orphaned process of a job and kills it.
     ///
     /// # Errors
     ///
-    /// As [`RunnerError`] says; a containment that was asked for by name is
-    /// not replaced by another.
+    /// Returns [`RunnerError`] if the configuration cannot be met on this machine.
+    /// If [`RunnerConfig::containment`] names one, the runner never falls back to
+    /// another.
     pub async fn start(mut options: RunnerConfig) -> Result<Runner, RunnerError> {
         if options.concurrency == 0 {
             return Err(RunnerError::NoSlots);
@@ -153,13 +157,14 @@ impl Runner {
         })
     }
 
-    /// How jobs' trees are held together here.
+    /// How this runner contains the process trees of its jobs.
     pub fn containment(&self) -> Containment {
         self.inner.pool.containment
     }
 
-    /// Starts a job, or has it wait for a slot. Never blocks and never fails:
-    /// what is wrong with the command is told by the handle.
+    /// Starts a job, or queues it until a slot is free. Never blocks and never
+    /// fails: if the command is invalid, [`JobHandle::wait`] returns
+    /// [`Termination::NotStarted`].
     pub fn start_job(&self, command: Command) -> JobHandle {
         let pool = &self.inner.pool;
         let id = pool.next_id();
@@ -167,7 +172,7 @@ impl Runner {
         let taken = needs_folder.then(|| pool.scratch_dirs.take()).transpose();
         let prepared = taken
             .map_err(|e| {
-                let message = format!("the scratch folder cannot be made: {e}");
+                let message = format!("cannot create the scratch folder: {e}");
                 Box::new(SpawnFailure::new("scratch", message, false))
             })
             .and_then(|scratch| {
@@ -214,8 +219,8 @@ impl Runner {
         }
     }
 
-    /// Kills what runs, and ends the spawners. Returns when both are gone, or
-    /// after 10 seconds.
+    /// Kills the running jobs and ends the spawners. Returns when all of them are
+    /// gone, or after 10 seconds.
     pub async fn shutdown(self) {
         let pool = &self.inner.pool;
         pool.close();
@@ -235,18 +240,18 @@ impl Runner {
     }
 }
 
-/// Keeps other processes of this user, jobs among them, from reading this
+/// Keeps other processes of the same user, such as jobs, from reading this
 /// process's memory and environment through `/proc`.
 ///
 /// # Errors
 ///
-/// What the system says.
+/// Returns the error of `prctl`.
 pub fn make_undumpable() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
 }
 
-/// Finds the containment, the best one first, and starts the first spawner,
-/// which is what shows whether it works.
+/// Selects the containment, best one first, and starts the first spawner with
+/// it. Only a started spawner proves that a containment works here.
 async fn select_containment(
     options: &RunnerConfig,
 ) -> Result<(Containment, Option<WorkerCgroup>, SpawnerProcess), RunnerError> {
@@ -258,7 +263,7 @@ async fn select_containment(
         };
         match (options.containment, containment.fallback()) {
             (None, Some(next)) => {
-                tracing::info!(reason = %source, "containment `{containment}` cannot be had here");
+                tracing::info!(%containment, reason = %source, "containment unavailable; trying the next one");
                 containment = next;
             }
             _ => {
@@ -277,7 +282,8 @@ async fn try_containment(
 ) -> io::Result<(Option<WorkerCgroup>, SpawnerProcess)> {
     let root = match containment {
         Containment::Cgroup => Some(WorkerCgroup::create()?),
-        // What a spawner leaves when it dies becomes this process's, to end.
+        // The orphans of a dead spawner become children of this process, which
+        // then kills them (`reap_orphans`).
         Containment::Namespace | Containment::Subreaper => {
             nix::sys::prctl::set_child_subreaper(true)?;
             None
@@ -302,7 +308,8 @@ async fn start_spawner(
     spawner_process::spawn(options.spawner_program.as_deref(), setup).await
 }
 
-/// Cores + 2 unless told, since each spawner sleeps while its child executes.
+/// The configured number of spawners. The default is the number of cores + 2,
+/// since a spawner sleeps while its child executes.
 fn spawner_count(options: &RunnerConfig) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     options

@@ -1,4 +1,4 @@
-//! Output as it comes, for whoever follows a job.
+//! Live output: chunks of a job's output, sent while the job runs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::collect::READ_BYTES;
 
-/// Which stream a chunk is of.
+/// The stream of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// Standard output.
@@ -16,17 +16,18 @@ pub enum StreamKind {
     Stderr,
 }
 
-/// A piece of output, masked.
+/// A chunk of masked output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveChunk {
-    /// Which stream.
+    /// The stream.
     pub stream: StreamKind,
     /// The bytes.
     pub bytes: Bytes,
 }
 
-/// Where a job's live output goes. A reader that is slow loses chunks, which
-/// are counted ([`super::Completion::live_dropped_bytes`]); the job never waits.
+/// Where the live output of a job is sent. If the reader is slow, chunks are
+/// dropped and counted in [`super::Completion::live_dropped_bytes`]; the job never
+/// waits, unless the sink is [`LiveSink::lossless`].
 #[derive(Clone, Debug)]
 pub struct LiveSink {
     sender: mpsc::Sender<LiveChunk>,
@@ -34,17 +35,17 @@ pub struct LiveSink {
     lossless: bool,
 }
 
-/// Free places in the channel below which the pipes of a job with a lossless sink are not read:
-/// what both pipes can hold at the most (1 MiB each, by the kernel's default bound), in pieces
-/// of one read.
+/// Chunks that both pipes of a job can contain at most (1 MiB each, by the kernel's
+/// default bound). With a lossless sink, the pipes are read only while the channel
+/// has room for as many.
 const RESERVED_CHUNKS: usize = 2 * (1 << 20) / READ_BYTES;
 
 impl LiveSink {
-    /// How old a job is before its output goes live, unless told otherwise.
+    /// Default age of a job at which live output starts.
     pub const DEFAULT_START_AFTER: Duration = Duration::from_secs(1);
 
-    /// Sends to this channel once the job is this old: first what was kept of
-    /// its output so far, then the rest as it comes. With zero, at once.
+    /// Sends to this channel once the job has this age: first the output kept so
+    /// far, then each further piece. Zero means from the beginning.
     pub fn new(sender: mpsc::Sender<LiveChunk>, start_after: Duration) -> LiveSink {
         LiveSink {
             sender,
@@ -53,7 +54,7 @@ impl LiveSink {
         }
     }
 
-    /// Sends everything, from the beginning: a reader that is slow slows the job down, as a
+    /// Sends all output from the beginning. A slow reader slows the job down, as a
     /// pipe would. The channel must have a capacity of 128 or more.
     pub fn lossless(sender: mpsc::Sender<LiveChunk>) -> LiveSink {
         LiveSink {
@@ -63,12 +64,12 @@ impl LiveSink {
         }
     }
 
-    /// Whether there is room for whatever the pipes can hold.
+    /// Whether the channel has room for all that the pipes can contain.
     pub(super) fn has_capacity(&self) -> bool {
         !self.lossless || self.sender.capacity() >= RESERVED_CHUNKS || self.sender.is_closed()
     }
 
-    /// Waits until there is room, or nobody reads any more.
+    /// Waits until the channel has that room, or is closed.
     pub(super) async fn wait_for_capacity(&self) {
         if self.lossless {
             let _ = self.sender.reserve_many(RESERVED_CHUNKS).await;
@@ -79,7 +80,7 @@ impl LiveSink {
         self.start_after
     }
 
-    /// Sends if there is room; returns the bytes dropped.
+    /// Sends if the channel has room. Returns the number of bytes dropped.
     pub(super) fn send(&self, stream: StreamKind, bytes: &[u8]) -> u64 {
         if bytes.is_empty() {
             return 0;

@@ -1,21 +1,21 @@
-//! Hiding secrets in what a job prints.
+//! Hides secrets in the output of a job.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What stands where a secret stood.
+/// The text that replaces a secret.
 pub const MASK: &[u8] = b"***";
 
-/// A set of values to hide. Its `Debug` hides them too.
+/// A set of values to hide. Its `Debug` output hides them too.
 #[derive(Clone, Default)]
 pub struct Mask {
     inner: Option<Arc<Secrets>>,
 }
 
 struct Secrets {
-    /// Longest first, so that the longer of two that begin alike wins.
+    /// Longest first, so that of two values with a common prefix the longer wins.
     values: Vec<Vec<u8>>,
-    /// Which bytes begin a value.
+    /// Whether a byte is the first of some value.
     first: [bool; 256],
 }
 
@@ -25,11 +25,11 @@ impl fmt::Debug for Mask {
     }
 }
 
-/// What the bytes at a place are.
+/// What starts at a position of the stream.
 enum SecretMatch {
     NoMatch,
     Full(usize),
-    /// They may become a value when more comes.
+    /// A prefix of a value: more bytes decide.
     Partial,
 }
 
@@ -45,7 +45,8 @@ impl Secrets {
             if bytes.starts_with(value) {
                 return SecretMatch::Full(value.len());
             }
-            // A longer value is waited for before a shorter one is taken.
+            // A longer value may still complete, so wait for it before a shorter one
+            // is replaced.
             if expect_more && value.starts_with(bytes) {
                 return SecretMatch::Partial;
             }
@@ -55,7 +56,7 @@ impl Secrets {
 }
 
 impl Mask {
-    /// Hides these values; empty ones are nothing to hide.
+    /// A mask for these values. Empty values are ignored.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Mask {
         let mut values: Vec<Vec<u8>> = values
             .into_iter()
@@ -75,7 +76,7 @@ impl Mask {
         }
     }
 
-    /// A whole text, masked.
+    /// Masks a whole text.
     pub fn text(&self, text: &str) -> String {
         let mut stream = MaskStream::new(self.clone());
         let mut out = Vec::new();
@@ -85,8 +86,8 @@ impl Mask {
     }
 }
 
-/// Masks a stream that comes in pieces: what may be the beginning of a secret
-/// is pending back until it is known.
+/// Masks a stream that arrives in pieces. Bytes that may be the beginning of a
+/// secret stay pending until more bytes decide.
 #[derive(Debug)]
 pub(super) struct MaskStream {
     mask: Mask,
@@ -101,17 +102,17 @@ impl MaskStream {
         }
     }
 
-    /// Nothing is masked: pieces may be used as they are.
+    /// Whether there is nothing to mask, so that pieces can be used as they are.
     pub(super) fn is_transparent(&self) -> bool {
         self.mask.inner.is_none()
     }
 
-    /// Appends to `out` what is known of the stream with `piece` added.
+    /// Adds `piece` and appends to `out` what is decided.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         self.mask_chunk(piece, true, out);
     }
 
-    /// Appends what was pending back.
+    /// Ends the stream and appends the pending bytes.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         self.mask_chunk(&[], false, out);
     }
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_wherever_the_stream_is_cut() {
+    fn secrets_are_masked_wherever_the_stream_is_cut() {
         let text = "a hunter2 b hunter hunter2hunter22 hunte";
         let whole = masked(&["hunter2"], &[text]);
         assert_eq!(whole, "a *** b hunter ******2 hunte");
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_of_two_wins() {
+    fn the_longer_of_two_secrets_with_a_common_prefix_wins() {
         assert_eq!(
             masked(&["abc", "abcdef"], &["abcd", "ef abc", "d"]),
             "*** ***d"
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn without_secrets_nothing_changes() {
+    fn without_secrets_the_output_is_unchanged() {
         assert_eq!(masked(&["", ""], &["ab", "c"]), "abc");
         assert!(!format!("{:?}", Mask::new(["pw"])).contains("pw"));
     }

@@ -1,11 +1,11 @@
-//! PID namespaces: one per running job at a time, used again and again like a
+//! PID namespaces: each contains one running job at a time and is reused like a
 //! control group.
 //!
 //! The first process of a namespace is a copy of the spawner
-//! ([`super::sys::namespace_init`]); a job's program is the second. It is started by
-//! the spawner *into* the namespace, so it stays the spawner's own child: exit,
-//! signal and usage are told as without a namespace, and its signals have their
-//! usual defaults, which the first process of a namespace has not.
+//! ([`super::sys::namespace_init`]); the job's program is the second. The spawner
+//! starts it *into* the namespace, so it remains a child of the spawner. The
+//! spawner therefore reads its exit status and usage as without a namespace, and
+//! its signals have their usual defaults, unlike those of the first process.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -20,19 +20,19 @@ use nix::unistd::Pid;
 use super::sys::namespace_init::{EXIT_WHEN_EMPTY, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
-/// Makes namespaces, in a spawner.
+/// Creates namespaces, in a spawner.
 #[derive(Debug)]
 pub(super) struct Namespaces {
-    /// The spawner's children.
+    /// The children of the spawner.
     children: Children,
 }
 
 impl Namespaces {
-    /// Finds out whether namespaces can be made here: as root, or else in a
-    /// user namespace, into which this process moves. The caller makes one to
-    /// see whether it works; in words if not.
+    /// Checks whether this process may create namespaces: as root, or else inside a
+    /// user namespace, into which it then moves. Only a created namespace proves
+    /// that it works, so the caller creates one. The error says what is missing.
     pub(super) fn new() -> Result<Namespaces, (Errno, &'static str)> {
-        // The least of what is needed, and no harm.
+        // A new mount namespace needs the same permission and changes nothing.
         if unshare(CloneFlags::CLONE_NEWNS).is_err() {
             enter_user_namespace().map_err(|errno| {
                 (
@@ -51,7 +51,7 @@ impl Namespaces {
         Ok(Namespaces { children })
     }
 
-    /// Makes a namespace, with its first process in it.
+    /// Creates a namespace with its first process.
     pub(super) fn create(&self) -> Result<Namespace, Errno> {
         let (ours, theirs) = pair()?;
         let init = fork_init(&theirs)?;
@@ -67,9 +67,9 @@ impl Namespaces {
         }
     }
 
-    /// Whether this process has a child that `is_known` does not know: a
-    /// process can make its child its parent's (CLONE_PARENT), and a job's
-    /// first process has this one as its parent.
+    /// Whether this process has a child that `is_known` does not recognise. With
+    /// CLONE_PARENT, a process can make its own child a child of its parent, and the
+    /// parent of a job's first process is this spawner.
     pub(super) fn has_unknown_children(&mut self, is_known: impl Fn(i32) -> bool) -> bool {
         match self.children.read() {
             Ok(text) => text
@@ -81,9 +81,9 @@ impl Namespaces {
     }
 }
 
-/// Moves this process into a user namespace where it is the same user, and may
-/// make other namespaces. Its files in `/proc` have to be its own for that: it
-/// must be dumpable still.
+/// Moves this process into a user namespace in which it has the same ids and may
+/// create other namespaces. It has to own its files in `/proc` to do that, so it
+/// must still be dumpable.
 fn enter_user_namespace() -> Result<(), Errno> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -93,22 +93,22 @@ fn enter_user_namespace() -> Result<(), Errno> {
     write("/proc/self/gid_map", format!("{gid} {gid} 1"))
 }
 
-/// A PID namespace, and a mount namespace whose `/proc` shows it.
+/// A PID namespace and a mount namespace whose `/proc` shows it.
 #[derive(Debug)]
 pub(super) struct Namespace {
-    /// Its first process.
+    /// The first process of the namespace.
     init: i32,
     pids: OwnedFd,
     mounts: OwnedFd,
     root: OwnedFd,
     proc: OwnedFd,
-    /// The children of its first process.
+    /// The children of the first process.
     children: Children,
-    /// Tells when something is mounted or unmounted.
+    /// Reports when something is mounted or unmounted.
     mount_table: File,
-    /// The first process was asked to end.
+    /// Whether the first process was asked to exit when empty.
     exiting: bool,
-    /// It has ended, and with it everything there was.
+    /// Whether the first process has ended, and every other one with it.
     ended: bool,
 }
 
@@ -143,51 +143,51 @@ impl Namespace {
         })
     }
 
-    /// The PID namespace, to start a child in.
+    /// The PID namespace, to start a child in it.
     pub(super) fn pids(&self) -> RawFd {
         self.pids.as_raw_fd()
     }
 
-    /// The mount namespace and its root directory, for the child to enter.
+    /// The mount namespace and its root directory, which the child enters.
     pub(super) fn mounts(&self) -> (RawFd, RawFd) {
         (self.mounts.as_raw_fd(), self.root.as_raw_fd())
     }
 
-    /// The root directory of its mount namespace.
+    /// The root directory of the mount namespace.
     pub(super) fn root(&self) -> RawFd {
         self.root.as_raw_fd()
     }
 
-    /// The id of its first process, here.
+    /// The process id of the first process, outside of the namespace.
     pub(super) fn init(&self) -> i32 {
         self.init
     }
 
-    /// Asks every process to end, stopped ones too.
+    /// Sends TERM to every process, and CONT so that stopped ones receive it.
     pub(super) fn terminate(&self) {
         self.signal(TERMINATE_ALL);
     }
 
-    /// Kills everything.
+    /// Kills every process.
     pub(super) fn kill(&self) {
         self.signal(Signal::SIGKILL);
     }
 
     fn signal(&self, signal: Signal) {
-        // Once reaped, its number may be somebody else's.
+        // Once reaped, its process id may belong to another process.
         if !self.ended {
             let _ = kill(Pid::from_raw(self.init), signal);
         }
     }
 
-    /// Its first process was reaped.
+    /// The first process was reaped.
     pub(super) fn mark_ended(&mut self) {
         self.ended = true;
     }
 
-    /// Whether the processes of a job are gone whose first one was reaped: what
-    /// that one left became the children of `init`. If not, `init` is told to
-    /// end with the last of them, which is an event to wait for.
+    /// Whether all processes of a job are gone, once its first one was reaped: its
+    /// orphans become children of `init`. If some are left, asks `init` to exit
+    /// with the last of them, which is an event to wait for.
     pub(super) fn is_empty(&mut self, has_unknown: bool) -> bool {
         if self.ended {
             return true;
@@ -203,18 +203,19 @@ impl Namespace {
         false
     }
 
-    /// Whether another job may have it: it is as it was made.
+    /// Whether another job may use this namespace: it runs, and its mounts are
+    /// unchanged.
     pub(super) fn is_reusable(&self) -> bool {
         let mut changed = [PollFd::new(self.mount_table.as_fd(), PollFlags::POLLPRI)];
         !self.ended && !self.exiting && poll(&mut changed, PollTimeout::ZERO) == Ok(0)
     }
 
-    /// Where `/proc` of this namespace can be read from outside.
+    /// The path of this namespace's `/proc`, from outside.
     pub(super) fn proc(&self) -> String {
         format!("/proc/self/fd/{}", self.proc.as_raw_fd())
     }
 
-    /// Its processes but the first, as they are numbered there.
+    /// Its processes except the first, by their ids inside the namespace.
     pub(super) fn processes(&self) -> Vec<i32> {
         fs::read_dir(self.proc())
             .into_iter()
@@ -232,7 +233,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The list of a process's children, kept open.
+/// The list of the children of a process, kept open.
 #[derive(Debug)]
 struct Children {
     file: File,

@@ -1,4 +1,4 @@
-//! What a runner is told at its start.
+//! Configuration of a runner.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,43 +7,44 @@ use std::str::FromStr;
 use super::landlock::FileAccess;
 use super::user::JobUser;
 
-/// Bytes kept of each stream of a job unless told otherwise: 64 KiB.
+/// Default for [`RunnerConfig::default_output_bytes`]: 64 KiB.
 pub const DEFAULT_OUTPUT_BYTES: u64 = 64 * 1024;
 
-/// How a runner is set up.
+/// Configuration of a runner.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
-    /// How many jobs run at once; more wait their turn.
+    /// Number of jobs that run at once; further ones are queued.
     pub concurrency: usize,
-    /// Spawner processes: cores + 2 unless told, never more than
-    /// `concurrency`. Containment by subreaper takes one per slot instead.
+    /// Number of spawner processes, at most `concurrency`. `None` means cores + 2.
+    /// [`Containment::Subreaper`] uses one per slot instead.
     pub spawners: Option<usize>,
-    /// The containment to use and no other; the best one present if not told.
+    /// The containment to use, and no other. `None` means the best available one.
     pub containment: Option<Containment>,
-    /// Where a job without a `cwd` of its own runs.
+    /// Working directory of jobs whose command sets none.
     pub work_dir: PathBuf,
-    /// Where scratch folders are made; made itself if it is not there.
+    /// Where scratch folders are created. Created if it does not exist.
     pub scratch_dir: PathBuf,
-    /// PATH: where programs are looked for, and what jobs are given.
+    /// PATH of jobs, in which programs are searched.
     pub path: String,
-    /// The rest of the environment every job begins with (`HOME`, `LANG`,
-    /// `TZ`, `TMPDIR`).
+    /// Further variables of every job, such as `HOME`, `LANG`, `TZ` and `TMPDIR`.
     pub base_env: Vec<(String, String)>,
-    /// Who jobs run as, if not the worker's own user; only root may say.
+    /// The user that jobs run as, which only root can set. `None` means the user of
+    /// this process.
     pub run_as: Option<JobUser>,
-    /// The files jobs may use, by Landlock; all their user may, if not told.
+    /// The files that jobs may use, enforced by Landlock. `None` means all files
+    /// that their user may use.
     pub files: Option<FileAccess>,
-    /// The binary to run as `<program> __spawner`; this one if not told.
+    /// The binary to run as `<program> __spawner`. `None` means this binary.
     pub spawner_program: Option<PathBuf>,
-    /// Bytes kept of each stream of a job that does not say.
+    /// Bytes kept of each stream of a job whose command sets no limit.
     pub default_output_bytes: u64,
-    /// Longest line on the control channel, bytes; longer ones are dropped
-    /// with a warning.
+    /// Maximum length of a line on the control channel, in bytes. Longer lines are
+    /// dropped with a warning.
     pub control_line_bytes_max: usize,
 }
 
 impl RunnerConfig {
-    /// RunnerConfig with their defaults, for a number of slots.
+    /// The default configuration for this number of slots.
     pub fn new(concurrency: usize) -> RunnerConfig {
         RunnerConfig {
             concurrency,
@@ -62,19 +63,20 @@ impl RunnerConfig {
     }
 }
 
-/// How a job's process tree is held together, so that it can be ended whole.
+/// How the process tree of a job is contained, so that all of it can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Containment {
-    /// A control group (version 2) per slot.
+    /// A control group (version 2) per running job.
     Cgroup,
-    /// A PID namespace per slot, with a `/proc` of its own.
+    /// A PID namespace per running job, with its own `/proc`.
     Namespace,
-    /// A walk over the descendants of a spawner that adopts orphans.
+    /// A spawner per job that adopts its orphans; its descendants are found in
+    /// `/proc`.
     Subreaper,
 }
 
 impl Containment {
-    /// What to try where this one is not to be had.
+    /// The containment to try next if this one is unavailable.
     pub(super) fn fallback(self) -> Option<Containment> {
         match self {
             Containment::Cgroup => Some(Containment::Namespace),
@@ -94,9 +96,9 @@ impl fmt::Display for Containment {
     }
 }
 
-/// The name is none of the containments.
+/// The name of no containment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown containment {0:?}: it is `cgroup`, `namespace` or `subreaper`")]
+#[error("unknown containment {0:?}: use `cgroup`, `namespace` or `subreaper`")]
 pub struct UnknownContainment(String);
 
 impl FromStr for Containment {

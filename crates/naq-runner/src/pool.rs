@@ -1,4 +1,4 @@
-//! Which spawner gets which job, and the jobs that wait.
+//! Assigns jobs to spawners and queues those that wait for a slot.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -21,31 +21,32 @@ use super::options::{Containment, RunnerConfig};
 use super::scratch::ScratchDirs;
 use super::wire::INLINE_BYTES_MAX;
 
-/// Wait before a job is tried again that found no descriptor.
+/// Delay before dispatch is retried after descriptors ran out.
 const DISPATCH_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Something to tell a spawner.
+/// A message for a spawner.
 #[derive(Debug)]
 pub(super) enum Outgoing {
-    /// Start a job; with a body in the last descriptor if `in_memfd`.
+    /// Start a job. If `in_memfd`, the last descriptor contains the request.
     Start {
         job: Arc<Job>,
         fds: Vec<OwnedFd>,
         in_memfd: bool,
     },
-    /// TERM, and KILL after the grace.
+    /// TERM, then KILL after the grace.
     Stop { id: u32, grace: Duration },
-    /// KILL.
+    /// KILL at once.
     Kill { id: u32 },
 }
 
-/// One spawner, as the pool sees it.
+/// The pool's state of one spawner.
 #[derive(Debug)]
 pub(super) struct SpawnerState {
     pub(super) outbox: VecDeque<Outgoing>,
     pub(super) wake: Arc<Notify>,
     pub(super) jobs: HashMap<u32, Arc<Job>>,
-    /// Jobs given that have not been told of yet.
+    /// Jobs assigned to the spawner that it has reported neither as started nor as
+    /// finished.
     pub(super) unreported_starts: usize,
     pub(super) is_ready: bool,
 }
@@ -60,16 +61,16 @@ pub(super) struct PoolState {
     redispatch_scheduled: bool,
 }
 
-/// What all tasks of a runner share.
+/// Shared by all tasks of a runner.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) options: RunnerConfig,
     pub(super) containment: Containment,
     pub(super) worker_cgroup: Option<WorkerCgroup>,
-    /// Soft and hard limit of open files for jobs that do not say.
+    /// Soft and hard limit of open files for jobs that set none.
     pub(super) open_files: (u64, u64),
     pub(super) scratch_dirs: Arc<ScratchDirs>,
-    /// Direct children of this process that were there before any spawner.
+    /// Direct children that this process had before the first spawner.
     pub(super) preexisting_children: Vec<i32>,
     state: Mutex<PoolState>,
 }
@@ -92,7 +93,7 @@ impl Pool {
                 is_ready: false,
             })
             .collect();
-        // random, since the place may be shared
+        // Random, since other users may share the parent folder.
         let run: u64 = rand::random();
         let owner = options.run_as.as_ref().map(|user| (user.uid, user.gid));
         let root_folder = options.scratch_dir.join(format!("naq-{run:016x}"));
@@ -119,14 +120,14 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A number for a job.
+    /// A new id for a job.
     pub(super) fn next_id(&self) -> u32 {
         let mut state = self.lock();
         state.next_id = state.next_id.wrapping_add(1);
         state.next_id
     }
 
-    /// Takes a job in.
+    /// Accepts a job.
     pub(super) fn submit(self: &Arc<Self>, job: Arc<Job>) {
         let mut state = self.lock();
         if state.closing {
@@ -139,13 +140,13 @@ impl Pool {
         self.dispatch(&mut state);
     }
 
-    /// Gives jobs to spawners as long as there are slots and descriptors.
+    /// Assigns queued jobs to spawners while slots and descriptors are available.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
         while state.running < self.options.concurrency && !state.closing {
             let Some(job) = state.pending.front() else {
                 return;
             };
-            // It was on its way, was stopped, and came back.
+            // It was sent, stopped meanwhile, and the spawner returned it.
             if job.lock().stop.is_some() {
                 if let Some(job) = state.pending.pop_front() {
                     job.drain_and_finish(
@@ -161,8 +162,8 @@ impl Pool {
             };
             let (pipes, fds, in_memfd) = match open_job_fds(job) {
                 Ok(made) => made,
-                // Short of descriptors or memory: the job waits, and is none
-                // the worse for it.
+                // Descriptors or memory ran out: the job stays queued, with nothing
+                // lost.
                 Err(_) => {
                     self.schedule_redispatch(state);
                     return;
@@ -183,8 +184,8 @@ impl Pool {
         }
     }
 
-    /// The spawner with the fewest starts before it, and of those the one with
-    /// the fewest jobs. Without groups a spawner holds one job.
+    /// The spawner with the fewest unreported starts, and among those the one with the
+    /// fewest jobs. With [`Containment::Subreaper`], a spawner runs one job only.
     fn pick_spawner(&self, spawners: &[SpawnerState]) -> Option<usize> {
         let one_each = self.containment == Containment::Subreaper;
         spawners
@@ -208,7 +209,7 @@ impl Pool {
         });
     }
 
-    /// A job has left its spawner: its slot is free.
+    /// Frees the slot of a job that has left its spawner.
     pub(super) fn release(self: &Arc<Self>, spawner: usize, id: u32) -> Option<Arc<Job>> {
         let mut state = self.lock();
         let job = state.spawners[spawner].jobs.remove(&id)?;
@@ -221,8 +222,8 @@ impl Pool {
         Some(job)
     }
 
-    /// A job's descriptors got lost on the way: it is sent again, with new
-    /// ones, after a while.
+    /// Queues a job again whose descriptors were lost on the way. It is sent with
+    /// new ones after a delay.
     pub(super) fn resend(self: &Arc<Self>, spawner: usize, id: u32) {
         let mut state = self.lock();
         let Some(job) = state.spawners[spawner].jobs.remove(&id) else {
@@ -236,8 +237,8 @@ impl Pool {
         self.schedule_redispatch(&mut state);
     }
 
-    /// A spawner is gone: what it had not been told of waits again; the ids of
-    /// the rest.
+    /// Cleans up after a dead spawner: queues the jobs again that it had not
+    /// received, and returns the ids of the others.
     pub(super) fn requeue_unsent(self: &Arc<Self>, spawner: usize) -> Vec<u32> {
         let mut state = self.lock();
         let outbox = std::mem::take(&mut state.spawners[spawner].outbox);
@@ -253,7 +254,7 @@ impl Pool {
         state.spawners[spawner].jobs.keys().copied().collect()
     }
 
-    /// Stops a job, wherever it is. A grace of none kills.
+    /// Stops a job in any phase. Without a grace, it is killed at once.
     pub(super) fn stop(self: &Arc<Self>, job: &Arc<Job>, why: StopReason, grace: Option<Duration>) {
         let mut state = self.lock();
         job.lock().stop.get_or_insert(why);
@@ -281,7 +282,7 @@ impl Pool {
         }
     }
 
-    /// Takes no more jobs, and kills those there are.
+    /// Closes the pool to new jobs and kills the present ones.
     pub(super) fn close(self: &Arc<Self>) {
         let mut state = self.lock();
         state.closing = true;
@@ -297,17 +298,17 @@ impl Pool {
     }
 }
 
-/// The end of a job that did not get to start.
+/// The end of a job that was stopped before it started.
 fn stopped_before_start(message: &str) -> ExitReport {
     ExitReport::not_started(SpawnFailure::new("stopped", message.to_owned(), false))
 }
 
-/// Makes what a job reads and writes: our ends, and its.
+/// Opens the descriptors of a job: the worker's ends and the job's.
 fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
     let mut job_fds = Vec::with_capacity(5);
     if let Stdin::Bytes(bytes) = &job.stdin {
-        // A sealed file in memory rather than a pipe: it is never full, so
-        // nobody has to wait for a job that does not read.
+        // A sealed file in memory, not a pipe: it never fills up, so the worker
+        // never has to wait for a job that does not read.
         job_fds.push(sealed_memfd(c"stdin", bytes)?);
     }
     let pipes = Pipes::open(&mut job_fds)?;
@@ -321,7 +322,7 @@ fn open_job_fds(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), Errno> {
 fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
-    // The file's offset stays at its beginning.
+    // Written at an offset, so that the job reads from the beginning.
     file.write_all_at(bytes, 0)
         .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;

@@ -1,5 +1,4 @@
-//! From a command to a request: what is checked and decided before a spawner
-//! sees it.
+//! Turns a command into a start request: all checks that need no spawner.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,12 +10,17 @@ use super::options::RunnerConfig;
 use super::scratch::SCRIPT;
 use super::start_request::{ResourceLimits, StartRequest};
 
-/// Longest script and longest set of strings that is passed on, bytes. Beyond
-/// it the kernel refuses anyway.
+/// Maximum length of an encoded request, in bytes. The kernel rejects longer
+/// arguments anyway.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Checks a command and encodes it. `open_files` is the limit jobs have unless
-/// they say; `scratch` is its folder, if it has one.
+/// Validates a command and encodes it as a start request. `open_files` is the limit
+/// for a command that sets none; `scratch` is the job's scratch folder, if any.
+///
+/// # Errors
+///
+/// Returns a [`SpawnFailure`] of step `request` or `exec` if the command can never
+/// run.
 pub(super) fn prepare(
     options: &RunnerConfig,
     command: &Command,
@@ -100,7 +104,7 @@ fn path_to_str<'a>(what: &str, path: &'a Path) -> Result<&'a str, Box<SpawnFailu
         .ok_or_else(|| invalid_command(format!("{what} is not UTF-8: {}", path.display())))
 }
 
-/// The arguments, and the script to write first.
+/// The arguments, and the script to write before the start.
 fn build_argv<'a>(
     program: &'a Program,
     scratch: Option<&Path>,
@@ -130,7 +134,8 @@ fn build_argv<'a>(
     }
 }
 
-/// `#!/usr/bin/env python3\r` starts, and then says something puzzling.
+/// Rejects a `#!` line that ends in CRLF: the program would start and then report
+/// a misleading error.
 fn check_shebang(source: &str) -> Result<(), Box<SpawnFailure>> {
     let first = source.split('\n').next().unwrap_or_default();
     if first.starts_with("#!") && first.ends_with('\r') {
@@ -143,7 +148,7 @@ fn check_shebang(source: &str) -> Result<(), Box<SpawnFailure>> {
     Ok(())
 }
 
-/// Where a program may be: as `execvp` looks, in the runner's PATH.
+/// The paths to try, as `execvp` does with the runner's PATH.
 fn candidates(program: &str, path: &str) -> Vec<String> {
     if program.contains('/') {
         return vec![program.to_owned()];
@@ -156,7 +161,7 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
         .collect()
 }
 
-/// The environment: later ones win.
+/// The environment of the job. Later variables override earlier ones.
 fn build_env<'a>(
     options: &'a RunnerConfig,
     command: &'a Command,
@@ -169,13 +174,13 @@ fn build_env<'a>(
         .chain(&command.secrets)
         .map(|(name, value)| (name.as_str(), value.as_str()));
     let scratch = scratch.filter(|_| command.scratch);
-    let told = [("NAQ_CONTROL_FD", "3")]
+    let set_by_runner = [("NAQ_CONTROL_FD", "3")]
         .into_iter()
         .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)));
     let all = [("PATH", options.path.as_str())]
         .into_iter()
         .chain(given)
-        .chain(told);
+        .chain(set_by_runner);
     let mut env: Vec<(&str, &str)> = Vec::with_capacity(32);
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(32);
     for (name, value) in all {

@@ -1,4 +1,4 @@
-//! Reading the pipes of a job that runs for longer than a moment.
+//! Reads the pipes of a job that has been running for a while.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -16,28 +16,28 @@ use super::job::{ExitReport, Job};
 use super::live_output::LiveSink;
 use super::sys::async_fd::register;
 
-/// Pieces read in a row before others have their turn.
+/// Reads in a row before other tasks get a turn.
 const READS_PER_WAKEUP: usize = 4;
 
-/// Wait before registering is tried again, the system being short of memory.
+/// Delay before registration is retried after the system ran out of memory.
 const REGISTER_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// Where pieces are read: nothing awaits while it is in use.
+    /// Read buffer, shared by all jobs of a thread: no `await` while it is borrowed.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// One registered pipe, until its end.
+/// A registered pipe; `fd` is `None` after its end.
 struct PipeReader {
     source: PipeKind,
     fd: Option<AsyncFd<OwnedFd>>,
 }
 
-/// What a turn of reading brought.
+/// The outcome of a few reads in a row.
 #[derive(Clone, Copy, Debug, Default)]
 struct TurnOutcome {
     ended: bool,
-    /// Control messages wait to be taken.
+    /// Whether control messages are queued.
     messages: bool,
 }
 
@@ -59,7 +59,7 @@ impl PipeReader {
         }
     }
 
-    /// Waits for something to read; for ever after the end.
+    /// Waits until the pipe is readable; never returns after its end.
     async fn ready(&self) -> AsyncFdReadyGuard<'_, OwnedFd> {
         if let Some(fd) = &self.fd
             && let Ok(ready) = fd.readable().await
@@ -69,7 +69,7 @@ impl PipeReader {
         std::future::pending().await
     }
 
-    /// Reads some of what is there.
+    /// Reads up to [`READS_PER_WAKEUP`] times.
     fn read(
         source: PipeKind,
         mut ready: AsyncFdReadyGuard<'_, OwnedFd>,
@@ -110,7 +110,8 @@ async fn wait_for_capacity(sink: Option<&LiveSink>) {
     }
 }
 
-/// Reads until the job's spawner says that its tree is gone, then what is left.
+/// Reads until the spawner reports that the process tree is gone, then drains the
+/// pipes and finishes the job.
 pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<ExitReport>) {
     let started = Instant::now();
     let mut collector = job.collector();
@@ -138,7 +139,8 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
                 }
                 if outcome.messages {
                     let mut state = job.lock();
-                    // What is not taken stays where it is bounded.
+                    // Messages not yet returned by the handle stay in the
+                    // collector, which bounds them.
                     if state.control.is_empty() {
                         state.control.extend(collector.control.take_messages());
                         drop(state);
@@ -159,7 +161,8 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
             }
         }
     };
-    // one that is stopped is not waited for: whoever stopped it wants an end
+    // A slow reader of live output delays the end of a job, but not of one that
+    // was stopped: the caller wants it to end now.
     if job.lock().stop.is_none() {
         wait_for_capacity(sink.as_ref()).await;
     }

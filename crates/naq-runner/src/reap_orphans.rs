@@ -1,7 +1,7 @@
-//! What a spawner without control groups leaves behind when it dies: its
-//! descendants become this process's children, since it is a subreaper too.
-//! With namespaces those are their first processes, which the kernel has killed
-//! and which end last.
+//! Kills what a dead spawner without control groups leaves behind. This process is
+//! a subreaper too, so the spawner's descendants become its children. With
+//! namespaces those are their first processes, which the kernel has killed and
+//! which end last.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ use nix::unistd::{Pid, getsid};
 
 use super::spawner::descendants::children;
 
-/// How long they may take to be gone.
+/// How long to wait until the orphans are gone.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Between two looks: their deaths make more of them children of ours.
+/// Delay between two rounds: each death makes further orphans our children.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Kills adopted orphans until there are none. `preexisting_children` are children that
-/// were there before and are left alone, as is whatever shares this process's
-/// session: jobs have sessions of their own. Blocks.
+/// Kills adopted orphans until none is left. Spares `preexisting_children` and every
+/// process in the session of this process, since each job has a session of its own.
+/// Blocks.
 pub(super) fn kill_all(preexisting_children: &[i32]) {
     let ours = getsid(None).ok();
     let deadline = Instant::now() + KILL_WAIT_MAX;

@@ -1,8 +1,7 @@
-//! ScratchDir folders: one for each job that runs, used again where a job has
-//! left it empty.
+//! Scratch folders: one per running job, reused if a job leaves its folder empty.
 //!
-//! Making and removing a folder for every job would cost more than starting a
-//! short job does, and most jobs leave nothing there.
+//! Creating and removing a folder for every job would cost more than starting a
+//! short job does, and most jobs leave nothing in it.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -11,20 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The mode of every folder here: its owner's alone.
+/// Mode of every scratch folder: accessible to its owner only.
 const MODE: u32 = 0o700;
 
-/// The mode of the folder around them where they are another user's.
+/// Mode of their parent folder if the scratch folders belong to another user.
 const MODE_TRAVERSABLE: u32 = 0o711;
 
-/// The file a job's source is written to, in its folder.
+/// File name of a job's script in its scratch folder.
 pub(super) const SCRIPT: &str = "script";
 
 /// The scratch folders of one runner.
 #[derive(Debug)]
 pub(super) struct ScratchDirs {
     root: PathBuf,
-    /// User and group that the folders are given to.
+    /// User and group that own the folders, if not this process's.
     owner: Option<(u32, u32)>,
     state: Mutex<PoolState>,
 }
@@ -40,13 +39,13 @@ struct PoolState {
 struct PooledDir {
     path: PathBuf,
     made: DirStamp,
-    /// Its stamp is so old that any change since it was taken must show.
+    /// Whether the stamp is so old that every later change differs from it.
     is_stamp_reliable: bool,
 }
 
-/// What tells a folder that nobody has touched: which one it is (a job may put
-/// something else in its place), and when it was last changed, since whatever
-/// is made, removed or renamed in it changes it.
+/// Identifies a folder that nobody has changed: its inode, since a job may replace
+/// the folder, and the time of its last change, which creating, removing or renaming
+/// a file in it updates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct DirStamp {
     inode: u64,
@@ -54,14 +53,14 @@ struct DirStamp {
     changed_ns: i64,
 }
 
-/// How coarse the kernel's clock for such changes can be (one tick at 100 Hz),
-/// and as much again.
+/// Twice the coarsest resolution of the kernel's clock for change times (one tick at
+/// 100 Hz).
 const CTIME_GRANULARITY: Duration = Duration::from_millis(20);
 
 impl ScratchDirs {
-    /// Folders under `root`, which is made when the first one is needed and
-    /// must not be there: in a shared place it could be anybody's. They belong
-    /// to `owner`, if that is told.
+    /// Scratch folders below `root`, for the user and group `owner` if given. `root`
+    /// is created with the first folder and must not exist: in a shared parent it
+    /// could belong to anybody.
     pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Arc<ScratchDirs> {
         Arc::new(ScratchDirs {
             root,
@@ -74,11 +73,11 @@ impl ScratchDirs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty folder.
+    /// An empty scratch folder, reused if possible.
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// Returns an I/O error if a folder cannot be created.
     pub(super) fn take(self: &Arc<Self>) -> io::Result<ScratchDir> {
         let mut state = self.lock();
         let folder = match state.free.pop() {
@@ -117,7 +116,7 @@ impl ScratchDirs {
         })
     }
 
-    /// Removes everything.
+    /// Removes all folders.
     pub(super) fn remove(&self) {
         let mut state = self.lock();
         state.free.clear();
@@ -133,8 +132,8 @@ impl Drop for ScratchDirs {
     }
 }
 
-/// A folder that is a job's for as long as this lives. Files the job left
-/// there (artifacts) can be taken before.
+/// The scratch folder of a job, until this is dropped. Files that the job left in it
+/// (artifacts) can be copied before.
 #[derive(Debug)]
 pub struct ScratchDir {
     folder: Option<PooledDir>,
@@ -142,7 +141,7 @@ pub struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.folder
             .as_ref()
@@ -163,7 +162,7 @@ impl Drop for ScratchDir {
             return;
         }
         let path = folder.path;
-        // A big folder takes a while, which is not the worker's loop's to give.
+        // Removing a large folder takes a while and must not block the worker's loop.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&path))),
             Err(_) => remove(&path),
@@ -172,7 +171,7 @@ impl Drop for ScratchDir {
 }
 
 impl PooledDir {
-    /// Whether it is there, the same, and empty.
+    /// Whether the folder exists, is the same one, and is empty.
     fn is_unchanged(&self) -> bool {
         let untouched = DirStamp::of(&self.path).is_ok_and(|now| now == self.made);
         untouched
@@ -182,8 +181,7 @@ impl PooledDir {
 }
 
 impl PooledDir {
-    /// Takes the script that a job was written as away. Whether that leaves
-    /// nothing.
+    /// Removes the job's script. Returns whether the folder is empty afterwards.
     fn try_empty(&mut self) -> bool {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
             now.is_dir() && now.ino() == self.made.inode && now.mode() & 0o7777 == MODE
@@ -234,12 +232,12 @@ fn remove(path: &Path) {
     if let Err(e) = force_remove(path)
         && e.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), error = %e, "a scratch folder was left behind");
+        tracing::warn!(path = %path.display(), error = %e, "cannot remove a scratch folder");
     }
 }
 
-/// Removes a folder whose job may have taken its own permissions away, or put
-/// something else in its place.
+/// Removes a folder whose permissions the job may have removed, or which the job may
+/// have replaced by something else.
 fn force_remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -266,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_folder_is_used_again_and_no_other() {
+    fn a_scratch_folder_is_reused_only_if_the_job_left_it_empty() {
         let temp = tempfile::tempdir().unwrap();
         let pool = ScratchDirs::new(temp.path().join("root"), None);
         let first = pool.take().unwrap().path().to_owned();

@@ -1,6 +1,6 @@
-//! The bare spawn limit: how many processes a second this machine starts,
-//! captures and reaps with nothing else around them. It is what naq's own rate
-//! is measured against (`naq bench`).
+//! Measures the spawn limit: how many processes per second this machine starts,
+//! captures and reaps with nothing else around them. `naq bench` compares naq's own
+//! rate with it.
 
 use std::ffi::{CString, c_char};
 use std::io::Read;
@@ -16,22 +16,22 @@ use nix::unistd::pipe2;
 use super::sys::child::{ChildPlan, RLIMITS_MAX};
 use super::sys::clone::Cloner;
 
-/// The hidden first argument that makes naq the bare loop:
-/// `naq __spawn-limit START SECONDS [NAME=VALUE…] -- PROGRAM [ARGUMENT…]`, with
-/// the start on the clock of [`monotonic`], so that several begin and end
-/// together. The variables are the program's environment: what a program does
-/// at its start depends on it (`LANG` alone makes `true` open a dozen files).
+/// The hidden first argument that runs [`spawn_limit_main`]:
+/// `naq __spawn-limit START SECONDS [NAME=VALUE…] -- PROGRAM [ARGUMENT…]`. START is
+/// a time of [`monotonic`], so that several processes begin and end together. The
+/// variables are the environment of the program, whose startup cost depends on it:
+/// `LANG` alone makes `true` open a dozen files.
 pub const SPAWN_LIMIT_ARGUMENT: &str = "__spawn-limit";
 
-/// Time since some fixed moment, the same for all processes of this machine.
+/// Time since a fixed moment that is the same for all processes of this machine.
 #[must_use]
 pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Starts a program over and over, one at a time, for some seconds, with its
-/// output captured, in a session of its own; prints how often it did. Several
-/// of these at once make the concurrency.
+/// Starts a program repeatedly, one process at a time, in a session of its own and
+/// with its output captured. After the given time, prints how often it did. Run
+/// several of these at once to measure with concurrency.
 pub fn spawn_limit_main() -> ! {
     let mut args = std::env::args().skip(2);
     let mut number = || args.next().and_then(|text| text.parse::<f64>().ok());

@@ -1,5 +1,5 @@
-//! One spawner process: starting it, talking to it, and starting another when
-//! it dies.
+//! One spawner process, as seen by the worker: starts it, exchanges messages with
+//! it, and replaces it when it dies.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -27,10 +27,10 @@ use super::sys::async_fd::register;
 use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
 use super::wire::{MAGIC, Malformed, Reader, Writer, to_spawner, to_worker};
 
-/// How long a spawner may take to be ready.
+/// How long a spawner may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits between attempts to start a spawner: the first, and the longest.
+/// First and longest delay between attempts to start a spawner.
 const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// A spawner that is ready.
@@ -47,12 +47,12 @@ pub(super) async fn spawn(
     setup: SpawnerSetup,
 ) -> io::Result<SpawnerProcess> {
     let (ours, theirs) = pair()?;
-    // The link rather than the path it leads to: it stays right when the file
-    // is replaced by an upgrade.
+    // The link, not the path it points to: the link stays valid when an upgrade
+    // replaces the file.
     let program = program.unwrap_or(Path::new("/proc/self/exe"));
     #[expect(
         clippy::disallowed_methods,
-        reason = "this room starts processes, and this is its spawner"
+        reason = "this crate starts processes, and this one is its spawner"
     )]
     let mut command = tokio::process::Command::new(program);
     command
@@ -62,8 +62,8 @@ pub(super) async fn spawn(
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
-        // A signal to the worker's group is not for its spawners: they have to
-        // outlive it, to end its jobs.
+        // Signals to the worker's process group must not reach the spawners, which
+        // outlive the worker to kill its jobs.
         .process_group(0);
     let child = command.spawn()?;
     drop(command);
@@ -86,7 +86,7 @@ pub(super) async fn spawn(
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     if bytes == 0 {
-        return Err(io::Error::other("it ended before it was ready"));
+        return Err(io::Error::other("it exited before it was ready"));
     }
     let mut reader = Reader::new(&receiver.bytes[..bytes]);
     let reply = (reader.u8(), reader.u32(), reader.i32(), reader.block());
@@ -102,11 +102,12 @@ pub(super) async fn spawn(
             let errno = Errno::from_raw(errno);
             Err(io::Error::other(format!("{why}: {}", errno.desc())))
         }
-        _ => Err(io::Error::other("it is not the spawner of this binary")),
+        _ => Err(io::Error::other("it is not a spawner of the same binary")),
     }
 }
 
-/// Keeps spawner number `index` going until the pool closes.
+/// Runs the spawner with this index, and replaces it whenever it dies, until the
+/// pool closes.
 pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProcess) {
     let mut spawned = first;
     loop {
@@ -132,7 +133,7 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
                 spawner = index,
                 ?status,
                 ?result,
-                "a spawner process ended: its jobs are ended as crashed"
+                "spawner process died; its jobs fail as crashed"
             );
         }
         reap_spawner(&pool, setup.cgroup_dir.clone()).await;
@@ -148,7 +149,7 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
             match spawn(pool.options.spawner_program.as_deref(), setup.clone()).await {
                 Ok(spawned) => break spawned,
                 Err(e) => {
-                    tracing::error!(spawner = index, error = %e, "a spawner process cannot be started");
+                    tracing::error!(spawner = index, error = %e, "cannot start a spawner process; retrying");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RESTART_BACKOFF.1);
                     if pool.lock().closing {
@@ -160,7 +161,7 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
     }
 }
 
-/// Ends what a spawner that is gone left behind.
+/// Kills the processes that a dead spawner left behind.
 async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
     let preexisting_children = match pool.containment {
         Containment::Namespace | Containment::Subreaper => Some(pool.preexisting_children.clone()),
@@ -170,7 +171,7 @@ async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
         if let Some(folder) = folder.filter(|folder| folder.exists())
             && let Err(e) = cgroup::kill_and_remove(&folder)
         {
-            tracing::error!(folder = %folder.display(), error = %e, "a control group cannot be emptied");
+            tracing::error!(folder = %folder.display(), error = %e, "cannot empty a control group");
         }
         if let Some(preexisting_children) = preexisting_children {
             reap_orphans::kill_all(&preexisting_children);
@@ -179,7 +180,7 @@ async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
     let _ = reaped.await;
 }
 
-/// Ends the jobs of a spawner that is gone, its trees being gone as well.
+/// Completes the jobs of a dead spawner, whose process trees are gone as well.
 fn fail_jobs_of(pool: &Arc<Pool>, index: usize) {
     let ids = pool.requeue_unsent(index);
     let mut buffer = vec![0; READ_BYTES];
@@ -194,7 +195,7 @@ fn fail_jobs_of(pool: &Arc<Pool>, index: usize) {
     }
 }
 
-/// Talks to a spawner until it or the pool is gone.
+/// Exchanges messages with a spawner until it dies or the pool closes.
 async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<()> {
     let wake: Arc<Notify> = Arc::clone(&pool.lock().spawners[index].wake);
     let mut receiver = Receiver::new();
@@ -232,7 +233,7 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
     }
 }
 
-/// Sends what waits, many in a message. False when the socket is full.
+/// Sends the outbox, many frames in a message. Returns false if the socket is full.
 fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<bool> {
     loop {
         let mut w = Writer::default();
@@ -294,7 +295,7 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
     }
 }
 
-/// Takes what a spawner told.
+/// Handles the frames of one message from a spawner.
 fn handle_replies(
     pool: &Arc<Pool>,
     index: usize,
@@ -353,7 +354,7 @@ fn handle_replies(
     Ok(())
 }
 
-/// A job has been running for a moment: its pipes are read as they fill.
+/// A job has been running for a while: a task reads its pipes from now on.
 fn started(pool: &Pool, index: usize, id: u32, pid: i32, started_ns: u64) {
     let mut state = pool.lock();
     let spawner = &mut state.spawners[index];
@@ -371,11 +372,11 @@ fn started(pool: &Pool, index: usize, id: u32, pid: i32, started_ns: u64) {
         other => job_state.phase = other,
     }
     drop(job_state);
-    tracing::debug!(job_id = %job.job_id, pid, "a job runs");
+    tracing::debug!(job_id = %job.job_id, pid, "job started");
     job.mark_started(started_ns);
 }
 
-/// A job's tree is gone: tells whoever reads its output.
+/// The process tree of a job is gone: finishes the job, or has its reader do so.
 fn finish(pool: &Arc<Pool>, index: usize, id: u32, exit: ExitReport, buffer: &mut [u8]) {
     let Some(job) = pool.release(index, id) else {
         return;

@@ -1,4 +1,4 @@
-//! What a spawner is told when it starts: how it holds jobs together.
+//! The setup that a spawner receives when it starts.
 
 use std::path::PathBuf;
 
@@ -6,20 +6,20 @@ use super::landlock::FileAccess;
 use super::user::JobUser;
 use super::wire::{Malformed, Reader, Writer};
 
-/// What holds for every job of a spawner.
+/// Settings that apply to every job of a spawner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SpawnerSetup {
-    /// Where its control groups are, with containment by cgroup.
+    /// The spawner's folder of control groups, with [`Containment::Cgroup`](super::Containment::Cgroup).
     pub(super) cgroup_dir: Option<PathBuf>,
-    /// Each job gets a PID namespace.
+    /// Whether each job gets a PID namespace.
     pub(super) namespace: bool,
-    /// Who jobs run as, if not this user.
+    /// The user that jobs run as. `None` means the spawner's own.
     pub(super) user: Option<UserIds>,
-    /// The files they may use, if not all.
+    /// The files that jobs may use. `None` means no restriction.
     pub(super) files: Option<FileAccess>,
 }
 
-/// A user, in numbers.
+/// A user by its numeric ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UserIds {
     pub(super) uid: u32,
@@ -28,7 +28,7 @@ pub(super) struct UserIds {
 }
 
 impl UserIds {
-    /// The numbers of a user.
+    /// The ids of a user.
     pub(super) fn of(user: &JobUser) -> UserIds {
         UserIds {
             uid: user.uid,
@@ -39,7 +39,7 @@ impl UserIds {
 }
 
 impl SpawnerSetup {
-    /// The body of a `HELLO` frame.
+    /// Writes the body of a `HELLO` frame.
     pub(super) fn encode(&self, w: &mut Writer) {
         let folder = self.cgroup_dir.as_deref().and_then(|path| path.to_str());
         w.c_string(folder.unwrap_or_default());
@@ -63,7 +63,7 @@ impl SpawnerSetup {
         }
     }
 
-    /// Reads it.
+    /// Reads the body of a `HELLO` frame.
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<SpawnerSetup, Malformed> {
         let folder = text(r)?;
         Ok(SpawnerSetup {
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setup_survives_the_way() {
+    fn an_encoded_setup_decodes_to_the_same() {
         let setup = SpawnerSetup {
             cgroup_dir: Some("/sys/fs/cgroup/a b".into()),
             namespace: true,

@@ -1,4 +1,4 @@
-//! The start of a job as it travels to a spawner.
+//! The encoded request to start a job.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use libc::c_char;
 
 use super::wire::{Malformed, Reader, UNLIMITED, Writer};
 
-/// ResourceLimits of a job as the spawner sets them; `None` is no bound.
+/// Resource limits that the spawner sets. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ResourceLimits {
     pub(super) memory_bytes: Option<u64>,
@@ -17,18 +17,18 @@ pub(super) struct ResourceLimits {
     pub(super) cpus_milli: Option<u64>,
     pub(super) processes: Option<u64>,
     pub(super) file_size_bytes: Option<u64>,
-    /// Soft and hard bound of open files, always set.
+    /// Soft and hard limit of open files; always set.
     pub(super) open_files: (u64, u64),
     pub(super) nice: i32,
 }
 
-/// What a spawner is asked to start, as the worker has it.
+/// A start request, as the worker builds it.
 pub(super) struct StartRequest<'a> {
     pub(super) resource_limits: ResourceLimits,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) has_stdin: bool,
-    /// Its folder, made and removed by the worker.
+    /// The scratch folder, which the worker creates and removes.
     pub(super) scratch: Option<&'a str>,
     /// Source to write to `<scratch>/script`.
     pub(super) script: Option<&'a [u8]>,
@@ -78,8 +78,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(UNLIMITED - 1)
 }
 
-/// The same as a spawner has it: its strings stay in the body, and are pointed
-/// to.
+/// A start request, as the spawner reads it. The strings stay in the body; the fields
+/// are offsets into it.
 pub(super) struct StartFrame {
     pub(super) resource_limits: ResourceLimits,
     pub(super) timeout: Option<Duration>,
@@ -94,7 +94,7 @@ pub(super) struct StartFrame {
     body: Vec<u8>,
 }
 
-/// Hides the strings: there are secrets among them.
+/// Omits the strings, which contain secrets.
 impl fmt::Debug for StartFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StartFrame")
@@ -104,7 +104,7 @@ impl fmt::Debug for StartFrame {
 }
 
 impl StartFrame {
-    /// Checks a body, and finds its strings.
+    /// Validates a body and locates its strings.
     pub(super) fn decode(body: Vec<u8>) -> Result<StartFrame, Malformed> {
         let mut r = Reader::new(&body);
         let mut bound =
@@ -173,7 +173,7 @@ impl StartFrame {
         self.argv.first().map_or("", |at| self.string(*at))
     }
 
-    /// Bytes of arguments and environment together.
+    /// Total length of arguments and environment, in bytes.
     pub(super) fn argv_env_bytes(&self) -> usize {
         let from = self.argv.first().or(self.env.first());
         from.map_or(0, |from| self.body.len() - from)
@@ -183,9 +183,9 @@ impl StartFrame {
         self.pointer(self.cwd)
     }
 
-    /// Null-terminated lists for `execve`: candidates, arguments, environment.
-    /// They point into the body, and are valid as long as `self` is not moved
-    /// out of or dropped (the body is on the heap).
+    /// Null-terminated lists for `execve`: candidates, arguments, environment. They
+    /// point into the body (on the heap) and are valid until `self` is dropped or its
+    /// body is moved out.
     pub(super) fn pointers(&self) -> [Vec<*const c_char>; 3] {
         [&self.candidates, &self.argv, &self.env].map(|list| {
             let mut pointers: Vec<_> = list.iter().map(|at| self.pointer(*at)).collect();
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_survives_the_way() {
+    fn an_encoded_request_decodes_to_the_same() {
         let env = [("A", "1=2")];
         let strings = ["/bin/x".to_owned(), "y z".to_owned()];
         let request = StartRequest {

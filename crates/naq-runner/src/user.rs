@@ -1,48 +1,49 @@
-//! The user that jobs run as, where it is another one than the worker's.
+//! The user that jobs run as, if it differs from the worker's.
 
 use std::ffi::CString;
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-/// A user with its groups, as the system knows them.
+/// A user and its groups, as in the system's user database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobUser {
-    /// The user's number.
+    /// User id.
     pub uid: u32,
-    /// The number of its first group.
+    /// Id of the primary group.
     pub gid: u32,
-    /// The numbers of all its groups.
+    /// Ids of all groups.
     pub groups: Vec<u32>,
-    /// Its name; its number where the system has no name for it.
+    /// User name; the user id if the system has no name for it.
     pub name: String,
-    /// Its home; `/` where the system knows none.
+    /// Home directory; `/` if the system lists none.
     pub home: PathBuf,
 }
 
-/// There is no such user or group.
+/// Why a user could not be looked up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// Not a user.
-    #[error("{0}: there is no such user")]
+    /// No such user exists.
+    #[error("{0}: no such user")]
     User(String),
-    /// Not a group.
-    #[error("{0}: there is no such group")]
+    /// No such group exists.
+    #[error("{0}: no such group")]
     Group(String),
-    /// A number without a name has no group of its own.
-    #[error("the system has no user with the number {0}: write {0}:GROUP, which says its group")]
+    /// The id belongs to no user, so it has no primary group.
+    #[error("no user has the id {0}: write {0}:GROUP to name its group")]
     NoGroup(u32),
-    /// The system's list cannot be read.
-    #[error("{0}: the system's list of users cannot be read: {1}")]
+    /// The user database cannot be read.
+    #[error("{0}: cannot read the system's user database: {1}")]
     LookupFailed(String, nix::errno::Errno),
 }
 
 impl JobUser {
-    /// Looks up `USER` or `USER:GROUP`, each a name or a number.
+    /// Looks up `USER` or `USER:GROUP`; each is a name or a numeric id.
     ///
     /// # Errors
     ///
-    /// As [`UserError`] says.
+    /// Returns [`UserError`] if the user or group does not exist, if an id without a
+    /// name lacks a group, or if the user database cannot be read.
     pub fn lookup(text: &str) -> Result<JobUser, UserError> {
         let unreadable = |errno| UserError::LookupFailed(text.to_owned(), errno);
         let (user, group) = match text.split_once(':') {
@@ -79,7 +80,7 @@ impl JobUser {
                     home: found.dir,
                 })
             }
-            // 4294967295 is how the system calls say "leave it as it is".
+            // 4294967295 (-1) tells the system calls to leave the id unchanged.
             (None, Some(uid)) if uid != u32::MAX => match group {
                 Some(gid) => Ok(JobUser {
                     uid,
@@ -94,7 +95,7 @@ impl JobUser {
         }
     }
 
-    /// The variables that name it.
+    /// The variables that name the user: `HOME`, `USER` and `LOGNAME`.
     pub(super) fn environment(&self) -> [(String, String); 3] {
         let home = self.home.to_string_lossy().into_owned();
         [
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_told() {
+    fn an_unknown_user_or_group_is_an_error() {
         let error = |text: &str| JobUser::lookup(text).unwrap_err();
         assert_eq!(
             error("no-such-user"),

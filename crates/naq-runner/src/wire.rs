@@ -1,17 +1,18 @@
-//! What worker and spawner say to each other: little-endian frames, several to
-//! a message. Both ends are the same binary, so there is no version to agree on
-//! beyond a magic number.
+//! Messages between worker and spawner: little-endian frames, several in one
+//! message. Both sides run the same binary, so a magic number replaces version
+//! negotiation.
 
-/// First bytes of a hello, changed with the format.
+/// First bytes of a `HELLO` frame. Change it whenever the format changes.
 pub(super) const MAGIC: u32 = 0x6e61_7101;
 
-/// A request body longer than this travels in a memfd.
+/// Maximum length of an inline request body, in bytes. A longer one is passed as a
+/// memfd.
 pub(super) const INLINE_BYTES_MAX: usize = 48 * 1024;
 
-/// No limit, in a `u64` field.
+/// A `u64` field with this value means no limit.
 pub(super) const UNLIMITED: u64 = u64::MAX;
 
-/// Kinds of frames to the spawner.
+/// Frames from worker to spawner.
 pub(super) mod to_spawner {
     pub(crate) const HELLO: u8 = 1;
     pub(crate) const START: u8 = 2;
@@ -20,7 +21,7 @@ pub(super) mod to_spawner {
     pub(crate) const KILL: u8 = 5;
 }
 
-/// Kinds of frames to the worker.
+/// Frames from spawner to worker.
 pub(super) mod to_worker {
     pub(crate) const READY: u8 = 1;
     pub(crate) const STARTED: u8 = 2;
@@ -38,10 +39,10 @@ pub(super) mod flag {
     pub(crate) const PROCESSES_EXCEEDED: u8 = 16;
 }
 
-/// Builds frames.
+/// Writes frames.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    /// The frames so far.
+    /// The frames written so far.
     pub(super) bytes: Vec<u8>,
 }
 
@@ -66,14 +67,15 @@ impl Writer {
         self
     }
 
-    /// A length and the bytes.
+    /// Writes a length, then the bytes.
     pub(super) fn block(&mut self, value: &[u8]) -> &mut Self {
         self.u32(value.len() as u32);
         self.bytes.extend_from_slice(value);
         self
     }
 
-    /// A string as C wants it. The caller has checked that it holds no NUL.
+    /// Writes a NUL-terminated string. The caller has checked that it contains no
+    /// NUL.
     pub(super) fn c_string(&mut self, value: &str) -> &mut Self {
         self.bytes.extend_from_slice(value.as_bytes());
         self.bytes.push(0);
@@ -81,11 +83,11 @@ impl Writer {
     }
 }
 
-/// The frame was not what its kind says.
+/// A frame does not match its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Reads frames; every read is bounded by what is there.
+/// Reads frames. Every read is bounds-checked.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -101,7 +103,7 @@ impl<'a> Reader<'a> {
         self.at == self.bytes.len()
     }
 
-    /// Where the next read starts.
+    /// Offset of the next read.
     pub(super) fn position(&self) -> usize {
         self.at
     }
@@ -138,7 +140,7 @@ impl<'a> Reader<'a> {
         self.take(count)
     }
 
-    /// Skips one NUL-terminated string; returns it without its NUL.
+    /// Reads a NUL-terminated string and returns it without its NUL.
     pub(super) fn c_string(&mut self) -> Result<&'a [u8], Malformed> {
         let rest = self.bytes.get(self.at..).ok_or(Malformed)?;
         let end = rest.iter().position(|b| *b == 0).ok_or(Malformed)?;
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_frames_read_back_the_same() {
         let mut w = Writer::default();
         w.u8(7).u32(8).i32(-9).u64(10).block(b"ab").c_string("cd");
         let mut r = Reader::new(&w.bytes);

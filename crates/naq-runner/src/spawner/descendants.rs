@@ -1,16 +1,17 @@
-//! The descendants of this process, read from `/proc`: how a tree is found
-//! where there is no cgroup. A spawner is a subreaper with one job at a time,
-//! so whatever descends from it belongs to that job, daemons included.
+//! The descendants of this process, read from `/proc`: the way to find a process
+//! tree without a cgroup. With this containment a spawner is a subreaper and runs
+//! one job at a time, so all its descendants belong to that job, daemons included.
 
 use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Walks after which a tree that still grows is left to the next round.
+/// Maximum number of rounds. If the tree still grows, the caller's next attempt
+/// continues.
 const STOP_ROUNDS_MAX: usize = 64;
 
-/// Every live descendant of this process.
+/// All live descendants of this process.
 pub(super) fn list() -> Vec<i32> {
     let mut found = children(std::process::id() as i32);
     let mut at = 0;
@@ -22,7 +23,7 @@ pub(super) fn list() -> Vec<i32> {
     found
 }
 
-/// Asks every descendant to end, stopped ones too.
+/// Sends TERM to every descendant, and CONT so that stopped ones receive it.
 pub(super) fn terminate() {
     for pid in list() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -30,8 +31,8 @@ pub(super) fn terminate() {
     }
 }
 
-/// Kills every descendant. All are stopped first, again and again until no new
-/// one turns up, since what is stopped cannot fork.
+/// Kills every descendant. Stops all of them first, in rounds until no new one
+/// appears, since a stopped process cannot fork.
 pub(super) fn kill_all() {
     let mut stopped = Vec::new();
     for _ in 0..STOP_ROUNDS_MAX {
@@ -47,13 +48,13 @@ pub(super) fn kill_all() {
             break;
         }
     }
-    // Only what still descends from us: an id may have passed to a stranger.
+    // Listed again: a process id may meanwhile belong to an unrelated process.
     for pid in list() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
-/// The children of a process, of all its threads.
+/// The children of all threads of a process.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let mut found = Vec::new();
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -76,7 +77,8 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
     }
 }
 
-/// The same where the kernel keeps no list of children: by everyone's parent.
+/// As [`children`], for a kernel without lists of children: scans every process for
+/// its parent.
 fn children_by_parent(parent: i32) -> Vec<i32> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -88,15 +90,15 @@ fn children_by_parent(parent: i32) -> Vec<i32> {
         .collect()
 }
 
-/// A number of `/proc/<pid>/stat`, counted from the state (0) after the name.
+/// A numeric field of `/proc/<pid>/stat`; the state, after the name, is field 0.
 pub(crate) fn stat_field(pid: i32, field: usize) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(field)?.parse().ok()
 }
 
-/// Resident bytes of the processes together, as this `/proc` numbers them; what
-/// they share counts each time.
+/// Total resident memory of the processes in `proc`, in bytes. Shared pages count
+/// once per process.
 pub(super) fn resident_bytes(proc: &str, pids: &[i32]) -> u64 {
     let pages: u64 = pids
         .iter()

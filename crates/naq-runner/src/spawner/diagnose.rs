@@ -1,5 +1,6 @@
-//! Why a program could not be started, in words: the kernel's errno is the same
-//! for a missing command and a missing interpreter, so the file is looked at.
+//! Explains why a program could not be started. The kernel reports the same errno
+//! for a missing command and a missing interpreter, so this module inspects the
+//! file.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -11,20 +12,20 @@ use nix::errno::Errno;
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep};
 
-/// What is told about a start that failed.
+/// The explanation of a failed start.
 #[derive(Debug)]
 pub(super) struct Diagnosis {
-    /// The step, as a record shows it.
+    /// The failed step, as shown in the job's record.
     pub(super) step: &'static str,
-    /// Why.
+    /// The error of the system.
     pub(super) errno: Errno,
-    /// In words.
+    /// What failed and why, as a sentence.
     pub(super) message: String,
-    /// Whether trying again cannot help.
+    /// Whether a retry cannot help.
     pub(super) fatal: bool,
 }
 
-/// Explains what the child left in its plan.
+/// Explains the error that the child left in its plan.
 pub(super) fn diagnose(start: &StartFrame, plan: &ChildPlan) -> Diagnosis {
     let errno = Errno::from_raw(plan.failed_errno);
     let cwd = start.cwd();
@@ -96,12 +97,11 @@ fn work_dir(cwd: &str, errno: Errno) -> (String, bool) {
 fn exec(start: &StartFrame, candidate: usize, errno: Errno) -> (String, bool) {
     let program = start.program();
     let candidates: Vec<&str> = start.candidates().collect();
-    // Relative to where the child was.
+    // Relative to the child's working directory.
     let at = |path: &str| -> PathBuf { Path::new(start.cwd()).join(path) };
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => {
-            // An existing file that "does not exist" names an interpreter that
-            // does not.
+            // If the file exists, ENOENT refers to its interpreter.
             for path in &candidates {
                 if let Ok(found) = fs::metadata(at(path))
                     && found.is_file()
@@ -170,7 +170,7 @@ fn explain_eacces(path: &str, file: &Path, found: &Metadata) -> String {
     if found.permissions().mode() & 0o111 == 0 {
         return format!("{path} is not executable (chmod +x would make it so)");
     }
-    // The permission that was missing may be the interpreter's.
+    // The missing permission may be that of the interpreter.
     if let Ok(FileKind::Script { interpreter, .. }) = file_kind(file) {
         return format!(
             "{path} may not be executed, or its interpreter {interpreter} may not (or is a directory)"
@@ -179,7 +179,7 @@ fn explain_eacces(path: &str, file: &Path, found: &Metadata) -> String {
     format!("{path} may not be executed by this user, or its file system is mounted noexec")
 }
 
-/// What a file begins with.
+/// The format of a file, by its first bytes.
 enum FileKind {
     Script { interpreter: String, crlf: bool },
     Elf { interpreter: Option<String> },
@@ -212,7 +212,7 @@ fn file_kind(file: &Path) -> io::Result<FileKind> {
     Ok(FileKind::Other)
 }
 
-/// The dynamic loader a 64-bit ELF file asks for, where it is near the start.
+/// The dynamic loader that a 64-bit ELF file names, if its entry is near the start.
 fn elf_interpreter(bytes: &[u8]) -> Option<String> {
     const PT_INTERP: u32 = 3;
     let word = |at: usize| -> Option<u64> {

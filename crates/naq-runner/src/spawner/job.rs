@@ -1,4 +1,4 @@
-//! One running job, as its spawner sees it.
+//! One running job, as seen by its spawner.
 
 use std::time::{Duration, Instant};
 
@@ -8,62 +8,63 @@ use super::super::sys::wait::Reaped;
 use super::super::wire::{Writer, flag, to_worker};
 use super::descendants;
 
-/// How long what a job leaves behind may go on by itself.
+/// How long processes may outlive the first process of their job.
 pub(super) const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
 
-/// A job that is over sooner is told of once, when it has ended.
+/// How old a job is before it is reported as started. Jobs that end sooner are
+/// reported once, when they end.
 pub(super) const STARTED_REPORT_DELAY: Duration = Duration::from_millis(3);
 
-/// How often limits that no controller enforces are looked at.
+/// How often limits are polled that no controller enforces.
 const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a killed tree that is still there is killed again, where killing
-/// is a walk rather than one call.
+/// How often to kill a tree again that is not gone yet, where killing walks over
+/// processes and is not a single call.
 const KILL_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Limits that this spawner has to watch.
+/// Limits that the spawner polls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PolledLimits {
     pub(super) memory_bytes: Option<u64>,
     pub(super) processes: Option<u64>,
 }
 
-/// What holds a job's processes together.
+/// The containment of a job's processes.
 #[derive(Debug)]
 pub(super) enum Tree {
     /// A control group.
     Cgroup(Cgroup),
     /// A PID namespace.
     Namespace(Namespace),
-    /// Nothing: it owns all of this process's descendants.
+    /// No container: all descendants of this process belong to the job.
     Descendants,
 }
 
 /// A started job.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// The worker's number for it.
+    /// The worker's id of the job.
     pub(super) id: u32,
     pub(super) pid: i32,
     pub(super) tree: Tree,
     pub(super) kill_grace: Duration,
     pub(super) started: Instant,
-    /// Since the epoch, nanoseconds.
+    /// When it started, in nanoseconds since the epoch.
     pub(super) started_ns: u64,
-    /// Until it is reported as started.
+    /// When to report it as started; `None` once reported.
     pub(super) report_at: Option<Instant>,
     pub(super) timeout_at: Option<Instant>,
     pub(super) kill_at: Option<Instant>,
     pub(super) limit_check_at: Option<Instant>,
     pub(super) polled_limits: PolledLimits,
     pub(super) exit: Option<(Reaped, Duration)>,
-    /// KILL has been sent.
+    /// Whether KILL has been sent.
     pub(super) killed: bool,
     pub(super) flags: u8,
 }
 
 impl Job {
-    /// Starts watching, if there is something to watch.
+    /// Starts polling if there are limits to poll.
     pub(super) fn poll_limits(&mut self, polled_limits: PolledLimits) {
         self.polled_limits = polled_limits;
         if polled_limits.memory_bytes.is_some() || polled_limits.processes.is_some() {
@@ -71,7 +72,7 @@ impl Job {
         }
     }
 
-    /// When this job next wants a look, if ever.
+    /// When [`Job::run_timers`] must be called next, if at all.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         [
             self.report_at,
@@ -84,7 +85,7 @@ impl Job {
         .min()
     }
 
-    /// TERM to the whole tree, and KILL after the grace.
+    /// Sends TERM to the whole tree; KILL follows after the grace.
     pub(super) fn terminate(&mut self, grace: Duration, now: Instant) {
         let deadline = now + grace;
         if self
@@ -100,7 +101,7 @@ impl Job {
         }
     }
 
-    /// KILL to the whole tree.
+    /// Sends KILL to the whole tree.
     pub(super) fn kill(&mut self, now: Instant) {
         self.killed = true;
         match &self.tree {
@@ -119,7 +120,7 @@ impl Job {
         }
     }
 
-    /// Does what is due.
+    /// Runs the timers that are due.
     pub(super) fn run_timers(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.timeout_at) {
@@ -148,7 +149,7 @@ impl Job {
         }
     }
 
-    /// Compares the tree with the limits that nobody else enforces.
+    /// Compares the tree with the polled limits, and kills it if it exceeds one.
     fn check_limits(&mut self, now: Instant) {
         let (proc, pids) = match &self.tree {
             Tree::Cgroup(group) => ("/proc".to_owned(), group.processes()),
@@ -170,7 +171,7 @@ impl Job {
         }
     }
 
-    /// Its first process has ended; what is left has a little time.
+    /// The first process has ended; the remaining ones get [`LEFTOVER_GRACE`].
     pub(super) fn on_exit(&mut self, reaped: Reaped, now: Instant) {
         self.exit = Some((reaped, now - self.started));
         self.timeout_at = None;
@@ -179,8 +180,8 @@ impl Job {
         }
     }
 
-    /// Whether nothing of it is left. `has_no_children`: this process has no child;
-    /// `has_unknown`: it has one that nobody knows.
+    /// Whether the whole tree is gone. `has_no_children`: this spawner has no child
+    /// at all; `has_unknown`: it has a child that is no job's first process.
     pub(super) fn is_finished(&mut self, has_no_children: bool, has_unknown: bool) -> bool {
         self.exit.is_some()
             && match &mut self.tree {
@@ -190,7 +191,7 @@ impl Job {
             }
     }
 
-    /// The first process of its namespace.
+    /// The first process of the job's namespace.
     pub(super) fn init(&self) -> Option<i32> {
         match &self.tree {
             Tree::Namespace(namespace) => Some(namespace.init()),
@@ -198,20 +199,20 @@ impl Job {
         }
     }
 
-    /// The first process of its namespace was reaped, and so is over.
+    /// The first process of the job's namespace was reaped, so the namespace is gone.
     pub(super) fn init_ended(&mut self) {
         if let Tree::Namespace(namespace) = &mut self.tree {
             namespace.mark_ended();
         }
     }
 
-    /// Tells of a job that has been running for a while.
+    /// Writes the report that the job has started.
     pub(super) fn write_started(&self, w: &mut Writer) {
         w.u8(to_worker::STARTED).u32(self.id).i32(self.pid);
         w.u64(self.started_ns);
     }
 
-    /// Tells of a job that is over.
+    /// Writes the report that the job is over.
     pub(super) fn write_ended(&mut self, w: &mut Writer) {
         let Some((reaped, wall)) = self.exit else {
             return;

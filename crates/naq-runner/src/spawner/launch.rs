@@ -1,4 +1,4 @@
-//! Turning a request into a process.
+//! Turns a start request into a process.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -26,17 +26,17 @@ use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
 /// Why a job was not started.
 #[derive(Debug)]
 pub(super) enum LaunchError {
-    /// The system is short of something: try again in a while.
+    /// The system is short of some resource: retry later.
     ResourceExhausted,
-    /// As told.
+    /// The start failed for this reason.
     Failed(Diagnosis),
 }
 
-/// Why this process cannot be a spawner as it was told to.
+/// Why this process cannot be a spawner with its setup.
 #[derive(Debug)]
 pub(super) struct SetupError {
     pub(super) errno: Errno,
-    /// In words, or empty where the errno says it all.
+    /// What failed; empty if the errno alone says it.
     pub(super) why: String,
 }
 
@@ -49,7 +49,7 @@ impl From<Errno> for SetupError {
     }
 }
 
-/// Starts processes, and keeps the groups and namespaces that are free.
+/// Starts processes, and keeps the unused control groups and namespaces.
 #[derive(Debug)]
 pub(super) struct Launcher {
     cloner: Cloner,
@@ -61,21 +61,20 @@ pub(super) struct Launcher {
     free_namespaces: Vec<Namespace>,
     user: Option<UserIds>,
     files: Option<FileAccess>,
-    /// Children can be started straight in a group.
+    /// Whether a child can be cloned directly into a control group.
     can_clone_into_cgroup: bool,
 }
 
 impl Launcher {
-    /// Finds out what works here, and closes this process to other processes of
-    /// its user.
+    /// Finds out what works on this machine, and makes this process undumpable.
     pub(super) fn new(setup: SpawnerSetup) -> Result<Launcher, SetupError> {
         let namespaces = setup.namespace.then(Namespaces::new).transpose();
         let namespaces = namespaces.map_err(|(errno, why)| SetupError {
             errno,
             why: why.to_owned(),
         })?;
-        // Requests hold secrets; a job under the same user must not read them
-        // here.
+        // Requests contain secrets, which a job of the same user must not read from
+        // this process's memory.
         prctl::set_dumpable(false)?;
         let mut launcher = Launcher {
             cloner: Cloner::new()?,
@@ -100,7 +99,7 @@ impl Launcher {
             if launcher.cloner.probe_cgroup_spawn(group.dir()).is_err() {
                 launcher.can_clone_into_cgroup = false;
                 let own = current_group().map_err(errno_of)?.join("cgroup.procs");
-                // Joining by hand needs the same permission.
+                // Joining a group through its `cgroup.procs` needs the same permission.
                 let mut procs = group.open_procs().map_err(errno_of)?;
                 let this = launcher.pid.to_string();
                 procs.write_all(this.as_bytes()).map_err(errno_of)?;
@@ -111,26 +110,26 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Whether the trees of jobs are told apart, so that several can run here
-    /// at once.
+    /// Whether the trees of several jobs can be told apart, so that this spawner can
+    /// run more than one at once.
     pub(super) fn supports_concurrency(&self) -> bool {
         self.folder.is_some() || self.has_namespaces()
     }
 
-    /// Whether jobs have namespaces.
+    /// Whether each job gets a namespace.
     pub(super) fn has_namespaces(&self) -> bool {
         self.namespaces.is_some()
     }
 
-    /// The first process of a namespace that no job has was reaped.
+    /// The first process of an unused namespace was reaped.
     pub(super) fn init_ended(&mut self, pid: i32) {
         if let Some(at) = self.free_namespaces.iter().position(|n| n.init() == pid) {
             self.free_namespaces.swap_remove(at).mark_ended();
         }
     }
 
-    /// Whether a process of a job is this one's child although the job's first
-    /// process is another.
+    /// Whether this process has a child that belongs to a job but is not the job's
+    /// first process.
     pub(super) fn has_unknown_children(&mut self, jobs: &[Job]) -> bool {
         let Some(namespaces) = &mut self.namespaces else {
             return false;
@@ -167,10 +166,10 @@ impl Launcher {
         group.map(Some).map_err(errno_of)
     }
 
-    /// Takes back what held a job that is over. A group that was killed is not
-    /// used again: Linux since 6.14 kills what is started straight into a group
-    /// that has ever been killed, since it compares the group's count of kills
-    /// with that of the parent's group.
+    /// Keeps the container of a finished job for reuse, except for a control group
+    /// that was killed: since 6.14, Linux kills a process that is cloned directly into
+    /// a group which was ever killed, because it compares the group's kill counter with
+    /// that of the parent's group.
     pub(super) fn recycle_tree(&mut self, tree: Tree, killed: bool) {
         match tree {
             Tree::Cgroup(group) if killed => group.remove(),
@@ -182,8 +181,8 @@ impl Launcher {
         }
     }
 
-    /// Starts a job. `fds` are its standard input (if it has one), output,
-    /// error and control pipes.
+    /// Starts a job. `fds` are its standard input (if any) and its pipes for output,
+    /// error and control.
     pub(super) fn launch(
         &mut self,
         id: u32,
@@ -312,7 +311,7 @@ impl Launcher {
             Tree::Cgroup(_) | Tree::Descendants => self.cloner.spawn(&mut plan, into),
         };
         if self.user.is_some() {
-            // Becoming another user sets this for the memory they shared.
+            // Changing the user in the shared memory has made it dumpable again.
             let _ = prctl::set_dumpable(false);
         }
         let pid = match spawned {
@@ -324,7 +323,7 @@ impl Launcher {
                 return Err(LaunchError::Failed(Diagnosis {
                     step: "clone",
                     errno,
-                    message: format!("no process can be started: {}", errno.desc()),
+                    message: format!("cannot start a process: {}", errno.desc()),
                     fatal: false,
                 }));
             }
@@ -342,12 +341,12 @@ impl Launcher {
         }
         let mut diagnosis = diagnose(start, &plan);
         if self.files.is_some() && diagnosis.errno == Errno::EACCES {
-            diagnosis.message += " (or it is not among the files that this worker's jobs may use)";
+            diagnosis.message += " (or it is outside the files that this worker allows its jobs)";
         }
         Err(LaunchError::Failed(diagnosis))
     }
 
-    /// What keeps the job to the files it may use.
+    /// The Landlock ruleset of the job, if the setup restricts files.
     fn ruleset(&self, start: &StartFrame, tree: &Tree) -> Result<Option<OwnedFd>, LaunchError> {
         let Some(files) = &self.files else {
             return Ok(None);
@@ -361,13 +360,13 @@ impl Launcher {
             LaunchError::Failed(Diagnosis {
                 step: "landlock",
                 errno: Errno::EACCES,
-                message: format!("the job cannot be kept to some files: {error}"),
+                message: format!("cannot restrict the job's files: {error}"),
                 fatal: false,
             })
         })
     }
 
-    /// Removes the groups; all jobs are over.
+    /// Removes the unused groups; no job is left.
     pub(super) fn finish(self) {
         drop(self.free_cgroups);
         if let Some(folder) = self.folder {
@@ -416,11 +415,12 @@ fn rlimits(
     (limits, len)
 }
 
-/// Written here, where no other thread can be starting a child that would hold
-/// the file open for writing while it is executed (ETXTBSY).
+/// Writes the script. Done by the spawner because no other thread here can start a
+/// child meanwhile, which would inherit the writable descriptor and make `execve` fail
+/// with ETXTBSY.
 fn write_script(scratch: &Path, script: &[u8], user: Option<&UserIds>) -> std::io::Result<()> {
     let path = scratch.join(SCRIPT);
-    // A start that was put off has written it before.
+    // An earlier attempt to start this job may have written it.
     let _ = fs::remove_file(&path);
     let mut file = File::options()
         .write(true)
@@ -433,7 +433,8 @@ fn write_script(scratch: &Path, script: &[u8], user: Option<&UserIds>) -> std::i
     file.write_all(script)
 }
 
-/// A job may open its pipes again (`/dev/stdout`) only if they are its user's.
+/// Gives the pipes to the job's user. Otherwise the job could not open them again
+/// through `/dev/stdout`.
 fn chown_pipes(pipes: &[OwnedFd], user: &UserIds) -> std::io::Result<()> {
     for pipe in pipes {
         std::os::unix::fs::fchown(pipe, Some(user.uid), Some(user.gid))?;
@@ -453,7 +454,7 @@ fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
         step: "scratch",
         errno,
         message: format!(
-            "the script cannot be written to {}: {}",
+            "cannot write the script to {}: {}",
             scratch.display(),
             errno.desc()
         ),
@@ -464,7 +465,7 @@ fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
 fn since_epoch_ns() -> u64 {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the moment of the start is known here alone, and is only told, never compared"
+        reason = "only the spawner observes the moment of the start, and the time is reported, never compared"
     )]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH)

@@ -1,7 +1,7 @@
-//! The spawner: a tiny single-threaded process that starts the jobs of a
-//! worker, waits for them and ends their trees. It never reads a job's output,
-//! knows nothing of queues, and outlives its worker only to kill what it
-//! started.
+//! The spawner: a small single-threaded process that starts the jobs of a worker,
+//! waits for them and kills their process trees. It never reads a job's output and
+//! has no notion of queues. When its worker dies, it kills what it started and
+//! exits.
 
 pub(super) mod descendants;
 mod diagnose;
@@ -24,9 +24,9 @@ use super::wire::{MAGIC, Reader, Writer, to_spawner, to_worker};
 use launch::{Launcher, SetupError};
 use serve::Spawner;
 
-/// The body of the hidden subcommand `naq __spawner`. Call it before anything
-/// else in `main`: before arguments are parsed and before any thread exists.
-/// Standard input is the socket to the worker.
+/// The main function of the hidden subcommand `naq __spawner`. Call it first in
+/// `main`, before arguments are parsed and before any thread exists. Standard input
+/// is the socket to the worker.
 pub fn spawner_main() -> ! {
     match run() {
         Ok(()) => std::process::exit(0),
@@ -36,9 +36,9 @@ pub fn spawner_main() -> ! {
 
 fn run() -> Result<(), Errno> {
     let socket = inherit_spawner_socket()?;
-    // Everything is blocked for good: SIGCHLD is read from a descriptor, and a
-    // Ctrl-C at the worker's terminal is the worker's to handle. Children start
-    // from default dispositions because these are the parent's.
+    // Every signal stays blocked: SIGCHLD is read from a descriptor, and Ctrl-C on
+    // the worker's terminal is for the worker. Children inherit the dispositions of
+    // this process, so these are the defaults.
     default_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     prctl::set_child_subreaper(true)?;
@@ -60,8 +60,8 @@ fn run() -> Result<(), Errno> {
     Spawner::new(socket, receiver, launcher)?.serve()
 }
 
-/// Waits for the worker's first message: how jobs are held together here.
-/// `None` is a worker that is gone.
+/// Waits for the worker's first message, the setup. Returns `None` if the worker is
+/// gone.
 fn hello(socket: &OwnedFd, receiver: &mut Receiver) -> Result<Option<SpawnerSetup>, Errno> {
     poll(
         &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],

@@ -1,4 +1,4 @@
-//! The spawner's loop: receive, start, reap, tell.
+//! The spawner's loop: receive, start, reap, report.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,20 +19,20 @@ use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
 use super::job::{Job, Tree};
 use super::launch::{LaunchError, Launcher};
 
-/// First wait before a start that found the system short of something is tried
-/// again; it doubles up to [`LAUNCH_RETRY_MAX`].
+/// First delay before a start is retried that failed for lack of some resource. It
+/// doubles up to [`LAUNCH_RETRY_MAX`].
 const LAUNCH_RETRY_FIRST: Duration = Duration::from_millis(10);
 
-/// Longest such wait.
+/// Longest such delay.
 const LAUNCH_RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// How long trees may take to be gone when the worker is.
+/// How long to wait until killed trees are gone, once the worker is gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
-/// Pipes of a job beside its standard input.
+/// Pipes of a job besides its standard input.
 const JOB_PIPES: usize = 3;
 
-/// A job asked for and not started yet.
+/// A job that is not started yet.
 #[derive(Debug)]
 struct PendingStart {
     id: u32,
@@ -49,18 +49,18 @@ pub(super) struct Spawner {
     children: SignalFd,
     launcher: Launcher,
     pending: VecDeque<PendingStart>,
-    /// No start before this, the system being short of something.
+    /// No start before this time, because some resource ran out.
     retry_at: Option<Instant>,
     jobs: Vec<Job>,
-    /// Replies not sent yet, each a frame.
+    /// Unsent replies, one frame each.
     replies: VecDeque<Vec<u8>>,
     has_no_children: bool,
-    /// Where the scratch folders of the worker's jobs are, once one has had one.
+    /// Parent of the worker's scratch folders; `None` until a job has one.
     scratch_root: Option<PathBuf>,
 }
 
 impl Spawner {
-    /// Prepares the loop. SIGCHLD is blocked.
+    /// Prepares the loop. The caller has blocked SIGCHLD.
     pub(super) fn new(
         socket: OwnedFd,
         receiver: Receiver,
@@ -83,7 +83,7 @@ impl Spawner {
         })
     }
 
-    /// Serves until the worker is gone, then kills what is left.
+    /// Serves until the worker is gone, then kills the jobs that are left.
     pub(super) fn serve(mut self) -> Result<(), Errno> {
         let result = self.run();
         for job in &mut self.jobs {
@@ -91,15 +91,15 @@ impl Spawner {
         }
         let deadline = Instant::now() + SHUTDOWN_MAX;
         while !self.jobs.is_empty() && Instant::now() < deadline {
-            // The socket is not looked at again: its end would be reported
-            // for ever.
+            // The socket is no longer polled: its end would be reported again at
+            // once, and the loop would spin.
             self.wait(false)?;
             self.reap();
             self.run_timers();
             self.replies.clear();
         }
         if let (Ok(()), Some(root)) = (&result, &self.scratch_root) {
-            // The worker is gone and cannot; where it was not killed it has.
+            // The worker is gone. If it was killed, it has not removed its folders.
             let _ = std::fs::remove_dir_all(root);
         }
         self.launcher.finish();
@@ -110,7 +110,7 @@ impl Spawner {
         loop {
             self.flush()?;
             let events = self.wait(true)?;
-            // Exits first: they free what starts may need.
+            // Exits before starts: they free slots that starts may need.
             if events.children {
                 self.reap();
             }
@@ -122,7 +122,7 @@ impl Spawner {
         }
     }
 
-    /// Waits for something to do.
+    /// Waits until there is something to do.
     fn wait(&mut self, with_socket: bool) -> Result<ReadySources, Errno> {
         let now = Instant::now();
         let ready = with_socket && self.can_start(now);
@@ -135,7 +135,7 @@ impl Spawner {
         let timeout = match next {
             _ if ready => PollTimeout::ZERO,
             None => PollTimeout::NONE,
-            // Rounded up, or the last millisecond would be spent spinning.
+            // Rounded up: otherwise the loop would spin for the last millisecond.
             Some(at) => {
                 let left = at.saturating_duration_since(now) + Duration::from_micros(999);
                 PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
@@ -153,7 +153,7 @@ impl Spawner {
         if with_socket {
             fds.push(PollFd::new(self.socket.as_fd(), events));
         }
-        // Groups whose first process has ended tell when the rest has.
+        // Once a job's first process has ended, its group reports when it is empty.
         for job in self.jobs.iter().filter(|job| job.exit.is_some()) {
             if let Tree::Cgroup(group) = &job.tree {
                 fds.push(PollFd::new(group.events(), PollFlags::POLLPRI));
@@ -171,7 +171,7 @@ impl Spawner {
         })
     }
 
-    /// Takes one message. False when the worker is gone.
+    /// Receives one message. Returns false if the worker is gone.
     fn receive(&mut self) -> Result<bool, Errno> {
         let message = match self.receiver.receive(self.socket.as_fd()) {
             Ok(message) => message,
@@ -197,8 +197,8 @@ impl Spawner {
                     let count = reader.u32()? as usize;
                     let body = reader.block()?;
                     let mut fds: Vec<OwnedFd> = fds.by_ref().take(count).collect();
-                    // Descriptors are lost at the end: once one is missing,
-                    // so are all that follow.
+                    // The kernel drops descriptors from the end of a message, so once one
+                    // is missing, all that follow are missing too.
                     if message.fds_lost && fds.len() < count {
                         self.request_resend(id);
                         continue;
@@ -231,7 +231,7 @@ impl Spawner {
         Ok(())
     }
 
-    /// Ends a job; with a grace, by TERM first.
+    /// Stops a job: by TERM first if there is a grace, else by KILL.
     fn stop(&mut self, id: u32, grace: Option<Duration>) {
         let now = Instant::now();
         if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
@@ -259,8 +259,8 @@ impl Spawner {
             && (self.launcher.supports_concurrency() || self.jobs.is_empty())
     }
 
-    /// Starts the job that has waited longest: one, so that exits are not kept
-    /// waiting by a long queue.
+    /// Starts the job that has waited longest. Only one, so that a long queue does not
+    /// delay the handling of exits.
     fn start_next(&mut self) {
         if !self.can_start(Instant::now()) {
             return;
@@ -295,16 +295,16 @@ impl Spawner {
         }
     }
 
-    /// Reaps what has ended, and tells of jobs that are over.
+    /// Reaps ended processes and reports finished jobs.
     fn reap(&mut self) {
-        // one stands for all of them: the kernel keeps no count
+        // One signal may stand for many exits: the kernel does not count them.
         let _ = self.children.read_signal();
         let now = Instant::now();
         let mut ended = false;
         loop {
             match reap() {
                 Reap::One(reaped) => {
-                    // Others are descendants that outlived their parents.
+                    // Other processes are orphans that this spawner adopted.
                     if let Some(job) = self.jobs.iter_mut().find(|job| job.pid == reaped.pid) {
                         job.on_exit(reaped, now);
                     } else if self.launcher.has_namespaces() {
@@ -327,7 +327,7 @@ impl Spawner {
         }
     }
 
-    /// The first process of a namespace may have been reaped.
+    /// Checks whether the reaped process was the first one of a namespace.
     fn init_ended(&mut self, pid: i32) {
         match self.jobs.iter_mut().find(|job| job.init() == Some(pid)) {
             Some(job) => job.init_ended(),
@@ -367,7 +367,7 @@ impl Spawner {
         }
     }
 
-    /// Sends replies, several in a message, as long as the worker takes them.
+    /// Sends replies, several in a message, until none is left or the socket is full.
     fn flush(&mut self) -> Result<(), Errno> {
         while !self.replies.is_empty() {
             let mut count = 0;
@@ -382,7 +382,7 @@ impl Spawner {
             match send(self.socket.as_fd(), &bytes, &[]) {
                 Ok(()) => drop(self.replies.drain(..count)),
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => return Ok(()),
-                // The worker is gone: the next receive says so.
+                // The worker is gone: the next receive reports it.
                 Err(Errno::EPIPE | Errno::ECONNRESET) => {
                     self.replies.clear();
                 }
@@ -393,7 +393,7 @@ impl Spawner {
     }
 }
 
-/// What a wait found.
+/// The descriptors that a wait found ready.
 #[derive(Clone, Copy, Debug)]
 struct ReadySources {
     children: bool,
@@ -401,7 +401,7 @@ struct ReadySources {
 }
 
 fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
-    // Paths in messages can be long; a reply has to fit in a message.
+    // Paths make messages long, but a reply has to fit in one message.
     const MESSAGE_MAX: usize = 8 * 1024;
     let cut = message.len().min(MESSAGE_MAX);
     w.u8(to_worker::NOT_STARTED).u32(id);

@@ -1,5 +1,5 @@
-//! What a child does between `clone` and `execve`: async-signal-safe calls on
-//! memory that its (suspended) parent has prepared, and nothing else.
+//! The child between `clone` and `execve`: only async-signal-safe calls on memory that
+//! its suspended parent has prepared.
 #![expect(
     unsafe_code,
     reason = "the child shares its parent's memory until it executes, so only raw system calls are allowed in it"
@@ -9,16 +9,16 @@ use std::os::fd::RawFd;
 
 use libc::{c_char, c_int, c_void};
 
-/// How many resource limits a plan can hold.
+/// Capacity for resource limits in a plan.
 pub(crate) const RLIMITS_MAX: usize = 8;
 
-/// The steps that can fail, in the order they are taken; 0 is none of them.
+/// The steps that can fail; 0 stands for none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum ChildStep {
     /// `setsid`.
     Session = 1,
-    /// The parent was gone before the death signal was set.
+    /// The parent died before the death signal was set.
     Orphaned = 2,
     /// `setrlimit`.
     Limit = 3,
@@ -40,41 +40,40 @@ pub(crate) enum ChildStep {
     Landlock = 11,
 }
 
-/// The user a child becomes.
+/// The user that a child becomes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChildUser {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// All groups, `groups_len` of them.
+    /// All groups; `groups_len` of them.
     pub(crate) groups: *const u32,
     pub(crate) groups_len: usize,
 }
 
-/// Everything a child needs. The pointers stay valid while the parent is
-/// suspended in `clone`, which is until the child has executed or exited.
+/// All that a child needs. The pointers are valid while the parent is suspended in
+/// `clone`, that is, until the child has executed or exited.
 #[derive(Debug)]
 pub(crate) struct ChildPlan {
-    /// The spawner's own process id as the child sees it (0 from a PID
-    /// namespace), to notice that it died.
+    /// The spawner's process id as the child sees it (0 from inside a PID namespace),
+    /// to detect that the spawner died.
     pub(crate) parent: c_int,
-    /// A mount namespace to enter and the directory that is the root there, or
-    /// -1.
+    /// A mount namespace to enter and its root directory, or -1.
     pub(crate) mounts: (RawFd, RawFd),
-    /// Resource limits, of which `rlimits_len` are set.
+    /// Resource limits; the first `rlimits_len` are set.
     pub(crate) rlimits: [(c_int, libc::rlimit); RLIMITS_MAX],
-    /// How many of `rlimits` count.
+    /// Number of valid entries in `rlimits`.
     pub(crate) rlimits_len: usize,
-    /// Nice value to take, or 0 to leave it.
+    /// Nice value to set; 0 leaves it unchanged.
     pub(crate) nice: c_int,
-    /// `cgroup.procs` of the group to join by hand, or -1.
+    /// `cgroup.procs` of a group to join, or -1.
     pub(crate) cgroup_procs: RawFd,
-    /// The user to become, if another.
+    /// The user to become. `None` leaves it unchanged.
     pub(crate) user: Option<ChildUser>,
-    /// A Landlock ruleset to come under, or -1; above 3.
+    /// A Landlock ruleset to apply, or -1. Its number is above 3.
     pub(crate) ruleset: RawFd,
     /// Working directory.
     pub(crate) cwd: *const c_char,
-    /// What becomes descriptors 0 to 3; each is above 3, or its own number.
+    /// The descriptors that become 0 to 3. Each is above 3 or already in its place.
     pub(crate) fds: [RawFd; 4],
     /// Null-terminated list of paths to try.
     pub(crate) candidates: *const *const c_char,
@@ -84,22 +83,22 @@ pub(crate) struct ChildPlan {
     pub(crate) envp: *const *const c_char,
     /// The [`ChildStep`] that failed, or 0; written by the child.
     pub(crate) failed_step: u8,
-    /// Its errno.
+    /// The errno of that step.
     pub(crate) failed_errno: c_int,
-    /// The candidate that the errno belongs to.
+    /// Index of the candidate to which the errno belongs.
     pub(crate) failed_candidate: usize,
 }
 
-/// The child's side of [`super::clone::Cloner::spawn`]. `plan` is a
-/// `*mut ChildPlan`. Never returns to Rust code of the parent.
+/// The entry function of the child of [`super::clone::Cloner::spawn`]. `plan` is a
+/// `*mut ChildPlan`. Ends with `execve` or `_exit` and never returns.
 pub(super) extern "C" fn run(plan: *mut c_void) -> c_int {
     // SAFETY: the caller passes a ChildPlan that outlives this call, since the
-    // parent is suspended (CLONE_VFORK) until `execve` or `_exit`; nobody else
-    // touches it meanwhile. No call below allocates, locks or unwinds.
+    // parent is suspended (CLONE_VFORK) until `execve` or `_exit`; nothing else
+    // accesses it meanwhile. No call below allocates, locks or unwinds.
     unsafe {
         let plan = &mut *plan.cast::<ChildPlan>();
         let step = setup(plan);
-        // For `Exec`, the errno was chosen among the candidates'.
+        // For `Exec`, `setup` has chosen the errno among the candidates'.
         if step != ChildStep::Exec {
             plan.failed_errno = *libc::__errno_location();
         }
@@ -108,11 +107,11 @@ pub(super) extern "C" fn run(plan: *mut c_void) -> c_int {
     }
 }
 
-/// Takes the steps; returns the one that failed.
+/// Runs the steps and returns the one that failed.
 ///
 /// # Safety
 ///
-/// Runs in a vfork child, with a plan whose pointers are valid.
+/// The caller is a vfork child, and all pointers of the plan are valid.
 unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
     // SAFETY: raw system calls on pointers that the parent prepared and keeps
     // alive; signal mask and descriptors are the child's own copies.
@@ -127,8 +126,8 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         let (mounts, root) = plan.mounts;
         if mounts >= 0
             && (libc::setns(mounts, libc::CLONE_NEWNS) != 0
-                // Entering moves to the root of the namespace, which is not
-                // the worker's where that runs in a chroot.
+                // setns moves to the root of the namespace. If the worker runs in a
+                // chroot, that is not the worker's root.
                 || libc::fchdir(root) != 0
                 || libc::chroot(c".".as_ptr()) != 0)
         {
@@ -165,11 +164,11 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
             }
             at += 1;
         }
-        // They are all close-on-exec, but the parent wakes a moment before
-        // `execve` closes them: closing here makes end-of-file exact.
+        // All are close-on-exec, but the parent resumes a moment before `execve`
+        // closes them. Closing them here makes end of file exact.
         let mut first = 4;
         if plan.ruleset >= first {
-            // One that is left to `execve`.
+            // The ruleset is still needed; `execve` closes it.
             if plan.ruleset > first {
                 libc::syscall(libc::SYS_close_range, first, plan.ruleset - 1, 0);
             }
@@ -177,9 +176,9 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         }
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
         if let Some(user) = &plan.user {
-            // Directly, since libc would have every thread of the process that
-            // this memory belongs to do the same. The kernel lets go of the
-            // death signal with the change.
+            // Raw system calls, since libc would change the ids of every thread in
+            // the process that shares this memory. The change also clears the death
+            // signal.
             if libc::syscall(libc::SYS_setgroups, user.groups_len, user.groups) != 0
                 || libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) != 0
                 || libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) != 0
@@ -191,12 +190,12 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
                 return ChildStep::Orphaned;
             }
         }
-        // As the user, or it would lead past a directory that the user may not
-        // enter.
+        // After the change of user, which may not be allowed to enter some
+        // directory on the way.
         if libc::chdir(plan.cwd) != 0 {
             return ChildStep::WorkDir;
         }
-        // The spawner, and so this child, has no_new_privs.
+        // Landlock needs no_new_privs, which the spawner has set for its children.
         if plan.ruleset >= 0
             && libc::syscall(libc::SYS_landlock_restrict_self, plan.ruleset, 0) != 0
         {
@@ -205,8 +204,8 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        // As execvp does: go on past what is not there or not allowed, and
-        // prefer "not allowed" to "not there" in what is reported.
+        // As `execvp` does: continue after ENOENT and EACCES, and prefer to
+        // report EACCES.
         let mut candidate = 0;
         plan.failed_errno = libc::ENOENT;
         loop {

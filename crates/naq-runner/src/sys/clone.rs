@@ -1,5 +1,5 @@
-//! Starting a child that shares the parent's memory until it executes, on a
-//! stack of its own, straight into a cgroup where one is given.
+//! Starts a child that shares the parent's memory until it executes, on its own stack,
+//! and directly in a cgroup if one is given.
 #![expect(
     unsafe_code,
     reason = "no safe wrapper starts a vfork child on its own stack"
@@ -14,19 +14,19 @@ use nix::sys::wait::WaitStatus;
 
 use super::child::{self, ChildPlan};
 
-/// Bytes of stack for the child; it calls a handful of thin wrappers.
+/// Bytes of stack for the child, which calls only a few thin wrappers.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// `CLONE_INTO_CGROUP` of `linux/sched.h`.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Owns the stack that children start on, one at a time.
+/// Owns the stack for children, of which one starts at a time.
 #[derive(Debug)]
 pub(crate) struct Cloner {
     stack: NonNull<c_void>,
 }
 
-/// The kernel's `struct clone_args`, up to the cgroup (88 bytes).
+/// The kernel's `struct clone_args` up to the cgroup (88 bytes).
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -65,12 +65,11 @@ impl Cloner {
             .ok_or(Errno::ENOMEM)
     }
 
-    /// Starts a child that follows `plan`, and sleeps until it has executed or
-    /// given up (then `plan.failed_step` says where). The caller must be
-    /// single-threaded with every signal blocked. `cgroup` is the directory of
-    /// a v2 group to start in; not every kernel or sandbox allows it: then the
-    /// answer is ENOSYS, EPERM or E2BIG, and `plan.cgroup_procs` is the other
-    /// way in.
+    /// Starts a child that follows `plan`, and is suspended until the child has executed
+    /// or failed; then `plan.failed_step` says at which step. The caller must be
+    /// single-threaded with every signal blocked. `cgroup` is the directory of a v2
+    /// group to start in. If the kernel or a sandbox does not allow it (ENOSYS, EPERM
+    /// or E2BIG), use `plan.cgroup_procs` instead.
     pub(crate) fn spawn(
         &mut self,
         plan: &mut ChildPlan,
@@ -80,9 +79,9 @@ impl Cloner {
         match cgroup {
             Some(cgroup) => self.spawn_in_cgroup(child::run, arg, cgroup),
             None => {
-                // SAFETY: the stack is ours, 64 KiB, grows down from its top;
-                // `plan` outlives the call because CLONE_VFORK suspends us
-                // until the child no longer uses our memory.
+                // SAFETY: the stack is ours, has 64 KiB and grows down from its top;
+                // `plan` outlives the call because CLONE_VFORK suspends this process
+                // until the child no longer uses its memory.
                 let pid = unsafe {
                     libc::clone(
                         child::run,
@@ -96,10 +95,10 @@ impl Cloner {
         }
     }
 
-    /// As [`Cloner::spawn`], with the child in another PID namespace. A child
-    /// that lives for a moment enters it and makes this process the parent of
-    /// the one it starts there: for a process without root the way into a
-    /// namespace is one without return, as its own is not its to enter.
+    /// As [`Cloner::spawn`], with the child in another PID namespace. A short-lived
+    /// intermediate child enters the namespace and starts the actual child there with
+    /// this process as its parent. The spawner cannot enter by itself: without root it
+    /// could not return, since it may not enter its own namespace again.
     pub(crate) fn spawn_in_namespace(
         &mut self,
         plan: &mut ChildPlan,
@@ -113,8 +112,8 @@ impl Cloner {
             pid: 0,
             errno: 0,
         };
-        // SAFETY: the upper half of the stack is this child's, which leaves the
-        // lower one to the next; `request` outlives the call as `plan` does above.
+        // SAFETY: the intermediate child uses the upper half of the stack and leaves the
+        // lower one to the actual child; `request` outlives the call like `plan` above.
         let between = Errno::result(unsafe {
             libc::clone(
                 enter_namespace_and_spawn,
@@ -130,8 +129,8 @@ impl Cloner {
         }
     }
 
-    /// Whether a child can be started straight into the group: starts one that
-    /// exits at once, and reaps it.
+    /// Checks whether a child can be started directly in the group, by starting and
+    /// reaping one that exits at once.
     pub(crate) fn probe_cgroup_spawn(&mut self, cgroup: RawFd) -> Result<(), Errno> {
         extern "C" fn exit(_: *mut c_void) -> c_int {
             // SAFETY: `_exit` is async-signal-safe and does not return.
@@ -140,8 +139,8 @@ impl Cloner {
         let pid = self.spawn_in_cgroup(exit, std::ptr::null_mut(), cgroup)?;
         match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)? {
             WaitStatus::Exited(_, 0) => Ok(()),
-            // Linux since 6.14 kills it when our own group was once killed and
-            // used again.
+            // Since 6.14, Linux kills the child if our own group was ever killed and
+            // reused.
             _ => Err(Errno::EPERM),
         }
     }
@@ -160,13 +159,13 @@ impl Cloner {
             cgroup: cgroup as u64,
             ..CloneArgs::default()
         };
-        // SAFETY: `args` describes a stack that is ours and unused; `entry`
-        // never returns; memory it reads outlives the call (CLONE_VFORK).
+        // SAFETY: `args` describes a stack that is ours and unused; `entry` never
+        // returns; the memory it reads outlives the call (CLONE_VFORK).
         unsafe { clone3(&args, entry, arg) }
     }
 }
 
-/// What the child between needs, and what it tells.
+/// What the intermediate child needs, and its result.
 struct NamespaceSpawn {
     pids: RawFd,
     plan: *mut ChildPlan,
@@ -175,12 +174,12 @@ struct NamespaceSpawn {
     errno: c_int,
 }
 
-/// The child between: enters the namespace and starts the child proper. `request`
-/// is a `*mut NamespaceSpawn`.
+/// The entry function of the intermediate child: enters the namespace and starts the
+/// actual child. `request` is a `*mut NamespaceSpawn`.
 extern "C" fn enter_namespace_and_spawn(request: *mut c_void) -> c_int {
-    // SAFETY: the caller passes a NamespaceSpawn that outlives this call, being suspended
-    // until `_exit`; its stack is unused. System calls only; `errno` is the
-    // suspended parent's, which reads it from `request`.
+    // SAFETY: the caller passes a NamespaceSpawn that outlives this call, since it is
+    // suspended until `_exit`; its stack is unused. Only system calls; `errno` is that
+    // of the suspended parent, which reads the result from `request` instead.
     unsafe {
         let request = &mut *request.cast::<NamespaceSpawn>();
         if libc::setns(request.pids, libc::CLONE_NEWPID) == 0 {
@@ -196,28 +195,27 @@ extern "C" fn enter_namespace_and_spawn(request: *mut c_void) -> c_int {
     }
 }
 
-/// Forks, with the child as the first process of a new PID namespace. For a
-/// process with one thread. 0 in the child.
+/// Forks with the child as the first process of a new PID namespace. The caller must
+/// be single-threaded. Returns 0 in the child.
 pub(super) fn fork_into_pid_namespace() -> Result<c_int, Errno> {
     let args = CloneArgs {
         flags: libc::CLONE_NEWPID as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
-    // SAFETY: without a stack and without CLONE_VM this is a fork, and with one
-    // thread the copy has no lock that somebody else holds.
+    // SAFETY: without a stack and CLONE_VM this is a fork. The process has one thread,
+    // so no other thread can own a lock in the copy.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     Errno::result(pid).map(|pid| pid as c_int)
 }
 
-/// `clone3` whose child calls `entry(arg)` on the stack in `args`. It has to
-/// be written out: the child wakes with an empty stack, so it cannot return
-/// through a C wrapper.
+/// `clone3` whose child calls `entry(arg)` on the stack in `args`. In assembly because
+/// the child resumes with an empty stack and cannot return through a C wrapper.
 ///
 /// # Safety
 ///
-/// `args` names a stack nobody uses, CLONE_VM and CLONE_VFORK are set, and
-/// `entry` neither returns nor unwinds.
+/// `args` names an unused stack, CLONE_VM and CLONE_VFORK are set, and `entry`
+/// neither returns nor unwinds.
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone3(
     args: &CloneArgs,
@@ -283,11 +281,11 @@ unsafe fn clone3(
     syscall_result(result)
 }
 
-/// Elsewhere the child joins its group by hand.
+/// Unavailable on other architectures, where the child joins its group by itself.
 ///
 /// # Safety
 ///
-/// Nothing is done.
+/// Does nothing, so it is always safe.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 unsafe fn clone3(
     _: &CloneArgs,

@@ -1,4 +1,4 @@
-//! Descriptors a process was born with.
+//! The descriptors that a process inherits.
 #![expect(
     unsafe_code,
     reason = "taking over a descriptor by its number cannot be checked"
@@ -9,16 +9,16 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-/// The one descriptor a spawner is given: its socket, as standard input.
+/// The only descriptor that a spawner inherits: its socket, as standard input.
 const SOCKET: RawFd = 0;
 
-/// Arranges the descriptors of a process that has just started: closes what
-/// leaked in, opens `/dev/null` as 0 to 3 and returns the socket, moved above
-/// them. Called once, before anything else is opened.
+/// Arranges the descriptors of a process that has just started: closes leaked ones,
+/// opens `/dev/null` as 0 to 3, and returns the socket, moved above them. Call it once,
+/// before anything else is opened.
 pub(crate) fn inherit_spawner_socket() -> Result<OwnedFd, Errno> {
-    // SAFETY: plain system calls on numbers; this is the first code of the
-    // process, so no object owns any of these descriptors. Standard error
-    // stays as it is until the end, for a message on failure.
+    // SAFETY: plain system calls on numbers; this is the first code of the process, so
+    // no object owns any of these descriptors. Standard error stays open until the
+    // end, for a message on failure.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
         let socket = Errno::result(libc::fcntl(SOCKET, libc::F_DUPFD_CLOEXEC, 10))?;

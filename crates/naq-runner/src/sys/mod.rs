@@ -1,5 +1,5 @@
-//! System calls that no safe wrapper covers: one file per family, and the
-//! only `unsafe` of the crate.
+//! System calls that no safe wrapper covers, one file per family: the only `unsafe` code
+//! of the crate.
 
 pub(super) mod async_fd;
 pub(super) mod child;

@@ -1,5 +1,5 @@
-//! The first process of a PID namespace: it adopts and reaps what jobs there
-//! leave behind, and takes everything with it when it ends.
+//! The first process of a PID namespace: it adopts and reaps the orphans of jobs there,
+//! and when it ends, the kernel kills every other process of the namespace.
 #![expect(
     unsafe_code,
     reason = "arranging descriptors by their number cannot be checked"
@@ -20,25 +20,24 @@ use super::clone::fork_into_pid_namespace;
 use super::socket::send;
 use super::wait::{Reap, reap};
 
-/// From the spawner: TERM to every process of the namespace.
+/// From the spawner: send TERM to every process of the namespace.
 pub(crate) const TERMINATE_ALL: Signal = Signal::SIGTERM;
 
-/// From the spawner: end as soon as no process is left to reap.
+/// From the spawner: exit as soon as no process is left to reap.
 pub(crate) const EXIT_WHEN_EMPTY: Signal = Signal::SIGUSR1;
 
-/// Where the socket is moved to: the first descriptor that is not one of the
-/// spawner's standing ones.
+/// The number to which the socket is moved: the first one after the spawner's 0 to 3.
 const SOCKET: RawFd = 4;
 
 /// `si_code` of a signal that a process sent with `kill`.
 const SI_USER: i32 = 0;
 
-/// Forks the first process of a new PID namespace. It makes a mount namespace
-/// with a `/proc` of its own, and tells over `socket` how that went: an errno,
-/// and with 0 the descriptors of the PID namespace, the mount namespace, its
-/// root directory and its `/proc`.
+/// Forks the first process of a new PID namespace. That process creates a mount
+/// namespace with its own `/proc` and reports the outcome over `socket`: an errno, and
+/// with 0 the descriptors of the PID namespace, the mount namespace, its root directory
+/// and its `/proc`.
 ///
-/// For a process with one thread that keeps every signal blocked.
+/// The caller must be single-threaded with every signal blocked.
 pub(crate) fn fork_init(socket: &OwnedFd) -> Result<i32, Errno> {
     let pid = fork_into_pid_namespace()?;
     if pid == 0 {
@@ -48,21 +47,21 @@ pub(crate) fn fork_init(socket: &OwnedFd) -> Result<i32, Errno> {
 }
 
 fn init(socket: RawFd) -> ! {
-    // SAFETY: plain system calls on numbers. Objects of the parent's that own
-    // the descriptors closed here are never dropped in this copy, which ends
-    // with `_exit`. Everything else goes: a job's pipes must not stay open.
+    // SAFETY: plain system calls on numbers. The parent's objects that own the
+    // descriptors closed here are never dropped in this copy, which ends with `_exit`.
+    // All others are closed: a job's pipes must not stay open.
     unsafe {
         if socket != SOCKET && libc::dup2(socket, SOCKET) < 0 {
             libc::_exit(1);
         }
         close_from(SOCKET + 1);
     }
-    // SAFETY: the descriptor was just made, and is closed only below.
+    // SAFETY: the descriptor was just created and is closed only below.
     let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
     match set_up_namespace() {
         Ok(made) => {
             let fds = [&made.pids, &made.mounts, &made.root, &made.proc].map(AsRawFd::as_raw_fd);
-            // A spawner that is gone gets no answer, and needs none.
+            // The spawner is dead, so nobody needs the answer.
             if send(socket, &0_i32.to_le_bytes(), &fds).is_err() {
                 exit();
             }
@@ -72,13 +71,13 @@ fn init(socket: RawFd) -> ! {
             exit();
         }
     }
-    // SAFETY: nothing in this process uses a descriptor beyond 3 any more.
+    // SAFETY: nothing in this process uses a descriptor above 3 any more.
     unsafe { close_from(SOCKET) };
     let _ = serve();
     exit()
 }
 
-/// What the spawner needs of a namespace.
+/// The descriptors of a namespace that the spawner needs.
 struct NamespaceFds {
     pids: File,
     mounts: File,
@@ -87,14 +86,14 @@ struct NamespaceFds {
 }
 
 fn set_up_namespace() -> Result<NamespaceFds, Errno> {
-    // The kernel ends this process with the spawner, and the namespace with
-    // this process. A spawner that is gone already does not take the answer.
+    // The kernel kills this process with the spawner, and the namespace with this
+    // process. If the spawner is dead already, sending the answer fails.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // What the worker takes for an orphan of a job has a session of its own.
+    // The worker takes a child in another session for a job's orphan, to be killed.
     nix::unistd::setsid()?;
     let _ = prctl::set_name(c"naq-init");
     unshare(CloneFlags::CLONE_NEWNS)?;
-    // What the host mounts later shows here, and nothing from here there.
+    // Mounts of the host propagate into this namespace, but none propagates back.
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -109,7 +108,7 @@ fn set_up_namespace() -> Result<NamespaceFds, Errno> {
     })
 }
 
-/// Reaps, and does what the spawner asks.
+/// Reaps children and serves the spawner's signals.
 fn serve() -> Result<(), Errno> {
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGCHLD, TERMINATE_ALL, EXIT_WHEN_EMPTY] {
@@ -131,12 +130,13 @@ fn serve() -> Result<(), Errno> {
         let Some(info) = signals.read_signal()? else {
             continue;
         };
-        // Only a process outside has no number here: jobs may not ask.
+        // A sender outside of the namespace has no process id in it. Jobs inside must
+        // not send these signals.
         if info.ssi_pid != 0 || info.ssi_code != SI_USER {
             continue;
         }
         if info.ssi_signo == TERMINATE_ALL as u32 {
-            // Everybody in the namespace but this process.
+            // All processes of the namespace except this one.
             let everybody = Pid::from_raw(-1);
             let _ = kill(everybody, Signal::SIGTERM);
             let _ = kill(everybody, Signal::SIGCONT);
@@ -148,7 +148,7 @@ fn serve() -> Result<(), Errno> {
 
 /// # Safety
 ///
-/// Nobody uses a descriptor from `first` on.
+/// No object uses a descriptor from `first` on.
 unsafe fn close_from(first: RawFd) {
     // SAFETY: a plain system call; the caller vouches for the descriptors.
     unsafe {
@@ -157,7 +157,7 @@ unsafe fn close_from(first: RawFd) {
 }
 
 fn exit() -> ! {
-    // SAFETY: ends this process at once; handlers that the parent registered
-    // are the parent's.
+    // SAFETY: ends this process at once, without running the exit handlers that the
+    // parent registered.
     unsafe { libc::_exit(0) }
 }

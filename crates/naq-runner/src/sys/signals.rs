@@ -4,22 +4,20 @@
     reason = "setting a disposition by number has no safe wrapper"
 )]
 
-/// The kernel's `struct sigaction`, no larger on any architecture, all zeroes:
-/// the default action, no flags, an empty mask.
+/// The kernel's `struct sigaction`, which is no larger on any architecture. All zeroes
+/// mean the default action, no flags and an empty mask.
 const DEFAULT_ACTION: [u64; 4] = [0; 4];
 
-/// Bytes of the kernel's signal set.
+/// Size of the kernel's signal set, in bytes.
 const SIGSET_BYTES: usize = 8;
 
-/// Makes every signal's disposition the default one, so that children start
-/// from it. For a process that keeps all signals blocked. The system is called
-/// directly because libc keeps two signals to itself, which a parent may have
-/// ignored all the same.
+/// Sets the disposition of every signal to the default, which children inherit. The
+/// caller keeps all signals blocked. Uses the raw system call because libc reserves two
+/// signals for itself, which a parent may have ignored all the same.
 pub(crate) fn default_dispositions() {
     for signal in 1..=64 {
-        // SAFETY: the default action installs no code; the kernel reads the
-        // action and writes nothing. KILL and STOP answer EINVAL, which is
-        // right.
+        // SAFETY: the default action installs no code; the kernel reads the action and
+        // writes nothing. KILL and STOP return EINVAL, which is harmless.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,

@@ -12,14 +12,14 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 
-/// Most descriptors one message may carry (the kernel's bound is 253).
+/// Maximum number of descriptors in one message (the kernel's maximum is 253).
 pub(crate) const MESSAGE_FDS_MAX: usize = 240;
 
-/// Most bytes in one message.
+/// Maximum length of one message, in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// A connected pair that keeps message boundaries and tells when the other
-/// side is gone.
+/// A connected pair that keeps message boundaries and reports when the other side is
+/// closed.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(
         AddressFamily::Unix,
@@ -51,25 +51,25 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Resul
 /// A message received.
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// How many bytes of the buffer it fills; 0 is the end.
+    /// Number of bytes it fills in the buffer; 0 means that the other side is closed.
     pub(crate) bytes: usize,
-    /// The descriptors that came with it.
+    /// The descriptors that it carried.
     pub(crate) fds: Vec<OwnedFd>,
-    /// Some descriptors were lost for want of room in our table.
+    /// Whether descriptors were lost because this process may open no more.
     pub(crate) fds_lost: bool,
 }
 
-/// Where messages are received: both buffers, made once.
+/// Reusable buffers for receiving messages.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     /// The bytes of the last message.
     pub(crate) bytes: Vec<u8>,
-    /// Room for one header and 253 descriptors, aligned as a header must be.
+    /// Space for one header and 253 descriptors, aligned for the header.
     control: Vec<u64>,
 }
 
 impl Receiver {
-    /// Makes the buffers.
+    /// Allocates the buffers.
     pub(crate) fn new() -> Receiver {
         Receiver {
             bytes: vec![0; MESSAGE_BYTES_MAX],
@@ -101,17 +101,17 @@ impl Receiver {
             match Errno::result(received) {
                 Ok(bytes) => break bytes as usize,
                 Err(Errno::EINTR) => {}
-                // The other side died with messages of ours unread.
+                // The other side died with unread messages of ours.
                 Err(Errno::ECONNRESET) => break 0,
                 Err(errno) => return Err(errno),
             }
         };
         let mut fds = Vec::new();
         if bytes > 0 {
-            // SAFETY: the kernel filled the control buffer and set its length;
-            // the macros walk within it, and `data` holds as many descriptors
-            // as the length says, each installed for us alone. Taking them
-            // even when some were cut off keeps them from leaking.
+            // SAFETY: the kernel filled the control buffer and set its length; the macros
+            // stay within it, and `data` contains as many descriptors as the length says,
+            // each installed for this process alone. Owning them even if some were cut off
+            // prevents leaks.
             unsafe {
                 let mut next = libc::CMSG_FIRSTHDR(&raw const header);
                 while let Some(control) = next.as_ref() {

@@ -7,26 +7,26 @@ use nix::errno::Errno;
 /// A reaped process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reaped {
-    /// Its id, free for reuse from now on.
+    /// Its process id, which the system may reuse from now on.
     pub(crate) pid: c_int,
-    /// Exit code, or the signal as a negative number.
+    /// Exit code, or the negated number of the signal that terminated it.
     pub(crate) status: i32,
-    /// Largest resident set of it or a child it waited for, bytes.
+    /// Largest resident set, in bytes, of it or a child it waited for.
     pub(crate) max_rss_bytes: u64,
-    /// User CPU time of it and the children it waited for, microseconds.
+    /// User CPU time of it and the children it waited for, in microseconds.
     pub(crate) user_us: u64,
-    /// System CPU time of the same, microseconds.
+    /// System CPU time of the same processes, in microseconds.
     pub(crate) system_us: u64,
 }
 
-/// What one look found.
+/// The outcome of [`reap`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reap {
     /// A child that has ended.
     One(Reaped),
-    /// Children are left, none of which has ended.
+    /// Children exist, but none has ended.
     NoneEnded,
-    /// There is no child at all.
+    /// No child exists.
     NoChildren,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn reap() -> Reap {
     // SAFETY: rusage is plain data, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: both pointers are to live locals.
+        // SAFETY: both pointers refer to live locals.
         let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
         if pid == 0 {
             return Reap::NoneEnded;
