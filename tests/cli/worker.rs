@@ -44,16 +44,8 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
     };
     let usage = 2;
     refused(&["--containment", "chroot"], usage, "`namespace`");
-    refused(
-        &["--run-as", "no-such-user"],
-        usage,
-        ": no such user",
-    );
-    refused(
-        &["--run-as", "root:no-such"],
-        usage,
-        ": no such group",
-    );
+    refused(&["--run-as", "no-such-user"], usage, ": no such user");
+    refused(&["--run-as", "root:no-such"], usage, ": no such group");
     refused(&["--landlock-read", "usr"], 1, "usr: not an absolute path");
     refused(
         &["--landlock-write", "/no/such"],

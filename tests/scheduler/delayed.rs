@@ -414,7 +414,10 @@ fn a_job_is_told_the_time_it_was_enqueued_for() {
     assert_eq!(text(record.stdout.as_ref()), format!("{due}\n"));
     assert_eq!(record.scheduled_for, Some(due));
     let shown = naq.cli(["status", "timed"]).run().succeeds();
-    let shown = shown.stdout.lines().find(|line| line.starts_with("scheduled for "));
+    let shown = shown
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("scheduled for "));
     assert!(shown.is_some_and(|line| line.ends_with(&at)), "{shown:?}");
 }
 
