@@ -1,4 +1,4 @@
-//! Bare publishes: what the enqueue rate is measured against (`naq bench`).
+//! Raw publishes without ids or checks: the baseline that `naq bench` compares enqueueing with.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,15 @@ use bytes::Bytes;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName};
 
-/// As many under way at once as a bulk enqueue has.
+/// Maximum number of unconfirmed publishes; the same as for a bulk enqueue.
 const IN_FLIGHT_MAX: usize = 4_096;
 
 impl Broker {
-    /// Publishes bytes to a queue with no id and no checks, and waits for the server's word.
+    /// Publishes bytes to a queue without an id or checks, and waits for the server's
+    /// acknowledgement.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn publish_unchecked(
         &self,
         queue: &QueueName,
@@ -32,11 +33,11 @@ impl Broker {
         .map(|_| ())
     }
 
-    /// The same `count` times, many under way at once: all to one subject, or, `with_subjects`,
-    /// each to one of its own, as naq's jobs are.
+    /// Publishes the payload `count` times with many publishes in flight: all to one subject, or,
+    /// if `with_subjects` is set, each to a subject of its own, as for naq's jobs.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn publish_unchecked_pipelined(
         &self,
         queue: &QueueName,

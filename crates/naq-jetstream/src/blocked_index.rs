@@ -1,10 +1,11 @@
-//! Who waits for whom: an index beside the records, so that whoever ends a job finds its
-//! dependents without looking through anything.
+//! The index of blocked jobs, kept beside the records: when a job ends, its dependents are found
+//! without a scan.
 //!
-//! Two keys tell of a dependency. `<dependency>.<job>` is found by who ends the dependency; it
-//! goes once the job has been released for it. `open.<job>.<dependency>` is there where a job
-//! has several, and goes first: whoever removes the last one releases the job. So a crash
-//! between any two steps leaves the key by which the step is done again.
+//! Two keys describe a dependency. The worker that ends the dependency finds its dependents under
+//! `<dependency>.<job>`; that key is removed after the job has been released.
+//! `open.<job>.<dependency>` exists only if the job has several dependencies, and is removed first:
+//! removing the last of them releases the job. A crash between any two steps therefore leaves the
+//! key from which the step is repeated.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,24 +24,25 @@ use naq_protocol::{
     BlockedOn, Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp,
 };
 
-/// How many keys are written, read or removed at once.
+/// Maximum number of keys that are written, read or removed concurrently.
 const KEYS_AT_ONCE: usize = 64;
 
-/// What is kept under `<dependency>.<job>`.
+/// The value of the key `<dependency>.<job>`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Edge {
-    /// How the dependency has to end.
+    /// The end of the dependency that the job requires.
     on: DependencyCondition,
-    /// The job waits for nothing else.
+    /// Whether the job has no other dependency.
     is_only: bool,
 }
 
 impl Broker {
-    /// Puts down that a job waits for others, so that whoever ends one of them releases it.
+    /// Indexes the dependencies of a blocked job, so that the job is released when one of them
+    /// ends.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer; what was put down by then stays, and does no
-    /// harm.
+    /// Returns an error if the server refuses a write or does not answer. Keys that were written
+    /// before the error stay; they do no harm.
     pub async fn index_dependencies(
         &self,
         job: &JobId,
@@ -61,7 +63,8 @@ impl Broker {
             })?;
             writes.push((self.names.edge(&dependency.job, job), Bytes::from(value)));
         }
-        // the first alone: it makes the bucket where there is none
+        // write the first key alone: it creates the bucket if it does not exist, so that the
+        // concurrent writes below do not all try to
         let rest = writes.split_off(1.min(writes.len()));
         for (subject, value) in writes {
             self.create_key(subject, value).await?;
@@ -76,8 +79,9 @@ impl Broker {
         self.remove_stale_edges(job, open).await
     }
 
-    /// Removes what an earlier wait of a job put down of dependencies that it waits for no more:
-    /// they may have ended before they knew of it, and would be taken for open for ever.
+    /// Removes index keys that an earlier wait of the job left for dependencies it no longer waits
+    /// for. Such a dependency may have ended before the key was written, so nothing would ever
+    /// remove the key and the job would count as blocked for ever.
     async fn remove_stale_edges(
         &self,
         job: &JobId,
@@ -103,13 +107,13 @@ impl Broker {
         Ok(())
     }
 
-    /// Writes a key of the index where there is none.
+    /// Creates a key of the index; an existing key stays as it is.
     pub(super) async fn create_key(
         &self,
         subject: String,
         value: Bytes,
     ) -> Result<(), BrokerError> {
-        // a value is never empty: an empty one reads as removed
+        // a value is never empty: an empty value reads as a removed key
         let value = if value.is_empty() {
             Bytes::from_static(b"{}")
         } else {
@@ -131,12 +135,12 @@ impl Broker {
         }
     }
 
-    /// Marks on the records of some jobs that another waits for them, so that whoever ends one
-    /// knows. Where there is no record yet, one is made that holds nothing but the mark. Returns
-    /// whether one of them has ended already.
+    /// Marks the records of some jobs as awaited, so that the worker that ends one of them releases
+    /// its dependents. A job without a record gets a placeholder record that holds only the mark.
+    /// Returns whether one of the jobs has already ended.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses a write or does not answer.
     pub async fn mark_awaited(
         &self,
         jobs: &[Dependency],
@@ -195,8 +199,8 @@ impl Broker {
         }
     }
 
-    /// A record that stands for a job nobody has seen. It lasts for twice as long as who waits
-    /// for it now would wait, so that those who come soon after need not write it again.
+    /// Writes a placeholder: a record of a job that no worker has seen. It lasts for twice the
+    /// timeout of the current dependent, so that later dependents need not write it again.
     async fn write_placeholder(
         &self,
         job: &JobId,
@@ -218,10 +222,11 @@ impl Broker {
         self.write_record(&record, revision, Some(lasts)).await
     }
 
-    /// Releases every job that waits for one that has ended so. Doing it again does no harm.
+    /// Releases every job that depends on `job`, which ended in the given state. Repeating it does
+    /// no harm.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer: it is then to be done again.
+    /// Returns an error if the server refuses a write or does not answer; call it again then.
     pub async fn release_dependents(&self, job: &JobId, ended: State) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let mut edges = self.read_keys(&bucket, &self.names.edges_of(job)).await?;
@@ -239,7 +244,7 @@ impl Broker {
                         (Some(dependent), Ok(edge)) => {
                             self.release_dependent(job, ended, &dependent, &edge).await
                         }
-                        // a key that was removed, or that naq did not write
+                        // a removed key, or one that naq did not write
                         _ => Ok(()),
                     }
                 }
@@ -252,10 +257,10 @@ impl Broker {
         Ok(())
     }
 
-    /// The jobs that wait for one.
+    /// Lists the jobs that depend on a job.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_dependents(&self, job: &JobId) -> Result<Vec<JobId>, BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let mut edges = self.read_keys(&bucket, &self.names.edges_of(job)).await?;
@@ -298,10 +303,11 @@ impl Broker {
             .map(drop)
     }
 
-    /// Puts a waiting job back into its queue, to be looked at anew. Returns whether it waited.
+    /// Requeues a blocked job, so that a worker evaluates it again. Returns whether the job was
+    /// blocked.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn release(&self, job: &JobId) -> Result<bool, BrokerError> {
         let (Some(record), _) = self.read_record(job).await? else {
             return Ok(false);
@@ -318,7 +324,7 @@ impl Broker {
                 )));
             }
         };
-        // under no message id: the server would take it for a repeat of the first
+        // without a message id: the server would discard it as a duplicate of the first message
         let again = NewJob {
             job_id: job.clone(),
             queue: record.queue.clone(),
@@ -333,10 +339,10 @@ impl Broker {
         Ok(true)
     }
 
-    /// Removes what was put down of a job that waits no more.
+    /// Removes the index keys of a job that is no longer blocked.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn remove_dependency_index(
         &self,
         job: &JobId,
@@ -363,10 +369,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Has a waiting job looked at again at a time: a message that is no job, only a bell.
+    /// Schedules a recheck of a blocked job: the server delivers a message at that time which is
+    /// not a job and only makes a worker evaluate the job again.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn schedule_recheck(
         &self,
         queue: &QueueName,
@@ -388,10 +395,10 @@ impl Broker {
             .map(|_| ())
     }
 
-    /// Takes the bell of a waiting job away, where it has one.
+    /// Cancels the recheck of a blocked job, if one is scheduled.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn cancel_recheck(&self, queue: &QueueName, job: &JobId) -> Result<(), BrokerError> {
         let stream = self.names.queue_stream(queue);
         self.purge_subjects(&stream, &self.names.recheck(queue, job), None)
@@ -400,5 +407,6 @@ impl Broker {
     }
 }
 
-/// On a message that is no job: the job of its subject, which waits, is to be looked at again.
+/// Marks a message as a recheck, which is not a job: a worker evaluates the blocked job that the
+/// subject names.
 pub(super) const RECHECK_HEADER: &str = "Naq-Recheck";

@@ -1,4 +1,4 @@
-//! Connecting, and watching the connection.
+//! Connects to NATS and watches the state of the connection.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,37 +11,38 @@ use super::names::Names;
 use super::{Broker, BrokerError, REQUEST_TIMEOUT};
 use naq_core::ExponentialBackoff;
 
-/// Where NATS is and how to be let in. At most one way of authentication is used.
+/// The address of NATS and the credentials. At most one way of authentication is used.
 #[derive(Clone)]
 pub struct ConnectOptions {
-    /// One or more addresses, comma-separated.
+    /// One or more server addresses, separated by commas.
     pub url: String,
     /// The prefix of all names; see [`Names`].
     pub prefix: String,
-    /// How many servers keep a copy of the streams and buckets that are made here; one that is
-    /// there already stays as it is.
+    /// Number of servers that keep a copy of the streams and buckets that this connection creates.
+    /// Existing ones stay as they are.
     pub replicas: usize,
-    /// What the server's lists show as the client's name.
+    /// The client's name in the server's lists.
     pub client_name: String,
-    /// A file with a JWT and a seed.
+    /// Path of a credentials file with a JWT and a seed.
     pub creds: Option<PathBuf>,
-    /// A file with an NKey seed.
+    /// Path of a file with an NKey seed.
     pub nkey: Option<PathBuf>,
-    /// User and password.
+    /// User name and password.
     pub user: Option<(String, String)>,
-    /// A token.
+    /// An authentication token.
     pub token: Option<String>,
-    /// A file with certificates to trust.
+    /// Path of a file with the CA certificates to trust.
     pub tls_ca: Option<PathBuf>,
-    /// Files with a certificate and key to show.
+    /// Paths of the client certificate and its key.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
-    /// What reply subjects begin with, where permissions ask for it.
+    /// Prefix of reply subjects, for accounts whose permissions require one. `None` means NATS'
+    /// `_INBOX`.
     pub inbox_prefix: Option<String>,
-    /// The JetStream domain, where there is one.
+    /// The JetStream domain. `None` means the account's own.
     pub jetstream_domain: Option<String>,
-    /// How long the first connection may take.
+    /// Timeout for the first connection.
     pub connect_timeout: Duration,
-    /// Whether NATS without authentication on another host is taken.
+    /// Whether to allow a remote NATS server that requires no credentials.
     pub allow_insecure: bool,
 }
 
@@ -67,7 +68,7 @@ impl Default for ConnectOptions {
 }
 
 impl std::fmt::Debug for ConnectOptions {
-    /// Shows where, never how to be let in.
+    /// Shows the address and never the credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConnectOptions")
             .field("url", &without_credentials(&self.url))
@@ -106,14 +107,14 @@ impl ConnectOptions {
 /// The state of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionState {
-    /// Whether there is one now.
+    /// Whether the connection is open now.
     pub connected: bool,
-    /// How many there have been, and how often messages came too fast; a change means that what
-    /// was under way may be lost.
+    /// Number of connections so far, plus the number of times that messages were dropped because
+    /// they arrived faster than they were read. After a change, messages may have been lost.
     pub generation: u64,
-    /// The last permission the server denied, in its words.
+    /// The last permission error that the server reported, in the server's words.
     pub denied: Option<String>,
-    /// How often a connection ended without the server saying why.
+    /// Number of times that the connection was lost without an error from the server.
     pub disconnects: u64,
 }
 
@@ -122,28 +123,28 @@ pub struct ConnectionState {
 pub struct ConnectionWatch(watch::Receiver<ConnectionState>);
 
 impl ConnectionWatch {
-    /// The state now.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
         self.0.borrow().clone()
     }
 
-    /// The state now; only what happens after this look is a change.
+    /// The current state, marked as seen: [`changed`](Self::changed) reports only later changes.
     pub fn mark_seen(&mut self) -> ConnectionState {
         self.0.borrow_and_update().clone()
     }
 
-    /// Waits for the state to change since the last look through this watch.
+    /// Waits until the state differs from the last one seen through this watch. Cancel safe.
     pub async fn changed(&mut self) -> ConnectionState {
         if self.0.changed().await.is_err() {
-            // the client is gone: nothing will ever change again
+            // the client is closed: the state never changes again
             std::future::pending::<()>().await;
         }
         self.0.borrow_and_update().clone()
     }
 }
 
-/// A URL without what stands before the `@`, for messages.
+/// The URL for messages, without the credentials before the `@`.
 fn without_credentials(url: &str) -> String {
     url.split(',')
         .map(|one| match (one.find("://"), one.rfind('@')) {
@@ -157,11 +158,12 @@ fn without_credentials(url: &str) -> String {
 }
 
 impl Broker {
-    /// Connects, and checks that the server can do what naq needs.
+    /// Connects, and checks that the server supports what naq needs.
     ///
     /// # Errors
-    /// [`BrokerError::Connect`] where no connection comes about, [`BrokerError::UnsupportedServer`]
-    /// where the server is too old, has no JetStream, or is an open one on another host.
+    /// Returns [`BrokerError::Connect`] if no connection can be opened, and
+    /// [`BrokerError::UnsupportedServer`] if the server is too old, has no JetStream, or is a
+    /// remote server that requires no credentials.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
         if !options.has_credentials() && !options.is_local() {
             let url = without_credentials(&options.url);
@@ -175,7 +177,7 @@ impl Broker {
         Broker::open(options, ConnectionPurpose::General).await
     }
 
-    /// A connection beside this one, to look on by.
+    /// Opens a second connection, for a watch on all events.
     pub(super) async fn open_observer(&self) -> Result<Broker, BrokerError> {
         Broker::open(&self.options, ConnectionPurpose::Observer).await
     }
@@ -216,15 +218,15 @@ impl Broker {
     }
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionPurpose {
-    /// All that a process says and asks.
+    /// All requests, publishes and replies of a process.
     General,
-    /// The jobs that a worker is sent. Bytes that no client can read come by this one alone, so
-    /// that nothing else is lost with it.
+    /// The deliveries of a worker. Messages that no client can parse arrive only on this
+    /// connection, so that nothing else is lost with it.
     Deliveries,
-    /// What an onlooker is told of all jobs, which may be such bytes too.
+    /// The events of all jobs. They may contain unparsable messages too.
     Observer,
 }
 
@@ -254,7 +256,7 @@ pub(super) async fn open(
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
-        // what an onlooker is told has envelopes in it, which may be large
+        // events contain whole envelopes, which may be large
         .subscription_capacity(match purpose {
             ConnectionPurpose::Observer => 2_048,
             _ => 16_384,
@@ -295,22 +297,24 @@ pub(super) async fn open(
         .await
         .map_err(|error| failed(explain(&error)))?;
     let mut link = ConnectionWatch(link);
-    // the news of this connection comes a moment after it: it must not be taken for a second one
+    // the first `Connected` event arrives a moment after the connection: wait for it here, or a
+    // watch would take it for a reconnect
     drop(link.0.wait_for(|state| state.generation > 0).await);
     Ok((client, link))
 }
 
-/// How often the server is asked for a sign of life. After three unanswered ones the connection is
-/// given up, and another server of the cluster is tried: well inside `ack_wait`, so that a worker
-/// whose server stands still keeps its jobs. (The client's own choice is a minute.)
+/// How often the client pings the server. After three unanswered pings the client drops the
+/// connection and tries another server of the cluster: well within `ack_wait`, so that a worker
+/// whose server hangs keeps its jobs. (The client's default is a minute.)
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pauses between attempts to open a connection.
 pub(super) const RECONNECT_BACKOFF: ExponentialBackoff =
     ExponentialBackoff::new(Duration::from_millis(40), Duration::from_secs(2));
 
-/// None for the first attempt, which is also the very first connection; then quick, since most
-/// outages are restarts, and at last two seconds, each client a little apart from the others.
+/// No delay before the first attempt, which is also the very first connection; then short delays,
+/// since most outages are restarts; at most two seconds. The delays are random, so that clients do
+/// not reconnect in step.
 fn reconnect_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;
@@ -370,8 +374,8 @@ fn on_connection_event(
         Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
         Event::SlowConsumer(_) => {
             tracing::debug!("messages from NATS come faster than they are read; some are dropped");
-            // whoever watches has to look again, as after a lost connection: no later message may
-            // come that would show the gap
+            // a watch has to resync, as after a lost connection: no later message may arrive that
+            // would show the gap
             if purpose != ConnectionPurpose::Deliveries {
                 state.send_modify(|link| link.generation += 1);
             }

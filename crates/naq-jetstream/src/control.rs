@@ -1,4 +1,4 @@
-//! Words from one naq to another, by request and reply: what a worker is asked about its jobs.
+//! The control subject of each worker: requests about its jobs, with replies.
 
 use std::time::Duration;
 
@@ -10,42 +10,42 @@ use serde::{Deserialize, Serialize};
 use super::{Broker, BrokerError};
 use naq_protocol::JobId;
 
-/// How long a worker may take to say that it has heard.
+/// How long a worker may take to acknowledge a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a worker can be asked.
+/// A request to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlCommand {
-    /// Stop this job: its record says that someone wants it cancelled.
+    /// Stop this job: its record says that a cancel was requested.
     Cancel(JobId),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct ControlReply {
-    /// The worker has the job.
+    /// Whether the worker has the job.
     ok: bool,
 }
 
-/// A request, to be answered.
+/// A received request that awaits its reply.
 pub struct ReceivedCommand {
-    /// What is asked.
+    /// The request.
     pub request: ControlCommand,
     reply: Option<async_nats::Subject>,
     client: async_nats::Client,
 }
 
 impl ReceivedCommand {
-    /// Tells whether it could be done.
+    /// Replies whether the request could be carried out.
     pub async fn reply(self, ok: bool) {
         let Some(reply) = self.reply else { return };
         let answer = serde_json::to_vec(&ControlReply { ok }).unwrap_or_default();
-        // who asked does so again, or finds out by the record
+        // a lost reply does no harm: the sender repeats the request or reads the record
         let _ = self.client.publish(reply, answer.into()).await;
     }
 }
 
-/// What a worker is asked.
+/// The requests to one worker.
 pub struct ControlSubscription {
     subscriber: Subscriber,
     client: async_nats::Client,
@@ -66,17 +66,19 @@ impl ControlSubscription {
                         client: self.client.clone(),
                     };
                 }
-                Err(error) => tracing::debug!("a control message was not understood: {error}"),
+                Err(error) => {
+                    tracing::debug!("ignored a control message that cannot be parsed: {error}")
+                }
             }
         }
     }
 }
 
 impl Broker {
-    /// Listens for what this worker is asked.
+    /// Subscribes to the requests to this worker.
     ///
     /// # Errors
-    /// Where the connection is gone.
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn subscribe_control(
         &self,
         worker_id: &str,
@@ -92,11 +94,12 @@ impl Broker {
         })
     }
 
-    /// Tells a worker that a job of its is to be cancelled. Returns whether it has the job;
-    /// false also where it does not answer, being gone or cut off.
+    /// Notifies a worker that one of its jobs is to be cancelled. Returns whether the worker has
+    /// the job; `false` also if the worker does not answer, because it has ended or is
+    /// disconnected.
     ///
     /// # Errors
-    /// Where the connection is gone.
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn notify_cancel(&self, worker_id: &str, job: &JobId) -> Result<bool, BrokerError> {
         let request =
             serde_json::to_vec(&ControlCommand::Cancel(job.clone())).map_err(|error| {

@@ -1,4 +1,5 @@
-//! The stream of failed and rejected jobs: the original bytes and headers, and the reason.
+//! Dead letters: failed and rejected jobs, kept whole with the original bytes, the headers and the
+//! reason.
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -11,56 +12,57 @@ use super::stream_reader::{StreamMessage, StreamRead};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Reason, State, Timestamp};
 
-/// A job in the failed stream.
+/// A dead letter.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// The job.
     pub job_id: JobId,
-    /// The queue it came by.
+    /// The queue that the job came from.
     pub queue: QueueName,
-    /// Its place in the failed stream: a second failure under the same id has another.
+    /// Its sequence in the stream of failed jobs. A second failure under the same id has another
+    /// sequence.
     pub sequence: u64,
-    /// Failed or rejected.
+    /// [`State::Failed`] or [`State::Rejected`].
     pub state: State,
-    /// Why.
+    /// The reason, as a code. `None` if the message has none.
     pub reason: Option<String>,
-    /// Why, in words.
+    /// The error, for people.
     pub error: Option<String>,
-    /// Attempts that were made.
+    /// Number of attempts.
     pub attempt: u32,
-    /// When it was put here.
+    /// When the dead letter was stored.
     pub time: Timestamp,
-    /// The headers that its message came with, in their order.
+    /// The headers of the job's message, in their order.
     pub headers: Vec<(String, String)>,
-    /// The object in `naq_files` that holds these, where they do not fit a message.
+    /// The object in `naq_files` that holds the headers, if they do not fit into a message.
     pub headers_object: Option<String>,
-    /// The envelope's bytes as they came; empty where `object` holds them.
+    /// The envelope's bytes, unchanged; empty if `object` holds them.
     pub payload: Bytes,
-    /// The object in `naq_files` that holds the bytes, where they do not fit a message.
+    /// The object in `naq_files` that holds the envelope, if it does not fit into a message.
     pub object: Option<String>,
 }
 
-/// Failed jobs, newest first, read as they are asked for.
+/// Dead letters, newest first, read on demand.
 pub struct DeadLetters(ReverseScan<DeadLetter>);
 
 impl DeadLetters {
-    /// The next older one; none where there are no more.
+    /// The next older dead letter. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
         self.0.next().await
     }
 }
 
-/// Failed jobs, oldest first, as they come. Few are held at once.
+/// Dead letters, oldest first, read on demand. Memory use is bounded.
 pub struct DeadLetterScan(mpsc::Receiver<Result<StreamMessage, BrokerError>>);
 
 impl DeadLetterScan {
-    /// The next younger one; none where there are no more.
+    /// The next newer dead letter. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
         while let Some(message) = self.0.recv().await {
             let message = message?;
@@ -85,7 +87,7 @@ impl DeadLetterScan {
     }
 }
 
-/// Why a job goes to the failed stream.
+/// Why a job becomes a dead letter.
 pub(super) struct FailureInfo<'a> {
     pub(super) state: State,
     pub(super) reason: Reason,
@@ -94,10 +96,11 @@ pub(super) struct FailureInfo<'a> {
 }
 
 impl Broker {
-    /// Keeps a delivered job, whole, in the failed stream. Keeping it twice keeps it once.
+    /// Stores a delivered job, whole, as a dead letter. Storing it twice keeps one copy.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer: the job is then still in its queue.
+    /// Returns an error if the server refuses the write or does not answer. The job is then still
+    /// in its queue.
     pub async fn dead_letter(
         &self,
         delivery: &Delivery,
@@ -110,7 +113,8 @@ impl Broker {
         let mut headers = HeaderMap::new();
         for (name, values) in delivery.headers.iter() {
             for value in values {
-                // `Nats-…` would be obeyed instead of kept
+                // under their own names the server would obey `Nats-…` headers instead of keeping
+                // them
                 let kept = format!("{ORIGINAL}{name}");
                 headers.append(kept.as_str(), value.as_str());
             }
@@ -188,10 +192,11 @@ impl Broker {
             .map(|_| ())
     }
 
-    /// The failed jobs, newest first, from those that are no younger than `until`.
+    /// Lists dead letters, newest first, starting with those stored at or before `until`. `None`
+    /// starts with the newest.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_dead_letters(
         &self,
         until: Option<Timestamp>,
@@ -205,10 +210,11 @@ impl Broker {
         ))
     }
 
-    /// The failed jobs of a queue, or of all, oldest first; `whole` or without the envelopes.
+    /// Lists the dead letters of a queue, or of all queues, oldest first; with the envelopes if
+    /// `whole` is set.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn scan_dead_letters(
         &self,
         queue: Option<&QueueName>,
@@ -231,10 +237,11 @@ impl Broker {
         }
     }
 
-    /// A job of the failed stream, by its id; the last to fail where queues share an id.
+    /// Reads a job's dead letter. If jobs of several queues share the id, returns the last one to
+    /// fail.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn read_dead_letter(&self, job: &JobId) -> Result<Option<DeadLetter>, BrokerError> {
         let stream = self.names.dead_letter_stream();
         let subject = self.names.dead_letters_of_job(job);
@@ -244,10 +251,10 @@ impl Broker {
         Ok(message.as_ref().and_then(dead_letter_from_message))
     }
 
-    /// The envelope's bytes of a failed job, wherever they are.
+    /// Reads the envelope of a dead letter, from the message or from its object.
     ///
     /// # Errors
-    /// Where they are an object that cannot be read.
+    /// Returns an error if the envelope is in an object that cannot be read.
     pub async fn dead_letter_envelope(&self, job: &DeadLetter) -> Result<Bytes, BrokerError> {
         match &job.object {
             Some(object) => Ok(self.get_object(object).await?.into()),
@@ -255,11 +262,11 @@ impl Broker {
         }
     }
 
-    /// Removes a job from the failed stream, with what was kept beside it. One that has failed
-    /// again under the same id stays. Returns whether it was there.
+    /// Removes a dead letter and its objects. If the job has failed again under the same id, the
+    /// newer dead letter stays. Returns whether the dead letter existed.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn remove_dead_letter(&self, job: &DeadLetter) -> Result<bool, BrokerError> {
         let subject = self.names.dead_letter(&job.queue, &job.job_id);
         let removed = self.purge_dead_letters(subject, job.sequence).await?;
@@ -269,10 +276,10 @@ impl Broker {
         Ok(removed > 0)
     }
 
-    /// Removes what is kept beside a failed job.
+    /// Removes the objects of a dead letter.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn remove_dead_letter_objects(&self, job: &DeadLetter) -> Result<(), BrokerError> {
         for object in [&job.object, &job.headers_object].into_iter().flatten() {
             self.remove_object(object).await?;
@@ -280,11 +287,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Removes every failed job of a queue, or of all, up to a place in the stream. Returns how
-    /// many there were. What was kept beside them is not touched.
+    /// Removes all dead letters of a queue, or of all queues, up to and including a sequence.
+    /// Returns how many there were. Their objects stay.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn remove_dead_letters(
         &self,
         queue: Option<&QueueName>,
@@ -304,7 +311,7 @@ impl Broker {
             .get_stream_no_info(self.names.dead_letter_stream())
             .await
             .map_err(|error| refused(error.to_string()))?;
-        // the bound is the first that stays
+        // the server keeps the message at the bound, so the bound is one after the last to remove
         let purge = stream.purge().filter(subject).sequence(up_to + 1);
         match purge.await {
             Ok(purged) => Ok(purged.purged),
@@ -324,7 +331,7 @@ fn dead_letter_from_message(message: &StoredMessage) -> Option<DeadLetter> {
     )
 }
 
-/// A failed job as its message tells it; none where the subject is not naq's.
+/// Parses the message of a dead letter. `None` if the subject is not naq's.
 fn parse_dead_letter(
     subject: &str,
     sequence: u64,
@@ -335,7 +342,7 @@ fn parse_dead_letter(
     let mut tokens = subject.split('.').skip(2);
     let queue = QueueName::new(tokens.next()?).ok()?;
     let job_id = JobId::new(tokens.next()?).ok()?;
-    let told = |name: &str| {
+    let header = |name: &str| {
         headers
             .iter()
             .find(|(known, value)| known.eq_ignore_ascii_case(name) && !value.is_empty())
@@ -345,17 +352,17 @@ fn parse_dead_letter(
         job_id,
         queue,
         sequence,
-        state: told("Naq-State")
+        state: header("Naq-State")
             .and_then(|state| state.parse().ok())
             .unwrap_or(State::Failed),
-        reason: told("Naq-Reason"),
-        error: told("Naq-Error"),
-        attempt: told("Naq-Attempt")
+        reason: header("Naq-Reason"),
+        error: header("Naq-Error"),
+        attempt: header("Naq-Attempt")
             .and_then(|attempt| attempt.parse().ok())
             .unwrap_or_default(),
         time,
-        object: told("Naq-Object"),
-        headers_object: told("Naq-Object-Headers"),
+        object: header("Naq-Object"),
+        headers_object: header("Naq-Object-Headers"),
         headers: headers
             .iter()
             .filter_map(|(name, value)| {
@@ -366,10 +373,10 @@ fn parse_dead_letter(
     })
 }
 
-/// What the producer's headers are kept under.
+/// Prefix under which the producer's headers are kept.
 const ORIGINAL: &str = "Naq-Original-";
 
-/// Headers without those that the producer sent, and these as text.
+/// Splits off the producer's headers. Returns the other headers, and the producer's as text.
 fn without_originals(headers: &HeaderMap) -> (HeaderMap, String) {
     let (mut ours, mut original) = (HeaderMap::new(), String::new());
     for (name, values) in headers.iter() {
@@ -384,7 +391,7 @@ fn without_originals(headers: &HeaderMap) -> (HeaderMap, String) {
     (ours, original)
 }
 
-/// A header's value is one line.
+/// Makes an error fit for a header, whose value is one line.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

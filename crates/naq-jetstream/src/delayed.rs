@@ -1,9 +1,9 @@
-//! Jobs that are held until their time: one-shots, and retries that wait.
+//! Delayed jobs: jobs that start at a delayed_subject time, and retries that wait for their next attempt.
 //!
-//! A held job is a message under `naq.delayed.<queue>.<job>` in its queue's stream, which the server
-//! itself puts into the queue when its time comes. A message that is written again under the
-//! subject replaces the one before, so each such write names the one it replaces: a job that has
-//! moved on meanwhile is not held a second time.
+//! A delayed job is a message under `naq.delayed.<queue>.<job>` in its queue's stream, which the
+//! server itself moves into the queue when its time comes. A message published to the same subject
+//! replaces the one before, so each such write names the sequence that it replaces: a job that has
+//! moved into its queue meanwhile is not delayed a second time.
 
 use std::collections::VecDeque;
 
@@ -23,38 +23,40 @@ use super::{Broker, BrokerError};
 use naq_core::ExistingJob;
 use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 
-/// The time that a one-shot was to begin at. It stays on the message when that has come.
+/// The time at which a delayed job was to start. The message keeps the header when it moves into
+/// the queue.
 pub(super) const SCHEDULED_FOR_HEADER: &str = "Naq-Scheduled-For";
 
-/// When a held job was paused.
+/// When a delayed job was paused.
 const PAUSED_HEADER: &str = "Naq-Paused";
 
-/// How many attempts there were of a job that waits to be tried again.
+/// Number of attempts so far, on the message of a job that waits for a retry.
 const ATTEMPT_HEADER: &str = "Naq-Attempt";
 
-/// The subject that the expected sequence is of, where it is not the message's own.
+/// The subject whose sequence is expected, if it is not the message's own subject.
 const EXPECTED_SUBJECT_HEADER: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
-/// How many stretches of a stream are looked through at once.
+/// Number of ranges of a stream that are read concurrently.
 const READ_RANGES: u64 = 32;
 
-/// How many held jobs one of these is laid out for.
+/// Number of delayed jobs that a range is sized for.
 const JOBS_PER_RANGE: u64 = 8;
 
-/// The longest stretch, in sequences for each held job: what bounds memory where held jobs stand
-/// closer together than those before.
+/// Maximum length of a range, in sequences per delayed job. It bounds memory where delayed jobs are
+/// denser than before.
 const GAP_MAX: u64 = 32;
 
-/// What a message under a subject for held jobs is.
+/// What the message under the subject of a delayed job stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DelayedMessageKind {
     Initial,
     Retry,
-    /// Published by another program, or an earlier naq: the record tells.
+    /// Published by another program or an earlier naq: only the job's record shows whether it has
+    /// started.
     Unmarked,
 }
 
-/// A held job.
+/// A delayed job.
 #[derive(Clone, Debug)]
 pub struct DelayedJob {
     /// The job.
@@ -65,35 +67,35 @@ pub struct DelayedJob {
     pub sequence: u64,
     /// The envelope's bytes.
     pub payload: Bytes,
-    /// When it is to begin, which for one that is paused may be over; none where the server goes
-    /// by something else than a time.
+    /// When the job starts; in the past for a job that was paused beyond its time. `None` if the
+    /// server's rule is not a time.
     pub due: Option<Timestamp>,
-    /// Someone paused it.
+    /// Whether the job is paused.
     pub is_paused: bool,
     /// When it was first enqueued.
     pub enqueue_time: Timestamp,
     kind: DelayedMessageKind,
-    /// The server's rule, as it stands in the message.
+    /// The server's rule, as the message states it.
     schedule: String,
     target: String,
-    /// What the message carries along.
+    /// The other headers of the message.
     headers: Vec<(String, String)>,
 }
 
 impl DelayedJob {
-    /// Whether it is said to wait to be tried again.
+    /// Whether the job waits for a retry.
     #[must_use]
     pub fn is_retry(&self) -> bool {
         self.kind == DelayedMessageKind::Retry
     }
 
-    /// The server's rule for it, in its own words: `@at TIME` for a time.
+    /// The server's rule for the message, in NATS' syntax: `@at TIME` for a time.
     #[must_use]
     pub fn schedule(&self) -> &str {
         &self.schedule
     }
 
-    /// How the job stands, for one who enqueues it again.
+    /// The state of the job, to decide what enqueueing it again does.
     #[must_use]
     pub fn standing(&self) -> ExistingJob {
         ExistingJob::Delayed {
@@ -118,7 +120,7 @@ impl DelayedJob {
             (false, None) => DelayedMessageKind::Unmarked,
         };
         let header = |name: &str| message.header(name).unwrap_or_default();
-        // as it is written down where the message is stored again
+        // with the precision that the header has when the message is stored again
         let stored = Timestamp::from_unix_ms(message.time.unix_ms()).unwrap_or(message.time);
         Some(DelayedJob {
             queue: queue.clone(),
@@ -141,11 +143,11 @@ impl DelayedJob {
         })
     }
 
-    /// What it carries along, for another message of it.
-    fn carried(&self) -> HeaderMap {
+    /// The headers to keep on another message of the job.
+    fn kept_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            // what no header may be has not come by one
+            // a name or value that no header may have did not arrive in a header
             if let (Ok(name), Ok(value)) =
                 (name.parse::<HeaderName>(), value.parse::<HeaderValue>())
             {
@@ -167,20 +169,21 @@ fn is_reserved_header(name: &str) -> bool {
     name.starts_with("nats-") || ours.iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
-/// What the server holds a message by.
+/// Makes the server hold a message until `due`, and then publish it to `target`.
 pub(super) fn delay_until(headers: &mut HeaderMap, due: Timestamp, target: impl Into<String>) {
     headers.insert(NATS_SCHEDULE, format!("@at {due}"));
     headers.insert(NATS_SCHEDULE_TARGET, target.into());
     headers.insert(NATS_ROLLUP, "sub");
 }
 
-/// The time that a message was to begin at, where it was enqueued with one.
+/// The time at which the message's job was to start. `None` for a job that was enqueued without a
+/// time.
 pub(super) fn scheduled_for(message: &StoredMessage) -> Option<Timestamp> {
     message.header(SCHEDULED_FOR_HEADER)?.parse().ok()
 }
 
-/// How many attempts a job had when it was held to be tried again, which its message says also
-/// when it is back in line; 0 for any other.
+/// Number of attempts that a job had when it was delayed for a retry; its message keeps the number
+/// when it is back in the queue. 0 for any other message.
 pub(super) fn attempts(message: &StoredMessage) -> u32 {
     let attempts = message.header(ATTEMPT_HEADER);
     attempts
@@ -188,7 +191,7 @@ pub(super) fn attempts(message: &StoredMessage) -> u32 {
         .unwrap_or(0)
 }
 
-/// The state of a message that waits for its time.
+/// The state of a delayed message.
 pub(super) fn delayed_state(message: &StoredMessage) -> MessageState {
     let schedule = message
         .header("Nats-Schedule")
@@ -206,11 +209,11 @@ pub(super) fn delayed_state(message: &StoredMessage) -> MessageState {
 }
 
 impl Broker {
-    /// Holds a job that is to be tried again until then, after this many attempts. Doing it again
-    /// moves the time.
+    /// Delays a job for a retry until `due`, after this many attempts. Repeating it changes the
+    /// time.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn delay_retry(
         &self,
         job: NewJob,
@@ -225,10 +228,10 @@ impl Broker {
         self.confirm_job(&job.queue, pending).await
     }
 
-    /// A held job of a queue; none where it is not held there.
+    /// Reads a delayed job of a queue. `None` if the job is not delayed in this queue.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn read_delayed(
         &self,
         queue: &QueueName,
@@ -242,37 +245,39 @@ impl Broker {
         Ok(message.and_then(|message| DelayedJob::read(&self.names, queue, &message)))
     }
 
-    /// A held job, in whichever queue.
+    /// Looks for a delayed job in all queues.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn find_delayed(&self, job: &JobId) -> Result<Option<DelayedJob>, BrokerError> {
         let queues = self.queue_names().await?;
-        let mut looks: FuturesUnordered<_> = queues
+        let mut reads: FuturesUnordered<_> = queues
             .iter()
             .map(|queue| self.read_delayed(queue, job))
             .collect();
-        while let Some(look) = looks.next().await {
-            if let Some(held) = look? {
-                return Ok(Some(held));
+        while let Some(read) = reads.next().await {
+            if let Some(delayed) = read? {
+                return Ok(Some(delayed));
             }
         }
         Ok(None)
     }
 
-    /// Has a one-shot begin at another time; `paused_at` is when it was paused, where it is to
-    /// wait beyond that time until someone resumes it. Returns when the server has stored that,
-    /// by its own clock: where that is after the old time, the job may have been on its way.
+    /// Reschedules a delayed job. `paused_at` is the time at which it was paused, if it is to wait
+    /// beyond `due` until it is resumed. Returns when the server stored the change, by the server's
+    /// clock: if that is after the old due time, the job may already have been moving into its
+    /// queue.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it is not held as it was any more.
+    /// Returns [`BrokerError::Conflict`] if the delayed message has changed or moved into its
+    /// queue.
     pub async fn reschedule_delayed(
         &self,
-        held: &DelayedJob,
+        delayed: &DelayedJob,
         due: Timestamp,
         paused_at: Option<Timestamp>,
     ) -> Result<Timestamp, BrokerError> {
-        let mut headers = held.carried();
+        let mut headers = delayed.kept_headers();
         let until = match paused_at {
             Some(at) => {
                 headers.insert(PAUSED_HEADER, at.to_string());
@@ -280,53 +285,54 @@ impl Broker {
             }
             None => due,
         };
-        delay_until(&mut headers, until, held.target.as_str());
+        delay_until(&mut headers, until, delayed.target.as_str());
         headers.insert(SCHEDULED_FOR_HEADER, due.to_string());
-        headers.insert(ENQUEUE_TIME_HEADER, held.enqueue_time.to_string());
-        let sequence = held.sequence.to_string();
+        headers.insert(ENQUEUE_TIME_HEADER, delayed.enqueue_time.to_string());
+        let sequence = delayed.sequence.to_string();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence);
-        let subject = self.names.delayed(&held.queue, &held.job_id);
-        let sent = self.send(subject, headers, held.payload.clone()).await?;
-        let stored = self.confirm_job(&held.queue, sent).await?;
-        let stream = self.names.queue_stream(&held.queue);
+        let subject = self.names.delayed(&delayed.queue, &delayed.job_id);
+        let sent = self.send(subject, headers, delayed.payload.clone()).await?;
+        let stored = self.confirm_job(&delayed.queue, sent).await?;
+        let stream = self.names.queue_stream(&delayed.queue);
         let stored = self
             .read_message(&stream, MessageSelector::BySequence(stored.sequence))
             .await?;
-        // it has moved on already
+        // the message has already moved into its queue
         stored
             .map(|stored| stored.time)
             .ok_or(BrokerError::Conflict)
     }
 
-    /// Puts a one-shot into its queue now, as the server does when its time has come: in one step
-    /// with the removal of what is held.
+    /// Puts a delayed job into its queue now, as the server does when the job's time comes: in one
+    /// step with the removal of the delayed message.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it is not held as it was any more.
-    pub async fn enqueue_delayed_now(&self, held: &DelayedJob) -> Result<(), BrokerError> {
-        let mut headers = held.carried();
-        if let Some(due) = held.due {
+    /// Returns [`BrokerError::Conflict`] if the delayed message has changed or moved into its
+    /// queue.
+    pub async fn enqueue_delayed_now(&self, delayed: &DelayedJob) -> Result<(), BrokerError> {
+        let mut headers = delayed.kept_headers();
+        if let Some(due) = delayed.due {
             headers.insert(SCHEDULED_FOR_HEADER, due.to_string());
         }
-        let later = self.names.delayed(&held.queue, &held.job_id);
-        let sequence = held.sequence.to_string();
+        let delayed_subject = self.names.delayed(&delayed.queue, &delayed.job_id);
+        let sequence = delayed.sequence.to_string();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence);
-        headers.insert(EXPECTED_SUBJECT_HEADER, later.as_str());
+        headers.insert(EXPECTED_SUBJECT_HEADER, delayed_subject.as_str());
         self.put_into_queue(
-            &held.queue,
-            &held.target,
-            later,
+            &delayed.queue,
+            &delayed.target,
+            delayed_subject,
             headers,
-            held.payload.clone(),
+            delayed.payload.clone(),
         )
         .await
     }
 
-    /// Puts a job that waits to be tried again into its queue now. Its record has to say by then
+    /// Puts a job that waits for a retry into its queue now. Before the call, its record has to say
     /// that its time has come.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn enqueue_retry_now(
         &self,
         queue: &QueueName,
@@ -334,8 +340,8 @@ impl Broker {
         payload: Bytes,
     ) -> Result<(), BrokerError> {
         let target = self.names.job(queue, job);
-        let later = self.names.delayed(queue, job);
-        self.put_into_queue(queue, &target, later, HeaderMap::new(), payload)
+        let delayed_subject = self.names.delayed(queue, job);
+        self.put_into_queue(queue, &target, delayed_subject, HeaderMap::new(), payload)
             .await
     }
 
@@ -343,21 +349,21 @@ impl Broker {
         &self,
         queue: &QueueName,
         target: &str,
-        later: String,
+        delayed_subject: String,
         mut headers: HeaderMap,
         payload: Bytes,
     ) -> Result<(), BrokerError> {
-        headers.insert(NATS_SCHEDULER, later);
+        headers.insert(NATS_SCHEDULER, delayed_subject);
         headers.insert(NATS_SCHEDULE_NEXT, "purge");
         let sent = self.send(target.to_owned(), headers, payload).await?;
         self.confirm_job(queue, sent).await.map(drop)
     }
 
-    /// Lists held jobs as they are asked for, those of one queue or of all, in the order in which
-    /// they were stored, queue by queue; from behind a place on, where one is given.
+    /// Lists delayed jobs on demand, those of one queue or of all, queue by queue in the order in
+    /// which they were stored; after the position of a cursor, if one is given.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_delayed(
         &self,
         queue: Option<&QueueName>,
@@ -384,7 +390,7 @@ impl Broker {
     }
 }
 
-/// A place in a listing of held jobs, which a later one can go on from.
+/// A position in a listing of delayed jobs, from which a delayed_subject listing continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelayedJobCursor {
     queue: QueueName,
@@ -392,12 +398,12 @@ pub struct DelayedJobCursor {
 }
 
 impl DelayedJobCursor {
-    /// The place of a held job.
+    /// The position of a delayed job.
     #[must_use]
-    pub fn of(held: &DelayedJob) -> DelayedJobCursor {
+    pub fn of(delayed: &DelayedJob) -> DelayedJobCursor {
         DelayedJobCursor {
-            queue: held.queue.clone(),
-            sequence: held.sequence,
+            queue: delayed.queue.clone(),
+            sequence: delayed.sequence,
         }
     }
 }
@@ -419,38 +425,38 @@ impl std::str::FromStr for DelayedJobCursor {
             })
         };
         read().ok_or_else(|| {
-            "not a place in a listing; give what an earlier page ended with".to_owned()
+            "not a position in a listing; pass the cursor that an earlier page returned".to_owned()
         })
     }
 }
 
-/// Held jobs, read as they are asked for. Not by their subjects, which the server lists slowly
-/// where they are many, nor by a consumer, which a work queue has one of for a subject: by many
-/// reads at once, each of the next held job in a stretch of the stream.
+/// Delayed jobs, read on demand. The server lists many subjects slowly, and a work queue allows
+/// only one consumer for a subject, so the listing uses neither: it makes many concurrent reads,
+/// each of the next delayed job in a range of the stream.
 pub struct DelayedJobListing {
     broker: Broker,
-    /// Those that are still to be read, the first from `from` on.
+    /// Queues that are still to be read, the first one from the sequence `from`.
     queues: VecDeque<QueueName>,
     from: u64,
-    /// How many sequences there were for each held job.
+    /// Average number of sequences per delayed job, from the last reads.
     gap: u64,
     ready: VecDeque<DelayedJob>,
 }
 
 impl DelayedJobListing {
-    /// The next one-shot; none where there are no more.
+    /// The next delayed job that has not started. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<DelayedJob>, BrokerError> {
         loop {
-            if let Some(held) = self.ready.pop_front() {
-                return Ok(Some(held));
+            if let Some(delayed) = self.ready.pop_front() {
+                return Ok(Some(delayed));
             }
             let Some(queue) = self.queues.front().cloned() else {
                 return Ok(None);
             };
-            if !self.read_on(&queue).await? {
+            if !self.read_ranges(&queue).await? {
                 self.queues.pop_front();
                 self.from = 1;
                 self.gap = 1;
@@ -458,16 +464,17 @@ impl DelayedJobListing {
         }
     }
 
-    /// Reads a few stretches on from the next held job of a queue. False where there is none.
-    async fn read_on(&mut self, queue: &QueueName) -> Result<bool, BrokerError> {
+    /// Reads the ranges after the next delayed job of a queue. Returns false if there is no further
+    /// job.
+    async fn read_ranges(&mut self, queue: &QueueName) -> Result<bool, BrokerError> {
         let broker = &self.broker;
         let length = self.gap * JOBS_PER_RANGE;
         let Some((sequence, first)) = broker.next_delayed(queue, self.from).await? else {
             return Ok(false);
         };
-        let walks: Vec<Vec<Option<DelayedJob>>> = stream::iter(0..READ_RANGES)
-            .map(|walk| {
-                let from = sequence + 1 + walk * length;
+        let ranges: Vec<Vec<Option<DelayedJob>>> = stream::iter(0..READ_RANGES)
+            .map(|range| {
+                let from = sequence + 1 + range * length;
                 broker.scan_delayed(queue, from, from + length)
             })
             .buffered(usize::try_from(READ_RANGES).unwrap_or(1))
@@ -475,39 +482,40 @@ impl DelayedJobListing {
             .await
             .into_iter()
             .collect::<Result<_, _>>()?;
-        let read: u64 = walks.iter().map(|walk| walk.len() as u64).sum();
+        let read: u64 = ranges.iter().map(|range| range.len() as u64).sum();
         self.gap = (READ_RANGES * length / read.max(1)).clamp(1, GAP_MAX);
         self.from = sequence + 1 + READ_RANGES * length;
         self.ready.extend(first);
-        self.ready.extend(walks.into_iter().flatten().flatten());
+        self.ready.extend(ranges.into_iter().flatten().flatten());
         Ok(true)
     }
 }
 
 impl Broker {
-    /// The held jobs of a queue in a stretch of its stream; none for each message that is none.
+    /// The delayed jobs in a range of a queue's stream; `None` for each delayed message of another
+    /// kind.
     async fn scan_delayed(
         &self,
         queue: &QueueName,
         mut from: u64,
         end: u64,
     ) -> Result<Vec<Option<DelayedJob>>, BrokerError> {
-        let mut walked = Vec::new();
+        let mut found = Vec::new();
         while from < end {
-            let Some((sequence, held)) = self.next_delayed(queue, from).await? else {
+            let Some((sequence, delayed)) = self.next_delayed(queue, from).await? else {
                 break;
             };
             if sequence >= end {
                 break;
             }
-            walked.push(held);
+            found.push(delayed);
             from = sequence + 1;
         }
-        Ok(walked)
+        Ok(found)
     }
 
-    /// The first message of a held job from a sequence on: its sequence, and the job where it is
-    /// a one-shot.
+    /// The first delayed message from a sequence on: its sequence, and the job unless it is a
+    /// retry.
     async fn next_delayed(
         &self,
         queue: &QueueName,
@@ -519,19 +527,19 @@ impl Broker {
         let Some(message) = self.read_message(&stream, next).await? else {
             return Ok(None);
         };
-        let held = DelayedJob::read(&self.names, queue, &message);
-        let is_one_shot = match &held {
-            Some(held) => match held.kind {
+        let delayed = DelayedJob::read(&self.names, queue, &message);
+        let is_start_delay = match &delayed {
+            Some(delayed) => match delayed.kind {
                 DelayedMessageKind::Initial => true,
                 DelayedMessageKind::Retry => false,
-                DelayedMessageKind::Unmarked => self.has_not_started(&held.job_id).await?,
+                DelayedMessageKind::Unmarked => self.has_not_started(&delayed.job_id).await?,
             },
             None => false,
         };
-        Ok(Some((message.sequence, held.filter(|_| is_one_shot))))
+        Ok(Some((message.sequence, delayed.filter(|_| is_start_delay))))
     }
 
-    /// Whether no worker has seen a job yet.
+    /// Whether no worker has started the job yet.
     async fn has_not_started(&self, job: &JobId) -> Result<bool, BrokerError> {
         match self.read_record(job).await {
             Ok((record, _)) => Ok(!record.is_some_and(|record| has_begun(&record))),

@@ -1,8 +1,8 @@
-//! Pulling jobs: demand that equals free slots, kept standing on one subscription.
+//! Pulls jobs: pull requests that match the worker's free slots, on one subscription.
 //!
-//! A request for `n` messages stands at the server until it is filled or expires; what it brings
-//! and what it gives back are both counted here, so that the caller always knows how much it has
-//! asked for and not yet got.
+//! A pull request for `n` messages is open at the server until it is filled or expires. The
+//! messages it brings and the ones it leaves unfilled are both counted here, so that the caller
+//! always knows how many messages are requested and not yet delivered.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,18 +20,20 @@ use super::stream_api::StoredMessage;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
-/// How long a request stands. Short enough that a queue whose consumer was paused is served soon
-/// after it resumes (measured: within a second of the resumption at 5 s, up to 29 s later at 30).
+/// How long a pull request is open. It is short, so that a queue whose consumer was paused is
+/// served soon after it resumes (measured: within a second of the resumption at 5 s, up to 29 s
+/// later at 30 s).
 const PULL_EXPIRES: Duration = Duration::from_secs(5);
 
-/// After this long without the server's word, a request is taken for lost.
+/// After this long without a reply from the server, the pull requests are taken for lost.
 const PULL_LOST_AFTER: Duration = Duration::from_secs(8);
 
-/// A job's message in this worker's hands.
+/// A job's message, delivered to this worker.
 pub struct Delivery {
     /// The queue it came from.
     pub queue: QueueName,
-    /// The id in its subject; none for a bare job. The error text where the token is no id.
+    /// The id in its subject. `None` if the producer chose no id; the error text if the token is
+    /// not a valid id.
     pub subject_id: Option<Result<JobId, String>>,
     /// The producer's `Nats-Msg-Id`.
     pub message_id: Option<String>,
@@ -39,11 +41,11 @@ pub struct Delivery {
     pub payload: Bytes,
     /// Its sequence in the queue's stream.
     pub sequence: u64,
-    /// How often it has been delivered; the first is 1.
+    /// How often the message has been delivered, this delivery included.
     pub delivery: u64,
-    /// When the server took it.
+    /// When the server stored the job's first message.
     pub enqueue_time: Timestamp,
-    /// A worker has handed it on to those that have the labels it requires.
+    /// Whether a worker rerouted it to workers with the labels it requires.
     pub is_rerouted: bool,
     pub(super) headers: HeaderMap,
     reply: async_nats::Subject,
@@ -61,32 +63,34 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Removes the message, and waits until the server has said so.
+    /// Acknowledges the message, and waits until the server has confirmed that it is removed.
     ///
     /// # Errors
-    /// [`BrokerError::Timeout`] where the server has not; the message may then come again.
+    /// Returns [`BrokerError::Timeout`] if the server does not confirm; the message may then be
+    /// redelivered.
     pub async fn ack(&self) -> Result<(), BrokerError> {
-        self.answer("+ACK").await
+        self.send_ack("+ACK").await
     }
 
-    /// Tells the server that work goes on, and waits until it has heard.
+    /// Extends the time until redelivery by another `ack_wait`, and waits until the server has
+    /// confirmed it.
     ///
     /// # Errors
-    /// [`BrokerError::Timeout`] where it has not.
+    /// Returns [`BrokerError::Timeout`] if the server does not confirm.
     pub async fn renew(&self) -> Result<(), BrokerError> {
-        self.answer("+WPI").await
+        self.send_ack("+WPI").await
     }
 
-    /// Gives the message back for another worker to take at once.
+    /// Negatively acknowledges the message: the server redelivers it at once, to any worker.
     ///
     /// # Errors
-    /// [`BrokerError::Timeout`] where the server has not answered; it then comes back by itself
-    /// after `ack_wait`.
+    /// Returns [`BrokerError::Timeout`] if the server does not confirm; the message is then
+    /// redelivered after `ack_wait`.
     pub async fn nak(&self) -> Result<(), BrokerError> {
-        self.answer("-NAK").await
+        self.send_ack("-NAK").await
     }
 
-    async fn answer(&self, kind: &'static str) -> Result<(), BrokerError> {
+    async fn send_ack(&self, kind: &'static str) -> Result<(), BrokerError> {
         self.client
             .request(self.reply.clone(), Bytes::from_static(kind.as_bytes()))
             .await
@@ -94,7 +98,8 @@ impl Delivery {
             .map_err(|_| BrokerError::Timeout("answering for a message"))
     }
 
-    /// Whether it is no job, only a bell: the job of its subject, which waits, is to be looked at.
+    /// Whether the message is a recheck and not a job: the blocked job that its subject names is to
+    /// be evaluated again.
     #[must_use]
     pub fn is_recheck(&self) -> bool {
         self.headers
@@ -102,7 +107,7 @@ impl Delivery {
             .is_some()
     }
 
-    /// The same delivery as one of another envelope.
+    /// The same delivery with another envelope.
     #[must_use]
     pub fn with_payload(&self, payload: Bytes) -> Delivery {
         Delivery {
@@ -120,14 +125,14 @@ impl Delivery {
         }
     }
 
-    /// The time that it was held until, where it was.
+    /// The time until which the job was delayed. `None` if it was not delayed.
     #[must_use]
     pub fn scheduled_for(&self) -> Option<Timestamp> {
         let header = self.headers.get(SCHEDULED_FOR_HEADER)?;
         header.as_str().parse().ok()
     }
 
-    /// The trace context a producer sent along.
+    /// The producer's trace context.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
         self.headers
@@ -136,35 +141,36 @@ impl Delivery {
     }
 }
 
-/// What came of the demand.
+/// An event of a pull subscription.
 #[derive(Debug)]
 pub enum PullEvent {
-    /// A job, from this feed.
+    /// A message from the consumer with this index.
     Delivered(usize, Box<Delivery>),
-    /// A feed gave back demand of this kind: it has nothing (now) for it.
+    /// Pull requests of this kind to a consumer ended unfilled: the consumer has no further
+    /// messages now.
     Unfilled(usize, PullKind),
-    /// A feed's consumer is gone, for one because the queue was removed.
+    /// The consumer does not exist, for example because its queue was removed.
     ConsumerDeleted(usize),
-    /// The connection was lost and is back; all demand has to be stated anew.
+    /// The connection was lost and is back: all pull requests have to be sent again.
     Reset,
 }
 
-/// The two kinds of request. Their answers come by different subscriptions, since a delivery
-/// does not say which request it answers.
+/// The two kinds of pull request. Each has a reply subject of its own, since a delivery does not
+/// say which request it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullKind {
-    /// Stands until a job comes.
+    /// Open until it is filled or expires.
     Expiring,
-    /// Is answered with what is there now.
+    /// Answered at once with the messages that are available.
     NoWait,
 }
 
-/// What was asked of a queue and has not yet come.
+/// Number of messages requested from a consumer and not yet delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingPulls {
-    /// By standing requests.
+    /// By open requests.
     pub expiring: u64,
-    /// By requests to be answered at once.
+    /// By requests that are answered at once.
     pub no_wait: u64,
 }
 
@@ -177,15 +183,15 @@ impl PendingPulls {
     }
 }
 
-/// A consumer of a queue, and what was asked of it.
+/// A consumer of a queue, and the pull requests to it.
 struct PullSource {
     queue: QueueName,
     consumer: String,
     next_subject: String,
     pending_pulls: PendingPulls,
-    /// When the server last gave a sign: it answers every request in bounded time.
+    /// When the server last replied. It answers every request within a bounded time.
     last_reply_at: Instant,
-    /// How many messages the server said stand behind the last one.
+    /// How many messages wait behind the last one delivered, according to the server.
     pending: u64,
 }
 
@@ -205,11 +211,11 @@ impl ReplyInbox {
     }
 }
 
-/// The connection that deliveries come by, and what is subscribed on it.
+/// The connection of the deliveries, with its subscriptions.
 struct PullConnection {
     client: async_nats::Client,
     link: ConnectionWatch,
-    /// Where standing requests are answered, and where those to be answered at once.
+    /// Reply subjects of the open requests, and of those that are answered at once.
     expiring: ReplyInbox,
     no_wait: ReplyInbox,
 }
@@ -225,13 +231,13 @@ impl PullConnection {
         })
     }
 
-    /// Opens one, however often it takes.
+    /// Opens a connection, and retries until it succeeds.
     async fn open_with_retry(broker: Broker) -> PullConnection {
         let mut failures = 0;
         loop {
             match PullConnection::open(&broker).await {
-                Ok(line) => return line,
-                Err(error) => tracing::debug!("no connection for deliveries yet: {error}"),
+                Ok(connection) => return connection,
+                Err(error) => tracing::debug!("cannot open the connection for deliveries yet: {error}"),
             }
             failures += 1;
             tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
@@ -239,34 +245,39 @@ impl PullConnection {
     }
 }
 
-/// The demand on a worker's queues. A feed is a consumer of a queue, named by its index: they are
-/// only ever added.
+/// The pull requests to a worker's queues. Each consumer has an index; consumers are only ever
+/// added.
 ///
-/// It has a connection of its own: a message that the client library cannot read costs the
-/// connection it comes by, and answers, records and renewals must not go with it.
+/// Deliveries have a connection of their own: a message that the client library cannot parse breaks
+/// the connection it arrives on, and acknowledgements, records and lease renewals must not be lost
+/// with it.
 pub struct PullSubscription {
     broker: Broker,
-    line: PullConnection,
-    /// A new line on its way, where the old one has broken for good.
+    connection: PullConnection,
+    /// A new connection that is being opened, if the old one is broken for good.
     reopening: Option<JoinHandle<PullConnection>>,
-    /// The demand was taken back.
+    /// Whether the subscription was closed.
     closed: bool,
     consumers: Vec<PullSource>,
-    /// The feeds of each stream. Nearly always there is one.
+    /// The indexes of each stream's consumers. Nearly always there is one.
     by_stream: HashMap<String, Vec<usize>>,
-    /// Which connection the demand was stated on.
+    /// Generation of the connection when the pull requests were last counted from zero.
     link_generation: u64,
-    /// Something has come by the line since the demand was last counted: its subscriptions stand.
+    /// Whether anything has arrived on the connection since then: if so, its subscriptions are
+    /// active.
     is_subscribed: bool,
-    /// Where requests go then, and which connection it was when the first one went.
+    /// The connection on which requests are sent from then on, and its generation at the first
+    /// request.
     requests_link: ConnectionWatch,
     requests_generation: Option<u64>,
-    /// Requests of an earlier count answer under an earlier number, and are not counted.
+    /// Number of the current count. Replies to requests of an earlier count carry an earlier number
+    /// and are ignored.
     generation: u64,
 }
 
 impl Broker {
-    /// A delivery of a message that was read and not delivered to us, to be handed back with.
+    /// A delivery made from a stored message that was not delivered to this process, in order to
+    /// nak it.
     pub(super) fn delivery_from_stored(
         &self,
         queue: &QueueName,
@@ -274,7 +285,8 @@ impl Broker {
         message: &StoredMessage,
         consumer_sequence: u64,
     ) -> Delivery {
-        // the server goes by the stream's sequence; the consumer's has only to be one it gave
+        // the server reads only the stream sequence; the consumer sequence has to be one it has
+        // assigned
         let reply = format!(
             "$JS.ACK.{}.{consumer}.1.{}.{consumer_sequence}.{}.0",
             self.names.queue_stream(queue),
@@ -296,23 +308,23 @@ impl Broker {
         }
     }
 
-    /// Opens the feed of some queues. Nothing is asked for yet.
+    /// Opens a pull subscription to some queues. No messages are requested yet.
     ///
-    /// `consumer` is the consumer to pull from, the same name for each queue.
+    /// `consumer` is the name of the consumer to pull from, the same for each queue.
     ///
     /// # Errors
-    /// Where the subscription cannot be made.
+    /// Returns an error if the connection or its subscriptions cannot be opened.
     pub async fn open_pull_subscription(
         &self,
         queues: &[QueueName],
         consumer: &str,
     ) -> Result<PullSubscription, BrokerError> {
-        let mut line = PullConnection::open(self).await?;
-        // what happened before the feed was open does not concern it
-        let link_generation = line.link.mark_seen().generation;
+        let mut connection = PullConnection::open(self).await?;
+        // changes of the connection before this point do not concern the subscription
+        let link_generation = connection.link.mark_seen().generation;
         let mut consumers = PullSubscription {
             broker: self.clone(),
-            line,
+            connection,
             reopening: None,
             closed: false,
             consumers: Vec::new(),
@@ -331,7 +343,7 @@ impl Broker {
 }
 
 impl PullSubscription {
-    /// Adds the feed of a consumer of a queue, and returns its index. Nothing is asked for yet.
+    /// Adds a consumer of a queue, and returns its index. No messages are requested yet.
     pub fn add(&mut self, queue: QueueName, consumer: String) -> usize {
         let index = self.consumers.len();
         let stream = self.broker.names.queue_stream(&queue);
@@ -350,54 +362,55 @@ impl PullSubscription {
         index
     }
 
-    /// The number of feeds; each is named by its index below it.
+    /// Number of consumers; their indexes are the numbers below it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.consumers.len()
     }
 
-    /// Whether there is no feed.
+    /// Whether the subscription has no consumer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.consumers.is_empty()
     }
 
-    /// The queue of a feed.
+    /// The queue of a consumer.
     #[must_use]
     pub fn queue(&self, index: usize) -> &QueueName {
         &self.consumers[index].queue
     }
 
-    /// The consumer of a feed.
+    /// The name of a consumer.
     #[must_use]
     pub fn consumer(&self, index: usize) -> &str {
         &self.consumers[index].consumer
     }
 
-    /// The feed of a consumer of a queue.
+    /// The index of a queue's consumer.
     #[must_use]
     pub fn index_of(&self, queue: &QueueName, consumer: &str) -> Option<usize> {
         self.consumers
             .iter()
-            .position(|feed| feed.queue == *queue && feed.consumer == consumer)
+            .position(|source| source.queue == *queue && source.consumer == consumer)
     }
 
-    /// What was asked of a feed and has not yet come.
+    /// Number of messages requested from a consumer and not yet delivered.
     #[must_use]
     pub fn pending_pulls(&self, index: usize) -> PendingPulls {
         self.consumers[index].pending_pulls
     }
 
-    /// How many messages the server said stood behind the last one a feed delivered.
+    /// How many messages waited behind the last one that a consumer delivered, according to the
+    /// server.
     #[must_use]
     pub fn num_pending(&self, index: usize) -> u64 {
         self.consumers[index].pending
     }
 
-    /// Asks a feed for `count` more jobs.
+    /// Requests `count` more messages from a consumer.
     ///
     /// # Errors
-    /// Where the request could not be sent.
+    /// Returns [`BrokerError::ConnectionLost`] if the request cannot be sent.
     pub async fn request(
         &mut self,
         index: usize,
@@ -411,49 +424,51 @@ impl PullSubscription {
                     r#"{{"batch":{count},"expires":{}}}"#,
                     PULL_EXPIRES.as_nanos()
                 ),
-                &self.line.expiring.inbox,
+                &self.connection.expiring.inbox,
             ),
             PullKind::NoWait => (
                 format!(r#"{{"batch":{count},"no_wait":true}}"#),
-                &self.line.no_wait.inbox,
+                &self.connection.no_wait.inbox,
             ),
         };
         let reply = format!("{inbox}.{}.{index}", self.generation);
-        // a line that is only on its way brings a reset, after which all is asked for again
+        // while a connection is being opened nothing is sent: it ends with a reset, after which the
+        // caller requests everything again
         if self.reopening.is_none() {
-            // By the connection that has answers and records to send at the same moment: a packet
-            // the less. Not before the line is heard of, since a request whose answer nobody is
-            // subscribed to is dropped.
+            // Send on the general connection, which has acknowledgements and records to send at the
+            // same moment: it saves a packet. Not before something has arrived on the connection of
+            // the deliveries, since the server drops a request whose reply subject nobody is
+            // subscribed to.
             let client = if self.is_subscribed {
                 self.requests_generation
                     .get_or_insert_with(|| self.requests_link.state().generation);
                 &self.broker.client
             } else {
-                &self.line.client
+                &self.connection.client
             };
             client
                 .publish_with_reply(subject, reply, request.into())
                 .await
                 .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
         }
-        let feed = &mut self.consumers[index];
-        *feed.pending_pulls.of(kind) += count;
-        feed.last_reply_at = Instant::now();
+        let source = &mut self.consumers[index];
+        *source.pending_pulls.of(kind) += count;
+        source.last_reply_at = Instant::now();
         Ok(())
     }
 
-    /// Waits for the next job or for news of the demand. Cancel safe.
+    /// Waits for the next delivery or another event. Cancel safe.
     pub async fn next(&mut self) -> PullEvent {
         loop {
             if let Some(opening) = &mut self.reopening {
                 let opened = opening.await;
                 self.reopening = None;
                 match opened {
-                    Ok(line) => self.line = line,
+                    Ok(connection) => self.connection = connection,
                     Err(_) => self.reopen(),
                 }
                 if self.reopening.is_none() {
-                    self.link_generation = self.line.link.mark_seen().generation;
+                    self.link_generation = self.connection.link.mark_seen().generation;
                     self.reset_pending();
                     return PullEvent::Reset;
                 }
@@ -462,14 +477,14 @@ impl PullSubscription {
             let lost_at = self
                 .consumers
                 .iter()
-                .filter(|feed| feed.pending_pulls != PendingPulls::default())
-                .map(|feed| feed.last_reply_at + PULL_LOST_AFTER)
+                .filter(|source| source.pending_pulls != PendingPulls::default())
+                .map(|source| source.last_reply_at + PULL_LOST_AFTER)
                 .min();
             let (message, kind) = tokio::select! {
                 biased;
-                message = self.line.no_wait.subscriber.next() => (message, PullKind::NoWait),
-                message = self.line.expiring.subscriber.next() => (message, PullKind::Expiring),
-                link = self.line.link.changed() => {
+                message = self.connection.no_wait.subscriber.next() => (message, PullKind::NoWait),
+                message = self.connection.expiring.subscriber.next() => (message, PullKind::Expiring),
+                link = self.connection.link.changed() => {
                     if link.connected && link.generation != self.link_generation {
                         self.link_generation = link.generation;
                         self.reset_pending();
@@ -494,8 +509,8 @@ impl PullSubscription {
                 if self.closed {
                     return std::future::pending().await;
                 }
-                // the client itself has ended, which only bytes that it panics over make it do
-                tracing::warn!("the connection for deliveries broke; opening another");
+                // the client's own task has ended, which only a message that makes it panic does
+                tracing::warn!("connection for deliveries broke; opening another");
                 self.reopen();
                 continue;
             };
@@ -512,9 +527,10 @@ impl PullSubscription {
         )));
     }
 
-    /// Takes all demand back. Returns the jobs that had come by the time the server knew.
+    /// Closes the subscription. Returns the messages that were delivered before the server ended
+    /// it.
     pub async fn close(&mut self) -> Vec<Delivery> {
-        /// The server ends a subscription at once; a cut connection must not hold up an end.
+        /// The server ends a subscription at once; a broken connection must not delay shutdown.
         const CLOSE_MAX: Duration = Duration::from_secs(2);
         let mut deliveries = Vec::new();
         self.closed = true;
@@ -524,8 +540,8 @@ impl PullSubscription {
         }
         for kind in [PullKind::NoWait, PullKind::Expiring] {
             let subscriber = match kind {
-                PullKind::NoWait => &mut self.line.no_wait.subscriber,
-                PullKind::Expiring => &mut self.line.expiring.subscriber,
+                PullKind::NoWait => &mut self.connection.no_wait.subscriber,
+                PullKind::Expiring => &mut self.connection.expiring.subscriber,
             };
             if subscriber.drain().await.is_err() {
                 continue;
@@ -533,8 +549,8 @@ impl PullSubscription {
             let deadline = Instant::now() + CLOSE_MAX;
             loop {
                 let subscriber = match kind {
-                    PullKind::NoWait => &mut self.line.no_wait.subscriber,
-                    PullKind::Expiring => &mut self.line.expiring.subscriber,
+                    PullKind::NoWait => &mut self.connection.no_wait.subscriber,
+                    PullKind::Expiring => &mut self.connection.expiring.subscriber,
                 };
                 let Ok(Some(message)) = tokio::time::timeout_at(deadline, subscriber.next()).await
                 else {
@@ -548,44 +564,44 @@ impl PullSubscription {
         deliveries
     }
 
-    /// Counts from nothing, and does not hear what the requests so far may still answer.
+    /// Counts pull requests from zero, and ignores later replies to the earlier ones.
     fn reset_pending(&mut self) {
         self.generation += 1;
         self.is_subscribed = false;
         self.requests_generation = None;
-        for feed in &mut self.consumers {
-            feed.pending_pulls = PendingPulls::default();
+        for source in &mut self.consumers {
+            source.pending_pulls = PendingPulls::default();
         }
     }
 
     fn read(&mut self, message: async_nats::Message, kind: PullKind) -> Option<PullEvent> {
-        // a job's message may carry a status of its own (servers before 2.14 pass it on): only
-        // what cannot be answered is the server's word on a request
+        // a job's message may carry a status header of its own (servers before 2.14 pass it on):
+        // only a message without a reply subject is the server's status of a request
         let Some(reply) = message.reply.clone() else {
             return self.read_status(&message, kind);
         };
-        let place = AckSubject::parse(&reply)?;
-        let of_stream = self.by_stream.get(place.stream)?;
+        let ack = AckSubject::parse(&reply)?;
+        let of_stream = self.by_stream.get(ack.stream)?;
         let index = *of_stream
             .iter()
-            .find(|index| self.consumers[**index].consumer == place.consumer)?;
-        let feed = &mut self.consumers[index];
-        let pending_pulls = feed.pending_pulls.of(kind);
+            .find(|index| self.consumers[**index].consumer == ack.consumer)?;
+        let source = &mut self.consumers[index];
+        let pending_pulls = source.pending_pulls.of(kind);
         *pending_pulls = pending_pulls.saturating_sub(1);
-        feed.pending = place.pending;
+        source.pending = ack.pending;
         let subject_id = subject_id(message.subject.as_str());
         let headers = message.headers.unwrap_or_default();
         let delivery = Delivery {
-            queue: feed.queue.clone(),
+            queue: source.queue.clone(),
             subject_id,
             message_id: headers
                 .get(async_nats::header::NATS_MESSAGE_ID)
                 .map(|value| value.as_str().to_owned()),
             payload: message.payload,
-            sequence: place.sequence,
-            delivery: place.delivery,
+            sequence: ack.sequence,
+            delivery: ack.delivery,
             enqueue_time: rerouted_enqueue_time(message.subject.as_str(), &headers)
-                .unwrap_or(place.time),
+                .unwrap_or(ack.time),
             is_rerouted: is_rerouted(message.subject.as_str()),
             headers,
             reply,
@@ -601,7 +617,7 @@ impl PullSubscription {
         if generation != self.generation {
             return None;
         }
-        let feed = self.consumers.get_mut(index)?;
+        let source = self.consumers.get_mut(index)?;
         let status = message.status?;
         let description = message.description.as_deref().unwrap_or_default();
         let unfilled = message
@@ -609,40 +625,40 @@ impl PullSubscription {
             .as_ref()
             .and_then(|headers| headers.get("Nats-Pending-Messages"))
             .and_then(|value| value.as_str().parse::<u64>().ok());
-        tracing::trace!(queue = %feed.queue, %status, description, ?unfilled, "status of a pull");
+        tracing::trace!(queue = %source.queue, %status, description, ?unfilled, "status of a pull");
         let gone = status == StatusCode::NO_RESPONDERS
             || (status == StatusCode::REQUEST_TERMINATED
                 && (description.contains("Consumer Deleted")
                     || description.contains("Stream Deleted")));
         if gone {
-            feed.pending_pulls = PendingPulls::default();
+            source.pending_pulls = PendingPulls::default();
             return Some(PullEvent::ConsumerDeleted(index));
         }
         if status == StatusCode::IDLE_HEARTBEAT {
             return None;
         }
-        let pending_pulls = feed.pending_pulls.of(kind);
-        // where the server does not say how much of it comes back, it is all of it
+        let pending_pulls = source.pending_pulls.of(kind);
+        // if the server does not report how much of the request is unfilled, all of it is
         *pending_pulls = unfilled.map_or(0, |unfilled| pending_pulls.saturating_sub(unfilled));
-        feed.last_reply_at = Instant::now();
-        feed.pending = 0;
+        source.last_reply_at = Instant::now();
+        source.pending = 0;
         Some(PullEvent::Unfilled(index, kind))
     }
 }
 
 /// The id in a job's subject: `prefix.queue.NAME`, `prefix.queue.NAME.ID`, or
-/// `prefix.route.NAME.SET.ID` where a worker has handed it on.
+/// `prefix.route.NAME.KEY.ID` for a rerouted job.
 fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
     let token = subject.splitn(4, '.').nth(3)?;
     let id = match route_key_and_id(subject) {
-        // the name may be one by place, which is longer than one that was chosen
+        // the id may be made of queue and sequence, which is longer than a user may choose
         Some((_, id)) => JobId::new(id),
         None => JobId::from_user(token),
     };
     Some(id.map_err(|error| error.to_string()))
 }
 
-/// The key of the labels and the id in the subject of a job that was handed on.
+/// The route key and the id in the subject of a rerouted job.
 fn route_key_and_id(subject: &str) -> Option<(&str, &str)> {
     let mut tokens = subject.splitn(4, '.').skip(1);
     if tokens.next()? != "route" {
@@ -651,13 +667,12 @@ fn route_key_and_id(subject: &str) -> Option<(&str, &str)> {
     tokens.nth(1)?.split_once('.')
 }
 
-/// Whether a subject is that of a job that was handed on.
+/// Whether a subject is that of a rerouted job.
 pub(super) fn is_rerouted(subject: &str) -> bool {
     route_key_and_id(subject).is_some()
 }
 
-/// When a job that was handed on was enqueued: the server's time of its message is when it was
-/// handed on.
+/// When a rerouted job was enqueued: the server's time of its message is the time of the rerouting.
 fn rerouted_enqueue_time(subject: &str, headers: &HeaderMap) -> Option<Timestamp> {
     route_key_and_id(subject)?;
     headers.get(ENQUEUE_TIME_HEADER)?.as_str().parse().ok()
@@ -670,9 +685,9 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
-/// What the server writes into the reply subject of a delivery (ADR-15):
-/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>`,
-/// or the longer form with domain and account in front of the stream.
+/// The reply subject of a delivery, as the server writes it (ADR-15):
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>`, or
+/// the longer form with domain and account in front of the stream.
 struct AckSubject<'a> {
     stream: &'a str,
     consumer: &'a str,
@@ -707,29 +722,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_both_forms_of_the_reply() {
+    fn both_forms_of_the_ack_subject_are_parsed() {
         for reply in [
             "$JS.ACK.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
             "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42",
             "$JS.ACK.hub.hash.naq_queue_build.naq-worker.3.100.7.1790230470084404000.42.token",
         ] {
-            let place = AckSubject::parse(reply).unwrap();
+            let ack = AckSubject::parse(reply).unwrap();
             assert_eq!(
-                (place.stream, place.consumer),
+                (ack.stream, ack.consumer),
                 ("naq_queue_build", "naq-worker"),
                 "{reply}"
             );
-            assert_eq!(
-                (place.delivery, place.sequence, place.pending),
-                (3, 100, 42)
-            );
-            assert_eq!(place.time.unix_ms(), 1_790_230_470_084);
+            assert_eq!((ack.delivery, ack.sequence, ack.pending), (3, 100, 42));
+            assert_eq!(ack.time.unix_ms(), 1_790_230_470_084);
         }
         assert!(AckSubject::parse("_INBOX.x").is_none());
     }
 
     #[test]
-    fn an_id_is_found_in_either_subject() {
+    fn a_job_id_is_read_from_queue_and_route_subjects() {
         let id = |subject: &str| subject_id(subject).map(|id| id.map(|id| id.to_string()));
         assert_eq!(id("naq.queue.build"), None);
         assert_eq!(id("naq.queue.build.j"), Some(Ok("j".to_owned())));

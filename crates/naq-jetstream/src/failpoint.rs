@@ -1,9 +1,10 @@
-//! Places between two steps of a job's way, where a test may have the process die or stand still.
+//! Failpoints: places between two steps of a job's way where a test can kill or suspend the
+//! process.
 
-/// This process has come to this step.
+/// Marks a failpoint.
 ///
-/// With failpoints compiled in, which is where tests are and nowhere else, the action `return`
-/// kills it as SIGKILL from outside would; `sleep` and `pause` make it stand still.
+/// Failpoints are compiled in only for tests. The action `return` kills the process as an external
+/// SIGKILL would; `sleep` and `pause` suspend it.
 pub fn failpoint(name: &'static str) {
     let _ = name;
     fail::fail_point!(name, |_| {

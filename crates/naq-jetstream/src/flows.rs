@@ -1,4 +1,4 @@
-//! Which jobs belong to a flow: their names, kept under the flow's, to show them together.
+//! Which jobs belong to a flow: their names, stored under the flow's id, to show them together.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::JobId;
 
-/// How long the list of a flow's jobs stays. The jobs themselves do not need it.
+/// How long the names of a flow's jobs are kept. The jobs themselves do not need them.
 const FLOW_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 impl Broker {
-    /// Keeps the names of a flow's jobs.
+    /// Stores the names of a flow's jobs.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn write_flow(&self, flow: &JobId, names: &[&str]) -> Result<(), BrokerError> {
         let value = serde_json::to_vec(names).map_err(|error| {
             BrokerError::InvalidData(format!("cannot be written as JSON: {error}"))
@@ -41,10 +41,10 @@ impl Broker {
         }
     }
 
-    /// The names of a flow's jobs; none where no such flow is known.
+    /// Reads the names of a flow's jobs. `None` if there is no such flow.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn read_flow(&self, flow: &JobId) -> Result<Option<Vec<String>>, BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         let subject = self.names.flow(flow);

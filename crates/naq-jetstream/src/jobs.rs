@@ -1,4 +1,4 @@
-//! Jobs in their queues: put there, found there, removed from there.
+//! Jobs in their queues: enqueue, find and remove their messages.
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -15,23 +15,24 @@ use super::{Broker, BrokerError};
 use naq_core::{ExistingJob, StartDelay};
 use naq_protocol::{JobId, QueueName, Record, Timestamp};
 
-/// An envelope on its way to a queue.
+/// A job to be enqueued.
 #[derive(Clone, Debug)]
 pub struct NewJob {
     /// The job's id; it becomes the last token of the subject.
     pub job_id: JobId,
-    /// The queue.
+    /// The queue that the job goes to.
     pub queue: QueueName,
     /// The envelope's bytes, as the producer wrote them.
     pub payload: Bytes,
-    /// Someone chose the id, and may have used it before: the server is to tell.
+    /// Whether a user chose the id and may have used it before, so that the server has to detect
+    /// duplicates.
     pub has_user_id: bool,
-    /// When it is to begin; none for at once.
+    /// When the job starts. `None` means at once.
     pub start: Option<StartDelay>,
 }
 
 impl NewJob {
-    /// A job under an id that is made here, and that nobody can have used before.
+    /// A job with a generated id, which no other job has.
     #[must_use]
     pub fn new(queue: QueueName, payload: Bytes) -> NewJob {
         NewJob {
@@ -43,7 +44,7 @@ impl NewJob {
         }
     }
 
-    /// A job under an id that someone chose.
+    /// A job with an id that a user chose.
     #[must_use]
     pub fn with_id(job_id: JobId, queue: QueueName, payload: Bytes) -> NewJob {
         NewJob {
@@ -55,14 +56,14 @@ impl NewJob {
         }
     }
 
-    /// The same job, to begin then.
+    /// The same job, delayed until `start`.
     #[must_use]
     pub fn delayed(mut self, start: StartDelay) -> NewJob {
         self.start = Some(start);
         self
     }
 
-    /// What it is held until; none where it goes into its queue at once.
+    /// The time until which the job is delayed. `None` if it goes into its queue at once.
     #[must_use]
     pub fn delayed_until(&self) -> Option<Timestamp> {
         self.start
@@ -71,12 +72,12 @@ impl NewJob {
     }
 }
 
-/// What became of an enqueue.
+/// The server's acknowledgement of an enqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnqueueAck {
     /// The sequence of the job's message in its queue.
     pub sequence: u64,
-    /// A message of this id was there already; the sequence is that one's.
+    /// Whether a message with this id existed already; the sequence is that message's.
     pub duplicate: bool,
 }
 
@@ -85,18 +86,18 @@ pub struct EnqueueAck {
 pub enum MessageState {
     /// In the queue.
     Queued,
-    /// Held until its time.
+    /// Delayed until its time.
     Delayed {
-        /// When it is due; none where the server goes by something else than a time.
+        /// When the job starts. `None` if the server's rule is not a time.
         due: Option<Timestamp>,
-        /// Someone paused it: it is held beyond its time, until it is resumed.
+        /// Whether the job is paused: it is delayed beyond its time, until it is resumed.
         is_paused: bool,
-        /// To be tried again.
+        /// Whether the job waits for a retry.
         is_retry: bool,
     },
 }
 
-/// A job's message, found in its queue.
+/// A job's message, as stored in its queue.
 #[derive(Clone, Debug)]
 pub struct JobMessage {
     /// The queue.
@@ -105,16 +106,16 @@ pub struct JobMessage {
     pub sequence: u64,
     /// The envelope's bytes.
     pub payload: Bytes,
-    /// When the server took it.
+    /// When the server stored the job's first message.
     pub time: Timestamp,
-    /// Where it is.
+    /// Whether the message is queued or delayed.
     pub state: MessageState,
-    /// The time it is or was held until.
+    /// The time until which the job is or was delayed. `None` if it was never delayed.
     pub scheduled_for: Option<Timestamp>,
 }
 
 impl JobMessage {
-    /// How the job stands, for one who enqueues it again.
+    /// The state of the job, to decide what enqueueing it again does.
     #[must_use]
     pub fn standing(&self) -> ExistingJob {
         match self.state {
@@ -127,24 +128,25 @@ impl JobMessage {
 }
 
 impl Broker {
-    /// Sends a job to its queue, or to where it is held until its time, without waiting for the
-    /// server's word, so that many can be under way.
+    /// Publishes a job to its queue, or delays it, without waiting for the server's
+    /// acknowledgement, so that many publishes can be in flight.
     ///
     /// # Errors
-    /// Where it could not be sent at all.
+    /// Returns an error if the message cannot be sent.
     pub async fn send_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         if job.has_user_id {
-            // also where one of its id is in line and the other held: the server minds the ids of
-            // a whole stream
+            // also if a job with this id is queued and the new one is delayed, or the other way
+            // round: the server remembers the ids of a whole stream
             headers.insert(async_nats::header::NATS_MESSAGE_ID, job.job_id.as_str());
         }
         self.send_with(job, headers).await
     }
 
-    /// Sends a job once more whose answer was lost, or whose id the server minds although its
-    /// message is gone: taken where it is not in line already. (Where it was, and has been worked
-    /// off meanwhile, its record absorbs the second one.)
+    /// Publishes a job again, after its acknowledgement was lost, or if the server remembers its id
+    /// although its message is gone. The server stores it only if no message of the job is in the
+    /// queue. (If there was one and it has been processed meanwhile, the job's record absorbs the
+    /// second message.)
     async fn resend_job(&self, job: NewJob) -> Result<PendingWrite, BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
@@ -161,8 +163,8 @@ impl Broker {
         }
         let delayed_until = job.delayed_until();
         if job.has_user_id || delayed_until.is_some() {
-            // for as long as it stands in line, and not only while the server minds the id; and
-            // what is held would be replaced
+            // the message id detects duplicates only within the server's window; this one as long
+            // as a message of the job is in the queue. And a delayed message would be replaced.
             headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
         let subject = match delayed_until {
@@ -176,20 +178,21 @@ impl Broker {
         self.send(subject, headers, job.payload).await
     }
 
-    /// Puts a further message of a job into its queue, whatever others it has.
+    /// Puts another message of a job into its queue, whatever other messages it has.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn republish(&self, job: NewJob) -> Result<(), BrokerError> {
         let queue = job.queue.clone();
         let pending = self.send_job(job).await?;
         self.confirm_job(&queue, pending).await.map(|_| ())
     }
 
-    /// Waits for the server's word on a job that was sent.
+    /// Waits for the server's acknowledgement of a job that was sent.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where no queue took it, and whatever the server refused for.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist, and otherwise the reason
+    /// for which the server refused the message.
     pub async fn confirm_job(
         &self,
         queue: &QueueName,
@@ -206,12 +209,13 @@ impl Broker {
         }
     }
 
-    /// Puts a job into its queue, making the queue where there is none.
+    /// Enqueues a job, and creates its queue if it does not exist.
     ///
-    /// A publish whose answer got lost is repeated under the same id, which the server absorbs.
+    /// A publish whose acknowledgement is lost is repeated under the same id, which the server
+    /// deduplicates.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn enqueue(&self, job: NewJob) -> Result<EnqueueAck, BrokerError> {
         let pending = self.send_job(job.clone()).await?;
         match self.confirm_job(&job.queue, pending).await {
@@ -224,11 +228,11 @@ impl Broker {
         }
     }
 
-    /// Goes on with an enqueue that met this error: makes the queue where it is missing, and
-    /// repeats what may not have arrived, in such a way that it counts once.
+    /// Continues an enqueue that failed with this error: creates the queue if it is missing, and
+    /// repeats a publish that may not have arrived, in such a way that the job is stored once.
     ///
     /// # Errors
-    /// As [`Broker::enqueue`].
+    /// Returns the same errors as [`Broker::enqueue`].
     pub async fn enqueue_after_error(
         &self,
         job: NewJob,
@@ -241,7 +245,8 @@ impl Broker {
         }
         let mut attempts_left = 3;
         loop {
-            // a chosen id is recognised by the server, a made one by its subject
+            // the server recognises a chosen id by its message id, and a generated one by its
+            // subject
             let pending = if job.has_user_id {
                 self.send_job(job.clone()).await?
             } else {
@@ -259,11 +264,11 @@ impl Broker {
         }
     }
 
-    /// Enqueues a job whose id the server minds although its message is gone and there is no
-    /// record of it: someone has removed it.
+    /// Enqueues a job whose id the server remembers although its message is gone and it has no
+    /// record: its message was removed.
     ///
     /// # Errors
-    /// As [`Broker::enqueue`].
+    /// Returns the same errors as [`Broker::enqueue`].
     pub async fn enqueue_after_removal(&self, job: NewJob) -> Result<EnqueueAck, BrokerError> {
         let pending = self.resend_job(job.clone()).await?;
         match self.confirm_job(&job.queue, pending).await {
@@ -272,27 +277,27 @@ impl Broker {
         }
     }
 
-    /// A message under the job's id stands in line or is held: where, for the caller to compare.
-    /// One that is not found has been worked off, or is on its way among the servers and may not
-    /// arrive.
+    /// Finds the message that already exists under the job's id, queued or delayed, for the caller
+    /// to compare. If there is none, the job has been processed, or the message is still in flight
+    /// among the servers and may not arrive.
     async fn existing_message(&self, job: &NewJob) -> Result<EnqueueAck, BrokerError> {
         let stream = self.names.queue_stream(&job.queue);
         let subject = match job.delayed_until() {
             Some(_) => self.names.delayed(&job.queue, &job.job_id),
             None => self.names.job(&job.queue, &job.job_id),
         };
-        let there = self
+        let existing = self
             .read_message(&stream, MessageSelector::NextBySubject(&subject, 1))
             .await?;
-        let there = match there {
+        let existing = match existing {
             Some(message) => Some(message.sequence),
-            // its time may have come meanwhile
+            // it may have moved into the queue meanwhile
             None => self
                 .find_in_queue(&job.queue, &job.job_id)
                 .await?
                 .map(|message| message.sequence),
         };
-        let sequence = match there {
+        let sequence = match existing {
             Some(sequence) => sequence,
             None if self.read_record(&job.job_id).await?.0.is_some() => 0,
             None => return Err(self.timeout_error("storing a message")),
@@ -303,11 +308,11 @@ impl Broker {
         })
     }
 
-    /// The message of a job that was there already when it was enqueued: the one the server
-    /// named, or where it has moved on to since; none where it is gone.
+    /// Reads the message of a job that already existed when it was enqueued: the one at the
+    /// sequence that the server reported, or the one it has become since. `None` if it is gone.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn find_existing(
         &self,
         queue: &QueueName,
@@ -331,11 +336,11 @@ impl Broker {
         }
     }
 
-    /// Looks for a job's message in one queue: held for later, in line, or by its place where
-    /// the id is made of one.
+    /// Looks for a job's message in one queue: queued, rerouted, delayed, or by its sequence if the
+    /// id is made of one.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn find_in_queue(
         &self,
         queue: &QueueName,
@@ -350,21 +355,21 @@ impl Broker {
         {
             return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
-        let needs = self.names.routed_copies_of_job(queue, job);
+        let routed = self.names.routed_copies_of_job(queue, job);
         if let Some(message) = self
-            .read_message(&stream, MessageSelector::LastBySubject(&needs))
+            .read_message(&stream, MessageSelector::LastBySubject(&routed))
             .await?
         {
             return Ok(Some(job_message(queue, &message, MessageState::Queued)));
         }
-        let later = self.names.delayed(queue, job);
+        let delayed_subject = self.names.delayed(queue, job);
         if let Some(message) = self
-            .read_message(&stream, MessageSelector::LastBySubject(&later))
+            .read_message(&stream, MessageSelector::LastBySubject(&delayed_subject))
             .await?
         {
             return Ok(Some(job_message(queue, &message, delayed_state(&message))));
         }
-        // its time may have come between the two looks
+        // it may have moved from the delayed subject into the queue between the two reads
         if let Some(message) = self
             .read_message(&stream, MessageSelector::LastBySubject(&subject))
             .await?
@@ -384,14 +389,15 @@ impl Broker {
         Ok(None)
     }
 
-    /// Removes a job's messages from one queue: in line, held for later, waiting for a worker
-    /// with labels, or by its place where the id is made of one. Returns how many there were.
+    /// Removes a job's messages from one queue: queued, delayed, rerouted, or by its sequence if
+    /// the id is made of one. Returns the number of removed messages.
     ///
-    /// A message that a worker holds goes as well: the job goes on and is recorded, but is not
-    /// run again where its worker dies. So ask the record first.
+    /// This includes the message of a running job: the job continues and is recorded, but is not
+    /// rerun if its worker dies. Check the record first.
     ///
     /// # Errors
-    /// Where the server does not answer; what was removed until then is removed.
+    /// Returns an error if the server does not answer. Messages that were removed before the error
+    /// stay removed.
     pub async fn remove_job_messages(
         &self,
         queue: &QueueName,
@@ -399,16 +405,16 @@ impl Broker {
     ) -> Result<u64, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let mut removed = 0;
-        // in the order in which a message moves on, so that none slips through between two steps
+        // in the order in which a message moves, so that none is missed between two steps
         for subject in [
             self.names.delayed(queue, job),
             self.names.recheck(queue, job),
         ] {
             removed += self.purge_subjects(&stream, &subject, None).await?;
         }
-        // One by one: a purge of what a consumer serves has the server (2.15) reckon anew what
-        // that consumer has out, and after a restart it can forget other jobs over that, which
-        // then nobody is given again.
+        // One by one: after a purge of subjects that a consumer serves, the server (2.15)
+        // recomputes the consumer's pending acknowledgements, and after a restart it can lose those
+        // of other jobs, which are then never redelivered.
         for subject in [
             self.names.job(queue, job),
             self.names.routed_copies_of_job(queue, job),
@@ -434,30 +440,30 @@ impl Broker {
         Ok(removed)
     }
 
-    /// Looks for a job's message in every queue, all at once.
+    /// Looks for a job's message in all queues concurrently.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn find_message(&self, job: &JobId) -> Result<Option<JobMessage>, BrokerError> {
         let queues = self.queue_names().await?;
-        let mut looks: FuturesUnordered<_> = queues
+        let mut reads: FuturesUnordered<_> = queues
             .iter()
             .map(|queue| self.find_in_queue(queue, job))
             .collect();
-        while let Some(look) = looks.next().await {
-            if let Some(message) = look? {
+        while let Some(read) = reads.next().await {
+            if let Some(message) = read? {
                 return Ok(Some(message));
             }
         }
         Ok(None)
     }
 
-    /// The bytes of the envelope that a record's job came with, where they are still to be had: on
-    /// the record or beside it, by the message a worker holds, held for a retry, or in line. Where
-    /// several messages stand in line under its id, the first is meant.
+    /// Reads the envelope of a record's job, as long as it exists: from the record or its object,
+    /// or from the job's message, whether it is leased, delayed for a retry, or queued. If several
+    /// messages of the job are queued, the first one counts.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn envelope_of(&self, record: &Record) -> Result<Option<Bytes>, BrokerError> {
         if let Some(envelope) = &record.envelope {
             return Ok(Some(Bytes::copy_from_slice(envelope.get().as_bytes())));
@@ -490,10 +496,11 @@ impl Broker {
         Ok(message.map(|message| message.payload))
     }
 
-    /// The envelope's bytes of a job that a worker holds, by the sequence in its lease.
+    /// Reads the envelope of a running job by the sequence in its lease. `None` if the message is
+    /// gone.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn payload_at(
         &self,
         queue: &QueueName,
@@ -506,10 +513,10 @@ impl Broker {
         Ok(message.map(|message| message.payload()))
     }
 
-    /// The message of a queued job, by its sequence.
+    /// Reads the message of a queued job by its sequence.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn job_message_at(
         &self,
         queue: &QueueName,
@@ -528,7 +535,7 @@ pub(super) fn job_message(
     message: &StoredMessage,
     state: MessageState,
 ) -> JobMessage {
-    // the message of a job that was handed on, or given another time, is from then
+    // the time of a rerouted or rescheduled message is not the time of the enqueue
     let enqueued = message
         .header(ENQUEUE_TIME_HEADER)
         .filter(|_| is_rerouted(&message.subject) || matches!(state, MessageState::Delayed { .. }))

@@ -1,10 +1,10 @@
-//! Jobs that require labels of their worker: registered, handed on, and the consumers they wait
-//! at.
+//! Routing of jobs that require labels: registered label sets, rerouted messages, and the consumers
+//! of each set.
 //!
-//! A worker that gets such a job and lacks the labels hands it on: it publishes the envelope to
-//! `naq.route.<queue>.<route_key>.<job>` in the queue's own stream and acknowledges the message it got.
-//! Workers that have the labels pull from a consumer of that set. They learn of sets from a
-//! bucket, as they are registered there.
+//! A worker that receives such a job and lacks the labels reroutes it: it publishes the envelope to
+//! `naq.route.<queue>.<route_key>.<job>` in the queue's own stream and acknowledges the message it
+//! received. Workers that have the labels pull from a consumer of that label set. They discover the
+//! sets in a bucket, where each set is registered.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use super::stream_reader::StreamRead;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
-/// When a job that was handed on was first taken by the server.
+/// When a rerouted job was first stored by the server.
 pub(super) const ENQUEUE_TIME_HEADER: &str = "Naq-Enqueue-Time";
 
 /// A set of labels that jobs of a queue require.
@@ -28,14 +28,14 @@ pub(super) const ENQUEUE_TIME_HEADER: &str = "Naq-Enqueue-Time";
 pub struct LabelRoute {
     /// The queue.
     pub queue: QueueName,
-    /// The key of the set, as [`label_route_key`] makes it.
+    /// The key of the set, computed by [`label_route_key`].
     pub key: String,
     /// The labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// The key of a set of labels: the beginning of the SHA-256 of the set as JSON with its names in
-/// order, 32 hexadecimal digits. The same for everyone, and no other set has it.
+/// The key of a label set: the first 32 hexadecimal digits of the SHA-256 of the set as JSON with
+/// its names in order. It depends on nothing else, so that every program computes the same key.
 #[must_use]
 pub fn label_route_key(labels: &BTreeMap<String, String>) -> String {
     let text: serde_json::Value = labels
@@ -49,16 +49,16 @@ pub fn label_route_key(labels: &BTreeMap<String, String>) -> String {
         .collect()
 }
 
-/// News of required labels.
+/// An event of a label route watch.
 #[derive(Debug)]
 pub enum LabelRouteEvent {
-    /// A set is being registered, perhaps not for the first time.
+    /// A label set was registered, not necessarily for the first time.
     Registered(LabelRoute),
-    /// Something may have been missed (the connection was lost): list the sets again.
+    /// Events may have been missed because the connection was lost: list the sets again.
     Resync,
 }
 
-/// A watch on the sets that are registered.
+/// A watch on newly registered label sets.
 pub struct LabelRouteWatch {
     names: Names,
     registered: Subscriber,
@@ -67,7 +67,7 @@ pub struct LabelRouteWatch {
 }
 
 impl LabelRouteWatch {
-    /// Waits for the next news. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> LabelRouteEvent {
         loop {
             tokio::select! {
@@ -92,8 +92,8 @@ impl LabelRouteWatch {
     }
 }
 
-/// What is registered under a subject. None where the labels are not those of the key: whoever
-/// pulled jobs by it would only hand them on to where they came from.
+/// Parses a registered label set. `None` if the labels do not match the key: a worker that pulled
+/// jobs by it would only reroute them to where they came from.
 fn parse_label_route(names: &Names, subject: &str, payload: &[u8]) -> Option<LabelRoute> {
     let (queue, key) = names.label_route_of_subject(subject)?;
     let labels: BTreeMap<String, String> = serde_json::from_slice(payload).ok()?;
@@ -105,17 +105,18 @@ fn parse_label_route(names: &Names, subject: &str, payload: &[u8]) -> Option<Lab
 }
 
 impl Broker {
-    /// Registers a set of labels that a job of a queue requires, for workers that have them to
-    /// learn of. Doing it again changes nothing.
+    /// Registers a label set that a job of a queue requires, so that workers with the labels
+    /// discover it. Repeating it changes nothing.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn register_label_route(&self, route: &LabelRoute) -> Result<(), BrokerError> {
         let payload = serde_json::to_vec(&route.labels).map_err(|error| {
             BrokerError::InvalidData(format!("the labels cannot be written as JSON: {error}"))
         })?;
         let subject = self.names.label_route(&route.queue, &route.key);
-        // not found out by the publish: where a worker watches, someone takes it and nobody answers
+        // the publish would not show that the bucket is missing: if a worker watches, the server
+        // has a subscriber for the subject, and nobody replies
         self.ensure_label_routes().await?;
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
@@ -127,14 +128,14 @@ impl Broker {
         }
     }
 
-    /// Watches the sets that are registered from now on, in every queue.
+    /// Watches the label sets that are registered from now on, in all queues.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_label_routes(&self) -> Result<LabelRouteWatch, BrokerError> {
         let mut link = self.link.clone();
         let generation = link.mark_seen().generation;
-        // what is published to the bucket is seen by everyone subscribed: no consumer is needed
+        // a core subscription receives what is published to the bucket: no consumer is needed
         let registered = self
             .client
             .subscribe(self.names.all_label_routes())
@@ -148,10 +149,10 @@ impl Broker {
         })
     }
 
-    /// The sets that are registered, of every queue; none where no job has required labels yet.
+    /// Lists the registered label sets of all queues; empty if no job has required labels yet.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_label_routes(&self) -> Result<Vec<LabelRoute>, BrokerError> {
         let stream = Names::bucket_stream(&self.names.requires_bucket());
         let mut messages = self
@@ -169,12 +170,12 @@ impl Broker {
         Ok(routes)
     }
 
-    /// Puts a job that was delivered where workers with a set of labels find it. The message it
-    /// came by is still to be acknowledged: it is done in this order so that the job is never
-    /// without a message, and its record absorbs the second one that a crash in between leaves.
+    /// Reroutes a delivered job to the workers with a label set. The caller acknowledges the
+    /// delivered message afterwards: in this order the job always has a message, and its record
+    /// absorbs the second message that a crash in between leaves.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn reroute_by_labels(
         &self,
         delivery: &Delivery,
@@ -182,7 +183,7 @@ impl Broker {
         route_key: &str,
     ) -> Result<(), BrokerError> {
         let subject = self.names.routed(&delivery.queue, route_key, job);
-        // no message id: the window for duplicates would swallow the message
+        // no message id: within the deduplication window the server would discard the message
         let mut headers = HeaderMap::new();
         for (name, values) in delivery.headers.iter() {
             let text: &str = name.as_ref();
@@ -204,7 +205,7 @@ impl Broker {
                 Err(error) => Err(error),
             };
             match done {
-                // an envelope that just fits a message: it goes alone
+                // an envelope that just fits into a message: publish it without headers
                 Err(BrokerError::TooLarge { .. }) if !headers.is_empty() => {
                     headers = HeaderMap::new();
                 }
@@ -218,11 +219,11 @@ impl Broker {
         }
     }
 
-    /// Makes the consumer of a queue's jobs that require a set of labels. It is paused where the
-    /// queue is, and has the queue's limit of running jobs.
+    /// Creates the consumer of a queue's jobs that require a label set. It is paused if the queue
+    /// is paused, and has the queue's limit of running jobs.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn ensure_route_consumer(
         &self,
         queue: &QueueName,
@@ -253,7 +254,8 @@ impl Broker {
             Err(error) if error.to_string().contains("consumer already exists") => {}
             Err(error) => return Err(refused(error.to_string())),
         }
-        // whoever changed the queue meanwhile may have looked for its consumers before this one
+        // another client that paused or limited the queue meanwhile may have listed its consumers before this
+        // one existed
         let now = self.worker_consumer_info(queue).await?;
         if now.config.max_ack_pending != main.config.max_ack_pending {
             self.set_max_ack_pending(queue, &name, now.config.max_ack_pending)
@@ -279,9 +281,9 @@ mod tests {
             .collect()
     }
 
-    /// Other programs reckon the same key: it is part of the protocol.
+    /// Other programs compute the same key: it is part of the protocol.
     #[test]
-    fn a_key_is_the_hash_of_the_json() {
+    fn a_route_key_is_the_hash_of_the_json() {
         // printf '{"gpu":"yes","zone":"a"}' | sha256sum
         assert_eq!(
             label_route_key(&labels(&[("zone", "a"), ("gpu", "yes")])),
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_under_the_key_of_others_are_not_taken() {
+    fn labels_that_do_not_match_their_key_are_ignored() {
         let names = Names::new("naq").unwrap();
         let queue = QueueName::new("build").unwrap();
         let route_key = labels(&[("gpu", "yes")]);

@@ -1,7 +1,7 @@
-//! The only room that knows NATS: connection, layout, jobs, records, live output, workers.
+//! The only crate that uses NATS: connection, layout, jobs, records, live output, workers.
 //!
-//! Everything above speaks in envelopes, records and queues. This room decides nothing about a
-//! job's life; it moves bytes, and says exactly how a move failed.
+//! Everything above it works with envelopes, records and queues. This crate decides nothing about a
+//! job's life; it stores and moves messages, and reports exactly how an operation failed.
 
 mod bench_publish;
 mod blocked_index;
@@ -69,16 +69,16 @@ use async_nats::jetstream::ErrorCode;
 use naq_core::ExistingJob;
 use naq_protocol::JobId;
 
-/// A connection to NATS, and naq's layout on it. Cheap to clone.
+/// A connection to NATS with naq's layout on it. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
     client: async_nats::Client,
     jetstream: async_nats::jetstream::Context,
     names: Arc<Names>,
-    /// What subjects of the JetStream API begin with.
+    /// Prefix of the subjects of the JetStream API.
     api_prefix: Arc<str>,
     link: ConnectionWatch,
-    /// To open further connections with.
+    /// The options to open further connections with.
     options: Arc<ConnectOptions>,
 }
 
@@ -97,13 +97,13 @@ impl Broker {
         &self.names
     }
 
-    /// The state of the connection, to be watched.
+    /// The state of the connection.
     #[must_use]
     pub fn connection(&self) -> &ConnectionWatch {
         &self.link
     }
 
-    /// The most bytes the server takes in one message, headers included.
+    /// Maximum size of a message including headers, in bytes, as the server announces it.
     #[must_use]
     pub fn message_bytes_max(&self) -> usize {
         self.client.max_payload()
@@ -122,7 +122,7 @@ impl Broker {
     /// Waits until everything sent so far has left this process.
     ///
     /// # Errors
-    /// Where the connection is gone for good.
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn flush(&self) -> Result<(), BrokerError> {
         self.client
             .flush()
@@ -131,7 +131,7 @@ impl Broker {
     }
 }
 
-/// What can go wrong between naq and NATS, told apart by what a caller can do about it.
+/// What can go wrong between naq and NATS, distinguished by what a caller can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
     /// No connection could be made.
@@ -214,7 +214,7 @@ fn describe_due_time_conflict(job: &JobId, standing: ExistingJob) -> String {
 }
 
 impl BrokerError {
-    /// Whether the same call may succeed later, with nothing changed but time.
+    /// Whether the same call may succeed later with nothing but time passed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -244,7 +244,7 @@ impl BrokerError {
         }
     }
 
-    /// From an error of a JetStream API request, which hides the server's error in its kind.
+    /// Converts an error of a JetStream API request.
     fn from_request(
         error: &async_nats::jetstream::context::RequestError,
         doing: &'static str,
@@ -264,5 +264,5 @@ impl BrokerError {
     }
 }
 
-/// How long one request to the server may take.
+/// Timeout of a request to the server.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

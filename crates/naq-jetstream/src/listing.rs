@@ -1,7 +1,7 @@
-//! Jobs in whatever state, newest change first: records and the messages of queues, merged.
+//! Lists jobs in all states, newest change first: records and the messages of queues, merged.
 //!
-//! Every source is a stream, and each is in the order of the server's time, so that the newest of
-//! their heads is the newest of all. Nothing is read beyond what is asked for.
+//! Every source is a stream in the order of the server's time, so the newest of the sources' heads
+//! is the newest of all. Nothing is read that the caller does not ask for.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -16,7 +16,7 @@ use super::stream_api::StoredMessage;
 use super::{Broker, BrokerError};
 use naq_protocol::{Envelope, JobId, QueueName, Record, Timestamp};
 
-/// A place in the order of a listing, which a later call can go on from.
+/// A position in a listing, from which a later call continues.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobCursor {
     time: Timestamp,
@@ -44,45 +44,46 @@ impl std::str::FromStr for JobCursor {
             })
         };
         read().ok_or_else(|| {
-            "not a place in a listing; give what an earlier page ended with".to_owned()
+            "not a position in a listing; pass the cursor that an earlier page returned".to_owned()
         })
     }
 }
 
-/// What a listing has.
+/// Options of a job listing.
 #[derive(Clone, Debug, Default)]
 pub struct JobListOptions {
     /// Only jobs of this queue.
     pub queue: Option<QueueName>,
-    /// Not the records: jobs that have one are shown where their message still is in a queue.
+    /// Exclude the records: jobs that have one are listed only as long as their message is in a
+    /// queue.
     pub only_messages: bool,
-    /// Not the messages of queues: only jobs that have a record.
+    /// Exclude the messages of queues: list only jobs that have a record.
     pub only_records: bool,
-    /// From below this place on.
+    /// List only jobs before this position.
     pub before: Option<JobCursor>,
 }
 
-/// What is known of a job.
+/// The record of a job, or else its message.
 #[derive(Debug)]
 pub enum RecordOrMessage {
-    /// Its record.
+    /// The job's record.
     Record(Box<Record>),
-    /// Its message, where it has no record.
+    /// The job's message, if it has no record.
     Message(JobId, JobMessage),
 }
 
 /// A job in a listing.
 #[derive(Debug)]
 pub struct ListedJob {
-    /// What is known of it.
+    /// Its record or message.
     pub entry: RecordOrMessage,
     /// When that was stored.
     pub changed_at: Timestamp,
-    /// Where it stands in the order.
+    /// The job's position in the listing.
     pub cursor: JobCursor,
 }
 
-/// Jobs, newest change first, read as they are asked for.
+/// Jobs, newest change first, read on demand.
 pub struct JobListing {
     before: Option<JobCursor>,
     sources: Vec<Source>,
@@ -94,10 +95,10 @@ struct Source {
 }
 
 impl JobListing {
-    /// The next job, which has not changed since the one before; none where there are no more.
+    /// The next job, which changed no later than the one before. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<ListedJob>, BrokerError> {
         let newest = self
             .sources
@@ -129,11 +130,11 @@ impl Source {
 }
 
 impl Broker {
-    /// Lists jobs, newest change first. A job that changes meanwhile may be seen twice, or, where
-    /// a place to go on from is given, not at all.
+    /// Lists jobs, newest change first. A job that changes meanwhile may appear twice, or, in a
+    /// listing that continues from a position, not at all.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_jobs(&self, options: &JobListOptions) -> Result<JobListing, BrokerError> {
         let mut wanted: Vec<(String, Decode<ListedJob>)> = Vec::new();
         if !options.only_messages {
@@ -147,7 +148,7 @@ impl Broker {
                 Some(queue) => vec![queue.clone()],
                 None => self.queue_names().await?,
             };
-            let look: Decode<ListedJob> = if options.only_messages {
+            let decode: Decode<ListedJob> = if options.only_messages {
                 |broker, stream, message| Box::pin(message_or_record(broker, stream, message))
             } else {
                 |broker, stream, message| Box::pin(message_alone(broker, stream, message))
@@ -155,16 +156,16 @@ impl Broker {
             wanted.extend(
                 queues
                     .iter()
-                    .map(|queue| (self.names.queue_stream(queue), look)),
+                    .map(|queue| (self.names.queue_stream(queue), decode)),
             );
         }
         let before = options.before.as_ref();
         let until = before.map(|cursor| cursor.time);
         let mut opening: FuturesUnordered<_> = wanted
             .into_iter()
-            .map(|(stream, look)| async move {
+            .map(|(stream, decode)| async move {
                 let mut source = Source {
-                    jobs: self.scan_reverse(stream, until, look).await?,
+                    jobs: self.scan_reverse(stream, until, decode).await?,
                     head: None,
                 };
                 source.advance(before).await?;
@@ -196,9 +197,9 @@ fn entry(stream: String, message: &StoredMessage, entry: RecordOrMessage) -> Lis
 }
 
 fn record(stream: String, message: &StoredMessage) -> Option<ListedJob> {
-    // a marker of a removed record has no payload
+    // the marker of a removed record has no payload
     let record: Record = serde_json::from_slice(&message.payload()).ok()?;
-    // a placeholder stands for a job that nobody has seen
+    // a placeholder stands for a job that no worker has seen
     if record.placeholder {
         return None;
     }
@@ -209,7 +210,7 @@ fn record(stream: String, message: &StoredMessage) -> Option<ListedJob> {
     ))
 }
 
-/// A message of a queue whose job has no record; one that has is shown there.
+/// Lists a queue's message if its job has no record; a job with a record is listed from there.
 async fn message_alone(
     broker: Broker,
     stream: String,
@@ -238,12 +239,12 @@ async fn message_or_record(
         MessageState::Queued
     };
     let job = match broker.read_record(&job_id).await {
-        // its message is on the way out: acknowledged once the record is written
+        // the message is about to go: it is acknowledged once the record is written
         Ok((Some(record), _)) if record.state.is_terminal() => return Ok(None),
         Ok((Some(record), _)) if !record.placeholder => RecordOrMessage::Record(Box::new(record)),
         Ok(_) | Err(BrokerError::InvalidData(_)) => {
             let mut job_message = job_message(&queue, &message, state);
-            // one that was handed on to workers with labels says when it was enqueued
+            // a rerouted message states when the job was enqueued
             if let Some(time) = message.header(ENQUEUE_TIME_HEADER)
                 && let Ok(time) = time.parse()
             {
@@ -256,10 +257,10 @@ async fn message_or_record(
     Ok(Some(entry(stream, &message, job)))
 }
 
-/// The id that a worker will know the job by: that of the subject, the envelope or the message,
-/// else its place.
+/// The id that a worker uses for the job: from the subject, the envelope or the message id, else
+/// made of queue and sequence.
 pub(super) fn job_id_of(queue: &QueueName, message: &StoredMessage) -> JobId {
-    // after the prefix, the kind of subject and the queue; the last of what may follow
+    // the last token after prefix, kind and queue
     let named = message
         .subject
         .split('.')

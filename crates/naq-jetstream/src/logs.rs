@@ -1,4 +1,4 @@
-//! Live output: published while a job runs, followed by whoever looks on.
+//! Live output: published while a job runs, and followed by clients.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use super::{Broker, BrokerError};
 use naq_protocol::JobId;
 
-/// Which of a job's outputs.
+/// One of a job's output streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputStream {
     /// Standard output.
@@ -17,19 +17,19 @@ pub enum OutputStream {
     Stderr,
 }
 
-/// A piece of live output.
+/// A chunk of live output.
 #[derive(Clone, Debug)]
 pub enum LogChunk {
     /// Bytes of one of the streams.
     Bytes {
-        /// Which one.
+        /// The stream.
         stdio: OutputStream,
-        /// The attempt that wrote them.
+        /// The attempt that wrote the bytes.
         attempt: u32,
         /// The bytes.
         bytes: Bytes,
     },
-    /// An attempt has ended; nothing more of it follows.
+    /// The end of an attempt; nothing of it follows.
     End {
         /// The attempt.
         attempt: u32,
@@ -43,16 +43,16 @@ pub struct LogStream {
 }
 
 impl LogStream {
-    /// How many pieces the server holds that were not read yet, as of the last one read.
+    /// Number of chunks that the server has and that were not read yet, as of the last one read.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
 
-    /// Waits for the next piece.
+    /// Waits for the next chunk.
     ///
     /// # Errors
-    /// Where the stream breaks.
+    /// Returns an error if the stream breaks.
     pub async fn next(&mut self) -> Result<LogChunk, BrokerError> {
         loop {
             let message = match self.messages.next().await {
@@ -91,11 +91,11 @@ impl LogStream {
 }
 
 impl Broker {
-    /// Publishes a piece of live output. It is not waited for: output that cannot be published
-    /// is still in the record.
+    /// Publishes a chunk of live output without waiting for an acknowledgement: output that is lost
+    /// here is still in the record.
     ///
     /// # Errors
-    /// Where the connection is gone for good.
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn publish_log(&self, job: &JobId, chunk: LogChunk) -> Result<(), BrokerError> {
         let mut headers = HeaderMap::new();
         let payload = match chunk {
@@ -129,7 +129,7 @@ impl Broker {
     /// Follows a job's live output from its beginning.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn follow_log(&self, job: &JobId) -> Result<LogStream, BrokerError> {
         let refused = |message: String| BrokerError::Refused {
             doing: "following live output",

@@ -1,18 +1,19 @@
-//! Every subject, stream and bucket name, in one place.
+//! All names of subjects, streams, buckets and consumers.
 
 use naq_protocol::{JobId, QueueName, ScheduleId};
 
-/// The names naq uses on a server under one prefix. Another prefix is another, separate naq.
+/// The names that naq uses on a server, under one prefix. Naqs with different prefixes are
+/// separate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     prefix: String,
 }
 
 impl Names {
-    /// The names under a prefix; `naq` unless a user says otherwise.
+    /// The names under a prefix; the default prefix is `naq`.
     ///
     /// # Errors
-    /// Where the prefix cannot be a token of a subject.
+    /// Returns an error if the prefix cannot be a token of a subject.
     pub fn new(prefix: &str) -> Result<Names, naq_protocol::InvalidName> {
         QueueName::new(prefix)?;
         Ok(Names {
@@ -20,7 +21,7 @@ impl Names {
         })
     }
 
-    /// The prefix itself.
+    /// The prefix.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -32,45 +33,44 @@ impl Names {
         format!("{}_queue_{queue}", self.prefix)
     }
 
-    /// The queue of a stream; none where the stream is not a queue's.
+    /// The queue of a stream. `None` if the stream is not a queue's.
     #[must_use]
     pub fn queue_of_stream(&self, stream: &str) -> Option<QueueName> {
         let name = stream.strip_prefix(&self.prefix)?.strip_prefix("_queue_")?;
         QueueName::new(name).ok()
     }
 
-    /// A job's subject in its queue.
+    /// The subject of a queued job.
     #[must_use]
     pub fn job(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.queue.{queue}.{job}", self.prefix)
     }
 
-    /// The subject for producers without an id.
+    /// The subject for producers that choose no id.
     #[must_use]
     pub fn job_without_id(&self, queue: &QueueName) -> String {
         format!("{}.queue.{queue}", self.prefix)
     }
 
-    /// The subjects of all jobs of a queue that have an id.
+    /// The subjects of all queued jobs that have an id.
     #[must_use]
     pub fn jobs(&self, queue: &QueueName) -> String {
         format!("{}.queue.{queue}.*", self.prefix)
     }
 
-    /// The subject under which a job waits for its time.
+    /// The subject of a delayed job.
     #[must_use]
     pub fn delayed(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.delayed.{queue}.{job}", self.prefix)
     }
 
-    /// The queue of a subject that jobs in line have; none where it is another kind of subject.
+    /// The queue of a queued job's subject. `None` for any other subject.
     #[must_use]
     pub fn queue_of_job(&self, subject: &str) -> Option<QueueName> {
         self.queue_of(subject, "queue")
     }
 
-    /// The queue of a subject under which a job waits for its time; none where it is another kind
-    /// of subject.
+    /// The queue of a delayed job's subject. `None` for any other subject.
     #[must_use]
     pub fn queue_of_delayed(&self, subject: &str) -> Option<QueueName> {
         self.queue_of(subject, "delayed")
@@ -86,20 +86,20 @@ impl Names {
         QueueName::new(queue).ok()
     }
 
-    /// Whether a subject is one under which a job waits for its time.
+    /// Whether a subject is that of a delayed job.
     #[must_use]
     pub fn is_delayed(&self, subject: &str) -> bool {
         self.queue_of_delayed(subject).is_some()
     }
 
-    /// The subjects of all waiting jobs of a queue.
+    /// The subjects of all delayed jobs of a queue.
     #[must_use]
     pub fn all_delayed(&self, queue: &QueueName) -> String {
         format!("{}.delayed.{queue}.*", self.prefix)
     }
 
-    /// The subject under which a job waits for a worker with the labels it requires; `route_key` is
-    /// the key of those labels.
+    /// The subject of a rerouted job, which waits for a worker with the labels it requires;
+    /// `route_key` is the key of those labels.
     #[must_use]
     pub fn routed(&self, queue: &QueueName, route_key: &str, job: &JobId) -> String {
         format!("{}.route.{queue}.{route_key}.{job}", self.prefix)
@@ -111,13 +111,13 @@ impl Names {
         format!("{}.route.{queue}.{route_key}.*", self.prefix)
     }
 
-    /// The subjects a job has while it waits for a worker with labels, whichever it requires.
+    /// The subjects of a rerouted job, whatever labels it requires.
     #[must_use]
     pub fn routed_copies_of_job(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.route.{queue}.*.{job}", self.prefix)
     }
 
-    /// The subjects of all jobs of a queue that wait for a worker with labels.
+    /// The subjects of all rerouted jobs of a queue.
     #[must_use]
     pub fn all_routed(&self, queue: &QueueName) -> String {
         format!("{}.route.{queue}.*.*", self.prefix)
@@ -129,38 +129,37 @@ impl Names {
         format!("{}-route-{route_key}", self.prefix)
     }
 
-    /// The key of the labels that a consumer's jobs require; none where it is not such a
-    /// consumer.
+    /// The route key of a consumer. `None` if the consumer is not one of rerouted jobs.
     #[must_use]
     pub fn route_of_consumer<'c>(&self, consumer: &'c str) -> Option<&'c str> {
         consumer.strip_prefix(&self.prefix)?.strip_prefix("-route-")
     }
 
-    /// The bucket of queues that were removed.
+    /// The bucket of removed queues.
     #[must_use]
     pub fn removed_queues_bucket(&self) -> String {
         format!("{}_removed_queues", self.prefix)
     }
 
-    /// The subject of a queue that was removed.
+    /// The subject of a removed queue.
     #[must_use]
     pub fn removed_queue(&self, queue: &QueueName) -> String {
         format!("$KV.{}_removed_queues.{queue}", self.prefix)
     }
 
-    /// The bucket of sets of labels that jobs of a queue require.
+    /// The bucket of the label sets that jobs require.
     #[must_use]
     pub fn requires_bucket(&self) -> String {
         format!("{}_requires", self.prefix)
     }
 
-    /// The subject of a set of labels that jobs of a queue require.
+    /// The subject of a label set that jobs of a queue require.
     #[must_use]
     pub fn label_route(&self, queue: &QueueName, route_key: &str) -> String {
         format!("$KV.{}_requires.{queue}.{route_key}", self.prefix)
     }
 
-    /// The queue and the key in such a subject.
+    /// The queue and the route key in the subject of a label set.
     pub(super) fn label_route_of_subject<'s>(
         &self,
         subject: &'s str,
@@ -170,7 +169,7 @@ impl Names {
         Some((QueueName::new(queue).ok()?, key))
     }
 
-    /// The subjects of all sets of labels that jobs require.
+    /// The subjects of all label sets.
     #[must_use]
     pub fn all_label_routes(&self) -> String {
         format!("$KV.{}_requires.*.*", self.prefix)
@@ -188,49 +187,49 @@ impl Names {
         format!("{}_results", self.prefix)
     }
 
-    /// The bucket of workers.
+    /// The bucket of workers' heartbeats.
     #[must_use]
     pub fn workers_bucket(&self) -> String {
         format!("{}_workers", self.prefix)
     }
 
-    /// The bucket of who waits for whom.
+    /// The bucket of the index of blocked jobs.
     #[must_use]
     pub fn dependents_bucket(&self) -> String {
         format!("{}_dependents", self.prefix)
     }
 
-    /// The key by which whoever ends `dependency` finds `job`.
+    /// The key under which the end of `dependency` finds its dependent `job`.
     #[must_use]
     pub fn edge(&self, dependency: &JobId, job: &JobId) -> String {
         format!("$KV.{}_dependents.{dependency}.{job}", self.prefix)
     }
 
-    /// The keys of all jobs that wait for one.
+    /// The keys of all dependents of a job.
     #[must_use]
     pub fn edges_of(&self, dependency: &JobId) -> String {
         format!("$KV.{}_dependents.{dependency}.*", self.prefix)
     }
 
-    /// The key that says that `job` still waits for `dependency`.
+    /// The key that states that `job` still waits for `dependency`.
     #[must_use]
     pub fn open_edge(&self, job: &JobId, dependency: &JobId) -> String {
         format!("$KV.{}_dependents.open.{job}.{dependency}", self.prefix)
     }
 
-    /// The keys of all that a job still waits for.
+    /// The keys of all dependencies that a job still waits for.
     #[must_use]
     pub fn open_edges_of(&self, job: &JobId) -> String {
         format!("$KV.{}_dependents.open.{job}.*", self.prefix)
     }
 
-    /// The key under which the names of a flow's jobs stand.
+    /// The key of the names of a flow's jobs.
     #[must_use]
     pub fn flow(&self, flow: &JobId) -> String {
         format!("$KV.{}_dependents.flow.{flow}.names", self.prefix)
     }
 
-    /// The bucket of slots.
+    /// The bucket of concurrency slots.
     #[must_use]
     pub fn slots_bucket(&self) -> String {
         format!("{}_slots", self.prefix)
@@ -242,7 +241,7 @@ impl Names {
         format!("$KV.{}_slots.{}", self.prefix, key_token(key))
     }
 
-    /// The key that says that a job waits for a slot.
+    /// The key that states that a job waits for a slot.
     #[must_use]
     pub fn slot_waiter(&self, key: &str, job: &JobId) -> String {
         format!(
@@ -258,20 +257,20 @@ impl Names {
         format!("$KV.{}_dependents.slot.{}.*", self.prefix, key_token(key))
     }
 
-    /// Where a worker is asked about its jobs.
+    /// The subject of requests to a worker.
     #[must_use]
     pub fn control_of_worker(&self, worker_id: &str) -> String {
         format!("{}.control.worker.{worker_id}", self.prefix)
     }
 
-    /// The subject under which the bell of a waiting job is held. Apart from jobs that are held:
-    /// it is none, and who removes those leaves it.
+    /// The subject of a blocked job's recheck. It is not a delayed job's subject, so that removing
+    /// delayed jobs leaves it.
     #[must_use]
     pub fn recheck(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.recheck.{queue}.{job}", self.prefix)
     }
 
-    /// The subjects of all bells of a queue's waiting jobs.
+    /// The subjects of all rechecks of a queue.
     #[must_use]
     pub fn all_rechecks(&self, queue: &QueueName) -> String {
         format!("{}.recheck.{queue}.*", self.prefix)
@@ -295,7 +294,7 @@ impl Names {
         format!("$KV.{}_workers.{worker_id}", self.prefix)
     }
 
-    /// Where the server repeats each stored change of a record.
+    /// The subject under which the server republishes each stored change of a record.
     #[must_use]
     pub fn event(&self, job: &JobId) -> String {
         format!("{}.event.{job}", self.prefix)
@@ -307,14 +306,14 @@ impl Names {
         format!("{}.event.*", self.prefix)
     }
 
-    /// The subjects of all changes: of records, and of what queues' streams have.
+    /// The subjects of all events: changes of records, and messages stored in queues.
     #[must_use]
     pub fn events(&self) -> String {
         format!("{}.event.>", self.prefix)
     }
 
-    /// Where the server repeats each message of a queue's stream: its subject, and what becomes of
-    /// that. The two tokens after the prefix are `queue` and the queue, or `later` and the queue.
+    /// How the server republishes each message of a queue's stream: the source and the destination.
+    /// The first two tokens of an event after the prefix are `queue` or `delayed`, and the queue.
     #[must_use]
     pub fn queue_events(&self) -> (String, String) {
         (
@@ -323,31 +322,31 @@ impl Names {
         )
     }
 
-    /// The stream of failed and rejected jobs.
+    /// The stream of dead letters.
     #[must_use]
     pub fn dead_letter_stream(&self) -> String {
         format!("{}_failed_jobs", self.prefix)
     }
 
-    /// The subject of a failed job.
+    /// The subject of a dead letter.
     #[must_use]
     pub fn dead_letter(&self, queue: &QueueName, job: &JobId) -> String {
         format!("{}.failed.{queue}.{job}", self.prefix)
     }
 
-    /// The subjects of all failed jobs.
+    /// The subjects of all dead letters.
     #[must_use]
     pub fn all_dead_letters(&self) -> String {
         format!("{}.failed.>", self.prefix)
     }
 
-    /// The subjects of all failed jobs of a queue.
+    /// The subjects of all dead letters of a queue.
     #[must_use]
     pub fn dead_letters_in(&self, queue: &QueueName) -> String {
         format!("{}.failed.{queue}.*", self.prefix)
     }
 
-    /// The subjects of a failed job in whichever queue.
+    /// The subjects of a job's dead letters in all queues.
     #[must_use]
     pub fn dead_letters_of_job(&self, job: &JobId) -> String {
         format!("{}.failed.*.{job}", self.prefix)
@@ -377,45 +376,45 @@ impl Names {
         format!("{}_scheduled_jobs", self.prefix)
     }
 
-    /// A schedule's key.
+    /// The key of a schedule.
     #[must_use]
     pub fn schedule(&self, schedule: &ScheduleId) -> String {
         format!("$KV.{}_scheduled_jobs.{schedule}", self.prefix)
     }
 
-    /// The schedule of a key; none where it is not a schedule's.
+    /// The schedule of a key. `None` if the key is not a schedule's.
     #[must_use]
     pub fn schedule_of_key(&self, key: &str) -> Option<ScheduleId> {
         let rest = key.strip_prefix("$KV.")?.strip_prefix(&self.prefix)?;
         ScheduleId::new(rest.strip_prefix("_scheduled_jobs.")?).ok()
     }
 
-    /// Where the server repeats each stored change of a schedule.
+    /// The subjects under which the server republishes each stored change of a schedule.
     #[must_use]
     pub fn schedule_events(&self) -> String {
         format!("{}.schedule.>", self.prefix)
     }
 
-    /// The schedule whose change has this subject.
+    /// The schedule of a republished change. `None` for any other subject.
     #[must_use]
     pub fn schedule_of_event(&self, subject: &str) -> Option<ScheduleId> {
         let rest = subject.strip_prefix(&self.prefix)?;
         ScheduleId::new(rest.strip_prefix(".schedule.")?).ok()
     }
 
-    /// The bucket of the schedulers' lock.
+    /// The bucket of the schedulers' leader lease.
     #[must_use]
     pub fn leader_lease_bucket(&self) -> String {
         format!("{}_scheduler_lock", self.prefix)
     }
 
-    /// The key of the lock that makes a scheduler the leader.
+    /// The key of the lease that makes a scheduler the leader.
     #[must_use]
     pub fn leader_lease(&self) -> String {
         format!("$KV.{}_scheduler_lock.leader_lock", self.prefix)
     }
 
-    /// Where the server repeats each stored change of the lock.
+    /// The subject under which the server republishes each stored change of the leader lease.
     #[must_use]
     pub fn leader_lease_events(&self) -> String {
         format!("{}.scheduler.leader_lock", self.prefix)
@@ -428,7 +427,7 @@ impl Names {
     }
 }
 
-/// A text of any form as a token of a subject.
+/// Turns any text into a token of a subject.
 fn key_token(key: &str) -> String {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(key.as_bytes());
@@ -443,7 +442,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_queue_is_found_by_its_stream() {
+    fn a_stream_names_its_queue() {
         let names = Names::new("naq").unwrap();
         let queue = QueueName::new("build_a-1").unwrap();
         assert_eq!(
@@ -455,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_found_by_a_subject_of_its_kind() {
+    fn a_subject_names_its_queue_and_kind() {
         let names = Names::new("naq").unwrap();
         let (queue, job) = (QueueName::new("build").unwrap(), JobId::new("j").unwrap());
         for subject in [names.job(&queue, &job), names.job_without_id(&queue)] {
@@ -470,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_found_by_its_consumer() {
+    fn a_route_consumer_names_its_route_key() {
         let names = Names::new("naq").unwrap();
         assert_eq!(
             names.route_of_consumer(&names.route_consumer("0af3")),

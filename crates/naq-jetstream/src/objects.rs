@@ -1,17 +1,17 @@
-//! The object store `naq_files`: what does not fit a message.
+//! The object store `naq_files`: output, envelopes and files that do not fit into a message.
 
 use tokio::io::AsyncReadExt;
 
 use super::{Broker, BrokerError};
 
-/// The largest piece that objects are cut into, in bytes.
+/// Maximum size of an object's chunks, in bytes.
 const CHUNK_BYTES_MAX: usize = 128 << 10;
 
 impl Broker {
-    /// Stores bytes under a name, in place of what was there.
+    /// Stores bytes under a name, and replaces an earlier object of that name.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn put_object(&self, name: &str, bytes: &[u8]) -> Result<(), BrokerError> {
         const DOING: &str = "storing an object";
         let refused = |message: String| BrokerError::Refused {
@@ -34,7 +34,7 @@ impl Broker {
         };
         let object = async_nats::jetstream::object_store::ObjectMetadata {
             name: name.to_owned(),
-            // the client's own choice may be more than this server takes in a message
+            // the client's default may be more than this server accepts in a message
             chunk_size: Some(CHUNK_BYTES_MAX.min(self.message_bytes_max() / 2)),
             ..Default::default()
         };
@@ -46,10 +46,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Reads what is stored under a name.
+    /// Reads the object of this name.
     ///
     /// # Errors
-    /// [`BrokerError::NotFound`] where there is nothing.
+    /// Returns [`BrokerError::NotFound`] if the object does not exist.
     pub async fn get_object(&self, name: &str) -> Result<Vec<u8>, BrokerError> {
         let missing = || BrokerError::NotFound(format!("the object `{name}`"));
         let store = self
@@ -69,10 +69,10 @@ impl Broker {
         Ok(bytes)
     }
 
-    /// Removes what is stored under a name; nothing where there is nothing.
+    /// Removes the object of this name; does nothing if it does not exist.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn remove_object(&self, name: &str) -> Result<(), BrokerError> {
         let Ok(store) = self
             .jetstream

@@ -1,10 +1,10 @@
-//! Messages that the client library cannot parse.
+//! Poison messages: messages that the client library cannot parse.
 //!
-//! The server takes subjects and headers that are not UTF-8 or not headers at all. Delivering
-//! one makes the client drop its connection, with everything else under way on it; and it would
-//! be delivered again and again. So after a connection was dropped, the messages that were out
-//! are read one by one through the server's API, where bytes travel in base64, and those that
-//! no client could take are kept in the failed stream and removed.
+//! The server accepts subjects and headers that are not UTF-8, or not headers at all. Delivering
+//! such a message makes the client drop its connection, with everything else in flight on it, and
+//! the message would be redelivered for ever. So after a connection is dropped, the unacknowledged
+//! messages are read one by one through the server's API, where bytes are in base64, and those that
+//! no client can parse are kept as dead letters and removed.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
@@ -16,20 +16,20 @@ use super::stream_api::{MessageSelector, StoredMessage};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Reason, State};
 
-/// How many messages one sweep looks at.
+/// Maximum number of messages that one search reads.
 const MESSAGE_READS_MAX: u64 = 10_000;
 
-/// The messages of a consumer that were delivered and are still there, one by one: those that were
-/// acknowledged between them are not looked at, however many they are.
+/// The messages of a consumer that are delivered and neither acknowledged nor removed, one by one.
+/// Acknowledged messages between them cost no reads, however many there are.
 pub(super) struct UnackedMessages {
     stream: String,
     consumer: String,
-    /// Subjects still to be looked through, and from where.
+    /// Subjects still to be read, each with the sequence to continue from.
     next: Vec<(String, u64)>,
     last: u64,
-    /// The consumer's own number of its last delivery.
+    /// The consumer sequence of the consumer's last delivery.
     consumer_sequence: u64,
-    looks_left: u64,
+    reads_left: u64,
 }
 
 impl UnackedMessages {
@@ -38,10 +38,10 @@ impl UnackedMessages {
         broker: &Broker,
     ) -> Result<Option<StoredMessage>, BrokerError> {
         while let Some((subject, from)) = self.next.last_mut() {
-            if self.looks_left == 0 {
+            if self.reads_left == 0 {
                 return Ok(None);
             }
-            self.looks_left -= 1;
+            self.reads_left -= 1;
             let found = broker
                 .read_message(&self.stream, MessageSelector::NextBySubject(subject, *from))
                 .await?
@@ -59,17 +59,18 @@ impl UnackedMessages {
 }
 
 impl Broker {
-    /// Looks through a queue's messages that were delivered and not acknowledged, and moves
-    /// those that no client can read to the failed stream. Returns their ids.
+    /// Searches a queue's unacknowledged messages for poison messages, and moves them to the dead
+    /// letters. Returns their job ids.
     ///
     /// # Errors
-    /// Where the server does not answer; what was moved until then is moved.
+    /// Returns an error if the server does not answer. Messages that were moved before the error
+    /// stay moved.
     pub async fn dead_letter_poison_messages(
         &self,
         queue: &QueueName,
     ) -> Result<Vec<JobId>, BrokerError> {
         let name = self.names.queue_stream(queue);
-        let mut swept = Vec::new();
+        let mut moved = Vec::new();
         for consumer in self.consumers(queue).await? {
             let mut out = self.unacked_messages(queue, &consumer, MESSAGE_READS_MAX);
             while let Some(message) = out.next(self).await? {
@@ -105,19 +106,19 @@ impl Broker {
                 self.write_rejected(queue, &job, problem, message.time)
                     .await?;
                 self.delete_message(&name, sequence).await?;
-                tracing::warn!(%queue, sequence, "removed a message that no client can read: {problem}");
-                swept.push(job);
+                tracing::warn!(%queue, sequence, "removed a poison message, which no client can parse: {problem}");
+                moved.push(job);
             }
         }
-        Ok(swept)
+        Ok(moved)
     }
 
-    /// The messages of a queue that were delivered and neither acknowledged nor removed, as
-    /// deliveries that can be handed back. Whoever holds one, here or elsewhere, loses it by
-    /// that.
+    /// Passes each message of a queue that is delivered and neither acknowledged nor removed to
+    /// `look`, as a delivery that can be negatively acknowledged. A nak requeues the message even
+    /// if another worker is running its job.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn unacked_deliveries(
         &self,
         queue: &QueueName,
@@ -139,12 +140,12 @@ impl Broker {
         Ok(())
     }
 
-    /// What a consumer of a queue has out, going by its state a moment ago.
+    /// A consumer's unacknowledged messages, according to a recent state of the consumer.
     pub(super) fn unacked_messages(
         &self,
         queue: &QueueName,
         info: &ConsumerInfo,
-        looks_max: u64,
+        reads_max: u64,
     ) -> UnackedMessages {
         let first = info.ack_floor.stream_sequence + 1;
         let config = &info.config;
@@ -159,7 +160,7 @@ impl Broker {
             next: filters.into_iter().map(|filter| (filter, first)).collect(),
             last: info.delivered.stream_sequence,
             consumer_sequence: info.delivered.consumer_sequence,
-            looks_left: looks_max,
+            reads_left: reads_max,
         }
     }
 
@@ -182,17 +183,17 @@ impl Broker {
     }
 }
 
-/// How long the record of an unreadable message stays.
+/// How long the record of a poison message is kept.
 const RECORD_TTL: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
 
-/// What async-nats 0.51 would trip over (its `connection.rs`), in words; none where it reads the
-/// message.
+/// The reason why async-nats 0.51 cannot parse the message (see its `connection.rs`). `None` if it
+/// can.
 fn problem(message: &StoredMessage) -> Option<&'static str> {
     if message
         .subject
         .contains(|c: char| c == '\u{fffd}' || c.is_whitespace() || c.is_control())
     {
-        return Some("its subject is not text that a client can read");
+        return Some("its subject is not text that a client can parse");
     }
     let headers = message.headers();
     if headers.is_empty() {
@@ -213,10 +214,11 @@ fn problem(message: &StoredMessage) -> Option<&'static str> {
         }
     };
     if !is_status {
-        return Some("its header line has no status that a client can read");
+        return Some("its header line has no status that a client can parse");
     }
-    // the same steps as the client's: what it takes must not be taken for unreadable here, nor
-    // the other way round, or a job is lost or comes again for ever
+    // The same steps as the client's: a message that the client accepts must not count as a poison
+    // message here, or a job is lost; and the other way round, or the message is redelivered for
+    // ever.
     while let Some(line) = lines.next() {
         if line.is_empty() {
             continue;
@@ -225,7 +227,7 @@ fn problem(message: &StoredMessage) -> Option<&'static str> {
             return Some("one of its headers has no colon");
         };
         if name.chars().any(|c| !c.is_ascii_graphic()) {
-            return Some("one of its headers has a name that a client cannot read");
+            return Some("one of its headers has a name that a client cannot parse");
         }
         let mut value = value.trim_start().to_owned();
         while let Some(folded) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_reads_is_left_alone() {
+    fn messages_that_a_client_can_parse_are_kept() {
         for headers in [
             "",
             "NATS/1.0\r\n\r\n",
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_reads_is_found() {
+    fn poison_messages_are_found() {
         for headers in [
             "A: b\r\n\r\n",
             "NATS/1.0 099\r\n\r\n",

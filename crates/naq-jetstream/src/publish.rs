@@ -1,4 +1,4 @@
-//! Writes that the server confirms, one by one or many under way at once.
+//! Publishes that the server acknowledges, one by one or many in flight.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
@@ -6,22 +6,22 @@ use bytes::Bytes;
 
 use super::{Broker, BrokerError};
 
-/// A write that has been sent and not yet confirmed. Dropping it does not undo it.
+/// A publish that has been sent and not yet acknowledged. Dropping it does not undo it.
 #[derive(Debug)]
 #[must_use = "a write is only done once it is confirmed"]
 pub struct PendingWrite(PublishAckFuture);
 
-/// What the server says of a stored message.
+/// The server's acknowledgement of a stored message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublishAck {
     /// Its sequence in the stream.
     pub(super) sequence: u64,
-    /// Whether a message with the same id was there already; the sequence is that one's.
+    /// Whether a message with the same id existed already; the sequence is that message's.
     pub(super) duplicate: bool,
 }
 
 impl PendingWrite {
-    /// Waits for the server's word.
+    /// Waits for the server's acknowledgement.
     pub(super) async fn confirmed(self) -> Result<PublishAck, BrokerError> {
         let ack = self.0.await.map_err(|error| explain(&error))?;
         Ok(PublishAck {
@@ -32,7 +32,7 @@ impl PendingWrite {
 }
 
 impl Broker {
-    /// Sends a message to a stream. Waits only where too many are under way.
+    /// Publishes a message to a stream. Waits only if too many publishes are in flight.
     pub(super) async fn send(
         &self,
         subject: String,

@@ -1,10 +1,10 @@
-//! Emptying a queue of what no worker holds.
+//! Purging a queue: removes the jobs that no worker runs.
 //!
 //! The server can remove all messages before a sequence, and all of a subject, but not "all but
-//! these". And a message that is removed while its job runs leaves that job without one: where its
-//! worker then dies, nobody takes it up. So deliveries are stopped for a moment, what is out is
-//! looked at, and everything else goes: at once where nothing is out, else one by one from the
-//! first one that is.
+//! these". And a job whose message is removed while it runs has no message left: if its worker then
+//! dies, no other worker reruns it. So deliveries are paused for a moment, the unacknowledged
+//! messages are read, and everything else is removed: in one request if nothing is unacknowledged,
+//! else one by one.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -19,42 +19,42 @@ use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
 
-/// How long deliveries are stopped unless it is said again: a purge that dies holds up nobody for
-/// longer.
+/// How long a pause of deliveries lasts unless it is renewed: a purge that dies blocks the queue
+/// for no longer.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// How often it is said again.
+/// How often the pause is renewed.
 const PAUSE_RENEWAL: Duration = Duration::from_secs(10);
 
-/// A worker claims what it has been delivered within milliseconds. What nobody has claimed after
-/// this long nobody runs.
+/// Workers claim a delivered job within milliseconds. A delivered job that is still unclaimed after
+/// this long does not run.
 const CLAIM_GRACE: Duration = Duration::from_secs(1);
 
-/// How many stretches of a stream are worked through at the same time.
+/// Number of ranges of a stream that are processed concurrently.
 const DELETE_RANGES: u64 = 64;
 
 const DOING: &str = "purging a queue";
 
-/// What a purge did.
+/// The result of a purge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PurgeSummary {
     /// Jobs that were removed.
     pub removed: u64,
-    /// Jobs that run, and were left alone.
+    /// Running jobs, which were kept.
     pub running: u64,
 }
 
 impl Broker {
-    /// Removes the jobs of a queue that no worker runs; the queue stays. Deliveries rest
+    /// Removes the jobs of a queue that no worker runs. The queue stays. Deliveries are paused
     /// meanwhile.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name. What was removed before
-    /// another error is removed.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist. Jobs that were removed
+    /// before another error stay removed.
     pub async fn purge_queue(&self, queue: &QueueName) -> Result<PurgeSummary, BrokerError> {
         self.queue_handle(queue).await?;
         let consumers = self.consumers(queue).await?;
-        // one that was paused stays so, until whoever paused it resumes it
+        // a consumer that a user paused stays paused until it is resumed
         let open: Vec<&ConsumerInfo> = consumers
             .iter()
             .filter(|consumer| !consumer.paused)
@@ -68,7 +68,7 @@ impl Broker {
             }
         };
         for consumer in self.consumers(queue).await? {
-            // someone may have paused the queue for good meanwhile
+            // a user may have paused the queue without an end meanwhile
             let ours = consumer.pause_remaining.is_some_and(|left| left <= PAUSE);
             if ours && open.iter().any(|open| open.name == consumer.name) {
                 self.pause_consumer(queue, &consumer.name, None).await?;
@@ -77,7 +77,7 @@ impl Broker {
         purged
     }
 
-    /// Stops the deliveries of some consumers for a while.
+    /// Pauses the deliveries of some consumers for a while.
     async fn pause_deliveries(
         &self,
         queue: &QueueName,
@@ -86,7 +86,7 @@ impl Broker {
         if consumers.is_empty() {
             return Ok(());
         }
-        // by the server's clock, which ours may not agree with
+        // by the server's clock, which may differ from ours
         #[derive(Deserialize)]
         struct Now {
             ts: Timestamp,
@@ -115,7 +115,7 @@ impl Broker {
     ) -> Result<PurgeSummary, BrokerError> {
         self.pause_deliveries(queue, open).await?;
         let stream = self.names.queue_stream(queue);
-        // what is put in from here on is not meant
+        // jobs that are enqueued from here on are kept
         let state = &self.queue_handle(queue).await?.cached_info().state.clone();
         let meant = state.first_sequence.max(1)..=state.last_sequence;
         let (ack_pending, running) = self.ack_pending(queue).await?;
@@ -123,7 +123,7 @@ impl Broker {
             removed: 0,
             running,
         };
-        // all that a queue has but for the bells of waiting jobs, which are none of its jobs
+        // everything but the rechecks of blocked jobs, which are not jobs of their own
         let later = self.names.all_delayed(queue);
         purged.removed += self
             .purge_subjects(&stream, &later, Some(meant.end() + 1))
@@ -140,10 +140,11 @@ impl Broker {
         Ok(purged)
     }
 
-    /// Removes the messages under a filter in a stretch of a stream, but for those held.
+    /// Removes the messages under a filter in a range of a stream, except the unacknowledged ones.
     ///
-    /// One by one where some are: a purge of what a consumer serves has the server (2.15) reckon
-    /// anew what that consumer has out, and after a restart it can forget jobs over that.
+    /// If there are any, one by one: after a purge of subjects that a consumer serves, the server
+    /// (2.15) recomputes the consumer's pending acknowledgements, and after a restart it can lose
+    /// jobs over that.
     async fn purge_except(
         &self,
         stream: &str,
@@ -160,7 +161,7 @@ impl Broker {
             .saturating_sub(first)
             .div_ceil(DELETE_RANGES)
             .max(1);
-        let mut stretches: FuturesUnordered<_> = (0..DELETE_RANGES)
+        let mut ranges: FuturesUnordered<_> = (0..DELETE_RANGES)
             .map(|place| first + place * length)
             .take_while(|from| *from <= last)
             .map(|from| {
@@ -168,29 +169,29 @@ impl Broker {
                 self.delete_range(stream, subjects, from..=to, ack_pending)
             })
             .collect();
-        while let Some(deleted) = stretches.next().await {
+        while let Some(deleted) = ranges.next().await {
             removed += deleted?;
         }
         Ok(removed)
     }
 
-    /// Removes the messages under a filter in a stretch of a stream, but for those held.
+    /// Removes the messages under a filter in a range of a stream, except the unacknowledged ones.
     async fn delete_range(
         &self,
         stream: &str,
         subjects: &str,
-        stretch: RangeInclusive<u64>,
+        range: RangeInclusive<u64>,
         ack_pending: &BTreeSet<u64>,
     ) -> Result<u64, BrokerError> {
         let mut removed = 0;
-        let mut from = *stretch.start();
-        while from <= *stretch.end() {
+        let mut from = *range.start();
+        while from <= *range.end() {
             let next = MessageSelector::NextBySubject(subjects, from);
             let Some(message) = self.read_message(stream, next).await? else {
                 break;
             };
             let sequence = message.sequence;
-            if stretch.contains(&sequence)
+            if range.contains(&sequence)
                 && !ack_pending.contains(&sequence)
                 && self.delete_message(stream, sequence).await?
             {
@@ -201,8 +202,8 @@ impl Broker {
         Ok(removed)
     }
 
-    /// The sequences of a queue's messages that workers still answer for; and how
-    /// many of them are of jobs that run. Deliveries must be at rest.
+    /// The sequences of a queue's unacknowledged messages, and the number of running jobs among
+    /// them. Deliveries must be paused.
     async fn ack_pending(&self, queue: &QueueName) -> Result<(BTreeSet<u64>, u64), BrokerError> {
         let mut ack_pending = BTreeSet::new();
         let mut running = 0;
@@ -228,7 +229,7 @@ impl Broker {
         for (job, sequence) in unclaimed {
             match self.standing(&job, sequence).await? {
                 AckPendingState::Running => running += 1,
-                // about to be acknowledged, and counted by no one
+                // about to be acknowledged: neither removed nor running
                 AckPendingState::Ended => {}
                 AckPendingState::Unclaimed => continue,
             }
@@ -237,7 +238,7 @@ impl Broker {
         Ok((ack_pending, running))
     }
 
-    /// How the job of a message that is out stands.
+    /// The state of an unacknowledged message's job.
     async fn standing(&self, job: &JobId, sequence: u64) -> Result<AckPendingState, BrokerError> {
         let (record, _) = self.read_record(job).await?;
         Ok(match record {
@@ -252,13 +253,13 @@ impl Broker {
     }
 }
 
-/// What a message that is out is to the worker that has it.
+/// The state of an unacknowledged message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AckPendingState {
-    /// Its job runs by it.
+    /// Its job runs by this message.
     Running,
     /// Its job has ended.
     Ended,
-    /// It has not been claimed, or was handed back.
+    /// It is not claimed, or was negatively acknowledged.
     Unclaimed,
 }

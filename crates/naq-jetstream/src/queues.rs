@@ -1,4 +1,4 @@
-//! Queues as things to list, pause, empty and remove.
+//! Queues: list, pause, resume, limit and remove them.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{QueueName, Timestamp};
 
-/// What a queue is made with.
+/// Settings of a new queue.
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
-    /// How many servers keep a copy.
+    /// Number of servers that keep a copy.
     pub replicas: usize,
-    /// How many of its jobs may run at once, as [`Broker::set_max_running`] sets it; none for as
-    /// many as there are slots.
+    /// How many of its jobs may run at once, as set by [`Broker::set_max_running`]. `None` means no
+    /// limit other than the workers' slots.
     pub max_running: Option<NonZeroU32>,
-    /// How long the server waits for word of a running job before it gives the job to another
-    /// worker. It counts where there is a limit and no worker has served the queue yet.
+    /// How long the server waits for an acknowledgement or extension before it redelivers a job. It
+    /// applies only if `max_running` is set and no worker has served the queue yet.
     pub ack_wait: Duration,
 }
 
@@ -37,47 +37,47 @@ impl Default for QueueSettings {
     }
 }
 
-/// A queue at a moment.
+/// The state of a queue.
 #[derive(Clone, Debug, Serialize)]
 pub struct QueueInfo {
     /// Its name.
     pub name: QueueName,
     /// Jobs that wait for a worker.
     pub depth: u64,
-    /// Jobs that workers hold.
+    /// Jobs that are delivered to workers.
     pub running: u64,
-    /// Jobs held until their time: scheduled, or waiting to be tried again.
+    /// Delayed jobs: those with a start time, and retries.
     pub delayed: u64,
-    /// Bytes stored.
+    /// Size of the stored messages, in bytes.
     pub bytes: u64,
-    /// When the oldest message still there was taken.
+    /// When the server stored the oldest message that still exists. `None` if the queue is empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest: Option<Timestamp>,
-    /// Whether it is paused.
+    /// Whether deliveries are paused.
     pub paused: bool,
-    /// How many of its jobs may run at once; none where there is no such limit.
+    /// How many of its jobs may run at once. `None` means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_running: Option<NonZeroU32>,
-    /// How many servers keep a copy.
+    /// Number of servers that keep a copy.
     pub replicas: usize,
 }
 
-/// Up to so many jobs that are held until their time are counted by their subjects. Of more the
-/// number follows from the others, which may be off by what comes and goes meanwhile; counting a
-/// million takes the server seconds.
+/// Up to this many delayed jobs are counted by their subjects. A larger number is computed from the
+/// other counts, and may be off by the messages that come and go meanwhile; counting a million
+/// subjects takes the server seconds.
 const DELAYED_COUNT_MAX: u64 = 50_000;
 
-/// How many messages may still come to a queue while it is being removed.
+/// Maximum number of messages that may still arrive in a queue while it is being removed.
 const REMOVAL_GAP: u64 = 10_000;
 
-/// A pause without an end, as the server has none.
+/// A pause without an end: the server requires one, so it is far away.
 const PAUSE: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 impl Broker {
-    /// The names of all queues.
+    /// The names of all queues, sorted.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn queue_names(&self) -> Result<Vec<QueueName>, BrokerError> {
         let mut names: Vec<QueueName> = self
             .jetstream
@@ -90,16 +90,16 @@ impl Broker {
         Ok(names)
     }
 
-    /// All queues and how they stand.
+    /// The state of all queues, sorted by name.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_queues(&self) -> Result<Vec<QueueInfo>, BrokerError> {
         let names = self.queue_names().await?;
-        let mut looks: FuturesUnordered<_> =
+        let mut reads: FuturesUnordered<_> =
             names.iter().map(|queue| self.queue_info(queue)).collect();
         let mut queues = Vec::new();
-        while let Some(info) = looks.next().await {
+        while let Some(info) = reads.next().await {
             match info {
                 Ok(info) => queues.push(info),
                 Err(BrokerError::QueueNotFound(_)) => {}
@@ -110,10 +110,10 @@ impl Broker {
         Ok(queues)
     }
 
-    /// How a queue stands.
+    /// The state of a queue.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn queue_info(&self, queue: &QueueName) -> Result<QueueInfo, BrokerError> {
         let stream = self.queue_handle(queue).await?;
         let consumers = self.consumers(queue).await?;
@@ -122,7 +122,8 @@ impl Broker {
         let running: u64 = consumers.iter().map(ack_pending).sum();
         let main = self.names.worker_consumer();
         let main = consumers.iter().find(|consumer| consumer.name == main);
-        // what no consumer counts is held until its time, or requires labels no worker has had
+        // a message that no consumer counts is delayed, or requires labels that no worker has had
+        // yet
         let in_line: u64 = consumers.iter().map(|consumer| consumer.num_pending).sum();
         let uncounted = messages.saturating_sub(running + in_line);
         let rechecks = self.names.all_rechecks(queue);
@@ -155,10 +156,10 @@ impl Broker {
         })
     }
 
-    /// How many subjects with messages a queue has under a filter, without listing them.
+    /// Counts the subjects under a filter that have messages, without listing them.
     async fn count_subjects(&self, queue: &QueueName, filter: &str) -> Result<u64, BrokerError> {
         const DOING: &str = "counting jobs";
-        /// Past the end of any list: the answer has the total and no page.
+        /// An offset past the end of any list: the reply has the total and no page.
         const PAST_THE_END: u64 = 1 << 31;
         #[derive(Deserialize)]
         struct Counted {
@@ -179,7 +180,7 @@ impl Broker {
         }
     }
 
-    /// The consumers of a queue: that of its workers, and those of jobs that require labels.
+    /// The consumers of a queue: the one of all workers, and those of jobs that require labels.
     pub(super) async fn consumers(
         &self,
         queue: &QueueName,
@@ -196,7 +197,7 @@ impl Broker {
             .map_err(|error| refused("listing a queue's consumers", &error))
     }
 
-    /// How the consumer of a queue's workers stands.
+    /// The state of the consumer that all workers of a queue share.
     pub(super) async fn worker_consumer_info(
         &self,
         queue: &QueueName,
@@ -212,20 +213,19 @@ impl Broker {
             .map_err(|error| refused("reading a queue's state", &error))
     }
 
-    /// How many messages a queue holds, in whatever state: none once every job has been recorded
-    /// and acknowledged.
+    /// Number of messages of a queue, in any state: 0 once every job is recorded and acknowledged.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn queue_messages(&self, queue: &QueueName) -> Result<u64, BrokerError> {
         let stream = self.queue_handle(queue).await?;
         Ok(stream.cached_info().state.messages)
     }
 
-    /// Stops the delivery of a queue's jobs. Running ones go on.
+    /// Pauses the delivery of a queue's jobs. Running jobs continue.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn pause_queue(
         &self,
         queue: &QueueName,
@@ -242,10 +242,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Takes up the delivery of a queue's jobs again.
+    /// Resumes the delivery of a queue's jobs.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn resume_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         self.queue_handle(queue).await?;
         for consumer in self.job_consumers(queue).await? {
@@ -254,12 +254,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Sets how many jobs of a queue may run at once, on all workers together; none for as many
-    /// as there are slots. It counts from now on: jobs that run go on, also where they are more.
-    /// Jobs that require labels are counted apart, those of each set of labels by themselves.
+    /// Sets how many jobs of a queue may run at once, on all workers together. `None` means no
+    /// limit other than the workers' slots. It applies from now on: running jobs continue even if
+    /// they are more. Jobs that require labels are counted separately for each label set.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn set_max_running(
         &self,
         queue: &QueueName,
@@ -267,7 +267,7 @@ impl Broker {
         ack_wait: Duration,
     ) -> Result<(), BrokerError> {
         self.queue_handle(queue).await?;
-        // a queue that no worker has served yet has no consumer to keep it
+        // a queue that no worker has served yet has no consumer to set the limit on
         self.ensure_worker_consumer(queue, ack_wait).await?;
         let count = max_running.map_or(-1, |count| count.get().into());
         for consumer in self.job_consumers(queue).await? {
@@ -276,8 +276,8 @@ impl Broker {
         Ok(())
     }
 
-    /// The names of the consumers that a queue's settings go for, the workers' own first: that
-    /// is the one a new consumer takes them from.
+    /// The names of the consumers that a queue's settings apply to. The workers' shared consumer
+    /// comes first, since a new consumer copies its settings from that one.
     async fn job_consumers(&self, queue: &QueueName) -> Result<Vec<String>, BrokerError> {
         let main = self.names.worker_consumer();
         let mut names: Vec<String> = self
@@ -291,7 +291,7 @@ impl Broker {
         Ok(names)
     }
 
-    /// Changes the most messages a consumer may have out, and nothing else about it.
+    /// Sets the maximum number of unacknowledged messages of a consumer, and nothing else.
     pub(super) async fn set_max_ack_pending(
         &self,
         queue: &QueueName,
@@ -318,7 +318,7 @@ impl Broker {
             .map_err(|error| refused(DOING, &error))
     }
 
-    /// Stops a consumer's deliveries until then, or takes them up again.
+    /// Pauses a consumer's deliveries until a time, or resumes them.
     pub(super) async fn pause_consumer(
         &self,
         queue: &QueueName,
@@ -340,16 +340,16 @@ impl Broker {
         };
         match done {
             Ok(_) => Ok(()),
-            // it delivers nothing any more
+            // a removed consumer delivers nothing
             Err(error) if error.to_string().contains("consumer not found") => Ok(()),
             Err(error) => Err(refused(doing, &error)),
         }
     }
 
-    /// Removes a queue and every job in it. Jobs that run go on and are recorded.
+    /// Removes a queue and all its jobs. Running jobs continue and are recorded.
     ///
     /// # Errors
-    /// [`BrokerError::QueueNotFound`] where there is none of this name.
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist.
     pub async fn remove_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         let stream = self.queue_handle(queue).await?;
         let last = stream.cached_info().state.last_sequence;
@@ -370,8 +370,9 @@ impl Broker {
             .map_err(|error| refused("removing a queue", &error))
     }
 
-    /// The sequence that a new queue begins at: where one of its name was removed, one that no
-    /// message of that had. Jobs may be named by it, and must not be taken for those before.
+    /// The first sequence of a new queue: if a queue of this name was removed, one that none of its
+    /// messages had. Job ids may be made of the sequence, and must not repeat those of earlier
+    /// jobs.
     pub(super) async fn first_sequence(
         &self,
         queue: &QueueName,

@@ -1,5 +1,5 @@
-//! What a sweep looks through: the index of who waits, the records of jobs under way, and messages
-//! that nobody will be given.
+//! What a scheduler reads to reconcile: the index of blocked jobs, the records of unfinished jobs,
+//! and orphaned messages.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -11,52 +11,52 @@ use super::stream_reader::{StreamMessage, StreamRead};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName, Record, Timestamp};
 
-/// How many messages of a consumer are told of at once that nobody will be given.
+/// Maximum number of orphaned messages that are returned for a queue.
 const ORPHANED_MESSAGES_MAX: usize = 1_000;
 
-/// What a key of the index says.
+/// The meaning of a key in the index of blocked jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockedIndexKey {
-    /// That a job waits for another.
+    /// A job waits for another job.
     Edge {
-        /// The one it waits for.
+        /// The dependency.
         dependency: JobId,
-        /// The one that waits.
+        /// The blocked job.
         job: JobId,
     },
-    /// That a job that waits for several still waits for one of them.
+    /// A job with several dependencies still waits for one of them.
     Open {
-        /// The one that waits.
+        /// The blocked job.
         job: JobId,
     },
-    /// That a job waits for a slot.
+    /// A job waits for a concurrency slot.
     Slot {
-        /// The one that waits.
+        /// The blocked job.
         job: JobId,
     },
 }
 
-/// A key of the index of who waits.
+/// An entry in the index of blocked jobs.
 #[derive(Clone, Debug)]
 pub struct BlockedIndexEntry {
-    /// What it says.
+    /// The meaning of its key.
     pub key: BlockedIndexKey,
-    /// When it was written.
+    /// When the key was written.
     pub written_at: Timestamp,
     subject: String,
 }
 
-/// The keys of the index, as they come.
+/// The entries of the index, read on demand.
 pub struct BlockedIndexListing {
     prefix: String,
     messages: mpsc::Receiver<Result<StreamMessage, BrokerError>>,
 }
 
 impl BlockedIndexListing {
-    /// The next key that a sweep is about; none at the end.
+    /// The next entry to reconcile. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<BlockedIndexEntry>, BrokerError> {
         while let Some(message) = self.messages.recv().await {
             let message = message?;
@@ -93,14 +93,14 @@ fn read_key(key: &str) -> Option<BlockedIndexKey> {
     }
 }
 
-/// The records of jobs, as they come.
+/// The records of jobs, read on demand.
 pub struct RecordListing(mpsc::Receiver<Result<StreamMessage, BrokerError>>);
 
 impl RecordListing {
-    /// The next record that can be read, and when it was written; none at the end.
+    /// The next record that can be parsed, and when it was written. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<(Record, Timestamp)>, BrokerError> {
         while let Some(message) = self.0.recv().await {
             let message = message?;
@@ -114,7 +114,7 @@ impl RecordListing {
     }
 }
 
-/// A message in a queue that its consumer takes for done with.
+/// A message in a queue that its consumer regards as acknowledged.
 #[derive(Clone, Debug)]
 pub struct OrphanedMessage {
     /// The queue.
@@ -128,12 +128,13 @@ pub struct OrphanedMessage {
 }
 
 impl Broker {
-    /// The messages of a queue that are there although their consumer takes them for done with, so
-    /// that nobody will be given them: a server that was killed can have a message again which it
-    /// had removed (seen on nats-server 2.15.1). One that is being removed just now is among them.
+    /// Lists the messages of a queue that exist although their consumer regards them as
+    /// acknowledged, so that the server never redelivers them: a server that was killed can restore
+    /// a message that it had removed (seen on nats-server 2.15.1). A message that is being removed
+    /// at this moment may be among them.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_orphaned_messages(
         &self,
         queue: &QueueName,
@@ -165,10 +166,10 @@ impl Broker {
         Ok(orphans)
     }
 
-    /// Removes such a message.
+    /// Removes an orphaned message.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn remove_orphaned_message(
         &self,
         orphan: &OrphanedMessage,
@@ -179,10 +180,10 @@ impl Broker {
             .map(drop)
     }
 
-    /// Every key of the index of who waits; nothing where nobody ever waited.
+    /// Lists all entries of the index of blocked jobs; empty if no job was ever blocked.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_blocked_index(&self) -> Result<BlockedIndexListing, BrokerError> {
         let bucket = self.names.dependents_bucket();
         let prefix = format!("$KV.{bucket}.");
@@ -193,10 +194,10 @@ impl Broker {
         Ok(BlockedIndexListing { prefix, messages })
     }
 
-    /// Removes a key of the index.
+    /// Removes an entry of the index.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn remove_blocked_index_entry(
         &self,
         entry: &BlockedIndexEntry,
@@ -207,10 +208,10 @@ impl Broker {
             .map(drop)
     }
 
-    /// Every record; nothing where no job was ever taken.
+    /// Lists all records; empty if no worker ever took a job.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_records(&self) -> Result<RecordListing, BrokerError> {
         let bucket = self.names.results_bucket();
         let scan = StreamRead::last_per_subject(format!("$KV.{bucket}.>"));
@@ -226,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_told_apart() {
+    fn keys_of_the_blocked_index_are_parsed() {
         let id = |text: &str| JobId::new(text).unwrap();
         assert_eq!(
             read_key("a.b"),

@@ -1,10 +1,10 @@
-//! Changes of records as they are stored: followed by an onlooker, who hears of what comes into
-//! queues too, or worked off by one who must not miss any.
+//! Changes of records as they are stored: watched by observers, who also see the messages that
+//! enter queues, or consumed by a durable consumer that misses none.
 //!
-//! Live changes are core messages that the server repeats, those of records numbered by their place
-//! in the bucket. Where a number is skipped, or the connection was lost, the bucket is read from
-//! there: it has the latest of each record, so that no end is missed, though a state that was left
-//! again may be.
+//! Live changes are core messages that the server republishes; those of records are numbered by
+//! their sequence in the bucket. If a sequence is skipped, or the connection was lost, the bucket
+//! is read from there on: it has the latest revision of each record, so that no end of a job is
+//! missed, although intermediate states may be.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::stream_reader::{StreamMessage, StreamRead};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, Record, Timestamp};
 
-/// On a record that was stored again with another time to live: the revision it is a copy of.
+/// On a record that was stored again with another TTL: the revision that it is a copy of.
 pub(super) const COPY_OF: &str = "Naq-Copy-Of";
 
 /// A record that was stored.
@@ -35,47 +35,47 @@ pub struct RecordChange {
     pub record: Record,
     /// Its revision: the sequence in the bucket's stream.
     pub revision: u64,
-    /// The revision it follows, 0 where it is the job's first; none where that is not known.
+    /// The revision before it, 0 if it is the job's first. `None` if that is unknown.
     pub previous: Option<u64>,
-    /// The revision that it merely repeats, with another time to live.
+    /// The revision that it repeats with another TTL. `None` if the record itself changed.
     pub copy_of: Option<u64>,
-    /// When the server stored it, where it says so.
+    /// When the server stored it. `None` if the message does not state it.
     pub time: Option<Timestamp>,
 }
 
-/// A message of a job that came into a queue, or that is held there until its time.
+/// A message of a job that entered a queue, or that is delayed.
 #[derive(Clone, Debug)]
 pub struct EnqueuedMessage {
     /// The job.
     pub job_id: JobId,
     /// The message.
     pub message: JobMessage,
-    /// How many attempts there were before, where it is to be tried again.
+    /// Number of earlier attempts, if the message is a retry; else 0.
     pub attempts: u32,
     /// When the server stored it.
     pub time: Timestamp,
 }
 
-/// News of a watch.
+/// An event of a watch on all records and queues.
 #[derive(Debug)]
 pub enum BrokerEvent {
     /// A record was stored.
     RecordStored(Box<RecordChange>),
-    /// A job was put into a queue, for the first time or again.
+    /// A job's message was stored in a queue, for the first time or again.
     MessageEnqueued(Box<EnqueuedMessage>),
-    /// The connection was lost. What follows is read from the bucket: states that were left again
-    /// meanwhile are not in it.
+    /// The connection was lost. Later events are read from the bucket, which does not have the
+    /// intermediate states of the meantime.
     ConnectionLost,
 }
 
-/// The connection that an onlooker is told by. It is one of its own: bytes of a producer that no
-/// client can read cost the connection they come by.
+/// The connection of a watch. It is separate from the general one: a message that no client can
+/// parse breaks the connection that it arrives on.
 struct EventConnection {
     broker: Broker,
     live: Subscriber,
-    /// The bucket's last sequence when the subscription stood.
+    /// The bucket's last sequence when the subscription became active.
     position: u64,
-    /// The number of its connection; news of it is of another.
+    /// The generation of the connection, as of its last event.
     generation: u64,
 }
 
@@ -88,7 +88,8 @@ impl EventConnection {
             .subscribe(broker.names.events())
             .await
             .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
-        // answered after the subscription stands, since one connection is served in order
+        // answered after the subscription is active, since the server processes one connection in
+        // order
         let stream = Names::bucket_stream(&broker.names.results_bucket());
         let position = broker.last_sequence(&stream).await?;
         Ok(EventConnection {
@@ -99,13 +100,13 @@ impl EventConnection {
         })
     }
 
-    /// Opens one, however often it takes.
+    /// Opens a connection, and retries until it succeeds.
     async fn open_with_retry(broker: &Broker) -> EventConnection {
         let mut failures = 0;
         loop {
             match EventConnection::open(broker).await {
                 Ok(connection) => return connection,
-                Err(error) => tracing::debug!("no connection to look on by yet: {error}"),
+                Err(error) => tracing::debug!("cannot open the connection for events yet: {error}"),
             }
             failures += 1;
             tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
@@ -118,20 +119,21 @@ pub struct BrokerEventWatch {
     broker: Broker,
     link: ConnectionWatch,
     connection: EventConnection,
-    /// Up to here everything was seen.
+    /// Everything up to this revision was seen.
     contiguous_up_to: u64,
-    /// The newest that was seen.
+    /// The newest revision that was seen.
     position: u64,
-    /// Something after `contiguous_up_to` may be missing, and is to be read.
+    /// Whether changes after `contiguous_up_to` may be missing and have to be read.
     gap: bool,
     catching_up: Option<mpsc::Receiver<Result<StreamMessage, BrokerError>>>,
 }
 
 impl BrokerEventWatch {
-    /// Waits for the next news. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     ///
     /// # Errors
-    /// Where the server refuses; a connection that is lost is waited for.
+    /// Returns an error if the server refuses a request. If the connection is lost, it waits for
+    /// the connection to come back.
     pub async fn next(&mut self) -> Result<BrokerEvent, BrokerError> {
         loop {
             let step = if let Some(messages) = &mut self.catching_up {
@@ -173,7 +175,8 @@ impl BrokerEventWatch {
             biased;
             message = self.connection.live.next() => {
                 let Some(message) = message else {
-                    // the client itself has ended, which only bytes that it panics over make it do
+                    // the client's own task has ended, which only a message that makes it panic
+                    // does
                     self.connection = EventConnection::open_with_retry(&self.broker).await;
                     self.gap = true;
                     return Some(BrokerEvent::ConnectionLost);
@@ -214,7 +217,8 @@ impl BrokerEventWatch {
     async fn catch_up(&mut self) -> Result<(), BrokerError> {
         let bucket = self.broker.names.results_bucket();
         let stream = Names::bucket_stream(&bucket);
-        // by the line, so that it is answered after the line's subscription stands again
+        // on the connection of the events, so that it is answered after that connection's
+        // subscription is active again
         let last = match self.connection.broker.last_sequence(&stream).await {
             Ok(last) => last,
             Err(_) => {
@@ -223,7 +227,7 @@ impl BrokerEventWatch {
             }
         };
         if last < self.contiguous_up_to {
-            // another bucket than the one that was followed
+            // the bucket was deleted and created again
             (self.contiguous_up_to, self.position) = (0, 0);
         }
         let scan = StreamRead {
@@ -254,13 +258,14 @@ impl BrokerEventWatch {
     }
 }
 
-/// Whether a repeated message is of a queue's stream: one of a record has the job and no more after
-/// the prefix and the kind.
+/// Whether a republished message is of a queue's stream. The subject of a record's change has only
+/// the job after the prefix and the kind.
 fn is_of_queue(subject: &str) -> bool {
     subject.split('.').count() > 3
 }
 
-/// A change, where the message is a record and not a copy of one that was seen.
+/// The event of a stored record. `None` if the message is not a record, or is a copy of one that
+/// was seen.
 fn stored(
     headers: &HeaderMap,
     payload: &[u8],
@@ -282,14 +287,14 @@ fn changed(
     time: Option<Timestamp>,
 ) -> Option<RecordChange> {
     let record: Record = serde_json::from_slice(payload).ok()?;
-    // a placeholder stands for a job that nobody has seen
+    // a placeholder stands for a job that no worker has seen
     if record.placeholder {
         return None;
     }
     Some(RecordChange {
         record,
         revision,
-        // each is written by compare-and-set, which says what it follows
+        // each record is written by compare-and-set, whose header states the revision before it
         previous: number(headers, "Nats-Last-Sequence")
             .or_else(|| number(headers, "Nats-Expected-Last-Subject-Sequence")),
         copy_of: number(headers, COPY_OF),
@@ -301,14 +306,14 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.as_str().parse().ok()
 }
 
-/// The latest change of every record, oldest first, as they come.
+/// The latest change of every record, oldest first, read on demand.
 pub struct LatestRecordChanges(mpsc::Receiver<Result<StreamMessage, BrokerError>>);
 
 impl LatestRecordChanges {
-    /// The next one; none where there are no more.
+    /// The next change. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<RecordChange>, BrokerError> {
         while let Some(message) = self.0.recv().await {
             let message = message?;
@@ -322,32 +327,32 @@ impl LatestRecordChanges {
     }
 }
 
-/// How many changes may be out at once to one who works them off: those that wait to be tried
-/// again among them.
+/// Maximum number of unacknowledged changes of a consumer, including those that wait for
+/// redelivery.
 const ACK_PENDING_MAX: i64 = 1_000;
 
-/// How long a server that refuses is left alone before it is asked again.
+/// Pause before a refused request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long a name is remembered that nobody works under: by then most records that would be told
-/// under it are gone too.
+/// How long the server keeps an unused consumer: by then most records that it would deliver have
+/// expired too.
 const CONSUMER_INACTIVE_MAX: Duration = Duration::from_secs(90 * 86_400);
 
-/// How many changes are asked for ahead.
+/// Number of changes that are requested ahead.
 const CHANGES_AHEAD: usize = 64;
 
-/// Every change from a moment on, each told until it is answered for, across restarts.
+/// Every change from a moment on. Each is redelivered until it is acknowledged, across restarts.
 pub struct RecordChangeConsumer {
     name: String,
     stream: jetstream::stream::Stream<()>,
     messages: pull::Stream,
 }
 
-/// A change that is to be answered for.
+/// A change that has to be acknowledged.
 pub struct RecordChangeDelivery {
     /// The change.
     pub changed: RecordChange,
-    /// How often it has been told, this time included.
+    /// How often it has been delivered, this delivery included.
     pub delivery: u64,
     message: jetstream::Message,
 }
@@ -356,7 +361,7 @@ impl RecordChangeConsumer {
     /// Waits for the next change. Cancel safe.
     ///
     /// # Errors
-    /// Where the consumer was removed.
+    /// Returns an error if the consumer was removed.
     pub async fn next(&mut self) -> Result<RecordChangeDelivery, BrokerError> {
         use async_nats::jetstream::consumer::pull::MessagesErrorKind;
         loop {
@@ -369,9 +374,9 @@ impl RecordChangeConsumer {
                             self.name
                         )));
                     }
-                    // told again once the connection is back
+                    // redelivered once the connection is back
                     _ => {
-                        tracing::debug!("changes are waited for: {error}");
+                        tracing::debug!("no changes for now; retrying: {error}");
                         tokio::time::sleep(RETRY_PAUSE).await;
                         continue;
                     }
@@ -391,16 +396,16 @@ impl RecordChangeConsumer {
                         message,
                     });
                 }
-                // a removed record: nothing to tell
+                // a removed record is not a change to report
                 None => drop(message.ack().await),
             }
         }
     }
 
-    /// Whether everything up to a revision was answered for.
+    /// Whether every change up to a revision is acknowledged.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn is_acknowledged(&self, revision: u64) -> Result<bool, BrokerError> {
         let info = self.stream.consumer_info(&self.name).await;
         match info {
@@ -414,31 +419,31 @@ impl RecordChangeConsumer {
 }
 
 impl RecordChangeDelivery {
-    /// It is done with; where this word is lost, it is told again.
+    /// Acknowledges the change. If the acknowledgement is lost, the change is redelivered.
     pub async fn ack(&self) {
         self.answer(AckKind::Ack).await;
     }
 
-    /// It is not done with, and to be told again after a while.
+    /// Negatively acknowledges the change: it is redelivered after `wait`.
     pub async fn nak_after(&self, wait: Duration) {
         self.answer(AckKind::Nak(Some(wait))).await;
     }
 
-    /// It is still worked on, and not to be told again yet.
+    /// Extends the time until redelivery, while the change is being processed.
     pub async fn in_progress(&self) {
         self.answer(AckKind::Progress).await;
     }
 
     async fn answer(&self, kind: AckKind) {
         if let Err(error) = self.message.ack_with(kind).await {
-            tracing::debug!("a change was not answered for: {error}");
+            tracing::debug!("a change could not be acknowledged and will be redelivered: {error}");
         }
     }
 }
 
 impl Broker {
-    /// What the message of a queue's stream is to one who looks on: none where it is no step in a
-    /// job's life, but a bell, or a job that was handed on to workers with labels.
+    /// The event of a message stored in a queue's stream. `None` for messages that are not a step
+    /// in a job's life: rechecks and rerouted jobs.
     fn arrived(&self, message: &StoredMessage) -> Option<EnqueuedMessage> {
         if message.header(RECHECK_HEADER).is_some() {
             return None;
@@ -458,10 +463,10 @@ impl Broker {
         })
     }
 
-    /// Watches all records, and what comes into queues, from now on.
+    /// Watches all records, and the messages that enter queues, from now on.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_events(&self) -> Result<BrokerEventWatch, BrokerError> {
         let connection = EventConnection::open(self).await?;
         Ok(BrokerEventWatch {
@@ -475,10 +480,10 @@ impl Broker {
         })
     }
 
-    /// Reads the latest change of every record, oldest first.
+    /// Lists the latest change of every record, oldest first.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn latest_record_changes(&self) -> Result<LatestRecordChanges, BrokerError> {
         let bucket = self.names.results_bucket();
         let scan = StreamRead::last_per_subject(format!("$KV.{bucket}.>"));
@@ -486,12 +491,12 @@ impl Broker {
         Ok(LatestRecordChanges(self.read_stream(&stream, scan).await?))
     }
 
-    /// Works off all changes under a name: from now on the first time, from where it was left
-    /// from then on, unless that is three months ago. Whoever does so under the same name at the
-    /// same time takes a share.
+    /// Consumes all changes under a durable name: the first time from now on, later from where the
+    /// last consumer stopped, unless it has been unused for three months. Several processes that
+    /// consume under the same name share the changes.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn consume_record_changes(
         &self,
         name: &str,
@@ -541,7 +546,7 @@ impl Broker {
         })
     }
 
-    /// The sequence of a stream's last message; 0 where there is none, or no stream.
+    /// The last sequence of a stream; 0 if the stream is empty or does not exist.
     pub(super) async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
         match self.jetstream.get_stream(stream).await {
             Ok(job_message) => Ok(job_message.cached_info().state.last_sequence),

@@ -14,28 +14,28 @@ use super::stream_api::{MessageSelector, StoredMessage};
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, Record};
 
-/// A record and the revision it was read or written at.
+/// A record with its revision.
 #[derive(Clone, Debug)]
 pub struct StoredRecord {
     /// The record.
     pub record: Record,
-    /// The revision: the sequence in the bucket's stream. It only grows.
+    /// The revision: the record's sequence in the bucket's stream. It only grows.
     pub revision: u64,
 }
 
-/// Up to this many jobs are watched one by one; more by watching all and picking.
+/// Up to this many jobs are watched by one subscription each; more by one subscription to all.
 const SINGLE_WATCHES_MAX: usize = 64;
 
-/// News from a watch.
+/// An event of a record watch.
 #[derive(Debug)]
 pub enum RecordEvent {
     /// A record was stored.
     Changed(Box<StoredRecord>),
-    /// Something may have been missed (the connection was lost): read the records again.
+    /// Changes may have been missed because the connection was lost: read the records again.
     Resync,
 }
 
-/// A watch on the records of some jobs, or of all.
+/// A watch on the records of some jobs, or of all jobs.
 pub struct RecordWatch {
     changes: SelectAll<Subscriber>,
     link: ConnectionWatch,
@@ -43,7 +43,7 @@ pub struct RecordWatch {
 }
 
 impl RecordWatch {
-    /// Waits for the next news. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> RecordEvent {
         loop {
             tokio::select! {
@@ -76,11 +76,12 @@ impl RecordWatch {
 impl Broker {
     /// Reads a job's record from the leader.
     ///
-    /// The revision is also known where there is no record: it is the one a new record has to
-    /// follow (0, or that of a marker a removed one left).
+    /// If the job has no record, returns the revision that a new record has to follow: 0, or that
+    /// of the marker that a removed record left.
     ///
     /// # Errors
-    /// Where the server does not answer, or what is there is not a record.
+    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the
+    /// stored value is not a record.
     pub async fn read_record(&self, job: &JobId) -> Result<(Option<Record>, u64), BrokerError> {
         let stream = Names::bucket_stream(&self.names.results_bucket());
         let subject = self.names.record(job);
@@ -93,14 +94,13 @@ impl Broker {
         Ok((read(job, &message)?, message.sequence))
     }
 
-    /// Writes a job's record where its revision is still `expected` (0: where there is none).
-    /// A terminal record goes after `ttl`; any other stays.
-    ///
-    /// Returns the new revision.
+    /// Writes a job's record if its revision is still `expected` (0: if there is none). `ttl` is
+    /// how long the record of an ended job is kept; `None` means for ever. Returns the new
+    /// revision.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it has changed; [`BrokerError::TooLarge`] where it does
-    /// not fit one message; [`BrokerError::Timeout`] where it is not known whether it was
+    /// Returns [`BrokerError::Conflict`] if the record has changed, [`BrokerError::TooLarge`] if it
+    /// does not fit into a message, and [`BrokerError::Timeout`] if it is unknown whether it was
     /// written.
     pub async fn write_record(
         &self,
@@ -116,7 +116,7 @@ impl Broker {
         let headers = || revision_headers(expected, ttl);
         match self.put(subject.clone(), headers(), payload.clone()).await {
             Err(BrokerError::NotFound(_)) => {
-                // nobody has worked here yet
+                // no worker has run here yet: the bucket does not exist
                 Box::pin(self.ensure_results()).await?;
                 Box::pin(self.put(subject, headers(), payload)).await
             }
@@ -138,12 +138,13 @@ impl Broker {
         }
     }
 
-    /// Stores an ended job's record once more, byte for byte, so that it goes after `ttl` from
-    /// now, or never. Returns the record, which is left alone where the job has not ended; none
-    /// where there is none.
+    /// Stores the record of an ended job again, byte for byte, so that it expires after `ttl` from
+    /// now. `None` means never. Returns the record, which stays as it is if the job has not ended.
+    /// Returns `None` if there is no record.
     ///
     /// # Errors
-    /// Where the server does not answer, or what is there is not a record.
+    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the
+    /// stored value is not a record.
     pub async fn set_record_ttl(
         &self,
         job: &JobId,
@@ -173,18 +174,18 @@ impl Broker {
                 .await?;
             match pending.confirmed().await {
                 Ok(_) => return Ok(Some(record)),
-                // another has set it meanwhile: the last word counts
+                // another client has set it meanwhile: the last one wins
                 Err(BrokerError::Conflict) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Watches the records of some jobs as they are stored. What was stored before is not shown:
-    /// read the records after the watch stands.
+    /// Watches the records of some jobs as they are stored. Earlier changes are not reported: read
+    /// the records once the watch is open.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_records(&self, jobs: &[JobId]) -> Result<RecordWatch, BrokerError> {
         if jobs.len() > SINGLE_WATCHES_MAX {
             return self.watch_all_records().await;
@@ -193,10 +194,10 @@ impl Broker {
             .await
     }
 
-    /// Watches every record as it is stored.
+    /// Watches all records as they are stored.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_all_records(&self) -> Result<RecordWatch, BrokerError> {
         self.watch(vec![self.names.record_events()]).await
     }
@@ -213,8 +214,8 @@ impl Broker {
                     .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?,
             );
         }
-        // the server takes what one connection sends in order: a read sent after this
-        // subscription is answered after it stands, so no flush is needed
+        // the server processes one connection in order: a read that is sent after this subscription
+        // is answered after the subscription is active, so no flush is needed
         Ok(RecordWatch {
             changes: select_all(subscribers),
             link,
@@ -223,7 +224,7 @@ impl Broker {
     }
 }
 
-/// A record as its message has it; none where that is the marker of a removed one.
+/// Parses the message of a record. `None` for the marker of a removed record.
 fn read(job: &JobId, message: &StoredMessage) -> Result<Option<Record>, BrokerError> {
     let payload = message.payload();
     let is_marker = payload.is_empty()
@@ -237,7 +238,7 @@ fn read(job: &JobId, message: &StoredMessage) -> Result<Option<Record>, BrokerEr
     })
 }
 
-/// The headers of a compare-and-set.
+/// The headers of a compare-and-set, with an optional TTL.
 pub(super) fn revision_headers(expected: u64, ttl: Option<Duration>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(

@@ -1,8 +1,8 @@
-//! A stream read from its end to its beginning, for lists that show the newest first.
+//! Reads a stream from its end to its beginning, for lists that show the newest first.
 //!
-//! Messages come by the server's API, in base64, so that none can upset the client; and no
-//! consumer is made, which a work queue would not have beside its own. A few reads are under way
-//! at once, and no more is held than these bring.
+//! Messages are read through the server's API, in base64, so that no message can break the client;
+//! and without a consumer, since a work queue allows no second one for a subject. A few reads are
+//! in flight at once, and memory is bounded by what they return.
 
 use std::collections::VecDeque;
 
@@ -14,20 +14,21 @@ use super::stream_api::{MessageSelector, StoredMessage};
 use super::{Broker, BrokerError};
 use naq_protocol::Timestamp;
 
-/// How many reads are under way at once. So many misses in a row are a gap, which is jumped over.
+/// Number of reads in flight. This many misses in a row count as a gap, which is skipped.
 const READS_AHEAD: usize = 32;
 
-/// What is made of a message where it is read, while others are on their way.
+/// Turns a message into an item of the listing, while other reads are in flight. `None` skips the
+/// message.
 pub(super) type Decode<T> =
     fn(Broker, String, StoredMessage) -> BoxFuture<'static, Result<Option<T>, BrokerError>>;
 
-/// A stream on the way back.
+/// A reverse scan of a stream.
 pub(super) struct ReverseScan<T> {
     broker: Broker,
     stream: String,
     decode: Decode<T>,
     first: u64,
-    /// The next sequence to ask for; 0 where all have been.
+    /// The next sequence to read; 0 at the end.
     next: u64,
     in_flight: FuturesOrdered<BoxFuture<'static, Result<ScanStep<T>, BrokerError>>>,
     ready: VecDeque<T>,
@@ -41,7 +42,7 @@ enum ScanStep<T> {
 }
 
 impl<T: Send + 'static> ReverseScan<T> {
-    /// The next message towards the beginning that the look made something of.
+    /// The next item, towards the beginning of the stream.
     pub(super) async fn next(&mut self) -> Result<Option<T>, BrokerError> {
         loop {
             if let Some(found) = self.ready.pop_front() {
@@ -82,7 +83,7 @@ impl<T: Send + 'static> ReverseScan<T> {
         }
     }
 
-    /// Goes on at the newest message below a sequence.
+    /// Continues at the newest message below a sequence.
     async fn jump(&mut self, below: u64) -> Result<(), BrokerError> {
         self.misses = 0;
         self.in_flight = FuturesOrdered::new();
@@ -96,8 +97,8 @@ impl<T: Send + 'static> ReverseScan<T> {
 }
 
 impl Broker {
-    /// Reads a stream backwards, from the newest message that is no later than `until`; nothing
-    /// where there is no such stream.
+    /// Reads a stream backwards, from the newest message that is no later than `until`; yields
+    /// nothing if the stream does not exist.
     pub(super) async fn scan_reverse<T: Send + 'static>(
         &self,
         stream: String,
@@ -136,8 +137,8 @@ impl Broker {
         })
     }
 
-    /// The sequence of the newest message in `first..=last` whose time passes, given that all
-    /// older ones pass too: found in as many reads as the range has binary digits.
+    /// The sequence of the newest message in `first..=last` whose time passes, given that all older
+    /// ones pass too. Takes as many reads as the range has binary digits.
     async fn last_message_where(
         &self,
         stream: &str,

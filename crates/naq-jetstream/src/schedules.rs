@@ -1,7 +1,7 @@
-//! Schedules in their bucket, and the lock that makes one scheduler the leader.
+//! Schedules in their bucket, and the lease that makes one scheduler the leader.
 //!
-//! Both buckets repeat what is stored in them on a subject of their own, so that whoever looks on
-//! needs no consumer, and sees no write that was refused.
+//! Both buckets republish what is stored in them under a subject of their own, so that a watch
+//! needs no consumer and sees no refused write.
 
 use std::time::Duration;
 
@@ -19,38 +19,39 @@ use super::stream_reader::StreamRead;
 use super::{Broker, BrokerError};
 use naq_protocol::{LeaderInfo, Schedule, ScheduleId};
 
-/// Who wrote a schedule, so that it knows its own writes again.
+/// The writer of a schedule, so that it recognises its own writes.
 const WRITER_HEADER: &str = "Naq-Writer";
 
-/// How long a schedule that has ended stays.
+/// How long an ended schedule is kept.
 const ENDED_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// How long the marker of a removed schedule or a released lock stays.
+/// How long the marker of a removed schedule or a released lease is kept.
 const MARKER_TTL: Duration = Duration::from_secs(600);
 
-/// A schedule as it is stored.
+/// A stored schedule.
 #[derive(Clone, Debug)]
 pub struct StoredSchedule {
-    /// Its name.
+    /// The schedule's id.
     pub schedule_id: ScheduleId,
-    /// The revision: the sequence in the bucket's stream. It only grows.
+    /// The revision: the schedule's sequence in the bucket's stream. It only grows.
     pub revision: u64,
-    /// The schedule as JSON; none where it was removed.
+    /// The schedule as JSON. `None` if it was removed.
     pub payload: Option<Bytes>,
-    /// Whoever wrote it, where it said so.
+    /// The writer, if it identified itself.
     pub writer: Option<String>,
 }
 
-/// News of schedules.
+/// An event of a schedule watch.
 #[derive(Debug)]
 pub enum ScheduleEvent {
-    /// One was stored or removed.
+    /// A schedule was stored or removed.
     Changed(StoredSchedule),
-    /// Something may have been missed (the connection was lost): list them again.
+    /// Changes may have been missed because the connection was lost: list the schedules again.
     Resync,
-    /// Something was missed, as their numbers show: list what was stored since the
-    /// [position](ScheduleWatch::position). A server of a cluster that goes down can have stored
-    /// what it did not live to tell, and who is connected to another one notices nothing.
+    /// The revisions show that changes were missed: list what was stored since the
+    /// [position](ScheduleWatch::position). A server of a cluster can go down after it stores a
+    /// change and before it republishes it, and a client that is connected to another server
+    /// notices nothing.
     Gap,
 }
 
@@ -70,19 +71,19 @@ impl ScheduleWatch {
         self.position
     }
 
-    /// Takes note of a revision that was seen otherwise, as were all before it.
+    /// Marks a revision, and all before it, as seen by other means.
     pub fn mark_seen_up_to(&mut self, revision: u64) {
         self.position = self.position.max(revision);
     }
 
-    /// Whether no connection was lost that [`next`](Self::next) has not told of.
+    /// Whether [`next`](Self::next) has reported every loss of the connection so far.
     #[must_use]
     pub fn is_uninterrupted(&self) -> bool {
         let link = self.link.state();
         link.connected && link.generation == self.generation
     }
 
-    /// Waits for the next news. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> ScheduleEvent {
         loop {
             tokio::select! {
@@ -113,7 +114,7 @@ impl ScheduleWatch {
     }
 }
 
-/// The place in the bucket's stream of what a message repeats.
+/// The sequence in the bucket's stream of a republished message.
 fn revision(message: &Message) -> Option<u64> {
     let value = message.headers.as_ref()?.get("Nats-Sequence")?;
     value.as_str().parse().ok()
@@ -135,25 +136,25 @@ fn read_change(names: &Names, message: Message, revision: u64) -> Option<StoredS
     })
 }
 
-/// The lock, as it stands.
+/// The stored leader lease.
 #[derive(Clone, Debug)]
 pub struct StoredLeaderLease {
-    /// Who holds it; none where nobody does.
+    /// The current leader. `None` if there is none.
     pub leader: Option<LeaderInfo>,
-    /// The revision to take it at.
+    /// The revision at which the lease can be acquired.
     pub revision: u64,
 }
 
-/// News of the lock.
+/// An event of a leader lease watch.
 #[derive(Debug)]
 pub enum LeaderLeaseEvent {
-    /// It was taken, renewed or released.
+    /// The lease was acquired, renewed or released.
     Changed(StoredLeaderLease),
-    /// Something may have been missed (the connection was lost): read it again.
+    /// Changes may have been missed because the connection was lost: read the lease again.
     Resync,
 }
 
-/// A watch on the lock.
+/// A watch on the leader lease.
 pub struct LeaderLeaseWatch {
     changes: Subscriber,
     link: ConnectionWatch,
@@ -161,7 +162,7 @@ pub struct LeaderLeaseWatch {
 }
 
 impl LeaderLeaseWatch {
-    /// Waits for the next news. Cancel safe.
+    /// Waits for the next event. Cancel safe.
     pub async fn next(&mut self) -> LeaderLeaseEvent {
         loop {
             tokio::select! {
@@ -189,11 +190,12 @@ impl LeaderLeaseWatch {
 }
 
 impl Broker {
-    /// Reads a schedule from the leader, and the revision that a write has to follow (0, or that
-    /// of the marker a removed one left).
+    /// Reads a schedule from the leader, and the revision that a write has to follow: 0 if there is
+    /// none, or that of the marker that a removed schedule left.
     ///
     /// # Errors
-    /// Where the server does not answer, or what is there is not a schedule.
+    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the
+    /// stored value is not a schedule.
     pub async fn read_schedule(
         &self,
         schedule: &ScheduleId,
@@ -218,10 +220,10 @@ impl Broker {
         Ok((Some(read), message.sequence))
     }
 
-    /// Reads what is stored under a schedule's name, whatever it is.
+    /// Reads what is stored under a schedule's id, even if it cannot be parsed.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn read_stored_schedule(
         &self,
         schedule: &ScheduleId,
@@ -247,11 +249,11 @@ impl Broker {
         })
     }
 
-    /// Sends a schedule to be stored where its revision is still `expected` (0: where there is
-    /// none), without waiting for the server's word. One that has ended goes after a week.
+    /// Sends a schedule to be stored if its revision is still `expected` (0: if there is none),
+    /// without waiting for the server's acknowledgement. An ended schedule expires after a week.
     ///
     /// # Errors
-    /// Where it could not be sent at all.
+    /// Returns an error if the message cannot be sent.
     pub async fn send_schedule(
         &self,
         schedule: &Schedule,
@@ -270,11 +272,11 @@ impl Broker {
         self.send(subject, headers, payload.into()).await
     }
 
-    /// Waits for the server's word on such a write: its revision.
+    /// Waits for the server's acknowledgement of a schedule that was sent. Returns its revision.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it has changed, [`BrokerError::NotFound`] where the bucket
-    /// is not there.
+    /// Returns [`BrokerError::Conflict`] if the schedule has changed, and [`BrokerError::NotFound`]
+    /// if the bucket does not exist.
     pub async fn confirm_schedule(&self, pending: PendingWrite) -> Result<u64, BrokerError> {
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
@@ -283,11 +285,11 @@ impl Broker {
         }
     }
 
-    /// Stores a schedule where its revision is still `expected`, making the bucket where there is
-    /// none. Returns the new revision.
+    /// Stores a schedule if its revision is still `expected`, and creates the bucket if it does not
+    /// exist. Returns the new revision.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it has changed.
+    /// Returns [`BrokerError::Conflict`] if the schedule has changed.
     pub async fn write_schedule(
         &self,
         schedule: &Schedule,
@@ -304,10 +306,10 @@ impl Broker {
         }
     }
 
-    /// Removes a schedule where its revision is still `expected`.
+    /// Removes a schedule if its revision is still `expected`.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it has changed.
+    /// Returns [`BrokerError::Conflict`] if the schedule has changed.
     pub async fn remove_schedule(
         &self,
         schedule: &ScheduleId,
@@ -320,19 +322,19 @@ impl Broker {
         self.confirm_schedule(sent).await.map(|_| ())
     }
 
-    /// Every schedule, as it comes; nothing where there never was one.
+    /// Lists all schedules; empty if there never was one.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_schedules(&self) -> Result<ScheduleListing, BrokerError> {
         self.read_schedules(DeliverPolicy::LastPerSubject, false)
             .await
     }
 
-    /// What was stored or removed after a revision.
+    /// Lists the schedules that were stored or removed after a revision.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_schedules_since(
         &self,
         revision: u64,
@@ -367,17 +369,17 @@ impl Broker {
     /// The revision of the last change of any schedule.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn last_schedule_revision(&self) -> Result<u64, BrokerError> {
         let stream = Names::bucket_stream(&self.names.schedules_bucket());
         self.last_sequence(&stream).await
     }
 
-    /// Watches schedules as they are stored and removed. What was stored before is not shown:
-    /// list them once the watch stands.
+    /// Watches schedules as they are stored and removed. Earlier changes are not reported: list the
+    /// schedules once the watch is open.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_schedules(&self) -> Result<ScheduleWatch, BrokerError> {
         self.ensure_schedules().await?;
         let mut link = self.link.clone();
@@ -391,10 +393,10 @@ impl Broker {
         })
     }
 
-    /// Watches the lock.
+    /// Watches the leader lease.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn watch_leader_lease(&self) -> Result<LeaderLeaseWatch, BrokerError> {
         self.ensure_leader_lease().await?;
         let mut link = self.link.clone();
@@ -413,10 +415,10 @@ impl Broker {
             .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 
-    /// Reads the lock from the leader.
+    /// Reads the leader lease from the server that leads its stream.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn read_leader_lease(&self) -> Result<StoredLeaderLease, BrokerError> {
         let stream = Names::bucket_stream(&self.names.leader_lease_bucket());
         let subject = self.names.leader_lease();
@@ -435,11 +437,11 @@ impl Broker {
         })
     }
 
-    /// Takes the lock, or renews it, where its revision is still `expected`; it goes after `ttl`,
-    /// in whole seconds. Returns its new revision.
+    /// Acquires or renews the leader lease, if its revision is still `expected`; it expires after
+    /// `ttl`, in whole seconds. Returns the new revision.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where someone else was first.
+    /// Returns [`BrokerError::Conflict`] if the lease has changed.
     pub async fn acquire_leader_lease(
         &self,
         leader: &LeaderInfo,
@@ -447,7 +449,9 @@ impl Broker {
         ttl: Duration,
     ) -> Result<u64, BrokerError> {
         let payload = serde_json::to_vec(leader).map_err(|error| {
-            BrokerError::InvalidData(format!("the lock cannot be written as JSON: {error}"))
+            BrokerError::InvalidData(format!(
+                "the leader lease cannot be written as JSON: {error}"
+            ))
         })?;
         let headers = revision_headers(expected, Some(ttl));
         let sent = self
@@ -456,10 +460,10 @@ impl Broker {
         self.confirm_schedule(sent).await
     }
 
-    /// Gives the lock back where it is still the one of this revision.
+    /// Releases the leader lease if its revision is still `expected`.
     ///
     /// # Errors
-    /// [`BrokerError::Conflict`] where it is another's already.
+    /// Returns [`BrokerError::Conflict`] if another scheduler has already acquired it.
     pub async fn release_leader_lease(&self, expected: u64) -> Result<(), BrokerError> {
         let mut headers = revision_headers(expected, Some(MARKER_TTL));
         headers.insert("KV-Operation", "DEL");
@@ -470,7 +474,7 @@ impl Broker {
     }
 }
 
-/// The schedules of a bucket, as they come.
+/// The schedules of a bucket, read on demand.
 pub struct ScheduleListing {
     names: Names,
     messages: tokio::sync::mpsc::Receiver<Result<super::stream_reader::StreamMessage, BrokerError>>,
@@ -478,10 +482,10 @@ pub struct ScheduleListing {
 }
 
 impl ScheduleListing {
-    /// The next one that is there; none at the end.
+    /// The next schedule. `None` at the end.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn next(&mut self) -> Result<Option<StoredSchedule>, BrokerError> {
         while let Some(message) = self.messages.recv().await {
             let message = message?;

@@ -1,9 +1,11 @@
-//! Slots: how many jobs of a concurrency key run at once, whichever worker has them.
+//! Concurrency slots: they limit how many jobs of a concurrency key run at once, on all workers
+//! together.
 //!
-//! One value a key names the jobs that have a slot, and is changed by compare-and-set. A slot
-//! belongs to a job, not to a worker, so a crash does not lose it: whoever runs the job next has
-//! it already. One whose job has ended, or whose message is gone, is taken over. Jobs that find
-//! no slot wait, each with a key of its own, and whoever gives a slot back releases the oldest.
+//! One value for each key names the jobs that have a slot, and is changed by compare-and-set. A
+//! slot belongs to a job, not to a worker, so a crash does not lose it: the worker that runs the
+//! job next has the slot already. A slot whose job has ended, or whose message is gone, is taken
+//! over. Jobs that find no slot are blocked, each under an index key of its own, and releasing a
+//! slot releases the oldest of them.
 
 use std::time::Duration;
 
@@ -17,38 +19,38 @@ use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 use naq_protocol::{JobId, QueueName};
 
-/// How long the value of a key stays of which no job runs.
+/// How long the value of a key is kept while no job has a slot.
 const IDLE_TTL: Duration = Duration::from_secs(3_600);
 
-/// How many holders are checked where all slots are taken, for ones that are gone.
+/// Maximum number of holders that are checked for being stale when all slots are taken.
 const CHECKS_MAX: usize = 16;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Slots {
-    /// The key itself, for people.
+    /// The concurrency key, for people.
     key: String,
-    /// As many as the last one who asked allows.
+    /// Number of slots that the last acquiring job allows.
     max: u32,
     holders: Vec<SlotHolder>,
 }
 
-/// A job that has a slot, and the message by which it has it.
+/// A job that has a slot, and the message by which it acquired it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotHolder {
     /// The job.
     pub job: JobId,
-    /// The queue it came by.
+    /// The queue that the job came from.
     pub queue: QueueName,
-    /// Its message's sequence in the queue's stream.
+    /// The sequence of its message in the queue's stream.
     pub sequence: u64,
 }
 
 impl Broker {
-    /// Takes a slot of a key for a job, if fewer than `max` have one. Returns whether it has
-    /// one now. Asking again does no harm.
+    /// Acquires a slot of a key for a job, if fewer than `max` jobs have one. Returns whether the
+    /// job has a slot now. Repeating it does no harm.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn acquire_slot(
         &self,
         key: &str,
@@ -88,11 +90,11 @@ impl Broker {
         }
     }
 
-    /// Gives a job's slot back, if it has one, and releases as many of those that wait for one as
-    /// there are free. Doing it again does no harm.
+    /// Releases a job's slot, if it has one, and then as many waiting jobs as there are free slots.
+    /// Repeating it does no harm.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer: it is then to be done again.
+    /// Returns an error if the server refuses a write or does not answer; call it again then.
     pub async fn release_slot(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         let free = loop {
             let (mut slots, revision) = self.read_slots(key).await?;
@@ -138,7 +140,7 @@ impl Broker {
                 continue;
             }
             self.purge_subjects(&bucket, &message.subject, None).await?;
-            // it may have begun to wait anew just before its key went
+            // the job may have been blocked again just before its key was removed
             if let Some(job) = &job
                 && self.release(job).await?
             {
@@ -148,28 +150,28 @@ impl Broker {
         Ok(())
     }
 
-    /// Puts down that a job waits for a slot of a key.
+    /// Indexes a job that waits for a slot of a key.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn index_slot_waiter(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         self.create_key(self.names.slot_waiter(key, job), Bytes::new())
             .await
     }
 
-    /// Whether a job that put itself down as waiting could have a slot by now.
+    /// Whether a slot is free now, for a job that has just been indexed as waiting.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn has_free_slot(&self, key: &str, max: u32) -> Result<bool, BrokerError> {
         let (slots, _) = self.read_slots(key).await?;
         Ok(slots.holders.len() < max as usize)
     }
 
-    /// Removes what was put down of a job that waits for a slot no more.
+    /// Removes the index key of a job that no longer waits for a slot.
     ///
     /// # Errors
-    /// Where the server refuses or does not answer.
+    /// Returns an error if the server refuses the request or does not answer.
     pub async fn remove_slot_waiter(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         self.purge_subjects(&bucket, &self.names.slot_waiter(key, job), None)
@@ -177,7 +179,7 @@ impl Broker {
             .map(drop)
     }
 
-    /// A holder whose job has ended, or whose message nobody will be given again.
+    /// Finds a holder whose job has ended, or whose message will not be redelivered.
     async fn find_stale_holder(
         &self,
         holders: &[SlotHolder],
@@ -190,7 +192,8 @@ impl Broker {
             {
                 return Ok(Some(holder.clone()));
             }
-            // a job that runs does so by its lease's message, whichever it took the slot by
+            // a running job runs by the message of its lease, even if it acquired the slot by
+            // another
             let sequence = record
                 .and_then(|record| record.lease)
                 .map_or(holder.sequence, |lease| lease.sequence);

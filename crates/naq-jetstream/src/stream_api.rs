@@ -1,4 +1,4 @@
-//! Messages of streams as the server's API shows them, and the API itself.
+//! Stored messages as the JetStream API returns them, and requests to that API.
 
 use async_nats::jetstream::ErrorCode;
 use base64::Engine;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::{Broker, BrokerError};
 use naq_protocol::Timestamp;
 
-/// A stored message: its bytes as they are, so that nothing in it can upset a client.
+/// A stored message with its bytes unparsed, so that nothing in it can break a client.
 #[derive(Debug, Deserialize)]
 pub(super) struct StoredMessage {
     pub(super) subject: String,
@@ -27,10 +27,12 @@ struct StoredMessageReply {
 }
 
 impl StoredMessage {
-    /// A message that the server repeated when it stored it; none where it does not say which.
+    /// A message that the server republished when it stored it. `None` if it lacks the server's
+    /// headers.
     pub(super) fn from_republished(message: &async_nats::Message) -> Option<StoredMessage> {
         let known = message.headers.as_ref()?;
-        // the server's own come last: a producer may have sent one on with another server's
+        // the server's own headers come last: a producer may have forwarded a message with another
+        // server's
         let value = |name: &str| known.get_last(name).map(async_nats::HeaderValue::as_str);
         let mut headers = String::from("NATS/1.0\r\n");
         for (name, values) in known.iter() {
@@ -55,7 +57,7 @@ impl StoredMessage {
         &self.headers
     }
 
-    /// The value of a header, where the headers are text and have it.
+    /// The value of a header. `None` if the headers are not text or do not have it.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         let mut headers = self.header_list().into_iter();
         headers
@@ -63,7 +65,7 @@ impl StoredMessage {
             .map(|(_, value)| value)
     }
 
-    /// The headers, where they are text.
+    /// The headers; empty if they are not text.
     pub(super) fn header_list(&self) -> Vec<(String, String)> {
         let lines = std::str::from_utf8(&self.headers).unwrap_or_default();
         lines
@@ -77,23 +79,24 @@ impl StoredMessage {
     }
 }
 
-/// Bytes that are no base64 are taken for none.
+/// Decodes base64; invalid base64 reads as empty.
 fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let text = String::deserialize(deserializer)?;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text);
     Ok(bytes.unwrap_or_default().into())
 }
 
-/// Which message of a stream is meant.
+/// Selects a message of a stream.
 pub(super) enum MessageSelector<'a> {
     BySequence(u64),
     LastBySubject(&'a str),
-    /// The first of a subject (which may have wildcards) from a sequence on.
+    /// The first message of a subject (which may have wildcards) from a sequence on.
     NextBySubject(&'a str, u64),
 }
 
 impl Broker {
-    /// Reads a message from the stream's leader, by the API.
+    /// Reads a message from the stream's leader through the API. `None` if there is no such message
+    /// or stream.
     pub(super) async fn read_message(
         &self,
         stream: &str,
@@ -124,7 +127,7 @@ impl Broker {
     }
 
     /// Removes the messages under a subject, which may have wildcards: all, or those before a
-    /// sequence. Returns how many there were; none where there is no such stream.
+    /// sequence. Returns how many there were; 0 if the stream does not exist.
     pub(super) async fn purge_subjects(
         &self,
         stream: &str,
@@ -150,8 +153,8 @@ impl Broker {
         }
     }
 
-    /// Removes one message of a stream; false where it is not there. It is not overwritten on
-    /// the disk, which would take a hundred times as long.
+    /// Removes one message of a stream. Returns false if it does not exist. The message is not
+    /// overwritten on disk, which would take a hundred times as long.
     pub(super) async fn delete_message(
         &self,
         stream: &str,
@@ -174,7 +177,7 @@ impl Broker {
         }
     }
 
-    /// A request to the JetStream API: its answer, or the server's error.
+    /// Sends a request to the JetStream API. Returns the reply or the server's error.
     pub(super) async fn api_request<T: serde::de::DeserializeOwned>(
         &self,
         subject: String,

@@ -1,4 +1,4 @@
-//! A stream read from its beginning, in bulk: as it comes, held nowhere.
+//! Reads a stream in bulk from its beginning, without buffering it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::stream_api::MessageSelector;
 use super::{Broker, BrokerError};
 
-/// A message read in bulk.
+/// A message of a bulk read.
 pub(super) struct StreamMessage {
     pub(super) subject: String,
     pub(super) sequence: u64,
@@ -20,14 +20,14 @@ pub(super) struct StreamMessage {
     pub(super) payload: Bytes,
 }
 
-/// Which messages of a stream are read.
+/// The messages of a stream to read.
 #[derive(Clone, Debug)]
 pub(super) struct StreamRead {
-    /// Those under this subject, which may have wildcards.
+    /// Subject of the messages, which may have wildcards.
     pub(super) filter: String,
     /// Which of them, and from where.
     pub(super) deliver: DeliverPolicy,
-    /// Without their payloads.
+    /// Whether to leave out the payloads.
     pub(super) headers_only: bool,
 }
 
@@ -43,8 +43,8 @@ impl StreamRead {
 }
 
 impl Broker {
-    /// Reads what a stream has now, as it comes; nothing where the stream does not exist. The
-    /// channel is short, so memory is bounded by the reader.
+    /// Reads the current messages of a stream as they arrive; yields nothing if the stream does not
+    /// exist. The channel is short, so the reader bounds the memory.
     pub(super) async fn read_stream(
         &self,
         stream: &str,
@@ -124,8 +124,8 @@ impl Broker {
                 }
             }
             drop(messages);
-            // it would go by itself, but only when it has been idle for long: a server has room
-            // for so many and no more
+            // the consumer would expire, but only after it has been idle for long, and a server
+            // allows a limited number of them
             let _ = jetstream
                 .delete_consumer_from_stream(&consumer, &stream)
                 .await;
@@ -133,8 +133,8 @@ impl Broker {
         Ok(receiver)
     }
 
-    /// Reads the keys of a bucket under a filter, as they come: a few one by one, which makes
-    /// nothing at the server; more in bulk.
+    /// Reads the keys of a bucket under a filter: a few keys one by one, which creates nothing at
+    /// the server; more keys in bulk.
     pub(super) async fn read_keys(
         &self,
         stream: &str,
@@ -158,7 +158,7 @@ impl Broker {
                 payload: message.payload(),
                 subject: message.subject,
             };
-            // there is room for all of them
+            // the channel has room for all of them
             let _ = sender.try_send(Ok(message));
         }
         self.read_stream(stream, StreamRead::last_per_subject(filter))

@@ -1,7 +1,7 @@
-//! The streams and buckets: what each is for and how it is made.
+//! The streams, buckets and consumers: what each is for, and its configuration.
 //!
-//! Making one that exists is cheap and harmless, so whoever needs one makes it; nothing is made
-//! before it is needed.
+//! Creating one that exists is cheap and harmless, so every caller that needs one creates it;
+//! nothing is created before it is needed.
 
 use std::time::Duration;
 
@@ -17,32 +17,33 @@ use super::queues::QueueSettings;
 use super::{Broker, BrokerError};
 use naq_protocol::QueueName;
 
-/// How long a marker stays after a key's TTL has passed: it keeps the removal across a crash of
-/// a one-replica server.
+/// How long a marker is kept after a key's TTL: it preserves the removal across a crash of a server
+/// without replicas.
 const MARKER_TTL: Duration = Duration::from_secs(600);
 
-/// How long live output stays.
+/// How long live output is kept.
 const LOGS_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// How much live output stays, in bytes.
+/// Maximum size of the live output that is kept, in bytes.
 const LOGS_BYTES_MAX: i64 = 256 << 20;
 
-/// How many pull requests a queue's consumer holds: a request of each free slot of each worker.
+/// Maximum number of open pull requests of a queue's consumer: one for each free slot of each
+/// worker.
 const PULLS_MAX: i64 = 65_536;
 
-/// What making a stream came to.
+/// The result of creating a stream.
 enum StreamCreation {
-    /// It is there, with these settings.
+    /// The stream exists with the requested configuration.
     Created,
-    /// It is there, with others.
+    /// The stream exists with another configuration.
     AlreadyExists,
 }
 
 impl Broker {
-    /// Makes what every worker needs beside its queues.
+    /// Creates the streams and buckets that every worker needs, beside its queues.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn ensure_layout(&self) -> Result<(), BrokerError> {
         let (results, workers, failed, logs) = tokio::join!(
             self.ensure_results(),
@@ -74,7 +75,7 @@ impl Broker {
 
     pub(super) async fn ensure_dependents(&self) -> Result<(), BrokerError> {
         self.ensure_stream(
-            self.bucket_config(&self.names.dependents_bucket(), "who waits for whom"),
+            self.bucket_config(&self.names.dependents_bucket(), "the index of blocked jobs"),
         )
         .await
     }
@@ -82,7 +83,7 @@ impl Broker {
     pub(super) async fn ensure_removed_queues(&self) -> Result<(), BrokerError> {
         self.ensure_stream(self.bucket_config(
             &self.names.removed_queues_bucket(),
-            "where the numbers of removed queues go on",
+            "the first sequences of queues that were removed and are created again",
         ))
         .await
     }
@@ -90,7 +91,7 @@ impl Broker {
     pub(super) async fn ensure_slots(&self) -> Result<(), BrokerError> {
         self.ensure_stream(self.bucket_config(
             &self.names.slots_bucket(),
-            "which jobs of a concurrency key run",
+            "which jobs hold the slots of a concurrency key",
         ))
         .await
     }
@@ -105,7 +106,7 @@ impl Broker {
 
     pub(super) async fn ensure_schedules(&self) -> Result<(), BrokerError> {
         let bucket = self.names.schedules_bucket();
-        let mut config = self.bucket_config(&bucket, "what is enqueued again and again");
+        let mut config = self.bucket_config(&bucket, "every schedule");
         config.republish = Some(Republish {
             source: format!("$KV.{bucket}.>"),
             destination: self.names.schedule_events(),
@@ -135,7 +136,7 @@ impl Broker {
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
             discard: DiscardPolicy::New,
-            // a second copy of the same failure replaces the first
+            // a second copy of the same dead letter replaces the first
             max_messages_per_subject: 1,
             discard_new_per_subject: false,
             allow_rollup: true,
@@ -162,7 +163,8 @@ impl Broker {
         };
         match self.ensure_stream(config.clone()).await {
             Err(BrokerError::StorageFull(_)) => {
-                // `max_bytes` is reserved: a small account gets a bound that is not
+                // `max_bytes` is reserved storage: for a small account, limit the number of
+                // messages instead
                 config.max_bytes = -1;
                 config.max_messages = 1_000;
                 self.ensure_stream(config).await
@@ -171,10 +173,10 @@ impl Broker {
         }
     }
 
-    /// Makes a queue that is not there yet, with the settings of this connection.
+    /// Creates a queue with the settings of this connection, if it does not exist.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn ensure_queue(&self, queue: &QueueName) -> Result<(), BrokerError> {
         self.add_queue(
             queue,
@@ -186,11 +188,11 @@ impl Broker {
         .await
     }
 
-    /// Makes a queue with these settings; one that is there is left as it is, but for a limit
-    /// of running jobs where one is given.
+    /// Creates a queue with these settings. An existing queue keeps its settings, except for
+    /// `max_running` if it is given.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn add_queue(
         &self,
         queue: &QueueName,
@@ -216,7 +218,8 @@ impl Broker {
                 subjects: subjects.clone(),
                 retention: RetentionPolicy::WorkQueue,
                 storage: StorageType::File,
-                // a stream with schedules cannot refuse when full; it has no limit to be full of
+                // a stream with message schedules cannot refuse messages when full; it has no limit
+                // to reach
                 discard: DiscardPolicy::Old,
                 num_replicas: settings.replicas,
                 first_sequence: self.first_sequence(queue).await?,
@@ -238,8 +241,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Gives a queue's stream what it lacks, one made by an earlier naq: subjects, and that it is
-    /// repeated what comes in. All else about it is its operator's.
+    /// Adds the subjects and the republishing that the stream of an existing queue lacks because an
+    /// earlier naq created it. Its other settings are the operator's.
     async fn add_missing_subjects(
         &self,
         queue: &QueueName,
@@ -262,7 +265,7 @@ impl Broker {
         match self.jetstream.update_stream(config).await {
             Ok(_) => Ok(()),
             Err(error) if !is_needed => {
-                tracing::warn!(%queue, "onlookers will not be told of what comes into it: {error}");
+                tracing::warn!(%queue, "cannot republish what enters the queue; events will lack its new jobs: {error}");
                 Ok(())
             }
             Err(error) => match error.kind() {
@@ -275,11 +278,11 @@ impl Broker {
         }
     }
 
-    /// Makes the consumer that all workers of a queue share; one that is there is left as it is.
-    /// Returns how long the server waits for word of a job of it.
+    /// Creates the consumer that all workers of a queue share. An existing consumer keeps its
+    /// settings. Returns its `ack_wait`: how long the server waits before it redelivers a message.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// Returns an error if the server refuses the request.
     pub async fn ensure_worker_consumer(
         &self,
         queue: &QueueName,
@@ -300,7 +303,7 @@ impl Broker {
             .await;
         match made {
             Ok(_) => Ok(ack_wait),
-            // it is there with other settings: a limit of running jobs, a pause, another ack_wait
+            // it exists with other settings: a limit of running jobs, a pause, another ack_wait
             Err(error) if error.to_string().contains("consumer already exists") => {
                 Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
             }
@@ -315,10 +318,11 @@ impl Broker {
         }
     }
 
-    /// Makes a consumer that takes one job of a queue and no other, and goes when unused.
+    /// Creates a consumer that delivers one job of a queue and no other, and expires when unused.
     ///
     /// # Errors
-    /// Where the server refuses, for one because a worker serves the whole queue.
+    /// Returns an error if the server refuses the request, for example because a worker serves the
+    /// whole queue.
     pub async fn ensure_single_job_consumer(
         &self,
         queue: &QueueName,
@@ -345,7 +349,7 @@ impl Broker {
     }
 
     async fn ensure_stream(&self, config: Config) -> Result<(), BrokerError> {
-        // there with other settings (replicas, limits): those are the operator's
+        // an existing stream may have other settings (replicas, limits): those are the operator's
         self.create_stream_if_missing(config).await.map(|_| ())
     }
 
@@ -394,7 +398,8 @@ impl Broker {
         }
     }
 
-    /// A denied permission looks like silence to the caller; the server has said so elsewhere.
+    /// A timeout, or the reason for it: a request without permission is not answered, but the
+    /// server reports the violation on the connection.
     pub(super) fn timeout_error(&self, doing: &'static str) -> BrokerError {
         match self.link.state().denied {
             Some(message) => BrokerError::PermissionDenied(format!("while {doing}: {message}")),

@@ -11,11 +11,11 @@ use super::{Broker, BrokerError};
 use naq_protocol::WorkerInfo;
 
 impl Broker {
-    /// Writes a worker's heartbeat, which goes after `ttl` unless it is written again. Not
-    /// waited for: the next one is soon.
+    /// Writes a worker's heartbeat, which expires after `ttl` unless it is written again. Not
+    /// acknowledged: the next one follows soon.
     ///
     /// # Errors
-    /// Where it could not be sent.
+    /// Returns an error if the heartbeat cannot be sent.
     pub async fn heartbeat(&self, info: &WorkerInfo, ttl: Duration) -> Result<(), BrokerError> {
         let payload = serde_json::to_vec(info).map_err(|error| {
             BrokerError::InvalidData(format!("the heartbeat cannot be written as JSON: {error}"))
@@ -31,10 +31,10 @@ impl Broker {
             .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
     }
 
-    /// Removes the heartbeat of a worker that ends.
+    /// Removes the heartbeat of a worker that shuts down.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn remove_worker(&self, worker_id: &str) -> Result<(), BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
@@ -46,10 +46,10 @@ impl Broker {
             .map(|_| ())
     }
 
-    /// Every worker whose heartbeat is fresh, by name.
+    /// Lists the workers whose heartbeat has not expired, by name.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// Returns an error if the server does not answer.
     pub async fn list_workers(&self) -> Result<Vec<WorkerInfo>, BrokerError> {
         let bucket = self.names.workers_bucket();
         let stream = Names::bucket_stream(&bucket);
