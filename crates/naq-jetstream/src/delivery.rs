@@ -237,7 +237,9 @@ impl PullConnection {
         loop {
             match PullConnection::open(&broker).await {
                 Ok(connection) => return connection,
-                Err(error) => tracing::debug!("cannot open the connection for deliveries yet: {error}"),
+                Err(error) => {
+                    tracing::debug!("cannot open the connection for deliveries yet: {error}")
+                }
             }
             failures += 1;
             tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
