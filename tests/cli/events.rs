@@ -254,10 +254,14 @@ fn a_time_to_live_is_no_change() {
     let first = naq.publish("build", r#"{"command":"true"}"#);
     naq.wait_ended(&first);
     let followed = follow(&naq, &[]);
-    naq.cli(["ttl", first.as_str(), "1h"]).run().succeeds();
+    naq.cli(["job", "ttl", first.as_str(), "1h"])
+        .run()
+        .succeeds();
     let second = naq.publish("build", r#"{"command":"true"}"#);
     naq.wait_ended(&second);
-    naq.cli(["ttl", second.as_str(), "0"]).run().succeeds();
+    naq.cli(["job", "ttl", second.as_str(), "0"])
+        .run()
+        .succeeds();
     let third = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&third);
     let told = of_records(events(&followed.expect_stdout("failed")));
@@ -458,7 +462,9 @@ fn a_command_is_run_for_each_failure_until_it_works() {
     assert_eq!(given, serde_json::to_value(&ended).unwrap());
 
     // a time to live is no failure
-    naq.cli(["ttl", badly.as_str(), "1h"]).run().succeeds();
+    naq.cli(["job", "ttl", badly.as_str(), "1h"])
+        .run()
+        .succeeds();
     let rejected = naq.publish("build", "broken");
     naq.wait_ended(&rejected);
     hook.expect_stdout(&format!("saw {rejected}\n"));

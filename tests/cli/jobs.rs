@@ -291,7 +291,7 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
     naq.wait_for(&child, "waiting", |record| record.state == State::Waiting);
     assert_eq!(ids(&naq, &[]), ["child"]);
     assert_eq!(ids(&naq, &["--state", "waiting"]), ["child"]);
-    naq.cli(["ttl", "parent", "1h"]).run().exits(4);
+    naq.cli(["job", "ttl", "parent", "1h"]).run().exits(4);
     naq.cli(["retry", "parent"]).run().exits(4);
     naq.cli(["retry", "child"]).run().exits(5);
     let events = naq.cli(["events"]).run().succeeds().stdout;

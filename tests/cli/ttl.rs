@@ -1,4 +1,4 @@
-//! `naq ttl`: how long an ended job's record stays, changed later.
+//! `naq job ttl`: how long an ended job's record stays, changed later.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -46,7 +46,10 @@ fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
         ("5s", "kept for 10m", Some("600s")),
         ("2h", "kept for 2h", Some("7200s")),
     ] {
-        let done = naq.cli(["ttl", job.as_str(), asked]).run().succeeds();
+        let done = naq
+            .cli(["job", "ttl", job.as_str(), asked])
+            .run()
+            .succeeds();
         assert!(done.stdout.contains(said), "{done:#?}");
         let (now, ttl, copy_of) = stored(&naq, &job);
         // the outcome is what it was, byte for byte
@@ -55,7 +58,7 @@ fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
         assert!(copy_of.is_some(), "{asked}");
     }
     let done = naq
-        .cli(["ttl", job.as_str(), "0", "--json"])
+        .cli(["job", "ttl", job.as_str(), "0", "--json"])
         .run()
         .succeeds();
     let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
@@ -68,10 +71,10 @@ fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
 fn a_job_that_has_not_ended_is_left_alone() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    naq.cli(["ttl", "nobody", "1h"]).run().exits(4);
-    naq.cli(["ttl", "nobody", "soon"]).run().exits(2);
+    naq.cli(["job", "ttl", "nobody", "1h"]).run().exits(4);
+    naq.cli(["job", "ttl", "nobody", "soon"]).run().exits(2);
     let queued = naq.enqueue(&["-q", "unserved", "--", "true"]);
-    naq.cli(["ttl", queued.as_str(), "1h"])
+    naq.cli(["job", "ttl", queued.as_str(), "1h"])
         .run()
         .exits(5)
         .expect_stderr(&["has not ended", "queued"]);
@@ -80,7 +83,7 @@ fn a_job_that_has_not_ended_is_left_alone() {
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
     let running = naq.publish("build", serde_json::json!({"script": script}).to_string());
     naq.wait_running(&running);
-    naq.cli(["ttl", running.as_str(), "1h"])
+    naq.cli(["job", "ttl", running.as_str(), "1h"])
         .run()
         .exits(5)
         .expect_stderr(&["has not ended", "running"]);
@@ -106,6 +109,6 @@ fn what_a_later_version_wrote_stays_in_the_record() {
         let pending = jetstream.publish(subject, later.clone().into()).await;
         pending.unwrap().await.unwrap();
     });
-    naq.cli(["ttl", job.as_str(), "1h"]).run().succeeds();
+    naq.cli(["job", "ttl", job.as_str(), "1h"]).run().succeeds();
     assert_eq!(stored(&naq, &job).0, later);
 }

@@ -294,7 +294,7 @@ fn bad_names_are_refused_by_the_command_line() {
             vec!["enqueue", "--queue", name, "--", "true"],
             vec!["enqueue", "--id", name, "--", "true"],
             vec!["worker", "--", name],
-            vec!["queues", "add", name],
+            vec!["queue", "add", name],
             vec!["purge", "--yes", name],
             vec!["status", name],
             vec!["result", name],

@@ -175,7 +175,7 @@ impl Naq {
         }
     }
 
-    /// Makes a queue, as `naq queues add` does.
+    /// Makes a queue, as `naq queue add` does.
     pub(crate) fn add_queue(&self, queue: &str) {
         let name = QueueName::new(queue).unwrap();
         self.block_on(self.client.broker().ensure_queue(&name))

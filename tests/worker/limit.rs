@@ -32,7 +32,7 @@ fn most_at_once(log: &str) -> usize {
 fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    naq.cli(["queues", "add", "build", "--max-running", "2"])
+    naq.cli(["queue", "add", "build", "--max-running", "2"])
         .run()
         .succeeds();
     assert_eq!(info(&naq, "build").max_running.map(u32::from), Some(2));
@@ -67,7 +67,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
     let naq = Naq::new(&server);
     naq.add_queue("build");
     // before any worker
-    naq.cli(["queues", "set", "build", "--max-running", "2"])
+    naq.cli(["queue", "set", "build", "--max-running", "2"])
         .run()
         .succeeds();
     let _workers = [
@@ -81,19 +81,19 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
     let shown = naq.cli(["queues"]).run().succeeds().stdout;
     assert!(shown.contains(" 2/2 "), "{shown}");
 
-    naq.cli(["queues", "set", "build", "--max-running", "5"])
+    naq.cli(["queue", "set", "build", "--max-running", "5"])
         .run()
         .succeeds();
     eventually("five run", || running(&naq, &jobs) == 5);
     stands(&naq, "build", (3, 5, 0));
 
     // running ones go on where there are more than allowed from now on
-    naq.cli(["queues", "set", "build", "--max-running", "1"])
+    naq.cli(["queue", "set", "build", "--max-running", "1"])
         .run()
         .succeeds();
     assert_eq!(running(&naq, &jobs), 5);
 
-    naq.cli(["queues", "set", "build", "--max-running", "none"])
+    naq.cli(["queue", "set", "build", "--max-running", "none"])
         .run()
         .succeeds();
     eventually("all run", || running(&naq, &jobs) == 8);
@@ -108,11 +108,11 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
 fn a_limit_that_is_none_is_refused() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    naq.cli(["queues", "set", "build", "--max-running", "0"])
+    naq.cli(["queue", "set", "build", "--max-running", "0"])
         .run()
         .exits(2)
         .expect_stderr(&["from 1 on"]);
-    naq.cli(["queues", "set", "nowhere", "--max-running", "1"])
+    naq.cli(["queue", "set", "nowhere", "--max-running", "1"])
         .run()
         .exits(4)
         .expect_stderr(&["no queue `nowhere`"]);
@@ -129,7 +129,7 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
         .arg("gpu=yes")
         .spawn();
     let _other = naq.worker(&["build"]).concurrency(6).spawn();
-    naq.cli(["queues", "set", "build", "--max-running", "1"])
+    naq.cli(["queue", "set", "build", "--max-running", "1"])
         .run()
         .succeeds();
     let mut long = until_file(&naq, "go");
@@ -143,7 +143,7 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
         let (depth, running, _) = counts(&naq, "build");
         depth + running == 4 && (1..=2).contains(&running)
     });
-    naq.cli(["queues", "set", "build", "--max-running", "none"])
+    naq.cli(["queue", "set", "build", "--max-running", "none"])
         .run()
         .succeeds();
     eventually("all run", || running(&naq, &jobs) == 4);
@@ -159,7 +159,7 @@ fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
     let naq = Naq::new(&server);
     naq.add_queue("build");
     // whoever sets something first makes the consumer, with a time of its own
-    naq.cli(["queues", "set", "build", "--max-running", "3"])
+    naq.cli(["queue", "set", "build", "--max-running", "3"])
         .env("NAQ_DEFAULT_ACK_WAIT", "2s")
         .run()
         .succeeds();

@@ -7,7 +7,7 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
 fn verb(naq: &Naq, verb: &str, queue: &str) {
-    naq.cli(["queues", verb, queue]).run().succeeds();
+    naq.cli(["queue", verb, queue]).run().succeeds();
 }
 
 #[test]

@@ -102,13 +102,13 @@ fn a_queue_without_running_jobs_is_emptied() {
     stands(&naq, "fresh", (0, 0, 0));
     // one that is paused stays so
     naq.add_queue("paused");
-    naq.cli(["queues", "pause", "paused"]).run().succeeds();
+    naq.cli(["queue", "pause", "paused"]).run().succeeds();
     let _worker = naq.worker(&["paused"]).spawn();
     fill(&naq, "paused", 3);
     stands(&naq, "paused", (6, 0, 3));
     assert_eq!(purge("paused"), all);
     assert!(info(&naq, "paused").paused);
-    naq.cli(["queues", "resume", "paused"]).run().succeeds();
+    naq.cli(["queue", "resume", "paused"]).run().succeeds();
     naq.assert_jobs_still_run("paused");
 }
 
@@ -171,12 +171,12 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
     let long = naq.publish("build", until_file(&naq, "go").to_string());
     naq.wait_running(&long);
-    naq.cli(["queues", "remove", "build"])
+    naq.cli(["queue", "remove", "build"])
         .run()
         .exits(2)
         .expect_stderr(&["its 1 jobs, 1 of which run"]);
     let done = naq
-        .cli(["queues", "remove", "build", "--yes"])
+        .cli(["queue", "remove", "build", "--yes"])
         .run()
         .succeeds();
     assert!(

@@ -2,8 +2,8 @@
 
 use futures_util::{StreamExt, stream};
 
+use super::confirm::confirm;
 use super::exit::Failure;
-use super::purge::confirm;
 use super::render;
 use super::session::Session;
 use naq_client::{CancelOutcome, Client, ClientError, JobFilter, LabelFilter};

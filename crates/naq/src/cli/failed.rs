@@ -6,8 +6,8 @@ use base64::Engine;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::confirm::confirm;
 use super::exit::Failure;
-use super::purge::confirm;
 use super::render;
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;

@@ -6,21 +6,21 @@ mod bench;
 mod cancel;
 mod completions;
 mod config;
+mod confirm;
+mod control;
 mod cron;
 mod dev;
 mod enqueue;
 mod events;
 mod exit;
 mod failed;
+mod job;
 mod job_control;
 mod job_options;
 mod jobs;
-mod list_scheduled;
-mod list_workers;
 mod logs;
 mod progress;
-mod purge;
-mod queues;
+mod queue;
 mod render;
 mod result;
 mod retry;
@@ -33,10 +33,11 @@ mod server;
 mod session;
 mod signals;
 mod status;
-mod ttl;
+mod version;
 mod wait;
 mod worker;
 mod worker_options;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -50,7 +51,6 @@ use session::{GlobalOptions, Session};
 #[command(
     name = "naq",
     version,
-    disable_help_subcommand = true,
     after_help = "First steps:  naq run -- echo hello      one job, everything in one process\n              naq dev                  a local server and a worker to play with\n              naq enqueue -- ./job.sh  a job for a worker; `naq worker` is one\n\nExit codes: 0 done, 1 failed, 2 bad usage, 3 no NATS, 4 not found, 5 conflict,\n6 refused envelope, 7 full, 124 timed out; `run` passes on its job's code."
 )]
 struct Cli {
@@ -64,67 +64,81 @@ struct Cli {
 enum Verb {
     /// Run a command as a job, here and now, and pass on its output and exit code
     Run(run::Args),
-    /// Put jobs into a queue
+    /// Enqueue jobs
     Enqueue(enqueue::Args),
-    /// Enqueue a job again and again: at times of day, or so far apart
-    Schedule(Box<schedule::Args>),
-    /// Take jobs from queues and run them
-    Worker(worker::Args),
-    /// Run a local server and a worker in the foreground, to develop with
-    Dev(dev::Args),
-    /// Show a job: state, times, outcome
+    /// Show a job: its state, times and outcome
     Status(status::Args),
-    /// Print what a job wrote to standard output
+    /// Print an ended job's standard output
     Result(result::Args),
+    /// Print a job's output, or follow it while the job runs
+    Logs(logs::Args),
     /// Wait until jobs have ended
     Wait(wait::Args),
-    /// List jobs in whatever state, the one that changed last first
-    Jobs(jobs::Args),
-    /// Print changes of jobs' states, or act on them
-    Events(events::Args),
-    /// List, show, run again and discard failed jobs
-    Failed(failed::Args),
+    /// Cancel jobs
+    Cancel(cancel::Args),
     /// Run ended jobs again, as new jobs
     Retry(retry::Args),
-    /// Set how long an ended job's record stays
-    Ttl(ttl::Args),
-    /// Print a job's output, as it comes with -f
-    Logs(logs::Args),
-    /// Cancel jobs: those that wait end at once, those that run are stopped
-    Cancel(cancel::Args),
-    /// List what is scheduled: when it runs next, and how it did
-    ListScheduled(list_scheduled::Args),
-    /// Cancel, pause, resume or change a schedule or a job that is held until its time, or run it now
-    JobControl(job_control::Args),
-    /// Enqueue the jobs of schedules when they are due; several may run, one leads
+    /// List jobs, the latest change first
+    Jobs(jobs::Args),
+    /// Set a job's TTL, or pause, resume, reschedule or trigger delayed jobs
+    Job(job::Args),
+    /// List, show, retry or discard failed jobs
+    Failed(failed::Args),
+    /// Print changes of jobs' states, or run a command for each
+    Events(events::Args),
+    /// Add, list, change, apply or delete schedules
+    Schedule(Box<schedule::Args>),
+    /// List schedules and delayed jobs
+    Schedules(schedule::list::Args),
+    /// List, add, change, pause, purge or remove queues
+    Queue(queue::Args),
+    /// List queues
+    Queues(queue::ListArgs),
+    /// List workers
+    Workers(workers::Args),
+    /// Run a worker, which runs jobs of queues
+    Worker(worker::Args),
+    /// Run a scheduler, which enqueues jobs of schedules when they are due
     Scheduler(scheduler::Args),
-    /// List the workers
-    ListWorkers(list_workers::Args),
-    /// List, add, set, pause, resume and remove queues
-    Queues(queues::Args),
-    /// Remove every job of queues
-    Purge(purge::Args),
-    /// Start, stop and inspect the managed local nats-server
+    /// Run a local server, a worker and a scheduler in the foreground, for development
+    Dev(dev::Args),
+    /// Start, stop or inspect the managed local nats-server
     Server(server::Args),
     /// Print every setting, its value and where it comes from
     Config(config::Args),
-    /// Show when a cron expression comes true, and what it means
+    /// Print the coming times of a cron expression, or explain it
     Cron(cron::Args),
     /// Print the JSON Schema of a wire type
     Schema(schema::Args),
-    /// Print a completion script for a shell
-    Completions(completions::Args),
     /// Measure this machine and this server
     Bench(bench::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print naq's version
+    Version(version::Args),
+    /// List schedules and delayed jobs (the Python library's name for `naq schedule list`)
+    #[command(hide = true)]
+    ListScheduled(schedule::list::Args),
+    /// Cancel, pause, resume, reschedule or run a schedule or delayed job (the Python library's
+    /// name for the verbs of `naq schedule` and `naq job`)
+    #[command(hide = true)]
+    JobControl(Box<job_control::Args>),
+    /// List workers (the Python library's name for `naq workers`)
+    #[command(hide = true)]
+    ListWorkers(workers::Args),
+    /// Remove every job of queues (the Python library's name for `naq queue purge`)
+    #[command(hide = true)]
+    Purge(queue::purge::Args),
 }
 
 /// The verbs and their options.
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("schedule", |verb| {
-        // taken so that the refusal can say what to use
-        let verb = verb.mut_arg("id", |option| option.hide(true));
-        verb.mut_arg("expires_at", |option| option.hide(true))
-    })
+    // A schedule refuses both, with an error that says which option to use instead.
+    let hide = |verb: clap::Command| {
+        verb.mut_arg("id", |option| option.hide(true))
+            .mut_arg("expires_at", |option| option.hide(true))
+    };
+    Cli::command().mut_subcommand("schedule", |verb| hide(verb).mut_subcommand("add", hide))
 }
 
 /// The whole program.
@@ -163,6 +177,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Cron(args) => return cron::run(args, cli.global.json),
         Verb::Schema(args) => return schema::run(args),
         Verb::Completions(args) => return completions::run(args, &mut command()),
+        Verb::Version(args) => return version::run(args, cli.global.json),
         _ => {}
     }
     let log_jobs = matches!(cli.verb, Verb::Dev(_));
@@ -175,29 +190,32 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         match cli.verb {
             Verb::Run(args) => run::run(&session, args).await,
             Verb::Enqueue(args) => enqueue::run(&session, args).await,
-            Verb::Schedule(args) => schedule::run(&session, *args).await,
-            Verb::Worker(args) => worker::run(&session, args).await,
-            Verb::Dev(args) => dev::run(&session, args).await,
             Verb::Status(args) => status::run(&session, args).await,
             Verb::Result(args) => result::run(&session, args).await,
-            Verb::Wait(args) => wait::run(&session, args).await,
-            Verb::Jobs(args) => jobs::run(&session, args).await,
-            Verb::Events(args) => events::run(&session, args).await,
-            Verb::Failed(args) => failed::run(&session, args).await,
-            Verb::Retry(args) => retry::run(&session, args).await,
-            Verb::Ttl(args) => ttl::run(&session, args).await,
             Verb::Logs(args) => logs::run(&session, args).await,
+            Verb::Wait(args) => wait::run(&session, args).await,
             Verb::Cancel(args) => cancel::run(&session, args).await,
-            Verb::ListScheduled(args) => list_scheduled::run(&session, args).await,
-            Verb::JobControl(args) => job_control::run(&session, args).await,
+            Verb::Retry(args) => retry::run(&session, args).await,
+            Verb::Jobs(args) => jobs::run(&session, args).await,
+            Verb::Job(args) => job::run(&session, args).await,
+            Verb::Failed(args) => failed::run(&session, args).await,
+            Verb::Events(args) => events::run(&session, args).await,
+            Verb::Schedule(args) => schedule::run(&session, *args).await,
+            Verb::Schedules(args) | Verb::ListScheduled(args) => {
+                schedule::list::run(&session, args).await
+            }
+            Verb::JobControl(args) => job_control::run(&session, *args).await,
+            Verb::Queue(args) => queue::run(&session, args).await,
+            Verb::Queues(args) => queue::list(&session, args).await,
+            Verb::Purge(args) => queue::purge::run(&session, args).await,
+            Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(&session, args).await,
+            Verb::Worker(args) => worker::run(&session, args).await,
             Verb::Scheduler(args) => scheduler::run(&session, args).await,
-            Verb::ListWorkers(args) => list_workers::run(&session, args).await,
-            Verb::Queues(args) => queues::run(&session, args).await,
-            Verb::Purge(args) => purge::run(&session, args).await,
+            Verb::Dev(args) => dev::run(&session, args).await,
             Verb::Server(args) => server::run(&session, args).await,
             Verb::Config(args) => config::run(&session, &args),
             Verb::Bench(args) => bench::run(&session, args).await,
-            Verb::Cron(_) | Verb::Schema(_) | Verb::Completions(_) => Ok(0),
+            Verb::Cron(_) | Verb::Schema(_) | Verb::Completions(_) | Verb::Version(_) => Ok(0),
         }
     });
     // a reader of standard input may sit in a thread that nothing can wake

@@ -1,7 +1,8 @@
-//! `naq schedule`
+//! `naq schedule`: schedules are added, listed, changed and deleted.
 
 mod apply;
 mod crontab;
+pub(super) mod list;
 mod schedule_file;
 mod toml_file;
 
@@ -9,11 +10,16 @@ use std::io::IsTerminal;
 
 use clap::Subcommand;
 
+use super::control::{
+    Action, ChangeOptions, ControlError, NO_CHANGES, control_schedule, print_result,
+};
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::render;
+use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
+pub(super) use list::not_scheduled_error;
 use naq_client::{AddScheduleOutcome, AddedSchedule, NewSchedule, Recurrence, ScheduleSummary};
 use naq_jetstream::{BrokerError, StoredLeaderLease};
 use naq_protocol::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
@@ -29,9 +35,50 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum ScheduleVerb {
-    /// Apply a file of schedules, TOML or a crontab, as a whole: what it describes is made,
-    /// changed or left as it is, and what it no longer does is removed
+    /// Add a schedule (the default)
+    Add(Box<NewArgs>),
+    /// List schedules and delayed jobs
+    List(list::Args),
+    /// Show a schedule, or a delayed job, in full
+    Show(list::ShowArgs),
+    /// Apply a file of schedules
+    ///
+    /// The file is TOML or a crontab, and describes a whole set: naq creates and changes what it
+    /// describes, and deletes schedules of the set that are no longer in it.
     Apply(apply::Args),
+    /// Pause schedules
+    Pause(IdArgs),
+    /// Resume paused schedules
+    ///
+    /// Ticks that a schedule missed while it was paused are left out.
+    Resume(IdArgs),
+    /// Change a schedule
+    Update(Box<UpdateArgs>),
+    /// Enqueue a job of a schedule now
+    ///
+    /// Works on a paused schedule too, and leaves the schedule's ticks as they are. Prints the
+    /// job's id.
+    Trigger(IdArgs),
+    /// Delete schedules
+    ///
+    /// Jobs that they have enqueued stay.
+    Delete(IdArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct IdArgs {
+    /// Schedules' names
+    #[arg(required = true, value_name = "SCHEDULE")]
+    ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct UpdateArgs {
+    /// Schedule's name
+    #[arg(value_name = "SCHEDULE")]
+    id: String,
+    #[command(flatten)]
+    options: ChangeOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,10 +103,54 @@ struct NewArgs {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let none = ChangeOptions::default();
     match args.verb {
-        Some(ScheduleVerb::Apply(args)) => apply::run(session, args).await,
         None => create(session, args.new).await,
+        Some(ScheduleVerb::Add(new)) => create(session, *new).await,
+        Some(ScheduleVerb::List(args)) => list::run(session, args).await,
+        Some(ScheduleVerb::Show(args)) => list::show_one(session, args).await,
+        Some(ScheduleVerb::Apply(args)) => apply::run(session, args).await,
+        Some(ScheduleVerb::Pause(args)) => {
+            control(session, &args.ids, Action::Pause, "pause", &none).await
+        }
+        Some(ScheduleVerb::Resume(args)) => {
+            control(session, &args.ids, Action::Resume, "resume", &none).await
+        }
+        Some(ScheduleVerb::Update(args)) => {
+            if !args.options.check()? {
+                return Err(Failure::usage(NO_CHANGES));
+            }
+            control(session, &[args.id], Action::Update, "update", &args.options).await
+        }
+        Some(ScheduleVerb::Trigger(args)) => {
+            control(session, &args.ids, Action::Trigger, "trigger", &none).await
+        }
+        Some(ScheduleVerb::Delete(args)) => {
+            control(session, &args.ids, Action::Delete, "delete", &none).await
+        }
     }
+}
+
+/// Carries out an action on each schedule. One that does not exist does not keep the others from
+/// it; its error ends the verb.
+async fn control(
+    session: &Session,
+    ids: &[String],
+    action: Action,
+    verb: &str,
+    options: &ChangeOptions,
+) -> Result<u8, Failure> {
+    let ids: Vec<ScheduleId> = ids.iter().map(ScheduleId::new).collect::<Result<_, _>>()?;
+    let client = session.connect().await?;
+    let mut errors = ErrorReporter::default();
+    for id in &ids {
+        match control_schedule(&client, id, action, options).await {
+            Ok(result) => print_result(session, id.as_str(), verb, &result)?,
+            Err(ControlError::NotFound(error)) => errors.add(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    errors.finish()
 }
 
 async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
@@ -184,7 +275,7 @@ fn print_created(
     if schedule.status == ScheduleStatus::Paused {
         let id = &schedule.schedule_id;
         render::note(format_args!(
-            "naq: it is paused; `naq job-control {id} resume` has it go on"
+            "naq: it is paused; `naq schedule resume {id}` resumes it"
         ));
     }
     Ok(())

@@ -6,11 +6,11 @@ use std::path::Path;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
+use super::list::describe_timing;
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
 use super::{crontab, toml_file};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::job_options::read_bytes;
-use crate::cli::list_scheduled::describe_timing;
 use crate::cli::render;
 use crate::cli::schedule_options::parse_zone;
 use crate::cli::session::Session;

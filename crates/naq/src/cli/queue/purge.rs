@@ -1,13 +1,12 @@
-//! `naq purge`
+//! `naq queue purge`, and `naq purge` as the Python library calls it
 
-use std::io::{BufRead, IsTerminal};
-
-use super::exit::Failure;
-use super::render;
-use super::session::Session;
+use crate::cli::confirm::confirm;
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use crate::cli::session::Session;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The queues
     #[arg(required = true, value_name = "QUEUE")]
     queues: Vec<String>,
@@ -16,7 +15,7 @@ pub(super) struct Args {
     yes: bool,
 }
 
-pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     for name in &args.queues {
         let queue = client.queue(name)?;
@@ -45,25 +44,4 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
     }
     Ok(0)
-}
-
-/// Asks on a terminal; elsewhere only `--yes` says yes.
-pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::usage(format!(
-            "this would {what}; say --yes to do it without being asked"
-        )));
-    }
-    render::note(format_args!("naq: {what}? [y/N]"));
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        Ok(())
-    } else {
-        Err(Failure::general("nothing was done"))
-    }
 }

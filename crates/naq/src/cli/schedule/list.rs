@@ -1,4 +1,4 @@
-//! `naq list-scheduled`
+//! `naq schedule list`, `naq schedule show` and `naq list-scheduled`, the Python library's name
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::exit::{Exit, Failure};
-use super::render;
-use super::session::Session;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::render;
+use crate::cli::session::Session;
 use naq_client::{
     Client, ClientError, DelayedJobSummary, LastOutcome, ListedSchedule, ScheduleFilter,
     ScheduleSummary,
 };
 use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, ScheduleStatus, Timestamp};
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct Args {
     /// Those with this status
     #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<ScheduleStatus>,
@@ -39,6 +39,13 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ShowArgs {
+    /// Schedule's name, or a delayed job's id
+    #[arg(value_name = "SCHEDULE")]
+    id: String,
 }
 
 /// How many are shown to people where they do not say.
@@ -80,7 +87,7 @@ struct Row {
     outcome: Option<LastOutcome>,
 }
 
-pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let filter = ScheduleFilter {
         status: args.status,
         queue: args.queue.as_ref().map(QueueName::new).transpose()?,
@@ -119,6 +126,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     show(session, &args, rows, left_out)
 }
 
+/// Shows one schedule, or one delayed job, in full.
+pub(in crate::cli) async fn show_one(session: &Session, args: ShowArgs) -> Result<u8, Failure> {
+    let args = Args {
+        job_id: Some(args.id),
+        detailed: true,
+        ..Args::default()
+    };
+    run(session, args).await
+}
+
 /// One of them, by its name or id.
 async fn find(
     client: &Client,
@@ -147,7 +164,7 @@ async fn find(
 }
 
 /// Nothing is scheduled under an id.
-pub(super) fn not_scheduled_error(id: &JobId) -> Failure {
+pub(in crate::cli) fn not_scheduled_error(id: &JobId) -> Failure {
     Failure::new(
         Exit::NotFound,
         format!("there is neither a schedule `{id}` nor a job `{id}` that is held until its time"),
@@ -303,7 +320,7 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
 }
 
 /// When its ticks are, in a few words.
-pub(super) fn describe_timing(schedule: &Schedule) -> String {
+pub(in crate::cli) fn describe_timing(schedule: &Schedule) -> String {
     match (&schedule.cron, schedule.every, &schedule.tz) {
         (Some(cron), _, Some(tz)) => format!("{cron} {tz}"),
         (Some(cron), _, None) => cron.clone(),

@@ -1,8 +1,8 @@
-//! `naq ttl`
+//! `naq job ttl`
 
-use super::exit::Failure;
-use super::render;
-use super::session::Session;
+use crate::cli::exit::Failure;
+use crate::cli::render;
+use crate::cli::session::Session;
 use naq_protocol::JobId;
 use naq_protocol::units::WireDuration;
 

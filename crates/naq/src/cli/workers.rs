@@ -1,4 +1,4 @@
-//! `naq list-workers`
+//! `naq workers`, and `naq list-workers` as the Python library calls it
 
 use super::exit::Failure;
 use super::render;

@@ -1,0 +1,328 @@
+//! What `naq schedule`, `naq job` and `naq job-control` do to a schedule or to a delayed job.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::exit::Failure;
+use super::render;
+use super::schedule_options::{OrNone, ScheduleOptions, parse_time};
+use super::session::Session;
+use naq_client::{Client, ClientError, Rescheduled, ScheduleSummary};
+use naq_core::ScheduleChange;
+use naq_cron::Timezone;
+use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State, Timestamp};
+
+/// What can be done to a schedule, or to a delayed job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Delete,
+    Pause,
+    Resume,
+    Update,
+    Trigger,
+}
+
+/// What an update changes. A field whose option is absent stays as it is.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct ChangeOptions {
+    /// Time of the next run, from which an interval continues: RFC 3339, '2026-12-24 18:00', or
+    /// 18:00, in the schedule's time zone; a time in the past means now
+    #[arg(long, value_name = "TIME")]
+    pub(super) next_run: Option<String>,
+    /// Queue for the schedule's jobs
+    #[arg(short = 'q', long, value_name = "QUEUE")]
+    pub(super) queue: Option<String>,
+    #[command(flatten)]
+    pub(super) when: ScheduleOptions,
+}
+
+impl ChangeOptions {
+    /// The requested changes, except for the times, which cannot be read without a time zone.
+    pub(super) fn change(&self) -> Result<ScheduleChange, Failure> {
+        let when = &self.when;
+        Ok(ScheduleChange {
+            cron: when.cron.clone(),
+            tz: when.tz.clone(),
+            every: when.every,
+            repeat: when.repeat.as_ref().map(|OrNone(repeat)| *repeat),
+            jitter: when.jitter.as_ref().map(|OrNone(jitter)| *jitter),
+            misfire: when.misfire,
+            misfire_max: when.misfire_max,
+            misfire_grace: when.misfire_grace,
+            overlap: when.overlap,
+            queue: self.queue.as_ref().map(QueueName::new).transpose()?,
+            ..ScheduleChange::default()
+        })
+    }
+
+    /// Adds the times to `change`. A time without an offset is read in `zone`.
+    pub(super) fn parse_times(
+        &self,
+        change: &mut ScheduleChange,
+        zone: Timezone,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        change.start = self.when.start(zone, now)?;
+        change.end = self.when.end(zone, now)?;
+        change.next_run = match &self.next_run {
+            Some(text) => Some(parse_time("--next-run", text, zone, now)?),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// Whether the options request any change. Finds what is wrong with them before anything is
+    /// sent to a server.
+    ///
+    /// # Errors
+    ///
+    /// Returns a usage error if a value cannot be read.
+    pub(super) fn check(&self) -> Result<bool, Failure> {
+        let mut change = self.change()?;
+        self.parse_times(&mut change, self.when.zone()?, render::now())?;
+        Ok(!change.is_empty() || self.has_times())
+    }
+
+    /// Whether a time is among the requested changes.
+    pub(super) fn has_times(&self) -> bool {
+        self.next_run.is_some() || self.when.start.is_some() || self.when.end.is_some()
+    }
+}
+
+/// Why an action was not carried out.
+pub(super) enum ControlError {
+    /// No schedule, or no delayed job, has the id.
+    NotFound(ClientError),
+    Failed(Failure),
+}
+
+impl From<ClientError> for ControlError {
+    fn from(error: ClientError) -> ControlError {
+        match error {
+            ClientError::NoSuchSchedule(_) | ClientError::NoSuchJob(_) => {
+                ControlError::NotFound(error)
+            }
+            error => ControlError::Failed(error.into()),
+        }
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Failure {
+        match error {
+            ControlError::NotFound(error) => error.into(),
+            ControlError::Failed(failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for ControlError {
+    fn from(failure: Failure) -> ControlError {
+        ControlError::Failed(failure)
+    }
+}
+
+/// What an action led to.
+pub(super) struct ActionResult {
+    kind: &'static str,
+    /// The result in a few words, for people.
+    message: String,
+    /// Whether the action changed anything. `None` if that is not known.
+    was_changed: Option<bool>,
+    status: Option<&'static str>,
+    next_run: Option<Timestamp>,
+    /// The job that the action enqueued.
+    job_id: Option<JobId>,
+}
+
+impl ActionResult {
+    fn new(kind: &'static str, message: impl Into<String>) -> ActionResult {
+        ActionResult {
+            kind,
+            message: message.into(),
+            was_changed: None,
+            status: None,
+            next_run: None,
+            job_id: None,
+        }
+    }
+}
+
+/// The error of an update that names no change.
+pub(super) const NO_CHANGES: &str =
+    "say what to change: --cron, --every, --next-run, --repeat, --queue …";
+
+const RECURRING: &str = "recurring";
+const DELAYED: &str = "one_shot";
+
+/// Carries out an action on a schedule. `options` are read for [`Action::Update`] only.
+///
+/// # Errors
+///
+/// Returns [`ControlError::NotFound`] if no schedule has the id.
+pub(super) async fn control_schedule(
+    client: &Client,
+    id: &ScheduleId,
+    action: Action,
+    options: &ChangeOptions,
+) -> Result<ActionResult, ControlError> {
+    let changed = match action {
+        Action::Delete => {
+            client.delete_schedule(id).await?;
+            return Ok(ActionResult::new(RECURRING, "removed"));
+        }
+        Action::Trigger => {
+            let job_id = client.trigger_schedule(id, render::now()).await?;
+            return Ok(ActionResult {
+                job_id: Some(job_id),
+                ..ActionResult::new(RECURRING, "")
+            });
+        }
+        Action::Pause => client.pause_schedule(id).await?,
+        Action::Resume => client.resume_schedule(id, render::now()).await?,
+        Action::Update => {
+            // A time without an offset is in the zone that the schedule has, or gets by this.
+            let mut change = options.change()?;
+            let zone = match &change.tz {
+                None if options.has_times() => zone_of(client, id).await?,
+                _ => options.when.zone()?,
+            };
+            let now = render::now();
+            options.parse_times(&mut change, zone, now)?;
+            client.update_schedule(id, &change, now).await?
+        }
+    };
+    let was_changed = changed.was_changed;
+    let summary = ScheduleSummary::from(changed.schedule);
+    let schedule = &summary.schedule;
+    let already = if was_changed { "" } else { " already" };
+    let mut message = format!("{}{already}", schedule.status);
+    match summary.next_run {
+        Some(next_run) => message.push_str(&next(next_run, schedule.tz.as_deref())),
+        None if action == Action::Update && schedule.status == ScheduleStatus::Paused => {
+            message.push_str(" still: `resume` has it go on");
+        }
+        None => {}
+    }
+    Ok(ActionResult {
+        was_changed: Some(was_changed),
+        status: Some(schedule.status.as_str()),
+        next_run: summary.next_run,
+        ..ActionResult::new(RECURRING, message)
+    })
+}
+
+/// The time zone of a schedule's times, UTC if it names none.
+async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Timezone, ClientError> {
+    let summary = client.fetch_schedule(id).await?;
+    let name = summary.and_then(|summary| summary.schedule.tz);
+    Ok(name.and_then(|name| name.parse().ok()).unwrap_or_default())
+}
+
+/// Carries out an action on a delayed job. `options` are read for [`Action::Update`] only, and a
+/// due time without an offset is read in their zone.
+///
+/// # Errors
+///
+/// Returns [`ControlError::NotFound`] if no job has the id.
+pub(super) async fn control_delayed_job(
+    client: &Client,
+    job: &JobId,
+    action: Action,
+    options: &ChangeOptions,
+    result_ttl: Duration,
+) -> Result<ActionResult, ControlError> {
+    let rescheduled = match action {
+        Action::Delete => {
+            // Only a delayed job is cancelled here; `naq cancel` cancels any.
+            client.fetch_delayed_job(job).await?;
+            client.cancel(job, render::now(), result_ttl).await?;
+            return Ok(ActionResult {
+                status: Some(State::Cancelled.as_str()),
+                ..ActionResult::new(DELAYED, "cancelled")
+            });
+        }
+        Action::Pause => Rescheduled::Delayed(Box::new(client.pause_delayed_job(job).await?)),
+        Action::Resume => client.resume_delayed_job(job).await?,
+        Action::Trigger => client.run_delayed_job_now(job).await?,
+        Action::Update => {
+            let Some(text) = &options.next_run else {
+                client.fetch_delayed_job(job).await?;
+                return Err(runs_once_error(job).into());
+            };
+            let others = ChangeOptions {
+                next_run: None,
+                when: ScheduleOptions {
+                    tz: None,
+                    ..options.when.clone()
+                },
+                queue: options.queue.clone(),
+            };
+            if !others.change()?.is_empty() || others.has_times() {
+                client.fetch_delayed_job(job).await?;
+                return Err(runs_once_error(job).into());
+            }
+            let due = parse_time("--next-run", text, options.when.zone()?, render::now())?;
+            client.reschedule_delayed_job(job, due).await?
+        }
+    };
+    let (status, due) = match &rescheduled {
+        Rescheduled::Delayed(one_shot) if one_shot.paused => ("paused", None),
+        Rescheduled::Delayed(one_shot) => ("active", one_shot.due),
+        Rescheduled::Retrying { due, .. } => (State::Retrying.as_str(), Some(*due)),
+        Rescheduled::Queued { .. } => (State::Queued.as_str(), None),
+    };
+    let mut message = status.to_owned();
+    if let Some(due) = due {
+        message.push_str(&next(due, options.when.tz.as_deref()));
+    }
+    Ok(ActionResult {
+        status: Some(status),
+        next_run: due,
+        job_id: (action == Action::Trigger).then(|| job.clone()),
+        ..ActionResult::new(DELAYED, message)
+    })
+}
+
+fn runs_once_error(job: &JobId) -> Failure {
+    Failure::usage(format!(
+        "the job `{job}` runs once: its time, --next-run, is all that can be changed"
+    ))
+}
+
+fn next(next_run: Timestamp, tz: Option<&str>) -> String {
+    let shown = render::format_in_zone(next_run, tz);
+    format!(
+        ", next run {shown} ({})",
+        render::relative_time(next_run, render::now())
+    )
+}
+
+/// Prints the result of an action, which is `action` in JSON.
+pub(super) fn print_result(
+    session: &Session,
+    id: &str,
+    action: &str,
+    result: &ActionResult,
+) -> std::io::Result<()> {
+    if session.json {
+        let mut object = json!({"id": id, "kind": result.kind, "action": action});
+        if let Some(was_changed) = result.was_changed {
+            object["changed"] = json!(was_changed);
+        }
+        if let Some(status) = result.status {
+            object["status"] = json!(status);
+            object["next_run"] = json!(result.next_run);
+        }
+        if let Some(job_id) = &result.job_id {
+            object["job_id"] = json!(job_id);
+        }
+        return render::print_json(&object);
+    }
+    match &result.job_id {
+        // for the next command
+        Some(job_id) => render::print_line(job_id),
+        None => render::print_line(format_args!("{id}  {}", result.message)),
+    }
+}

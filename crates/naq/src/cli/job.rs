@@ -1,0 +1,102 @@
+//! `naq job`: what is rarely done to a job.
+
+mod ttl;
+
+use clap::Subcommand;
+
+use super::control::{Action, ChangeOptions, ControlError, control_delayed_job, print_result};
+use super::exit::Failure;
+use super::retry::ErrorReporter;
+use super::schedule_options::ScheduleOptions;
+use super::session::Session;
+use naq_protocol::JobId;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: JobVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobVerb {
+    /// Set how long an ended job's record stays
+    Ttl(ttl::Args),
+    /// Pause delayed jobs
+    Pause(IdArgs),
+    /// Resume paused delayed jobs
+    ///
+    /// A job that became due while it was paused is enqueued now.
+    Resume(IdArgs),
+    /// Give a delayed job, or one that waits for a retry, another due time
+    Reschedule(RescheduleArgs),
+    /// Enqueue delayed jobs now
+    Trigger(IdArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct IdArgs {
+    /// Delayed jobs' ids
+    #[arg(required = true, value_name = "JOB")]
+    ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RescheduleArgs {
+    /// Job's id
+    #[arg(value_name = "JOB")]
+    id: String,
+    /// New due time: RFC 3339, '2026-12-24 18:00', or 18:00 for the next one; a time in the past
+    /// means now
+    #[arg(value_name = "TIME")]
+    time: String,
+    /// Time zone of TIME, such as Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let none = ChangeOptions::default();
+    match args.verb {
+        JobVerb::Ttl(args) => ttl::run(session, args).await,
+        JobVerb::Pause(args) => control(session, &args.ids, Action::Pause, "pause", &none).await,
+        JobVerb::Resume(args) => control(session, &args.ids, Action::Resume, "resume", &none).await,
+        JobVerb::Trigger(args) => {
+            control(session, &args.ids, Action::Trigger, "trigger", &none).await
+        }
+        JobVerb::Reschedule(args) => {
+            let options = ChangeOptions {
+                next_run: Some(args.time),
+                when: ScheduleOptions {
+                    tz: args.tz,
+                    ..ScheduleOptions::default()
+                },
+                queue: None,
+            };
+            options.check()?;
+            control(session, &[args.id], Action::Update, "reschedule", &options).await
+        }
+    }
+}
+
+/// Carries out an action on each delayed job. One that does not exist does not keep the others
+/// from it; its error ends the verb.
+async fn control(
+    session: &Session,
+    ids: &[String],
+    action: Action,
+    verb: &str,
+    options: &ChangeOptions,
+) -> Result<u8, Failure> {
+    let ids: Vec<JobId> = ids.iter().map(JobId::new).collect::<Result<_, _>>()?;
+    let ttl = session.settings().default_result_ttl;
+    let client = session.connect().await?;
+    let mut errors = ErrorReporter::default();
+    for id in &ids {
+        match control_delayed_job(&client, id, action, options, ttl).await {
+            Ok(result) => print_result(session, id.as_str(), verb, &result)?,
+            Err(ControlError::NotFound(error)) => errors.add(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    errors.finish()
+}

@@ -1,0 +1,199 @@
+//! `naq queue`: queues are listed, created, changed and removed.
+
+pub(super) mod purge;
+
+use std::num::NonZeroU32;
+
+use clap::Subcommand;
+
+use super::confirm::confirm;
+use super::exit::Failure;
+use super::render;
+use super::session::Session;
+use naq_jetstream::QueueSettings;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<QueueVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueVerb {
+    /// List queues (the default)
+    List(ListArgs),
+    /// Create queues
+    Add {
+        #[command(flatten)]
+        names: NameArgs,
+        /// Number of servers that keep a copy [default: the setting `replicas`]
+        #[arg(long, value_name = "COUNT")]
+        replicas: Option<usize>,
+        /// Maximum number of each queue's jobs that run at once, on all workers [default: no limit]
+        #[arg(long, value_name = "COUNT")]
+        max_running: Option<NonZeroU32>,
+    },
+    /// Change the settings of queues
+    Set {
+        #[command(flatten)]
+        names: NameArgs,
+        /// Maximum number of each queue's jobs that run at once, on all workers; `none` removes
+        /// the limit
+        #[arg(long, value_name = "COUNT|none", value_parser = parse_max_running, required = true)]
+        max_running: MaxRunning,
+    },
+    /// Pause queues
+    ///
+    /// Workers receive no more jobs of a paused queue; running jobs continue.
+    Pause(NameArgs),
+    /// Resume paused queues
+    Resume(NameArgs),
+    /// Remove queues and every job in them
+    Remove {
+        #[command(flatten)]
+        names: NameArgs,
+        /// Do not ask for confirmation
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+    /// Remove every job of queues, except for running ones
+    Purge(purge::Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {}
+
+#[derive(Debug, clap::Args)]
+struct NameArgs {
+    /// Queues' names
+    #[arg(required = true, value_name = "QUEUE")]
+    queues: Vec<String>,
+}
+
+/// A limit of running jobs. `None` means no limit.
+#[derive(Clone, Copy, Debug)]
+struct MaxRunning(Option<NonZeroU32>);
+
+fn parse_max_running(text: &str) -> Result<MaxRunning, String> {
+    match text {
+        "none" => Ok(MaxRunning(None)),
+        count => count
+            .parse()
+            .map(|count| MaxRunning(Some(count)))
+            .map_err(|_| "a number from 1 on, or none; to stop deliveries, pause it".to_owned()),
+    }
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let ack_wait = session.settings().ack_wait;
+    match args.verb.unwrap_or(QueueVerb::List(ListArgs {})) {
+        QueueVerb::List(args) => return list(session, args).await,
+        QueueVerb::Purge(args) => return purge::run(session, args).await,
+        QueueVerb::Remove { names, yes } => return remove(session, &names.queues, yes).await,
+        QueueVerb::Add {
+            names,
+            replicas,
+            max_running,
+        } => {
+            let settings = QueueSettings {
+                replicas: replicas.unwrap_or(session.settings().replicas),
+                max_running,
+                ack_wait,
+            };
+            let client = session.connect().await?;
+            for name in &names.queues {
+                client.queue(name)?.add(&settings).await?;
+            }
+        }
+        QueueVerb::Set {
+            names,
+            max_running: MaxRunning(count),
+        } => {
+            let client = session.connect().await?;
+            for name in &names.queues {
+                client.queue(name)?.set_max_running(count, ack_wait).await?;
+            }
+        }
+        QueueVerb::Pause(names) => {
+            let client = session.connect().await?;
+            for name in &names.queues {
+                client.queue(name)?.pause(render::now(), ack_wait).await?;
+            }
+        }
+        QueueVerb::Resume(names) => {
+            let client = session.connect().await?;
+            for name in &names.queues {
+                client.queue(name)?.resume().await?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, Failure> {
+    let client = session.connect().await?;
+    for name in queues {
+        let queue = client.queue(name)?;
+        let info = queue.info().await?;
+        let count = info.depth + info.running + info.delayed;
+        let running = match info.running {
+            0 => String::new(),
+            running => {
+                format!(", {running} of which run and are not taken up again if their worker dies")
+            }
+        };
+        confirm(
+            yes,
+            &format!("remove the queue {name} and its {count} jobs{running}"),
+        )?;
+        queue.remove().await?;
+        if session.json {
+            render::print_json(&serde_json::json!({
+                "queue": name, "removed": info.depth + info.delayed, "running": info.running,
+            }))?;
+        } else if count > 0 {
+            render::print_line(format_args!("{name}: removed with {count} jobs{running}"))?;
+        }
+    }
+    Ok(0)
+}
+
+pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failure> {
+    let client = session.connect().await?;
+    let queues = client.list_queues().await?;
+    if session.json {
+        render::print_json(&queues)?;
+        return Ok(0);
+    }
+    if queues.is_empty() {
+        render::note("there is no queue yet; `naq enqueue` makes one");
+        return Ok(0);
+    }
+    let now = render::now();
+    let rows: Vec<Vec<String>> = queues
+        .iter()
+        .map(|queue| {
+            vec![
+                queue.name.to_string(),
+                queue.depth.to_string(),
+                match queue.max_running {
+                    Some(max) => format!("{}/{max}", queue.running),
+                    None => queue.running.to_string(),
+                },
+                queue.delayed.to_string(),
+                queue
+                    .oldest
+                    .map_or_else(|| "-".to_owned(), |oldest| render::age(oldest, now)),
+                render::bytes(queue.bytes),
+                if queue.paused { "paused" } else { "open" }.to_owned(),
+            ]
+        })
+        .collect();
+    render::print_table(
+        &[
+            "QUEUE", "DEPTH", "RUNNING", "DELAYED", "OLDEST", "SIZE", "STATE",
+        ],
+        &rows,
+    )?;
+    Ok(0)
+}
