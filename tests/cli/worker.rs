@@ -1,7 +1,39 @@
 //! `naq worker`: what its jobs may do.
 
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
 use crate::harness::naq::{Naq, text};
 use crate::harness::nats::TestServer;
+
+/// The next message of `sd_notify(3)`.
+fn notification(socket: &UnixDatagram) -> String {
+    let mut bytes = [0; 256];
+    let length = socket.recv(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+}
+
+#[test]
+fn readiness_and_shutdown_are_notified_to_systemd() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["worker", "scheduler"] {
+        let path = folder.path().join(verb);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let process = naq
+            .cli([verb])
+            .env("NOTIFY_SOCKET", path.to_str().unwrap())
+            .follow();
+        assert_eq!(notification(&socket), "READY=1", "{verb}");
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(notification(&socket), "STOPPING=1", "{verb}");
+        process.wait_exit();
+    }
+}
 
 #[test]
 fn jobs_are_another_users_in_the_containment_asked_for() {

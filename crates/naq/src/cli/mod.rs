@@ -33,6 +33,7 @@ mod server;
 mod session;
 mod signals;
 mod status;
+mod systemd;
 mod version;
 mod wait;
 mod worker;

@@ -62,6 +62,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let client = session.connect().await?;
     tracing::info!(server = client.broker().server(), "scheduling");
+    super::systemd::ready();
     let summary = scheduler::run_scheduler(client, options, stop).await?;
     tracing::info!(enqueued = summary.enqueued, "done");
     Ok(0)
@@ -94,6 +95,7 @@ fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         signals.next().await;
+        super::systemd::stopping();
         let _ = sender.send(true);
         let signal = signals.next().await;
         std::process::exit(128 + signal);

@@ -45,6 +45,7 @@ pub(super) fn worker_commands(
     tokio::spawn(async move {
         for request in [first, WorkerCommand::Stop] {
             signals.next().await;
+            super::systemd::stopping();
             let _ = asking.send(request);
         }
         std::future::pending::<()>().await;

@@ -28,6 +28,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         containment = %runner.containment(),
         "working"
     );
+    super::systemd::ready();
     let summary =
         worker::run_worker(client.broker().clone(), runner.clone(), options, requests).await?;
     runner.shutdown().await;

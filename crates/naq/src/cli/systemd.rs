@@ -1,0 +1,26 @@
+//! What a service manager learns of a long-lived verb, by the protocol of `sd_notify(3)`.
+//!
+//! Without `NOTIFY_SOCKET` each call does nothing.
+
+use sd_notify::NotifyState;
+
+/// Reports that start-up is complete: the process is connected to NATS and does its work.
+///
+/// A unit of `Type=notify` becomes active with this call, so whatever is ordered after it finds a
+/// worker that accepts jobs.
+pub(super) fn ready() {
+    notify(NotifyState::Ready);
+}
+
+/// Reports that the process is shutting down, so that the manager shows it as deactivating while
+/// running jobs finish.
+pub(super) fn stopping() {
+    notify(NotifyState::Stopping);
+}
+
+fn notify(state: NotifyState) {
+    // A manager that does not listen must not stop the work.
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify the service manager; check NOTIFY_SOCKET");
+    }
+}
