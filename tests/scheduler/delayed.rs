@@ -283,7 +283,7 @@ fn times_that_cannot_be_are_refused_and_those_over_are_at_once() {
         "true",
     ])
     .exits(6)
-    .expect_stderr(&["expires at 2027-01-01T00:00:00.000Z, before its time"]);
+    .expect_stderr(&["expires at 2027-01-01T00:00:00.000Z, before its start"]);
     enqueue(&["--at", "tomorrow", "--", "true"])
         .exits(2)
         .expect_stderr(&["--at: `tomorrow` is not a time"]);

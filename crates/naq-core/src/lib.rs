@@ -1,43 +1,73 @@
-//! Decisions about a job's life: state and event in, new state and effects out.
+//! The decisions of naq, as pure functions: a state and an event go in, the new state and the
+//! effects to carry out come back.
 //!
-//! Pure: no I/O and no clock. Time, randomness and identities come in as arguments, so that
-//! every rule can be tested by walking it.
+//! Nothing here performs I/O or reads a clock. Time, randomness and identities are arguments, so a
+//! test can walk a job or a schedule through any order of events.
+//!
+//! ```
+//! use naq_core::{RescheduleRequest, OnReschedule, on_reschedule};
+//!
+//! let now = "2026-12-24T17:00:00Z".parse()?;
+//! let due = "2026-12-24T18:00:00Z".parse()?;
+//!
+//! // A job that is due in an hour can still be paused …
+//! let decision = on_reschedule(Some(due), false, RescheduleRequest::Pause, now);
+//! assert_eq!(decision, OnReschedule::DelayUntil { due, is_paused: true });
+//!
+//! // … but not in the second before it is due: the server may be enqueuing it already.
+//! let decision = on_reschedule(Some(due), false, RescheduleRequest::Pause, due);
+//! assert_eq!(decision, OnReschedule::TooLate(due));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Semantics
+//!
+//! A job runs at least once, and its outcome is recorded once. The functions here keep that
+//! promise together with their callers, who must follow one order: decide, record, acknowledge.
+//!
+//! - Every record is written by compare-and-set on the revision that the decision was based on. If
+//!   the write is refused, the caller reads the record again and decides again.
+//! - A message is acknowledged only after the record that its decision returned was written. After
+//!   a crash between the two, the message is redelivered, and [`decide_delivery`] returns
+//!   [`DeliveryDecision::AlreadyFinished`] or [`DeliveryDecision::DuplicateMessage`] for it.
+//! - A worker's right to a job is a lease, which names one delivery of one message. Only a later
+//!   delivery of that message, or the proof that the message is gone, takes the lease over.
+//!
+//! # Errors
+//!
+//! Decisions about jobs cannot fail. Decisions about schedules and delayed jobs return
+//! [`ScheduleError`] or [`StartDelayError`], which say what is wrong and what to do in one line.
+//!
+//! # Platform
+//!
+//! Any: the crate depends on `naq-protocol` and `naq-cron`, and on no runtime.
 
-mod backoff;
-mod cancel;
-mod delay;
-mod dependency;
-mod reconcile;
+mod job;
 mod retry_backoff;
-mod routing;
 mod schedule;
-#[cfg(test)]
-mod state_machine_proptest;
-mod transition;
-mod update;
 
-pub use backoff::{FailureClass, classify_failure, retry_delay};
-pub use cancel::{OnCancel, on_cancel};
-pub use delay::{
+pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
+pub use job::backoff::{FailureClass, classify_failure, retry_delay};
+pub use job::cancel::{OnCancel, on_cancel};
+pub use job::delivery::{
+    ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision,
+    decide_delivery, rejected_record,
+};
+pub use job::dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};
+pub use job::reconcile::{
+    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
+};
+pub use job::result_ttl::{RECORD_TTL_MIN, clamp_result_ttl, result_ttl};
+pub use job::routing::{has_required_labels, rerouted_record};
+pub use retry_backoff::ExponentialBackoff;
+pub use schedule::delay::{
     ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, StartDelay, StartDelayError,
     check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,
     paused_until,
 };
-pub use dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};
-pub use reconcile::{
-    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
-};
-pub use retry_backoff::ExponentialBackoff;
-pub use routing::{has_required_labels, rerouted_record};
-pub use schedule::{
-    CronCache, ScheduleAction, ScheduleError, SchedulePosition, TickPlan, check_schedule,
-};
-pub use transition::{
-    AttemptEnd, ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision,
-    FinishedAttempt, OnEnd, RECORD_TTL_MIN, clamp_result_ttl, decide_delivery, end_attempt,
-    rejected_record, result_ttl,
-};
-pub use update::{
+pub use schedule::plan::{ScheduleAction, SchedulePosition, TickPlan, check_schedule};
+pub use schedule::update::{
     OnApply, OnChange, ScheduleChange, differing_fields, on_apply, on_pause, on_resume,
     replace_definition, update,
 };
+pub use schedule::{CronCache, ScheduleError};

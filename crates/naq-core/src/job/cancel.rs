@@ -1,24 +1,25 @@
-//! What a wish to cancel means for a job.
+//! What a cancel request means for a job.
 
 use super::transition::finish;
 use naq_protocol::{Reason, Record, State, Timestamp};
 
-/// What to do about a wish to cancel.
+/// What to do about a cancel request.
 #[derive(Debug)]
 pub enum OnCancel {
-    /// Write this terminal record where the revision still is the one decided upon, then remove
-    /// the job's messages and release who waits for it.
+    /// Write this terminal record if its revision is still the one that was decided upon, then
+    /// remove the job's messages and release the jobs that depend on it.
     End(Box<Record>),
-    /// Write this record, then tell the worker that runs the job.
+    /// Write this record, then notify the worker that runs the job. In this order a worker that
+    /// misses the notification still finds the request in the record.
     NotifyWorker(Box<Record>),
-    /// It was asked before: tell the worker once more.
+    /// The request is in the record already: notify the worker again.
     NotifyWorkerAgain(Box<Record>),
-    /// It has ended already.
+    /// The job has already finished, with this record.
     AlreadyFinished(Box<Record>),
 }
 
-/// Decides what a wish to cancel means, given the job's record. A job that no worker has seen is
-/// given by a record in the state `queued` or `scheduled`.
+/// Decides what a cancel request means, given the job's record. For a job that no worker has seen,
+/// the caller passes a new record in the state `queued` or `scheduled`.
 #[must_use]
 pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
     if record.state.is_terminal() {
@@ -42,7 +43,7 @@ mod tests {
     use naq_protocol::{JobId, QueueName};
 
     #[test]
-    fn every_state_has_an_answer_and_none_is_lost() {
+    fn cancel_ends_or_notifies_in_every_state_but_a_finished_one() {
         let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
         for state in State::ALL {
             let mut record = Record::new(
@@ -67,7 +68,7 @@ mod tests {
                     ));
                 }
                 OnCancel::AlreadyFinished(record) => assert_eq!(record.state, state),
-                OnCancel::NotifyWorkerAgain(_) => panic!("{state} was not asked before"),
+                OnCancel::NotifyWorkerAgain(_) => panic!("{state} had no earlier cancel request"),
             }
         }
     }

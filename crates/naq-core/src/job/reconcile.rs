@@ -1,22 +1,24 @@
-//! What is left to do about what a crash left behind.
+//! Reconciling what a crash left behind: index entries, missing messages, lost jobs.
 
 use super::transition::finish;
 use naq_protocol::{Reason, Record, State, Timestamp};
 
-/// What becomes of a key that says that a job waits for another.
+/// What to do with an index entry that says that one job depends on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDependencyEdge {
-    /// It is as it should be, or not to be judged yet.
+    /// The entry is correct, or it is too early to tell.
     Keep,
-    /// The other job has ended so, and whoever ended it did not live to say so.
+    /// The dependency finished in this state, and the process that finished it crashed before it
+    /// released the job: release the job.
     Release(State),
-    /// The job waits no more, and never will again.
+    /// The job is no longer blocked on the dependency and never will be again: remove the entry.
     Remove,
 }
 
-/// Judges such a key by the records of both jobs.
+/// Decides about such an entry by the records of both jobs.
 ///
-/// A job without a record may be about to wait: its key is written first.
+/// The entry of a job without a record is kept: the job may be about to be blocked, since its index
+/// entries are written before its record.
 #[must_use]
 pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> OnDependencyEdge {
     let Some(job) = job.filter(|job| !job.placeholder) else {
@@ -37,19 +39,19 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
     }
 }
 
-/// Whether a job needs a message, for someone to be given it again. One that waits has none: who
-/// ends what it waits for gives it one.
+/// Whether a job needs a message in its queue. A blocked job has none: whatever ends its wait
+/// publishes one.
 #[must_use]
 pub fn needs_message(record: &Record) -> bool {
     !record.placeholder && !record.state.is_terminal() && record.state != State::Waiting
 }
 
-/// Whether a job needs another message in place of this one, which nobody will be given: one that
-/// runs by it.
+/// Whether a job needs a new message in place of an orphaned one, which the server will not
+/// redeliver. It does if it runs by that message.
 ///
-/// The message was acknowledged once, which is done when the job has ended, waits, or has another
-/// message. A job without a record has ended and been forgotten since, or was handed on before it had
-/// one: it must not be run again for a message that came back.
+/// A message is acknowledged only when its job has finished, is blocked, or has another message. A
+/// job without a record has finished and its record has expired, or it was rerouted before it had a
+/// record: an orphaned message must not run it again.
 #[must_use]
 pub fn needs_replacement_message(record: Option<&Record>, sequence: u64) -> bool {
     record.is_some_and(|record| {
@@ -58,11 +60,11 @@ pub fn needs_replacement_message(record: Option<&Record>, sequence: u64) -> bool
     })
 }
 
-/// The end of a job that nobody holds, whose message is gone, and whose envelope nobody has.
+/// Fails a job that has no worker, no message and no envelope, so that nothing can run it again.
 #[must_use]
 pub fn fail_lost_job(mut record: Record, now: Timestamp) -> Record {
     record.error = Some(
-        "its message is gone from its queue, and no worker has it: the queue was removed, or the server has lost it"
+        "its message is gone from its queue and no worker runs it: the queue was removed, or the server lost the message"
             .to_owned(),
     );
     finish(&mut record, State::Failed, Some(Reason::Crashed), now);
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_over_is_forgotten() {
+    fn dependency_edge_is_removed_only_after_the_wait() {
         for state in State::ALL {
             let job = record(state);
             let alone = on_dependency_edge(None, Some(&job));
@@ -90,24 +92,24 @@ mod tests {
                 state.is_terminal(),
                 "{state}"
             );
-            let mut begun = job.clone();
-            begun.dependencies_met = true;
+            let mut satisfied = job.clone();
+            satisfied.dependencies_met = true;
             assert_eq!(
-                on_dependency_edge(None, Some(&begun)),
+                on_dependency_edge(None, Some(&satisfied)),
                 OnDependencyEdge::Remove
             );
             for other in State::ALL {
-                let verdict = on_dependency_edge(Some(&record(other)), Some(&job));
+                let decision = on_dependency_edge(Some(&record(other)), Some(&job));
                 let released = state == State::Waiting && other.is_terminal();
                 assert_eq!(
-                    verdict == OnDependencyEdge::Release(other),
+                    decision == OnDependencyEdge::Release(other),
                     released,
                     "{state} {other}"
                 );
                 let mut placeholder = record(other);
                 placeholder.placeholder = true;
-                let verdict = on_dependency_edge(Some(&placeholder), Some(&job));
-                assert!(!matches!(verdict, OnDependencyEdge::Release(_)));
+                let decision = on_dependency_edge(Some(&placeholder), Some(&job));
+                assert!(!matches!(decision, OnDependencyEdge::Release(_)));
             }
         }
         assert_eq!(
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_nobody_is_given_is_replaced_where_a_job_depends_on_it() {
+    fn orphaned_message_is_replaced_only_if_a_job_runs_by_it() {
         assert!(!needs_replacement_message(None, 7));
         let mut placeholder = record(State::Queued);
         placeholder.placeholder = true;
@@ -140,16 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_nobody_has_ends() {
+    fn lost_job_fails() {
         for state in State::ALL {
             let needs = needs_message(&record(state));
-            let held = [
+            let with_message = [
                 State::Scheduled,
                 State::Queued,
                 State::Running,
                 State::Retrying,
             ];
-            assert_eq!(needs, held.contains(&state), "{state}");
+            assert_eq!(needs, with_message.contains(&state), "{state}");
         }
         let ended = fail_lost_job(record(State::Running), Timestamp::from_unix_ms(5).unwrap());
         assert_eq!(

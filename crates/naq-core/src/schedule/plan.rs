@@ -1,118 +1,54 @@
-//! When a schedule's next tick is, and what becomes of ticks that nobody enqueued in time.
+//! When a schedule's next tick is, and whether to wait for it or to enqueue it now.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use naq_cron::{Cron, CronError, Timezone, TimezoneError};
+use naq_cron::{Cron, Timezone, TimezoneError};
 use naq_protocol::{
-    EnvelopeError, INTERVAL_MS_MIN, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
-    Misfire, Schedule, ScheduleId, TickEnvelope, Timestamp,
+    INTERVAL_MS_MIN, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX, Misfire,
+    Schedule, ScheduleId, TickEnvelope, Timestamp,
 };
 
-/// Ticks that were left out are counted up to this many: a schedule of each second whose
-/// scheduler was away for a year is not walked through.
-const MISSED_COUNT_MAX: u64 = 10_000;
+use super::{CronCache, ScheduleError};
 
-/// How far back the last late ticks are looked for at first.
-const LOOKBACK_INITIAL_MS: i64 = 60_000;
-
-/// What is wrong with a schedule.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    /// Its cron expression.
-    #[error("{0}")]
-    Cron(#[from] CronError),
-    /// Its envelope.
-    #[error("{0}")]
-    Envelope(#[from] EnvelopeError),
-    /// One of its fields.
-    #[error("schedule: `{field}`: {problem}")]
-    Field {
-        /// The field's name.
-        field: &'static str,
-        /// What is wrong with it, and what to do.
-        problem: String,
-    },
-}
-
-impl ScheduleError {
-    pub(super) fn field(field: &'static str, problem: impl Into<String>) -> ScheduleError {
-        ScheduleError::Field {
-            field,
-            problem: problem.into(),
-        }
-    }
-}
-
-/// Cron expressions that were parsed: schedules share those they have in common.
-#[derive(Debug, Default)]
-pub struct CronCache(HashMap<String, Arc<Cron>>);
-
-impl CronCache {
-    fn get(&mut self, expression: &str) -> Result<Arc<Cron>, CronError> {
-        if let Some(known) = self.0.get(expression) {
-            return Ok(known.clone());
-        }
-        let cron = Arc::new(Cron::parse(expression)?);
-        self.0.insert(expression.to_owned(), cron.clone());
-        Ok(cron)
-    }
-
-    /// Forgets expressions that no schedule has any more.
-    pub fn evict_unused(&mut self) {
-        self.0.retain(|_, cron| Arc::strong_count(cron) > 1);
-    }
-
-    /// How many expressions are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether none is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
+/// The rule by which ticks follow each other.
 #[derive(Clone, Debug)]
 enum TickRule {
     Cron { cron: Arc<Cron>, zone: Timezone },
     Every { interval_ms: i64, anchor_ms: i64 },
 }
 
-/// When a schedule's ticks are, made ready to be asked often.
+/// When a schedule's ticks are, parsed once, so that a scheduler can ask often.
 #[derive(Clone, Debug)]
 pub struct TickPlan {
-    cadence: TickRule,
+    rule: TickRule,
     start_ms: Option<i64>,
     end_ms: Option<i64>,
     repeat: Option<u64>,
     jitter_ms: i64,
-    misfire: Misfire,
-    misfire_max: usize,
+    pub(super) misfire: Misfire,
+    pub(super) misfire_max: usize,
     grace_ms: i64,
-    /// What the jitter of this schedule is drawn from.
+    /// The seed of this schedule's jitter, derived from its id.
     seed: u64,
 }
 
-/// How far a schedule is.
+/// How far a schedule has advanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulePosition {
-    /// Every tick up to this time is done with.
+    /// Every tick up to and including this time was enqueued or skipped.
     pub done_until: Timestamp,
-    /// A next tick that was set by hand; past `done_until` it comes before any other.
+    /// A next tick that a user set. While it is after `done_until`, it comes before any other.
     pub next_run: Option<Timestamp>,
-    /// Jobs made so far.
+    /// Jobs enqueued so far.
     pub runs: u64,
-    /// Late ticks up to this time have been judged: those after `done_until` are to be enqueued.
+    /// The misfire policy was applied to late ticks up to this time: those after `done_until` are
+    /// still to be enqueued. `None` if it was not applied since the schedule was read.
     pub misfires_resolved_until: Option<Timestamp>,
 }
 
 impl SchedulePosition {
-    /// Where a stored schedule is.
+    /// The position of a stored schedule.
     #[must_use]
     pub fn from_schedule(schedule: &Schedule) -> SchedulePosition {
         SchedulePosition {
@@ -124,51 +60,51 @@ impl SchedulePosition {
     }
 }
 
-/// What a schedule is to do.
+/// What a scheduler should do about a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScheduleAction {
-    /// Nothing before this time.
+    /// Do nothing before `at`.
     Wait {
         /// The next tick.
         tick: Timestamp,
-        /// When it is to be enqueued: the same, or later by the jitter.
+        /// When to enqueue it: `tick` plus its jitter.
         at: Timestamp,
     },
     /// Enqueue this tick.
     Fire {
-        /// Its time.
+        /// The time of the tick.
         tick: Timestamp,
     },
-    /// Late ticks were judged: go on from here.
+    /// The misfire policy was applied to late ticks: store this position and ask again.
     MisfiresResolved {
-        /// Every tick up to this time is done with now.
+        /// Every tick up to and including this time was enqueued or skipped.
         done_until: Timestamp,
-        /// Those between this and `done_until` are to be enqueued.
+        /// The ticks after `done_until`, up to and including this time, are still to be enqueued.
         misfires_resolved_until: Timestamp,
-        /// How many are left out, as far as they were counted.
+        /// How many late ticks the policy skips; the count stops at 10,000.
         missed: u64,
     },
-    /// There are no more ticks.
+    /// The schedule has no more ticks.
     End,
 }
 
 impl TickPlan {
-    /// From a schedule.
+    /// Parses the timing of a schedule.
     ///
     /// # Errors
-    /// [`ScheduleError`] with the field that is wrong.
+    /// Returns [`ScheduleError`] with the first invalid field.
     pub fn new(schedule: &Schedule, crons: &mut CronCache) -> Result<TickPlan, ScheduleError> {
-        let cadence = tick_rule(schedule, crons)?;
+        let rule = tick_rule(schedule, crons)?;
         if schedule.repeat == Some(0) {
             return Err(ScheduleError::field(
                 "repeat",
-                "it is 0; leave it out for no end",
+                "it is 0; omit it for no limit",
             ));
         }
         if let (Some(start), Some(end)) = (schedule.start, schedule.end)
             && start > end
         {
-            return Err(ScheduleError::field("end", "it is before the start"));
+            return Err(ScheduleError::field("end", "it is before `start`"));
         }
         let misfire_max = schedule.misfire_max.unwrap_or(MISFIRE_MAX_DEFAULT);
         if !(1..=MISFIRE_MAX_MAX).contains(&misfire_max) {
@@ -179,7 +115,7 @@ impl TickPlan {
         }
         let grace = schedule.misfire_grace.unwrap_or(MISFIRE_GRACE_DEFAULT);
         Ok(TickPlan {
-            cadence,
+            rule,
             start_ms: schedule.start.map(Timestamp::unix_ms),
             end_ms: schedule.end.map(Timestamp::unix_ms),
             repeat: schedule.repeat,
@@ -191,14 +127,15 @@ impl TickPlan {
         })
     }
 
-    /// The first tick after a time, by the cadence, within start and end.
+    /// The first tick after a time, by the cron expression or the interval, between start and end.
+    /// `None` if there is none.
     #[must_use]
     pub fn tick_after(&self, after: Timestamp) -> Option<Timestamp> {
         let after_ms = match self.start_ms {
             Some(start_ms) => after.unix_ms().max(start_ms - 1),
             None => after.unix_ms(),
         };
-        let tick = match &self.cadence {
+        let tick = match &self.rule {
             TickRule::Cron { cron, zone } => {
                 Timestamp(cron.next_after(Timestamp::from_unix_ms(after_ms)?.0, *zone)?)
             }
@@ -206,7 +143,7 @@ impl TickPlan {
                 interval_ms,
                 anchor_ms,
             } => {
-                // the anchor itself is a tick only where someone has asked for it as the start
+                // The anchor itself is a tick only if the schedule sets it as its `start`.
                 let first_ms = match self.start_ms {
                     Some(_) => *anchor_ms,
                     None => anchor_ms.checked_add(*interval_ms)?,
@@ -226,7 +163,7 @@ impl TickPlan {
             .then_some(tick)
     }
 
-    /// The next tick from a position; none where there are no more.
+    /// The next tick from a position. `None` if the schedule has no more ticks.
     #[must_use]
     pub fn next(&self, position: &SchedulePosition) -> Option<Timestamp> {
         if self.repeat.is_some_and(|repeat| position.runs >= repeat) {
@@ -238,7 +175,7 @@ impl TickPlan {
         }
     }
 
-    /// What is to be done at a time.
+    /// What to do at the time `now`.
     #[must_use]
     pub fn next_action(&self, position: &SchedulePosition, now: Timestamp) -> ScheduleAction {
         let Some(tick) = self.next(position) else {
@@ -246,7 +183,7 @@ impl TickPlan {
         };
         if position
             .misfires_resolved_until
-            .is_some_and(|judged| tick <= judged)
+            .is_some_and(|resolved_until| tick <= resolved_until)
         {
             return ScheduleAction::Fire { tick };
         }
@@ -263,8 +200,8 @@ impl TickPlan {
         }
     }
 
-    /// When a tick is to be enqueued: at its time, or later by its jitter, which is the same
-    /// whoever reckons it.
+    /// When to enqueue a tick: its time plus its jitter. The jitter is derived from the schedule's id
+    /// and the tick, so that every scheduler computes the same one.
     #[must_use]
     pub fn fire_at(&self, tick: Timestamp) -> Timestamp {
         if self.jitter_ms == 0 {
@@ -276,103 +213,23 @@ impl TickPlan {
         Timestamp::from_unix_ms(tick.unix_ms().saturating_add(late_ms)).unwrap_or(tick)
     }
 
-    /// Whether a tick that is enqueued at `at` is on time: within its grace.
+    /// Whether a tick that is enqueued at `at` is on time: within its jitter and the grace period.
     #[must_use]
     pub fn is_on_time(&self, tick: Timestamp, at: Timestamp) -> bool {
         at.unix_ms() - tick.unix_ms() < self.grace_ms + self.jitter_ms
     }
 
-    /// How late a tick may be and still count as being on time.
+    /// The grace period: how late a tick may be and still be on time.
     #[must_use]
     pub fn grace(&self) -> Duration {
         Duration::from_millis(self.grace_ms.unsigned_abs())
     }
-
-    /// Which of the late ticks, the first of which is `first`, are enqueued after all.
-    fn resolve_misfires(
-        &self,
-        position: &SchedulePosition,
-        first: Timestamp,
-        late_until: Timestamp,
-    ) -> ScheduleAction {
-        let kept_max = match self.misfire {
-            Misfire::Skip => 0,
-            Misfire::Once => 1,
-            Misfire::All => self.misfire_max,
-        };
-        let kept_from = self.last_ticks(first, late_until, kept_max);
-        let (done_until, missed) = match kept_from {
-            Some(kept_from) => {
-                let missed = self.count_ticks(first, kept_from);
-                // one that was set by hand is its own beginning
-                let done_until = if missed == 0 {
-                    position.done_until
-                } else {
-                    one_ms_before(kept_from)
-                };
-                (done_until, missed)
-            }
-            None => (
-                late_until,
-                self.count_ticks(first, one_ms_after(late_until)),
-            ),
-        };
-        ScheduleAction::MisfiresResolved {
-            done_until,
-            misfires_resolved_until: late_until,
-            missed,
-        }
-    }
-
-    /// The first of the last `count` ticks from `first` up to `until`; none for no tick.
-    fn last_ticks(&self, first: Timestamp, until: Timestamp, count: usize) -> Option<Timestamp> {
-        if count == 0 {
-            return None;
-        }
-        let mut back_ms = LOOKBACK_INITIAL_MS;
-        loop {
-            let from_ms = until.unix_ms().saturating_sub(back_ms);
-            let is_whole = from_ms <= first.unix_ms();
-            let mut ticks = std::collections::VecDeque::with_capacity(count.min(64));
-            let mut next = if is_whole {
-                Some(first)
-            } else {
-                self.tick_after(Timestamp::from_unix_ms(from_ms)?)
-            };
-            while let Some(tick) = next.filter(|tick| *tick <= until) {
-                if ticks.len() == count {
-                    ticks.pop_front();
-                }
-                ticks.push_back(tick);
-                next = self.tick_after(tick);
-            }
-            if is_whole || ticks.len() == count {
-                return ticks.pop_front();
-            }
-            back_ms = back_ms.saturating_mul(4);
-        }
-    }
-
-    /// How many ticks there are from `first` up to but not including `end`, as far as they are
-    /// counted.
-    fn count_ticks(&self, first: Timestamp, end: Timestamp) -> u64 {
-        let mut count = 0;
-        let mut next = Some(first);
-        while let Some(tick) = next.filter(|tick| *tick < end) {
-            count += 1;
-            if count == MISSED_COUNT_MAX {
-                break;
-            }
-            next = self.tick_after(tick);
-        }
-        count
-    }
 }
 
-/// Checks a schedule that is to be stored, with its envelope.
+/// Validates a schedule and its envelope before it is stored.
 ///
 /// # Errors
-/// [`ScheduleError`], also where it would never make a job.
+/// Returns [`ScheduleError`] if a field is invalid, or if the schedule would never enqueue a job.
 pub fn check_schedule(schedule: &Schedule) -> Result<TickPlan, ScheduleError> {
     TickEnvelope::new(schedule)?;
     let plan = TickPlan::new(schedule, &mut CronCache::default())?;
@@ -381,8 +238,10 @@ pub fn check_schedule(schedule: &Schedule) -> Result<TickPlan, ScheduleError> {
         .is_none()
     {
         return Err(match schedule.end {
-            Some(_) => ScheduleError::field("end", "there is no tick before it"),
-            None => ScheduleError::field("repeat", "it has made as many jobs already"),
+            Some(_) => ScheduleError::field("end", "the schedule has no tick before it"),
+            None => {
+                ScheduleError::field("repeat", "the schedule has already enqueued this many jobs")
+            }
         });
     }
     Ok(plan)
@@ -406,14 +265,14 @@ fn tick_rule(schedule: &Schedule, crons: &mut CronCache) -> Result<TickRule, Sch
             if schedule.tz.is_some() {
                 return Err(ScheduleError::field(
                     "tz",
-                    "an interval is the same in every zone; it is for `cron`",
+                    "an interval is the same in every time zone; use `tz` with `cron` only",
                 ));
             }
             let interval_ms = millis(every.0);
             if interval_ms.unsigned_abs() < INTERVAL_MS_MIN {
                 return Err(ScheduleError::field(
                     "every",
-                    format!("it is under {INTERVAL_MS_MIN} ms, the shortest interval"),
+                    format!("it is shorter than {INTERVAL_MS_MIN} ms, the shortest interval"),
                 ));
             }
             let anchor = schedule
@@ -427,28 +286,20 @@ fn tick_rule(schedule: &Schedule, crons: &mut CronCache) -> Result<TickRule, Sch
         }
         (Some(_), Some(_)) => Err(ScheduleError::field(
             "every",
-            "`cron` is there as well; give one of the two",
+            "`cron` is set as well; set one of the two",
         )),
         (None, None) => Err(ScheduleError::field(
             "cron",
-            "neither this nor `every` is there; give one of the two",
+            "neither `cron` nor `every` is set; set one of the two",
         )),
     }
 }
 
-fn millis(duration: std::time::Duration) -> i64 {
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn one_ms_before(time: Timestamp) -> Timestamp {
-    Timestamp::from_unix_ms(time.unix_ms() - 1).unwrap_or(time)
-}
-
-fn one_ms_after(time: Timestamp) -> Timestamp {
-    Timestamp::from_unix_ms(time.unix_ms() + 1).unwrap_or(time)
-}
-
-/// A number that goes with a name: FNV-1a.
+/// A number derived from a schedule's id (FNV-1a).
 fn seed(name: &ScheduleId) -> u64 {
     name.as_str()
         .bytes()
@@ -457,7 +308,7 @@ fn seed(name: &ScheduleId) -> u64 {
         })
 }
 
-/// Spreads a number over all numbers: the finaliser of SplitMix64.
+/// Distributes a number evenly over all 64-bit numbers (the finaliser of SplitMix64).
 fn splitmix64(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -468,51 +319,17 @@ fn splitmix64(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::misfire::MISSED_COUNT_MAX;
+    use crate::schedule::test_schedule::{at, ms, schedule};
     use naq_protocol::units::WireDuration;
-    use naq_protocol::{Overlap, QueueName, ScheduleProgress, ScheduleStatus};
     use proptest::prelude::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn ms(unix_ms: i64) -> Timestamp {
-        Timestamp::from_unix_ms(unix_ms).unwrap()
-    }
-
-    fn schedule(cron: Option<&str>, every_ms: Option<u64>) -> Schedule {
-        let now = at("2026-12-24T17:00:00Z");
-        Schedule {
-            schedule_id: ScheduleId::new("nightly").unwrap(),
-            queue: QueueName::new("default").unwrap(),
-            envelope: serde_json::from_str(r#"{"command":"true"}"#).unwrap(),
-            cron: cron.map(str::to_owned),
-            tz: None,
-            every: every_ms.map(|ms| WireDuration(std::time::Duration::from_millis(ms))),
-            anchor: None,
-            repeat: None,
-            start: None,
-            end: None,
-            jitter: None,
-            misfire: Misfire::Once,
-            misfire_max: None,
-            misfire_grace: None,
-            overlap: Overlap::Allow,
-            set: None,
-            created_at: now,
-            status: ScheduleStatus::Active,
-            paused_reason: None,
-            next_run: None,
-            progress: ScheduleProgress::from(now),
-        }
-    }
 
     fn plan(schedule: &Schedule) -> TickPlan {
         TickPlan::new(schedule, &mut CronCache::default()).unwrap()
     }
 
-    /// Goes on at a time until there is something to wait for: the ticks that are enqueued, how
-    /// many are left out, and what follows.
+    /// Follows the plan at one time until it says to wait. Returns the enqueued ticks, how many were
+    /// skipped, and the last action.
     fn run(
         plan: &TickPlan,
         position: &mut SchedulePosition,
@@ -548,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_counted_from_its_beginning() {
+    fn interval_is_counted_from_its_start_or_creation() {
         let mut every = schedule(None, Some(15_000));
         let now = every.created_at;
         let tick = |schedule: &Schedule, after| plan(schedule).tick_after(after);
@@ -566,9 +383,9 @@ mod tests {
     }
 
     #[test]
-    fn late_ticks_follow_the_policy() {
+    fn misfire_policy_decides_which_late_ticks_are_enqueued() {
         let mut hourly = schedule(Some("0 * * * *"), None);
-        // away for three hours and a bit: 18, 19, 20 o'clock are late
+        // No scheduler ran for a little over three hours: the ticks at 18:00, 19:00 and 20:00 are late.
         let now = at("2026-12-24T20:10:00Z");
         let mut outcome = |misfire, misfire_max| {
             hourly.misfire = misfire;
@@ -591,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_just_late_is_not_missed() {
+    fn tick_within_the_grace_period_is_no_misfire() {
         let mut often = schedule(None, Some(1_000));
         often.misfire = Misfire::Skip;
         let mut position = SchedulePosition::from_schedule(&often);
@@ -601,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_away_is_not_walked_through() {
+    fn misfires_of_a_whole_year_are_counted_up_to_a_limit() {
         let mut often = schedule(Some("* * * * * *"), None);
         often.misfire = Misfire::All;
         often.misfire_grace = Some(WireDuration::from_secs(10));
@@ -613,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_repeats_nothing() {
+    fn clock_set_back_repeats_no_tick() {
         let every = schedule(None, Some(60_000));
         let mut position = SchedulePosition::from_schedule(&every);
         let later = ms(every.created_at.unix_ms() + 600_000);
@@ -625,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_set_by_hand_comes_first() {
+    fn next_run_set_by_a_user_comes_first() {
         let mut hourly = schedule(Some("0 * * * *"), None);
         let by_hand = at("2026-12-24T17:20:00Z");
         hourly.next_run = Some(by_hand);
@@ -636,7 +453,7 @@ mod tests {
         assert_eq!(fired, [by_hand]);
         let tick = at("2026-12-24T18:00:00Z");
         assert_eq!(next, ScheduleAction::Wait { tick, at: tick });
-        // also one that is late, whatever the policy: someone asked for it
+        // A late one is enqueued as well: a user requested it.
         hourly.misfire = Misfire::Once;
         let mut position = SchedulePosition::from_schedule(&hourly);
         let (fired, _, _) = run(&plan, &mut position, at("2026-12-24T17:50:00Z"));
@@ -644,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_it_has_repeated_enough() {
+    fn schedule_ends_after_repeat_jobs() {
         let mut every = schedule(None, Some(1_000));
         every.repeat = Some(3);
         let mut position = SchedulePosition::from_schedule(&every);
@@ -654,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_ones_are_refused_by_field() {
+    fn invalid_schedule_is_refused_by_field() {
         let field = |change: &dyn Fn(&mut Schedule)| {
             let mut bad = schedule(Some("0 5 * * *"), None);
             change(&mut bad);
@@ -694,12 +511,12 @@ mod tests {
     }
 
     proptest! {
-        /// However often and whenever it is looked at: no tick twice, none out of order, and none
-        /// missing that is not counted as missed.
+        /// However often and whenever the plan is evaluated, no tick fires twice or out of order, and
+        /// every tick that does not fire is counted as missed.
         #[test]
-        fn every_tick_is_enqueued_or_counted(
+        fn every_tick_fires_once_or_is_counted_as_missed(
             every_ms in 100_u64..100_000,
-            looks in proptest::collection::vec(-50_000_i64..200_000, 1..30),
+            steps_ms in proptest::collection::vec(-50_000_i64..200_000, 1..30),
             misfire in prop_oneof![Just(Misfire::Skip), Just(Misfire::Once), Just(Misfire::All)],
             misfire_max in 1_u32..20,
             jitter_ms in 0_u64..5_000,
@@ -712,8 +529,8 @@ mod tests {
             let mut position = SchedulePosition::from_schedule(&every);
             let (mut fired_all, mut missed_all) = (Vec::new(), 0);
             let mut now_ms = every.created_at.unix_ms();
-            for look in looks {
-                now_ms += look;
+            for step_ms in steps_ms {
+                now_ms += step_ms;
                 let (fired, missed, _) = run(&plan, &mut position, ms(now_ms));
                 fired_all.extend(fired);
                 missed_all += missed;
@@ -724,9 +541,9 @@ mod tests {
             prop_assert_eq!(fired_all.len() as u64 + missed_all, due);
         }
 
-        /// Whoever goes on from what another has stored enqueues the same ticks.
+        /// Every scheduler that continues a schedule computes the same jitter.
         #[test]
-        fn jitter_is_the_same_for_everyone(tick_ms in 0_i64..10_000_000_000, jitter_ms in 0_u64..100_000) {
+        fn jitter_is_the_same_in_every_scheduler(tick_ms in 0_i64..10_000_000_000, jitter_ms in 0_u64..100_000) {
             let mut every = schedule(None, Some(1_000));
             every.jitter = Some(WireDuration(std::time::Duration::from_millis(jitter_ms)));
             let tick = ms(tick_ms);

@@ -1,23 +1,23 @@
-//! What a job's dependencies mean for it.
+//! What a job's dependencies mean for it: run, wait on, or fail.
 
 use naq_protocol::{Dependency, DependencyCondition, JobId, State};
 
-/// What is known of a job that another depends on.
+/// What is known about a job that another one depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DependencyStatus {
-    /// It has ended so.
+    /// It has finished in this state.
     Finished(State),
-    /// It has a record, and goes on.
+    /// It has a record and has not finished.
     Active,
-    /// No worker has seen it, and its message is in a queue.
+    /// No worker has seen it; its message is in a queue.
     Queued,
-    /// There is no record of it. (Whether there is a message is looked up only where it matters.)
+    /// It has no record. (Whether it has a message is looked up only if that matters.)
     Missing,
-    /// It waits, over whatever others, for the very job that depends on it.
+    /// It waits, directly or through other jobs, for the job that depends on it.
     Circular,
 }
 
-/// Whether a job that has ended so is what a dependency asks for.
+/// Whether a job that finished in the state `ended` satisfies the condition of a dependency.
 #[must_use]
 pub fn satisfies_condition(on: DependencyCondition, ended: State) -> bool {
     match on {
@@ -27,60 +27,57 @@ pub fn satisfies_condition(on: DependencyCondition, ended: State) -> bool {
     }
 }
 
-/// What some dependencies come to.
+/// What a job's dependencies come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evaluation {
-    /// Every one has ended as it has to.
+    /// Every dependency finished as its condition requires.
     Satisfied,
-    /// Some are still to end.
+    /// Some have not finished.
     Pending {
-        /// Those.
+        /// The unfinished ones.
         open: Vec<Dependency>,
-        /// Some of them have no record: they may never have been enqueued.
+        /// Whether some of them have no record: they may never have been enqueued.
         unrecorded: bool,
     },
-    /// It can no longer come true.
+    /// One of them can no longer be satisfied, for this reason.
     Unsatisfiable(String),
 }
 
-/// Weighs dependencies by what is known of each. Where the time for missing ones is over, those
-/// that are nowhere, and those that wait in a circle, count as impossible.
+/// Evaluates dependencies by what is known about each. If `is_late`, the time for missing ones is
+/// over: missing and circular dependencies count as unsatisfiable.
 #[must_use]
 pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Evaluation {
-    let spoiled =
+    let unsatisfiable =
         |job: &JobId, how: &str| Evaluation::Unsatisfiable(format!("it depends on {job}, {how}"));
-    for (dependency, prospect) in known {
-        match prospect {
+    for (dependency, status) in known {
+        match status {
             DependencyStatus::Finished(state) if !satisfies_condition(dependency.on, *state) => {
-                return spoiled(
+                return unsatisfiable(
                     &dependency.job,
-                    &format!("which is {state}, not as asked ({})", dependency.on),
+                    &format!("which is {state} (the condition is {})", dependency.on),
                 );
             }
             DependencyStatus::Missing if is_late => {
-                return spoiled(&dependency.job, "which was not enqueued in time");
+                return unsatisfiable(&dependency.job, "which was not enqueued in time");
             }
             DependencyStatus::Circular if is_late => {
-                return spoiled(&dependency.job, "which itself waits for this job");
+                return unsatisfiable(&dependency.job, "which itself waits for this job");
             }
             _ => {}
         }
     }
-    let is_open = |prospect: &DependencyStatus| !matches!(prospect, DependencyStatus::Finished(_));
+    let is_open = |status: &DependencyStatus| !matches!(status, DependencyStatus::Finished(_));
     let open: Vec<Dependency> = known
         .iter()
-        .filter(|(_, prospect)| is_open(prospect))
+        .filter(|(_, status)| is_open(status))
         .map(|(dependency, _)| dependency.clone())
         .collect();
     if open.is_empty() {
         return Evaluation::Satisfied;
     }
-    let unrecorded = known.iter().any(|(_, prospect)| {
-        matches!(
-            prospect,
-            DependencyStatus::Queued | DependencyStatus::Missing
-        )
-    });
+    let unrecorded = known
+        .iter()
+        .any(|(_, status)| matches!(status, DependencyStatus::Queued | DependencyStatus::Missing));
     Evaluation::Pending { open, unrecorded }
 }
 
@@ -97,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_met_by_their_ends() {
+    fn dependency_conditions_are_satisfied_by_their_states() {
         for (condition, met_by) in [
             (DependencyCondition::Success, vec![State::Succeeded]),
             (
@@ -122,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_missing_are_named_once_their_time_is_over() {
+    fn missing_dependency_is_named_after_its_timeout() {
         let known = [(
             on("ghost", DependencyCondition::Success),
             DependencyStatus::Missing,
@@ -135,10 +132,10 @@ mod tests {
             }
         ));
         let Evaluation::Unsatisfiable(why) = evaluate(&known, true) else {
-            panic!("still open");
+            panic!("still pending");
         };
         assert!(why.contains("ghost"), "{why}");
-        // one whose message is there is waited for on
+        // A dependency whose message is in a queue is still waited for.
         let known = [(
             on("slow", DependencyCondition::Success),
             DependencyStatus::Queued,
@@ -146,7 +143,7 @@ mod tests {
         assert!(matches!(evaluate(&known, true), Evaluation::Pending { .. }));
     }
 
-    fn any_prospect() -> impl Strategy<Value = DependencyStatus> {
+    fn any_status() -> impl Strategy<Value = DependencyStatus> {
         prop_oneof![
             proptest::sample::select(State::ALL.to_vec()).prop_map(|state| {
                 if state.is_terminal() {
@@ -162,12 +159,12 @@ mod tests {
     }
 
     proptest! {
-        /// What is met stays met, what is impossible stays so, and waiting goes on only where
-        /// something can still come.
+        /// The evaluation is satisfied if all dependencies are, unsatisfiable if one is, and pending
+        /// otherwise.
         #[test]
-        fn the_verdict_follows_from_the_parts(
+        fn dependency_evaluation_follows_from_each_status(
             known in proptest::collection::vec(
-                (proptest::sample::select(vec![DependencyCondition::Success, DependencyCondition::Failure, DependencyCondition::Finished]), any_prospect()),
+                (proptest::sample::select(vec![DependencyCondition::Success, DependencyCondition::Failure, DependencyCondition::Finished]), any_status()),
                 1..6,
             ),
             is_late in any::<bool>(),
@@ -175,19 +172,19 @@ mod tests {
             let known: Vec<_> = known
                 .into_iter()
                 .enumerate()
-                .map(|(at, (condition, prospect))| (on(&format!("d{at}"), condition), prospect))
+                .map(|(at, (condition, status))| (on(&format!("d{at}"), condition), status))
                 .collect();
-            let spoiled = known.iter().any(|(dependency, prospect)| match prospect {
+            let unsatisfiable = known.iter().any(|(dependency, status)| match status {
                 DependencyStatus::Finished(state) => !satisfies_condition(dependency.on, *state),
                 DependencyStatus::Missing | DependencyStatus::Circular => is_late,
                 DependencyStatus::Active | DependencyStatus::Queued => false,
             });
-            let all_ended = known.iter().all(|(_, prospect)| matches!(prospect, DependencyStatus::Finished(_)));
+            let all_ended = known.iter().all(|(_, status)| matches!(status, DependencyStatus::Finished(_)));
             match evaluate(&known, is_late) {
-                Evaluation::Unsatisfiable(_) => prop_assert!(spoiled),
-                Evaluation::Satisfied => prop_assert!(!spoiled && all_ended),
+                Evaluation::Unsatisfiable(_) => prop_assert!(unsatisfiable),
+                Evaluation::Satisfied => prop_assert!(!unsatisfiable && all_ended),
                 Evaluation::Pending { open, .. } => {
-                    prop_assert!(!spoiled && !all_ended);
+                    prop_assert!(!unsatisfiable && !all_ended);
                     prop_assert!(!open.is_empty());
                 }
             }

@@ -1,17 +1,19 @@
-//! What becomes of a schedule that is paused, resumed, changed, or described once more.
+//! What becomes of a schedule that is paused, resumed, changed, or applied again.
 //!
-//! Whatever changes when its ticks are, they are counted from the change on: what fell due before
-//! it is neither enqueued nor missed.
+//! A change of a schedule's times takes effect at the time of the change: ticks that were due before
+//! it are neither enqueued nor counted as missed.
 
-use super::schedule::{ScheduleError, check_schedule};
+use super::ScheduleError;
+use super::misfire::one_ms_before;
+use super::plan::check_schedule;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, Misfire, Overlap, QueueName, Schedule,
     ScheduleStatus, Timestamp, is_equivalent,
 };
 
-/// The fields in which two descriptions of a schedule differ, by their names: what somebody says
-/// about it, and not how far it is. Ways of writing the same do not count.
+/// The names of the fields in which the definitions of two schedules differ. Progress and status are
+/// no part of a definition. Equivalent values (`300` and `5m`, no `tz` and `UTC`) do not differ.
 #[must_use]
 pub fn differing_fields(one: &Schedule, other: &Schedule) -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -47,7 +49,7 @@ pub fn differing_fields(one: &Schedule, other: &Schedule) -> Vec<&'static str> {
     names
 }
 
-/// Whether both have their ticks at the same times, as far as their descriptions go.
+/// Whether both definitions have the same ticks.
 fn has_same_ticks(one: &Schedule, other: &Schedule) -> bool {
     cron_text(one) == cron_text(other)
         && timezone_name(one) == timezone_name(other)
@@ -63,9 +65,11 @@ fn timezone_name(schedule: &Schedule) -> &str {
     schedule.tz.as_deref().unwrap_or("UTC")
 }
 
-/// A schedule that is described anew by `wanted`, made now. It keeps its history, and its place in
-/// time where that is not what changed. One that had ended goes on; so does one that was paused
-/// because its jobs could not be enqueued, but not one that somebody paused.
+/// The schedule `present` with the definition of `wanted`, from the time `now` on.
+///
+/// It keeps its history, and its position if its ticks stay the same. A schedule that had ended
+/// becomes active again, and so does one that the scheduler paused because its jobs could not be
+/// enqueued. A schedule that a user paused stays paused.
 #[must_use]
 pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp) -> Schedule {
     let mut changed = wanted.clone();
@@ -93,33 +97,33 @@ pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp)
     changed
 }
 
-/// Where an interval that begins now is counted from: a start that is still to come counts for
-/// itself.
+/// The anchor of an interval that begins at `now`. `None` if the schedule has a later `start`, which
+/// is its own anchor, or has no interval.
 fn interval_anchor(schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
     let starts_later = schedule.start.is_some_and(|start| start > now);
     (schedule.every.is_some() && !starts_later).then_some(now)
 }
 
-/// What is to be done about a schedule that a set of them describes.
+/// What to do about a schedule that is part of an applied set.
 #[derive(Clone, Debug)]
 pub enum OnApply {
-    /// Nothing: it is as described.
+    /// The stored schedule has this definition already.
     Unchanged,
-    /// There is none: the described one is to be stored.
+    /// No such schedule is stored: store it.
     Create,
-    /// It is to become this.
+    /// Replace the stored schedule.
     Change {
-        /// The schedule as it is to be.
+        /// The schedule to store.
         schedule: Box<Schedule>,
         /// The fields that change.
         fields: Vec<&'static str>,
     },
-    /// It belongs to this other set, or to none, and is not to be touched.
+    /// The stored schedule belongs to this other set, or (`None`) to no set, so it stays as it is.
     OwnedByOtherSet(Option<String>),
 }
 
-/// Decides what is to be done where `wanted` is described as a part of its set. One that is there
-/// outside the set is taken over where the caller wants to `adopt` it.
+/// Decides what to do when `wanted` is applied as part of its set. A stored schedule outside of that
+/// set is changed only if `adopt` is set; it then becomes part of the set.
 #[must_use]
 pub fn on_apply(
     present: Option<&Schedule>,
@@ -154,18 +158,18 @@ pub fn on_apply(
     }
 }
 
-/// What comes of a wish to change a schedule.
+/// What follows a request to pause or resume a schedule.
 #[derive(Clone, Debug)]
 pub enum OnChange {
-    /// It is to become this.
+    /// Store this schedule.
     Write(Box<Schedule>),
-    /// It is so already.
+    /// The schedule is in that state already.
     Unchanged,
-    /// It has ended, and nothing can be changed about that.
+    /// The schedule has ended, so it can be neither paused nor resumed.
     Ended,
 }
 
-/// Decides what a wish to pause means.
+/// Decides what a request to pause means.
 #[must_use]
 pub fn on_pause(present: &Schedule) -> OnChange {
     match present.status {
@@ -180,8 +184,8 @@ pub fn on_pause(present: &Schedule) -> OnChange {
     }
 }
 
-/// Decides what a wish to resume means: what fell due during the pause is neither enqueued nor
-/// missed.
+/// Decides what a request to resume means. Ticks that were due during the pause are neither enqueued
+/// nor counted as missed.
 #[must_use]
 pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
     match present.status {
@@ -199,81 +203,64 @@ pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
     }
 }
 
-/// What is to be changed about a schedule. What is absent stays; where a field can be without a
-/// value, `Some(None)` takes it away.
+/// A change to a schedule. A field that is `None` stays as it is. For a field that may be absent,
+/// `Some(None)` removes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScheduleChange {
-    /// A cron expression, in place of the one before, or of an interval.
+    /// The cron expression; it replaces an interval.
     pub cron: Option<String>,
-    /// The zone of the cron expression.
+    /// The time zone of the cron expression.
     pub tz: Option<String>,
-    /// An interval, in place of the one before, or of a cron expression.
+    /// The interval; it replaces a cron expression.
     pub every: Option<WireDuration>,
-    /// The next tick; a time that has passed is now. The cadence goes on from it: an interval is
-    /// counted from there, a cron expression comes true again after it.
+    /// The next tick; a time in the past means now. Later ticks follow from it: an interval is counted
+    /// from it, and a cron expression matches again after it.
     pub next_run: Option<Timestamp>,
-    /// How many jobs it makes in all, those made already included.
+    /// How many jobs the schedule enqueues in total, including those already enqueued.
     pub repeat: Option<Option<u64>>,
-    /// No tick before this.
+    /// The time of the earliest tick.
     pub start: Option<Option<Timestamp>>,
-    /// No tick after this.
+    /// The time of the latest tick.
     pub end: Option<Option<Timestamp>>,
-    /// How much later a tick may be enqueued.
+    /// The longest random delay of each tick.
     pub jitter: Option<Option<WireDuration>>,
-    /// What becomes of late ticks.
+    /// What to do with late ticks.
     pub misfire: Option<Misfire>,
-    /// How many late ticks are enqueued at the most.
+    /// The most late ticks that are enqueued under [`Misfire::All`].
     pub misfire_max: Option<u32>,
-    /// How late a tick may be and be on time.
+    /// How late a tick may be and still be on time.
     pub misfire_grace: Option<WireDuration>,
-    /// What becomes of a tick while the last job has not ended.
+    /// What to do with a tick while the job of the previous one has not finished.
     pub overlap: Option<Overlap>,
-    /// The queue of its jobs.
+    /// The queue of the schedule's jobs.
     pub queue: Option<QueueName>,
 }
 
 impl ScheduleChange {
-    /// Whether nothing is to be changed.
+    /// Whether the change changes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == ScheduleChange::default()
     }
 
-    /// Whether it changes when ticks are.
+    /// Whether the change gives the schedule other ticks.
     fn changes_ticks(&self) -> bool {
         self.cron.is_some() || self.tz.is_some() || self.every.is_some() || self.start.is_some()
     }
 }
 
-/// A schedule with a change made to it now. One that has ended goes on where the change gives it
-/// ticks again; one that is paused stays so.
+/// A schedule with a change applied at the time `now`. A schedule that had ended becomes active
+/// again if the change gives it more ticks; a paused one stays paused.
 ///
 /// # Errors
-/// [`ScheduleError`] where it would not be one, or have no more ticks.
+/// Returns [`ScheduleError`] if the changed schedule would be invalid or have no more ticks.
 pub fn update(
     present: &Schedule,
     change: &ScheduleChange,
     now: Timestamp,
 ) -> Result<Schedule, ScheduleError> {
     let mut changed = present.clone();
-    if change.cron.is_some() && change.every.is_some() {
-        return Err(ScheduleError::field(
-            "every",
-            "`cron` is there as well; give one of the two",
-        ));
-    }
-    if let Some(cron) = &change.cron {
-        changed.cron = Some(cron.clone());
-        changed.every = None;
-    }
-    if let Some(every) = change.every {
-        changed.every = Some(every);
-        changed.cron = None;
-        changed.tz = None;
-    }
-    if let Some(tz) = &change.tz {
-        changed.tz = Some(tz.clone());
-    }
+    change_rule(&mut changed, change)?;
     if let Some(Some(repeat)) = change.repeat
         && repeat <= changed.progress.runs
         && repeat > 0
@@ -281,7 +268,7 @@ pub fn update(
         let runs = changed.progress.runs;
         return Err(ScheduleError::field(
             "repeat",
-            format!("it has made {runs} jobs already, and those count as well"),
+            format!("the schedule has enqueued {runs} jobs already, and those count as well"),
         ));
     }
     set_if_some(&mut changed.repeat, change.repeat);
@@ -299,13 +286,7 @@ pub fn update(
         changed.anchor = interval_anchor(&changed, now);
     }
     if let Some(next_run) = change.next_run {
-        let next_run = next_run.max(now);
-        if changed.end.is_some_and(|end| next_run > end) {
-            return Err(ScheduleError::field("next_run", "it is after the end"));
-        }
-        changed.next_run = Some(next_run);
-        changed.progress.done_until = now.min(one_ms_before(next_run));
-        changed.anchor = changed.every.map(|_| next_run);
+        set_next_run(&mut changed, next_run.max(now), now)?;
     }
     if changed.status == ScheduleStatus::Ended {
         changed.status = ScheduleStatus::Active;
@@ -314,58 +295,59 @@ pub fn update(
     Ok(changed)
 }
 
+/// Changes the cron expression or the interval. Each replaces the other.
+fn change_rule(changed: &mut Schedule, change: &ScheduleChange) -> Result<(), ScheduleError> {
+    if change.cron.is_some() && change.every.is_some() {
+        return Err(ScheduleError::field(
+            "every",
+            "`cron` is set as well; set one of the two",
+        ));
+    }
+    if let Some(cron) = &change.cron {
+        changed.cron = Some(cron.clone());
+        changed.every = None;
+    }
+    if let Some(every) = change.every {
+        changed.every = Some(every);
+        changed.cron = None;
+        changed.tz = None;
+    }
+    if let Some(tz) = &change.tz {
+        changed.tz = Some(tz.clone());
+    }
+    Ok(())
+}
+
+/// Makes `next_run` the next tick. An interval is counted from it.
+fn set_next_run(
+    changed: &mut Schedule,
+    next_run: Timestamp,
+    now: Timestamp,
+) -> Result<(), ScheduleError> {
+    if changed.end.is_some_and(|end| next_run > end) {
+        return Err(ScheduleError::field("next_run", "it is after `end`"));
+    }
+    changed.next_run = Some(next_run);
+    // A `next_run` counts only after `done_until`.
+    changed.progress.done_until = now.min(one_ms_before(next_run));
+    changed.anchor = changed.every.map(|_| next_run);
+    Ok(())
+}
+
 fn set_if_some<T>(field: &mut T, change: Option<T>) {
     if let Some(value) = change {
         *field = value;
     }
 }
 
-fn one_ms_before(time: Timestamp) -> Timestamp {
-    Timestamp::from_unix_ms(time.unix_ms() - 1).unwrap_or(time)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::test_schedule::{at, ms, schedule};
     use crate::{CronCache, SchedulePosition, TickPlan};
-    use naq_protocol::{ScheduleId, ScheduleProgress};
+    use naq_protocol::ScheduleProgress;
     use proptest::prelude::*;
     use std::time::Duration;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn ms(unix_ms: i64) -> Timestamp {
-        Timestamp::from_unix_ms(unix_ms).unwrap()
-    }
-
-    fn schedule(cron: Option<&str>, every_ms: Option<u64>) -> Schedule {
-        let made = at("2026-12-24T17:00:00Z");
-        Schedule {
-            schedule_id: ScheduleId::new("nightly").unwrap(),
-            queue: QueueName::new("default").unwrap(),
-            envelope: serde_json::from_str(r#"{"command":"true"}"#).unwrap(),
-            cron: cron.map(str::to_owned),
-            tz: None,
-            every: every_ms.map(|ms| WireDuration(Duration::from_millis(ms))),
-            anchor: None,
-            repeat: None,
-            start: None,
-            end: None,
-            jitter: None,
-            misfire: Misfire::default(),
-            misfire_max: None,
-            misfire_grace: None,
-            overlap: Overlap::default(),
-            set: None,
-            created_at: made,
-            status: ScheduleStatus::Active,
-            paused_reason: None,
-            next_run: None,
-            progress: ScheduleProgress::from(made),
-        }
-    }
 
     fn next(schedule: &Schedule) -> Option<Timestamp> {
         let plan = TickPlan::new(schedule, &mut CronCache::default()).unwrap();
@@ -380,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_leaves_out_what_falls_due_during_it() {
+    fn ticks_during_a_pause_are_not_enqueued() {
         let mut every = schedule(None, Some(60_000));
         every.paused_reason = Some("its queue is full".to_owned());
         let paused = written(on_pause(&every));
@@ -405,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_counted_from_its_change() {
+    fn changed_interval_is_counted_from_the_change() {
         let now = at("2026-12-24T17:00:17Z");
         let change = ScheduleChange {
             every: Some(WireDuration::from_secs(60)),
@@ -425,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_is_to_come_stays_the_first_tick() {
+    fn later_start_stays_the_first_tick_of_a_changed_interval() {
         let mut every = schedule(None, Some(60_000));
         every.start = Some(at("2026-12-25T00:00:00Z"));
         let change = ScheduleChange {
@@ -439,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_has_passed_is_now() {
+    fn next_run_in_the_past_means_now() {
         let now = at("2026-12-24T17:00:17.500Z");
         let change = ScheduleChange {
             next_run: Some(at("2020-01-01T00:00:00Z")),
@@ -452,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_schedule_change_is_refused() {
         let now = at("2026-12-24T17:00:17Z");
         let mut cron = schedule(Some("0 5 * * *"), None);
         cron.progress.runs = 7;
@@ -471,7 +453,7 @@ mod tests {
                     repeat: Some(Some(7)),
                     ..ScheduleChange::default()
                 },
-                "made 7 jobs already",
+                "enqueued 7 jobs already",
             ),
             (
                 ScheduleChange {
@@ -485,7 +467,7 @@ mod tests {
                     next_run: Some(at("2027-01-02T00:00:00Z")),
                     ..ScheduleChange::default()
                 },
-                "after the end",
+                "after `end`",
             ),
             (
                 ScheduleChange {
@@ -493,16 +475,16 @@ mod tests {
                     tz: Some("Europe/Berlin".to_owned()),
                     ..ScheduleChange::default()
                 },
-                "same in every zone",
+                "same in every time zone",
             ),
         ] {
-            let said = refused(change);
-            assert!(said.contains(words), "{said}");
+            let message = refused(change);
+            assert!(message.contains(words), "{message}");
         }
     }
 
     #[test]
-    fn what_has_ended_goes_on_where_it_is_given_more() {
+    fn ended_schedule_becomes_active_when_it_gets_more_ticks() {
         let now = at("2026-12-26T00:00:00Z");
         let mut ended = schedule(Some("0 5 * * *"), None);
         ended.repeat = Some(3);
@@ -523,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn ways_of_writing_are_no_differences() {
+    fn equivalent_values_are_no_difference_between_schedules() {
         let mut one = schedule(Some("0 5 * * *"), None);
         let mut other = one.clone();
         one.envelope = serde_json::from_str(r#"{"command":"x","timeout":"5m"}"#).unwrap();
@@ -539,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn another_sets_schedule_is_left_alone() {
+    fn schedule_of_another_set_is_not_changed_without_adopt() {
         let now = at("2026-12-24T17:30:00Z");
         let mut wanted = schedule(Some("0 5 * * *"), None);
         wanted.set = Some("mine".to_owned());
@@ -558,7 +540,7 @@ mod tests {
         }
     }
 
-    /// Whole milliseconds within a year of each other.
+    /// Times in whole milliseconds, within a year of each other.
     fn time() -> impl Strategy<Value = Timestamp> {
         (1_790_000_000_000_i64..1_820_000_000_000).prop_map(ms)
     }
@@ -568,8 +550,8 @@ mod tests {
     }
 
     prop_compose! {
-        /// A schedule as somebody may describe it.
-        fn described()(
+        /// The definition of a schedule.
+        fn defined()(
             when in prop_oneof![
                 Just(Some(("0 5 * * *", None))),
                 Just(Some(("0 5 * * *", Some("Europe/Berlin")))),
@@ -606,9 +588,9 @@ mod tests {
     }
 
     prop_compose! {
-        /// One that has been at work, and that people have been at.
+        /// A schedule that has enqueued jobs, and that users have changed.
         fn stored()(
-            described in described(),
+            defined in defined(),
             passed_ms in 0_i64..1_000_000_000,
             runs in 0_u64..5,
             next_run in proptest::option::of(time()),
@@ -620,7 +602,7 @@ mod tests {
                 Just((ScheduleStatus::Ended, None)),
             ],
         ) -> Schedule {
-            let mut stored = described;
+            let mut stored = defined;
             stored.progress.done_until = ms(stored.created_at.unix_ms() + passed_ms);
             stored.progress.runs = runs;
             stored.next_run = next_run;
@@ -631,11 +613,12 @@ mod tests {
     }
 
     proptest! {
-        /// Applying brings about what is described, whatever was there, and once is enough.
+        /// Applying a definition stores it, whatever was stored before, and applying it again changes
+        /// nothing.
         #[test]
-        fn applying_converges(
+        fn applying_a_schedule_is_idempotent(
             present in proptest::option::of(stored()),
-            wanted in described(),
+            wanted in defined(),
             adopt: bool,
             other_set: bool,
             now in time(),
@@ -665,15 +648,15 @@ mod tests {
             if let Some(present) = present {
                 prop_assert_eq!(applied.progress.runs, present.progress.runs);
                 prop_assert_eq!(applied.created_at, present.created_at);
-                // what somebody paused stays paused
-                let by_hand = present.status == ScheduleStatus::Paused && present.paused_reason.is_none();
-                prop_assert!(!by_hand || applied.status == ScheduleStatus::Paused);
+                // A schedule that a user paused stays paused.
+                let paused_by_user = present.status == ScheduleStatus::Paused && present.paused_reason.is_none();
+                prop_assert!(!paused_by_user || applied.status == ScheduleStatus::Paused);
             }
         }
 
-        /// A change of times never brings back a tick that has passed.
+        /// A change of times never makes a past tick due again.
         #[test]
-        fn no_tick_comes_back(present in stored(), wanted in described(), now in time()) {
+        fn schedule_change_repeats_no_past_tick(present in stored(), wanted in defined(), now in time()) {
             let changed = replace_definition(&present, &wanted, now);
             let next = next(&changed);
             prop_assert!(next.is_none_or(|next| next > changed.progress.done_until));
@@ -682,12 +665,12 @@ mod tests {
             }
         }
 
-        /// The next tick is the one that was asked for, and the ones after it follow from it.
+        /// A requested next tick is the next one, and later ticks follow from it.
         #[test]
-        fn a_next_run_is_the_next(present in stored(), wish in time(), now in time()) {
-            let change = ScheduleChange { next_run: Some(wish), ..ScheduleChange::default() };
+        fn requested_next_run_is_the_next_tick(present in stored(), requested in time(), now in time()) {
+            let change = ScheduleChange { next_run: Some(requested), ..ScheduleChange::default() };
             let mut changed = update(&present, &change, now).unwrap();
-            let first = wish.max(now);
+            let first = requested.max(now);
             prop_assert_eq!(next(&changed), Some(first));
             changed.progress.done_until = first;
             let second = next(&changed).unwrap();
@@ -700,9 +683,9 @@ mod tests {
             }
         }
 
-        /// Nothing is due at once after a pause.
+        /// No tick is due immediately after a pause.
         #[test]
-        fn a_pause_owes_nothing(present in stored(), now in time()) {
+        fn resumed_schedule_has_no_due_tick(present in stored(), now in time()) {
             if let OnChange::Write(resumed) = on_resume(&present, now) {
                 prop_assert_eq!(resumed.status, ScheduleStatus::Active);
                 prop_assert!(next(&resumed).is_none_or(|next| next > now));

@@ -1,11 +1,13 @@
-//! Labels that a job requires of its worker.
+//! Routing: which worker has the labels that a job requires, and what the record keeps when a
+//! worker reroutes a job that it received but cannot run.
 
 use std::collections::BTreeMap;
 
-use super::transition::reset_to_queued;
 use naq_protocol::{Record, State};
 
-/// Whether a worker with these labels has all that is required.
+use super::transition::reset_to_queued;
+
+/// Whether a worker's `labels` include every required label with the required value.
 #[must_use]
 pub fn has_required_labels(
     labels: &BTreeMap<String, String>,
@@ -16,29 +18,30 @@ pub fn has_required_labels(
         .all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// What becomes of the record of a job that a worker got and hands on to others, since it has
-/// not the labels the job requires. None where there is nothing to write.
+/// The record to write when a worker reroutes a job because it lacks the labels that the job
+/// requires. `None` means that nothing has to be written.
 ///
-/// `running` is the record the worker would write if it ran the job itself. Two things of it have
-/// to be kept: that a worker died under the job, whose lease is on the message that is about to
-/// be replaced, so that the new one would be taken for surplus; and that what the job waited for
-/// has ended, the records of which may be gone when it is run.
+/// `running` is the record that the worker would write if it ran the job itself. The new record
+/// keeps two context of it:
+///
+/// - A worker crashed during the job. That worker's lease names the message that is about to be
+///   replaced; with the lease still in the record, the new message would be a duplicate.
+/// - The job's dependencies are satisfied. Their records may have expired when the job runs.
 #[must_use]
 pub fn rerouted_record(present: Option<&Record>, mut running: Box<Record>) -> Option<Box<Record>> {
     let present = present.filter(|record| !record.placeholder);
-    let is_news = match present {
+    let has_changed = match present {
         None => running.dependencies_met,
         Some(present) => {
             matches!(present.state, State::Running | State::Waiting)
                 || present.dependencies_met != running.dependencies_met
         }
     };
-    if !is_news {
+    if !has_changed {
         return None;
     }
     running.attempt = present.map_or(0, |present| present.attempt);
     running.worker_id = present.and_then(|present| present.worker_id.clone());
-    running.lease = None;
     reset_to_queued(&mut running);
     Some(running)
 }
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_label_counts_and_no_other() {
+    fn required_labels_must_all_match() {
         let labels = set(&[("gpu", "yes"), ("zone", "a")]);
         assert!(has_required_labels(&labels, &set(&[])));
         assert!(has_required_labels(&labels, &set(&[("gpu", "yes")])));
@@ -94,56 +97,57 @@ mod tests {
     }
 
     #[test]
-    fn a_job_handed_on_after_a_crash_is_run_by_its_new_message() {
+    fn job_rerouted_after_a_crash_runs_by_its_new_message() {
         let envelope = Envelope::parse(br#"{"command":"x"}"#).unwrap();
-        let run = |record: Option<&Record>, facts: &DeliveryContext| match decide_delivery(
-            record, &envelope, facts,
+        let run = |record: Option<&Record>, context: &DeliveryContext| match decide_delivery(
+            record, &envelope, context,
         ) {
             DeliveryDecision::Run(record) => record,
             other => panic!("{other:?}"),
         };
         let running = run(None, &delivered(1, 1));
-        // its worker died; another gets the message and hands the job on as message 2
+        // The worker crashed. Another one receives the redelivery and reroutes the job as message 2.
         assert!(matches!(
             decide_delivery(Some(&running), &envelope, &delivered(2, 1)),
             DeliveryDecision::DuplicateMessage
         ));
         let again = run(Some(&running), &delivered(1, 2));
-        let handed_on = rerouted_record(Some(&running), again).unwrap();
+        let rerouted = rerouted_record(Some(&running), again).unwrap();
         assert_eq!(
-            (handed_on.state, handed_on.attempt, handed_on.crashes),
+            (rerouted.state, rerouted.attempt, rerouted.crashes),
             (State::Queued, 1, 1)
         );
-        let again = run(Some(&handed_on), &delivered(2, 1));
+        let again = run(Some(&rerouted), &delivered(2, 1));
         assert_eq!((again.attempt, again.crashes), (2, 1));
-        // and the first message, should it come once more, is surplus beside it
+        // Another redelivery of the first message is a duplicate beside it.
         assert!(matches!(
             decide_delivery(Some(&again), &envelope, &delivered(1, 3)),
             DeliveryDecision::DuplicateMessage
         ));
-        // what has no news is not written
-        assert!(rerouted_record(Some(&handed_on), again).is_none());
+        // Without a change, nothing is written.
+        assert!(rerouted_record(Some(&rerouted), again).is_none());
         assert!(rerouted_record(None, run(None, &delivered(1, 1))).is_none());
     }
 
     #[test]
-    fn a_job_handed_on_does_not_wait_again() {
+    fn rerouted_job_is_not_blocked_again() {
         let envelope = Envelope::parse(br#"{"command":"x","depends_on":["a"]}"#).unwrap();
-        let mut facts = delivered(1, 1);
-        let DeliveryDecision::ResolveDependencies(open) = decide_delivery(None, &envelope, &facts)
+        let mut context = delivered(1, 1);
+        let DeliveryDecision::ResolveDependencies(open) =
+            decide_delivery(None, &envelope, &context)
         else {
-            panic!("it looks first");
+            panic!("the dependencies were not resolved");
         };
         let ended = DependencyStatus::Finished(State::Succeeded);
-        facts.dependency_statuses = Some(open.into_iter().map(|one| (one, ended)).collect());
-        let DeliveryDecision::Run(running) = decide_delivery(None, &envelope, &facts) else {
-            panic!("it may begin");
+        context.dependency_statuses = Some(open.into_iter().map(|one| (one, ended)).collect());
+        let DeliveryDecision::Run(running) = decide_delivery(None, &envelope, &context) else {
+            panic!("the job does not start");
         };
-        let handed_on = rerouted_record(None, running).unwrap();
-        assert_eq!((handed_on.state, handed_on.attempt), (State::Queued, 0));
-        // the record of what it waited for may be gone by now
+        let rerouted = rerouted_record(None, running).unwrap();
+        assert_eq!((rerouted.state, rerouted.attempt), (State::Queued, 0));
+        // The record of the dependency may have expired by now.
         assert!(matches!(
-            decide_delivery(Some(&handed_on), &envelope, &delivered(2, 1)),
+            decide_delivery(Some(&rerouted), &envelope, &delivered(2, 1)),
             DeliveryDecision::Run(_)
         ));
     }
@@ -154,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn more_labels_satisfy_no_less(have in labels(), more in labels(), requires in labels()) {
+        fn more_worker_labels_satisfy_no_less(have in labels(), more in labels(), requires in labels()) {
             let mut all = more;
             all.extend(have.clone());
             prop_assert!(!has_required_labels(&have, &requires) || has_required_labels(&all, &requires));
@@ -162,7 +166,7 @@ mod tests {
         }
 
         #[test]
-        fn more_required_is_not_easier(have in labels(), requires in labels(), more in labels()) {
+        fn more_required_labels_are_satisfied_no_more_often(have in labels(), requires in labels(), more in labels()) {
             let mut all = more;
             all.extend(requires.clone());
             prop_assert!(!has_required_labels(&have, &all) || has_required_labels(&have, &requires));

@@ -1,9 +1,9 @@
-//! Walks through the states of a job, in any order of events that workers and clients can bring
-//! about: what must hold in every state that can be reached.
+//! A property test of the job state machine: it applies events in any order that workers and
+//! clients can cause, and checks what must hold in every state that is reached.
 
 use proptest::prelude::*;
 
-use super::{
+use crate::{
     AttemptEnd, ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus,
     FinishedAttempt, OnCancel, OnEnd, decide_delivery, end_attempt, on_cancel,
 };
@@ -20,29 +20,29 @@ fn at(seconds: i64) -> Timestamp {
 /// Something that happens to a job.
 #[derive(Clone, Debug)]
 enum JobEvent {
-    /// A worker is given one of the job's messages, the same one again with a later count.
+    /// A worker receives one of the job's messages. Each delivery has a higher count than the last.
     Delivery {
         sequence: u64,
-        prospect: DependencyStatus,
+        status: DependencyStatus,
         slot: ConcurrencySlot,
     },
-    /// The attempt under way ends so.
+    /// The current attempt ends.
     End(AttemptEnd),
-    /// An attempt that was given up long ago ends, and its worker writes what it knew.
+    /// An attempt whose lease was lost ends, and its worker tries to write the outcome.
     LateEnd(AttemptEnd),
-    /// Someone wants it cancelled.
+    /// A client requests a cancel.
     Cancel,
 }
 
-/// A job as the server has it: its record behind a revision, which every write has to name.
+/// A job as the server stores it: a record with a revision, which every write must name.
 struct ModelJob {
     envelope: Envelope,
     record: Option<Box<Record>>,
     revision: u64,
     delivery: u64,
-    /// What the worker of the attempt under way wrote, and at which revision.
+    /// What the worker of the current attempt wrote, and at which revision.
     claimed: Option<(Box<Record>, u64)>,
-    /// What a worker held that was taken for dead.
+    /// The claim of a worker that lost its lease.
     expired_claim: Option<(Box<Record>, u64)>,
     cancel_requested: bool,
 }
@@ -64,7 +64,7 @@ impl ModelJob {
         self.record.as_ref().map(|record| record.state)
     }
 
-    /// A compare-and-set: refused where the record has changed since.
+    /// A compare-and-set: fails if the record has changed since `expected`.
     fn write(&mut self, record: Box<Record>, expected: u64) -> bool {
         if expected != self.revision {
             return false;
@@ -77,12 +77,12 @@ impl ModelJob {
     fn deliver(
         &mut self,
         sequence: u64,
-        prospect: DependencyStatus,
+        status: DependencyStatus,
         slot: ConcurrencySlot,
         now: i64,
     ) {
         self.delivery += 1;
-        let mut facts = DeliveryContext {
+        let mut context = DeliveryContext {
             job_id: JobId::new("j").unwrap(),
             queue: QueueName::new("q").unwrap(),
             sequence,
@@ -101,16 +101,16 @@ impl ModelJob {
         };
         let before = self.record.clone();
         loop {
-            match decide_delivery(self.record.as_deref(), &self.envelope, &facts) {
+            match decide_delivery(self.record.as_deref(), &self.envelope, &context) {
                 DeliveryDecision::ResolveDependencies(open) => {
-                    assert!(facts.dependency_statuses.is_none(), "asked twice");
-                    facts.dependency_statuses =
-                        Some(open.into_iter().map(|one| (one, prospect)).collect());
+                    assert!(context.dependency_statuses.is_none(), "asked twice");
+                    context.dependency_statuses =
+                        Some(open.into_iter().map(|one| (one, status)).collect());
                 }
-                DeliveryDecision::CompareEnvelopes => panic!("there is one envelope"),
+                DeliveryDecision::CompareEnvelopes => panic!("the model has one envelope"),
                 DeliveryDecision::AcquireSlot => {
-                    assert_eq!(facts.slot, ConcurrencySlot::NotRequested, "asked twice");
-                    facts.slot = slot;
+                    assert_eq!(context.slot, ConcurrencySlot::NotRequested, "asked twice");
+                    context.slot = slot;
                 }
                 DeliveryDecision::Run(next) => {
                     if let Some(before) = &before {
@@ -154,7 +154,7 @@ impl ModelJob {
                     return;
                 }
                 DeliveryDecision::Superseded => {
-                    panic!("every delivery here is as late as the last")
+                    panic!("every delivery has a higher count than the last")
                 }
                 DeliveryDecision::DelayUntil(due) => {
                     assert_eq!(before.unwrap().state, State::Retrying);
@@ -165,7 +165,8 @@ impl ModelJob {
         }
     }
 
-    /// A worker that held the record as it wrote it, merged with what others asked for since.
+    /// The worker ends its attempt with the record that it wrote, merged with a cancel request that
+    /// was recorded since.
     fn end(&mut self, end: AttemptEnd, now: i64) {
         let Some((mut claimed, revision)) = self.claimed.take() else {
             return;
@@ -174,7 +175,7 @@ impl ModelJob {
         if let Some(present) = &self.record
             && self.revision != revision
         {
-            // still its lease: only a wish to cancel has come in between
+            // The lease is unchanged: only a cancel request was written in between.
             assert_eq!(present.lease, claimed.lease);
             claimed.cancel_requested |= present.cancel_requested;
             expected = self.revision;
@@ -203,7 +204,7 @@ impl ModelJob {
         assert!(self.write(next, expected));
     }
 
-    /// A worker that lost its lease does not know it: its write has to be refused.
+    /// A worker that lost its lease does not know that: its write must be refused.
     fn late_end(&mut self, end: AttemptEnd, now: i64) {
         let Some((claimed, revision)) = self.expired_claim.take() else {
             return;
@@ -213,7 +214,10 @@ impl ModelJob {
             | OnEnd::Retry { record, .. }
             | OnEnd::Requeue { record } => record,
         };
-        assert!(!self.write(next, revision), "a stale lease was taken");
+        assert!(
+            !self.write(next, revision),
+            "a write under a stale lease was accepted"
+        );
     }
 
     fn cancel(&mut self, now: i64) {
@@ -285,7 +289,7 @@ fn any_event() -> impl Strategy<Value = JobEvent> {
     let slot = prop_oneof![2 => Just(ConcurrencySlot::Acquired), 1 => Just(ConcurrencySlot::Full)];
     prop_oneof![
         6 => (0_u64..3, any_dependency_status(), slot)
-            .prop_map(|(sequence, prospect, slot)| JobEvent::Delivery { sequence, prospect, slot }),
+            .prop_map(|(sequence, status, slot)| JobEvent::Delivery { sequence, status, slot }),
         4 => any_end().prop_map(JobEvent::End),
         1 => any_end().prop_map(JobEvent::LateEnd),
         1 => Just(JobEvent::Cancel),
@@ -312,10 +316,10 @@ fn any_envelope() -> impl Strategy<Value = Envelope> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// Attempts stay within their limits, stale leases are refused, a cancel is never lost,
-    /// nothing leaves a terminal state, and from every state there is a way to an end.
+    /// Attempts stay within their limits, stale leases are refused, a cancel is never lost, no job
+    /// leaves a terminal state, and every state can reach a terminal one.
     #[test]
-    fn every_walk_keeps_the_rules(
+    fn job_state_machine_keeps_its_rules(
         envelope in any_envelope(),
         events in proptest::collection::vec(any_event(), 1..60),
     ) {
@@ -325,7 +329,7 @@ proptest! {
             now += 1_000;
             let before = job.record.clone();
             match event {
-                JobEvent::Delivery { sequence, prospect, slot } => job.deliver(sequence, prospect, slot, now),
+                JobEvent::Delivery { sequence, status, slot } => job.deliver(sequence, status, slot, now),
                 JobEvent::End(end) => job.end(end, now),
                 JobEvent::LateEnd(end) => job.late_end(end, now),
                 JobEvent::Cancel => job.cancel(now),
@@ -336,7 +340,7 @@ proptest! {
                 prop_assert_eq!(job.record.as_ref().unwrap().finished_at, before.finished_at);
             }
         }
-        // whatever it is now, good fortune ends it
+        // From any state, a few deliveries and successful attempts finish the job.
         for _ in 0..4 {
             now += 1_000_000;
             if job.state().is_some_and(State::is_terminal) {
@@ -348,7 +352,7 @@ proptest! {
         job.end(AttemptEnd::Exited(0), now);
         let lease = job.record.as_ref().and_then(|record| record.lease.clone());
         if let Some(lease) = lease {
-            // its worker is dead: the lease's own message comes again
+            // The worker crashed, so the message that the lease names is redelivered.
             while !job.state().is_some_and(State::is_terminal) {
                 job.deliver(lease.sequence, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
                 job.end(AttemptEnd::Exited(0), now);

@@ -1,29 +1,32 @@
-//! Whether a failed attempt is tried again, and after how long.
+//! Whether a failed attempt is retried, and after how long.
 
 use std::time::Duration;
 
 use naq_protocol::{Backoff, Envelope, Reason, RetryDelay};
 
-/// EX_TEMPFAIL of `sysexits.h`: the program itself says that another try may do.
+/// `EX_TEMPFAIL` of `sysexits.h`: the program itself reports a temporary failure.
 const EXIT_TEMPFAIL: i32 = 75;
 
-/// The wait before a retry where the envelope names none.
+/// The wait before a retry if the envelope sets no `retry_delay`.
 const RETRY_DELAY_DEFAULT: Duration = Duration::ZERO;
 
-/// What a failed attempt means for the job.
+/// Whether a failed attempt may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
-    /// It may be tried again, if retries are left.
+    /// A retry may succeed, if retries are left.
     Retryable,
-    /// No retry can mend it, or the envelope says so.
+    /// No retry can succeed, or the envelope rules retries out.
     Fatal,
 }
 
-/// Judges a failed attempt by its reason and exit code.
+/// Classifies a failed attempt by its reason and exit code. The first rule that applies decides:
 ///
-/// Fatal codes come before retryable ones; 75 is retryable also where `retry_on` does not name
-/// it. Where `retry_on` is given, exit codes outside it are final; timeouts, signals and the
-/// like stay retryable, as no exit code speaks for them.
+/// 1. A reason other than [`Reason::Exit`] (a timeout, a signal and so on) is retryable: there is
+///    no exit code that could say otherwise.
+/// 2. An exit code in `fatal_on` is fatal.
+/// 3. Exit code 75 (`EX_TEMPFAIL`) is retryable, even if `retry_on` does not list it.
+/// 4. If `retry_on` is set, an exit code outside of it is fatal.
+/// 5. Everything else is retryable.
 #[must_use]
 pub fn classify_failure(
     envelope: &Envelope,
@@ -46,9 +49,10 @@ pub fn classify_failure(
     }
 }
 
-/// The wait before retry number `retry` (the first is 1). `random` in 0..1 draws it under full
-/// jitter: anything from nothing to the whole wait, so that jobs that failed together do not
-/// come back together.
+/// The wait before retry number `retry`; the first is 1.
+///
+/// Unless the envelope turns jitter off, the wait is multiplied by `random`, a number in 0..1 (full
+/// jitter), so that jobs that failed together are not retried together.
 #[must_use]
 pub fn retry_delay(envelope: &Envelope, retry: u32, random: f64) -> Duration {
     let retry = retry.max(1);
@@ -78,6 +82,7 @@ pub fn retry_delay(envelope: &Envelope, retry: u32, random: f64) -> Duration {
     }
 }
 
+/// A duration times a factor, limited to the longest duration on the wire.
 fn scaled(duration: Duration, factor: f64) -> Duration {
     let longest = naq_protocol::units::DURATION_MAX;
     Duration::try_from_secs_f64(duration.as_secs_f64() * factor).map_or(longest, |d| d.min(longest))
@@ -104,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_as_asked() {
+    fn retry_delay_grows_by_its_strategy() {
         let one = |strategy| {
             envelope(
                 Some(RetryDelay::Single(WireDuration::from_secs(2))),
@@ -126,21 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_judged() {
+    fn exit_codes_decide_whether_a_failure_is_retried() {
         let mut envelope = Envelope::command("x", [] as [&str; 0]);
         envelope.retry_on = Some(vec![3]);
         envelope.fatal_on = vec![4];
-        let judged = |reason, code| classify_failure(&envelope, reason, code);
-        assert_eq!(judged(Reason::Exit, Some(3)), FailureClass::Retryable);
-        assert_eq!(judged(Reason::Exit, Some(4)), FailureClass::Fatal);
-        assert_eq!(judged(Reason::Exit, Some(5)), FailureClass::Fatal);
-        assert_eq!(judged(Reason::Exit, Some(75)), FailureClass::Retryable);
-        assert_eq!(judged(Reason::Timeout, None), FailureClass::Retryable);
+        let classified = |reason, code| classify_failure(&envelope, reason, code);
+        assert_eq!(classified(Reason::Exit, Some(3)), FailureClass::Retryable);
+        assert_eq!(classified(Reason::Exit, Some(4)), FailureClass::Fatal);
+        assert_eq!(classified(Reason::Exit, Some(5)), FailureClass::Fatal);
+        assert_eq!(classified(Reason::Exit, Some(75)), FailureClass::Retryable);
+        assert_eq!(classified(Reason::Timeout, None), FailureClass::Retryable);
     }
 
     proptest! {
         #[test]
-        fn jitter_never_exceeds_the_wait(seconds in 0_u64..1_000_000, retry in 0_u32..20_000, random in 0.0_f64..1.0) {
+        fn retry_jitter_never_lengthens_the_delay(seconds in 0_u64..1_000_000, retry in 0_u32..20_000, random in 0.0_f64..1.0) {
             let mut envelope = envelope(Some(RetryDelay::Single(WireDuration::from_secs(seconds))), Some(Backoff::Exponential), None);
             let whole = retry_delay(&envelope, retry, random);
             envelope.retry_jitter = None;

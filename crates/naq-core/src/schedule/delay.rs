@@ -1,36 +1,37 @@
-//! Jobs that are to begin at a time of their own: held until then, once.
+//! Delayed jobs: jobs that start once, at a later time.
 
 use std::fmt;
 use std::time::Duration;
 
 use naq_protocol::Timestamp;
 
-/// The end of the year 2261, in milliseconds of the Unix epoch: the server counts the
-/// nanoseconds, and what comes after the spring of 2262 it takes for the past.
+/// The end of the year 2261, in milliseconds since the Unix epoch. The server counts nanoseconds in
+/// 64 bits, so it takes a time after the spring of 2262 for one in the past.
 const DELAYED_UNTIL_MAX_MS: i64 = 9_214_646_399_999;
 
-/// How soon a job's time may come for the server to have it on its way already.
+/// A job that is due sooner than this may already be on its way into its queue: the server
+/// publishes it on its own clock, and a message in flight cannot be recalled.
 const IN_FLIGHT_MS: i64 = 1_000;
 
-/// When a job is to begin.
+/// When a job starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartDelay {
-    /// Not before this.
+    /// The earliest start.
     pub due: Timestamp,
-    /// It was given as a wait from the enqueue on.
+    /// Whether the producer gave it as a wait that counts from the enqueue.
     pub is_relative: bool,
-    /// It has come already: there is nothing to hold the job for.
+    /// Whether the time has passed already, so that the job is enqueued without a delay.
     pub is_due: bool,
 }
 
-/// Why a job cannot begin at a time.
+/// Why a job cannot start at a requested time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartDelayError {
-    /// No server can hold it for as long.
+    /// The time is later than [`delayed_until_max`].
     OutOfRange,
-    /// It expires before.
+    /// The job expires before it would start.
     ExpiresFirst {
-        /// When it would begin.
+        /// When it would start.
         due: Timestamp,
         /// When it expires.
         expires_at: Timestamp,
@@ -41,22 +42,25 @@ impl fmt::Display for StartDelayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartDelayError::OutOfRange => f.write_str(
-                "the time is out of range: a job can be held until the end of the year 2261",
+                "the time is out of range: a job can be delayed until the end of the year 2261",
             ),
             StartDelayError::ExpiresFirst { due, expires_at } => {
-                write!(f, "it expires at {expires_at}, before its time, {due}")
+                write!(
+                    f,
+                    "the job expires at {expires_at}, before its start at {due}"
+                )
             }
         }
     }
 }
 
-/// The latest time until which a server can hold a job.
+/// The latest time until which the server can delay a job.
 #[must_use]
 pub fn delayed_until_max() -> Timestamp {
     timestamp(DELAYED_UNTIL_MAX_MS)
 }
 
-/// What a job that is paused is held until: beyond every time that one can be given.
+/// The time until which a paused job is delayed: later than any time that a job can be given.
 #[must_use]
 pub fn paused_until() -> Timestamp {
     timestamp(DELAYED_UNTIL_MAX_MS + 1)
@@ -66,16 +70,16 @@ fn timestamp(unix_ms: i64) -> Timestamp {
     Timestamp::from_unix_ms(unix_ms).unwrap_or(Timestamp(chrono::DateTime::UNIX_EPOCH))
 }
 
-/// That a job is to begin at a time.
+/// Delays a job until a time. `expires_at` is when the job expires, if it does.
 ///
 /// # Errors
-/// [`StartDelayError`] where it cannot.
+/// Returns [`StartDelayError`] if the time is out of range or after the job expires.
 pub fn delay_until(
     due: Timestamp,
     expires_at: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<StartDelay, StartDelayError> {
-    // as it is written: what is compared later has been read back
+    // In milliseconds, as on the wire: it is compared later with a time that was read from there.
     let due = Timestamp::from_unix_ms(due.unix_ms()).ok_or(StartDelayError::OutOfRange)?;
     if due > delayed_until_max() {
         return Err(StartDelayError::OutOfRange);
@@ -88,11 +92,11 @@ pub fn delay_until(
     check_expiry(&start, expires_at).map(|()| start)
 }
 
-/// Whether a job that expires then, if it does, can begin at a time. What has come already is no
-/// reason to refuse it: it expires as any other.
+/// Checks that a job starts before it expires. A start that is due already passes: the job is then
+/// enqueued at once and expires like any other.
 ///
 /// # Errors
-/// [`StartDelayError::ExpiresFirst`] where it cannot.
+/// Returns [`StartDelayError::ExpiresFirst`] if the job expires before it starts.
 pub fn check_expiry(
     start: &StartDelay,
     expires_at: Option<Timestamp>,
@@ -108,10 +112,10 @@ pub fn check_expiry(
     }
 }
 
-/// That a job is to begin after a wait.
+/// Delays a job for a wait from `now` on. `expires_at` is when the job expires, if it does.
 ///
 /// # Errors
-/// [`StartDelayError`] where it cannot.
+/// Returns [`StartDelayError`] if the time is out of range or after the job expires.
 pub fn delay_for(
     wait: Duration,
     expires_at: Option<Timestamp>,
@@ -127,51 +131,51 @@ pub fn delay_for(
     })
 }
 
-/// How a job stands whose id someone enqueues again.
+/// Where a job is whose id is enqueued again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExistingJob {
-    /// It has begun, or ended: its record says how.
+    /// It has started, and may have finished: its record says more.
     Started,
     /// It is in its queue.
     Queued {
-        /// The time it was held until.
+        /// The time until which it was delayed, if it was.
         scheduled_for: Option<Timestamp>,
     },
-    /// It is held.
+    /// It is delayed.
     Delayed {
-        /// Until then; none where the server goes by another rule.
+        /// Until when. `None` if the server delays it by a rule other than a time.
         due: Option<Timestamp>,
-        /// To be tried again: it has begun.
+        /// Whether it waits for a retry, so that it has started before.
         is_retry: bool,
     },
 }
 
-/// What an enqueue under an id that is there already comes to.
+/// What an enqueue under an existing id means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReenqueue {
-    /// It is the same request once more.
+    /// It repeats the first request: idempotent.
     Duplicate,
-    /// The id stands for another envelope.
+    /// The id belongs to another envelope.
     IdConflict,
-    /// The job is there, and is to begin at another time.
+    /// The same job exists, but with another start.
     DifferentTime(ExistingJob),
 }
 
-/// Decides what an enqueue under an id that is there already comes to. `start` is when the job is
-/// to begin, none for at once.
+/// Decides what an enqueue under an existing id means. `start` is the requested start of the job;
+/// `None` means at once.
 ///
-/// A wait counts from its enqueue, so that no second one could be the same request to the
-/// millisecond: any is. A job that has begun is past the time for it to begin.
+/// A wait counts from its enqueue, so a repeated request never names the same millisecond: any wait
+/// counts as the same request. The start of a job that has started already does not matter.
 #[must_use]
 pub fn on_reenqueue(
-    standing: ExistingJob,
+    existing: ExistingJob,
     is_equivalent: bool,
     start: Option<&StartDelay>,
 ) -> OnReenqueue {
     if !is_equivalent {
         return OnReenqueue::IdConflict;
     }
-    let is_repeat = match (standing, start) {
+    let is_repeat = match (existing, start) {
         (ExistingJob::Started | ExistingJob::Delayed { is_retry: true, .. }, _)
         | (ExistingJob::Queued { .. }, None) => true,
         (ExistingJob::Delayed { .. }, None) => false,
@@ -186,58 +190,59 @@ pub fn on_reenqueue(
     if is_repeat {
         OnReenqueue::Duplicate
     } else {
-        OnReenqueue::DifferentTime(standing)
+        OnReenqueue::DifferentTime(existing)
     }
 }
 
-/// What someone wants of a held job's time.
+/// A request to change when a delayed job starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RescheduleRequest {
-    /// That it waits, whatever the time, until it is resumed.
+    /// Wait until the job is resumed, whatever its time.
     Pause,
-    /// That its time counts again.
+    /// Start at the job's time again.
     Resume,
-    /// That it begins now.
+    /// Start now.
     StartNow,
-    /// That it begins at another time.
+    /// Start at another time.
     At(StartDelay),
 }
 
-/// What to do about a wish for another time.
+/// What to do about a [`RescheduleRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReschedule {
-    /// It is as wanted.
+    /// The job is as requested already.
     Unchanged,
-    /// Hold it until then, or beyond where it is paused.
+    /// Delay the job until `due`, or, if it is paused, until [`paused_until`].
     DelayUntil {
-        /// When it is to begin.
+        /// When the job starts.
         due: Timestamp,
-        /// It waits until someone resumes it.
+        /// Whether it waits until it is resumed.
         is_paused: bool,
     },
-    /// Put it into its queue.
+    /// Enqueue the job now.
     Enqueue,
-    /// Its time has come: the server may be putting it into its queue.
+    /// The job is due at this time: the server may be enqueuing it already.
     TooLate(Timestamp),
-    /// It is held by something else than a time.
+    /// The job is delayed by a rule other than a time.
     NotTimed,
 }
 
-/// Decides what a wish for another time means for a one-shot that is held until `due`.
+/// Decides what a request means for a delayed job that is due at `due`. `due` is `None` if the job is
+/// delayed by a rule other than a time.
 #[must_use]
 pub fn on_reschedule(
     due: Option<Timestamp>,
     is_paused: bool,
-    wish: RescheduleRequest,
+    request: RescheduleRequest,
     now: Timestamp,
 ) -> OnReschedule {
     let Some(due) = due else {
-        return match wish {
+        return match request {
             RescheduleRequest::StartNow => OnReschedule::Enqueue,
             _ => OnReschedule::NotTimed,
         };
     };
-    match wish {
+    match request {
         RescheduleRequest::StartNow => OnReschedule::Enqueue,
         RescheduleRequest::Resume if is_paused && due > now => OnReschedule::DelayUntil {
             due,
@@ -259,8 +264,8 @@ pub fn on_reschedule(
     }
 }
 
-/// Whether the server may have a held job on its way into its queue by now. What is on its way
-/// arrives, whatever is stored meanwhile.
+/// Whether the server may be enqueuing a delayed job already. A message in flight arrives whatever
+/// is stored meanwhile.
 fn may_be_in_flight(due: Timestamp, now: Timestamp) -> bool {
     due.unix_ms().saturating_sub(now.unix_ms()) < IN_FLIGHT_MS
 }
@@ -275,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_cannot_hold_is_refused() {
+    fn delay_beyond_what_the_server_can_count_is_refused() {
         let now = ms(1_800_000_000_000);
         let year = |text: &str| delay_until(text.parse().unwrap(), None, now);
         assert!(year("2261-12-31T23:59:59.999Z").is_ok());
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_expires_first_is_refused() {
+    fn delayed_job_that_expires_before_its_start_is_refused() {
         let (now, due) = (ms(1_000), ms(5_000));
         assert!(delay_until(due, Some(ms(5_001)), now).is_ok());
         for expires_at in [ms(5_000), ms(1)] {
@@ -307,72 +312,72 @@ mod tests {
                 Err(StartDelayError::ExpiresFirst { due, expires_at })
             );
         }
-        // what is enqueued at once is as any other job
+        // A start in the past is enqueued at once, like any other job.
         assert!(delay_until(ms(500), Some(ms(400)), now).unwrap().is_due);
     }
 
     #[test]
-    fn a_job_that_has_begun_may_be_enqueued_again_and_says_nothing_of_its_time() {
+    fn enqueue_of_a_started_job_is_a_duplicate_whatever_its_start() {
         let start = delay_until(ms(5_000), None, ms(0)).unwrap();
         let retry = ExistingJob::Delayed {
             due: Some(ms(9_000)),
             is_retry: true,
         };
-        for standing in [ExistingJob::Started, retry] {
+        for existing in [ExistingJob::Started, retry] {
             assert_eq!(
-                on_reenqueue(standing, true, Some(&start)),
+                on_reenqueue(existing, true, Some(&start)),
                 OnReenqueue::Duplicate
             );
-            assert_eq!(on_reenqueue(standing, true, None), OnReenqueue::Duplicate);
-            assert_eq!(on_reenqueue(standing, false, None), OnReenqueue::IdConflict);
+            assert_eq!(on_reenqueue(existing, true, None), OnReenqueue::Duplicate);
+            assert_eq!(on_reenqueue(existing, false, None), OnReenqueue::IdConflict);
         }
     }
 
     #[test]
-    fn what_is_paused_waits_for_a_word_and_for_no_time() {
+    fn paused_job_waits_to_be_resumed_whatever_its_time() {
         let (now, due) = (ms(10_000), ms(90_000));
         let start = delay_until(ms(50_000), None, now).unwrap();
         let past = delay_until(ms(1), None, now).unwrap();
-        let hold = |due, is_paused| OnReschedule::DelayUntil { due, is_paused };
-        for (is_paused, wish, then) in [
-            (false, RescheduleRequest::Pause, hold(due, true)),
+        let delay = |due, is_paused| OnReschedule::DelayUntil { due, is_paused };
+        for (is_paused, request, expected) in [
+            (false, RescheduleRequest::Pause, delay(due, true)),
             (true, RescheduleRequest::Pause, OnReschedule::Unchanged),
             (false, RescheduleRequest::Resume, OnReschedule::Unchanged),
-            (true, RescheduleRequest::Resume, hold(due, false)),
-            (false, RescheduleRequest::At(start), hold(start.due, false)),
-            (true, RescheduleRequest::At(start), hold(start.due, true)),
+            (true, RescheduleRequest::Resume, delay(due, false)),
+            (false, RescheduleRequest::At(start), delay(start.due, false)),
+            (true, RescheduleRequest::At(start), delay(start.due, true)),
             (false, RescheduleRequest::At(past), OnReschedule::Enqueue),
             (true, RescheduleRequest::At(past), OnReschedule::Enqueue),
             (false, RescheduleRequest::StartNow, OnReschedule::Enqueue),
             (true, RescheduleRequest::StartNow, OnReschedule::Enqueue),
         ] {
             assert_eq!(
-                on_reschedule(Some(due), is_paused, wish, now),
-                then,
-                "{wish:?}"
+                on_reschedule(Some(due), is_paused, request, now),
+                expected,
+                "{request:?}"
             );
         }
-        // the time of one that is paused may be over
+        // The time of a paused job may have passed.
         assert_eq!(
             on_reschedule(Some(ms(1)), true, RescheduleRequest::Resume, now),
             OnReschedule::Enqueue
         );
         let again = on_reschedule(Some(ms(1)), true, RescheduleRequest::At(start), now);
-        assert_eq!(again, hold(start.due, true));
+        assert_eq!(again, delay(start.due, true));
     }
 
     #[test]
-    fn what_is_on_its_way_is_not_called_back() {
+    fn job_due_within_a_second_cannot_be_rescheduled() {
         let now = ms(10_000);
         let start = delay_until(ms(50_000), None, now).unwrap();
         for due in [ms(9_000), ms(10_000), ms(10_999)] {
-            for wish in [RescheduleRequest::Pause, RescheduleRequest::At(start)] {
+            for request in [RescheduleRequest::Pause, RescheduleRequest::At(start)] {
                 assert_eq!(
-                    on_reschedule(Some(due), false, wish, now),
+                    on_reschedule(Some(due), false, request, now),
                     OnReschedule::TooLate(due)
                 );
             }
-            // twice into its queue does no harm
+            // Enqueuing it twice is harmless: the second message is a duplicate.
             assert_eq!(
                 on_reschedule(Some(due), false, RescheduleRequest::StartNow, now),
                 OnReschedule::Enqueue
@@ -385,27 +390,27 @@ mod tests {
     }
 
     proptest! {
-        /// The same request is a repeat wherever the first one is by now, and one for another
-        /// time is not as long as the job has not begun.
+        /// The same request is a duplicate wherever the job is by now. A request for another time is
+        /// none until the job has started.
         #[test]
-        fn the_same_request_is_a_repeat(due in 0_i64..1_000, other in 0_i64..1_000, now in 0_i64..1_000, later in 0_i64..1_000) {
+        fn repeated_enqueue_of_a_delayed_job_is_a_duplicate(due in 0_i64..1_000, other in 0_i64..1_000, now in 0_i64..1_000, later in 0_i64..1_000) {
             let first = delay_until(ms(due), None, ms(now)).unwrap();
             let again = delay_until(ms(due), None, ms(now + later)).unwrap();
             let queued = ExistingJob::Queued { scheduled_for: Some(first.due) };
-            let held = ExistingJob::Delayed { due: Some(first.due), is_retry: false };
-            for standing in [queued, held] {
-                prop_assert_eq!(on_reenqueue(standing, true, Some(&again)), OnReenqueue::Duplicate);
-                prop_assert_eq!(on_reenqueue(standing, false, Some(&again)), OnReenqueue::IdConflict);
+            let delayed = ExistingJob::Delayed { due: Some(first.due), is_retry: false };
+            for existing in [queued, delayed] {
+                prop_assert_eq!(on_reenqueue(existing, true, Some(&again)), OnReenqueue::Duplicate);
+                prop_assert_eq!(on_reenqueue(existing, false, Some(&again)), OnReenqueue::IdConflict);
             }
             let another = delay_until(ms(other), None, ms(now)).unwrap();
             if other != due {
-                prop_assert_eq!(on_reenqueue(held, true, Some(&another)), OnReenqueue::DifferentTime(held));
+                prop_assert_eq!(on_reenqueue(delayed, true, Some(&another)), OnReenqueue::DifferentTime(delayed));
                 prop_assert_eq!(on_reenqueue(queued, true, Some(&another)), OnReenqueue::DifferentTime(queued));
             }
-            prop_assert_eq!(on_reenqueue(held, true, None), OnReenqueue::DifferentTime(held));
+            prop_assert_eq!(on_reenqueue(delayed, true, None), OnReenqueue::DifferentTime(delayed));
             let wait = delay_for(Duration::from_millis(5), None, ms(now)).unwrap();
-            prop_assert_eq!(on_reenqueue(held, true, Some(&wait)), OnReenqueue::Duplicate);
-            // one that was enqueued to begin at once cannot be put off by a second enqueue
+            prop_assert_eq!(on_reenqueue(delayed, true, Some(&wait)), OnReenqueue::Duplicate);
+            // A second enqueue cannot delay a job that was enqueued without a delay.
             let at_once = ExistingJob::Queued { scheduled_for: None };
             prop_assert_eq!(on_reenqueue(at_once, true, None), OnReenqueue::Duplicate);
             prop_assert_eq!(on_reenqueue(at_once, true, Some(&wait)), OnReenqueue::DifferentTime(at_once));

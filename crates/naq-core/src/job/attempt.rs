@@ -1,0 +1,179 @@
+//! What follows the end of an attempt: success, failure, a retry, or another try at once.
+
+use std::time::Duration;
+
+use super::backoff::{self, FailureClass};
+use super::transition::{finish, reset_to_queued, retry_at, saturating_add};
+use naq_protocol::{Envelope, Reason, Record, State, Timestamp};
+
+/// How an attempt's first process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal killed it, and naq did not send the signal.
+    Signalled(i32),
+    /// It exceeded its timeout.
+    TimedOut,
+    /// It exceeded its memory limit.
+    OutOfMemory,
+    /// It could not be started.
+    NotStarted {
+        /// Whether every retry would fail in the same way.
+        fatal: bool,
+    },
+    /// naq stopped it because a cancel was requested.
+    Cancelled,
+    /// naq stopped it because its worker shuts down. The attempt does not count.
+    Drained,
+    /// The worker's spawner process, its parent, died.
+    SpawnerDied,
+}
+
+/// The facts about an ended attempt.
+#[derive(Clone, Debug)]
+pub struct FinishedAttempt {
+    /// How it ended.
+    pub end: AttemptEnd,
+    /// What went wrong, in words. `None` if nothing did.
+    pub error: Option<String>,
+    /// How long the job itself asked to wait before a retry. `None` leaves it to the envelope.
+    pub retry_after: Option<Duration>,
+    /// The current time.
+    pub now: Timestamp,
+    /// A random number in 0..1, for jitter.
+    pub random: f64,
+    /// After this many worker crashes during the job, the job fails.
+    pub max_worker_crashes: u32,
+}
+
+/// What follows an ended attempt. Every variant holds the record to write; the steps before and
+/// after that write differ.
+#[derive(Debug)]
+pub enum OnEnd {
+    /// The job has finished. If `dead_letter`, publish its dead letter before the record is
+    /// written, so that a crash in between cannot lose it. Acknowledge afterwards.
+    Finish {
+        /// The terminal record.
+        record: Box<Record>,
+        /// Whether the job becomes a dead letter.
+        dead_letter: bool,
+    },
+    /// The job will be retried: delay its message until `due`, then acknowledge.
+    Retry {
+        /// The record, in the state `retrying`.
+        record: Box<Record>,
+        /// When the next attempt may start.
+        due: Timestamp,
+    },
+    /// Return the message to the queue at once.
+    Requeue {
+        /// The record, in the state `queued`.
+        record: Box<Record>,
+    },
+}
+
+/// Decides what follows an attempt. `record` is the record that the attempt ran under, with the
+/// attempt's results (output, usage, exit code) filled in.
+#[must_use]
+pub fn end_attempt(
+    mut record: Box<Record>,
+    envelope: &Envelope,
+    attempt: &FinishedAttempt,
+) -> OnEnd {
+    record.error.clone_from(&attempt.error);
+    if is_success(envelope, &attempt.end) {
+        return finished(record, State::Succeeded, None, attempt.now);
+    }
+    // A program that succeeded has succeeded; any other end of a job that should be cancelled
+    // counts as the cancel.
+    if record.cancel_requested {
+        return finished(
+            record,
+            State::Cancelled,
+            Some(Reason::Cancelled),
+            attempt.now,
+        );
+    }
+    let (reason, class) = match attempt.end {
+        AttemptEnd::Cancelled => {
+            return finished(
+                record,
+                State::Cancelled,
+                Some(Reason::Cancelled),
+                attempt.now,
+            );
+        }
+        AttemptEnd::Drained => {
+            // The job did nothing wrong, so the attempt does not count.
+            record.attempt = record.attempt.saturating_sub(1);
+            reset_to_queued(&mut record);
+            return OnEnd::Requeue { record };
+        }
+        AttemptEnd::SpawnerDied => return after_crash(record, attempt),
+        AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, FailureClass::Fatal),
+        AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
+        AttemptEnd::TimedOut => (Reason::Timeout, FailureClass::Retryable),
+        AttemptEnd::OutOfMemory => (Reason::Oom, FailureClass::Retryable),
+        AttemptEnd::Signalled(_) => (Reason::Signal, FailureClass::Retryable),
+        AttemptEnd::Exited(code) => (
+            Reason::Exit,
+            backoff::classify_failure(envelope, Reason::Exit, Some(code)),
+        ),
+    };
+    after_failure(record, envelope, attempt, reason, class)
+}
+
+fn is_success(envelope: &Envelope, end: &AttemptEnd) -> bool {
+    match end {
+        AttemptEnd::Exited(code) => {
+            *code == 0 || u8::try_from(*code).is_ok_and(|code| envelope.success_on.contains(&code))
+        }
+        _ => false,
+    }
+}
+
+fn finished(
+    mut record: Box<Record>,
+    state: State,
+    reason: Option<Reason>,
+    now: Timestamp,
+) -> OnEnd {
+    finish(&mut record, state, reason, now);
+    OnEnd::Finish {
+        dead_letter: state == State::Failed,
+        record,
+    }
+}
+
+/// The job runs again, unless this crash was the last one that it may have.
+fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
+    record.crashes += 1;
+    if record.crashes >= attempt.max_worker_crashes {
+        return finished(record, State::Failed, Some(Reason::Crashed), attempt.now);
+    }
+    reset_to_queued(&mut record);
+    OnEnd::Requeue { record }
+}
+
+/// The job is retried if the failure may be retried and retries are left.
+fn after_failure(
+    mut record: Box<Record>,
+    envelope: &Envelope,
+    attempt: &FinishedAttempt,
+    reason: Reason,
+    class: FailureClass,
+) -> OnEnd {
+    // An attempt during which the worker crashed is no failure of the job, so it uses up no retry.
+    let failures = record.attempt.saturating_sub(record.crashes).max(1);
+    let retries_left = failures <= envelope.max_retries.unwrap_or(0);
+    if class == FailureClass::Fatal || !retries_left {
+        return finished(record, State::Failed, Some(reason), attempt.now);
+    }
+    let wait = attempt
+        .retry_after
+        .unwrap_or_else(|| backoff::retry_delay(envelope, failures, attempt.random));
+    let due = saturating_add(attempt.now, wait);
+    retry_at(&mut record, reason, attempt.now, due);
+    OnEnd::Retry { record, due }
+}

@@ -1,0 +1,599 @@
+//! What a delivered message means for its job: run it, block it, drop the message, or end the job.
+
+use std::time::Duration;
+
+use super::dependency::{DependencyStatus, Evaluation, evaluate};
+use super::transition::{block, finish, saturating_add, start};
+use naq_protocol::{
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, QueueName, Reason, Record, State,
+    Timestamp,
+};
+
+/// How long a dependency may be missing if the envelope sets no `dependency_timeout`.
+pub const DEPENDENCY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+
+/// The facts about a delivery.
+#[derive(Clone, Debug)]
+pub struct DeliveryContext {
+    /// The job.
+    pub job_id: JobId,
+    /// The job's queue.
+    pub queue: QueueName,
+    /// The message's sequence in the queue's stream.
+    pub sequence: u64,
+    /// How often the message has been delivered; the first delivery is 1.
+    pub delivery: u64,
+    /// When the server stored the message.
+    pub enqueue_time: Timestamp,
+    /// The worker that received the message.
+    pub worker_id: String,
+    /// The current time.
+    pub now: Timestamp,
+    /// After this many worker crashes during the job, the job fails.
+    pub max_worker_crashes: u32,
+    /// The digest of the message's envelope.
+    pub envelope_digest: String,
+    /// The message that the record's lease names is gone, and the attempt under that lease left no
+    /// outcome: the server will never redeliver that message.
+    pub lease_message_missing: bool,
+    /// A cancel request reached this worker before the job started.
+    pub cancel_requested: bool,
+    /// What became of the jobs that this job depends on. `None` if they were not looked up.
+    pub dependency_statuses: Option<Vec<(Dependency, DependencyStatus)>>,
+    /// Whether the job has a slot of its concurrency key.
+    pub slot: ConcurrencySlot,
+    /// The W3C trace context in the message's headers.
+    pub traceparent: Option<String>,
+    /// The time until which the message was delayed.
+    pub scheduled_for: Option<Timestamp>,
+}
+
+/// A job's slot among those of its concurrency key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConcurrencySlot {
+    /// No slot was requested.
+    #[default]
+    NotRequested,
+    /// The job has a slot.
+    Acquired,
+    /// All slots of the key are in use.
+    Full,
+}
+
+/// What to do with a delivery.
+#[derive(Debug)]
+pub enum DeliveryDecision {
+    /// Write this record if its revision is still the one that was decided upon, then run the job.
+    Run(Box<Record>),
+    /// The bytes differ from those of the job's first envelope. If both are equivalent, decide
+    /// again with the digest of the first one. Otherwise the id belongs to the first envelope.
+    CompareEnvelopes,
+    /// Look up what became of these jobs, and decide again.
+    ResolveDependencies(Vec<Dependency>),
+    /// Request a slot of the job's concurrency key, and decide again.
+    AcquireSlot,
+    /// Block the job: make what it waits for release it, write this record, then acknowledge. In
+    /// this order, a dependency that finishes in between still releases the job.
+    Block(Box<Record>),
+    /// The job has finished: complete what a crash may have interrupted, then acknowledge.
+    AlreadyFinished,
+    /// The job runs by another message: acknowledge this one.
+    DuplicateMessage,
+    /// The same message has since been redelivered to another worker, which runs the job. Do not
+    /// run the job, and do not acknowledge the message: an acknowledgement would take the message
+    /// away from that worker.
+    Superseded,
+    /// The message is early: delay it until this time again, then acknowledge.
+    DelayUntil(Timestamp),
+    /// Write this terminal record, then acknowledge.
+    End(Box<Record>),
+}
+
+/// Decides what a delivered message means, given the job's record. `None` means that the job has
+/// no record.
+///
+/// The decisions that ask for more facts ([`DeliveryDecision::CompareEnvelopes`],
+/// [`DeliveryDecision::ResolveDependencies`] and [`DeliveryDecision::AcquireSlot`]) change nothing:
+/// the caller adds the facts to `delivered` and calls this function again.
+#[must_use]
+pub fn decide_delivery(
+    record: Option<&Record>,
+    envelope: &Envelope,
+    delivered: &DeliveryContext,
+) -> DeliveryDecision {
+    // A placeholder says nothing about the job, except that other jobs depend on it.
+    let mut next = record
+        .filter(|record| !record.placeholder)
+        .cloned()
+        .unwrap_or_else(|| first_record(record, envelope, delivered));
+    // A record without a digest was written before records had one; its envelope is not known to
+    // differ.
+    let is_other_envelope = next
+        .envelope_digest
+        .as_ref()
+        .is_some_and(|digest| *digest != delivered.envelope_digest);
+    if is_other_envelope {
+        return DeliveryDecision::CompareEnvelopes;
+    }
+    if let Some(decision) = decide_by_state(&mut next, delivered) {
+        return decision;
+    }
+    if next.cancel_requested || delivered.cancel_requested {
+        return cancelled(next, delivered.now);
+    }
+    // Expiry applies only to a job that has never started: once started, it is seen through.
+    if next.attempt == 0
+        && let Some(expires_at) = envelope.expires_at
+        && delivered.now >= expires_at
+    {
+        next.error = Some(format!("it was not started before {expires_at}"));
+        finish(&mut next, State::Expired, None, delivered.now);
+        return DeliveryDecision::End(Box::new(next));
+    }
+    if let Some(decision) = decide_dependencies(&mut next, envelope, delivered) {
+        return decision;
+    }
+    // The slot comes last, so that a job never occupies one while it waits for dependencies.
+    if let Some(decision) = decide_slot(&mut next, envelope, delivered) {
+        return decision;
+    }
+    let lease = Lease {
+        worker_id: delivered.worker_id.clone(),
+        sequence: delivered.sequence,
+        delivery: delivered.delivery,
+    };
+    start(&mut next, lease, delivered.now);
+    DeliveryDecision::Run(Box::new(next))
+}
+
+/// The record of a job that no worker has seen. It keeps one thing from a `placeholder`: that other
+/// jobs depend on the job.
+fn first_record(
+    placeholder: Option<&Record>,
+    envelope: &Envelope,
+    delivered: &DeliveryContext,
+) -> Record {
+    let mut record = Record::new(
+        delivered.job_id.clone(),
+        delivered.queue.clone(),
+        State::Queued,
+        delivered.enqueue_time,
+    );
+    record.labels.clone_from(&envelope.labels);
+    record.has_dependents = placeholder.is_some_and(|record| record.has_dependents);
+    record.rerun_of.clone_from(&envelope.rerun_of);
+    record.schedule_id.clone_from(&envelope.schedule_id);
+    record.scheduled_for = envelope.scheduled_for.or(delivered.scheduled_for);
+    record.traceparent.clone_from(&delivered.traceparent);
+    record.envelope_digest = Some(delivered.envelope_digest.clone());
+    record
+}
+
+/// What the record's state alone decides. `None` means that the job may start, as far as its state
+/// goes.
+fn decide_by_state(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
+    match next.state {
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Rejected => {
+            Some(DeliveryDecision::AlreadyFinished)
+        }
+        State::Running => decide_running(next, delivered),
+        State::Retrying => match next.next_attempt_at {
+            // A cancel does not wait for the next attempt.
+            Some(due) if delivered.now < due && !next.cancel_requested => {
+                Some(DeliveryDecision::DelayUntil(due))
+            }
+            _ => None,
+        },
+        State::Scheduled | State::Queued | State::Waiting => None,
+    }
+}
+
+/// A message of a job that runs, by its record. `None` means that the lease is lost, so this
+/// delivery may start the next attempt.
+fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
+    let lease = next
+        .lease
+        .as_ref()
+        .filter(|lease| lease.sequence == delivered.sequence);
+    match lease {
+        None if !delivered.lease_message_missing => {
+            return Some(DeliveryDecision::DuplicateMessage);
+        }
+        // The delivery count is the fencing token: a slow worker holds an earlier delivery than
+        // the one that the lease names.
+        Some(lease) if delivered.delivery < lease.delivery => {
+            return Some(DeliveryDecision::Superseded);
+        }
+        _ => {}
+    }
+    // The lease's own message was redelivered, or never will be: the worker that held the lease
+    // has crashed or has lost it.
+    next.crashes += 1;
+    if next.cancel_requested {
+        return Some(cancelled(next.clone(), delivered.now));
+    }
+    if next.crashes >= delivered.max_worker_crashes {
+        next.error = Some(format!(
+            "its worker died under it {} times, the last one being {}",
+            next.crashes,
+            next.worker_id.as_deref().unwrap_or("unknown")
+        ));
+        finish(next, State::Failed, Some(Reason::Crashed), delivered.now);
+        return Some(DeliveryDecision::End(Box::new(next.clone())));
+    }
+    None
+}
+
+fn cancelled(mut next: Record, now: Timestamp) -> DeliveryDecision {
+    finish(&mut next, State::Cancelled, Some(Reason::Cancelled), now);
+    DeliveryDecision::End(Box::new(next))
+}
+
+/// What unfinished dependencies mean for a job that has not started. `None` means that all are
+/// satisfied.
+fn decide_dependencies(
+    next: &mut Record,
+    envelope: &Envelope,
+    delivered: &DeliveryContext,
+) -> Option<DeliveryDecision> {
+    if next.dependencies_met || envelope.depends_on.is_empty() {
+        return None;
+    }
+    let before = next.waits.take();
+    let Some(known) = &delivered.dependency_statuses else {
+        // Dependencies that were satisfied at an earlier look are not looked up again: their
+        // records may have expired.
+        let open = before.map_or_else(|| envelope.depends_on.clone(), |waits| waits.dependencies);
+        return Some(DeliveryDecision::ResolveDependencies(open));
+    };
+    let until = before.as_ref().and_then(|waits| waits.until);
+    let is_late = until.is_some_and(|until| delivered.now >= until);
+    match evaluate(known, is_late) {
+        Evaluation::Satisfied => {
+            next.dependencies_met = true;
+            None
+        }
+        Evaluation::Unsatisfiable(why) => {
+            next.error = Some(why);
+            finish(next, State::Failed, Some(Reason::Dependency), delivered.now);
+            Some(DeliveryDecision::End(Box::new(next.clone())))
+        }
+        Evaluation::Pending { open, unrecorded } => {
+            let timeout = envelope
+                .dependency_timeout
+                .map_or(DEPENDENCY_TIMEOUT_DEFAULT, |span| span.0);
+            let until = match until {
+                Some(until) if !is_late => Some(until),
+                _ => unrecorded.then(|| saturating_add(delivered.now, timeout)),
+            };
+            let waits = BlockedOn {
+                dependencies: open,
+                concurrency_key: None,
+                since: before.map_or(delivered.now, |waits| waits.since),
+                until,
+            };
+            block(next, waits, delivered.sequence);
+            Some(DeliveryDecision::Block(Box::new(next.clone())))
+        }
+    }
+}
+
+/// What the job's concurrency key means for it. `None` means that the job has a slot, or has no
+/// key.
+fn decide_slot(
+    next: &mut Record,
+    envelope: &Envelope,
+    delivered: &DeliveryContext,
+) -> Option<DeliveryDecision> {
+    envelope.concurrency_key.as_ref()?;
+    match delivered.slot {
+        ConcurrencySlot::NotRequested => Some(DeliveryDecision::AcquireSlot),
+        ConcurrencySlot::Acquired => None,
+        ConcurrencySlot::Full => {
+            let waits = BlockedOn {
+                dependencies: Vec::new(),
+                concurrency_key: envelope.concurrency_key.clone(),
+                since: delivered.now,
+                until: None,
+            };
+            block(next, waits, delivered.sequence);
+            Some(DeliveryDecision::Block(Box::new(next.clone())))
+        }
+    }
+}
+
+/// The terminal record of an envelope that was rejected before it became a job.
+#[must_use]
+pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> Record {
+    let mut record = Record::new(
+        delivered.job_id.clone(),
+        delivered.queue.clone(),
+        State::Queued,
+        delivered.enqueue_time,
+    );
+    record.error = Some(invalid.to_string());
+    finish(
+        &mut record,
+        State::Rejected,
+        Some(invalid.reason.into()),
+        delivered.now,
+    );
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_ms(1_800_000_000_000 + seconds * 1_000).unwrap()
+    }
+
+    fn delivered(sequence: u64, worker: &str, now: i64) -> DeliveryContext {
+        DeliveryContext {
+            job_id: JobId::new("j").unwrap(),
+            queue: QueueName::new("q").unwrap(),
+            sequence,
+            delivery: 1,
+            enqueue_time: at(0),
+            worker_id: worker.to_owned(),
+            now: at(now),
+            max_worker_crashes: 3,
+            envelope_digest: "same".to_owned(),
+            lease_message_missing: false,
+            cancel_requested: false,
+            dependency_statuses: None,
+            slot: ConcurrencySlot::NotRequested,
+            traceparent: None,
+            scheduled_for: None,
+        }
+    }
+
+    fn attempt(end: AttemptEnd, now: i64) -> FinishedAttempt {
+        FinishedAttempt {
+            end,
+            error: None,
+            retry_after: None,
+            now: at(now),
+            random: 1.0,
+            max_worker_crashes: 3,
+        }
+    }
+
+    fn job(max_retries: u32) -> Envelope {
+        Envelope {
+            max_retries: Some(max_retries),
+            ..Envelope::command("x", [] as [&str; 0])
+        }
+    }
+
+    fn claimed(
+        record: Option<&Record>,
+        envelope: &Envelope,
+        delivered: &DeliveryContext,
+    ) -> Box<Record> {
+        match decide_delivery(record, envelope, delivered) {
+            DeliveryDecision::Run(record) => record,
+            other => panic!("not claimed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn first_delivery_claims_the_job() {
+        let record = claimed(None, &job(0), &delivered(7, "w", 1));
+        assert_eq!((record.state, record.attempt), (State::Running, 1));
+        assert_eq!(record.lease.unwrap().sequence, 7);
+    }
+
+    #[test]
+    fn another_envelope_under_the_same_id_is_compared_in_every_state() {
+        let first = claimed(None, &job(0), &delivered(7, "w", 1));
+        let other = DeliveryContext {
+            envelope_digest: "other".to_owned(),
+            ..delivered(8, "v", 2)
+        };
+        for state in State::ALL {
+            let mut record = first.clone();
+            record.state = state;
+            assert!(matches!(
+                decide_delivery(Some(&record), &job(0), &other),
+                DeliveryDecision::CompareEnvelopes
+            ));
+        }
+        // A record without a digest comes from an earlier version: the envelopes are not known to differ.
+        let mut record = first;
+        record.envelope_digest = None;
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &other),
+            DeliveryDecision::DuplicateMessage
+        ));
+    }
+
+    #[test]
+    fn second_message_of_a_running_job_is_a_duplicate() {
+        let record = claimed(None, &job(0), &delivered(7, "w", 1));
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &delivered(8, "v", 2)),
+            DeliveryDecision::DuplicateMessage
+        ));
+    }
+
+    #[test]
+    fn lease_whose_message_is_gone_is_taken_over() {
+        let first = claimed(None, &job(0), &delivered(7, "w", 1));
+        let orphaned = DeliveryContext {
+            lease_message_missing: true,
+            ..delivered(8, "v", 2)
+        };
+        let second = claimed(Some(&first), &job(0), &orphaned);
+        assert_eq!((second.attempt, second.crashes), (2, 1));
+        assert_eq!(second.lease.unwrap().sequence, 8);
+    }
+
+    #[test]
+    fn earlier_delivery_is_superseded_by_the_claim_of_a_redelivery() {
+        let early = delivered(7, "slow", 1);
+        let late = DeliveryContext {
+            delivery: 2,
+            ..delivered(7, "quick", 2)
+        };
+        let record = claimed(None, &job(0), &late);
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &early),
+            DeliveryDecision::Superseded
+        ));
+    }
+
+    #[test]
+    fn third_worker_crash_fails_the_job() {
+        let envelope = job(0);
+        let first = claimed(None, &envelope, &delivered(7, "a", 1));
+        let second = claimed(Some(&first), &envelope, &delivered(7, "b", 2));
+        let third = claimed(Some(&second), &envelope, &delivered(7, "c", 3));
+        assert_eq!((third.attempt, third.crashes), (3, 2));
+        let DeliveryDecision::End(record) =
+            decide_delivery(Some(&third), &envelope, &delivered(7, "d", 4))
+        else {
+            panic!("the job has not ended");
+        };
+        assert_eq!(
+            (record.state, record.reason),
+            (State::Failed, Some(Reason::Crashed))
+        );
+    }
+
+    #[test]
+    fn worker_crash_uses_up_no_retry() {
+        let envelope = job(1);
+        let first = claimed(None, &envelope, &delivered(7, "a", 1));
+        let second = claimed(Some(&first), &envelope, &delivered(7, "b", 2));
+        let OnEnd::Retry { record, .. } =
+            end_attempt(second, &envelope, &attempt(AttemptEnd::Exited(1), 3))
+        else {
+            panic!("not retried");
+        };
+        let third = claimed(Some(&record), &envelope, &delivered(9, "b", 9));
+        assert!(matches!(
+            end_attempt(third, &envelope, &attempt(AttemptEnd::Exited(1), 10)),
+            OnEnd::Finish {
+                dead_letter: true,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn drained_attempt_does_not_count() {
+        let envelope = job(0);
+        let running = claimed(None, &envelope, &delivered(7, "a", 1));
+        let OnEnd::Requeue { record } =
+            end_attempt(running, &envelope, &attempt(AttemptEnd::Drained, 2))
+        else {
+            panic!("not requeued");
+        };
+        assert_eq!((record.state, record.attempt), (State::Queued, 0));
+        assert_eq!(
+            claimed(Some(&record), &envelope, &delivered(7, "b", 3)).attempt,
+            1
+        );
+    }
+
+    #[test]
+    fn retry_delivered_early_is_delayed_again() {
+        let mut envelope = job(1);
+        envelope.retry_delay = Some(naq_protocol::RetryDelay::Single(
+            naq_protocol::units::WireDuration::from_secs(60),
+        ));
+        let running = claimed(None, &envelope, &delivered(7, "a", 1));
+        let OnEnd::Retry { record, due } =
+            end_attempt(running, &envelope, &attempt(AttemptEnd::Exited(1), 2))
+        else {
+            panic!("not retried");
+        };
+        assert_eq!(due, at(62));
+        assert!(matches!(
+            decide_delivery(Some(&record), &envelope, &delivered(9, "a", 30)),
+            DeliveryDecision::DelayUntil(until) if until == due
+        ));
+    }
+
+    #[test]
+    fn expired_job_does_not_start() {
+        let mut envelope = job(0);
+        envelope.expires_at = Some(at(5));
+        assert!(matches!(
+            decide_delivery(None, &envelope, &delivered(7, "a", 5)),
+            DeliveryDecision::End(record) if record.state == State::Expired
+        ));
+    }
+
+    #[test]
+    fn dependencies_are_resolved_before_the_job_is_blocked_or_runs() {
+        let mut envelope = job(0);
+        envelope.depends_on = vec![Dependency {
+            job: JobId::new("first").unwrap(),
+            on: naq_protocol::DependencyCondition::Success,
+        }];
+        let mut context = delivered(7, "w", 1);
+        let DeliveryDecision::ResolveDependencies(open) =
+            decide_delivery(None, &envelope, &context)
+        else {
+            panic!("the dependencies were not resolved");
+        };
+        context.dependency_statuses = Some(vec![(open[0].clone(), DependencyStatus::Missing)]);
+        let DeliveryDecision::Block(blocked) = decide_delivery(None, &envelope, &context) else {
+            panic!("not blocked");
+        };
+        assert_eq!(blocked.state, State::Waiting);
+        let waits = blocked.waits.clone().unwrap();
+        assert_eq!(waits.until, Some(at(1 + 24 * 3_600)));
+        // A dependency that was enqueued since is not missing, so nothing limits the wait.
+        context.dependency_statuses = Some(vec![(open[0].clone(), DependencyStatus::Active)]);
+        context.now = at(1 + 24 * 3_600);
+        let DeliveryDecision::Block(blocked) = decide_delivery(Some(&blocked), &envelope, &context)
+        else {
+            panic!("not blocked");
+        };
+        assert_eq!(blocked.waits.as_ref().unwrap().until, None);
+        context.dependency_statuses = Some(vec![(
+            open[0].clone(),
+            DependencyStatus::Finished(State::Succeeded),
+        )]);
+        let record = claimed(Some(&blocked), &envelope, &context);
+        assert!(record.dependencies_met && record.waits.is_none());
+    }
+
+    #[test]
+    fn claim_replaces_a_placeholder_and_keeps_its_dependents() {
+        let mut placeholder = Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("other").unwrap(),
+            State::Queued,
+            at(0),
+        );
+        placeholder.placeholder = true;
+        placeholder.has_dependents = true;
+        let record = claimed(Some(&placeholder), &job(0), &delivered(7, "w", 1));
+        assert!(record.has_dependents && !record.placeholder);
+        assert_eq!(record.queue.as_str(), "q");
+    }
+
+    #[test]
+    fn job_without_a_slot_is_blocked() {
+        let mut envelope = job(0);
+        envelope.concurrency_key = Some("k".to_owned());
+        let mut context = delivered(7, "w", 1);
+        assert!(matches!(
+            decide_delivery(None, &envelope, &context),
+            DeliveryDecision::AcquireSlot
+        ));
+        context.slot = ConcurrencySlot::Full;
+        assert!(matches!(
+            decide_delivery(None, &envelope, &context),
+            DeliveryDecision::Block(record) if record.state == State::Waiting
+        ));
+        context.slot = ConcurrencySlot::Acquired;
+        assert_eq!(claimed(None, &envelope, &context).state, State::Running);
+    }
+}

@@ -1,0 +1,18 @@
+//! The life of one job: what a delivered message, the end of an attempt, a cancel request or a
+//! crash means for the job's record.
+//!
+//! A job goes through these files in order: [`delivery`] decides whether a message starts an
+//! attempt, [`attempt`] decides what follows the attempt's end. Both use [`dependency`],
+//! [`backoff`] and, for the changes to the record that they share, [`transition`].
+
+pub(crate) mod attempt;
+pub(crate) mod backoff;
+pub(crate) mod cancel;
+pub(crate) mod delivery;
+pub(crate) mod dependency;
+pub(crate) mod reconcile;
+pub(crate) mod result_ttl;
+pub(crate) mod routing;
+#[cfg(test)]
+mod state_machine_proptest;
+mod transition;

@@ -1,0 +1,16 @@
+//! When jobs start: the ticks of a schedule, and delayed jobs, which start once at a later time.
+//!
+//! [`plan`] computes ticks from a schedule, [`misfire`] decides which late ticks are still
+//! enqueued, [`update`] changes a schedule, and [`delay`] is about delayed jobs.
+
+mod cron_cache;
+pub(crate) mod delay;
+mod error;
+mod misfire;
+pub(crate) mod plan;
+#[cfg(test)]
+mod test_schedule;
+pub(crate) mod update;
+
+pub use cron_cache::CronCache;
+pub use error::ScheduleError;
