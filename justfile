@@ -11,16 +11,16 @@ fmt:
 
 lint:
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # Figures for the readme.
 bench *options:
-    cargo run --release -- bench {{options}}
+    cargo run --release -p naq -- bench {{options}}
 
-# The checked-in schemas, anew.
+# Write the checked-in schemas again.
 schemas:
-    for name in envelope record schedule worker; do cargo run --quiet -- schema $name > schemas/$name.v1.json; done
+    for name in envelope record schedule worker; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
 
 # The promises under attack for longer than CI has time for; `servers` is one or three.
 chaos jobs="100000" kills="1000" servers="one" seed="":
