@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod check;
+mod dialect;
+mod glossary;
 
 use std::path::{Path, PathBuf};
 
@@ -20,21 +22,32 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn imports_point_one_way() {
-    let root = Path::new(crate::ROOT).join("crates");
+/// The sources of all crates: each path below the repository's root, and its text.
+fn crate_sources(root: &Path) -> Vec<(String, String)> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&root).unwrap() {
+    for entry in std::fs::read_dir(root.join("crates")).unwrap() {
         sources(&entry.unwrap().path().join("src"), &mut files);
     }
+    files
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            (name.to_owned(), std::fs::read_to_string(path).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn imports_point_one_way() {
+    let files = crate_sources(Path::new(crate::ROOT));
     let mut seen = std::collections::BTreeSet::new();
     let mut broken = Vec::new();
-    for path in &files {
-        let file = path.strip_prefix(&root).unwrap().to_str().unwrap();
+    for (path, source) in &files {
+        let file = path.trim_start_matches("crates/");
         if let Some(file) = file.strip_prefix("naq/src/") {
             seen.insert(file.split(['/', '.']).next().unwrap().to_owned());
         }
-        broken.extend(check(file, &std::fs::read_to_string(path).unwrap()));
+        broken.extend(check(file, source));
     }
     for room in ROWS.iter().copied().flatten() {
         assert!(seen.contains(*room), "no file of the room {room} was read");
