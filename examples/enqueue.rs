@@ -1,24 +1,25 @@
-//! Enqueues a job by the library and waits for its outcome.
+//! Enqueues a job and waits for its outcome.
 //!
-//!     cargo run --example enqueue -- nats://127.0.0.1:4222 TOKEN
+//!     cargo run -p naq-client --example enqueue                                   # as `naq` connects
+//!     cargo run -p naq-client --example enqueue -- nats://127.0.0.1:4222 [TOKEN]
 //!
-//! Needs a worker of the queue `default`: naq worker default
+//! Needs a worker of the queue `default`: `naq worker default`.
 
 use std::io::Write;
 
-use naq_client::Client;
-use naq_jetstream::ConnectOptions;
-use naq_protocol::{Envelope, State};
+use naq_client::{Client, ConnectOptions, Envelope, State};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut options = ConnectOptions::default();
-    if let Some(url) = arguments.next() {
-        options.url = url;
-    }
-    options.token = arguments.next();
-    let client = Client::connect(&options).await?;
+    let client = match arguments.next() {
+        Some(url) => {
+            let mut options = ConnectOptions::from(url);
+            options.token = arguments.next();
+            Client::connect(options).await?
+        }
+        None => Client::from_env().await?,
+    };
 
     let mut envelope = Envelope::command("sort", ["-n"]);
     envelope.stdin = Some("10\n9\n8\n".to_owned());

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use naq_client::CancelOutcome;
 use naq_protocol::JobId;
@@ -60,13 +60,7 @@ fn pick(run: &Run, chance: &mut StdRng) -> Option<String> {
 
 fn by_library(run: &Run, job: &str) {
     let id = JobId::new(job).unwrap();
-    let week = Duration::from_secs(7 * 86_400);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test is an edge where time enters"
-    )]
-    let now = SystemTime::now().into();
-    let cancelling = run.stage.naq.client().cancel(&id, now, week);
+    let cancelling = run.stage.naq.client().cancel(&id);
     match run.stage.naq.handle().block_on(cancelling) {
         Ok(CancelOutcome::Cancelled(_)) => {
             run.stage.note(&format!("cancelled {job}"));

@@ -337,7 +337,7 @@ fn a_schedule_is_changed_while_it_runs() {
     naq.block_on(async {
         for _ in 0..50 {
             client.pause_schedule(&id).await.unwrap();
-            client.resume_schedule(&id, now()).await.unwrap();
+            client.resume_schedule(&id).await.unwrap();
         }
     });
     let before = stored(&naq, "busy").0;

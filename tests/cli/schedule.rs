@@ -100,7 +100,12 @@ fn another_of_the_same_name_is_refused_or_put_in_its_place() {
     schedule(&["--every", "15s", "--", "true"]).succeeds();
     schedule(&["--every", "20s", "--", "false"])
         .exits(5)
-        .expect_stderr(&["beat", "envelope, every", "job-control", "--replace"]);
+        .expect_stderr(&[
+            "beat",
+            "envelope, every",
+            "naq schedule update",
+            "--replace",
+        ]);
     let (mut first, _) = stored(&naq, "beat");
     assert_eq!(first.every.unwrap().0.as_secs(), 15);
     first.progress.runs = 7;
@@ -370,11 +375,10 @@ fn many_who_make_the_same_make_one() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let queue = naq.client().queue("default").unwrap();
-    let now: Timestamp = "2026-12-24T17:00:00Z".parse().unwrap();
     let mut new = NewSchedule::cron("0 5 * * *", Envelope::command("true", [""; 0]));
     new.schedule_id = Some(name("nightly"));
     let made = naq.block_on(futures_util::future::join_all(
-        (0..16).map(|_| queue.schedule(&new, now)),
+        (0..16).map(|_| queue.schedule(&new)),
     ));
     let created = made
         .into_iter()

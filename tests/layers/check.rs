@@ -21,8 +21,8 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["naq_jetstream"],
-        &["naq-jetstream", "naq-client", "worker", "scheduler", "cli"],
-        "only naq-client and the rooms of the program see naq-jetstream",
+        &["naq-jetstream", "naq-client", "worker", "scheduler"],
+        "only naq-client, worker and scheduler see naq-jetstream",
     ),
     (
         &["naq_client", "config"],

@@ -113,6 +113,11 @@ fn each_broken_rule_is_found() {
             "see naq-jetstream",
         ),
         (
+            "naq/src/cli/run.rs",
+            "use naq_jetstream::Broker;",
+            "see naq-jetstream",
+        ),
+        (
             "naq/src/worker/mod.rs",
             "use naq_client::config::Settings;",
             "sees the settings",

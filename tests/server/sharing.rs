@@ -113,7 +113,7 @@ fn a_second_user_keeps_it_alive() {
     drop(second);
     assert!(accepts(
         third.port,
-        &running(folder.path()).unwrap().token().unwrap()
+        &running(folder.path()).unwrap().read_token().unwrap()
     ));
     third.leave();
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();

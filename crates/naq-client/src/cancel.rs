@@ -1,11 +1,10 @@
 //! Cancelling jobs, in whatever state they are.
 
-use std::time::Duration;
-
-use super::{Client, ClientError, as_json};
+use super::client::as_json;
+use super::{Client, ClientError};
 use naq_core::{OnCancel, on_cancel};
 use naq_jetstream::{BrokerError, JobMessage, MessageState, failpoint};
-use naq_protocol::{Envelope, JobId, Record, State, Timestamp};
+use naq_protocol::{Envelope, JobId, Record, State};
 
 /// What came of a wish to cancel.
 #[derive(Clone, Debug)]
@@ -41,15 +40,11 @@ impl Client {
     /// Cancels a job. One that runs is stopped, with its whole tree, by its worker; any other
     /// ends at once, and what waits for it goes on as that makes it.
     ///
-    /// `result_ttl` is how long the record stays where the envelope does not say.
-    ///
     /// ```no_run
-    /// # use std::time::{Duration, SystemTime};
-    /// # use naq::client::{CancelOutcome, Client, ClientError};
-    /// # use naq::envelope::JobId;
+    /// # use naq_client::{CancelOutcome, Client, ClientError};
+    /// # use naq_client::JobId;
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
-    /// let week = Duration::from_secs(7 * 86_400);
-    /// match client.cancel(&job, SystemTime::now().into(), week).await? {
+    /// match client.cancel(&job).await? {
     ///     CancelOutcome::Cancelled(_) => println!("it had not begun"),
     ///     CancelOutcome::CancelRequested { .. } => println!("it is being stopped"),
     ///     CancelOutcome::AlreadyEnded(record) => println!("it was {} already", record.state),
@@ -60,12 +55,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoSuchJob`] where there is no such job.
-    pub async fn cancel(
-        &self,
-        job: &JobId,
-        now: Timestamp,
-        result_ttl: Duration,
-    ) -> Result<CancelOutcome, ClientError> {
+    pub async fn cancel(&self, job: &JobId) -> Result<CancelOutcome, ClientError> {
         let broker = &self.broker;
         loop {
             let (record, revision) = broker.read_record(job).await?;
@@ -100,7 +90,7 @@ impl Client {
                     Err(error) => return Err(error.into()),
                 }
             }
-            match on_cancel(Box::new(record), now) {
+            match on_cancel(Box::new(record), self.now()) {
                 OnCancel::AlreadyFinished(record) => {
                     return Ok(CancelOutcome::AlreadyEnded(record));
                 }
@@ -124,7 +114,7 @@ impl Client {
                         broker.release(job).await?;
                     }
                     let envelope = envelope(&record);
-                    let ttl = naq_core::result_ttl(envelope.as_ref(), result_ttl);
+                    let ttl = naq_core::result_ttl(envelope.as_ref(), self.result_ttl);
                     match broker.write_record(&record, revision, ttl).await {
                         Ok(_) => {
                             failpoint("cancel.written");

@@ -98,7 +98,7 @@ impl Client {
     /// The failed jobs, newest first, read as they are asked for.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, DeadLetterFilter};
+    /// # use naq_client::{Client, ClientError, DeadLetterFilter};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let filter = DeadLetterFilter { reason: Some("timeout".to_owned()), ..DeadLetterFilter::default() };
     /// let mut failed = client.list_dead_letters(&filter).await?;
@@ -151,7 +151,7 @@ impl Client {
     /// way at once.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, DeadLetterFilter, RetryOutcome};
+    /// # use naq_client::{Client, ClientError, DeadLetterFilter, RetryOutcome};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// client
     ///     .retry_dead_letters(&DeadLetterFilter::default(), |retried| {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::client::as_json;
 use super::listing::command;
-use super::{Client, ClientError, Queue, as_json};
+use super::{Client, ClientError, Queue};
 use naq_core::{
     ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, delay_for, delay_until,
     on_reenqueue, on_reschedule,
@@ -114,8 +115,8 @@ impl Queue {
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # use naq::client::{Client, ClientError};
-    /// # use naq::envelope::Envelope;
+    /// # use naq_client::{Client, ClientError};
+    /// # use naq_client::Envelope;
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let reminder = Envelope::command("./remind.sh", ["standup"]);
     /// let job = client
@@ -133,7 +134,7 @@ impl Queue {
         envelope: &Envelope,
         wait: Duration,
     ) -> Result<JobId, ClientError> {
-        let start = delay_for(wait, envelope.expires_at, now());
+        let start = delay_for(wait, envelope.expires_at, self.client.now());
         self.enqueue_delayed(envelope, start.map_err(ClientError::InvalidDueTime)?)
             .await
     }
@@ -143,8 +144,8 @@ impl Queue {
     /// down begins when it is back.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
-    /// # use naq::envelope::{Envelope, JobId, Timestamp};
+    /// # use naq_client::{Client, ClientError};
+    /// # use naq_client::{Envelope, JobId, Timestamp};
     /// # async fn example(client: Client, christmas: Timestamp) -> Result<(), ClientError> {
     /// let mut envelope = Envelope::command("./bells.sh", ["--all"]);
     /// envelope.job_id = Some(JobId::from_user("bells-2026")?);
@@ -167,7 +168,7 @@ impl Queue {
         envelope: &Envelope,
         due: Timestamp,
     ) -> Result<JobId, ClientError> {
-        let start = delay_until(due, envelope.expires_at, now());
+        let start = delay_until(due, envelope.expires_at, self.client.now());
         self.enqueue_delayed(envelope, start.map_err(ClientError::InvalidDueTime)?)
             .await
     }
@@ -178,7 +179,7 @@ impl Client {
     /// queue by queue. `after` is where an earlier page ended.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
+    /// # use naq_client::{Client, ClientError};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let mut after = None;
     /// loop {
@@ -302,7 +303,7 @@ impl Client {
         job: &JobId,
         due: Timestamp,
     ) -> Result<Rescheduled, ClientError> {
-        let start = delay_until(due, None, now()).map_err(ClientError::InvalidDueTime)?;
+        let start = delay_until(due, None, self.now()).map_err(ClientError::InvalidDueTime)?;
         self.reschedule(job, RescheduleRequest::At(start)).await
     }
 
@@ -361,7 +362,7 @@ impl Client {
         held: &DelayedJob,
         wish: RescheduleRequest,
     ) -> Result<Rescheduled, ClientError> {
-        let now = now();
+        let now = self.now();
         let queue = held.queue.clone();
         match on_reschedule(held.due, held.is_paused, wish, now) {
             OnReschedule::Unchanged => {
@@ -420,7 +421,7 @@ impl Client {
         let job = record.job_id.clone();
         let due = match wish {
             RescheduleRequest::At(start) if record.state == State::Retrying => start.due,
-            RescheduleRequest::StartNow if record.state == State::Retrying => now(),
+            RescheduleRequest::StartNow if record.state == State::Retrying => self.now(),
             _ => return Err(not_delayed(&job, record.state)),
         };
         let is_now = !matches!(wish, RescheduleRequest::At(start) if !start.is_due);
@@ -570,13 +571,4 @@ pub(super) fn same_request(
             standing,
         }),
     }
-}
-
-/// The wall clock: who gives a time to begin at should not have to bring the present one.
-fn now() -> Timestamp {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a job's time is compared with the present one, here for the library's user"
-    )]
-    std::time::SystemTime::now().into()
 }

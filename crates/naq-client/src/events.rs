@@ -163,7 +163,7 @@ impl Client {
     /// queue, or is held until its time.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, JobFilter};
+    /// # use naq_client::{Client, ClientError, JobFilter};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let mut events = client.events(&JobFilter::default()).await?;
     /// loop {

@@ -31,8 +31,8 @@ impl Client {
     /// `queue`. Under the same name the same flow is the same request.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
-    /// use naq::envelope::{Flow, JobId, QueueName};
+    /// # use naq_client::{Client, ClientError};
+    /// use naq_client::{Flow, JobId, QueueName};
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let flow = Flow::parse(

@@ -115,8 +115,8 @@ impl Client {
     /// on the pages that are still to come.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, JobFilter};
-    /// use naq::envelope::State;
+    /// # use naq_client::{Client, ClientError, JobFilter};
+    /// use naq_client::State;
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let filter = JobFilter { states: vec![State::Failed], ..JobFilter::default() };

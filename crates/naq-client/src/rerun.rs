@@ -66,8 +66,8 @@ impl Client {
     /// make one job.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
-    /// # use naq::envelope::JobId;
+    /// # use naq_client::{Client, ClientError};
+    /// # use naq_client::JobId;
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
     /// let again = client.retry(&job).await?;
     /// assert_eq!(client.wait(&again).await?.rerun_of, Some(job));

@@ -83,10 +83,10 @@ impl Client {
     /// `ended` has had its end, and is not made where it is not there.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, NewSchedule, ScheduleSetOptions};
+    /// # use naq_client::{Client, ClientError, NewSchedule, ScheduleSetOptions};
     /// use std::time::SystemTime;
     ///
-    /// use naq::envelope::{Envelope, QueueName, ScheduleId};
+    /// use naq_client::{Envelope, QueueName, ScheduleId};
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let now = SystemTime::now().into();
@@ -94,7 +94,7 @@ impl Client {
     /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
     /// let wanted = vec![nightly.to_schedule(&QueueName::new("backups")?, now)?];
     /// let options = ScheduleSetOptions { set: "backups".to_owned(), prune: true, adopt: false };
-    /// let plan = client.plan_schedules(wanted, options, now).await?;
+    /// let plan = client.plan_schedules(wanted, options).await?;
     /// plan.apply(|step| println!("{}: {:?}", step.schedule_id, step.action)).await
     /// # }
     /// ```
@@ -105,8 +105,8 @@ impl Client {
         &self,
         mut wanted: Vec<Schedule>,
         options: ScheduleSetOptions,
-        now: Timestamp,
     ) -> Result<ScheduleSetPlan, ClientError> {
+        let now = self.now();
         for schedule in &mut wanted {
             schedule.set = Some(options.set.clone());
         }

@@ -33,10 +33,10 @@ pub enum Recurrence {
 /// ```
 /// use std::time::Duration;
 ///
-/// use naq::client::NewSchedule;
-/// use naq::envelope::{Envelope, Overlap, ScheduleId};
+/// use naq_client::NewSchedule;
+/// use naq_client::{Envelope, Overlap, ScheduleId};
 ///
-/// # fn example() -> Result<(), naq::envelope::InvalidName> {
+/// # fn example() -> Result<(), naq_client::InvalidName> {
 /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
 /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
 /// nightly.set_timezone("Europe/Berlin");
@@ -367,16 +367,14 @@ impl Queue {
     /// is replaced.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, NewSchedule};
-    /// use std::time::SystemTime;
-    ///
-    /// use naq::envelope::{Envelope, ScheduleId};
+    /// # use naq_client::{Client, ClientError, NewSchedule};
+    /// use naq_client::{Envelope, ScheduleId};
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
     /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
     /// let queue = client.queue("backups")?;
-    /// let made = queue.schedule(&nightly, SystemTime::now().into()).await?;
+    /// let made = queue.schedule(&nightly).await?;
     /// println!("{} is {:?}", made.schedule_id(), made.outcome);
     /// # Ok(())
     /// # }
@@ -385,11 +383,8 @@ impl Queue {
     /// # Errors
     /// [`ClientError::ScheduleError`] and [`ClientError::Invalid`] for what no scheduler would take,
     /// and [`ClientError::ScheduleExists`] where its name stands for another.
-    pub async fn schedule(
-        &self,
-        new: &NewSchedule,
-        now: Timestamp,
-    ) -> Result<AddedSchedule, ClientError> {
+    pub async fn schedule(&self, new: &NewSchedule) -> Result<AddedSchedule, ClientError> {
+        let now = self.client.now();
         let wanted = new.to_schedule(&self.name, now)?;
         let broker = &self.client.broker;
         let id = &wanted.schedule_id;
@@ -436,7 +431,7 @@ impl Client {
     /// The schedules, read as they are asked for, with the next tick of each.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError, ListedSchedule, ScheduleFilter};
+    /// # use naq_client::{Client, ClientError, ListedSchedule, ScheduleFilter};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let mut schedules = client.list_schedules(&ScheduleFilter::default()).await?;
     /// while let Some(listed) = schedules.next().await? {
@@ -539,8 +534,8 @@ impl Client {
     pub async fn resume_schedule(
         &self,
         schedule: &ScheduleId,
-        now: Timestamp,
     ) -> Result<UpdatedSchedule, ClientError> {
+        let now = self.now();
         self.change_schedule(schedule, |present| Ok(on_resume(present, now)))
             .await
     }
@@ -549,20 +544,16 @@ impl Client {
     /// gives it ticks again; one that is paused stays so.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
-    /// # use naq::envelope::ScheduleId;
-    /// use std::time::SystemTime;
-    ///
-    /// use naq::lifecycle::ScheduleChange;
+    /// # use naq_client::{Client, ClientError};
+    /// # use naq_client::ScheduleId;
+    /// use naq_client::ScheduleChange;
     ///
     /// # async fn example(client: Client, nightly: ScheduleId) -> Result<(), ClientError> {
     /// let change = ScheduleChange {
     ///     cron: Some("30 4 * * *".to_owned()),
     ///     ..ScheduleChange::default()
     /// };
-    /// client
-    ///     .update_schedule(&nightly, &change, SystemTime::now().into())
-    ///     .await?;
+    /// client.update_schedule(&nightly, &change).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -574,8 +565,8 @@ impl Client {
         &self,
         schedule: &ScheduleId,
         change: &ScheduleChange,
-        now: Timestamp,
     ) -> Result<UpdatedSchedule, ClientError> {
+        let now = self.now();
         self.change_schedule(schedule, |present| {
             if change.is_empty() {
                 return Ok(OnChange::Unchanged);
@@ -591,11 +582,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoSuchSchedule`] where there is none.
-    pub async fn trigger_schedule(
-        &self,
-        schedule: &ScheduleId,
-        now: Timestamp,
-    ) -> Result<JobId, ClientError> {
+    pub async fn trigger_schedule(&self, schedule: &ScheduleId) -> Result<JobId, ClientError> {
+        let now = self.now();
         let (present, _) = self.broker.read_schedule(schedule).await?;
         let present = present.ok_or_else(|| ClientError::NoSuchSchedule(schedule.to_string()))?;
         let payload = TickEnvelope::new(&present)?.at(now);

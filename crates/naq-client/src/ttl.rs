@@ -11,8 +11,8 @@ impl Client {
     /// how long it stays.
     ///
     /// ```no_run
-    /// # use naq::client::{Client, ClientError};
-    /// # use naq::envelope::JobId;
+    /// # use naq_client::{Client, ClientError};
+    /// # use naq_client::JobId;
     /// use std::time::Duration;
     ///
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {

@@ -67,6 +67,28 @@ impl Default for ConnectOptions {
     }
 }
 
+impl From<&str> for ConnectOptions {
+    /// The default options with this address: `nats://host:port`, or several, comma-separated.
+    fn from(url: &str) -> ConnectOptions {
+        ConnectOptions {
+            url: url.to_owned(),
+            ..ConnectOptions::default()
+        }
+    }
+}
+
+impl From<String> for ConnectOptions {
+    fn from(url: String) -> ConnectOptions {
+        ConnectOptions::from(url.as_str())
+    }
+}
+
+impl From<&ConnectOptions> for ConnectOptions {
+    fn from(options: &ConnectOptions) -> ConnectOptions {
+        options.clone()
+    }
+}
+
 impl std::fmt::Debug for ConnectOptions {
     /// Shows the address and never the credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

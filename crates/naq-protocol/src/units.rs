@@ -205,6 +205,12 @@ impl WireDuration {
     }
 }
 
+impl From<Duration> for WireDuration {
+    fn from(duration: Duration) -> WireDuration {
+        WireDuration(duration)
+    }
+}
+
 impl fmt::Display for WireDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&format_duration(self.0))

@@ -115,11 +115,10 @@ impl<'s> CancelBatch<'s> {
     }
 
     async fn cancel(&mut self, ids: Vec<JobId>) -> Result<(), Failure> {
-        let ttl = self.session.settings().default_result_ttl;
         let client = self.client;
         let mut cancels = stream::iter(ids)
             .map(|id| async move {
-                let cancelled = client.cancel(&id, render::now(), ttl).await;
+                let cancelled = client.cancel(&id).await;
                 (id, cancelled)
             })
             .buffered(CONCURRENT_CANCELS_MAX);

@@ -1,7 +1,5 @@
 //! What `naq schedule`, `naq job` and `naq job-control` do to a schedule or to a delayed job.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::exit::Failure;
@@ -173,14 +171,14 @@ pub(super) async fn control_schedule(
             return Ok(ActionResult::new(RECURRING, "removed"));
         }
         Action::Trigger => {
-            let job_id = client.trigger_schedule(id, render::now()).await?;
+            let job_id = client.trigger_schedule(id).await?;
             return Ok(ActionResult {
                 job_id: Some(job_id),
                 ..ActionResult::new(RECURRING, "")
             });
         }
         Action::Pause => client.pause_schedule(id).await?,
-        Action::Resume => client.resume_schedule(id, render::now()).await?,
+        Action::Resume => client.resume_schedule(id).await?,
         Action::Update => {
             // A time without an offset is in the zone that the schedule has, or gets by this.
             let mut change = options.change()?;
@@ -190,7 +188,7 @@ pub(super) async fn control_schedule(
             };
             let now = render::now();
             options.parse_times(&mut change, zone, now)?;
-            client.update_schedule(id, &change, now).await?
+            client.update_schedule(id, &change).await?
         }
     };
     let was_changed = changed.was_changed;
@@ -231,13 +229,12 @@ pub(super) async fn control_delayed_job(
     job: &JobId,
     action: Action,
     options: &ChangeOptions,
-    result_ttl: Duration,
 ) -> Result<ActionResult, ControlError> {
     let rescheduled = match action {
         Action::Delete => {
             // Only a delayed job is cancelled here; `naq cancel` cancels any.
             client.fetch_delayed_job(job).await?;
-            client.cancel(job, render::now(), result_ttl).await?;
+            client.cancel(job).await?;
             return Ok(ActionResult {
                 status: Some(State::Cancelled.as_str()),
                 ..ActionResult::new(DELAYED, "cancelled")

@@ -49,7 +49,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 managed.token_file().display()
             ));
         }
-        None => render::note(format_args!("server  {}", client.broker().server())),
+        None => render::note(format_args!("server  {}", client.server())),
     }
     render::note(format_args!(
         "worker  {} at once from {}, held together by {}",

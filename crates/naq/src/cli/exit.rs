@@ -4,10 +4,9 @@ use std::process::ExitCode;
 
 use crate::local_server::ServerError;
 use crate::worker::WorkerError;
-use naq_client::ClientError;
 use naq_client::config::ConfigError;
+use naq_client::{BrokerError, ClientError, ErrorKind};
 use naq_core::ScheduleError;
-use naq_jetstream::BrokerError;
 use naq_protocol::{EnvelopeError, InvalidName};
 
 /// The documented exit codes (`naq --help`, README).
@@ -37,6 +36,8 @@ pub(super) enum Exit {
 pub(super) struct Failure {
     pub(super) exit: Exit,
     pub(super) message: String,
+    /// What the user can do about it, in terms of this command line.
+    hint: Option<String>,
     /// The reader of our output has gone: nothing is left to say, or to say it to.
     silent: bool,
 }
@@ -46,6 +47,7 @@ impl Failure {
         Failure {
             exit,
             message: message.into(),
+            hint: None,
             silent: false,
         }
     }
@@ -58,19 +60,28 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
-    /// Tells the error once, in one line, and gives its code.
+    /// Returns the message followed by the hint.
+    pub(super) fn text(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// Prints the error, in one line, and returns its exit code.
     pub(super) fn report(&self, json: bool) -> ExitCode {
         use std::io::Write;
         if !self.silent {
-            let text = super::render::one_line(&self.message);
             let mut stderr = anstream::stderr();
             let _ = if json {
-                writeln!(
-                    stderr,
-                    "{}",
-                    serde_json::json!({"error": text, "code": self.exit as u8})
-                )
+                let text = super::render::one_line(&self.message);
+                let mut object = serde_json::json!({"error": text, "code": self.exit as u8});
+                if let Some(hint) = &self.hint {
+                    object["hint"] = super::render::one_line(hint).into();
+                }
+                writeln!(stderr, "{object}")
             } else {
+                let text = super::render::one_line(&self.text());
                 let style = anstyle::AnsiColor::Red.on_default().bold();
                 writeln!(stderr, "{style}naq:{style:#} {text}")
             };
@@ -79,49 +90,45 @@ impl Failure {
     }
 }
 
-impl From<BrokerError> for Failure {
-    fn from(error: BrokerError) -> Failure {
-        let exit = match &error {
-            BrokerError::Connect { .. }
-            | BrokerError::UnsupportedServer(_)
-            | BrokerError::Timeout(_)
-            | BrokerError::PermissionDenied(_)
-            | BrokerError::ConnectionLost(_) => Exit::NoNats,
-            BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => Exit::NotFound,
-            BrokerError::Conflict
-            | BrokerError::JobIdConflict(_)
-            | BrokerError::DueTimeConflict { .. } => Exit::Conflict,
-            BrokerError::TooLarge { .. } => Exit::Refused,
-            BrokerError::StorageFull(_) => Exit::Full,
-            BrokerError::Refused { .. } | BrokerError::InvalidData(_) => Exit::Failed,
-        };
-        Failure::new(exit, error.to_string())
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Exit {
+        match kind {
+            ErrorKind::Usage => Exit::Usage,
+            ErrorKind::Unavailable => Exit::NoNats,
+            ErrorKind::NotFound => Exit::NotFound,
+            ErrorKind::Conflict => Exit::Conflict,
+            ErrorKind::Refused => Exit::Refused,
+            ErrorKind::Full => Exit::Full,
+            _ => Exit::Failed,
+        }
     }
 }
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
-        let exit = match error {
-            ClientError::Broker(error) => return error.into(),
-            ClientError::Invalid(_) => Exit::Refused,
-            ClientError::Name(_) => Exit::Usage,
-            ClientError::ScheduleError(bad) => return bad.into(),
-            ClientError::NoSuchJob(_)
-            | ClientError::NoSuchSchedule(_)
-            | ClientError::NoDeadLetter(_)
-            | ClientError::NoEnvelope(_) => Exit::NotFound,
-            ClientError::NotEnded { .. }
-            | ClientError::ScheduleExists { .. }
-            | ClientError::ScheduleOwnedElsewhere { .. }
-            | ClientError::ScheduleEnded(_)
-            | ClientError::NotDelayed { .. }
-            | ClientError::AlreadyDue { .. } => Exit::Conflict,
-            ClientError::NotRerunnable { .. }
-            | ClientError::InvalidDueTime(_)
-            | ClientError::NoDueTime { .. } => Exit::Refused,
-            ClientError::QueueFull { .. } => Exit::Full,
-        };
-        Failure::new(exit, error.to_string())
+        Failure {
+            hint: hint(&error),
+            ..Failure::new(error.kind().into(), error.to_string())
+        }
+    }
+}
+
+/// What the user of this command line can do about an error of the library, which knows no flag and
+/// no verb.
+fn hint(error: &ClientError) -> Option<String> {
+    Some(match error {
+        ClientError::ScheduleExists { schedule, .. } => {
+            format!("`naq schedule update {schedule}` changes it, --replace replaces it")
+        }
+        ClientError::NoDeadLetter(_) => "`naq retry` runs any ended job again".to_owned(),
+        ClientError::QueueFull { .. } => "--max-jobs sets this limit".to_owned(),
+        _ => return None,
+    })
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Failure {
+        ClientError::from(error).into()
     }
 }
 

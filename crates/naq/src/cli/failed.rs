@@ -11,8 +11,7 @@ use super::exit::Failure;
 use super::render;
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
-use naq_client::{Client, DeadLetterFilter, RetryOutcome};
-use naq_jetstream::DeadLetter;
+use naq_client::{Client, DeadLetter, DeadLetterFilter, RetryOutcome};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -153,13 +152,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let job_id = JobId::new(&id)?;
             let client = session.connect().await?;
             let job = client.fetch_dead_letter(&job_id).await?;
-            let bytes = client.broker().dead_letter_envelope(&job).await?;
+            let bytes = client.read_dead_letter_envelope(&job).await?;
             if envelope {
                 let mut stdout = std::io::stdout();
                 stdout.write_all(&bytes)?;
                 stdout.flush()?;
             } else {
-                let headers = headers(&client, &job).await?;
+                let headers = client.read_dead_letter_headers(&job).await?;
                 show(session, &job, &headers, &bytes)?;
             }
             Ok(0)
@@ -231,20 +230,6 @@ fn as_json(job: &DeadLetter) -> Value {
         "attempt": job.attempt,
         "failed_at": job.time,
     })
-}
-
-/// The headers that the job's message had, wherever they are.
-async fn headers(client: &Client, job: &DeadLetter) -> Result<Vec<(String, String)>, Failure> {
-    let Some(object) = &job.headers_object else {
-        return Ok(job.headers.clone());
-    };
-    let bytes = client.broker().get_object(object).await?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect())
 }
 
 fn show(

@@ -88,11 +88,10 @@ async fn control(
     options: &ChangeOptions,
 ) -> Result<u8, Failure> {
     let ids: Vec<JobId> = ids.iter().map(JobId::new).collect::<Result<_, _>>()?;
-    let ttl = session.settings().default_result_ttl;
     let client = session.connect().await?;
     let mut errors = ErrorReporter::default();
     for id in &ids {
-        match control_delayed_job(&client, id, action, options, ttl).await {
+        match control_delayed_job(&client, id, action, options).await {
             Ok(result) => print_result(session, id.as_str(), verb, &result)?,
             Err(ControlError::NotFound(error)) => errors.add(error),
             Err(error) => return Err(error.into()),

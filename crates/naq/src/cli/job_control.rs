@@ -82,8 +82,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         Err(_) => None,
     };
     if result.is_none() {
-        let ttl = session.settings().default_result_ttl;
-        result = found(control_delayed_job(&client, &id, action, &args.options, ttl).await)?;
+        result = found(control_delayed_job(&client, &id, action, &args.options).await)?;
     }
     let result = result.ok_or_else(|| not_scheduled_error(&id))?;
     print_result(session, id.as_str(), args.action.as_str(), &result)?;

@@ -10,8 +10,7 @@ use super::exit::Failure;
 use super::failed::time_before_now;
 use super::render;
 use super::session::Session;
-use naq_client::{Client, JobFilter, JobPage};
-use naq_jetstream::JobCursor;
+use naq_client::{Client, JobCursor, JobFilter, JobPage};
 use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,7 @@ use super::confirm::confirm;
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
-use naq_jetstream::QueueSettings;
+use naq_client::QueueSettings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -85,7 +85,6 @@ fn parse_max_running(text: &str) -> Result<MaxRunning, String> {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let ack_wait = session.settings().ack_wait;
     match args.verb.unwrap_or(QueueVerb::List(ListArgs {})) {
         QueueVerb::List(args) => return list(session, args).await,
         QueueVerb::Purge(args) => return purge::run(session, args).await,
@@ -98,7 +97,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let settings = QueueSettings {
                 replicas: replicas.unwrap_or(session.settings().replicas),
                 max_running,
-                ack_wait,
+                ack_wait: session.settings().ack_wait,
             };
             let client = session.connect().await?;
             for name in &names.queues {
@@ -111,13 +110,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         } => {
             let client = session.connect().await?;
             for name in &names.queues {
-                client.queue(name)?.set_max_running(count, ack_wait).await?;
+                client.queue(name)?.set_max_running(count).await?;
             }
         }
         QueueVerb::Pause(names) => {
             let client = session.connect().await?;
             for name in &names.queues {
-                client.queue(name)?.pause(render::now(), ack_wait).await?;
+                client.queue(name)?.pause().await?;
             }
         }
         QueueVerb::Resume(names) => {

@@ -85,7 +85,7 @@ pub(super) struct ErrorReporter {
 impl ErrorReporter {
     pub(super) fn add(&mut self, error: ClientError) {
         if let Some(earlier) = self.last.replace(error.into()) {
-            render::note(format_args!("naq: {}", render::one_line(&earlier.message)));
+            render::note(format_args!("naq: {}", render::one_line(&earlier.text())));
         }
     }
 

@@ -94,8 +94,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         Some(record) if record.state.is_terminal() => *record,
         // stopped before it began, or between two attempts
         _ => {
-            let ttl = session.settings().default_result_ttl;
-            let cancelled = client.cancel(&job_id, render::now(), ttl).await?;
+            let cancelled = client.cancel(&job_id).await?;
             cancelled.record().clone()
         }
     };

@@ -20,8 +20,10 @@ use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
 pub(super) use list::not_scheduled_error;
-use naq_client::{AddScheduleOutcome, AddedSchedule, NewSchedule, Recurrence, ScheduleSummary};
-use naq_jetstream::{BrokerError, StoredLeaderLease};
+use naq_client::{
+    AddScheduleOutcome, AddedSchedule, ClientError, LeaderInfo, NewSchedule, Recurrence,
+    ScheduleSummary,
+};
 use naq_protocol::{QueueName, ScheduleId, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
@@ -169,19 +171,16 @@ async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     new.to_schedule(&QueueName::new(queue)?, now)?;
     let client = session.connect().await?;
     let queue = client.queue(queue)?;
-    let (made, lock) = futures_util::join!(
-        queue.schedule(&new, now),
-        client.broker().read_leader_lease()
-    );
+    let (made, leader) = futures_util::join!(queue.schedule(&new), client.fetch_leader());
     let made = made?;
-    print_created(session, made, &lock, now)?;
-    warn_without_scheduler(&lock);
+    print_created(session, made, &leader, now)?;
+    warn_without_scheduler(&leader);
     Ok(0)
 }
 
-/// Says so where no scheduler runs. Who may not read the lock is told nothing.
-fn warn_without_scheduler(lock: &Result<StoredLeaderLease, BrokerError>) {
-    if matches!(lock, Ok(StoredLeaderLease { leader: None, .. })) {
+/// Warns if no scheduler runs. A user without permission to read the leader's lease gets no warning.
+fn warn_without_scheduler(leader: &Result<Option<LeaderInfo>, ClientError>) {
+    if matches!(leader, Ok(None)) {
         render::note("naq: no scheduler runs: start one with `naq scheduler`");
     }
 }
@@ -238,7 +237,7 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
 fn print_created(
     session: &Session,
     made: AddedSchedule,
-    lock: &Result<StoredLeaderLease, BrokerError>,
+    leader: &Result<Option<LeaderInfo>, ClientError>,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let summary = ScheduleSummary::from(made.schedule);
@@ -255,7 +254,7 @@ fn print_created(
             "outcome": outcome,
             "status": schedule.status,
             "next_run": next_run,
-            "scheduler": lock.as_ref().ok().and_then(|lock| lock.leader.as_ref()),
+            "scheduler": leader.as_ref().ok().and_then(Option::as_ref),
         }))?;
     } else {
         render::print_line(&schedule.schedule_id)?;

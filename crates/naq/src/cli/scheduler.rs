@@ -61,7 +61,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         _ => {}
     }
     let client = session.connect().await?;
-    tracing::info!(server = client.broker().server(), "scheduling");
+    tracing::info!(server = client.server(), "scheduling");
     super::systemd::ready();
     let summary = scheduler::run_scheduler(client, options, stop).await?;
     tracing::info!(enqueued = summary.enqueued, "done");

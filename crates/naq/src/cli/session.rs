@@ -7,9 +7,8 @@ use clap::Args;
 use super::exit::Failure;
 use super::render;
 use crate::local_server::{self, ManagedServer, Search};
-use naq_client::Client;
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings};
-use naq_jetstream::{BrokerError, ConnectOptions};
+use naq_client::{BrokerError, Client, ClientError};
 
 /// Options of every verb. Each overrides a setting; `naq config` shows them all.
 #[derive(Debug, Args)]
@@ -200,7 +199,7 @@ impl Session {
 
     /// The folder of the managed local server.
     pub(super) fn server_dir(&self) -> PathBuf {
-        self.settings().data_dir.join("server")
+        naq_client::managed_server_dir(self.settings())
     }
 
     /// Where to look for a nats-server program.
@@ -212,60 +211,10 @@ impl Session {
         }
     }
 
-    /// The way to NATS as the settings have it.
-    fn connect_options(&self) -> ConnectOptions {
-        let settings = self.settings();
-        ConnectOptions {
-            url: settings.nats_url.clone(),
-            prefix: settings.prefix.clone(),
-            replicas: settings.replicas,
-            client_name: "naq".to_owned(),
-            creds: settings.creds.clone(),
-            nkey: settings.nkey.clone(),
-            user: settings.user.clone().map(|user| {
-                let password = settings
-                    .password
-                    .as_ref()
-                    .map(|password| password.expose().to_owned());
-                (user, password.unwrap_or_default())
-            }),
-            token: settings
-                .token
-                .as_ref()
-                .map(|token| token.expose().to_owned()),
-            tls_ca: settings.tls_ca.clone(),
-            tls_identity: settings.tls_cert.clone().zip(settings.tls_key.clone()),
-            inbox_prefix: settings.inbox_prefix.clone(),
-            jetstream_domain: settings.jetstream_domain.clone(),
-            connect_timeout: settings.connect_timeout,
-            allow_insecure: settings.allow_insecure,
-        }
-    }
-
-    /// The way to a managed server.
-    pub(super) fn managed_options(&self, url: &str, token: String) -> ConnectOptions {
-        ConnectOptions {
-            url: url.to_owned(),
-            token: Some(token),
-            user: None,
-            creds: None,
-            nkey: None,
-            // it is one server
-            replicas: 1,
-            ..self.connect_options()
-        }
-    }
-
     /// Connects: where the settings say, else to the managed server if one runs, else to the
     /// default address.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        if !self.resolved.nats_configured
-            && let Some(state) = local_server::running(&self.server_dir())
-        {
-            let options = self.managed_options(&state.url, state.token()?);
-            return Ok(Client::connect(&options).await?);
-        }
-        Ok(Client::connect(&self.connect_options()).await?)
+        Ok(Client::from_settings(&self.resolved).await?)
     }
 
     /// Connects as [`Session::connect`], and starts a managed server where none is configured
@@ -277,8 +226,8 @@ impl Session {
             return Ok((self.connect().await?, None));
         }
         if local_server::running(&self.server_dir()).is_none() {
-            match Client::connect(&self.connect_options()).await {
-                Ok(client) => return Ok((client, None)),
+            match Client::connect(self.settings()).await {
+                Ok(client) => return Ok((client.with_settings(self.settings()), None)),
                 Err(error) => {
                     tracing::debug!(
                         "no NATS to use at the default address ({error}): starting one"
@@ -297,20 +246,19 @@ impl Session {
         options: &local_server::ServerConfig,
     ) -> Result<(Client, ManagedServer), Failure> {
         let managed = local_server::ensure(options).await?;
-        let connect = self.managed_options(managed.url(), managed.token().to_owned());
-        let client = match Client::connect(&connect).await {
-            Ok(client) => client,
+        let token = managed.token().to_owned();
+        let connect = self.settings().managed_server_options(managed.url(), token);
+        let client = match Client::connect(connect).await {
+            Ok(client) => client.with_settings(self.settings()),
             Err(error) => {
                 return Err(match error {
-                    naq_client::ClientError::Broker(BrokerError::Connect { problem, .. }) => {
-                        Failure::new(
-                            super::exit::Exit::NoNats,
-                            format!(
-                                "the managed server at {} does not let us in: {problem}",
-                                managed.url()
-                            ),
-                        )
-                    }
+                    ClientError::Broker(BrokerError::Connect { problem, .. }) => Failure::new(
+                        super::exit::Exit::NoNats,
+                        format!(
+                            "the managed server at {} does not let us in: {problem}",
+                            managed.url()
+                        ),
+                    ),
                     error => error.into(),
                 });
             }

@@ -22,7 +22,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let runner = args.worker.start_runner(session).await?;
     let client = session.connect().await?;
     tracing::info!(
-        server = client.broker().server(),
+        server = client.server(),
         queues = %join_names(&options.queues),
         concurrency = options.concurrency,
         containment = %runner.containment(),

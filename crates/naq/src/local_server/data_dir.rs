@@ -68,7 +68,7 @@ impl DataDir {
     }
 
     pub(super) fn lock(&self) -> PathBuf {
-        self.root.join("lock")
+        self.root.join(naq_client::server_state::LOCK_FILE)
     }
 
     pub(super) fn users(&self) -> PathBuf {
@@ -92,7 +92,7 @@ impl DataDir {
     }
 
     pub(super) fn state(&self) -> PathBuf {
-        self.root.join("server.json")
+        self.root.join(naq_client::server_state::STATE_FILE)
     }
 
     pub(super) fn server_log(&self) -> PathBuf {

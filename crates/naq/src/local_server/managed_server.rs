@@ -20,9 +20,10 @@ use super::error::ServerError;
 use super::file_lock::{self, LockMode};
 use super::locate::{self, Search};
 use super::server_info;
-use super::server_state::{self, ServerState, running};
+use super::server_state;
 use super::subprocess;
 use super::supervisor::{self, SUPERVISOR_ARGUMENT, SupervisorReply, SupervisorRequest};
+use naq_client::server_state::{ServerState, running};
 
 /// How long a server that already runs may take to greet; it may be in the middle of a restart.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -314,7 +315,7 @@ fn managed(
         // While the users' lock is held: the supervisor looks for this file once it has the lock.
         data_dir::write_private(&folder.stay(), b"")?;
     }
-    let token = state.token()?;
+    let token = data_dir::read_token(&state.token_file)?;
     Ok(ManagedServer {
         state,
         token,

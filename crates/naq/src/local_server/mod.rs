@@ -40,8 +40,9 @@ pub use locate::{Binary, MINIMUM_VERSION, Origin, Search, Version, find};
 pub use managed_server::{
     ManagedServer, ServerConfig, ensure, ensure_blocking, stop, stop_blocking,
 };
+pub use naq_client::server_state::{ServerState, running};
 pub use provision::PINNED_VERSION;
-pub use server_state::{ServerState, ServerStatus, running, status, wait_until_gone};
+pub use server_state::{ServerStatus, status, wait_until_gone};
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 /// The port a managed server takes when it is free: the one every NATS client tries first.

@@ -29,7 +29,8 @@ use super::data_dir::{self, DataDir};
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
 use super::server_info;
-use super::server_state::{self, ServerState};
+use super::server_state;
+use naq_client::server_state::ServerState;
 use naq_core::ExponentialBackoff;
 
 /// The program's first argument that makes it a supervisor: `main` hands over to [`supervisor_main`] when

@@ -1,8 +1,5 @@
 //! One tick on its way: whether it is enqueued, and what came of that.
 
-use std::time::Duration;
-
-use super::clock;
 use super::lock::LeaderLease;
 use naq_client::{Client, ClientError};
 use naq_jetstream::{BrokerError, NewJob, failpoint};
@@ -34,13 +31,8 @@ pub(super) enum FireResult {
 }
 
 /// Enqueues a tick where its schedule's last job allows it.
-pub(super) async fn fire(
-    client: Client,
-    lease: LeaderLease,
-    tick: Tick,
-    result_ttl: Duration,
-) -> FireResult {
-    match apply_overlap_policy(&client, &lease, &tick, result_ttl).await {
+pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> FireResult {
+    match apply_overlap_policy(&client, &lease, &tick).await {
         Ok(None) => {}
         Ok(Some(fired)) => return fired,
         Err(ClientError::Broker(error)) => return FireResult::Failed(error),
@@ -90,7 +82,6 @@ async fn apply_overlap_policy(
     client: &Client,
     lease: &LeaderLease,
     tick: &Tick,
-    result_ttl: Duration,
 ) -> Result<Option<FireResult>, ClientError> {
     let replaces = match tick.overlap {
         Overlap::Allow | Overlap::Queue => return Ok(None),
@@ -120,7 +111,7 @@ async fn apply_overlap_policy(
     if !lease.is_held() {
         return Ok(Some(FireResult::NotLeader));
     }
-    match client.cancel(last, clock::now(), result_ttl).await {
+    match client.cancel(last).await {
         Ok(_) | Err(ClientError::NoSuchJob(_)) => {
             failpoint("overlap.cancelled");
             Ok(None)

@@ -408,10 +408,8 @@ impl Leader<'_> {
                 ScheduleAction::Fire { tick } => {
                     entry.is_firing = true;
                     let (client, lease) = (self.client.clone(), self.lease.clone());
-                    let result_ttl = self.options.result_ttl;
                     let due = due_tick(entry, tick);
-                    let fire =
-                        async move { (entry_id, tick, fire(client, lease, due, result_ttl).await) };
+                    let fire = async move { (entry_id, tick, fire(client, lease, due).await) };
                     self.fires.push(unconstrained(fire).boxed());
                     return;
                 }

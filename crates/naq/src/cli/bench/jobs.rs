@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::process::Bench;
 use super::{median, show};
 use crate::cli::exit::Failure;
-use naq_jetstream::NewJob;
+use naq_client::NewJob;
 use naq_runner::{SPAWN_LIMIT_ARGUMENT, monotonic};
 
 /// What is run.

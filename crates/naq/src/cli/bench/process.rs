@@ -74,7 +74,7 @@ impl Bench {
         self.runner.shutdown().await;
         let _ = std::fs::remove_dir_all(&self.folder);
         match self.client.broker().remove_queue(&self.queue).await {
-            Ok(()) | Err(naq_jetstream::BrokerError::QueueNotFound(_)) => Ok(()),
+            Ok(()) | Err(naq_client::BrokerError::QueueNotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

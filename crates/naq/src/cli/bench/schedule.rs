@@ -9,7 +9,7 @@ use super::process::Bench;
 use super::{quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
-use naq_jetstream::BrokerError;
+use naq_client::BrokerError;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     Envelope, Misfire, Overlap, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
@@ -37,7 +37,7 @@ const INTERVAL_BEYOND_BENCH: Duration = Duration::from_secs(30 * 86_400);
 pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
     let broker = bench.client.broker();
     let until = tokio::time::Instant::now() + LOCK_EXPIRY_MAX;
-    while let Some(leader) = broker.read_leader_lease().await?.leader {
+    while let Some(leader) = bench.client.fetch_leader().await? {
         if tokio::time::Instant::now() > until {
             return Err(Failure::usage(format!(
                 "a scheduler leads already ({} on {}): stop it, or measure under another --prefix",
@@ -149,7 +149,7 @@ impl ScheduleBench<'_> {
             ready_ms,
             "ms",
         );
-        let leads = self.bench.client.broker().read_leader_lease().await?.leader;
+        let leads = self.bench.client.fetch_leader().await?;
         let pid = leads.map_or(0, |leader| leader.pid);
         self.row(
             &format!("{count} schedules: memory of the leader"),

@@ -17,9 +17,9 @@ use super::id_as_json;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::render;
 use crate::cli::session::Session;
+use naq_client::NewJob;
 use naq_client::{BulkEnqueue, Client, ClientError};
 use naq_core::StartDelay;
-use naq_jetstream::NewJob;
 use naq_protocol::{Envelope, Flow, JobId, QueueName};
 
 /// Envelopes handed over at once.

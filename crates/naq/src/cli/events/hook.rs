@@ -17,9 +17,8 @@ use crate::cli::render;
 use crate::cli::session::Session;
 use crate::cli::signals::Signals;
 use crate::cli::worker_options::WorkerOptions;
-use naq_client::JobFilter;
+use naq_client::{JobFilter, RecordChangeConsumer, RecordChangeDelivery};
 use naq_core::ExponentialBackoff;
-use naq_jetstream::{RecordChangeConsumer, RecordChangeDelivery};
 use naq_protocol::Record;
 use naq_runner::{Captured, Command, Program, Runner, Stdin, StopCause, Termination};
 
@@ -71,10 +70,7 @@ pub(super) async fn run(session: &Session, options: &HookOptions) -> Result<u8, 
     let hook = Arc::new(Hook::new(session, options).await?);
     let client = session.connect().await?;
     let ack_wait = session.settings().ack_wait;
-    let changes = client
-        .broker()
-        .consume_record_changes(&options.name, ack_wait)
-        .await?;
+    let changes = client.consume_record_changes(&options.name).await?;
     tracing::info!(
         name = %options.name,
         "waiting for changes: {}",
@@ -105,7 +101,7 @@ pub(super) async fn run(session: &Session, options: &HookOptions) -> Result<u8, 
         _ = signals.next() => {}
     }
     // the last answers are on their way
-    let _ = client.broker().flush().await;
+    let _ = client.flush().await;
     if let Hook::Exec { runner, .. } = &*hook {
         runner.clone().shutdown().await;
     }

@@ -114,7 +114,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         adopt: args.adopt,
     };
     let is_empty = wanted.is_empty();
-    let plan = client.plan_schedules(wanted, options, now).await?;
+    let plan = client.plan_schedules(wanted, options).await?;
     let removals = plan
         .steps()
         .iter()
@@ -166,7 +166,7 @@ async fn apply_plan(
         ));
     }
     summarize(session, &done, "");
-    super::warn_without_scheduler(&client.broker().read_leader_lease().await);
+    super::warn_without_scheduler(&client.fetch_leader().await);
     Ok(0)
 }
 

@@ -1,0 +1,357 @@
+//! [`Client`]: connecting, and reading jobs.
+
+use std::time::Duration;
+
+use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo, RecordChangeConsumer};
+use naq_protocol::{CapturedOutput, JobId, LeaderInfo, QueueName, Record, Timestamp, WorkerInfo};
+
+use super::clock::Clock;
+use super::{BulkEnqueue, ClientError, Queue, Waiter, cancel};
+
+/// How long a worker may be silent before another worker gets its jobs, unless
+/// [`Client::with_ack_wait`] sets it. The default of the setting `ack_wait`.
+const ACK_WAIT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How long the record of an ended job is kept, unless its envelope or
+/// [`Client::with_result_ttl`] sets it. The default of the setting `default_result_ttl`.
+const RESULT_TTL_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+
+/// A connection to naq. Clones share the connection.
+///
+/// ```no_run
+/// use naq_client::{Client, ClientError, ConnectOptions};
+///
+/// # async fn example() -> Result<(), ClientError> {
+/// let client = Client::connect(ConnectOptions {
+///     url: "nats://127.0.0.1:4222".to_owned(),
+///     token: Some("secret".to_owned()),
+///     ..ConnectOptions::default()
+/// })
+/// .await?;
+/// for worker in client.list_workers().await? {
+///     println!("{}: {} of {} slots", worker.name, worker.running, worker.concurrency);
+/// }
+/// for queue in client.list_queues().await? {
+///     println!("{}: {} jobs queued", queue.name, queue.depth);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) broker: Broker,
+    pub(crate) clock: Clock,
+    pub(crate) ack_wait: Duration,
+    pub(crate) result_ttl: Duration,
+}
+
+impl Client {
+    /// Connects to NATS, by an address such as `nats://127.0.0.1:4222` or by [`ConnectOptions`] for
+    /// credentials, TLS and everything else.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Connect`](crate::BrokerError::Connect) if no connection can be made,
+    /// and [`BrokerError::UnsupportedServer`](crate::BrokerError::UnsupportedServer) if the server
+    /// is too old, has no JetStream, or is on another host and requires no credentials.
+    pub async fn connect(options: impl Into<ConnectOptions>) -> Result<Client, ClientError> {
+        Ok(Client {
+            broker: Broker::connect(&options.into()).await?,
+            clock: Clock::default(),
+            ack_wait: ACK_WAIT_DEFAULT,
+            result_ttl: RESULT_TTL_DEFAULT,
+        })
+    }
+
+    /// Sets the time for which a worker may be silent before another worker gets its jobs, at least
+    /// one second. It matters where the client creates or changes a queue, and has to be the
+    /// workers' `ack_wait`. Default: 30 seconds.
+    #[must_use]
+    pub fn with_ack_wait(mut self, ack_wait: Duration) -> Client {
+        self.ack_wait = ack_wait;
+        self
+    }
+
+    /// Sets how long the record of a job is kept that this client cancels and whose envelope sets
+    /// no time. Zero means for ever. Default: 7 days.
+    #[must_use]
+    pub fn with_result_ttl(mut self, result_ttl: Duration) -> Client {
+        self.result_ttl = result_ttl;
+        self
+    }
+
+    /// Replaces the wall clock, for tests.
+    #[must_use]
+    pub fn with_clock(mut self, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Client {
+        self.clock = Clock::new(now);
+        self
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Returns the connection itself, for naq's own worker and scheduler. Not a stable interface.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Returns the server's version and address, for people.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.broker.server()
+    }
+
+    /// Waits until everything that was sent has left this process.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::ConnectionLost`](crate::BrokerError::ConnectionLost) if the connection
+    /// is closed for good.
+    pub async fn flush(&self) -> Result<(), ClientError> {
+        Ok(self.broker.flush().await?)
+    }
+
+    /// Returns a queue by its name. The queue need not exist yet.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Name`] if the name is invalid.
+    pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue, ClientError> {
+        Ok(Queue::new(self.clone(), QueueName::new(name)?))
+    }
+
+    /// Returns a job in any state: its record, or what its message says if no worker has claimed it
+    /// yet. The envelope is included if it is still stored.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] if neither a record nor a message exists.
+    pub async fn fetch_job(&self, job: &JobId) -> Result<Record, ClientError> {
+        let (present, _) = self.broker.read_record(job).await?;
+        if let Some(mut record) = present.filter(|record| !record.placeholder) {
+            if record.envelope.is_none() {
+                record.envelope = self.envelope_of(&record).await?;
+            }
+            return Ok(record);
+        }
+        let Some(message) = self.broker.find_message(job).await? else {
+            // A worker may have claimed the job between the two reads.
+            return match self.broker.read_record(job).await?.0 {
+                Some(record) if !record.placeholder => Ok(record),
+                _ => Err(ClientError::NoSuchJob(job.clone())),
+            };
+        };
+        Ok(cancel::record_of(job, &message))
+    }
+
+    /// Returns the record of a job that has ended. `None` means that the job has not ended.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, JobId};
+    /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
+    /// match client.fetch_result(&job).await? {
+    ///     Some(record) => println!("{}, exit code {:?}", record.state, record.exit_code),
+    ///     None => println!("not yet"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
+    pub async fn fetch_result(&self, job: &JobId) -> Result<Option<Record>, ClientError> {
+        let record = self.fetch_job(job).await?;
+        Ok(record.state.is_terminal().then_some(record))
+    }
+
+    pub(crate) async fn envelope_of(
+        &self,
+        record: &Record,
+    ) -> Result<Option<Box<serde_json::value::RawValue>>, ClientError> {
+        let bytes = self.broker.envelope_of(record).await?;
+        Ok(bytes.and_then(|bytes| as_json(&bytes)))
+    }
+
+    /// Waits until a job has ended and returns its record.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
+    pub async fn wait(&self, job: &JobId) -> Result<Record, ClientError> {
+        let mut ended = None;
+        self.wait_each(std::slice::from_ref(job), |record| ended = Some(record))
+            .await?;
+        ended.ok_or_else(|| ClientError::NoSuchJob(job.clone()))
+    }
+
+    /// Waits until each of some jobs has ended, and calls `on_end` with each record at that moment.
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, JobId};
+    /// # async fn example(client: Client, jobs: Vec<JobId>) -> Result<(), ClientError> {
+    /// client
+    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
+    pub async fn wait_each(
+        &self,
+        jobs: &[JobId],
+        on_end: impl FnMut(Record),
+    ) -> Result<(), ClientError> {
+        self.waiter(jobs).await?.each(on_end).await
+    }
+
+    /// Starts to wait for some jobs, which need not be enqueued yet: no change from now on is missed.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS refuses the watch.
+    pub async fn waiter(&self, jobs: &[JobId]) -> Result<Waiter, ClientError> {
+        // The records' bucket publishes the changes, and does not exist before the first worker.
+        let watch = self.broker.watch_records(jobs).await?;
+        Ok(Waiter::new(self.clone(), watch, jobs))
+    }
+
+    /// Returns what is stored of a job's standard output.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the output is a stored object that cannot be read.
+    pub async fn read_stdout(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
+        self.read_output(record.stdout.as_ref()).await
+    }
+
+    /// Returns what is stored of a job's standard error.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the output is a stored object that cannot be read.
+    pub async fn read_stderr(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
+        self.read_output(record.stderr.as_ref()).await
+    }
+
+    /// Returns the structured result of a job as JSON text. `None` means that the job reported none.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the result is a stored object that cannot be read.
+    pub async fn read_result(&self, record: &Record) -> Result<Option<String>, ClientError> {
+        if let Some(object) = &record.result_object {
+            let bytes = self.broker.get_object(object).await?;
+            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+        }
+        Ok(record.result.as_ref().map(|result| result.get().to_owned()))
+    }
+
+    async fn read_output(&self, output: Option<&CapturedOutput>) -> Result<Vec<u8>, ClientError> {
+        let Some(output) = output else {
+            return Ok(Vec::new());
+        };
+        if let Some(object) = &output.object {
+            return Ok(self.broker.get_object(object).await?);
+        }
+        let mut bytes = output.head_bytes();
+        bytes.extend(output.tail_bytes());
+        Ok(bytes)
+    }
+
+    /// Returns the envelope of a failed job, as its producer wrote it.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the envelope is a stored object that cannot be read.
+    pub async fn read_dead_letter_envelope(
+        &self,
+        job: &DeadLetter,
+    ) -> Result<bytes::Bytes, ClientError> {
+        Ok(self.broker.dead_letter_envelope(job).await?)
+    }
+
+    /// Returns the headers of a failed job's message, names and values.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if the headers are a stored object that cannot be read.
+    pub async fn read_dead_letter_headers(
+        &self,
+        job: &DeadLetter,
+    ) -> Result<Vec<(String, String)>, ClientError> {
+        let Some(object) = &job.headers_object else {
+            return Ok(job.headers.clone());
+        };
+        let bytes = self.broker.get_object(object).await?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
+    }
+
+    /// Returns every worker whose last heartbeat has not expired.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn list_workers(&self) -> Result<Vec<WorkerInfo>, ClientError> {
+        Ok(self.broker.list_workers().await?)
+    }
+
+    /// Returns the scheduler that leads. `None` means that no scheduler runs, or that the last leader
+    /// died and its lease has expired.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn fetch_leader(&self) -> Result<Option<LeaderInfo>, ClientError> {
+        Ok(self.broker.read_leader_lease().await?.leader)
+    }
+
+    /// Returns all queues with their depth, running jobs and settings.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn list_queues(&self) -> Result<Vec<QueueInfo>, ClientError> {
+        Ok(self.broker.list_queues().await?)
+    }
+
+    /// Returns the changes of records by the durable consumer of this name, creating the consumer if
+    /// it does not exist.
+    ///
+    /// The server delivers each change until it is acknowledged, so after a crash the consumer
+    /// resumes where it was: each change is handled at least once. A change that is not acknowledged
+    /// within the client's `ack_wait` is delivered again.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS refuses the consumer.
+    pub async fn consume_record_changes(
+        &self,
+        name: &str,
+    ) -> Result<RecordChangeConsumer, ClientError> {
+        let consumer = self.broker.consume_record_changes(name, self.ack_wait);
+        Ok(consumer.await?)
+    }
+
+    /// Starts to enqueue many jobs without waiting for each.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, NewJob, QueueName};
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let queue = QueueName::new("squares")?;
+    /// let mut bulk = client.bulk();
+    /// for number in 0..100_000 {
+    ///     let envelope = format!(r#"{{"command": "expr", "args": [{number}, "*", {number}]}}"#);
+    ///     bulk.push(NewJob::new(queue.clone(), envelope.into())).await?;
+    /// }
+    /// bulk.finish().await?;
+    /// while let Some((job, error)) = bulk.take_rejected() {
+    ///     eprintln!("{job} was refused: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bulk(&self) -> BulkEnqueue {
+        BulkEnqueue::new(self.broker.clone())
+    }
+}
+
+pub(crate) fn as_json(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
+    serde_json::from_slice(bytes).ok()
+}

@@ -1,0 +1,115 @@
+//! Connecting as the `naq` command does: settings first, then a running local server.
+
+use std::path::PathBuf;
+
+use super::{Client, ClientError, ConnectOptions, server_state};
+use crate::config::{self, Flags, ProcessEnv, Resolved, Settings};
+
+impl Client {
+    /// Connects as the `naq` command without flags does.
+    ///
+    /// The address and the credentials come from `NAQ_*` variables, from `naq.toml` and from the
+    /// NATS context that either names. If none of them says where NATS is, this connects to the
+    /// managed local server if one is running, and to `nats://127.0.0.1:4222` otherwise. It never
+    /// starts a server.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError};
+    /// # async fn example() -> Result<(), ClientError> {
+    /// let client = Client::from_env().await?;
+    /// println!("{} queues", client.list_queues().await?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::ServerToken`] if the
+    /// local server's token cannot be read, and otherwise the errors of [`Client::connect`].
+    pub async fn from_env() -> Result<Client, ClientError> {
+        let resolved = config::load(&ProcessEnv::read(), &Flags::default())?;
+        Client::from_settings(&resolved).await
+    }
+
+    /// Connects as [`Client::from_env`] does, by settings that the caller has resolved.
+    ///
+    /// # Errors
+    /// As [`Client::from_env`].
+    pub async fn from_settings(resolved: &Resolved) -> Result<Client, ClientError> {
+        let settings = &resolved.settings;
+        let mut options = ConnectOptions::from(settings);
+        if !resolved.nats_configured
+            && let Some(state) = server_state::running(&managed_server_dir(settings))
+        {
+            let token = state
+                .read_token()
+                .map_err(|source| ClientError::ServerToken {
+                    path: state.token_file.clone(),
+                    source,
+                })?;
+            options = settings.managed_server_options(&state.url, token);
+        }
+        let client = Client::connect(options).await?;
+        Ok(client.with_settings(settings))
+    }
+
+    /// Takes over the settings that are about jobs rather than about the connection: `ack_wait` and
+    /// `default_result_ttl`.
+    #[must_use]
+    pub fn with_settings(self, settings: &Settings) -> Client {
+        self.with_ack_wait(settings.ack_wait)
+            .with_result_ttl(settings.default_result_ttl)
+    }
+}
+
+/// Returns the data folder of the managed local server.
+#[must_use]
+pub fn managed_server_dir(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("server")
+}
+
+impl Settings {
+    /// Returns how to connect to the managed local server at `url`: with its token, without any
+    /// other credentials, and with one replica, since it is a single server.
+    #[must_use]
+    pub fn managed_server_options(&self, url: &str, token: String) -> ConnectOptions {
+        ConnectOptions {
+            url: url.to_owned(),
+            token: Some(token),
+            user: None,
+            creds: None,
+            nkey: None,
+            replicas: 1,
+            ..ConnectOptions::from(self)
+        }
+    }
+}
+
+impl From<&Settings> for ConnectOptions {
+    fn from(settings: &Settings) -> ConnectOptions {
+        ConnectOptions {
+            url: settings.nats_url.clone(),
+            prefix: settings.prefix.clone(),
+            replicas: settings.replicas,
+            client_name: "naq".to_owned(),
+            creds: settings.creds.clone(),
+            nkey: settings.nkey.clone(),
+            user: settings.user.clone().map(|user| {
+                let password = settings
+                    .password
+                    .as_ref()
+                    .map(|password| password.expose().to_owned());
+                (user, password.unwrap_or_default())
+            }),
+            token: settings
+                .token
+                .as_ref()
+                .map(|token| token.expose().to_owned()),
+            tls_ca: settings.tls_ca.clone(),
+            tls_identity: settings.tls_cert.clone().zip(settings.tls_key.clone()),
+            inbox_prefix: settings.inbox_prefix.clone(),
+            jetstream_domain: settings.jetstream_domain.clone(),
+            connect_timeout: settings.connect_timeout,
+            allow_insecure: settings.allow_insecure,
+        }
+    }
+}
