@@ -1,4 +1,4 @@
-//! Jobs that may do less than their worker: another user, some files only.
+//! Jobs with fewer rights than their worker: another user, restricted files.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -10,8 +10,8 @@ use super::harness::{Bench, CONTAINMENTS, options, program, sh, stdout};
 
 const NOBODY: u32 = 65534;
 
-/// Runners whose jobs run as nobody: one for each containment, none for a user
-/// who is not root.
+/// Runners whose jobs run as the user nobody, one per containment; none if the tests do not run as
+/// root.
 async fn as_nobody() -> Vec<Bench> {
     if !nix::unistd::geteuid().is_root() {
         println!("not tested here: jobs as another user need root");
@@ -29,7 +29,7 @@ async fn as_nobody() -> Vec<Bench> {
 }
 
 #[tokio::test]
-async fn a_job_is_the_user_asked_for_with_its_groups_and_home() {
+async fn a_job_runs_as_the_configured_user_with_its_groups_and_home() {
     for bench in as_nobody().await {
         let user = JobUser::lookup("65534:65534").unwrap();
         let ended = bench
@@ -51,7 +51,7 @@ async fn a_job_is_the_user_asked_for_with_its_groups_and_home() {
 }
 
 #[tokio::test]
-async fn a_job_of_another_user_may_not_touch_worker_and_spawner() {
+async fn a_job_of_another_user_cannot_touch_worker_and_spawner() {
     for bench in as_nobody().await {
         let this = std::process::id();
         let ended = bench
@@ -65,7 +65,7 @@ async fn a_job_of_another_user_may_not_touch_worker_and_spawner() {
 }
 
 #[tokio::test]
-async fn scratch_folder_script_and_pipes_are_the_users() {
+async fn scratch_folder_script_and_pipes_belong_to_the_job_user() {
     for bench in as_nobody().await {
         for _ in 0..2 {
             let mut command = Command::new(
@@ -89,7 +89,7 @@ async fn scratch_folder_script_and_pipes_are_the_users() {
             assert_eq!(mode & 0o777, 0o700, "it is its own alone");
             drop(scratch);
         }
-        // One that leaves its folder empty leaves it to the next.
+        // A folder that a job leaves empty is reused by the next one.
         for _ in 0..3 {
             let mut command = sh("[ -w $NAQ_WORK_DIR ]");
             command.scratch = true;
@@ -99,7 +99,7 @@ async fn scratch_folder_script_and_pipes_are_the_users() {
 }
 
 #[tokio::test]
-async fn directories_closed_to_the_user_stay_closed() {
+async fn directories_closed_to_the_job_user_stay_closed() {
     for bench in as_nobody().await {
         let inner = bench.path("closed/inner");
         std::fs::create_dir_all(&inner).unwrap();
@@ -118,7 +118,7 @@ async fn directories_closed_to_the_user_stay_closed() {
 }
 
 #[tokio::test]
-async fn its_tree_is_ended_although_it_is_another_users() {
+async fn the_tree_of_another_users_job_is_killed() {
     for bench in as_nobody().await {
         let mut command =
             sh("setsid sh -c 'trap \"\" TERM; sleep 1000' & trap 'exit 9' TERM; sleep 1000 & wait");
@@ -139,10 +139,10 @@ async fn its_tree_is_ended_although_it_is_another_users() {
     }
 }
 
-/// Runs a test of this binary as nobody; whether it passed.
+/// Runs a test of this binary as the user nobody. Returns whether it passed.
 fn passes_as_nobody(test: &str) -> bool {
     use std::os::unix::process::CommandExt;
-    // What nobody cannot reach cannot be run: copies, in a place it can.
+    // That user may not reach the binary, so copy it to a place that it can reach.
     let folder = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open).unwrap();
@@ -206,14 +206,14 @@ async fn unprivileged() {
 }
 
 #[test]
-fn a_worker_that_is_not_root_has_what_it_may() {
+fn a_worker_that_is_not_root_falls_back_to_what_it_may_use() {
     if nix::unistd::geteuid().is_root() {
         assert!(passes_as_nobody("runner::confined::unprivileged"));
     }
 }
 
-/// Runners whose jobs may read where programs live, and write to `open`.
-async fn kept_to_files() -> Vec<Bench> {
+/// Runners whose jobs may read the folders of programs and write to `open`.
+async fn restricted_to_files() -> Vec<Bench> {
     let benches = Bench::each_with(|options| {
         let all = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc"];
         let place = &options.work_dir;
@@ -232,8 +232,8 @@ async fn kept_to_files() -> Vec<Bench> {
 }
 
 #[tokio::test]
-async fn landlock_keeps_a_job_to_the_files_named() {
-    for bench in kept_to_files().await {
+async fn landlock_restricts_a_job_to_the_configured_files() {
+    for bench in restricted_to_files().await {
         let mut command = sh(
             "cat /etc/passwd >/dev/null && echo read; cat secret; echo x > here; ls; \
              echo y > open/file && cat open/file; echo z > $NAQ_WORK_DIR/file && echo scratch; \
@@ -247,13 +247,13 @@ async fn landlock_keeps_a_job_to_the_files_named() {
 }
 
 #[tokio::test]
-async fn a_program_outside_of_the_files_named_is_not_started_and_told() {
-    for bench in kept_to_files().await {
+async fn a_program_outside_of_the_allowed_files_is_not_started() {
+    for bench in restricted_to_files().await {
         let tool = bench.file("tool", b"#!/bin/sh\necho ran\n", 0o755);
         match bench.run(program(&tool, &[])).await.end {
             Termination::NotStarted(failure) => {
                 assert_eq!(failure.errno.as_deref(), Some("EACCES"));
-                assert!(failure.message.contains("jobs may use"), "{failure}");
+                assert!(failure.message.contains("allows its jobs"), "{failure}");
             }
             end => panic!("{end:?}"),
         }
@@ -262,7 +262,7 @@ async fn a_program_outside_of_the_files_named_is_not_started_and_told() {
 }
 
 #[tokio::test]
-async fn paths_that_cannot_be_kept_to_are_refused_at_the_start() {
+async fn landlock_paths_that_are_missing_or_relative_are_rejected() {
     for path in ["/no/such/folder", "relative"] {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(folder.path());

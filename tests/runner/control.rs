@@ -5,7 +5,7 @@ use naq_runner::Termination;
 use super::harness::{Bench, sh, within};
 
 #[tokio::test]
-async fn messages_come_while_the_job_runs() {
+async fn control_messages_arrive_while_the_job_runs() {
     for bench in Bench::each().await {
         let job = bench.runner.start_job(sh(
             "echo '{\"progress\":40}' >&3; read line < gate; echo '{\"result\":[1]}' >&3",
@@ -22,7 +22,7 @@ async fn messages_come_while_the_job_runs() {
 }
 
 #[tokio::test]
-async fn bad_lines_are_warnings_and_fail_nothing() {
+async fn invalid_control_lines_are_warnings_and_fail_nothing() {
     let bench = Bench::with(|options| options.control_line_bytes_max = 1000).await;
     let ended = bench
         .sh("echo nonsense >&3; echo '[1]' >&3; head -c 5000 /dev/zero >&3; echo >&3; printf '{\"a\":1}' >&3; exit 0")
@@ -33,7 +33,7 @@ async fn bad_lines_are_warnings_and_fail_nothing() {
 }
 
 #[tokio::test]
-async fn a_flood_is_bounded() {
+async fn a_flood_of_control_messages_is_bounded() {
     let bench = Bench::new().await;
     let ended = bench
         .sh("yes '{\"progress\":1}' | head -n 200000 >&3; yes bad | head -n 200000 >&3")

@@ -1,4 +1,4 @@
-//! What is left when a worker or a spawner is killed: nothing.
+//! After a worker or a spawner is killed, no process of its jobs is left.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,33 +9,33 @@ use nix::unistd::Pid;
 
 use super::harness::{Bench, CONTAINMENTS, Witness, options, sh, within};
 
-/// Tells the driver below its folder and containment.
+/// The variable with the driver's containment and folder.
 const DRIVER: &str = "NAQ_TEST_DRIVER";
 
-/// A worker to be killed: runs one job for ever. Run by the test after it, as a
-/// process of its own.
+/// A worker to be killed, which runs one endless job. The test below starts it as a process of its
+/// own.
 #[tokio::test]
 #[ignore = "the process that another test kills"]
 async fn driver() {
     #[expect(
         clippy::disallowed_methods,
-        reason = "how a test tells a process of its own what to do"
+        reason = "how a test passes arguments to a process of its own"
     )]
-    let Ok(told) = std::env::var(DRIVER) else {
+    let Ok(variable) = std::env::var(DRIVER) else {
         return;
     };
-    let (containment, folder) = told.split_once(' ').unwrap();
+    let (containment, folder) = variable.split_once(' ').unwrap();
     let mut options = options(Path::new(folder));
     options.containment = Some(containment.parse().unwrap());
     let runner = Runner::start(options).await.unwrap();
     let job = runner.start_job(sh(
-        "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 & echo held >&9; sleep 1000",
+        "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 & echo open >&9; sleep 1000",
     ));
     job.wait().await;
 }
 
 #[tokio::test]
-async fn a_worker_killed_leaves_no_process() {
+async fn a_killed_worker_leaves_no_process() {
     for containment in CONTAINMENTS {
         let folder = tempfile::tempdir().unwrap();
         let mut probe = options(folder.path());
@@ -53,22 +53,22 @@ async fn a_worker_killed_leaves_no_process() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        witness.held().await;
+        witness.opened().await;
         worker.kill().unwrap();
         worker.wait().unwrap();
-        witness.over().await;
+        witness.closed().await;
     }
 }
 
-/// The spawner above the process that holds this file open: whatever number the
-/// process has for itself.
-fn spawner_above(held: &Path) -> Pid {
-    let holds = |pid: i32| {
+/// The spawner that is an ancestor of the process with this open file, whatever id that process has
+/// in its own namespace.
+fn spawner_above(file: &Path) -> Pid {
+    let has_open = |pid: i32| {
         std::fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
             .flatten()
             .flatten()
-            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == held))
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == file))
     };
     let field = |pid: i32, name: &str| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -80,7 +80,7 @@ fn spawner_above(held: &Path) -> Pid {
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .find(|pid| *pid != this && holds(*pid))
+        .find(|pid| *pid != this && has_open(*pid))
         .unwrap();
     while field(pid, "Name:") != "naq-spawner" {
         pid = field(pid, "PPid:").parse().unwrap();
@@ -89,17 +89,20 @@ fn spawner_above(held: &Path) -> Pid {
 }
 
 #[tokio::test]
-async fn a_spawner_killed_ends_its_jobs_and_another_takes_over() {
+async fn a_killed_spawner_ends_its_jobs_and_is_replaced() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
         let job = bench.runner.start_job(sh(
-            "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' & echo held >&9; sleep 1000",
+            "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' & echo open >&9; sleep 1000",
         ));
-        witness.held().await;
+        witness.opened().await;
         kill(spawner_above(&witness.path), Signal::SIGKILL).unwrap();
         let ended = within(job.wait()).await;
         assert_eq!(ended.end, Termination::SpawnerDied);
-        assert!(witness.is_over(), "its tree is gone when that is told");
+        assert!(
+            witness.is_closed(),
+            "the tree is gone when the end is reported"
+        );
         for _ in 0..20 {
             assert_eq!(bench.sh("true").await.end, Termination::Exited(0));
         }
@@ -127,7 +130,7 @@ fn worker_folders() -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_starting_worker_sweeps_the_groups_of_dead_ones_only() {
+async fn a_starting_worker_removes_only_the_groups_of_dead_workers() {
     let benches = Bench::each().await;
     let is_cgroup = |bench: &Bench| bench.runner.containment() == Containment::Cgroup;
     let Some(bench) = benches.into_iter().find(is_cgroup) else {

@@ -1,4 +1,4 @@
-//! How trees end.
+//! How process trees end.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use naq_runner::{Containment, StopCause, StopReason, Termination};
 use super::harness::{Bench, Witness, sh, stdout, within};
 
 #[tokio::test]
-async fn a_timeout_is_term_then_kill() {
+async fn a_timeout_sends_term_then_kill() {
     for bench in Bench::each().await {
         let mut command = sh("trap 'echo asked; exit 9' TERM; while :; do sleep 0.01; done");
         command.timeout = Some(Duration::from_millis(1500));
@@ -17,25 +17,28 @@ async fn a_timeout_is_term_then_kill() {
         assert_eq!(stdout(&ended), "asked\n");
 
         let mut witness = Witness::new(bench.path("witness"));
-        let mut command = sh(&format!("{}; trap '' TERM; sleep 1000", witness.hold()));
+        let mut command = sh(&format!(
+            "{}; trap '' TERM; sleep 1000",
+            witness.open_command()
+        ));
         command.timeout = Some(Duration::from_millis(1500));
         command.kill_grace = Duration::from_millis(100);
         let ended = bench.run(command).await;
         assert_eq!(ended.end, Termination::Signalled(9));
         assert_eq!(ended.stopped, Some(StopCause::Timeout));
         assert!(ended.usage.wall_ms >= 1600);
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
     }
 }
 
 #[tokio::test]
-async fn term_reaches_the_whole_tree_and_all_of_it_has_the_grace() {
+async fn term_reaches_the_whole_tree_and_all_of_it_gets_the_grace() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        // The first process ends at once; a daemon of its takes a while.
+        // The first process exits at once; a daemon that it started takes a while.
         let script = format!(
             "{}; setsid sh -c 'trap \"sleep 0.4; echo cleaned; exit\" TERM; echo ready; while :; do sleep 0.01; done' & wait",
-            witness.hold()
+            witness.open_command()
         );
         let (sender, mut chunks) = tokio::sync::mpsc::channel(8);
         let mut command = sh(&script);
@@ -50,24 +53,25 @@ async fn term_reaches_the_whole_tree_and_all_of_it_has_the_grace() {
         );
         assert_eq!(ended.end, Termination::Signalled(15));
         assert_eq!(stdout(&ended), "ready\ncleaned\n");
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
     }
 }
 
 #[tokio::test]
-async fn a_lost_lease_kills_at_once() {
+async fn a_lost_lease_kills_the_job_at_once() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        let job = bench
-            .runner
-            .start_job(sh(&format!("trap '' TERM; {}; sleep 1000", witness.hold())));
-        witness.held().await;
+        let job = bench.runner.start_job(sh(&format!(
+            "trap '' TERM; {}; sleep 1000",
+            witness.open_command()
+        )));
+        witness.opened().await;
         let asked = Instant::now();
         job.stop(StopReason::LeaseLost);
         let ended = within(job.wait()).await;
         assert!(asked.elapsed() < Duration::from_secs(5));
         assert_eq!(ended.end, Termination::Signalled(9));
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
     }
 }
 
@@ -77,8 +81,8 @@ async fn a_job_stopped_before_it_starts_never_runs() {
     let witness = Witness::new(bench.path("witness"));
     let first = bench
         .runner
-        .start_job(sh(&format!("{}; sleep 1000", witness.hold())));
-    witness.held().await;
+        .start_job(sh(&format!("{}; sleep 1000", witness.open_command())));
+    witness.opened().await;
     let second = bench.runner.start_job(sh("echo ran > ran"));
     second.stop(StopReason::Drain);
     let ended = within(second.wait()).await;
@@ -90,26 +94,26 @@ async fn a_job_stopped_before_it_starts_never_runs() {
 }
 
 #[tokio::test]
-async fn a_handle_dropped_is_a_job_killed() {
+async fn dropping_the_handle_kills_the_job() {
     for bench in Bench::each().await {
         let witness = Witness::new(bench.path("witness"));
         let job = bench
             .runner
-            .start_job(sh(&format!("{}; sleep 1000", witness.hold())));
-        witness.held().await;
+            .start_job(sh(&format!("{}; sleep 1000", witness.open_command())));
+        witness.opened().await;
         drop(job);
-        witness.over().await;
+        witness.closed().await;
     }
 }
 
 #[tokio::test]
-async fn daemons_are_drained_then_killed_and_told() {
+async fn processes_that_outlive_their_job_are_killed_and_reported_as_leaked() {
     for bench in Bench::each().await {
         for redirect in ["", ">/dev/null 2>&1 3>&-"] {
             let mut witness = Witness::new(bench.path("witness"));
             let script = format!(
                 "{}; setsid sh -c '(sleep 1000 & echo deep; sleep 1000) & exit' {redirect}; echo done",
-                witness.hold()
+                witness.open_command()
             );
             let began = Instant::now();
             let ended = bench.sh(&script).await;
@@ -117,7 +121,10 @@ async fn daemons_are_drained_then_killed_and_told() {
             assert!(ended.leaked);
             assert!(stdout(&ended).contains("done"));
             assert_eq!(stdout(&ended).contains("deep"), redirect.is_empty());
-            assert!(witness.is_over(), "nothing is left when the end is told");
+            assert!(
+                witness.is_closed(),
+                "no process is left when the end is reported"
+            );
             assert!(began.elapsed() < Duration::from_secs(10));
             std::fs::remove_file(&witness.path).unwrap();
         }
@@ -125,7 +132,7 @@ async fn daemons_are_drained_then_killed_and_told() {
 }
 
 #[tokio::test]
-async fn what_ends_by_itself_in_a_moment_is_no_leak() {
+async fn a_process_that_exits_within_the_grace_is_not_a_leak() {
     for bench in Bench::each().await {
         let ended = bench.sh("(sleep 0.1; echo late) & echo first").await;
         assert_eq!(stdout(&ended), "first\nlate\n");
@@ -134,20 +141,20 @@ async fn what_ends_by_itself_in_a_moment_is_no_leak() {
 }
 
 #[tokio::test]
-async fn processes_that_fork_on_and_on_are_killed() {
+async fn a_tree_that_keeps_forking_is_killed() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        // Each of 20 replaces itself with a child, for ever, in new sessions.
+        // Each of 20 processes replaces itself by a child, endlessly, in new sessions.
         let script = format!(
             "{}; cat > hop <<'X'\n#!/bin/sh\nsetsid ./hop & exit\nX\nchmod +x hop; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do ./hop & done; sleep 1000",
-            witness.hold()
+            witness.open_command()
         );
         let mut command = sh(&script);
         command.timeout = Some(Duration::from_millis(300));
         command.kill_grace = Duration::from_millis(100);
         let ended = bench.run(command).await;
         assert_eq!(ended.stopped, Some(StopCause::Timeout));
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
         assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }
@@ -158,20 +165,20 @@ async fn a_fork_bomb_is_bounded_and_killed() {
         let mut witness = Witness::new(bench.path("witness"));
         let mut command = sh(&format!(
             "{}; i=0; while [ $i -lt 3000 ]; do sleep 1000 & i=$((i+1)); done; wait",
-            witness.hold()
+            witness.open_command()
         ));
         command.limits.processes = Some(100);
         command.timeout = Some(Duration::from_secs(20));
         let ended = bench.run(command).await;
         assert_ne!(ended.end, Termination::Exited(0));
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
     }
 }
 
 #[tokio::test]
-async fn memory_is_bounded_for_the_whole_tree() {
+async fn the_memory_limit_applies_to_the_whole_tree() {
     for bench in Bench::each().await {
-        // Two processes, each within the bound, together over it.
+        // Two processes, each below the limit, together above it.
         let mut command = sh(
             "for i in 1 2; do head -c 40000000 /dev/zero | tail -c 40000000 | sleep 1000 & done; wait",
         );
@@ -186,8 +193,8 @@ async fn memory_is_bounded_for_the_whole_tree() {
 #[tokio::test]
 async fn zombies_are_reaped() {
     for bench in Bench::each().await {
-        // Orphans that end while the job goes on become the spawner's, or those
-        // of the first process of the namespace.
+        // Orphans that exit while the job runs become children of the spawner or of the
+        // first process of the namespace.
         let adopter = match bench.runner.containment() {
             Containment::Namespace => "1",
             Containment::Cgroup | Containment::Subreaper => "$PPID",
@@ -200,28 +207,28 @@ async fn zombies_are_reaped() {
 }
 
 #[tokio::test]
-async fn a_stopped_process_is_ended_too() {
+async fn a_stopped_process_is_killed_too() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        let mut command = sh(&format!("{}; kill -STOP $$", witness.hold()));
+        let mut command = sh(&format!("{}; kill -STOP $$", witness.open_command()));
         command.timeout = Some(Duration::from_millis(100));
         let ended = bench.run(command).await;
         assert_eq!(ended.end, Termination::Signalled(15));
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
     }
 }
 
 #[tokio::test]
-async fn a_shutdown_leaves_nothing() {
+async fn a_shutdown_leaves_no_process() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
         let job = bench.runner.start_job(sh(&format!(
             "{}; setsid sleep 1000 & sleep 1000",
-            witness.hold()
+            witness.open_command()
         )));
-        witness.held().await;
+        witness.opened().await;
         within(bench.runner.clone().shutdown()).await;
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
         let ended = within(job.wait()).await;
         assert_eq!(
             ended.stopped,
@@ -235,14 +242,14 @@ async fn a_shutdown_leaves_nothing() {
     }
 }
 
-/// A runner with containment by namespace, where this machine has it.
+/// A runner with containment by namespace, if this machine allows it.
 async fn namespaced() -> Option<Bench> {
     let is_namespace = |bench: &Bench| bench.runner.containment() == Containment::Namespace;
     Bench::each().await.into_iter().find(is_namespace)
 }
 
 #[tokio::test]
-async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
+async fn a_job_in_a_namespace_sees_only_its_own_processes_and_is_not_the_first() {
     let Some(bench) = namespaced().await else {
         return;
     };
@@ -261,7 +268,7 @@ async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
         assert_eq!(lines[0], "naq-init");
         assert_eq!(lines[1], format!("/proc/1 {}", lines[2]), "{text}");
     }
-    // What it asks of the first process is not done.
+    // The first process ignores its signals.
     let ended = bench
         .sh("kill -KILL 1; kill -TERM 1; kill -USR1 1; kill -STOP 1; (sleep 0.01 &); sleep 0.2; echo on")
         .await;
@@ -270,7 +277,7 @@ async fn a_job_in_a_namespace_sees_its_own_processes_and_is_not_the_first() {
 }
 
 #[tokio::test]
-async fn what_a_job_mounts_is_gone_with_it() {
+async fn mounts_of_a_job_end_with_it() {
     let Some(bench) = namespaced().await else {
         return;
     };
@@ -290,10 +297,10 @@ async fn what_a_job_mounts_is_gone_with_it() {
 }
 
 #[tokio::test]
-async fn a_process_made_its_parents_sibling_is_found() {
+async fn a_process_with_the_spawner_as_its_parent_is_found() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        // clone(CLONE_PARENT | SIGCHLD): a child of whoever started the job.
+        // clone(CLONE_PARENT | SIGCHLD): a child of the process that started the job.
         let script = format!(
             "{}; exec python3 -c '
 import ctypes, platform, time
@@ -301,11 +308,11 @@ number = 56 if platform.machine() == \"x86_64\" else 220
 if ctypes.CDLL(None).syscall(number, 0x8000 | 17, 0, 0, 0, 0) == 0:
     time.sleep(1000)
 '",
-            witness.hold()
+            witness.open_command()
         );
         let ended = bench.sh(&script).await;
         assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
         assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }
@@ -314,24 +321,24 @@ if ctypes.CDLL(None).syscall(number, 0x8000 | 17, 0, 0, 0, 0) == 0:
 async fn an_exponential_fork_bomb_is_bounded_and_killed() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        // Twice as many with every generation, in sessions of their own; were
-        // nothing to end it, it would end at 8192 and after a while.
+        // Each generation has twice as many processes, in sessions of their own. If nothing
+        // killed it, it would end at 8192 and after a while.
         bench.file(
             "bomb",
             b"#!/bin/sh\n[ $1 -gt 0 ] || exec sleep 60\nsetsid ./bomb $(($1-1)) & setsid ./bomb $(($1-1)) &\nexec sleep 60\n",
             0o755,
         );
-        let mut command = sh(&format!("{}; exec ./bomb 12", witness.hold()));
+        let mut command = sh(&format!("{}; exec ./bomb 12", witness.open_command()));
         command.limits.processes = Some(64);
         command.timeout = Some(Duration::from_secs(40));
         let ended = bench.run(command).await;
         if ended.end != Termination::Signalled(9) {
-            // Where a controller refuses more of them, those there are sleep on.
+            // If a controller denies more processes, the present ones keep sleeping.
             assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
         } else {
             assert_eq!(ended.stopped, Some(StopCause::Processes), "{ended:?}");
         }
-        assert!(witness.is_over());
+        assert!(witness.is_closed());
         assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }

@@ -1,4 +1,4 @@
-//! What the runner's tests share.
+//! Helpers of the runner's tests.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -11,17 +11,17 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
-/// Every way to hold a tree together.
+/// All containments.
 pub(super) const CONTAINMENTS: [Containment; 3] = [
     Containment::Cgroup,
     Containment::Namespace,
     Containment::Subreaper,
 ];
 
-/// No test waits longer for anything.
+/// The longest wait of any test.
 pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A runner and a folder that goes with it.
+/// A runner and its folder, which is removed with it.
 pub(super) struct Bench {
     pub(super) runner: Runner,
     pub(super) folder: TempDir,
@@ -40,7 +40,7 @@ impl Bench {
         Bench { runner, folder }
     }
 
-    /// One for each containment that this machine has.
+    /// One per containment that this machine supports.
     pub(super) async fn each() -> Vec<Bench> {
         Bench::each_with(|_| {}).await
     }
@@ -79,7 +79,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// A program in the folder.
+    /// Creates a file in the folder.
     pub(super) fn file(&self, name: &str, content: &[u8], mode: u32) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = self.path(name);
@@ -91,7 +91,7 @@ impl Bench {
 
 pub(super) fn options(folder: &Path) -> RunnerConfig {
     let mut options = RunnerConfig::new(4);
-    // A copy of it, where this runs as a user who cannot reach the original.
+    // Another path if this process runs as a user that cannot reach the original.
     #[expect(
         clippy::disallowed_methods,
         reason = "how a test tells a process of its own what to do"
@@ -127,8 +127,8 @@ pub(super) fn stdout(ended: &Completion) -> String {
     String::from_utf8(ended.stdout.head.clone()).unwrap()
 }
 
-/// A named pipe that processes of a job hold open for writing: its end is the
-/// end of the last of them.
+/// A named pipe that processes of a job keep open for writing. It is closed when the last of them
+/// ends.
 pub(super) struct Witness {
     pub(super) path: PathBuf,
     reader: File,
@@ -145,13 +145,13 @@ impl Witness {
         Witness { path, reader }
     }
 
-    /// The shell's way to hold it.
-    pub(super) fn hold(&self) -> String {
-        format!("exec 9>'{}'; echo held >&9", self.path.display())
+    /// The shell command that opens it.
+    pub(super) fn open_command(&self) -> String {
+        format!("exec 9>'{}'; echo open >&9", self.path.display())
     }
 
-    /// Waits until somebody holds it.
-    pub(super) async fn held(&self) {
+    /// Waits until a process has opened it.
+    pub(super) async fn opened(&self) {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || {
             let mut byte = [0];
@@ -160,8 +160,8 @@ impl Witness {
         within(read).await.unwrap();
     }
 
-    /// Whether nobody holds it at this moment.
-    pub(super) fn is_over(&mut self) -> bool {
+    /// Whether no process has it open at this moment.
+    pub(super) fn is_closed(&mut self) -> bool {
         let mut buffer = [0; 4096];
         loop {
             match self.reader.read(&mut buffer) {
@@ -173,10 +173,10 @@ impl Witness {
         }
     }
 
-    /// Waits until nobody holds it.
-    pub(super) async fn over(self) {
+    /// Waits until no process has it open.
+    pub(super) async fn closed(self) {
         let path = self.path.clone();
-        // A writer of our own bridges the moment between the two readers.
+        // A writer of this process bridges the moment between the two readers.
         let bridge = File::options().write(true).open(&path).unwrap();
         let mut reader = File::open(&path).unwrap();
         drop(bridge);

@@ -1,4 +1,4 @@
-//! Runner tests: real processes, real kills.
+//! The runner, with real processes and real kills.
 
 #[cfg(test)]
 mod confined;

@@ -1,4 +1,4 @@
-//! What a job prints.
+//! The output of jobs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::harness::{Bench, program, sh, stdout, within};
 
-/// Resident memory of this process, bytes.
+/// Resident memory of this process, in bytes.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
@@ -15,10 +15,10 @@ fn resident() -> u64 {
 }
 
 #[tokio::test]
-async fn two_gigabytes_are_counted_in_flat_memory() {
+async fn two_gigabytes_of_output_are_counted_in_flat_memory() {
     let bench = Bench::new().await;
     let total: u64 = 2 << 30;
-    // One line, too: there is no line break in it.
+    // It is also a single line: it contains no line break.
     let job = bench
         .runner
         .start_job(sh(&format!("head -c {total} /dev/zero; printf end")));
@@ -35,7 +35,7 @@ async fn two_gigabytes_are_counted_in_flat_memory() {
 }
 
 #[tokio::test]
-async fn head_and_tail_are_kept_as_told() {
+async fn head_and_tail_are_kept_up_to_the_limit() {
     let bench = Bench::new().await;
     let mut command = sh("printf 0123456789; printf abcdefghij >&2");
     command.limits.output_bytes = Some(6);
@@ -48,13 +48,13 @@ async fn head_and_tail_are_kept_as_told() {
 }
 
 #[tokio::test]
-async fn bytes_come_back_as_they_were() {
+async fn output_bytes_are_unchanged() {
     let bench = Bench::new().await;
     let all: Vec<u8> = (0..=255).cycle().take(60_000).collect();
     let path = bench.file("bytes", &all, 0o644);
     let ended = bench.run(program("cat", &[&path])).await;
     assert_eq!(ended.stdout.head, all);
-    // The same over a longer life, which is read by another way.
+    // The same for a longer job, whose pipes are read while it runs.
     let ended = bench
         .sh(&format!("sleep 0.05; cat {path}; sleep 0.05"))
         .await;
@@ -62,7 +62,7 @@ async fn bytes_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn closing_output_early_is_not_an_end() {
+async fn closing_output_early_does_not_end_the_job() {
     for bench in Bench::each().await {
         let ended = bench
             .sh("echo first; exec >&- 2>&-; sleep 0.2; exit 5")
@@ -91,7 +91,7 @@ async fn secrets_are_masked_wherever_reads_cut_them() {
 }
 
 #[tokio::test]
-async fn live_output_comes_in_order_and_from_the_beginning() {
+async fn live_output_arrives_in_order_and_from_the_beginning() {
     let bench = Bench::new().await;
     let (sender, mut chunks) = mpsc::channel(64);
     let mut command = sh("echo early; sleep 0.3; echo late; echo fault >&2; sleep 0.1; echo last");
@@ -119,7 +119,7 @@ async fn live_output_comes_in_order_and_from_the_beginning() {
 }
 
 #[tokio::test]
-async fn a_stuck_reader_of_live_output_blocks_nobody() {
+async fn a_stuck_reader_of_live_output_blocks_nothing() {
     let bench = Bench::new().await;
     let (sender, chunks) = mpsc::channel(1);
     let mut command = sh("head -c 5000000 /dev/zero");

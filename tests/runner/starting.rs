@@ -1,4 +1,4 @@
-//! What a job is given, and what keeps it from starting.
+//! The start of a job, and what prevents it.
 
 use bytes::Bytes;
 use naq_runner::{
@@ -16,7 +16,7 @@ fn failure(end: Termination) -> SpawnFailure {
 }
 
 #[tokio::test]
-async fn a_job_runs_and_its_end_is_told() {
+async fn a_job_runs_and_its_end_is_reported() {
     for bench in Bench::each().await {
         let ended = bench.sh("echo out; echo err >&2; exit 3").await;
         assert_eq!(ended.end, Termination::Exited(3));
@@ -58,7 +58,7 @@ async fn only_descriptors_0_to_3_are_open() {
             .sh("for f in /proc/self/fd/*; do echo ${f##*/}; done; readlink /proc/self/fd/0")
             .await;
         let listed = stdout(&ended);
-        // The shell itself holds the folder open, or nothing more.
+        // Only the shell itself may have the folder open.
         assert!(listed.starts_with("0\n1\n2\n3\n"), "{listed}");
         assert!(listed.ends_with("/dev/null\n"), "{listed}");
         let ended = bench.run(program("ls", &["/proc/self/fd"])).await;
@@ -71,7 +71,7 @@ async fn only_descriptors_0_to_3_are_open() {
 }
 
 #[tokio::test]
-async fn signals_session_and_limits_are_as_new() {
+async fn signals_session_and_limits_are_the_defaults() {
     for bench in Bench::each().await {
         let script = "grep -E '^(SigBlk|SigIgn|SigCgt|NoNewPrivs)' /proc/self/status; cut -d' ' -f6 /proc/$$/stat; echo $$; ulimit -c";
         let ended = bench.sh(script).await;
@@ -86,7 +86,7 @@ async fn signals_session_and_limits_are_as_new() {
 }
 
 #[tokio::test]
-async fn limits_are_set() {
+async fn resource_limits_are_set() {
     for bench in Bench::each().await {
         let mut command = sh("ulimit -t; ulimit -n; ulimit -f; nice");
         command.limits = ResourceLimits {
@@ -110,7 +110,7 @@ async fn limits_are_set() {
 }
 
 #[tokio::test]
-async fn working_directories_are_taken() {
+async fn a_job_starts_in_its_working_directory() {
     let bench = Bench::new().await;
     assert_eq!(
         stdout(&bench.sh("pwd -P").await).trim(),
@@ -125,14 +125,14 @@ async fn working_directories_are_taken() {
     let mut command = sh("pwd");
     command.cwd = Some("/usr".into());
     assert_eq!(stdout(&bench.run(command).await), "/usr\n");
-    // A relative program is relative to it.
+    // The path of a program may be relative to the working directory.
     bench.file("tool", b"#!/bin/sh\necho tool $1\n", 0o755);
     let ended = bench.run(program("./tool", &["x"])).await;
     assert_eq!(stdout(&ended), "tool x\n");
 }
 
 #[tokio::test]
-async fn scripts_run_by_their_first_line_or_their_interpreter() {
+async fn a_script_runs_by_its_shebang_or_its_interpreter() {
     let bench = Bench::new().await;
     let script = |source: &str, interpreter: Option<Vec<&str>>| {
         let program = Program::Script {
@@ -185,7 +185,7 @@ async fn a_scratch_folder_lives_as_long_as_its_guard() {
 }
 
 #[tokio::test]
-async fn each_reason_not_to_start_is_told_apart_in_words() {
+async fn each_reason_not_to_start_has_its_own_message() {
     for bench in Bench::each().await {
         let folder = bench.folder.path().to_str().unwrap().to_owned();
         let plain = bench.file("plain", b"#!/bin/sh\n", 0o644);
@@ -243,7 +243,7 @@ async fn each_reason_not_to_start_is_told_apart_in_words() {
 }
 
 #[tokio::test]
-async fn arguments_that_are_too_big_are_told_in_words() {
+async fn arguments_that_are_too_big_are_reported() {
     let bench = Bench::new().await;
     let long = "x".repeat(128 * 1024);
     let failed = failure(bench.run(program("true", &[&long])).await.end);
@@ -255,14 +255,14 @@ async fn arguments_that_are_too_big_are_told_in_words() {
     let many = vec!["0123456789abcdef"; 140_000];
     let failed = failure(bench.run(program("true", &many)).await.end);
     assert_eq!(failed.errno.as_deref(), Some("E2BIG"));
-    // What fits, fits: far more than one message holds.
+    // Arguments up to the limit pass, although they need far more than one message.
     let most = "y".repeat(128 * 1024 - 1);
     let ended = bench.run(program("printf", &["%s", &most])).await;
     assert_eq!(ended.stdout.bytes, most.len() as u64);
 }
 
 #[tokio::test]
-async fn nul_and_equals_signs_are_refused() {
+async fn nul_and_equals_signs_are_rejected() {
     let bench = Bench::new().await;
     let mut bad_name = sh("true");
     bad_name.env = vec![("A=B".into(), "c".into())];
@@ -285,7 +285,7 @@ async fn nul_and_equals_signs_are_refused() {
 }
 
 #[tokio::test]
-async fn standard_input_is_read_or_not() {
+async fn standard_input_may_be_read_or_ignored() {
     for bench in Bench::each().await {
         let text: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
         let mut command = program("sha256sum", &[]);
@@ -319,7 +319,7 @@ async fn many_jobs_share_few_slots() {
 }
 
 #[tokio::test]
-async fn a_concurrency_beyond_the_descriptors_is_refused() {
+async fn a_concurrency_beyond_the_descriptor_limit_is_rejected() {
     let mut options = super::harness::options(std::path::Path::new("/tmp"));
     options.concurrency = 100_000_000;
     let refused = Runner::start(options).await.unwrap_err();
@@ -331,7 +331,7 @@ async fn a_concurrency_beyond_the_descriptors_is_refused() {
 }
 
 #[test]
-fn containments_have_names() {
+fn containments_parse_from_their_names() {
     for containment in CONTAINMENTS {
         assert_eq!(containment.to_string().parse(), Ok(containment));
     }
@@ -339,7 +339,7 @@ fn containments_have_names() {
 }
 
 #[test]
-fn debug_hides_values() {
+fn debug_output_hides_values() {
     let mut command = sh("true");
     command.env = vec![("TOKEN".into(), "hunter2".into())];
     command.secrets = vec![("PASSWORD".into(), "hunter3".into())];

@@ -1,4 +1,4 @@
-//! The managed nats-server: real ones, started, killed, shared and refused.
+//! The managed nats-server: real servers that are started, killed, shared and rejected.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, search};
 
-mod obtaining;
+mod provisioning;
 mod sharing;
 
-/// ServerConfig for a server in this folder, at a free port.
+/// The configuration of a server in this folder, at a free port.
 fn options(folder: &Path) -> ServerConfig {
     let explicit = Some(binary().path.clone());
     let mut options = ServerConfig::new(
@@ -43,7 +43,7 @@ fn alive(pid: i32) -> bool {
         && !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
-/// Whether it ends. A process lets go of its locks a moment before it is no more.
+/// Whether the process ends. It releases its locks a moment before it is gone.
 fn gone(pid: i32) -> bool {
     eventually(|| !alive(pid))
 }
@@ -52,7 +52,7 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// What the server answers to a connection with this CONNECT.
+/// The server's response to a connection with this CONNECT.
 fn connect(port: u16, connect: &str) -> String {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
@@ -76,7 +76,7 @@ fn accepts(port: u16, token: &str) -> bool {
 }
 
 #[test]
-fn a_server_is_private_and_wants_its_token() {
+fn a_server_is_private_and_requires_its_token() {
     let server = TestServer::start();
     assert!(accepts(server.port(), server.token()));
     assert_eq!(server.url(), format!("nats://127.0.0.1:{}", server.port()));
@@ -104,7 +104,7 @@ fn a_server_is_private_and_wants_its_token() {
         "{line}"
     );
 
-    // Loopback only: the listening sockets of the process's port.
+    // Loopback only: the listening sockets with the server's port.
     let hex_port = format!(":{:04X} ", server.port());
     let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
     let listening: Vec<&str> = sockets
@@ -122,7 +122,7 @@ fn a_server_is_private_and_wants_its_token() {
 }
 
 #[test]
-fn a_test_server_survives_kill_and_restart_with_its_port_token_and_files() {
+fn a_test_server_keeps_port_token_and_files_across_kill_and_restart() {
     let mut server = TestServer::start();
     let (port, token, pid) = (server.port(), server.token().to_owned(), server.pid());
     server.kill9();
@@ -140,7 +140,7 @@ fn a_test_server_survives_kill_and_restart_with_its_port_token_and_files() {
     assert!(eventually(|| !folder.exists()), "its folder is removed");
 }
 
-/// Waits for what the kernel reports nowhere: a folder's or an orphan's end.
+/// Waits for an event that the kernel does not report: the end of a folder or an orphan.
 fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < TEST_TIMEOUT {
@@ -153,10 +153,10 @@ fn eventually(mut condition: impl FnMut() -> bool) -> bool {
 }
 
 #[test]
-fn a_paused_server_is_silent_and_resumes() {
+fn a_suspended_server_does_not_respond_and_resumes() {
     let server = TestServer::start();
     server.pause();
-    // The kernel still accepts; nobody greets.
+    // The kernel still accepts the connection, but no greeting follows.
     let stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_millis(150)))
@@ -171,7 +171,7 @@ fn a_paused_server_is_silent_and_resumes() {
 }
 
 #[test]
-fn a_paused_server_is_stopped_too() {
+fn a_suspended_server_is_stopped_too() {
     let server = TestServer::start();
     let pid = server.pid();
     server.pause();
@@ -202,7 +202,7 @@ fn limits_and_syncing_reach_the_server() {
 }
 
 #[test]
-fn a_taken_port_is_avoided_or_refused() {
+fn a_taken_port_is_avoided_or_reported() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let folder = TempDir::new().unwrap();
@@ -213,7 +213,7 @@ fn a_taken_port_is_avoided_or_refused() {
     assert!(
         error
             .to_string()
-            .contains(&format!("port {port} cannot be used")),
+            .contains(&format!("cannot use port {port}")),
         "{error}"
     );
     wanted.port = Port::Preferred(port);
@@ -223,7 +223,7 @@ fn a_taken_port_is_avoided_or_refused() {
 }
 
 #[test]
-fn a_configuration_that_the_server_refuses_is_reported_with_its_words() {
+fn an_invalid_configuration_is_reported_with_nats_server_error() {
     let folder = TempDir::new().unwrap();
     let mut wanted = options(folder.path());
     wanted.extra_config = "no_such_setting: 3".to_owned();
@@ -233,7 +233,7 @@ fn a_configuration_that_the_server_refuses_is_reported_with_its_words() {
 }
 
 #[test]
-fn a_folder_that_others_may_write_to_is_refused() {
+fn a_data_folder_that_others_can_write_to_is_rejected() {
     let folder = TempDir::new().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let error = ensure_blocking(&options(folder.path())).unwrap_err();
@@ -241,7 +241,7 @@ fn a_folder_that_others_may_write_to_is_refused() {
 }
 
 #[test]
-fn a_folder_held_by_somebody_else_is_refused_in_time() {
+fn a_locked_data_folder_is_reported_within_the_time_limit() {
     let folder = TempDir::new().unwrap();
     let lock = fs::File::create(folder.path().join("lock")).unwrap();
     lock.try_lock().unwrap();
@@ -265,12 +265,12 @@ async fn the_server_starts_quickly() {
     let took = start.elapsed();
     println!("started in {took:?}");
     assert!(server.started());
-    // Some 50 ms here; the bound only catches a wait that is no event.
+    // Some 50 ms here. The bound only catches waiting for time instead of an event.
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
-fn a_keeper_that_is_no_naq_is_named() {
+fn a_supervisor_program_that_is_not_naq_is_named_in_the_error() {
     let folder = TempDir::new().unwrap();
     let mut wanted = options(folder.path());
     wanted.supervisor = Some(PathBuf::from("/bin/true"));

@@ -1,21 +1,21 @@
-//! Who keeps a server alive, and what ends it.
+//! How long a shared server runs, and what ends it.
 
 use std::io::Lines;
 use std::process::{Child, ChildStdout};
 
 use super::*;
 
-/// Set for a process of this test binary that is to use a server and then wait; the value is the
-/// data folder.
+/// Set in a process of this test binary that uses a server and then waits. The value is the data
+/// folder.
 const USER_VARIABLE: &str = "TEST_SERVER_USER_FOLDER";
 
-/// In place of a folder: a server of the test harness.
+/// In place of a folder: use a server of the test harness.
 const HARNESS: &str = "(harness)";
 
-/// Another process that uses the server of this folder, until it is killed or its stdin closes.
+/// Another process that uses the server of this folder until it is killed or its stdin closes.
 struct User {
     child: Child,
-    /// Kept open: the harness in the process has more to say.
+    /// Kept open, since the test harness in the process writes more to it.
     lines: Lines<BufReader<ChildStdout>>,
     port: u16,
     pid: i32,
@@ -64,7 +64,7 @@ impl User {
     }
 }
 
-/// Not a test by itself: what [`User`] runs. Without its variable it does nothing.
+/// Not a test: the main function of a [`User`] process. Does nothing without its variable.
 #[test]
 fn another_process() {
     let Some(folder) = naq_client::config::environment().remove(USER_VARIABLE) else {
@@ -79,14 +79,14 @@ fn another_process() {
         }
     }
     let server = ensure_blocking(&options(Path::new(&folder))).unwrap();
-    // The harness has begun a line with the test's name.
+    // The test harness has printed the test's name before.
     println!("\nready {} {}", server.port(), server.pid());
     let mut until_closed = Vec::new();
     std::io::stdin().read_to_end(&mut until_closed).unwrap();
 }
 
 #[test]
-fn the_server_goes_with_an_owner_that_is_killed() {
+fn the_server_stops_when_its_only_user_is_killed() {
     let folder = TempDir::new().unwrap();
     let owner = User::start(folder.path());
     let (port, pid) = (owner.port, owner.pid);
@@ -100,7 +100,7 @@ fn the_server_goes_with_an_owner_that_is_killed() {
 }
 
 #[test]
-fn a_second_user_keeps_it_alive() {
+fn a_second_user_keeps_the_server_running() {
     let folder = TempDir::new().unwrap();
     let first = User::start(folder.path());
     let pid = first.pid;
@@ -121,12 +121,12 @@ fn a_second_user_keeps_it_alive() {
 }
 
 #[test]
-fn the_server_goes_with_a_keeper_that_is_killed() {
+fn the_server_dies_with_a_killed_supervisor() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
     let (pid, token) = (server.pid(), server.token().to_owned());
     signal(server.state().supervisor_pid, Signal::SIGKILL);
-    // The folder is free only once nats-server has gone, too.
+    // The folder stays locked until nats-server is gone too.
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
     let next = ensure_blocking(&options(folder.path())).unwrap();
@@ -136,7 +136,7 @@ fn the_server_goes_with_a_keeper_that_is_killed() {
 }
 
 #[test]
-fn a_paused_server_goes_with_its_killed_keeper_before_another_starts() {
+fn a_suspended_server_dies_with_its_killed_supervisor_before_another_starts() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
     let pid = server.pid();
@@ -149,7 +149,7 @@ fn a_paused_server_goes_with_its_killed_keeper_before_another_starts() {
 }
 
 #[test]
-fn it_is_restarted_at_its_port_when_it_is_killed() {
+fn a_killed_server_is_restarted_at_the_same_port() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
     let mut pid = server.pid();
@@ -164,7 +164,7 @@ fn it_is_restarted_at_its_port_when_it_is_killed() {
 }
 
 #[test]
-fn who_joins_during_a_restart_waits_for_it() {
+fn a_user_that_joins_during_a_restart_waits_for_it() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
     signal(server.pid(), Signal::SIGKILL);
@@ -174,7 +174,7 @@ fn who_joins_during_a_restart_waits_for_it() {
 }
 
 #[test]
-fn restarts_have_an_end() {
+fn the_number_of_restarts_is_limited() {
     let folder = TempDir::new().unwrap();
     let mut wanted = options(folder.path());
     wanted.restarts_max = 1;
@@ -186,18 +186,18 @@ fn restarts_have_an_end() {
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(running(folder.path()).is_none());
     let log = fs::read_to_string(folder.path().join("supervisor.log")).unwrap();
-    assert!(log.contains("it is not started again"), "{log}");
+    assert!(log.contains("giving up on nats-server"), "{log}");
 }
 
 #[test]
-fn it_stays_when_asked_until_told() {
+fn a_server_with_stay_runs_until_it_is_stopped() {
     let folder = TempDir::new().unwrap();
     let mut wanted = options(folder.path());
     wanted.stay = true;
     let server = ensure_blocking(&wanted).unwrap();
     let (pid, port) = (server.pid(), server.port());
     drop(server);
-    // Nobody uses it: the supervisor gets the lock at once, and lets it go again.
+    // No users: the supervisor gets the lock at once and releases it.
     let status = || {
         local_server::status(folder.path())
             .unwrap()
@@ -213,14 +213,14 @@ fn it_stays_when_asked_until_told() {
     assert!(stop_blocking(folder.path(), TEST_TIMEOUT).unwrap());
     assert!(gone(pid));
     assert!(!stop_blocking(folder.path(), TEST_TIMEOUT).unwrap());
-    // The wish to stay has gone with it.
+    // `stay` ended with the server.
     let next = ensure_blocking(&options(folder.path())).unwrap();
     drop(next);
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
 }
 
 #[test]
-fn a_running_server_can_be_asked_to_stay() {
+fn stay_can_be_set_on_a_running_server() {
     let folder = TempDir::new().unwrap();
     let first = ensure_blocking(&options(folder.path())).unwrap();
     let mut wanted = options(folder.path());
@@ -237,7 +237,7 @@ fn a_running_server_can_be_asked_to_stay() {
 }
 
 #[test]
-fn a_keeper_takes_a_hangup_for_what_it_is() {
+fn a_supervisor_survives_a_hangup() {
     let server = TestServer::start();
     let supervisor = running(server.data_dir()).unwrap().supervisor_pid;
     signal(supervisor, Signal::SIGHUP);
@@ -247,7 +247,7 @@ fn a_keeper_takes_a_hangup_for_what_it_is() {
 }
 
 #[test]
-fn many_starters_at_once_have_one_server() {
+fn many_concurrent_starters_share_one_server() {
     let folder = TempDir::new().unwrap();
     let starters: Vec<_> = (0..8)
         .map(|_| {
@@ -265,7 +265,7 @@ fn many_starters_at_once_have_one_server() {
 }
 
 #[test]
-fn who_arrives_while_it_goes_gets_a_working_one() {
+fn a_user_that_arrives_during_a_shutdown_gets_a_working_server() {
     let folder = TempDir::new().unwrap();
     for round in 0..20 {
         let server = ensure_blocking(&options(folder.path())).unwrap();
@@ -285,7 +285,7 @@ fn who_arrives_while_it_goes_gets_a_working_one() {
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_leaves_no_server() {
+async fn a_dropped_start_leaves_no_server() {
     let folder = TempDir::new().unwrap();
     let wanted = options(folder.path());
     let abandoned = tokio::time::timeout(Duration::from_millis(1), ensure(&wanted)).await;
@@ -298,7 +298,7 @@ async fn who_gives_up_waiting_leaves_no_server() {
 }
 
 #[test]
-fn a_test_server_goes_with_a_test_process_that_is_killed() {
+fn a_test_server_stops_when_its_test_process_is_killed() {
     let mut user = User::start(Path::new(HARNESS));
     let pid = user.pid;
     let folder: PathBuf = user
@@ -313,18 +313,18 @@ fn a_test_server_goes_with_a_test_process_that_is_killed() {
 }
 
 #[test]
-fn a_keeper_whose_starter_died_is_joined_and_not_waited_for() {
+fn a_supervisor_whose_starter_died_is_joined_without_waiting() {
     let folder = TempDir::new().unwrap();
-    // Play a starter that dies between starting its supervisor and having its answer: here there is a
-    // server, and a starter that does not see it before its own supervisor does.
+    // Simulates a process that dies between starting its supervisor and reading the reply. Here a server
+    // runs, and a starter that does not see it before its own supervisor does.
     let first = ensure_blocking(&options(folder.path())).unwrap();
     let state = folder.path().join("server.json");
     let hidden = folder.path().join("hidden.json");
     fs::rename(&state, &hidden).unwrap();
     let wanted = options(folder.path());
     let second = std::thread::spawn(move || ensure_blocking(&wanted).unwrap());
-    // Once its supervisor is there, it finds the folder's lock held.
-    assert!(eventually(|| keepers_of(folder.path()) == 2));
+    // Once its supervisor runs, it finds the folder locked.
+    assert!(eventually(|| supervisors_of(folder.path()) == 2));
     fs::rename(&hidden, &state).unwrap();
     let start = Instant::now();
     let second = second.join().unwrap();
@@ -333,8 +333,8 @@ fn a_keeper_whose_starter_died_is_joined_and_not_waited_for() {
     assert_eq!(second.pid(), first.pid());
 }
 
-/// How many keepers have this folder as their current one.
-fn keepers_of(folder: &Path) -> usize {
+/// The number of supervisors whose current folder is this one.
+fn supervisors_of(folder: &Path) -> usize {
     let folder = fs::canonicalize(folder).unwrap();
     fs::read_dir("/proc")
         .unwrap()
@@ -355,7 +355,7 @@ fn the_last_user_may_leave_during_a_restart() {
         let server = ensure_blocking(&options(folder.path())).unwrap();
         let supervisor = server.state().supervisor_pid;
         signal(server.pid(), Signal::SIGKILL);
-        // Each delay meets the supervisor at another point of the restart.
+        // With each delay, the user leaves at another point of the restart.
         std::thread::sleep(Duration::from_millis(delay_ms));
         let start = Instant::now();
         drop(server);

@@ -40,27 +40,7 @@ pub(super) fn prepare(
         None => None,
     };
     let env = build_env(options, command, scratch_text);
-    for text in argv.iter().map(String::as_str).chain([cwd]) {
-        if text.contains('\0') {
-            let shown = text.replace('\0', "\\0");
-            return Err(invalid_command(format!(
-                "a NUL character cannot be passed to a program: {shown}"
-            )));
-        }
-    }
-    for (name, value) in &env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let shown = name.replace('\0', "\\0");
-            return Err(invalid_command(format!(
-                "{shown:?} cannot name a variable: it is empty, or holds `=` or NUL"
-            )));
-        }
-        if value.contains('\0') {
-            return Err(invalid_command(format!(
-                "the value of the variable {name} holds a NUL character"
-            )));
-        }
-    }
+    check_strings(&argv, cwd, &env)?;
     if let Some(source) = script {
         check_shebang(source)?;
     }
@@ -93,6 +73,36 @@ pub(super) fn prepare(
         )));
     }
     Ok(body)
+}
+
+/// Rejects strings that cannot be passed to a program.
+fn check_strings(
+    argv: &[String],
+    cwd: &str,
+    env: &[(&str, &str)],
+) -> Result<(), Box<SpawnFailure>> {
+    for text in argv.iter().map(String::as_str).chain([cwd]) {
+        if text.contains('\0') {
+            let shown = text.replace('\0', "\\0");
+            return Err(invalid_command(format!(
+                "a NUL character cannot be passed to a program: {shown}"
+            )));
+        }
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let shown = name.replace('\0', "\\0");
+            return Err(invalid_command(format!(
+                "{shown:?} cannot name a variable: it is empty, or holds `=` or NUL"
+            )));
+        }
+        if value.contains('\0') {
+            return Err(invalid_command(format!(
+                "the value of the variable {name} holds a NUL character"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn invalid_command(message: String) -> Box<SpawnFailure> {

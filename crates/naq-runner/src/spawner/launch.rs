@@ -314,36 +314,28 @@ impl Launcher {
             // Changing the user in the shared memory has made it dumpable again.
             let _ = prctl::set_dumpable(false);
         }
-        let pid = match spawned {
-            Ok(pid) => pid,
-            Err(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY) => {
-                return Err(LaunchError::ResourceExhausted);
-            }
-            Err(errno) => {
-                return Err(LaunchError::Failed(Diagnosis {
-                    step: "clone",
-                    errno,
-                    message: format!("cannot start a process: {}", errno.desc()),
-                    fatal: false,
-                }));
-            }
-        };
+        let pid = spawned.map_err(clone_error)?;
         if plan.failed_step == 0 {
             return Ok(pid);
         }
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        Err(self.setup_error(start, &plan))
+    }
+
+    /// Explains why a child did not get as far as its program.
+    fn setup_error(&self, start: &StartFrame, plan: &ChildPlan) -> LaunchError {
         let transient = matches!(
             Errno::from_raw(plan.failed_errno),
             Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE
         );
         if transient && plan.failed_step == ChildStep::Exec as u8 {
-            return Err(LaunchError::ResourceExhausted);
+            return LaunchError::ResourceExhausted;
         }
-        let mut diagnosis = diagnose(start, &plan);
+        let mut diagnosis = diagnose(start, plan);
         if self.files.is_some() && diagnosis.errno == Errno::EACCES {
             diagnosis.message += " (or it is outside the files that this worker allows its jobs)";
         }
-        Err(LaunchError::Failed(diagnosis))
+        LaunchError::Failed(diagnosis)
     }
 
     /// The Landlock ruleset of the job, if the setup restricts files.
@@ -372,6 +364,21 @@ impl Launcher {
         if let Some(folder) = self.folder {
             let _ = super::super::cgroup::kill_and_remove(&folder);
         }
+    }
+}
+
+/// Why no child was cloned.
+fn clone_error(errno: Errno) -> LaunchError {
+    match errno {
+        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY => {
+            LaunchError::ResourceExhausted
+        }
+        errno => LaunchError::Failed(Diagnosis {
+            step: "clone",
+            errno,
+            message: format!("cannot start a process: {}", errno.desc()),
+            fatal: false,
+        }),
     }
 }
 

@@ -113,16 +113,32 @@ pub(super) extern "C" fn run(plan: *mut c_void) -> c_int {
 ///
 /// The caller is a vfork child, and all pointers of the plan are valid.
 unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
-    // SAFETY: raw system calls on pointers that the parent prepared and keeps
-    // alive; signal mask and descriptors are the child's own copies.
+    // SAFETY: the caller's promise covers all steps.
+    unsafe {
+        let prepared = enter_session(plan)
+            .and_then(|()| set_limits(plan))
+            .and_then(|()| set_descriptors(plan))
+            .and_then(|()| become_user(plan))
+            .and_then(|()| restrict(plan));
+        match prepared {
+            Ok(()) => exec(plan),
+            Err(step) => step,
+        }
+    }
+}
+
+/// Enters a new session and, if the plan has one, the mount namespace.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn enter_session(plan: &ChildPlan) -> Result<(), ChildStep> {
+    // SAFETY: raw system calls on numbers and a literal.
     unsafe {
         if libc::setsid() < 0 {
-            return ChildStep::Session;
+            return Err(ChildStep::Session);
         }
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        if libc::getppid() != plan.parent {
-            return ChildStep::Orphaned;
-        }
+        die_with_parent(plan)?;
         let (mounts, root) = plan.mounts;
         if mounts >= 0
             && (libc::setns(mounts, libc::CLONE_NEWNS) != 0
@@ -131,25 +147,66 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
                 || libc::fchdir(root) != 0
                 || libc::chroot(c".".as_ptr()) != 0)
         {
-            return ChildStep::Mounts;
+            return Err(ChildStep::Mounts);
         }
+        Ok(())
+    }
+}
+
+/// Asks the kernel to kill this process with its parent.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn die_with_parent(plan: &ChildPlan) -> Result<(), ChildStep> {
+    // SAFETY: raw system calls on numbers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        // If the parent died before the call, the kernel will not send the signal.
+        if libc::getppid() != plan.parent {
+            return Err(ChildStep::Orphaned);
+        }
+    }
+    Ok(())
+}
+
+/// Sets resource limits and nice value, and joins the cgroup.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn set_limits(plan: &ChildPlan) -> Result<(), ChildStep> {
+    // SAFETY: raw system calls on the plan's own arrays; `rlimits_len` entries are set.
+    unsafe {
         let limits = plan.rlimits.as_ptr();
         let mut at = 0;
         while at < plan.rlimits_len {
             let (resource, limit) = &*limits.add(at);
             if libc::setrlimit(*resource as _, limit) != 0 {
-                return ChildStep::Limit;
+                return Err(ChildStep::Limit);
             }
             at += 1;
         }
         if plan.nice != 0 && libc::setpriority(libc::PRIO_PROCESS, 0, plan.nice) != 0 {
-            return ChildStep::Nice;
+            return Err(ChildStep::Nice);
         }
         if plan.cgroup_procs >= 0
             && libc::write(plan.cgroup_procs, c"0".as_ptr().cast::<c_void>(), 1) != 1
         {
-            return ChildStep::Cgroup;
+            return Err(ChildStep::Cgroup);
         }
+    }
+    Ok(())
+}
+
+/// Moves the plan's descriptors to 0 to 3 and closes all others.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn set_descriptors(plan: &ChildPlan) -> Result<(), ChildStep> {
+    // SAFETY: raw system calls on numbers; the descriptors are the child's own copies.
+    unsafe {
         let fds = plan.fds.as_ptr();
         let mut at: c_int = 0;
         while at < 4 {
@@ -160,7 +217,7 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
                 libc::dup2(from, at)
             };
             if failed < 0 {
-                return ChildStep::Descriptors;
+                return Err(ChildStep::Descriptors);
             }
             at += 1;
         }
@@ -175,37 +232,70 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
             first = plan.ruleset + 1;
         }
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
-        if let Some(user) = &plan.user {
-            // Raw system calls, since libc would change the ids of every thread in
-            // the process that shares this memory. The change also clears the death
-            // signal.
-            if libc::syscall(libc::SYS_setgroups, user.groups_len, user.groups) != 0
-                || libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) != 0
-                || libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) != 0
-            {
-                return ChildStep::User;
-            }
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-            if libc::getppid() != plan.parent {
-                return ChildStep::Orphaned;
-            }
+    }
+    Ok(())
+}
+
+/// Becomes the plan's user, if it has one.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn become_user(plan: &ChildPlan) -> Result<(), ChildStep> {
+    let Some(user) = &plan.user else {
+        return Ok(());
+    };
+    // SAFETY: raw system calls; `groups` has `groups_len` entries, kept by the parent.
+    unsafe {
+        // Raw system calls, since libc would change the ids of every thread in
+        // the process that shares this memory.
+        if libc::syscall(libc::SYS_setgroups, user.groups_len, user.groups) != 0
+            || libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) != 0
+            || libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) != 0
+        {
+            return Err(ChildStep::User);
         }
-        // After the change of user, which may not be allowed to enter some
-        // directory on the way.
+        // The change has cleared the death signal.
+        die_with_parent(plan)
+    }
+}
+
+/// Changes to the working directory, applies Landlock and unblocks all signals.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn restrict(plan: &ChildPlan) -> Result<(), ChildStep> {
+    // SAFETY: raw system calls on a path that the parent keeps and on locals; the signal
+    // mask is the child's own copy.
+    unsafe {
+        // As the new user: otherwise the job could start below a directory that its user
+        // may not enter.
         if libc::chdir(plan.cwd) != 0 {
-            return ChildStep::WorkDir;
+            return Err(ChildStep::WorkDir);
         }
         // Landlock needs no_new_privs, which the spawner has set for its children.
         if plan.ruleset >= 0
             && libc::syscall(libc::SYS_landlock_restrict_self, plan.ruleset, 0) != 0
         {
-            return ChildStep::Landlock;
+            return Err(ChildStep::Landlock);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-        // As `execvp` does: continue after ENOENT and EACCES, and prefer to
-        // report EACCES.
+    }
+    Ok(())
+}
+
+/// Executes the first candidate that can be executed. Returns only if none can, with the
+/// errno in the plan.
+///
+/// # Safety
+///
+/// As for [`setup`].
+unsafe fn exec(plan: &mut ChildPlan) -> ChildStep {
+    // SAFETY: `candidates`, `argv` and `envp` are null-terminated and kept by the parent.
+    unsafe {
         let mut candidate = 0;
         plan.failed_errno = libc::ENOENT;
         loop {
@@ -215,21 +305,15 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
             }
             libc::execve(path, plan.argv, plan.envp);
             let errno = *libc::__errno_location();
-            match errno {
-                libc::ENOENT | libc::ENOTDIR if plan.failed_errno == libc::EACCES => {}
-                libc::ENOENT | libc::ENOTDIR => {
-                    plan.failed_errno = errno;
-                    plan.failed_candidate = candidate;
-                }
-                libc::EACCES => {
-                    plan.failed_errno = errno;
-                    plan.failed_candidate = candidate;
-                }
-                _ => {
-                    plan.failed_errno = errno;
-                    plan.failed_candidate = candidate;
-                    return ChildStep::Exec;
-                }
+            // As `execvp` does: continue after ENOENT and EACCES, and prefer to
+            // report EACCES.
+            let not_found = matches!(errno, libc::ENOENT | libc::ENOTDIR);
+            if !(not_found && plan.failed_errno == libc::EACCES) {
+                plan.failed_errno = errno;
+                plan.failed_candidate = candidate;
+            }
+            if !not_found && errno != libc::EACCES {
+                return ChildStep::Exec;
             }
             candidate += 1;
         }

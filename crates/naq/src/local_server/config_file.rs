@@ -1,16 +1,19 @@
-//! nats-server's configuration file, as this room writes it.
+//! The configuration file of nats-server.
 
 use serde::{Deserialize, Serialize};
 
 use super::data_dir::DataDir;
 
-/// Which port the server listens on, always at 127.0.0.1.
+/// The preferred port of a managed server: NATS clients use it by default.
+pub const DEFAULT_PORT: u16 = 4222;
+
+/// The port of the server at 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Port {
     /// This port if it is free, else any free one.
     Preferred(u16),
-    /// This port; that it is taken is an error.
+    /// This port. If it is taken, the server does not start.
     Fixed(u16),
     /// Any free port.
     Free,
@@ -18,20 +21,19 @@ pub enum Port {
 
 impl Default for Port {
     fn default() -> Port {
-        Port::Preferred(super::DEFAULT_PORT)
+        Port::Preferred(DEFAULT_PORT)
     }
 }
 
-/// When JetStream's writes are forced to the disk. Either way they survive the server's own death;
-/// the difference is power loss.
+/// When JetStream forces its writes to the disk. Writes always survive the end of the server
+/// process; the difference is power loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncInterval {
-    /// Every second: a power loss may cost the last second.
+    /// Every second: a power loss can cost the writes of the last second.
     #[default]
     EverySecond,
-    /// Before each write is acknowledged: a power loss costs nothing, and every write waits for
-    /// the disk.
+    /// Before each acknowledgement: a power loss costs nothing, but every write waits for the disk.
     Always,
 }
 
@@ -44,17 +46,17 @@ impl SyncInterval {
     }
 }
 
-/// Bounds on the server, all optional.
+/// Limits of the server. `None` means nats-server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerLimits {
-    /// The most JetStream may store on disk, in bytes; nats-server's default is three quarters of
-    /// what the disk has free.
+    /// Maximum size of JetStream's files, in bytes. The default is three quarters of the free disk
+    /// space.
     pub max_file_store_bytes: Option<u64>,
-    /// The largest message, in bytes; nats-server's default is 1 MiB.
+    /// Maximum size of a message, in bytes. The default is 1 MiB.
     pub max_payload_bytes: Option<u64>,
 }
 
-/// Everything the file says.
+/// The contents of the file.
 pub(super) struct ConfigFile<'a> {
     pub(super) folder: &'a DataDir,
     pub(super) server_name: &'a str,
@@ -62,7 +64,7 @@ pub(super) struct ConfigFile<'a> {
     pub(super) token: &'a str,
     pub(super) sync: SyncInterval,
     pub(super) limits: &'a ServerLimits,
-    /// Further lines in nats-server's own syntax, appended as they are.
+    /// Further lines in nats-server's syntax, appended unchanged.
     pub(super) extra: &'a str,
 }
 
@@ -91,7 +93,7 @@ impl ConfigFile<'_> {
             .max_payload_bytes
             .map(|bytes| format!("max_payload: {bytes}\n"))
             .unwrap_or_default();
-        // Each job has subjects of its own: a cache of who subscribes to a subject is never hit.
+        // No cache of subscriptions by subject: each job has subjects of its own, so it never hits.
         format!(
             "# Written by naq at each start; changes are lost.\n\
              server_name: {server_name}\n\
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_outside_cannot_leave_its_quotes() {
+    fn configured_text_cannot_escape_its_quotes() {
         assert_eq!(quoted(r#"a"b\c"#), r#""a\"b\\c""#);
     }
 }

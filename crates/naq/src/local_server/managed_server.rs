@@ -1,4 +1,4 @@
-//! Having a server: joining the one that runs, or starting a supervisor.
+//! Provides a server: joins the running one, or starts a supervisor.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -14,65 +14,69 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
+use super::binary::Search;
 use super::config_file::{Port, ServerLimits, SyncInterval};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
-use super::locate::{self, Search};
+use super::locate;
 use super::server_info;
 use super::server_state;
 use super::subprocess;
-use super::supervisor::{self, SUPERVISOR_ARGUMENT, SupervisorReply, SupervisorRequest};
+use super::supervisor_log;
+use super::supervisor_protocol::{
+    SUPERVISOR_ARGUMENT, SupervisorReply, SupervisorRequest, is_supervisor,
+};
 use naq_client::server_state::{ServerState, running};
 
-/// How long a server that already runs may take to greet; it may be in the middle of a restart.
+/// How long a running server may take to respond; it may be in the middle of a restart.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How often a supervisor that another one was ahead of is followed by joining that other one.
+/// How often to join or start again after another supervisor was faster.
 const JOIN_ATTEMPTS: u32 = 5;
 
-/// A supervisor's log larger than this is begun anew.
+/// A supervisor's log that is larger than this is truncated before the next start.
 const SUPERVISOR_LOG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The longest answer taken from a supervisor.
+/// Maximum length of a supervisor's reply, in bytes.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// What server is wanted. [`ServerConfig::new`] has the usual values.
+/// Configuration of a managed server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// The server's folder; created (mode 0700) where it is missing.
+    /// The data folder; created (mode 0700) if it is missing.
     pub data_dir: PathBuf,
-    /// Where to look for nats-server.
+    /// Where to search for nats-server.
     pub search: Search,
-    /// Its port at 127.0.0.1.
+    /// The port at 127.0.0.1.
     pub port: Port,
     /// When writes are forced to the disk.
     pub sync: SyncInterval,
-    /// Bounds on the server.
+    /// Limits of the server.
     pub limits: ServerLimits,
-    /// Further lines in nats-server's configuration syntax, appended as they are.
+    /// Further lines in nats-server's configuration syntax, appended unchanged.
     pub extra_config: String,
-    /// Whether it stays when nobody uses it, until it is told to stop.
+    /// Whether the server keeps running without users until it is stopped.
     pub stay: bool,
-    /// How often in a row nats-server is started again after it ended by itself within 10 s of
-    /// its start; 0 means never, then the supervisor ends with it.
+    /// Maximum number of consecutive restarts of a nats-server that exits within 10 s of its start. With 0,
+    /// it is never restarted and the supervisor ends with it.
     pub restarts_max: u32,
-    /// Whether the folder is removed with the server, once nobody uses it. For a folder that
-    /// nobody else comes to.
+    /// Whether the data folder is removed once the server has no users. Only for a folder that no other
+    /// process uses.
     pub remove_data_dir: bool,
-    /// The naq program, which is run as the supervisor; `None` is this process's own program, right
+    /// The naq program to run as the supervisor. `None` means the program of this process, which is right
     /// for naq itself.
     pub supervisor: Option<PathBuf>,
-    /// How long nats-server may take until it is ready; it takes some 15 ms, and seconds with
-    /// millions of stored messages.
+    /// How long nats-server may take to become ready. It takes some 15 ms, and seconds with millions of
+    /// stored messages.
     pub ready_timeout: Duration,
-    /// How long to wait for a previous server of the folder to be gone.
+    /// How long to wait until a previous server of the folder is gone.
     pub lock_timeout: Duration,
 }
 
 impl ServerConfig {
-    /// A server in this folder: port 4222 or a free one, synced every second, gone with its last
-    /// user, restarted up to five times.
+    /// A server in this folder: port 4222 or a free one, synced every second, stopped after its last user,
+    /// restarted up to five times.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>, search: Search) -> ServerConfig {
         ServerConfig {
@@ -92,19 +96,19 @@ impl ServerConfig {
     }
 }
 
-/// The use of a managed server. While it lives the server is there; once the last one is dropped,
-/// or its process has died, the server goes away (unless it is to stay).
+/// A use of a managed server, which runs as long as this lives. After the last use is dropped or its
+/// process has died, the server stops, unless it was started with [`ServerConfig::stay`].
 pub struct ManagedServer {
     state: ServerState,
     token: String,
     folder: DataDir,
     started: bool,
-    /// The shared lock that says this process uses the server.
+    /// A shared lock: the server has users as long as one exists.
     _users: File,
 }
 
 impl std::fmt::Debug for ManagedServer {
-    /// Shows the server, not its token.
+    /// Omits the token.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("ManagedServer")
             .field("state", &self.state)
@@ -132,31 +136,31 @@ impl ManagedServer {
         &self.token
     }
 
-    /// The file (mode 0600) that holds the token.
+    /// The file (mode 0600) that contains the token.
     #[must_use]
     pub fn token_file(&self) -> &Path {
         &self.state.token_file
     }
 
-    /// nats-server's process id as it is now: a restart changes it.
+    /// The current process id of nats-server; a restart changes it.
     #[must_use]
     pub fn pid(&self) -> i32 {
         server_state::read(&self.folder).map_or(self.state.pid, |state| state.pid)
     }
 
-    /// The server's folder, absolute.
+    /// The absolute path of the data folder.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.folder.root()
     }
 
-    /// The server as it was when this use of it began.
+    /// The state of the server when this use began.
     #[must_use]
     pub fn state(&self) -> &ServerState {
         &self.state
     }
 
-    /// Whether this call started the server, rather than joined it.
+    /// Whether this call started the server and did not join a running one.
     #[must_use]
     pub fn started(&self) -> bool {
         self.started
@@ -165,8 +169,7 @@ impl ManagedServer {
 
 /// Joins the server that runs in the data folder, or starts one; see [`ensure_blocking`].
 ///
-/// The work is done on a thread of its own; dropping the future abandons it, and a server started
-/// for nobody goes away by itself.
+/// Runs on a thread of its own. If the future is dropped, a server started for it stops by itself.
 ///
 /// # Errors
 /// As [`ensure_blocking`].
@@ -175,19 +178,18 @@ pub async fn ensure(options: &ServerConfig) -> Result<ManagedServer, ServerError
     run_on_thread(move || ensure_blocking(&options)).await
 }
 
-/// Joins the server that runs in the data folder, or finds nats-server, obtaining it if need be,
-/// and starts one. Returns when it is ready.
+/// Joins the server that runs in the data folder. If none runs, finds or downloads nats-server and starts
+/// it. Returns when the server is ready.
 ///
-/// A server that already runs is taken as it is: the options about its port, limits and syncing
-/// are for the one who starts it. `stay` is taken into account.
+/// Options for port, limits and syncing have no effect on a server that already runs; `stay` has.
 ///
 /// # Errors
-/// Any [`ServerError`]: no nats-server to be had, a folder that cannot be used, a server that
-/// does not start or does not answer.
+/// Returns any [`ServerError`]: no nats-server is found, the folder is unsuitable, or the server does not
+/// start or respond.
 pub fn ensure_blocking(options: &ServerConfig) -> Result<ManagedServer, ServerError> {
     let folder = DataDir::prepare(&options.data_dir)?;
-    // Before looking whether one runs: while this is held, a running supervisor cannot decide that
-    // nobody uses its server. If one has decided so already, this waits until it is gone.
+    // Before checking whether a server runs: while this lock is shared, a running supervisor cannot conclude
+    // that its server has no users. If it already has, this waits until the server is gone.
     let users = file_lock::acquire(&folder.users(), LockMode::Shared, options.lock_timeout)?;
     if let Some(state) = join_running(&folder)? {
         return managed(options, folder, users, state, false);
@@ -207,13 +209,13 @@ pub fn ensure_blocking(options: &ServerConfig) -> Result<ManagedServer, ServerEr
         ready_timeout_ms: milliseconds(options.ready_timeout),
         lock_timeout_ms: milliseconds(options.lock_timeout),
     };
-    // The ports it may have to try, and a moment for the process itself.
+    // Also covers the ports that it may have to try, and the start of the process.
     let reply_timeout = start_lock_timeout.saturating_add(Duration::from_secs(10));
     for _ in 0..JOIN_ATTEMPTS {
         if let Some(state) = join_running(&folder)? {
             return managed(options, folder, users, state, false);
         }
-        // What a supervisor that died by force may have left.
+        // A supervisor that was killed may have left the file.
         data_dir::remove_if_there(&folder.stay())?;
         let program = options.supervisor.as_deref();
         if let Some(state) = start_supervisor(program, &folder, &request, reply_timeout)? {
@@ -222,12 +224,15 @@ pub fn ensure_blocking(options: &ServerConfig) -> Result<ManagedServer, ServerEr
         }
     }
     Err(ServerError::Supervisor {
-        reason: format!("other keepers come and go in {}", folder.root().display()),
+        reason: format!(
+            "other supervisors repeatedly start and stop in {}; try again",
+            folder.root().display()
+        ),
     })
 }
 
-/// Stops the server that runs in the data folder, whoever uses it, and waits until it is gone;
-/// see [`stop_blocking`].
+/// Stops the server that runs in the data folder, even if it has users, and waits until it is gone; see
+/// [`stop_blocking`].
 ///
 /// # Errors
 /// As [`stop_blocking`].
@@ -236,21 +241,21 @@ pub async fn stop(data_dir: &Path, limit: Duration) -> Result<bool, ServerError>
     run_on_thread(move || stop_blocking(&data_dir, limit)).await
 }
 
-/// Stops the server that runs in the data folder, whoever uses it, and waits at most `limit`
-/// until it is gone. False when none runs.
+/// Stops the server that runs in the data folder, even if it has users, and waits at most `limit` until it
+/// is gone. Returns false if none runs.
 ///
-/// The supervisor gives nats-server 10 s to end by itself, so a shorter `limit` may be too short.
+/// The supervisor gives nats-server 10 s to stop by itself, so a shorter `limit` may be too short.
 ///
 /// # Errors
-/// [`ServerError::Locked`] when it is not gone in time, [`ServerError::Supervisor`] when its supervisor may
-/// not be signalled.
+/// Returns [`ServerError::Locked`] if the server is not gone in time, and [`ServerError::Supervisor`] if its
+/// supervisor cannot be signalled.
 pub fn stop_blocking(data_dir: &Path, limit: Duration) -> Result<bool, ServerError> {
     let Some(state) = running(data_dir) else {
         return Ok(false);
     };
-    // A supervisor that was killed leaves its state file; the kernel has told its server to end, and
-    // the supervisor's process id may be somebody else's by now.
-    if server_state::is_supervisor(state.supervisor_pid)
+    // A supervisor that was killed leaves its state file. The kernel has killed its server, and another
+    // process may have its process id by now.
+    if is_supervisor(state.supervisor_pid)
         && let Err(error) = kill(Pid::from_raw(state.supervisor_pid), Signal::SIGTERM)
         && error != nix::errno::Errno::ESRCH
     {
@@ -262,8 +267,8 @@ pub fn stop_blocking(data_dir: &Path, limit: Duration) -> Result<bool, ServerErr
     Ok(true)
 }
 
-/// Runs blocking work on a thread of its own. Not one of the runtime's: those are waited for when
-/// the runtime ends, and a lock may take long.
+/// Runs blocking work on a thread of its own, not one of the runtime's: the runtime waits for its threads
+/// when it ends, and a lock may take long.
 async fn run_on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
 ) -> Result<T, ServerError> {
@@ -280,7 +285,7 @@ async fn run_on_thread<T: Send + 'static>(
         .unwrap_or_else(|_| Err(failed("its thread ended early".to_owned())))
 }
 
-/// The running server, once it greets; `None` when none runs.
+/// The running server, once it responds; `None` if none runs.
 fn join_running(folder: &DataDir) -> Result<Option<ServerState>, ServerError> {
     let Some(state) = running(folder.root()) else {
         return Ok(None);
@@ -291,8 +296,8 @@ fn join_running(folder: &DataDir) -> Result<Option<ServerState>, ServerError> {
             gone = running(folder.root()).is_none_or(|now| now.server_name != state.server_name);
             gone.then(|| "it ended".to_owned())
         });
-    // A server whose supervisor has been killed is on its way out, although it may greet.
-    gone = gone || !server_state::is_supervisor(state.supervisor_pid);
+    // A server whose supervisor was killed is about to end, even if it still responds.
+    gone = gone || !is_supervisor(state.supervisor_pid);
     match greeted {
         _ if gone => Ok(None),
         Ok(_) => Ok(Some(state)),
@@ -312,7 +317,7 @@ fn managed(
     started: bool,
 ) -> Result<ManagedServer, ServerError> {
     if options.stay {
-        // While the users' lock is held: the supervisor looks for this file once it has the lock.
+        // While the users' lock is shared: the supervisor checks for this file after it has the lock alone.
         data_dir::write_private(&folder.stay(), b"")?;
     }
     let token = data_dir::read_token(&state.token_file)?;
@@ -325,7 +330,7 @@ fn managed(
     })
 }
 
-/// Starts a supervisor and takes its answer; `None` when another supervisor turned out to have the folder.
+/// Starts a supervisor and reads its reply; `None` if another supervisor owns the folder.
 fn start_supervisor(
     program: Option<&Path>,
     folder: &DataDir,
@@ -333,81 +338,78 @@ fn start_supervisor(
     reply_timeout: Duration,
 ) -> Result<Option<ServerState>, ServerError> {
     let failed = |reason: String| ServerError::Supervisor { reason };
+    let program = match program {
+        Some(program) => program.to_path_buf(),
+        None => subprocess::own_program().map_err(|error| failed(error.to_string()))?,
+    };
+    let mut child = spawn_supervisor(&program, folder)?;
+    let reply = exchange(&mut child, &program, folder, request, reply_timeout);
+    reap(child, reply.is_err());
+    match reply.map_err(failed)? {
+        SupervisorReply::Ready(state) => Ok(Some(*state)),
+        SupervisorReply::AlreadyRunning => Ok(None),
+        SupervisorReply::Locked { waited_ms } => Err(ServerError::Locked {
+            path: folder.lock(),
+            waited_ms,
+        }),
+        SupervisorReply::NotStarted { reason } => Err(ServerError::Start { reason }),
+    }
+}
+
+/// Starts the process, which waits for its request.
+fn spawn_supervisor(program: &Path, folder: &DataDir) -> Result<Child, ServerError> {
     let log_path = folder.supervisor_log();
     if fs::metadata(&log_path).is_ok_and(|found| found.len() > SUPERVISOR_LOG_BYTES_MAX) {
         data_dir::remove_if_there(&log_path)?;
     }
-    let log = supervisor::open_log(&log_path)?;
-    let program = match program {
-        Some(program) => program.to_path_buf(),
-        None => supervisor::own_program().map_err(|error| failed(error.to_string()))?,
-    };
-    let mut line = serde_json::to_string(request).map_err(|error| failed(error.to_string()))?;
-    line.push('\n');
-    let mut child = subprocess::command(&program)
+    let log = supervisor_log::open_log(&log_path)?;
+    subprocess::command(program)
         .arg0("naq")
         .arg(SUPERVISOR_ARGUMENT)
-        // Nothing of the user's folder is kept busy by a process that may stay.
+        // A process that may run for long must not keep the user's current folder busy.
         .current_dir(folder.root())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
-    let sent = child
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(line.as_bytes()));
-    if let Some(Err(error)) = sent {
-        reap(child, true);
-        return Err(failed(format!(
-            "{} does not take its request: {error}; is it naq?",
-            program.display()
-        )));
-    }
-    let answer = child
-        .stdout
-        .take()
-        .map_or(Ok(Vec::new()), |out| read_line(out, reply_timeout));
-    let parsed = answer.and_then(|bytes| {
-        serde_json::from_slice::<SupervisorReply>(&bytes).map_err(|error| {
-            let said = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-            format!(
-                "{} gave no proper answer ({error}): {said:?}; its log is {}",
-                program.display(),
-                log_path.display()
-            )
+        .map_err(|error| ServerError::Supervisor {
+            reason: format!("cannot run {}: {error}", program.display()),
         })
-    });
-    match parsed {
-        Ok(SupervisorReply::Ready(state)) => {
-            reap(child, false);
-            Ok(Some(*state))
-        }
-        Ok(SupervisorReply::AlreadyRunning) => {
-            reap(child, false);
-            Ok(None)
-        }
-        Ok(SupervisorReply::Locked { waited_ms }) => {
-            reap(child, false);
-            Err(ServerError::Locked {
-                path: folder.lock(),
-                waited_ms,
-            })
-        }
-        Ok(SupervisorReply::NotStarted { reason }) => {
-            reap(child, false);
-            Err(ServerError::Start { reason })
-        }
-        Err(reason) => {
-            reap(child, true);
-            Err(failed(reason))
-        }
-    }
 }
 
-/// Waits for the supervisor's end, on a thread, so that it does not stay a zombie in a process that
-/// outlives it.
+/// Sends the request and reads the reply. The error is a text for the user.
+fn exchange(
+    child: &mut Child,
+    program: &Path,
+    folder: &DataDir,
+    request: &SupervisorRequest,
+    reply_timeout: Duration,
+) -> Result<SupervisorReply, String> {
+    let mut line = serde_json::to_string(request).map_err(|error| error.to_string())?;
+    line.push('\n');
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(line.as_bytes()).map_err(|error| {
+            format!(
+                "{} does not read its request: {error}; is it naq?",
+                program.display()
+            )
+        })?;
+    }
+    let bytes = match child.stdout.take() {
+        Some(out) => read_line(out, reply_timeout)?,
+        None => Vec::new(),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let start = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
+        format!(
+            "{} gave an invalid reply ({error}): {start:?}; see its log, {}",
+            program.display(),
+            folder.supervisor_log().display()
+        )
+    })
+}
+
+/// Waits for the supervisor on a thread, so that it does not remain a zombie in a process that outlives it.
 fn reap(mut child: Child, kill_first: bool) {
     if kill_first {
         let _already_gone = child.kill();
@@ -417,11 +419,11 @@ fn reap(mut child: Child, kill_first: bool) {
         .spawn(move || {
             let _reaped = child.wait();
         });
-    // Without a thread to spare, init reaps it after this process.
+    // Without a thread, init reaps it after this process.
     drop(waiting);
 }
 
-/// Reads up to the first newline or the end, within `limit`; the error is text for the user.
+/// Reads up to the first newline or the end of the stream, within `limit`. The error is a text for the user.
 fn read_line(mut out: impl Read + AsFd, limit: Duration) -> Result<Vec<u8>, String> {
     let start = Instant::now();
     let mut line = Vec::new();

