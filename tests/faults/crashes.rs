@@ -111,7 +111,7 @@ fn paused_past_its_lease_it_changes_nothing_and_stops_its_job() {
     );
     naq.wait_drained("build");
     first.signal(Signal::SIGCONT);
-    first.expect_stderr("lost the hold");
+    first.expect_stderr("lease lost");
     eventually("its job is gone", || {
         !read_pid(&pid).is_some_and(is_process_alive)
     });
@@ -372,7 +372,7 @@ fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_g
     let before = naq.wait_running(&job);
     server.kill9();
     server.drop_consumer_state("naq_queue_build", "naq-worker");
-    worker.expect_stderr("lost the hold");
+    worker.expect_stderr("lease lost");
     server.restart();
     eventually("it runs again", || ran().len() == 2);
     let after = naq.wait_running(&job);

@@ -78,7 +78,7 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
     eventually("the job is stopped", || {
         !read_pid().is_some_and(is_process_alive)
     });
-    worker.expect_stderr("lost the hold");
+    worker.expect_stderr("lease lost");
     std::fs::write(naq.home().join("go"), "").unwrap();
     for index in [0, 1] {
         cluster.resume(index);

@@ -10,6 +10,7 @@ pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["worker", "scheduler", "local_server"],
+    &["clock"],
 ];
 
 /// What only some places may name: the tokens, the crates or rooms, and why.
@@ -140,6 +141,50 @@ pub(super) fn check(file: &str, source: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Every path in the tokens as it is written, with groups in `use` spelt out. An inline module's
+/// own `super` is left out.
+pub(super) fn paths_in(tokens: TokenStream) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    read_as_written(tokens, 0, &mut paths);
+    paths
+}
+
+fn read_as_written(tokens: TokenStream, inline: usize, paths: &mut Vec<Vec<String>>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut at = 0;
+    while at < tokens.len() {
+        match &tokens[at] {
+            TokenTree::Ident(word) if word == "mod" => {
+                let body = match (tokens.get(at + 1), tokens.get(at + 2)) {
+                    (Some(TokenTree::Ident(_)), Some(TokenTree::Group(body))) => Some(body),
+                    _ => None,
+                };
+                if let Some(body) = body {
+                    read_as_written(body.stream(), inline + 1, paths);
+                }
+                at += if body.is_some() { 3 } else { 1 };
+            }
+            TokenTree::Ident(_) => {
+                let mut taken = Vec::new();
+                at = read_path(&tokens, at, &[], &mut taken);
+                for mut path in taken {
+                    let supers = path.iter().take_while(|word| *word == "super").count();
+                    path.drain(..supers.min(inline));
+                    if supers > 0 && supers <= inline {
+                        path.insert(0, "self".to_owned());
+                    }
+                    paths.push(path);
+                }
+            }
+            TokenTree::Group(group) => {
+                read_as_written(group.stream(), inline, paths);
+                at += 1;
+            }
+            TokenTree::Punct(_) | TokenTree::Literal(_) => at += 1,
+        }
+    }
 }
 
 /// Every path in the tokens, with groups in `use` spelt out, `super` chains that leave the room

@@ -3,7 +3,7 @@
 use super::client::as_json;
 use super::{Client, ClientError};
 use naq_core::{OnCancel, on_cancel};
-use naq_jetstream::{BrokerError, JobMessage, MessageState, failpoint};
+use naq_jetstream::{BrokerError, JobMessage, MessageState, SlotWaiter, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State};
 
 /// What came of a wish to cancel.
@@ -152,22 +152,9 @@ impl Client {
         envelope: Option<&Envelope>,
     ) -> Result<(), ClientError> {
         let broker = &self.broker;
-        if record.has_dependents {
-            broker
-                .release_dependents(&record.job_id, record.state)
-                .await?;
-        }
-        if let Some(envelope) = envelope {
-            if !record.dependencies_met && !envelope.depends_on.is_empty() {
-                broker
-                    .remove_dependency_index(&record.job_id, &envelope.depends_on)
-                    .await?;
-            }
-            if let Some(key) = &envelope.concurrency_key {
-                broker.remove_slot_waiter(key, &record.job_id).await?;
-                broker.release_slot(key, &record.job_id).await?;
-            }
-        }
+        broker
+            .finish_job(record, envelope, SlotWaiter::MayExist)
+            .await?;
         failpoint("cancel.released");
         broker
             .remove_job_messages(&record.queue, &record.job_id)

@@ -2,10 +2,11 @@
 //! instead: nothing here is a stable interface.
 //!
 //! ```text
-//! main → cli → {worker, scheduler, local_server}
+//! main → cli → {worker, scheduler, local_server} → clock
 //! ```
 
 pub mod cli;
+mod clock;
 pub mod local_server;
 pub mod scheduler;
 pub mod worker;

@@ -72,7 +72,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .await?;
     let (output_tap, output) = mpsc::channel(OUTPUT_TAP_CHUNKS_MAX);
     let mut worker = options.to_options(session, vec![queue])?;
-    worker.single_job = Some((job_id.clone(), consumer));
+    worker.single_job = Some(worker::SingleJob {
+        job_id: job_id.clone(),
+        consumer,
+    });
     worker.output_tap = Some(output_tap);
     let (progress, updates) = watch::channel(JobProgress::default());
     worker.progress_tap = Some(progress);

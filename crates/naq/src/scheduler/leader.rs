@@ -10,12 +10,12 @@ use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::clock::{self, BootInstant, ClockWatch};
 use super::fire::{FireResult, Tick, fire};
 use super::lock::LeaderLease;
+use super::options::{SchedulerConfig, SchedulerSummary};
 use super::reconcile::reconcile_loop;
 use super::schedule_index::{EntryId, ScheduleEntry, ScheduleIndex, Update};
-use super::{SchedulerConfig, SchedulerSummary};
+use crate::clock::{self, BootInstant, ClockWatch};
 use naq_client::Client;
 use naq_core::{ExponentialBackoff, ScheduleAction};
 use naq_jetstream::{BrokerError, NewJob, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};

@@ -11,7 +11,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::clock::BootInstant;
+use super::options::LockOptions;
+use crate::clock::{BootInstant, LeaseExpiry};
 use naq_jetstream::{
     Broker, BrokerError, LeaderLeaseEvent, LeaderLeaseWatch, StoredLeaderLease, failpoint,
 };
@@ -23,19 +24,10 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(1);
 /// How long to wait where the server did not answer, and where a lock should be over and is not.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How the lock is held.
-#[derive(Clone, Copy, Debug)]
-pub struct LockOptions {
-    /// How long it lasts where it is not renewed, in whole seconds.
-    pub ttl: Duration,
-    /// How often it is renewed.
-    pub renew_interval: Duration,
-}
-
 #[derive(Clone, Copy, Debug)]
 enum LeaseState {
     Unconditional,
-    Until(BootInstant),
+    Until(LeaseExpiry),
     Lost,
 }
 
@@ -69,7 +61,7 @@ impl LeaderLease {
     pub(super) fn is_held(&self) -> bool {
         match *self.state.borrow() {
             LeaseState::Unconditional => true,
-            LeaseState::Until(until) => BootInstant::now() < until,
+            LeaseState::Until(until) => !until.has_passed(),
             LeaseState::Lost => false,
         }
     }
@@ -223,7 +215,7 @@ fn start_renewing(
     options: LockOptions,
 ) -> LeaderLease {
     let trusted_for = options.ttl.saturating_sub(EXPIRY_MARGIN);
-    let (sender, state) = watch::channel(LeaseState::Until(asked.after(trusted_for)));
+    let (sender, state) = watch::channel(LeaseState::Until(LeaseExpiry::new(asked, trusted_for)));
     let (release, released) = oneshot::channel();
     let renewing = tokio::spawn(renew(broker, leader, revision, options, sender, released));
     LeaderLease {
@@ -274,7 +266,7 @@ async fn renew(
                 failpoint("leader_lease.renewed");
                 revision = renewed;
                 pause = interval;
-                let _ = state.send(LeaseState::Until(asked.after(trusted_for)));
+                let _ = state.send(LeaseState::Until(LeaseExpiry::new(asked, trusted_for)));
             }
             Ok(Err(BrokerError::Conflict)) => {
                 // perhaps by a renewal of one's own whose answer was lost
@@ -291,7 +283,7 @@ async fn renew(
             Err(_) => tracing::warn!("no answer while renewing the schedulers' lock"),
         }
         let over = match *state.borrow() {
-            LeaseState::Until(until) => BootInstant::now() >= until,
+            LeaseState::Until(until) => until.has_passed(),
             LeaseState::Unconditional | LeaseState::Lost => false,
         };
         if over {

@@ -8,48 +8,25 @@
 //! When a tick is due, and what becomes of late ones, is for `lifecycle` to say; this room has the
 //! clock.
 
-mod clock;
 mod fire;
 mod leader;
 mod lock;
+mod options;
 mod reconcile;
 mod schedule_index;
 
-pub use lock::LockOptions;
+pub use options::{LockOptions, SchedulerConfig, SchedulerSummary};
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::clock;
 use leader::TermEnd;
 use lock::LeaderLease;
 use naq_client::Client;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, LeaderInfo};
-
-/// How a scheduler is set up.
-#[derive(Clone, Debug)]
-pub struct SchedulerConfig {
-    /// What it is called; a made name where none is given.
-    pub instance_id: Option<String>,
-    /// How the lock is held; without one it leads whoever else does.
-    pub lock: Option<LockOptions>,
-    /// Ticks in a row that could not be enqueued, after which a schedule is paused; 0 for never.
-    pub max_consecutive_failures: u32,
-    /// How often the leader looks for what a crash left behind.
-    pub reconcile_interval: Duration,
-    /// How long the record of a job stays that a tick replaces before it has begun.
-    pub result_ttl: Duration,
-}
-
-/// What a scheduler did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SchedulerSummary {
-    /// Ticks that were enqueued.
-    pub enqueued: u64,
-    /// How often it became the leader.
-    pub terms: u64,
-}
 
 /// Runs until asked to stop: until `stop` has become true, or its sender is gone.
 ///

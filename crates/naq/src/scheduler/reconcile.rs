@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::clock;
 use super::lock::LeaderLease;
+use crate::clock;
 use naq_client::Client;
 use naq_core::{
     OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
 };
 use naq_jetstream::{
-    BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, NewJob, OrphanedMessage,
+    BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, NewJob, OrphanedMessage, SlotWaiter,
 };
 use naq_protocol::{Envelope, QueueName, Record, State, Timestamp};
 
@@ -335,9 +335,9 @@ impl Reconciler<'_> {
             Err(error) => return Err(error),
         }
         tracing::error!(%job_id, "its message is gone, and its envelope with it: it has failed");
-        if ended.has_dependents {
-            broker.release_dependents(&job_id, ended.state).await?;
-        }
+        broker
+            .finish_job(&ended, None, SlotWaiter::MayExist)
+            .await?;
         summary.ended += 1;
         Ok(summary)
     }

@@ -1,70 +1,127 @@
-//! Jobs that cannot begin yet: put aside until what they wait for has ended, and released.
+//! Jobs that cannot run yet, because of dependencies or a full concurrency key: blocked, looked up
+//! again, released.
 //!
-//! A job that waits has a record with its envelope and no message. Whoever ends what it waits
-//! for puts it back into its queue; what comes back is decided upon anew, so releasing once too
-//! often does no harm.
+//! A blocked job has a record with its envelope and no message. Whoever ends what it waits for
+//! publishes it to its queue again. A released job is decided like any other delivery, so
+//! releasing one too often does no harm.
 
 use std::collections::HashSet;
 
 use futures_util::{FutureExt, StreamExt, stream};
 
-use super::attempt::{
-    AttemptContext, Done, Slot, acknowledge, delivery_context, execute, retry_while_leased,
-};
-use super::lease::MessageLease;
-use super::record_outcome::attach_envelope;
-use super::{attempt, now};
+use super::attempt::Attempt;
+use super::delivery::LeasedDelivery;
+use crate::clock::now;
 use naq_core::{ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DependencyStatus};
-use naq_jetstream::{BrokerError, Delivery, SlotHolder, failpoint};
-use naq_protocol::{Dependency, Envelope, JobId, Record, State};
+use naq_jetstream::{Broker, BrokerError, SlotHolder, SlotWaiter, failpoint};
+use naq_protocol::{BlockedOn, Dependency, Envelope, JobId, Record, State, Timestamp};
 
-/// How many records are read at once.
+/// Number of records that are read at once.
 const CONCURRENT_READS_MAX: usize = 64;
 
-/// How many records a search for a circle reads at the most.
+/// Number of records that the search for a dependency cycle reads at most.
 const CYCLE_READS_MAX: usize = 10_000;
 
-/// What became of an attempt to put a job aside.
+/// The result of blocking a job.
 pub(super) enum BlockOutcome {
-    /// It waits: its message may go.
+    /// The job is blocked; its message can be acknowledged.
     Blocked,
-    /// Something it waits for has ended meanwhile: decide again.
+    /// Something that the job waits for has ended meanwhile: decide again.
     Reevaluate,
 }
 
-/// Looks up what became of the jobs that one waits for.
-pub(super) async fn resolve_dependencies(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    job: &JobId,
-    open: Vec<Dependency>,
-    is_late: bool,
-) -> Result<Vec<(Dependency, DependencyStatus)>, BrokerError> {
-    stream::iter(open)
-        .map(|dependency| {
-            async move {
-                let looking = || dependency_status(context, job, &dependency.job, is_late);
-                let dependency_status = retry_while_leased(lease, looking).await?;
-                Ok((dependency, dependency_status))
-            }
-            .boxed()
-        })
-        .buffered(CONCURRENT_READS_MAX)
-        .collect::<Vec<_>>()
-        .await
-        .into_iter()
-        .collect()
+/// A blocked job as its record keeps it.
+pub(super) struct BlockedJob {
+    pub(super) payload: Vec<u8>,
+    pub(super) envelope: Envelope,
+    pub(super) enqueue_time: Timestamp,
+}
+
+impl LeasedDelivery<'_> {
+    /// Reads the status of the dependencies in `open`. `is_overdue` adds the checks for a job that
+    /// has waited for as long as a dependency may be missing: whether the dependency is queued, and
+    /// whether it waits for this job in turn.
+    pub(super) async fn resolve_dependencies(
+        &self,
+        job: &JobId,
+        open: Vec<Dependency>,
+        is_overdue: bool,
+    ) -> Result<Vec<(Dependency, DependencyStatus)>, BrokerError> {
+        stream::iter(open)
+            .map(|dependency| {
+                async move {
+                    let reading =
+                        || dependency_status(self.broker(), job, &dependency.job, is_overdue);
+                    let status = self.persist(reading).await?;
+                    Ok((dependency, status))
+                }
+                .boxed()
+            })
+            .buffered(CONCURRENT_READS_MAX)
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    /// Does what follows from a record whose job does not run any more: see
+    /// [`Broker::finish_job`].
+    pub(super) async fn finish_job(
+        &self,
+        record: &Record,
+        envelope: Option<&Envelope>,
+        waiter: SlotWaiter,
+    ) -> Result<(), BrokerError> {
+        let may_have_waited = envelope.is_some_and(|envelope| {
+            !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some()
+        });
+        // most jobs have nothing to do with others, and pay nothing here
+        if !record.has_dependents && !may_have_waited {
+            return Ok(());
+        }
+        Box::pin(self.persist(|| self.broker().finish_job(record, envelope, waiter))).await
+    }
+
+    /// Reads a blocked job from its record. `None` if the job is not blocked any more.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::InvalidData`] if the record has no valid envelope.
+    pub(super) async fn read_blocked_job(
+        &self,
+        job_id: &JobId,
+    ) -> Result<Option<BlockedJob>, BrokerError> {
+        let broker = self.broker();
+        let (record, _) = self.persist(|| broker.read_record(job_id)).await?;
+        let Some(record) = record.filter(|record| record.state == State::Waiting) else {
+            return Ok(None);
+        };
+        let payload = match (&record.envelope, &record.envelope_object) {
+            (Some(envelope), _) => envelope.get().as_bytes().to_vec(),
+            (None, Some(object)) => self.persist(|| broker.get_object(object)).await?,
+            (None, None) => Vec::new(),
+        };
+        let Ok(envelope) = Envelope::parse(&payload) else {
+            return Err(BrokerError::InvalidData(
+                "the record has no valid envelope".to_owned(),
+            ));
+        };
+        Ok(Some(BlockedJob {
+            payload,
+            envelope,
+            enqueue_time: record.enqueue_time,
+        }))
+    }
 }
 
 async fn dependency_status(
-    context: &AttemptContext,
+    broker: &Broker,
     job: &JobId,
     dependency: &JobId,
-    is_late: bool,
+    is_overdue: bool,
 ) -> Result<DependencyStatus, BrokerError> {
-    let (record, _) = context.broker.read_record(dependency).await?;
+    let (record, _) = broker.read_record(dependency).await?;
     let Some(record) = record.filter(|record| !record.placeholder) else {
-        if is_late && context.broker.find_message(dependency).await?.is_some() {
+        if is_overdue && broker.find_message(dependency).await?.is_some() {
             return Ok(DependencyStatus::Queued);
         }
         return Ok(DependencyStatus::Missing);
@@ -72,18 +129,14 @@ async fn dependency_status(
     if record.state.is_terminal() {
         return Ok(DependencyStatus::Finished(record.state));
     }
-    if is_late && depends_on(context, record, job).await? {
+    if is_overdue && depends_on(broker, record, job).await? {
         return Ok(DependencyStatus::Circular);
     }
     Ok(DependencyStatus::Active)
 }
 
-/// Whether a job waits, over whatever others, for another.
-async fn depends_on(
-    context: &AttemptContext,
-    record: Record,
-    job: &JobId,
-) -> Result<bool, BrokerError> {
+/// Whether the job of `record` depends on `job`, directly or through other blocked jobs.
+async fn depends_on(broker: &Broker, record: Record, job: &JobId) -> Result<bool, BrokerError> {
     let mut seen = HashSet::new();
     let mut next: Vec<JobId> = awaited_jobs(record);
     while let Some(one) = next.pop() {
@@ -93,7 +146,7 @@ async fn depends_on(
         if seen.len() >= CYCLE_READS_MAX || !seen.insert(one.clone()) {
             continue;
         }
-        if let (Some(record), _) = context.broker.read_record(&one).await? {
+        if let (Some(record), _) = broker.read_record(&one).await? {
             next.extend(awaited_jobs(record));
         }
     }
@@ -111,213 +164,137 @@ fn awaited_jobs(record: Record) -> Vec<JobId> {
     }
 }
 
-/// Asks for a slot of the job's concurrency key.
-pub(super) async fn acquire_slot(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    envelope: &Envelope,
-    delivery_context: &DeliveryContext,
-) -> Result<ConcurrencySlot, BrokerError> {
-    let Some(key) = &envelope.concurrency_key else {
-        return Ok(ConcurrencySlot::Acquired);
-    };
-    let holder = SlotHolder {
-        job: delivery_context.job_id.clone(),
-        queue: delivery_context.queue.clone(),
-        sequence: delivery_context.sequence,
-    };
-    let taken = retry_while_leased(lease, || {
-        context
-            .broker
-            .acquire_slot(key, slots_max(envelope), &holder)
-    })
-    .await?;
-    Ok(if taken {
-        ConcurrencySlot::Acquired
-    } else {
-        ConcurrencySlot::Full
-    })
-}
+impl Attempt<'_> {
+    fn slots_max(&self) -> u32 {
+        self.envelope.concurrency_max.unwrap_or(1)
+    }
 
-fn slots_max(envelope: &Envelope) -> u32 {
-    envelope.concurrency_max.unwrap_or(1)
-}
-
-/// Puts a job aside. Keys by which it is found come before what makes others look for them, and
-/// after all of it one look whether it was in vain: so no end is missed.
-pub(super) async fn block(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    mut record: Box<Record>,
-    revision: u64,
-) -> Result<BlockOutcome, BrokerError> {
-    let Some(waits) = record.waits.clone() else {
-        return Ok(BlockOutcome::Reevaluate);
-    };
-    attach_envelope(context, &mut record, delivery).await;
-    let broker = &context.broker;
-    let job = record.job_id.clone();
-    if !waits.dependencies.is_empty() {
-        retry_while_leased(lease, || {
-            broker.index_dependencies(&job, &waits.dependencies)
+    /// Requests a slot of the job's concurrency key. A job without a key needs none.
+    pub(super) async fn acquire_slot(
+        &self,
+        facts: &DeliveryContext,
+    ) -> Result<ConcurrencySlot, BrokerError> {
+        let Some(key) = &self.envelope.concurrency_key else {
+            return Ok(ConcurrencySlot::Acquired);
+        };
+        let holder = SlotHolder {
+            job: facts.job_id.clone(),
+            queue: facts.queue.clone(),
+            sequence: facts.sequence,
+        };
+        let broker = self.delivery.broker();
+        let is_acquired = self
+            .delivery
+            .persist(|| broker.acquire_slot(key, self.slots_max(), &holder))
+            .await?;
+        Ok(if is_acquired {
+            ConcurrencySlot::Acquired
+        } else {
+            ConcurrencySlot::Full
         })
-        .await?;
-        failpoint("block.indexed");
     }
-    match retry_while_leased(lease, || broker.write_record(&record, revision, None)).await {
-        Ok(_) => failpoint("block.written"),
-        Err(BrokerError::Conflict) => return Ok(BlockOutcome::Reevaluate),
-        Err(error) => return Err(error),
+
+    /// Blocks a job on its dependencies or its concurrency key. The order matters:
+    ///
+    /// 1. Write the index keys by which the job is found.
+    /// 2. Write the record, which says that the job waits.
+    /// 3. Mark the dependencies as awaited, or list the job as waiting for a slot: from then on,
+    ///    whoever ends a dependency or returns a slot looks into the index.
+    /// 4. Check once whether a dependency or a slot holder ended before it could see the mark.
+    pub(super) async fn block(
+        &self,
+        mut record: Box<Record>,
+        revision: u64,
+    ) -> Result<BlockOutcome, BrokerError> {
+        let Some(waits) = record.waits.clone() else {
+            return Ok(BlockOutcome::Reevaluate);
+        };
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        delivery.attach_envelope(&mut record).await;
+        let job = &record.job_id;
+        if !waits.dependencies.is_empty() {
+            delivery
+                .persist(|| broker.index_dependencies(job, &waits.dependencies))
+                .await?;
+            failpoint("block.indexed");
+        }
+        match delivery
+            .persist(|| broker.write_record(&record, revision, None))
+            .await
+        {
+            Ok(_) => failpoint("block.written"),
+            Err(BrokerError::Conflict) => return Ok(BlockOutcome::Reevaluate),
+            Err(error) => return Err(error),
+        }
+        let has_ended_meanwhile = self.mark_waiting(&record, &waits).await?;
+        failpoint("block.marked");
+        if has_ended_meanwhile {
+            return Ok(BlockOutcome::Reevaluate);
+        }
+        let recheck_at = [waits.until, self.envelope.expires_at]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(at) = recheck_at {
+            self.schedule_recheck(&record, at).await?;
+        }
+        tracing::debug!(job_id = %record.job_id, "blocked");
+        Ok(BlockOutcome::Blocked)
     }
-    let must_reevaluate = if let Some(key) = &waits.concurrency_key {
-        retry_while_leased(lease, || broker.index_slot_waiter(key, &job)).await?;
-        retry_while_leased(lease, || broker.has_free_slot(key, slots_max(envelope))).await?
-    } else {
-        let timeout = envelope
+
+    /// Announces that the job waits. Returns whether one of those it waits for has ended already,
+    /// and so did not see the announcement.
+    async fn mark_waiting(&self, record: &Record, waits: &BlockedOn) -> Result<bool, BrokerError> {
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        if let Some(key) = &waits.concurrency_key {
+            delivery
+                .persist(|| broker.index_slot_waiter(key, &record.job_id))
+                .await?;
+            return delivery
+                .persist(|| broker.has_free_slot(key, self.slots_max()))
+                .await;
+        }
+        let timeout = self
+            .envelope
             .dependency_timeout
             .map_or(DEPENDENCY_TIMEOUT_DEFAULT, |span| span.0);
-        retry_while_leased(lease, || {
-            broker.mark_awaited(&waits.dependencies, &record.queue, now(), timeout)
-        })
-        .await?
-    };
-    failpoint("block.marked");
-    if must_reevaluate {
-        return Ok(BlockOutcome::Reevaluate);
+        delivery
+            .persist(|| broker.mark_awaited(&waits.dependencies, &record.queue, now(), timeout))
+            .await
     }
-    let recheck_at = [waits.until, envelope.expires_at]
-        .into_iter()
-        .flatten()
-        .min();
-    if let Some(at) = recheck_at {
-        retry_while_leased(lease, || broker.schedule_recheck(&record.queue, &job, at)).await?;
+
+    async fn schedule_recheck(&self, record: &Record, at: Timestamp) -> Result<(), BrokerError> {
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        let (queue, job) = (&record.queue, &record.job_id);
+        delivery
+            .persist(|| broker.schedule_recheck(queue, job, at))
+            .await?;
         failpoint("block.recheck_scheduled");
-        // released and gone on meanwhile: whoever did so found no bell to take away yet
-        let (now, _) = retry_while_leased(lease, || broker.read_record(&job)).await?;
-        if now.is_none_or(|record| record.state != State::Waiting) {
-            retry_while_leased(lease, || broker.cancel_recheck(&record.queue, &job)).await?;
+        // If the job was released and claimed before the recheck existed, its worker found no
+        // recheck to cancel, so this one would remain.
+        let (present, _) = delivery.persist(|| broker.read_record(job)).await?;
+        if present.is_none_or(|record| record.state != State::Waiting) {
+            delivery
+                .persist(|| broker.cancel_recheck(queue, job))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a job that waited for a slot, and has one now, from the index of those that wait.
+    /// `before` is its record before it was claimed. If the server does not answer, the key stays
+    /// until the reconciler removes it, which does no harm.
+    pub(super) async fn remove_slot_waiter(&self, before: Option<&Record>) {
+        let Some(before) = before.filter(|record| record.state == State::Waiting) else {
+            return;
+        };
+        let waited_for_slot = before
+            .waits
+            .as_ref()
+            .is_some_and(|waits| waits.concurrency_key.is_some());
+        if waited_for_slot && let Some(key) = &self.envelope.concurrency_key {
+            let broker = self.delivery.broker();
+            let _ = broker.remove_slot_waiter(key, &before.job_id).await;
         }
     }
-    tracing::debug!(%job, "waits");
-    Ok(BlockOutcome::Blocked)
-}
-
-/// A job that waited runs: removes what was put down of its wait. What stays behind for want of
-/// an answer does no harm.
-pub(super) async fn remove_wait_keys(
-    context: &AttemptContext,
-    envelope: &Envelope,
-    before: Option<&Record>,
-) {
-    let Some(before) = before.filter(|record| record.state == State::Waiting) else {
-        return;
-    };
-    let waited_for_slot = before
-        .waits
-        .as_ref()
-        .is_some_and(|waits| waits.concurrency_key.is_some());
-    if waited_for_slot && let Some(key) = &envelope.concurrency_key {
-        let _ = context.broker.remove_slot_waiter(key, &before.job_id).await;
-    }
-}
-
-/// A job has ended, or does not run for a while: releases who waits for it, gives back its slot,
-/// and forgets what it waited for itself.
-pub(super) async fn release(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    record: &Record,
-    envelope: Option<&Envelope>,
-) -> Result<(), BrokerError> {
-    let has_waited = envelope.is_some_and(|envelope| {
-        !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some()
-    });
-    // most jobs have nothing to do with others
-    if !record.has_dependents && !has_waited {
-        return Ok(());
-    }
-    Box::pin(release_all(context, lease, record, envelope)).await
-}
-
-async fn release_all(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    record: &Record,
-    envelope: Option<&Envelope>,
-) -> Result<(), BrokerError> {
-    let broker = &context.broker;
-    if record.has_dependents && record.state.is_terminal() {
-        retry_while_leased(lease, || {
-            broker.release_dependents(&record.job_id, record.state)
-        })
-        .await?;
-    }
-    let Some(envelope) = envelope else {
-        return Ok(());
-    };
-    let gave_up_waiting =
-        record.state.is_terminal() && !record.dependencies_met && !envelope.depends_on.is_empty();
-    if gave_up_waiting {
-        retry_while_leased(lease, || {
-            broker.remove_dependency_index(&record.job_id, &envelope.depends_on)
-        })
-        .await?;
-    }
-    if let Some(key) = &envelope.concurrency_key {
-        if record.state.is_terminal() && record.attempt == 0 {
-            retry_while_leased(lease, || broker.remove_slot_waiter(key, &record.job_id)).await?;
-        }
-        retry_while_leased(lease, || broker.release_slot(key, &record.job_id)).await?;
-    }
-    Ok(())
-}
-
-/// Looks at a waiting job whose time has come: what it waits for may be missing, or it may have
-/// expired.
-pub(super) async fn recheck(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    slot: &mut Slot<'_>,
-) -> (JobId, Done) {
-    let (job_id, _) = attempt::resolve_job_id(delivery, None);
-    lease.set_job_id(&job_id);
-    let done = match recheck_blocked(context, lease, delivery, &job_id, slot).await {
-        Ok(done) => done,
-        Err(error) => {
-            tracing::warn!(%job_id, "a waiting job could not be looked at: {error}");
-            Done::LeaseLost
-        }
-    };
-    (job_id, done)
-}
-
-async fn recheck_blocked(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    job_id: &JobId,
-    slot: &mut Slot<'_>,
-) -> Result<Done, BrokerError> {
-    let broker = &context.broker;
-    let (record, _) = retry_while_leased(lease, || broker.read_record(job_id)).await?;
-    let Some(record) = record.filter(|record| record.state == State::Waiting) else {
-        return Ok(acknowledge(lease, Done::NothingToRun).await);
-    };
-    let payload = match (&record.envelope, &record.envelope_object) {
-        (Some(envelope), _) => envelope.get().as_bytes().to_vec(),
-        (None, Some(object)) => retry_while_leased(lease, || broker.get_object(object)).await?,
-        (None, None) => Vec::new(),
-    };
-    let Ok(envelope) = Envelope::parse(&payload) else {
-        return Err(BrokerError::InvalidData(
-            "its record has no envelope that can be read".to_owned(),
-        ));
-    };
-    let delivery = delivery.with_payload(payload.into());
-    let mut delivery_context = delivery_context(context, &delivery, job_id.clone());
-    delivery_context.enqueue_time = record.enqueue_time;
-    Ok(execute(context, lease, &delivery, &envelope, delivery_context, slot).await)
 }

@@ -1,384 +1,474 @@
-//! Claiming a job: what its delivery means beside its record, and what that asks for before the
-//! claim is written.
+//! Claiming a job: what its delivery means beside its record, and the steps that this takes until
+//! the claim is written or there is nothing to run.
 
-use futures_util::FutureExt;
-use tokio::time::Instant;
+use std::ops::ControlFlow;
 
-use super::attempt::{
-    AttemptContext, Done, RETRY_BACKOFF, acknowledge, delayed_job, keep_dead_letter,
-    reject_envelope, retry_while_leased,
-};
-use super::lease::MessageLease;
-use super::routing::{RecordSnapshot, reroute_by_labels};
-use super::{blocked, now};
+use super::attempt::Attempt;
+use super::blocked::BlockOutcome;
+use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
+use super::report::Done;
+use crate::clock::now;
 use naq_core::{ConcurrencySlot, DeliveryContext, DeliveryDecision, decide_delivery};
-use naq_jetstream::{BrokerError, Delivery, NewJob, failpoint};
-use naq_protocol::{Envelope, EnvelopeError, JobId, Record, RejectReason, State, Timestamp};
+use naq_jetstream::{BrokerError, NewJob, SlotWaiter, failpoint};
+use naq_protocol::{
+    Dependency, EnvelopeError, JobId, Record, RejectReason, State, Timestamp, is_equivalent,
+};
 use naq_runner::StopReason;
 
-/// What came of trying to claim a job.
+/// The result of trying to claim a job.
 pub(super) enum Claim {
-    /// It is this worker's, under this revision of its record.
+    /// The job is this worker's to run, under this revision of its record: its fence.
     Claimed(Box<Record>, u64),
-    /// It ends without being run.
+    /// The job ends without being run; its record was last written at this revision.
     Finished(Box<Record>, u64),
-    /// There is nothing more to do.
+    /// Nothing is left to do.
     Done(Done),
 }
 
-pub(super) async fn claim(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    delivery_context: &mut DeliveryContext,
-) -> Claim {
-    let is_ours_to_run = naq_core::has_required_labels(&context.options.labels, &envelope.requires)
-        && !may_be_rerouted(context, delivery, envelope);
-    // a first delivery has no record yet, as a rule: claiming without looking saves a round trip
-    let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
-    let mut known: Option<(Option<Box<Record>>, u64)> =
-        (delivery.delivery == 1 && !may_have_waited && is_ours_to_run).then_some((None, 0));
-    let mut gone_at: Option<u64> = None;
-    // when the claims began that were sent from here and not answered as written
-    let mut unanswered: Vec<Timestamp> = Vec::new();
-    let mut failures = 0;
-    loop {
-        if !is_ours_to_run {
-            // whoever runs it asks for its slot
-            delivery_context.slot = ConcurrencySlot::Acquired;
-        }
-        match lease.stop_requested() {
-            None => {}
-            Some(StopReason::Cancel) => delivery_context.cancel_requested = true,
-            Some(_) => {
-                let _ = Box::pin(lease.delivery().nak()).await;
-                return Claim::Done(Done::Requeued);
+/// What a step of claiming leads to: the next one, or the result.
+type Step = ControlFlow<Claim>;
+
+/// Claims again from the start, reading the record.
+const AGAIN: Step = ControlFlow::Continue(());
+
+fn done(done: Done) -> Step {
+    ControlFlow::Break(Claim::Done(done))
+}
+
+/// A job's record as it was read. `None` if there is none, at revision 0.
+struct RecordSnapshot {
+    record: Option<Box<Record>>,
+    revision: u64,
+}
+
+impl RecordSnapshot {
+    fn state(&self) -> Option<State> {
+        self.record.as_ref().map(|record| record.state)
+    }
+}
+
+/// What claiming one job carries from one decision to the next.
+struct Claiming<'a> {
+    attempt: &'a Attempt<'a>,
+    facts: DeliveryContext,
+    /// Whether the job may run here. If not, it is rerouted by its labels.
+    runs_here: bool,
+    /// Whether the job may have been blocked: it has dependencies or a concurrency key.
+    may_have_waited: bool,
+    /// The record, if the next decision goes by the one already read.
+    snapshot: Option<RecordSnapshot>,
+    /// Revision of the record at which its lease's message was found to be missing.
+    message_missing_at: Option<u64>,
+    /// Start times of the claims that were sent and whose answer was lost.
+    unanswered_claims: Vec<Timestamp>,
+    /// Claims that failed in a row.
+    failures: u32,
+}
+
+impl Attempt<'_> {
+    /// Decides what the delivery means and does what that takes, until the job is claimed or
+    /// there is nothing to run.
+    pub(super) async fn claim(&self, facts: DeliveryContext) -> Claim {
+        let mut claiming = Claiming::new(self, facts);
+        loop {
+            if let ControlFlow::Break(claim) = claiming.step().await {
+                return claim;
             }
         }
-        let (present, revision) = match known.take() {
-            Some(known) => known,
-            None => match Box::pin(read_record(context, lease, &delivery_context.job_id)).await {
-                Ok(read) => read,
-                Err(ReadFailure::LeaseLost) => return Claim::Done(Done::LeaseLost),
-                Err(ReadFailure::Invalid(message)) => {
-                    let invalid = EnvelopeError::new(RejectReason::Invalid, "", message);
-                    let rejecting = Box::pin(reject_envelope(
-                        context,
-                        lease,
-                        delivery,
-                        delivery_context,
-                        &invalid,
-                    ));
-                    return Claim::Done(rejecting.await);
-                }
+    }
+
+    /// Whether another worker may be about to reroute this very message: one that lacked the
+    /// required labels, and stalled since. Whoever ran the job by this message would lose it when
+    /// that worker continues, so the job is rerouted again, whichever worker has it.
+    fn may_be_rerouted(&self) -> bool {
+        let (message, options) = (self.delivery.message, &self.delivery.context.options);
+        !self.envelope.requires.is_empty()
+            && message.delivery > 1
+            && !message.is_rerouted
+            && options.single_job.is_none()
+    }
+}
+
+impl<'a> Claiming<'a> {
+    fn new(attempt: &'a Attempt<'a>, mut facts: DeliveryContext) -> Claiming<'a> {
+        let (envelope, options) = (attempt.envelope, &attempt.delivery.context.options);
+        let runs_here = naq_core::has_required_labels(&options.labels, &envelope.requires)
+            && !attempt.may_be_rerouted();
+        let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
+        facts.slot = slot_to_begin_with(runs_here);
+        // A first delivery has no record yet, as a rule: claiming without reading it saves a round
+        // trip, and where there is one the claim fails with a conflict.
+        let is_first = facts.delivery == 1 && !may_have_waited && runs_here;
+        Claiming {
+            attempt,
+            facts,
+            runs_here,
+            may_have_waited,
+            snapshot: is_first.then_some(RecordSnapshot {
+                record: None,
+                revision: 0,
+            }),
+            message_missing_at: None,
+            unanswered_claims: Vec::new(),
+            failures: 0,
+        }
+    }
+
+    fn delivery(&self) -> LeasedDelivery<'a> {
+        self.attempt.delivery
+    }
+
+    /// One decision, and what it takes. Rare ways are boxed: they would make each task larger.
+    async fn step(&mut self) -> Step {
+        match self.delivery().lease.stop_requested() {
+            None => {}
+            Some(StopReason::Cancel) => self.facts.cancel_requested = true,
+            Some(_) => return Box::pin(self.requeue()).await,
+        }
+        let snapshot = match self.snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => match Box::pin(self.read_record()).await {
+                Ok(snapshot) => snapshot,
+                Err(done) => return ControlFlow::Break(Claim::Done(done)),
             },
         };
-        if let Some(present) = &present
-            && is_own_claim(present, delivery_context)
-            && present
-                .started_at
-                .is_some_and(|at| unanswered.contains(&at))
-        {
-            // a claim whose answer was lost had been written after all. (One from before, by a
-            // delivery that the server has forgotten and made again, is another attempt.)
-            return Claim::Claimed(present.clone(), revision);
-        }
-        delivery_context.now = now();
-        match decide_delivery(present.as_deref(), envelope, delivery_context) {
-            // by a message of its own, which holds the envelope for as long as it takes
+        let snapshot = self.recognize_own_claim(snapshot)?;
+        self.facts.now = now();
+        match decide_delivery(
+            snapshot.record.as_deref(),
+            self.attempt.envelope,
+            &self.facts,
+        ) {
             DeliveryDecision::Run(_) | DeliveryDecision::AcquireSlot
-                if delivery.is_recheck() || was_blocked_by(present.as_deref(), delivery) =>
+                if self.needs_own_message(&snapshot) =>
             {
-                let renewing = republish(
-                    context,
-                    lease,
-                    delivery,
-                    delivery_context,
-                    present.as_deref(),
-                );
-                if Box::pin(renewing).await.is_err() {
-                    return Claim::Done(Done::LeaseLost);
-                }
-                failpoint("recheck.released");
-                return Claim::Done(Box::pin(acknowledge(lease, Done::NothingToRun)).await);
+                Box::pin(self.republish(snapshot)).await
             }
-            DeliveryDecision::Run(running) if !is_ours_to_run => {
-                let before = RecordSnapshot { present, revision };
-                let handing_on =
-                    reroute_by_labels(context, lease, delivery, envelope, before, running);
-                match handing_on.boxed().await {
-                    Some(done) => return Claim::Done(done),
-                    None => delivery_context.dependency_statuses = None,
-                }
+            DeliveryDecision::Run(running) if !self.runs_here => {
+                Box::pin(self.reroute(snapshot, running)).await
             }
-            DeliveryDecision::Run(record) => {
-                failpoint("claim.before");
-                match context.broker.write_record(&record, revision, None).await {
-                    Ok(revision) => {
-                        failpoint("claim.written");
-                        if may_have_waited {
-                            Box::pin(blocked::remove_wait_keys(
-                                context,
-                                envelope,
-                                present.as_deref(),
-                            ))
-                            .await;
-                        }
-                        return Claim::Claimed(record, revision);
-                    }
-                    Err(BrokerError::Conflict) => {
-                        delivery_context.dependency_statuses = None;
-                        delivery_context.lease_message_missing = false;
-                    }
-                    Err(error) => {
-                        unanswered.extend(record.started_at);
-                        tracing::warn!(job_id = %delivery_context.job_id, "cannot claim: {error}");
-                        if lease.is_expired(Instant::now()) {
-                            return Claim::Done(Done::LeaseLost);
-                        }
-                        failures += 1;
-                        tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
-                    }
-                }
-            }
-            DeliveryDecision::CompareEnvelopes => {
-                let Some(record) = &present else { continue };
-                match Box::pin(is_equivalent(context, lease, delivery, record)).await {
-                    Ok(true) => {
-                        delivery_context.envelope_digest =
-                            record.envelope_digest.clone().unwrap_or_default();
-                        known = Some((present, revision));
-                    }
-                    Ok(false) => {
-                        let refusing =
-                            reject_id_conflict(context, lease, delivery, delivery_context);
-                        return Claim::Done(refusing.boxed().await);
-                    }
-                    Err(_) => return Claim::Done(Done::LeaseLost),
-                }
-            }
+            DeliveryDecision::Run(running) => self.write_claim(snapshot, running).await,
+            DeliveryDecision::CompareEnvelopes => Box::pin(self.compare_envelopes(snapshot)).await,
             DeliveryDecision::ResolveDependencies(open) => {
-                let is_late = is_dependency_overdue(present.as_deref(), delivery_context);
-                let look = blocked::resolve_dependencies(
-                    context,
-                    lease,
-                    &delivery_context.job_id,
-                    open,
-                    is_late,
-                )
-                .boxed();
-                let Ok(dependency_statuses) = look.await else {
-                    return Claim::Done(Done::LeaseLost);
-                };
-                delivery_context.dependency_statuses = Some(dependency_statuses);
-                known = Some((present, revision));
+                Box::pin(self.resolve_dependencies(snapshot, open)).await
             }
-            DeliveryDecision::AcquireSlot => {
-                let Ok(slot) = Box::pin(blocked::acquire_slot(
-                    context,
-                    lease,
-                    envelope,
-                    delivery_context,
-                ))
-                .await
-                else {
-                    return Claim::Done(Done::LeaseLost);
-                };
-                delivery_context.slot = slot;
-                known = Some((present, revision));
-            }
+            DeliveryDecision::AcquireSlot => Box::pin(self.acquire_slot(snapshot)).await,
             DeliveryDecision::Block(record) => {
-                let parking = blocked::block(context, lease, delivery, envelope, record, revision);
-                match parking.boxed().await {
-                    Ok(blocked::BlockOutcome::Blocked) => {
-                        return Claim::Done(Box::pin(acknowledge(lease, Done::NothingToRun)).await);
-                    }
-                    Ok(blocked::BlockOutcome::Reevaluate) => {
-                        delivery_context.dependency_statuses = None;
-                        delivery_context.slot = ConcurrencySlot::NotRequested;
-                    }
-                    Err(_) => return Claim::Done(Done::LeaseLost),
-                }
+                Box::pin(self.block(record, snapshot.revision)).await
             }
-            DeliveryDecision::End(record) => return Claim::Finished(record, revision),
-            DeliveryDecision::Superseded => return Claim::Done(Done::LeaseLost),
-            DeliveryDecision::DuplicateMessage => {
-                match Box::pin(lease_message_missing(context, lease, present.as_deref())).await {
-                    // its holder may just have ended it: a second look at the record shows that
-                    Ok(true) if gone_at.replace(revision) != Some(revision) => {}
-                    Ok(true) => {
-                        delivery_context.lease_message_missing = true;
-                        known = Some((present, revision));
-                    }
-                    Ok(false) => {
-                        let absorbed = acknowledge(lease, Done::NothingToRun);
-                        return Claim::Done(Box::pin(absorbed).await);
-                    }
-                    Err(_) => return Claim::Done(Done::LeaseLost),
-                }
+            DeliveryDecision::End(record) => {
+                ControlFlow::Break(Claim::Finished(record, snapshot.revision))
             }
-            DeliveryDecision::AlreadyFinished => {
-                if let Some(record) = present {
-                    let completed = complete_finished(context, lease, delivery, envelope, &record);
-                    if Box::pin(completed).await.is_err() {
-                        return Claim::Done(Done::LeaseLost);
-                    }
-                }
-                return Claim::Done(Box::pin(acknowledge(lease, Done::NothingToRun)).await);
+            DeliveryDecision::Superseded => done(Done::LeaseLost),
+            DeliveryDecision::DuplicateMessage => Box::pin(self.drop_duplicate(snapshot)).await,
+            DeliveryDecision::AlreadyFinished => Box::pin(self.complete_finished(snapshot)).await,
+            DeliveryDecision::DelayUntil(due) => Box::pin(self.delay(snapshot, due)).await,
+        }
+    }
+
+    /// Gives the message back: the worker stops before the job has started.
+    async fn requeue(&mut self) -> Step {
+        let _ = self.delivery().lease.delivery().nak().await;
+        done(Done::Requeued)
+    }
+
+    async fn read_record(&mut self) -> Result<RecordSnapshot, Done> {
+        let delivery = self.delivery();
+        match delivery
+            .persist(|| delivery.broker().read_record(&self.facts.job_id))
+            .await
+        {
+            Ok((record, revision)) => Ok(RecordSnapshot {
+                record: record.map(Box::new),
+                revision,
+            }),
+            Err(BrokerError::InvalidData(message)) => {
+                let invalid = EnvelopeError::new(RejectReason::Invalid, "", message);
+                Err(delivery.reject(&self.facts, &invalid).await)
             }
-            DeliveryDecision::DelayUntil(due) => {
-                let job = delayed_job(delivery_context, delivery);
-                let attempts = present.as_ref().map_or(0, |record| record.attempt);
-                let holding = retry_while_leased(lease, || {
-                    context.broker.delay_retry(job.clone(), due, attempts)
-                });
-                if Box::pin(holding).await.is_err() {
-                    return Claim::Done(Done::LeaseLost);
+            Err(_) => Err(Done::LeaseLost),
+        }
+    }
+
+    /// Ends claiming if the record is a claim of this delivery that was sent from here: its
+    /// answer was lost, but the write had succeeded. A claim under the same delivery number that
+    /// was not sent from here is another attempt: the server had lost its state and counts
+    /// deliveries from 1 again.
+    fn recognize_own_claim(&self, snapshot: RecordSnapshot) -> ControlFlow<Claim, RecordSnapshot> {
+        let is_own = |record: &Record| {
+            record.state == State::Running
+                && record.lease.as_ref().is_some_and(|lease| {
+                    lease.worker_id == self.facts.worker_id
+                        && lease.sequence == self.facts.sequence
+                        && lease.delivery == self.facts.delivery
+                })
+                && record
+                    .started_at
+                    .is_some_and(|at| self.unanswered_claims.contains(&at))
+        };
+        match snapshot.record {
+            Some(record) if is_own(&record) => {
+                ControlFlow::Break(Claim::Claimed(record, snapshot.revision))
+            }
+            _ => ControlFlow::Continue(snapshot),
+        }
+    }
+
+    /// Writes the claim by compare-and-set: of several workers that have the job, one succeeds.
+    async fn write_claim(&mut self, snapshot: RecordSnapshot, record: Box<Record>) -> Step {
+        let delivery = self.delivery();
+        failpoint("claim.before");
+        match delivery
+            .broker()
+            .write_record(&record, snapshot.revision, None)
+            .await
+        {
+            Ok(revision) => {
+                failpoint("claim.written");
+                if self.may_have_waited {
+                    Box::pin(self.attempt.remove_slot_waiter(snapshot.record.as_deref())).await;
                 }
-                failpoint("delay.written");
-                return Claim::Done(Box::pin(acknowledge(lease, Done::NothingToRun)).await);
+                ControlFlow::Break(Claim::Claimed(record, revision))
+            }
+            Err(BrokerError::Conflict) => {
+                self.facts.dependency_statuses = None;
+                self.facts.lease_message_missing = false;
+                AGAIN
+            }
+            Err(error) => {
+                self.unanswered_claims.extend(record.started_at);
+                tracing::warn!(job_id = %self.facts.job_id, "cannot claim the job, retrying: {error}");
+                if delivery.lease.is_expired() {
+                    return done(Done::LeaseLost);
+                }
+                self.failures += 1;
+                tokio::time::sleep(RETRY_BACKOFF.pause(self.failures, rand::random())).await;
+                AGAIN
             }
         }
     }
-}
 
-/// Whether somebody may be about to hand on this very message: one that lacked the labels it
-/// requires, and has stood still since. Whoever ran the job by it would lose it then, so it is handed
-/// on once more, by whomever.
-fn may_be_rerouted(context: &AttemptContext, delivery: &Delivery, envelope: &Envelope) -> bool {
-    !envelope.requires.is_empty()
-        && delivery.delivery > 1
-        && !delivery.is_rerouted
-        && context.options.single_job.is_none()
-}
-
-/// Whether a job was put aside by this very message. Whoever did so may still be about to remove
-/// it, however late, and whoever ran the job by it would then lose it.
-fn was_blocked_by(present: Option<&Record>, delivery: &Delivery) -> bool {
-    present.is_some_and(|record| record.superseded_sequence == Some(delivery.sequence))
-}
-
-/// Gives a job that may run a message of its own.
-async fn republish(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    delivery_context: &DeliveryContext,
-    present: Option<&Record>,
-) -> Result<(), BrokerError> {
-    let waits = present.is_some_and(|record| record.state == State::Waiting);
-    if delivery.is_recheck() || waits {
-        return retry_while_leased(lease, || context.broker.release(&delivery_context.job_id))
-            .await
-            .map(|_| ());
+    /// Whether the job must not run by this message. A recheck message has no envelope of its
+    /// own. A message by which the job was blocked may still be about to be removed by the worker
+    /// that blocked the job, however late: whoever ran the job by it would lose it then.
+    fn needs_own_message(&self, snapshot: &RecordSnapshot) -> bool {
+        let message = self.delivery().message;
+        message.is_recheck()
+            || snapshot
+                .record
+                .as_ref()
+                .is_some_and(|record| record.superseded_sequence == Some(message.sequence))
     }
-    // under no message id: the server would take it for a repeat of the first
-    let again = NewJob {
-        job_id: delivery_context.job_id.clone(),
-        queue: delivery_context.queue.clone(),
-        payload: delivery.payload.clone(),
-        has_user_id: false,
-        start: None,
-    };
-    retry_while_leased(lease, || context.broker.republish(again.clone())).await
-}
 
-/// Whether a delivered envelope says the same as the job's first one, however each is written.
-/// Where the first is not to be found, its digest has to do.
-async fn is_equivalent(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    record: &Record,
-) -> Result<bool, BrokerError> {
-    let first = retry_while_leased(lease, || context.broker.envelope_of(record)).await?;
-    Ok(first.is_some_and(|first| naq_protocol::is_equivalent(&first, &delivery.payload)))
-}
-
-/// Keeps an envelope whose id stands for another: under its place, since the id is not its own.
-async fn reject_id_conflict(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    delivery_context: &DeliveryContext,
-) -> Done {
-    let taken = EnvelopeError::new(
-        RejectReason::Invalid,
-        "job_id",
-        format!(
-            "the job id `{}` is taken by another envelope",
-            delivery_context.job_id
-        ),
-    );
-    let delivery_context = DeliveryContext {
-        job_id: JobId::for_sequence(&delivery.queue, delivery.sequence),
-        ..delivery_context.clone()
-    };
-    reject_envelope(context, lease, delivery, &delivery_context, &taken).await
-}
-
-/// Does once more what a crash after a job's end may have left undone.
-async fn complete_finished(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    delivery: &Delivery,
-    envelope: &Envelope,
-    record: &Record,
-) -> Result<(), BrokerError> {
-    if record.state == State::Failed {
-        keep_dead_letter(context, lease, delivery, record).await?;
+    /// Publishes a new message for a job that may run, and drops this one.
+    async fn republish(&mut self, snapshot: RecordSnapshot) -> Step {
+        let (delivery, job_id) = (self.delivery(), &self.facts.job_id);
+        let broker = delivery.broker();
+        let waits = snapshot.state() == Some(State::Waiting);
+        let published = if delivery.message.is_recheck() || waits {
+            delivery.persist(|| broker.release(job_id)).await.map(drop)
+        } else {
+            // without a message id: the server would take it for a duplicate of the first message
+            let again = NewJob {
+                job_id: job_id.clone(),
+                queue: self.facts.queue.clone(),
+                payload: delivery.message.payload.clone(),
+                has_user_id: false,
+                start: None,
+            };
+            delivery.persist(|| broker.republish(again.clone())).await
+        };
+        if published.is_err() {
+            return done(Done::LeaseLost);
+        }
+        failpoint("recheck.released");
+        done(delivery.acknowledge(Done::NothingToRun).await)
     }
-    blocked::release(context, lease, record, Some(envelope)).await
+
+    async fn reroute(&mut self, snapshot: RecordSnapshot, running: Box<Record>) -> Step {
+        let present = snapshot.record.as_deref();
+        let rerouting = self
+            .attempt
+            .reroute_by_labels(present, snapshot.revision, running);
+        match rerouting.await {
+            Some(result) => done(result),
+            None => {
+                self.facts.dependency_statuses = None;
+                AGAIN
+            }
+        }
+    }
+
+    /// The envelope's bytes differ from those of the job's first one. If both mean the same, the
+    /// delivery is decided under the first one's digest; otherwise the id is taken. If the first
+    /// envelope no longer exists, they count as different.
+    async fn compare_envelopes(&mut self, snapshot: RecordSnapshot) -> Step {
+        let Some(record) = &snapshot.record else {
+            return AGAIN;
+        };
+        let delivery = self.delivery();
+        let first = delivery
+            .persist(|| delivery.broker().envelope_of(record))
+            .await;
+        let Ok(first) = first else {
+            return done(Done::LeaseLost);
+        };
+        if first.is_some_and(|first| is_equivalent(&first, &delivery.message.payload)) {
+            self.facts.envelope_digest = record.envelope_digest.clone().unwrap_or_default();
+            self.snapshot = Some(snapshot);
+            AGAIN
+        } else {
+            self.reject_id_conflict().await
+        }
+    }
+
+    /// Rejects an envelope whose job id belongs to another envelope. The rejection is recorded
+    /// under an id made of the message's queue and sequence, since the id is the other job's.
+    async fn reject_id_conflict(&self) -> Step {
+        let delivery = self.delivery();
+        let taken = EnvelopeError::new(
+            RejectReason::Invalid,
+            "job_id",
+            format!(
+                "the job id `{}` is taken by another envelope",
+                self.facts.job_id
+            ),
+        );
+        let facts = DeliveryContext {
+            job_id: JobId::for_sequence(&delivery.message.queue, delivery.message.sequence),
+            ..self.facts.clone()
+        };
+        done(delivery.reject(&facts, &taken).await)
+    }
+
+    async fn resolve_dependencies(
+        &mut self,
+        snapshot: RecordSnapshot,
+        open: Vec<Dependency>,
+    ) -> Step {
+        // once the job has waited for as long as a dependency may be missing
+        let is_overdue = snapshot
+            .record
+            .as_ref()
+            .and_then(|record| record.waits.as_ref()?.until)
+            .is_some_and(|until| self.facts.now >= until);
+        let delivery = self.delivery();
+        let resolving = delivery.resolve_dependencies(&self.facts.job_id, open, is_overdue);
+        match resolving.await {
+            Ok(statuses) => {
+                self.facts.dependency_statuses = Some(statuses);
+                self.snapshot = Some(snapshot);
+                AGAIN
+            }
+            Err(_) => done(Done::LeaseLost),
+        }
+    }
+
+    async fn acquire_slot(&mut self, snapshot: RecordSnapshot) -> Step {
+        match self.attempt.acquire_slot(&self.facts).await {
+            Ok(slot) => {
+                self.facts.slot = slot;
+                self.snapshot = Some(snapshot);
+                AGAIN
+            }
+            Err(_) => done(Done::LeaseLost),
+        }
+    }
+
+    async fn block(&mut self, record: Box<Record>, revision: u64) -> Step {
+        match self.attempt.block(record, revision).await {
+            Ok(BlockOutcome::Blocked) => {
+                done(self.delivery().acknowledge(Done::NothingToRun).await)
+            }
+            Ok(BlockOutcome::Reevaluate) => {
+                self.facts.dependency_statuses = None;
+                self.facts.slot = slot_to_begin_with(self.runs_here);
+                AGAIN
+            }
+            Err(_) => done(Done::LeaseLost),
+        }
+    }
+
+    /// Drops a message of a job that runs by another one, unless that one no longer exists: a
+    /// worker that held it for too long may have claimed by it after another had rerouted it.
+    async fn drop_duplicate(&mut self, snapshot: RecordSnapshot) -> Step {
+        match self.is_lease_message_missing(&snapshot).await {
+            // The job may just have ended, which removes its message: that shows in the record, so
+            // it is read once more before the message counts as missing.
+            Ok(true) if self.message_missing_at != Some(snapshot.revision) => {
+                self.message_missing_at = Some(snapshot.revision);
+                AGAIN
+            }
+            Ok(true) => {
+                self.facts.lease_message_missing = true;
+                self.snapshot = Some(snapshot);
+                AGAIN
+            }
+            Ok(false) => done(self.delivery().acknowledge(Done::NothingToRun).await),
+            Err(_) => done(Done::LeaseLost),
+        }
+    }
+
+    /// Whether the message by which the job runs, as its record says, no longer exists.
+    async fn is_lease_message_missing(
+        &self,
+        snapshot: &RecordSnapshot,
+    ) -> Result<bool, BrokerError> {
+        let record = snapshot.record.as_deref();
+        let Some((record, sequence)) =
+            record.and_then(|record| Some((record, record.lease.as_ref()?.sequence)))
+        else {
+            return Ok(false);
+        };
+        let delivery = self.delivery();
+        let payload = delivery
+            .persist(|| delivery.broker().payload_at(&record.queue, sequence))
+            .await?;
+        Ok(payload.is_none())
+    }
+
+    /// Repeats what a crash after the job's end may have left undone, then acknowledges.
+    async fn complete_finished(&mut self, snapshot: RecordSnapshot) -> Step {
+        let delivery = self.delivery();
+        if let Some(record) = &snapshot.record {
+            let completed = async {
+                if record.state == State::Failed {
+                    delivery.dead_letter(record).await?;
+                }
+                let envelope = Some(self.attempt.envelope);
+                delivery
+                    .finish_job(record, envelope, SlotWaiter::MayExist)
+                    .await
+            };
+            if completed.await.is_err() {
+                return done(Done::LeaseLost);
+            }
+        }
+        done(delivery.acknowledge(Done::NothingToRun).await)
+    }
+
+    /// Delays the message again: it was delivered before its time.
+    async fn delay(&mut self, snapshot: RecordSnapshot, due: Timestamp) -> Step {
+        let delivery = self.delivery();
+        let job = self.attempt.message_for(&self.facts.job_id);
+        let attempts = snapshot.record.as_ref().map_or(0, |record| record.attempt);
+        let delayed = delivery
+            .persist(|| delivery.broker().delay_retry(job.clone(), due, attempts))
+            .await;
+        if delayed.is_err() {
+            return done(Done::LeaseLost);
+        }
+        failpoint("delay.written");
+        done(delivery.acknowledge(Done::NothingToRun).await)
+    }
 }
 
-/// Whether the message by which a job runs, as its record says, is no more. A worker that held it
-/// for too long may have claimed by it after another had handed it on.
-async fn lease_message_missing(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    record: Option<&Record>,
-) -> Result<bool, BrokerError> {
-    let Some((record, sequence)) =
-        record.and_then(|record| Some((record, record.lease.as_ref()?.sequence)))
-    else {
-        return Ok(false);
-    };
-    let found =
-        retry_while_leased(lease, || context.broker.payload_at(&record.queue, sequence)).await?;
-    Ok(found.is_none())
-}
-
-/// Whether a job that waits has done so for as long as a dependency may be missing.
-fn is_dependency_overdue(record: Option<&Record>, delivery_context: &DeliveryContext) -> bool {
-    record
-        .and_then(|record| record.waits.as_ref()?.until)
-        .is_some_and(|until| delivery_context.now >= until)
-}
-
-/// Whether a record is this very delivery's own claim.
-fn is_own_claim(record: &Record, delivery_context: &DeliveryContext) -> bool {
-    record.state == State::Running
-        && record.lease.as_ref().is_some_and(|lease| {
-            lease.worker_id == delivery_context.worker_id
-                && lease.sequence == delivery_context.sequence
-                && lease.delivery == delivery_context.delivery
-        })
-}
-
-enum ReadFailure {
-    LeaseLost,
-    Invalid(String),
-}
-
-async fn read_record(
-    context: &AttemptContext,
-    lease: &MessageLease,
-    job_id: &JobId,
-) -> Result<(Option<Box<Record>>, u64), ReadFailure> {
-    match retry_while_leased(lease, || context.broker.read_record(job_id)).await {
-        Ok((record, revision)) => Ok((record.map(Box::new), revision)),
-        Err(BrokerError::InvalidData(message)) => Err(ReadFailure::Invalid(message)),
-        Err(_) => Err(ReadFailure::LeaseLost),
+/// Whether a slot is still to be requested. For a job that does not run here, the worker that runs
+/// it acquires the slot.
+fn slot_to_begin_with(runs_here: bool) -> ConcurrencySlot {
+    if runs_here {
+        ConcurrencySlot::NotRequested
+    } else {
+        ConcurrencySlot::Acquired
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::WorkerConfig;
+use super::options::WorkerConfig;
 use naq_core::has_required_labels;
 use naq_protocol::{Envelope, EnvelopeError, Record, RejectReason, Stdin as EnvelopeStdin};
 use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};

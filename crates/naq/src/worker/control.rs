@@ -1,5 +1,5 @@
-//! What a job says of itself on the control channel: kept on its record while it runs, so that
-//! others see it and the next attempt is given it.
+//! The control channel: what a running job reports of itself, written to its record so that others
+//! see it and the next attempt gets it.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,35 +8,37 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::attempt::AttemptContext;
+use super::context::WorkerContext;
 use super::lease::MessageLease;
 use naq_jetstream::{Broker, BrokerError};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobProgress, Record, State};
 use naq_runner::{ControlMessage, StopReason};
 
-/// How long what a job says may wait for more of it before it is written, and how far apart two
-/// writes are at the least: a job that speaks all the time must not cost more than a few writes.
+/// How long the first message waits for further ones before the record is written.
 const CHECKPOINT_DELAY: Duration = Duration::from_millis(100);
+
+/// Time between two writes at least: a job that reports without pause must not cost more than a
+/// few writes.
 const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// The most warnings kept of what was not understood.
+/// Number of warnings on a record from which invalid messages are dropped silently.
 const WARNINGS_MAX: usize = 32;
 
-/// What a job has said that does not stand on its record.
+/// What a job has reported that is not part of its record.
 #[derive(Debug, Default)]
 pub(super) struct ControlState {
-    /// How long it asks to wait before it is tried again.
+    /// Pause before the next attempt that the job asks for. `None` means by its envelope.
     pub(super) retry_after: Option<Duration>,
 }
 
 impl ControlState {
-    /// Takes one message. What is not understood is kept as a warning.
+    /// Applies one message to the record. Fields that are unknown or invalid become warnings.
     pub(super) fn apply(&mut self, record: &mut Record, message: &ControlMessage) {
         let object = &message.object;
         let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
         for (key, value) in object {
-            let understood = match key.as_str() {
+            let applied = match key.as_str() {
                 "progress" => match value
                     .as_f64()
                     .filter(|percent| (0.0..=100.0).contains(percent))
@@ -76,7 +78,7 @@ impl ControlState {
                     other.chars().take(40).collect::<String>()
                 )),
             };
-            if let Err(warning) = understood
+            if let Err(warning) = applied
                 && record.warnings.len() < WARNINGS_MAX
             {
                 record.warnings.push(warning);
@@ -89,19 +91,19 @@ fn raw_json(value: &Value) -> Option<Box<RawValue>> {
     RawValue::from_string(value.to_string()).ok()
 }
 
-/// What came of writing a running job's record.
+/// The result of writing a running job's record.
 enum CheckpointResult {
     Written(u64),
-    /// Someone else has changed it: as it is now, and its revision.
+    /// Someone else has changed the record: its present content and revision.
     Changed(Option<Box<Record>>, u64),
-    /// It is tried again with the next thing said.
+    /// Not written; the next message of the job tries again.
     Failed,
 }
 
-/// Writes a running job's record now and then. One write at a time, and none waits for it: the
-/// job's output is read on meanwhile.
+/// Writes a running job's record from time to time. One write at a time, and in the background:
+/// the job's output is read meanwhile.
 pub(super) struct RecordCheckpointer<'a> {
-    context: &'a AttemptContext,
+    context: &'a WorkerContext,
     lease: &'a MessageLease,
     due: Option<Instant>,
     not_before: Instant,
@@ -110,7 +112,7 @@ pub(super) struct RecordCheckpointer<'a> {
 
 impl<'a> RecordCheckpointer<'a> {
     pub(super) fn new(
-        context: &'a AttemptContext,
+        context: &'a WorkerContext,
         lease: &'a MessageLease,
     ) -> RecordCheckpointer<'a> {
         RecordCheckpointer {
@@ -122,13 +124,13 @@ impl<'a> RecordCheckpointer<'a> {
         }
     }
 
-    /// There is something new on the record.
+    /// Schedules a write, since the record has changed.
     pub(super) fn mark_dirty(&mut self) {
         let due = (Instant::now() + CHECKPOINT_DELAY).max(self.not_before);
         self.due.get_or_insert(due);
     }
 
-    /// Waits until a write is due, or done, and goes on from there. Cancel safe.
+    /// Waits until a write is due or done, then starts it or applies its result. Cancel safe.
     pub(super) async fn advance(&mut self, record: &mut Record, revision: &mut u64) {
         if let Some(writing) = &mut self.writing {
             let saved = writing.await;
@@ -176,10 +178,10 @@ async fn write_checkpoint(broker: Broker, mut record: Record, revision: u64) -> 
                     Err(_) => CheckpointResult::Failed,
                 };
             }
-            // the outcome finds room for it, beside the record
+            // the outcome moves a large result to the object store; a checkpoint leaves it out
             Err(BrokerError::TooLarge { .. }) if record.result.is_some() => record.result = None,
             Err(error) => {
-                tracing::debug!(job_id = %record.job_id, "what it says is not kept yet: {error}");
+                tracing::debug!(job_id = %record.job_id, "cannot write the checkpoint yet: {error}");
                 return CheckpointResult::Failed;
             }
         }
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
     use naq_protocol::{JobId, QueueName, Timestamp};
 
-    fn taken(lines: &[&str]) -> (Record, ControlState) {
+    fn applied(lines: &[&str]) -> (Record, ControlState) {
         let mut record = Record::new(
             JobId::new("j").unwrap(),
             QueueName::new("q").unwrap(),
@@ -207,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
-        let (record, control_state) = taken(&[
+    fn control_messages_override_earlier_ones() {
+        let (record, control_state) = applied(&[
             r#"{"progress": 10, "message": "one"}"#,
             r#"{"progress": 40.5}"#,
             r#"{"message": "two"}"#,
@@ -225,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_a_warning_and_they_are_bounded() {
-        let (record, control_state) = taken(&[
+    fn unknown_control_fields_become_a_bounded_number_of_warnings() {
+        let (record, control_state) = applied(&[
             r#"{"progress": 101}"#,
             r#"{"retry_after": "5 parsecs"}"#,
             r#"{"dance": true}"#,
         ]);
         assert_eq!(record.warnings.len(), 3, "{:?}", record.warnings);
         assert!(record.progress.is_none() && control_state.retry_after.is_none());
-        let (record, _) = taken(&[r#"{"dance": true}"#; 100]);
+        let (record, _) = applied(&[r#"{"dance": true}"#; 100]);
         assert_eq!(record.warnings.len(), WARNINGS_MAX);
     }
 }

@@ -1,37 +1,38 @@
-//! A worker's hold on one message: renewed while the job runs, given up in time.
+//! A worker's lease on one message: renewed while the job runs, given up before the server does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::{BootInstant, LeaseExpiry};
 use naq_jetstream::{Broker, Delivery};
 use naq_protocol::{JobId, State};
 use naq_runner::{JobHandle, StopReason};
 
-/// A message in hand, shared by the task that works on it and the loop that renews it.
+/// The right to one message until it expires. The task that works on the message and the loop
+/// that renews the lease share it.
 pub(super) struct MessageLease {
     inner: Mutex<LeaseInner>,
     ack_wait: Duration,
 }
 
 struct LeaseInner {
-    /// The latest delivery of the message: an answer to an earlier one may be ignored.
+    /// The latest delivery of the message: the server may ignore an answer to an earlier one.
     delivery: Arc<Delivery>,
-    /// Until when the server surely takes this worker for alive.
-    expires_at: Instant,
+    /// Until then the server surely does not deliver the message to another worker.
+    expires_at: LeaseExpiry,
     job_id: Option<JobId>,
     handle: Option<Arc<JobHandle>>,
-    /// Asked for before the job had started.
+    /// Why to stop the job and whether to kill it at once; set also before the job has started.
     stop_requested: Option<(StopReason, bool)>,
 }
 
 impl MessageLease {
+    /// The lease that comes with a delivery.
     pub(super) fn new(delivery: Delivery, ack_wait: Duration) -> MessageLease {
         MessageLease {
             inner: Mutex::new(LeaseInner {
                 delivery: Arc::new(delivery),
-                expires_at: Instant::now() + lease_duration(ack_wait),
+                expires_at: expiry(BootInstant::now(), ack_wait),
                 job_id: None,
                 handle: None,
                 stop_requested: None,
@@ -44,11 +45,12 @@ impl MessageLease {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The latest delivery.
+    /// The latest delivery of the message.
     pub(super) fn delivery(&self) -> Arc<Delivery> {
         Arc::clone(&self.lock().delivery)
     }
 
+    /// The job of the message; `None` before its envelope was read.
     pub(super) fn job_id(&self) -> Option<JobId> {
         self.lock().job_id.clone()
     }
@@ -57,7 +59,7 @@ impl MessageLease {
         self.lock().job_id = Some(job_id.clone());
     }
 
-    /// The job has started; what was asked of it before is asked now.
+    /// Registers the started job. If a stop was requested before, it is carried out now.
     pub(super) fn set_handle(&self, handle: Arc<JobHandle>) {
         let mut inner = self.lock();
         if let Some((why, at_once)) = inner.stop_requested {
@@ -66,36 +68,37 @@ impl MessageLease {
         inner.handle = Some(handle);
     }
 
-    /// What the job was asked to stop for, if it was.
+    /// Why the job is to stop; `None` if nobody asked for that.
     pub(super) fn stop_requested(&self) -> Option<StopReason> {
         self.lock().stop_requested.map(|(why, _)| why)
     }
 
-    /// The same message was delivered to the same worker once more.
+    /// Starts the lease again after the server delivered the same message to this worker again.
     pub(super) fn on_redelivery(&self, delivery: Delivery) {
         let mut inner = self.lock();
         inner.delivery = Arc::new(delivery);
-        inner.expires_at = Instant::now() + lease_duration(self.ack_wait);
+        inner.expires_at = expiry(BootInstant::now(), self.ack_wait);
     }
 
-    /// Whether the server may have given the message to another worker by now.
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
-        now >= self.lock().expires_at
+    /// Whether the server may have delivered the message to another worker by now.
+    pub(super) fn is_expired(&self) -> bool {
+        self.lock().expires_at.has_passed()
     }
 
-    /// Tells the server that work goes on.
+    /// Reports to the server that the job is in progress, which extends the lease.
     pub(super) async fn renew(&self) {
-        let asked_at = Instant::now();
+        let requested_at = BootInstant::now();
         let delivery = self.delivery();
         if delivery.renew().await.is_ok() {
-            let until = asked_at + lease_duration(self.ack_wait);
+            let expires_at = expiry(requested_at, self.ack_wait);
             let mut inner = self.lock();
-            inner.expires_at = inner.expires_at.max(until);
+            // a redelivery in between may have brought a later expiry
+            inner.expires_at = inner.expires_at.max(expires_at);
         }
     }
 
-    /// Stops a job that runs where its record says that someone wants it cancelled, or that
-    /// another worker has it.
+    /// Reads a running job's record, and stops the job if the record says that it is to be
+    /// cancelled or that another worker has claimed it.
     pub(super) async fn revalidate(&self, broker: &Broker, worker_id: &str) {
         let job_id = {
             let inner = self.lock();
@@ -119,7 +122,7 @@ impl MessageLease {
         }
     }
 
-    /// Stops the job, or sees to it that it is stopped when it starts.
+    /// Stops the job now, or as soon as it starts. `at_once` kills it without a grace period.
     pub(super) fn stop(&self, why: StopReason, at_once: bool) {
         let mut inner = self.lock();
         inner.stop_requested = Some((why, at_once));
@@ -137,8 +140,7 @@ fn stop(handle: &JobHandle, why: StopReason, at_once: bool) {
     }
 }
 
-/// A worker stops trusting its hold a little before the server does, reckoned from when it asked
-/// and not from when it was answered.
-fn lease_duration(ack_wait: Duration) -> Duration {
-    ack_wait - ack_wait / 10
+/// A worker gives its lease up a tenth of `ack_wait` before the server does.
+fn expiry(requested_at: BootInstant, ack_wait: Duration) -> LeaseExpiry {
+    LeaseExpiry::new(requested_at, ack_wait - ack_wait / 10)
 }

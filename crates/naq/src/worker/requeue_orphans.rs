@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::attempt::resolve_job_id;
+use super::delivery::resolve_job_id;
 use naq_jetstream::{Broker, BrokerError, Delivery};
 use naq_protocol::{Envelope, JobId, QueueName, State};
 

@@ -1,0 +1,55 @@
+//! What follows a job's end, whoever ended it: a worker, a cancel request or the reconciler.
+
+use super::{Broker, BrokerError};
+use naq_protocol::{Envelope, Record};
+
+/// Whether a job may be in the index of those that wait for a slot of its concurrency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotWaiter {
+    /// It ran, and left the index when it was claimed.
+    Absent,
+    /// It ended without having run, or that is not known.
+    MayExist,
+}
+
+impl Broker {
+    /// Carries out what follows from a record whose job does not run any more: releases the jobs
+    /// that depend on it, removes the job from the indexes of those that wait, and returns its
+    /// slot. Of a job that is to be retried only the slot is returned.
+    ///
+    /// The record must have been written before: a dependent that is released earlier would find
+    /// this job unfinished and block again. Repeating this does no harm, so a caller that was cut
+    /// off repeats all of it. `None` for `envelope` means that it is lost: then only dependents
+    /// are released, and the reconciler removes the rest.
+    ///
+    /// # Errors
+    /// Returns the error of the request that failed; the caller has to repeat the call.
+    pub async fn finish_job(
+        &self,
+        record: &Record,
+        envelope: Option<&Envelope>,
+        waiter: SlotWaiter,
+    ) -> Result<(), BrokerError> {
+        let has_ended = record.state.is_terminal();
+        if record.has_dependents && has_ended {
+            self.release_dependents(&record.job_id, record.state)
+                .await?;
+        }
+        let Some(envelope) = envelope else {
+            return Ok(());
+        };
+        // dependencies that were met have removed their keys themselves
+        if has_ended && !record.dependencies_met && !envelope.depends_on.is_empty() {
+            self.remove_dependency_index(&record.job_id, &envelope.depends_on)
+                .await?;
+        }
+        if let Some(key) = &envelope.concurrency_key {
+            // before the slot is offered to those that wait: it must not be offered to this job
+            if has_ended && waiter == SlotWaiter::MayExist {
+                self.remove_slot_waiter(key, &record.job_id).await?;
+            }
+            self.release_slot(key, &record.job_id).await?;
+        }
+        Ok(())
+    }
+}

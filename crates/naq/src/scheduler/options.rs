@@ -1,0 +1,37 @@
+//! What a scheduler takes and returns.
+
+use std::time::Duration;
+
+/// Options of a scheduler.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Name of this instance in lists and logs. `None` means a generated name.
+    pub instance_id: Option<String>,
+    /// The leader lease. `None` means no lease: this scheduler leads beside any other.
+    pub lock: Option<LockOptions>,
+    /// Number of ticks in a row that could not be enqueued after which a schedule is paused. 0
+    /// means never.
+    pub max_consecutive_failures: u32,
+    /// Time between two runs of the reconciler.
+    pub reconcile_interval: Duration,
+    /// Default time that the record of a job is kept which a tick replaces before it has started.
+    pub result_ttl: Duration,
+}
+
+/// How long the leader lease lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct LockOptions {
+    /// Time after which the server removes a lease that was not renewed, in whole seconds.
+    pub ttl: Duration,
+    /// Time between two renewals.
+    pub renew_interval: Duration,
+}
+
+/// What a scheduler did, from start to exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerSummary {
+    /// Number of ticks that were enqueued.
+    pub enqueued: u64,
+    /// Number of times that this instance became the leader.
+    pub terms: u64,
+}

@@ -1,0 +1,147 @@
+//! A delivered message under this worker's lease: the steps that every way through the worker
+//! takes, whatever the message turns out to be.
+
+use super::context::WorkerContext;
+use super::lease::MessageLease;
+use super::report::Done;
+use crate::clock::now;
+use naq_core::{ConcurrencySlot, DeliveryContext, ExponentialBackoff};
+use naq_jetstream::{Broker, BrokerError, Delivery, failpoint};
+use naq_protocol::{Envelope, EnvelopeError, JobId, Reason, Record, RejectReason};
+use std::time::Duration;
+
+/// Pauses before a request that failed for a passing reason is sent again.
+pub(super) const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
+
+/// One delivery of a message, with the lease on it.
+#[derive(Clone, Copy)]
+pub(super) struct LeasedDelivery<'a> {
+    pub(super) context: &'a WorkerContext,
+    pub(super) lease: &'a MessageLease,
+    /// The delivery that is being worked on. The lease may have a later one of the same message,
+    /// which is the one to answer.
+    pub(super) message: &'a Delivery,
+}
+
+impl<'a> LeasedDelivery<'a> {
+    pub(super) fn broker(&self) -> &'a Broker {
+        &self.context.broker
+    }
+
+    /// Repeats a request until it succeeds, the server's answer is final, or the lease has
+    /// expired and the loop has noticed that. The request must be safe to repeat.
+    ///
+    /// # Errors
+    /// Returns the error of the last request.
+    pub(super) async fn persist<T, F>(
+        &self,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, BrokerError>
+    where
+        F: Future<Output = Result<T, BrokerError>>,
+    {
+        let mut failures = 0;
+        loop {
+            match request().await {
+                Err(error) if error.is_transient() => {
+                    if self.lease.is_expired() && self.lease.stop_requested().is_some() {
+                        return Err(error);
+                    }
+                    failures += 1;
+                    if RETRY_BACKOFF.is_at_max(failures) {
+                        tracing::warn!(failures, "a request still fails, retrying: {error}");
+                    } else {
+                        tracing::debug!(failures, "a request failed, retrying: {error}");
+                    }
+                    tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Acknowledges the message, after everything else is written, and passes `done` on.
+    pub(super) async fn acknowledge(&self, done: Done) -> Done {
+        failpoint("ack.before");
+        // If this fails the outcome is recorded all the same: the message is redelivered, finds
+        // the terminal record, and is acknowledged then.
+        let _ = self
+            .persist(|| async { self.lease.delivery().ack().await })
+            .await;
+        failpoint("ack.done");
+        done
+    }
+
+    /// Keeps the envelope of a failed job in the stream of dead letters.
+    ///
+    /// # Errors
+    /// Returns the error of the last request.
+    pub(super) async fn dead_letter(&self, record: &Record) -> Result<(), BrokerError> {
+        self.persist(|| {
+            self.broker().dead_letter(
+                self.message,
+                &record.job_id,
+                record.state,
+                record.reason.unwrap_or(Reason::Exit),
+                record.error.as_deref().unwrap_or_default(),
+                record.attempt,
+            )
+        })
+        .await
+    }
+
+    /// The facts by which the delivery is decided.
+    pub(super) fn facts(&self, job_id: JobId) -> DeliveryContext {
+        let message = self.message;
+        DeliveryContext {
+            job_id,
+            queue: message.queue.clone(),
+            sequence: message.sequence,
+            delivery: message.delivery,
+            enqueue_time: message.enqueue_time,
+            worker_id: self.context.worker_id.clone(),
+            now: now(),
+            max_worker_crashes: self.context.options.max_worker_crashes,
+            envelope_digest: Envelope::digest(&message.payload),
+            lease_message_missing: false,
+            cancel_requested: false,
+            dependency_statuses: None,
+            slot: ConcurrencySlot::NotRequested,
+            traceparent: message.traceparent().map(str::to_owned),
+            scheduled_for: message.scheduled_for(),
+        }
+    }
+}
+
+/// The job's id: from the subject, the envelope, the producer's message id, or, failing all of
+/// these, from the message's queue and sequence. Also the error if the ids given contradict each
+/// other or are invalid; the id is then that of queue and sequence.
+pub(super) fn resolve_job_id(
+    delivery: &Delivery,
+    envelope: Option<&Envelope>,
+) -> (JobId, Option<EnvelopeError>) {
+    let invalid =
+        |message: String| Some(EnvelopeError::new(RejectReason::Invalid, "job_id", message));
+    let by_sequence = || JobId::for_sequence(&delivery.queue, delivery.sequence);
+    let in_envelope = envelope.and_then(|envelope| envelope.job_id.clone());
+    match (&delivery.subject_id, in_envelope) {
+        (Some(Err(problem)), _) => (
+            by_sequence(),
+            invalid(format!("the subject's last token: {problem}")),
+        ),
+        (Some(Ok(subject)), Some(id)) if *subject != id => (
+            by_sequence(),
+            invalid(format!("`{id}` is not the id in the subject, `{subject}`")),
+        ),
+        (Some(Ok(subject)), _) => (subject.clone(), None),
+        (None, Some(id)) => (id, None),
+        (None, None) => {
+            let message_id = delivery
+                .message_id
+                .as_ref()
+                .and_then(|id| JobId::from_user(id).ok());
+            (message_id.unwrap_or_else(by_sequence), None)
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One delivery, from the message to the acknowledgement: claim, run, finish.
+//!
+//! Decide, record, acknowledge, in that order. Each request to the server is repeated until it
+//! succeeds or the lease on the message is lost, and none in a way that could do something twice.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+
+use super::attempt::Attempt;
+use super::claim::Claim;
+use super::command;
+use super::context::WorkerContext;
+use super::delivery::{LeasedDelivery, resolve_job_id};
+use super::finish::Ending;
+use super::lease::MessageLease;
+use super::report::{Done, Report, WorkerSlot};
+use naq_core::DeliveryContext;
+use naq_jetstream::BrokerError;
+use naq_protocol::{Envelope, JobId};
+
+/// Handles a delivery and reports the result to the loop. A task of its own for each delivery.
+pub(super) async fn run(
+    context: Arc<WorkerContext>,
+    lease: Arc<MessageLease>,
+    reports: mpsc::Sender<Report>,
+) {
+    let message = lease.delivery();
+    let mut slot = WorkerSlot::taken(&reports);
+    let delivery = LeasedDelivery {
+        context: &context,
+        lease: &lease,
+        message: &message,
+    };
+    let (job_id, result) = handle_delivery(delivery, &mut slot).await;
+    slot.release().await;
+    let _ = reports
+        .send(Report::Finished {
+            job_id,
+            sequence: message.sequence,
+            queue: message.queue.clone(),
+            result,
+        })
+        .await;
+}
+
+async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>) -> (JobId, Done) {
+    let message = delivery.message;
+    if message.is_recheck() {
+        return recheck_blocked_job(delivery, slot).boxed().await;
+    }
+    let parsed = Envelope::parse(&message.payload);
+    let (job_id, id_problem) = resolve_job_id(message, parsed.as_ref().ok());
+    delivery.lease.set_job_id(&job_id);
+    let facts = delivery.facts(job_id.clone());
+    let checked = parsed.and_then(|envelope| match id_problem {
+        Some(invalid) => Err(invalid),
+        None => command::check_policy(&envelope, &delivery.context.options).map(|()| envelope),
+    });
+    let done = match checked {
+        Ok(envelope) => {
+            let attempt = Attempt {
+                delivery,
+                envelope: &envelope,
+            };
+            execute(&attempt, facts, slot).await
+        }
+        Err(invalid) => Box::pin(delivery.reject(&facts, &invalid)).await,
+    };
+    (job_id, done)
+}
+
+/// Claims the job, runs it, and finishes: records the outcome and acknowledges the message.
+async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut WorkerSlot<'_>) -> Done {
+    let ending = match attempt.claim(facts).await {
+        Claim::Done(done) => return done,
+        Claim::Finished(record, revision) => Ending::without_running(record, revision),
+        Claim::Claimed(record, revision) => match attempt.run(record, revision).await {
+            Some((next, revision)) => Ending::after_running(next, revision),
+            None => return Done::LeaseLost,
+        },
+    };
+    // room for the outcome first, so that a slow server slows this worker and not its memory
+    let _room = attempt.delivery.context.unrecorded_outcomes.acquire().await;
+    slot.release().await;
+    attempt.finish(ending).await
+}
+
+/// Evaluates a blocked job again when its recheck is due: a dependency may be missing for too
+/// long, or the job may have expired.
+async fn recheck_blocked_job(
+    delivery: LeasedDelivery<'_>,
+    slot: &mut WorkerSlot<'_>,
+) -> (JobId, Done) {
+    let (job_id, _) = resolve_job_id(delivery.message, None);
+    delivery.lease.set_job_id(&job_id);
+    let done = match execute_blocked_job(delivery, &job_id, slot).await {
+        Ok(done) => done,
+        Err(error) => {
+            tracing::warn!(%job_id, "cannot recheck a blocked job: {error}");
+            Done::LeaseLost
+        }
+    };
+    (job_id, done)
+}
+
+async fn execute_blocked_job(
+    delivery: LeasedDelivery<'_>,
+    job_id: &JobId,
+    slot: &mut WorkerSlot<'_>,
+) -> Result<Done, BrokerError> {
+    let Some(blocked) = delivery.read_blocked_job(job_id).await? else {
+        return Ok(delivery.acknowledge(Done::NothingToRun).await);
+    };
+    let message = delivery.message.with_payload(blocked.payload.into());
+    let delivery = LeasedDelivery {
+        message: &message,
+        ..delivery
+    };
+    let mut facts = delivery.facts(job_id.clone());
+    facts.enqueue_time = blocked.enqueue_time;
+    let attempt = Attempt {
+        delivery,
+        envelope: &blocked.envelope,
+    };
+    Ok(execute(&attempt, facts, slot).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each delivery is a task, and a task is copied and allocated as a whole: rare ways are boxed.
+    #[test]
+    fn an_attempt_is_a_small_task() {
+        let bytes = future_bytes(run);
+        assert!(bytes <= 8 << 10, "{bytes} bytes");
+    }
+}

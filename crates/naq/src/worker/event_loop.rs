@@ -1,0 +1,617 @@
+//! The worker's loop: it owns the slots, the leases and the commands, and starts a task for each
+//! delivery.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::context::{RegisteredRoutes, WorkerContext};
+use super::lease::MessageLease;
+use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
+use super::pull_planner::PullPlanner;
+use super::report::{Done, Report};
+use super::{delivery_task, label_routes, prepare, requeue_orphans};
+use crate::clock::{BootInstant, ClockWatch, now};
+use naq_jetstream::{
+    Broker, ControlCommand, ControlSubscription, Delivery, PullEvent, PullKind, PullSubscription,
+    ReceivedCommand,
+};
+use naq_protocol::{JobId, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
+use naq_runner::{Runner, StopReason};
+
+/// How long a worker that has stopped its jobs may take to record their outcomes. A server that is
+/// unreachable, or full, must not keep it from exiting.
+const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
+
+/// Number of outcomes, beyond one per slot, that may wait to be recorded.
+const UNRECORDED_OUTCOMES_EXTRA: usize = 64;
+
+/// Number of running jobs that a heartbeat names.
+const HEARTBEAT_JOBS_MAX: usize = 100;
+
+/// Runs a worker until it is commanded to exit.
+///
+/// # Errors
+/// Returns [`WorkerError::Broker`] if the streams and consumers cannot be created, or if the
+/// server refuses the connection.
+pub async fn run_worker(
+    broker: Broker,
+    runner: Runner,
+    mut options: WorkerConfig,
+    mut commands: watch::Receiver<WorkerCommand>,
+) -> Result<WorkerSummary, WorkerError> {
+    let (consumer, ack_wait) = tokio::select! {
+        prepared = prepare::prepare(&broker, &options) => prepared?,
+        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
+    };
+    // a lease has to expire here before it does on the server, whatever the options say
+    options.ack_wait = options.ack_wait.min(ack_wait);
+    let worker_id = JobId::generate().to_string();
+    let control = broker.subscribe_control(&worker_id).await?;
+    let pulls = tokio::select! {
+        pulls = prepare::open_pull_subscription(&broker, &options, &consumer) => pulls?,
+        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
+    };
+    let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
+    let context = Arc::new(WorkerContext {
+        broker: broker.clone(),
+        runner,
+        worker_id: worker_id.clone(),
+        unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
+        registered_routes: RegisteredRoutes::default(),
+        options,
+    });
+    let routes = label_routes::serves_routes(&context.options).then(|| {
+        let watching = label_routes::watch_routes(Arc::clone(&context), reports.clone());
+        AbortOnDropHandle::new(tokio::spawn(watching))
+    });
+    let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
+    let worker = Worker::new(context, pulls, control, reports);
+    let summary = worker.run(inbox, &mut commands).await;
+    drop((routes, clock));
+    let _ = broker.remove_worker(&worker_id).await;
+    let _ = broker.flush().await;
+    Ok(summary)
+}
+
+/// Wakes the loop when the machine resumes, so that it looks at its leases at once. Without this
+/// it would look at the next heartbeat or renewal, whose timers do not count suspended time.
+async fn report_clock_changes(reports: mpsc::Sender<Report>) {
+    let clock = match ClockWatch::new() {
+        Ok(clock) => clock,
+        Err(error) => {
+            tracing::debug!("cannot watch the clock: {error}");
+            return;
+        }
+    };
+    loop {
+        clock.was_set().await;
+        if reports.send(Report::ClockSet).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Worker {
+    context: Arc<WorkerContext>,
+    pull_planner: PullPlanner,
+    pulls: PullSubscription,
+    /// Requests of others to this worker.
+    control: ControlSubscription,
+    reports: mpsc::Sender<Report>,
+    /// The leases of this worker, by queue and sequence of the message.
+    leases: HashMap<(QueueName, u64), Arc<MessageLease>>,
+    free_slots: usize,
+    summary: WorkerSummary,
+    command: WorkerCommand,
+    started_at: Timestamp,
+    /// When the loop last got an event, by a clock that counts suspended time.
+    last_event_at: BootInstant,
+    /// When jobs that still run while draining are stopped.
+    drain_deadline: Option<Instant>,
+    /// When the loop ends, although outcomes are not recorded yet.
+    exit_deadline: Option<Instant>,
+    coalescing: Coalescing,
+}
+
+/// What the loop waits for. One is received, then handled.
+enum LoopEvent {
+    Command(WorkerCommand),
+    RenewalDue,
+    HeartbeatDue,
+    Report(Option<Report>),
+    Control(ReceivedCommand),
+    Pull(PullEvent),
+    DrainTimeout,
+    ExitTimeout,
+}
+
+impl Worker {
+    fn new(
+        context: Arc<WorkerContext>,
+        pulls: PullSubscription,
+        control: ControlSubscription,
+        reports: mpsc::Sender<Report>,
+    ) -> Worker {
+        Worker {
+            pull_planner: PullPlanner::default(),
+            pulls,
+            control,
+            reports,
+            leases: HashMap::new(),
+            free_slots: context.options.concurrency,
+            summary: WorkerSummary::default(),
+            command: WorkerCommand::Run,
+            started_at: now(),
+            last_event_at: BootInstant::now(),
+            drain_deadline: None,
+            exit_deadline: None,
+            coalescing: Coalescing::new(),
+            context,
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Report>,
+        commands: &mut watch::Receiver<WorkerCommand>,
+    ) -> WorkerSummary {
+        let options = &self.context.options;
+        let mut renewals = tokio::time::interval(options.ack_wait / 3);
+        let mut heartbeats = tokio::time::interval(options.heartbeat_interval);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.command == WorkerCommand::Run {
+                self.request_jobs().await;
+            } else if self.leases.is_empty() {
+                break;
+            }
+            let event = tokio::select! {
+                biased;
+                command = next_command(commands, self.command) => LoopEvent::Command(command),
+                // before the jobs, of which there may always be one more: these are due seldom,
+                // and must not be late
+                _ = renewals.tick() => LoopEvent::RenewalDue,
+                _ = heartbeats.tick() => LoopEvent::HeartbeatDue,
+                report = inbox.recv() => LoopEvent::Report(report),
+                call = self.control.next() => LoopEvent::Control(call),
+                event = self.pulls.next() => LoopEvent::Pull(event),
+                () = sleep_until(self.drain_deadline) => LoopEvent::DrainTimeout,
+                () = sleep_until(self.exit_deadline) => LoopEvent::ExitTimeout,
+            };
+            // Before the event itself: if this process was stopped or the machine suspended, the
+            // event may be a redelivery of a message whose job still runs here, and the renewal
+            // of a lease that has expired.
+            self.kill_jobs_after_suspension();
+            match event {
+                LoopEvent::Command(command) => self.on_command(command).await,
+                LoopEvent::RenewalDue => self.renew_leases(),
+                LoopEvent::HeartbeatDue => self.heartbeat().await,
+                LoopEvent::Report(report) => self.on_reports(report, &mut inbox),
+                LoopEvent::Control(call) => self.on_control(call),
+                LoopEvent::Pull(event) => self.on_pull_event(event),
+                LoopEvent::DrainTimeout => self.on_drain_timeout(),
+                LoopEvent::ExitTimeout => {
+                    tracing::warn!(
+                        unrecorded = self.leases.len(),
+                        "exiting before NATS has taken every outcome; other workers run those jobs again"
+                    );
+                    break;
+                }
+            }
+        }
+        self.summary
+    }
+
+    /// Looks at all leases if the loop has not run for longer than between two renewals, which
+    /// means that this process was stopped or the machine suspended. Jobs whose lease has expired
+    /// meanwhile are killed: another worker may run them by now.
+    fn kill_jobs_after_suspension(&mut self) {
+        let last_event_at = std::mem::replace(&mut self.last_event_at, BootInstant::now());
+        let away = self.last_event_at.duration_since(last_event_at);
+        if away > self.context.options.ack_wait / 3 && !self.leases.is_empty() {
+            tracing::warn!(
+                away_s = away.as_secs(),
+                "the worker was suspended, checking its leases"
+            );
+            self.renew_leases();
+        }
+    }
+
+    async fn on_command(&mut self, command: WorkerCommand) {
+        self.command = command;
+        match command {
+            WorkerCommand::Run => {}
+            WorkerCommand::Drain => {
+                let drain_timeout = self.context.options.drain_timeout;
+                self.drain_deadline = Some(Instant::now() + drain_timeout);
+                tracing::info!(
+                    running = self.leases.len(),
+                    "draining: requesting no more jobs; running ones may finish"
+                );
+                self.stop_pulling().await;
+            }
+            WorkerCommand::Stop => {
+                self.stop_pulling().await;
+                self.stop_jobs(StopReason::Drain, true);
+                self.exit_deadline = Some(Instant::now() + RECORD_OUTCOMES_MAX);
+            }
+            WorkerCommand::Cancel => {
+                self.stop_pulling().await;
+                self.stop_jobs(StopReason::Cancel, false);
+            }
+        }
+        self.heartbeat().await;
+    }
+
+    fn on_drain_timeout(&mut self) {
+        self.drain_deadline = None;
+        tracing::warn!(
+            running = self.leases.len(),
+            "drain timeout reached, stopping the jobs that still run"
+        );
+        self.stop_jobs(StopReason::Drain, false);
+        let kill_grace = self.context.options.kill_grace;
+        self.exit_deadline = Some(Instant::now() + kill_grace + RECORD_OUTCOMES_MAX);
+    }
+
+    /// Requests as many jobs as there are free slots.
+    async fn request_jobs(&mut self) {
+        let order = self.context.options.order;
+        let pending_pulls: Vec<_> = (0..self.pulls.len())
+            .map(|index| self.pulls.pending_pulls(index))
+            .collect();
+        for pull in self
+            .pull_planner
+            .plan(self.free_slots, &pending_pulls, order)
+        {
+            if let Err(error) = self.pulls.request(pull.index, pull.count, pull.kind).await {
+                tracing::warn!("cannot request jobs: {error}");
+                return;
+            }
+        }
+    }
+
+    /// Handles a report and all others that have arrived, before jobs are requested for the slots
+    /// that they free.
+    fn on_reports(&mut self, report: Option<Report>, inbox: &mut mpsc::Receiver<Report>) {
+        if let Some(report) = report {
+            self.on_report(report);
+        }
+        while let Ok(report) = inbox.try_recv() {
+            self.on_report(report);
+        }
+        let running = self.context.options.concurrency - self.free_slots;
+        self.coalescing.coalesce_completions(running);
+    }
+
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::SlotFree => self.free_slots += 1,
+            Report::RouteAvailable { queue, consumer } => self.add_route(queue, consumer),
+            Report::Finished {
+                job_id,
+                sequence,
+                queue,
+                result,
+            } => {
+                self.leases.remove(&(queue, sequence));
+                self.on_finished(&job_id, result);
+            }
+            // the look at the leases has been made when this report woke the loop
+            Report::ClockSet => {}
+        }
+    }
+
+    fn on_finished(&mut self, job_id: &JobId, result: Done) {
+        match result {
+            Done::Recorded(record) => {
+                log_finished(&record);
+                self.summary.jobs_ended += 1;
+                self.summary.last_record = Some(record);
+            }
+            Done::Requeued => self.summary.requeued += 1,
+            Done::NothingToRun => {}
+            Done::LeaseLost => {
+                tracing::warn!(%job_id, "lease lost; another worker will run the job");
+            }
+        }
+        let single_job = self.context.options.single_job.as_ref();
+        let is_single_job = single_job.is_some_and(|single| single.job_id == *job_id);
+        let has_ended = self
+            .summary
+            .last_record
+            .as_ref()
+            .is_some_and(|record| record.state.is_terminal());
+        if is_single_job && has_ended && self.command == WorkerCommand::Run {
+            self.command = WorkerCommand::Drain;
+        }
+    }
+
+    fn on_pull_event(&mut self, event: PullEvent) {
+        match event {
+            PullEvent::Delivered(index, delivery) => {
+                self.pull_planner
+                    .on_delivered(index, self.pulls.num_pending(index));
+                self.on_delivery(index, *delivery);
+            }
+            // that a request expired says nothing about the queue
+            PullEvent::Unfilled(_, PullKind::Expiring) => {}
+            PullEvent::Unfilled(index, PullKind::NoWait) => self.pull_planner.on_unfilled(index),
+            PullEvent::ConsumerDeleted(index) => self.recreate_consumer(index),
+            PullEvent::Reset => {
+                self.pull_planner.reset();
+                self.remove_poison_messages();
+            }
+        }
+    }
+
+    fn on_delivery(&mut self, index: usize, delivery: Delivery) {
+        let key = (delivery.queue.clone(), delivery.sequence);
+        if let Some(lease) = self.leases.get(&key) {
+            // The server took this worker for dead while it was cut off, and it is not. A job whose
+            // lease expired meanwhile has been told to stop, and stays stopped.
+            lease.on_redelivery(delivery);
+            return;
+        }
+        if self.free_slots == 0 || self.command != WorkerCommand::Run {
+            self.pull_planner.on_requeued(index);
+            tokio::spawn(async move {
+                let _ = delivery.nak().await;
+            });
+            return;
+        }
+        self.free_slots -= 1;
+        let lease = Arc::new(MessageLease::new(delivery, self.context.options.ack_wait));
+        self.leases.insert(key, Arc::clone(&lease));
+        let context = Arc::clone(&self.context);
+        let reports = self.reports.clone();
+        tokio::spawn(delivery_task::run(context, lease, reports));
+    }
+
+    fn on_control(&self, call: ReceivedCommand) {
+        let ControlCommand::Cancel(job_id) = &call.request;
+        let lease = self
+            .leases
+            .values()
+            .find(|lease| lease.job_id().as_ref() == Some(job_id));
+        if let Some(lease) = lease {
+            lease.stop(StopReason::Cancel, false);
+        }
+        tokio::spawn(call.reply(lease.is_some()));
+    }
+
+    /// Pulls from the consumer of a label route too. In the order of preference it comes before
+    /// its queue's main consumer, since fewer workers can run its jobs, and after the queues that
+    /// come before its own.
+    fn add_route(&mut self, queue: QueueName, consumer: String) {
+        if self.command != WorkerCommand::Run || self.pulls.index_of(&queue, &consumer).is_some() {
+            return;
+        }
+        self.pulls.add(queue, consumer);
+        let main = self.context.broker.names().worker_consumer();
+        let queues = &self.context.options.queues;
+        let mut preference: Vec<usize> = (0..self.pulls.len()).collect();
+        preference.sort_by_key(|index| {
+            let queue = self.pulls.queue(*index);
+            let place = queues.iter().position(|served| served == queue);
+            (place, self.pulls.consumer(*index) == main)
+        });
+        self.pull_planner.set_preference(preference);
+    }
+
+    /// Kills the jobs whose lease has expired, and renews the other leases. A lease is also
+    /// revalidated against its job's record, in case a cancel request to this worker was lost.
+    fn renew_leases(&self) {
+        for lease in self.leases.values() {
+            if lease.is_expired() {
+                lease.stop(StopReason::LeaseLost, true);
+            }
+        }
+        for lease in self.leases.values().filter(|lease| !lease.is_expired()) {
+            let lease = Arc::clone(lease);
+            let context = Arc::clone(&self.context);
+            tokio::spawn(async move {
+                lease.renew().await;
+                lease.revalidate(&context.broker, &context.worker_id).await;
+            });
+        }
+    }
+
+    fn stop_jobs(&self, why: StopReason, at_once: bool) {
+        for lease in self.leases.values() {
+            lease.stop(why, at_once);
+        }
+    }
+
+    /// Withdraws the requests for jobs, and gives back those that were delivered meanwhile.
+    async fn stop_pulling(&mut self) {
+        for delivery in self.pulls.close().await {
+            if let Some(lease) = self
+                .leases
+                .get(&(delivery.queue.clone(), delivery.sequence))
+            {
+                lease.on_redelivery(delivery);
+            } else {
+                let _ = delivery.nak().await;
+            }
+        }
+    }
+
+    /// Creates a consumer again that was deleted under the running worker, alone or with its
+    /// queue.
+    fn recreate_consumer(&mut self, index: usize) {
+        if self.context.options.single_job.is_some() {
+            return;
+        }
+        self.pull_planner.on_queue_missing(index);
+        let context = Arc::clone(&self.context);
+        let recreated = self.pull_planner.recreated_queues();
+        let queue = self.pulls.queue(index).clone();
+        let consumer = self.pulls.consumer(index).to_owned();
+        tokio::spawn(async move {
+            let ack_wait = context.options.ack_wait;
+            prepare::recreate_consumer(&context.broker, &queue, &consumer, ack_wait).await;
+            recreated.mark_recreated(index);
+        });
+    }
+
+    /// Looks for poison messages after the connection was dropped: one that no client can parse
+    /// may be the cause.
+    fn remove_poison_messages(&self) {
+        if self.context.options.single_job.is_some() {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            for queue in &context.options.queues {
+                let removed = match context.broker.dead_letter_poison_messages(queue).await {
+                    Ok(removed) => removed,
+                    Err(error) => {
+                        tracing::debug!(%queue, "cannot look for poison messages: {error}");
+                        continue;
+                    }
+                };
+                if !removed.is_empty()
+                    && let Err(error) =
+                        requeue_orphans::requeue_orphans(&context.broker, queue).await
+                {
+                    tracing::debug!(%queue, "cannot requeue lost deliveries; they are redelivered after ack_wait: {error}");
+                }
+            }
+        });
+    }
+
+    async fn heartbeat(&self) {
+        let options = &self.context.options;
+        let running = options.concurrency - self.free_slots;
+        let hostname = hostname();
+        let info = WorkerInfo {
+            worker_id: self.context.worker_id.clone(),
+            name: options.name.clone().unwrap_or_else(|| hostname.clone()),
+            hostname,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: options.queues.clone(),
+            concurrency: u32::try_from(options.concurrency).unwrap_or(u32::MAX),
+            state: match (self.command, running) {
+                (WorkerCommand::Run, 0) => WorkerState::Idle,
+                (WorkerCommand::Run, _) => WorkerState::Busy,
+                _ => WorkerState::Draining,
+            },
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            jobs: self
+                .leases
+                .values()
+                .filter_map(|lease| lease.job_id())
+                .take(HEARTBEAT_JOBS_MAX)
+                .collect(),
+            jobs_ended: self.summary.jobs_ended,
+            containment: self.context.runner.containment().to_string(),
+            labels: options.labels.clone(),
+            started_at: self.started_at,
+            last_seen: now(),
+        };
+        let broker = &self.context.broker;
+        if let Err(error) = broker.heartbeat(&info, options.heartbeat_ttl).await {
+            tracing::warn!("cannot write the heartbeat: {error}");
+        }
+    }
+}
+
+/// Number of jobs that must run per processor before completions are coalesced: enough to keep the
+/// processor busy meanwhile.
+const COALESCE_RUNNING_MIN: usize = 4;
+
+/// Pause for each job that runs on a processor: an eighth of what it keeps the processor busy for,
+/// as a short job takes some 500 µs.
+const COALESCE_PER_JOB: Duration = Duration::from_micros(64);
+
+/// The longest pause.
+const COALESCE_PAUSE_MAX: Duration = Duration::from_millis(3);
+
+/// Under a stream of short jobs, lets a few completions arrive before they are handled together.
+///
+/// Each wake-up, packet and system call costs as much as the work that it brings. While so many
+/// jobs run that the processors stay busy, a pause halves that cost and delays nothing. It blocks
+/// the thread on purpose: everything that arrives waits in the kernel.
+struct Coalescing {
+    /// When completions were last handled.
+    last_at: Instant,
+    /// Number of processors that this process may use.
+    processors: usize,
+}
+
+impl Coalescing {
+    fn new() -> Coalescing {
+        Coalescing {
+            last_at: Instant::now(),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        }
+    }
+
+    fn coalesce_completions(&mut self, running: usize) {
+        let now = Instant::now();
+        let since_last = now.duration_since(std::mem::replace(&mut self.last_at, now));
+        let pause = coalesce_pause(running, self.processors);
+        if !pause.is_zero() && since_last < pause * 2 {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+/// How long to pause while `running` jobs run on `processors`.
+fn coalesce_pause(running: usize, processors: usize) -> Duration {
+    if running < COALESCE_RUNNING_MIN * processors {
+        return Duration::ZERO;
+    }
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let pause = COALESCE_PER_JOB.saturating_mul(count(running)) / count(processors);
+    pause.min(COALESCE_PAUSE_MAX)
+}
+
+/// Logs one line for an attempt whose outcome is recorded.
+fn log_finished(record: &Record) {
+    tracing::info!(
+        target: JOBS_LOG_TARGET,
+        job_id = %record.job_id,
+        queue = %record.queue,
+        attempt = record.attempt,
+        exit_code = record.exit_code,
+        wall_ms = record.usage.map(|usage| usage.wall_ms),
+        "{}{}",
+        record.state,
+        record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+    );
+}
+
+/// Waits for a command more urgent than the present one. Pending forever if nobody can send one.
+async fn next_command(
+    commands: &mut watch::Receiver<WorkerCommand>,
+    present: WorkerCommand,
+) -> WorkerCommand {
+    match commands.wait_for(|command| *command > present).await {
+        Ok(command) => *command,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Sleeps until `instant`. `None` means forever.
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,97 @@
+//! Label routes that this worker serves: the sets of required labels that it has.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::context::WorkerContext;
+use super::options::WorkerConfig;
+use super::report::Report;
+use naq_core::ExponentialBackoff;
+use naq_jetstream::{BrokerError, LabelRoute, LabelRouteEvent};
+use naq_protocol::QueueName;
+
+/// Number of label routes that a worker serves in one queue. Each costs a request every few
+/// seconds.
+const ROUTES_PER_QUEUE_MAX: usize = 256;
+
+/// Pauses before the watch is opened again.
+const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(5));
+
+/// Whether this worker serves any label routes.
+pub(super) fn serves_routes(options: &WorkerConfig) -> bool {
+    !options.labels.is_empty() && options.single_job.is_none()
+}
+
+/// Finds the label routes that this worker can serve, now and as they are registered, and reports
+/// to the loop the consumers to pull from. Runs until the loop has ended.
+pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sender<Report>) {
+    let mut served = HashSet::new();
+    let mut failures = 0;
+    loop {
+        match watch_routes_once(&context, &reports, &mut served).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!("cannot watch the label routes, retrying: {error}");
+            }
+        }
+        failures += 1;
+        tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
+    }
+}
+
+/// Returns `Ok` only once the loop has ended.
+async fn watch_routes_once(
+    context: &WorkerContext,
+    reports: &mpsc::Sender<Report>,
+    served: &mut HashSet<(QueueName, String)>,
+) -> Result<(), BrokerError> {
+    let broker = &context.broker;
+    // the watch before the list, so that no route is registered unseen between the two
+    let mut watch = broker.watch_label_routes().await?;
+    let mut event = LabelRouteEvent::Resync;
+    loop {
+        let registered = match event {
+            LabelRouteEvent::Registered(route) => vec![route],
+            LabelRouteEvent::Resync => broker.list_label_routes().await?,
+        };
+        for route in registered {
+            if !matches_worker(&context.options, &route) {
+                continue;
+            }
+            let place = (route.queue.clone(), route.key.clone());
+            if served.contains(&place) {
+                continue;
+            }
+            let of_queue = served.iter().filter(|(queue, _)| *queue == route.queue);
+            if of_queue.count() >= ROUTES_PER_QUEUE_MAX {
+                tracing::warn!(
+                    queue = %route.queue,
+                    "jobs require over {ROUTES_PER_QUEUE_MAX} different sets of this worker's labels; jobs with further sets wait for another worker"
+                );
+                continue;
+            }
+            let consumer = broker
+                .ensure_route_consumer(&route.queue, &route.key)
+                .await?;
+            served.insert(place);
+            let available = Report::RouteAvailable {
+                queue: route.queue,
+                consumer,
+            };
+            if reports.send(available).await.is_err() {
+                return Ok(());
+            }
+        }
+        event = watch.next().await;
+    }
+}
+
+/// Whether this worker serves the queue and has the labels.
+fn matches_worker(options: &WorkerConfig, route: &LabelRoute) -> bool {
+    options.queues.contains(&route.queue)
+        && naq_core::has_required_labels(&options.labels, &route.labels)
+}

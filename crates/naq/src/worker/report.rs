@@ -1,0 +1,57 @@
+//! What the tasks of a worker report to its loop.
+
+use tokio::sync::mpsc;
+
+use naq_protocol::{JobId, QueueName, Record};
+
+/// A message to the loop.
+pub(super) enum Report {
+    /// The job's processes have exited; another job can use the slot.
+    SlotFree,
+    /// Jobs that require labels of this worker have a consumer of their own, to pull from too.
+    RouteAvailable { queue: QueueName, consumer: String },
+    /// The delivery has been dealt with, and this worker has no lease on its message any more.
+    Finished {
+        job_id: JobId,
+        sequence: u64,
+        queue: QueueName,
+        result: Done,
+    },
+    /// The wall clock was set or the machine resumed: leases may have expired meanwhile.
+    ClockSet,
+}
+
+/// The result of one delivery.
+pub(super) enum Done {
+    /// The outcome of an attempt is recorded.
+    Recorded(Box<Record>),
+    /// The message was given back to the queue.
+    Requeued,
+    /// There was nothing to run.
+    NothingToRun,
+    /// Another worker has, or will get, the message.
+    LeaseLost,
+}
+
+/// The concurrency slot of one delivery, reported free at most once.
+pub(super) struct WorkerSlot<'a> {
+    reports: &'a mpsc::Sender<Report>,
+    is_taken: bool,
+}
+
+impl WorkerSlot<'_> {
+    /// A slot that is in use.
+    pub(super) fn taken(reports: &mpsc::Sender<Report>) -> WorkerSlot<'_> {
+        WorkerSlot {
+            reports,
+            is_taken: true,
+        }
+    }
+
+    /// Reports the slot free, unless that was done before.
+    pub(super) async fn release(&mut self) {
+        if std::mem::take(&mut self.is_taken) {
+            let _ = self.reports.send(Report::SlotFree).await;
+        }
+    }
+}

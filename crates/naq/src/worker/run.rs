@@ -1,0 +1,215 @@
+//! Running a job: its command from start to exit, and what its end means.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::attempt::Attempt;
+use super::command::{self, AttemptIdentity};
+use super::context::WorkerContext;
+use super::control::{ControlState, RecordCheckpointer};
+use super::delivery::LeasedDelivery;
+use super::live_output::LiveOutput;
+use crate::clock::now;
+use naq_core::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
+use naq_jetstream::failpoint;
+use naq_protocol::{CapturedOutput, Record, ResourceUsage};
+use naq_runner::{Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, Termination};
+
+/// Number of chunks of live output that may wait for the network.
+const LIVE_CHUNKS_MAX: usize = 128;
+
+impl Attempt<'_> {
+    /// Runs a claimed job to its end. Returns what follows from that, with the revision of the
+    /// record that the outcome replaces. `None` if the lease was lost: another worker records the
+    /// outcome.
+    pub(super) async fn run(
+        &self,
+        mut record: Box<Record>,
+        mut revision: u64,
+    ) -> Option<(OnEnd, u64)> {
+        let context = self.delivery.context;
+        let finished = match context.options.secrets.read(&self.envelope.secrets) {
+            Err(error) => FinishedAttempt {
+                end: AttemptEnd::NotStarted { fatal: true },
+                error: Some(error.to_string()),
+                retry_after: None,
+                now: now(),
+                random: rand::random(),
+                max_worker_crashes: context.options.max_worker_crashes,
+            },
+            Ok(secrets) => {
+                let running = self.run_command(&mut record, &mut revision, secrets);
+                let (completion, control_state) = Box::pin(running).await;
+                if matches!(
+                    completion.stopped,
+                    Some(StopCause::Requested(StopReason::LeaseLost))
+                ) {
+                    return None;
+                }
+                let finished = classify_end(context, &completion, &control_state);
+                fill_record(&mut record, completion);
+                finished
+            }
+        };
+        Some((end_attempt(record, self.envelope, &finished), revision))
+    }
+
+    /// Runs the command, publishes its live output, and applies its control messages to the
+    /// record.
+    async fn run_command(
+        &self,
+        record: &mut Record,
+        revision: &mut u64,
+        secrets: Vec<(String, String)>,
+    ) -> (Completion, ControlState) {
+        let LeasedDelivery { context, lease, .. } = self.delivery;
+        let (sender, mut chunks) = mpsc::channel::<LiveChunk>(LIVE_CHUNKS_MAX);
+        let options = &context.options;
+        let sink = match options.output_tap {
+            Some(_) => LiveSink::lossless(sender),
+            None => LiveSink::new(sender, options.live_output_after),
+        };
+        let identity = AttemptIdentity {
+            worker_id: &context.worker_id,
+            record: &*record,
+            fence: *revision,
+        };
+        let command =
+            command::build_command(self.envelope, options, &identity, secrets, Some(sink));
+        let handle = Arc::new(context.runner.start_job(command));
+        lease.set_handle(Arc::clone(&handle));
+        failpoint("run.started");
+        let (job_id, attempt) = (record.job_id.clone(), record.attempt);
+        let mut live = LiveOutput::new(context, &job_id, attempt);
+        let mut control_state = ControlState::default();
+        let mut checkpointer = RecordCheckpointer::new(context, lease);
+        let mut control_open = true;
+        let completion = loop {
+            tokio::select! {
+                biased;
+                completion = handle.wait() => break completion,
+                Some(chunk) = chunks.recv() => live.publish(chunk).await,
+                message = handle.next_control_message(), if control_open => match message {
+                    Some(message) => {
+                        control_state.apply(record, &message);
+                        checkpointer.mark_dirty();
+                        live.publish_progress(record.progress.as_ref());
+                    }
+                    None => control_open = false,
+                },
+                () = checkpointer.advance(record, revision) => {}
+            }
+        };
+        failpoint("run.ended");
+        // A checkpoint that is still being written replaces the same revision as the outcome. If
+        // it wins, the outcome meets a conflict and merges.
+        drop(checkpointer);
+        while let Ok(chunk) = chunks.try_recv() {
+            live.publish(chunk).await;
+        }
+        for message in &completion.control {
+            control_state.apply(record, message);
+        }
+        live.publish_end().await;
+        record.warnings.extend(live.warning());
+        (completion, control_state)
+    }
+}
+
+/// Translates the end of a job's processes into the event that the lifecycle decides by.
+fn classify_end(
+    context: &WorkerContext,
+    completion: &Completion,
+    control_state: &ControlState,
+) -> FinishedAttempt {
+    let (end, error) = match (&completion.end, completion.stopped) {
+        // a job that succeeded before the signal reached it has succeeded
+        (
+            Termination::Exited(0),
+            Some(StopCause::Requested(StopReason::Drain | StopReason::Abandoned)),
+        ) => (AttemptEnd::Exited(0), None),
+        (_, Some(StopCause::Requested(StopReason::Drain | StopReason::Abandoned))) => {
+            (AttemptEnd::Drained, None)
+        }
+        // Success wins over a cancel request too; for any other exit code, the record's cancel
+        // request decides.
+        (Termination::Exited(code), Some(StopCause::Requested(StopReason::Cancel))) => {
+            (AttemptEnd::Exited(*code), None)
+        }
+        (_, Some(StopCause::Requested(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
+        (_, Some(StopCause::Timeout)) => (AttemptEnd::TimedOut, Some(TIMED_OUT.to_owned())),
+        (_, Some(StopCause::Memory)) => (AttemptEnd::OutOfMemory, Some(OVER_MEMORY.to_owned())),
+        (_, Some(StopCause::Processes)) => (
+            AttemptEnd::Signalled(libc::SIGKILL),
+            Some(OVER_PROCESSES.to_owned()),
+        ),
+        (_, _) if completion.oom => (AttemptEnd::OutOfMemory, Some(OOM_KILLED.to_owned())),
+        (Termination::NotStarted(failure), _) => (
+            AttemptEnd::NotStarted {
+                fatal: failure.fatal,
+            },
+            Some(match &failure.errno {
+                Some(errno) => format!("{} ({errno})", failure.message),
+                None => failure.message.clone(),
+            }),
+        ),
+        (Termination::SpawnerDied, _) => (AttemptEnd::SpawnerDied, Some(SPAWNER_DIED.to_owned())),
+        (Termination::Exited(code), _) => (AttemptEnd::Exited(*code), None),
+        (Termination::Signalled(signal), _) => (AttemptEnd::Signalled(*signal), None),
+    };
+    FinishedAttempt {
+        end,
+        error,
+        retry_after: control_state.retry_after,
+        now: now(),
+        random: rand::random(),
+        max_worker_crashes: context.options.max_worker_crashes,
+    }
+}
+
+// Errors that records show for ends without an exit code of the job's own.
+const TIMED_OUT: &str = "it ran out of time and was stopped";
+const OVER_MEMORY: &str = "it used more memory than its limit and was stopped";
+const OVER_PROCESSES: &str = "it started more processes than its limit and was stopped";
+const OOM_KILLED: &str = "the kernel killed it for want of memory";
+const SPAWNER_DIED: &str = "the process that held it died";
+
+/// Fills the results of an attempt into its record.
+fn fill_record(record: &mut Record, completion: Completion) {
+    record.cancel_requested |= completion.stopped == Some(StopCause::Requested(StopReason::Cancel));
+    match completion.end {
+        Termination::Exited(code) => record.exit_code = Some(code),
+        Termination::Signalled(signal) => record.signal = Some(signal),
+        Termination::NotStarted(_) | Termination::SpawnerDied => {}
+    }
+    let kept = |captured: Captured| {
+        (captured.bytes > 0).then(|| {
+            CapturedOutput::new(
+                captured.head,
+                captured.tail,
+                captured.bytes,
+                captured.truncated,
+            )
+        })
+    };
+    record.stdout = kept(completion.stdout);
+    record.stderr = kept(completion.stderr);
+    record.leaked = completion.leaked;
+    if let Some(started_at) = completion.started_at {
+        record.started_at = Some(started_at.into());
+    }
+    record.warnings.extend(completion.warnings);
+    if completion.live_dropped_bytes > 0 {
+        record.warnings.push(format!(
+            "{} bytes of live output were dropped, since the network was too slow; the stored output is not affected",
+            completion.live_dropped_bytes
+        ));
+    }
+    record.usage = Some(ResourceUsage {
+        max_rss_bytes: completion.usage.max_rss_bytes,
+        cpu_user_ms: completion.usage.cpu_user_ms,
+        cpu_system_ms: completion.usage.cpu_system_ms,
+        wall_ms: completion.usage.wall_ms,
+    });
+}
