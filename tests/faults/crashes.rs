@@ -93,7 +93,7 @@ fn killed_in_mid_job_it_leaves_nothing_and_the_next_goes_on() {
 }
 
 #[test]
-fn paused_past_its_lease_it_changes_nothing_and_stops_its_job() {
+fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();

@@ -4,3 +4,4 @@ pub(crate) mod cluster;
 pub(crate) mod naq;
 pub(crate) mod nats;
 pub(crate) mod python;
+pub(crate) mod shifted_clock;

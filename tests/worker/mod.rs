@@ -4,6 +4,7 @@ mod label_routes;
 mod limit;
 mod pause;
 mod purge;
+mod suspended;
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use naq_jetstream::QueueInfo;

@@ -1,7 +1,6 @@
 //! One tick on its way: whether it is enqueued, and what came of that.
 
 use super::lock::LeaderLease;
-use crate::clock;
 use naq_client::{Client, ClientError};
 use naq_jetstream::{BrokerError, NewJob, failpoint};
 use naq_protocol::{JobId, Overlap};

@@ -3,9 +3,6 @@
 //! of it, and the leader finds out when it next looks.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
 use naq_protocol::Schedule;
 use serde_json::json;
@@ -13,55 +10,18 @@ use serde_json::json;
 use super::{jobs_of, later, now, progressed, put, schedule, stored};
 use crate::harness::naq::{FollowedCli, Naq};
 use crate::harness::nats::TestServer;
+use crate::harness::shifted_clock::ShiftedClock;
 
 const HOUR_S: i64 = 3_600;
 
-/// The library, built once for all tests of this process.
-fn library() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let source = Path::new(crate::ROOT).join("tests/scheduler/clock/shift.rs");
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let built = folder.keep().join("shift.so");
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the compiler, for what is preloaded"
-        )]
-        let status = Command::new("rustc")
-            .args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-o"])
-            .arg(&built)
-            .arg(&source)
-            .status()
-            .unwrap();
-        assert!(status.success());
-        built
-    })
-}
-
-/// The wall clock of one process.
-struct Clock(PathBuf);
-
-impl Clock {
-    fn new(naq: &Naq) -> Clock {
-        Clock(naq.file("shift", 0_i64.to_ne_bytes()))
-    }
-
-    /// Sets it to so many seconds from what it is.
-    fn set(&self, shift_s: i64) {
-        use std::os::unix::fs::FileExt;
-        let file = std::fs::OpenOptions::new().write(true).open(&self.0);
-        file.unwrap()
-            .write_all_at(&shift_s.to_ne_bytes(), 0)
-            .unwrap();
-    }
-
-    /// A scheduler that goes by it.
-    fn scheduler(&self, naq: &Naq) -> FollowedCli {
-        naq.cli(["scheduler", "--lock-ttl", "20s"])
-            .env("LD_PRELOAD", library().to_str().unwrap())
-            .env("CLOCK_SHIFT_FILE", self.0.to_str().unwrap())
-            .follow()
-    }
+/// A scheduler that sees the shifted clock.
+fn scheduler(naq: &Naq, clock: &ShiftedClock) -> FollowedCli {
+    let scheduler = naq.cli(["scheduler", "--lock-ttl", "20s"]);
+    clock
+        .environment()
+        .into_iter()
+        .fold(scheduler, |cli, (name, value)| cli.env(name, &value))
+        .follow()
 }
 
 /// A schedule that is enqueued now, by whoever leads and has a clock that is right or slow:
@@ -96,8 +56,8 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    let clock = Clock::new(&naq);
-    let leader = clock.scheduler(&naq);
+    let clock = ShiftedClock::new(&naq);
+    let leader = scheduler(&naq, &clock);
     leader.expect_stderr("leading");
     let other = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
     other.expect_stderr("standing by");
@@ -113,7 +73,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     put(&naq, &schedule("often", json!({"every": 0.5})));
     progressed(&naq, "often", "runs", |one| one.runs >= 3);
 
-    clock.set(HOUR_S);
+    clock.set_wall_s(HOUR_S);
     let hour_on = later(now(), HOUR_S * 1_000);
     let jumped = progressed(&naq, "often", "goes on an hour later", |one| {
         one.done_until > later(hour_on, 1_000)
@@ -132,7 +92,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
         assert_eq!(jobs_of_one(&naq, name).len() as u64, runs, "{name}");
     }
 
-    clock.set(0);
+    clock.set_wall_s(0);
     some_time_passes(&naq, "meanwhile");
     let jobs = jobs_of_one(&naq, "often");
     let rests = progressed(&naq, "often", "all is stored", |one| {
@@ -165,8 +125,8 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     assert!(other.stop().success());
 
     // when it is that late again, it goes on from there
-    clock.set(HOUR_S);
-    let leader = clock.scheduler(&naq);
+    clock.set_wall_s(HOUR_S);
+    let leader = scheduler(&naq, &clock);
     leader.expect_stderr("leading");
     let on = progressed(&naq, "often", "goes on", |one| {
         one.runs >= rests.progress.runs + 3
