@@ -1,8 +1,12 @@
-# What CI runs, the readme's own test command first.
-ci: test
-    .ci/run --without-tests
+# What CI runs.
+ci:
+    .ci/run
 
-# The readme's test command.
+# The same, and the long chaos runs.
+ci-full:
+    .ci/run --full
+
+# The README's test command.
 test:
     cargo test
 
@@ -14,18 +18,18 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# Figures for the readme.
+# Figures for the README.
 bench *options:
     cargo run --release -p naq -- bench {{options}}
 
-# Write the checked-in schemas again.
+# Write the checked-in schemas from the types.
 schemas:
     for name in envelope record schedule worker; do cargo run --quiet -p naq -- schema $name > schemas/$name.v1.json; done
 
-# The promises under attack for longer than CI has time for; `servers` is one or three.
+# A long chaos run: how many jobs, how many kills, on `one` or `three` servers.
 chaos jobs="100000" kills="1000" servers="one" seed="":
     NAQ_CHAOS_JOBS={{jobs}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promises_hold_on_{{servers}} --nocapture
 
-# The same of schedules: ticks that at least have become jobs, and SIGKILLs from outside.
+# The same for schedules: how many ticks must have become jobs, how many kills.
 chaos-schedules ticks="10000" kills="100" servers="one" seed="":
     NAQ_CHAOS_JOBS={{ticks}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promise_of_schedules_holds_on_{{servers}} --nocapture

@@ -253,7 +253,7 @@ fn read_path(
                 }
                 return at + 1;
             }
-            // all of it, or the whole under another name: the rooms could not be told apart
+            // all of it, or the whole under another name: the check could not distinguish the rooms
             Some(TokenTree::Punct(star)) if star.as_char() == '*' && !path.is_empty() => {
                 path.push("*".to_owned());
                 at += 1;

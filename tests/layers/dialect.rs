@@ -61,18 +61,25 @@ const EXEMPT: &str = "tests/layers/dialect.rs";
 
 /// Folders and files whose prose has not been revised yet. The list only shrinks.
 const NOT_YET_CLEAN: &[&str] = &[
-    "CHANGELOG.md",
     "README.md",
-    "benches",
     "crates/naq",
     "crates/naq-client",
-    "crates/naq-core",
     "crates/naq-cron",
     "crates/naq-jetstream",
     "crates/naq-protocol",
     "crates/naq-runner",
-    "examples",
-    "tests",
+    "tests/chaos",
+    "tests/cli",
+    "tests/config",
+    "tests/cron",
+    "tests/faults",
+    "tests/harness",
+    "tests/lifecycle",
+    "tests/readme",
+    "tests/runner",
+    "tests/scheduler",
+    "tests/server",
+    "tests/worker",
 ];
 
 /// One use of a phrase.
