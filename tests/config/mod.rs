@@ -253,7 +253,7 @@ fn mistakes_in_a_file_are_reported_with_their_place() {
         ),
         (
             "frobnicate = 3",
-            "naq.toml:1: there is no setting `frobnicate`; `naq config`",
+            "naq.toml:1: there is no setting `frobnicate`",
         ),
         (
             "prefix = \"naq\"\nworker_ttl = \"5 parsecs\"",

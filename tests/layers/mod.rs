@@ -316,3 +316,61 @@ fn kept_rules_pass() {
         );
     }
 }
+
+/// Crates that a producer must not have to build, on any operating system: the command line, job
+/// isolation, process control and HTTP.
+const FORBIDDEN_IN_CLIENT: &[&str] = &[
+    "clap",
+    "comfy-table",
+    "indicatif",
+    "landlock",
+    "naq",
+    "naq-runner",
+    "nix",
+    "seccompiler",
+    "ureq",
+];
+
+/// macOS and Windows are claimed as checked in this way: the client's dependencies on those targets
+/// contain none of these crates.
+#[test]
+fn the_client_depends_on_no_cli_or_runner_crate_on_any_platform() {
+    for target in [
+        "x86_64-unknown-linux-gnu",
+        "x86_64-apple-darwin",
+        "x86_64-pc-windows-msvc",
+    ] {
+        let tree = client_dependencies(target);
+        assert!(
+            tree.contains("naq-jetstream") && tree.contains("async-nats"),
+            "{target}: cargo tree printed something else: {tree:?}"
+        );
+        let forbidden: Vec<_> = FORBIDDEN_IN_CLIENT
+            .iter()
+            .filter(|name| tree.contains(**name))
+            .collect();
+        assert!(forbidden.is_empty(), "{target}: {forbidden:?}");
+    }
+}
+
+/// The names of the crates that `naq-client` depends on for a target, itself included.
+fn client_dependencies(target: &str) -> std::collections::BTreeSet<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Cargo knows the dependency tree of a target"
+    )]
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "-p", "naq-client", "-e", "normal", "--offline"])
+        .args(["--prefix", "none", "--target", target])
+        .current_dir(crate::ROOT)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{target}: {error}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::ClientError;
 use super::delayed_jobs::compare_with_existing;
 use naq_jetstream::{Broker, BrokerError, EnqueueAck, NewJob, PendingWrite, REQUEST_TIMEOUT};
 use naq_protocol::JobId;
@@ -55,13 +56,13 @@ impl BulkEnqueue {
     ///
     /// # Errors
     /// Where the connection is gone; what the server refuses is told by [`BulkEnqueue::take_rejected`].
-    pub async fn push(&mut self, job: NewJob) -> Result<(), BrokerError> {
+    pub async fn push(&mut self, job: NewJob) -> Result<(), ClientError> {
         while self.pending.len() >= BULK_JOBS_MAX
             || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
         {
             self.take_one().await?;
         }
-        self.send(job, false).await
+        Ok(self.send(job, false).await?)
     }
 
     async fn send(&mut self, job: NewJob, is_repeated: bool) -> Result<(), BrokerError> {
@@ -179,7 +180,7 @@ impl BulkEnqueue {
     ///
     /// # Errors
     /// Where the connection is gone.
-    pub async fn finish(&mut self) -> Result<u64, BrokerError> {
+    pub async fn finish(&mut self) -> Result<u64, ClientError> {
         while !self.pending.is_empty() {
             self.take_one().await?;
         }
@@ -199,7 +200,8 @@ impl BulkEnqueue {
     }
 
     /// The next job that was refused, and why.
-    pub fn take_rejected(&mut self) -> Option<(JobId, BrokerError)> {
-        self.failed.pop_front()
+    pub fn take_rejected(&mut self) -> Option<(JobId, ClientError)> {
+        let (job_id, error) = self.failed.pop_front()?;
+        Some((job_id, error.into()))
     }
 }

@@ -76,8 +76,10 @@ pub enum ClientError {
     NotRerunnable {
         /// The job.
         job: JobId,
-        /// What is wrong with the envelope.
+        /// What is wrong, for people.
         problem: String,
+        /// What is wrong with the envelope.
+        source: EnvelopeError,
     },
     /// The job's envelope is no longer stored, so the job cannot be rerun.
     #[error("the envelope of the job `{0}` is no longer stored, so it cannot be run again")]
@@ -86,8 +88,8 @@ pub enum ClientError {
     #[error("there is no failed job `{0}`")]
     NoDeadLetter(JobId),
     /// The job cannot start at the requested time.
-    #[error("{0}")]
-    InvalidDueTime(StartDelayError),
+    #[error(transparent)]
+    InvalidDueTime(#[from] StartDelayError),
     /// The job is not delayed: it is in its queue, has started, or has ended.
     #[error("the job `{job}` {}", not_delayed(*.state))]
     NotDelayed {

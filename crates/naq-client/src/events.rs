@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::cancel::record_of;
 use super::filter::JobFilter;
-use super::{Client, ClientError};
+use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, MessageState, RecordChange};
-use naq_protocol::{JobId, QueueName, Reason, Record, State, Timestamp};
+use naq_protocol::{JobId, Record, State, Timestamp};
 
 /// How many jobs that have not ended are remembered, to tell what they were before.
 const REMEMBERED_MAX: usize = 65_536;
@@ -16,35 +16,18 @@ const REMEMBERED_MAX: usize = 65_536;
 /// A change of a job's state.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobEvent {
-    /// When it was stored.
+    /// When the server stored the change.
     pub time: Timestamp,
-    /// The job.
-    pub job_id: JobId,
-    /// Its queue.
-    pub queue: QueueName,
-    /// The state before, where it is known.
+    /// The job as it is now.
+    #[serde(flatten)]
+    pub record: RecordSummary,
+    /// The state before the change. `None` means that it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous_state: Option<State>,
-    /// The state now.
-    pub state: State,
-    /// Why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
-    /// What went wrong, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Attempts begun so far.
-    pub attempt: u32,
-    /// The exit code of the last attempt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    /// The job this one repeats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rerun_of: Option<JobId>,
     /// The envelope's labels.
     pub labels: BTreeMap<String, String>,
-    /// The record's revision: it grows from event to event. None where a job was put into its queue,
-    /// which no record says.
+    /// The revision of the record, which grows from event to event. `None` means that the event is
+    /// the job's arrival in its queue, which no record contains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
 }
@@ -65,15 +48,8 @@ impl JobEvent {
     ) -> JobEvent {
         JobEvent {
             time,
-            job_id: record.job_id,
-            queue: record.queue,
+            record: RecordSummary::from(&record),
             previous_state,
-            state: record.state,
-            reason: record.reason,
-            error: record.error,
-            attempt: record.attempt,
-            exit_code: record.exit_code,
-            rerun_of: record.rerun_of,
             labels: record.labels,
             revision,
         }
@@ -168,7 +144,7 @@ impl Client {
     /// let mut events = client.events(&JobFilter::default()).await?;
     /// loop {
     ///     match events.next().await? {
-    ///         Some(event) => println!("{} is {}", event.job_id, event.state),
+    ///         Some(event) => println!("{} is {}", event.record.job_id, event.record.state),
     ///         None => println!("the connection was lost; ends are caught up with"),
     ///     }
     /// }
@@ -286,6 +262,7 @@ impl LastStates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use naq_protocol::QueueName;
 
     fn changed(id: &str, state: State, attempt: u32, previous: u64) -> RecordChange {
         let mut record = Record::new(

@@ -97,7 +97,7 @@ impl Client {
         }
         bulk.finish().await?;
         match bulk.take_rejected() {
-            Some((_, error)) => Err(error.into()),
+            Some((_, error)) => Err(error),
             None => Ok(members),
         }
     }

@@ -46,7 +46,7 @@
 //!
 //! # Errors
 //!
-//! Every fallible function returns [`ClientError`]. [`ClientError::kind`] sorts its variants into a
+//! Fallible functions return [`ClientError`]. [`ClientError::kind`] sorts its variants into a
 //! few [`ErrorKind`]s by what a caller can do about them, and [`std::error::Error::source`] returns
 //! the underlying error. New variants and kinds may be added; both enums are non-exhaustive.
 
@@ -66,6 +66,7 @@ mod listing;
 mod logs;
 mod missing_labels;
 mod queue;
+mod record_summary;
 mod rerun;
 mod schedule_sets;
 mod schedules;
@@ -86,6 +87,7 @@ pub use from_env::managed_server_dir;
 pub use listing::{JobPage, JobSummary};
 pub use logs::Logs;
 pub use queue::Queue;
+pub use record_summary::RecordSummary;
 pub use rerun::Rerun;
 pub use schedule_sets::{ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep};
 pub use schedules::{

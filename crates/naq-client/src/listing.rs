@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use super::cancel::record_of;
 use super::filter::JobFilter;
-use super::{Client, ClientError};
+use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{JobCursor, JobListOptions, RecordOrMessage};
-use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Reason, Record, State, Timestamp};
+use naq_protocol::{Envelope, JobProgress, Record, State, Timestamp};
 
 /// The most of what a job runs that a list has, in characters.
 const COMMAND_CHARS_MAX: usize = 200;
@@ -18,81 +18,57 @@ const COMMAND_CHARS_MAX: usize = 200;
 /// How many envelopes are looked for at once.
 const LOOKS_AT_ONCE: usize = 32;
 
-/// A job in a list: its record without what the job was given and what it wrote.
+/// A job in a list: its record without its envelope and its output.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobSummary {
-    /// The job.
-    pub job_id: JobId,
-    /// Its queue.
-    pub queue: QueueName,
-    /// Where it is in its life.
-    pub state: State,
-    /// Why it ended as it did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
-    /// What went wrong, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Attempts begun so far.
-    pub attempt: u32,
-    /// The worker that holds or last held it.
+    /// What lists and events have in common.
+    #[serde(flatten)]
+    pub record: RecordSummary,
+    /// The worker that holds the job's lease, or held the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
-    /// When the server took its message.
+    /// When the server stored the job's message.
     pub enqueue_time: Timestamp,
-    /// When the current or last attempt began.
+    /// When the current or last attempt started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// When the job ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
-    /// Not started before this.
+    /// The earliest time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Timestamp>,
-    /// When what is told here was stored: the order of the list.
+    /// When the server stored the record or message that this summary is made of. Lists are ordered
+    /// by it.
     pub changed_at: Timestamp,
-    /// The exit code of the last attempt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
     /// The signal that ended the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// The last progress it reported.
+    /// The last progress that the job reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
-    /// The job this one repeats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rerun_of: Option<JobId>,
     /// The envelope's labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What it runs, in one line, where the envelope is at hand.
+    /// What the job runs, in one line. `None` means that the envelope is not at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
 impl JobSummary {
     fn new(record: Record, changed_at: Timestamp) -> JobSummary {
-        let command = record.envelope.as_deref().and_then(command);
         JobSummary {
-            job_id: record.job_id,
-            queue: record.queue,
-            state: record.state,
-            reason: record.reason,
-            error: record.error,
-            attempt: record.attempt,
+            record: RecordSummary::from(&record),
+            command: record.envelope.as_deref().and_then(command),
             worker_id: record.worker_id,
             enqueue_time: record.enqueue_time,
             started_at: record.started_at,
             finished_at: record.finished_at,
             next_attempt_at: record.next_attempt_at,
             changed_at,
-            exit_code: record.exit_code,
             signal: record.signal,
             progress: record.progress,
-            rerun_of: record.rerun_of,
             labels: record.labels,
-            command,
         }
     }
 }
@@ -124,7 +100,7 @@ impl Client {
     /// loop {
     ///     let page = client.list_jobs(&filter, None, before, 100).await?;
     ///     for job in page.jobs {
-    ///         println!("{}: {}", job.job_id, job.error.unwrap_or_default());
+    ///         println!("{}: {}", job.record.job_id, job.record.error.unwrap_or_default());
     ///     }
     ///     before = page.next;
     ///     if before.is_none() {

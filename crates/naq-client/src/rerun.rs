@@ -113,7 +113,7 @@ impl Client {
         let bytes = self.broker.dead_letter_envelope(&failed).await?;
         let job = &failed.job_id;
         let payload = naq_protocol::rerun_envelope(&bytes, job)
-            .map_err(|invalid| not_runnable(job, failed.error.as_deref(), &invalid))?;
+            .map_err(|invalid| not_runnable(job, failed.error.as_deref(), invalid))?;
         Ok(Rerun {
             client: self.clone(),
             job_id: JobId::for_rerun(job, failed.sequence, failed.time.unix_ms()),
@@ -132,7 +132,7 @@ impl Client {
             (None, None) => return Err(ClientError::NoEnvelope(job.clone())),
         };
         let payload = naq_protocol::rerun_envelope(&bytes, job)
-            .map_err(|invalid| not_runnable(job, record.error.as_deref(), &invalid))?;
+            .map_err(|invalid| not_runnable(job, record.error.as_deref(), invalid))?;
         Ok(Rerun {
             client: self.clone(),
             job_id: JobId::generate(),
@@ -153,13 +153,14 @@ pub(super) fn has_failed(record: &Record) -> bool {
 fn not_runnable(
     job: &JobId,
     why: Option<&str>,
-    invalid: &naq_protocol::EnvelopeError,
+    source: naq_protocol::EnvelopeError,
 ) -> ClientError {
     ClientError::NotRerunnable {
         job: job.clone(),
         problem: match why {
             Some(why) => format!("it was rejected ({why})"),
-            None => invalid.to_string(),
+            None => source.to_string(),
         },
+        source,
     }
 }

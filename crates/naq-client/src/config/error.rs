@@ -22,8 +22,7 @@ pub enum ConfigError {
 
     /// A `naq.toml` in the current folder that another user wrote.
     #[error(
-        "{path} belongs to user id {uid} and is not read, since it could name programs to run; \
-         if you trust it, name it: --config {path}", path = path.display()
+        "{path} belongs to user id {uid} and is not read, since it could name programs to run", path = path.display()
     )]
     ForeignOwner {
         /// The file.
@@ -46,7 +45,7 @@ pub enum ConfigError {
     },
 
     /// A key that is no setting.
-    #[error("{path}:{line}: there is no setting `{key}`{}; `naq config` lists them", did_you_mean(*closest_match), path = path.display())]
+    #[error("{path}:{line}: there is no setting `{key}`{}", did_you_mean(*closest_match), path = path.display())]
     UnknownKey {
         /// The file.
         path: PathBuf,

@@ -38,7 +38,7 @@ pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, Config
         .variable(CONFIG_FILE_VARIABLE)
         .map(|text| env.expand(text));
     let named = match (flag, by_variable) {
-        (Some(path), _) => Some((path.to_path_buf(), " (named by --config)".to_owned())),
+        (Some(path), _) => Some((path.to_path_buf(), " (named explicitly)".to_owned())),
         (None, Some(path)) => Some((path, format!(" (named by {CONFIG_FILE_VARIABLE})"))),
         (None, None) => None,
     };

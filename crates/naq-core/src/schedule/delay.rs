@@ -38,6 +38,8 @@ pub enum StartDelayError {
     },
 }
 
+impl std::error::Error for StartDelayError {}
+
 impl fmt::Display for StartDelayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

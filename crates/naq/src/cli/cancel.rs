@@ -56,7 +56,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             // a job that is cancelled moves to the front: no page is missed by going back
             let page = client.list_jobs(&filter, None, before, PAGE_JOBS).await?;
             batch
-                .cancel(page.jobs.into_iter().map(|job| job.job_id).collect())
+                .cancel(page.jobs.into_iter().map(|job| job.record.job_id).collect())
                 .await?;
             before = page.next;
             if before.is_none() {

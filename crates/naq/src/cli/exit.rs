@@ -60,6 +60,12 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
+    /// Replaces the message by one that contains it. Exit code and hint stay.
+    pub(super) fn map_message(mut self, message: impl FnOnce(String) -> String) -> Failure {
+        self.message = message(self.message);
+        self
+    }
+
     /// Returns the message followed by the hint.
     pub(super) fn text(&self) -> String {
         match &self.hint {
@@ -122,6 +128,7 @@ fn hint(error: &ClientError) -> Option<String> {
         }
         ClientError::NoDeadLetter(_) => "`naq retry` runs any ended job again".to_owned(),
         ClientError::QueueFull { .. } => "--max-jobs sets this limit".to_owned(),
+        ClientError::Config(error) => return config_hint(error),
         _ => return None,
     })
 }
@@ -165,7 +172,18 @@ impl From<InvalidName> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
-        Failure::usage(error.to_string())
+        ClientError::from(error).into()
+    }
+}
+
+fn config_hint(error: &ConfigError) -> Option<String> {
+    match error {
+        ConfigError::ForeignOwner { path, .. } => Some(format!(
+            "if you trust it, name it: --config {}",
+            path.display()
+        )),
+        ConfigError::UnknownKey { .. } => Some("`naq config` lists the settings".to_owned()),
+        _ => None,
     }
 }
 

@@ -77,15 +77,16 @@ fn print(page: &JobPage) -> std::io::Result<()> {
         .jobs
         .iter()
         .map(|job| {
-            let state = match job.reason {
-                Some(reason) => format!("{}/{reason}", job.state),
-                None => job.state.to_string(),
+            let record = &job.record;
+            let state = match record.reason {
+                Some(reason) => format!("{}/{reason}", record.state),
+                None => record.state.to_string(),
             };
             vec![
-                job.job_id.to_string(),
-                job.queue.to_string(),
+                record.job_id.to_string(),
+                record.queue.to_string(),
                 state,
-                match job.attempt {
+                match record.attempt {
                     0 => "-".to_owned(),
                     attempt => attempt.to_string(),
                 },

@@ -142,17 +142,15 @@ pub(super) async fn enqueue(
     bar.finish_and_clear();
     let output = |what: String| format!("{what}; {enqueued} jobs were enqueued");
     if let Some(failure) = broken {
-        return Err(Failure::new(failure.exit, output(failure.message)));
+        return Err(failure.map_message(output));
     }
     if let Some(failure) = sender_state.first_refusal {
         let refused = sender_state.refused;
-        return Err(Failure::new(
-            failure.exit,
+        return Err(failure.map_message(|message| {
             output(format!(
-                "{refused} jobs were refused, the first because: {}",
-                failure.message
-            )),
-        ));
+                "{refused} jobs were refused, the first because: {message}"
+            ))
+        }));
     }
     if std::io::stderr().is_terminal() && !session.json {
         let repeated = match sender_state.bulk.duplicates() {
@@ -244,7 +242,7 @@ impl BulkSender<'_> {
             self.refused += 1;
             let failure = Failure::from(error);
             self.first_refusal.get_or_insert_with(|| {
-                Failure::new(failure.exit, format!("{job_id}: {}", failure.message))
+                failure.map_message(|message| format!("{job_id}: {message}"))
             });
         }
         Ok(())

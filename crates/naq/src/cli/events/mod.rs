@@ -164,14 +164,15 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
         .previous_state
         .map(|state| format!("{}→", render::state(state)))
         .unwrap_or_default();
+    let record = &event.record;
     let mut why = String::new();
-    if let Some(reason) = event.reason {
+    if let Some(reason) = record.reason {
         why.push_str(&format!("  {reason}"));
-        if let Some(code) = event.exit_code.filter(|code| *code != 0) {
+        if let Some(code) = record.exit_code.filter(|code| *code != 0) {
             why.push_str(&format!(" {code}"));
         }
     }
-    if let Some(error) = &event.error {
+    if let Some(error) = &record.error {
         why.push_str(&format!(
             "  {}",
             render::excerpt(&render::one_line(error), 120)
@@ -180,8 +181,8 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
     render::print_line(format_args!(
         "{}  {}  {}  {before}{}{why}",
         event.time,
-        event.job_id,
-        event.queue,
-        render::state(event.state)
+        record.job_id,
+        record.queue,
+        render::state(record.state)
     ))
 }

@@ -157,13 +157,11 @@ async fn apply_plan(
     if let Err(error) = applied {
         let failure = Failure::from(error);
         let written = done.iter().filter(|step| step.action.is_write()).count();
-        return Err(Failure::new(
-            failure.exit,
+        return Err(failure.map_message(|message| {
             format!(
-                "{}; {written} of {planned} changes were made, and applying the file again goes on from there",
-                failure.message
-            ),
-        ));
+                "{message}; {written} of {planned} changes were made, and applying the file again makes the rest"
+            )
+        }));
     }
     summarize(session, &done, "");
     super::warn_without_scheduler(&client.fetch_leader().await);
