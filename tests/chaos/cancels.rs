@@ -1,5 +1,5 @@
 //! Who cancels jobs, in whatever state they happen to be: by the library and by the command line,
-//! which is killed now and then, or dies between two steps.
+//! which is killed at random, or dies at a failpoint between two writes.
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;

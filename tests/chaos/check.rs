@@ -63,7 +63,7 @@ pub(super) struct Verdict {
     pub(super) jobs_rerun: usize,
     /// Runs that were looked at for their key.
     pub(super) keyed_runs: usize,
-    /// Begun by a paused worker after its successor had begun: told apart by their fences.
+    /// Started by a paused worker after its successor had started; their fences distinguish them.
     pub(super) stale_starts: usize,
     /// Given up since their workers died under them too often.
     pub(super) crashed: usize,
@@ -96,7 +96,7 @@ impl Verdict {
 
 /// One in so many writes may go unseen. The bucket keeps the last value of a key: what is written
 /// over while the observer has no server to ask is not there to be seen afterwards. It is counted
-/// and told; with more of them nothing could be said of what was overwritten.
+/// and reported; with more of them the check for overwritten records would prove nothing.
 const UNSEEN_OF_WRITES_MAX: u64 = 10;
 
 impl fmt::Display for Verdict {
@@ -272,7 +272,7 @@ fn count_runs(verdict: &mut Verdict, seen: &Seen) {
 
 /// Looks whether more jobs of a key ran at once than may. The lines of the log are in the order in
 /// which things happened. What a killed or paused worker ran cannot be reckoned with: it has no
-/// end, or goes on beside the run that took its place.
+/// end, or continues next to the run that replaced it.
 fn count_keys(verdict: &mut Verdict, seen: &Seen) {
     let mut last_fence: BTreeMap<&str, u64> = BTreeMap::new();
     for line in &seen.runs {

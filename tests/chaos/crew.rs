@@ -19,7 +19,7 @@ use super::plan::{ACK_WAIT, Failpoints};
 use super::stage::{Keeping, Stage};
 use crate::harness::naq::{GuardedChild, command};
 
-/// A place in a crew: whoever is in it now.
+/// A place in a crew, and the process that fills it now.
 #[derive(Default)]
 pub(super) struct Place(Mutex<Present>);
 
@@ -30,7 +30,7 @@ struct Present {
 }
 
 impl Place {
-    /// Sends a signal to whoever is there. Returns whom it reached.
+    /// Sends a signal to the process in this place. Returns the process that it reached.
     pub(super) fn signal(&self, signal: Signal) -> Option<i32> {
         let mut present = self.0.lock().unwrap();
         // one that dies already cannot die again
@@ -40,7 +40,7 @@ impl Place {
         Some(pid)
     }
 
-    /// Lets a paused one go on, where it is still the same.
+    /// Resumes a paused process, if it is still the same one.
     pub(super) fn resume(&self, pid: i32) {
         let present = self.0.lock().unwrap();
         if present.pid == Some(pid) {
@@ -137,7 +137,7 @@ impl Crew {
         })
     }
 
-    /// Starts them all, and whoever takes the place of one that is gone, until the run is over.
+    /// Starts all processes, and replacements for those that died, until the run is over.
     pub(super) fn keep(self: Arc<Crew>, stage: &Arc<Stage>) -> Keeping {
         let threads = (0..self.places.len())
             .map(|index| {
@@ -193,7 +193,7 @@ impl Crew {
                 (None, _) if status.success() => {}
                 // asked to end a second time before it had: it is to stop at once then
                 (None, _) if status.code() == Some(128 + libc::SIGTERM) => {}
-                // asked to end before it could know of signals, and so before it had anything
+                // asked to end before it had installed its signal handlers, and so before it had anything
                 (Some(libc::SIGTERM), None) if !has_begun => {}
                 // it could not begin while the server was away
                 (None, _) if matches!(status.code(), Some(1 | 3)) && !has_begun => {

@@ -164,7 +164,7 @@ pub(super) const SCHEDULER_STEPS: &[(&str, u32)] = &[
     ("progress.stored", 4),
 ];
 
-/// Where each process that is started is to die, or to stand still for longer than its lease.
+/// The failpoint at which each started process dies, or is suspended for longer than its lease.
 pub(super) struct Failpoints {
     steps: &'static [(&'static str, u32)],
     chance: StdRng,

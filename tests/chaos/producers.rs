@@ -1,4 +1,4 @@
-//! Those who enqueue: the command line (killed now and then in the midst of it), the library, and
+//! The producers: the command line (killed at random while it enqueues), the library, and
 //! a program that only knows JetStream. Each notes what was acknowledged, and nothing else.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -89,7 +89,7 @@ fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
             for id in &printed {
                 run.acknowledge(id);
             }
-            // again whatever has an id and was not told of; the ids of others cannot be known
+            // enqueue again what has an id and was not reported; the ids of others are unknown
             jobs.retain(|job| job.job_id.as_ref().is_some_and(|id| !printed.contains(id)));
         }
     }
@@ -191,7 +191,7 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
         async_nats::HeaderMap::new(),
     );
     if let Some(id) = &job.job_id {
-        // the id of an envelope that cannot be read has to be told outside of it
+        // an unreadable envelope needs its id outside of the payload
         let is_readable = job.ends != Ends::Rejected;
         match way.min(if is_readable { 2 } else { 1 }) {
             0 => subject = format!("{subject}.{id}"),
@@ -202,13 +202,13 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
     }
     let queue = QueueName::new(job.queue).unwrap();
     run.stage.naq.handle().block_on(async move {
-        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let text = |error: &dyn std::fmt::Display| error.to_string();
         let ack = jetstream::new(nats)
             .publish_with_headers(subject, headers, payload.into())
             .await
-            .map_err(|error| told(&error))?
+            .map_err(|error| text(&error))?
             .await
-            .map_err(|error| told(&error))?;
+            .map_err(|error| text(&error))?;
         Ok(match &job.job_id {
             Some(id) => id.clone(),
             None => JobId::for_sequence(&queue, ack.sequence).to_string(),

@@ -66,7 +66,7 @@ impl Servers {
         true
     }
 
-    /// Makes it, or one of them, stand still for so long.
+    /// Suspends the server, or one of them, for this long.
     pub(super) fn pause(&mut self, stage: &Stage, long: Duration, chance: &mut StdRng) -> bool {
         match &mut self.these {
             These::One(server) => {

@@ -1,4 +1,4 @@
-//! Why others say something else: every kind of difference, each as narrow as it can be told.
+//! Why other libraries answer differently: every kind of difference, each as narrow as possible.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ const CIRCLES: &str =
     "cronsim goes in circles when the clocks are put back over midnight or within an hour";
 const OF_A_SECOND: &str = "croniter has the second of what is skipped, at the end of the gap";
 
-/// Every reason for which an answer differs from naq's, none where they are the same; or what
+/// Every reason for which an answer differs from naq's, empty if they are equal; or what
 /// cannot be explained.
 pub(super) fn reasons(
     package: Package,
@@ -122,7 +122,7 @@ fn not_theirs(package: Package, question: &Question, moment: i64) -> Option<&'st
              cron does, or there are seconds",
         ),
         Package::Cronsim if was_put_within_an_hour(question, moment) => Some(
-            "cronsim goes on by whole hours when the clocks are put within one, and comes too late",
+            "cronsim steps by whole hours when the clocks change within one, and is too late",
         ),
         Package::Cronsim if is_within_an_hour_of_a_skipped_midnight(question, moment) => {
             Some("cronsim loses the hour after a midnight that is skipped")

@@ -144,7 +144,7 @@ impl Question {
         }
     }
 
-    /// What naq says: nothing where it says that it never comes true.
+    /// naq's answer: empty if the expression never matches.
     pub(super) fn times(&self) -> Vec<i64> {
         let cron = match Cron::parse(&self.expression) {
             Ok(cron) => cron,
@@ -161,7 +161,7 @@ impl Question {
             .collect()
     }
 
-    /// Whether naq says that it comes true then.
+    /// Whether the expression matches at that time by naq's answer.
     pub(super) fn is_true(&self, moment: i64) -> bool {
         let before = Question {
             after: moment - 1,
@@ -281,7 +281,7 @@ fn item(chance: &mut StdRng, min: u32, max: u32) -> String {
     );
     match chance.random_range(0..8) {
         0 => format!("*/{step}"),
-        // now and then of one value
+        // sometimes with one value
         1..3 => format!("{from}-{}", chance.random_range(from..=max)),
         3 => format!("{from}-{}/{step}", chance.random_range(from..=max)),
         _ => from.to_string(),

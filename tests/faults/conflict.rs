@@ -12,7 +12,7 @@ fn say(word: &str) -> Vec<u8> {
 }
 
 #[test]
-fn one_that_stands_in_line_is_told_from_a_repeat() {
+fn a_different_envelope_under_a_queued_id_is_a_conflict() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("default");

@@ -1,4 +1,4 @@
-//! A worker that dies or stands still at any step: the job ends once, as it should, whoever goes
+//! A worker that dies or is suspended at any failpoint: the job ends once, correctly, whichever worker continues
 //! on with it.
 
 use std::path::Path;
@@ -63,7 +63,7 @@ fn killed_between_any_two_steps() {
 }
 
 #[test]
-fn killed_in_mid_job_it_leaves_nothing_and_the_next_goes_on() {
+fn redelivery_after_a_killed_worker_leaves_no_process_and_reruns_the_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
@@ -97,7 +97,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    // the first run goes on until it is stopped, the second ends
+    // the first run continues until it is stopped, the second ends
     let script = "echo $$ > pid.$NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ] || exec sleep 3600; echo second";
     let job = naq.publish("build", noting(&naq, script));
     let pid = naq.home().join("pid.1");
@@ -188,10 +188,10 @@ fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
     naq.wait_drained("build");
 }
 
-/// A worker that stands still just before its claim, while another, without the label that the
+/// A worker that is suspended just before its claim, while another, without the label that the
 /// job requires, hands the message on: the claim goes by a message that is gone.
 #[test]
-fn a_claim_by_a_message_that_was_handed_on_meanwhile_does_not_hold_the_job() {
+fn a_claim_with_a_message_that_was_rerouted_meanwhile_does_not_block_the_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let slow = naq
@@ -210,11 +210,11 @@ fn a_claim_by_a_message_that_was_handed_on_meanwhile_does_not_hold_the_job() {
     assert!(slow.stop().success());
 }
 
-/// A worker that put a job aside and stands still before it acknowledges that, while another is
+/// A worker that blocked a job and is suspended before it acknowledges that, while another is
 /// given the message once more and may run the job: the late acknowledgement takes nothing from
 /// under who runs it.
 #[test]
-fn a_late_word_for_a_job_put_aside_does_not_take_it_from_who_runs_it() {
+fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _slow = naq
@@ -251,9 +251,9 @@ fn a_late_word_for_a_job_put_aside_does_not_take_it_from_who_runs_it() {
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
 }
 
-/// Whoever was told of a rejected job's end only in part is told of it again.
+/// If only some waiters were notified of a rejected job's end, they are notified again.
 #[test]
-fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
+fn waiters_of_a_rejected_job_are_notified_at_whichever_failpoint_its_worker_dies() {
     for step in [
         "rejected.dead_lettered",
         "rejected.written",
@@ -289,7 +289,7 @@ fn who_waits_for_a_rejected_job_is_told_whatever_step_its_worker_dies_at() {
 
 /// A dependency that ends between the first and the last step of putting a job aside for it.
 #[test]
-fn what_ends_while_a_job_is_put_aside_for_it_holds_nobody_up() {
+fn a_dependency_that_ends_while_a_job_blocks_on_it_releases_the_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _slow = naq
@@ -320,7 +320,7 @@ fn what_ends_while_a_job_is_put_aside_for_it_holds_nobody_up() {
     assert_eq!(naq.wait_ended(&last).state, State::Succeeded);
 }
 
-/// Whoever cancels a job that waits dies in the midst of it: those that wait for the job go on.
+/// The process that cancels a blocked job dies while it does: the jobs that wait for the job continue.
 #[test]
 fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
     for step in ["cancel.written", "release.published", "cancel.released"] {

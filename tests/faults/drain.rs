@@ -38,7 +38,7 @@ fn on_term_and_int_running_jobs_finish_and_no_more_are_taken() {
 }
 
 #[test]
-fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
+fn jobs_that_outlast_the_drain_timeout_are_requeued_without_using_a_retry() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq
@@ -60,7 +60,7 @@ fn what_outlasts_the_drain_timeout_is_handed_back_at_no_cost() {
         (State::Queued, 0, 0)
     );
     std::fs::write(naq.home().join("go"), "").unwrap();
-    // handed back, not left to lapse: the wait for it would be longer than this test's
+    // returned by a nak; waiting for the lease to expire would take longer than this test
     let _next = naq.worker(&["build"]).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
@@ -101,7 +101,7 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn what_comes_to_a_busy_worker_is_handed_on() {
+fn deliveries_to_a_draining_worker_are_requeued() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _busy = naq.worker(&["one", "two"]).concurrency(1).spawn();

@@ -49,7 +49,7 @@ fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
     let second = leader(&naq, "KV_naq_results");
     cluster.pause(second);
     std::fs::write(naq.home().join("go"), "").unwrap();
-    // the outcome finds the new leader while the old one stands still
+    // the outcome finds the new leader while the old one is suspended
     let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),

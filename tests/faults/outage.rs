@@ -1,4 +1,4 @@
-//! A server that stands still, and many jobs that fail at once.
+//! A suspended server, and many jobs that fail at once.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::harness::nats::TestServer;
 
 /// A publish that the server has taken and not answered for in time is repeated, and counts once.
 #[test]
-fn what_is_enqueued_while_the_server_stands_still_is_there_once() {
+fn an_enqueue_while_the_server_is_suspended_is_stored_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -35,7 +35,7 @@ fn what_is_enqueued_while_the_server_stands_still_is_there_once() {
 /// What was under way when the server died is sent again together, and not each after a wait of
 /// its own.
 #[test]
-fn a_bulk_that_loses_its_server_goes_on_with_the_next() {
+fn a_bulk_enqueue_that_loses_its_server_continues_with_the_next() {
     const JOBS: u64 = 60;
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
@@ -58,9 +58,9 @@ fn a_bulk_that_loses_its_server_goes_on_with_the_next() {
     assert_eq!(naq.stream_messages("build"), JOBS);
 }
 
-/// A worker goes on through a server that stands still for longer than it waits for an answer.
+/// A worker continues when a server is suspended for longer than the worker waits for an answer.
 #[test]
-fn a_job_that_ends_while_the_server_stands_still_is_recorded_once() {
+fn a_job_that_ends_while_the_server_is_suspended_is_recorded_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();

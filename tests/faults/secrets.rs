@@ -99,7 +99,7 @@ fn a_secret_reaches_the_job_and_no_store() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_is_told_by_name() {
+fn a_missing_secret_is_named_in_the_error() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();

@@ -34,7 +34,7 @@ fn touch(path: &Path) {
 }
 
 #[test]
-fn a_producer_is_told_that_nobody_is_there() {
+fn a_producer_without_a_server_gets_an_error() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     server.kill9();

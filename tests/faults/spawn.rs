@@ -20,7 +20,7 @@ fn has_processes(job: &str) -> bool {
 }
 
 #[test]
-fn what_cannot_be_started_fails_at_once_each_told_apart() {
+fn programs_that_cannot_start_fail_at_once_each_with_its_reason() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -132,7 +132,7 @@ fn arguments_over_the_systems_bounds_fail_in_words() {
 }
 
 #[test]
-fn a_daemon_that_holds_stdout_open_is_killed_and_told_of() {
+fn a_daemon_that_holds_stdout_open_is_killed_and_reported() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();

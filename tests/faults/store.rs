@@ -1,4 +1,4 @@
-//! A full store: the producer is told, nothing is evicted, outcomes wait for room.
+//! A full store: the producer gets an error, nothing is evicted, outcomes wait for room.
 
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
@@ -16,7 +16,7 @@ fn small() -> TestServer {
 }
 
 #[test]
-fn the_producer_is_told_and_nothing_is_evicted() {
+fn a_full_store_is_an_error_for_the_producer_and_evicts_nothing() {
     let server = small();
     let naq = Naq::new(&server);
     let taken = naq.fill_storage();

@@ -127,12 +127,12 @@ impl Cluster {
         }
     }
 
-    /// Makes one stand still: its connections stay open, it answers nobody.
+    /// Suspends one server: its connections stay open, and it answers nothing.
     pub(crate) fn pause(&self, index: usize) {
         self.signal(index, Signal::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub(crate) fn resume(&self, index: usize) {
         self.signal(index, Signal::SIGCONT);
     }

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::cluster::Cluster;
 use super::nats::{TEST_TIMEOUT, TestServer, binary, naq};
 
-/// naq against one server: a home of its own, a connection to look on with, and the program.
+/// naq against one server: a home of its own, a connection to observe with, and the program.
 pub(crate) struct Naq {
     home: TempDir,
     url: String,
@@ -102,7 +102,7 @@ impl Naq {
         &self.handle
     }
 
-    /// The library, to look on with.
+    /// The library, to observe with.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -344,7 +344,7 @@ impl Naq {
 }
 
 /// How long a connection may take: as long as a loaded machine needs, but where there are several
-/// servers, of which one may stand still and take connections all the same.
+/// servers, of which one may be suspended and still accept connections.
 fn connect_timeout(servers: usize) -> Duration {
     match servers {
         1 => TEST_TIMEOUT / 2,

@@ -204,7 +204,7 @@ impl TestServer {
         }
     }
 
-    /// Makes it stand still (SIGSTOP): connections stay open, nothing answers.
+    /// Suspends it (SIGSTOP): connections stay open, nothing answers.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
         // The signal is only sent; each thread stops when it comes to it.
@@ -219,13 +219,13 @@ impl TestServer {
         while !still() {
             assert!(
                 start.elapsed() < TEST_TIMEOUT,
-                "the server does not stand still"
+                "the server is not suspended"
             );
             std::thread::yield_now();
         }
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub(crate) fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }

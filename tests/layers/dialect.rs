@@ -54,32 +54,26 @@ const PHRASES: &[(&str, &str)] = &[
 ];
 
 /// Findings that are right as they are: the file, the phrase, and why.
-const ALLOWED: &[(&str, &str, &str)] = &[];
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("tests/config/mod.rs", "bell", "the control character"),
+    ("tests/faults/terminal.rs", "bell", "the control character"),
+];
 
 /// This file lists the phrases.
 const EXEMPT: &str = "tests/layers/dialect.rs";
 
 /// Folders and files whose prose has not been revised yet. The list only shrinks.
 const NOT_YET_CLEAN: &[&str] = &[
-    "README.md",
     "crates/naq",
     "crates/naq-client",
     "crates/naq-cron",
     "crates/naq-jetstream",
     "crates/naq-protocol",
     "crates/naq-runner",
-    "tests/chaos",
     "tests/cli",
-    "tests/config",
-    "tests/cron",
-    "tests/faults",
-    "tests/harness",
-    "tests/lifecycle",
-    "tests/readme",
+    "tests/cron/question.rs",
     "tests/runner",
-    "tests/scheduler",
     "tests/server",
-    "tests/worker",
 ];
 
 /// One use of a phrase.
@@ -117,7 +111,10 @@ fn find(source: &str) -> Vec<Finding> {
     for (phrase, instead) in PHRASES {
         for (at, _) in text.match_indices(phrase) {
             let before = at.checked_sub(1).and_then(|at| text.as_bytes().get(at));
-            if !is_word(before) && !is_word(text.as_bytes().get(at + phrase.len())) {
+            let after = &text[at + phrase.len()..];
+            // the start of a variable that is called `go`
+            let is_binding = *phrase == "let go" && after.starts_with(" =");
+            if !is_word(before) && !is_word(after.as_bytes().first()) && !is_binding {
                 let line = lines[at];
                 found.push((
                     at,
@@ -211,7 +208,7 @@ fn the_dialect_lint_finds_phrases_across_lines_and_in_names() {
     );
     for plain in [
         "untold stories, a label, retold",
-        "let going = 1; let goal = 2;",
+        "let going = 1; let goal = 2; let go = 3;",
         "the category is `on`",
     ] {
         assert_eq!(phrases(plain), [], "{plain}");

@@ -7,7 +7,7 @@ use crate::harness::naq::{Naq, eventually, id, is_process_alive, text};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn a_running_job_is_stopped_with_its_tree_and_who_waits_is_told() {
+fn cancelling_a_running_job_kills_its_tree_and_notifies_waiters() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();

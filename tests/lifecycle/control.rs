@@ -16,20 +16,20 @@ fn progress_and_result_are_seen_while_it_runs() {
         r#"echo '{{"progress": 40, "message": "half"}}' >&3; echo '{{"result": [1]}}' >&3; while [ ! -e {gate} ]; do sleep 0.05; done; echo '{{"progress": 100}}' >&3"#,
         gate = gate.display()
     );
-    naq.enqueue(&["--id", "told", "--", "sh", "-c", &script]);
-    let record = naq.wait_for(&id("told"), "at 40 %", |record| {
+    naq.enqueue(&["--id", "reporting", "--", "sh", "-c", &script]);
+    let record = naq.wait_for(&id("reporting"), "at 40 %", |record| {
         record
             .progress
             .as_ref()
             .is_some_and(|progress| progress.percent == Some(40.0))
     });
     assert_eq!(record.state, State::Running);
-    naq.cli(["status", "told"])
+    naq.cli(["status", "reporting"])
         .run()
         .succeeds()
         .expect_stdout("40% half");
     std::fs::write(&gate, "").unwrap();
-    let record = naq.wait_ended(&id("told"));
+    let record = naq.wait_ended(&id("reporting"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     assert_eq!(record.progress.unwrap().percent, Some(100.0));
     assert_eq!(record.result.unwrap().get(), "[1]");

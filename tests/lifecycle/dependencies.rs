@@ -162,7 +162,7 @@ fn a_missing_one_is_named_once_its_time_is_over() {
         error.contains("ghost") && error.contains("not enqueued in time"),
         "{error}"
     );
-    // who asks for the missing one is not told that there is such a job
+    // a query for the missing one does not report that such a job exists
     naq.cli(["status", "ghost"]).run().exits(4);
     naq.wait_drained("default");
 }
@@ -353,7 +353,7 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     record.envelope = serde_json::from_str(r#"{"command":"true"}"#).ok();
     naq.block_on(async {
         let broker = naq.client().broker();
-        // put aside for both; the first ended before it could know, so nobody tells of it
+        // blocked on both; the first ended before it was awaited, so nothing releases the job for it
         let both = [after("left"), after("right")];
         broker.index_dependencies(&id("join"), &both).await.unwrap();
         broker
@@ -376,7 +376,7 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     assert_eq!(naq.stream_messages("default"), 1);
 }
 
-/// A trace goes on over every message that a job has: its own, the one of a retry, the one by which it
+/// A trace continues over every message that a job has: its own, the one of a retry, the one by which it
 /// is released.
 #[test]
 fn a_trace_is_kept_over_waiting_and_retries() {

@@ -5,7 +5,7 @@
 pub(super) struct Block {
     /// The line of its first command, for reports.
     pub(super) line: usize,
-    /// Whether its one command goes on while the following blocks run.
+    /// Whether its one command keeps running while the following blocks run.
     pub(super) background: bool,
     pub(super) steps: Vec<Step>,
 }

@@ -24,7 +24,7 @@ fn scheduler(naq: &Naq, clock: &ShiftedClock) -> FollowedCli {
         .follow()
 }
 
-/// A schedule that is enqueued now, by whoever leads and has a clock that is right or slow:
+/// A schedule that is enqueued now, by a leader whose clock is right or slow:
 /// whatever was to be done before its tenth tick has been done.
 fn some_time_passes(naq: &Naq, name: &str) {
     put(naq, &schedule(name, json!({"every": 0.2, "repeat": 10})));
@@ -75,7 +75,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
 
     clock.set_wall_s(HOUR_S);
     let hour_on = later(now(), HOUR_S * 1_000);
-    let jumped = progressed(&naq, "often", "goes on an hour later", |one| {
+    let jumped = progressed(&naq, "often", "continues an hour later", |one| {
         one.done_until > later(hour_on, 1_000)
     });
     // what is later than the grace by then is left out but for the last of it
@@ -124,11 +124,11 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     assert_eq!(jobs_of_one(&naq, "often"), jobs);
     assert!(other.stop().success());
 
-    // when it is that late again, it goes on from there
+    // when it is that late again, it continues from there
     clock.set_wall_s(HOUR_S);
     let leader = scheduler(&naq, &clock);
     leader.expect_stderr("leading");
-    let on = progressed(&naq, "often", "goes on", |one| {
+    let on = progressed(&naq, "often", "continues", |one| {
         one.runs >= rests.progress.runs + 3
     });
     assert_eq!(on.progress.missed, rests.progress.missed);

@@ -172,7 +172,7 @@ fn every_verb_knows_it() {
 }
 
 #[test]
-fn who_waits_for_it_goes_on_when_it_has_run_or_is_cancelled() {
+fn jobs_that_depend_on_a_delayed_job_continue_when_it_has_run_or_is_cancelled() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -318,8 +318,8 @@ fn times_that_cannot_be_are_refused_and_those_over_are_at_once() {
     let record = naq.block_on(naq.client().fetch_job(&id("z"))).unwrap();
     let due = record.next_attempt_at.unwrap().to_string();
     assert_eq!(due, "2126-07-01T09:00:00.000Z");
-    let told = enqueue(&["--json", "--in", "1h", "--", "true"]).succeeds();
-    assert!(told.stdout.contains(r#""scheduled_for":""#), "{told:?}");
+    let done = enqueue(&["--json", "--in", "1h", "--", "true"]).succeeds();
+    assert!(done.stdout.contains(r#""scheduled_for":""#), "{done:?}");
 }
 
 #[test]
@@ -399,7 +399,7 @@ fn the_library_does_as_the_command_line() {
 /// What another program publishes is a job as any other: the schedule, the target, and nothing
 /// else.
 #[test]
-fn a_job_is_told_the_time_it_was_enqueued_for() {
+fn a_delayed_job_gets_its_due_time() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();

@@ -1,5 +1,5 @@
 //! Ticks that cannot be enqueued: tried within their grace, then counted, and the schedule paused
-//! when there are too many of them. Others go on.
+//! when there are too many of them. Others continue.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn bound(naq: &Naq, queue: &str, bytes: Option<i32>) {
     });
 }
 
-/// One of another queue, that goes on whatever happens to the first.
+/// One of another queue, that continues whatever happens to the first.
 fn healthy(naq: &Naq) -> Schedule {
     naq.add_queue("other");
     let mut healthy = schedule("healthy", json!({"every": 0.1}));
@@ -37,7 +37,7 @@ fn healthy(naq: &Naq) -> Schedule {
 }
 
 #[test]
-fn one_that_cannot_be_enqueued_is_paused_and_says_so_and_others_go_on() {
+fn a_schedule_whose_jobs_cannot_be_enqueued_is_paused_with_a_reason_and_others_continue() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -63,9 +63,9 @@ fn one_that_cannot_be_enqueued_is_paused_and_says_so_and_others_go_on() {
     assert!(paused.progress.last_error.unwrap().contains("maximum"));
     scheduler.expect_stderr("naq job-control refused resume");
     let so_far = stored(&naq, "healthy").progress.runs;
-    let healthy = progressed(&naq, "healthy", "goes on", |one| one.runs >= so_far + 10);
+    let healthy = progressed(&naq, "healthy", "continues", |one| one.runs >= so_far + 10);
     assert_eq!((healthy.progress.missed, healthy.progress.failures), (0, 0));
-    // it stays so until someone goes on with it
+    // it stays so until someone resumes it
     assert_eq!(stored(&naq, "refused").status, ScheduleStatus::Paused);
     bound(&naq, "build", None);
     change(&naq, "refused", |refused| {
@@ -73,7 +73,7 @@ fn one_that_cannot_be_enqueued_is_paused_and_says_so_and_others_go_on() {
         refused.paused_reason = None;
         refused.progress.done_until = now();
     });
-    let resumed = progressed(&naq, "refused", "goes on", |one| one.runs >= 2);
+    let resumed = progressed(&naq, "refused", "continues", |one| one.runs >= 2);
     assert_eq!(resumed.progress.failures, 0);
     assert_eq!(resumed.progress.last_error, None);
 }
@@ -123,7 +123,7 @@ fn one_that_can_be_enqueued_in_time_after_all_misses_nothing() {
     each_once(&jobs, "healthy", ticks(&healthy, 100, jobs.len() as u64));
 }
 
-/// With the account's storage full nobody can even keep the lock: all wait, and go on when there
+/// With the account's storage full nobody can even keep the lock: all wait, and continue when there
 /// is room, with nothing missed that was due within its grace.
 #[test]
 fn while_the_storage_is_full_all_wait() {
@@ -141,7 +141,7 @@ fn while_the_storage_is_full_all_wait() {
     scheduler.expect_stderr("storage is full");
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
     let so_far = stored(&naq, "often").progress.runs;
-    let done = progressed(&naq, "often", "goes on", |one| one.runs >= so_far + 20);
+    let done = progressed(&naq, "often", "continues", |one| one.runs >= so_far + 20);
     assert_eq!(done.status, ScheduleStatus::Active);
     assert_eq!((done.progress.missed, done.progress.failures), (0, 0));
     let jobs = jobs_of(&naq, "build");
@@ -150,7 +150,7 @@ fn while_the_storage_is_full_all_wait() {
     each_once(&jobs, "often", ticks);
 }
 
-/// A user who may not publish to a queue is told from a server that does not answer.
+/// A missing permission to publish is distinguished from a server that does not answer.
 #[test]
 fn one_whose_queue_is_denied_is_paused() {
     let server = TestServer::start();

@@ -62,7 +62,7 @@ fn a_change_counts_at_once() {
     });
     progressed(&naq, "one", "runs", |progress| progress.runs >= 3);
     change(&naq, "one", |one| one.status = ScheduleStatus::Paused);
-    // a later one has its turn: the pause has been heard of
+    // a later tick was enqueued: the leader has received the pause
     put(&naq, &schedule("two", json!({"every": 0.1})));
     progressed(&naq, "two", "runs", |progress| progress.runs >= 5);
     let paused = stored(&naq, "one");
@@ -79,7 +79,7 @@ fn a_change_counts_at_once() {
     });
     eventually("in the other queue", || !jobs_of(&naq, "other").is_empty());
     // what was left out by the pause is not made up for
-    let resumed = progressed(&naq, "one", "goes on", |progress| {
+    let resumed = progressed(&naq, "one", "continues", |progress| {
         progress.runs > paused.progress.runs
     });
     assert_eq!(resumed.progress.missed, 0);

@@ -29,10 +29,10 @@ fn one_that_stops_hands_over_at_once_and_one_that_dies_after_its_lock() {
     } else {
         (third, second)
     };
-    let runs = progressed(&naq, "often", "goes on", |progress| progress.runs >= 10);
+    let runs = progressed(&naq, "often", "continues", |progress| progress.runs >= 10);
     leader.kill9();
     other.expect_stderr("leading");
-    let last = progressed(&naq, "often", "goes on", |progress| {
+    let last = progressed(&naq, "often", "continues", |progress| {
         progress.runs >= runs.progress.runs + 40
     });
     assert!(other.stop().success());
@@ -46,7 +46,7 @@ fn one_that_stops_hands_over_at_once_and_one_that_dies_after_its_lock() {
 }
 
 #[test]
-fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
+fn a_leader_suspended_past_its_lease_enqueues_nothing_more() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -58,7 +58,7 @@ fn one_that_stood_still_past_its_lock_enqueues_nothing_more() {
     progressed(&naq, "often", "runs", |progress| progress.runs >= 3);
     first.signal(Signal::SIGSTOP);
     second.expect_stderr("leading");
-    // the schedule is another one by the time the first one goes on
+    // the schedule is another one by the time the first leader continues
     super::change(&naq, "often", |often| {
         often.status = naq_protocol::ScheduleStatus::Paused;
     });

@@ -79,7 +79,7 @@ fn skip_leaves_ticks_out_while_the_last_job_runs() {
     assert_eq!(held.progress.runs, 1);
     assert_eq!(held.progress.last_job_id, Some(first.job_id));
     go(&naq);
-    progressed(&naq, "skipping", "goes on", |one| one.runs >= 3);
+    progressed(&naq, "skipping", "continues", |one| one.runs >= 3);
     let (last, ticks) = ended(&naq, "skipping");
     assert_eq!(last.progress.runs + last.progress.skipped, ticks);
     assert_eq!(last.progress.missed, 0);
@@ -179,7 +179,7 @@ fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
     let other = naq.cli(["scheduler", "--lock-ttl", "3s"]).follow();
     other.expect_stderr("leading");
     let before = stored(&naq, "skipping").progress.runs;
-    progressed(&naq, "skipping", "goes on", |one| one.runs >= before + 10);
+    progressed(&naq, "skipping", "continues", |one| one.runs >= before + 10);
     let (last, ticks) = ended(&naq, "skipping");
     let records = records(&naq, &skipping, ticks);
     assert_eq!(records.len() as u64, last.progress.runs);

@@ -27,9 +27,9 @@ fn record(job: &JobId, state: State) -> Record {
     record
 }
 
-/// What whoever ended a job did not live to do.
+/// What the process that ended a job did not live to do.
 #[test]
-fn a_job_that_was_not_told_is_told() {
+fn reconcile_releases_a_blocked_job_that_was_not_released() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -102,7 +102,7 @@ fn a_free_slot_is_offered_to_who_waits_for_it() {
     naq.wait_for(&id("waits"), "waiting", |record| {
         record.state == State::Waiting
     });
-    // the slot is given back, and who waits for it is not told
+    // the slot is released, but not the job that waits for it
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let bucket = jetstream.get_stream("KV_naq_slots").await.unwrap();
@@ -116,7 +116,7 @@ fn a_free_slot_is_offered_to_who_waits_for_it() {
 /// The server has lost a job's message, and its worker is dead: where its envelope is known it is
 /// run, else it has failed. Neither stays under way for ever.
 #[test]
-fn a_job_without_a_message_is_enqueued_anew_or_ends() {
+fn reconcile_republishes_or_ends_a_job_without_a_message() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");

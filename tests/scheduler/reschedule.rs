@@ -194,7 +194,7 @@ fn one_that_is_begun_early_runs_once() {
 }
 
 #[test]
-fn what_is_not_held_is_told_apart() {
+fn rescheduling_a_job_that_is_not_delayed_names_its_state() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let client = naq.client();

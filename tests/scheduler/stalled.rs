@@ -1,5 +1,5 @@
-//! Leaders that stand still, or are not told: what they know of a schedule is out of date when
-//! they go on.
+//! Leaders that are suspended, or receive no changes: their index of schedules is out of date when
+//! they continue.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -36,10 +36,10 @@ fn none_after(naq: &Naq, made: &Schedule, time: Timestamp) {
     assert!(late.is_empty(), "{late:?} after {time}");
 }
 
-/// One that still has its lock when it goes on looks at the schedules before it enqueues what has
+/// One that still has its lock when it continues rereads the schedules before it enqueues what has
 /// become due.
 #[test]
-fn what_was_paused_while_it_stood_still_is_not_enqueued() {
+fn a_schedule_paused_while_the_leader_was_suspended_is_not_enqueued() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -66,7 +66,7 @@ fn what_was_paused_while_it_stood_still_is_not_enqueued() {
     std::thread::sleep(Duration::from_millis(400));
     scheduler.signal(Signal::SIGCONT);
     let so_far = super::stored(&naq, "other").progress.runs;
-    progressed(&naq, "other", "goes on", |one| one.runs >= so_far + 10);
+    progressed(&naq, "other", "continues", |one| one.runs >= so_far + 10);
     for (one, paused_at) in all.iter().zip(paused_at) {
         none_after(&naq, one, paused_at);
     }
@@ -112,9 +112,9 @@ fn slow_way_to(port: u16, way: Duration) -> u16 {
     slow
 }
 
-/// Waiting for a look is no standing still, however far away the server is.
+/// Waiting for a reread does not count as a suspension, however far away the server is.
 #[test]
-fn one_that_stood_still_far_from_its_server_goes_on() {
+fn a_suspended_leader_far_from_its_server_continues() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -131,14 +131,14 @@ fn one_that_stood_still_far_from_its_server_goes_on() {
     std::thread::sleep(Duration::from_millis(500));
     scheduler.signal(Signal::SIGCONT);
     let so_far = super::stored(&naq, "often").progress.runs;
-    progressed(&naq, "often", "goes on", |one| one.runs >= so_far + 10);
+    progressed(&naq, "often", "continues", |one| one.runs >= so_far + 10);
 }
 
-/// Between its last look at its lock and sending a leader does nothing; one that stands still just
+/// Between its last look at its lock and sending a leader does nothing; one that is suspended just
 /// there sends what it was about to: of each schedule the one tick that was due then, and no other.
 /// Where the next leader has enqueued that as well, it is the same job.
 #[test]
-fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more() {
+fn a_leader_suspended_while_sending_enqueues_what_it_was_about_to_and_no_more() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -153,9 +153,9 @@ fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more(
     for one in &all {
         put(&naq, one);
     }
-    // it takes over from the one that stands still
+    // it takes over from the suspended one
     second.expect_stderr("leading");
-    progressed(&naq, "kept", "goes on", |one| one.runs >= 10);
+    progressed(&naq, "kept", "continues", |one| one.runs >= 10);
     change(&naq, "paused", |one| one.status = ScheduleStatus::Paused);
     naq.block_on(async {
         let (broker, id) = (naq.client().broker(), schedule_id("removed"));
@@ -170,7 +170,7 @@ fn one_that_stood_still_while_sending_enqueues_what_it_was_about_to_and_no_more(
     first.expect_stderr("no longer the leader");
     first.expect_stderr("standing by");
     let so_far = super::stored(&naq, "kept").progress.runs;
-    let kept = progressed(&naq, "kept", "goes on", |one| one.runs >= so_far + 10);
+    let kept = progressed(&naq, "kept", "continues", |one| one.runs >= so_far + 10);
     for one in &all[..2] {
         none_after(&naq, one, changed_at);
     }
@@ -210,7 +210,7 @@ fn one_that_loses_its_lock_while_it_stops_does_stop() {
 }
 
 /// A server that goes down may have stored a change and not lived to tell; nothing is lost with
-/// the connection to another one. Told of the next change, a leader sees from its number that it
+/// the connection to another one. From the number of the next change, a leader sees that it
 /// has missed one.
 #[test]
 fn news_that_was_lost_is_missed_and_read() {
@@ -233,7 +233,7 @@ fn news_that_was_lost_is_missed_and_read() {
         }
     });
     tell_of_changes(&naq, true);
-    put(&naq, &schedule("told", far_off));
+    put(&naq, &schedule("changed", far_off));
     progressed(&naq, "untold", "runs", |one| one.runs >= 3);
     let before = jobs_of_one(&naq, "removed");
     progressed(&naq, "untold", "runs", |one| one.runs >= 10);

@@ -6,7 +6,7 @@ use naq_jetstream::label_route_key;
 use naq_protocol::{JobId, QueueName, Record, State};
 use nix::sys::signal::Signal;
 
-use super::{consumer, counts, id, let_go, stands, until_file};
+use super::{consumer, counts, id, release, stands, until_file};
 use crate::harness::naq::{Naq, Worker, eventually, text};
 use crate::harness::nats::TestServer;
 
@@ -58,9 +58,9 @@ fn ran_on(naq: &Naq, record: &Record) -> String {
         .expect("its worker is there")
 }
 
-/// Waits until so many jobs of the queue have been handed on, and none is in the queue's own line.
-fn handed_on(naq: &Naq, count: u64) {
-    eventually("handed on", || {
+/// Waits until this many jobs of the queue have been rerouted, and none is left in the queue itself.
+fn wait_until_rerouted(naq: &Naq, count: u64) {
+    eventually("rerouted", || {
         let main = consumer(naq, "build", "naq-worker");
         main.num_pending == 0 && main.num_ack_pending == 0 && counts(naq, "build").0 == count
     });
@@ -101,8 +101,8 @@ fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
     );
     let both = id("fast");
     let ssd = naq.publish("build", requiring(&[("disk", "ssd")]));
-    handed_on(&naq, 2);
-    // each was delivered once and handed on once; nothing goes round
+    wait_until_rerouted(&naq, 2);
+    // each was delivered once and rerouted once; nothing circulates
     for _ in 0..3 {
         naq.assert_jobs_still_run("build");
     }
@@ -177,7 +177,7 @@ fn they_wait_through_a_restart_of_the_server() {
     let naq = Naq::new(&server);
     let plain = spawn(&naq, "plain", &[]);
     let job = naq.publish("build", requiring(&[("gpu", "yes")]));
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     assert!(plain.stop().success());
     server.restart();
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
@@ -192,7 +192,7 @@ fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
     let mut long = until_file(&naq, "go");
     long["requires"] = serde_json::json!({"gpu": "yes"});
     let job = naq.publish("build", long.to_string());
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     let first = spawn_brief(&naq, "first", &["gpu=yes"]);
     naq.wait_running(&job);
     let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
@@ -201,7 +201,7 @@ fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
         record.state == State::Running && record.crashes >= 1
     });
     assert_eq!(ran_on(&naq, &record), "second");
-    let_go(&naq, "go");
+    release(&naq, "go");
     let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded);
     assert_eq!(record.attempt, record.crashes + 1);
@@ -209,7 +209,7 @@ fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
 }
 
 #[test]
-fn one_that_comes_back_after_a_crash_is_handed_on_with_its_crash() {
+fn redelivery_after_a_crash_reroutes_the_job_with_its_crash_count() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     // it gets the job straight from the queue
@@ -221,11 +221,11 @@ fn one_that_comes_back_after_a_crash_is_handed_on_with_its_crash() {
     gpu.signal(Signal::SIGKILL);
     gpu.wait_exit();
     let _plain = spawn_brief(&naq, "plain", &[]);
-    let record = naq.wait_for(&job, "handed on", |record| record.state == State::Queued);
+    let record = naq.wait_for(&job, "rerouted", |record| record.state == State::Queued);
     assert_eq!((record.attempt, record.crashes), (1, 1));
     assert!(record.lease.is_none());
-    handed_on(&naq, 1);
-    let_go(&naq, "go");
+    wait_until_rerouted(&naq, 1);
+    release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!(
@@ -235,10 +235,10 @@ fn one_that_comes_back_after_a_crash_is_handed_on_with_its_crash() {
     naq.wait_drained("build");
 }
 
-/// One that hands a job on stands still before it acknowledges, and does so at last, when another
+/// A worker that reroutes a job is suspended before it acknowledges, and does so at last, when another
 /// has the same message.
 #[test]
-fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
+fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let still = naq
@@ -251,9 +251,9 @@ fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
     long["requires"] = set(&labels).into_iter().collect();
     let job = naq.publish("build", long.to_string());
     naq.wait_for_messages("build", 2);
-    // nothing that was handed on is to be had for now
+    // rerouted jobs are not delivered for now
     let queue = QueueName::new("build").expect("a name");
-    let handed_on = naq
+    let route_consumer = naq
         .block_on(async {
             let (broker, key) = (naq.client().broker(), label_route_key(&set(&labels)));
             broker.ensure_route_consumer(&queue, &key).await
@@ -261,7 +261,7 @@ fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
         .expect("a consumer");
     let pause_until = |time: &str| {
         let request = serde_json::json!({"pause_until": time}).to_string();
-        let subject = format!("$JS.API.CONSUMER.PAUSE.naq_queue_build.{handed_on}");
+        let subject = format!("$JS.API.CONSUMER.PAUSE.naq_queue_build.{route_consumer}");
         naq.block_on(naq.nats().request(subject, request.into()))
             .expect("an answer");
     };
@@ -280,7 +280,7 @@ fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
     assert!(still.stop().success());
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    let_go(&naq, "go");
+    release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!((record.state, record.crashes), (State::Succeeded, 1));
@@ -288,7 +288,7 @@ fn one_that_is_handed_on_late_is_not_taken_from_under_who_runs_it() {
 }
 
 #[test]
-fn a_retry_is_handed_on_again() {
+fn a_retry_is_rerouted_again() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -320,11 +320,11 @@ fn one_that_waited_for_another_runs_though_that_ones_record_is_gone() {
     });
     let job = naq.publish("build", envelope.to_string());
     naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
-    let_go(&naq, "go");
+    release(&naq, "go");
     naq.wait_ended(&first);
-    let record = naq.wait_for(&job, "handed on", |record| record.state == State::Queued);
+    let record = naq.wait_for(&job, "rerouted", |record| record.state == State::Queued);
     assert_eq!((record.attempt, record.dependencies_met), (0, true));
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     naq.block_on(async {
         let records = async_nats::jetstream::new(naq.nats().clone())
             .get_key_value("naq_results")
@@ -347,8 +347,8 @@ fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
     let jobs: Vec<JobId> = (0..3)
         .map(|_| naq.publish("build", long.to_string()))
         .collect();
-    handed_on(&naq, 3);
-    // handed on without a slot: one of no labels has it to itself
+    wait_until_rerouted(&naq, 3);
+    // rerouted without a slot: a job without labels has it to itself
     let other = serde_json::json!({"command": "true", "concurrency_key": "one"});
     let other = naq.publish("build", other.to_string());
     assert_eq!(naq.wait_ended(&other).state, State::Succeeded);
@@ -364,7 +364,7 @@ fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
     first.signal(Signal::SIGKILL);
     first.wait_exit();
     let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
-    let_go(&naq, "go");
+    release(&naq, "go");
     for job in &jobs {
         assert_eq!(naq.wait_ended(job).state, State::Succeeded);
     }
@@ -382,7 +382,7 @@ fn an_id_is_taken_while_its_job_waits() {
             .run()
     };
     enqueue("true").succeeds();
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     enqueue("true").succeeds();
     enqueue("false").exits(5).expect_stderr(&["is taken"]);
     naq.wait_for_messages("build", 1);
@@ -394,7 +394,7 @@ fn one_that_is_cancelled_while_it_waits_is_gone() {
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
     let job = naq.publish("build", requiring(&[("gpu", "yes")]));
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     naq.cli(["cancel", job.as_str()]).run().succeeds();
     assert_eq!(naq.wait_ended(&job).state, State::Cancelled);
     naq.wait_drained("build");
@@ -408,7 +408,7 @@ fn one_that_is_drained_goes_to_another_at_no_cost() {
     let mut long = until_file(&naq, "go");
     long["requires"] = serde_json::json!({"gpu": "yes"});
     let job = naq.publish("build", long.to_string());
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     let first = naq
         .worker(&["build"])
         .arg("--label")
@@ -418,7 +418,7 @@ fn one_that_is_drained_goes_to_another_at_no_cost() {
         .spawn();
     naq.wait_running(&job);
     assert!(first.stop().success());
-    let_go(&naq, "go");
+    release(&naq, "go");
     let _second = spawn(&naq, "second", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!((record.attempt, record.crashes), (1, 0));
@@ -440,7 +440,7 @@ fn two_messages_of_one_job_are_one_job() {
         naq.publish_to("build", subject, envelope.to_string().into());
     }
     let _plain = spawn(&naq, "plain", &[]);
-    eventually("handed on", || {
+    eventually("rerouted", || {
         consumer(&naq, "build", "naq-worker")
             .ack_floor
             .stream_sequence
@@ -473,7 +473,7 @@ fn headers_and_the_time_of_the_enqueue_go_along() {
             .await
             .expect("it is taken");
     });
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     let waiting = naq
         .block_on(naq.client().fetch_job(&id("traced")))
         .expect("it is found");
@@ -511,7 +511,7 @@ fn a_queue_of_an_earlier_naq_is_given_the_subject() {
     });
     let old = naq.publish("build", requiring(&[("gpu", "yes")]));
     let _plain = spawn(&naq, "plain", &[]);
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     let config = naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let stream = jetstream
@@ -533,7 +533,7 @@ fn labels_under_a_false_key_do_not_make_jobs_go_round() {
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
     let job = naq.publish("build", requiring(&[("gpu", "yes")]));
-    handed_on(&naq, 1);
+    wait_until_rerouted(&naq, 1);
     // someone says that the jobs of this set require nothing
     let key = label_route_key(&set(&[("gpu", "yes")]));
     naq.block_on(async {

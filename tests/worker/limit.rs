@@ -2,7 +2,7 @@
 
 use naq_protocol::{JobId, State};
 
-use super::{consumer, counts, info, let_go, stands, until_file};
+use super::{consumer, counts, info, release, stands, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
@@ -87,7 +87,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
     eventually("five run", || running(&naq, &jobs) == 5);
     stands(&naq, "build", (3, 5, 0));
 
-    // running ones go on where there are more than allowed from now on
+    // running jobs continue if there are more than the new limit allows
     naq.cli(["queue", "set", "build", "--max-running", "1"])
         .run()
         .succeeds();
@@ -98,7 +98,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
         .succeeds();
     eventually("all run", || running(&naq, &jobs) == 8);
     assert_eq!(info(&naq, "build").max_running, None);
-    let_go(&naq, "go");
+    release(&naq, "go");
     for job in &jobs {
         assert_eq!(naq.wait_ended(job).attempt, 1);
     }
@@ -137,9 +137,9 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
     let jobs: Vec<JobId> = (0..4)
         .map(|_| naq.publish("build", long.to_string()))
         .collect();
-    // one straight from the queue and one of those handed on, at the most
+    // at most one straight from the queue and one of the rerouted ones
     eventually("some run", || running(&naq, &jobs) >= 1);
-    eventually("the others are handed on or wait", || {
+    eventually("the others are rerouted or wait", || {
         let (depth, running, _) = counts(&naq, "build");
         depth + running == 4 && (1..=2).contains(&running)
     });
@@ -147,7 +147,7 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
         .run()
         .succeeds();
     eventually("all run", || running(&naq, &jobs) == 4);
-    let_go(&naq, "go");
+    release(&naq, "go");
     for job in &jobs {
         naq.wait_ended(job);
     }
@@ -158,7 +158,7 @@ fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    // whoever sets something first makes the consumer, with a time of its own
+    // the first program that sets something creates the consumer, with an ack_wait of its own
     naq.cli(["queue", "set", "build", "--max-running", "3"])
         .env("NAQ_DEFAULT_ACK_WAIT", "2s")
         .run()

@@ -23,11 +23,11 @@ fn until_file(naq: &Naq, file: &str) -> serde_json::Value {
 }
 
 /// Lets such jobs end.
-fn let_go(naq: &Naq, file: &str) {
+fn release(naq: &Naq, file: &str) {
     naq.file(file, "");
 }
 
-/// How a consumer of a queue stands, once it is there.
+/// The state of a queue's consumer, once it exists.
 fn consumer(naq: &Naq, queue: &str, name: &str) -> ConsumerInfo {
     let mut found = None;
     eventually("the consumer is there", || {

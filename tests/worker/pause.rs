@@ -1,8 +1,8 @@
-//! A queue that is paused, and goes on.
+//! A queue that is paused and resumed.
 
 use naq_protocol::State;
 
-use super::{counts, info, let_go, stands, until_file};
+use super::{counts, info, release, stands, until_file};
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
@@ -11,7 +11,7 @@ fn verb(naq: &Naq, verb: &str, queue: &str) {
 }
 
 #[test]
-fn running_jobs_go_on_and_others_wait_until_it_is_resumed() {
+fn pause_lets_running_jobs_continue_and_holds_others_until_resume() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
@@ -19,7 +19,7 @@ fn running_jobs_go_on_and_others_wait_until_it_is_resumed() {
     naq.wait_running(&long);
     verb(&naq, "pause", "build");
     let waiting = naq.publish("build", r#"{"command":"true"}"#);
-    let_go(&naq, "go");
+    release(&naq, "go");
     assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
     // its acknowledgement comes after its record
     stands(&naq, "build", (1, 0, 0));
@@ -44,7 +44,7 @@ fn a_pause_outlasts_the_server_and_its_workers() {
     assert!(info(&naq, "build").paused);
     let record = naq
         .block_on(naq.client().fetch_job(&paused))
-        .expect("it is there");
+        .expect("the consumer exists");
     assert_eq!(record.state, State::Queued);
     verb(&naq, "resume", "build");
     assert_eq!(naq.wait_ended(&paused).state, State::Succeeded);
@@ -85,7 +85,7 @@ fn jobs_that_require_labels_are_paused_as_well() {
     assert!(labelled.stop().success());
     // it goes to the set's own consumer, and waits there
     let second = naq.publish("build", requiring);
-    crate::harness::naq::eventually("handed on", || {
+    crate::harness::naq::eventually("rerouted", || {
         super::consumer(&naq, "build", "naq-worker").num_pending == 0
             && counts(&naq, "build") == (1, 0, 0)
     });

@@ -4,7 +4,7 @@ use naq_core::StartDelay;
 use naq_jetstream::{NewJob, PurgeSummary};
 use naq_protocol::{JobId, State};
 
-use super::{counts, id, info, let_go, name, stands, until_file};
+use super::{counts, id, info, release, name, stands, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
@@ -67,7 +67,7 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     );
 
     drop(worker);
-    let_go(&naq, "go");
+    release(&naq, "go");
     let _next = naq.worker(&["build"]).ack_wait("2s").spawn();
     for job in &jobs {
         let record = naq.wait_ended(job);
@@ -121,7 +121,7 @@ fn jobs_that_wait_for_labels_are_removed_too() {
         let job = format!(r#"{{"command":"true","requires":{{"gpu":"{set}"}}}}"#);
         naq.publish("build", job);
     }
-    eventually("handed on", || {
+    eventually("rerouted", || {
         super::consumer(&naq, "build", "naq-worker").num_pending == 0
             && counts(&naq, "build") == (2, 0, 0)
     });
@@ -183,7 +183,7 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
         done.stdout.starts_with("build: removed with 1 jobs"),
         "{done:#?}"
     );
-    let_go(&naq, "go");
+    release(&naq, "go");
     assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
     // the worker has made it again, since it serves it
     eventually("the queue is back", || {

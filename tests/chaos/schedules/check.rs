@@ -42,7 +42,7 @@ pub(super) struct Verdict {
     pub(super) overlapping: Vec<String>,
     /// Not ended.
     pub(super) stuck: Vec<String>,
-    /// Ticks of after a change, that came since the leader had not heard of it yet, and of how
+    /// Ticks of after a change, that came because the leader had not received it yet, and of how
     /// much after at the most.
     pub(super) unheard: usize,
     pub(super) unheard_ms_max: i64,
@@ -113,7 +113,7 @@ fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMa
         let made = Made {
             enqueued_ms: record.enqueue_time.unix_ms(),
             until_ms: match finished {
-                // it was asked to end by whoever enqueued the next one
+                // the process that enqueued the next one asked it to end
                 _ if was_asked => i64::MIN,
                 Some(finished) => finished,
                 None => i64::MAX,
@@ -307,12 +307,12 @@ fn look_at_counters(
     }
     verdict.skipped += progress.skipped;
     if overlap(life) == Overlap::Skip {
-        let told = jobs_sure + usize::try_from(progress.skipped).unwrap();
-        if told < must.len() {
-            let missing = must.len() - told;
+        let counted = jobs_sure + usize::try_from(progress.skipped).unwrap();
+        if counted < must.len() {
+            let missing = must.len() - counted;
             let missing = (0..missing).map(|_| format!("{name}: neither a job nor left out"));
             verdict.missed.extend(missing);
-        } else if told > must.len() {
+        } else if counted > must.len() {
             let both = format!("{} ticks, {jobs_sure} jobs", must.len());
             verdict.miscounted.push(wrong(both));
         }
@@ -472,9 +472,9 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_around_a_change_is_told_apart() {
+    fn ticks_around_a_change_are_attributed_to_the_right_version() {
         let mut seen = good();
-        // it goes on from when it was resumed: what was due in between is not made up for
+        // it continues from its resume: ticks that were due in between are not made up for
         seen.schedule(RESUMED).progress.done_until = at(14_600);
         for tick in [13_000, 14_000] {
             seen.records.remove(&id_at("steady", tick));
@@ -580,7 +580,7 @@ mod tests {
             }),
             ("not ended: steady", |seen| {
                 seen.versions.truncate(ENDED);
-                // what it stands at is all that can be told of it
+                // its position is all that can be said about it
                 seen.schedule(STORED).progress.done_until = at(15_000);
             }),
         ];

@@ -1,4 +1,4 @@
-//! Who makes the schedules, and changes them while they go on: each change is read, changed and
+//! The controller, which makes the schedules and changes them while they run: each change is read, changed and
 //! written where it still is what was read, by the library, as any program might.
 
 use std::sync::Arc;
@@ -50,12 +50,12 @@ impl Controller {
     /// Makes them all.
     pub(super) fn make_all(&self) {
         for role in ROLES {
-            self.change(role, "made", |_| self.anew(role));
+            self.change(role, "made", |_| self.recreate(role));
         }
     }
 
     /// Changes one after another until that is over.
-    pub(super) fn go_on(&self, seed: u64) {
+    pub(super) fn run(&self, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed);
         let mut changes = 0;
         let treated: Vec<&Role> = ROLES
@@ -89,7 +89,7 @@ impl Controller {
         }
     }
 
-    fn anew(&self, role: &Role) -> Change {
+    fn recreate(&self, role: &Role) -> Change {
         let schedule = role.schedule(&self.program, &self.stage.mark, now());
         Change::Store(Box::new(schedule))
     }
@@ -106,7 +106,7 @@ impl Controller {
                     };
                     schedule.status = ScheduleStatus::Active;
                     if !first {
-                        go_on_from(&mut schedule.progress, now());
+                        continue_from(&mut schedule.progress, now());
                     }
                     Change::Store(Box::new(schedule))
                 });
@@ -134,7 +134,7 @@ impl Controller {
             }),
             Treatment::Comes => self.change(role, "made", |schedule| match schedule {
                 Some(_) => Change::None,
-                None => self.anew(role),
+                None => self.recreate(role),
             }),
             Treatment::ByHand => self.change(role, "set by hand", |schedule| {
                 let Some(mut schedule) = schedule else {
@@ -143,8 +143,8 @@ impl Controller {
                 schedule.next_run = Some(later(now(), second));
                 Change::Store(Box::new(schedule))
             }),
-            Treatment::Repeats => self.change(role, "made anew", |schedule| match schedule {
-                Some(schedule) if schedule.status == ScheduleStatus::Ended => self.anew(role),
+            Treatment::Repeats => self.change(role, "recreated", |schedule| match schedule {
+                Some(schedule) if schedule.status == ScheduleStatus::Ended => self.recreate(role),
                 _ => Change::None,
             }),
         }
@@ -192,7 +192,7 @@ impl Controller {
     }
 }
 
-fn go_on_from(progress: &mut ScheduleProgress, now: Timestamp) {
+fn continue_from(progress: &mut ScheduleProgress, now: Timestamp) {
     progress.done_until = progress.done_until.max(now);
 }
 
@@ -207,5 +207,5 @@ fn give_cadence(schedule: &mut Schedule, cadence: &str) {
     *schedule = Schedule::parse(value.to_string().as_bytes()).unwrap();
     let now = now();
     schedule.anchor = schedule.every.map(|_| now);
-    go_on_from(&mut schedule.progress, now);
+    continue_from(&mut schedule.progress, now);
 }

@@ -9,11 +9,11 @@ use naq_protocol::{Schedule, ScheduleStatus};
 
 use super::versions::Version;
 
-/// How long after a change a leader that has not heard of it may still go by what was before: no
+/// How long after a change a leader that has not received it may still use the version before: no
 /// longer than it may take its lock for its own.
 pub(super) const UNHEARD_MS: i64 = 3_000;
 
-/// What a tick that was on its way at a change may take to arrive: a server may stand still
+/// What a tick that was on its way at a change may take to arrive: a server may be suspended
 /// meanwhile.
 pub(super) const UNDER_WAY_MS: i64 = 30_000;
 
@@ -36,7 +36,7 @@ pub(super) fn lives(versions: &[Version]) -> Vec<&[Version]> {
         .collect()
 }
 
-/// When the life that this is a part of ended by being removed or made anew, where it did.
+/// When the life that this is a part of ended because it was removed or recreated, if it did.
 fn over_at(versions: &[Version], life: &[Version]) -> Option<i64> {
     let last = life.last()?.revision;
     versions
@@ -85,7 +85,7 @@ pub(super) fn expect(versions: &[Version], life: &[Version], jobs: &BTreeSet<i64
             let left = repeat.saturating_sub(schedule.progress.runs);
             ticks.truncate(usize::try_from(left).unwrap());
         }
-        // what it did by the cadence before until it heard of this one, it does not go back behind
+        // what it did by the cadence before until it received this one, it does not return to
         let heard_until = life[index].at_ms + UNHEARD_MS;
         let heard = jobs
             .range(begins + 1..=heard_until.max(begins + 1))
@@ -122,7 +122,7 @@ fn ticks(schedule: &Schedule, after_ms: i64, until_ms: i64) -> Vec<i64> {
     let wanted = usize::try_from(repeat).unwrap_or(usize::MAX);
     assert!(
         until_ms < i64::MAX || repeat < u64::MAX,
-        "{} goes on for ever",
+        "{} never ends",
         schedule.schedule_id
     );
     let due: Box<dyn Iterator<Item = i64>> = match (&schedule.cron, schedule.every) {

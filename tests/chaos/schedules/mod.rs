@@ -1,5 +1,5 @@
 //! The promise of schedules, under attack: each tick at most once, and none missed. Schedulers of
-//! which one leads are killed, paused past their lock and resumed, die and stand still at any
+//! which one leads are killed, paused past their lock and resumed, die and are suspended at any
 //! step, and the server with them, while a controller changes the schedules; a checker reckons
 //! for itself which ticks there had to be.
 
@@ -78,7 +78,7 @@ pub(super) fn run(size: Size) {
     };
     let changing = {
         let (controller, seed) = (Arc::clone(&controller), chance.random());
-        std::thread::spawn(move || controller.go_on(seed))
+        std::thread::spawn(move || controller.run(seed))
     };
     let pick = |chance: &mut StdRng| {
         let leads = chance.random_ratio(LEADER_PERCENT, 100);
@@ -132,7 +132,7 @@ pub(super) fn run(size: Size) {
     );
 }
 
-/// Whose place the leader has, where it can be told.
+/// The place that the leader has, if it can be determined.
 fn leader(stage: &Stage, schedulers: &Crew) -> Option<usize> {
     let broker = stage.naq.client().broker();
     let until = Instant::now() + Duration::from_secs(5);

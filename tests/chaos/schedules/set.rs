@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::chaos::jobs::{Ends, MARK, Planned, Program, QUEUES};
 
-/// What is done to a schedule while it goes on.
+/// What is done to a schedule while it runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Treatment {
     /// It is left alone.
@@ -14,11 +14,11 @@ pub(super) enum Treatment {
     Pauses,
     /// Given another cadence.
     Moves,
-    /// Removed, and made anew.
+    /// Removed and recreated.
     Comes,
     /// Its next tick is set by hand.
     ByHand,
-    /// Made anew once it has ended.
+    /// Recreated once it has ended.
     Repeats,
 }
 

@@ -17,9 +17,9 @@ pub(super) struct Version {
     pub(super) revision: u64,
     /// When the server stored it, in Unix milliseconds.
     pub(super) at_ms: i64,
-    /// The leader's term that wrote it; none where that was the controller.
+    /// The leader's term that wrote it; `None` if the controller did.
     pub(super) term: Option<String>,
-    /// None where it was removed.
+    /// `None` if it was removed.
     pub(super) schedule: Option<Schedule>,
 }
 
@@ -45,7 +45,7 @@ impl Versions {
         broker: &Broker,
         nats: async_nats::Client,
     ) -> Result<Versions, async_nats::Error> {
-        // whoever looks on has the bucket made
+        // the watcher creates the bucket
         drop(broker.watch_schedules().await?);
         let jetstream = jetstream::new(nats);
         let stream = jetstream.get_stream(STREAM).await?;
