@@ -4,8 +4,8 @@
 Each regular file becomes one job that compresses it and prints its size, the compressed size and
 the SHA-256 of the compressed bytes. All jobs go into one queue from one NDJSON stream; two workers
 of different concurrency run them, and the larger one is killed with SIGKILL when half of the
-results are in. Then every result is compared with what a plain loop over the same files gives,
-and the store is asked whether there is exactly one record for each job. `xargs -P` does the same
+results are in. Then it compares every result with that of a plain loop over the same files,
+and checks that the store has exactly one record for each job. `xargs -P` does the same
 work for comparison.
 
 Exits 0 only if everything agrees. Needs naq, sh, gzip, sha256sum, xargs; Python's standard
@@ -28,7 +28,7 @@ import time
 
 QUEUE = "docs"
 
-# A second run of the same job writes the same bytes to the same place: jobs run at least once.
+# Jobs run at least once: a second run of the same job writes the same bytes to the same place.
 JOB = """
 gzip -nc <"$1" >"$2" || exit
 printf '%d %d %s\\n' "$(wc -c <"$1")" "$(wc -c <"$2")" "$(sha256sum <"$2")"
@@ -39,10 +39,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tree", nargs="?", default="/usr/share/doc")
     parser.add_argument("--naq", default="naq", help="the naq program")
-    parser.add_argument("--small", type=int, default=2, help="concurrency of the worker that lives")
+    parser.add_argument("--small", type=int, default=2, help="concurrency of the surviving worker")
     parser.add_argument("--large", type=int, default=6, help="concurrency of the worker that is killed")
-    parser.add_argument("--ack-wait", default="3s", help="when a silent worker's jobs go to another")
-    parser.add_argument("--no-kill", action="store_true", help="let both workers live")
+    parser.add_argument("--ack-wait", default="3s", help="when a silent worker's jobs are redelivered")
+    parser.add_argument("--no-kill", action="store_true", help="kill no worker")
     parser.add_argument("--limit", type=int, help="at most this many files")
     return parser.parse_args()
 
@@ -157,7 +157,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        # the newest first: workers hand back what they have while the server is there
+        # the newest first: workers requeue their jobs while the server still runs
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.terminate()
@@ -198,7 +198,7 @@ def run_jobs(arguments, files, folder):
                 killed_after = len(records)
         took = time.monotonic() - began
         waiter.wait()
-        # a drained worker has had its last acknowledgements confirmed
+        # a drained worker's last acknowledgements are confirmed
         for worker in (small, large):
             worker.terminate()
             worker.wait()

@@ -28,14 +28,14 @@ def stdout(record):
 
 async def outcome(client, jetstream, job_id):
     """Waits for a job to end, however long ago that was."""
-    # First the events, then the record: what happens in between is not missed.
+    # Subscribe to the events first, then read the record: no change in between is missed.
     events = await client.subscribe(f"naq.event.{job_id}")
     try:
         records = await jetstream.key_value("naq_results")
         try:
             record = json.loads((await records.get(job_id)).value)
         except nats.js.errors.KeyNotFoundError:
-            record = {"state": "queued"}  # no worker has taken it yet
+            record = {"state": "queued"}  # no worker has claimed it yet
         while record["state"] not in TERMINAL:
             record = json.loads((await events.next_msg(timeout=60)).data)
         return record
@@ -55,15 +55,15 @@ async def by_jetstream(client, jetstream):
 
 
 async def by_place(client, jetstream):
-    """Without an id the job is called after its queue and its place there, which the
-    acknowledgement tells."""
+    """Without an id, the job is named after its queue and its sequence there, which the
+    acknowledgement contains."""
     stored = await jetstream.publish("naq.queue.build", b'{"command": "echo", "args": ["no id"]}')
     return await outcome(client, jetstream, f"build-{stored.seq}")
 
 
 async def by_core(client, jetstream):
-    """A core publish is not acknowledged: fire and forget. An id in the envelope finds the job
-    again."""
+    """A core publish is not acknowledged: fire and forget. The id in the envelope
+    identifies the job afterwards."""
     job_id = str(uuid.uuid4())
     envelope = {"job_id": job_id, "command": "sh", "args": ["-c", "echo core; exit 3"]}
     await client.publish("naq.queue.build", json.dumps(envelope).encode())

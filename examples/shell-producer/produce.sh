@@ -1,5 +1,5 @@
 #!/bin/sh
-# Enqueues one job for each file it is given, waits for all, and prints each outcome.
+# Enqueues one job for each FILE, waits for all jobs, and prints each result.
 #
 #   ./produce.sh FILE...
 #
@@ -8,8 +8,8 @@ set -eu
 
 [ $# -gt 0 ] || { echo "usage: produce.sh FILE..." >&2; exit 2; }
 
-# Every argument goes to the job as it is: no quoting, whatever is in a name. The label is for
-# people. `enqueue` prints the id and nothing else, so that it can be kept in a variable.
+# Every argument reaches the job unchanged: no quoting, whatever a name contains. The label is for
+# people. `enqueue` prints only the id, so that a variable can hold it.
 ids=
 for file in "$@"; do
     path=$(realpath -- "$file")
@@ -17,7 +17,7 @@ for file in "$@"; do
     ids="$ids $id"
 done
 
-# `wait` exits with 1 where a job did not succeed. Ids have no spaces.
+# `wait` exits with 1 if a job did not succeed. Ids contain no spaces.
 # shellcheck disable=SC2086
 naq wait $ids >/dev/null || echo "not every job succeeded" >&2
 

@@ -121,9 +121,9 @@ fn not_theirs(package: Package, question: &Question, moment: i64) -> Option<&'st
             "cronsim leaves out times that are skipped where the minute is a star, as Debian's \
              cron does, or there are seconds",
         ),
-        Package::Cronsim if was_put_within_an_hour(question, moment) => Some(
-            "cronsim steps by whole hours when the clocks change within one, and is too late",
-        ),
+        Package::Cronsim if was_put_within_an_hour(question, moment) => {
+            Some("cronsim steps by whole hours when the clocks change within one, and is too late")
+        }
         Package::Cronsim if is_within_an_hour_of_a_skipped_midnight(question, moment) => {
             Some("cronsim loses the hour after a midnight that is skipped")
         }

@@ -4,7 +4,7 @@ use naq_core::StartDelay;
 use naq_jetstream::{NewJob, PurgeSummary};
 use naq_protocol::{JobId, State};
 
-use super::{counts, id, info, release, name, stands, until_file};
+use super::{counts, id, info, name, release, stands, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
