@@ -244,7 +244,7 @@ impl Naq {
                     RecordEvent::Changed(stored) if is_there(&stored.record) => {
                         return stored.record;
                     }
-                    RecordEvent::Changed(_) | RecordEvent::Resync => {}
+                    RecordEvent::Changed(_) | RecordEvent::Resync | RecordEvent::Gap => {}
                 }
             }
         };

@@ -200,7 +200,7 @@ fn the_same_id_is_the_same_request_or_refused() {
     };
     let at = |time: Timestamp| time.to_string();
     let (due, other) = (at(an_hour()), at(from_now(Duration::from_secs(7_200))));
-    let hint = &["`x` is there already", "naq job-control x reschedule"];
+    let hint = &["`x` exists already", "naq job reschedule x"];
     enqueue(&["--at", &due, "--", "echo", "x"]).succeeds();
     enqueue(&["--at", &due, "--", "echo", "x"]).succeeds();
     enqueue(&["--at", &other, "--", "echo", "x"])

@@ -1,7 +1,7 @@
 //! The errors of the library, and their kinds.
 
 use naq_core::{ScheduleError, StartDelayError};
-use naq_jetstream::BrokerError;
+use naq_jetstream::{BrokerError, BrokerErrorKind};
 use naq_protocol::{
     EnvelopeError, InvalidName, JobId, QueueName, ScheduleId, State, Timestamp, escape,
 };
@@ -182,18 +182,15 @@ impl ClientError {
 }
 
 fn broker_kind(error: &BrokerError) -> ErrorKind {
-    match error {
-        BrokerError::Connect { .. }
-        | BrokerError::UnsupportedServer(_)
-        | BrokerError::Timeout(_)
-        | BrokerError::PermissionDenied(_)
-        | BrokerError::ConnectionLost(_) => ErrorKind::Unavailable,
-        BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => ErrorKind::NotFound,
-        BrokerError::Conflict
-        | BrokerError::JobIdConflict(_)
-        | BrokerError::DueTimeConflict { .. } => ErrorKind::Conflict,
-        BrokerError::TooLarge { .. } => ErrorKind::Refused,
-        BrokerError::StorageFull(_) => ErrorKind::Full,
+    match error.kind() {
+        BrokerErrorKind::Connection
+        | BrokerErrorKind::Unsupported
+        | BrokerErrorKind::Timeout
+        | BrokerErrorKind::PermissionDenied => ErrorKind::Unavailable,
+        BrokerErrorKind::NotFound => ErrorKind::NotFound,
+        BrokerErrorKind::Conflict => ErrorKind::Conflict,
+        BrokerErrorKind::TooLarge => ErrorKind::Refused,
+        BrokerErrorKind::StorageFull => ErrorKind::Full,
         _ => ErrorKind::Failed,
     }
 }

@@ -98,9 +98,9 @@ pub use waiter::Waiter;
 
 pub use naq_core::{ExistingJob, ScheduleChange, ScheduleError, StartDelay, StartDelayError};
 pub use naq_jetstream::{
-    BrokerError, ConnectOptions, DeadLetter, DelayedJobCursor, JobCursor, LogChunk, NewJob,
-    OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeConsumer,
-    RecordChangeDelivery,
+    BrokerError, BrokerErrorKind, ConnectFailure, ConnectOptions, DeadLetter, DelayedJobCursor,
+    JobCursor, LogChunk, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
+    RecordChange, RecordChangeConsumer, RecordChangeDelivery,
 };
 pub use naq_protocol::{
     Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError,

@@ -63,7 +63,7 @@ impl Logs {
                     }
                     event = live.watch.next(), if self.follow => match event {
                         RecordEvent::Changed(stored) => live.record = stored.record,
-                        RecordEvent::Resync => live.record = self.client.fetch_job(&self.job).await?,
+                        RecordEvent::Resync | RecordEvent::Gap => live.record = self.client.fetch_job(&self.job).await?,
                     },
                 },
                 Source::Trailing {

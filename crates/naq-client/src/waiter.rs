@@ -52,7 +52,7 @@ impl Waiter {
         while !self.open.is_empty() {
             match self.watch.next().await {
                 RecordEvent::Changed(stored) => self.take(stored.record, &mut tell),
-                RecordEvent::Resync => self.read_open(&mut tell).await?,
+                RecordEvent::Resync | RecordEvent::Gap => self.read_open(&mut tell).await?,
             }
         }
         Ok(())

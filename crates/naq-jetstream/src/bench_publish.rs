@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
 use naq_protocol::{JobId, QueueName};
 
 /// Maximum number of unconfirmed publishes; the same as for a bulk enqueue.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
 use naq_protocol::JobId;
 
 /// How long a worker may take to acknowledge a request.
@@ -87,7 +88,7 @@ impl Broker {
             .client
             .subscribe(self.names.control_of_worker(worker_id))
             .await
-            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))?;
+            .map_err(BrokerError::connection_lost)?;
         Ok(ControlSubscription {
             subscriber,
             client: self.client.clone(),
@@ -101,10 +102,8 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn notify_cancel(&self, worker_id: &str, job: &JobId) -> Result<bool, BrokerError> {
-        let request =
-            serde_json::to_vec(&ControlCommand::Cancel(job.clone())).map_err(|error| {
-                BrokerError::InvalidData(format!("cannot be written as JSON: {error}"))
-            })?;
+        let request = serde_json::to_vec(&ControlCommand::Cancel(job.clone()))
+            .map_err(|error| BrokerError::not_json("the value", error))?;
         let subject = self.names.control_of_worker(worker_id);
         let asked = self.client.request(subject, Bytes::from(request));
         match tokio::time::timeout(REPLY_TIMEOUT, asked).await {

@@ -1,6 +1,7 @@
 //! What follows a job's end, whoever ended it: a worker, a cancel request or the reconciler.
 
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
 use naq_protocol::{Envelope, Record};
 
 /// Whether a job may be in the index of those that wait for a slot of its concurrency key.

@@ -5,7 +5,8 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
 use naq_protocol::JobId;
 
 /// One of a job's output streams.
@@ -58,12 +59,9 @@ impl LogStream {
             let message = match self.messages.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
-                    return Err(BrokerError::Refused {
-                        doing: "following live output",
-                        message: error.to_string(),
-                    });
+                    return Err(BrokerError::refused("following live output", error));
                 }
-                None => return Err(BrokerError::ConnectionLost("live output ended".to_owned())),
+                None => return Err(BrokerError::connection_lost("live output ended")),
             };
             if let Ok(info) = message.info() {
                 self.remaining = info.pending;
@@ -123,7 +121,7 @@ impl Broker {
         self.client
             .publish_with_headers(self.names.log(job), headers, payload)
             .await
-            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
+            .map_err(BrokerError::connection_lost)
     }
 
     /// Follows a job's live output from its beginning.
@@ -131,16 +129,12 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server refuses the request.
     pub async fn follow_log(&self, job: &JobId) -> Result<LogStream, BrokerError> {
-        let refused = |message: String| BrokerError::Refused {
-            doing: "following live output",
-            message,
-        };
         self.ensure_logs().await?;
         let stream = self
             .jetstream
             .get_stream_no_info(self.names.logs_stream())
             .await
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| BrokerError::refused("following live output", error))?;
         let consumer = stream
             .create_consumer(pull::OrderedConfig {
                 filter_subject: self.names.log(job),
@@ -148,12 +142,12 @@ impl Broker {
                 ..pull::OrderedConfig::default()
             })
             .await
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| BrokerError::refused("following live output", error))?;
         let remaining = consumer.cached_info().num_pending;
         let messages = consumer
             .messages()
             .await
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| BrokerError::refused("following live output", error))?;
         Ok(LogStream {
             messages,
             remaining,

@@ -160,7 +160,7 @@ impl Names {
     }
 
     /// The queue and the route key in the subject of a label set.
-    pub(super) fn label_route_of_subject<'s>(
+    pub(crate) fn label_route_of_subject<'s>(
         &self,
         subject: &'s str,
     ) -> Option<(QueueName, &'s str)> {

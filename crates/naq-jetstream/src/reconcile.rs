@@ -4,11 +4,12 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::listing::job_id_of;
-use super::names::Names;
-use super::stream_api::MessageSelector;
-use super::stream_reader::{StreamMessage, StreamRead};
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::jobs::message::job_id_of;
+use crate::names::Names;
+use crate::stream::stream_api::MessageSelector;
+use crate::stream::stream_reader::{StreamMessage, StreamRead};
 use naq_protocol::{JobId, QueueName, Record, Timestamp};
 
 /// Maximum number of orphaned messages that are returned for a queue.

@@ -13,10 +13,11 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::failpoint::failpoint;
-use super::names::Names;
-use super::stream_api::MessageSelector;
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::failpoint::failpoint;
+use crate::names::Names;
+use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{JobId, QueueName};
 
 /// How long the value of a key is kept while no job has a slot.
@@ -221,9 +222,8 @@ impl Broker {
         if payload.is_empty() {
             return Ok((fresh, message.sequence));
         }
-        let slots = serde_json::from_slice(&payload).map_err(|error| {
-            BrokerError::InvalidData(format!("the slots of `{key}` cannot be read: {error}"))
-        })?;
+        let slots = serde_json::from_slice(&payload)
+            .map_err(|error| BrokerError::unreadable(&format!("the slots of `{key}`"), error))?;
         Ok((slots, message.sequence))
     }
 
@@ -233,9 +233,8 @@ impl Broker {
         slots: &Slots,
         revision: u64,
     ) -> Result<(), BrokerError> {
-        let value = serde_json::to_vec(slots).map_err(|error| {
-            BrokerError::InvalidData(format!("cannot be written as JSON: {error}"))
-        })?;
+        let value =
+            serde_json::to_vec(slots).map_err(|error| BrokerError::not_json("the value", error))?;
         let mut made = false;
         loop {
             let mut headers = HeaderMap::new();

@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-use super::names::Names;
-use super::stream_reader::StreamRead;
-use super::{Broker, BrokerError};
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::names::Names;
+use crate::stream::stream_reader::StreamRead;
 use naq_protocol::WorkerInfo;
 
 impl Broker {
@@ -17,9 +18,8 @@ impl Broker {
     /// # Errors
     /// Returns an error if the heartbeat cannot be sent.
     pub async fn heartbeat(&self, info: &WorkerInfo, ttl: Duration) -> Result<(), BrokerError> {
-        let payload = serde_json::to_vec(info).map_err(|error| {
-            BrokerError::InvalidData(format!("the heartbeat cannot be written as JSON: {error}"))
-        })?;
+        let payload = serde_json::to_vec(info)
+            .map_err(|error| BrokerError::not_json("the heartbeat", error))?;
         let mut headers = HeaderMap::new();
         headers.insert(
             async_nats::header::NATS_MESSAGE_TTL,
@@ -28,7 +28,7 @@ impl Broker {
         self.client
             .publish_with_headers(self.names.worker(&info.worker_id), headers, payload.into())
             .await
-            .map_err(|error| BrokerError::ConnectionLost(error.to_string()))
+            .map_err(BrokerError::connection_lost)
     }
 
     /// Removes the heartbeat of a worker that shuts down.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::local_server::ServerError;
 use crate::worker::WorkerError;
 use naq_client::config::ConfigError;
-use naq_client::{BrokerError, ClientError, ErrorKind};
-use naq_core::ScheduleError;
+use naq_client::{BrokerError, ClientError, ConnectFailure, ErrorKind};
+use naq_core::{ExistingJob, ScheduleError};
 use naq_protocol::{EnvelopeError, InvalidName};
 
 /// The documented exit codes (`naq --help`, README).
@@ -129,8 +129,41 @@ fn hint(error: &ClientError) -> Option<String> {
         ClientError::NoDeadLetter(_) => "`naq retry` runs any ended job again".to_owned(),
         ClientError::QueueFull { .. } => "--max-jobs sets this limit".to_owned(),
         ClientError::Config(error) => return config_hint(error),
+        ClientError::Broker(error) => return broker_hint(error),
         _ => return None,
     })
+}
+
+/// What to do about an error between naq and NATS. `None` means that the message suffices.
+fn broker_hint(error: &BrokerError) -> Option<String> {
+    let hint = match error {
+        BrokerError::Connect { failure, .. } => match failure {
+            ConnectFailure::Unreachable => {
+                "is it running? `naq dev` starts a local one, --nats-url names another"
+            }
+            ConnectFailure::TimedOut => "check the address, or raise --connect-timeout",
+            ConnectFailure::Credentials => "check --creds, --nkey, --user or --token",
+            ConnectFailure::Tls => "check --tls-ca, --tls-cert, --tls-key",
+            _ => return None,
+        },
+        BrokerError::InsecureServer { .. } => {
+            "give --creds, --nkey, --user, --token or a client certificate, or --allow-insecure"
+        }
+        BrokerError::StorageFull(_) => "remove jobs with `naq purge`, or raise the limit",
+        BrokerError::DueTimeConflict {
+            job,
+            standing: ExistingJob::Delayed { .. },
+        } => {
+            return Some(format!(
+                "`naq job reschedule {job} TIME` changes its time, `naq job trigger {job}` enqueues it now"
+            ));
+        }
+        BrokerError::InvalidSchedule { schedule, .. } => {
+            return Some(format!("`naq schedule delete {schedule}` removes it"));
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 impl From<BrokerError> for Failure {

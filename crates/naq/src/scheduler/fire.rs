@@ -36,7 +36,7 @@ pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> Fire
         Ok(None) => {}
         Ok(Some(fired)) => return fired,
         Err(ClientError::Broker(error)) => return FireResult::Failed(error),
-        Err(error) => return FireResult::Failed(BrokerError::InvalidData(error.to_string())),
+        Err(error) => return FireResult::Failed(BrokerError::invalid_data(error.to_string())),
     }
     if !tick.skips_are_stored {
         return FireResult::StoreFirst;

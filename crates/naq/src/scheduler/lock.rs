@@ -171,7 +171,7 @@ pub(super) async fn acquire(
                     over_at = Instant::now() + options.ttl;
                 }
             }
-            Some(LeaderLeaseEvent::Resync) => {
+            Some(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap) => {
                 lock = read(broker).await;
                 over_at = Instant::now() + options.ttl;
             }

@@ -101,8 +101,8 @@ impl LeasedDelivery<'_> {
             (None, None) => Vec::new(),
         };
         let Ok(envelope) = Envelope::parse(&payload) else {
-            return Err(BrokerError::InvalidData(
-                "the record has no valid envelope".to_owned(),
+            return Err(BrokerError::invalid_data(
+                "the record has no valid envelope",
             ));
         };
         Ok(Some(BlockedJob {

@@ -182,8 +182,8 @@ impl<'a> Claiming<'a> {
                 record: record.map(Box::new),
                 revision,
             }),
-            Err(BrokerError::InvalidData(message)) => {
-                let invalid = EnvelopeError::new(RejectReason::Invalid, "", message);
+            Err(BrokerError::InvalidData(data)) => {
+                let invalid = EnvelopeError::new(RejectReason::Invalid, "", data.to_string());
                 Err(delivery.reject(&self.facts, &invalid).await)
             }
             Err(_) => Err(Done::LeaseLost),

@@ -55,8 +55,8 @@ async fn watch_routes_once(
     let mut event = LabelRouteEvent::Resync;
     loop {
         let registered = match event {
-            LabelRouteEvent::Registered(route) => vec![route],
-            LabelRouteEvent::Resync => broker.list_label_routes().await?,
+            LabelRouteEvent::Changed(route) => vec![route],
+            LabelRouteEvent::Resync | LabelRouteEvent::Gap => broker.list_label_routes().await?,
         };
         for route in registered {
             if !matches_worker(&context.options, &route) {

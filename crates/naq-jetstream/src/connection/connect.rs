@@ -1,0 +1,249 @@
+//! Connects to NATS and watches the state of the connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{ClientError, Event, ServerError};
+use tokio::sync::watch;
+
+use super::options::{ConnectOptions, without_credentials};
+use super::state::{ConnectionState, ConnectionWatch};
+use crate::broker::{Broker, REQUEST_TIMEOUT};
+use crate::error::{BrokerError, Cause, ConnectFailure};
+use crate::names::Names;
+use naq_core::ExponentialBackoff;
+
+impl Broker {
+    /// Connects, and checks that the server supports what naq needs.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Connect`] if no connection can be opened, and
+    /// [`BrokerError::UnsupportedServer`] if the server is too old, has no JetStream, or is a
+    /// remote server that requires no credentials.
+    pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
+        if !options.has_credentials() && !options.is_local() {
+            let url = without_credentials(&options.url);
+            if !options.allow_insecure {
+                return Err(BrokerError::InsecureServer { url });
+            }
+            tracing::warn!(%url, "connecting to NATS on another host without credentials");
+        }
+        Broker::open(options, ConnectionPurpose::General).await
+    }
+
+    /// Opens a second connection, for a watch on all events.
+    pub(crate) async fn open_observer(&self) -> Result<Broker, BrokerError> {
+        Broker::open(&self.options, ConnectionPurpose::Observer).await
+    }
+
+    async fn open(
+        options: &ConnectOptions,
+        purpose: ConnectionPurpose,
+    ) -> Result<Broker, BrokerError> {
+        let url = without_credentials(&options.url);
+        let names = Names::new(&options.prefix)
+            .map_err(|error| BrokerError::UnsupportedServer(format!("prefix: {error}")))?;
+        let (client, link) = open(options, purpose).await?;
+        if !client.is_server_compatible(2, 12, 0) {
+            return Err(BrokerError::UnsupportedServer(format!(
+                "{url} runs nats-server {}; naq needs 2.12 or newer (2.14 or newer recommended)",
+                client.server_info().version
+            )));
+        }
+        let api_prefix = match &options.jetstream_domain {
+            Some(domain) => format!("$JS.{domain}.API"),
+            None => "$JS.API".to_owned(),
+        };
+        let jetstream = async_nats::jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(8_192)
+            .backpressure_on_inflight(true)
+            .api_prefix(api_prefix.clone())
+            .build(client.clone());
+        Ok(Broker {
+            client,
+            jetstream,
+            names: Arc::new(names),
+            api_prefix: api_prefix.into(),
+            link,
+            options: Arc::new(options.clone()),
+        })
+    }
+}
+
+/// The purpose of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectionPurpose {
+    /// All requests, publishes and replies of a process.
+    General,
+    /// The deliveries of a worker. Messages that no client can parse arrive only on this
+    /// connection, so that nothing else is lost with it.
+    Deliveries,
+    /// The events of all jobs. They may contain unparsable messages too.
+    Observer,
+}
+
+/// Opens a connection.
+pub(crate) async fn open(
+    options: &ConnectOptions,
+    purpose: ConnectionPurpose,
+) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
+    let url = without_credentials(&options.url);
+    let invalid = |problem: String, source: Option<Cause>| BrokerError::Connect {
+        url: url.clone(),
+        failure: ConnectFailure::Options,
+        problem,
+        source,
+    };
+    let addresses = options
+        .url
+        .split(',')
+        .map(|one| {
+            one.trim()
+                .parse::<async_nats::ServerAddr>()
+                .map_err(|error| {
+                    invalid(
+                        format!("{error}; write nats://host:port"),
+                        Some(Arc::new(error)),
+                    )
+                })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let (state, link) = watch::channel(ConnectionState::default());
+    let state = Arc::new(state);
+    let mut connect = async_nats::ConnectOptions::new()
+        .name(&options.client_name)
+        .connection_timeout(options.connect_timeout)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        // events contain whole envelopes, which may be large
+        .subscription_capacity(match purpose {
+            ConnectionPurpose::Observer => 2_048,
+            _ => 16_384,
+        })
+        .client_capacity(4_096)
+        .read_buffer_capacity(u16::MAX)
+        .reconnect_delay_callback(reconnect_delay)
+        .event_callback(move |event| {
+            let state = Arc::clone(&state);
+            async move { on_connection_event(&state, &event, purpose) }
+        });
+    if let Some(path) = &options.creds {
+        connect = connect.credentials_file(path).await.map_err(|error| {
+            let problem = format!("credentials {}: {error}", path.display());
+            invalid(problem, Some(Arc::new(error)))
+        })?;
+    } else if let Some(path) = &options.nkey {
+        let seed = tokio::fs::read_to_string(path).await.map_err(|error| {
+            let problem = format!("nkey {}: {error}", path.display());
+            invalid(problem, Some(Arc::new(error)))
+        })?;
+        connect = connect.nkey(seed.trim().to_owned());
+    } else if let Some((user, password)) = &options.user {
+        connect = connect.user_and_password(user.clone(), password.clone());
+    } else if let Some(token) = &options.token {
+        connect = connect.token(token.clone());
+    }
+    if let Some(prefix) = &options.inbox_prefix {
+        connect = connect.custom_inbox_prefix(prefix);
+    }
+    if let Some(path) = &options.tls_ca {
+        connect = connect.add_root_certificates(path.clone());
+    }
+    if let Some((certificate, key)) = &options.tls_identity {
+        connect = connect.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let client = connect
+        .connect(addresses)
+        .await
+        .map_err(|error| from_connect(url, error))?;
+    let mut link = ConnectionWatch(link);
+    // the first `Connected` event arrives a moment after the connection: wait for it here, or a
+    // watch would take it for a reconnect
+    drop(link.0.wait_for(|state| state.generation > 0).await);
+    Ok((client, link))
+}
+
+/// How often the client pings the server. After three unanswered pings the client drops the
+/// connection and tries another server of the cluster: well within `ack_wait`, so that a worker
+/// whose server hangs keeps its jobs. (The client's default is a minute.)
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts to open a connection.
+pub(crate) const RECONNECT_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(40), Duration::from_secs(2));
+
+/// No delay before the first attempt, which is also the very first connection; then short delays,
+/// since most outages are restarts; at most two seconds. The delays are random, so that clients do
+/// not reconnect in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let failures = u32::try_from(attempts).unwrap_or(u32::MAX);
+    RECONNECT_BACKOFF.pause(failures, rand::random())
+}
+
+fn from_connect(url: String, error: async_nats::ConnectError) -> BrokerError {
+    use async_nats::ConnectErrorKind;
+    let (failure, problem) = match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => (
+            ConnectFailure::Credentials,
+            "it refuses these credentials".to_owned(),
+        ),
+        ConnectErrorKind::TimedOut => (ConnectFailure::TimedOut, "no answer in time".to_owned()),
+        ConnectErrorKind::Tls => (ConnectFailure::Tls, format!("TLS failed ({error})")),
+        _ => (ConnectFailure::Unreachable, error.to_string()),
+    };
+    BrokerError::Connect {
+        url,
+        failure,
+        problem,
+        source: Some(Arc::new(error)),
+    }
+}
+
+fn on_connection_event(
+    state: &watch::Sender<ConnectionState>,
+    event: &Event,
+    purpose: ConnectionPurpose,
+) {
+    match event {
+        Event::Connected => {
+            state.send_modify(|link| {
+                link.connected = true;
+                link.generation += 1;
+            });
+            tracing::debug!("connected to NATS");
+        }
+        Event::Disconnected => {
+            let was_connected = state.borrow().connected;
+            state.send_modify(|link| {
+                link.connected = false;
+                link.disconnects += 1;
+            });
+            if was_connected && purpose == ConnectionPurpose::General {
+                tracing::warn!("the connection to NATS is lost; reconnecting");
+            }
+        }
+        // the NATS protocol has no code for it: `-ERR` carries this text and nothing else
+        Event::ServerError(ServerError::Other(message))
+            if message.to_lowercase().contains("permissions violation") =>
+        {
+            tracing::error!("NATS denies this user: {message}");
+            state.send_modify(|link| link.denied = Some(message.clone()));
+        }
+        Event::ServerError(error) => tracing::warn!("NATS: {error}"),
+        Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
+        Event::SlowConsumer(_) => {
+            tracing::debug!("messages from NATS come faster than they are read; some are dropped");
+            // a watch has to resync, as after a lost connection: no later message may arrive that
+            // would show the gap
+            if purpose != ConnectionPurpose::Deliveries {
+                state.send_modify(|link| link.generation += 1);
+            }
+        }
+        other => tracing::debug!("NATS: {other}"),
+    }
+}

@@ -1,0 +1,168 @@
+//! The options of a connection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The address of NATS and the credentials. At most one way of authentication is used.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// One or more server addresses, separated by commas.
+    pub url: String,
+    /// The prefix of all names; see [`Names`].
+    pub prefix: String,
+    /// Number of servers that keep a copy of the streams and buckets that this connection creates.
+    /// Existing ones stay as they are.
+    pub replicas: usize,
+    /// The client's name in the server's lists.
+    pub client_name: String,
+    /// Path of a credentials file with a JWT and a seed.
+    pub creds: Option<PathBuf>,
+    /// Path of a file with an NKey seed.
+    pub nkey: Option<PathBuf>,
+    /// User name and password.
+    pub user: Option<(String, String)>,
+    /// An authentication token.
+    pub token: Option<String>,
+    /// Path of a file with the CA certificates to trust.
+    pub tls_ca: Option<PathBuf>,
+    /// Paths of the client certificate and its key.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// Prefix of reply subjects, for accounts whose permissions require one. `None` means NATS'
+    /// `_INBOX`.
+    pub inbox_prefix: Option<String>,
+    /// The JetStream domain. `None` means the account's own.
+    pub jetstream_domain: Option<String>,
+    /// Timeout for the first connection.
+    pub connect_timeout: Duration,
+    /// Whether to allow a remote NATS server that requires no credentials.
+    pub allow_insecure: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> ConnectOptions {
+        ConnectOptions {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            prefix: "naq".to_owned(),
+            replicas: 1,
+            client_name: "naq".to_owned(),
+            creds: None,
+            nkey: None,
+            user: None,
+            token: None,
+            tls_ca: None,
+            tls_identity: None,
+            inbox_prefix: None,
+            jetstream_domain: None,
+            connect_timeout: Duration::from_secs(5),
+            allow_insecure: false,
+        }
+    }
+}
+
+impl From<&str> for ConnectOptions {
+    /// The default options with this address: `nats://host:port`, or several, comma-separated.
+    fn from(url: &str) -> ConnectOptions {
+        ConnectOptions {
+            url: url.to_owned(),
+            ..ConnectOptions::default()
+        }
+    }
+}
+
+impl From<String> for ConnectOptions {
+    fn from(url: String) -> ConnectOptions {
+        ConnectOptions::from(url.as_str())
+    }
+}
+
+impl From<&ConnectOptions> for ConnectOptions {
+    fn from(options: &ConnectOptions) -> ConnectOptions {
+        options.clone()
+    }
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    /// Shows the address and never the credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("url", &without_credentials(&self.url))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnectOptions {
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.creds.is_some()
+            || self.nkey.is_some()
+            || self.user.is_some()
+            || self.token.is_some()
+            || self.tls_identity.is_some()
+            || self.url.contains('@')
+    }
+
+    /// Whether every address is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.url.split(',').all(|url| {
+            url.trim()
+                .parse::<async_nats::ServerAddr>()
+                .is_ok_and(|address| {
+                    let host = address.host();
+                    host == "localhost"
+                        || host
+                            .trim_matches(['[', ']'])
+                            .parse::<std::net::IpAddr>()
+                            .is_ok_and(|ip| ip.is_loopback())
+                })
+        })
+    }
+}
+
+/// The URL for messages, without the credentials before the `@`.
+pub(crate) fn without_credentials(url: &str) -> String {
+    url.split(',')
+        .map(|one| match (one.find("://"), one.rfind('@')) {
+            (Some(scheme), Some(at)) if at > scheme => {
+                format!("{}{}", &one[..scheme + 3], &one[at + 1..])
+            }
+            _ => one.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_stay_out_of_messages() {
+        assert_eq!(
+            without_credentials("nats://u:p@a:1,nats://b:2"),
+            "nats://a:1,nats://b:2"
+        );
+        let options = ConnectOptions {
+            url: "nats://user:hunter2@host".into(),
+            token: Some("hunter2".into()),
+            ..ConnectOptions::default()
+        };
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn only_loopback_is_local() {
+        for (url, local) in [
+            ("nats://127.0.0.1:4222", true),
+            ("localhost", true),
+            ("nats://[::1]:4222", true),
+            ("nats://10.0.0.1:4222", false),
+            ("nats://127.0.0.1,nats://example.org", false),
+        ] {
+            let options = ConnectOptions {
+                url: url.into(),
+                ..ConnectOptions::default()
+            };
+            assert_eq!(options.is_local(), local, "{url}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Errors between naq and NATS.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, RequestError};
+use async_nats::jetstream::context::{ObjectStoreError, ObjectStoreErrorKind, RequestErrorKind};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+
+use naq_core::ExistingJob;
+use naq_protocol::{JobId, ScheduleId};
+
+/// The error behind an error. Shared, since errors are cloned.
+pub type Cause = Arc<dyn Error + Send + Sync>;
+
+/// What can go wrong between naq and NATS, distinguished by what a caller can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// No connection could be opened.
+    #[error("cannot reach NATS at {url}: {problem}")]
+    Connect {
+        /// The address, without credentials.
+        url: String,
+        /// Which step failed.
+        failure: ConnectFailure,
+        /// What happened, for people.
+        problem: String,
+        /// The error behind it. `None` if an option is invalid.
+        source: Option<Cause>,
+    },
+    /// A remote server requires no credentials, and the options do not allow that.
+    #[error(
+        "{url} is another host and no credentials are given: anyone who can reach that server can run commands on its workers"
+    )]
+    InsecureServer {
+        /// The address, without credentials.
+        url: String,
+    },
+    /// The server does not support what naq needs.
+    #[error("{0}")]
+    UnsupportedServer(String),
+    /// The queue does not exist.
+    #[error("there is no queue `{0}`")]
+    QueueNotFound(String),
+    /// The stream, bucket or object does not exist.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// A compare-and-set found another revision.
+    #[error("another client changed it first")]
+    Conflict,
+    /// The same id was used with another envelope.
+    #[error("the job id `{0}` is taken by another envelope")]
+    JobIdConflict(String),
+    /// The job exists already, with another start time.
+    #[error("the job `{job}` exists already, {}", describe_due_time_conflict(*.standing))]
+    DueTimeConflict {
+        /// The job.
+        job: JobId,
+        /// Its state.
+        standing: ExistingJob,
+    },
+    /// The message is larger than the server allows.
+    #[error(
+        "{bytes} bytes are more than the server accepts in one message ({bytes_max}); put large input into a file or an object and pass its name"
+    )]
+    TooLarge {
+        /// Size of the message, in bytes.
+        bytes: usize,
+        /// The server's limit, in bytes.
+        bytes_max: usize,
+    },
+    /// The server's or the account's storage is full.
+    #[error("the NATS storage is full: {0}")]
+    StorageFull(#[source] Cause),
+    /// The server did not answer in time.
+    #[error("no answer from NATS in time while {0}; check the connection and the permissions")]
+    Timeout(&'static str),
+    /// The user lacks a permission.
+    #[error("NATS denies this user {0}")]
+    PermissionDenied(String),
+    /// The connection is closed.
+    #[error("the connection to NATS is lost: {0}")]
+    ConnectionLost(#[source] Cause),
+    /// The server refused a request for another reason.
+    #[error("NATS refused while {doing}: {source}")]
+    Refused {
+        /// What naq was doing.
+        doing: &'static str,
+        /// The server's error.
+        source: Cause,
+    },
+    /// A stored schedule cannot be parsed.
+    #[error("the schedule `{schedule}` cannot be read: {source}")]
+    InvalidSchedule {
+        /// The schedule.
+        schedule: ScheduleId,
+        /// Why it cannot be parsed.
+        source: Cause,
+    },
+    /// A stored value is not what naq stores there, or a value cannot be written as JSON.
+    #[error(transparent)]
+    InvalidData(InvalidData),
+}
+
+/// The step of opening a connection that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectFailure {
+    /// An address or a credentials file cannot be read.
+    Options,
+    /// No server answers at the address.
+    Unreachable,
+    /// The server did not answer in time.
+    TimedOut,
+    /// The server refuses the credentials.
+    Credentials,
+    /// TLS could not be negotiated.
+    Tls,
+}
+
+/// Invalid data: a description, and the error behind it.
+#[derive(Clone, Debug)]
+pub struct InvalidData {
+    text: String,
+    source: Option<Cause>,
+}
+
+impl std::fmt::Display for InvalidData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for InvalidData {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_ref()?;
+        Some(source.as_ref())
+    }
+}
+
+impl From<String> for InvalidData {
+    fn from(text: String) -> InvalidData {
+        InvalidData { text, source: None }
+    }
+}
+
+/// The kind of a [`BrokerError`]: what a caller can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BrokerErrorKind {
+    /// NATS cannot be reached, or the connection is closed.
+    Connection,
+    /// The server does not support what naq needs, or is not secure enough.
+    Unsupported,
+    /// A queue, stream, bucket or object does not exist.
+    NotFound,
+    /// Another client changed it first, or the id is taken.
+    Conflict,
+    /// The message is larger than the server allows.
+    TooLarge,
+    /// The server's or the account's storage is full.
+    StorageFull,
+    /// The server did not answer in time.
+    Timeout,
+    /// The user lacks a permission.
+    PermissionDenied,
+    /// The server refused a request for another reason.
+    Refused,
+    /// Stored data is invalid.
+    InvalidData,
+}
+
+fn describe_due_time_conflict(standing: ExistingJob) -> String {
+    match standing {
+        ExistingJob::Started => "and has started".to_owned(),
+        ExistingJob::Queued { .. } => "in its queue".to_owned(),
+        ExistingJob::Delayed { due, .. } => {
+            let until = due.map_or_else(String::new, |due| format!(" until {due}"));
+            format!("delayed{until}")
+        }
+    }
+}
+
+impl BrokerError {
+    /// The kind of the error.
+    #[must_use]
+    pub fn kind(&self) -> BrokerErrorKind {
+        match self {
+            BrokerError::Connect { .. } | BrokerError::ConnectionLost(_) => {
+                BrokerErrorKind::Connection
+            }
+            BrokerError::InsecureServer { .. } | BrokerError::UnsupportedServer(_) => {
+                BrokerErrorKind::Unsupported
+            }
+            BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => BrokerErrorKind::NotFound,
+            BrokerError::Conflict
+            | BrokerError::JobIdConflict(_)
+            | BrokerError::DueTimeConflict { .. } => BrokerErrorKind::Conflict,
+            BrokerError::TooLarge { .. } => BrokerErrorKind::TooLarge,
+            BrokerError::StorageFull(_) => BrokerErrorKind::StorageFull,
+            BrokerError::Timeout(_) => BrokerErrorKind::Timeout,
+            BrokerError::PermissionDenied(_) => BrokerErrorKind::PermissionDenied,
+            BrokerError::Refused { .. } => BrokerErrorKind::Refused,
+            BrokerError::InvalidSchedule { .. } | BrokerError::InvalidData(_) => {
+                BrokerErrorKind::InvalidData
+            }
+        }
+    }
+
+    /// Whether the same call may succeed later with nothing but time passed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.kind(),
+            BrokerErrorKind::Timeout | BrokerErrorKind::StorageFull | BrokerErrorKind::Refused
+        )
+    }
+
+    /// Invalid data without an error behind it.
+    #[must_use]
+    pub fn invalid_data(text: impl Into<String>) -> BrokerError {
+        BrokerError::InvalidData(text.into().into())
+    }
+
+    /// A value that cannot be written as JSON.
+    pub(crate) fn not_json(what: &str, error: serde_json::Error) -> BrokerError {
+        BrokerError::InvalidData(InvalidData {
+            text: format!("{what} cannot be written as JSON: {error}"),
+            source: Some(Arc::new(error)),
+        })
+    }
+
+    /// A stored value that cannot be parsed.
+    pub(crate) fn unreadable(
+        what: &str,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> BrokerError {
+        let source = Cause::from(error.into());
+        BrokerError::InvalidData(InvalidData {
+            text: format!("{what} cannot be read: {source}"),
+            source: Some(source),
+        })
+    }
+
+    pub(crate) fn connection_lost(error: impl Into<Box<dyn Error + Send + Sync>>) -> BrokerError {
+        BrokerError::ConnectionLost(error.into().into())
+    }
+
+    pub(crate) fn refused(
+        doing: &'static str,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> BrokerError {
+        BrokerError::Refused {
+            doing,
+            source: error.into().into(),
+        }
+    }
+
+    /// Converts an error of the JetStream API by its code.
+    pub(crate) fn from_api(
+        error: &async_nats::jetstream::Error,
+        doing: &'static str,
+    ) -> BrokerError {
+        match error.error_code() {
+            // the second code means that another write of the subject is in flight among the
+            // servers of a cluster
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+            | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => BrokerError::Conflict,
+            // the stream has no leader yet
+            ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
+            ErrorCode::STREAM_NOT_FOUND => BrokerError::NotFound("the stream".to_owned()),
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            | ErrorCode::STREAM_STORE_FAILED => BrokerError::StorageFull(Arc::new(error.clone())),
+            _ => BrokerError::refused(doing, error.clone()),
+        }
+    }
+
+    /// Converts an error of a JetStream API request by its kind.
+    pub(crate) fn from_request(error: RequestError, doing: &'static str) -> BrokerError {
+        match error.kind() {
+            RequestErrorKind::TimedOut => BrokerError::Timeout(doing),
+            RequestErrorKind::NoResponders => BrokerError::UnsupportedServer(
+                "this NATS server has no JetStream (start it with -js, or ask for it to be enabled for the account)"
+                    .to_owned(),
+            ),
+            _ => BrokerError::refused(doing, error),
+        }
+    }
+}
+
+/// Whether the error means that the stream does not exist.
+pub(crate) fn is_stream_not_found(error: &GetStreamError) -> bool {
+    matches!(
+        error.kind(),
+        GetStreamErrorKind::JetStream(api) if api.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
+}
+
+/// Whether the error of a request about a consumer has this code.
+pub(crate) fn has_consumer_code(error: &ConsumerError, code: ErrorCode) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(api) if api.error_code() == code)
+}
+
+/// Whether the error means that the object store does not exist.
+pub(crate) fn is_object_store_not_found(error: &ObjectStoreError) -> bool {
+    error.kind() == ObjectStoreErrorKind::GetStore
+        && error
+            .source()
+            .and_then(|source| source.downcast_ref::<GetStreamError>())
+            .is_some_and(is_stream_not_found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_source() {
+        let parsed = serde_json::from_str::<u32>("x").unwrap_err();
+        let expected = parsed.to_string();
+        for error in [
+            BrokerError::unreadable("the record", parsed),
+            BrokerError::refused("testing", expected.clone()),
+            BrokerError::connection_lost(expected.clone()),
+        ] {
+            assert_eq!(error.source().unwrap().to_string(), expected, "{error:?}");
+            assert!(error.to_string().ends_with(&expected), "{error}");
+        }
+        assert!(BrokerError::invalid_data("text").source().is_none());
+    }
+
+    #[test]
+    fn an_api_error_is_classified_by_its_code() {
+        let kind = |code: u64| {
+            let error = serde_json::json!({ "code": 400, "err_code": code, "description": "" });
+            let error = serde_json::from_value(error).unwrap();
+            BrokerError::from_api(&error, "testing").kind()
+        };
+        assert_eq!(kind(10_071), BrokerErrorKind::Conflict);
+        assert_eq!(kind(10_059), BrokerErrorKind::NotFound);
+        assert_eq!(kind(10_047), BrokerErrorKind::StorageFull);
+        assert_eq!(kind(10_008), BrokerErrorKind::Timeout);
+        assert_eq!(kind(10_058), BrokerErrorKind::Refused);
+    }
+}

@@ -1,0 +1,279 @@
+//! Lists jobs in all states, newest change first: records and the messages of queues, merged.
+//!
+//! Every source is a stream in the order of the server's time, so the newest of the sources' heads
+//! is the newest of all. Nothing is read that the caller does not ask for.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::message::{JobMessage, MessageState, delayed_state, job_id_of, job_message};
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::names::Names;
+use crate::stream::reverse_scan::{Decode, ReverseScan};
+use crate::stream::stream_api::StoredMessage;
+use naq_protocol::{JobId, QueueName, Record, Timestamp};
+
+/// A position in a listing, from which a later call continues.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobCursor {
+    time: Timestamp,
+    stream: String,
+    sequence: u64,
+}
+
+impl std::fmt::Display for JobCursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = self.time.0.timestamp_nanos_opt().unwrap_or_default();
+        write!(f, "{time}.{}.{}", self.sequence, self.stream)
+    }
+}
+
+impl std::str::FromStr for JobCursor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<JobCursor, String> {
+        let read = || {
+            let (time, rest) = text.split_once('.')?;
+            let (sequence, stream) = rest.split_once('.')?;
+            Some(JobCursor {
+                time: Timestamp(chrono::DateTime::from_timestamp_nanos(time.parse().ok()?)),
+                stream: stream.to_owned(),
+                sequence: sequence.parse().ok()?,
+            })
+        };
+        read().ok_or_else(|| {
+            "not a position in a listing; pass the cursor that an earlier page returned".to_owned()
+        })
+    }
+}
+
+/// Options of a job listing.
+#[derive(Clone, Debug, Default)]
+pub struct JobListOptions {
+    /// Only jobs of this queue.
+    pub queue: Option<QueueName>,
+    /// Exclude the records: jobs that have one are listed only as long as their message is in a
+    /// queue.
+    pub only_messages: bool,
+    /// Exclude the messages of queues: list only jobs that have a record.
+    pub only_records: bool,
+    /// List only jobs before this position.
+    pub before: Option<JobCursor>,
+}
+
+/// The record of a job, or else its message.
+#[derive(Debug)]
+pub enum RecordOrMessage {
+    /// The job's record.
+    Record(Box<Record>),
+    /// The job's message, if it has no record.
+    Message(JobId, JobMessage),
+}
+
+/// A job in a listing.
+#[derive(Debug)]
+pub struct ListedJob {
+    /// Its record or message.
+    pub entry: RecordOrMessage,
+    /// When that was stored.
+    pub changed_at: Timestamp,
+    /// The job's position in the listing.
+    pub cursor: JobCursor,
+}
+
+/// Jobs, newest change first, read on demand.
+pub struct JobListing {
+    before: Option<JobCursor>,
+    sources: Vec<Source>,
+}
+
+struct Source {
+    jobs: ReverseScan<ListedJob>,
+    head: Option<ListedJob>,
+}
+
+impl JobListing {
+    /// The next job, which changed no later than the one before. `None` at the end.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn next(&mut self) -> Result<Option<ListedJob>, BrokerError> {
+        let newest = self
+            .sources
+            .iter_mut()
+            .max_by(|a, b| a.cursor().cmp(&b.cursor()));
+        let Some(source) = newest else {
+            return Ok(None);
+        };
+        let job = source.head.take();
+        source.advance(self.before.as_ref()).await?;
+        Ok(job)
+    }
+}
+
+impl Source {
+    fn cursor(&self) -> Option<&JobCursor> {
+        self.head.as_ref().map(|head| &head.cursor)
+    }
+
+    async fn advance(&mut self, before: Option<&JobCursor>) -> Result<(), BrokerError> {
+        loop {
+            self.head = self.jobs.next().await?;
+            match (&self.head, before) {
+                (Some(head), Some(before)) if head.cursor >= *before => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Lists jobs, newest change first. A job that changes meanwhile may appear twice, or, in a
+    /// listing that continues from a position, not at all.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn list_jobs(&self, options: &JobListOptions) -> Result<JobListing, BrokerError> {
+        let mut wanted: Vec<(String, Decode<ListedJob>)> = Vec::new();
+        if !options.only_messages {
+            let records = Names::bucket_stream(&self.names.results_bucket());
+            wanted.push((records, |_, stream, message| {
+                Box::pin(async move { Ok(record(stream, &message)) })
+            }));
+        }
+        if !options.only_records {
+            let queues = match &options.queue {
+                Some(queue) => vec![queue.clone()],
+                None => self.queue_names().await?,
+            };
+            let decode: Decode<ListedJob> = if options.only_messages {
+                |broker, stream, message| Box::pin(message_or_record(broker, stream, message))
+            } else {
+                |broker, stream, message| Box::pin(message_alone(broker, stream, message))
+            };
+            wanted.extend(
+                queues
+                    .iter()
+                    .map(|queue| (self.names.queue_stream(queue), decode)),
+            );
+        }
+        let before = options.before.as_ref();
+        let until = before.map(|cursor| cursor.time);
+        let mut opening: FuturesUnordered<_> = wanted
+            .into_iter()
+            .map(|(stream, decode)| async move {
+                let mut source = Source {
+                    jobs: self.scan_reverse(stream, until, decode).await?,
+                    head: None,
+                };
+                source.advance(before).await?;
+                Ok::<_, BrokerError>(source)
+            })
+            .collect();
+        let mut sources = Vec::new();
+        while let Some(source) = opening.next().await {
+            sources.push(source?);
+        }
+        drop(opening);
+        Ok(JobListing {
+            before: options.before.clone(),
+            sources,
+        })
+    }
+}
+
+fn entry(stream: String, message: &StoredMessage, entry: RecordOrMessage) -> ListedJob {
+    ListedJob {
+        entry,
+        changed_at: message.time,
+        cursor: JobCursor {
+            time: message.time,
+            stream,
+            sequence: message.sequence,
+        },
+    }
+}
+
+fn record(stream: String, message: &StoredMessage) -> Option<ListedJob> {
+    // the marker of a removed record has no payload
+    let record: Record = serde_json::from_slice(&message.payload()).ok()?;
+    // a placeholder stands for a job that no worker has seen
+    if record.placeholder {
+        return None;
+    }
+    Some(entry(
+        stream,
+        message,
+        RecordOrMessage::Record(Box::new(record)),
+    ))
+}
+
+/// Lists a queue's message if its job has no record; a job with a record is listed from there.
+async fn message_alone(
+    broker: Broker,
+    stream: String,
+    message: StoredMessage,
+) -> Result<Option<ListedJob>, BrokerError> {
+    let job_message = message_or_record(broker, stream, message).await?;
+    Ok(job_message.filter(|job| matches!(job.entry, RecordOrMessage::Message(..))))
+}
+
+async fn message_or_record(
+    broker: Broker,
+    stream: String,
+    message: StoredMessage,
+) -> Result<Option<ListedJob>, BrokerError> {
+    let names = broker.names();
+    let Some(queue) = names.queue_of_stream(&stream) else {
+        return Ok(None);
+    };
+    if message.header(crate::headers::RECHECK).is_some() {
+        return Ok(None);
+    }
+    let job_id = job_id_of(&queue, &message);
+    let state = if names.is_delayed(&message.subject) {
+        delayed_state(&message)
+    } else {
+        MessageState::Queued
+    };
+    let job = match broker.read_record(&job_id).await {
+        // the message is about to go: it is acknowledged once the record is written
+        Ok((Some(record), _)) if record.state.is_terminal() => return Ok(None),
+        Ok((Some(record), _)) if !record.placeholder => RecordOrMessage::Record(Box::new(record)),
+        Ok(_) | Err(BrokerError::InvalidData(_)) => {
+            let mut job_message = job_message(&queue, &message, state);
+            // a rerouted message states when the job was enqueued
+            if let Some(time) = message.header(crate::headers::ENQUEUE_TIME)
+                && let Ok(time) = time.parse()
+            {
+                job_message.time = time;
+            }
+            RecordOrMessage::Message(job_id, job_message)
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Some(entry(stream, &message, job)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_place_is_read_back(time in 0_i64..i64::MAX, sequence in any::<u64>(), stream in "[A-Za-z0-9_-]{1,80}") {
+            let cursor = JobCursor {
+                time: Timestamp(chrono::DateTime::from_timestamp_nanos(time)),
+                stream,
+                sequence,
+            };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}") {
+            let _ = text.parse::<JobCursor>();
+        }
+    }
+}

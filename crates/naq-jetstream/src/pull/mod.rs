@@ -1,0 +1,5 @@
+//! Pulling jobs from queues.
+
+mod connection;
+pub(crate) mod delivery;
+pub(crate) mod subscription;

@@ -1,0 +1,4 @@
+//! Queues.
+
+pub(crate) mod purge;
+pub(crate) mod queue;

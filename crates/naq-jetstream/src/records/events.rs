@@ -1,0 +1,304 @@
+//! Events of all jobs: changes of records as they are stored, and the messages that enter queues.
+//!
+//! Live changes are core messages that the server republishes; those of records are numbered by
+//! their sequence in the bucket. If a sequence is skipped, or the connection was lost, the bucket is
+//! read from there on: it has the latest revision of each record, so that no end of a job is
+//! missed, although intermediate states may be.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::{HeaderMap, Message};
+use tokio::sync::mpsc;
+
+use super::change::{RecordChange, parse_change};
+use crate::broker::Broker;
+use crate::connection::connect::RECONNECT_BACKOFF;
+use crate::connection::state::ConnectionWatch;
+use crate::error::BrokerError;
+use crate::headers::RECHECK;
+use crate::jobs::message::{
+    JobMessage, MessageState, attempts, delayed_state, job_id_of, job_message,
+};
+use crate::names::Names;
+use crate::stream::stream_api::StoredMessage;
+use crate::stream::stream_reader::{StreamMessage, StreamRead};
+use crate::watch::{Parsed, Watch, WatchEvent, sequence};
+use naq_protocol::{JobId, Timestamp};
+
+/// Pause before a refused request is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A message of a job that entered a queue, or that is delayed.
+#[derive(Clone, Debug)]
+pub struct EnqueuedMessage {
+    /// The job.
+    pub job_id: JobId,
+    /// The message.
+    pub message: JobMessage,
+    /// Number of earlier attempts, if the message is a retry; else 0.
+    pub attempts: u32,
+    /// When the server stored it.
+    pub time: Timestamp,
+}
+
+/// An event of a watch on all records and queues.
+#[derive(Debug)]
+pub enum BrokerEvent {
+    /// A record was stored.
+    RecordStored(Box<RecordChange>),
+    /// A job's message was stored in a queue, for the first time or again.
+    MessageEnqueued(Box<EnqueuedMessage>),
+    /// The connection was lost. Later events are read from the bucket, which does not have the
+    /// intermediate states of the meantime.
+    ConnectionLost,
+}
+
+/// The connection of a watch. It is separate from the general one: a message that no client can
+/// parse breaks the connection that it arrives on.
+struct EventConnection {
+    broker: Broker,
+    live: Watch<BrokerEvent>,
+}
+
+impl EventConnection {
+    async fn open(broker: &Broker) -> Result<EventConnection, BrokerError> {
+        let broker = broker.open_observer().await?;
+        let subjects = vec![broker.names.events()];
+        let mut live = Watch::open(&broker, subjects, parse_event)
+            .await?
+            .skip_seen();
+        // answered after the subscription is active, since the server processes one connection in
+        // order
+        let stream = Names::bucket_stream(&broker.names.results_bucket());
+        live.set_position(broker.last_sequence(&stream).await?);
+        Ok(EventConnection { broker, live })
+    }
+
+    /// Opens a connection, and retries until it succeeds.
+    async fn open_with_retry(broker: &Broker) -> EventConnection {
+        let mut failures = 0;
+        loop {
+            match EventConnection::open(broker).await {
+                Ok(connection) => return connection,
+                Err(error) => tracing::debug!("cannot open the connection for events yet: {error}"),
+            }
+            failures += 1;
+            tokio::time::sleep(RECONNECT_BACKOFF.pause(failures, rand::random())).await;
+        }
+    }
+}
+
+/// A watch on all records and queues.
+pub struct BrokerEventWatch {
+    broker: Broker,
+    link: ConnectionWatch,
+    connection: EventConnection,
+    /// Everything up to this revision was seen. Behind the live watch's position only while the
+    /// bucket is being read.
+    contiguous_up_to: u64,
+    /// Whether changes after `contiguous_up_to` may be missing and have to be read.
+    gap: bool,
+    catching_up: Option<mpsc::Receiver<Result<StreamMessage, BrokerError>>>,
+}
+
+impl BrokerEventWatch {
+    /// Waits for the next event. Cancel safe.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses a request. If the connection is lost, it waits for
+    /// the connection to come back.
+    pub async fn next(&mut self) -> Result<BrokerEvent, BrokerError> {
+        loop {
+            let step = if let Some(messages) = &mut self.catching_up {
+                match messages.recv().await {
+                    Some(Ok(message)) => Ok(self.take(message)),
+                    Some(Err(error)) => Err(error),
+                    None => {
+                        self.catching_up = None;
+                        self.contiguous_up_to = self.connection.live.position();
+                        Ok(None)
+                    }
+                }
+            } else if self.gap {
+                self.catch_up().await.map(|()| None)
+            } else {
+                Ok(self.live().await)
+            };
+            match step {
+                Ok(Some(change)) => return Ok(change),
+                Ok(None) => {}
+                Err(error) if error.is_transient() && self.link.state().connected => {
+                    tracing::debug!("cannot catch up yet: {error}");
+                    self.catching_up = None;
+                    self.gap = true;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) if self.link.state().connected => return Err(error),
+                Err(_) => {
+                    self.catching_up = None;
+                    self.gap = true;
+                    self.link.changed().await;
+                }
+            }
+        }
+    }
+
+    async fn live(&mut self) -> Option<BrokerEvent> {
+        let event = self.connection.live.next_or_end().await;
+        self.contiguous_up_to = self.connection.live.position();
+        match event {
+            Some(WatchEvent::Changed(event)) => Some(event),
+            Some(WatchEvent::Gap) => {
+                self.gap = true;
+                None
+            }
+            Some(WatchEvent::Resync) => {
+                self.gap = true;
+                Some(BrokerEvent::ConnectionLost)
+            }
+            // the client's own task has ended, which only a message that makes it panic does
+            None => {
+                self.reconnect().await;
+                self.gap = true;
+                Some(BrokerEvent::ConnectionLost)
+            }
+        }
+    }
+
+    /// Opens another connection, and returns the bucket's last sequence as of its subscription. The
+    /// position stays: what was stored between the two connections has to be read.
+    async fn reconnect(&mut self) -> u64 {
+        let position = self.connection.live.position();
+        self.connection = EventConnection::open_with_retry(&self.broker).await;
+        let last = self.connection.live.position();
+        self.connection.live.set_position(position);
+        last
+    }
+
+    async fn catch_up(&mut self) -> Result<(), BrokerError> {
+        let bucket = self.broker.names.results_bucket();
+        let stream = Names::bucket_stream(&bucket);
+        // on the connection of the events, so that it is answered after that connection's
+        // subscription is active again
+        let last = match self.connection.broker.last_sequence(&stream).await {
+            Ok(last) => last,
+            Err(_) => self.reconnect().await,
+        };
+        if last < self.contiguous_up_to {
+            // the bucket was deleted and created again
+            self.contiguous_up_to = 0;
+            self.connection.live.set_position(0);
+        }
+        let scan = StreamRead {
+            filter: format!("$KV.{bucket}.>"),
+            deliver: DeliverPolicy::ByStartSequence {
+                start_sequence: self.contiguous_up_to + 1,
+            },
+            headers_only: false,
+        };
+        self.catching_up = Some(self.broker.read_stream(&stream, scan).await?);
+        self.gap = false;
+        Ok(())
+    }
+
+    fn take(&mut self, message: StreamMessage) -> Option<BrokerEvent> {
+        if message.sequence <= self.connection.live.position() {
+            return None;
+        }
+        self.connection.live.mark_seen_up_to(message.sequence);
+        let time = Timestamp::from_unix_ms(message.time_unix_ms);
+        stored(
+            &message.headers,
+            &message.payload,
+            message.sequence,
+            time,
+            self.contiguous_up_to,
+        )
+    }
+}
+
+/// Parses a republished message: a change of a record, or a message that entered a queue. Those of
+/// queues are not numbered by the bucket.
+fn parse_event(names: &Names, message: Message) -> Parsed<BrokerEvent> {
+    if is_of_queue(&message.subject) {
+        let enqueued = StoredMessage::from_republished(&message)
+            .and_then(|message| enqueued(names, &message))
+            .map(|enqueued| BrokerEvent::MessageEnqueued(Box::new(enqueued)));
+        return Parsed::unordered(enqueued);
+    }
+    let Some(revision) = sequence(&message) else {
+        return Parsed::unordered(None);
+    };
+    let headers = message.headers.unwrap_or_default();
+    let time = headers
+        .get("Nats-Time-Stamp")
+        .and_then(|time| time.as_str().parse().ok());
+    // without a gap everything before it was seen, so a copy is always one of a seen record
+    let seen = revision.saturating_sub(1);
+    Parsed {
+        sequence: Some(revision),
+        value: stored(&headers, &message.payload, revision, time, seen),
+    }
+}
+
+/// Whether a republished message is of a queue's stream. The subject of a record's change has only
+/// the job after the prefix and the kind.
+fn is_of_queue(subject: &str) -> bool {
+    subject.split('.').count() > 3
+}
+
+/// The event of a stored record. `None` if the message is not a record, or is a copy of one that
+/// was seen.
+fn stored(
+    headers: &HeaderMap,
+    payload: &[u8],
+    revision: u64,
+    time: Option<Timestamp>,
+    seen: u64,
+) -> Option<BrokerEvent> {
+    let changed = parse_change(headers, payload, revision, time)?;
+    if changed.copy_of.is_some_and(|original| original <= seen) {
+        return None;
+    }
+    Some(BrokerEvent::RecordStored(Box::new(changed)))
+}
+
+/// The event of a message stored in a queue's stream. `None` for messages that are not a step
+/// in a job's life: rechecks and rerouted jobs.
+fn enqueued(names: &Names, message: &StoredMessage) -> Option<EnqueuedMessage> {
+    if message.header(RECHECK).is_some() {
+        return None;
+    }
+    let (queue, state) = match names.queue_of_job(&message.subject) {
+        Some(queue) => (queue, MessageState::Queued),
+        None => (
+            names.queue_of_delayed(&message.subject)?,
+            delayed_state(message),
+        ),
+    };
+    Some(EnqueuedMessage {
+        job_id: job_id_of(&queue, message),
+        message: job_message(&queue, message, state),
+        attempts: attempts(message),
+        time: message.time,
+    })
+}
+
+impl Broker {
+    /// Watches all records, and the messages that enter queues, from now on.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn watch_events(&self) -> Result<BrokerEventWatch, BrokerError> {
+        let connection = EventConnection::open(self).await?;
+        Ok(BrokerEventWatch {
+            broker: self.clone(),
+            link: self.link.clone(),
+            contiguous_up_to: connection.live.position(),
+            connection,
+            gap: false,
+            catching_up: None,
+        })
+    }
+}

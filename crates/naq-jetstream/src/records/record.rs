@@ -1,0 +1,184 @@
+//! Records: read from the leader, written by compare-and-set, watched as they change.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::names::Names;
+use crate::stream::publish::revision_headers;
+use crate::stream::stream_api::{MessageSelector, StoredMessage};
+use crate::watch::{Parsed, Watch, WatchEvent, sequence};
+use naq_protocol::{JobId, Record};
+
+/// A record with its revision.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// The record.
+    pub record: Record,
+    /// The revision: the record's sequence in the bucket's stream. It only grows.
+    pub revision: u64,
+}
+
+/// Up to this many jobs are watched by one subscription each; more by one subscription to all.
+const SINGLE_WATCHES_MAX: usize = 64;
+
+/// A watch on the records of some jobs, or of all jobs.
+pub type RecordWatch = Watch<Box<StoredRecord>>;
+
+/// An event of a record watch.
+pub type RecordEvent = WatchEvent<Box<StoredRecord>>;
+
+impl Broker {
+    /// Reads a job's record from the leader.
+    ///
+    /// If the job has no record, returns the revision that a new record has to follow: 0, or that
+    /// of the marker that a removed record left.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the
+    /// stored value is not a record.
+    pub async fn read_record(&self, job: &JobId) -> Result<(Option<Record>, u64), BrokerError> {
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let subject = self.names.record(job);
+        let Some(message) = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?
+        else {
+            return Ok((None, 0));
+        };
+        Ok((read(job, &message)?, message.sequence))
+    }
+
+    /// Writes a job's record if its revision is still `expected` (0: if there is none). `ttl` is
+    /// how long the record of an ended job is kept; `None` means for ever. Returns the new
+    /// revision.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Conflict`] if the record has changed, [`BrokerError::TooLarge`] if it
+    /// does not fit into a message, and [`BrokerError::Timeout`] if it is unknown whether it was
+    /// written.
+    pub async fn write_record(
+        &self,
+        record: &Record,
+        expected: u64,
+        ttl: Option<Duration>,
+    ) -> Result<u64, BrokerError> {
+        let payload = serde_json::to_vec(record)
+            .map_err(|error| BrokerError::not_json("the record", error))?;
+        let subject = self.names.record(&record.job_id);
+        let payload = Bytes::from(payload);
+        let headers = || revision_headers(expected, ttl);
+        match self.put(subject.clone(), headers(), payload.clone()).await {
+            Err(BrokerError::NotFound(_)) => {
+                // no worker has run here yet: the bucket does not exist
+                Box::pin(self.ensure_results()).await?;
+                Box::pin(self.put(subject, headers(), payload)).await
+            }
+            written => written,
+        }
+    }
+
+    async fn put(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, BrokerError> {
+        let pending = self.send(subject, headers, payload).await?;
+        match pending.confirmed().await {
+            Ok(confirmed) => Ok(confirmed.sequence),
+            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores the record of an ended job again, byte for byte, so that it expires after `ttl` from
+    /// now. `None` means never. Returns the record, which stays as it is if the job has not ended.
+    /// Returns `None` if there is no record.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer, and [`BrokerError::InvalidData`] if the
+    /// stored value is not a record.
+    pub async fn set_record_ttl(
+        &self,
+        job: &JobId,
+        ttl: Option<Duration>,
+    ) -> Result<Option<Record>, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.results_bucket());
+        let subject = self.names.record(job);
+        loop {
+            let message = self
+                .read_message(&stream, MessageSelector::LastBySubject(&subject))
+                .await?;
+            let Some((message, record)) = message
+                .map(|message| Ok((read(job, &message)?, message)))
+                .transpose()?
+                .and_then(|(record, message)| Some((message, record?)))
+            else {
+                return Ok(None);
+            };
+            if !record.state.is_terminal() {
+                return Ok(Some(record));
+            }
+            let revision = message.sequence.to_string();
+            let mut headers = revision_headers(message.sequence, ttl);
+            headers.insert(crate::headers::COPY_OF, revision.as_str());
+            let pending = self
+                .send(subject.clone(), headers, message.payload())
+                .await?;
+            match pending.confirmed().await {
+                Ok(_) => return Ok(Some(record)),
+                // another client has set it meanwhile: the last one wins
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Watches the records of some jobs as they are stored. Earlier changes are not reported: read
+    /// the records once the watch is open.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn watch_records(&self, jobs: &[JobId]) -> Result<RecordWatch, BrokerError> {
+        if jobs.len() > SINGLE_WATCHES_MAX {
+            return self.watch_all_records().await;
+        }
+        let subjects = jobs.iter().map(|job| self.names.event(job)).collect();
+        Watch::open(self, subjects, parse_stored_record).await
+    }
+
+    /// Watches all records as they are stored.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn watch_all_records(&self) -> Result<RecordWatch, BrokerError> {
+        Watch::open(self, vec![self.names.record_events()], parse_stored_record).await
+    }
+}
+
+/// Parses a republished record. Sequences are not compared: they are the bucket's, and a watch on
+/// some of the jobs does not see all of them.
+fn parse_stored_record(_: &Names, message: Message) -> Parsed<Box<StoredRecord>> {
+    let record = serde_json::from_slice(&message.payload).ok();
+    let stored = sequence(&message)
+        .zip(record)
+        .map(|(revision, record)| Box::new(StoredRecord { record, revision }));
+    Parsed::unordered(stored)
+}
+
+/// Parses the message of a record. `None` for the marker of a removed record.
+fn read(job: &JobId, message: &StoredMessage) -> Result<Option<Record>, BrokerError> {
+    let payload = message.payload();
+    let is_marker = payload.is_empty()
+        || message.header("Nats-Marker-Reason").is_some()
+        || message.header("KV-Operation").is_some();
+    if is_marker {
+        return Ok(None);
+    }
+    serde_json::from_slice(&payload)
+        .map_err(|error| BrokerError::unreadable(&format!("the record of {job}"), error))
+}

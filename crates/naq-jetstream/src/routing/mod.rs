@@ -1,0 +1,3 @@
+//! Routing of jobs to workers with labels.
+
+pub(crate) mod label_routes;

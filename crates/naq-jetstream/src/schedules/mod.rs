@@ -1,0 +1,4 @@
+//! Schedules, and the lease of the scheduler that fires them.
+
+pub(crate) mod leader_lease;
+pub(crate) mod schedule;

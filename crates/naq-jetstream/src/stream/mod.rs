@@ -1,0 +1,8 @@
+//! Streams: publish to them, read them, and create them.
+
+pub(crate) mod objects;
+pub(crate) mod publish;
+pub(crate) mod reverse_scan;
+pub(crate) mod stream_api;
+pub(crate) mod stream_reader;
+pub(crate) mod topology;

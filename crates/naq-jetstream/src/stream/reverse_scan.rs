@@ -1,0 +1,165 @@
+//! Reads a stream from its end to its beginning, for lists that show the newest first.
+//!
+//! Messages are read through the server's API, in base64, so that no message can break the client;
+//! and without a consumer, since a work queue allows no second one for a subject. A few reads are
+//! in flight at once, and memory is bounded by what they return.
+
+use std::collections::VecDeque;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+
+use crate::broker::Broker;
+use crate::error::{BrokerError, is_stream_not_found};
+use crate::stream::stream_api::{MessageSelector, StoredMessage};
+use naq_protocol::Timestamp;
+
+/// Number of reads in flight. This many misses in a row count as a gap, which is skipped.
+const READS_AHEAD: usize = 32;
+
+/// Turns a message into an item of the listing, while other reads are in flight. `None` skips the
+/// message.
+pub(crate) type Decode<T> =
+    fn(Broker, String, StoredMessage) -> BoxFuture<'static, Result<Option<T>, BrokerError>>;
+
+/// A reverse scan of a stream.
+pub(crate) struct ReverseScan<T> {
+    broker: Broker,
+    stream: String,
+    decode: Decode<T>,
+    first: u64,
+    /// The next sequence to read; 0 at the end.
+    next: u64,
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<ScanStep<T>, BrokerError>>>,
+    ready: VecDeque<T>,
+    misses: usize,
+}
+
+enum ScanStep<T> {
+    Gap(u64),
+    Filtered,
+    Found(T),
+}
+
+impl<T: Send + 'static> ReverseScan<T> {
+    /// The next item, towards the beginning of the stream.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, BrokerError> {
+        loop {
+            if let Some(found) = self.ready.pop_front() {
+                return Ok(Some(found));
+            }
+            while self.in_flight.len() < READS_AHEAD && self.next >= self.first && self.next > 0 {
+                let (broker, stream) = (self.broker.clone(), self.stream.clone());
+                let (sequence, decode) = (self.next, self.decode);
+                self.in_flight.push_back(Box::pin(async move {
+                    let message = broker
+                        .read_message(&stream, MessageSelector::BySequence(sequence))
+                        .await?;
+                    Ok(match message {
+                        None => ScanStep::Gap(sequence),
+                        Some(message) => decode(broker, stream, message)
+                            .await?
+                            .map_or(ScanStep::Filtered, ScanStep::Found),
+                    })
+                }));
+                self.next -= 1;
+            }
+            match self.in_flight.next().await {
+                None => return Ok(None),
+                Some(step) => match step? {
+                    ScanStep::Found(found) => {
+                        self.misses = 0;
+                        self.ready.push_back(found);
+                    }
+                    ScanStep::Filtered => self.misses = 0,
+                    ScanStep::Gap(sequence) => {
+                        self.misses += 1;
+                        if self.misses >= READS_AHEAD {
+                            self.jump(sequence).await?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Continues at the newest message below a sequence.
+    async fn jump(&mut self, below: u64) -> Result<(), BrokerError> {
+        self.misses = 0;
+        self.in_flight = FuturesOrdered::new();
+        self.next = self
+            .broker
+            .last_message_where(&self.stream, self.first, below.saturating_sub(1), |_| true)
+            .await?
+            .unwrap_or(0);
+        Ok(())
+    }
+}
+
+impl Broker {
+    /// Reads a stream backwards, from the newest message that is no later than `until`; yields
+    /// nothing if the stream does not exist.
+    pub(crate) async fn scan_reverse<T: Send + 'static>(
+        &self,
+        stream: String,
+        until: Option<Timestamp>,
+        decode: Decode<T>,
+    ) -> Result<ReverseScan<T>, BrokerError> {
+        let (first, last) = match self.jetstream.get_stream(&stream).await {
+            Ok(found) => {
+                let state = &found.cached_info().state;
+                (state.first_sequence, state.last_sequence)
+            }
+            Err(error) if is_stream_not_found(&error) => (1, 0),
+            Err(error) => {
+                return Err(BrokerError::refused("reading a stream's state", error));
+            }
+        };
+        let next = match until {
+            None => last,
+            Some(until) => self
+                .last_message_where(&stream, first, last, |time| time <= until)
+                .await?
+                .unwrap_or(0),
+        };
+        Ok(ReverseScan {
+            broker: self.clone(),
+            stream,
+            decode,
+            first: first.max(1),
+            next,
+            in_flight: FuturesOrdered::new(),
+            ready: VecDeque::new(),
+            misses: 0,
+        })
+    }
+
+    /// The sequence of the newest message in `first..=last` whose time passes, given that all older
+    /// ones pass too. Takes as many reads as the range has binary digits.
+    async fn last_message_where(
+        &self,
+        stream: &str,
+        first: u64,
+        last: u64,
+        passes: impl Fn(Timestamp) -> bool,
+    ) -> Result<Option<u64>, BrokerError> {
+        let (mut low, mut high) = (first, last);
+        let mut best = None;
+        while low <= high && high > 0 {
+            let middle = low + (high - low) / 2;
+            let found = self
+                .read_message(stream, MessageSelector::NextBySubject(">", middle))
+                .await?
+                .filter(|message| message.sequence <= high && passes(message.time));
+            match found {
+                Some(message) => {
+                    best = Some(message.sequence);
+                    low = message.sequence + 1;
+                }
+                None => high = middle.saturating_sub(1),
+            }
+        }
+        Ok(best)
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads a stream in bulk from its beginning, without buffering it.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use crate::broker::Broker;
+use crate::error::{BrokerError, has_consumer_code, is_stream_not_found};
+use crate::stream::stream_api::MessageSelector;
+
+/// A message of a bulk read.
+pub(crate) struct StreamMessage {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) time_unix_ms: i64,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
+}
+
+/// The messages of a stream to read.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamRead {
+    /// Subject of the messages, which may have wildcards.
+    pub(crate) filter: String,
+    /// Which of them, and from where.
+    pub(crate) deliver: DeliverPolicy,
+    /// Whether to leave out the payloads.
+    pub(crate) headers_only: bool,
+}
+
+impl StreamRead {
+    /// The last message of each subject.
+    pub(crate) fn last_per_subject(filter: impl Into<String>) -> StreamRead {
+        StreamRead {
+            filter: filter.into(),
+            deliver: DeliverPolicy::LastPerSubject,
+            headers_only: false,
+        }
+    }
+}
+
+impl Broker {
+    /// Reads the current messages of a stream as they arrive; yields nothing if the stream does not
+    /// exist. The channel is short, so the reader bounds the memory.
+    pub(crate) async fn read_stream(
+        &self,
+        stream: &str,
+        scan: StreamRead,
+    ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
+        const DOING: &str = "reading a stream";
+        const IDLE_MAX: Duration = Duration::from_secs(10);
+        let (sender, receiver) = mpsc::channel(64);
+        let consumer = self
+            .jetstream
+            .create_consumer_on_stream(
+                pull::Config {
+                    deliver_policy: scan.deliver,
+                    ack_policy: AckPolicy::None,
+                    filter_subject: scan.filter,
+                    headers_only: scan.headers_only,
+                    inactive_threshold: Duration::from_secs(30),
+                    memory_storage: true,
+                    num_replicas: 1,
+                    ..pull::Config::default()
+                },
+                stream,
+            )
+            .await;
+        let consumer = match consumer {
+            Ok(consumer) => consumer,
+            Err(error) if has_consumer_code(&error, ErrorCode::STREAM_NOT_FOUND) => {
+                return Ok(receiver);
+            }
+            Err(error) => {
+                return Err(BrokerError::refused(DOING, error));
+            }
+        };
+        let mut remaining = consumer.cached_info().num_pending;
+        if remaining == 0 {
+            return Ok(receiver);
+        }
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(500)
+            .messages()
+            .await
+            .map_err(|error| BrokerError::refused(DOING, error))?;
+        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
+        let consumer = consumer.cached_info().name.clone();
+        tokio::spawn(async move {
+            while remaining > 0 {
+                let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
+                let read = match next {
+                    Ok(Some(Ok(message))) => match message.info() {
+                        Ok(info) => {
+                            remaining = info.pending;
+                            Ok(StreamMessage {
+                                subject: message.subject.to_string(),
+                                sequence: info.stream_sequence,
+                                time_unix_ms: info.published.timestamp_millis(),
+                                headers: message.headers.clone().unwrap_or_default(),
+                                payload: message.payload.clone(),
+                            })
+                        }
+                        Err(error) => Err(BrokerError::unreadable("a delivery's subject", error)),
+                    },
+                    Ok(Some(Err(error))) => Err(BrokerError::refused(DOING, error)),
+                    Ok(None) => break,
+                    Err(_) => Err(BrokerError::Timeout(DOING)),
+                };
+                let failed = read.is_err();
+                if sender.send(read).await.is_err() || failed {
+                    break;
+                }
+            }
+            drop(messages);
+            // the consumer would expire, but only after it has been idle for long, and a server
+            // allows a limited number of them
+            let _ = jetstream
+                .delete_consumer_from_stream(&consumer, &stream)
+                .await;
+        });
+        Ok(receiver)
+    }
+
+    /// The last sequence of a stream; 0 if the stream is empty or does not exist.
+    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
+        match self.jetstream.get_stream(stream).await {
+            Ok(found) => Ok(found.cached_info().state.last_sequence),
+            Err(error) if is_stream_not_found(&error) => Ok(0),
+            Err(error) => Err(BrokerError::refused("reading a stream's state", error)),
+        }
+    }
+
+    /// Reads the keys of a bucket under a filter: a few keys one by one, which creates nothing at
+    /// the server; more keys in bulk.
+    pub(crate) async fn read_keys(
+        &self,
+        stream: &str,
+        filter: &str,
+    ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
+        const FEW: usize = 16;
+        let (sender, receiver) = mpsc::channel(FEW);
+        let mut from = 1;
+        for _ in 0..FEW {
+            let next = self
+                .read_message(stream, MessageSelector::NextBySubject(filter, from))
+                .await?;
+            let Some(message) = next else {
+                return Ok(receiver);
+            };
+            from = message.sequence + 1;
+            let message = StreamMessage {
+                sequence: message.sequence,
+                time_unix_ms: message.time.unix_ms(),
+                headers: HeaderMap::new(),
+                payload: message.payload(),
+                subject: message.subject,
+            };
+            // the channel has room for all of them
+            let _ = sender.try_send(Ok(message));
+        }
+        self.read_stream(stream, StreamRead::last_per_subject(filter))
+            .await
+    }
+}
