@@ -89,13 +89,6 @@ pub(crate) async fn open(
     options: &ConnectOptions,
     purpose: ConnectionPurpose,
 ) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
-    let url = without_credentials(&options.url);
-    let invalid = |problem: String, source: Option<Cause>| BrokerError::Connect {
-        url: url.clone(),
-        failure: ConnectFailure::Options,
-        problem,
-        source,
-    };
     let addresses = options
         .url
         .split(',')
@@ -103,16 +96,14 @@ pub(crate) async fn open(
             one.trim()
                 .parse::<async_nats::ServerAddr>()
                 .map_err(|error| {
-                    invalid(
-                        format!("{error}; write nats://host:port"),
-                        Some(Arc::new(error)),
-                    )
+                    let problem = format!("{error}; write nats://host:port");
+                    invalid_options(options, problem, Arc::new(error))
                 })
         })
         .collect::<Result<Vec<_>, _>>()?;
     let (state, link) = watch::channel(ConnectionState::default());
     let state = Arc::new(state);
-    let mut connect = async_nats::ConnectOptions::new()
+    let connect = async_nats::ConnectOptions::new()
         .name(&options.client_name)
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(REQUEST_TIMEOUT))
@@ -129,15 +120,32 @@ pub(crate) async fn open(
             let state = Arc::clone(&state);
             async move { on_connection_event(&state, &event, purpose) }
         });
+    let client = authenticate(connect, options)
+        .await?
+        .connect(addresses)
+        .await
+        .map_err(|error| from_connect(without_credentials(&options.url), error))?;
+    let mut link = ConnectionWatch(link);
+    // the first `Connected` event arrives a moment after the connection: wait for it here, or a
+    // watch would take it for a reconnect
+    drop(link.0.wait_for(|state| state.generation > 0).await);
+    Ok((client, link))
+}
+
+/// Adds the credentials, the certificates and the prefix of reply subjects.
+async fn authenticate(
+    mut connect: async_nats::ConnectOptions,
+    options: &ConnectOptions,
+) -> Result<async_nats::ConnectOptions, BrokerError> {
     if let Some(path) = &options.creds {
         connect = connect.credentials_file(path).await.map_err(|error| {
             let problem = format!("credentials {}: {error}", path.display());
-            invalid(problem, Some(Arc::new(error)))
+            invalid_options(options, problem, Arc::new(error))
         })?;
     } else if let Some(path) = &options.nkey {
         let seed = tokio::fs::read_to_string(path).await.map_err(|error| {
             let problem = format!("nkey {}: {error}", path.display());
-            invalid(problem, Some(Arc::new(error)))
+            invalid_options(options, problem, Arc::new(error))
         })?;
         connect = connect.nkey(seed.trim().to_owned());
     } else if let Some((user, password)) = &options.user {
@@ -154,15 +162,16 @@ pub(crate) async fn open(
     if let Some((certificate, key)) = &options.tls_identity {
         connect = connect.add_client_certificate(certificate.clone(), key.clone());
     }
-    let client = connect
-        .connect(addresses)
-        .await
-        .map_err(|error| from_connect(url, error))?;
-    let mut link = ConnectionWatch(link);
-    // the first `Connected` event arrives a moment after the connection: wait for it here, or a
-    // watch would take it for a reconnect
-    drop(link.0.wait_for(|state| state.generation > 0).await);
-    Ok((client, link))
+    Ok(connect)
+}
+
+fn invalid_options(options: &ConnectOptions, problem: String, source: Cause) -> BrokerError {
+    BrokerError::Connect {
+        url: without_credentials(&options.url),
+        failure: ConnectFailure::Options,
+        problem,
+        source: Some(source),
+    }
 }
 
 /// How often the client pings the server. After three unanswered pings the client drops the

@@ -44,6 +44,43 @@ impl StreamRead {
     }
 }
 
+const DOING: &str = "reading a stream";
+
+/// Sends the remaining messages of a consumer to the reader, until it drops its end or an error
+/// occurs.
+async fn forward(
+    mut messages: pull::Stream,
+    mut remaining: u64,
+    reader: &mpsc::Sender<Result<StreamMessage, BrokerError>>,
+) {
+    const IDLE_MAX: Duration = Duration::from_secs(10);
+    while remaining > 0 {
+        let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
+        let read = match next {
+            Ok(Some(Ok(message))) => match message.info() {
+                Ok(info) => {
+                    remaining = info.pending;
+                    Ok(StreamMessage {
+                        subject: message.subject.to_string(),
+                        sequence: info.stream_sequence,
+                        time_unix_ms: info.published.timestamp_millis(),
+                        headers: message.headers.clone().unwrap_or_default(),
+                        payload: message.payload.clone(),
+                    })
+                }
+                Err(error) => Err(BrokerError::unreadable("a delivery's subject", error)),
+            },
+            Ok(Some(Err(error))) => Err(BrokerError::refused(DOING, error)),
+            Ok(None) => break,
+            Err(_) => Err(BrokerError::Timeout(DOING)),
+        };
+        let failed = read.is_err();
+        if reader.send(read).await.is_err() || failed {
+            break;
+        }
+    }
+}
+
 impl Broker {
     /// Reads the current messages of a stream as they arrive; yields nothing if the stream does not
     /// exist. The channel is short, so the reader bounds the memory.
@@ -52,8 +89,6 @@ impl Broker {
         stream: &str,
         scan: StreamRead,
     ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
-        const DOING: &str = "reading a stream";
-        const IDLE_MAX: Duration = Duration::from_secs(10);
         let (sender, receiver) = mpsc::channel(64);
         let consumer = self
             .jetstream
@@ -80,11 +115,11 @@ impl Broker {
                 return Err(BrokerError::refused(DOING, error));
             }
         };
-        let mut remaining = consumer.cached_info().num_pending;
+        let remaining = consumer.cached_info().num_pending;
         if remaining == 0 {
             return Ok(receiver);
         }
-        let mut messages = consumer
+        let messages = consumer
             .stream()
             .max_messages_per_batch(500)
             .messages()
@@ -93,32 +128,7 @@ impl Broker {
         let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
         let consumer = consumer.cached_info().name.clone();
         tokio::spawn(async move {
-            while remaining > 0 {
-                let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
-                let read = match next {
-                    Ok(Some(Ok(message))) => match message.info() {
-                        Ok(info) => {
-                            remaining = info.pending;
-                            Ok(StreamMessage {
-                                subject: message.subject.to_string(),
-                                sequence: info.stream_sequence,
-                                time_unix_ms: info.published.timestamp_millis(),
-                                headers: message.headers.clone().unwrap_or_default(),
-                                payload: message.payload.clone(),
-                            })
-                        }
-                        Err(error) => Err(BrokerError::unreadable("a delivery's subject", error)),
-                    },
-                    Ok(Some(Err(error))) => Err(BrokerError::refused(DOING, error)),
-                    Ok(None) => break,
-                    Err(_) => Err(BrokerError::Timeout(DOING)),
-                };
-                let failed = read.is_err();
-                if sender.send(read).await.is_err() || failed {
-                    break;
-                }
-            }
-            drop(messages);
+            forward(messages, remaining, &sender).await;
             // the consumer would expire, but only after it has been idle for long, and a server
             // allows a limited number of them
             let _ = jetstream
