@@ -54,7 +54,7 @@ fn the_coming_times_are_printed() {
     );
     prints(
         &[&["next", "@daily", "--count", "2", "--json"], &berlin[..]].concat(),
-        "[\"2026-03-29T00:00:00+01:00\",\"2026-03-30T00:00:00+02:00\"]\n",
+        "{\"time\":\"2026-03-29T00:00:00+01:00\"}\n{\"time\":\"2026-03-30T00:00:00+02:00\"}\n",
     );
     // from now on, with seconds
     let done = cron(&["next", "* * * * * *", "-n", "3"]).success();
@@ -77,11 +77,11 @@ fn an_expression_is_explained() {
     );
     prints(
         &["explain", "0 2 * * *", "--tz", "Europe/Berlin"],
-        "At 02:00 every day, by the clocks of Europe/Berlin.\n",
+        "At 02:00 every day (Europe/Berlin).\n",
     );
     prints(
         &["explain", "@hourly", "--json"],
-        "{\"explanation\":\"Every hour.\",\"expression\":\"@hourly\",\"tz\":\"UTC\"}\n",
+        "{\"cron\":\"@hourly\",\"tz\":\"UTC\",\"explanation\":\"Every hour.\"}\n",
     );
 }
 
@@ -104,19 +104,19 @@ fn mistakes_are_pointed_at() {
         );
         refuses(
             &["--json", verb, "@reboot"],
-            "{\"code\":2,\"error\":\"cron expression \\\"@reboot\\\": @reboot is not supported: \
-             schedulers start and stop at any time, on any machine\"}\n",
+            "{\"error\":{\"code\":\"usage\",\"message\":\"cron expression \\\"@reboot\\\": @reboot is not \
+             supported: schedulers start and stop at any time, on any machine\"}}\n",
         );
         refuses(
             &[verb, "0", "4", "1", "1", "*"],
-            "naq: there are 5 arguments; put the cron expression in quotes, which also keeps the \
-             shell off its stars: '0 4 1 1 *'\n",
+            "naq: the cron expression is 5 arguments; quote it, so that the shell does not expand \
+             `*`: '0 4 1 1 *'\n",
         );
         // what a shell makes of stars
         refuses(
             &[verb, "0", "4", "Cargo.toml", "src", "Cargo.toml", "src"],
-            "naq: there are 6 arguments; put the cron expression in quotes, which also keeps the \
-             shell off its stars: '0 4 * * *'\n",
+            "naq: the cron expression is 6 arguments; quote it, so that the shell does not expand \
+             `*`: '0 4 * * *'\n",
         );
         let done = cron(&[verb, "0 4 * * *", "--tz", "berlin"]).code(2);
         let error = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
@@ -133,6 +133,6 @@ fn mistakes_are_pointed_at() {
     let error = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
     assert_eq!(
         error,
-        "naq: \"@yearly\" does not come true again before the year 10000\n"
+        "naq: \"@yearly\" does not match again before the year 10000\n"
     );
 }

@@ -10,9 +10,9 @@ use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 fn ids(stdout: &str) -> Vec<String> {
-    let jobs: Vec<serde_json::Value> = serde_json::from_str(stdout).unwrap();
-    jobs.iter()
-        .map(|job| job["job_id"].as_str().unwrap().to_owned())
+    let read = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let jobs = stdout.lines().map(read);
+    jobs.map(|job| job["job_id"].as_str().unwrap().to_owned())
         .collect()
 }
 
@@ -92,7 +92,12 @@ fn failures_are_listed_and_shown_whole() {
     assert_eq!(listed(&["--older-than", "1h"]), [""; 0]);
     assert_eq!(listed(&["--newer-than", "1h"]), all);
     let table = naq.cli(["failed", "list"]).run().succeeds().stdout;
-    for words in ["JOB", "failed/exit", "failed/spawn", "rejected/invalid"] {
+    for words in [
+        "JOB",
+        "failed (exit)",
+        "failed (spawn)",
+        "rejected (invalid)",
+    ] {
         assert!(table.contains(words), "{words:?} in {table}");
     }
 
@@ -153,7 +158,7 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
         .cli(["failed", "discard", "--reason", "spawn", "--yes"])
         .run()
         .succeeds();
-    assert_eq!(done.stdout, "1 failed jobs discarded\n");
+    assert_eq!(done.stdout, "1 failed job discarded\n");
     assert_eq!(naq.dead_letters().len(), 1);
     let object_is_there = || {
         naq.block_on(naq.client().broker().get_object(&object))
@@ -230,19 +235,19 @@ fn selections_are_run_again() {
     naq.cli(["failed", "retry", "--older-than", "1h"])
         .run()
         .succeeds()
-        .expect_stderr(&["0 failed jobs run again"]);
+        .expect_stderr(&["0 failed jobs enqueued again"]);
     let done = naq
         .cli(["failed", "retry", "--reason", "spawn"])
         .run()
         .succeeds()
-        .expect_stderr(&["1 failed jobs run again"]);
+        .expect_stderr(&["1 failed job enqueued again"]);
     let again = JobId::new(done.stdout.trim_end()).unwrap();
     assert_eq!(naq.wait_ended(&again).rerun_of, Some(missing));
     // what cannot run is told of and stays, and the rest goes on
     naq.cli(["failed", "retry", "--all", "--quiet"])
         .run()
         .exits(6)
-        .expect_stderr(&["2 failed jobs run again", broken.as_str(), "rejected"]);
+        .expect_stderr(&["2 failed jobs enqueued again", broken.as_str(), "rejected"]);
     assert_eq!(naq.dead_letter(&broken).job_id, broken);
     naq.cli(["failed", "retry", "nobody"])
         .run()
@@ -269,9 +274,9 @@ fn an_entry_whose_job_has_succeeded_since_is_let_go() {
         .run()
         .succeeds()
         .expect_stderr(&[
-            "0 failed jobs run again",
-            "1 had ended otherwise",
-            "1 have not ended",
+            "0 failed jobs enqueued again",
+            "1 skipped because of a later outcome",
+            "1 skipped because the job has not ended",
         ]);
     let left = naq.dead_letters();
     assert_eq!(left.len(), 1);

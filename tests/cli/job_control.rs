@@ -93,7 +93,7 @@ fn each_action_says_what_it_did() {
     for action in ["cancel", "pause", "resume", "run-now"] {
         control(&naq, &["late", action])
             .exits(4)
-            .expect_stderr(&["neither a schedule `late`"]);
+            .expect_stderr(&["no schedule and no delayed job is named `late`"]);
     }
     control(&naq, &["late", "reschedule", "--repeat", "3"]).exits(4);
     // the name is free again
@@ -411,7 +411,7 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     let told: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(
         (&told["kind"], &told["status"]),
-        (&"one_shot".into(), &"cancelled".into())
+        (&"delayed".into(), &"cancelled".into())
     );
     control(&naq, &["gone", "cancel"])
         .exits(5)
@@ -435,5 +435,5 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
         .expect_stderr(&["`early`"]);
     control(&naq, &["never", "pause"])
         .exits(4)
-        .expect_stderr(&["neither a schedule `never` nor a job `never`"]);
+        .expect_stderr(&["no schedule and no delayed job is named `never`"]);
 }

@@ -15,9 +15,11 @@ use crate::harness::nats::TestServer;
 
 fn page(naq: &Naq, args: &[&str]) -> (Vec<Value>, Option<String>) {
     let args = [&["jobs", "--json"], args].concat();
-    let page: Value = serde_json::from_str(&naq.cli(args).run().succeeds().stdout).unwrap();
-    let jobs = page["jobs"].as_array().unwrap().clone();
-    (jobs, page["next"].as_str().map(str::to_owned))
+    let done = naq.cli(args).run().succeeds();
+    let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+    let next = done.stderr.lines().map(read).next_back();
+    let next = next.and_then(|note| note["note"]["next"].as_str().map(str::to_owned));
+    (done.stdout.lines().map(read).collect(), next)
 }
 
 fn ids(naq: &Naq, args: &[&str]) -> Vec<String> {
@@ -35,7 +37,7 @@ fn every_job_is_listed_once_wherever_it_is() {
     naq.cli(["jobs"])
         .run()
         .succeeds()
-        .expect_stderr(&["no such job"]);
+        .expect_stderr(&["no such jobs"]);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     naq.enqueue(&["-q", "build", "--id", "well", "-l", "team=a", "--", "true"]);
     naq.wait_ended(&JobId::new("well").unwrap());

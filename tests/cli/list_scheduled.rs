@@ -19,10 +19,16 @@ fn lines(naq: &Naq, args: &[&str]) -> Vec<Value> {
         .collect()
 }
 
+/// A schedule's name, or a delayed job's id.
+fn id_of(line: &Value) -> &str {
+    let id = line.get("schedule_id").or_else(|| line.get("job_id"));
+    id.unwrap().as_str().unwrap()
+}
+
 fn ids(naq: &Naq, args: &[&str]) -> Vec<String> {
     let mut ids: Vec<String> = lines(naq, args)
         .iter()
-        .map(|line| line["id"].as_str().unwrap().to_owned())
+        .map(|line| id_of(line).to_owned())
         .collect();
     ids.sort();
     ids
@@ -35,7 +41,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled"])
         .run()
         .succeeds()
-        .expect_stderr(&["nothing of that kind"]);
+        .expect_stderr(&["no such schedules"]);
     assert_eq!(lines(&naq, &[]), [Value::Null; 0]);
 
     let schedule = |args: &[&str]| {
@@ -103,7 +109,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled", "--job-id", "none"])
         .run()
         .exits(4)
-        .expect_stderr(&["neither a schedule `none`"]);
+        .expect_stderr(&["no schedule and no delayed job is named `none`"]);
     naq.cli(["list-scheduled", "--status", "asleep"])
         .run()
         .exits(2)
@@ -131,7 +137,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     assert_eq!(rows.len(), 5, "{table}");
     // what runs next comes first, what has ended last
     assert!(
-        rows[1].starts_with("soon") && rows[1].contains("failed/exit"),
+        rows[1].starts_with("soon") && rows[1].contains("failed (exit"),
         "{table}"
     );
     assert!(
@@ -148,7 +154,7 @@ fn every_schedule_is_shown_with_how_it_is() {
     naq.cli(["list-scheduled", "--detailed", "--job-id", "late"])
         .run()
         .succeeds()
-        .expect_stdout("command        echo hi");
+        .expect_stdout("command         echo hi");
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn one_that_cannot_be_read_is_no_hindrance() {
         sent.await.unwrap().await.unwrap();
     });
     let lines = lines(&naq, &[]);
-    let line = |id: &str| lines.iter().find(|line| line["id"] == id).unwrap();
+    let line = |id: &str| lines.iter().find(|line| id_of(line) == id).unwrap();
     assert_eq!(lines.len(), 3);
     assert!(
         line("broken")["problem"]
@@ -186,7 +192,7 @@ fn one_that_cannot_be_read_is_no_hindrance() {
     assert_eq!(line("odd")["status"], "unreadable");
     let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
     assert!(
-        table.contains("unreadable: ") && table.contains("broken: cron"),
+        table.contains("unreadable") && table.contains("broken: cron"),
         "{table}"
     );
 }
@@ -242,7 +248,7 @@ fn jobs_that_run_once_stand_beside_the_others() {
     naq.cli(["job-control", "rests", "pause"]).run().succeeds();
 
     assert_eq!(ids(&naq, &[]), ["beat", "rests", "soon"]);
-    assert_eq!(ids(&naq, &["--kind", "one-shot"]), ["rests", "soon"]);
+    assert_eq!(ids(&naq, &["--kind", "delayed"]), ["rests", "soon"]);
     assert_eq!(ids(&naq, &["--kind", "recurring"]), ["beat"]);
     assert_eq!(ids(&naq, &["--status", "paused"]), ["rests"]);
     assert_eq!(ids(&naq, &["--status", "active"]), ["beat", "soon"]);
@@ -255,11 +261,11 @@ fn jobs_that_run_once_stand_beside_the_others() {
         .exits(4);
 
     let line = &lines(&naq, &["--job-id", "rests", "--detailed"])[0];
-    assert_eq!(line["kind"], "one_shot");
-    assert_eq!(line["at"], "2099-01-01T00:00:00.000Z");
+    assert_eq!(line["kind"], "delayed");
+    assert_eq!(line["scheduled_for"], "2099-01-01T00:00:00.000Z");
     assert_eq!(line["status"], "paused");
     assert_eq!(line.get("next_run"), None);
-    assert_eq!(line["summary"], "true");
+    assert_eq!(line["command"], "true");
     let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
     let rows: Vec<&str> = table.lines().skip(1).collect();
     assert!(
@@ -274,5 +280,5 @@ fn jobs_that_run_once_stand_beside_the_others() {
     naq.cli(["list-scheduled", "--detailed", "--job-id", "soon"])
         .run()
         .succeeds()
-        .expect_stdout("command        echo hi");
+        .expect_stdout("command         echo hi");
 }

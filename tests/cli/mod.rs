@@ -6,6 +6,7 @@ mod events;
 mod failed;
 mod job_control;
 mod jobs;
+mod json_contract;
 mod list_scheduled;
 mod retry;
 mod run;

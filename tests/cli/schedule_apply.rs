@@ -23,7 +23,7 @@ fn actions(done: &CliOutput) -> Vec<(String, String)> {
         .map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
             let field = |name: &str| line[name].as_str().unwrap().to_owned();
-            (field("id"), field("action"))
+            (field("schedule_id"), field("action"))
         })
         .collect();
     actions.sort();
@@ -36,7 +36,7 @@ fn listed(naq: &Naq) -> Vec<String> {
         .stdout
         .lines()
         .map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["id"]
+            serde_json::from_str::<Value>(line).unwrap()["schedule_id"]
                 .as_str()
                 .unwrap()
                 .to_owned()
@@ -74,7 +74,7 @@ command = ["./poll"]
     );
     // shown, and not done
     let done = apply(&naq, &["jobs.toml", "--dry-run"]).succeeds();
-    assert!(done.stdout.contains("created  backup"), "{done:#?}");
+    assert!(done.stdout.contains("backup    created"), "{done:#?}");
     assert!(
         done.stderr
             .contains("3 would be created, 0 changed, 0 removed"),
@@ -233,7 +233,7 @@ fn an_empty_file_removes_nothing_unless_that_is_said() {
     // as when `crontab -l` fails
     from_stdin("", &["--set", "mine"])
         .exits(2)
-        .expect_stderr(&["the set `mine` has 2", "--prune=all"]);
+        .expect_stderr(&["the set `mine` has 2 schedules", "--prune=all"]);
     from_stdin("@daily x\n", &["--set", "mine", "--prune", "no"])
         .succeeds()
         .expect_stderr(&["0 removed, 1 unchanged"]);

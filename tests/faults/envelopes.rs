@@ -364,7 +364,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
         .stdin(lines)
         .run()
         .exits(6)
-        .expect_stderr(&["2 jobs were enqueued", "65536"]);
+        .expect_stderr(&["2 jobs enqueued", "65536"]);
     assert_eq!(done.stdout.lines().count(), 2);
     naq.assert_jobs_still_run("build");
 }

@@ -35,7 +35,7 @@ fn cancelling_a_running_job_kills_its_tree_and_notifies_waiters() {
     naq.cli(["cancel", "long"])
         .run()
         .succeeds()
-        .expect_stdout("being stopped");
+        .expect_stdout("stopping");
     assert_eq!(waiting.close_stdout_and_wait().code(), Some(1));
     let record = naq.wait_ended(&id("long"));
     assert_eq!(

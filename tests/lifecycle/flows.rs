@@ -138,11 +138,7 @@ fn a_tree_without_a_flow_is_found_from_either_end() {
         let tree = naq.cli(["status", "--tree", named]).run().succeeds();
         assert_eq!(
             tree.stdout.lines().collect::<Vec<_>>(),
-            [
-                "ghost  not there",
-                "└─ middle  waiting",
-                "   └─ top  waiting"
-            ],
+            ["ghost  unknown", "└─ middle  waiting", "   └─ top  waiting"],
             "{named}"
         );
     }

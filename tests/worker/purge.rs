@@ -50,10 +50,7 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     stands(&naq, "build", (40, 3, 20));
 
     let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
-    assert_eq!(
-        done.stdout,
-        "build: 60 jobs removed, 3 running left alone\n"
-    );
+    assert_eq!(done.stdout, "build: 60 jobs removed, 3 jobs left running\n");
     stands(&naq, "build", (0, 3, 0));
     assert!(!info(&naq, "build").paused);
     let again = naq
@@ -63,7 +60,7 @@ fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
     let again: serde_json::Value = serde_json::from_str(&again.stdout).expect("JSON");
     assert_eq!(
         again,
-        serde_json::json!({"queue": "build", "purged": 0, "running": 3})
+        serde_json::json!({"queue": "build", "action": "purged", "removed": 0, "running": 3})
     );
 
     drop(worker);
@@ -174,13 +171,13 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
     naq.cli(["queue", "remove", "build"])
         .run()
         .exits(2)
-        .expect_stderr(&["its 1 jobs, 1 of which run"]);
+        .expect_stderr(&["its 1 job, 1 of them running"]);
     let done = naq
         .cli(["queue", "remove", "build", "--yes"])
         .run()
         .succeeds();
     assert!(
-        done.stdout.starts_with("build: removed with 1 jobs"),
+        done.stdout.starts_with("build: removed with 1 job,"),
         "{done:#?}"
     );
     release(&naq, "go");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::cancel::record_of;
@@ -14,7 +15,8 @@ use naq_protocol::{JobId, Record, State, Timestamp};
 const REMEMBERED_MAX: usize = 65_536;
 
 /// A change of a job's state.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "event")]
 pub struct JobEvent {
     /// When the server stored the change.
     pub time: Timestamp,

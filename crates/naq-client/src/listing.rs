@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -19,7 +20,8 @@ const COMMAND_CHARS_MAX: usize = 200;
 const LOOKS_AT_ONCE: usize = 32;
 
 /// A job in a list: its record without its envelope and its output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "job")]
 pub struct JobSummary {
     /// What lists and events have in common.
     #[serde(flatten)]

@@ -6,7 +6,8 @@ use naq_protocol::{JobId, QueueName, Reason, Record, State};
 
 /// The part of a job's record that both [`JobSummary`](crate::JobSummary) and
 /// [`JobEvent`](crate::JobEvent) contain. In JSON, its fields are the containing object's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "record_summary")]
 #[non_exhaustive]
 pub struct RecordSummary {
     /// The job.

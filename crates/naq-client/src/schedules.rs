@@ -355,8 +355,12 @@ impl ScheduleList {
 pub struct LastOutcome {
     /// Its state.
     pub state: State,
-    /// Why it failed.
+    /// Why it is in that state.
     pub reason: Option<Reason>,
+    /// The exit code of its last attempt.
+    pub exit_code: Option<i32>,
+    /// The signal that ended its last attempt.
+    pub signal: Option<i32>,
 }
 
 impl Queue {
@@ -485,6 +489,8 @@ impl Client {
             return Ok(Some(LastOutcome {
                 state: record.state,
                 reason: record.reason,
+                exit_code: record.exit_code,
+                signal: record.signal,
             }));
         }
         // its queue may have been changed since
@@ -492,6 +498,8 @@ impl Client {
         Ok(message.map(|message| LastOutcome {
             state: super::cancel::record_of(job, &message).state,
             reason: None,
+            exit_code: None,
+            signal: None,
         }))
     }
 

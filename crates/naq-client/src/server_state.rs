@@ -17,7 +17,8 @@ pub const STATE_FILE: &str = "server.json";
 pub const LOCK_FILE: &str = "lock";
 
 /// A managed local server, as its supervisor describes it in the state file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "server")]
 pub struct ServerState {
     /// `nats://127.0.0.1:PORT`, without the token.
     pub url: String,

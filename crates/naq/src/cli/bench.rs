@@ -13,7 +13,8 @@ mod schedule;
 use clap::Subcommand;
 
 use super::exit::Failure;
-use super::render;
+use super::json::Measurement;
+use super::render::{self, Column};
 use super::session::Session;
 
 #[derive(Debug, clap::Args)]
@@ -113,22 +114,30 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
 }
 
 /// A table of figures, or the same as JSON.
-fn show(json: bool, name: &str, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+fn show(
+    json: bool,
+    name: &str,
+    header: &[&'static str],
+    rows: &[Vec<String>],
+) -> Result<(), Failure> {
     if json {
         for row in rows {
-            let mut object = serde_json::Map::new();
-            object.insert("bench".into(), name.into());
+            let mut figures = serde_json::Map::new();
             for (key, value) in header.iter().zip(row) {
                 let value = match value.parse::<f64>() {
                     Ok(number) => serde_json::json!(number),
                     Err(_) => serde_json::json!(value),
                 };
-                object.insert((*key).to_owned(), value);
+                figures.insert((*key).to_owned(), value);
             }
-            render::print_json(&object)?;
+            render::print_json(&Measurement {
+                bench: name,
+                figures,
+            })?;
         }
     } else {
-        render::print_table(header, rows)?;
+        let columns = header.iter().map(|title| Column::new(title));
+        render::print_table(&columns.collect::<Vec<_>>(), rows)?;
         render::print_line("")?;
     }
     Ok(())

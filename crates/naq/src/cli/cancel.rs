@@ -4,7 +4,8 @@ use futures_util::{StreamExt, stream};
 
 use super::confirm::confirm;
 use super::exit::Failure;
-use super::render;
+use super::json::CancelledJob;
+use super::render::{self, Ending};
 use super::session::Session;
 use naq_client::{CancelOutcome, Client, ClientError, JobFilter, LabelFilter};
 use naq_protocol::{JobId, QueueName, State};
@@ -33,10 +34,10 @@ pub(super) struct Args {
     wait: bool,
 }
 
-/// How many jobs are read at once where they are not named.
+/// Jobs read at once if a filter selects them.
 const PAGE_JOBS: usize = 500;
 
-/// How many are cancelled at once.
+/// Jobs cancelled at once.
 const CONCURRENT_CANCELS_MAX: usize = 32;
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -53,7 +54,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         confirm(args.yes, &format!("cancel {}", describe_filter(&filter)))?;
         let mut before = None;
         loop {
-            // a job that is cancelled moves to the front: no page is missed by going back
+            // a cancelled job moves to the front of the list, so the next page misses none
             let page = client.list_jobs(&filter, None, before, PAGE_JOBS).await?;
             batch
                 .cancel(page.jobs.into_iter().map(|job| job.record.job_id).collect())
@@ -67,7 +68,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     batch.finish(args.wait).await
 }
 
-/// The jobs that are meant where they are not named.
+/// The filter that selects jobs. `None` means that they are named.
 fn filter(args: &Args) -> Result<Option<JobFilter>, Failure> {
     if args.queue.is_none() && args.labels.is_empty() {
         return Ok(None);
@@ -96,7 +97,7 @@ fn describe_filter(filter: &JobFilter) -> String {
     text
 }
 
-/// Jobs being cancelled, and what came of it.
+/// Jobs being cancelled, and what remains to be done or reported.
 struct CancelBatch<'s> {
     session: &'s Session,
     client: &'s Client,
@@ -131,7 +132,7 @@ impl<'s> CancelBatch<'s> {
                     }
                     self.print_outcome(&id, &cancelled)?;
                 }
-                // the others are cancelled all the same
+                // the other jobs are cancelled nevertheless
                 Err(ClientError::NoSuchJob(id)) => {
                     unknown.get_or_insert(id);
                 }
@@ -146,32 +147,32 @@ impl<'s> CancelBatch<'s> {
 
     fn print_outcome(&self, id: &JobId, cancelled: &CancelOutcome) -> Result<(), Failure> {
         if self.session.json {
-            let (asked, acknowledged) = match cancelled {
+            let (requested, acknowledged) = match cancelled {
                 CancelOutcome::CancelRequested { acknowledged, .. } => (true, *acknowledged),
                 CancelOutcome::Cancelled(_) | CancelOutcome::AlreadyEnded(_) => (false, false),
             };
-            render::print_json(&serde_json::json!({
-                "job_id": id,
-                "state": cancelled.record().state,
-                "cancel_requested": asked,
-                "worker_acknowledged": acknowledged,
-            }))?;
+            render::print_json(&CancelledJob {
+                job_id: id,
+                state: cancelled.record().state,
+                cancel_requested: requested,
+                worker_acknowledged: acknowledged,
+            })?;
             return Ok(());
         }
-        let told = match cancelled {
+        let outcome = match cancelled {
             CancelOutcome::Cancelled(_) => render::state(State::Cancelled),
             CancelOutcome::CancelRequested {
                 acknowledged: true, ..
-            } => "being stopped".to_owned(),
+            } => "stopping".to_owned(),
             CancelOutcome::CancelRequested {
                 acknowledged: false,
                 ..
-            } => "to be stopped: its worker has not answered yet".to_owned(),
+            } => "stop requested; its worker has not answered yet".to_owned(),
             CancelOutcome::AlreadyEnded(record) => {
-                format!("{} already", render::state(record.state))
+                format!("{} already", Ending::of(record).coloured())
             }
         };
-        render::print_line(format_args!("{id}  {told}"))?;
+        render::print_line(format_args!("{id}  {outcome}"))?;
         Ok(())
     }
 
@@ -181,8 +182,8 @@ impl<'s> CancelBatch<'s> {
             self.client
                 .wait_each(&self.running, |record| {
                     if printed.is_ok() && !self.session.json {
-                        let state = render::state(record.state);
-                        printed = render::print_line(format_args!("{}  {state}", record.job_id));
+                        let ending = Ending::of(&record).coloured();
+                        printed = render::print_line(format_args!("{}  {ending}", record.job_id));
                     }
                 })
                 .await?;

@@ -1,7 +1,8 @@
 //! `naq config`
 
 use super::exit::Failure;
-use super::render;
+use super::json::SettingReport;
+use super::render::{self, Column};
 use super::session::Session;
 
 #[derive(Debug, clap::Args)]
@@ -10,19 +11,14 @@ pub(super) struct Args {}
 pub(super) fn run(session: &Session, _args: &Args) -> Result<u8, Failure> {
     let resolved = &session.resolved;
     if session.json {
-        let entries: Vec<_> = resolved
-            .entries
-            .iter()
-            .map(|entry| {
-                serde_json::json!({
-                    "setting": entry.setting.name,
-                    "value": entry.value.as_ref().map(|_| entry.display_value()),
-                    "source": entry.source.to_string(),
-                    "variable": entry.setting.variable,
-                })
-            })
-            .collect();
-        render::print_json(&entries)?;
+        for entry in &resolved.entries {
+            render::print_json(&SettingReport {
+                setting: entry.setting.name,
+                value: entry.value.as_ref().map(|_| entry.display_value()),
+                source: entry.source.to_string(),
+                variable: entry.setting.variable,
+            })?;
+        }
         return Ok(0);
     }
     let rows: Vec<Vec<String>> = resolved
@@ -37,12 +33,17 @@ pub(super) fn run(session: &Session, _args: &Args) -> Result<u8, Failure> {
             ]
         })
         .collect();
-    render::print_table(&["SETTING", "VALUE", "FROM", "MEANING"], &rows)?;
+    render::print_table(
+        &[
+            Column::new("SETTING"),
+            Column::new("VALUE"),
+            Column::new("FROM"),
+            Column::new("MEANING").optional(1),
+        ],
+        &rows,
+    )?;
     for warning in &resolved.warnings {
-        render::note(format_args!(
-            "naq: {}",
-            render::one_line(&warning.to_string())
-        ));
+        render::note(warning);
     }
     Ok(0)
 }

@@ -19,10 +19,11 @@ pub(super) fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Failure::usage(format!(
-            "this would {what}; say --yes to do it without being asked"
-        )));
+            "this would {what}, and standard input is no terminal to ask on"
+        ))
+        .hint("--yes does it without asking"));
     }
-    render::note(format_args!("naq: {what}? [y/N]"));
+    render::print_stderr(format_args!("naq: {what}? [y/N]"));
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {

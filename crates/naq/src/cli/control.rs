@@ -1,8 +1,7 @@
 //! What `naq schedule`, `naq job` and `naq job-control` do to a schedule or to a delayed job.
 
-use serde_json::json;
-
 use super::exit::Failure;
+use super::json::{ScheduleChangeReport, ScheduleKind};
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions, parse_time};
 use super::session::Session;
@@ -123,7 +122,7 @@ impl From<Failure> for ControlError {
 
 /// What an action led to.
 pub(super) struct ActionResult {
-    kind: &'static str,
+    kind: ScheduleKind,
     /// The result in a few words, for people.
     message: String,
     /// Whether the action changed anything. `None` if that is not known.
@@ -135,7 +134,7 @@ pub(super) struct ActionResult {
 }
 
 impl ActionResult {
-    fn new(kind: &'static str, message: impl Into<String>) -> ActionResult {
+    fn new(kind: ScheduleKind, message: impl Into<String>) -> ActionResult {
         ActionResult {
             kind,
             message: message.into(),
@@ -149,10 +148,7 @@ impl ActionResult {
 
 /// The error of an update that names no change.
 pub(super) const NO_CHANGES: &str =
-    "say what to change: --cron, --every, --next-run, --repeat, --queue …";
-
-const RECURRING: &str = "recurring";
-const DELAYED: &str = "one_shot";
+    "nothing to change was given: --cron, --every, --next-run, --repeat, --queue …";
 
 /// Carries out an action on a schedule. `options` are read for [`Action::Update`] only.
 ///
@@ -168,13 +164,13 @@ pub(super) async fn control_schedule(
     let changed = match action {
         Action::Delete => {
             client.delete_schedule(id).await?;
-            return Ok(ActionResult::new(RECURRING, "removed"));
+            return Ok(ActionResult::new(ScheduleKind::Recurring, "removed"));
         }
         Action::Trigger => {
             let job_id = client.trigger_schedule(id).await?;
             return Ok(ActionResult {
                 job_id: Some(job_id),
-                ..ActionResult::new(RECURRING, "")
+                ..ActionResult::new(ScheduleKind::Recurring, "")
             });
         }
         Action::Pause => client.pause_schedule(id).await?,
@@ -199,7 +195,7 @@ pub(super) async fn control_schedule(
     match summary.next_run {
         Some(next_run) => message.push_str(&next(next_run, schedule.tz.as_deref())),
         None if action == Action::Update && schedule.status == ScheduleStatus::Paused => {
-            message.push_str(" still: `resume` has it go on");
+            message.push_str(" still; `resume` resumes it");
         }
         None => {}
     }
@@ -207,7 +203,7 @@ pub(super) async fn control_schedule(
         was_changed: Some(was_changed),
         status: Some(schedule.status.as_str()),
         next_run: summary.next_run,
-        ..ActionResult::new(RECURRING, message)
+        ..ActionResult::new(ScheduleKind::Recurring, message)
     })
 }
 
@@ -237,7 +233,7 @@ pub(super) async fn control_delayed_job(
             client.cancel(job).await?;
             return Ok(ActionResult {
                 status: Some(State::Cancelled.as_str()),
-                ..ActionResult::new(DELAYED, "cancelled")
+                ..ActionResult::new(ScheduleKind::Delayed, "cancelled")
             });
         }
         Action::Pause => Rescheduled::Delayed(Box::new(client.pause_delayed_job(job).await?)),
@@ -265,8 +261,8 @@ pub(super) async fn control_delayed_job(
         }
     };
     let (status, due) = match &rescheduled {
-        Rescheduled::Delayed(one_shot) if one_shot.paused => ("paused", None),
-        Rescheduled::Delayed(one_shot) => ("active", one_shot.due),
+        Rescheduled::Delayed(delayed) if delayed.paused => ("paused", None),
+        Rescheduled::Delayed(delayed) => ("active", delayed.due),
         Rescheduled::Retrying { due, .. } => (State::Retrying.as_str(), Some(*due)),
         Rescheduled::Queued { .. } => (State::Queued.as_str(), None),
     };
@@ -278,7 +274,7 @@ pub(super) async fn control_delayed_job(
         status: Some(status),
         next_run: due,
         job_id: (action == Action::Trigger).then(|| job.clone()),
-        ..ActionResult::new(DELAYED, message)
+        ..ActionResult::new(ScheduleKind::Delayed, message)
     })
 }
 
@@ -304,18 +300,18 @@ pub(super) fn print_result(
     result: &ActionResult,
 ) -> std::io::Result<()> {
     if session.json {
-        let mut object = json!({"id": id, "kind": result.kind, "action": action});
-        if let Some(was_changed) = result.was_changed {
-            object["changed"] = json!(was_changed);
-        }
-        if let Some(status) = result.status {
-            object["status"] = json!(status);
-            object["next_run"] = json!(result.next_run);
-        }
-        if let Some(job_id) = &result.job_id {
-            object["job_id"] = json!(job_id);
-        }
-        return render::print_json(&object);
+        let is_schedule = result.kind == ScheduleKind::Recurring;
+        let enqueued = result.job_id.as_ref().map(JobId::as_str);
+        return render::print_json(&ScheduleChangeReport {
+            kind: Some(result.kind),
+            schedule_id: is_schedule.then_some(id),
+            job_id: enqueued.or((!is_schedule).then_some(id)),
+            action,
+            changed: result.was_changed,
+            fields: None,
+            status: result.status,
+            next_run: result.next_run,
+        });
     }
     match &result.job_id {
         // for the next command

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Subcommand;
 
 use super::exit::{Exit, Failure};
+use super::json;
 use super::render;
 use naq_cron::{Cron, Timezone, parse_datetime};
 use naq_protocol::Timestamp;
@@ -52,23 +53,24 @@ impl Expression {
         match &self.words[..] {
             [text] => Cron::parse(text).map_err(|error| Failure::usage(error.to_string())),
             words => {
-                // what the shell made of a star may be a name of any file
+                // the shell may have replaced a star by the names of files
                 let text = words.join(" ");
                 let text = match Cron::parse(&text) {
                     Ok(cron) => cron.to_string(),
                     Err(_) => "0 4 * * *".to_owned(),
                 };
-                Err(Failure::usage(format!(
-                    "there are {} arguments; put the cron expression in quotes, which also keeps \
-                     the shell off its stars: '{text}'",
-                    words.len()
-                )))
+                let count = words.len();
+                Err(
+                    Failure::usage(format!("the cron expression is {count} arguments")).hint(
+                        format!("quote it, so that the shell does not expand `*`: '{text}'"),
+                    ),
+                )
             }
         }
     }
 }
 
-pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     match &args.verb {
         CronVerb::Next {
             expression,
@@ -83,25 +85,22 @@ pub(super) fn run(args: &Args, json: bool) -> Result<u8, Failure> {
                     .map(Timestamp)
                     .map_err(|error| Failure::usage(format!("--from: {error}")))?,
             };
-            print_next_times(&cron, expression.tz, from, *count, json)?;
+            print_next_times(&cron, expression.tz, from, *count)?;
         }
         CronVerb::Explain { expression } => {
             let cron = expression.parse()?;
             let sentence = cron.explain();
-            if json {
-                render::print_json(&serde_json::json!({
-                    "expression": cron.as_str(),
-                    "tz": expression.tz.name(),
-                    "explanation": sentence,
-                }))?;
+            if render::is_json() {
+                render::print_json(&json::CronExplanation {
+                    cron: cron.as_str(),
+                    tz: expression.tz.name(),
+                    explanation: &sentence,
+                })?;
             } else if expression.tz == Timezone::UTC {
                 render::print_line(sentence)?;
             } else {
                 let sentence = sentence.trim_end_matches('.');
-                render::print_line(format_args!(
-                    "{sentence}, by the clocks of {}.",
-                    expression.tz
-                ))?;
+                render::print_line(format_args!("{sentence} ({}).", expression.tz))?;
             }
         }
     }
@@ -113,7 +112,6 @@ fn print_next_times(
     zone: Timezone,
     from: Timestamp,
     count: u32,
-    json: bool,
 ) -> Result<(), Failure> {
     let times: Vec<String> = std::iter::successors(cron.next_after(from.0, zone), |last| {
         cron.next_after(*last, zone)
@@ -122,11 +120,13 @@ fn print_next_times(
     .map(|moment| zone.format(moment))
     .collect();
     if times.is_empty() {
-        let message = format!("\"{cron}\" does not come true again before the year 10000");
+        let message = format!("\"{cron}\" does not match again before the year 10000");
         return Err(Failure::new(Exit::NotFound, message));
     }
-    if json {
-        render::print_json(&times)?;
+    if render::is_json() {
+        for time in times {
+            render::print_json(&json::CronTime { time })?;
+        }
     } else {
         writeln!(std::io::stdout().lock(), "{}", times.join("\n"))?;
     }

@@ -43,23 +43,23 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     match &managed {
         Some(managed) => {
-            render::note(format_args!(
+            render::print_stderr(format_args!(
                 "server  {}  (token in {})",
                 managed.url(),
                 managed.token_file().display()
             ));
         }
-        None => render::note(format_args!("server  {}", client.server())),
+        None => render::print_stderr(format_args!("server  {}", client.server())),
     }
-    render::note(format_args!(
+    render::print_stderr(format_args!(
         "worker  {} at once from {}, held together by {}",
         options.concurrency,
         join_names(&options.queues),
         runner.containment()
     ));
-    render::note("leads   a scheduler, in this process too");
-    render::note(format_args!("try     {example}     (in another terminal)"));
-    render::note("stop    Ctrl-C");
+    render::print_stderr("leads   a scheduler, in this process too");
+    render::print_stderr(format_args!("try     {example}     (in another terminal)"));
+    render::print_stderr("stop    Ctrl-C");
     let (stop, stopped) = watch::channel(false);
     let mut asked = requests.clone();
     let scheduling = async {

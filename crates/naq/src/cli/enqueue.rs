@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
+use super::json::EnqueuedJob;
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
@@ -51,7 +52,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if let Some(file) = &args.file {
         if !args.job.is_empty() {
             return Err(Failure::usage(
-                "--file brings whole envelopes; a command beside it has no place",
+                "--file and a command exclude each other: the envelopes are in the file",
             ));
         }
         if args.dry_run {
@@ -71,7 +72,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         };
         let ids = file::enqueue(session, &client, file, &options).await?;
         return if args.wait {
-            wait_for_all(&client, &ids).await
+            wait_for_all(session, &client, &ids).await
         } else {
             Ok(0)
         };
@@ -97,7 +98,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         false => None,
         true => {
             let job_id = envelope.job_id.get_or_insert_with(JobId::generate);
-            // watched before it is there, so that nothing is missed
+            // watched before it is enqueued, so that no change is missed
             Some(client.waiter(std::slice::from_ref(job_id)).await?)
         }
     };
@@ -124,19 +125,16 @@ fn print_id(
     start: Option<&StartDelay>,
 ) -> std::io::Result<()> {
     if session.json {
-        render::print_json(&id_as_json(job_id, queue, start))
+        render::print_json(&EnqueuedJob {
+            job_id,
+            queue,
+            scheduled_for: start.map(|start| start.due),
+            name: None,
+            flow: None,
+        })
     } else {
         render::print_line(job_id)
     }
-}
-
-/// What a program is told of a job that was enqueued.
-fn id_as_json(job_id: &JobId, queue: &QueueName, start: Option<&StartDelay>) -> serde_json::Value {
-    let mut output = serde_json::json!({"job_id": job_id, "queue": queue});
-    if let Some(start) = start {
-        output["scheduled_for"] = serde_json::json!(start.due);
-    }
-    output
 }
 
 /// Waits for a job, showing how far it is, and prints its outcome.
@@ -153,7 +151,7 @@ pub(super) async fn wait_and_show(
             ended = Some(record);
         })
         .await?;
-    let record = ended.ok_or_else(|| Failure::general("the job vanished"))?;
+    let record = ended.ok_or_else(|| Failure::general("the record of the job is gone"))?;
     show(session, client, &record).await
 }
 
@@ -165,14 +163,21 @@ async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8,
         std::io::stdout().write_all(&client.read_stdout(record).await?)?;
         std::io::stderr().write_all(&client.read_stderr(record).await?)?;
         if let Some(error) = &record.error {
-            render::note(format_args!("naq: {}", render::one_line(error)));
+            render::note(error);
         }
     }
     Ok(record.shell_exit_code())
 }
 
-pub(super) async fn wait_for_all(client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
+/// Waits until jobs have ended. With `--json` each record is printed when its job ends, otherwise
+/// the numbers are reported.
+pub(super) async fn wait_for_all(
+    session: &Session,
+    client: &Client,
+    ids: &[JobId],
+) -> Result<u8, Failure> {
     let (mut succeeded, mut failed) = (0_u64, 0_u64);
+    let mut printed = Ok(());
     client
         .wait_each(ids, |record| {
             if record.state == State::Succeeded {
@@ -180,8 +185,14 @@ pub(super) async fn wait_for_all(client: &Client, ids: &[JobId]) -> Result<u8, F
             } else {
                 failed += 1;
             }
+            if session.json && printed.is_ok() {
+                printed = render::print_json(&record);
+            }
         })
         .await?;
-    render::note(format_args!("{succeeded} succeeded, {failed} did not"));
+    printed?;
+    if !session.json {
+        render::note(format_args!("{succeeded} succeeded, {failed} did not"));
+    }
     Ok(if failed == 0 { 0 } else { Exit::Failed as u8 })
 }

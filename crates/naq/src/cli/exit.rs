@@ -1,7 +1,13 @@
-//! Exit codes, and the one line an error is told in.
+//! Exit codes, and the one line that reports an error.
+//!
+//! Every error of the command line ends here: a library error becomes a [`Failure`] with an exit
+//! code, and hints, which name verbs and options, are added here or by the verb and never by a
+//! library.
 
 use std::process::ExitCode;
 
+use super::json;
+use super::render;
 use crate::local_server::ServerError;
 use crate::worker::WorkerError;
 use naq_client::config::ConfigError;
@@ -9,36 +15,54 @@ use naq_client::{BrokerError, ClientError, ConnectFailure, ErrorKind};
 use naq_core::{ExistingJob, ScheduleError};
 use naq_protocol::{EnvelopeError, InvalidName};
 
-/// The documented exit codes (`naq --help`, README).
+/// The documented exit codes (`naq --help`, `docs/cli.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Exit {
-    /// It failed.
+    /// The command failed.
     Failed = 1,
     /// The arguments or settings are wrong.
     Usage = 2,
     /// NATS cannot be reached or used.
     NoNats = 3,
-    /// There is no such job, queue or object.
+    /// No such job, schedule, queue or object exists.
     NotFound = 4,
-    /// The id stands for another envelope, or for a job that has not ended.
+    /// The id belongs to another envelope, or the job or schedule is in the wrong state.
     Conflict = 5,
     /// The envelope is refused.
     Refused = 6,
     /// The storage or the queue is full.
     Full = 7,
-    /// It took too long.
+    /// The time limit of the command has passed.
     TimedOut = 124,
+}
+
+impl Exit {
+    /// The stable word for this exit code in `{"error": {"code": …}}`.
+    pub(super) const fn code(self) -> &'static str {
+        match self {
+            Exit::Failed => "failed",
+            Exit::Usage => "usage",
+            Exit::NoNats => "no_nats",
+            Exit::NotFound => "not_found",
+            Exit::Conflict => "conflict",
+            Exit::Refused => "refused",
+            Exit::Full => "full",
+            Exit::TimedOut => "timed_out",
+        }
+    }
 }
 
 /// An error on its way to the user.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) exit: Exit,
+    /// What failed and why: lower case, no full stop.
     pub(super) message: String,
-    /// What the user can do about it, in terms of this command line.
-    hint: Option<String>,
-    /// The reader of our output has gone: nothing is left to say, or to say it to.
+    /// What the user can do about it, in terms of this command line. `None` means that the message
+    /// suffices.
+    pub(super) hint: Option<String>,
+    /// The reader of our output has closed it, so there is nobody to report to.
     silent: bool,
 }
 
@@ -61,38 +85,73 @@ impl Failure {
     }
 
     /// Replaces the message by one that contains it. Exit code and hint stay.
-    pub(super) fn map_message(mut self, message: impl FnOnce(String) -> String) -> Failure {
-        self.message = message(self.message);
+    pub(super) fn map_message(self, context: impl FnOnce(&str) -> String) -> Failure {
+        Failure {
+            message: context(&self.message),
+            ..self
+        }
+    }
+
+    /// Adds what to do about it.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
         self
     }
 
-    /// Returns the message followed by the hint.
-    pub(super) fn text(&self) -> String {
-        match &self.hint {
-            Some(hint) => format!("{}; {hint}", self.message),
-            None => self.message.clone(),
-        }
+    /// Reports the error once, in one line on standard error, and returns its exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        self.print();
+        ExitCode::from(self.exit as u8)
     }
 
-    /// Prints the error, in one line, and returns its exit code.
-    pub(super) fn report(&self, json: bool) -> ExitCode {
-        use std::io::Write;
-        if !self.silent {
-            let mut stderr = anstream::stderr();
-            let _ = if json {
-                let text = super::render::one_line(&self.message);
-                let mut object = serde_json::json!({"error": text, "code": self.exit as u8});
-                if let Some(hint) = &self.hint {
-                    object["hint"] = super::render::one_line(hint).into();
-                }
-                writeln!(stderr, "{object}")
-            } else {
-                let text = super::render::one_line(&self.text());
-                let style = anstyle::AnsiColor::Red.on_default().bold();
-                writeln!(stderr, "{style}naq:{style:#} {text}")
-            };
+    /// Prints the line: `naq: message; hint`, or `{"error": {…}}` with `--json`.
+    pub(super) fn print(&self) {
+        if self.silent {
+            return;
         }
-        ExitCode::from(self.exit as u8)
+        let message = render::one_line(&self.message);
+        let hint = self.hint.as_deref().map(render::one_line);
+        if render::is_json() {
+            render::print_stderr_json(&json::ErrorReport {
+                error: json::ErrorBody {
+                    code: self.exit.code().to_owned(),
+                    message,
+                    hint,
+                },
+            });
+        } else {
+            let style = anstyle::AnsiColor::Red.on_default().bold();
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            render::print_stderr(format_args!("{style}naq:{style:#} {message}{hint}"));
+        }
+    }
+}
+
+/// A usage error of clap as one line. Its text comes in paragraphs: what is wrong, tips, the usage
+/// (which names the verb), and a reference to `--help`.
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Failure {
+        use clap::error::ErrorKind;
+        let text = error.render().to_string();
+        let mut verb = "naq".to_owned();
+        let (mut message, mut tip) = (None, None);
+        for paragraph in text.split("\n\n").map(str::trim) {
+            if let Some(usage) = paragraph.strip_prefix("Usage: ") {
+                let words = usage.split_whitespace();
+                let is_verb = |word: &&str| word.starts_with(|first: char| first.is_alphabetic());
+                verb = words.take_while(is_verb).collect::<Vec<_>>().join(" ");
+            } else if let Some(found) = paragraph.strip_prefix("tip: ") {
+                tip.get_or_insert_with(|| found.lines().next().unwrap_or_default().to_owned());
+            } else if message.is_none() {
+                let paragraph = paragraph.strip_prefix("error: ").unwrap_or(paragraph);
+                message = Some(paragraph.trim_end_matches('.').to_owned());
+            }
+        }
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            message = Some("a command is missing".to_owned());
+        }
+        let help = format!("`{verb} --help` shows the usage");
+        Failure::usage(message.unwrap_or_default()).hint(tip.unwrap_or(help))
     }
 }
 

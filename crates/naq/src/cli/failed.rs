@@ -4,11 +4,12 @@ use std::io::Write;
 
 use base64::Engine;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::confirm::confirm;
 use super::exit::Failure;
-use super::render;
+use super::json::{DeadLetterReport, Discarded, HeaderReport};
+use super::render::{self, Column};
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
 use naq_client::{Client, DeadLetter, DeadLetterFilter, RetryOutcome};
@@ -94,9 +95,9 @@ impl FailedFilterOptions {
     }
 }
 
-/// A moment that is so long past.
+/// The moment that was so long ago.
 pub(super) fn time_before_now(age: WireDuration) -> Timestamp {
-    // ages are bounded, so that the moment exists
+    // a duration on the wire is bounded, so this cannot overflow
     Timestamp(render::now().0 - age.0)
 }
 
@@ -126,8 +127,8 @@ impl Selection {
             self.all,
         ];
         if given.iter().filter(|given| **given).count() != 1 {
-            return Err(Failure::usage(
-                "say which failed jobs: their ids, or filters (--queue, --reason, --older-than, --newer-than), or --all",
+            return Err(Failure::usage("which failed jobs is not clear").hint(
+                "give their ids, or filters (--queue, --reason, --older-than, --newer-than), or --all",
             ));
         }
         if self.ids.is_empty() {
@@ -183,53 +184,76 @@ async fn list(
     limit: usize,
 ) -> Result<u8, Failure> {
     let mut failed = client.list_dead_letters(filter).await?;
-    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
+    let mut listed = 0;
     let now = render::now();
-    while rows.len() + objects.len() < limit
+    while listed < limit
         && let Some(job) = failed.next().await?
     {
+        listed += 1;
         if session.json {
-            objects.push(as_json(&job));
+            render::print_json(&report(&job))?;
             continue;
         }
         rows.push(vec![
             job.job_id.to_string(),
             job.queue.to_string(),
-            format!("{}/{}", job.state, job.reason.as_deref().unwrap_or("-")),
+            describe_state(&job),
             job.attempt.to_string(),
             format!("{} ago", render::age(job.time, now)),
-            render::excerpt(job.error.as_deref().unwrap_or("-"), 80),
+            job.error.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     if session.json {
-        render::print_json(&objects)?;
-    } else if rows.is_empty() {
-        render::note("no failed job is kept");
-    } else {
-        let is_all = rows.len() < limit || failed.next().await?.is_none();
-        render::print_table(
-            &["JOB", "QUEUE", "REASON", "ATTEMPT", "FAILED", "ERROR"],
-            &rows,
-        )?;
-        if !is_all {
-            render::note(format_args!(
-                "naq: these are the newest {limit}; --limit shows more"
-            ));
-        }
+        return Ok(0);
+    }
+    if rows.is_empty() {
+        render::note("no failed jobs");
+        return Ok(0);
+    }
+    let is_all = listed < limit || failed.next().await?.is_none();
+    render::print_table(
+        &[
+            Column::new("JOB"),
+            Column::new("QUEUE"),
+            Column::new("STATE"),
+            Column::number("ATTEMPT").optional(2),
+            Column::new("FAILED").optional(1),
+            Column::new("ERROR"),
+        ],
+        &rows,
+    )?;
+    if !is_all {
+        render::note(format_args!(
+            "these are the newest {limit}; --limit shows more"
+        ));
     }
     Ok(0)
 }
 
-fn as_json(job: &DeadLetter) -> Value {
-    json!({
-        "job_id": job.job_id,
-        "queue": job.queue,
-        "state": job.state,
-        "reason": job.reason,
-        "error": job.error,
-        "attempt": job.attempt,
-        "failed_at": job.time,
-    })
+/// As [`render::Ending`] has it. The dead letter's reason is text, since a later version may write
+/// another one, and it has no exit code: the error names that.
+fn describe_state(job: &DeadLetter) -> String {
+    match &job.reason {
+        Some(reason) => format!("{} ({reason})", job.state),
+        None => job.state.to_string(),
+    }
+}
+
+/// The dead letter without its headers and its envelope.
+fn report(job: &DeadLetter) -> DeadLetterReport<'_> {
+    DeadLetterReport {
+        job_id: &job.job_id,
+        queue: &job.queue,
+        state: job.state,
+        reason: job.reason.as_deref(),
+        error: job.error.as_deref(),
+        attempt: job.attempt,
+        finished_at: job.time,
+        headers: None,
+        envelope: None,
+        envelope_base64: None,
+    }
 }
 
 fn show(
@@ -239,28 +263,24 @@ fn show(
     envelope: &[u8],
 ) -> std::io::Result<()> {
     if session.json {
-        let mut object = as_json(job);
-        object["headers"] = headers
+        let headers = headers
             .iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
-            .collect();
-        match serde_json::from_slice::<Box<serde_json::value::RawValue>>(envelope) {
-            Ok(_) => object["envelope"] = serde_json::from_slice(envelope)?,
-            Err(_) => {
-                let encoded = base64::engine::general_purpose::STANDARD.encode(envelope);
-                object["envelope_base64"] = Value::String(encoded);
-            }
-        }
-        return render::print_json(&object);
+            .map(|(name, value)| HeaderReport { name, value });
+        // parsed and not copied as it is, since it may have several lines
+        let parsed: Option<Value> = serde_json::from_slice(envelope).ok();
+        let base64 = &base64::engine::general_purpose::STANDARD;
+        return render::print_json(&DeadLetterReport {
+            headers: Some(headers.collect()),
+            envelope_base64: parsed.is_none().then(|| base64.encode(envelope)),
+            envelope: parsed,
+            ..report(job)
+        });
     }
-    let row = |name: &str, value: &str| {
-        render::print_line(format_args!("{name:<12} {}", render::escape(value)))
-    };
+    let row = |name: &str, value: &str| render::print_field(name, render::escape(value));
     let age = render::age(job.time, render::now());
     row("job", job.job_id.as_str())?;
     row("queue", job.queue.as_str())?;
-    row("state", job.state.as_str())?;
-    row("reason", job.reason.as_deref().unwrap_or("-"))?;
+    row("state", &describe_state(job))?;
     row("error", job.error.as_deref().unwrap_or("-"))?;
     row("attempt", &job.attempt.to_string())?;
     row("failed", &format!("{} ({age} ago)", job.time))?;
@@ -314,14 +334,14 @@ async fn retry(
         })
         .await?;
     printed?;
-    let mut told = format!("naq: {enqueued} failed jobs run again");
+    let mut summary = format!("{} enqueued again", render::count(enqueued, "failed job"));
     if outdated > 0 {
-        told.push_str(&format!(", {outdated} had ended otherwise since"));
+        summary.push_str(&format!(", {outdated} skipped because of a later outcome"));
     }
     if open > 0 {
-        told.push_str(&format!(", {open} have not ended yet and were left"));
+        summary.push_str(&format!(", {open} skipped because the job has not ended"));
     }
-    render::note(told);
+    render::note(summary);
     errors.finish()
 }
 
@@ -337,7 +357,10 @@ async fn discard(
             for id in &ids {
                 jobs.push(client.fetch_dead_letter(id).await?);
             }
-            confirm(yes, &format!("discard {} failed jobs", jobs.len()))?;
+            confirm(
+                yes,
+                &format!("discard {}", render::count(jobs.len() as u64, "failed job")),
+            )?;
             let mut discarded = 0;
             for job in &jobs {
                 discarded += u64::from(client.discard_dead_letter(job).await?);
@@ -347,17 +370,19 @@ async fn discard(
         Selected::Matching(mut filter) => {
             if !yes {
                 let count = client.count_dead_letters(&filter).await?;
-                // what fails while the question is open was not asked about
+                // jobs that fail while the question is open are not part of it
                 filter.up_to = Some(count.up_to);
-                confirm(yes, &format!("discard {} failed jobs", count.jobs))?;
+                let jobs = render::count(count.jobs, "failed job");
+                confirm(yes, &format!("discard {jobs}"))?;
             }
             client.discard_dead_letters(&filter).await?
         }
     };
     if session.json {
-        render::print_json(&json!({"discarded": discarded}))?;
+        render::print_json(&Discarded { discarded })?;
     } else {
-        render::print_line(format_args!("{discarded} failed jobs discarded"))?;
+        let jobs = render::count(discarded, "failed job");
+        render::print_line(format_args!("{jobs} discarded"))?;
     }
     Ok(0)
 }

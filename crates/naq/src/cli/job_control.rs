@@ -67,7 +67,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if has_changes != (args.action == LibraryAction::Reschedule) {
         return Err(Failure::usage(if has_changes {
             format!(
-                "{} changes nothing: the options are for `reschedule`",
+                "{} takes no options: they are for `reschedule`",
                 args.action.as_str()
             )
         } else {

@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::events;
 use super::exit::Failure;
 use super::failed::time_before_now;
-use super::render;
+use super::json::NoteBody;
+use super::render::{self, Column, Ending};
 use super::session::Session;
 use naq_client::{Client, JobCursor, JobFilter, JobPage};
 use naq_protocol::units::WireDuration;
@@ -24,7 +25,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// Go on from where an earlier page ended
+    /// Continue where an earlier page ended
     #[arg(long, value_name = "CURSOR", conflicts_with = "watch")]
     before: Option<JobCursor>,
     /// Keep the list up to date until Ctrl-C; where the output is no terminal, print each change
@@ -35,11 +36,11 @@ pub(super) struct Args {
 /// The shortest time between two drawings of the list.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How often ages are drawn, which grow by themselves.
+/// How often the list is drawn without an event: ages grow by themselves.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the list is read anew also where nothing was heard of: that a job was purged or its
-/// record has expired is no event.
+/// How often the list is read again without an event: purging a job and the expiry of its record
+/// cause none.
 const REREAD_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -56,17 +57,20 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .list_jobs(&filter, since, args.before, args.limit as usize)
         .await?;
     if session.json {
-        let next = page.next.as_ref().map(ToString::to_string);
-        render::print_json(&serde_json::json!({"jobs": page.jobs, "next": next}))?;
-        return Ok(0);
+        for job in &page.jobs {
+            render::print_json(job)?;
+        }
+    } else if page.jobs.is_empty() {
+        render::note("no such jobs");
+    } else {
+        print(&page)?;
     }
-    if page.jobs.is_empty() {
-        render::note("there is no such job");
-        return Ok(0);
-    }
-    print(&page)?;
     if let Some(next) = &page.next {
-        render::note(format_args!("naq: there are more: --before {next}"));
+        render::note_with(NoteBody {
+            message: format!("more jobs follow; `--before {next}` lists them"),
+            next: Some(next.to_string()),
+            ..NoteBody::default()
+        });
     }
     Ok(0)
 }
@@ -78,35 +82,43 @@ fn print(page: &JobPage) -> std::io::Result<()> {
         .iter()
         .map(|job| {
             let record = &job.record;
-            let state = match record.reason {
-                Some(reason) => format!("{}/{reason}", record.state),
-                None => record.state.to_string(),
+            let ending = Ending {
+                state: record.state,
+                reason: record.reason,
+                exit_code: record.exit_code,
+                signal: job.signal,
             };
             vec![
                 record.job_id.to_string(),
                 record.queue.to_string(),
-                state,
+                ending.to_string(),
                 match record.attempt {
                     0 => "-".to_owned(),
                     attempt => attempt.to_string(),
                 },
                 render::age(job.enqueue_time, now),
                 render::age(job.changed_at, now),
-                render::excerpt(job.command.as_deref().unwrap_or("-"), 60),
+                job.command.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         })
         .collect();
     render::print_table(
         &[
-            "JOB", "QUEUE", "STATE", "ATTEMPT", "AGE", "CHANGED", "COMMAND",
+            Column::new("JOB"),
+            Column::new("QUEUE"),
+            Column::new("STATE"),
+            Column::number("ATTEMPT").optional(2),
+            Column::new("AGE").optional(1),
+            Column::new("CHANGED").optional(3),
+            Column::new("COMMAND"),
         ],
         &rows,
     )
 }
 
-/// Draws the list anew whenever something happens.
+/// Draws the list again after every change.
 async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, Failure> {
-    // before the first look, so that nothing is missed in between
+    // watched before the first read, so that a change in between is seen
     let mut events = client.events(&JobFilter::default()).await?;
     loop {
         let since = args.since.map(time_before_now);
@@ -117,7 +129,7 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
             if let Some(since) = args.since.map(time_before_now) {
                 page.jobs.retain(|job| job.changed_at >= since);
             }
-            // up and clear in one go with what follows
+            // the cursor goes home and the screen is cleared in the same write as the table
             write!(anstream::stdout(), "\x1b[H\x1b[2J")?;
             print(&page)?;
             std::io::stdout().flush()?;
@@ -129,7 +141,7 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
                 break;
             }
         }
-        // what comes meanwhile is drawn at once
+        // changes within the interval are drawn together
         while let Ok(event) = timeout_at(listed + REDRAW_INTERVAL, events.next()).await {
             event?;
         }

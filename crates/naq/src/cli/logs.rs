@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::exit::Failure;
+use super::json::LogLine;
 use super::render;
 use super::session::Session;
 use naq_client::{JobId, LogChunk, OutputStream};
@@ -51,11 +52,11 @@ impl Printer {
                 OutputStream::Stdout => "stdout",
                 OutputStream::Stderr => "stderr",
             };
-            return render::print_json(&serde_json::json!({
-                "stream": stream,
-                "attempt": attempt,
-                "text": String::from_utf8_lossy(&bytes),
-            }));
+            return render::print_json(&LogLine {
+                stream,
+                attempt,
+                text: &String::from_utf8_lossy(&bytes),
+            });
         }
         match stdio {
             OutputStream::Stdout => {

@@ -18,6 +18,7 @@ mod job;
 mod job_control;
 mod job_options;
 mod jobs;
+mod json;
 mod logs;
 mod progress;
 mod queue;
@@ -159,26 +160,44 @@ pub fn main() -> ExitCode {
         .and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => cli,
-        Err(error) => {
-            // help and version are not errors, and go to stdout
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return report_usage(error),
     };
-    let json = cli.global.json;
+    render::set_mode(render::OutputMode {
+        json: cli.global.json,
+        wide: cli.global.wide,
+    });
     match run(cli) {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => failure.report(json),
+        Err(failure) => failure.report(),
     }
+}
+
+/// Help and version go to standard output and are no errors. Anything else is one line, as every
+/// error.
+fn report_usage(error: clap::Error) -> ExitCode {
+    if error.exit_code() == 0 {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // the arguments could not be read, so `--json` is looked for among the words; what follows
+    // `--` belongs to the job
+    let words = std::env::args_os().take_while(|word| word != "--");
+    let json = words.skip(1).any(|word| word == "--json");
+    render::set_mode(render::OutputMode { json, wide: false });
+    if !json && error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(exit::Exit::Usage as u8);
+    }
+    Failure::from(error).report()
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
     // verbs that need nothing around them
     match &cli.verb {
-        Verb::Cron(args) => return cron::run(args, cli.global.json),
+        Verb::Cron(args) => return cron::run(args),
         Verb::Schema(args) => return schema::run(args),
         Verb::Completions(args) => return completions::run(args, &mut command()),
-        Verb::Version(args) => return version::run(args, cli.global.json),
+        Verb::Version(args) => return version::run(args),
         _ => {}
     }
     let log_jobs = matches!(cli.verb, Verb::Dev(_));

@@ -8,7 +8,8 @@ use clap::Subcommand;
 
 use super::confirm::confirm;
 use super::exit::Failure;
-use super::render;
+use super::json::{QueueChange, QueueReport};
+use super::render::{self, Column};
 use super::session::Session;
 use naq_client::QueueSettings;
 
@@ -102,6 +103,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let client = session.connect().await?;
             for name in &names.queues {
                 client.queue(name)?.add(&settings).await?;
+                print_change(session, name, "added")?;
             }
         }
         QueueVerb::Set {
@@ -111,18 +113,21 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let client = session.connect().await?;
             for name in &names.queues {
                 client.queue(name)?.set_max_running(count).await?;
+                print_change(session, name, "set")?;
             }
         }
         QueueVerb::Pause(names) => {
             let client = session.connect().await?;
             for name in &names.queues {
                 client.queue(name)?.pause().await?;
+                print_change(session, name, "paused")?;
             }
         }
         QueueVerb::Resume(names) => {
             let client = session.connect().await?;
             for name in &names.queues {
                 client.queue(name)?.resume().await?;
+                print_change(session, name, "resumed")?;
             }
         }
     }
@@ -134,38 +139,64 @@ async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, F
     for name in queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
-        let count = info.depth + info.running + info.delayed;
-        let running = match info.running {
-            0 => String::new(),
-            running => {
-                format!(", {running} of which run and are not taken up again if their worker dies")
-            }
-        };
-        confirm(
-            yes,
-            &format!("remove the queue {name} and its {count} jobs{running}"),
-        )?;
+        let jobs = info.depth + info.running + info.delayed;
+        let mut what = render::count(jobs, "job");
+        if info.running > 0 {
+            let running = info.running;
+            what.push_str(&format!(
+                ", {running} of them running and lost if their worker dies"
+            ));
+        }
+        confirm(yes, &format!("remove the queue {name} and its {what}"))?;
         queue.remove().await?;
         if session.json {
-            render::print_json(&serde_json::json!({
-                "queue": name, "removed": info.depth + info.delayed, "running": info.running,
-            }))?;
-        } else if count > 0 {
-            render::print_line(format_args!("{name}: removed with {count} jobs{running}"))?;
+            render::print_json(&QueueChange {
+                queue: name,
+                action: "removed",
+                removed: Some(info.depth + info.delayed),
+                running: Some(info.running),
+            })?;
+        } else if jobs > 0 {
+            render::print_line(format_args!("{name}: removed with {what}"))?;
         }
     }
     Ok(0)
+}
+
+/// Reports a change to programs; a person sees from the exit code that it was made.
+fn print_change(session: &Session, queue: &str, action: &str) -> std::io::Result<()> {
+    if !session.json {
+        return Ok(());
+    }
+    render::print_json(&QueueChange {
+        queue,
+        action,
+        removed: None,
+        running: None,
+    })
 }
 
 pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let queues = client.list_queues().await?;
     if session.json {
-        render::print_json(&queues)?;
+        for queue in &queues {
+            render::print_json(&QueueReport {
+                queue: &queue.name,
+                depth: queue.depth,
+                running: queue.running,
+                delayed: queue.delayed,
+                bytes: queue.bytes,
+                oldest: queue.oldest,
+                paused: queue.paused,
+                max_running: queue.max_running.map(NonZeroU32::get),
+                replicas: queue.replicas,
+            })?;
+        }
         return Ok(0);
     }
     if queues.is_empty() {
-        render::note("there is no queue yet; `naq enqueue` makes one");
+        render::note("no queues; `naq enqueue` creates the queue of its job");
         return Ok(0);
     }
     let now = render::now();
@@ -190,7 +221,13 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
         .collect();
     render::print_table(
         &[
-            "QUEUE", "DEPTH", "RUNNING", "DELAYED", "OLDEST", "SIZE", "STATE",
+            Column::new("QUEUE"),
+            Column::number("DEPTH"),
+            Column::number("RUNNING"),
+            Column::number("DELAYED"),
+            Column::number("OLDEST"),
+            Column::number("SIZE").optional(1),
+            Column::new("STATE"),
         ],
         &rows,
     )?;

@@ -1,67 +1,281 @@
-//! Text for people: tables, ages, escapes; and JSON for programs.
+//! How output looks: tables, times, sizes and states for people, one line of JSON for programs.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::Table;
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::json::{NoteBody, NoteReport};
 use naq_cron::Timezone;
 pub(super) use naq_protocol::escape;
-use naq_protocol::{State, Timestamp};
+use naq_protocol::{Reason, Record, State, Timestamp};
 
-/// One line of JSON.
+/// How this process prints.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OutputMode {
+    /// `--json`: one object a line, errors and notes too.
+    pub(super) json: bool,
+    /// `--wide`: every column of a table, whole.
+    pub(super) wide: bool,
+}
+
+/// Set once, as soon as the arguments are known and before anything is printed.
+static MODE: OnceLock<OutputMode> = OnceLock::new();
+
+/// Sets how this process prints. Later calls have no effect.
+pub(super) fn set_mode(mode: OutputMode) {
+    let _ = MODE.set(mode);
+}
+
+/// Whether output, errors and notes are JSON.
+pub(super) fn is_json() -> bool {
+    MODE.get().is_some_and(|mode| mode.json)
+}
+
+/// Prints an object as one line of JSON.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     serde_json::to_writer(&mut stdout, value).map_err(io::Error::from)?;
     stdout.write_all(b"\n")
 }
 
-/// One line of text.
+/// Prints an object as one line of JSON on standard error.
+pub(super) fn print_stderr_json(value: &impl Serialize) {
+    if let Ok(line) = serde_json::to_string(value) {
+        print_stderr(line);
+    }
+}
+
+/// Prints a line of text.
 pub(super) fn print_line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(anstream::stdout(), "{text}")
 }
 
-/// A line for people beside the output.
-pub(super) fn note(text: impl std::fmt::Display) {
+/// Prints a line of text on standard error. An error there has nowhere to be reported.
+pub(super) fn print_stderr(text: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// A table with a header. Cells are escaped; the table is as wide as the terminal, and as wide
-/// as its content where there is none.
-pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header.to_vec());
-    if table.width() == Some(0) {
-        // a terminal that nobody has told its size
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
-    for row in rows {
-        table.add_row(row.iter().map(|cell| escape(cell)));
-    }
-    if let Some(first) = table.column_mut(0) {
-        first.set_padding((0, 1));
-    }
-    print_line(
-        table
-            .to_string()
-            .lines()
-            .map(str::trim_end)
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
+/// Prints a remark on standard error: `naq: …`, or `{"note": {…}}` with `--json`.
+pub(super) fn note(message: impl std::fmt::Display) {
+    note_with(NoteBody {
+        message: message.to_string(),
+        ..NoteBody::default()
+    });
 }
 
-/// The same, for an error's one line: what is written in several becomes one.
+/// Prints a remark of which programs get more than the message.
+pub(super) fn note_with(mut note: NoteBody) {
+    note.message = one_line(&note.message);
+    if is_json() {
+        print_stderr_json(&NoteReport { note });
+        return;
+    }
+    let place = match (&note.file, note.line) {
+        (Some(file), Some(line)) => format!("{}:{line}: ", escape(file)),
+        (Some(file), None) => format!("{}: ", escape(file)),
+        (None, _) => String::new(),
+    };
+    print_stderr(format_args!("naq: {place}{}", note.message));
+}
+
+/// A column of a table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    title: &'static str,
+    /// Left out of a terminal that is too narrow, the highest first. `None` means always shown.
+    optional: Option<u8>,
+    /// Numbers line up at the right.
+    is_number: bool,
+}
+
+impl Column {
+    pub(super) const fn new(title: &'static str) -> Column {
+        Column {
+            title,
+            optional: None,
+            is_number: false,
+        }
+    }
+
+    /// A column of numbers.
+    pub(super) const fn number(title: &'static str) -> Column {
+        Column {
+            is_number: true,
+            ..Column::new(title)
+        }
+    }
+
+    /// Leaves the column out where the terminal is too narrow; the highest rank goes first.
+    pub(super) const fn optional(self, rank: u8) -> Column {
+        Column {
+            optional: Some(rank),
+            ..self
+        }
+    }
+}
+
+/// Spaces between two columns.
+const GAP: usize = 2;
+
+/// The least width that the last column keeps before an optional column is left out.
+const LAST_COLUMN_WIDTH_MIN: usize = 12;
+
+/// Prints a table. No cell is wrapped, so every row is one line. On a terminal that is too narrow,
+/// optional columns are left out and the last column ends in `…`; `--wide` and an output that is
+/// no terminal get everything.
+pub(super) fn print_table(columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
+    let is_wide = MODE.get().is_some_and(|mode| mode.wide);
+    // a width of 0 is a terminal whose size nobody has set
+    let terminal = Table::new().width().map(usize::from);
+    let width = terminal.filter(|width| *width > 0 && !is_wide);
+    let lines = layout(columns, rows, width);
+    let mut stdout = anstream::stdout().lock();
+    for (index, line) in lines.iter().enumerate() {
+        if index == 0 {
+            let bold = anstyle::Style::new().bold();
+            writeln!(stdout, "{bold}{line}{bold:#}")?;
+        } else {
+            writeln!(stdout, "{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a table, header first, for a terminal of this width. `None` means no limit.
+fn layout(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+    let titles = columns.iter().map(|column| column.title.to_owned());
+    let mut cells: Vec<Vec<String>> = vec![titles.collect()];
+    for row in rows {
+        cells.push(row.iter().map(|cell| escape(cell).to_string()).collect());
+    }
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|at| {
+            let column = cells.iter().filter_map(|row| row.get(at));
+            column.map(|cell| cell.width()).max().unwrap_or(0)
+        })
+        .collect();
+    let shown = shown_columns(columns, &widths, width);
+    let (Some(last), before) = (shown.last(), shown.iter().rev().skip(1)) else {
+        return Vec::new();
+    };
+    let before: usize = before.map(|at| widths[*at] + GAP).sum();
+    // the last column has what is left; a terminal without room for it shows it whole
+    let room = width
+        .and_then(|width| width.checked_sub(before))
+        .filter(|room| *room > 0);
+    let line = |row: &Vec<String>| {
+        let mut line = String::new();
+        for at in &shown {
+            let cell = row.get(*at).map(String::as_str).unwrap_or_default();
+            let padding = " ".repeat(widths[*at].saturating_sub(cell.width()));
+            match (columns[*at].is_number, at == last, room) {
+                (true, ..) => line.extend([padding.as_str(), cell]),
+                (false, true, Some(room)) => line.push_str(&cut(cell, room)),
+                (false, true, None) => line.push_str(cell),
+                (false, false, _) => line.extend([cell, padding.as_str()]),
+            }
+            if at != last {
+                line.push_str(&" ".repeat(GAP));
+            }
+        }
+        line.truncate(line.trim_end().len());
+        line
+    };
+    cells.iter().map(line).collect()
+}
+
+/// The columns that fit, by their places.
+fn shown_columns(columns: &[Column], widths: &[usize], width: Option<usize>) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..columns.len()).collect();
+    let Some(width) = width else {
+        return shown;
+    };
+    loop {
+        let last = shown.last().map_or(0, |last| widths[*last]);
+        let before = shown.iter().rev().skip(1).map(|at| widths[*at] + GAP);
+        let needed = before.sum::<usize>() + last.min(LAST_COLUMN_WIDTH_MIN);
+        let goes_first = shown
+            .iter()
+            .enumerate()
+            .filter_map(|(place, at)| Some((columns[*at].optional?, place)))
+            .max();
+        match goes_first {
+            Some((_, place)) if needed > width => drop(shown.remove(place)),
+            _ => return shown,
+        }
+    }
+}
+
+/// The beginning of a text that takes so many columns at most, with `…` where it was cut.
+fn cut(text: &str, width_max: usize) -> String {
+    if text.width() <= width_max {
+        return text.to_owned();
+    }
+    let mut taken = String::new();
+    let mut width = 1;
+    for next in text.chars() {
+        width += next.width().unwrap_or(0);
+        if width > width_max {
+            break;
+        }
+        taken.push(next);
+    }
+    taken.truncate(taken.trim_end().len());
+    taken.push('…');
+    taken
+}
+
+/// The width of the labels in what [`print_field`] prints: `scheduled for`, `misfire grace`.
+const LABEL_WIDTH: usize = 14;
+
+/// Prints a row of a description of one thing: a label, and a value that is printed as it is.
+pub(super) fn print_field(label: &str, value: impl std::fmt::Display) -> io::Result<()> {
+    let dim = anstyle::Style::new().dimmed();
+    print_line(format_args!("{dim}{label:<LABEL_WIDTH$}{dim:#}  {value}"))
+}
+
+/// A number of things: `1 job`, `2 jobs`.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
+}
+
+/// A command line that can be pasted into a shell: words that need it are in quotes.
+pub(super) fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted = words.into_iter().map(shell_word);
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// A text as one line, escaped: for errors and notes, whose causes may have several lines.
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     escape(lines.join(" ").trim_end())
 }
 
-/// The beginning of a text, for a cell.
+/// A cell that is not empty.
+pub(super) fn or_dash(cell: String) -> String {
+    if cell.is_empty() {
+        "-".to_owned()
+    } else {
+        cell
+    }
+}
+
+/// The beginning of a text: at most so many characters, and `…` where it was cut.
 pub(super) fn excerpt(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -69,7 +283,7 @@ pub(super) fn excerpt(text: &str, chars_max: usize) -> String {
     }
 }
 
-/// How long ago a moment was: `3s`, `5m`, `2h`, `4d`.
+/// The time since a moment: `3s`, `5m`, `2h`, `4d`.
 pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
     let seconds = (now.unix_ms() - then.unix_ms()).max(0) / 1_000;
     match seconds {
@@ -80,7 +294,7 @@ pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// How far a moment is away: `in 5m`, `3s ago`.
+/// A moment relative to now: `in 5m`, `3s ago`.
 pub(super) fn relative_time(moment: Timestamp, now: Timestamp) -> String {
     if moment > now {
         format!("in {}", age(now, moment))
@@ -89,13 +303,13 @@ pub(super) fn relative_time(moment: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// A moment by the clocks of a zone, or in UTC: `2026-12-24T18:00:00+01:00`.
+/// A moment in a time zone, or in UTC: `2026-12-24T18:00:00+01:00`.
 pub(super) fn format_in_zone(moment: Timestamp, zone: Option<&str>) -> String {
     let zone: Timezone = zone.and_then(|name| name.parse().ok()).unwrap_or_default();
     zone.format(moment.0)
 }
 
-/// A length of time for people: `12ms`, `3.4s`, `5m 10s`.
+/// A duration: `12ms`, `3.4s`, `5m 10s`.
 pub(super) fn span(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
@@ -111,7 +325,7 @@ pub(super) fn span(duration: Duration) -> String {
     }
 }
 
-/// A size for people: `512 B`, `1.5 MiB`.
+/// A size: `512 B`, `1.5 MiB`.
 pub(super) fn bytes(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
     let mut size = bytes as f64;
@@ -131,6 +345,10 @@ pub(super) fn bytes(bytes: u64) -> String {
 
 /// A state in its colour.
 pub(super) fn state(state: State) -> String {
+    colour(state, state.as_str())
+}
+
+fn colour(state: State, text: &str) -> String {
     use anstyle::AnsiColor;
     let colour = match state {
         State::Succeeded => AnsiColor::Green,
@@ -140,10 +358,50 @@ pub(super) fn state(state: State) -> String {
         State::Queued | State::Scheduled | State::Waiting => AnsiColor::Blue,
     };
     let style = colour.on_default();
-    format!("{style}{state}{style:#}")
+    format!("{style}{text}{style:#}")
 }
 
-/// The wall clock, for ages.
+/// Why a job is in its state, and how its last attempt ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) state: State,
+    pub(super) reason: Option<Reason>,
+    pub(super) exit_code: Option<i32>,
+    pub(super) signal: Option<i32>,
+}
+
+impl Ending {
+    pub(super) fn of(record: &Record) -> Ending {
+        Ending {
+            state: record.state,
+            reason: record.reason,
+            exit_code: record.exit_code,
+            signal: record.signal,
+        }
+    }
+
+    /// The state in its colour.
+    pub(super) fn coloured(self) -> String {
+        colour(self.state, &self.to_string())
+    }
+}
+
+/// The one spelling of an outcome in every verb: `succeeded`, `failed (exit 3)`,
+/// `failed (signal 9)`, `rejected (invalid)`. A reason that repeats the state is left out.
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.state.as_str())?;
+        match (self.reason, self.exit_code, self.signal) {
+            (None, ..) => Ok(()),
+            (Some(reason), ..) if reason.as_str() == self.state.as_str() => Ok(()),
+            (Some(Reason::Exit), Some(code), _) => write!(f, " (exit {code})"),
+            (Some(Reason::Signal), _, Some(signal)) => write!(f, " (signal {signal})"),
+            (Some(reason), ..) => write!(f, " ({reason})"),
+        }
+    }
+}
+
+/// The wall clock.
 pub(super) fn now() -> Timestamp {
     #[expect(
         clippy::disallowed_methods,
@@ -156,15 +414,115 @@ pub(super) fn now() -> Timestamp {
 mod tests {
     use super::*;
 
+    const COLUMNS: [Column; 4] = [
+        Column::new("JOB"),
+        Column::number("ATTEMPT").optional(1),
+        Column::new("CHANGED").optional(2),
+        Column::new("COMMAND"),
+    ];
+
+    fn row(job: &str, attempt: &str, changed: &str, command: &str) -> Vec<String> {
+        [job, attempt, changed, command].map(str::to_owned).to_vec()
+    }
+
     #[test]
-    fn an_error_is_one_line() {
+    fn error_text_becomes_one_line() {
         assert_eq!(one_line("a:\n  - b\n  - c\u{1b}\n"), "a: - b - c\\u{1b}");
     }
 
     #[test]
-    fn lengths_read_well() {
+    fn durations_and_sizes_are_short() {
         assert_eq!(bytes(1_536), "1.5 KiB");
         assert_eq!(span(Duration::from_millis(3_400)), "3.4s");
         assert_eq!(span(Duration::from_secs(310)), "5m 10s");
+    }
+
+    #[test]
+    fn table_without_a_width_shows_everything() {
+        let rows = [
+            row(
+                "a",
+                "1",
+                "2s",
+                "./backup.sh --all --with a --long=list of words",
+            ),
+            row("longer", "12", "3m", "x"),
+        ];
+        assert_eq!(
+            layout(&COLUMNS, &rows, None),
+            [
+                "JOB     ATTEMPT  CHANGED  COMMAND",
+                "a             1  2s       ./backup.sh --all --with a --long=list of words",
+                "longer       12  3m       x",
+            ]
+        );
+    }
+
+    #[test]
+    fn narrow_table_drops_optional_columns_and_cuts_the_last() {
+        let id = "0193f1c2-0000-7000-8000-000000000001";
+        let rows = [row(id, "1", "2s", "./backup.sh --all")];
+        let lines = layout(&COLUMNS, &rows, Some(50));
+        assert_eq!(lines[1], format!("{id}  ./backup.sh…"));
+        let lines = layout(&COLUMNS, &rows, Some(60));
+        assert_eq!(lines[1], format!("{id}        1  ./backup.sh…"));
+        // an id is whole even where the terminal is narrower than it is
+        assert!(layout(&COLUMNS, &rows, Some(20))[1].starts_with(id));
+    }
+
+    #[test]
+    fn cell_is_escaped_and_stays_one_line() {
+        let rows = [row("a", "1", "2s", "echo 'a\nb'\u{1b}[2J")];
+        assert_eq!(layout(&COLUMNS, &rows, None).len(), 2);
+    }
+
+    #[test]
+    fn wide_characters_are_measured() {
+        assert_eq!(cut("日本語", 5), "日本…");
+        assert_eq!(cut("日本語", 6), "日本語");
+    }
+
+    #[test]
+    fn outcome_has_one_spelling() {
+        let ending = |state, reason, exit_code, signal| Ending {
+            state,
+            reason,
+            exit_code,
+            signal,
+        };
+        let shown = [
+            ending(State::Succeeded, None, Some(0), None),
+            ending(State::Failed, Some(Reason::Exit), Some(3), None),
+            ending(State::Failed, Some(Reason::Signal), None, Some(9)),
+            ending(State::Failed, Some(Reason::Timeout), Some(137), None),
+            ending(State::Cancelled, Some(Reason::Cancelled), None, None),
+        ]
+        .map(|ending| ending.to_string());
+        assert_eq!(
+            shown,
+            [
+                "succeeded",
+                "failed (exit 3)",
+                "failed (signal 9)",
+                "failed (timeout)",
+                "cancelled",
+            ]
+        );
+    }
+
+    #[test]
+    fn plurals_agree() {
+        assert_eq!(
+            [0, 1, 2].map(|number| count(number, "job")),
+            ["0 jobs", "1 job", "2 jobs"]
+        );
+    }
+
+    #[test]
+    fn command_line_can_be_pasted() {
+        assert_eq!(
+            command_line(["naq", "cron", "next", "0 5 * * *", "it's", ""]),
+            r"naq cron next '0 5 * * *' 'it'\''s' ''"
+        );
     }
 }

@@ -34,8 +34,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             None => {
                 return Err(Failure::new(
                     Exit::Failed,
-                    format!("the job {job_id} has not ended; wait for it with --wait"),
-                ));
+                    format!("the job `{job_id}` has not ended"),
+                )
+                .hint("--wait waits for it"));
             }
         }
     };
@@ -56,7 +57,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }) = output
         {
             render::note(format_args!(
-                "naq: the job wrote {}; only the beginning and the end were kept ({})",
+                "the job wrote {}; only the beginning and the end were kept ({})",
                 render::bytes(*written),
                 render::bytes(bytes.len() as u64)
             ));

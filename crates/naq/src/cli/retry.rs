@@ -2,6 +2,7 @@
 
 use super::enqueue::{wait_and_show, wait_for_all};
 use super::exit::Failure;
+use super::json::Rerun;
 use super::render;
 use super::session::Session;
 use naq_client::{Client, ClientError};
@@ -26,7 +27,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .iter()
         .map(JobId::new)
         .collect::<Result<Vec<_>, _>>()?;
-    // a job that is named twice is not run twice
+    // a job that is named twice is run once
     let mut seen = std::collections::HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));
     let client = session.connect().await?;
@@ -54,9 +55,9 @@ async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Re
         for rerun in reruns {
             rerun.enqueue().await?;
         }
-        return wait_for_all(client, &new).await;
+        return wait_for_all(session, client, &new).await;
     };
-    // watched before it is there, so that nothing is missed
+    // watched before it is enqueued, so that no change is missed
     let waiter = client.waiter(std::slice::from_ref(only)).await?;
     for rerun in reruns {
         rerun.enqueue().await?;
@@ -70,13 +71,13 @@ pub(super) fn print_ids(
     rerun_of: &JobId,
 ) -> std::io::Result<()> {
     if session.json {
-        render::print_json(&serde_json::json!({"job_id": job_id, "rerun_of": rerun_of}))
+        render::print_json(&Rerun { job_id, rerun_of })
     } else {
         render::print_line(job_id)
     }
 }
 
-/// Errors of some of many jobs: each is told as it comes, but for the last, which ends the verb.
+/// Errors of some of many jobs: each is printed when the next one comes; the last one ends the verb.
 #[derive(Default)]
 pub(super) struct ErrorReporter {
     last: Option<Failure>,
@@ -85,11 +86,11 @@ pub(super) struct ErrorReporter {
 impl ErrorReporter {
     pub(super) fn add(&mut self, error: ClientError) {
         if let Some(earlier) = self.last.replace(error.into()) {
-            render::note(format_args!("naq: {}", render::one_line(&earlier.text())));
+            earlier.print();
         }
     }
 
-    /// 0, or the code of the last error.
+    /// Exit code 0, or the last error.
     pub(super) fn finish(self) -> Result<u8, Failure> {
         self.last.map_or(Ok(0), Err)
     }

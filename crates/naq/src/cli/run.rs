@@ -37,8 +37,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let labels = &session.settings().worker_labels;
     if !has_required_labels(labels, &envelope.requires) {
         return Err(Failure::usage(
-            "this job requires labels that are not in `worker_labels` here, and `naq run` runs it here; `naq enqueue --wait` leaves it to a worker that has them",
-        ));
+            "the job requires labels that `worker_labels` does not have here, where `naq run` runs it",
+        )
+        .hint("`naq enqueue --wait` leaves it to a worker that has them"));
     }
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;
     let options = WorkerOptions::single_slot();
@@ -62,8 +63,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if let (Some(record), _) = broker.read_record(&job_id).await?
         && record.state.is_terminal()
     {
-        std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
-        std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
+        if !session.json {
+            std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
+            std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
+        }
         return finish(session, &record);
     }
     let ack_wait = session.settings().ack_wait;
@@ -76,7 +79,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         job_id: job_id.clone(),
         consumer,
     });
-    worker.output_tap = Some(output_tap);
+    // with `--json` the record is printed, which has the output
+    worker.output_tap = (!session.json).then_some(output_tap);
     let (progress, updates) = watch::channel(JobProgress::default());
     worker.progress_tap = Some(progress);
     let bars = Arc::new(Mutex::new(ProgressBars::new()));
@@ -143,26 +147,26 @@ fn print(
     Ok(())
 }
 
-/// Says what is not to be seen from the output and the exit code.
+/// Reports what the output and the exit code do not show.
 fn finish(session: &Session, record: &Record) -> Result<u8, Failure> {
     if session.json {
         render::print_json(record)?;
         return Ok(record.shell_exit_code());
     }
-    let told = match (record.state, &record.error) {
+    let message = match (record.state, &record.error) {
         (State::Succeeded, _) => None,
         (State::Failed, None) => None,
         (_, Some(error)) => Some(error.clone()),
         (state, None) => Some(format!("the job is {state}")),
     };
-    if let Some(told) = told {
+    if let Some(message) = message {
         let after = record
             .usage
             .map(|usage| Duration::from_millis(usage.wall_ms))
             .filter(|wall| *wall > Duration::from_secs(1))
             .map(|wall| format!(" (after {})", render::span(wall)))
             .unwrap_or_default();
-        render::note(format_args!("naq: {}{after}", render::one_line(&told)));
+        render::note(format_args!("{message}{after}"));
     }
     Ok(record.shell_exit_code())
 }

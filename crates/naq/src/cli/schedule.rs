@@ -15,6 +15,7 @@ use super::control::{
 };
 use super::exit::Failure;
 use super::job_options::JobOptions;
+use super::json::AddedScheduleReport;
 use super::render;
 use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions};
@@ -181,7 +182,7 @@ async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
 /// Warns if no scheduler runs. A user without permission to read the leader's lease gets no warning.
 fn warn_without_scheduler(leader: &Result<Option<LeaderInfo>, ClientError>) {
     if matches!(leader, Ok(None)) {
-        render::note("naq: no scheduler runs: start one with `naq scheduler`");
+        render::note("no scheduler runs; `naq scheduler` starts one");
     }
 }
 
@@ -248,21 +249,21 @@ fn print_created(
             AddScheduleOutcome::Replaced => "replaced",
             AddScheduleOutcome::Unchanged => "unchanged",
         };
-        render::print_json(&serde_json::json!({
-            "schedule_id": schedule.schedule_id,
-            "queue": schedule.queue,
-            "outcome": outcome,
-            "status": schedule.status,
-            "next_run": next_run,
-            "scheduler": leader.as_ref().ok().and_then(Option::as_ref),
-        }))?;
+        render::print_json(&AddedScheduleReport {
+            schedule_id: &schedule.schedule_id,
+            queue: &schedule.queue,
+            outcome,
+            status: schedule.status.as_str(),
+            next_run,
+            scheduler: leader.as_ref().ok().and_then(Option::as_ref),
+        })?;
     } else {
         render::print_line(&schedule.schedule_id)?;
         if std::io::stderr().is_terminal() {
             let was = match made.outcome {
                 AddScheduleOutcome::Created => "",
                 AddScheduleOutcome::Replaced => "replaced; ",
-                AddScheduleOutcome::Unchanged => "it is there already; ",
+                AddScheduleOutcome::Unchanged => "unchanged; ",
             };
             if let Some(next_run) = next_run {
                 let next = render::format_in_zone(next_run, schedule.tz.as_deref());
@@ -273,8 +274,9 @@ fn print_created(
     }
     if schedule.status == ScheduleStatus::Paused {
         let id = &schedule.schedule_id;
+        let resume = render::command_line(["naq", "schedule", "resume", id.as_str()]);
         render::note(format_args!(
-            "naq: it is paused; `naq schedule resume {id}` resumes it"
+            "the schedule is paused; `{resume}` resumes it"
         ));
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::exit::{Exit, Failure};
+use super::json::{ServerProgram, ServerStopped};
 use super::render;
 use super::session::Session;
 use super::signals::Signals;
@@ -71,11 +72,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             start(session, &options).await
         }
         ServerVerb::Stop => {
-            if local_server::stop(&session.server_dir(), STOP_MAX).await? {
-                Ok(0)
-            } else {
-                Err(Failure::new(Exit::NotFound, "no managed server is running"))
+            if !local_server::stop(&session.server_dir(), STOP_MAX).await? {
+                return Err(Failure::new(Exit::NotFound, "no managed server is running"));
             }
+            if session.json {
+                render::print_json(&ServerStopped { stopped: true })?;
+            }
+            Ok(0)
         }
         ServerVerb::Status => status(session),
         ServerVerb::Path => {
@@ -84,7 +87,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 .await
                 .map_err(|error| Failure::general(error.to_string()))??;
             if session.json {
-                render::print_json(&binary)?;
+                render::print_json(&ServerProgram {
+                    path: &binary.path,
+                    version: binary.version.to_string(),
+                    origin: binary.origin,
+                })?;
             } else {
                 render::print_line(binary.path.display())?;
             }
@@ -104,8 +111,8 @@ async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure>
         } else {
             "already running"
         };
-        render::note(format_args!("{verb}: {}", managed.url()));
-        render::note(format_args!("token:   {}", managed.token_file().display()));
+        render::print_stderr(format_args!("{verb}: {}", managed.url()));
+        render::print_stderr(format_args!("token:   {}", managed.token_file().display()));
     }
     if !options.stay {
         signals.next().await;
@@ -115,10 +122,8 @@ async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure>
 
 fn status(session: &Session) -> Result<u8, Failure> {
     let Some(status) = local_server::status(&session.server_dir())? else {
-        return Err(Failure::new(
-            Exit::NotFound,
-            "no managed server is running; `naq dev` or `naq server start` starts one",
-        ));
+        return Err(Failure::new(Exit::NotFound, "no managed server is running")
+            .hint("`naq dev` or `naq server start` starts one"));
     };
     if session.json {
         render::print_json(&status)?;

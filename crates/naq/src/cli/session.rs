@@ -16,6 +16,9 @@ pub(super) struct GlobalOptions {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Print tables whole: every column, and nothing cut to the width of the terminal
+    #[arg(long, global = true)]
+    pub(super) wide: bool,
     /// Settings file [default: ./naq.toml, then the user's]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     config: Option<PathBuf>,
@@ -307,9 +310,7 @@ fn start_log(settings: &Settings, log_jobs: bool) -> Result<(), Failure> {
         LogFormat::Json => registry.with(layer.json()).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
-        render::note(format_args!(
-            "naq: internal error, please report it: {panic}"
-        ));
+        render::note(format_args!("internal error, please report it: {panic}"));
     }));
     Ok(())
 }

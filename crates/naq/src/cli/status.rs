@@ -5,7 +5,7 @@ mod tree;
 use std::time::Duration;
 
 use super::exit::Failure;
-use super::render;
+use super::render::{self, Ending};
 use super::session::Session;
 use naq_protocol::{
     BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, Timestamp,
@@ -43,25 +43,46 @@ fn print(record: &Record) -> std::io::Result<()> {
     let now = render::now();
     row("job", record.job_id.to_string())?;
     row("queue", record.queue.to_string())?;
-    let reason = match record.reason {
-        Some(reason) => format!(" ({reason})"),
-        None => String::new(),
-    };
-    row("state", format!("{}{reason}", render::state(record.state)))?;
-    if let Some(envelope) = &record.envelope
-        && let Ok(envelope) = Envelope::parse(envelope.get().as_bytes())
-    {
-        row(
-            "command",
-            render::excerpt(&render::escape(&envelope.summary()), 120),
-        )?;
-        for (key, value) in &envelope.requires {
-            row("requires", render::escape(&format!("{key}={value}")))?;
-        }
+    row("state", Ending::of(record).coloured())?;
+    print_envelope(record)?;
+    print_attempt(record)?;
+    print_times(record, now)?;
+    if let Some(waits) = &record.waits {
+        print_waits(waits, now)?;
     }
+    print_outcome(record)?;
+    for (key, value) in &record.labels {
+        row("label", render::escape(&format!("{key}={value}")))?;
+    }
+    if let Some(error) = &record.error {
+        row("error", render::escape(error))?;
+    }
+    for warning in &record.warnings {
+        row("warning", render::escape(warning))?;
+    }
+    Ok(())
+}
+
+/// What the job runs, and the labels that it requires of a worker.
+fn print_envelope(record: &Record) -> std::io::Result<()> {
+    let envelope = record.envelope.as_deref();
+    let Some(Ok(envelope)) = envelope.map(|text| Envelope::parse(text.get().as_bytes())) else {
+        return Ok(());
+    };
+    let command = render::escape(&envelope.summary());
+    row("command", render::excerpt(&command, 120))?;
+    for (key, value) in &envelope.requires {
+        row("requires", render::escape(&format!("{key}={value}")))?;
+    }
+    Ok(())
+}
+
+/// Which attempt it is, and who runs it.
+fn print_attempt(record: &Record) -> std::io::Result<()> {
     if record.attempt > 0 {
         let crashes = match record.crashes {
             0 => String::new(),
+            1 => ", its worker died once".to_owned(),
             crashes => format!(", its worker died {crashes} times"),
         };
         row("attempt", format!("{}{crashes}", record.attempt))?;
@@ -72,35 +93,28 @@ fn print(record: &Record) -> std::io::Result<()> {
     if let Some(schedule) = &record.schedule_id {
         row("schedule", schedule.to_string())?;
     }
-    if let Some(time) = record.scheduled_for {
-        row("scheduled for", time.to_string())?;
+    Ok(())
+}
+
+fn print_times(record: &Record, now: Timestamp) -> std::io::Result<()> {
+    let times = [
+        ("scheduled for", record.scheduled_for),
+        ("enqueued", Some(record.enqueue_time)),
+        ("started", record.started_at),
+        ("finished", record.finished_at),
+        ("next attempt", record.next_attempt_at),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time {
+            let relative = render::relative_time(time, now);
+            row(name, format!("{time} ({relative})"))?;
+        }
     }
-    row(
-        "enqueued",
-        format!(
-            "{} ({} ago)",
-            record.enqueue_time,
-            render::age(record.enqueue_time, now)
-        ),
-    )?;
-    if let Some(time) = record.started_at {
-        row(
-            "started",
-            format!("{time} ({} ago)", render::age(time, now)),
-        )?;
-    }
-    if let Some(time) = record.finished_at {
-        row(
-            "finished",
-            format!("{time} ({} ago)", render::age(time, now)),
-        )?;
-    }
-    if let Some(time) = record.next_attempt_at {
-        row("next attempt", time.to_string())?;
-    }
-    if let Some(waits) = &record.waits {
-        print_waits(waits, now)?;
-    }
+    Ok(())
+}
+
+/// How the last attempt ended, what it used and what it left.
+fn print_outcome(record: &Record) -> std::io::Result<()> {
     if let Some(code) = record.exit_code {
         row("exit code", code.to_string())?;
     }
@@ -141,23 +155,14 @@ fn print(record: &Record) -> std::io::Result<()> {
             render::excerpt(&render::escape(result.get()), 200),
         )?;
     }
-    for (key, value) in &record.labels {
-        row("label", render::escape(&format!("{key}={value}")))?;
-    }
-    if let Some(error) = &record.error {
-        row("error", render::escape(error))?;
-    }
-    for warning in &record.warnings {
-        row("warning", render::escape(warning))?;
-    }
     Ok(())
 }
 
 fn row(name: &str, value: String) -> std::io::Result<()> {
-    render::print_line(format_args!("{name:<12} {value}"))
+    render::print_field(name, value)
 }
 
-/// What a waiting job waits for.
+/// What a blocked job waits for.
 fn print_waits(waits: &BlockedOn, now: Timestamp) -> std::io::Result<()> {
     const DEPENDENCIES_SHOWN_MAX: usize = 10;
     for dependency in waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX) {
@@ -176,7 +181,7 @@ fn print_waits(waits: &BlockedOn, now: Timestamp) -> std::io::Result<()> {
     }
     if let Some(key) = &waits.concurrency_key {
         let key = render::excerpt(&render::escape(key), 80);
-        row("waits for", format!("a slot of the key {key}"))?;
+        row("waits for", format!("a slot of the concurrency key {key}"))?;
     }
     row(
         "waiting",

@@ -26,7 +26,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     ids.sort();
     ids.dedup();
     let client = session.connect().await?;
-    let mut all_well = true;
+    let mut all_succeeded = true;
     let mut printed = Ok(());
     let mut bars = ProgressBars::new();
     let waiter = client.waiter(&ids).await?;
@@ -35,9 +35,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         if !record.state.is_terminal() {
             return;
         }
-        all_well &= record.state == State::Succeeded;
+        all_succeeded &= record.state == State::Succeeded;
         if printed.is_ok() {
-            printed = bars.suspend(|| tell(session, &record));
+            printed = bars.suspend(|| print(session, &record));
         }
     });
     match args.timeout {
@@ -47,26 +47,19 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             Err(_) => {
                 return Err(Failure::new(
                     Exit::TimedOut,
-                    format!("not all jobs had ended after {timeout}"),
+                    format!("not all jobs ended within {timeout}"),
                 ));
             }
         },
     }
     printed?;
-    Ok(if all_well { 0 } else { Exit::Failed as u8 })
+    Ok(if all_succeeded { 0 } else { Exit::Failed as u8 })
 }
 
-fn tell(session: &Session, record: &Record) -> std::io::Result<()> {
+fn print(session: &Session, record: &Record) -> std::io::Result<()> {
     if session.json {
         return render::print_json(record);
     }
-    let reason = record
-        .reason
-        .map(|reason| format!(" ({reason})"))
-        .unwrap_or_default();
-    render::print_line(format_args!(
-        "{}  {}{reason}",
-        record.job_id,
-        render::state(record.state)
-    ))
+    let ending = render::Ending::of(record).coloured();
+    render::print_line(format_args!("{}  {ending}", record.job_id))
 }

@@ -1,7 +1,7 @@
 //! `naq workers`, and `naq list-workers` as the Python library calls it
 
 use super::exit::Failure;
-use super::render;
+use super::render::{self, Column};
 use super::session::Session;
 use super::worker::join_names;
 
@@ -12,11 +12,13 @@ pub(super) async fn run(session: &Session, _args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let workers = client.list_workers().await?;
     if session.json {
-        render::print_json(&workers)?;
+        for worker in &workers {
+            render::print_json(worker)?;
+        }
         return Ok(0);
     }
     if workers.is_empty() {
-        render::note("no worker is there; start one with `naq worker`");
+        render::note("no workers; `naq worker` starts one");
         return Ok(0);
     }
     let now = render::now();
@@ -29,31 +31,31 @@ pub(super) async fn run(session: &Session, _args: Args) -> Result<u8, Failure> {
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
             vec![
-                worker.name.clone(),
                 worker.worker_id.clone(),
+                worker.name.clone(),
                 worker.state.to_string(),
                 format!("{}/{}", worker.running, worker.concurrency),
-                join_names(&worker.queues),
                 worker.jobs_ended.to_string(),
-                worker.containment.clone(),
-                labels.join(" "),
                 render::age(worker.started_at, now),
                 format!("{} ago", render::age(worker.last_seen, now)),
+                worker.containment.clone(),
+                render::or_dash(labels.join(" ")),
+                join_names(&worker.queues),
             ]
         })
         .collect();
     render::print_table(
         &[
-            "NAME",
-            "ID",
-            "STATE",
-            "RUNNING",
-            "QUEUES",
-            "ENDED",
-            "CONTAINMENT",
-            "LABELS",
-            "UP",
-            "SEEN",
+            Column::new("WORKER"),
+            Column::new("NAME"),
+            Column::new("STATE"),
+            Column::new("RUNNING"),
+            Column::number("ENDED").optional(2),
+            Column::new("UP").optional(1),
+            Column::new("SEEN").optional(3),
+            Column::new("CONTAINMENT").optional(5),
+            Column::new("LABELS").optional(4),
+            Column::new("QUEUES"),
         ],
         &rows,
     )?;

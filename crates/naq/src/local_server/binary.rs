@@ -26,8 +26,9 @@ pub struct Search {
 }
 
 /// Where a program was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "origin")]
 pub enum Origin {
     /// The user configured it.
     Explicit,

@@ -13,7 +13,8 @@ use super::file_lock::{self, LockMode};
 use super::server_info;
 
 /// The output of `naq server status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "server_status")]
 pub struct ServerStatus {
     /// The server.
     pub server: ServerState,

@@ -72,12 +72,12 @@ impl Delay {
 pub(super) fn print_delay(start: &StartDelay) {
     let due = start.due;
     if start.is_due {
-        render::note(format_args!("naq: {due} has passed: enqueued at once"));
+        render::note(format_args!("{due} has passed; enqueued at once"));
         return;
     }
     let wait = (due.0 - render::now().0).to_std().unwrap_or_default();
     render::note(format_args!(
-        "naq: held until {due}, in {}",
+        "delayed until {due}, in {}",
         render::span(wait)
     ));
 }

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::delay::Delay;
-use super::id_as_json;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::json::{CheckedFile, EnqueuedJob};
 use crate::cli::render;
 use crate::cli::session::Session;
 use naq_client::NewJob;
@@ -61,9 +61,20 @@ pub(super) fn check(file: &str, start: Option<Delay>) -> Result<u8, Failure> {
         }
         Ok(())
     })?;
+    if render::is_json() {
+        let jobs = flow_jobs.map_or(count, |jobs| jobs as u64);
+        render::print_json(&CheckedFile { jobs })?;
+        return Ok(0);
+    }
     match flow_jobs {
-        Some(jobs) => render::note(format_args!("a flow of {jobs} jobs, sound")),
-        None => render::note(format_args!("{count} envelopes, all sound")),
+        Some(jobs) => render::note(format_args!(
+            "the flow of {} is valid",
+            render::count(jobs as u64, "job")
+        )),
+        None => render::note(format_args!(
+            "{}, all valid",
+            render::count(count, "envelope")
+        )),
     }
     Ok(0)
 }
@@ -140,24 +151,22 @@ pub(super) async fn enqueue(
     let enqueued = sender_state.bulk.finish().await?;
     sender_state.report()?;
     bar.finish_and_clear();
-    let output = |what: String| format!("{what}; {enqueued} jobs were enqueued");
+    let jobs = render::count(enqueued, "job");
     if let Some(failure) = broken {
-        return Err(failure.map_message(output));
+        return Err(failure.map_message(|why| format!("{why}; {jobs} enqueued before it")));
     }
     if let Some(failure) = sender_state.first_refusal {
-        let refused = sender_state.refused;
-        return Err(failure.map_message(|message| {
-            output(format!(
-                "{refused} jobs were refused, the first because: {message}"
-            ))
+        let refused = render::count(sender_state.refused, "job");
+        return Err(failure.map_message(|why| {
+            format!("{refused} refused, {jobs} enqueued; the first refusal: {why}")
         }));
     }
     if std::io::stderr().is_terminal() && !session.json {
         let repeated = match sender_state.bulk.duplicates() {
             0 => String::new(),
-            repeated => format!(", {repeated} of them already there"),
+            repeated => format!(", {repeated} of them before"),
         };
-        render::note(format_args!("{enqueued} jobs enqueued{repeated}"));
+        render::note(format_args!("{jobs} enqueued{repeated}"));
     }
     Ok(sender_state.ids)
 }
@@ -186,7 +195,7 @@ async fn enqueue_flow(
         .map_err(|error| match error {
             ClientError::NoSuchJob(job) => Failure::new(
                 Exit::Refused,
-                format!("the flow depends on `{job}`, which is neither a job of it nor one that is known; nothing was enqueued"),
+                format!("the flow depends on `{job}`, which is neither in the flow nor a known job; nothing was enqueued"),
             ),
             error => error.into(),
         })?;
@@ -194,18 +203,21 @@ async fn enqueue_flow(
         for member in &members {
             if session.json {
                 let queue = member.queue.as_ref().unwrap_or(queue);
-                let mut output = id_as_json(&member.job_id, queue, start.as_ref());
-                output["name"] = serde_json::json!(member.name);
-                output["flow"] = serde_json::json!(name);
-                render::print_json(&output)?;
+                render::print_json(&EnqueuedJob {
+                    job_id: &member.job_id,
+                    queue,
+                    scheduled_for: start.map(|start| start.due),
+                    name: Some(&member.name),
+                    flow: Some(&name),
+                })?;
             } else {
                 render::print_line(&member.job_id)?;
             }
         }
         if std::io::stderr().is_terminal() && !session.json {
             render::note(format_args!(
-                "{} jobs enqueued; `naq status --tree {name}` shows them",
-                members.len()
+                "{} enqueued; `naq status --tree {name}` shows the flow",
+                render::count(members.len() as u64, "job")
             ));
         }
     }
@@ -228,8 +240,15 @@ impl BulkSender<'_> {
         for id in self.bulk.take_confirmed() {
             if !self.options.quiet && !self.options.keep_ids {
                 if self.session.json {
-                    let line = serde_json::json!({"job_id": id, "queue": self.options.queue});
-                    writeln!(stdout, "{line}")?;
+                    let job = EnqueuedJob {
+                        job_id: &id,
+                        queue: self.options.queue,
+                        scheduled_for: None,
+                        name: None,
+                        flow: None,
+                    };
+                    serde_json::to_writer(&mut stdout, &job).map_err(std::io::Error::from)?;
+                    writeln!(stdout)?;
                 } else {
                     writeln!(stdout, "{id}")?;
                 }
@@ -241,9 +260,8 @@ impl BulkSender<'_> {
         while let Some((job_id, error)) = self.bulk.take_rejected() {
             self.refused += 1;
             let failure = Failure::from(error);
-            self.first_refusal.get_or_insert_with(|| {
-                failure.map_message(|message| format!("{job_id}: {message}"))
-            });
+            self.first_refusal
+                .get_or_insert_with(|| failure.map_message(|why| format!("{job_id}: {why}")));
         }
         Ok(())
     }

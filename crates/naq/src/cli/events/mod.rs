@@ -8,7 +8,7 @@ use std::num::NonZero;
 use sha2::{Digest, Sha256};
 
 use super::exit::Failure;
-use super::render;
+use super::render::{self, Ending};
 use super::session::Session;
 use naq_client::{Client, JobEvent, JobFilter, LabelFilter};
 use naq_protocol::units::WireDuration;
@@ -90,8 +90,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .find(|state| filter.states.contains(state))
     {
         return Err(Failure::usage(format!(
-            "--state {state}: an action is for what is recorded, and that is what a worker does; `naq events --follow --state {state}` tells it as it happens"
-        )));
+            "--state {state}: an action follows the records, which workers write, and no worker has seen the job yet"
+        ))
+        .hint(format!("`naq events --follow --state {state}` prints these changes")));
     }
     let name = match &args.durable {
         Some(name) if QueueName::new(name).is_ok() => name.clone(),
@@ -115,7 +116,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     .await
 }
 
-/// A name that the same action on the same changes has again after a restart.
+/// The default name of the durable consumer: the same for the same action and filters, so that a
+/// restart continues where it ended.
 fn durable_name(action: &hook::Action, filter: &JobFilter) -> String {
     let what = format!("{action:?}\0{filter:?}");
     let digest = Sha256::digest(what);
@@ -138,7 +140,7 @@ async fn print_stored(
     Ok(0)
 }
 
-/// Prints every change as it happens.
+/// Prints each change as it happens.
 pub(super) async fn follow(
     session: &Session,
     client: &Client,
@@ -150,7 +152,7 @@ pub(super) async fn follow(
         match events.next().await? {
             Some(event) => print(session, &event)?,
             None => render::note(
-                "naq: the connection was lost: what was enqueued meanwhile and states that jobs left again are missing here, ends are not",
+                "the connection was lost; jobs enqueued meanwhile and states passed through meanwhile are missing, outcomes are not",
             ),
         }
     }
@@ -165,24 +167,22 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
         .map(|state| format!("{}→", render::state(state)))
         .unwrap_or_default();
     let record = &event.record;
-    let mut why = String::new();
-    if let Some(reason) = record.reason {
-        why.push_str(&format!("  {reason}"));
-        if let Some(code) = record.exit_code.filter(|code| *code != 0) {
-            why.push_str(&format!(" {code}"));
-        }
-    }
-    if let Some(error) = &record.error {
-        why.push_str(&format!(
-            "  {}",
-            render::excerpt(&render::one_line(error), 120)
-        ));
-    }
+    let ending = Ending {
+        state: record.state,
+        reason: record.reason,
+        exit_code: record.exit_code,
+        // the error names the signal
+        signal: None,
+    };
+    let error = match &record.error {
+        Some(error) => format!("  {}", render::excerpt(&render::one_line(error), 120)),
+        None => String::new(),
+    };
     render::print_line(format_args!(
-        "{}  {}  {}  {before}{}{why}",
+        "{}  {}  {}  {before}{}{error}",
         event.time,
         record.job_id,
         record.queue,
-        render::state(record.state)
+        ending.coloured()
     ))
 }

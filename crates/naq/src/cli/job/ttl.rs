@@ -1,6 +1,7 @@
 //! `naq job ttl`
 
 use crate::cli::exit::Failure;
+use crate::cli::json::ResultTtl;
 use crate::cli::render;
 use crate::cli::session::Session;
 use naq_protocol::JobId;
@@ -22,8 +23,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (record, kept) = client.set_result_ttl(&job_id, args.ttl.0).await?;
     let kept = kept.map(WireDuration);
     if session.json {
-        let ttl = kept.unwrap_or_default();
-        render::print_json(&serde_json::json!({"job_id": record.job_id, "result_ttl": ttl}))?;
+        render::print_json(&ResultTtl {
+            job_id: &record.job_id,
+            result_ttl: kept.unwrap_or_default(),
+        })?;
         return Ok(0);
     }
     match kept {

@@ -2,6 +2,7 @@
 
 use crate::cli::confirm::confirm;
 use crate::cli::exit::Failure;
+use crate::cli::json::QueueChange;
 use crate::cli::render;
 use crate::cli::session::Session;
 
@@ -24,22 +25,28 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Fai
         if count > 0 {
             confirm(
                 args.yes,
-                &format!("remove {count} jobs from the queue {name}"),
+                &format!(
+                    "remove {} from the queue {name}",
+                    render::count(count, "job")
+                ),
             )?;
         }
         let purged = queue.purge().await?;
         if session.json {
-            render::print_json(&serde_json::json!({
-                "queue": name, "purged": purged.removed, "running": purged.running,
-            }))?;
+            render::print_json(&QueueChange {
+                queue: name,
+                action: "purged",
+                removed: Some(purged.removed),
+                running: Some(purged.running),
+            })?;
         } else {
             let left = match purged.running {
                 0 => String::new(),
-                running => format!(", {running} running left alone"),
+                running => format!(", {} left running", render::count(running, "job")),
             };
             render::print_line(format_args!(
-                "{name}: {} jobs removed{left}",
-                purged.removed
+                "{name}: {} removed{left}",
+                render::count(purged.removed, "job")
             ))?;
         }
     }

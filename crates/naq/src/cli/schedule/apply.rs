@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde_json::json;
 
 use super::list::describe_timing;
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
 use super::{crontab, toml_file};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::job_options::read_bytes;
-use crate::cli::render;
+use crate::cli::json::{NoteBody, ScheduleChangeReport};
+use crate::cli::render::{self, Column};
 use crate::cli::schedule_options::parse_zone;
 use crate::cli::session::Session;
 use naq_client::{
@@ -19,7 +19,7 @@ use naq_client::{
     ScheduleSummary,
 };
 use naq_cron::Timezone;
-use naq_protocol::{QueueName, Schedule, Timestamp};
+use naq_protocol::{QueueName, Schedule, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -95,16 +95,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .map_err(|_| Failure::usage(format!("{} is not UTF-8", args.file)))?;
     let mut file = read(session, &args, &text, now)?;
     for warning in &file.warnings {
-        print_diagnostic(session, &args.file, warning);
+        print_diagnostic(&args.file, warning);
     }
     let wanted = check(&mut file, now);
     if !file.problems.is_empty() {
-        return Err(report_problems(
-            session,
-            &args.file,
-            &mut file.problems,
-            Exit::Usage,
-        ));
+        return Err(report_problems(&args.file, &mut file.problems, Exit::Usage));
     }
     let set = set_name(&args, file.set.as_deref())?;
     let client = session.connect().await?;
@@ -121,19 +116,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .filter(|step| step.action == ScheduleSetAction::Remove)
         .count();
     if is_empty && removals > 0 && args.prune != Prune::All {
+        let schedules = render::count(removals as u64, "schedule");
         return Err(Failure::usage(format!(
-            "there is no schedule in {}, and the set `{set}` has {removals}; --prune=all removes them all",
+            "{} has no schedule, and the set `{set}` has {schedules}",
             args.file
-        )));
+        ))
+        .hint("--prune=all removes every schedule of the set"));
     }
     let mut foreign = foreign_schedules(&plan, &file.schedules);
     if !foreign.is_empty() {
-        return Err(report_problems(
-            session,
-            &args.file,
-            &mut foreign,
-            Exit::Conflict,
-        ));
+        return Err(report_problems(&args.file, &mut foreign, Exit::Conflict));
     }
     if args.dry_run {
         show(session, plan.steps(), now)?;
@@ -157,11 +149,9 @@ async fn apply_plan(
     if let Err(error) = applied {
         let failure = Failure::from(error);
         let written = done.iter().filter(|step| step.action.is_write()).count();
-        return Err(failure.map_message(|message| {
-            format!(
-                "{message}; {written} of {planned} changes were made, and applying the file again makes the rest"
-            )
-        }));
+        return Err(failure
+            .map_message(|why| format!("{why}; {written} of {planned} changes were made"))
+            .hint("applying the file again makes the others"));
     }
     summarize(session, &done, "");
     super::warn_without_scheduler(&client.fetch_leader().await);
@@ -184,9 +174,10 @@ fn read(
         Some(format) => format,
         None => detect_format(&args.file, text).ok_or_else(|| {
             Failure::usage(format!(
-                "{} looks like neither TOML nor a crontab: say --format toml or --format crontab",
+                "{} looks like neither TOML nor a crontab",
                 args.file
             ))
+            .hint("--format toml or --format crontab says which")
         })?,
     };
     if format == Format::Toml {
@@ -197,10 +188,10 @@ fn read(
     }
     let is_system_file = args.file == "/etc/crontab" || args.file.starts_with("/etc/cron.d/");
     if is_system_file && !args.system {
-        return Err(Failure::usage(format!(
-            "{} has a column of users: say --system, and with --user-queue USER=QUEUE where their jobs go",
-            args.file
-        )));
+        return Err(
+            Failure::usage(format!("{} has a column of users", args.file))
+                .hint("--system reads it, and --user-queue USER=QUEUE says where a user's jobs go"),
+        );
     }
     let mut user_queues = BTreeMap::new();
     for text in &args.user_queue {
@@ -221,14 +212,14 @@ fn read(
     );
     if named.is_none() && !text.contains("CRON_TZ") && !file.schedules.is_empty() {
         render::note(format_args!(
-            "naq: times are by the clocks of {}, as on this machine; --tz or a line CRON_TZ=ZONE names another",
+            "times are in {}, the time zone of this machine; --tz or a line CRON_TZ=ZONE sets another",
             zone.name()
         ));
     }
     Ok(file)
 }
 
-/// How a file is written, by its name or by its first line that can only be one of the two.
+/// The format of a file, by its name or by its first line that only one format can have.
 fn detect_format(file: &str, text: &str) -> Option<Format> {
     let path = Path::new(file);
     let name = path.file_name().and_then(|name| name.to_str());
@@ -250,11 +241,11 @@ fn detect_format(file: &str, text: &str) -> Option<Format> {
             Some(_) => is_blank = false,
         }
     }
-    // nothing at all is as good as either
+    // a file of blank lines and comments is valid in both
     is_blank.then_some(Format::Crontab)
 }
 
-/// The zone of this machine's clocks.
+/// The time zone of this machine.
 fn machine_zone(session: &Session) -> Timezone {
     let variable = session
         .variable("TZ")
@@ -270,8 +261,8 @@ fn set_name(args: &Args, named: Option<&str>) -> Result<String, Failure> {
     let name = args.set.as_deref().or(named);
     let name = name.or_else(|| file_name().filter(|_| args.file != "-"));
     match name {
-        None => Err(Failure::usage(
-            "say which set of schedules this is: --set NAME (what is no longer in it is removed with the next apply)",
+        None => Err(Failure::usage("the set of schedules has no name").hint(
+            "--set NAME gives it one: the next apply of the set removes what its file no longer has",
         )),
         Some(name) if name.is_empty() || name.len() > SET_BYTES_MAX => Err(Failure::usage(
             "the name of the set is empty, or over 256 bytes",
@@ -316,13 +307,8 @@ fn foreign_schedules(plan: &ScheduleSetPlan, file_schedule: &[FileSchedule]) -> 
         .collect()
 }
 
-/// Tells everything that is wrong, and ends with how much that is.
-fn report_problems(
-    session: &Session,
-    file: &str,
-    problems: &mut [Diagnostic],
-    exit: Exit,
-) -> Failure {
+/// Prints every problem, and returns the error that counts them. A single problem is the error.
+fn report_problems(file: &str, problems: &mut [Diagnostic], exit: Exit) -> Failure {
     problems.sort_by_key(|problem| problem.line);
     match problems {
         [one] => Failure::new(
@@ -331,7 +317,7 @@ fn report_problems(
         ),
         problems => {
             for problem in &*problems {
-                print_diagnostic(session, file, problem);
+                print_diagnostic(file, problem);
             }
             let count = problems.len();
             Failure::new(
@@ -342,18 +328,13 @@ fn report_problems(
     }
 }
 
-fn print_diagnostic(session: &Session, file: &str, remark: &Diagnostic) {
-    let text = render::one_line(&remark.text);
-    if session.json {
-        let line = remark.line;
-        render::note(json!({"file": file, "line": line, "note": text}));
-    } else {
-        render::note(format_args!(
-            "naq: {}:{}: {text}",
-            render::escape(file),
-            remark.line
-        ));
-    }
+fn print_diagnostic(file: &str, diagnostic: &Diagnostic) {
+    render::note_with(NoteBody {
+        message: diagnostic.text.clone(),
+        file: Some(file.to_owned()),
+        line: Some(diagnostic.line),
+        ..NoteBody::default()
+    });
 }
 
 fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<(), Failure> {
@@ -370,20 +351,24 @@ fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<
         let summary = step.schedule.clone().map(ScheduleSummary::from);
         let next_run = summary.as_ref().and_then(|summary| summary.next_run);
         if session.json {
-            let mut object = json!({"id": step.schedule_id, "action": action});
-            if let ScheduleSetAction::Change(fields) = &step.action {
-                object["fields"] = json!(fields);
-            }
-            if let Some(summary) = &summary {
-                object["status"] = json!(summary.schedule.status);
-                object["next_run"] = json!(next_run);
-            }
-            render::print_json(&object)?;
+            let is_change = matches!(step.action, ScheduleSetAction::Change(_));
+            let fields = fields.iter().map(ToString::to_string);
+            let status = summary.as_ref().map(|summary| summary.schedule.status);
+            render::print_json(&ScheduleChangeReport {
+                kind: None,
+                schedule_id: Some(step.schedule_id.as_str()),
+                job_id: None,
+                action,
+                changed: None,
+                fields: is_change.then(|| fields.collect()),
+                status: status.map(ScheduleStatus::as_str),
+                next_run,
+            })?;
         } else if step.action.is_write() {
             let none = || "-".to_owned();
             rows.push(vec![
-                action.to_owned(),
                 step.schedule_id.to_string(),
+                action.to_owned(),
                 step.schedule.as_ref().map_or_else(none, describe_timing),
                 next_run.map_or_else(none, |next_run| {
                     let tz = summary.and_then(|summary| summary.schedule.tz);
@@ -398,7 +383,16 @@ fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<
         }
     }
     if !rows.is_empty() {
-        render::print_table(&["ACTION", "SCHEDULE", "WHEN", "NEXT", "FIELDS"], &rows)?;
+        render::print_table(
+            &[
+                Column::new("SCHEDULE"),
+                Column::new("ACTION"),
+                Column::new("WHEN"),
+                Column::new("NEXT"),
+                Column::new("FIELDS").optional(1),
+            ],
+            &rows,
+        )?;
     }
     Ok(())
 }
@@ -419,6 +413,6 @@ fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str) {
         over => format!(", {over} over"),
     };
     render::note(format_args!(
-        "naq: {created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}"
+        "{created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}"
     ));
 }

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
-use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::render;
+use crate::cli::json::{ScheduleDetails, ScheduleKind, ScheduleProgressReport, ScheduleReport};
+use crate::cli::render::{self, Column, Ending};
 use crate::cli::session::Session;
 use naq_client::{
     Client, ClientError, DelayedJobSummary, LastOutcome, ListedSchedule, ScheduleFilter,
     ScheduleSummary,
 };
-use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, ScheduleStatus, Timestamp};
+use naq_protocol::{
+    JobId, QueueName, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
+};
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -48,10 +50,10 @@ pub(in crate::cli) struct ShowArgs {
     id: String,
 }
 
-/// How many are shown to people where they do not say.
+/// Entries in a table without `--limit`.
 const LIMIT_DEFAULT: u32 = 200;
 
-/// How many jobs are looked for at once.
+/// Last outcomes read at once.
 const CONCURRENT_LOOKUPS_MAX: usize = 64;
 
 fn status() -> impl TypedValueParser<Value = ScheduleStatus> {
@@ -62,26 +64,24 @@ fn status() -> impl TypedValueParser<Value = ScheduleStatus> {
     })
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ScheduleKind {
-    Recurring,
-    Delayed,
-}
-
 fn kind() -> impl TypedValueParser<Value = ScheduleKind> {
-    PossibleValuesParser::new(["recurring", "one-shot"]).map(|text| match text.as_str() {
+    let kinds = [
+        PossibleValue::new("recurring"),
+        PossibleValue::new("delayed").alias("one-shot"),
+    ];
+    PossibleValuesParser::new(kinds).map(|text| match text.as_str() {
         "recurring" => ScheduleKind::Recurring,
         _ => ScheduleKind::Delayed,
     })
 }
 
-/// What is listed.
+/// An entry of the list.
 enum ListedEntry {
     Recurring(ListedSchedule),
     Delayed(DelayedJobSummary),
 }
 
-/// The same, and how the last job of a schedule is.
+/// An entry, and the outcome of a schedule's last job.
 struct Row {
     listed: ListedEntry,
     outcome: Option<LastOutcome>,
@@ -107,11 +107,11 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Fai
         let rows = with_outcomes(&client, listed);
         tokio::pin!(rows);
         while let Some(row) = rows.try_next().await? {
-            render::print_json(&as_json(&row, args.detailed))?;
+            render::print_json(&report(&row, args.detailed))?;
         }
         return Ok(0);
     }
-    // those that run next are known when all have been seen; no more than are shown are held
+    // which run next is known once all were read; only as many as are shown are kept
     let limit = args.limit.unwrap_or(LIMIT_DEFAULT) as usize;
     let (mut first, mut left_out) = (BTreeMap::new(), 0_u64);
     while let Some(one) = listed.try_next().await? {
@@ -136,7 +136,7 @@ pub(in crate::cli) async fn show_one(session: &Session, args: ShowArgs) -> Resul
     run(session, args).await
 }
 
-/// One of them, by its name or id.
+/// One entry, by its name or id.
 async fn find(
     client: &Client,
     job: &JobId,
@@ -153,8 +153,8 @@ async fn find(
     }
     if kind != Some(ScheduleKind::Recurring) {
         match client.fetch_delayed_job(job).await {
-            Ok(one_shot) if matches_filter(&one_shot, filter) => {
-                return Ok(ListedEntry::Delayed(one_shot));
+            Ok(delayed) if matches_filter(&delayed, filter) => {
+                return Ok(ListedEntry::Delayed(delayed));
             }
             Ok(_) | Err(ClientError::NoSuchJob(_)) => {}
             Err(error) => return Err(error.into()),
@@ -163,15 +163,15 @@ async fn find(
     Err(not_scheduled_error(job))
 }
 
-/// Nothing is scheduled under an id.
+/// The error for an id that is neither a schedule's nor a delayed job's.
 pub(in crate::cli) fn not_scheduled_error(id: &JobId) -> Failure {
     Failure::new(
         Exit::NotFound,
-        format!("there is neither a schedule `{id}` nor a job `{id}` that is held until its time"),
+        format!("no schedule and no delayed job is named `{id}`"),
     )
 }
 
-/// All of them, as they are asked for: schedules, then jobs that run once.
+/// All entries that match, read as they are asked for: schedules, then delayed jobs.
 async fn list(
     client: &Client,
     filter: &ScheduleFilter,
@@ -181,7 +181,7 @@ async fn list(
         Some(ScheduleKind::Delayed) => None,
         _ => Some(client.list_schedules(filter).await?),
     };
-    // they are of no set, and one that has run is a job like any other
+    // a delayed job belongs to no set, and one that has started is no longer delayed
     let may_be = filter.set.is_none() && filter.status != Some(ScheduleStatus::Ended);
     let delayed_jobs = match kind {
         Some(ScheduleKind::Recurring) => None,
@@ -205,9 +205,9 @@ async fn list(
                 }
                 while let Some(list) = &mut delayed_jobs {
                     match list.next().await? {
-                        Some(one_shot) if matches_filter(&one_shot, &filter) => {
+                        Some(delayed) if matches_filter(&delayed, &filter) => {
                             return Ok(Some((
-                                ListedEntry::Delayed(one_shot),
+                                ListedEntry::Delayed(delayed),
                                 (schedules, delayed_jobs),
                             )));
                         }
@@ -221,25 +221,25 @@ async fn list(
     ))
 }
 
-fn delayed_job_status(one_shot: &DelayedJobSummary) -> ScheduleStatus {
-    if one_shot.paused {
+fn delayed_job_status(delayed: &DelayedJobSummary) -> ScheduleStatus {
+    if delayed.paused {
         ScheduleStatus::Paused
     } else {
         ScheduleStatus::Active
     }
 }
 
-fn matches_filter(one_shot: &DelayedJobSummary, filter: &ScheduleFilter) -> bool {
-    let status = delayed_job_status(one_shot);
+fn matches_filter(delayed: &DelayedJobSummary, filter: &ScheduleFilter) -> bool {
+    let status = delayed_job_status(delayed);
     filter.set.is_none()
         && filter.status.is_none_or(|wanted| wanted == status)
         && filter
             .queue
             .as_ref()
-            .is_none_or(|queue| *queue == one_shot.queue)
+            .is_none_or(|queue| *queue == delayed.queue)
 }
 
-/// What is done about first comes first: what cannot be read, then by the next run, then by name.
+/// The order of the list: unreadable schedules, then by the next run, then by name.
 fn sort_key(listed: &ListedEntry) -> (Option<Timestamp>, bool, String) {
     let never = Timestamp(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     match listed {
@@ -251,18 +251,18 @@ fn sort_key(listed: &ListedEntry) -> (Option<Timestamp>, bool, String) {
             let id = summary.schedule.schedule_id.to_string();
             (Some(summary.next_run.unwrap_or(never)), is_over, id)
         }
-        ListedEntry::Delayed(one_shot) => {
-            let due = one_shot.due.filter(|_| !one_shot.paused);
+        ListedEntry::Delayed(delayed) => {
+            let due = delayed.due.filter(|_| !delayed.paused);
             (
                 Some(due.unwrap_or(never)),
                 false,
-                one_shot.job_id.to_string(),
+                delayed.job_id.to_string(),
             )
         }
     }
 }
 
-/// Each with the outcome of its last job, in the same order, many looked for at once.
+/// Each entry with the outcome of its last job, in the same order; several are read at once.
 fn with_outcomes<'c>(
     client: &'c Client,
     listed: impl Stream<Item = Result<ListedEntry, ClientError>> + 'c,
@@ -285,12 +285,12 @@ async fn with_outcome(client: &Client, listed: ListedEntry) -> Result<Row, Clien
 fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result<u8, Failure> {
     if session.json {
         for row in &rows {
-            render::print_json(&as_json(row, args.detailed))?;
+            render::print_json(&report(row, args.detailed))?;
         }
         return Ok(0);
     }
     if rows.is_empty() {
-        render::note("nothing of that kind is scheduled");
+        render::note("no such schedules or delayed jobs");
         return Ok(0);
     }
     let now = render::now();
@@ -305,21 +305,29 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
         let cells: Vec<Vec<String>> = rows.iter().map(|row| table_row(row, now)).collect();
         render::print_table(
             &[
-                "SCHEDULE", "WHEN", "QUEUE", "STATUS", "NEXT", "LAST", "OUTCOME", "RUNS", "MISSED",
-                "FAILURES",
+                Column::new("SCHEDULE"),
+                Column::new("WHEN"),
+                Column::new("STATUS"),
+                Column::new("QUEUE").optional(3),
+                Column::new("LAST").optional(2),
+                Column::new("OUTCOME").optional(1),
+                Column::number("RUNS").optional(4),
+                Column::number("MISSED").optional(5),
+                Column::number("FAILURES").optional(6),
+                Column::new("NEXT"),
             ],
             &cells,
         )?;
     }
     if left_out > 0 {
         render::note(format_args!(
-            "naq: {left_out} more are there; --limit shows more, --json all"
+            "{left_out} more; --limit shows more, --json all"
         ));
     }
     Ok(0)
 }
 
-/// When its ticks are, in a few words.
+/// The times of a schedule's ticks, in a few words.
 pub(in crate::cli) fn describe_timing(schedule: &Schedule) -> String {
     match (&schedule.cron, schedule.every, &schedule.tz) {
         (Some(cron), _, Some(tz)) => format!("{cron} {tz}"),
@@ -329,9 +337,9 @@ pub(in crate::cli) fn describe_timing(schedule: &Schedule) -> String {
     }
 }
 
-/// When a job that runs once does.
-fn describe_time(one_shot: &DelayedJobSummary) -> String {
-    match one_shot.due {
+/// The time of a delayed job, in a few words.
+fn describe_time(delayed: &DelayedJobSummary) -> String {
+    match delayed.due {
         Some(due) => format!("at {due}"),
         None => "-".to_owned(),
     }
@@ -356,17 +364,16 @@ fn format_status(summary: &ScheduleSummary) -> String {
 }
 
 fn format_outcome(outcome: Option<LastOutcome>) -> String {
-    match outcome {
-        None => "-".to_owned(),
-        Some(LastOutcome {
-            state,
-            reason: None,
-        }) => state.to_string(),
-        Some(LastOutcome {
-            state,
-            reason: Some(reason),
-        }) => format!("{state}/{reason}"),
-    }
+    let Some(outcome) = outcome else {
+        return "-".to_owned();
+    };
+    let ending = Ending {
+        state: outcome.state,
+        reason: outcome.reason,
+        exit_code: outcome.exit_code,
+        signal: outcome.signal,
+    };
+    ending.to_string()
 }
 
 fn format_time(moment: Timestamp, schedule: &Schedule, now: Timestamp) -> String {
@@ -377,27 +384,26 @@ fn format_time(moment: Timestamp, schedule: &Schedule, now: Timestamp) -> String
 fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
     let none = || "-".to_owned();
     match &row.listed {
-        ListedEntry::Delayed(one_shot) => {
+        ListedEntry::Delayed(delayed) => {
             let mut cells = vec![
-                one_shot.job_id.to_string(),
-                describe_time(one_shot),
-                one_shot.queue.to_string(),
-                delayed_job_status(one_shot).to_string(),
-                one_shot
-                    .due
-                    .filter(|_| !one_shot.paused)
-                    .map_or_else(none, |due| format_time_utc(due, now)),
+                delayed.job_id.to_string(),
+                describe_time(delayed),
+                delayed_job_status(delayed).to_string(),
+                delayed.queue.to_string(),
             ];
-            cells.resize_with(10, none);
+            cells.resize_with(9, none);
+            let due = delayed.due.filter(|_| !delayed.paused);
+            cells.push(due.map_or_else(none, |due| format_time_utc(due, now)));
             cells
         }
         ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
-            let mut cells = vec![schedule_id.to_string(), none(), none()];
-            cells.push(format!("unreadable: {}", render::excerpt(problem, 60)));
-            cells.resize_with(10, none);
+            let mut cells = vec![schedule_id.to_string(), none(), "unreadable".to_owned()];
+            cells.resize_with(9, none);
+            // the problem is the longest text of the row, and there is no next run
+            cells.push(problem.clone());
             cells
         }
         ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
@@ -406,11 +412,8 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
             vec![
                 schedule.schedule_id.to_string(),
                 describe_timing(schedule),
-                schedule.queue.to_string(),
                 format_status(summary),
-                summary
-                    .next_run
-                    .map_or_else(none, |next_run| format_time(next_run, schedule, now)),
+                schedule.queue.to_string(),
                 progress
                     .last_run
                     .map_or_else(none, |last_run| render::relative_time(last_run, now)),
@@ -418,27 +421,28 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
                 progress.runs.to_string(),
                 progress.missed.to_string(),
                 progress.failures.to_string(),
+                summary
+                    .next_run
+                    .map_or_else(none, |next_run| format_time(next_run, schedule, now)),
             ]
         }
     }
 }
 
 fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
-    let line = |name: &str, value: &str| {
-        render::print_line(format_args!("{name:<14} {}", render::escape(value)))
-    };
+    let line = |name: &str, value: &str| render::print_field(name, render::escape(value));
     let summary = match &row.listed {
         ListedEntry::Recurring(ListedSchedule::Valid(summary)) => summary,
-        ListedEntry::Delayed(one_shot) => {
-            line("job", one_shot.job_id.as_str())?;
-            line("when", &describe_time(one_shot))?;
-            line("queue", one_shot.queue.as_str())?;
-            line("command", one_shot.command.as_deref().unwrap_or("-"))?;
-            line("status", delayed_job_status(one_shot).as_str())?;
-            if let Some(due) = one_shot.due.filter(|_| !one_shot.paused) {
+        ListedEntry::Delayed(delayed) => {
+            line("job", delayed.job_id.as_str())?;
+            line("when", &describe_time(delayed))?;
+            line("queue", delayed.queue.as_str())?;
+            line("command", delayed.command.as_deref().unwrap_or("-"))?;
+            line("status", delayed_job_status(delayed).as_str())?;
+            if let Some(due) = delayed.due.filter(|_| !delayed.paused) {
                 line("next run", &format_time_utc(due, now))?;
             }
-            return line("made", &format_time_utc(one_shot.enqueue_time, now));
+            return line("created", &format_time_utc(delayed.enqueue_time, now));
         }
         ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
@@ -493,90 +497,91 @@ fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
     line("missed", &progress.missed.to_string())?;
     line("skipped", &progress.skipped.to_string())?;
     line("failures", &progress.failures.to_string())?;
-    line("made", &moment(schedule.created_at))
+    line("created", &moment(schedule.created_at))
 }
 
-/// One line for programs. What is absent is left out.
-fn as_json(row: &Row, detailed: bool) -> Value {
+/// The entry as `--json` prints it.
+fn report(row: &Row, detailed: bool) -> ScheduleReport {
     let summary = match &row.listed {
         ListedEntry::Recurring(ListedSchedule::Valid(summary)) => summary,
-        ListedEntry::Delayed(one_shot) => return delayed_job_as_json(one_shot, detailed),
+        ListedEntry::Delayed(delayed) => return delayed_job_report(delayed, detailed),
         ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
-            return json!({
-                "id": schedule_id, "kind": "recurring", "status": "unreadable", "problem": problem,
-            });
+            return ScheduleReport {
+                schedule_id: Some(schedule_id.clone()),
+                problem: Some(problem.clone()),
+                ..ScheduleReport::new(ScheduleKind::Recurring, "unreadable")
+            };
         }
     };
     let schedule = &summary.schedule;
-    let progress = &schedule.progress;
-    let mut object = json!({
-        "id": schedule.schedule_id,
-        "kind": "recurring",
-        "queue": schedule.queue,
-        "cron": schedule.cron,
-        "tz": schedule.tz,
-        "every": schedule.every,
-        "status": schedule.status,
-        "paused_reason": schedule.paused_reason,
-        "problem": summary.problem,
-        "next_run": summary.next_run,
-        "last_run": progress.last_run,
-        "last_job_id": progress.last_job_id,
-        "last_state": row.outcome.map(|outcome| outcome.state),
-        "last_reason": row.outcome.and_then(|outcome| outcome.reason),
-        "runs": progress.runs,
-        "missed": progress.missed,
-        "skipped": progress.skipped,
-        "failures": progress.failures,
-        "last_error": progress.last_error,
-        "set": schedule.set,
-    });
-    if detailed {
-        let details = json!({
-            "envelope": schedule.envelope,
-            "anchor": schedule.anchor,
-            "repeat": schedule.repeat,
-            "start": schedule.start,
-            "end": schedule.end,
-            "jitter": schedule.jitter,
-            "misfire": schedule.misfire,
-            "misfire_max": schedule.misfire_max,
-            "misfire_grace": schedule.misfire_grace,
-            "overlap": schedule.overlap,
-            "created_at": schedule.created_at,
-            "done_until": progress.done_until,
-            "summary": summary.command(),
-        });
-        if let (Value::Object(object), Value::Object(details)) = (&mut object, details) {
-            object.extend(details);
-        }
+    ScheduleReport {
+        schedule_id: Some(schedule.schedule_id.clone()),
+        queue: Some(schedule.queue.clone()),
+        cron: schedule.cron.clone(),
+        tz: schedule.tz.clone(),
+        every: schedule.every,
+        paused_reason: schedule.paused_reason.clone(),
+        problem: summary.problem.clone(),
+        next_run: summary.next_run,
+        set: schedule.set.clone(),
+        progress: Some(progress_report(&schedule.progress, row.outcome)),
+        details: detailed.then(|| details_report(summary)),
+        ..ScheduleReport::new(ScheduleKind::Recurring, schedule.status.as_str())
     }
-    without_nulls(object)
 }
 
-fn delayed_job_as_json(one_shot: &DelayedJobSummary, detailed: bool) -> Value {
-    let mut object = json!({
-        "id": one_shot.job_id,
-        "kind": "one_shot",
-        "queue": one_shot.queue,
-        "at": one_shot.due,
-        "status": delayed_job_status(one_shot),
-        "next_run": one_shot.due.filter(|_| !one_shot.paused),
-    });
-    if detailed {
-        object["created_at"] = json!(one_shot.enqueue_time);
-        object["labels"] = json!(one_shot.labels);
-        object["summary"] = json!(one_shot.command);
+fn progress_report(
+    progress: &ScheduleProgress,
+    outcome: Option<LastOutcome>,
+) -> ScheduleProgressReport {
+    ScheduleProgressReport {
+        last_run: progress.last_run,
+        last_job_id: progress.last_job_id.clone(),
+        last_state: outcome.map(|outcome| outcome.state),
+        last_reason: outcome.and_then(|outcome| outcome.reason),
+        runs: progress.runs,
+        missed: progress.missed,
+        skipped: progress.skipped,
+        failures: progress.failures,
+        last_error: progress.last_error.clone(),
     }
-    without_nulls(object)
 }
 
-fn without_nulls(mut object: Value) -> Value {
-    if let Value::Object(fields) = &mut object {
-        fields.retain(|_, value| !value.is_null());
+fn details_report(summary: &ScheduleSummary) -> ScheduleDetails {
+    let schedule = &summary.schedule;
+    ScheduleDetails {
+        envelope: serde_json::from_str(schedule.envelope.get()).ok(),
+        anchor: schedule.anchor,
+        repeat: schedule.repeat,
+        start: schedule.start,
+        end: schedule.end,
+        jitter: schedule.jitter,
+        misfire: Some(schedule.misfire),
+        misfire_max: schedule.misfire_max,
+        misfire_grace: schedule.misfire_grace,
+        overlap: Some(schedule.overlap),
+        created_at: Some(schedule.created_at),
+        done_until: Some(schedule.progress.done_until),
+        command: summary.command(),
+        ..ScheduleDetails::default()
     }
-    object
+}
+
+fn delayed_job_report(delayed: &DelayedJobSummary, detailed: bool) -> ScheduleReport {
+    ScheduleReport {
+        job_id: Some(delayed.job_id.clone()),
+        queue: Some(delayed.queue.clone()),
+        scheduled_for: delayed.due,
+        next_run: delayed.due.filter(|_| !delayed.paused),
+        details: detailed.then(|| ScheduleDetails {
+            enqueue_time: Some(delayed.enqueue_time),
+            labels: delayed.labels.clone(),
+            command: delayed.command.clone(),
+            ..ScheduleDetails::default()
+        }),
+        ..ScheduleReport::new(ScheduleKind::Delayed, delayed_job_status(delayed).as_str())
+    }
 }

@@ -1,9 +1,10 @@
-//! Jobs that depend on one another, as a tree: each below the first job that it depends on.
+//! Jobs that depend on one another, as a tree: each job is below its first dependency.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::cli::exit::Failure;
-use crate::cli::render;
+use crate::cli::json::TreeNode;
+use crate::cli::render::{self, Ending};
 use crate::cli::session::Session;
 use naq_client::{Client, DependencyNode};
 use naq_protocol::{DependencyCondition, JobId, Record};
@@ -11,19 +12,16 @@ use naq_protocol::{DependencyCondition, JobId, Record};
 pub(super) async fn show(session: &Session, client: &Client, id: &JobId) -> Result<u8, Failure> {
     let nodes = client.fetch_dependency_tree(id).await?;
     if session.json {
-        let jobs: Vec<_> = nodes
-            .iter()
-            .map(|node| {
-                serde_json::json!({
-                    "job_id": node.job_id,
-                    "state": node.record.as_ref().map(|record| record.state),
-                    "reason": node.record.as_ref().and_then(|record| record.reason),
-                    "queue": node.record.as_ref().map(|record| &record.queue),
-                    "depends_on": node.depends_on,
-                })
-            })
-            .collect();
-        render::print_json(&serde_json::json!({ "jobs": jobs }))?;
+        for node in &nodes {
+            let record = node.record.as_ref();
+            render::print_json(&TreeNode {
+                job_id: &node.job_id,
+                queue: record.map(|record| &record.queue),
+                state: record.map(|record| record.state),
+                reason: record.and_then(|record| record.reason),
+                depends_on: &node.depends_on,
+            })?;
+        }
         return Ok(0);
     }
     for line in lines(&nodes) {
@@ -46,9 +44,9 @@ fn lines(nodes: &[DependencyNode]) -> Vec<String> {
     }
     let mut lines = Vec::with_capacity(nodes.len());
     let mut shown = HashSet::new();
-    // what stands below nothing, and then whatever goes round in a circle
+    // the roots first; then what is left, which is in cycles
     for root in roots.into_iter().chain(nodes) {
-        // a stack of its own: a chain may be as long as it likes
+        // an explicit stack: recursion would overflow on a long chain
         let mut next = vec![(root, String::new(), String::new())];
         while let Some((node, lead, rest)) = next.pop() {
             if !shown.insert(&node.job_id) {
@@ -79,7 +77,7 @@ fn lines(nodes: &[DependencyNode]) -> Vec<String> {
 
 fn describe_node(node: &DependencyNode) -> String {
     let mut text = format!("{}  {}", node.job_id, format_state(node.record.as_ref()));
-    let asked: Vec<String> = node
+    let others: Vec<String> = node
         .depends_on
         .iter()
         .enumerate()
@@ -89,10 +87,10 @@ fn describe_node(node: &DependencyNode) -> String {
             on => format!("{} ({on})", one.job),
         })
         .collect();
-    if !asked.is_empty() {
+    if !others.is_empty() {
         text.push_str(&format!(
             "  after {}",
-            render::excerpt(&asked.join(", "), 120)
+            render::excerpt(&others.join(", "), 120)
         ));
     }
     text
@@ -100,12 +98,9 @@ fn describe_node(node: &DependencyNode) -> String {
 
 fn format_state(record: Option<&Record>) -> String {
     let Some(record) = record else {
-        return "not there".to_owned();
+        return "unknown".to_owned();
     };
-    let mut text = render::state(record.state);
-    if let Some(reason) = record.reason {
-        text.push_str(&format!(" ({reason})"));
-    }
+    let mut text = Ending::of(record).coloured();
     let percent = record
         .progress
         .as_ref()
@@ -136,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_job_stands_once_below_its_first_dependency() {
+    fn tree_shows_each_job_once_below_its_first_dependency() {
         let nodes = [
             node("a", &[]),
             node("b", &["a"]),
@@ -147,17 +142,17 @@ mod tests {
         assert_eq!(
             lines(&nodes),
             [
-                "a  not there",
-                "├─ b  not there",
-                "│  └─ d  not there  after c",
-                "└─ c  not there",
-                "e  not there",
+                "a  unknown",
+                "├─ b  unknown",
+                "│  └─ d  unknown  after c",
+                "└─ c  unknown",
+                "e  unknown",
             ]
         );
     }
 
     #[test]
-    fn a_circle_ends() {
+    fn dependency_cycle_is_printed_once() {
         assert_eq!(lines(&[node("a", &["b"]), node("b", &["a"])]).len(), 2);
     }
 }
