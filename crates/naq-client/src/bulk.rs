@@ -1,4 +1,4 @@
-//! Many enqueues under way at once.
+//! Enqueueing many jobs without waiting for each.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -9,22 +9,23 @@ use super::delayed_jobs::compare_with_existing;
 use naq_jetstream::{Broker, BrokerError, EnqueueAck, NewJob, PendingWrite, REQUEST_TIMEOUT};
 use naq_protocol::JobId;
 
-/// A job that was sent, and its answer.
+/// A job that was sent, and the pending answer of the server.
 struct PendingEnqueue {
     job: NewJob,
     answer: PendingWrite,
     sent_at: Instant,
-    /// Its queue was missing, and has been made for it.
+    /// Whether this is the second try, after its queue was created.
     is_repeated: bool,
 }
 
-/// Many enqueues under way at once, bounded in number and bytes.
+/// Enqueues many jobs at once, bounded in number and bytes. [`Client::bulk`](crate::Client::bulk)
+/// starts it.
 pub struct BulkEnqueue {
     broker: Broker,
-    /// In the order they were sent, which is that of the answers.
+    /// In the order in which they were sent, which is the order of the answers.
     pending: VecDeque<PendingEnqueue>,
     pending_bytes: usize,
-    /// When the server last took a job.
+    /// When the server last accepted a job.
     last_ack_at: Instant,
     failed: VecDeque<(JobId, BrokerError)>,
     confirmed: Vec<JobId>,
@@ -32,10 +33,10 @@ pub struct BulkEnqueue {
     duplicates: u64,
 }
 
-/// How many enqueues are under way at once.
+/// How many enqueues may be unanswered at the same time.
 const BULK_JOBS_MAX: usize = 4_096;
 
-/// How many bytes of envelopes are under way at once.
+/// How many bytes of envelopes may be unanswered at the same time.
 const BULK_BYTES_MAX: usize = 32 << 20;
 
 impl BulkEnqueue {
@@ -52,10 +53,11 @@ impl BulkEnqueue {
         }
     }
 
-    /// Sends one more job, first waiting for earlier ones where too many are under way.
+    /// Sends one more job. Waits for earlier ones first if too many are unanswered.
     ///
     /// # Errors
-    /// Where the connection is gone; what the server refuses is told by [`BulkEnqueue::take_rejected`].
+    /// Returns [`ClientError::Broker`] if the connection is closed for good. A job that the server
+    /// refuses is no error here; [`BulkEnqueue::take_rejected`] returns it.
     pub async fn push(&mut self, job: NewJob) -> Result<(), ClientError> {
         while self.pending.len() >= BULK_JOBS_MAX
             || (self.pending_bytes > 0 && self.pending_bytes + job.payload.len() > BULK_BYTES_MAX)
@@ -94,7 +96,7 @@ impl BulkEnqueue {
         }
     }
 
-    /// Takes the answer for a job. Gives the job back where its queue has to be made first.
+    /// Waits for the answer for a job. Returns the job if its queue has to be created first.
     async fn take_answer(&mut self, sent: PendingEnqueue) -> Result<Option<NewJob>, BrokerError> {
         let PendingEnqueue {
             job,
@@ -102,8 +104,8 @@ impl BulkEnqueue {
             sent_at,
             is_repeated,
         } = sent;
-        // answers come in the order of what was sent: where the last one is long past, what was
-        // under way then is lost, all of it and not one after another
+        // Answers arrive in the order of the requests. If the last answer is long past, all requests
+        // that were unanswered then are lost together, so they do not time out one after another.
         let lost_at = sent_at.max(self.last_ack_at) + REQUEST_TIMEOUT;
         let answered = timeout_at(lost_at, self.broker.confirm_job(&job.queue, answer)).await;
         let confirmed = answered.unwrap_or(Err(BrokerError::Timeout("storing a message")));
@@ -127,8 +129,8 @@ impl BulkEnqueue {
         Ok(None)
     }
 
-    /// Makes the queue of a job that found none, once, and sends again in their order what had
-    /// been sent by then.
+    /// Creates the queue of a job that found none, once, and sends again, in their order, all jobs
+    /// that were sent before the queue existed.
     async fn make_queue(&mut self, first: NewJob) -> Result<(), BrokerError> {
         let mut made = HashSet::new();
         let mut missed = vec![first];
@@ -148,7 +150,7 @@ impl BulkEnqueue {
         Ok(())
     }
 
-    /// Counts a job that the server has, where it is this one and not another under its id.
+    /// Counts a job that the server has stored, unless what it stored is another job under its id.
     async fn take_enqueued(
         &mut self,
         job: NewJob,
@@ -171,15 +173,16 @@ impl BulkEnqueue {
         self.confirmed.push(job_id);
     }
 
-    /// The jobs the server has taken since this was last asked, in the order they were sent.
+    /// Returns the jobs that the server has confirmed since the last call, in the order in which they
+    /// were sent.
     pub fn take_confirmed(&mut self) -> Vec<JobId> {
         std::mem::take(&mut self.confirmed)
     }
 
-    /// Waits until the server has answered for every job. Returns how many it has taken.
+    /// Waits until the server has answered for every job. Returns how many jobs are enqueued.
     ///
     /// # Errors
-    /// Where the connection is gone.
+    /// Returns [`ClientError::Broker`] if the connection is closed for good.
     pub async fn finish(&mut self) -> Result<u64, ClientError> {
         while !self.pending.is_empty() {
             self.take_one().await?;
@@ -187,19 +190,19 @@ impl BulkEnqueue {
         Ok(self.enqueued)
     }
 
-    /// How many jobs the server has taken so far.
+    /// Returns how many jobs are enqueued so far, duplicates included.
     #[must_use]
     pub fn enqueued(&self) -> u64 {
         self.enqueued
     }
 
-    /// How many of these it had already.
+    /// Returns how many of the enqueued jobs the server already had.
     #[must_use]
     pub fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
-    /// The next job that was refused, and why.
+    /// Returns the next job that was refused, and why. `None` means that there are no more.
     pub fn take_rejected(&mut self) -> Option<(JobId, ClientError)> {
         let (job_id, error) = self.failed.pop_front()?;
         Some((job_id, error.into()))

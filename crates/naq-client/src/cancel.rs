@@ -1,4 +1,6 @@
-//! Cancelling jobs, in whatever state they are.
+//! Cancelling jobs in any state.
+
+use std::time::Duration;
 
 use super::client::as_json;
 use super::{Client, ClientError};
@@ -6,26 +8,27 @@ use naq_core::{OnCancel, on_cancel};
 use naq_jetstream::{BrokerError, JobMessage, MessageState, SlotWaiter, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State};
 
-/// What came of a wish to cancel.
+/// The outcome of [`Client::cancel`].
 #[derive(Clone, Debug)]
 pub enum CancelOutcome {
-    /// The job had not begun, or waited to be tried again: it has ended as cancelled.
+    /// The job had not started, was blocked, or waited to be retried. It has ended as `cancelled`.
     Cancelled(Box<Record>),
-    /// It runs, and its record says that it is to be cancelled. Any end but success is
-    /// `cancelled` now.
+    /// The job is running, and its record now contains the request. The job ends as `cancelled`
+    /// unless it succeeds.
     CancelRequested {
         /// The record.
         record: Box<Record>,
-        /// Its worker has heard, and stops the job. Where it has not, it finds out with its next
-        /// renewal; where it is dead, the job ends once its lease is over.
+        /// Whether the worker has acknowledged the request and stops the job. A worker that has not
+        /// finds the request when it next renews its lease. If the worker is dead, the job ends
+        /// once the lease has expired.
         acknowledged: bool,
     },
-    /// It had ended already, so.
+    /// The job had already ended; nothing was changed.
     AlreadyEnded(Box<Record>),
 }
 
 impl CancelOutcome {
-    /// The job's record.
+    /// Returns the job's record.
     #[must_use]
     pub fn record(&self) -> &Record {
         match self {
@@ -37,15 +40,14 @@ impl CancelOutcome {
 }
 
 impl Client {
-    /// Cancels a job. One that runs is stopped, with its whole tree, by its worker; any other
-    /// ends at once, and what waits for it goes on as that makes it.
+    /// Cancels a job. A running job is stopped by its worker, with all its processes. Any other job
+    /// ends at once, and the jobs that depend on it are released or cancelled by their conditions.
     ///
     /// ```no_run
-    /// # use naq_client::{CancelOutcome, Client, ClientError};
-    /// # use naq_client::JobId;
+    /// # use naq_client::{CancelOutcome, Client, ClientError, JobId};
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
     /// match client.cancel(&job).await? {
-    ///     CancelOutcome::Cancelled(_) => println!("it had not begun"),
+    ///     CancelOutcome::Cancelled(_) => println!("it had not started"),
     ///     CancelOutcome::CancelRequested { .. } => println!("it is being stopped"),
     ///     CancelOutcome::AlreadyEnded(record) => println!("it was {} already", record.state),
     /// }
@@ -54,79 +56,116 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where there is no such job.
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
     pub async fn cancel(&self, job: &JobId) -> Result<CancelOutcome, ClientError> {
-        let broker = &self.broker;
         loop {
-            let (record, revision) = broker.read_record(job).await?;
-            let dependents = record.as_ref().is_some_and(|record| record.has_dependents);
-            let mut record = match record.filter(|record| !record.placeholder) {
-                Some(record) => record,
-                None => match broker.find_message(job).await? {
-                    Some(message) => record_of(job, &message),
-                    // a worker may have taken it between the two looks
-                    None if broker.read_record(job).await?.1 != revision => continue,
-                    None => return Err(ClientError::NoSuchJob(job.clone())),
-                },
-            };
-            record.has_dependents |= dependents;
-            if record.envelope.is_none() && !record.state.is_terminal() {
-                record.envelope = self.envelope_of(&record).await?;
-            }
-            let waits = record.state == State::Waiting;
-            // between two attempts its worker has the message in hand: who is given it next has
-            // the envelope, and ends the job
-            if record.state == State::Retrying
-                && record.envelope.is_none()
-                && record.envelope_object.is_none()
-            {
-                record.cancel_requested = true;
-                match broker.write_record(&record, revision, None).await {
-                    Ok(_) => {
-                        failpoint("cancel.requested");
-                        return self.notify_worker(Box::new(record)).await;
-                    }
-                    Err(BrokerError::Conflict) => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            match on_cancel(Box::new(record), self.now()) {
-                OnCancel::AlreadyFinished(record) => {
-                    return Ok(CancelOutcome::AlreadyEnded(record));
-                }
-                OnCancel::NotifyWorkerAgain(record) => return self.notify_worker(record).await,
-                OnCancel::NotifyWorker(mut record) => {
-                    // a running job's envelope is its message's
-                    record.envelope = None;
-                    match broker.write_record(&record, revision, None).await {
-                        Ok(_) => {
-                            failpoint("cancel.requested");
-                            return self.notify_worker(record).await;
-                        }
-                        Err(BrokerError::Conflict) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                OnCancel::End(record) => {
-                    // one that waits has no message by which a worker would find what is left to
-                    // do, should this be cut off: it gets one first
-                    if waits && record.has_dependents {
-                        broker.release(job).await?;
-                    }
-                    let envelope = envelope(&record);
-                    let ttl = naq_core::result_ttl(envelope.as_ref(), self.result_ttl);
-                    match broker.write_record(&record, revision, ttl).await {
-                        Ok(_) => {
-                            failpoint("cancel.written");
-                            self.clean_up(&record, envelope.as_ref()).await?;
-                            return Ok(CancelOutcome::Cancelled(record));
-                        }
-                        Err(BrokerError::Conflict) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
+            if let Some(outcome) = self.try_cancel(job).await? {
+                return Ok(outcome);
             }
         }
+    }
+
+    /// Reads the job, decides and writes once. `None` means that the worker or another client changed
+    /// the job in between, so that the decision has to be made again.
+    async fn try_cancel(&self, job: &JobId) -> Result<Option<CancelOutcome>, ClientError> {
+        let Some((record, revision)) = self.record_to_cancel(job).await? else {
+            return Ok(None);
+        };
+        let is_blocked = record.state == State::Waiting;
+        // Between two attempts, a worker may have the message in hand, and nobody else has the
+        // envelope. Whoever gets the message next has it, and ends the job.
+        if record.state == State::Retrying
+            && record.envelope.is_none()
+            && record.envelope_object.is_none()
+        {
+            let mut record = record;
+            record.cancel_requested = true;
+            return self.request_cancel(Box::new(record), revision).await;
+        }
+        match on_cancel(Box::new(record), self.now()) {
+            OnCancel::AlreadyFinished(record) => Ok(Some(CancelOutcome::AlreadyEnded(record))),
+            OnCancel::NotifyWorkerAgain(record) => self.notify_worker(record).await.map(Some),
+            OnCancel::NotifyWorker(mut record) => {
+                // The envelope of a running job stays in its message.
+                record.envelope = None;
+                self.request_cancel(record, revision).await
+            }
+            OnCancel::End(record) => self.end_as_cancelled(record, revision, is_blocked).await,
+        }
+    }
+
+    /// Returns the job's record with its envelope, and the revision; from its message if no worker
+    /// has claimed it yet. `None` means that the job changed while it was read.
+    async fn record_to_cancel(&self, job: &JobId) -> Result<Option<(Record, u64)>, ClientError> {
+        let broker = &self.broker;
+        let (record, revision) = broker.read_record(job).await?;
+        // A placeholder is what dependents write before the job has a record of its own.
+        let has_dependents = record.as_ref().is_some_and(|record| record.has_dependents);
+        let mut record = match record.filter(|record| !record.placeholder) {
+            Some(record) => record,
+            None => match broker.find_message(job).await? {
+                Some(message) => record_of(job, &message),
+                // A worker may have claimed the job between the two reads.
+                None if broker.read_record(job).await?.1 != revision => return Ok(None),
+                None => return Err(ClientError::NoSuchJob(job.clone())),
+            },
+        };
+        record.has_dependents |= has_dependents;
+        if record.envelope.is_none() && !record.state.is_terminal() {
+            record.envelope = self.envelope_of(&record).await?;
+        }
+        Ok(Some((record, revision)))
+    }
+
+    /// Writes the request into the record of a running job, then notifies its worker. In this order
+    /// the worker finds the request even if the notification is lost.
+    async fn request_cancel(
+        &self,
+        record: Box<Record>,
+        revision: u64,
+    ) -> Result<Option<CancelOutcome>, ClientError> {
+        if !self.write_unless_changed(&record, revision, None).await? {
+            return Ok(None);
+        }
+        failpoint("cancel.requested");
+        self.notify_worker(record).await.map(Some)
+    }
+
+    /// Writes a record by compare-and-set. Returns whether it was still at this revision.
+    async fn write_unless_changed(
+        &self,
+        record: &Record,
+        revision: u64,
+        ttl: Option<Duration>,
+    ) -> Result<bool, ClientError> {
+        match self.broker.write_record(record, revision, ttl).await {
+            Ok(_) => Ok(true),
+            Err(BrokerError::Conflict) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the terminal record of a job that is not running, then removes what is left of it.
+    async fn end_as_cancelled(
+        &self,
+        record: Box<Record>,
+        revision: u64,
+        is_blocked: bool,
+    ) -> Result<Option<CancelOutcome>, ClientError> {
+        // A blocked job has no message in its queue. If this process dies after the record is
+        // written, no worker would release the dependents: a message is published first, and the
+        // worker that gets it does.
+        if is_blocked && record.has_dependents {
+            self.broker.release(&record.job_id).await?;
+        }
+        let envelope = envelope(&record);
+        let ttl = naq_core::result_ttl(envelope.as_ref(), self.result_ttl);
+        if !self.write_unless_changed(&record, revision, ttl).await? {
+            return Ok(None);
+        }
+        failpoint("cancel.written");
+        self.clean_up(&record, envelope.as_ref()).await?;
+        Ok(Some(CancelOutcome::Cancelled(record)))
     }
 
     async fn notify_worker(&self, record: Box<Record>) -> Result<CancelOutcome, ClientError> {
@@ -144,8 +183,9 @@ impl Client {
         })
     }
 
-    /// Removes what is left of a job that was cancelled, and lets those that wait for it go on.
-    /// Where this is cut off, the workers do the same: its message finds a terminal record.
+    /// Releases the dependents of a cancelled job and removes its index entries, slot and messages.
+    /// If this is interrupted, a worker does the same: it gets the job's message, and finds a
+    /// terminal record.
     async fn clean_up(
         &self,
         record: &Record,
@@ -167,7 +207,7 @@ fn envelope(record: &Record) -> Option<Envelope> {
     Envelope::parse(record.envelope.as_ref()?.get().as_bytes()).ok()
 }
 
-/// A record of a job that no worker has seen yet.
+/// Returns the record of a job that no worker has claimed yet, made of its message.
 pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
     let (state, due, is_paused) = match message.state {
         MessageState::Queued => (State::Queued, None, false),
@@ -176,7 +216,8 @@ pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
     let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
     record.next_attempt_at = due;
     if is_paused {
-        let warning = "it is paused, and waits beyond its time until someone resumes it";
+        let warning =
+            "it is paused and starts only after it is resumed, even if its time has passed";
         record.warnings.push(warning.to_owned());
     }
     record.envelope = as_json(&message.payload);

@@ -1,4 +1,4 @@
-//! Failed and rejected jobs, whole as they are kept: shown, run again, let go.
+//! Dead letters: failed and rejected jobs, listed, retried and discarded.
 
 use futures_util::stream::{self, StreamExt};
 
@@ -7,26 +7,26 @@ use super::{Client, ClientError};
 use naq_jetstream::{DeadLetter, DeadLetterScan, DeadLetters};
 use naq_protocol::{JobId, QueueName, State, Timestamp};
 
-/// How many failed jobs are worked on at once.
+/// How many dead letters are retried or removed at the same time.
 const JOBS_AT_ONCE: usize = 64;
 
-/// Which failed jobs are meant; all where nothing is asked for.
+/// Selects dead letters. The default selects all; a dead letter has to satisfy every field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
-    /// Those of this queue.
+    /// Jobs of this queue. `None` means any queue.
     pub queue: Option<QueueName>,
-    /// Those that failed for this reason.
+    /// Jobs that failed for this reason. `None` means any reason.
     pub reason: Option<String>,
-    /// Those that failed at this time or before.
+    /// Jobs that failed at this time or earlier.
     pub until: Option<Timestamp>,
-    /// Those that failed at this time or after.
+    /// Jobs that failed at this time or later.
     pub since: Option<Timestamp>,
-    /// Those up to this place in the failed stream.
+    /// Dead letters up to this sequence in their stream.
     pub up_to: Option<u64>,
 }
 
 impl DeadLetterFilter {
-    /// Whether a job is meant.
+    /// Returns whether a dead letter is selected.
     #[must_use]
     pub fn matches(&self, job: &DeadLetter) -> bool {
         self.queue.as_ref().is_none_or(|queue| *queue == job.queue)
@@ -36,33 +36,34 @@ impl DeadLetterFilter {
             && self.up_to.is_none_or(|up_to| job.sequence <= up_to)
     }
 
-    /// Whether the jobs meant are all those of a queue, or of all queues, up to a place.
+    /// Whether the filter selects all dead letters of a queue, or of all queues, up to a sequence, so
+    /// that one request can remove them.
     fn is_prefix(&self) -> bool {
         self.reason.is_none() && self.since.is_none()
     }
 }
 
-/// How many failed jobs are meant, and up to where that was looked.
+/// The number of selected dead letters, and the sequence up to which they were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterCount {
-    /// How many.
+    /// The number.
     pub jobs: u64,
-    /// The place of the last of them, for [`DeadLetterFilter::up_to`]: what fails from now on comes
-    /// after it.
+    /// The sequence of the last of them, for [`DeadLetterFilter::up_to`]: jobs that fail from now on
+    /// have greater ones.
     pub up_to: u64,
 }
 
-/// Failed jobs, newest first.
+/// Dead letters, newest first. [`Client::list_dead_letters`] returns it.
 pub struct DeadLetterList {
     jobs: DeadLetters,
     filter: DeadLetterFilter,
 }
 
 impl DeadLetterList {
-    /// The next older one; none where there are no more.
+    /// Returns the next older one. `None` means that there are no more.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, ClientError> {
         while let Some(job) = self.jobs.next().await? {
             if self.filter.since.is_some_and(|since| job.time < since) {
@@ -76,26 +77,27 @@ impl DeadLetterList {
     }
 }
 
-/// What became of a failed job that was to be run again.
+/// The outcome of retrying one dead letter.
 #[derive(Debug)]
 pub enum RetryOutcome {
-    /// It is enqueued, as a new job.
+    /// A new job was enqueued.
     Enqueued {
         /// The new job.
         job_id: JobId,
         /// The failed one.
         rerun_of: JobId,
     },
-    /// It has ended well, or was cancelled, since: its entry was let go.
+    /// The job has succeeded or was cancelled since. The dead letter was removed.
     Outdated(JobId),
-    /// It runs or waits, so that its entry does not count yet.
+    /// The job is running or waiting, so its dead letter does not count yet. Nothing was changed.
     NotEnded(JobId),
-    /// It could not be run again, and is still kept.
+    /// The job could not be run again. The dead letter is kept.
     Refused(JobId, ClientError),
 }
 
 impl Client {
-    /// The failed jobs, newest first, read as they are asked for.
+    /// Lists the selected dead letters, newest first. They are read as [`DeadLetterList::next`] is
+    /// called.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, DeadLetterFilter};
@@ -110,7 +112,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -121,19 +123,19 @@ impl Client {
         })
     }
 
-    /// A failed job by its id.
+    /// Returns the dead letter of a job.
     ///
     /// # Errors
-    /// [`ClientError::NoDeadLetter`] where none is kept.
+    /// Returns [`ClientError::NoDeadLetter`] if there is none.
     pub async fn fetch_dead_letter(&self, job: &JobId) -> Result<DeadLetter, ClientError> {
         let failed = self.broker.read_dead_letter(job).await?;
         failed.ok_or_else(|| ClientError::NoDeadLetter(job.clone()))
     }
 
-    /// How many failed jobs are meant.
+    /// Counts the selected dead letters.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn count_dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -147,8 +149,8 @@ impl Client {
         Ok(count)
     }
 
-    /// Runs every failed job that is meant again, oldest first, telling of each. A few are under
-    /// way at once.
+    /// Runs every selected failed job again, oldest first and several at the same time, and calls
+    /// `on_outcome` for each, in order.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, DeadLetterFilter, RetryOutcome};
@@ -164,11 +166,12 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer; what was enqueued until then is enqueued.
+    /// Returns [`ClientError::Broker`] if NATS does not answer. Jobs that were enqueued before remain
+    /// enqueued.
     pub async fn retry_dead_letters(
         &self,
         filter: &DeadLetterFilter,
-        mut tell: impl FnMut(RetryOutcome),
+        mut on_outcome: impl FnMut(RetryOutcome),
     ) -> Result<(), ClientError> {
         let matching = self.matching(filter, true).await?;
         let mut retries = matching
@@ -176,14 +179,14 @@ impl Client {
             .map(|job| async move { self.retry_dead_letter(job?).await })
             .buffered(JOBS_AT_ONCE);
         while let Some(retried) = retries.next().await {
-            tell(retried?);
+            on_outcome(retried?);
         }
         Ok(())
     }
 
     async fn retry_dead_letter(&self, failed: DeadLetter) -> Result<RetryOutcome, ClientError> {
         let job = failed.job_id.clone();
-        // a rejected envelope may bear the id of a job that has nothing to do with it
+        // a rejected envelope may contain the id of an unrelated job
         if failed.state != State::Rejected
             && let (Some(record), _) = self.broker.read_record(&job).await?
             && !record.placeholder
@@ -208,18 +211,19 @@ impl Client {
         }
     }
 
-    /// Lets go of one failed job. Returns whether it was still there.
+    /// Discards one dead letter. Returns whether it still existed.
     ///
     /// # Errors
-    /// Where NATS refuses.
+    /// Returns [`ClientError::Broker`] if NATS refuses the request.
     pub async fn discard_dead_letter(&self, job: &DeadLetter) -> Result<bool, ClientError> {
         Ok(self.broker.remove_dead_letter(job).await?)
     }
 
-    /// Lets go of every failed job that is meant. Returns how many there were.
+    /// Discards every selected dead letter. Returns how many were removed.
     ///
     /// # Errors
-    /// Where NATS refuses; what was let go until then is gone.
+    /// Returns [`ClientError::Broker`] if NATS refuses the request. Dead letters that were removed
+    /// before remain removed.
     pub async fn discard_dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -263,7 +267,7 @@ impl Client {
     }
 }
 
-/// The failed jobs that are meant, oldest first.
+/// The selected dead letters, oldest first.
 struct MatchingDeadLetters {
     jobs: DeadLetterScan,
     filter: DeadLetterFilter,

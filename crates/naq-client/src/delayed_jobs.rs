@@ -1,4 +1,4 @@
-//! Jobs that begin at a time of their own: enqueued, listed, and given other times.
+//! Delayed jobs: enqueued, listed, paused and rescheduled.
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
@@ -17,68 +17,68 @@ use naq_jetstream::{
 };
 use naq_protocol::{Envelope, JobId, QueueName, Record, State, Timestamp, is_equivalent};
 
-/// How long the server may take to put what is on its way into its queue.
+/// How long the server may take to move a job that is due into its queue.
 const IN_TRANSIT_MAX: Duration = Duration::from_secs(2);
 
-/// How often a change is tried while others change the job as well, or the server does not answer.
+/// How often a change is tried while other clients change the job or the server does not answer.
 const ATTEMPTS_MAX: usize = 8;
 
-/// A job that is held until its time.
+/// A delayed job in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DelayedJobSummary {
     /// The job.
     pub job_id: JobId,
-    /// Its queue.
+    /// The job's queue.
     pub queue: QueueName,
-    /// When it is to begin; none where another program had the server hold it by something else
-    /// than a time. For one that is paused it may be over.
+    /// When the job starts. `None` means that another program delayed it by a server-side schedule
+    /// that is not a single time. The due time of a paused job may have passed.
     pub due: Option<Timestamp>,
-    /// It waits, whatever the time, until it is resumed.
+    /// Whether the job waits until it is resumed, even after its due time.
     pub paused: bool,
-    /// When it was enqueued.
+    /// When the job was enqueued.
     pub enqueue_time: Timestamp,
     /// The envelope's labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What it runs, in one line; none where its envelope is none.
+    /// What the job runs, in one line. `None` means that its envelope is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
 
 impl DelayedJobSummary {
-    fn new(held: &DelayedJob) -> DelayedJobSummary {
-        let labels = Envelope::parse(&held.payload).map(|envelope| envelope.labels);
+    fn new(delayed: &DelayedJob) -> DelayedJobSummary {
+        let labels = Envelope::parse(&delayed.payload).map(|envelope| envelope.labels);
         DelayedJobSummary {
-            job_id: held.job_id.clone(),
-            queue: held.queue.clone(),
-            due: held.due,
-            paused: held.is_paused,
-            enqueue_time: held.enqueue_time,
+            job_id: delayed.job_id.clone(),
+            queue: delayed.queue.clone(),
+            due: delayed.due,
+            paused: delayed.is_paused,
+            enqueue_time: delayed.enqueue_time,
             labels: labels.unwrap_or_default(),
-            command: as_json(&held.payload).as_deref().and_then(command),
+            command: as_json(&delayed.payload).as_deref().and_then(command),
         }
     }
 }
 
-/// Some one-shots of a list, and where it goes on.
+/// A page of a list of delayed jobs.
 #[derive(Clone, Debug)]
 pub struct DelayedJobPage {
-    /// The one-shots, in the order in which they were stored, queue by queue.
+    /// The delayed jobs, queue by queue, in the order in which they were stored.
     pub delayed_jobs: Vec<DelayedJobSummary>,
-    /// Where the next page begins; none where this is the last.
+    /// Where the next page starts. `None` means that this is the last page.
     pub next: Option<DelayedJobCursor>,
 }
 
-/// All one-shots, read as they are asked for.
+/// Delayed jobs, read as [`DelayedJobs::next`] is called. [`Client::delayed_jobs`] returns it.
 pub struct DelayedJobs {
     listing: DelayedJobListing,
 }
 
 impl DelayedJobs {
-    /// The next one; none where there are no more.
+    /// Returns the next one. `None` means that there are no more.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next(&mut self) -> Result<Option<DelayedJobSummary>, ClientError> {
         Ok(self
             .listing
@@ -89,19 +89,19 @@ impl DelayedJobs {
     }
 }
 
-/// What came of a wish for another time.
+/// The outcome of changing when a job starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rescheduled {
-    /// It is held, so.
+    /// The job is delayed, as described.
     Delayed(Box<DelayedJobSummary>),
-    /// It waits to be tried again, until then.
+    /// The job waits for its next attempt.
     Retrying {
-        /// Its queue.
+        /// The queue.
         queue: QueueName,
-        /// When.
+        /// When the next attempt starts.
         due: Timestamp,
     },
-    /// It is in its queue.
+    /// The job is in its queue.
     Queued {
         /// The queue.
         queue: QueueName,
@@ -109,9 +109,9 @@ pub enum Rescheduled {
 }
 
 impl Queue {
-    /// Enqueues a job that is to begin after a while, as [`Queue::enqueue_at`] does. The same
-    /// envelope under the same id is a repeat of the same request for as long as the job is held,
-    /// and the first time stands.
+    /// Enqueues a job that starts after a delay, as [`Queue::enqueue_at`] does. Enqueueing the same
+    /// envelope under the same id again while the job is delayed has no effect: the first due time
+    /// stands.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -132,16 +132,16 @@ impl Queue {
     pub async fn enqueue_in(
         &self,
         envelope: &Envelope,
-        wait: Duration,
+        delay: Duration,
     ) -> Result<JobId, ClientError> {
-        let start = delay_for(wait, envelope.expires_at, self.client.now());
+        let start = delay_for(delay, envelope.expires_at, self.client.now());
         self.enqueue_delayed(envelope, start.map_err(ClientError::InvalidDueTime)?)
             .await
     }
 
-    /// Enqueues a job that is to begin at a time, or at once where that has passed. The server
-    /// holds it: nothing of naq needs to run until then, and what was due while the server was
-    /// down begins when it is back.
+    /// Enqueues a job that starts at a time, or at once if that time has passed. The NATS server
+    /// delays it: no naq process needs to run until then, and jobs that become due while the server
+    /// is down start when it is up again.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -152,7 +152,7 @@ impl Queue {
     /// let queue = client.queue("church")?;
     /// let job = queue.enqueue_at(&envelope, christmas).await?;
     ///
-    /// // until it begins, it can be given another time
+    /// // until it starts, it can be paused, resumed and rescheduled
     /// client.pause_delayed_job(&job).await?;
     /// client.resume_delayed_job(&job).await?;
     /// # Ok(())
@@ -160,9 +160,9 @@ impl Queue {
     /// ```
     ///
     /// # Errors
-    /// As [`Queue::enqueue`]; [`ClientError::InvalidDueTime`] for a time that no server can hold it until,
-    /// or by which it has expired; and [`BrokerError::DueTimeConflict`] where the same envelope is there
-    /// under the same id for another time.
+    /// As [`Queue::enqueue`]. Returns [`ClientError::InvalidDueTime`] if the time is out of range or
+    /// the job expires before it, and [`BrokerError::DueTimeConflict`] if the same envelope was
+    /// enqueued under the same id for another time.
     pub async fn enqueue_at(
         &self,
         envelope: &Envelope,
@@ -175,8 +175,8 @@ impl Queue {
 }
 
 impl Client {
-    /// Up to `limit` one-shots of one queue or of all, in the order in which they were stored,
-    /// queue by queue. `after` is where an earlier page ended.
+    /// Returns up to `limit` delayed jobs of one queue or of all, queue by queue, in the order in which
+    /// they were stored. `after` is the `next` of an earlier page.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -196,7 +196,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn list_delayed_jobs(
         &self,
         queue: Option<&QueueName>,
@@ -208,21 +208,21 @@ impl Client {
             delayed_jobs: Vec::new(),
             next: None,
         };
-        while let Some(held) = listing.next().await? {
+        while let Some(delayed) = listing.next().await? {
             if page.delayed_jobs.len() >= limit {
                 return Ok(page);
             }
-            page.delayed_jobs.push(DelayedJobSummary::new(&held));
-            page.next = Some(DelayedJobCursor::of(&held));
+            page.delayed_jobs.push(DelayedJobSummary::new(&delayed));
+            page.next = Some(DelayedJobCursor::of(&delayed));
         }
         page.next = None;
         Ok(page)
     }
 
-    /// All one-shots of one queue or of all, read as they are asked for.
+    /// Lists all delayed jobs of one queue or of all. They are read as [`DelayedJobs::next`] is called.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn delayed_jobs(
         &self,
         queue: Option<&QueueName>,
@@ -232,12 +232,12 @@ impl Client {
         })
     }
 
-    /// The `limit` one-shots of one queue or of all that are due first, those that are paused
-    /// last. Every one is looked at, and no more than these are kept: of a million it takes a
-    /// while.
+    /// Returns the `limit` delayed jobs of one queue or of all that are due first, paused ones last.
+    /// This reads every delayed job, which takes a while for a million of them, and keeps no more
+    /// than `limit` in memory.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next_delayed_jobs(
         &self,
         queue: Option<&QueueName>,
@@ -245,8 +245,8 @@ impl Client {
     ) -> Result<Vec<DelayedJobSummary>, ClientError> {
         let mut delayed_jobs = self.delayed_jobs(queue).await?;
         let mut latest: BinaryHeap<ByDue> = BinaryHeap::with_capacity(limit + 1);
-        while let Some(one_shot) = delayed_jobs.next().await? {
-            latest.push(ByDue(one_shot));
+        while let Some(delayed) = delayed_jobs.next().await? {
+            latest.push(ByDue(delayed));
             if latest.len() > limit {
                 latest.pop();
             }
@@ -255,35 +255,36 @@ impl Client {
         Ok(sorted.into_iter().map(|one| one.0).collect())
     }
 
-    /// A job that is held until its time.
+    /// Returns a delayed job.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where there is no such job, and [`ClientError::NotDelayed`] where
-    /// it is in its queue, has begun, or ended.
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist, and [`ClientError::NotDelayed`] if
+    /// it is in its queue, has started, or has ended.
     pub async fn fetch_delayed_job(&self, job: &JobId) -> Result<DelayedJobSummary, ClientError> {
         match self.locate(job).await? {
-            JobLocation::Delayed(held) => Ok(DelayedJobSummary::new(&held)),
+            JobLocation::Delayed(delayed) => Ok(DelayedJobSummary::new(&delayed)),
             JobLocation::Started(record, _) => Err(not_delayed(job, record.state)),
             JobLocation::Queued(_) => Err(not_delayed(job, State::Queued)),
             JobLocation::NotFound => Err(ClientError::NoSuchJob(job.clone())),
         }
     }
 
-    /// Has a one-shot wait, whatever its time, until it is resumed. One that is paused stays so.
+    /// Pauses a delayed job: it waits until it is resumed, even after its due time. A paused job stays
+    /// paused.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where there is no such job; [`ClientError::NotDelayed`] where it is
-    /// in its queue, has begun, or ended, and [`ClientError::AlreadyDue`] where it may be about
-    /// to.
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist, [`ClientError::NotDelayed`] if it
+    /// is in its queue, has started, or has ended, and [`ClientError::AlreadyDue`] if the server may
+    /// be moving it into its queue at this moment.
     pub async fn pause_delayed_job(&self, job: &JobId) -> Result<DelayedJobSummary, ClientError> {
         match self.reschedule(job, RescheduleRequest::Pause).await? {
-            Rescheduled::Delayed(one_shot) => Ok(*one_shot),
+            Rescheduled::Delayed(delayed) => Ok(*delayed),
             Rescheduled::Retrying { .. } => Err(not_delayed(job, State::Retrying)),
             Rescheduled::Queued { .. } => Err(not_delayed(job, State::Queued)),
         }
     }
 
-    /// Has a one-shot that is paused begin at its time, or at once where that is over. One that is
+    /// Resumes a paused job: it starts at its due time, or at once if that has passed. A job that is
     /// not paused stays as it is.
     ///
     /// # Errors
@@ -292,12 +293,12 @@ impl Client {
         self.reschedule(job, RescheduleRequest::Resume).await
     }
 
-    /// Gives a one-shot another time to begin at; at once where that is over. One that is paused
-    /// stays so, but for that. A job that waits to be tried again is tried then.
+    /// Reschedules a delayed job; it starts at once if the time has passed. A paused job gets the new
+    /// due time and stays paused. A job that waits to be retried is retried at that time.
     ///
     /// # Errors
-    /// As [`Client::pause_delayed_job`], and [`ClientError::InvalidDueTime`] for a time that no server can
-    /// hold it until, or by which it has expired.
+    /// As [`Client::pause_delayed_job`]. Returns [`ClientError::InvalidDueTime`] if the time is out of
+    /// range or the job expires before it.
     pub async fn reschedule_delayed_job(
         &self,
         job: &JobId,
@@ -307,12 +308,12 @@ impl Client {
         self.reschedule(job, RescheduleRequest::At(start)).await
     }
 
-    /// Puts a one-shot into its queue now, also where it is paused; and a job that waits to be
-    /// tried again.
+    /// Moves a delayed job into its queue now, even if it is paused; likewise a job that waits to be
+    /// retried.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where there is no such job, and [`ClientError::NotDelayed`] where
-    /// it is in its queue, has begun, or ended.
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist, and [`ClientError::NotDelayed`] if
+    /// it is in its queue, has started, or has ended.
     pub async fn run_delayed_job_now(&self, job: &JobId) -> Result<Rescheduled, ClientError> {
         self.reschedule(job, RescheduleRequest::StartNow).await
     }
@@ -320,10 +321,10 @@ impl Client {
     async fn reschedule(
         &self,
         job: &JobId,
-        wish: RescheduleRequest,
+        request: RescheduleRequest,
     ) -> Result<Rescheduled, ClientError> {
         let mut last = BrokerError::Conflict;
-        // an answer got lost: what is there may be our own doing
+        // After a lost answer, the state that the next read finds may be the result of this call.
         let mut may_be_done = false;
         for _ in 0..ATTEMPTS_MAX {
             let tried = match self.locate(job).await? {
@@ -339,9 +340,11 @@ impl Client {
                     return Ok(Rescheduled::Queued { queue });
                 }
                 JobLocation::Started(record, revision) => {
-                    self.reschedule_retry(*record, revision, wish).await
+                    self.reschedule_retry(*record, revision, request).await
                 }
-                JobLocation::Delayed(held) => self.reschedule_delayed_once(&held, wish).await,
+                JobLocation::Delayed(delayed) => {
+                    self.reschedule_delayed_once(&delayed, request).await
+                }
             };
             match tried {
                 Err(ClientError::Broker(
@@ -356,44 +359,48 @@ impl Client {
         Err(last.into())
     }
 
-    /// Does it with a one-shot, once.
+    /// Tries once to reschedule a delayed job.
     async fn reschedule_delayed_once(
         &self,
-        held: &DelayedJob,
-        wish: RescheduleRequest,
+        delayed: &DelayedJob,
+        request: RescheduleRequest,
     ) -> Result<Rescheduled, ClientError> {
         let now = self.now();
-        let queue = held.queue.clone();
-        match on_reschedule(held.due, held.is_paused, wish, now) {
-            OnReschedule::Unchanged => {
-                Ok(Rescheduled::Delayed(Box::new(DelayedJobSummary::new(held))))
-            }
+        let queue = delayed.queue.clone();
+        match on_reschedule(delayed.due, delayed.is_paused, request, now) {
+            OnReschedule::Unchanged => Ok(Rescheduled::Delayed(Box::new(DelayedJobSummary::new(
+                delayed,
+            )))),
             OnReschedule::Enqueue => {
-                self.broker.enqueue_delayed_now(held).await?;
+                self.broker.enqueue_delayed_now(delayed).await?;
                 Ok(Rescheduled::Queued { queue })
             }
             OnReschedule::TooLate(due) => Err(ClientError::AlreadyDue {
-                job: held.job_id.clone(),
+                job: delayed.job_id.clone(),
                 due,
             }),
             OnReschedule::NotTimed => Err(ClientError::NoDueTime {
-                job: held.job_id.clone(),
-                schedule: held.schedule().to_owned(),
+                job: delayed.job_id.clone(),
+                schedule: delayed.schedule().to_owned(),
             }),
             OnReschedule::DelayUntil { due, is_paused } => {
-                let expires_at = Envelope::parse(&held.payload)
+                let expires_at = Envelope::parse(&delayed.payload)
                     .ok()
                     .and_then(|envelope| envelope.expires_at);
                 delay_until(due, expires_at, now).map_err(ClientError::InvalidDueTime)?;
                 let paused_at = is_paused.then_some(now);
-                let stored_at = self.broker.reschedule_delayed(held, due, paused_at).await?;
-                let was_due = held.due.filter(|_| !held.is_paused);
+                let stored_at = self
+                    .broker
+                    .reschedule_delayed(delayed, due, paused_at)
+                    .await?;
+                let was_due = delayed.due.filter(|_| !delayed.is_paused);
                 if was_due.is_some_and(|due| stored_at >= due) {
-                    // by the server's clock its time had come: what was on its way goes on
+                    // By the server's clock the job was already due, so the old message may be on its
+                    // way into the queue. Wait for it, then check whether the new one exists.
                     tokio::time::sleep(IN_TRANSIT_MAX).await;
                     if self
                         .broker
-                        .read_delayed(&queue, &held.job_id)
+                        .read_delayed(&queue, &delayed.job_id)
                         .await?
                         .is_none()
                     {
@@ -403,31 +410,31 @@ impl Client {
                 Ok(Rescheduled::Delayed(Box::new(DelayedJobSummary {
                     due: Some(due),
                     paused: is_paused,
-                    ..DelayedJobSummary::new(held)
+                    ..DelayedJobSummary::new(delayed)
                 })))
             }
         }
     }
 
-    /// Does it with a job that has a record: where it waits to be tried again, its record first
-    /// says when. Whatever of its messages comes before that is held again, and whatever comes
-    /// once more is absorbed, so none of this can be half done.
+    /// Reschedules a job that waits to be retried. The order matters: the record gets the new time
+    /// first. A worker that gets a message of the job before that time delays it again, and drops
+    /// duplicates, so an interruption after any step does no harm.
     async fn reschedule_retry(
         &self,
         mut record: Record,
         revision: u64,
-        wish: RescheduleRequest,
+        request: RescheduleRequest,
     ) -> Result<Rescheduled, ClientError> {
         let job = record.job_id.clone();
-        let due = match wish {
+        let due = match request {
             RescheduleRequest::At(start) if record.state == State::Retrying => start.due,
             RescheduleRequest::StartNow if record.state == State::Retrying => self.now(),
             _ => return Err(not_delayed(&job, record.state)),
         };
-        let is_now = !matches!(wish, RescheduleRequest::At(start) if !start.is_due);
+        let is_now = !matches!(request, RescheduleRequest::At(start) if !start.is_due);
         let broker = &self.broker;
         let Some(payload) = broker.envelope_of(&record).await? else {
-            // it moves from one place to the next
+            // the message is being moved at this moment: try again
             return Err(BrokerError::Conflict.into());
         };
         record.next_attempt_at = Some(due);
@@ -438,8 +445,8 @@ impl Client {
             broker.enqueue_retry_now(&queue, &job, payload).await?;
             return Ok(Rescheduled::Queued { queue });
         }
-        let held = NewJob::with_id(job, queue.clone(), payload);
-        broker.delay_retry(held, due, record.attempt).await?;
+        let delayed = NewJob::with_id(job, queue.clone(), payload);
+        broker.delay_retry(delayed, due, record.attempt).await?;
         Ok(Rescheduled::Retrying { queue, due })
     }
 
@@ -449,11 +456,13 @@ impl Client {
             if let Some(record) = record.filter(|record| !record.placeholder) {
                 return Ok(JobLocation::Started(Box::new(record), revision));
             }
-            let held = self.broker.find_delayed(job).await?;
-            match held {
-                // it has begun since, and failed
-                Some(held) if held.is_retry() && self.has_changed(job, revision).await? => continue,
-                Some(held) => return Ok(JobLocation::Delayed(Box::new(held))),
+            let delayed = self.broker.find_delayed(job).await?;
+            match delayed {
+                // it has started and failed since the record was read
+                Some(delayed) if delayed.is_retry() && self.has_changed(job, revision).await? => {
+                    continue;
+                }
+                Some(delayed) => return Ok(JobLocation::Delayed(Box::new(delayed))),
                 None => {}
             }
             match self.broker.find_message(job).await? {
@@ -463,7 +472,7 @@ impl Client {
                 Some(_) => continue,
                 None => {}
             }
-            // a worker may have taken it between the looks
+            // a worker may have claimed it between the reads
             if !self.has_changed(job, revision).await? {
                 return Ok(JobLocation::NotFound);
             }
@@ -479,7 +488,7 @@ impl Client {
 enum JobLocation {
     Delayed(Box<DelayedJob>),
     Queued(QueueName),
-    /// Its record, and the revision of that.
+    /// The record and its revision.
     Started(Box<Record>, u64),
     NotFound,
 }
@@ -491,7 +500,7 @@ fn not_delayed(job: &JobId, state: State) -> ClientError {
     }
 }
 
-/// One-shots by when they begin; those that wait for no time come last.
+/// Orders delayed jobs by due time; paused jobs and jobs without a due time come last.
 struct ByDue(DelayedJobSummary);
 
 impl ByDue {
@@ -521,8 +530,8 @@ impl Ord for ByDue {
     }
 }
 
-/// Compares a job that is enqueued with what stands under its id already, at that sequence of the
-/// queue's stream or wherever it has moved on to: fine where the two are the same request.
+/// Compares a job that is being enqueued with the existing job of the same id, at that sequence of
+/// the queue's stream or wherever it has moved to. Returns `Ok` if both are the same request.
 pub(super) async fn compare_with_existing(
     broker: &naq_jetstream::Broker,
     job: &NewJob,
@@ -542,7 +551,7 @@ pub(super) async fn compare_with_existing(
             None => Ok(()),
         };
     }
-    // the server minds the id, and someone has removed the job
+    // The server still deduplicates the id, but the job was removed.
     let again = broker.enqueue_after_removal(job.clone()).await?;
     match again.duplicate {
         false => Ok(()),
@@ -556,7 +565,7 @@ pub(super) async fn compare_with_existing(
     }
 }
 
-/// Fine where a job that is enqueued is the same request as the one that stands under its id.
+/// Returns `Ok` if a job that is being enqueued is the same request as the existing job of its id.
 pub(super) fn same_request(
     job: &NewJob,
     standing: ExistingJob,

@@ -1,4 +1,4 @@
-//! What happens to jobs: every change of a state, as it happens or as it is stored.
+//! Events: every change of a job's state, as it happens, or the stored last change of each job.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, MessageState, RecordChange};
 use naq_protocol::{JobId, Record, State, Timestamp};
 
-/// How many jobs that have not ended are remembered, to tell what they were before.
+/// How many jobs that have not ended are remembered, to report their previous states.
 const REMEMBERED_MAX: usize = 65_536;
 
 /// A change of a job's state.
@@ -58,7 +58,7 @@ impl JobEvent {
     }
 }
 
-/// Changes of states as they happen.
+/// Changes of states as they happen. [`Client::events`] returns it.
 pub struct JobEvents {
     watch: BrokerEventWatch,
     filter: JobFilter,
@@ -66,17 +66,17 @@ pub struct JobEvents {
 }
 
 impl JobEvents {
-    /// Waits for the next one. None says that the connection was lost: what was put into queues
-    /// meanwhile, and states that were left again, are not told of, ends are. Cancel safe.
+    /// Waits for the next event. `None` means that the connection was lost and is open again: events
+    /// of enqueued jobs and of intermediate states may be missing, ends of jobs follow. Cancel safe.
     ///
     /// # Errors
-    /// Where NATS refuses.
+    /// Returns [`ClientError::Broker`] if NATS refuses the request.
     pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         loop {
             let event = match self.watch.next().await? {
                 BrokerEvent::ConnectionLost => return Ok(None),
-                BrokerEvent::RecordStored(changed) => self.stored(*changed),
-                BrokerEvent::MessageEnqueued(arrived) => self.arrived(*arrived),
+                BrokerEvent::RecordStored(changed) => self.on_record(*changed),
+                BrokerEvent::MessageEnqueued(arrived) => self.on_message(*arrived),
             };
             if event.is_some() {
                 return Ok(event);
@@ -84,48 +84,48 @@ impl JobEvents {
         }
     }
 
-    fn stored(&mut self, changed: RecordChange) -> Option<JobEvent> {
-        let previous = match self.memory.take(&changed) {
+    fn on_record(&mut self, changed: RecordChange) -> Option<JobEvent> {
+        let previous = match self.memory.on_record(&changed) {
             StateChange::Changed(previous) => previous,
             StateChange::Unchanged => return None,
         };
-        let is_meant = self.filter.matches(&changed.record);
-        is_meant.then(|| JobEvent::new(changed, previous))
+        let is_selected = self.filter.matches(&changed.record);
+        is_selected.then(|| JobEvent::new(changed, previous))
     }
 
-    fn arrived(&mut self, arrived: EnqueuedMessage) -> Option<JobEvent> {
+    fn on_message(&mut self, arrived: EnqueuedMessage) -> Option<JobEvent> {
         let state = match arrived.message.state {
             MessageState::Queued => State::Queued,
-            // its record has said so
+            // the record of the failed attempt has already reported the retry
             MessageState::Delayed { is_retry: true, .. } => return None,
             MessageState::Delayed { .. } => State::Scheduled,
         };
-        let previous = match self.memory.arrive(&arrived.job_id, state, arrived.time) {
+        let previous = match self.memory.on_message(&arrived.job_id, state, arrived.time) {
             StateChange::Changed(previous) => previous,
             StateChange::Unchanged => return None,
         };
-        // reading the envelope, which has the labels, is for those that may be meant
+        // parse the envelope, which contains the labels, only if the event may be selected
         if !self.filter.may_match_state(state) {
             return None;
         }
         let mut record = record_of(&arrived.job_id, &arrived.message);
         record.attempt = arrived.attempts;
-        let is_meant = self.filter.matches(&record);
-        is_meant.then(|| JobEvent::of(record, arrived.time, None, previous))
+        let is_selected = self.filter.matches(&record);
+        is_selected.then(|| JobEvent::of(record, arrived.time, None, previous))
     }
 }
 
-/// The last change of each job.
+/// The last change of each job. [`Client::latest_job_events`] returns it.
 pub struct LatestJobEvents {
     changes: naq_jetstream::LatestRecordChanges,
     filter: JobFilter,
 }
 
 impl LatestJobEvents {
-    /// The next one; none where there are no more.
+    /// Returns the next one. `None` means that there are no more.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next(&mut self) -> Result<Option<JobEvent>, ClientError> {
         while let Some(changed) = self.changes.next().await? {
             if self.filter.matches(&changed.record) {
@@ -137,8 +137,8 @@ impl LatestJobEvents {
 }
 
 impl Client {
-    /// Every change of a job's state from now on, as it happens: also that it was put into its
-    /// queue, or is held until its time.
+    /// Watches every change of a job's state from now on, including that a job was enqueued or
+    /// delayed.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, JobFilter};
@@ -147,14 +147,14 @@ impl Client {
     /// loop {
     ///     match events.next().await? {
     ///         Some(event) => println!("{} is {}", event.record.job_id, event.record.state),
-    ///         None => println!("the connection was lost; ends are caught up with"),
+    ///         None => println!("the connection was lost; events may be missing"),
     ///     }
     /// }
     /// # }
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn events(&self, filter: &JobFilter) -> Result<JobEvents, ClientError> {
         Ok(JobEvents {
             watch: self.broker.watch_events().await?,
@@ -163,10 +163,10 @@ impl Client {
         })
     }
 
-    /// The last change of each job that has a record, oldest first.
+    /// Returns the last change of each job that has a record, oldest first.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn latest_job_events(
         &self,
         filter: &JobFilter,
@@ -178,7 +178,7 @@ impl Client {
     }
 }
 
-/// What jobs that have not ended were when they were last seen.
+/// The last known states of jobs that have not ended.
 #[derive(Default)]
 struct LastStates(HashMap<JobId, LastState>);
 
@@ -191,15 +191,15 @@ struct LastState {
 
 #[derive(Debug, PartialEq, Eq)]
 enum StateChange {
-    /// Another state, or another attempt, than before, where that is known.
+    /// The state or the attempt differs from before. Contains the previous state, if it is known.
     Changed(Option<State>),
-    /// It was stored anew for something else: progress, a wish, another time to begin.
+    /// The record was stored again for another reason: progress, a request, another start time.
     Unchanged,
 }
 
 impl LastStates {
-    /// Takes a record.
-    fn take(&mut self, changed: &RecordChange) -> StateChange {
+    /// Updates the memory by a record that was stored.
+    fn on_record(&mut self, changed: &RecordChange) -> StateChange {
         let record = &changed.record;
         let now = LastState {
             state: record.state,
@@ -216,19 +216,19 @@ impl LastStates {
                 StateChange::Unchanged
             }
             Some(before) => StateChange::Changed(Some(before.state)),
-            // the first record follows the message in the queue
+            // a job gets its first record when a worker claims its message
             None if changed.previous == Some(0) => StateChange::Changed(Some(State::Queued)),
             None => StateChange::Changed(None),
         }
     }
 
-    /// Takes a message that came into a queue, or that is held.
-    fn arrive(&mut self, job_id: &JobId, state: State, time: Timestamp) -> StateChange {
+    /// Updates the memory by a message that was enqueued or delayed.
+    fn on_message(&mut self, job_id: &JobId, state: State, time: Timestamp) -> StateChange {
         match self.0.get_mut(job_id) {
-            // it is overtaken by what it led to, as may happen among several servers
+            // a later record overtook the message, as may happen with several servers
             Some(known) if known.time > Some(time) => StateChange::Changed(None),
-            // a further message of a job that is there already; or a retry that is due at once,
-            // which its record is about to say
+            // another message of a job that already has one; or a retry that is due at once, which
+            // the record is about to report
             Some(known) if known.state == state || known.state == State::Running => {
                 StateChange::Unchanged
             }
@@ -238,7 +238,7 @@ impl LastStates {
                 StateChange::Changed(Some(before))
             }
             None => {
-                // that it was queued before goes without saying when it runs
+                // `Queued` need not be remembered: it is the default previous state of a first record
                 if state != State::Queued {
                     let known = LastState {
                         state,
@@ -254,7 +254,7 @@ impl LastStates {
 
     fn insert(&mut self, job_id: &JobId, known: LastState) -> Option<LastState> {
         if self.0.len() >= REMEMBERED_MAX && !self.0.contains_key(job_id) {
-            // telling what a job was before is a courtesy, for which memory does not grow
+            // previous states are a convenience, so the memory is bounded
             self.0.clear();
         }
         self.0.insert(job_id.clone(), known)
@@ -288,10 +288,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_job_was_before_is_told() {
+    fn an_event_contains_the_previous_state() {
         let mut memory = LastStates::default();
         let mut see =
-            |state, attempt, previous| memory.take(&changed("a", state, attempt, previous));
+            |state, attempt, previous| memory.on_record(&changed("a", state, attempt, previous));
         let from = |state| StateChange::Changed(Some(state));
         assert_eq!(see(State::Running, 1, 0), from(State::Queued));
         assert_eq!(see(State::Running, 1, 1), StateChange::Unchanged);
@@ -303,25 +303,25 @@ mod tests {
     }
 
     #[test]
-    fn memory_does_not_grow() {
+    fn the_memory_of_last_states_is_bounded() {
         let mut memory = LastStates::default();
         for number in 0..REMEMBERED_MAX * 2 + 10 {
-            memory.take(&changed(&number.to_string(), State::Running, 1, 0));
+            memory.on_record(&changed(&number.to_string(), State::Running, 1, 0));
         }
         assert!(memory.0.len() <= REMEMBERED_MAX);
     }
 
     #[test]
-    fn what_comes_into_a_queue_is_told_where_it_is_a_change() {
+    fn an_enqueued_message_is_an_event_only_if_the_state_changes() {
         let mut memory = LastStates::default();
         let id = JobId::new("a").unwrap();
         let from = |state| StateChange::Changed(Some(state));
-        let see = |memory: &mut LastStates, state, ms| memory.arrive(&id, state, at(ms));
+        let see = |memory: &mut LastStates, state, ms| memory.on_message(&id, state, at(ms));
         assert_eq!(
             see(&mut memory, State::Scheduled, 1),
             StateChange::Changed(None)
         );
-        // given another time
+        // rescheduled
         assert_eq!(
             see(&mut memory, State::Scheduled, 2),
             StateChange::Unchanged
@@ -329,8 +329,8 @@ mod tests {
         assert_eq!(see(&mut memory, State::Queued, 3), from(State::Scheduled));
         let mut ran = changed("a", State::Running, 1, 0);
         ran.time = Some(at(5));
-        assert_eq!(memory.take(&ran), from(State::Queued));
-        // a further message of it, and one that was overtaken
+        assert_eq!(memory.on_record(&ran), from(State::Queued));
+        // another message of the job, and one that a later record overtook
         assert_eq!(see(&mut memory, State::Queued, 6), StateChange::Unchanged);
         assert_eq!(
             see(&mut memory, State::Queued, 4),
@@ -338,9 +338,9 @@ mod tests {
         );
         let mut retrying = changed("a", State::Retrying, 1, 6);
         retrying.time = Some(at(7));
-        assert_eq!(memory.take(&retrying), from(State::Running));
+        assert_eq!(memory.on_record(&retrying), from(State::Running));
         assert_eq!(see(&mut memory, State::Queued, 8), from(State::Retrying));
         let again = changed("a", State::Running, 2, 7);
-        assert_eq!(memory.take(&again), from(State::Queued));
+        assert_eq!(memory.on_record(&again), from(State::Queued));
     }
 }

@@ -1,14 +1,14 @@
-//! Which jobs a list or a stream of events is about.
+//! Filters of job lists and event streams.
 
 use naq_protocol::units::excerpt;
 use naq_protocol::{QueueName, Record, State};
 
-/// A label that is asked for: `key=value`, or `key` for any value.
+/// A required label: `key=value`, or `key` for any value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelFilter {
     /// The label's name.
     pub key: String,
-    /// Its value; any where none is given.
+    /// The label's value. `None` means any value.
     pub value: Option<String>,
 }
 
@@ -21,7 +21,7 @@ impl std::str::FromStr for LabelFilter {
         };
         if key.is_empty() {
             return Err(format!(
-                "`{}` names no label; write KEY or KEY=VALUE",
+                "`{}` is not a label; write KEY or KEY=VALUE",
                 excerpt(text)
             ));
         }
@@ -32,19 +32,19 @@ impl std::str::FromStr for LabelFilter {
     }
 }
 
-/// Which jobs are meant; all where nothing is asked for.
+/// Selects jobs. The default selects all jobs; a job has to satisfy every field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFilter {
-    /// Those of this queue.
+    /// Jobs of this queue. `None` means any queue.
     pub queue: Option<QueueName>,
-    /// Those in one of these states; any where empty.
+    /// Jobs in one of these states. Empty means any state.
     pub states: Vec<State>,
-    /// Those with all of these labels.
+    /// Jobs with all of these labels.
     pub labels: Vec<LabelFilter>,
 }
 
 impl JobFilter {
-    /// Whether a job is meant.
+    /// Returns whether a job is selected.
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
         self.queue
@@ -52,14 +52,16 @@ impl JobFilter {
             .is_none_or(|queue| *queue == record.queue)
             && (self.states.is_empty() || self.states.contains(&record.state))
             && self.labels.iter().all(|label| {
-                record
-                    .labels
-                    .get(&label.key)
-                    .is_some_and(|value| label.value.as_ref().is_none_or(|asked| asked == value))
+                record.labels.get(&label.key).is_some_and(|value| {
+                    label
+                        .value
+                        .as_ref()
+                        .is_none_or(|required| required == value)
+                })
             })
     }
 
-    /// Whether a job in this state may be meant.
+    /// Whether a job in this state may be selected.
     pub(super) fn may_match_state(&self, state: State) -> bool {
         self.states.is_empty() || self.states.contains(&state)
     }
@@ -71,7 +73,7 @@ mod tests {
     use naq_protocol::{JobId, Timestamp};
 
     #[test]
-    fn all_that_is_asked_for_counts() {
+    fn job_filter_requires_queue_state_and_labels() {
         let mut record = Record::new(
             JobId::new("a").unwrap(),
             QueueName::new("q").unwrap(),

@@ -1,4 +1,4 @@
-//! Flows: many jobs that depend on one another, enqueued and looked at as one.
+//! Flows: many jobs that depend on one another, enqueued and read as one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -9,26 +9,26 @@ use naq_core::StartDelay;
 use naq_jetstream::NewJob;
 use naq_protocol::{Dependency, Envelope, FLOW_LABEL, Flow, FlowMember, JobId, QueueName, Record};
 
-/// How many jobs are looked up at once.
+/// How many jobs are read at the same time.
 const READS_AT_ONCE: usize = 64;
 
-/// The most jobs that a tree is made of where no flow says which belong to it.
+/// The maximum number of jobs in a dependency tree that no flow describes.
 const TREE_JOBS_MAX: usize = 1_000;
 
-/// A job among those it depends on and that depend on it.
+/// A job in a dependency tree.
 #[derive(Clone, Debug)]
 pub struct DependencyNode {
-    /// Its id.
+    /// The job.
     pub job_id: JobId,
-    /// How it stands; none where no such job is known.
+    /// The job's record. `None` means that the job does not exist.
     pub record: Option<Record>,
-    /// What it depends on.
+    /// The jobs that it depends on, with conditions.
     pub depends_on: Vec<Dependency>,
 }
 
 impl Client {
-    /// Enqueues a flow, first the jobs that others depend on; those that name no queue go to
-    /// `queue`. Under the same name the same flow is the same request.
+    /// Enqueues the jobs of a flow, those that others depend on first. Jobs that name no queue go to
+    /// `queue`. Enqueueing the same flow under the same name again has no effect.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -51,9 +51,10 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where one depends on a job that is neither of the flow nor
-    /// known; otherwise as [`super::Queue::enqueue`], for the first that was refused: those that
-    /// wait for it do so for `dependency_timeout`, and the same flow may be enqueued again.
+    /// Returns [`ClientError::NoSuchJob`] if a job depends on a job that is neither in the flow nor
+    /// enqueued, and otherwise the error of [`Queue::enqueue`](crate::Queue::enqueue) for the first
+    /// job that was refused. Jobs that depend on a refused one wait for `dependency_timeout`; the
+    /// same flow may be enqueued again meanwhile.
     pub async fn enqueue_flow(
         &self,
         flow: &Flow,
@@ -63,11 +64,11 @@ impl Client {
         self.enqueue_flow_delayed(flow, name, queue, None).await
     }
 
-    /// Enqueues a flow whose jobs all are held until a time, and then do as they depend on one
-    /// another.
+    /// Enqueues a flow whose jobs are all delayed until a time. From then on their dependencies
+    /// decide.
     ///
     /// # Errors
-    /// As [`Client::enqueue_flow`] and [`super::Queue::enqueue_at`].
+    /// As [`Client::enqueue_flow`] and [`Queue::enqueue_at`](crate::Queue::enqueue_at).
     pub async fn enqueue_flow_delayed(
         &self,
         flow: &Flow,
@@ -102,11 +103,11 @@ impl Client {
         }
     }
 
-    /// The jobs of a flow, or those that a job depends on and that wait for it, each after what
-    /// it depends on.
+    /// Returns the jobs of a flow; or a job, the jobs it depends on and its dependents, transitively.
+    /// Each job comes after those that it depends on.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] where neither a flow nor a job of this name is known.
+    /// Returns [`ClientError::NoSuchJob`] if neither a flow nor a job of this name exists.
     pub async fn fetch_dependency_tree(
         &self,
         id: &JobId,
@@ -172,7 +173,7 @@ impl Client {
         })
     }
 
-    /// A job, what it depends on, directly or not, and what waits for it.
+    /// Reads a job, the jobs it depends on and its dependents, transitively, breadth first.
     async fn fetch_neighbours(&self, id: &JobId) -> Result<Vec<DependencyNode>, ClientError> {
         let mut nodes: HashMap<JobId, DependencyNode> = HashMap::new();
         let mut seen: HashSet<JobId> = HashSet::from([id.clone()]);
@@ -199,7 +200,7 @@ impl Client {
     }
 }
 
-/// Each after what it depends on; those of a circle last.
+/// Sorts the jobs so that each comes after those that it depends on. Jobs of a cycle come last.
 fn after_dependencies(mut nodes: HashMap<JobId, DependencyNode>) -> Vec<DependencyNode> {
     let mut sorted = Vec::with_capacity(nodes.len());
     while !nodes.is_empty() {

@@ -1,4 +1,4 @@
-//! Jobs in whatever state, a page at a time.
+//! Lists of jobs in any state, a page at a time.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{JobCursor, JobListOptions, RecordOrMessage};
 use naq_protocol::{Envelope, JobProgress, Record, State, Timestamp};
 
-/// The most of what a job runs that a list has, in characters.
+/// The maximum length of a summary's command, in characters.
 const COMMAND_CHARS_MAX: usize = 200;
 
-/// How many envelopes are looked for at once.
-const LOOKS_AT_ONCE: usize = 32;
+/// How many envelopes are read at the same time.
+const READS_AT_ONCE: usize = 32;
 
 /// A job in a list: its record without its envelope and its output.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -75,22 +75,22 @@ impl JobSummary {
     }
 }
 
-/// Some jobs of a list, and where it goes on.
+/// A page of a job list.
 #[derive(Clone, Debug)]
 pub struct JobPage {
-    /// The jobs, the one that changed last first.
+    /// The jobs, latest change first.
     pub jobs: Vec<JobSummary>,
-    /// Where the next page begins; none where this is the last.
+    /// Where the next page starts. `None` means that this is the last page.
     pub next: Option<JobCursor>,
 }
 
 impl Client {
-    /// Up to `limit` jobs in whatever state, the one that changed last first: records, and jobs
-    /// that no worker has taken yet. `before` is where an earlier page ended; what changed before
-    /// `since` is left out.
+    /// Returns up to `limit` jobs in any state, latest change first, including jobs that no worker has
+    /// claimed yet. `before` is the `next` of an earlier page. Jobs that changed before `since` are
+    /// left out.
     ///
-    /// A job that changes while pages are read moves to the front: it may be seen twice, or not
-    /// on the pages that are still to come.
+    /// A job that changes while pages are read moves to the front: it may appear twice, or on none
+    /// of the remaining pages.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, JobFilter};
@@ -113,7 +113,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn list_jobs(
         &self,
         filter: &JobFilter,
@@ -121,14 +121,14 @@ impl Client {
         before: Option<JobCursor>,
         limit: usize,
     ) -> Result<JobPage, ClientError> {
-        let is_in_line = |state| matches!(state, State::Queued | State::Scheduled);
+        let is_unclaimed = |state| matches!(state, State::Queued | State::Scheduled);
         let mut listing = self
             .broker
             .list_jobs(&JobListOptions {
                 queue: filter.queue.clone(),
-                // what is in line is found there, however many records there are
+                // unclaimed jobs are in the queues, so no record has to be read
                 only_messages: !filter.states.is_empty()
-                    && filter.states.iter().all(|state| is_in_line(*state)),
+                    && filter.states.iter().all(|state| is_unclaimed(*state)),
                 only_records: !filter.may_match_state(State::Queued)
                     && !filter.may_match_state(State::Scheduled),
                 before,
@@ -145,7 +145,7 @@ impl Client {
                 break;
             }
             if page.jobs.len() >= limit {
-                // there is more to look at from the last one shown on
+                // the next page starts after the last job of this one
                 is_last = false;
                 break;
             }
@@ -164,19 +164,19 @@ impl Client {
         if is_last {
             page.next = None;
         }
-        // while a job has not ended, its message has the envelope
-        let mut looks = stream::iter(open)
+        // as long as a job has not ended, its message contains the envelope
+        let mut reads = stream::iter(open)
             .map(|(index, record)| async move { (index, self.envelope_of(&record).await) })
-            .buffer_unordered(LOOKS_AT_ONCE);
-        while let Some((index, envelope)) = looks.next().await {
+            .buffer_unordered(READS_AT_ONCE);
+        while let Some((index, envelope)) = reads.next().await {
             page.jobs[index].command = envelope?.and_then(|envelope| command(&envelope));
         }
-        drop(looks);
+        drop(reads);
         Ok(page)
     }
 }
 
-/// What it takes to find the message of a job, and no more.
+/// Returns a copy of a record that contains only what finding the message of the job needs.
 fn lookup_record(record: &Record) -> Record {
     let mut lookup_record = Record::new(
         record.job_id.clone(),
@@ -191,7 +191,7 @@ fn lookup_record(record: &Record) -> Record {
     lookup_record
 }
 
-/// What an envelope runs, in one line.
+/// Returns what an envelope runs, in one line. `None` means that the envelope is invalid.
 pub(super) fn command(envelope: &RawValue) -> Option<String> {
     let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
     Some(summary.chars().take(COMMAND_CHARS_MAX).collect())

@@ -1,14 +1,15 @@
-//! Why a job that requires labels is not run.
+//! Explaining why no worker runs a job that requires labels.
 
 use super::{Client, ClientError};
 use naq_protocol::{Envelope, Record, State};
 
 impl Client {
-    /// Says so where a job waits for a worker with labels and there is none that serves its
-    /// queue. Workers are known by their heartbeats.
+    /// Returns an explanation, for people, if a job waits for labels that no worker of its queue has.
+    /// `None` means that some worker has them, or that the job requires no labels or does not wait.
+    /// Workers are found by their heartbeats.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn missing_labels(&self, record: &Record) -> Result<Option<String>, ClientError> {
         if !matches!(record.state, State::Queued | State::Retrying) {
             return Ok(None);
@@ -37,7 +38,7 @@ impl Client {
             .map(|(key, value)| format!("{key}={value}"))
             .collect();
         Ok(Some(format!(
-            "no worker of the queue {} has the labels it requires: {}",
+            "no worker of the queue {} has the labels that the job requires: {}",
             record.queue,
             labels.join(" ")
         )))

@@ -1,4 +1,4 @@
-//! Running an ended job again, as a job of its own.
+//! Rerunning an ended job, as a new job.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::{Client, ClientError};
 use naq_jetstream::{DeadLetter, NewJob};
 use naq_protocol::{JobId, QueueName, Record, State};
 
-/// A job that repeats another, and is not enqueued yet.
+/// A new job that reruns an ended one and is not enqueued yet.
 #[derive(Debug)]
 pub struct Rerun {
     client: Client,
@@ -14,27 +14,27 @@ pub struct Rerun {
     rerun_of: JobId,
     queue: QueueName,
     payload: Bytes,
-    /// What the failed stream has of the old job, and loses once the new one is enqueued.
+    /// The dead letter of the old job, which is removed once the new job is enqueued.
     failed: Option<DeadLetter>,
 }
 
 impl Rerun {
-    /// The new job's id.
+    /// Returns the new job's id.
     #[must_use]
     pub fn job_id(&self) -> &JobId {
         &self.job_id
     }
 
-    /// The job it repeats.
+    /// Returns the job that it reruns.
     #[must_use]
     pub fn rerun_of(&self) -> &JobId {
         &self.rerun_of
     }
 
-    /// Enqueues it. The old job's entry leaves the failed stream.
+    /// Enqueues the new job, then removes the dead letter of the old one.
     ///
     /// # Errors
-    /// Where the server refuses the job, which then is not enqueued.
+    /// Returns [`ClientError::Broker`] if the server refuses the job, which then is not enqueued.
     pub async fn enqueue(self) -> Result<JobId, ClientError> {
         let broker = &self.client.broker;
         broker
@@ -42,7 +42,7 @@ impl Rerun {
                 job_id: self.job_id.clone(),
                 queue: self.queue,
                 payload: self.payload,
-                // an id out of the failed stream may be enqueued by another at this moment
+                // the id follows from the dead letter, so another client may enqueue it at this moment
                 has_user_id: self.failed.is_some(),
                 start: None,
             })
@@ -50,20 +50,19 @@ impl Rerun {
         if let Some(failed) = &self.failed
             && let Err(error) = broker.remove_dead_letter(failed).await
         {
-            // enqueued it is, and a second retry of the entry makes the same job
-            tracing::warn!(job_id = %self.rerun_of, "stays in the failed stream: {error}");
+            // harmless: a second retry of the dead letter enqueues the same job id
+            tracing::warn!(job_id = %self.rerun_of, %error, "cannot remove the dead letter of a job that is rerun");
         }
         Ok(self.job_id)
     }
 }
 
 impl Client {
-    /// Runs an ended job again: a new job with the same envelope, at once, in the same queue. It
-    /// tells by `rerun_of` which job it repeats. Returns its id.
+    /// Runs an ended job again: enqueues a new job with the same envelope in the same queue, and
+    /// returns its id. The new job's `rerun_of` names the old job.
     ///
-    /// Left out of the envelope are the id, `expires_at`, and what the old job waited for. A job
-    /// that is repeated out of the failed stream leaves it, and two who do so at the same time
-    /// make one job.
+    /// The new envelope has no id, no `expires_at` and no dependencies. The dead letter of a failed
+    /// job is removed, and two clients that retry it at the same time enqueue one job.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -76,14 +75,14 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NotEnded`] for a job that has not ended, [`ClientError::NotRerunnable`] for
-    /// one that was rejected and would be again, [`ClientError::NoEnvelope`] where the envelope
-    /// was not kept, [`ClientError::NoSuchJob`] where there is no such job.
+    /// Returns [`ClientError::NotEnded`] if the job has not ended, [`ClientError::NotRerunnable`] if
+    /// its envelope is invalid, [`ClientError::NoEnvelope`] if the envelope is no longer stored, and
+    /// [`ClientError::NoSuchJob`] if the job does not exist.
     pub async fn retry(&self, job: &JobId) -> Result<JobId, ClientError> {
         self.prepare_retry(job).await?.enqueue().await
     }
 
-    /// The job that [`Client::retry`] would enqueue: its id is known before it is there.
+    /// Prepares the job that [`Client::retry`] would enqueue, so that its id is known before it runs.
     ///
     /// # Errors
     /// As [`Client::retry`].
@@ -101,7 +100,7 @@ impl Client {
                 self.rerun_dead_letter(failed).await
             }
             (Some(record), _) => self.rerun_recorded(record).await,
-            // one that no worker has taken has no record
+            // a job that no worker has claimed yet has no record
             (None, _) => Err(ClientError::NotEnded {
                 job: job.clone(),
                 state: self.fetch_job(job).await?.state,
@@ -144,8 +143,8 @@ impl Client {
     }
 }
 
-/// Whether a record says what an entry of the failed stream says. Where a worker dies between the
-/// two, the job may end otherwise than the entry has it.
+/// Whether a record agrees with the existence of a dead letter. A worker that dies between writing
+/// the dead letter and the record leaves a dead letter of a job that may succeed later.
 pub(super) fn has_failed(record: &Record) -> bool {
     matches!(record.state, State::Failed | State::Rejected)
 }

@@ -1,4 +1,4 @@
-//! Sets of schedules: described as a whole, compared with what is there, and brought about.
+//! Schedule sets: described as a whole, compared with the stored schedules, and applied.
 
 use std::collections::HashMap;
 
@@ -9,39 +9,39 @@ use naq_core::{OnApply, ScheduleError, on_apply};
 use naq_jetstream::BrokerError;
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, Timestamp};
 
-/// How many schedules are written at once.
+/// How many schedules are written at the same time.
 const WRITES_AT_ONCE: usize = 256;
 
-/// How a set is applied.
+/// How to apply a schedule set.
 #[derive(Clone, Debug)]
 pub struct ScheduleSetOptions {
-    /// The set's name.
+    /// The name of the set.
     pub set: String,
-    /// Remove schedules of the set that are no longer described.
+    /// Whether to remove schedules of the set that are no longer described.
     pub prune: bool,
-    /// Take over schedules that are there under the same names outside the set.
+    /// Whether to take over existing schedules of the same names that belong to another set or to none.
     pub adopt: bool,
 }
 
-/// What applying a set does about one schedule.
+/// What applying a set does to one schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScheduleSetAction {
-    /// It is new.
+    /// Create it.
     Create,
-    /// It is described otherwise than it is, in these fields.
+    /// Change it: it differs from its description in these fields.
     Change(Vec<&'static str>),
-    /// It is no longer described.
+    /// Remove it: it is no longer described.
     Remove,
-    /// It is as described.
+    /// Nothing: it is as described.
     Unchanged,
-    /// Its end is past, and nothing of it is there.
+    /// Nothing: its end has passed, and it does not exist.
     AlreadyEnded,
-    /// It is another set's, or nobody's, and not to be taken over.
+    /// Refuse: it belongs to this other set, or to none, and the options do not allow to take it over.
     Foreign(Option<String>),
 }
 
 impl ScheduleSetAction {
-    /// Whether there is anything to be done.
+    /// Returns whether the action writes anything.
     #[must_use]
     pub fn is_write(&self) -> bool {
         matches!(
@@ -51,21 +51,20 @@ impl ScheduleSetAction {
     }
 }
 
-/// One schedule of a set, and what is to be done about it.
+/// One schedule of a set, and what to do with it.
 #[derive(Clone, Debug)]
 pub struct ScheduleSetStep {
-    /// Its name.
+    /// The name of the schedule.
     pub schedule_id: ScheduleId,
-    /// What is to be done.
+    /// What to do.
     pub action: ScheduleSetAction,
-    /// The schedule as it is to be; none for one that is removed or left alone.
+    /// The schedule as it will be. `None` means that it is removed or left alone.
     pub schedule: Option<Schedule>,
-    /// The revision at which that was decided.
+    /// The revision on which the decision is based.
     revision: u64,
 }
 
-/// What applying a set does: first those that are described, in their order, then those that are
-/// removed.
+/// The steps of applying a set: first the described schedules, in their order, then the removed ones.
 #[derive(Clone, Debug)]
 pub struct ScheduleSetPlan {
     client: Client,
@@ -76,11 +75,11 @@ pub struct ScheduleSetPlan {
 }
 
 impl Client {
-    /// Compares a set of schedules with what is there. Nothing is written yet: look at
-    /// [`ScheduleSetPlan::steps`], then [`ScheduleSetPlan::apply`].
+    /// Compares the description of a schedule set with the stored schedules. Nothing is written yet:
+    /// [`ScheduleSetPlan::steps`] shows what is to be done, and [`ScheduleSetPlan::apply`] does it.
     ///
-    /// What is described belongs to the set from then on. One that is described with the status
-    /// `ended` has had its end, and is not made where it is not there.
+    /// Described schedules belong to the set from then on. A schedule that is described with the
+    /// status `ended` is not created if it does not exist.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, NewSchedule, ScheduleSetOptions};
@@ -100,7 +99,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::ScheduleError`] where one is described twice, and where NATS does not answer.
+    /// Returns [`ClientError::ScheduleError`] if a schedule is described twice, and
+    /// [`ClientError::Broker`] if NATS does not answer.
     pub async fn plan_schedules(
         &self,
         mut wanted: Vec<Schedule>,
@@ -110,47 +110,31 @@ impl Client {
         for schedule in &mut wanted {
             schedule.set = Some(options.set.clone());
         }
+        let described = described_once(&wanted)?;
         let mut steps: Vec<Option<ScheduleSetStep>> = vec![None; wanted.len()];
         let mut removed = Vec::new();
-        {
-            let described: HashMap<&ScheduleId, usize> = wanted
-                .iter()
-                .enumerate()
-                .map(|(index, schedule)| (&schedule.schedule_id, index))
-                .collect();
-            if let Some(twice) = wanted
-                .iter()
-                .enumerate()
-                .find(|(index, schedule)| described[&schedule.schedule_id] != *index)
+        let mut listing = self.broker.list_schedules().await?;
+        while let Some(stored) = listing.next().await? {
+            let payload = stored.payload.as_deref().unwrap_or_default();
+            let present = Schedule::parse(payload).ok();
+            if let Some(&index) = described.get(&stored.schedule_id) {
+                let step = decide(present.as_ref(), true, &wanted[index], &options, now);
+                steps[index] = Some(ScheduleSetStep {
+                    revision: stored.revision,
+                    ..step
+                });
+            } else if options.prune
+                && present.is_some_and(|present| present.set.as_ref() == Some(&options.set))
             {
-                return Err(ScheduleError::Field {
-                    field: "schedule_id",
-                    problem: format!("`{}` is described twice", twice.1.schedule_id),
-                }
-                .into());
-            }
-            let mut listing = self.broker.list_schedules().await?;
-            while let Some(stored) = listing.next().await? {
-                let payload = stored.payload.as_deref().unwrap_or_default();
-                let present = Schedule::parse(payload).ok();
-                if let Some(&index) = described.get(&stored.schedule_id) {
-                    let step = decide(present.as_ref(), true, &wanted[index], &options, now);
-                    steps[index] = Some(ScheduleSetStep {
-                        revision: stored.revision,
-                        ..step
-                    });
-                } else if options.prune
-                    && present.is_some_and(|present| present.set.as_ref() == Some(&options.set))
-                {
-                    removed.push(ScheduleSetStep {
-                        schedule_id: stored.schedule_id,
-                        action: ScheduleSetAction::Remove,
-                        schedule: None,
-                        revision: stored.revision,
-                    });
-                }
+                removed.push(ScheduleSetStep {
+                    schedule_id: stored.schedule_id,
+                    action: ScheduleSetAction::Remove,
+                    schedule: None,
+                    revision: stored.revision,
+                });
             }
         }
+        drop(described);
         removed.sort_by(|one, other| one.schedule_id.cmp(&other.schedule_id));
         let steps = steps
             .into_iter()
@@ -170,17 +154,31 @@ impl Client {
     }
 }
 
-/// What is to be done about one that is described. What cannot be read (`is_there`, and none
-/// `present`) is nobody's.
+/// Returns the index of each described schedule by its name.
+fn described_once(wanted: &[Schedule]) -> Result<HashMap<&ScheduleId, usize>, ScheduleError> {
+    let mut described = HashMap::with_capacity(wanted.len());
+    for (index, schedule) in wanted.iter().enumerate() {
+        if described.insert(&schedule.schedule_id, index).is_some() {
+            return Err(ScheduleError::Field {
+                field: "schedule_id",
+                problem: format!("`{}` is described twice", schedule.schedule_id),
+            });
+        }
+    }
+    Ok(described)
+}
+
+/// Decides what to do with a described schedule. A stored value that cannot be parsed (`exists`, and
+/// `present` is `None`) counts as a schedule that belongs to no set.
 fn decide(
     present: Option<&Schedule>,
-    is_there: bool,
+    exists: bool,
     wanted: &Schedule,
     options: &ScheduleSetOptions,
     now: Timestamp,
 ) -> ScheduleSetStep {
     let (action, schedule) = match on_apply(present, wanted, options.adopt, now) {
-        OnApply::Create if is_there && !options.adopt => (ScheduleSetAction::Foreign(None), None),
+        OnApply::Create if exists && !options.adopt => (ScheduleSetAction::Foreign(None), None),
         OnApply::Create if wanted.status == ScheduleStatus::Ended => {
             (ScheduleSetAction::AlreadyEnded, None)
         }
@@ -200,19 +198,21 @@ fn decide(
 }
 
 impl ScheduleSetPlan {
-    /// What is to be done.
+    /// Returns the steps.
     #[must_use]
     pub fn steps(&self) -> &[ScheduleSetStep] {
         &self.steps
     }
 
-    /// Does it, telling of each step that was done, in their order. What has changed since the
-    /// plan was made is looked at anew. Where this is cut off, the same set applied again goes on.
+    /// Applies the plan and calls `on_step` after each step, in order. For a schedule that has changed
+    /// since the plan was made, the step is decided again. If this is interrupted, applying the same
+    /// set again completes it.
     ///
     /// # Errors
-    /// [`ClientError::ScheduleOwnedElsewhere`] where a schedule is not to be taken over, before anything
-    /// is written; and where NATS refuses or does not answer: what was told of is done.
-    pub async fn apply(self, mut tell: impl FnMut(&ScheduleSetStep)) -> Result<(), ClientError> {
+    /// Returns [`ClientError::ScheduleOwnedElsewhere`] if the plan contains a schedule that must not be
+    /// taken over; nothing is written then. Returns [`ClientError::Broker`] if NATS refuses or does
+    /// not answer; the reported steps are done.
+    pub async fn apply(self, mut on_step: impl FnMut(&ScheduleSetStep)) -> Result<(), ClientError> {
         let ScheduleSetPlan {
             client,
             options,
@@ -231,19 +231,19 @@ impl ScheduleSetPlan {
             .into_iter()
             .zip(described.chain(std::iter::repeat(None)))
             .map(|(step, wanted)| apply_step(client, options, step, wanted, now));
-        // the first alone: it makes the bucket where there is none
+        // the first step alone: it creates the bucket if it does not exist
         if let Some(first) = all.next() {
-            tell(&first.await?);
+            on_step(&first.await?);
         }
         let mut rest = stream::iter(all).buffered(WRITES_AT_ONCE);
         while let Some(done) = rest.next().await {
-            tell(&done?);
+            on_step(&done?);
         }
         Ok(())
     }
 }
 
-/// Takes one step; the schedule may have changed since it was decided upon.
+/// Does one step. If the schedule has changed since the decision, decides again and retries.
 async fn apply_step(
     client: &Client,
     options: &ScheduleSetOptions,
@@ -280,10 +280,10 @@ async fn apply_step(
             .and_then(|payload| Schedule::parse(payload).ok());
         match &wanted {
             Some(wanted) => {
-                let is_there = stored.payload.is_some();
-                step = decide(present.as_ref(), is_there, wanted, options, now);
+                let exists = stored.payload.is_some();
+                step = decide(present.as_ref(), exists, wanted, options, now);
             }
-            // gone, or another's by now
+            // removed, or taken over by another set meanwhile
             None if present.is_none_or(|present| present.set.as_ref() != Some(&options.set)) => {
                 return Ok(step);
             }

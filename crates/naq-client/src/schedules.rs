@@ -1,4 +1,4 @@
-//! Schedules: made, listed, changed. The scheduler hears of each change at once.
+//! Schedules: created, listed, changed. The scheduler watches them and sees each change at once.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use naq_protocol::{
     ScheduleId, ScheduleProgress, ScheduleStatus, State, TickEnvelope, Timestamp,
 };
 
-/// When a schedule's ticks are.
+/// When the ticks of a schedule are due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recurrence {
-    /// By the clocks of a zone.
+    /// At times of day in a time zone.
     Cron {
         /// The cron expression.
         expression: String,
-        /// An IANA zone; UTC where none is given.
+        /// An IANA time zone. `None` means UTC.
         tz: Option<String>,
     },
-    /// One after another, so far apart.
+    /// At a fixed interval.
     Every(Duration),
 }
 
-/// A schedule to be made.
+/// A schedule to create.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,35 +48,35 @@ pub enum Recurrence {
 /// ```
 #[derive(Clone, Debug)]
 pub struct NewSchedule {
-    /// Its name; where none is given, one that follows from all the rest, so that the same
-    /// schedule made again is one.
+    /// The name. `None` means a name derived from all other fields, so that creating the same schedule
+    /// again has no effect.
     pub schedule_id: Option<ScheduleId>,
-    /// When its ticks are.
+    /// When the ticks are due.
     pub recurrence: Recurrence,
-    /// The envelope of each of its jobs: without an id, and without `expires_at`.
+    /// The envelope of each job, without an id and without `expires_at`.
     pub envelope: Envelope,
-    /// How many jobs it makes in all; without end where absent.
+    /// How many jobs to enqueue in total. `None` means no limit.
     pub repeat: Option<u64>,
     /// No tick before this.
     pub start: Option<Timestamp>,
     /// No tick after this.
     pub end: Option<Timestamp>,
-    /// Each tick is enqueued later by a part of this.
+    /// Each tick is enqueued later by a random part of this. `None` means exactly on time.
     pub jitter: Option<Duration>,
-    /// What becomes of late ticks.
+    /// What happens to late ticks.
     pub misfire: Misfire,
-    /// How many late ticks are enqueued at the most where `misfire` is `all`.
+    /// The maximum number of late ticks to enqueue if `misfire` is `all`.
     pub misfire_max: Option<u32>,
-    /// How late a tick may be and be on time.
+    /// How late a tick may be and still count as on time.
     pub misfire_grace: Option<Duration>,
-    /// What becomes of a tick while the last job has not ended.
+    /// What happens to a tick while the job of the previous one has not ended.
     pub overlap: Overlap,
-    /// Take the place of another schedule of this name, whose history is kept.
+    /// Whether to replace another schedule of this name. Its history is kept.
     pub replace: bool,
 }
 
 impl NewSchedule {
-    /// One whose ticks follow a cron expression.
+    /// Creates a schedule by a cron expression, in UTC unless [`NewSchedule::set_timezone`] is called.
     #[must_use]
     pub fn cron(expression: impl Into<String>, envelope: Envelope) -> NewSchedule {
         let expression = expression.into();
@@ -89,13 +89,13 @@ impl NewSchedule {
         )
     }
 
-    /// One whose ticks are so far apart.
+    /// Creates a schedule with a fixed interval.
     #[must_use]
     pub fn every(interval: Duration, envelope: Envelope) -> NewSchedule {
         NewSchedule::new(Recurrence::Every(interval), envelope)
     }
 
-    /// One with nothing but a cadence and what it enqueues.
+    /// Creates a schedule with default options.
     #[must_use]
     pub fn new(recurrence: Recurrence, envelope: Envelope) -> NewSchedule {
         NewSchedule {
@@ -114,17 +114,19 @@ impl NewSchedule {
         }
     }
 
-    /// Has a cron expression speak of the clocks of this zone.
+    /// Sets the IANA time zone of a cron expression. A fixed interval has no time zone and is left as it
+    /// is.
     pub fn set_timezone(&mut self, zone: impl Into<String>) {
         if let Recurrence::Cron { tz, .. } = &mut self.recurrence {
             *tz = Some(zone.into());
         }
     }
 
-    /// The schedule as it is stored when it is made now, for jobs of this queue; checked.
+    /// Checks the schedule and returns it as it is stored if it is created at `now`, for jobs of this
+    /// queue.
     ///
     /// # Errors
-    /// [`ClientError::ScheduleError`] and [`ClientError::Invalid`] with the field that is wrong.
+    /// Returns [`ClientError::ScheduleError`] or [`ClientError::Invalid`] with the field that is wrong.
     pub fn to_schedule(&self, queue: &QueueName, now: Timestamp) -> Result<Schedule, ClientError> {
         self.envelope.validate()?;
         let envelope = serde_json::value::to_raw_value(&self.envelope).map_err(unwritable)?;
@@ -135,7 +137,7 @@ impl NewSchedule {
             Recurrence::Every(interval) => (None, None, Some(WireDuration(*interval))),
         };
         let mut schedule = Schedule {
-            // replaced below where it is not the one
+            // a placeholder, replaced below
             schedule_id: ScheduleId::derived("", &[]),
             queue: queue.clone(),
             envelope,
@@ -167,9 +169,9 @@ impl NewSchedule {
     }
 }
 
-/// The name of a schedule that was given none: what it runs, and a digest of all it says.
+/// Returns the name of a schedule without one: the name of its program and a digest of its fields.
 fn derived_id(schedule: &Schedule, envelope: &Envelope) -> Result<ScheduleId, ClientError> {
-    let said = (
+    let definition = (
         &schedule.queue,
         &schedule.envelope,
         (&schedule.cron, &schedule.tz, &schedule.every),
@@ -182,69 +184,69 @@ fn derived_id(schedule: &Schedule, envelope: &Envelope) -> Result<ScheduleId, Cl
         ),
         &schedule.overlap,
     );
-    let said = serde_json::to_vec(&said).map_err(unwritable)?;
+    let definition = serde_json::to_vec(&definition).map_err(unwritable)?;
     let program = envelope.command.as_deref().or(envelope.function.as_deref());
     let label = match program {
         Some(program) => program.rsplit(['/', ':']).next().unwrap_or_default(),
         None => "script",
     };
-    Ok(ScheduleId::derived(label, &said))
+    Ok(ScheduleId::derived(label, &definition))
 }
 
 fn unwritable(error: serde_json::Error) -> ClientError {
     EnvelopeError::new(RejectReason::Invalid, "", error.to_string()).into()
 }
 
-/// What became of a schedule that was to be made.
+/// The outcome of creating a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddScheduleOutcome {
-    /// It is new.
+    /// The schedule is new.
     Created,
-    /// It has taken the place of another of its name, or of one that had ended.
+    /// It replaced another schedule of its name, or one that had ended.
     Replaced,
-    /// It was there already, and is as it was.
+    /// The same schedule already existed; nothing was changed.
     Unchanged,
 }
 
-/// A schedule that was made, or was there.
+/// A schedule that was created or already existed.
 #[derive(Clone, Debug)]
 pub struct AddedSchedule {
     /// The schedule as it is stored.
     pub schedule: Schedule,
-    /// What became of it.
+    /// What was done.
     pub outcome: AddScheduleOutcome,
 }
 
 impl AddedSchedule {
-    /// Its name.
+    /// Returns the schedule's name.
     #[must_use]
     pub fn schedule_id(&self) -> &ScheduleId {
         &self.schedule.schedule_id
     }
 }
 
-/// A schedule after a wish to change it.
+/// A schedule after a request to change it.
 #[derive(Clone, Debug)]
 pub struct UpdatedSchedule {
     /// The schedule as it is stored now.
     pub schedule: Schedule,
-    /// Whether it was changed: it may have been as wished already.
+    /// Whether the request changed anything.
     pub was_changed: bool,
 }
 
-/// Which schedules are meant; all where nothing is asked for.
+/// Selects schedules. The default selects all; a schedule has to satisfy every field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScheduleFilter {
-    /// Those with this status.
+    /// Schedules with this status. `None` means any status.
     pub status: Option<ScheduleStatus>,
-    /// Those whose jobs go to this queue.
+    /// Schedules whose jobs go to this queue. `None` means any queue.
     pub queue: Option<QueueName>,
-    /// Those of this set.
+    /// Schedules of this set. `None` means any set or none.
     pub set: Option<String>,
 }
 
 impl ScheduleFilter {
-    /// Whether a schedule is meant.
+    /// Returns whether a schedule is selected.
     #[must_use]
     pub fn matches(&self, schedule: &Schedule) -> bool {
         self.status.is_none_or(|status| status == schedule.status)
@@ -256,14 +258,14 @@ impl ScheduleFilter {
     }
 }
 
-/// A schedule and what follows from it.
+/// A schedule and its next tick.
 #[derive(Clone, Debug)]
 pub struct ScheduleSummary {
     /// The schedule.
     pub schedule: Schedule,
-    /// Its next tick, while it is active. One that is long past waits for a scheduler.
+    /// The next tick of an active schedule. A time in the past means that no scheduler is running.
     pub next_run: Option<Timestamp>,
-    /// Why it has no ticks, where what is stored there is no sound schedule.
+    /// Why the schedule has no ticks, if its stored definition is invalid.
     pub problem: Option<String>,
 }
 
@@ -283,7 +285,7 @@ impl ScheduleSummary {
         }
     }
 
-    /// What each of its jobs runs, in one line.
+    /// Returns what its jobs run, in one line. `None` means that the envelope is invalid.
     #[must_use]
     pub fn command(&self) -> Option<String> {
         super::listing::command(&self.schedule.envelope)
@@ -296,24 +298,24 @@ impl From<Schedule> for ScheduleSummary {
     }
 }
 
-/// A schedule of a list.
+/// A schedule in a list.
 #[derive(Clone, Debug)]
 pub enum ListedSchedule {
-    /// It can be read.
+    /// A schedule that can be parsed.
     Valid(Box<ScheduleSummary>),
-    /// It cannot.
+    /// A stored value that cannot be parsed.
     Invalid {
-        /// Its name.
+        /// The name.
         schedule_id: ScheduleId,
-        /// Why.
+        /// Why it cannot be parsed.
         problem: String,
     },
 }
 
-/// Cron expressions kept ready while schedules are listed.
-const CRONS_KEPT: usize = 1_024;
+/// How many parsed cron expressions are cached while schedules are listed.
+const CACHED_CRONS_MAX: usize = 1_024;
 
-/// The schedules, as they come, in the order of their last change.
+/// Schedules in the order of their last change. [`Client::list_schedules`] returns it.
 pub struct ScheduleList {
     listing: ScheduleListing,
     filter: ScheduleFilter,
@@ -321,13 +323,13 @@ pub struct ScheduleList {
 }
 
 impl ScheduleList {
-    /// The next one; none where there are no more.
+    /// Returns the next one. `None` means that there are no more.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn next(&mut self) -> Result<Option<ListedSchedule>, ClientError> {
         while let Some(stored) = self.listing.next().await? {
-            if self.crons.len() > CRONS_KEPT {
+            if self.crons.len() > CACHED_CRONS_MAX {
                 self.crons.evict_unused();
             }
             match Schedule::parse(stored.payload.as_deref().unwrap_or_default()) {
@@ -342,7 +344,7 @@ impl ScheduleList {
                         problem: problem.to_string(),
                     }));
                 }
-                // nobody can tell whether it is meant
+                // whether the filter selects it cannot be decided
                 Err(_) => {}
             }
         }
@@ -350,25 +352,25 @@ impl ScheduleList {
     }
 }
 
-/// How the last job of a schedule is.
+/// The state of the last job of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastOutcome {
-    /// Its state.
+    /// The job's state.
     pub state: State,
-    /// Why it is in that state.
+    /// Why the job ended as it did.
     pub reason: Option<Reason>,
-    /// The exit code of its last attempt.
+    /// The exit code of the last attempt.
     pub exit_code: Option<i32>,
-    /// The signal that ended its last attempt.
+    /// The signal that ended the last attempt.
     pub signal: Option<i32>,
 }
 
 impl Queue {
-    /// Makes a schedule whose jobs go to this queue: one write. The scheduler hears of it at once;
-    /// where none runs, the schedule waits for one.
+    /// Creates a schedule whose jobs go to this queue. A running scheduler sees it at once; otherwise
+    /// it waits for one.
     ///
-    /// The same schedule made again is a repeat, and left as it is. One of its name that has ended
-    /// is replaced.
+    /// Creating the same schedule again has no effect. A schedule of this name that has ended is
+    /// replaced.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, NewSchedule};
@@ -385,14 +387,14 @@ impl Queue {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::ScheduleError`] and [`ClientError::Invalid`] for what no scheduler would take,
-    /// and [`ClientError::ScheduleExists`] where its name stands for another.
+    /// Returns [`ClientError::ScheduleError`] or [`ClientError::Invalid`] if the schedule is invalid, and
+    /// [`ClientError::ScheduleExists`] if another schedule has this name and `replace` is not set.
     pub async fn schedule(&self, new: &NewSchedule) -> Result<AddedSchedule, ClientError> {
         let now = self.client.now();
         let wanted = new.to_schedule(&self.name, now)?;
         let broker = &self.client.broker;
         let id = &wanted.schedule_id;
-        // mostly there is none, and nothing has to be read
+        // Usually the name is free: the first try writes without reading (revision 0).
         let (mut schedule, mut revision) = (wanted.clone(), 0);
         let mut outcome = AddScheduleOutcome::Created;
         loop {
@@ -432,7 +434,8 @@ impl Queue {
 }
 
 impl Client {
-    /// The schedules, read as they are asked for, with the next tick of each.
+    /// Lists the selected schedules, each with its next tick. They are read as [`ScheduleList::next`] is
+    /// called.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, ListedSchedule, ScheduleFilter};
@@ -448,7 +451,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn list_schedules(
         &self,
         filter: &ScheduleFilter,
@@ -460,10 +463,10 @@ impl Client {
         })
     }
 
-    /// A schedule by its name; none where there is none.
+    /// Returns a schedule by its name. `None` means that it does not exist.
     ///
     /// # Errors
-    /// Where NATS does not answer, or what is there is no schedule.
+    /// Returns [`ClientError::Broker`] if NATS does not answer or the stored value is not a schedule.
     pub async fn fetch_schedule(
         &self,
         schedule: &ScheduleId,
@@ -472,11 +475,11 @@ impl Client {
         Ok(present.map(ScheduleSummary::from))
     }
 
-    /// How the last job that a schedule's tick became is; none where there was none, or it has
-    /// ended so long ago that its record is gone.
+    /// Returns the state of the job that a schedule's last tick enqueued. `None` means that no tick
+    /// enqueued a job yet, or that the job's record has expired.
     ///
     /// # Errors
-    /// Where NATS does not answer.
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn fetch_last_outcome(
         &self,
         schedule: &Schedule,
@@ -493,7 +496,7 @@ impl Client {
                 signal: record.signal,
             }));
         }
-        // its queue may have been changed since
+        // The schedule may have been moved to another queue since: then the message is not found.
         let message = self.broker.find_in_queue(&schedule.queue, job).await?;
         Ok(message.map(|message| LastOutcome {
             state: super::cancel::record_of(job, &message).state,
@@ -503,13 +506,13 @@ impl Client {
         }))
     }
 
-    /// Removes a schedule. Jobs that it has enqueued are left alone.
+    /// Deletes a schedule. Jobs that it enqueued are not affected.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchSchedule`] where there is none.
+    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist.
     pub async fn delete_schedule(&self, schedule: &ScheduleId) -> Result<(), ClientError> {
         loop {
-            // also one that cannot be read
+            // unparsed, so that an invalid schedule can be deleted as well
             let stored = self.broker.read_stored_schedule(schedule).await?;
             if stored.payload.is_none() {
                 return Err(ClientError::NoSuchSchedule(schedule.to_string()));
@@ -522,11 +525,11 @@ impl Client {
         }
     }
 
-    /// Pauses a schedule: no tick is enqueued until it is resumed.
+    /// Pauses a schedule: no tick is enqueued until the schedule is resumed.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchSchedule`] where there is none, [`ClientError::ScheduleEnded`] for one
-    /// that has ended.
+    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist, and
+    /// [`ClientError::ScheduleEnded`] if it has ended.
     pub async fn pause_schedule(
         &self,
         schedule: &ScheduleId,
@@ -548,8 +551,8 @@ impl Client {
             .await
     }
 
-    /// Changes a schedule, which keeps its history. One that has ended goes on where the change
-    /// gives it ticks again; one that is paused stays so.
+    /// Changes a schedule and keeps its history. A schedule that has ended becomes active again if the
+    /// change gives it ticks; a paused one stays paused.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -567,8 +570,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NoSuchSchedule`] where there is none, [`ClientError::ScheduleError`] where it
-    /// would not be one, or have no more ticks.
+    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist, and
+    /// [`ClientError::ScheduleError`] if the changed schedule is invalid or has no ticks.
     pub async fn update_schedule(
         &self,
         schedule: &ScheduleId,
@@ -584,26 +587,26 @@ impl Client {
         .await
     }
 
-    /// Enqueues a job of a schedule at once, beside its ticks, paused or not; no scheduler is
-    /// needed. What becomes of the next tick does not change, and the job is no part of the
-    /// schedule's history. Returns the job's id.
+    /// Enqueues a job of a schedule at once, in addition to its ticks, and returns the job's id. This
+    /// works for paused schedules and without a scheduler. The next tick and the schedule's history
+    /// do not change.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchSchedule`] where there is none.
+    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist.
     pub async fn trigger_schedule(&self, schedule: &ScheduleId) -> Result<JobId, ClientError> {
         let now = self.now();
         let (present, _) = self.broker.read_schedule(schedule).await?;
         let present = present.ok_or_else(|| ClientError::NoSuchSchedule(schedule.to_string()))?;
         let payload = TickEnvelope::new(&present)?.at(now);
         let job_id = JobId::for_trigger(schedule, now);
-        // two who ask within the same millisecond get the same job
+        // two triggers within the same millisecond enqueue the same job
         let job = NewJob::with_id(job_id.clone(), present.queue, payload.into());
         self.broker.enqueue(job).await?;
         Ok(job_id)
     }
 
-    /// Changes a schedule by compare-and-set: the scheduler writes to it as well, so it is decided
-    /// anew for as long as it takes.
+    /// Changes a schedule by compare-and-set. The scheduler and other clients write to it as well, so
+    /// the decision is repeated on the latest revision until the write succeeds.
     async fn change_schedule(
         &self,
         schedule: &ScheduleId,

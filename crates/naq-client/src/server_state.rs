@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn state_file_is_stale_once_its_lock_is_free() {
+    fn a_state_file_is_stale_once_its_lock_is_free() {
         let folder = std::env::temp_dir().join(format!("naq-server-state-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let state = ServerState {

@@ -1,4 +1,4 @@
-//! How long an ended job's record stays, changed later.
+//! Changing how long an ended job's record is kept.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use super::{Client, ClientError};
 use naq_protocol::{JobId, Record, State};
 
 impl Client {
-    /// Sets how long an ended job's record stays, from now on: ten minutes at the least, and for
-    /// ever where it is zero. The record stays as it is; it is only stored anew. Returns it, and
-    /// how long it stays.
+    /// Sets how long an ended job's record is kept from now on: at least ten minutes; zero means for
+    /// ever. The record is stored again unchanged. Returns the record and the time for which it is
+    /// kept, where `None` means for ever.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -23,8 +23,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::NotEnded`] where the job has not ended, [`ClientError::NoSuchJob`] where
-    /// there is none.
+    /// Returns [`ClientError::NotEnded`] if the job has not ended, and [`ClientError::NoSuchJob`] if
+    /// it does not exist.
     pub async fn set_result_ttl(
         &self,
         job: &JobId,
@@ -35,7 +35,7 @@ impl Client {
             Some(record) if record.state.is_terminal() => Ok((record, kept)),
             Some(record) if !record.placeholder => Err(not_ended(job, record.state)),
             _ => {
-                // one that no worker has taken has no record
+                // a job that no worker has claimed yet has no record
                 let record = self.fetch_job(job).await?;
                 Err(not_ended(job, record.state))
             }

@@ -1,4 +1,4 @@
-//! Waiting for jobs to end.
+//! Waiting until jobs have ended.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,10 @@ use super::{Client, ClientError};
 use naq_jetstream::{RecordEvent, RecordWatch};
 use naq_protocol::{JobId, Record};
 
-/// How many reads are under way at once where there are many to make.
+/// How many records are read at the same time.
 const READS_AT_ONCE: usize = 64;
 
-/// A wait for some jobs to end.
+/// A wait for some jobs. [`Client::waiter`] starts it.
 pub struct Waiter {
     client: Client,
     watch: RecordWatch,
@@ -29,47 +29,50 @@ impl Waiter {
         }
     }
 
-    /// Waits until each has ended, telling of each as it does.
+    /// Waits until all jobs have ended, and calls `on_end` with the record of each when it ends.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] for the first one there is none of.
-    pub async fn each(self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
+    /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
+    pub async fn each(self, mut on_end: impl FnMut(Record)) -> Result<(), ClientError> {
         self.each_change(|record| {
             if record.state.is_terminal() {
-                tell(record);
+                on_end(record);
             }
         })
         .await
     }
 
-    /// Waits until each has ended, telling of each change on the way: a start, progress, a retry,
-    /// the end. Of the end once; of anything else perhaps more often.
+    /// Waits until all jobs have ended, and calls `on_change` for each change: a start, progress, a
+    /// retry, the end. It reports each end once, and other changes at least once.
     ///
     /// # Errors
-    /// [`ClientError::NoSuchJob`] for the first one there is none of.
-    pub async fn each_change(mut self, mut tell: impl FnMut(Record)) -> Result<(), ClientError> {
-        self.read_open(&mut tell).await?;
+    /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
+    pub async fn each_change(
+        mut self,
+        mut on_change: impl FnMut(Record),
+    ) -> Result<(), ClientError> {
+        self.read_open(&mut on_change).await?;
         while !self.open.is_empty() {
             match self.watch.next().await {
-                RecordEvent::Changed(stored) => self.take(stored.record, &mut tell),
-                RecordEvent::Resync | RecordEvent::Gap => self.read_open(&mut tell).await?,
+                RecordEvent::Changed(stored) => self.report(stored.record, &mut on_change),
+                RecordEvent::Resync | RecordEvent::Gap => self.read_open(&mut on_change).await?,
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, record: Record, tell: &mut impl FnMut(Record)) {
+    fn report(&mut self, record: Record, on_change: &mut impl FnMut(Record)) {
         let is_open = if record.state.is_terminal() {
             self.open.remove(&record.job_id)
         } else {
             self.open.contains(&record.job_id) && !record.placeholder
         };
         if is_open {
-            tell(record);
+            on_change(record);
         }
     }
 
-    async fn read_open(&mut self, tell: &mut impl FnMut(Record)) -> Result<(), ClientError> {
+    async fn read_open(&mut self, on_change: &mut impl FnMut(Record)) -> Result<(), ClientError> {
         let client = self.client.clone();
         let open: Vec<JobId> = self
             .order
@@ -84,7 +87,7 @@ impl Waiter {
             })
             .buffered(READS_AT_ONCE);
         while let Some(record) = reads.next().await {
-            self.take(record?, tell);
+            self.report(record?, on_change);
         }
         Ok(())
     }
