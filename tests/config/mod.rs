@@ -1,4 +1,4 @@
-//! Settings: layers, places, contexts, slips.
+//! Settings: layers, sources, contexts, mistakes and the documented table.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -9,12 +9,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use naq_client::config::{
-    ConfigError, Flags, LogFormat, ProcessEnv, Resolved, SETTINGS, Source, Warning, load,
+    ConfigError, FlagScope, Flags, LogFormat, ProcessEnv, REMOVED, Resolved, SETTINGS, Source,
+    Warning, load, settings_markdown,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-/// A home and a current folder of their own.
+use crate::harness::nats::naq;
+
+/// An environment with a home folder and a current folder of its own.
 struct Place {
     folder: TempDir,
     env: ProcessEnv,
@@ -69,7 +72,7 @@ impl Place {
 }
 
 #[test]
-fn each_layer_goes_before_the_one_below() {
+fn a_higher_layer_overrides_a_lower_one() {
     let place = Place::new();
     let resolved = place.load().unwrap();
     assert_eq!(resolved.settings.default_queue, "default");
@@ -105,7 +108,7 @@ fn each_layer_goes_before_the_one_below() {
         "--default-queue"
     );
 
-    // An empty variable is one that is not set.
+    // An empty variable counts as unset.
     let resolved = place.set("NAQ_DEFAULT_QUEUE", "").load().unwrap();
     assert_eq!(resolved.settings.default_queue, "file");
 }
@@ -147,7 +150,7 @@ zone = "eu"
     assert_eq!(settings.log_format, LogFormat::Json);
     assert_eq!(settings.log_level, "warn");
     assert_eq!(settings.allow_env, ["LD_PRELOAD", "PYTHONPATH"]);
-    // Relative to the file, not to where one stands.
+    // Relative to the file, not to the current folder.
     assert_eq!(settings.workdir, Some(place.path("here/jobs")));
     assert_eq!(settings.creds, Some(place.path("home/me.creds")));
     assert_eq!(
@@ -199,7 +202,7 @@ fn every_kind_of_value_is_read_from_variables_and_flags() {
 }
 
 #[test]
-fn the_file_is_found_in_three_places() {
+fn the_settings_file_is_found_in_three_places() {
     let place = Place::new().file("home/.config/naq/naq.toml", "prefix = \"users\"");
     assert_eq!(place.load().unwrap().settings.prefix, "users");
     let place = place.file("here/naq.toml", "prefix = \"here\"");
@@ -216,7 +219,7 @@ fn the_file_is_found_in_three_places() {
     let place = place.set("NAQ_CONFIG", "absent.toml");
     let text = place.error();
     assert!(
-        text.contains("absent.toml (named by NAQ_CONFIG): No such file"),
+        text.contains("absent.toml (from NAQ_CONFIG): No such file"),
         "{text}"
     );
     let place = Place::new().file("xdg/naq/naq.toml", "prefix = \"xdg\"");
@@ -226,10 +229,10 @@ fn the_file_is_found_in_three_places() {
 }
 
 #[test]
-fn a_file_that_another_user_left_here_is_not_obeyed() {
+fn a_settings_file_of_another_user_is_not_read() {
     let mut place = Place::new().file("here/naq.toml", "nats_server = \"/tmp/evil\"");
     if place.env.uid == 0 {
-        // Somebody who is not root meets root's file: fine. The other way round it is refused.
+        // A file of root is accepted by other users, but not the other way round.
         nix::unistd::chown(&place.path("here/naq.toml"), Some(4711.into()), None).unwrap();
     } else {
         place.env.uid += 1;
@@ -249,12 +252,9 @@ fn mistakes_in_a_file_are_reported_with_their_place() {
     for (text, expected) in [
         (
             "\nconcurency = 3",
-            "naq.toml:2: there is no setting `concurency`; did you mean `concurrency`?",
+            "naq.toml:2: unknown setting `concurency`; did you mean `concurrency`?",
         ),
-        (
-            "frobnicate = 3",
-            "naq.toml:1: there is no setting `frobnicate`",
-        ),
+        ("frobnicate = 3", "naq.toml:1: unknown setting `frobnicate`"),
         (
             "prefix = \"naq\"\nworker_ttl = \"5 parsecs\"",
             "naq.toml:2: worker_ttl: ",
@@ -262,31 +262,43 @@ fn mistakes_in_a_file_are_reported_with_their_place() {
         ("worker_ttl = -1", "naq.toml:1: worker_ttl: -1 "),
         ("worker_ttl = nan", "naq.toml:1: worker_ttl: "),
         ("worker_ttl = 1e20", "out of range"),
-        ("worker_ttl = \"10ms\"", "10ms is too short; at least 1s"),
+        (
+            "worker_ttl = \"10ms\"",
+            "10ms is too short; the minimum is 1s",
+        ),
         ("memory = -5", "naq.toml:1: memory: -5 is negative"),
         (
             "concurrency = \"many\"",
-            "concurrency: a whole number, without quotes, is expected, not a string",
+            "concurrency: expected a whole number without quotes, found a string",
         ),
-        ("concurrency = 0", "concurrency: 0 is too small; at least 1"),
-        ("allow_insecure = \"yes\"", "allow_insecure: true or false"),
+        (
+            "concurrency = 0",
+            "concurrency: 0 is too small; the minimum is 1",
+        ),
+        (
+            "allow_insecure = \"yes\"",
+            "allow_insecure: expected true or false",
+        ),
         (
             "log_level = \"loud\"",
-            "\"loud\" is none of off, error, warn, info, debug, trace",
+            "\"loud\" is not one of off, error, warn, info, debug, trace",
         ),
-        ("prefix = \"a.b\"", "\"a.b\" is no name"),
+        ("prefix = \"a.b\"", "\"a.b\" is not a name"),
         ("prefix = \"\"", "it is empty"),
         (
             "creds = 3",
-            "creds: a string is expected, not a whole number",
+            "creds: expected a string, found a whole number",
         ),
-        ("allow_env = \"A\"", "allow_env: an array of strings"),
-        ("allow_env = [3]", "every item is a string"),
-        ("worker_labels = { a = 1 }", "every label is a string"),
         (
-            "[nats]\nurl = \"x\"",
-            "naq.toml:1: there is no setting `nats`",
+            "allow_env = \"A\"",
+            "allow_env: expected an array of strings",
         ),
+        ("allow_env = [3]", "expected only strings as items"),
+        (
+            "worker_labels = { a = 1 }",
+            "expected only strings as labels",
+        ),
+        ("[nats]\nurl = \"x\"", "naq.toml:1: unknown setting `nats`"),
         ("prefix = \"a\"\nprefix = \"b\"", "naq.toml:2:"),
         ("prefix = \"a\"\nuser = ", "naq.toml:2:"),
         ("prefix = \"bell\\u0007\\n\"", "line break"),
@@ -301,7 +313,7 @@ fn mistakes_in_a_file_are_reported_with_their_place() {
 }
 
 #[test]
-fn mistakes_elsewhere_name_the_variable_or_flag() {
+fn a_mistake_in_a_variable_or_flag_names_it() {
     let said = Place::new().set("NAQ_WORKER_TTL", "soon").error();
     assert!(
         said.starts_with("NAQ_WORKER_TTL: worker_ttl: `soon` is not a duration"),
@@ -335,7 +347,7 @@ fn mistakes_elsewhere_name_the_variable_or_flag() {
 }
 
 #[test]
-fn misspelt_and_retired_variables_are_noticed() {
+fn misspelt_and_removed_variables_are_reported() {
     let place = Place::new()
         .set("NAQ_NATS_ULR", "nats://x")
         .set("NAQ_JOB_SERIALIZER", "json")
@@ -359,9 +371,9 @@ fn misspelt_and_retired_variables_are_noticed() {
         "{texts:?}"
     );
     assert!(
-        texts
-            .iter()
-            .any(|text| text.contains("NAQ_JOB_SERIALIZER is ignored: envelopes are always JSON")),
+        texts.iter().any(
+            |text| text.contains("NAQ_JOB_SERIALIZER has no effect: envelopes are always JSON")
+        ),
         "{texts:?}"
     );
     assert_eq!(
@@ -371,7 +383,7 @@ fn misspelt_and_retired_variables_are_noticed() {
             .count(),
         2
     );
-    // Inside a job, what jobs are given is no slip.
+    // Inside a job, its own variables are not mistakes.
     let warnings = place.set("NAQ_JOB_ID", "j").load().unwrap().warnings;
     assert!(
         !warnings
@@ -381,7 +393,7 @@ fn misspelt_and_retired_variables_are_noticed() {
 }
 
 #[test]
-fn secrets_are_never_shown() {
+fn secrets_are_never_displayed() {
     let place = Place::new()
         .file("here/naq.toml", "user = \"me\"\npassword = \"hunter2\"")
         .set("NAQ_NATS_URL", "nats://me:hunter2@a:4222,tls://hunter2@b");
@@ -423,7 +435,7 @@ const CONTEXT: &str = r#"{
 }"#;
 
 #[test]
-fn a_context_counts_where_it_is_named() {
+fn a_context_ranks_just_below_the_place_that_names_it() {
     let place = Place::new()
         .file("home/.config/nats/context/prod.json", CONTEXT)
         .file("home/.config/nats/context.txt", "prod\n")
@@ -431,7 +443,7 @@ fn a_context_counts_where_it_is_named() {
             "here/naq.toml",
             "nats_url = \"nats://file\"\ntoken = \"files\"\n",
         );
-    // Nobody asks for the selected one.
+    // The selected context is only used if it is named.
     let resolved = place.load().unwrap();
     assert_eq!(resolved.settings.nats_url, "nats://file");
 
@@ -444,7 +456,7 @@ fn a_context_counts_where_it_is_named() {
         assert_eq!(settings.tls_ca.as_deref(), Some(Path::new("/etc/prod.pem")));
         assert_eq!(settings.jetstream_domain.as_deref(), Some("hub"));
         assert_eq!(settings.inbox_prefix.as_deref(), Some("_INBOX.me"));
-        // The file's token is for the file's server.
+        // The file's token belongs to the file's server.
         assert!(settings.token.is_none());
         assert!(resolved.nats_configured);
         assert!(
@@ -455,7 +467,7 @@ fn a_context_counts_where_it_is_named() {
         );
     }
 
-    // What is said in the same place goes before the context, and one way to authenticate is used.
+    // Values from the same place override the context, and only one way to authenticate is used.
     let flags = Flags::default()
         .with("context", "prod")
         .with("nats_url", "nats://flag")
@@ -465,7 +477,7 @@ fn a_context_counts_where_it_is_named() {
     assert_eq!(settings.token.unwrap().expose(), "flags");
     assert!(settings.creds.is_none());
 
-    // A context in the file stands below a variable.
+    // A context named in the file ranks below a variable.
     let place = place
         .file("here/naq.toml", "context = \"prod\"")
         .set("NAQ_NATS_URL", "nats://variable");
@@ -475,7 +487,7 @@ fn a_context_counts_where_it_is_named() {
 }
 
 #[test]
-fn a_context_that_cannot_be_used_is_reported() {
+fn an_invalid_context_is_reported() {
     let place = Place::new()
         .file("home/.config/nats/context/broken.json", "{\"url\": ")
         .file(
@@ -491,7 +503,7 @@ fn a_context_that_cannot_be_used_is_reported() {
     assert!(said("absent").contains("(--context)"), "{}", said("absent"));
     assert!(said("absent").contains("absent.json: No such file"));
     assert!(said("broken").contains("broken.json: EOF"));
-    assert!(said("../../etc").contains("cannot be a context's name"));
+    assert!(said("../../etc").contains("not a valid name of a context"));
     assert!(said("@selected").contains("no context is selected"));
     let resolved = place
         .load_with(&Flags::default().with("context", "nsc"))
@@ -505,14 +517,14 @@ fn a_context_that_cannot_be_used_is_reported() {
 }
 
 #[test]
-fn two_ways_to_authenticate_in_one_place_are_refused() {
+fn two_ways_to_authenticate_in_one_layer_are_rejected() {
     let place = Place::new().set("NAQ_TOKEN", "a").set("NAQ_CREDS", "b");
     let said = place.error();
     assert!(
         said.contains("creds (NAQ_CREDS) and token (NAQ_TOKEN)"),
         "{said}"
     );
-    // In different places the higher one is meant.
+    // In different layers, the higher one wins.
     let settings = place
         .set("NAQ_CREDS", "")
         .load_with(&Flags::default().with("creds", "b"))
@@ -522,12 +534,73 @@ fn two_ways_to_authenticate_in_one_place_are_refused() {
 }
 
 #[test]
-fn without_a_home_there_are_still_folders() {
+fn without_a_home_folder_there_are_still_data_and_cache_folders() {
     let mut place = Place::new();
     place.env.home = None;
     let settings = place.load().unwrap().settings;
     assert!(settings.data_dir.is_absolute() && settings.cache_dir.is_absolute());
     assert_ne!(settings.data_dir, settings.cache_dir);
+}
+
+#[test]
+fn the_settings_page_matches_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/settings.md");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a developer asks the test to write the page by this variable"
+    )]
+    let update = std::env::var_os("NAQ_TEST_UPDATE").is_some();
+    if update {
+        fs::write(&path, settings_markdown()).unwrap();
+    }
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        settings_markdown(),
+        "run NAQ_TEST_UPDATE=1 cargo test settings_page"
+    );
+}
+
+/// Whether the `--help` of a verb lists a flag.
+fn lists_flag(help: &str, flag: &str) -> bool {
+    help.lines().any(|line| {
+        let line = line.trim_start();
+        line.starts_with('-') && line.split([' ', ',', '=', '.']).any(|word| word == flag)
+    })
+}
+
+#[test]
+fn the_verbs_have_the_flags_of_the_settings_table() {
+    let help = |verb: &str| {
+        let output = std::process::Command::new(naq())
+            .args([verb, "--help"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (worker, status) = (help("worker"), help("status"));
+    for setting in SETTINGS {
+        let flag = setting.flag();
+        let everywhere = setting.flag_scope == FlagScope::EveryVerb;
+        assert_eq!(lists_flag(&status, &flag), everywhere, "{flag} in status");
+        let in_worker = setting.flag_scope != FlagScope::None;
+        assert_eq!(lists_flag(&worker, &flag), in_worker, "{flag} in worker");
+    }
+}
+
+#[test]
+fn removed_variables_are_not_settings_and_name_existing_ones() {
+    for (name, instead) in REMOVED {
+        assert!(
+            SETTINGS.iter().all(|setting| setting.variable != *name),
+            "{name} is a setting"
+        );
+        for word in instead.split([' ', ',']).filter(|w| w.starts_with("NAQ_")) {
+            assert!(
+                SETTINGS.iter().any(|setting| setting.variable == word),
+                "{name} names {word}, which is not a setting"
+            );
+        }
+    }
 }
 
 proptest! {
@@ -540,7 +613,7 @@ proptest! {
     }
 
     #[test]
-    fn a_variable_is_taken_or_refused_by_name(text in "\\PC{1,40}", index in 0..SETTINGS.len()) {
+    fn a_variable_is_accepted_or_rejected_by_name(text in "\\PC{1,40}", index in 0..SETTINGS.len()) {
         let setting = &SETTINGS[index];
         let place = Place::new().set(setting.variable, &text);
         match place.load() {
@@ -556,7 +629,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_shown_can_be_given_back(seconds in 1_u32..10_000_000, bytes in 0_u64..1 << 50) {
+    fn a_displayed_value_parses_to_the_same(seconds in 1_u32..10_000_000, bytes in 0_u64..1 << 50) {
         let given = Flags::default().with("timeout", seconds.to_string()).with("memory", bytes.to_string());
         let place = Place::new();
         let first = place.load_with(&given).unwrap();

@@ -1,7 +1,8 @@
-//! What tests share.
+//! Helpers that all tests share.
 
 pub(crate) mod cluster;
 pub(crate) mod naq;
 pub(crate) mod nats;
 pub(crate) mod python;
+mod raw_nats;
 pub(crate) mod shifted_clock;

@@ -1,14 +1,13 @@
 //! The `naq` program as a user runs it: workers in the background, verbs in the foreground, and
-//! bare publishes by a client that knows nothing of naq.
+//! plain publishes by a client without any naq code.
 //!
-//! Whatever a test waits for is an event (a record's change, a line of a worker's log), bounded
-//! by [`TEST_TIMEOUT`]. Workers end with the value that holds them, and with the test process.
+//! A test always waits for an event (a change of a record, a line of a worker's log), at most
+//! [`TEST_TIMEOUT`]. A worker is killed when its value is dropped or the test process dies.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -23,8 +22,9 @@ use tempfile::TempDir;
 
 use super::cluster::Cluster;
 use super::nats::{TEST_TIMEOUT, TestServer, binary, naq};
+use super::raw_nats::RawNats;
 
-/// naq against one server: a home of its own, a connection to observe with, and the program.
+/// naq with one server: a home folder, a connection for observing, and the program.
 pub(crate) struct Naq {
     home: TempDir,
     url: String,
@@ -198,24 +198,9 @@ impl Naq {
         JobId::for_sequence(&QueueName::new(queue).unwrap(), sequence)
     }
 
-    /// A connection that speaks NATS in bytes, let in.
+    /// An authenticated connection that sends bytes of the NATS protocol.
     pub(crate) fn raw(&self) -> RawNats {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        let mut raw = RawNats {
-            reader: BufReader::new(stream),
-        };
-        assert!(raw.line().starts_with("INFO "));
-        let token = &self.token;
-        raw.send(
-            format!(
-                r#"CONNECT {{"verbose":false,"headers":true,"auth_token":"{token}"}}{}"#,
-                "\r\n"
-            )
-            .as_bytes(),
-        );
-        raw.flush();
-        raw
+        RawNats::connect(self.port, &self.token)
     }
 
     /// Waits until a job's record is as asked.
@@ -343,8 +328,8 @@ impl Naq {
     }
 }
 
-/// How long a connection may take: as long as a loaded machine needs, but where there are several
-/// servers, of which one may be suspended and still accept connections.
+/// Time limit of a connection: what a loaded machine needs, but shorter with several servers, since a
+/// suspended one accepts connections and never responds.
 fn connect_timeout(servers: usize) -> Duration {
     match servers {
         1 => TEST_TIMEOUT / 2,
@@ -357,7 +342,7 @@ pub(crate) fn id(text: &str) -> JobId {
     JobId::new(text).unwrap()
 }
 
-/// What was kept of an output, as text.
+/// The kept part of an output, as text.
 pub(crate) fn text(output: Option<&naq_protocol::CapturedOutput>) -> String {
     let Some(output) = output else {
         return String::new();
@@ -367,7 +352,7 @@ pub(crate) fn text(output: Option<&naq_protocol::CapturedOutput>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Looks until something is so. Only for what no event tells of.
+/// Polls until a condition holds. Only for conditions without an event.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + TEST_TIMEOUT;
     while !is_so() {
@@ -376,7 +361,7 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process is there and not merely waiting to be reaped.
+/// Whether a process lives and is not a zombie.
 pub(crate) fn is_process_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat
@@ -409,8 +394,8 @@ pub(crate) fn command(
     command
 }
 
-/// A nats-server that naq has not set up, with a folder of its own and these arguments, and the
-/// port it took.
+/// A nats-server that naq does not manage, with a folder of its own and these arguments, and its
+/// port.
 pub(crate) fn start_plain_server(naq: &Naq, args: &[&str]) -> (GuardedChild, u16) {
     let folder = naq.home().join("plain");
     std::fs::create_dir(&folder).unwrap();
@@ -551,7 +536,7 @@ fn read_in_thread(mut from: impl Read + Send + 'static) -> std::thread::JoinHand
     })
 }
 
-/// A verb that runs.
+/// A running verb.
 pub(crate) struct RunningCli {
     child: GuardedChild,
     stdout: ChildStdout,
@@ -610,7 +595,7 @@ impl Terminal {
     }
 }
 
-/// A verb that runs and is listened to. Killed when dropped.
+/// A running verb whose output is captured. Killed when dropped.
 pub(crate) struct FollowedCli {
     child: GuardedChild,
     printed: CapturedLog,
@@ -658,7 +643,7 @@ impl FollowedCli {
     }
 }
 
-/// What a verb said and how it ended.
+/// The output of a verb and its exit code.
 #[derive(Debug)]
 pub(crate) struct CliOutput {
     pub(crate) code: Option<i32>,
@@ -739,7 +724,7 @@ impl WorkerOptions<'_> {
     }
 }
 
-/// A worker that runs. Killed when dropped.
+/// A running worker. Killed when dropped.
 pub(crate) struct Worker {
     child: GuardedChild,
     log: CapturedLog,
@@ -791,7 +776,7 @@ impl Drop for Worker {
     }
 }
 
-/// A log that is read as it comes.
+/// A log that is captured while it is written.
 #[derive(Clone)]
 struct CapturedLog(Arc<(Mutex<String>, Condvar)>);
 
@@ -833,11 +818,11 @@ impl CapturedLog {
     }
 }
 
-/// A child that is killed when dropped, and when this process dies, however that is.
+/// A child that is killed when it is dropped or this process dies, even by SIGKILL.
 pub(crate) struct GuardedChild {
     child: Child,
     watch: Child,
-    /// Held open while this process lives.
+    /// Open while this process lives.
     _alive: ChildStdin,
 }
 
@@ -883,74 +868,10 @@ impl GuardedChild {
 
 impl Drop for GuardedChild {
     fn drop(&mut self) {
-        // the watch first: it must not find the pid used again
+        // The watch first: it must not kill a process that reuses the id.
         let _ = self.watch.kill();
         let _ = self.watch.wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// NATS spoken in bytes, for what no client library would send.
-pub(crate) struct RawNats {
-    reader: BufReader<TcpStream>,
-}
-
-impl RawNats {
-    fn line(&mut self) -> String {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).unwrap();
-        String::from_utf8_lossy(&line).into_owned()
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.reader.get_mut().write_all(bytes).unwrap();
-    }
-
-    /// Publishes to a subject, whatever its bytes.
-    pub(crate) fn publish(&mut self, subject: &[u8], payload: &[u8]) {
-        let size = payload.len().to_string();
-        self.send(
-            &[
-                b"PUB ",
-                subject,
-                b" ",
-                size.as_bytes(),
-                b"\r\n",
-                payload,
-                b"\r\n",
-            ]
-            .concat(),
-        );
-        self.flush();
-    }
-
-    /// Publishes with headers, whatever their bytes.
-    pub(crate) fn publish_with_headers(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) {
-        let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + payload.len());
-        self.send(
-            &[
-                b"HPUB ",
-                subject,
-                sizes.as_bytes(),
-                headers,
-                payload,
-                b"\r\n",
-            ]
-            .concat(),
-        );
-        self.flush();
-    }
-
-    /// Waits until the server has taken all that was sent.
-    fn flush(&mut self) {
-        self.send(b"PING\r\n");
-        loop {
-            let line = self.line();
-            assert!(!line.is_empty() && !line.starts_with("-ERR"), "{line:?}");
-            if line.starts_with("PONG") {
-                return;
-            }
-        }
     }
 }

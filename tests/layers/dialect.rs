@@ -69,11 +69,8 @@ const NOT_YET_CLEAN: &[&str] = &[
     "crates/naq-cron",
     "crates/naq-jetstream",
     "crates/naq-protocol",
-    "crates/naq-runner",
     "tests/cli",
     "tests/cron/question.rs",
-    "tests/runner",
-    "tests/server",
 ];
 
 /// One use of a phrase.

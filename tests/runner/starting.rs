@@ -237,7 +237,7 @@ async fn each_reason_not_to_start_has_its_own_message() {
         assert_eq!(
             bench.sh("true").await.end,
             Termination::Exited(0),
-            "and goes on"
+            "and continues"
         );
     }
 }

@@ -120,8 +120,8 @@ impl Namespace {
         )?;
         let mut receiver = Receiver::new();
         let message = receiver.receive(socket.as_fd())?;
-        let told = receiver.bytes[..message.bytes].try_into();
-        match told.map(i32::from_le_bytes) {
+        let answer = receiver.bytes[..message.bytes].try_into();
+        match answer.map(i32::from_le_bytes) {
             Ok(0) => {}
             Ok(errno) => return Err(Errno::from_raw(errno)),
             Err(_) => return Err(Errno::ESRCH),

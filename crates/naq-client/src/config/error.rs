@@ -1,12 +1,12 @@
-//! What is wrong with a configuration, and where.
+//! Errors and warnings about settings, each with its place.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::resolve::Source;
+use super::source::Source;
 
-/// Why there are no settings. Each says where: file and line, variable or flag.
+/// Why the settings are invalid, with the place: file and line, variable or flag.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -14,129 +14,129 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Who named it, as words in brackets; empty where naq found it.
+        /// The variable that names the file, in brackets; empty if naq found the file itself.
         named_by: String,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
 
-    /// A `naq.toml` in the current folder that another user wrote.
+    /// A `naq.toml` in the current folder belongs to another user.
     #[error(
-        "{path} belongs to user id {uid} and is not read, since it could name programs to run", path = path.display()
+        "{path} belongs to user id {uid} and could name programs to run, so naq does not read it", path = path.display()
     )]
     ForeignOwner {
         /// The file.
         path: PathBuf,
-        /// Its owner.
+        /// The owner of the file.
         uid: u32,
     },
 
-    /// A file is no TOML.
+    /// A file is not valid TOML.
     #[error("{path}:{line}:{column}: {reason}", path = path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Line, from 1.
         line: usize,
-        /// The column in characters, from 1.
+        /// Column in characters, from 1.
         column: usize,
-        /// What was expected.
+        /// What the parser expected.
         reason: String,
     },
 
-    /// A key that is no setting.
-    #[error("{path}:{line}: there is no setting `{key}`{}", did_you_mean(*closest_match), path = path.display())]
+    /// A key is not the name of a setting.
+    #[error("{path}:{line}: unknown setting `{key}`{}", did_you_mean(*closest_match), path = path.display())]
     UnknownKey {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Line, from 1.
         line: usize,
         /// The key.
         key: String,
-        /// What was probably meant.
+        /// The setting with the most similar name, if any is similar.
         closest_match: Option<&'static str>,
     },
 
-    /// A flag that is no setting: a mistake in naq, not in its use.
-    #[error("there is no setting `{name}` for a flag")]
+    /// A caller passed a flag for an unknown setting. This is a bug in the caller, not in its input.
+    #[error("unknown setting `{name}`")]
     UnknownSetting {
         /// The name.
         name: String,
     },
 
-    /// A value that the setting does not take.
+    /// A value is invalid for its setting.
     #[error("{place}: {name}: {reason}")]
     Value {
-        /// Where it is written.
+        /// Where the value is written.
         place: Source,
-        /// The setting.
+        /// The name of the setting.
         name: &'static str,
-        /// What is wrong with it and what is expected.
+        /// What is wrong with the value, and what is expected.
         reason: String,
     },
 
-    /// A context cannot be used.
-    #[error("the NATS context {name:?} ({place}) cannot be used: {reason}")]
+    /// A NATS context cannot be used.
+    #[error("cannot use the NATS context {name:?} ({place}): {reason}")]
     Context {
-        /// Its name.
+        /// The name of the context.
         name: String,
         /// Where it is named.
         place: Source,
-        /// Why not, with the file.
+        /// Why it cannot be used, with its file.
         reason: String,
     },
 
-    /// Two settings that do not go together.
+    /// Two settings contradict each other, or one lacks the other.
     #[error("{one} ({one_source}) and {other} ({other_source}): {reason}")]
     Conflict {
-        /// The one.
+        /// The first setting.
         one: &'static str,
-        /// Where it comes from.
+        /// Where its value comes from.
         one_source: Box<Source>,
-        /// The other.
+        /// The second setting.
         other: &'static str,
-        /// Where that comes from.
+        /// Where its value comes from.
         other_source: Box<Source>,
-        /// Why not, and what to do.
+        /// Why they conflict, and what to do.
         reason: &'static str,
     },
 }
 
-/// What is odd but does no harm; for standard error, and for `naq config`.
+/// A harmless mistake, to be shown on standard error or by `naq config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// A `NAQ_*` variable that is no setting.
+    /// A `NAQ_*` variable is not a setting.
     UnknownVariable {
-        /// Its name.
+        /// The name of the variable.
         name: String,
-        /// What was probably meant.
+        /// The variable with the most similar name, if any is similar.
         closest_match: Option<&'static str>,
     },
-    /// A variable of the Python library that means nothing any more.
+    /// A variable of the Python library has no effect any more.
     RemovedVariable {
-        /// Its name.
+        /// The name of the variable.
         name: String,
-        /// What there is instead.
+        /// What replaces it.
         instead: &'static str,
     },
-    /// A file with a secret in it that others may read.
+    /// A file that contains a secret is readable by other users.
     ReadableByOthers {
         /// The file.
         path: PathBuf,
-        /// The setting with the secret.
+        /// The setting that is secret.
         name: &'static str,
     },
-    /// A part of a context that naq does not know how to use.
+    /// A context contains a field that naq does not support.
     UnusedContextField {
-        /// The context's file.
+        /// The file of the context.
         path: PathBuf,
-        /// Its field.
+        /// The name of the field.
         field: &'static str,
     },
 }
 
 impl Warning {
-    /// Whether it is worth a line at every start; the others are for `naq config`.
+    /// Whether to show the warning at every start. The others are only for `naq config`.
     #[must_use]
     pub fn is_shown_at_startup(&self) -> bool {
         !matches!(self, Warning::RemovedVariable { .. })
@@ -152,22 +152,22 @@ impl fmt::Display for Warning {
             } => {
                 write!(
                     out,
-                    "the variable {name} is no setting and is ignored{}",
+                    "the variable {name} is not a setting and has no effect{}",
                     did_you_mean(*closest_match)
                 )
             }
             Warning::RemovedVariable { name, instead } => {
-                write!(out, "the variable {name} is ignored: {instead}")
+                write!(out, "the variable {name} has no effect: {instead}")
             }
             Warning::ReadableByOthers { path, name } => {
                 let path = path.display();
                 write!(
                     out,
-                    "{path} has `{name}` in it and others may read it; run chmod 600 {path}"
+                    "{path} contains `{name}` and is readable by other users; run chmod 600 {path}"
                 )
             }
             Warning::UnusedContextField { path, field } => {
-                write!(out, "{}: `{field}` is not used by naq", path.display())
+                write!(out, "{}: naq does not support `{field}`", path.display())
             }
         }
     }

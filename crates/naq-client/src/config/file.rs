@@ -1,4 +1,4 @@
-//! `naq.toml`: where it is, and what stands where in it.
+//! `naq.toml`: where it is searched, and its keys with their lines.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,35 +11,35 @@ use toml::de::DeTable;
 
 use super::error::{ConfigError, Warning};
 use super::process_env::ProcessEnv;
-use super::resolve::Source;
 use super::settings_table::{CONFIG_FILE_VARIABLE, SETTINGS, Setting};
+use super::source::Source;
 use super::value::{self, Value};
 use naq_protocol::closest_match;
 
-/// The file's name where it is looked for.
+/// The name of the file in the folders that are searched.
 const FILE_NAME: &str = "naq.toml";
 
-/// The largest file read.
+/// Maximum size of the file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A parsed file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) path: Option<PathBuf>,
-    /// Values with their lines, by the setting's name.
+    /// Values and their lines, by the name of the setting.
     pub(super) values: BTreeMap<&'static str, (Value, usize)>,
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Finds and reads the file: the named one, which has to be there, or the first that is there of
+/// Finds and reads the file. A file that is named must exist; otherwise reads the first existing one of
 /// `./naq.toml` and the user's.
 pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, ConfigError> {
     let by_variable = env
         .variable(CONFIG_FILE_VARIABLE)
         .map(|text| env.expand(text));
     let named = match (flag, by_variable) {
-        (Some(path), _) => Some((path.to_path_buf(), " (named explicitly)".to_owned())),
-        (None, Some(path)) => Some((path, format!(" (named by {CONFIG_FILE_VARIABLE})"))),
+        (Some(path), _) => Some((path.to_path_buf(), String::new())),
+        (None, Some(path)) => Some((path, format!(" (from {CONFIG_FILE_VARIABLE})"))),
         (None, None) => None,
     };
     if let Some((path, named_by)) = named {
@@ -60,7 +60,7 @@ pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, Config
     for (path, is_here) in [(Some(here), true), (users, false)] {
         let Some(path) = path else { continue };
         match read_with_owner(&path) {
-            // A folder that others write to may hold a file that nobody meant to obey.
+            // In a shared folder, another user may have left a file that could start programs.
             Ok((_, _, uid)) if is_here && uid != env.uid && uid != 0 => {
                 return Err(ConfigError::ForeignOwner { path, uid });
             }
@@ -78,7 +78,7 @@ pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, Config
     Ok(File::default())
 }
 
-/// The file's text, mode and owner.
+/// The text, mode and owner of the file.
 fn read_with_owner(path: &Path) -> io::Result<(String, u32, u32)> {
     let found = fs::metadata(path)?;
     if found.len() > FILE_BYTES_MAX {
@@ -89,13 +89,13 @@ fn read_with_owner(path: &Path) -> io::Result<(String, u32, u32)> {
     }
     #[cfg(unix)]
     let (mode, uid) = (found.mode(), found.uid());
-    // Other systems have no owners and modes of this kind: nothing to warn about.
+    // Other systems have no such owners and modes, so there is nothing to warn about.
     #[cfg(not(unix))]
     let (mode, uid) = (0o600, 0);
     Ok((fs::read_to_string(path)?, mode, uid))
 }
 
-/// Parses the file's text; every key must be a setting and every value one that it takes.
+/// Parses the text. Every key must be a setting, and every value valid for it.
 pub(super) fn parse(
     path: &Path,
     text: &str,
@@ -117,7 +117,7 @@ pub(super) fn parse(
         ..File::default()
     };
     let folder = path.parent().unwrap_or(Path::new("."));
-    // In the order of the text, so that the first mistake is the one reported.
+    // In the order of the text, so that the first mistake is reported.
     let mut items: Vec<_> = table.get_ref().iter().collect();
     items.sort_by_key(|(key, _)| key.span().start);
     for (key, item) in items {
@@ -158,7 +158,7 @@ pub(super) fn parse(
     Ok(file)
 }
 
-/// Line and column (in characters) of a byte's place, both from 1.
+/// Line and column (in characters) of a byte offset, both from 1.
 fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at.min(text.len())).unwrap_or(text);
     let line = before.matches('\n').count() + 1;

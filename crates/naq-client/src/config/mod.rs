@@ -1,26 +1,36 @@
-//! Settings: defaults, then `naq.toml`, then `NAQ_*` variables, then flags.
+//! Settings: defaults, overridden by `naq.toml`, then by `NAQ_*` variables, then by flags.
 //!
-//! The one room that reads the environment, and that only in [`ProcessEnv::read`] and
-//! [`environment`]. Every setting is a row of [`SETTINGS`]; the layers, `naq config` and the
-//! warnings about misspelt names all come from that table.
+//! This module is the only one that reads the environment, and only in [`ProcessEnv::read`] and
+//! [`environment`]. Every setting is a row of [`SETTINGS`]. The layers, `naq config`, the warnings about
+//! misspelt names and the table in `docs/settings.md` are all derived from that table.
 //!
-//! A NATS context (a file of the `nats` program) counts as if its values were written where the
-//! context is named, and values written in that same place go before it. Since a context
-//! describes one server, what lower layers say about connecting is left out beside it. Of several
-//! ways to authenticate, the one of the highest layer is used.
+//! A NATS context (a file of the `nats` program) ranks just below the place that names it, so values from that
+//! place override the context. A context describes one server: if it is in use, connection settings of lower
+//! layers are ignored. Of several ways to authenticate, the one from the highest layer is used.
 //!
-//! This room connects to nothing and starts nothing.
+//! This module makes no connection and starts no process.
 
+mod checks;
+mod docs_table;
 mod error;
 mod file;
+mod flags;
 mod nats_context;
 mod process_env;
+mod ranked_value;
 mod resolve;
+mod settings;
 mod settings_table;
+mod source;
 mod value;
+mod variable_warnings;
 
+pub use docs_table::settings_markdown;
 pub use error::{ConfigError, Warning};
+pub use flags::Flags;
 pub use process_env::{ProcessEnv, environment};
-pub use resolve::{Entry, Flags, LogFormat, Resolved, Settings, Source, load};
-pub use settings_table::{DefaultValue, REMOVED, SETTINGS, Setting, SettingKind};
+pub use resolve::{Resolved, load};
+pub use settings::{Entry, LogFormat, Settings};
+pub use settings_table::{DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind};
+pub use source::Source;
 pub use value::{Secret, Value};

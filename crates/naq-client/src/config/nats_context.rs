@@ -1,6 +1,5 @@
-//! Contexts of the `nats` program: where a server is and how to be let in, kept as one JSON file
-//! each in `~/.config/nats/context/`. The format is that of the `natscontext` package of
-//! nats-io/jsm.go.
+//! Contexts of the `nats` program: the address of a server and its credentials, one JSON file per context in
+//! `~/.config/nats/context/`. The format is that of the `natscontext` package of nats-io/jsm.go.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +12,10 @@ use super::process_env::ProcessEnv;
 use super::settings_table::Setting;
 use super::value::{self, Value};
 
-/// The name that stands for whichever context is selected (`nats context select`).
+/// The name that refers to the selected context (`nats context select`).
 const SELECTED: &str = "@selected";
 
-/// A context's values, by the setting they are for.
+/// The values of a context, by the name of the setting.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) name: String,
@@ -39,7 +38,7 @@ struct Content {
     ca: String,
     inbox_prefix: String,
     jetstream_domain: String,
-    // What follows would change how to connect, and naq cannot do it.
+    // These fields change how to connect, but naq does not support them.
     nsc: String,
     user_jwt: String,
     user_seed: String,
@@ -47,11 +46,11 @@ struct Content {
     jetstream_api_prefix: String,
 }
 
-/// Reads a context; the error is text for the user, with the file.
+/// Reads a context. The error is a text for the user and names the file.
 pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
     let folder = env
         .xdg("XDG_CONFIG_HOME", ".config")
-        .ok_or("there is no home folder to look for it in")?
+        .ok_or("no home folder to search for it")?
         .join("nats");
     let name = if name == SELECTED {
         let path = folder.join("context.txt");
@@ -63,7 +62,7 @@ pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
     };
     // The name becomes a part of a path.
     if name.is_empty() || name.contains(['/', '\\', '\0']) || name.contains("..") {
-        return Err(format!("{name:?} cannot be a context's name"));
+        return Err(format!("{name:?} is not a valid name of a context"));
     }
     let path = folder.join("context").join(format!("{name}.json"));
     let shown = path.display();

@@ -1,9 +1,9 @@
-//! What a process finds around itself: environment, folders, processors.
+//! The environment of a process: variables, folders, processors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The process's environment. What is not UTF-8 has U+FFFD in its place.
+/// The environment variables of this process. Invalid UTF-8 is replaced by U+FFFD.
 #[must_use]
 pub fn environment() -> BTreeMap<String, String> {
     #[expect(
@@ -21,24 +21,24 @@ pub fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Everything outside of the files that settings depend on. Passed in, so that the rest of the
-/// room is a function of it.
+/// Everything besides files that settings depend on. An argument of [`load`](super::load), so that settings
+/// are a function of it.
 #[derive(Clone, Debug)]
 pub struct ProcessEnv {
-    /// The environment.
+    /// Environment variables.
     pub environment: BTreeMap<String, String>,
-    /// Where `./naq.toml` is looked for.
+    /// Where `./naq.toml` is searched.
     pub current_dir: PathBuf,
-    /// The user's home folder: HOME, else as the system's user list has it.
+    /// The user's home folder: HOME, else the entry of the user database.
     pub home: Option<PathBuf>,
     /// The user's id.
     pub uid: u32,
-    /// How many processors this process may use.
+    /// Number of processors that this process may use.
     pub processors: usize,
 }
 
 impl ProcessEnv {
-    /// This process's.
+    /// The environment of this process.
     #[must_use]
     pub fn read() -> ProcessEnv {
         let environment = environment();
@@ -60,7 +60,7 @@ impl ProcessEnv {
         }
     }
 
-    /// A variable's value; an empty one counts as not set, as compose files leave them.
+    /// The value of a variable. An empty one counts as unset, since compose files leave variables empty.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment
             .get(name)
@@ -68,8 +68,8 @@ impl ProcessEnv {
             .filter(|value| !value.is_empty())
     }
 
-    /// A folder of the XDG Base Directory Specification: its variable where that is absolute, else
-    /// this folder in the home.
+    /// A folder of the XDG Base Directory Specification: the variable if it is an absolute path, else this folder
+    /// in the home folder. `None` without a home folder.
     pub(super) fn xdg(&self, variable: &str, in_home: &str) -> Option<PathBuf> {
         self.variable(variable)
             .map(PathBuf::from)
@@ -77,7 +77,7 @@ impl ProcessEnv {
             .or_else(|| Some(self.home.as_ref()?.join(in_home)))
     }
 
-    /// naq's own folder in one of those; where there is no home, one in the temporary folder.
+    /// naq's own folder inside an XDG folder. Without a home folder, one inside the temporary folder.
     pub(super) fn app_dir(&self, variable: &str, in_home: &str, last: &str) -> PathBuf {
         self.xdg(variable, in_home).map_or_else(
             || std::env::temp_dir().join(format!("naq-{}-{last}", self.uid)),
@@ -85,7 +85,7 @@ impl ProcessEnv {
         )
     }
 
-    /// A path with `~/` at its start replaced by the home.
+    /// A path in which a leading `~/` is replaced by the home folder.
     pub(super) fn expand(&self, text: &str) -> PathBuf {
         match (text.strip_prefix("~/"), &self.home) {
             (Some(rest), Some(home)) => home.join(rest),

@@ -1,76 +1,104 @@
-//! Every setting, as data.
+//! The table of all settings.
 
-/// What kind of value a setting takes.
+/// The kind of value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingKind {
     /// Any text on one line.
     Text,
-    /// A token of NATS subjects: letters, digits, `_` and `-`.
+    /// A token of a NATS subject: letters, digits, `_` and `-`.
     Name,
-    /// A file or folder. `~/` is the home; in `naq.toml` relative to the file.
+    /// A file or folder. `~/` is the home folder. A relative path in `naq.toml` is relative to that file.
     Path,
     /// true or false.
     Bool,
-    /// A whole number, at least this.
+    /// A whole number.
     Count {
-        /// The smallest.
+        /// Minimum.
         min: u64,
     },
-    /// Seconds, or a text such as `250ms`, `5m`, `7d`; at least this.
+    /// Seconds, or a text such as `250ms`, `5m` or `7d`.
     Duration {
-        /// The shortest, in milliseconds.
+        /// Minimum, in milliseconds.
         min_ms: u64,
     },
-    /// Bytes, or a text such as `64K`, `256M`.
+    /// Bytes, or a text such as `64K` or `256M`.
     Size,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Texts: an array in `naq.toml`, commas in a variable, a flag several times.
+    /// Several texts: an array in `naq.toml`, separated by commas in a variable, a repeated flag.
     List,
-    /// Pairs: a table in `naq.toml`, `k=v,k=v` in a variable, `k=v` in a flag, several times.
+    /// Pairs: a table in `naq.toml`, `k=v,k=v` in a variable, `k=v` in a repeated flag.
     Labels,
 }
 
-/// What holds where nothing is set.
+/// The value of a setting that no layer sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// Nothing.
+    /// No value.
     None,
-    /// This, written as a variable would have it.
+    /// This value, in the notation of a variable.
     Text(&'static str),
-    /// naq's folder for data: `$XDG_DATA_HOME/naq`, else `~/.local/share/naq`.
+    /// naq's data folder: `$XDG_DATA_HOME/naq`, else `~/.local/share/naq`.
     DataDir,
-    /// naq's cache: `$XDG_CACHE_HOME/naq`, else `~/.cache/naq`.
+    /// naq's cache folder: `$XDG_CACHE_HOME/naq`, else `~/.cache/naq`.
     CacheDir,
-    /// As many as there are processors.
+    /// The number of processors.
     Processors,
 }
 
-/// One setting.
+/// The verbs whose command line has a flag for a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlagScope {
+    /// None: only the file and the variable set it.
+    None,
+    /// Every verb.
+    EveryVerb,
+    /// `naq worker` and other verbs that run a worker.
+    Worker,
+}
+
+/// A setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Its name, which is its key in `naq.toml`; its flag is the same with dashes.
+    /// The name, which is the key in `naq.toml`.
     pub name: &'static str,
-    /// Its variable.
+    /// The environment variable.
     pub variable: &'static str,
-    /// What it takes.
+    /// The kind of value.
     pub kind: SettingKind,
-    /// What holds where nothing is set.
+    /// The value if no layer sets one.
     pub default: DefaultValue,
-    /// Whether its value is never shown.
+    /// Whether the value is never shown.
     pub secret: bool,
-    /// What it is for, in one line.
+    /// The name of the flag, if it is not the setting's name with dashes.
+    pub flag_name: Option<&'static str>,
+    /// The verbs with a flag for it.
+    pub flag_scope: FlagScope,
+    /// What the setting does, in one line.
     pub help: &'static str,
 }
 
 impl Setting {
-    /// The flag: `--nats-url`.
+    /// The flag, such as `--nats-url`.
     #[must_use]
     pub fn flag(&self) -> String {
-        format!("--{}", self.name.replace('_', "-"))
+        match self.flag_name {
+            Some(name) => format!("--{name}"),
+            None => format!("--{}", self.name.replace('_', "-")),
+        }
     }
 
-    /// The setting of this name.
+    const fn with_flag(mut self, scope: FlagScope) -> Setting {
+        self.flag_scope = scope;
+        self
+    }
+
+    const fn with_flag_named(mut self, name: &'static str, scope: FlagScope) -> Setting {
+        self.flag_name = Some(name);
+        self.with_flag(scope)
+    }
+
+    /// The setting with this name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<&'static Setting> {
         SETTINGS.iter().find(|setting| setting.name == name)
@@ -90,6 +118,8 @@ const fn row(
         kind,
         default,
         secret: false,
+        flag_name: None,
+        flag_scope: FlagScope::None,
         help,
     }
 }
@@ -101,314 +131,343 @@ const fn secret(name: &'static str, variable: &'static str, help: &'static str) 
         kind: SettingKind::Text,
         default: DefaultValue::None,
         secret: true,
+        flag_name: None,
+        flag_scope: FlagScope::None,
         help,
     }
 }
 
-/// The levels of the log. `warning` and `critical` are taken too, for who comes from Python.
+/// Log levels. `warning` and `critical` of Python are accepted as well.
 pub(super) const LOG_LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
-/// Every setting there is.
+/// All settings.
 pub const SETTINGS: &[Setting] = &[
     row(
         "nats_url",
         "NAQ_NATS_URL",
         SettingKind::Text,
         DefaultValue::Text("nats://127.0.0.1:4222"),
-        "where NATS is; several addresses with commas",
-    ),
+        "address of NATS; several are separated by commas",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "context",
         "NAQ_CONTEXT",
         SettingKind::Text,
         DefaultValue::None,
-        "a context of the nats program to connect by; @selected takes the selected one",
-    ),
+        "context of the nats program to connect with; @selected means the selected one",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "creds",
         "NAQ_CREDS",
         SettingKind::Path,
         DefaultValue::None,
         "credentials file (JWT and seed)",
-    ),
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "nkey",
         "NAQ_NKEY",
         SettingKind::Path,
         DefaultValue::None,
         "file with an NKey seed",
-    ),
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "user",
         "NAQ_USER",
         SettingKind::Text,
         DefaultValue::None,
-        "user name, with a password",
-    ),
-    secret("password", "NAQ_PASSWORD", "password, with a user name"),
-    secret("token", "NAQ_TOKEN", "token"),
+        "user name; needs a password",
+    )
+    .with_flag(FlagScope::EveryVerb),
+    secret("password", "NAQ_PASSWORD", "password; needs a user name")
+        .with_flag(FlagScope::EveryVerb),
+    secret("token", "NAQ_TOKEN", "authentication token").with_flag(FlagScope::EveryVerb),
     row(
         "tls_ca",
         "NAQ_TLS_CA",
         SettingKind::Path,
         DefaultValue::None,
-        "file of certificates to trust",
-    ),
+        "file with the CA certificates to trust",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "tls_cert",
         "NAQ_TLS_CERT",
         SettingKind::Path,
         DefaultValue::None,
-        "certificate to show to NATS, with a key",
-    ),
+        "client certificate; needs a key",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "tls_key",
         "NAQ_TLS_KEY",
         SettingKind::Path,
         DefaultValue::None,
-        "the certificate's private key",
-    ),
+        "private key of the client certificate",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "inbox_prefix",
         "NAQ_INBOX_PREFIX",
         SettingKind::Text,
         DefaultValue::None,
-        "the prefix of reply subjects, where permissions demand one",
+        "prefix of reply subjects, if permissions require one",
     ),
     row(
         "jetstream_domain",
         "NAQ_JETSTREAM_DOMAIN",
         SettingKind::Name,
         DefaultValue::None,
-        "the JetStream domain, where there are several",
+        "JetStream domain",
     ),
     row(
         "allow_insecure",
         "NAQ_ALLOW_INSECURE",
         SettingKind::Bool,
         DefaultValue::Text("false"),
-        "use NATS without authentication on another host",
-    ),
+        "allow a remote NATS server that requires no credentials",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "connect_timeout",
         "NAQ_CONNECT_TIMEOUT",
         SettingKind::Duration { min_ms: 1 },
         DefaultValue::Text("5s"),
-        "how long the first connection may take",
-    ),
+        "time limit of the first connection",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "prefix",
         "NAQ_PREFIX",
         SettingKind::Name,
         DefaultValue::Text("naq"),
-        "the prefix of all subjects and streams; another one is a separate naq",
-    ),
+        "prefix of all subjects and streams; each prefix is a separate installation",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "replicas",
         "NAQ_REPLICAS",
         SettingKind::Count { min: 1 },
         DefaultValue::Text("1"),
-        "how many servers of a cluster keep a copy of what naq makes there",
+        "number of servers in a cluster that store naq's data",
     ),
     row(
         "default_queue",
         "NAQ_DEFAULT_QUEUE",
         SettingKind::Name,
         DefaultValue::Text("default"),
-        "the queue where none is named",
+        "queue of jobs that name none",
     ),
     row(
         "default_result_ttl",
         "NAQ_DEFAULT_RESULT_TTL",
         SettingKind::Duration { min_ms: 0 },
         DefaultValue::Text("7d"),
-        "how long results are kept where a job does not say; 0 keeps them",
+        "how long results are kept if the job does not say; 0 keeps them forever",
     ),
     row(
         "worker_ttl",
         "NAQ_WORKER_TTL",
         SettingKind::Duration { min_ms: 1_000 },
         DefaultValue::Text("15s"),
-        "how long a worker is listed after its last heartbeat",
+        "how long a worker stays listed after its last heartbeat",
     ),
     row(
         "worker_heartbeat_interval",
         "NAQ_WORKER_HEARTBEAT_INTERVAL",
         SettingKind::Duration { min_ms: 100 },
         DefaultValue::Text("5s"),
-        "between two heartbeats of a worker",
+        "interval between heartbeats of a worker",
     ),
     row(
         "scheduler_lock_ttl",
         "NAQ_SCHEDULER_LOCK_TTL",
         SettingKind::Duration { min_ms: 3_000 },
         DefaultValue::Text("10s"),
-        "when another scheduler takes over from a leader that is silent",
+        "time without a renewal after which another scheduler takes over from the leader",
     ),
     row(
         "scheduler_lock_renew_interval",
         "NAQ_SCHEDULER_LOCK_RENEW_INTERVAL",
         SettingKind::Duration { min_ms: 100 },
         DefaultValue::Text("3s"),
-        "between two signs of life of the leading scheduler",
+        "interval at which the leading scheduler renews its lock",
     ),
     row(
         "max_schedule_failures",
         "NAQ_MAX_SCHEDULE_FAILURES",
         SettingKind::Count { min: 0 },
         DefaultValue::Text("5"),
-        "ticks in a row that cannot be enqueued, after which a schedule is paused; 0 for never",
+        "consecutive ticks that cannot be enqueued, after which a schedule is paused; 0 never pauses",
     ),
     row(
         "ack_wait",
         "NAQ_DEFAULT_ACK_WAIT",
         SettingKind::Duration { min_ms: 1_000 },
         DefaultValue::Text("30s"),
-        "when a job whose worker is silent is given to another",
+        "time without a sign of life after which a job is redelivered to another worker",
     ),
     row(
         "concurrency",
         "NAQ_CONCURRENCY",
         SettingKind::Count { min: 1 },
         DefaultValue::Processors,
-        "how many jobs a worker runs at once",
-    ),
+        "number of jobs that a worker runs at once",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "timeout",
         "NAQ_DEFAULT_TIMEOUT",
         SettingKind::Duration { min_ms: 1 },
         DefaultValue::None,
-        "a job's time where it does not say",
-    ),
+        "timeout of jobs that set none",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "memory",
         "NAQ_MEMORY",
         SettingKind::Size,
         DefaultValue::None,
-        "a job's memory where it does not say",
-    ),
+        "memory limit of jobs that set none",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "workdir",
         "NAQ_WORKDIR",
         SettingKind::Path,
         DefaultValue::None,
-        "the folder jobs start in",
-    ),
+        "working directory of jobs that set none",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "drain_timeout",
         "NAQ_DRAIN_TIMEOUT",
         SettingKind::Duration { min_ms: 0 },
         DefaultValue::Text("30s"),
-        "how long a stopping worker lets its jobs go on",
-    ),
+        "how long a stopping worker waits for its running jobs",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "containment",
         "NAQ_CONTAINMENT",
         SettingKind::Choice(&["auto", "cgroup", "namespace", "subreaper"]),
         DefaultValue::Text("auto"),
-        "how a job's processes are held together",
-    ),
+        "how the process tree of a job is contained",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "run_as",
         "NAQ_RUN_AS",
         SettingKind::Text,
         DefaultValue::None,
-        "the user jobs run as, USER or USER:GROUP, where the worker is root",
-    ),
+        "user that jobs run as, USER or USER:GROUP; needs root",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "landlock_read",
         "NAQ_LANDLOCK_READ",
         SettingKind::List,
         DefaultValue::None,
-        "where jobs may read and execute, and nowhere else",
-    ),
+        "files and folders that jobs may read and execute; all others are denied",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "landlock_write",
         "NAQ_LANDLOCK_WRITE",
         SettingKind::List,
         DefaultValue::None,
-        "where jobs may write, and nowhere else; they may read there too",
-    ),
+        "files and folders that jobs may read and write; all others are denied",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "allow_env",
         "NAQ_ALLOW_ENV",
         SettingKind::List,
         DefaultValue::None,
-        "variables that envelopes may set although they are refused otherwise",
-    ),
+        "variables that jobs may set although they are denied by default",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
         SettingKind::Path,
         DefaultValue::None,
-        "folder of secrets, one file a name",
-    ),
+        "folder of secrets, one file per secret",
+    )
+    .with_flag(FlagScope::Worker),
     row(
         "worker_labels",
         "NAQ_WORKER_LABELS",
         SettingKind::Labels,
         DefaultValue::None,
-        "what jobs may require of a worker",
-    ),
+        "labels of a worker, which jobs can require",
+    )
+    .with_flag_named("label", FlagScope::Worker),
     row(
         "nats_server",
         "NAQ_NATS_SERVER",
         SettingKind::Path,
         DefaultValue::None,
-        "the nats-server program for the managed server",
-    ),
+        "nats-server program for the managed server",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "data_dir",
         "NAQ_DATA_DIR",
         SettingKind::Path,
         DefaultValue::DataDir,
-        "naq's folder for data",
+        "folder of naq's data",
     ),
     row(
         "cache_dir",
         "NAQ_CACHE_DIR",
         SettingKind::Path,
         DefaultValue::CacheDir,
-        "naq's cache",
+        "folder of naq's cache",
     ),
     row(
         "log_level",
         "NAQ_LOG_LEVEL",
         SettingKind::Choice(LOG_LEVELS),
         DefaultValue::Text("info"),
-        "how much is logged",
-    ),
+        "level of the log",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "log_format",
         "NAQ_LOG_FORMAT",
         SettingKind::Choice(&["text", "json"]),
         DefaultValue::Text("text"),
-        "how the log is written",
-    ),
+        "format of the log",
+    )
+    .with_flag(FlagScope::EveryVerb),
     row(
         "log_to_file_enabled",
         "NAQ_LOG_TO_FILE_ENABLED",
         SettingKind::Bool,
         DefaultValue::Text("false"),
-        "log to a file as well",
+        "write the log to a file instead of standard error",
     ),
     row(
         "log_file_path",
         "NAQ_LOG_FILE_PATH",
         SettingKind::Path,
         DefaultValue::Text("naq.log"),
-        "that file",
+        "path of the log file",
     ),
 ];
 
-/// The variable that names the configuration file.
+/// The variable that names the settings file.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "NAQ_CONFIG";
 
-/// The variable that every job has.
+/// A variable that every job has.
 pub(super) const JOB_ID_VARIABLE: &str = "NAQ_JOB_ID";
 
-/// What a job is given; naq started by a job sees them and takes nothing from them. (Hence the
-/// setting `timeout` has another variable.)
+/// Variables that a job gets. A naq that a job starts sees them and ignores them; therefore the variable of the
+/// setting `timeout` is not `NAQ_TIMEOUT`.
 pub(super) const JOB_VARIABLES: &[&str] = &[
     JOB_ID_VARIABLE,
     "NAQ_QUEUE",
@@ -424,56 +483,61 @@ pub(super) const JOB_VARIABLES: &[&str] = &[
     "NAQ_CHECKPOINT",
 ];
 
-/// Variables of the Python library of this name that mean nothing any more, and what there is
-/// instead. A name that ends in `*` stands for all that begin so.
+/// Variables of the Python library that have no effect any more, and what replaces them. A name that ends in `*`
+/// matches all names with that prefix.
 pub const REMOVED: &[(&str, &str)] = &[
     ("NAQ_JOB_SERIALIZER", "envelopes are always JSON"),
     ("NAQ_JSON_ENCODER", "envelopes are always JSON"),
     ("NAQ_JSON_DECODER", "envelopes are always JSON"),
-    ("NAQ_SCHEDULER_*", "the scheduler's lock has fixed times"),
     (
-        "NAQ_MAX_SCHEDULE_FAILURES",
-        "schedules say themselves when to give up",
+        "NAQ_SCHEDULER_*",
+        "the scheduler has the settings NAQ_SCHEDULER_LOCK_TTL and NAQ_SCHEDULER_LOCK_RENEW_INTERVAL",
     ),
     (
         "NAQ_JOB_STATUS_TTL",
-        "status and result are one record: NAQ_DEFAULT_RESULT_TTL",
+        "status and result are one record, kept for NAQ_DEFAULT_RESULT_TTL",
     ),
     (
         "NAQ_ACK_WAIT_PER_QUEUE",
-        "running jobs are renewed, so one value fits all: NAQ_DEFAULT_ACK_WAIT",
+        "running jobs extend their ack wait, so all queues share NAQ_DEFAULT_ACK_WAIT",
     ),
     (
         "NAQ_DEPENDENCY_CHECK_DELAY_SECONDS",
-        "dependencies are not polled",
+        "a finished job releases its dependents; nothing is polled",
     ),
     (
         "NAQ_EVENTS_*",
-        "events are the records' own updates and always there",
+        "events are the updates of the records, so they always exist",
     ),
     (
         "NAQ_EVENT_LOGGER_*",
-        "events are the records' own updates and always there",
+        "events are the updates of the records, so they always exist",
     ),
     ("NAQ_WORKER_CONCURRENCY", "use NAQ_CONCURRENCY"),
     ("NAQ_WORKER_SHUTDOWN_TIMEOUT", "use NAQ_DRAIN_TIMEOUT"),
     ("NAQ_WORKER_MAX_JOB_DURATION", "use NAQ_DEFAULT_TIMEOUT"),
     ("NAQ_QUEUE_PREFIX", "use NAQ_PREFIX"),
-    ("NAQ_NATS_CLIENT_NAME", "clients name themselves"),
+    ("NAQ_NATS_CLIENT_NAME", "naq sets the client name"),
     (
         "NAQ_NATS_MAX_RECONNECT_ATTEMPTS",
-        "reconnecting does not give up",
+        "naq reconnects without a limit",
     ),
     (
         "NAQ_NATS_RECONNECT_TIME_WAIT",
-        "reconnecting backs off by itself",
+        "naq chooses the delay between reconnects",
     ),
     ("NAQ_NATS_CONNECTION_TIMEOUT", "use NAQ_CONNECT_TIMEOUT"),
-    ("NAQ_NATS_DRAIN_TIMEOUT", "use NAQ_DRAIN_TIMEOUT"),
+    (
+        "NAQ_NATS_DRAIN_TIMEOUT",
+        "a stopping worker waits for its jobs for NAQ_DRAIN_TIMEOUT",
+    ),
     ("NAQ_NATS_AUTH_USERNAME", "use NAQ_USER"),
     ("NAQ_NATS_AUTH_PASSWORD", "use NAQ_PASSWORD"),
     ("NAQ_NATS_AUTH_TOKEN", "use NAQ_TOKEN"),
-    ("NAQ_NATS_TLS_ENABLED", "a tls:// address says so"),
+    (
+        "NAQ_NATS_TLS_ENABLED",
+        "use a tls:// address in NAQ_NATS_URL",
+    ),
     ("NAQ_NATS_TLS_CERT_FILE", "use NAQ_TLS_CERT"),
     ("NAQ_NATS_TLS_KEY_FILE", "use NAQ_TLS_KEY"),
     ("NAQ_NATS_TLS_CA_FILE", "use NAQ_TLS_CA"),

@@ -1,4 +1,4 @@
-//! Values: from text, from TOML, and back to text for people.
+//! Values of settings: parsed from text and TOML, and displayed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +12,12 @@ use super::settings_table::{LOG_LEVELS, Setting, SettingKind};
 use naq_protocol::QueueName;
 use naq_protocol::units::{duration_from_seconds, parse_duration, parse_size};
 
-/// A text that is not shown by accident.
+/// A secret text. Its `Debug` output hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps a text from being shown.
+    /// Wraps a secret text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
@@ -36,31 +36,31 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A setting's value.
+/// The value of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Text, a name or a chosen word.
+    /// Text, a name or one of several words.
     Text(String),
     /// A secret.
     Secret(Secret),
-    /// A path.
+    /// A file or folder.
     Path(PathBuf),
-    /// A switch.
+    /// true or false.
     Bool(bool),
-    /// A number.
+    /// A whole number.
     Count(u64),
     /// A duration.
     Duration(Duration),
-    /// A size in bytes.
+    /// A size, in bytes.
     Size(u64),
-    /// Texts.
+    /// Several texts.
     List(Vec<String>),
-    /// Pairs.
+    /// Pairs of key and value.
     Labels(BTreeMap<String, String>),
 }
 
 impl fmt::Display for Value {
-    /// The value as a variable would have it; secrets are hidden.
+    /// Formats the value as a variable would contain it; secrets are hidden.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Text(text) => out.write_str(&redact_passwords(text)),
@@ -82,7 +82,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Hides what stands before the `@` of each address.
+/// Hides the part before the `@` of each address.
 fn redact_passwords(text: &str) -> String {
     let address = |part: &str| match (part.find("://"), part.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => {
@@ -97,7 +97,7 @@ fn redact_passwords(text: &str) -> String {
     }
 }
 
-/// The shortest way to write a duration with one unit.
+/// The shortest notation of a duration with one unit.
 fn duration_text(duration: Duration) -> String {
     let micros = duration.as_micros();
     let units = [
@@ -117,7 +117,7 @@ fn duration_text(duration: Duration) -> String {
     }
 }
 
-/// The shortest way to write a size.
+/// The shortest notation of a size.
 fn size_text(bytes: u64) -> String {
     let units = [
         (1 << 40, "T"),
@@ -134,7 +134,8 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Reads a value as variables and flags have it; several texts are several flags.
+/// Parses a value from a variable or from flags; several texts come from a repeated flag. The error says what
+/// is expected.
 pub(super) fn from_text(
     setting: &Setting,
     texts: &[&str],
@@ -153,7 +154,7 @@ pub(super) fn from_text(
         SettingKind::Labels => parts()
             .map(|pair| {
                 pair.split_once('=')
-                    .ok_or_else(|| format!("{} is no label; write key=value", quoted(pair)))
+                    .ok_or_else(|| format!("{} is not a label; write key=value", quoted(pair)))
             })
             .try_fold(BTreeMap::new(), |mut labels, pair| {
                 let (key, value) = pair?;
@@ -181,7 +182,7 @@ pub(super) fn from_text(
     }
 }
 
-/// Reads a value as `naq.toml` has it.
+/// Parses a value from `naq.toml`. The error says what is expected.
 pub(super) fn from_toml(
     setting: &Setting,
     value: &DeValue<'_>,
@@ -189,19 +190,19 @@ pub(super) fn from_toml(
 ) -> Result<Value, String> {
     let wrong = |expected: &str| {
         Err(format!(
-            "{expected} is expected, not {}",
+            "expected {expected}, found {}",
             toml_type_name(value)
         ))
     };
     match (setting.kind, value) {
         (SettingKind::Bool, DeValue::Boolean(on)) => Ok(Value::Bool(*on)),
-        (SettingKind::Bool, _) => wrong("true or false, without quotes,"),
+        (SettingKind::Bool, _) => wrong("true or false without quotes"),
         (SettingKind::List, DeValue::Array(items)) => items
             .iter()
             .map(|item| match item.get_ref() {
                 DeValue::String(text) => Ok(text.to_string()),
                 other => Err(format!(
-                    "every item is a string, not {}",
+                    "expected only strings as items, found {}",
                     toml_type_name(other)
                 )),
             })
@@ -217,7 +218,7 @@ pub(super) fn from_toml(
                         Ok(labels)
                     }
                     other => Err(format!(
-                        "every label is a string, not {}",
+                        "expected only strings as labels, found {}",
                         toml_type_name(other)
                     )),
                 }
@@ -227,9 +228,12 @@ pub(super) fn from_toml(
         (SettingKind::Count { min }, DeValue::Integer(_)) => number(value)
             .and_then(|count| u64::try_from(count).map_err(|_| format!("{count} is negative")))
             .and_then(|count| check_min_count(count, min)),
-        (SettingKind::Count { .. }, _) => wrong("a whole number, without quotes,"),
+        (SettingKind::Count { .. }, _) => wrong("a whole number without quotes"),
         (SettingKind::Duration { min_ms }, DeValue::Integer(_)) => {
-            #[expect(clippy::cast_precision_loss, reason = "far larger ones are refused")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "far smaller values are rejected"
+            )]
             let seconds = number(value)? as f64;
             duration_from_seconds(seconds).and_then(|duration| check_min_duration(duration, min_ms))
         }
@@ -240,35 +244,35 @@ pub(super) fn from_toml(
             .and_then(duration_from_seconds)
             .and_then(|duration| check_min_duration(duration, min_ms)),
         (SettingKind::Duration { .. }, DeValue::String(text)) => from_text(setting, &[text], env),
-        (SettingKind::Duration { .. }, _) => wrong("seconds, or a string such as \"5m\","),
+        (SettingKind::Duration { .. }, _) => wrong("seconds or a string such as \"5m\""),
         (SettingKind::Size, DeValue::Integer(_)) => number(value)
             .and_then(|bytes| u64::try_from(bytes).map_err(|_| format!("{bytes} is negative")))
             .and_then(|bytes| parse_size(&bytes.to_string()))
             .map(Value::Size),
         (SettingKind::Size, DeValue::String(text)) => from_text(setting, &[text], env),
-        (SettingKind::Size, _) => wrong("bytes, or a string such as \"256M\","),
+        (SettingKind::Size, _) => wrong("bytes or a string such as \"256M\""),
         (_, DeValue::String(text)) => parse_string(setting, text, env),
         (_, _) => wrong("a string"),
     }
 }
 
-/// A value that is one text.
+/// Parses a value that is a single text.
 fn parse_string(setting: &Setting, text: &str, env: &ProcessEnv) -> Result<Value, String> {
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err("it is not UTF-8".to_owned());
     }
     if text.contains(['\n', '\r', '\0']) {
-        return Err("it has a line break or a NUL in it".to_owned());
+        return Err("it contains a line break or a NUL".to_owned());
     }
     if text.is_empty() {
-        return Err("it is empty; leave it out instead".to_owned());
+        return Err("it is empty; omit it instead".to_owned());
     }
     match setting.kind {
         SettingKind::Path => Ok(Value::Path(env.expand(text))),
         SettingKind::Name => match QueueName::new(text) {
             Ok(_) => Ok(Value::Text(text.to_owned())),
             Err(_) => Err(format!(
-                "{} is no name; use 1 to 64 of A-Z a-z 0-9 _ -",
+                "{} is not a name; use 1 to 64 characters of A-Z a-z 0-9 _ -",
                 quoted(text)
             )),
         },
@@ -282,7 +286,11 @@ fn parse_string(setting: &Setting, text: &str, env: &ProcessEnv) -> Result<Value
             if words.contains(&chosen) {
                 Ok(Value::Text(chosen.to_owned()))
             } else {
-                Err(format!("{} is none of {}", quoted(text), words.join(", ")))
+                Err(format!(
+                    "{} is not one of {}",
+                    quoted(text),
+                    words.join(", ")
+                ))
             }
         }
         _ if setting.secret => Ok(Value::Secret(Secret::new(text))),
@@ -295,7 +303,7 @@ fn list(texts: Vec<String>) -> Result<Value, String> {
         .iter()
         .find(|text| text.contains(['\n', '\0']) || text.is_empty())
     {
-        Some(text) => Err(format!("{} cannot be an item", quoted(text))),
+        Some(text) => Err(format!("{} is not a valid item", quoted(text))),
         None => Ok(Value::List(texts)),
     }
 }
@@ -306,17 +314,17 @@ fn insert_label(
     value: &str,
 ) -> Result<(), String> {
     if key.is_empty() || key.contains(char::is_whitespace) {
-        return Err(format!("{} cannot be a label's key", quoted(key)));
+        return Err(format!("{} is not a valid label key", quoted(key)));
     }
     match labels.insert(key.to_owned(), value.to_owned()) {
-        Some(_) => Err(format!("the label {} is there twice", quoted(key))),
+        Some(_) => Err(format!("the label {} occurs twice", quoted(key))),
         None => Ok(()),
     }
 }
 
 fn check_min_count(count: u64, min: u64) -> Result<Value, String> {
     if count < min {
-        Err(format!("{count} is too small; at least {min}"))
+        Err(format!("{count} is too small; the minimum is {min}"))
     } else {
         Ok(Value::Count(count))
     }
@@ -326,20 +334,20 @@ fn check_min_duration(duration: Duration, min_ms: u64) -> Result<Value, String> 
     let min = Duration::from_millis(min_ms);
     if duration < min {
         let (given, min) = (duration_text(duration), duration_text(min));
-        return Err(format!("{given} is too short; at least {min}"));
+        return Err(format!("{given} is too short; the minimum is {min}"));
     }
     Ok(Value::Duration(duration))
 }
 
 fn number(value: &DeValue<'_>) -> Result<i64, String> {
     let DeValue::Integer(integer) = value else {
-        return Err("it is no whole number".to_owned());
+        return Err("it is not a whole number".to_owned());
     };
     i64::from_str_radix(integer.as_str(), integer.radix())
         .map_err(|_| format!("{} is out of range", integer.as_str()))
 }
 
-/// A value of another type, in words.
+/// The type of a TOML value, for an error.
 fn toml_type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -352,7 +360,7 @@ fn toml_type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// A text as part of an error: escaped, and not too long.
+/// A text as part of an error: escaped and at most 60 characters.
 fn quoted(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     if short.len() < text.len() {

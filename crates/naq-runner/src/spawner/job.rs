@@ -9,7 +9,7 @@ use super::super::wire::{Writer, flag, to_worker};
 use super::descendants;
 
 /// How long processes may outlive the first process of their job.
-pub(super) const LEFTOVER_GRACE: Duration = Duration::from_millis(250);
+pub(super) const ORPHAN_GRACE: Duration = Duration::from_millis(250);
 
 /// How old a job is before it is reported as started. Jobs that end sooner are
 /// reported once, when they end.
@@ -171,12 +171,12 @@ impl Job {
         }
     }
 
-    /// The first process has ended; the remaining ones get [`LEFTOVER_GRACE`].
+    /// The first process has ended; the remaining ones get [`ORPHAN_GRACE`].
     pub(super) fn on_exit(&mut self, reaped: Reaped, now: Instant) {
         self.exit = Some((reaped, now - self.started));
         self.timeout_at = None;
         if !self.killed && self.kill_at.is_none() {
-            self.kill_at = Some(now + LEFTOVER_GRACE);
+            self.kill_at = Some(now + ORPHAN_GRACE);
         }
     }
 

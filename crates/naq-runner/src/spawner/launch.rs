@@ -110,7 +110,7 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Whether the trees of several jobs can be told apart, so that this spawner can
+    /// Whether the trees of several jobs can be distinguished, so that this spawner can
     /// run more than one at once.
     pub(super) fn supports_concurrency(&self) -> bool {
         self.folder.is_some() || self.has_namespaces()

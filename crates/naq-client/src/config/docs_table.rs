@@ -1,0 +1,91 @@
+//! The page `docs/settings.md`, written from the table of settings.
+
+use std::fmt::Write;
+
+use super::settings_table::{DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind};
+
+/// The whole text of `docs/settings.md`. A test compares it with the file.
+#[must_use]
+pub fn settings_markdown() -> String {
+    let mut page = String::from(
+        "# Settings\n\n\
+         <!-- Written from the table in crates/naq-client/src/config/settings_table.rs by \
+         `NAQ_TEST_UPDATE=1 cargo test settings_page`. Edit the table, not this file. -->\n\n\
+         Set a value in `naq.toml`, in a variable or by a flag:\n\n\
+         ```toml\n\
+         # naq.toml\n\
+         nats_url = \"tls://nats.example.com:4222\"\n\
+         concurrency = 8\n\
+         drain_timeout = \"1m\"\n\
+         ```\n\n\
+         A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
+         naq reads `./naq.toml`, else `~/.config/naq/naq.toml`, or the file that `--config` or \
+         `NAQ_CONFIG` names. An empty variable counts as unset. `naq config` lists every setting with \
+         its value and where the value comes from.\n\n\
+         | key in `naq.toml` | variable | flag | value | default | meaning |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for setting in SETTINGS {
+        let _infallible = writeln!(
+            page,
+            "| `{}` | `{}` | {} | {} | {} | {} |",
+            setting.name,
+            setting.variable,
+            flag(setting),
+            kind(setting),
+            default(setting),
+            setting.help
+        );
+    }
+    page.push_str(
+        "\n¹ Only for `naq worker` and other verbs that run a worker.\n\n\
+         ## Variables without an effect\n\n\
+         These variables of the Python library have no effect any more. `naq config` reports them.\n\n\
+         | variable | instead |\n|---|---|\n",
+    );
+    for (name, instead) in REMOVED {
+        let _infallible = writeln!(page, "| `{name}` | {instead} |");
+    }
+    page
+}
+
+fn flag(setting: &Setting) -> String {
+    match setting.flag_scope {
+        FlagScope::None => String::new(),
+        FlagScope::EveryVerb => format!("`{}`", setting.flag()),
+        FlagScope::Worker => format!("`{}`¹", setting.flag()),
+    }
+}
+
+fn kind(setting: &Setting) -> String {
+    match setting.kind {
+        SettingKind::Text if setting.secret => "text, never shown".to_owned(),
+        SettingKind::Text => "text".to_owned(),
+        SettingKind::Name => "name (A-Z a-z 0-9 _ -)".to_owned(),
+        SettingKind::Path => "path".to_owned(),
+        SettingKind::Bool => "true or false".to_owned(),
+        SettingKind::Count { min } => format!("number, at least {min}"),
+        SettingKind::Duration { min_ms: 0 } => "duration".to_owned(),
+        SettingKind::Duration { min_ms } if min_ms % 1_000 == 0 => {
+            format!("duration, at least {}s", min_ms / 1_000)
+        }
+        SettingKind::Duration { min_ms } => format!("duration, at least {min_ms}ms"),
+        SettingKind::Size => "size".to_owned(),
+        SettingKind::Choice(words) => {
+            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            words.join(", ")
+        }
+        SettingKind::List => "list".to_owned(),
+        SettingKind::Labels => "pairs of key and value".to_owned(),
+    }
+}
+
+fn default(setting: &Setting) -> String {
+    match setting.default {
+        DefaultValue::None => String::new(),
+        DefaultValue::Text(text) => format!("`{text}`"),
+        DefaultValue::DataDir => "`~/.local/share/naq`".to_owned(),
+        DefaultValue::CacheDir => "`~/.cache/naq`".to_owned(),
+        DefaultValue::Processors => "number of processors".to_owned(),
+    }
+}
