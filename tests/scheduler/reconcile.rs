@@ -51,7 +51,7 @@ fn reconcile_releases_a_blocked_job_that_was_not_released() {
     });
     let sweeper = sweeper(&naq);
     assert_eq!(naq.wait_ended(&id("waiting")).state, State::Succeeded);
-    sweeper.expect_stderr("swept up");
+    sweeper.expect_stderr("reconciled what");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_job_that_is_held_is_left_alone() {
     naq.block_on(naq.client().broker().write_record(&lost, 0, None))
         .unwrap();
     naq.wait_ended(&id("lost"));
-    sweeper.expect_stderr("swept up");
+    sweeper.expect_stderr("reconciled what");
     for (job, state) in [(running, State::Running), (retrying, State::Retrying)] {
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
         assert_eq!((record.state, record.attempt), (state, 1));
@@ -226,7 +226,7 @@ fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
-    sweeper.expect_stderr("swept up");
+    sweeper.expect_stderr("reconciled what");
     let ran = |job: &str| std::fs::read_to_string(naq.home().join(job)).unwrap();
     assert_eq!(ran("ended"), "1\n");
     assert_eq!(ran("forgotten"), "1\n");

@@ -1,36 +1,37 @@
-//! One tick on its way: whether it is enqueued, and what came of that.
+//! Enqueueing one tick, unless the overlap policy says otherwise.
 
-use super::lock::LeaderLease;
+use super::leader_lease::LeaderLease;
 use naq_client::{Client, ClientError};
 use naq_jetstream::{BrokerError, NewJob, failpoint};
 use naq_protocol::{JobId, Overlap};
 
-/// A tick that is due.
+/// A tick that is due, with what its overlap policy needs.
 pub(super) struct Tick {
     pub(super) job: NewJob,
     pub(super) overlap: Overlap,
-    /// The job of the tick before.
+    /// Job of the tick before. `None` if there was none.
     pub(super) last_job_id: Option<JobId>,
-    /// Whether it may be enqueued before more is stored of those before it.
+    /// Whether every tick before it that was left out is stored. If not, the next leader could
+    /// decide differently about those, and enqueue one after this tick.
     pub(super) skips_are_stored: bool,
 }
 
-/// What came of it.
+/// The result of firing a tick.
 #[derive(Debug)]
 pub(super) enum FireResult {
     /// The server has the job.
     Enqueued,
-    /// The job before it has not ended, and the schedule says to leave it out then.
+    /// The previous job has not ended, and the overlap policy is to skip the tick.
     Skipped,
-    /// It is to be enqueued, once it is stored which ticks before it were left out.
+    /// The ticks before it that were left out have to be stored first.
     StoreFirst,
-    /// It was not enqueued, or it is not known whether it was.
+    /// The tick was not enqueued, or it is not known whether it was.
     Failed(BrokerError),
-    /// This is no longer the leader: nothing was sent.
+    /// The lease was lost: nothing was sent.
     NotLeader,
 }
 
-/// Enqueues a tick where its schedule's last job allows it.
+/// Enqueues a tick if its schedule's previous job and overlap policy allow it.
 pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> FireResult {
     match apply_overlap_policy(&client, &lease, &tick).await {
         Ok(None) => {}
@@ -43,11 +44,12 @@ pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> Fire
     }
     failpoint("tick.due");
     let broker = client.broker();
-    // without a connection it would be sent whenever there is one again, whoever leads by then
+    // The client would buffer the message without a connection, and send it when another leader may
+    // have taken over.
     if !broker.connection().state().connected {
         return FireResult::Failed(BrokerError::Timeout("enqueueing"));
     }
-    // looked at right before it is sent: a leader may have stood still for any time until here
+    // right before sending: the process may have been suspended for any time until here
     if !lease.is_held() {
         return FireResult::NotLeader;
     }
@@ -64,11 +66,11 @@ pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> Fire
             }
             broker.enqueue_after_error(tick.job, error).await
         }
-        // also where there was no answer: whether to try again is for whoever then leads
+        // also without an answer: the leader at that time decides whether to retry
         sent => sent,
     };
     match enqueued {
-        // one that is there already is this very tick
+        // a job that exists already under this id is this very tick
         Ok(_) => {
             failpoint("tick.enqueued");
             FireResult::Enqueued
@@ -77,7 +79,7 @@ pub(super) async fn fire(client: Client, lease: LeaderLease, tick: Tick) -> Fire
     }
 }
 
-/// What the last job means for this tick; none where it is to be enqueued.
+/// Applies the overlap policy. `None` means that the tick is to be enqueued.
 async fn apply_overlap_policy(
     client: &Client,
     lease: &LeaderLease,
@@ -88,7 +90,7 @@ async fn apply_overlap_policy(
         Overlap::Skip => false,
         Overlap::Replace => true,
     };
-    // the tick itself, where it was enqueued by a leader that did not live to say so
+    // the last job may be this tick itself, enqueued by a leader that died before it stored that
     let Some(last) = tick
         .last_job_id
         .as_ref()

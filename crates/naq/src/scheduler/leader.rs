@@ -1,4 +1,4 @@
-//! What a leader does: one loop that owns the schedules, and sends what is due.
+//! The leader: one loop that owns the schedules, receives their changes and fires what is due.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -6,108 +6,103 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fire::{FireResult, Tick, fire};
-use super::lock::LeaderLease;
+use super::fire::FireResult;
+use super::leader_lease::LeaderLease;
 use super::options::{SchedulerConfig, SchedulerSummary};
 use super::reconcile::reconcile_loop;
-use super::schedule_index::{EntryId, ScheduleEntry, ScheduleIndex, Update};
+use super::schedule_index::{EntryId, ScheduleIndex, Update};
 use crate::clock::{self, BootInstant, ClockWatch};
 use naq_client::Client;
-use naq_core::{ExponentialBackoff, ScheduleAction};
-use naq_jetstream::{BrokerError, NewJob, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
-use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
+use naq_jetstream::{BrokerError, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
+use naq_protocol::{JobId, Timestamp};
 
-/// How many ticks are on their way at once.
-const FIRES_MAX: usize = 4_096;
+/// Number of ticks that are being enqueued at once.
+pub(super) const FIRES_MAX: usize = 4_096;
 
-/// How many schedules are being stored at once.
-const WRITES_MAX: usize = 1_024;
+/// Number of things of one kind that the loop handles before it looks at the others again.
+pub(super) const BATCH_MAX: usize = 256;
 
-/// The same while ticks are due: they come first.
-const WRITES_MAX_WHILE_FIRING: usize = 64;
+/// If the loop has not run for this long and a tick is at least this late, assume that the process
+/// was suspended and that the schedules in memory are stale: check them before firing.
+pub(super) const STALL_THRESHOLD: Duration = Duration::from_millis(100);
 
-/// How much is dealt with before the loop looks at other things again.
-const BATCH_MAX: usize = 256;
-
-/// A schedule is stored no more often than this, however often it is due.
-const STORE_INTERVAL_MIN: Duration = Duration::from_secs(1);
-
-/// Pauses before a tick that the server refused is enqueued again.
-const RETRY_BACKOFF: ExponentialBackoff =
-    ExponentialBackoff::new(Duration::from_millis(200), Duration::from_secs(5));
-
-/// Where a tick is as late as this, and as long ago the last look at anything, this process stood
-/// still. What it knows of schedules may be as old.
-const STALL_THRESHOLD: Duration = Duration::from_millis(100);
-
-/// How often it is made sure that no news was lost.
+/// Time between two checks that no change of a schedule was lost.
 const FRESHNESS_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to wait before that is tried again.
+/// Pause before a check that failed is repeated.
 const FRESHNESS_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a leader that was asked to stop waits for what is on its way, and stores what it
-/// knows. Another waits for the lock meanwhile, and finds out by itself what was not stored.
+/// How long a leader that was asked to stop waits for the ticks it has sent, and stores progress.
+/// Another scheduler waits for the lease meanwhile, and finds out itself what was not stored.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
-/// How leading ended.
+/// How a term as the leader ended.
 pub(super) enum TermEnd {
-    /// It was asked to stop, and has given the lock back.
+    /// The scheduler was asked to stop, and has released the lease.
     Stopped,
-    /// The lock is lost.
+    /// The lease was lost.
     NotLeader,
 }
 
-/// What came of storing a schedule.
-enum StoreResult {
-    /// At this revision, with so many ticks left out by overlap.
+/// The result of storing a schedule.
+pub(super) enum StoreResult {
+    /// Stored at `revision`, with `skipped` ticks that the overlap policy left out.
     Stored {
         revision: u64,
         skipped: u64,
     },
     Failed(BrokerError),
-    /// This is no longer the leader: nothing was sent.
+    /// The lease was lost before the write: nothing was sent.
     NotLeader,
-    /// It had been changed; this is how it is now.
+    /// Another writer has changed the schedule; its present content.
     Conflict(StoredSchedule),
 }
 
-struct Leader<'a> {
-    client: &'a Client,
-    options: &'a SchedulerConfig,
-    summary: &'a mut SchedulerSummary,
-    lease: LeaderLease,
-    /// Who writes from here: another for each term.
-    writer_id: String,
-    index: ScheduleIndex,
-    /// No more ticks are to be sent.
-    is_finishing: bool,
-    /// None is to be sent for now: what is known may be out of date.
-    firing_is_suspended: bool,
-    /// This process stood still, and has not looked since.
-    is_suspect: bool,
-    /// When the loop last came round.
-    last_pass_at: BootInstant,
-    /// When it was last made sure that no news was lost.
-    checked_at: BootInstant,
-    /// That, under way: the revision of the last change.
-    freshness_check: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
-    /// Schedules to be stored, the first one first.
-    dirty: VecDeque<(Instant, EntryId)>,
-    // Unconstrained: with thousands under way in one task, its budget would be used up by a few of
-    // them, and each of the others would be woken only to hear of that.
-    fires: FuturesUnordered<BoxFuture<'static, (EntryId, Timestamp, FireResult)>>,
-    writes: FuturesUnordered<BoxFuture<'static, (EntryId, StoreResult)>>,
+/// Whether ticks may be fired by the schedules in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// Every change was received, as far as is known: ticks are fired.
+    Fresh,
+    /// The process was suspended, and a change may be waiting in a buffer or be lost. Ticks wait
+    /// until the newest revision on the server is known to have been seen.
+    Suspect,
+    /// The connection was interrupted. Ticks wait until all schedules have been read again.
+    Rereading,
 }
 
-/// Leads until asked to stop, or until the lock is lost.
+/// One term as the leader.
+pub(super) struct Leader<'a> {
+    pub(super) client: &'a Client,
+    pub(super) options: &'a SchedulerConfig,
+    pub(super) summary: &'a mut SchedulerSummary,
+    pub(super) lease: LeaderLease,
+    /// Identifies this leader's own writes in the watch; a new one for each term.
+    pub(super) writer_id: String,
+    pub(super) index: ScheduleIndex,
+    /// The leader is shutting down: no more ticks are fired.
+    pub(super) is_finishing: bool,
+    pub(super) freshness: Freshness,
+    /// When the loop last started a pass.
+    pub(super) last_pass_at: BootInstant,
+    /// When the schedules were last known to be complete.
+    checked_at: BootInstant,
+    /// The request under way for the newest revision of any schedule.
+    freshness_check: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
+    /// Schedules to be stored and when, in order.
+    pub(super) dirty: VecDeque<(Instant, EntryId)>,
+    // Unconstrained: with thousands of futures in one task, a few would use up the task's budget,
+    // and each of the others would be woken only to be refused.
+    pub(super) fires: FuturesUnordered<BoxFuture<'static, (EntryId, Timestamp, FireResult)>>,
+    pub(super) writes: FuturesUnordered<BoxFuture<'static, (EntryId, StoreResult)>>,
+}
+
+/// Leads until asked to stop, or until the lease is lost.
 ///
 /// # Errors
-/// Where the server refuses what a leader needs, or does not answer.
+/// Returns the broker's error if the server refuses what a leader needs, or does not answer.
 pub(super) async fn lead(
     client: &Client,
     options: &SchedulerConfig,
@@ -117,7 +112,9 @@ pub(super) async fn lead(
 ) -> Result<TermEnd, BrokerError> {
     let begun = Instant::now();
     let clock = ClockWatch::new().map_err(|error| {
-        BrokerError::UnsupportedServer(format!("the clock cannot be watched: {error}"))
+        BrokerError::UnsupportedServer(format!(
+            "the kernel grants no timer to watch the clock: {error}"
+        ))
     })?;
     let mut watch = client.broker().watch_schedules().await?;
     let mut leader = Leader {
@@ -128,8 +125,7 @@ pub(super) async fn lead(
         writer_id: JobId::generate().to_string(),
         index: ScheduleIndex::default(),
         is_finishing: false,
-        firing_is_suspended: false,
-        is_suspect: false,
+        freshness: Freshness::Fresh,
         last_pass_at: BootInstant::now(),
         checked_at: BootInstant::now(),
         freshness_check: None,
@@ -167,7 +163,7 @@ impl Leader<'_> {
             if !self.lease.is_held() {
                 return Ok(TermEnd::NotLeader);
             }
-            // before anything is sent, however much else there is to do
+            // changes before ticks: nothing is fired by a schedule whose change has arrived
             for _ in 0..BATCH_MAX {
                 match watch.next().now_or_never() {
                     Some(event) => self.on_watch_event(event, watch).await?,
@@ -201,56 +197,76 @@ impl Leader<'_> {
                     }
                 }
                 event = watch.next() => self.on_watch_event(event, watch).await?,
-                // after the news, so that all that came before this answer was heard
-                Some(last) = await_freshness_check(&mut self.freshness_check) => {
-                    self.freshness_check = None;
-                    match last {
-                        Ok(last) => {
-                            if last > watch.position() {
-                                self.catch_up(watch).await?;
-                            }
-                            self.checked_at = BootInstant::now();
-                            self.is_suspect = false;
-                        }
-                        Err(error) => tracing::warn!("cannot look after the schedules: {error}"),
-                    }
+                // after the changes, so that all that arrived before this answer have been applied
+                Some(newest) = await_freshness_check(&mut self.freshness_check) => {
+                    self.on_freshness_checked(newest, watch).await?;
                 }
-                () = clock.was_set() => tracing::warn!(now = %clock::now(), "the clock was set"),
+                () = clock.was_set() => tracing::warn!(now = %clock::now(), "the wall clock was set or the machine resumed"),
                 () = wake => {}
             }
         }
     }
 
-    /// Sees to it that no tick is sent by what is out of date: after a connection was lost, or
-    /// this process has stood still, the schedules are looked at again first.
-    fn check_freshness(&mut self, is_whole: bool) {
+    /// Updates [`Freshness`] before ticks are fired, and starts the check that this needs.
+    fn check_freshness(&mut self, is_uninterrupted: bool) {
         let away = std::mem::replace(&mut self.last_pass_at, BootInstant::now()).elapsed();
         let is_late = |due: Timestamp| {
             let late_ms = clock::now().unix_ms() - due.unix_ms();
             u128::try_from(late_ms).is_ok_and(|late_ms| late_ms > STALL_THRESHOLD.as_millis())
         };
-        // with nothing to do it may well have slept for long, but then nothing is late
+        // a loop with nothing to do may well sleep for longer, but then no tick is late
         if away > STALL_THRESHOLD && self.index.next_due().is_some_and(is_late) {
-            self.is_suspect = true;
-            // one that is under way may have been answered before
+            self.freshness = Freshness::Suspect;
+            // a check under way may have been answered before the process was suspended
             self.freshness_check = None;
         }
-        self.firing_is_suspended = !is_whole || self.is_suspect;
-        let is_time = self.is_suspect || self.checked_at.elapsed() > FRESHNESS_CHECK_INTERVAL;
-        if is_whole && self.freshness_check.is_none() && is_time {
+        // an interrupted watch reports a resync once it is connected again, which rereads all
+        if !is_uninterrupted {
+            self.freshness = Freshness::Rereading;
+        }
+        let is_time = match self.freshness {
+            Freshness::Fresh => self.checked_at.elapsed() > FRESHNESS_CHECK_INTERVAL,
+            Freshness::Suspect => true,
+            Freshness::Rereading => false,
+        };
+        if is_time && self.freshness_check.is_none() {
             let broker = self.client.broker().clone();
-            let look = async move {
-                let last = broker.last_schedule_revision().await;
-                if last.is_err() {
+            let check = async move {
+                let newest = broker.last_schedule_revision().await;
+                if newest.is_err() {
                     tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await;
                 }
-                last
+                newest
             };
-            self.freshness_check = Some(look.boxed());
+            self.freshness_check = Some(check.boxed());
         }
     }
 
-    /// Takes news.
+    /// Handles the answer of a check: reads the changes that the watch has not delivered.
+    async fn on_freshness_checked(
+        &mut self,
+        newest: Result<u64, BrokerError>,
+        watch: &mut ScheduleWatch,
+    ) -> Result<(), BrokerError> {
+        self.freshness_check = None;
+        match newest {
+            Ok(newest) => {
+                if newest > watch.position() {
+                    self.catch_up(watch).await?;
+                }
+                self.checked_at = BootInstant::now();
+                if self.freshness == Freshness::Suspect {
+                    self.freshness = Freshness::Fresh;
+                }
+            }
+            Err(error) => {
+                tracing::warn!("cannot check that the schedules are fresh, retrying: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles an event of the watch.
     async fn on_watch_event(
         &mut self,
         event: ScheduleEvent,
@@ -264,23 +280,26 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// Reads every schedule; those that are no longer there are forgotten.
+    /// Reads every schedule, and removes those from memory that no longer exist.
     async fn reload_all(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
         let mut listing = self.client.broker().list_schedules().await?;
-        let mut there = HashSet::new();
+        let mut existing = HashSet::new();
         while let Some(stored) = listing.next().await? {
             watch.mark_seen_up_to(stored.revision);
-            there.insert(stored.schedule_id.clone());
+            existing.insert(stored.schedule_id.clone());
             self.on_schedule(stored);
         }
-        self.index.retain(&there);
+        self.index.retain(&existing);
         self.checked_at = BootInstant::now();
         Ok(())
     }
 
-    /// Reads what was stored since the last news.
+    /// Reads the changes since the last one that the watch delivered.
     async fn catch_up(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
-        tracing::debug!(since = watch.position(), "reads what it has not been told");
+        tracing::debug!(
+            since = watch.position(),
+            "reading changes that the watch has not delivered"
+        );
         let broker = self.client.broker();
         let mut listing = broker.list_schedules_since(watch.position()).await?;
         while let Some(stored) = listing.next().await? {
@@ -290,14 +309,16 @@ impl Leader<'_> {
         Ok(())
     }
 
-    /// The connection was lost and is back: what was on its way is sent once more, which its ids
-    /// absorb, and what was missed is read.
+    /// After a lost connection: reads all schedules again, and sends what was under way once more.
+    /// Ticks that were enqueued before are not enqueued twice, because of their ids.
     async fn resync(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
         self.fires = FuturesUnordered::new();
         self.writes = FuturesUnordered::new();
         self.freshness_check = None;
+        // while the schedules are read, none fires: those not read yet may have changed
+        self.freshness = Freshness::Rereading;
         self.reload_all(watch).await?;
-        self.is_suspect = false;
+        self.freshness = Freshness::Fresh;
         let now = clock::now();
         let entry_ids: Vec<EntryId> = self.index.entry_ids().collect();
         for entry_id in entry_ids {
@@ -318,7 +339,8 @@ impl Leader<'_> {
         Ok(())
     }
 
-    fn on_schedule(&mut self, stored: StoredSchedule) {
+    /// Applies a change of a schedule.
+    pub(super) fn on_schedule(&mut self, stored: StoredSchedule) {
         match self.index.apply_update(stored, &self.writer_id) {
             Update::Changed(entry_id) => {
                 self.remark_dirty(entry_id);
@@ -328,308 +350,30 @@ impl Leader<'_> {
             Update::Invalid(schedule_id, error) => {
                 tracing::error!(
                     schedule_id = schedule_id.as_str(),
-                    "not a schedule, and left alone: {error}"
+                    "ignoring an invalid schedule: {error}"
                 );
             }
             Update::Removed | Update::Unchanged => {}
         }
     }
 
-    /// Sends what is due, as far as there is room. Says whether more is.
-    fn fire_due(&mut self) -> bool {
-        if self.firing_is_suspended {
-            return false;
-        }
-        let now = clock::now();
-        for _ in 0..BATCH_MAX {
-            if self.fires.len() >= FIRES_MAX {
-                return true;
-            }
-            match self.index.pop_due(now) {
-                Some(entry_id) => self.advance(entry_id, now),
-                None => return false,
-            }
-        }
-        true
-    }
-
-    /// Does what a schedule is to do now, up to the next thing to wait for.
-    fn advance(&mut self, entry_id: EntryId, now: Timestamp) {
-        while !self.is_finishing {
-            let Some(entry) = self.index.get(entry_id) else {
-                return;
-            };
-            if entry.is_firing || entry.schedule.status != ScheduleStatus::Active {
-                return;
-            }
-            if self.firing_is_suspended {
-                self.index.set_timer(entry_id, now);
-                return;
-            }
-            match entry.plan.next_action(&entry.position(), now) {
-                ScheduleAction::Wait { at, .. } => {
-                    self.index.set_timer(entry_id, at);
-                    return;
-                }
-                ScheduleAction::MisfiresResolved {
-                    done_until,
-                    misfires_resolved_until,
-                    missed,
-                } => {
-                    entry.schedule.progress.done_until = done_until;
-                    entry.schedule.progress.missed += missed;
-                    entry.misfires_resolved_until = Some(misfires_resolved_until);
-                    entry.reset_retries();
-                    if missed > 0 {
-                        tracing::warn!(
-                            schedule_id = entry.schedule.schedule_id.as_str(),
-                            missed,
-                            "ticks were late, and are left out"
-                        );
-                    }
-                    self.mark_dirty(entry_id);
-                }
-                ScheduleAction::End => {
-                    entry.schedule.status = ScheduleStatus::Ended;
-                    tracing::info!(
-                        schedule_id = entry.schedule.schedule_id.as_str(),
-                        runs = entry.schedule.progress.runs,
-                        "has ended"
-                    );
-                    self.mark_dirty(entry_id);
-                    return;
-                }
-                // this process stood still since the loop last came round: what it knows is looked
-                // at first, before the next tick that is as late as this one
-                ScheduleAction::Fire { tick } if self.last_pass_at.elapsed() > STALL_THRESHOLD => {
-                    self.index.set_timer(entry_id, tick);
-                    return;
-                }
-                ScheduleAction::Fire { tick } => {
-                    entry.is_firing = true;
-                    let (client, lease) = (self.client.clone(), self.lease.clone());
-                    let due = due_tick(entry, tick);
-                    let fire = async move { (entry_id, tick, fire(client, lease, due).await) };
-                    self.fires.push(unconstrained(fire).boxed());
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Takes what came of a tick.
-    fn on_fired(&mut self, (entry_id, tick, fired): (EntryId, Timestamp, FireResult)) {
-        let now = clock::now();
-        if matches!(fired, FireResult::Enqueued) {
-            self.summary.enqueued += 1;
-        }
-        let Some(entry) = self.index.get(entry_id) else {
-            return;
-        };
-        entry.is_firing = false;
-        let progress = &mut entry.schedule.progress;
-        // a change may have come in between that leaves this tick behind
-        let is_behind = tick <= progress.done_until;
-        match fired {
-            FireResult::Enqueued => {
-                progress.done_until = progress.done_until.max(tick);
-                // another leader may have counted it already
-                if progress.last_run < Some(tick) {
-                    progress.runs += 1;
-                    progress.last_run = Some(tick);
-                    let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
-                    progress.last_job_id = Some(job_id);
-                }
-                progress.failures = 0;
-                progress.last_error = None;
-                entry.reset_retries();
-            }
-            FireResult::Skipped if !is_behind => {
-                progress.done_until = tick;
-                progress.skipped += 1;
-                entry.reset_retries();
-            }
-            FireResult::Failed(error) if !is_behind => {
-                entry.attempts += 1;
-                let wait = RETRY_BACKOFF.pause(entry.attempts, rand::random());
-                if entry.should_retry(tick, clock::saturating_add(now, wait), wait, &error) {
-                    self.index
-                        .set_timer(entry_id, clock::saturating_add(now, wait));
-                    return;
-                }
-                entry.reset_retries();
-                record_failed_tick(
-                    &mut entry.schedule,
-                    tick,
-                    &error,
-                    self.options.max_consecutive_failures,
-                );
-            }
-            FireResult::StoreFirst => {
-                entry.awaits_store = true;
-                self.store_first(entry_id);
-                return;
-            }
-            // the loop finds out by itself
-            FireResult::NotLeader => return,
-            FireResult::Skipped | FireResult::Failed(_) => entry.reset_retries(),
-        }
-        self.mark_dirty(entry_id);
-        self.advance(entry_id, now);
-    }
-
-    /// Has a schedule stored soon.
-    fn mark_dirty(&mut self, entry_id: EntryId) {
-        let Some(entry) = self.index.get(entry_id) else {
-            return;
-        };
-        if entry.is_dirty {
-            return;
-        }
-        entry.is_dirty = true;
-        if entry.is_writing {
-            return;
-        }
-        let now = Instant::now();
-        match entry.written_at.map(|at| at + STORE_INTERVAL_MIN) {
-            Some(at) if at > now && !self.is_finishing => self.dirty.push_back((at, entry_id)),
-            _ => self.dirty.push_front((now, entry_id)),
-        }
-    }
-
-    /// The same where news of it came that lacked what is known here.
-    fn remark_dirty(&mut self, entry_id: EntryId) {
-        if let Some(entry) = self.index.get(entry_id)
-            && std::mem::take(&mut entry.is_dirty)
-        {
-            self.mark_dirty(entry_id);
-        }
-    }
-
-    /// Has a schedule stored as soon as there is room, since something waits for that.
-    fn store_first(&mut self, entry_id: EntryId) {
-        if let Some(entry) = self.index.get(entry_id) {
-            entry.is_dirty = true;
-            if !entry.is_writing {
-                self.dirty.push_front((Instant::now(), entry_id));
-            }
-        }
-    }
-
-    /// Stores what is to be stored by now, as far as there is room.
-    fn store_due(&mut self, has_more: bool) {
-        let now = Instant::now();
-        while self.writes.len() < writes_max(has_more) {
-            match self.dirty.front() {
-                Some((at, entry_id)) if *at <= now => {
-                    let entry_id = *entry_id;
-                    self.dirty.pop_front();
-                    self.store(entry_id);
-                }
-                _ => return,
-            }
-        }
-    }
-
-    fn store(&mut self, entry_id: EntryId) {
-        let Some(entry) = self.index.get(entry_id) else {
-            return;
-        };
-        if !entry.is_dirty || entry.is_writing {
-            return;
-        }
-        entry.is_dirty = false;
-        entry.is_writing = true;
-        entry.written_at = Some(Instant::now());
-        let (broker, me) = (self.client.broker().clone(), self.writer_id.clone());
-        let (lease, expected) = (self.lease.clone(), entry.revision);
-        let schedule = entry.schedule.clone();
-        let skipped = schedule.progress.skipped;
-        let store = async move {
-            failpoint("progress.due");
-            if !lease.is_held() {
-                return (entry_id, StoreResult::NotLeader);
-            }
-            let written = match broker.send_schedule(&schedule, expected, Some(&me)).await {
-                Ok(sent) => broker.confirm_schedule(sent).await,
-                Err(error) => Err(error),
-            };
-            let written = match written {
-                Ok(revision) => {
-                    failpoint("progress.stored");
-                    StoreResult::Stored { revision, skipped }
-                }
-                Err(BrokerError::Conflict) => {
-                    match broker.read_stored_schedule(&schedule.schedule_id).await {
-                        Ok(stored) => StoreResult::Conflict(stored),
-                        Err(error) => StoreResult::Failed(error),
-                    }
-                }
-                Err(error) => StoreResult::Failed(error),
-            };
-            (entry_id, written)
-        };
-        self.writes.push(unconstrained(store).boxed());
-    }
-
-    fn on_stored(&mut self, (entry_id, written): (EntryId, StoreResult)) {
-        let Some(entry) = self.index.get(entry_id) else {
-            return;
-        };
-        entry.is_writing = false;
-        let is_dirty = std::mem::take(&mut entry.is_dirty);
-        match written {
-            StoreResult::Stored { revision, skipped } => {
-                entry.revision = entry.revision.max(revision);
-                entry.skipped_stored = entry.skipped_stored.max(skipped);
-                let waits = entry.awaits_store;
-                let goes_on = waits && entry.skips_are_stored();
-                entry.awaits_store = waits && !goes_on;
-                if waits && !goes_on {
-                    self.store_first(entry_id);
-                } else if is_dirty {
-                    self.mark_dirty(entry_id);
-                }
-                if goes_on {
-                    self.advance(entry_id, clock::now());
-                }
-            }
-            // the loop finds out by itself
-            StoreResult::NotLeader => {}
-            StoreResult::Conflict(stored) => {
-                if stored.revision == entry.revision {
-                    // news of it came while it was refused
-                    self.mark_dirty(entry_id);
-                } else {
-                    self.on_schedule(stored);
-                    self.mark_dirty(entry_id);
-                }
-            }
-            StoreResult::Failed(error) => {
-                let schedule_id = entry.schedule.schedule_id.as_str();
-                tracing::warn!(schedule_id, "how far it is was not stored: {error}");
-                self.mark_dirty(entry_id);
-            }
-        }
-    }
-
-    /// Waits for the next thing to do by the clock.
+    /// Waits for the next time at which something is due.
     fn next_wakeup(&mut self, has_more: bool) -> BoxFuture<'static, ()> {
         let is_full = self.fires.len() >= FIRES_MAX;
         if has_more && !is_full {
             return tokio::task::yield_now().boxed();
         }
         let now = clock::now();
-        // with no room for more, an answer wakes the loop, and so it does with nothing to go by
+        // while no more ticks can be sent, or none may be, an answer wakes the loop
         let due = self.index.next_due();
-        let due = due.filter(|_| !is_full && !self.firing_is_suspended);
+        let due = due.filter(|_| !is_full && self.freshness == Freshness::Fresh);
         let due = due.map(|at| {
             let wait_ms = u64::try_from(at.unix_ms() - now.unix_ms()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait_ms)
         });
         let stored = self.dirty.front().map(|(at, _)| *at);
-        let stored = stored.filter(|_| self.writes.len() < writes_max(has_more));
-        // what is waited for here is no standing still
+        let stored = stored.filter(|_| self.has_room_to_store(has_more));
+        // waiting for an answer must not look like a suspended process to `check_freshness`
         let waits = self.freshness_check.is_some() || is_full;
         let pulse = waits.then(|| Instant::now() + STALL_THRESHOLD / 2);
         match due.into_iter().chain(stored).chain(pulse).min() {
@@ -638,8 +382,8 @@ impl Leader<'_> {
         }
     }
 
-    /// Ends in order: what is on its way is waited for, what is known is stored, and the lock is
-    /// given back.
+    /// Ends the term in order: waits for the ticks that were sent, stores the progress, releases
+    /// the lease.
     async fn shut_down(&mut self) -> TermEnd {
         self.is_finishing = true;
         let finished = tokio::time::timeout(SHUTDOWN_MAX, async {
@@ -660,70 +404,19 @@ impl Leader<'_> {
         })
         .await;
         if finished.is_err() {
-            tracing::warn!("not all is stored; the next leader finds out by itself");
+            tracing::warn!("not all progress is stored; the next leader finds out itself");
         }
         self.lease.clone().release().await;
         TermEnd::Stopped
     }
 }
 
-/// How many schedules may be being stored.
-fn writes_max(has_more_ticks: bool) -> usize {
-    if has_more_ticks {
-        WRITES_MAX_WHILE_FIRING
-    } else {
-        WRITES_MAX
-    }
-}
-
-fn due_tick(entry: &ScheduleEntry, tick: Timestamp) -> Tick {
-    let schedule = &entry.schedule;
-    Tick {
-        job: NewJob::with_id(
-            JobId::for_tick(&schedule.schedule_id, tick),
-            schedule.queue.clone(),
-            entry.envelope.at(tick).into(),
-        ),
-        overlap: schedule.overlap,
-        last_job_id: schedule.progress.last_job_id.clone(),
-        skips_are_stored: entry.skips_are_stored(),
-    }
-}
-
-/// Waits for a look that is under way.
+/// Waits for the check under way; `None` if there is none.
 async fn await_freshness_check(
     freshness_check: &mut Option<BoxFuture<'static, Result<u64, BrokerError>>>,
 ) -> Option<Result<u64, BrokerError>> {
     match freshness_check {
         Some(freshness_check) => Some(freshness_check.await),
         None => None,
-    }
-}
-
-/// A tick that is too late to be tried again.
-fn record_failed_tick(
-    schedule: &mut Schedule,
-    tick: Timestamp,
-    error: &BrokerError,
-    max_consecutive_failures: u32,
-) {
-    let progress = &mut schedule.progress;
-    progress.done_until = tick;
-    progress.missed += 1;
-    progress.failures += 1;
-    progress.last_error = Some(error.to_string());
-    let schedule_id = schedule.schedule_id.as_str();
-    tracing::error!(schedule_id, %tick, "could not be enqueued in time: {error}");
-    if max_consecutive_failures > 0 && progress.failures >= max_consecutive_failures {
-        let reason = format!(
-            "{} ticks in a row could not be enqueued: {error}",
-            progress.failures
-        );
-        tracing::error!(
-            schedule_id,
-            "paused, since {reason}; `naq job-control {schedule_id} resume` goes on"
-        );
-        schedule.status = ScheduleStatus::Paused;
-        schedule.paused_reason = Some(reason);
     }
 }

@@ -1,19 +1,20 @@
 //! The scheduler: enqueues the jobs of schedules when their ticks are due.
 //!
-//! Any number of them may run; one leads, the others wait for its lock. The leader keeps all
-//! schedules in memory and hears of every change, so that nothing is polled. When a tick is due it
-//! enqueues the job, and stores how far the schedule is a little later: what a leader did not live
-//! to store, the next one does again, and the id of the tick absorbs it.
+//! Any number of schedulers may run; one leads, and the others wait for its lease. The leader has
+//! all schedules in memory and watches their changes, so nothing is polled. When a tick is due it
+//! enqueues the job, and stores the schedule's progress a little later. What a leader did not store
+//! before it died, the next leader does again; the ids of the ticks make that harmless.
 //!
-//! When a tick is due, and what becomes of late ones, is for `lifecycle` to say; this room has the
-//! clock.
+//! When a tick is due, and what happens to late ones, `naq_core` decides; this room has the clock.
 
 mod fire;
 mod leader;
-mod lock;
+mod leader_lease;
 mod options;
+mod progress_store;
 mod reconcile;
 mod schedule_index;
+mod ticks;
 
 pub use options::{LockOptions, SchedulerConfig, SchedulerSummary};
 
@@ -23,15 +24,16 @@ use tokio::sync::watch;
 
 use crate::clock;
 use leader::TermEnd;
-use lock::LeaderLease;
+use leader_lease::LeaderLease;
 use naq_client::Client;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, LeaderInfo};
 
-/// Runs until asked to stop: until `stop` has become true, or its sender is gone.
+/// Runs a scheduler until `stop` becomes true or its sender is dropped.
 ///
 /// # Errors
-/// Where the server refuses what a scheduler needs.
+/// Returns the broker's error if the server refuses what a scheduler needs, before this instance
+/// has led for the first time. Later errors are logged, and it retries.
 pub async fn run_scheduler(
     client: Client,
     options: SchedulerConfig,
@@ -51,7 +53,7 @@ pub async fn run_scheduler(
         since: clock::now(),
     };
     let mut summary = SchedulerSummary::default();
-    let mut has_had_lock = false;
+    let mut has_led_before = false;
     loop {
         info.since = clock::now();
         let ended = acquire_and_lead(
@@ -60,14 +62,14 @@ pub async fn run_scheduler(
             &info,
             &mut stop,
             &mut summary,
-            &mut has_had_lock,
+            &mut has_led_before,
         )
         .await;
         match ended {
             Ok(TermEnd::Stopped) => return Ok(summary),
             Ok(TermEnd::NotLeader) => tracing::warn!("no longer the leader"),
-            // whoever gets the lock once the server can be worked with goes on
-            Err(error) if is_retryable(&error, has_had_lock || summary.terms > 0) => {
+            // another scheduler, or this one, leads once the server works again
+            Err(error) if is_retryable(&error, has_led_before || summary.terms > 0) => {
                 tracing::warn!("cannot lead: {error}");
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_PAUSE) => {}
@@ -79,37 +81,38 @@ pub async fn run_scheduler(
     }
 }
 
-/// How long to wait where the server cannot be worked with.
+/// Pause before another attempt to lead, after the server failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits for the lock, and leads.
+/// Waits for the lease, and leads.
 async fn acquire_and_lead(
     client: &Client,
     options: &SchedulerConfig,
     info: &LeaderInfo,
     stop: &mut watch::Receiver<bool>,
     summary: &mut SchedulerSummary,
-    has_had_lock: &mut bool,
+    has_led_before: &mut bool,
 ) -> Result<TermEnd, BrokerError> {
     let lease = match options.lock {
         None => LeaderLease::without_lock(),
         Some(lock) => tokio::select! {
-            lease = lock::acquire(client.broker(), info, lock) => lease?,
+            lease = leader_lease::acquire(client.broker(), info, lock) => lease?,
             _ = stop.wait_for(|stop| *stop) => return Ok(TermEnd::Stopped),
         },
     };
-    *has_had_lock |= options.lock.is_some();
+    *has_led_before |= options.lock.is_some();
     leader::lead(client, options, lease, stop, summary).await
 }
 
-/// Whether it is worth going on. Servers that go down, come up and elect leaders refuse all
-/// manner of things meanwhile; where they have given the lock before, that is what it is.
-fn is_retryable(error: &BrokerError, has_had_lock: bool) -> bool {
+/// Whether to try to lead again after an error. Servers that restart and elect leaders refuse all
+/// kinds of requests meanwhile. If they have granted the lease before, such a refusal is taken to be
+/// temporary; if not, it is an error of the setup.
+fn is_retryable(error: &BrokerError, has_led_before: bool) -> bool {
     match error {
         BrokerError::Timeout(_) => true,
         BrokerError::Refused { .. }
         | BrokerError::StorageFull(_)
-        | BrokerError::UnsupportedServer(_) => has_had_lock,
+        | BrokerError::UnsupportedServer(_) => has_led_before,
         _ => false,
     }
 }

@@ -1,16 +1,16 @@
-//! Now and then the leader looks for what a crash left behind, and brings it to its end.
+//! The reconciler: periodically, the leader repairs what crashes left behind.
 //!
-//! Nothing of this is needed where nobody dies between two steps, and most of what dies is made up
-//! for by whoever is given the message again. This is for what has no message: a job that waits
-//! and was not told, a key that nobody will remove, a job whose message the server has lost, or
-//! has again but gives to nobody.
+//! Without a crash between two steps there is nothing to do, and after most crashes the redelivered
+//! message repairs all. This is for what has no message: a blocked job that was not released, an
+//! index key that nothing will remove, a job whose message the server has lost, or has in its stream
+//! but delivers to no consumer.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
-use super::lock::LeaderLease;
+use super::leader_lease::LeaderLease;
 use crate::clock;
 use naq_client::Client;
 use naq_core::{
@@ -21,81 +21,92 @@ use naq_jetstream::{
 };
 use naq_protocol::{Envelope, QueueName, Record, State, Timestamp};
 
-/// How many keys or records are looked at at once.
+/// Number of keys or records that are read at once.
 const CONCURRENT_READS_MAX: usize = 64;
 
-/// The records are looked through once in so many sweeps: there may be very many.
+/// All records are scanned in one of so many runs: there may be very many.
 const RECORDS_SCAN_INTERVAL: u64 = 6;
 
-/// How long a message that takes another's place is held, which is removed meanwhile: as long as that
-/// one is there, a further one is taken for surplus.
+/// Delay of a message that replaces an orphaned one, which is removed meanwhile: while both exist, the
+/// new one would be taken for a duplicate.
 const REPLACEMENT_DELAY: Duration = Duration::from_secs(20);
 
-/// Closer to that the other one is left for the next sweep.
+/// If less time than this is left until the replacement is due, the orphaned message is left for
+/// the next run.
 const REMOVAL_MARGIN: Duration = Duration::from_secs(10);
 
-/// Messages by their queue and their sequence in it.
+/// Messages by queue and sequence.
 type MessagePositions = HashSet<(QueueName, u64)>;
 
-/// What a sweep did.
+/// Counts of what one run has repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ReconcileSummary {
+    /// Blocked jobs that were released.
     released: u64,
-    forgotten: u64,
-    enqueued: u64,
-    ended: u64,
-    removed: u64,
+    /// Index keys that were removed.
+    keys_removed: u64,
+    /// Jobs that got a new message.
+    republished: u64,
+    /// Jobs that failed because message and envelope are lost.
+    failed: u64,
+    /// Orphaned messages that were removed.
+    messages_removed: u64,
 }
 
-/// Sweeps from time to time, for as long as this is the leader.
+/// Runs the reconciler periodically while this is the leader.
 pub(super) async fn reconcile_loop(
     client: Client,
     lease: LeaderLease,
     interval: Duration,
     result_ttl: Duration,
 ) {
-    let mut sweeps = 0_u64;
+    let mut runs = 0_u64;
     let mut orphans = MessagePositions::new();
     loop {
         tokio::time::sleep(interval).await;
         if !lease.is_held() {
             return;
         }
-        let sweep = Reconciler {
+        let reconciler = Reconciler {
             broker: client.broker(),
             lease: &lease,
-            // what is younger may be in the midst of being done
+            // younger keys and records may belong to work that is under way
             before: clock::saturating_sub(clock::now(), interval),
             result_ttl,
         };
-        let with_records = sweeps.is_multiple_of(RECORDS_SCAN_INTERVAL);
-        match sweep.run(with_records, &mut orphans).await {
+        let with_records = runs.is_multiple_of(RECORDS_SCAN_INTERVAL);
+        match reconciler.run(with_records, &mut orphans).await {
             Ok(summary) if summary == ReconcileSummary::default() => {
-                tracing::debug!("nothing was left behind")
+                tracing::debug!("nothing to reconcile")
             }
             Ok(summary) => tracing::warn!(
                 released = summary.released,
-                forgotten = summary.forgotten,
-                enqueued = summary.enqueued,
-                ended = summary.ended,
-                removed = summary.removed,
-                "swept up what was left behind"
+                keys_removed = summary.keys_removed,
+                republished = summary.republished,
+                failed = summary.failed,
+                messages_removed = summary.messages_removed,
+                "reconciled what a crash left behind"
             ),
-            Err(error) => tracing::warn!("the sweep was cut off: {error}"),
+            Err(error) => {
+                tracing::warn!("reconciling failed, trying again in the next run: {error}")
+            }
         }
-        sweeps += 1;
+        runs += 1;
     }
 }
 
+/// One run.
 struct Reconciler<'a> {
     broker: &'a Broker,
     lease: &'a LeaderLease,
+    /// Only what was written before this time is repaired.
     before: Timestamp,
     result_ttl: Duration,
 }
 
 impl Reconciler<'_> {
-    /// `leftovers` are messages that the sweep before saw that nobody will be given.
+    /// `orphans` are the orphaned messages that the run before has seen, and then those of this
+    /// run.
     async fn run(
         &self,
         with_records: bool,
@@ -103,7 +114,7 @@ impl Reconciler<'_> {
     ) -> Result<ReconcileSummary, BrokerError> {
         let mut summary = ReconcileSummary::default();
         let mut listing = self.broker.list_blocked_index().await?;
-        let mut looks = FuturesUnordered::new();
+        let mut checks = FuturesUnordered::new();
         while let Some(entry) = listing.next().await? {
             if !self.lease.is_held() {
                 return Ok(summary);
@@ -111,12 +122,12 @@ impl Reconciler<'_> {
             if entry.written_at > self.before {
                 continue;
             }
-            looks.push(self.reconcile_index_entry(entry));
-            if looks.len() >= CONCURRENT_READS_MAX {
-                summary.add(looks.next().await.transpose()?);
+            checks.push(self.reconcile_index_entry(entry));
+            if checks.len() >= CONCURRENT_READS_MAX {
+                summary.add(checks.next().await.transpose()?);
             }
         }
-        while let Some(one) = looks.next().await {
+        while let Some(one) = checks.next().await {
             summary.add(Some(one?));
         }
         if with_records {
@@ -126,8 +137,9 @@ impl Reconciler<'_> {
         Ok(summary)
     }
 
-    /// Removes the messages that nobody will be given. One that was done with just now is being
-    /// removed by the server itself, so those are meant that were there a sweep ago.
+    /// Removes the orphaned messages: those that no consumer will deliver. The server itself is
+    /// about to remove a message that was acknowledged just now, so only those count that the run
+    /// before has seen too.
     async fn reconcile_queues(
         &self,
         before: &mut MessagePositions,
@@ -139,7 +151,7 @@ impl Reconciler<'_> {
                 .reconcile_queue(&queue, before, &mut seen, summary)
                 .await
             {
-                tracing::warn!(%queue, "the sweep of a queue was cut off: {error}");
+                tracing::warn!(%queue, "cannot reconcile the queue, trying again in the next run: {error}");
             }
         }
         *before = seen;
@@ -165,7 +177,8 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Says whether it is removed.
+    /// Replaces an orphaned message if its job needs one, and removes it. Returns whether it was
+    /// removed.
     async fn resolve_orphan(
         &self,
         orphan: &OrphanedMessage,
@@ -173,7 +186,7 @@ impl Reconciler<'_> {
     ) -> Result<bool, BrokerError> {
         let (record, _) = self.broker.read_record(&orphan.job_id).await?;
         if needs_replacement_message(record.as_ref(), orphan.sequence) {
-            tracing::warn!(job_id = %orphan.job_id, "nobody would have been given it: it is enqueued anew");
+            tracing::warn!(job_id = %orphan.job_id, "orphaned message, republishing");
             let again = NewJob {
                 job_id: orphan.job_id.clone(),
                 queue: orphan.queue.clone(),
@@ -187,9 +200,9 @@ impl Reconciler<'_> {
             if clock::saturating_add(clock::now(), REMOVAL_MARGIN) > due {
                 return Ok(false);
             }
-            summary.enqueued += 1;
+            summary.republished += 1;
         } else {
-            summary.removed += 1;
+            summary.messages_removed += 1;
         }
         self.broker.remove_orphaned_message(orphan).await?;
         Ok(true)
@@ -234,12 +247,12 @@ impl Reconciler<'_> {
         };
         if is_over {
             self.broker.remove_blocked_index_entry(&entry).await?;
-            summary.forgotten += 1;
+            summary.keys_removed += 1;
         }
         Ok(summary)
     }
 
-    /// Puts a job that waits for a slot back into its queue where there is one.
+    /// Releases a job that waits for a slot, if one is free.
     async fn offer_slot(&self, record: &Record) -> Result<bool, BrokerError> {
         let waits = record.waits.as_ref();
         let Some(key) = waits.and_then(|waits| waits.concurrency_key.as_ref()) else {
@@ -269,7 +282,7 @@ impl Reconciler<'_> {
                 suspects.push(record.job_id);
             }
         }
-        let mut looks = stream::iter(suspects)
+        let mut checks = stream::iter(suspects)
             .map(|job| async move {
                 let (record, revision) = self.broker.read_record(&job).await?;
                 match record {
@@ -280,13 +293,13 @@ impl Reconciler<'_> {
                 }
             })
             .buffer_unordered(CONCURRENT_READS_MAX);
-        while let Some(one) = looks.next().await {
+        while let Some(one) = checks.next().await {
             summary.add(Some(one?));
         }
         Ok(())
     }
 
-    /// Gives a job that has no message left a new one, or, where nobody has its envelope, ends it.
+    /// Republishes a job whose message is lost. If its envelope is lost too, the job fails.
     async fn recover_job(
         &self,
         record: Record,
@@ -302,9 +315,9 @@ impl Reconciler<'_> {
         {
             return Ok(summary);
         }
-        let in_line = broker.find_in_queue(&record.queue, &record.job_id).await?;
-        // whoever holds it may have gone on meanwhile
-        if in_line.is_some() || broker.read_record(&record.job_id).await?.1 != revision {
+        let in_queue = broker.find_in_queue(&record.queue, &record.job_id).await?;
+        // its worker may have continued meanwhile
+        if in_queue.is_some() || broker.read_record(&record.job_id).await?.1 != revision {
             return Ok(summary);
         }
         let payload = match (&record.envelope, &record.envelope_object) {
@@ -314,7 +327,7 @@ impl Reconciler<'_> {
         };
         let job_id = record.job_id.clone();
         if let Some(payload) = payload {
-            tracing::warn!(%job_id, "its message was gone: it is enqueued anew");
+            tracing::warn!(%job_id, "message lost, republishing");
             broker
                 .republish(NewJob {
                     job_id,
@@ -324,7 +337,7 @@ impl Reconciler<'_> {
                     start: None,
                 })
                 .await?;
-            summary.enqueued += 1;
+            summary.republished += 1;
             return Ok(summary);
         }
         let ended = fail_lost_job(record, clock::now());
@@ -334,11 +347,11 @@ impl Reconciler<'_> {
             Err(BrokerError::Conflict) => return Ok(summary),
             Err(error) => return Err(error),
         }
-        tracing::error!(%job_id, "its message is gone, and its envelope with it: it has failed");
+        tracing::error!(%job_id, "message and envelope lost, the job has failed");
         broker
             .finish_job(&ended, None, SlotWaiter::MayExist)
             .await?;
-        summary.ended += 1;
+        summary.failed += 1;
         Ok(summary)
     }
 }
@@ -347,9 +360,9 @@ impl ReconcileSummary {
     fn add(&mut self, other: Option<ReconcileSummary>) {
         let other = other.unwrap_or_default();
         self.released += other.released;
-        self.forgotten += other.forgotten;
-        self.enqueued += other.enqueued;
-        self.ended += other.ended;
-        self.removed += other.removed;
+        self.keys_removed += other.keys_removed;
+        self.republished += other.republished;
+        self.failed += other.failed;
+        self.messages_removed += other.messages_removed;
     }
 }

@@ -1,4 +1,4 @@
-//! The schedules a leader knows, and when each is due.
+//! The schedules in a leader's memory, and when each is due.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,55 +12,58 @@ use naq_protocol::{
     Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, TickEnvelope, Timestamp,
 };
 
-/// A schedule's number in the book. It is not given again, so what comes late for one that was
-/// removed finds nothing.
+/// Number of a schedule in the index. Numbers are never reused, so a late result for a schedule that
+/// was removed finds nothing.
 pub(super) type EntryId = u64;
 
-/// A schedule, made ready.
+/// A schedule in memory, with its expressions parsed.
 pub(super) struct ScheduleEntry {
     pub(super) schedule: Schedule,
-    /// The revision of what was last read or written.
+    /// Revision of the schedule as it was last read or written.
     pub(super) revision: u64,
     pub(super) plan: TickPlan,
     pub(super) envelope: TickEnvelope,
     pub(super) misfires_resolved_until: Option<Timestamp>,
-    /// A tick of it is on its way to the server.
+    /// A tick of it is being enqueued.
     pub(super) is_firing: bool,
-    /// How often that was tried, and since when.
+    /// Failed requests in a row to enqueue the present tick.
     pub(super) attempts: u32,
+    /// When the first of them failed. `None` if none has.
     pub(super) failing_since: Option<Instant>,
-    /// What is known here is not stored yet.
+    /// Progress in memory is not stored yet.
     pub(super) is_dirty: bool,
-    /// It is being stored.
+    /// A write of it is under way.
     pub(super) is_writing: bool,
-    /// Ticks left out by overlap, as they were last stored.
+    /// Number of ticks left out by the overlap policy, as last stored.
     pub(super) skipped_stored: u64,
-    /// It goes on once those are stored that were left out.
+    /// The present tick waits until the ticks left out before it are stored.
     pub(super) awaits_store: bool,
-    /// When it was last stored from here.
+    /// When this leader last started a write of it. `None` if it has not.
     pub(super) written_at: Option<Instant>,
-    /// The timer that counts; earlier ones no longer do.
+    /// The timer that is valid; earlier ones in the heap are ignored.
     timer: u64,
 }
 
 impl ScheduleEntry {
-    /// Whether whoever would take over now knows of every tick that was left out by overlap. One
-    /// that is enqueued before that could be followed by an earlier one, decided upon anew.
+    /// Whether the stored schedule counts every tick that the overlap policy left out. If not, a
+    /// leader that took over now would decide about those again, and could enqueue one after a
+    /// later tick.
     pub(super) fn skips_are_stored(&self) -> bool {
         self.schedule.progress.skipped <= self.skipped_stored
     }
 
-    /// The tick that was tried has come to its end, whichever.
+    /// Resets the count of failures once the present tick is settled, whichever way.
     pub(super) fn reset_retries(&mut self) {
         self.attempts = 0;
         self.failing_since = None;
     }
 
-    /// Whether a tick that was not enqueued is to be tried again after a while, at `at`. One that
-    /// the server refuses is tried within its grace, which for one that was late already begins
-    /// with the first try. Where the server does not answer, or its queue has no leader, nobody is
-    /// at fault, and the job may even be there: once its grace is over such a tick is late, and
-    /// goes by the policy.
+    /// Whether a tick that was not enqueued is to be retried after `wait`, at `at`.
+    ///
+    /// A tick that the server refuses is retried within its grace period, which begins with the
+    /// first request if the tick was late already. If the server does not answer, or its queue has
+    /// no leader, the tick is always retried: neither schedule nor job is at fault, and the job may
+    /// even exist. After its grace period such a tick is late, and the misfire policy decides.
     pub(super) fn should_retry(
         &mut self,
         tick: Timestamp,
@@ -76,7 +79,7 @@ impl ScheduleEntry {
             true
         } else if self
             .misfires_resolved_until
-            .is_some_and(|judged| tick <= judged)
+            .is_some_and(|resolved_until| tick <= resolved_until)
         {
             since.elapsed() + wait < self.plan.grace()
         } else {
@@ -97,24 +100,24 @@ impl ScheduleEntry {
 pub(super) struct ScheduleIndex {
     entries: HashMap<EntryId, ScheduleEntry>,
     entry_ids: HashMap<ScheduleId, EntryId>,
-    /// When (in Unix milliseconds), which timer, of which schedule.
+    /// Due time in Unix milliseconds, timer, schedule; earliest first.
     timers: BinaryHeap<Reverse<(i64, u64, EntryId)>>,
     crons: CronCache,
     last_entry_id: EntryId,
     last_timer: u64,
 }
 
-/// What news of a schedule came to.
+/// The effect of a change on the index.
 pub(super) enum Update {
-    /// It is one to be looked at: new, or changed.
+    /// An active schedule is new or has changed.
     Changed(EntryId),
-    /// It has no more ticks for now.
+    /// The schedule is paused or has ended.
     Inactive(EntryId),
-    /// It is not there any more.
+    /// The schedule was deleted.
     Removed,
-    /// It was known.
+    /// The change is not newer than what is in memory, or this leader's own.
     Unchanged,
-    /// It cannot be one.
+    /// The stored value is no valid schedule, for this reason.
     Invalid(ScheduleId, String),
 }
 
@@ -131,11 +134,11 @@ impl ScheduleIndex {
         self.entries.keys().copied()
     }
 
-    /// Takes news of a schedule. `me` is who writes from here.
+    /// Applies a change. `writer_id` is this leader's own id, whose changes are in memory already.
     pub(super) fn apply_update(&mut self, stored: StoredSchedule, writer_id: &str) -> Update {
         let known = self.entry_ids.get(&stored.schedule_id).copied();
         let entry = known.and_then(|entry_id| self.entries.get_mut(&entry_id));
-        // where the bucket itself was removed, there is no marker of it
+        // a schedule that vanished with its bucket has no revision of its deletion
         let is_nowhere = stored.payload.is_none() && stored.revision == 0;
         if let Some(entry) = entry.filter(|_| !is_nowhere) {
             if stored.revision <= entry.revision {
@@ -169,7 +172,7 @@ impl ScheduleIndex {
     fn upsert(&mut self, known: Option<EntryId>, mut entry: ScheduleEntry) -> Update {
         let before = known.and_then(|entry_id| Some((entry_id, self.entries.get(&entry_id)?)));
         let created_at = entry.schedule.created_at;
-        // one that was made anew is another
+        // a schedule that was deleted and created again is another one
         let before = before.filter(|(_, before)| before.schedule.created_at == created_at);
         let entry_id = match before {
             Some((entry_id, _)) => entry_id,
@@ -182,10 +185,10 @@ impl ScheduleIndex {
             }
         };
         if let Some(before) = self.entries.get(&entry_id) {
-            // what was enqueued since whoever changed it had read it
+            // ticks that were enqueued after the writer of this change had read the schedule
             let ours = &before.schedule.progress;
             entry.is_dirty = merge_progress(&mut entry.schedule.progress, ours);
-            // a run that was set by hand is due although others were enqueued while it was set
+            // a next run set by hand is due although later ticks were enqueued meanwhile
             let set_by_hand = entry.schedule.next_run;
             if let Some(next_run) = set_by_hand.filter(|_| set_by_hand != before.schedule.next_run)
                 && let Some(just_before) = Timestamp::from_unix_ms(next_run.unix_ms() - 1)
@@ -197,9 +200,9 @@ impl ScheduleIndex {
             entry.is_writing = before.is_writing;
             entry.written_at = before.written_at;
         }
-        let goes_on = entry.schedule.status == ScheduleStatus::Active;
+        let is_active = entry.schedule.status == ScheduleStatus::Active;
         self.entries.insert(entry_id, entry);
-        if goes_on {
+        if is_active {
             Update::Changed(entry_id)
         } else {
             Update::Inactive(entry_id)
@@ -233,27 +236,27 @@ impl ScheduleIndex {
     fn remove(&mut self, schedule: &ScheduleId) {
         if let Some(entry_id) = self.entry_ids.remove(schedule) {
             self.entries.remove(&entry_id);
-            // looking through them all is for when there is something to find
+            // evicting reads all expressions, so it waits until enough of them are unused
             if self.crons.len() > 2 * self.entries.len() + 64 {
                 self.crons.evict_unused();
             }
         }
     }
 
-    /// Forgets the schedules that are not among these.
-    pub(super) fn retain(&mut self, there: &std::collections::HashSet<ScheduleId>) {
-        let gone: Vec<ScheduleId> = self
+    /// Removes the schedules that are not in `existing`.
+    pub(super) fn retain(&mut self, existing: &std::collections::HashSet<ScheduleId>) {
+        let removed: Vec<ScheduleId> = self
             .entry_ids
             .keys()
-            .filter(|id| !there.contains(*id))
+            .filter(|id| !existing.contains(*id))
             .cloned()
             .collect();
-        for id in gone {
+        for id in removed {
             self.remove(&id);
         }
     }
 
-    /// Has a schedule looked at again at a time, and not at the one that was set before.
+    /// Sets the time at which a schedule is due, in place of the one set before.
     pub(super) fn set_timer(&mut self, entry_id: EntryId, at: Timestamp) {
         if let Some(entry) = self.entries.get_mut(&entry_id) {
             self.last_timer += 1;
@@ -263,7 +266,7 @@ impl ScheduleIndex {
         }
     }
 
-    /// When the next one is due.
+    /// When the next schedule is due. `None` if none is.
     pub(super) fn next_due(&mut self) -> Option<Timestamp> {
         while let Some(Reverse((at_ms, timer, entry_id))) = self.timers.peek() {
             if self.is_current_timer(*timer, *entry_id) {
@@ -274,7 +277,7 @@ impl ScheduleIndex {
         None
     }
 
-    /// The next one that is due.
+    /// Takes the next schedule that is due by `now`.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<EntryId> {
         if self.next_due()? > now {
             return None;
@@ -290,8 +293,8 @@ impl ScheduleIndex {
     }
 }
 
-/// Brings what another has read of a schedule's progress, and perhaps changed, up to what was done
-/// here meanwhile. Says whether anything was lacking.
+/// Merges the progress made here into the progress that another writer has read, and perhaps
+/// changed. Returns whether theirs lacked anything.
 fn merge_progress(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) -> bool {
     let before = theirs.clone();
     if ours.done_until > theirs.done_until {

@@ -7,21 +7,22 @@ use naq_core::has_required_labels;
 use naq_protocol::{Envelope, EnvelopeError, Record, RejectReason, Stdin as EnvelopeStdin};
 use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};
 
-/// Fields of the envelope that this version carries and cannot honour yet. A job that asks for
-/// one is refused, rather than run as if it had not asked.
+/// The first field of the envelope that this version does not support yet. A job that sets one is
+/// rejected, rather than run as if it had not.
 fn unsupported_field(envelope: &Envelope) -> Option<&'static str> {
     [
         ("function", envelope.function.is_some()),
         ("runner", envelope.runner.is_some()),
     ]
     .into_iter()
-    .find_map(|(field, asked)| asked.then_some(field))
+    .find_map(|(field, is_set)| is_set.then_some(field))
 }
 
-/// Checks an envelope against what this worker allows and can do.
+/// Checks an envelope against what this worker allows and supports.
 ///
 /// # Errors
-/// [`EnvelopeError`] with the reason `not_allowed` and the field's path.
+/// Returns an [`EnvelopeError`] with the reason `not_allowed` and the field's path if the envelope
+/// sets a field that is not supported or an environment variable that is not allowed.
 pub(super) fn check_policy(
     envelope: &Envelope,
     options: &WorkerConfig,
@@ -30,11 +31,11 @@ pub(super) fn check_policy(
         return Err(EnvelopeError::new(
             RejectReason::NotAllowed,
             field,
-            "this version of naq cannot do that yet",
+            "this version of naq does not support it yet",
         ));
     }
     if !has_required_labels(&options.labels, &envelope.requires) {
-        // what it may set is for the worker to say that runs it
+        // the worker that runs the job checks what it may set
         return Ok(());
     }
     for name in envelope.env.keys() {
@@ -49,15 +50,15 @@ pub(super) fn check_policy(
     Ok(())
 }
 
-/// What the job is told of itself, beside its own environment.
+/// What the attempt's environment says about the attempt itself.
 pub(super) struct AttemptIdentity<'a> {
     pub(super) worker_id: &'a str,
     pub(super) record: &'a Record,
-    /// The revision of the claim: it only grows over a job's attempts.
+    /// Revision of the claim: it only grows over a job's attempts.
     pub(super) fence: u64,
 }
 
-/// The command of an attempt.
+/// Builds the command of an attempt.
 pub(super) fn build_command(
     envelope: &Envelope,
     options: &WorkerConfig,
@@ -101,49 +102,49 @@ pub(super) fn build_command(
         .unwrap_or(0)
         .saturating_add(1)
         .saturating_add(record.crashes);
-    let mut tell = |name: &str, value: String| env.push((name.to_owned(), value));
-    tell("NAQ_JOB_ID", record.job_id.to_string());
-    tell("NAQ_QUEUE", record.queue.to_string());
-    tell("NAQ_ATTEMPT", record.attempt.to_string());
-    tell("NAQ_MAX_ATTEMPTS", max_attempts.to_string());
-    tell("NAQ_WORKER_ID", identity.worker_id.to_owned());
-    tell("NAQ_FENCE", identity.fence.to_string());
-    tell("NAQ_CONTROL_FD", "3".to_owned());
+    let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
+    set("NAQ_JOB_ID", record.job_id.to_string());
+    set("NAQ_QUEUE", record.queue.to_string());
+    set("NAQ_ATTEMPT", record.attempt.to_string());
+    set("NAQ_MAX_ATTEMPTS", max_attempts.to_string());
+    set("NAQ_WORKER_ID", identity.worker_id.to_owned());
+    set("NAQ_FENCE", identity.fence.to_string());
+    set("NAQ_CONTROL_FD", "3".to_owned());
     if let Some(timeout) = timeout {
-        tell("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
+        set("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
     }
     if let Some(checkpoint) = &record.checkpoint {
-        tell("NAQ_CHECKPOINT", checkpoint.get().to_owned());
+        set("NAQ_CHECKPOINT", checkpoint.get().to_owned());
     }
     if let Some(schedule) = &record.schedule_id {
-        tell("NAQ_SCHEDULE_ID", schedule.to_string());
+        set("NAQ_SCHEDULE_ID", schedule.to_string());
     }
     if let Some(time) = record.scheduled_for {
-        tell("NAQ_SCHEDULED_FOR", time.to_string());
+        set("NAQ_SCHEDULED_FOR", time.to_string());
     }
     let traceparent = envelope.traceparent.as_ref();
     if let Some(traceparent) = traceparent.or(record.traceparent.as_ref()) {
-        tell("TRACEPARENT", traceparent.clone());
+        set("TRACEPARENT", traceparent.clone());
     }
     command.env = env;
     command
 }
 
 fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLimits {
-    let (asked, default) = (&envelope.limits, &options.limits);
+    let (own, default) = (&envelope.limits, &options.limits);
     naq_runner::ResourceLimits {
-        memory_bytes: asked.memory.or(default.memory).map(|size| size.0),
-        // the kernel counts whole seconds: a part of one is one
-        cpu_time_s: asked
+        memory_bytes: own.memory.or(default.memory).map(|size| size.0),
+        // the kernel counts whole seconds, so a fraction is rounded up
+        cpu_time_s: own
             .cpu_time
             .or(default.cpu_time)
             .map(|span| span.0.as_secs() + u64::from(span.0.subsec_nanos() > 0)),
-        cpus: asked.cpus.or(default.cpus),
-        processes: asked.processes.or(default.processes),
-        open_files: asked.open_files.or(default.open_files),
-        file_size_bytes: asked.file_size.or(default.file_size).map(|size| size.0),
-        output_bytes: asked.output.or(default.output).map(|size| size.0),
-        nice: asked.nice.or(default.nice).map(i32::from),
+        cpus: own.cpus.or(default.cpus),
+        processes: own.processes.or(default.processes),
+        open_files: own.open_files.or(default.open_files),
+        file_size_bytes: own.file_size.or(default.file_size).map(|size| size.0),
+        output_bytes: own.output.or(default.output).map(|size| size.0),
+        nice: own.nice.or(default.nice).map(i32::from),
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_told_who_it_is() {
+    fn the_environment_identifies_the_attempt() {
         let envelope = Envelope::parse(br#"{"command":"x","timeout":"1500ms"}"#).unwrap();
         let options = WorkerConfig::new(Vec::new(), 1);
         let record = record();
@@ -174,21 +175,21 @@ mod tests {
             fence: 42,
         };
         let command = build_command(&envelope, &options, &identity, Vec::new(), None);
-        let told = |name: &str| {
+        let value = |name: &str| {
             command
                 .env
                 .iter()
                 .find(|(known, _)| known == name)
                 .map(|(_, value)| value.as_str())
         };
-        assert_eq!(told("NAQ_JOB_ID"), Some("j"));
-        assert_eq!(told("NAQ_ATTEMPT"), Some("2"));
-        assert_eq!(told("NAQ_FENCE"), Some("42"));
-        assert_eq!(told("NAQ_TIMEOUT"), Some("1.5"));
+        assert_eq!(value("NAQ_JOB_ID"), Some("j"));
+        assert_eq!(value("NAQ_ATTEMPT"), Some("2"));
+        assert_eq!(value("NAQ_FENCE"), Some("42"));
+        assert_eq!(value("NAQ_TIMEOUT"), Some("1.5"));
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_refused() {
+    fn unsupported_fields_are_rejected() {
         let options = WorkerConfig::new(Vec::new(), 1);
         let envelope = Envelope::parse(br#"{"function":"module:name"}"#).unwrap();
         let invalid = check_policy(&envelope, &options).unwrap_err();
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn loaders_are_refused_unless_allowed() {
+    fn loader_variables_are_rejected_unless_allowed() {
         let envelope = Envelope::parse(br#"{"command":"x","env":{"LD_PRELOAD":"x"}}"#).unwrap();
         let mut options = WorkerConfig::new(Vec::new(), 1);
         let invalid = check_policy(&envelope, &options).unwrap_err();
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_worker_is_to_run_is_not_refused_here() {
+    fn policy_is_not_checked_for_jobs_that_run_elsewhere() {
         let json = br#"{"command":"x","env":{"LD_PRELOAD":"x"},"requires":{"gpu":"yes"}}"#;
         let envelope = Envelope::parse(json).unwrap();
         let mut options = WorkerConfig::new(Vec::new(), 1);

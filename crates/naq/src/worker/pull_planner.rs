@@ -1,12 +1,13 @@
-//! What to ask of which queue: pure reckoning over free slots and what is known of the queues.
-//! Jobs of a queue that require the same labels are a line of their own, as if a queue.
+//! Plans the pull requests: how many jobs to request from which queue, as a pure function of the
+//! free slots and of what is known about the queues. A label route of a queue counts as a queue of
+//! its own.
 //!
-//! With one queue, standing demand equals the free slots. With several, a slot cannot stand in
-//! two lines at once, so two kinds of request are used. A queue that is believed to hold jobs is
-//! asked for as many as there are slots, to be answered at once. A queue believed to be empty
-//! gets a *bell*: a standing request for one job, which rings when a job comes. A bell that
-//! rings while no slot is free brings a job that is handed back at once, and the queue is known
-//! to hold jobs from then on.
+//! With one queue, the pending requests equal the free slots. With several, one slot cannot be
+//! offered to two queues at once, so there are two kinds of request. A queue that is believed to
+//! have jobs gets a no-wait request for its share of the slots, which the server answers at once. A
+//! queue believed to be empty gets a *probe*: an expiring request for one job, which is answered
+//! when a job arrives. If no slot is free by then, that job is requeued at once, and the queue is
+//! known to have jobs from then on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,14 +16,14 @@ use naq_jetstream::{PendingPulls, PullKind};
 /// How queues share a worker's slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueueOrder {
-    /// In turn.
+    /// Queues that have jobs take turns.
     #[default]
     Fair,
-    /// The first queue that has jobs, in the order they were named.
+    /// The first queue that has jobs, in the configured order.
     Strict,
 }
 
-/// One request to make.
+/// One request to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PullRequest {
     pub(super) index: usize,
@@ -32,16 +33,16 @@ pub(super) struct PullRequest {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum QueueState {
-    /// Nothing there.
+    /// The queue is believed to have no jobs.
     #[default]
     Empty,
-    /// Jobs are there.
+    /// The queue is believed to have jobs.
     HasJobs,
-    /// The queue itself is not there.
+    /// The queue or its consumer does not exist.
     Missing,
 }
 
-/// Queues that were made again, told from the task that made them.
+/// Queues that were created again, as reported by the task that did so.
 #[derive(Clone, Default)]
 pub(super) struct RecreatedQueues(Arc<Mutex<Vec<usize>>>);
 
@@ -58,13 +59,14 @@ impl RecreatedQueues {
     }
 }
 
-/// What is believed of the queues.
+/// What is believed about the queues.
 #[derive(Default)]
 pub(super) struct PullPlanner {
     states: Vec<QueueState>,
-    /// Whose turn it is, where the order is fair.
+    /// Index of the queue whose turn it is under [`QueueOrder::Fair`].
     turn: usize,
-    /// The lines in order of preference, where they are not in that order already.
+    /// Indexes in order of preference under [`QueueOrder::Strict`]. Empty means the order of the
+    /// indexes.
     preference: Vec<usize>,
     recreated_queues: RecreatedQueues,
 }
@@ -77,7 +79,7 @@ impl PullPlanner {
         self.states[index] = state;
     }
 
-    /// A job came, with so many behind it.
+    /// A job was delivered, and `pending` more are in the queue.
     pub(super) fn on_delivered(&mut self, index: usize, pending: u64) {
         let state = if pending > 0 {
             QueueState::HasJobs
@@ -87,22 +89,22 @@ impl PullPlanner {
         self.set_state(index, state);
     }
 
-    /// A job had to be handed back: it is there to be had.
+    /// A delivered job was requeued, so the queue has at least that one.
     pub(super) fn on_requeued(&mut self, index: usize) {
         self.set_state(index, QueueState::HasJobs);
     }
 
-    /// A request came back unfilled.
+    /// A no-wait request was answered without a job.
     pub(super) fn on_unfilled(&mut self, index: usize) {
         self.set_state(index, QueueState::Empty);
     }
 
-    /// The queue is not there.
+    /// The queue was found to be missing: it gets no requests until it is created again.
     pub(super) fn on_queue_missing(&mut self, index: usize) {
         self.set_state(index, QueueState::Missing);
     }
 
-    /// The lines in the order they are to be served in where it is strict.
+    /// Sets the order of preference under [`QueueOrder::Strict`].
     pub(super) fn set_preference(&mut self, preference: Vec<usize>) {
         self.preference = preference;
     }
@@ -111,12 +113,12 @@ impl PullPlanner {
         self.recreated_queues.clone()
     }
 
-    /// Nothing is known any more.
+    /// Forgets what was known about the queues, after a new connection.
     pub(super) fn reset(&mut self) {
         self.states.fill(QueueState::Empty);
     }
 
-    /// The requests that bring the demand to the free slots.
+    /// The requests that, added to the pending ones, fill the free slots.
     pub(super) fn plan(
         &mut self,
         free: usize,
@@ -140,7 +142,7 @@ impl PullPlanner {
             }];
         }
         let under_way: u64 = queues.iter().map(|queue| queue.no_wait).sum();
-        let mut unasked = free.saturating_sub(under_way);
+        let mut unrequested = free.saturating_sub(under_way);
         let filled: Vec<usize> = (0..queues.len())
             .map(|step| match order {
                 QueueOrder::Strict => self.preference.get(step).copied().unwrap_or(step),
@@ -151,8 +153,8 @@ impl PullPlanner {
         let mut requests = Vec::new();
         for (place, index) in filled.iter().enumerate() {
             let share = match order {
-                QueueOrder::Strict => unasked,
-                QueueOrder::Fair => unasked.div_ceil((filled.len() - place) as u64),
+                QueueOrder::Strict => unrequested,
+                QueueOrder::Fair => unrequested.div_ceil((filled.len() - place) as u64),
             };
             if share == 0 {
                 break;
@@ -162,7 +164,7 @@ impl PullPlanner {
                 count: share,
                 kind: PullKind::NoWait,
             });
-            unasked -= share;
+            unrequested -= share;
             self.turn = (index + 1) % queues.len();
         }
         if free > 0 {
@@ -216,51 +218,51 @@ mod tests {
     }
 
     #[test]
-    fn one_queue_has_standing_demand_for_each_slot() {
-        let mut demand = PullPlanner::default();
+    fn one_queue_gets_a_pending_request_for_each_free_slot() {
+        let mut planner = PullPlanner::default();
         assert_eq!(
-            demand.plan(4, &expiring(&[0]), QueueOrder::Fair),
+            planner.plan(4, &expiring(&[0]), QueueOrder::Fair),
             [expiring_pull(0, 4)]
         );
         assert_eq!(
-            demand.plan(4, &expiring(&[3]), QueueOrder::Fair),
+            planner.plan(4, &expiring(&[3]), QueueOrder::Fair),
             [expiring_pull(0, 1)]
         );
-        assert_eq!(demand.plan(0, &expiring(&[0]), QueueOrder::Fair), []);
+        assert_eq!(planner.plan(0, &expiring(&[0]), QueueOrder::Fair), []);
     }
 
     #[test]
-    fn empty_queues_get_bells() {
-        let mut demand = PullPlanner::default();
+    fn empty_queues_get_one_expiring_probe_each() {
+        let mut planner = PullPlanner::default();
         assert_eq!(
-            demand.plan(1, &idle(2), QueueOrder::Fair),
+            planner.plan(1, &idle(2), QueueOrder::Fair),
             [expiring_pull(0, 1), expiring_pull(1, 1)]
         );
-        assert_eq!(demand.plan(1, &expiring(&[1, 1]), QueueOrder::Fair), []);
+        assert_eq!(planner.plan(1, &expiring(&[1, 1]), QueueOrder::Fair), []);
     }
 
     #[test]
-    fn filled_queues_share_the_slots() {
-        let mut demand = PullPlanner::default();
-        demand.on_delivered(0, 9);
-        demand.on_delivered(1, 9);
+    fn queues_with_jobs_share_the_slots() {
+        let mut planner = PullPlanner::default();
+        planner.on_delivered(0, 9);
+        planner.on_delivered(1, 9);
         assert_eq!(
-            demand.plan(4, &idle(2), QueueOrder::Fair),
+            planner.plan(4, &idle(2), QueueOrder::Fair),
             [no_wait_pull(0, 2), no_wait_pull(1, 2)]
         );
         assert_eq!(
-            demand.plan(4, &idle(2), QueueOrder::Strict),
+            planner.plan(4, &idle(2), QueueOrder::Strict),
             [no_wait_pull(0, 4)]
         );
     }
 
     #[test]
-    fn slots_alternate_where_there_is_one() {
-        let mut demand = PullPlanner::default();
-        demand.on_delivered(0, 9);
-        demand.on_delivered(1, 9);
-        let first = demand.plan(1, &idle(2), QueueOrder::Fair);
-        let second = demand.plan(1, &idle(2), QueueOrder::Fair);
+    fn fair_queues_take_turns_for_one_slot() {
+        let mut planner = PullPlanner::default();
+        planner.on_delivered(0, 9);
+        planner.on_delivered(1, 9);
+        let first = planner.plan(1, &idle(2), QueueOrder::Fair);
+        let second = planner.plan(1, &idle(2), QueueOrder::Fair);
         assert_eq!(
             (first, second),
             (vec![no_wait_pull(0, 1)], vec![no_wait_pull(1, 1)])
@@ -268,58 +270,58 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_worker_still_hears_of_a_better_queue() {
-        let mut demand = PullPlanner::default();
-        demand.on_delivered(1, 9);
-        // its bell still stands
-        assert_eq!(demand.plan(0, &expiring(&[1, 0]), QueueOrder::Strict), []);
-        demand.on_delivered(0, 0);
-        demand.on_requeued(0);
+    fn a_requeued_job_marks_a_preferred_queue_as_having_jobs() {
+        let mut planner = PullPlanner::default();
+        planner.on_delivered(1, 9);
+        // its probe is still pending
+        assert_eq!(planner.plan(0, &expiring(&[1, 0]), QueueOrder::Strict), []);
+        planner.on_delivered(0, 0);
+        planner.on_requeued(0);
         assert_eq!(
-            demand.plan(1, &idle(2), QueueOrder::Strict),
+            planner.plan(1, &idle(2), QueueOrder::Strict),
             [no_wait_pull(0, 1)]
         );
     }
 
     #[test]
-    fn strict_goes_by_preference() {
-        let mut demand = PullPlanner::default();
-        demand.set_preference(vec![2, 0, 1]);
-        demand.on_delivered(0, 9);
-        demand.on_delivered(2, 9);
+    fn strict_order_follows_the_preference() {
+        let mut planner = PullPlanner::default();
+        planner.set_preference(vec![2, 0, 1]);
+        planner.on_delivered(0, 9);
+        planner.on_delivered(2, 9);
         assert_eq!(
-            demand.plan(1, &idle(3), QueueOrder::Strict),
+            planner.plan(1, &idle(3), QueueOrder::Strict),
             [no_wait_pull(2, 1), expiring_pull(1, 1)]
         );
-        demand.on_unfilled(2);
+        planner.on_unfilled(2);
         assert_eq!(
-            demand.plan(1, &expiring(&[0, 1, 1]), QueueOrder::Strict),
+            planner.plan(1, &expiring(&[0, 1, 1]), QueueOrder::Strict),
             [no_wait_pull(0, 1)]
         );
     }
 
     #[test]
-    fn a_queue_that_is_gone_is_not_asked_until_it_is_back() {
-        let mut demand = PullPlanner::default();
-        demand.on_queue_missing(0);
-        assert_eq!(demand.plan(1, &idle(1), QueueOrder::Fair), []);
-        demand.recreated_queues().mark_recreated(0);
+    fn a_missing_queue_gets_no_requests_until_it_is_recreated() {
+        let mut planner = PullPlanner::default();
+        planner.on_queue_missing(0);
+        assert_eq!(planner.plan(1, &idle(1), QueueOrder::Fair), []);
+        planner.recreated_queues().mark_recreated(0);
         assert_eq!(
-            demand.plan(1, &idle(1), QueueOrder::Fair),
+            planner.plan(1, &idle(1), QueueOrder::Fair),
             [expiring_pull(0, 1)]
         );
     }
 
     proptest! {
         #[test]
-        fn demand_beside_bells_never_exceeds_free_slots(
+        fn no_wait_requests_never_exceed_the_free_slots(
             free in 0_usize..20,
             queues in proptest::collection::vec((0_u64..5, 0_u64..2, any::<bool>()), 2..6),
             strict in any::<bool>(),
         ) {
-            let mut demand = PullPlanner::default();
+            let mut planner = PullPlanner::default();
             for (index, (_, _, filled)) in queues.iter().enumerate() {
-                demand.on_delivered(index, u64::from(*filled));
+                planner.on_delivered(index, u64::from(*filled));
             }
             let pending_pulls: Vec<PendingPulls> = queues
                 .iter()
@@ -327,13 +329,13 @@ mod tests {
                 .collect();
             let under_way: u64 = pending_pulls.iter().map(|queue| queue.no_wait).sum();
             let order = if strict { QueueOrder::Strict } else { QueueOrder::Fair };
-            let requests = demand.plan(free, &pending_pulls, order);
-            let grabbed: u64 = requests
+            let requests = planner.plan(free, &pending_pulls, order);
+            let requested: u64 = requests
                 .iter()
                 .filter(|request| request.kind == PullKind::NoWait)
                 .map(|request| request.count)
                 .sum();
-            prop_assert!(grabbed + under_way <= (free as u64).max(under_way));
+            prop_assert!(requested + under_way <= (free as u64).max(under_way));
             for request in requests.iter().filter(|request| request.kind == PullKind::Expiring) {
                 prop_assert_eq!(request.count + pending_pulls[request.index].expiring, 1);
             }

@@ -1,28 +1,28 @@
-//! The worker's secrets: named by envelopes, held by the worker alone.
+//! The worker's secrets: an envelope names them, only the worker has their values.
 
 use std::path::{Path, PathBuf};
 
-/// Where secrets are: a folder with one file each, named like the variable it becomes.
+/// A folder of secrets: one file each, named like the environment variable that it becomes.
 #[derive(Clone, Debug, Default)]
 pub struct SecretStore {
     folder: Option<PathBuf>,
 }
 
-/// Why a secret could not be had.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The worker has no store at all.
-    #[error("the secret `{0}` is asked for, but this worker has no secrets (--secrets-dir)")]
+    #[error("the job needs the secret `{0}`, but this worker has no secrets (--secrets-dir)")]
     NoStore(String),
-    /// The store has none of this name.
+    /// The store has no secret of this name.
     #[error("this worker has no secret `{0}`")]
     Missing(String),
-    /// It is there and cannot be used.
+    /// The secret exists and cannot be used.
     #[error("the secret `{name}` cannot be read: {problem}")]
     Unreadable {
-        /// Its name.
+        /// Name of the secret.
         name: String,
-        /// What is wrong.
+        /// Why it cannot be used.
         problem: String,
     },
 }
@@ -37,7 +37,7 @@ impl SecretStore {
         SecretStore::default()
     }
 
-    /// A folder with a file for each secret.
+    /// The secrets in a folder, a file for each.
     #[must_use]
     pub fn folder(path: &Path) -> SecretStore {
         SecretStore {
@@ -45,10 +45,10 @@ impl SecretStore {
         }
     }
 
-    /// Reads the secrets of these names. A final line break is not part of a secret.
+    /// Reads the secrets of these names. A line break at the end is not part of a secret.
     ///
     /// # Errors
-    /// For the first one that is not to be had.
+    /// Returns a [`SecretError`] for the first secret that cannot be read.
     pub fn read(&self, names: &[String]) -> Result<Vec<(String, String)>, SecretError> {
         names
             .iter()
@@ -80,7 +80,7 @@ impl SecretStore {
         let value = text.strip_suffix('\n').unwrap_or(&text);
         let value = value.strip_suffix('\r').unwrap_or(value);
         if value.contains('\0') {
-            return Err(unreadable("it has a NUL".to_owned()));
+            return Err(unreadable("it contains a NUL byte".to_owned()));
         }
         Ok(value.to_owned())
     }

@@ -1,8 +1,8 @@
-//! The lock that makes one scheduler the leader: waiting for it, and keeping it.
+//! The lease that makes one scheduler the leader: acquiring, renewing and releasing it.
 //!
-//! Whoever holds it stops trusting it a while before the server would let it go, by a clock that
-//! nobody sets. So two may both be waiting for a moment, and two may lead at once only where one
-//! of them stands still between looking at its watch and sending, which the ids of ticks absorb.
+//! The leader gives its lease up a while before the server removes it, by a clock that nobody can
+//! set. So for a moment there may be no leader. Two can lead at once only if one of them is
+//! suspended between checking its lease and sending a tick; the ids of ticks make that harmless.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,34 +18,36 @@ use naq_jetstream::{
 };
 use naq_protocol::LeaderInfo;
 
-/// How much sooner than the server a leader takes its lock for lost.
+/// How much earlier than the server the leader gives its lease up.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long to wait where the server did not answer, and where a lock should be over and is not.
+/// Pause after a request that failed, and between looks at a lease that should have expired.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug)]
 enum LeaseState {
+    /// Never expires: the scheduler leads without a lease.
     Unconditional,
     Until(LeaseExpiry),
     Lost,
 }
 
-/// The right to lead, for as long as it lasts.
+/// The right to lead until it expires. Clones share it.
 #[derive(Clone)]
 pub(super) struct LeaderLease {
     state: watch::Receiver<LeaseState>,
     renewer: Arc<LeaseRenewer>,
 }
 
-/// What renews the lock. When the last lease is dropped it no longer does.
+/// The task that renews the lease, aborted when the last clone of the lease is dropped.
 struct LeaseRenewer {
     _renewing: Option<AbortOnDropHandle<()>>,
+    /// Asks the task to release the lease and to report when that is done.
     release: std::sync::Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
 }
 
 impl LeaderLease {
-    /// The right of one that asks nobody.
+    /// The right of a scheduler that leads without a lease.
     pub(super) fn without_lock() -> LeaderLease {
         let (_, state) = watch::channel(LeaseState::Unconditional);
         LeaderLease {
@@ -57,7 +59,8 @@ impl LeaderLease {
         }
     }
 
-    /// Whether it holds now. To be asked right before each thing that only a leader does.
+    /// Whether the lease is valid now. Check it right before each request that only a leader may
+    /// send.
     pub(super) fn is_held(&self) -> bool {
         match *self.state.borrow() {
             LeaseState::Unconditional => true,
@@ -66,7 +69,7 @@ impl LeaderLease {
         }
     }
 
-    /// Waits until it no longer holds. Cancel safe.
+    /// Waits until the lease has expired or is lost. Cancel safe.
     pub(super) async fn expired(&mut self) {
         loop {
             let state = *self.state.borrow_and_update();
@@ -91,7 +94,7 @@ impl LeaderLease {
         }
     }
 
-    /// Gives it back, so that the next one need not wait for its end.
+    /// Releases the lease, so that the next leader need not wait until it expires.
     pub(super) async fn release(self) {
         let release = self
             .renewer
@@ -108,8 +111,11 @@ impl LeaderLease {
     }
 }
 
-/// Waits for the lock. Cancel safe: where it was just taken, it ends by its TTL, or is found to be
-/// one's own.
+/// Waits for the lease. Cancel safe: a lease that was just acquired expires with its TTL, or is
+/// recognized as this instance's own by the next call.
+///
+/// # Errors
+/// Returns the broker's error if the lease cannot be watched.
 pub(super) async fn acquire(
     broker: &Broker,
     leader: &LeaderInfo,
@@ -117,21 +123,21 @@ pub(super) async fn acquire(
 ) -> Result<LeaderLease, BrokerError> {
     let mut watch = broker.watch_leader_lease().await?;
     let mut reported_leader = None;
-    let mut lock = read(broker).await;
-    let mut over_at = Instant::now() + options.ttl;
+    let mut stored = read(broker).await;
+    let mut expected_until = Instant::now() + options.ttl;
     loop {
-        let free_for_me = match &lock.leader {
+        let is_free = match &stored.leader {
             None => true,
-            // one that this process had, and let go without a word
+            // this instance had it in an earlier term and could not release it
             Some(other) => {
                 (&other.instance_id, &other.hostname, other.pid)
                     == (&leader.instance_id, &leader.hostname, leader.pid)
             }
         };
-        if free_for_me {
+        if is_free {
             let asked = BootInstant::now();
             match broker
-                .acquire_leader_lease(leader, lock.revision, options.ttl)
+                .acquire_leader_lease(leader, stored.revision, options.ttl)
                 .await
             {
                 Ok(revision) => {
@@ -146,15 +152,15 @@ pub(super) async fn acquire(
                 }
                 Err(BrokerError::Conflict) => {}
                 Err(error) => {
-                    tracing::warn!("cannot take the schedulers' lock: {error}");
+                    tracing::warn!("cannot acquire the leader lease, retrying: {error}");
                     sleep(RETRY_PAUSE).await;
                 }
             }
-            lock = read(broker).await;
-            over_at = Instant::now() + options.ttl;
+            stored = read(broker).await;
+            expected_until = Instant::now() + options.ttl;
             continue;
         }
-        if let Some(other) = &lock.leader
+        if let Some(other) = &stored.leader
             && reported_leader.as_ref() != Some(&other.instance_id)
         {
             tracing::info!(
@@ -164,22 +170,22 @@ pub(super) async fn acquire(
             );
             reported_leader = Some(other.instance_id.clone());
         }
-        match next_event(&mut watch, over_at).await {
+        match next_event(&mut watch, expected_until).await {
             Some(LeaderLeaseEvent::Changed(changed)) => {
-                if changed.revision > lock.revision {
-                    lock = changed;
-                    over_at = Instant::now() + options.ttl;
+                if changed.revision > stored.revision {
+                    stored = changed;
+                    expected_until = Instant::now() + options.ttl;
                 }
             }
             Some(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap) => {
-                lock = read(broker).await;
-                over_at = Instant::now() + options.ttl;
+                stored = read(broker).await;
+                expected_until = Instant::now() + options.ttl;
             }
-            // it should have been renewed by now: its TTL is over, or about to be
+            // the leader should have renewed it by now: it has expired, or is about to
             None => {
-                let before = lock.revision;
-                lock = read(broker).await;
-                over_at = if lock.revision == before {
+                let before = stored.revision;
+                stored = read(broker).await;
+                expected_until = if stored.revision == before {
                     Instant::now() + RETRY_PAUSE
                 } else {
                     Instant::now() + options.ttl
@@ -189,18 +195,18 @@ pub(super) async fn acquire(
     }
 }
 
-/// The next news of the lock; none where there is none until then.
+/// The next event of the watch; `None` if there is none until `until`.
 async fn next_event(watch: &mut LeaderLeaseWatch, until: Instant) -> Option<LeaderLeaseEvent> {
     tokio::time::timeout_at(until, watch.next()).await.ok()
 }
 
-/// Reads the lock, however long it takes the server to answer.
+/// Reads the lease, with as many retries as it takes.
 async fn read(broker: &Broker) -> StoredLeaderLease {
     loop {
         match broker.read_leader_lease().await {
-            Ok(lock) => return lock,
+            Ok(stored) => return stored,
             Err(error) => {
-                tracing::warn!("cannot read the schedulers' lock: {error}");
+                tracing::warn!("cannot read the leader lease, retrying: {error}");
                 sleep(RETRY_PAUSE).await;
             }
         }
@@ -227,7 +233,7 @@ fn start_renewing(
     }
 }
 
-/// Renews the lock until it is given back or lost.
+/// Renews the lease until it is released or lost.
 async fn renew(
     broker: Broker,
     leader: LeaderInfo,
@@ -237,7 +243,7 @@ async fn renew(
     mut released: oneshot::Receiver<oneshot::Sender<()>>,
 ) {
     let trusted_for = options.ttl.saturating_sub(EXPIRY_MARGIN);
-    // so that one renewal may be lost
+    // often enough that one renewal may fail
     let interval = options.renew_interval.min(trusted_for / 2);
     let mut pause = interval;
     loop {
@@ -245,7 +251,7 @@ async fn renew(
             done = &mut released => {
                 let released = timeout(options.renew_interval, broker.release_leader_lease(revision)).await;
                 if !matches!(released, Ok(Ok(()))) {
-                    tracing::warn!("the schedulers' lock was not given back; it ends by itself");
+                    tracing::warn!("cannot release the leader lease; it expires by itself");
                 }
                 if let Ok(done) = done {
                     let _ = done.send(());
@@ -269,18 +275,18 @@ async fn renew(
                 let _ = state.send(LeaseState::Until(LeaseExpiry::new(asked, trusted_for)));
             }
             Ok(Err(BrokerError::Conflict)) => {
-                // perhaps by a renewal of one's own whose answer was lost
+                // the conflict may be with a renewal of this task whose answer was lost
                 let stored = timeout(options.renew_interval, broker.read_leader_lease()).await;
-                if let Ok(Ok(lock)) = stored {
-                    if lock.leader.as_ref() != Some(&leader) {
+                if let Ok(Ok(stored)) = stored {
+                    if stored.leader.as_ref() != Some(&leader) {
                         let _ = state.send(LeaseState::Lost);
                         return;
                     }
-                    revision = lock.revision;
+                    revision = stored.revision;
                 }
             }
-            Ok(Err(error)) => tracing::warn!("cannot renew the schedulers' lock: {error}"),
-            Err(_) => tracing::warn!("no answer while renewing the schedulers' lock"),
+            Ok(Err(error)) => tracing::warn!("cannot renew the leader lease, retrying: {error}"),
+            Err(_) => tracing::warn!("no answer while renewing the leader lease, retrying"),
         }
         let over = match *state.borrow() {
             LeaseState::Until(until) => until.has_passed(),

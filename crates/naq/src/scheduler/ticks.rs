@@ -1,0 +1,208 @@
+//! Firing: what a leader does with a schedule that is due, and with the result of its ticks.
+
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use tokio::task::unconstrained;
+
+use super::fire::{FireResult, Tick, fire};
+use super::leader::{BATCH_MAX, FIRES_MAX, Freshness, Leader, STALL_THRESHOLD};
+use super::schedule_index::{EntryId, ScheduleEntry};
+use crate::clock;
+use naq_core::{ExponentialBackoff, ScheduleAction};
+use naq_jetstream::{BrokerError, NewJob};
+use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
+
+/// Pauses before a tick that the server refused is enqueued again.
+const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+impl Leader<'_> {
+    /// Starts to enqueue the ticks that are due, up to the number of concurrent ticks. Returns
+    /// whether more are due.
+    pub(super) fn fire_due(&mut self) -> bool {
+        if self.freshness != Freshness::Fresh {
+            return false;
+        }
+        let now = clock::now();
+        for _ in 0..BATCH_MAX {
+            if self.fires.len() >= FIRES_MAX {
+                return true;
+            }
+            match self.index.pop_due(now) {
+                Some(entry_id) => self.advance(entry_id, now),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Does what a schedule has to do now, until it has to wait: for a time, or for the result of a
+    /// tick.
+    pub(super) fn advance(&mut self, entry_id: EntryId, now: Timestamp) {
+        while !self.is_finishing {
+            let Some(entry) = self.index.get(entry_id) else {
+                return;
+            };
+            if entry.is_firing || entry.schedule.status != ScheduleStatus::Active {
+                return;
+            }
+            if self.freshness != Freshness::Fresh {
+                self.index.set_timer(entry_id, now);
+                return;
+            }
+            match entry.plan.next_action(&entry.position(), now) {
+                ScheduleAction::Wait { at, .. } => {
+                    self.index.set_timer(entry_id, at);
+                    return;
+                }
+                ScheduleAction::MisfiresResolved {
+                    done_until,
+                    misfires_resolved_until,
+                    missed,
+                } => {
+                    entry.schedule.progress.done_until = done_until;
+                    entry.schedule.progress.missed += missed;
+                    entry.misfires_resolved_until = Some(misfires_resolved_until);
+                    entry.reset_retries();
+                    if missed > 0 {
+                        tracing::warn!(
+                            schedule_id = entry.schedule.schedule_id.as_str(),
+                            missed,
+                            "ticks were missed; the misfire policy leaves them out"
+                        );
+                    }
+                    self.mark_dirty(entry_id);
+                }
+                ScheduleAction::End => {
+                    entry.schedule.status = ScheduleStatus::Ended;
+                    tracing::info!(
+                        schedule_id = entry.schedule.schedule_id.as_str(),
+                        runs = entry.schedule.progress.runs,
+                        "schedule ended"
+                    );
+                    self.mark_dirty(entry_id);
+                    return;
+                }
+                // The process was suspended since the loop's last pass, so the schedule may have
+                // changed: the next pass checks that before it fires a tick as late as this one.
+                ScheduleAction::Fire { tick } if self.last_pass_at.elapsed() > STALL_THRESHOLD => {
+                    self.index.set_timer(entry_id, tick);
+                    return;
+                }
+                ScheduleAction::Fire { tick } => {
+                    entry.is_firing = true;
+                    let (client, lease) = (self.client.clone(), self.lease.clone());
+                    let due = due_tick(entry, tick);
+                    let fire = async move { (entry_id, tick, fire(client, lease, due).await) };
+                    self.fires.push(unconstrained(fire).boxed());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Handles the result of a tick.
+    pub(super) fn on_fired(&mut self, (entry_id, tick, fired): (EntryId, Timestamp, FireResult)) {
+        let now = clock::now();
+        if matches!(fired, FireResult::Enqueued) {
+            self.summary.enqueued += 1;
+        }
+        let Some(entry) = self.index.get(entry_id) else {
+            return;
+        };
+        entry.is_firing = false;
+        let progress = &mut entry.schedule.progress;
+        // the schedule may have been changed meanwhile so that this tick is behind it
+        let is_behind = tick <= progress.done_until;
+        match fired {
+            FireResult::Enqueued => {
+                progress.done_until = progress.done_until.max(tick);
+                // a leader before this one may have counted the tick already
+                if progress.last_run < Some(tick) {
+                    progress.runs += 1;
+                    progress.last_run = Some(tick);
+                    let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
+                    progress.last_job_id = Some(job_id);
+                }
+                progress.failures = 0;
+                progress.last_error = None;
+                entry.reset_retries();
+            }
+            FireResult::Skipped if !is_behind => {
+                progress.done_until = tick;
+                progress.skipped += 1;
+                entry.reset_retries();
+            }
+            FireResult::Failed(error) if !is_behind => {
+                entry.attempts += 1;
+                let wait = RETRY_BACKOFF.pause(entry.attempts, rand::random());
+                if entry.should_retry(tick, clock::saturating_add(now, wait), wait, &error) {
+                    self.index
+                        .set_timer(entry_id, clock::saturating_add(now, wait));
+                    return;
+                }
+                entry.reset_retries();
+                record_failed_tick(
+                    &mut entry.schedule,
+                    tick,
+                    &error,
+                    self.options.max_consecutive_failures,
+                );
+            }
+            FireResult::StoreFirst => {
+                entry.awaits_store = true;
+                self.store_first(entry_id);
+                return;
+            }
+            // the loop notices that itself
+            FireResult::NotLeader => return,
+            FireResult::Skipped | FireResult::Failed(_) => entry.reset_retries(),
+        }
+        self.mark_dirty(entry_id);
+        self.advance(entry_id, now);
+    }
+}
+
+fn due_tick(entry: &ScheduleEntry, tick: Timestamp) -> Tick {
+    let schedule = &entry.schedule;
+    Tick {
+        job: NewJob::with_id(
+            JobId::for_tick(&schedule.schedule_id, tick),
+            schedule.queue.clone(),
+            entry.envelope.at(tick).into(),
+        ),
+        overlap: schedule.overlap,
+        last_job_id: schedule.progress.last_job_id.clone(),
+        skips_are_stored: entry.skips_are_stored(),
+    }
+}
+
+/// Counts a tick that failed and is too late to be retried, and pauses the schedule after too many
+/// of them in a row. 0 for `max_consecutive_failures` means never.
+fn record_failed_tick(
+    schedule: &mut Schedule,
+    tick: Timestamp,
+    error: &BrokerError,
+    max_consecutive_failures: u32,
+) {
+    let progress = &mut schedule.progress;
+    progress.done_until = tick;
+    progress.missed += 1;
+    progress.failures += 1;
+    progress.last_error = Some(error.to_string());
+    let schedule_id = schedule.schedule_id.as_str();
+    tracing::error!(schedule_id, %tick, "cannot enqueue the tick in time: {error}");
+    if max_consecutive_failures > 0 && progress.failures >= max_consecutive_failures {
+        let reason = format!(
+            "{} ticks in a row could not be enqueued: {error}",
+            progress.failures
+        );
+        tracing::error!(
+            schedule_id,
+            "paused, since {reason}; `naq job-control {schedule_id} resume` goes on"
+        );
+        schedule.status = ScheduleStatus::Paused;
+        schedule.paused_reason = Some(reason);
+    }
+}
