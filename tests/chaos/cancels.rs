@@ -14,10 +14,10 @@ use rand::{Rng, SeedableRng};
 use super::run::Run;
 use crate::harness::naq::{GuardedChild, command};
 
-/// One in so many jobs is cancelled.
+/// One of this many jobs is cancelled.
 const ONE_IN: usize = 25;
 
-/// Cancels jobs until no more come.
+/// Cancels jobs until no more are enqueued.
 pub(super) fn cancel(run: &Run, seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
     let mut cancels = 0;
@@ -38,8 +38,8 @@ pub(super) fn cancel(run: &Run, seed: u64) {
     }
 }
 
-/// One of the latest jobs, so that most have not ended; mostly one that others wait for, or that
-/// waits.
+/// Picks one of the latest jobs, of which most have not ended; mostly one with dependents or
+/// dependencies.
 fn pick(run: &Run, chance: &mut StdRng) -> Option<String> {
     const LATEST: usize = 120;
     let jobs = run.jobs.lock().unwrap();
@@ -101,7 +101,7 @@ fn by_command_line(run: &Run, chance: &mut StdRng, job: &str) {
     run.stage
         .note(&format!("naq cancel {job}: {status}: {}", said.trim_end()));
     match (status.code(), status.signal()) {
-        // not there yet, or no server to ask
+        // the job does not exist yet, or no server answers
         (Some(0 | 1 | 3 | 4), _) => {}
         (None, Some(libc::SIGKILL)) => {
             run.stage

@@ -1,5 +1,5 @@
-//! The processes of a run that are started again whenever they are gone, workers and schedulers,
-//! and where each one died.
+//! The processes of a run that are restarted whenever they have exited, workers and schedulers, and
+//! where each one died.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,7 +33,7 @@ impl Place {
     /// Sends a signal to the process in this place. Returns the process that it reached.
     pub(super) fn signal(&self, signal: Signal) -> Option<i32> {
         let mut present = self.0.lock().unwrap();
-        // one that dies already cannot die again
+        // a process that is dying already cannot die again
         let pid = present.pid.filter(|_| !present.killed)?;
         present.killed |= signal == Signal::SIGKILL;
         kill(Pid::from_raw(pid), signal).unwrap();
@@ -48,12 +48,12 @@ impl Place {
         }
     }
 
-    /// Whether this process is there.
+    /// Whether this process runs.
     pub(super) fn has(&self, pid: i32) -> bool {
         self.0.lock().unwrap().pid == Some(pid)
     }
 
-    /// Kills one of the processes that hold its jobs. Returns whether there was one.
+    /// Kills one of the spawner processes. Returns whether one existed.
     pub(super) fn kill_spawner(&self, nth: usize) -> bool {
         let present = self.0.lock().unwrap();
         let Some(pid) = present.pid else { return false };
@@ -69,12 +69,12 @@ impl Place {
     }
 }
 
-/// The processes that a process has started and not yet waited for.
+/// Pids of the processes that a process has started and not yet waited for.
 fn children(parent: i32) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // the name before the last parenthesis may be anything
+        // the name before the last parenthesis may contain anything
         let after = stat.rsplit(") ").next().unwrap_or_default();
         if after.split(' ').nth(1) == Some(&parent.to_string())
             && let Some(pid) = entry
@@ -91,14 +91,14 @@ fn children(parent: i32) -> Vec<i32> {
 
 /// Processes of one kind, each in its place.
 pub(super) struct Crew {
-    /// What one of them is called.
+    /// Name of the kind.
     pub(super) name: &'static str,
-    /// What one says, one thing or another, once it has begun.
+    /// Log lines of which a process writes one once it is ready.
     begun: &'static [&'static str],
     args: fn(&Stage, usize) -> Vec<String>,
     environment: BTreeMap<String, String>,
     pub(super) places: Vec<Place>,
-    /// Where those that are started are to die, if anywhere.
+    /// Failpoints at which the started processes are to die. `None` means nowhere.
     failpoints: Option<Mutex<Failpoints>>,
     pub(super) started: AtomicUsize,
 }
@@ -118,7 +118,7 @@ impl Crew {
         )
     }
 
-    /// So many of them: what they are called and say once they have begun, and how one is started.
+    /// `count` processes: their name, what they log once ready, and how one is started.
     pub(super) fn new(
         (name, begun): (&'static str, &'static [&'static str]),
         args: fn(&Stage, usize) -> Vec<String>,
@@ -167,7 +167,7 @@ impl Crew {
             let pid = process.pid();
             stage.note(&format!("{name} {index}: starts as {pid}, {failpoints}"));
             self.places[index].0.lock().unwrap().pid = Some(pid);
-            // looked at and not yet reaped, so that nobody else has its pid while it stands here
+            // checked and not yet reaped, so that no other process gets its pid while it is here
             waitid(
                 Id::Pid(Pid::from_raw(pid)),
                 WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT,
@@ -191,11 +191,11 @@ impl Crew {
                 }
                 (Some(libc::SIGKILL), None) if killed => {}
                 (None, _) if status.success() => {}
-                // asked to end a second time before it had: it is to stop at once then
+                // a second SIGTERM before the process had exited makes it stop at once
                 (None, _) if status.code() == Some(128 + libc::SIGTERM) => {}
                 // asked to end before it had installed its signal handlers, and so before it had anything
                 (Some(libc::SIGTERM), None) if !has_begun => {}
-                // it could not begin while the server was away
+                // it could not start while the server was down
                 (None, _) if matches!(status.code(), Some(1 | 3)) && !has_begun => {
                     stage.note(&format!("{name} {index}: {}", said.trim_end()));
                     std::thread::sleep(Duration::from_millis(200));

@@ -1,12 +1,12 @@
-//! The promises of a job's life, under attack: producers, workers and servers are killed, paused
-//! and started again while thousands of jobs go their way, and a checker counts what was lost,
-//! recorded twice, overwritten, left over or stuck.
+//! Chaos runs: producers, workers and servers are killed, suspended and restarted while they handle
+//! thousands of jobs, and a checker counts the jobs that were lost, recorded twice, overwritten, left
+//! behind or stuck.
 //!
 //! The size of a run is a setting of the test: `NAQ_CHAOS_JOBS`, `NAQ_CHAOS_KILLS`,
 //! `NAQ_CHAOS_SEED`, `NAQ_CHAOS_WORKERS`, `NAQ_CHAOS_CONCURRENCY`; `just
-//! chaos` sets them. Without, it is what CI has time for.
+//! chaos` sets them. The defaults are what CI has time for.
 //!
-//! `schedules` does the same to the promise of schedules.
+//! `schedules` does the same for the promise of schedules.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -24,7 +24,7 @@ mod stage;
 
 use plan::Size;
 
-/// A size with what the environment says of it.
+/// A size, as the environment overrides it.
 fn sized(default: Size) -> Size {
     let environment = naq_client::config::environment();
     let number = |name: &str| -> Option<u64> {

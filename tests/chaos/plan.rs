@@ -1,4 +1,4 @@
-//! What befalls whom, drawn from the seed before the run begins.
+//! The faults of a run, drawn from the seed before the run starts.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) jobs: usize,
-    /// SIGKILLs from outside; deaths at failpoints and of producers come on top.
+    /// SIGKILLs from outside; deaths at failpoints and of producers come in addition.
     pub(super) kills: usize,
     pub(super) seed: u64,
     pub(super) servers: usize,
@@ -20,20 +20,19 @@ pub(super) struct Size {
     pub(super) concurrency: usize,
 }
 
-/// How long the server waits for word of a job, which is how long a worker's death costs its
-/// jobs.
+/// The workers' `ack_wait`, which is how long a worker's death delays its jobs.
 pub(super) const ACK_WAIT: Duration = Duration::from_secs(3);
 
-/// Something that happens to a process.
+/// A fault of a process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
     Kill,
-    /// Of a worker's processes that hold jobs, one.
+    /// SIGKILL of one of a worker's spawner processes.
     KillSpawner,
     Pause(Duration),
-    /// SIGTERM: it ends in order.
+    /// SIGTERM: an orderly exit.
     End,
-    /// And starts it again after so long.
+    /// A SIGSTOP, and a SIGCONT after this time.
     KillServer(Duration),
     PauseServer(Duration),
 }
@@ -53,7 +52,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// How often, in percent, what befalls those of a crew; the rest befalls servers.
+/// How often each fault hits a crew, in percent; the rest hits servers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shares {
     kill: u32,
@@ -61,7 +60,7 @@ pub(super) struct Shares {
     pause: u32,
     end: u32,
     kill_server: u32,
-    /// How long a pause is at the most. Some come back within their lease, some after.
+    /// The longest suspension. Some processes continue within their lease, some after it.
     pause_max_ms: u64,
 }
 
@@ -83,7 +82,7 @@ pub(super) const SCHEDULERS_FAULTS: Shares = Shares {
     pause_max_ms: 6_000,
 };
 
-/// The faults of a run in their order. They are spread over the run by its progress.
+/// The faults of a run, in order. They are spread over the run by its progress.
 pub(super) fn faults(size: &Size, shares: Shares, chance: &mut StdRng) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut kills = 0;
@@ -180,7 +179,7 @@ impl Failpoints {
         }
     }
 
-    /// The value of FAILPOINTS for the next one; each step has its turn.
+    /// Value of FAILPOINTS for the next process; the failpoints take turns.
     pub(super) fn next(&mut self) -> String {
         if self.round.is_empty() {
             self.round = self.steps.to_vec();
@@ -205,7 +204,7 @@ mod tests {
 
     use super::{SCHEDULER_STEPS, STEPS};
 
-    /// The plan would be blind for a step that it does not know.
+    /// A failpoint that the plan does not list would never be tested.
     #[test]
     fn the_plan_has_every_step() {
         assert_eq!(

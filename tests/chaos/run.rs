@@ -1,4 +1,4 @@
-//! A run of jobs, from its beginning to its verdict.
+//! A run of jobs, from its start to its verdict.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,19 +16,19 @@ use super::producers::{Ids, produce};
 use super::servers::Servers;
 use super::stage::Stage;
 
-/// What the threads of a run of jobs share.
+/// State that the threads of a run of jobs share.
 pub(super) struct Run {
     pub(super) stage: Arc<Stage>,
     pub(super) jobs: Mutex<Jobs>,
     pub(super) acknowledged: Ids,
     pub(super) producer_kill_chance: f64,
-    /// Jobs that someone asked to cancel, and those that naq said it has cancelled.
+    /// Jobs whose cancellation was requested, and those that naq reported as cancelled.
     pub(super) cancel_asked: Ids,
     pub(super) cancelled: Ids,
     enqueued: AtomicBool,
 }
 
-/// The streams whose leaders are looked for.
+/// Streams whose leaders are the targets of faults.
 const STREAMS: &[&str] = &["KV_naq_results", "naq_queue_left", "naq_queue_right"];
 
 impl Run {
@@ -36,23 +36,23 @@ impl Run {
         self.acknowledged.lock().unwrap().insert(job.to_owned());
     }
 
-    /// How many jobs may have been acknowledged by now.
+    /// Number of jobs that may have been acknowledged by now.
     pub(super) fn allowed(&self) -> usize {
         self.stage.allowed() + self.batch_max()
     }
 
-    /// The most jobs that a producer enqueues at once.
+    /// The largest number of jobs that a producer enqueues at once.
     pub(super) fn batch_max(&self) -> usize {
         (self.stage.size.jobs / 20).clamp(10, 80)
     }
 
-    /// Whether no more jobs come.
+    /// Whether no more jobs are enqueued.
     pub(super) fn all_enqueued(&self) -> bool {
         self.enqueued.load(Ordering::Relaxed) || self.stage.broken()
     }
 }
 
-/// Runs it, and panics with all there is to know where a promise was broken.
+/// Runs it, and panics with all that is known if a promise was broken.
 pub(super) fn run(size: Size) {
     let mut chance = StdRng::seed_from_u64(size.seed);
     let plan = faults(&size, WORKERS_FAULTS, &mut chance);

@@ -1,4 +1,4 @@
-//! The one server or the three, and what is done to them.
+//! The servers of a run, one or three, and their faults.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::harness::nats::TestServer;
 
 pub(super) struct Servers {
     these: These,
-    /// The streams whose leaders are looked for.
+    /// Streams whose leaders are the targets of faults.
     streams: &'static [&'static str],
 }
 
@@ -39,7 +39,7 @@ impl Servers {
         }
     }
 
-    /// Makes a queue, once the servers can.
+    /// Creates a queue, once the servers can.
     pub(super) fn make_queue(&self, naq: &Naq, queue: &str) {
         let queue = QueueName::new(queue).unwrap();
         let broker = naq.client().broker();
@@ -48,7 +48,7 @@ impl Servers {
         });
     }
 
-    /// Kills the server, or one of them, and starts it again.
+    /// Kills a server and restarts it.
     pub(super) fn kill(&mut self, stage: &Stage, away: Duration, chance: &mut StdRng) -> bool {
         match &mut self.these {
             These::One(server) => {
@@ -85,8 +85,8 @@ impl Servers {
     }
 }
 
-/// The leader of some stream mostly, else any. The copies are whole first: a majority of them
-/// has to live for anything to be promised.
+/// Picks a server: mostly the leader of some stream. Waits until all replicas are in sync, since the
+/// promises hold only while a majority of them lives.
 fn pick(cluster: &Cluster, stage: &Stage, streams: &[&str], chance: &mut StdRng) -> usize {
     Cluster::wait_replicated(stage.naq.handle(), stage.naq.nats());
     let any = chance.random_range(0..cluster.len());

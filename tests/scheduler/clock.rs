@@ -1,6 +1,6 @@
-//! The wall clock set an hour forward and back under a leader. Its own process sees that, by a
-//! library that is loaded into it; the machine's clock stays as it is. So the kernel does not tell
-//! of it, and the leader finds out when it next looks.
+//! The wall clock set an hour forward and back under a leader. Only the leader's process sees that,
+//! by a preloaded library; the machine's clock stays as it is. So the kernel does not report the
+//! change, and the leader notices it when it next reads the clock.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +31,8 @@ fn some_time_passes(naq: &Naq, name: &str) {
     progressed(naq, name, "runs", |one| one.runs == 10);
 }
 
-/// Its jobs, none of which is there twice: a queue keeps one message of an id at a time, and
-/// nobody has taken one out.
+/// The jobs of a schedule; asserts that none exists twice. A queue keeps one message of an id at a
+/// time, and no worker has taken one out.
 fn jobs_of_one(naq: &Naq, name: &str) -> BTreeSet<String> {
     let mut jobs = jobs_of(naq, "build");
     jobs.retain(|job| job.starts_with(&format!("{name}-")));
@@ -41,7 +41,8 @@ fn jobs_of_one(naq: &Naq, name: &str) -> BTreeSet<String> {
     once
 }
 
-/// Every tick up to where it is was enqueued or counted as missed, and each enqueued one is a job.
+/// Asserts that every tick up to the progress was enqueued or counted as missed, and that each
+/// enqueued tick is a job.
 fn adds_up(naq: &Naq, one: &Schedule) {
     let every_ms = i64::try_from(one.every.unwrap().0.as_millis()).unwrap();
     let passed_ms = one.progress.done_until.unix_ms() - one.created_at.unix_ms();
@@ -52,7 +53,7 @@ fn adds_up(naq: &Naq, one: &Schedule) {
 }
 
 #[test]
-fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
+fn clock_set_an_hour_forward_and_back_enqueues_no_tick_twice_and_never_moves_progress_back() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -61,7 +62,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     leader.expect_stderr("leading");
     let other = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
     other.expect_stderr("standing by");
-    // of each of these six ticks fall due within an hour, the last of them at its very end
+    // of each of these, six ticks are due within an hour, the last one at its very end
     let rare = [
         ("skip", json!({"every": 600, "misfire": "skip"})),
         ("once", json!({"every": 600})),
@@ -78,7 +79,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     let jumped = progressed(&naq, "often", "continues an hour later", |one| {
         one.done_until > later(hour_on, 1_000)
     });
-    // what is later than the grace by then is left out but for the last of it
+    // ticks that are later than the grace by then are left out, except for the last
     assert!(jumped.progress.missed > 6_500, "{jumped:#?}");
     adds_up(&naq, &jumped);
     for ((name, _), (runs, missed)) in rare.iter().zip([(1, 5), (2, 4), (6, 0)]) {
@@ -104,7 +105,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
     assert_eq!(jobs_of_one(&naq, "often"), jobs);
     assert!(still.progress.done_until >= jumped.progress.done_until);
     adds_up(&naq, &still);
-    // leases go by another clock
+    // leases expire by another clock
     assert!(
         !other.stderr_text().contains("leading"),
         "{}",
@@ -116,7 +117,7 @@ fn an_hour_forward_and_back_doubles_nothing_and_goes_nowhere_backwards() {
         leader.stderr_text()
     );
 
-    // one with the right time takes over, and goes back behind nothing either
+    // a leader with the right time takes over, and repeats nothing either
     assert!(leader.stop().success());
     other.expect_stderr("leading");
     some_time_passes(&naq, "after");

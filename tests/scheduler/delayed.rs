@@ -1,4 +1,4 @@
-//! One-shots: held by the server until their time, and then run once.
+//! Delayed jobs: kept by the server until their time, then run once.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -14,7 +14,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
 
-/// That far from now.
+/// The time `wait` from now.
 pub(super) fn from_now(wait: Duration) -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "a test's times are real ones")]
     let now = std::time::SystemTime::now();
@@ -25,7 +25,7 @@ pub(super) fn an_hour() -> Timestamp {
     from_now(Duration::from_secs(3_600))
 }
 
-/// The state that `naq status` gives.
+/// The state that `naq status` shows.
 pub(super) fn state(naq: &Naq, job: &str) -> State {
     let record = naq.block_on(naq.client().fetch_job(&id(job)));
     record.unwrap().state
@@ -34,13 +34,13 @@ pub(super) fn state(naq: &Naq, job: &str) -> State {
 /// Waits until a job that no worker takes is in its queue.
 pub(super) fn queued(naq: &Naq, job: &str) {
     eventually(&format!("{job} queued"), || {
-        // a server that is away is part of some tests
+        // the server is down in part of some tests
         let found = naq.block_on(naq.client().fetch_job(&id(job)));
         found.is_ok_and(|record| record.state == State::Queued)
     });
 }
 
-/// What leaves a line for each time it runs.
+/// A script that appends a line each time it runs.
 fn leaves_a_line(file: &Path) -> String {
     format!("echo ran >> {}", file.display())
 }
@@ -50,7 +50,7 @@ fn lines(file: &Path) -> usize {
 }
 
 #[test]
-fn it_begins_though_neither_naq_nor_the_server_ran_at_its_time() {
+fn delayed_job_starts_although_naq_and_the_server_were_down_at_its_time() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let file = naq.home().join("lines");
@@ -62,18 +62,18 @@ fn it_begins_though_neither_naq_nor_the_server_ran_at_its_time() {
             .run()
             .succeeds();
     }
-    // nothing of naq runs now, and the server goes as well
+    // no process of naq runs now, and the server stops as well
     server.kill9();
     std::thread::sleep(Duration::from_secs(2));
     server.restart();
     queued(&naq, "soon");
     assert_eq!(state(&naq, "later"), State::Scheduled);
-    // a worker that comes long after
+    // a worker that starts long after
     let worker = naq.worker(&["default"]).spawn();
     let record = naq.wait_ended(&id("soon"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     assert!(record.started_at.unwrap() >= due);
-    // and another restart does not bring it back
+    // another restart does not deliver it again
     naq.wait_for_messages("default", 1);
     worker.stop();
     server.kill9();
@@ -85,7 +85,7 @@ fn it_begins_though_neither_naq_nor_the_server_ran_at_its_time() {
 }
 
 #[test]
-fn it_waits_for_its_time_where_a_worker_is_idle() {
+fn delayed_job_waits_for_its_time_although_a_worker_is_idle() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -94,7 +94,7 @@ fn it_waits_for_its_time_where_a_worker_is_idle() {
     let due = before.next_attempt_at;
     let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Succeeded);
-    // where the machine is so slow that the look came too late, there is nothing to compare
+    // on a machine so slow that the state was read too late, there is nothing to compare
     if let Some(due) = due {
         assert!(record.started_at.unwrap() >= due, "{record:#?}");
     }
@@ -102,7 +102,7 @@ fn it_waits_for_its_time_where_a_worker_is_idle() {
 }
 
 #[test]
-fn waiting_for_it_is_waiting_for_its_end() {
+fn naq_wait_waits_for_the_end_of_a_delayed_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -122,7 +122,7 @@ fn waiting_for_it_is_waiting_for_its_end() {
 }
 
 #[test]
-fn every_verb_knows_it() {
+fn every_verb_supports_delayed_jobs() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let at = "2126-12-24T18:00:00+01:00";
@@ -191,7 +191,7 @@ fn jobs_that_depend_on_a_delayed_job_continue_when_it_has_run_or_is_cancelled() 
 }
 
 #[test]
-fn the_same_id_is_the_same_request_or_refused() {
+fn delayed_job_with_the_same_id_is_the_same_request_or_refused() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let enqueue = |args: &[&str]| {
@@ -207,7 +207,7 @@ fn the_same_id_is_the_same_request_or_refused() {
         .exits(5)
         .expect_stderr(hint);
     enqueue(&["--", "echo", "x"]).exits(5).expect_stderr(hint);
-    // when a wait is over is not said to the millisecond: the first stands
+    // the end of a relative delay differs by milliseconds: the first one counts
     enqueue(&["--in", "5m", "--", "echo", "x"]).succeeds();
     let taken = &["`x` is taken by another envelope"];
     enqueue(&["--at", &due, "--", "echo", "y"])
@@ -229,20 +229,20 @@ fn the_same_id_is_the_same_request_or_refused() {
     bulk(&["--in", "5m"], same).succeeds();
     bulk(&["--at", &other], same).exits(5).expect_stderr(hint);
     bulk(&["--at", &due], another).exits(5).expect_stderr(taken);
-    // and by the server's own memory of ids, where nothing was looked up before
+    // and by the server's own deduplication, if nothing was looked up before
     bulk(&[], same).exits(5).expect_stderr(hint);
     let record = naq.block_on(naq.client().fetch_job(&id("x"))).unwrap();
     assert_eq!(record.next_attempt_at.unwrap().to_string(), due);
     assert_eq!(naq.stream_messages("default"), 1);
 
-    // in its queue, it is no more to be put off
+    // once in its queue, it can no longer be delayed
     naq.block_on(naq.client().run_delayed_job_now(&id("x")))
         .unwrap();
     enqueue(&["--at", &due, "--", "echo", "x"]).succeeds();
     enqueue(&["--at", &other, "--", "echo", "x"])
         .exits(5)
         .expect_stderr(&["in its queue"]);
-    // once it has begun, its time is over
+    // once it has started, its time has passed
     let _worker = naq.worker(&["default"]).spawn();
     naq.wait_ended(&id("x"));
     enqueue(&["--at", &other, "--", "echo", "x"]).succeeds();
@@ -253,11 +253,11 @@ fn the_same_id_is_the_same_request_or_refused() {
 }
 
 #[test]
-fn an_id_that_was_removed_is_free_again() {
+fn job_id_of_a_removed_delayed_job_is_free_again() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     for args in [&["--in", "1h"][..], &[], &["--in", "1h"], &[]] {
-        // within the time that the server minds the ids it was given
+        // within the server's deduplication window
         naq.enqueue(&[&["--id", "x"], args, &["--", "true"]].concat());
         assert_eq!(naq.stream_messages("default"), 1);
         naq.cli(["purge", "--yes", "default"]).run().succeeds();
@@ -265,7 +265,7 @@ fn an_id_that_was_removed_is_free_again() {
 }
 
 #[test]
-fn times_that_cannot_be_are_refused_and_those_over_are_at_once() {
+fn invalid_start_times_are_refused_and_past_ones_start_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let enqueue = |args: &[&str]| naq.cli([&["enqueue"], args].concat()).run();
@@ -298,12 +298,12 @@ fn times_that_cannot_be_are_refused_and_those_over_are_at_once() {
         .run()
         .exits(6)
         .expect_stderr(&["line 2: the job expires at", "1 job enqueued"]);
-    // in its queue before the answer comes
+    // in its queue before the answer arrives
     enqueue(&["--id", "over", "--at", "2020-01-01T00:00:00Z", "--", "true"]).succeeds();
     assert_eq!(state(&naq, "over"), State::Queued);
     enqueue(&["--id", "over", "--at", "2020-01-01T00:00:00Z", "--", "true"]).succeeds();
     assert_eq!(state(&naq, "last"), State::Scheduled);
-    // by the clocks of a zone
+    // by the local time of a zone
     enqueue(&[
         "--id",
         "z",
@@ -323,7 +323,7 @@ fn times_that_cannot_be_are_refused_and_those_over_are_at_once() {
 }
 
 #[test]
-fn a_file_of_a_thousand_and_a_flow_are_held() {
+fn a_thousand_delayed_jobs_and_a_flow_are_kept() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let file: String = (0..1_000)
@@ -368,7 +368,7 @@ fn a_file_of_a_thousand_and_a_flow_are_held() {
 }
 
 #[test]
-fn the_library_does_as_the_command_line() {
+fn library_delays_jobs_like_the_command_line() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let queue = naq.client().queue("made-by-it").unwrap();
@@ -396,8 +396,8 @@ fn the_library_does_as_the_command_line() {
     assert_eq!(state(&naq, job.as_str()), State::Queued);
 }
 
-/// What another program publishes is a job as any other: the schedule, the target, and nothing
-/// else.
+/// A delayed message that a program other than naq publishes is a job like any other: schedule and
+/// target headers, and nothing else.
 #[test]
 fn a_delayed_job_gets_its_due_time() {
     let server = TestServer::start();
@@ -422,7 +422,7 @@ fn a_delayed_job_gets_its_due_time() {
 }
 
 #[test]
-fn a_plain_publish_schedules_a_job() {
+fn plain_publish_with_schedule_headers_delays_a_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -501,7 +501,7 @@ fn a_plain_publish_schedules_a_job() {
             "{trace}"
         );
     }
-    // what is no time is nothing to be moved
+    // a message without a valid time cannot be rescheduled
     publish("ticks", "@every 1h".to_owned());
     let paused = naq.block_on(client.pause_delayed_job(&id("ticks")));
     assert!(
@@ -515,7 +515,7 @@ fn a_plain_publish_schedules_a_job() {
 }
 
 #[test]
-fn three_servers_hold_it_as_one_does() {
+fn delayed_jobs_survive_on_three_servers() {
     let cluster = Cluster::start(3);
     let naq = Naq::with_cluster(&cluster);
     let client = naq.client();

@@ -13,7 +13,7 @@ use super::{change, each_once, jobs_of, later, now, progressed, put, schedule, s
 use crate::harness::naq::{Naq, eventually, start_plain_server};
 use crate::harness::nats::{TestOptions, TestServer};
 
-/// The most bytes of a message that a queue takes; none for any.
+/// Limits the size of a queue's messages, in bytes. `None` means no limit.
 fn bound(naq: &Naq, queue: &str, bytes: Option<i32>) {
     naq.block_on(async {
         let jetstream = jetstream::new(naq.nats().clone());
@@ -78,16 +78,17 @@ fn a_schedule_whose_jobs_cannot_be_enqueued_is_paused_with_a_reason_and_others_c
     assert_eq!(resumed.progress.last_error, None);
 }
 
-/// What is refused for less than the grace comes to no harm, late ones after an outage included.
+/// Ticks that are refused for less than their grace period are not missed; that includes late ticks
+/// after an outage.
 #[test]
-fn one_that_can_be_enqueued_in_time_after_all_misses_nothing() {
+fn refused_ticks_are_retried_within_their_grace_period() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
     bound(&naq, "build", Some(1));
     let often = schedule("often", json!({"every": 0.2, "misfire_grace": 600}));
     put(&naq, &often);
-    // nobody was there for three hours
+    // no scheduler ran for three hours
     let fields = json!({"every": "1h", "misfire": "all", "misfire_grace": 600});
     let mut late = schedule("late", fields);
     late.created_at = later(now(), -3 * 3_600_000 - 60_000);
@@ -152,7 +153,7 @@ fn while_the_storage_is_full_all_wait() {
 
 /// A missing permission to publish is distinguished from a server that does not answer.
 #[test]
-fn one_whose_queue_is_denied_is_paused() {
+fn schedule_is_paused_if_publishing_to_its_queue_is_denied() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let conf = naq.file(

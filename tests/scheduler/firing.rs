@@ -1,4 +1,4 @@
-//! What a leader enqueues, and when.
+//! Firing: which jobs a leader enqueues, and when.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn a_schedule_makes_jobs_that_know_where_they_come_from() {
+fn scheduled_jobs_have_their_schedule_id_and_tick() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -47,12 +47,12 @@ fn a_schedule_makes_jobs_that_know_where_they_come_from() {
 }
 
 #[test]
-fn a_change_counts_at_once() {
+fn schedule_changes_take_effect_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
     let _scheduler = scheduler(&naq, &[]);
-    // far off, then near, then paused, then in another queue
+    // due next year, then soon, then paused, then in another queue
     put(&naq, &schedule("one", json!({"cron": "0 0 1 1 *"})));
     change(&naq, "one", |one| {
         one.cron = None;
@@ -78,12 +78,12 @@ fn a_change_counts_at_once() {
         one.progress.done_until = now();
     });
     eventually("in the other queue", || !jobs_of(&naq, "other").is_empty());
-    // what was left out by the pause is not made up for
+    // ticks during the pause are not enqueued afterwards
     let resumed = progressed(&naq, "one", "continues", |progress| {
         progress.runs > paused.progress.runs
     });
     assert_eq!(resumed.progress.missed, 0);
-    // removed
+    // deleted schedules have no more ticks
     naq.block_on(async {
         let broker = naq.client().broker();
         for name in ["one", "two"] {
@@ -107,11 +107,11 @@ fn a_change_counts_at_once() {
 }
 
 #[test]
-fn late_ticks_are_made_up_for_as_the_policy_says() {
+fn misfire_policy_decides_about_late_ticks() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    // nobody was there for three hours
+    // no scheduler ran for three hours
     let away = later(now(), -3 * 3_600_000 - 60_000);
     for (name, fields) in [
         ("skip", json!({"misfire": "skip"})),
@@ -152,7 +152,7 @@ fn late_ticks_are_made_up_for_as_the_policy_says() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said_and_hurts_no_other() {
+fn invalid_schedules_are_logged_and_do_not_affect_others() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -184,7 +184,7 @@ fn what_cannot_be_read_is_said_and_hurts_no_other() {
     scheduler.expect_stderr("noise");
     scheduler.expect_stderr("it calls itself `mine`");
     progressed(&naq, "good", "runs", |progress| progress.runs >= 3);
-    // and one that turns bad while it is known
+    // and a schedule that becomes invalid while it is in memory
     put_raw("good", "null");
     put(&naq, &schedule("next", json!({"every": 0.1})));
     progressed(&naq, "next", "runs", |progress| progress.runs >= 3);

@@ -1,4 +1,4 @@
-//! Several schedulers: one leads, another takes over, and no tick is lost or doubled.
+//! Several schedulers: one leads, another takes over, and no tick is lost or enqueued twice.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn one_that_stops_hands_over_at_once_and_one_that_dies_after_its_lock() {
+fn leader_failover_is_immediate_after_a_stop_and_waits_for_the_lease_after_a_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -78,7 +78,7 @@ fn a_leader_suspended_past_its_lease_enqueues_nothing_more() {
 }
 
 #[test]
-fn without_the_lock_two_lead_and_a_tick_is_one_job() {
+fn two_leaders_without_a_lease_enqueue_each_tick_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");

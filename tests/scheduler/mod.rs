@@ -33,7 +33,7 @@ fn schedule_id(name: &str) -> ScheduleId {
     ScheduleId::new(name).unwrap()
 }
 
-/// A schedule of the queue `build` that begins now, with these fields.
+/// A schedule of the queue `build` that starts now, with these fields.
 fn schedule(name: &str, fields: Value) -> Schedule {
     let now = now();
     let mut value = json!({
@@ -45,7 +45,7 @@ fn schedule(name: &str, fields: Value) -> Schedule {
     Schedule::parse(value.to_string().as_bytes()).unwrap()
 }
 
-/// Stores a schedule as any program might.
+/// Stores a schedule directly, as a program that is not naq would.
 fn put(naq: &Naq, schedule: &Schedule) {
     let broker = naq.client().broker();
     naq.block_on(async {
@@ -54,7 +54,7 @@ fn put(naq: &Naq, schedule: &Schedule) {
     });
 }
 
-/// Changes a stored schedule, however often the scheduler does so meanwhile.
+/// Changes a stored schedule, with retries if the scheduler changes it meanwhile.
 fn change(naq: &Naq, name: &str, what: impl Fn(&mut Schedule)) {
     let (broker, id) = (naq.client().broker(), schedule_id(name));
     naq.block_on(async {
@@ -78,7 +78,7 @@ fn stored(naq: &Naq, name: &str) -> Schedule {
     })
 }
 
-/// Waits until what is stored of a schedule's progress is as asked.
+/// Waits until a schedule's stored progress satisfies `is_so`.
 fn progressed(
     naq: &Naq,
     name: &str,
@@ -95,14 +95,14 @@ fn progressed(
     last.unwrap()
 }
 
-/// A scheduler that leads.
+/// Starts a scheduler and waits until it leads.
 fn scheduler(naq: &Naq, args: &[&str]) -> FollowedCli {
     let scheduler = naq.cli([&["scheduler"], args].concat()).follow();
     scheduler.expect_stderr("leading");
     scheduler
 }
 
-/// The ids of the jobs in a queue, in their order.
+/// Ids of the jobs in a queue, in order.
 fn jobs_of(naq: &Naq, queue: &str) -> Vec<String> {
     use futures_util::StreamExt;
     naq.block_on(async {
@@ -110,7 +110,7 @@ fn jobs_of(naq: &Naq, queue: &str) -> Vec<String> {
         let Ok(stream) = jetstream.get_stream(format!("naq_queue_{queue}")).await else {
             return Vec::new();
         };
-        // a work queue gives no consumer beside its workers': its messages are read one by one
+        // a work queue allows no consumer beside its workers', so messages are read one by one
         let info = stream.get_info().await.unwrap();
         let range = info.state.first_sequence..=info.state.last_sequence;
         futures_util::stream::iter(range)
@@ -123,7 +123,7 @@ fn jobs_of(naq: &Naq, queue: &str) -> Vec<String> {
     })
 }
 
-/// Asserts that each of a schedule's ticks between two times is there, once, and no other.
+/// Asserts that the jobs of a schedule are those of these ticks, each once, and no others.
 fn each_once(jobs: &[String], name: &str, ticks: impl IntoIterator<Item = Timestamp>) {
     let id = schedule_id(name);
     let expected: BTreeSet<String> = ticks

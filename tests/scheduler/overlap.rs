@@ -1,4 +1,4 @@
-//! What a tick does while the job of the one before has not ended.
+//! Overlap policies: what a tick does while the previous tick's job has not ended.
 
 use naq_protocol::{JobId, Record, Schedule, ScheduleStatus, State, Timestamp};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::{change, later, now, progressed, put, schedule, scheduler, stored};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// A schedule whose jobs note their beginning and their end, and run until a file is there.
+/// A schedule whose jobs log their start and end, and run until a file exists.
 fn waiting(naq: &Naq, name: &str, fields: Value) -> Schedule {
     let home = naq.home().display();
     let script = format!(
@@ -39,8 +39,7 @@ fn tick(schedule: &Schedule, nth: i64) -> Timestamp {
     later(schedule.created_at, nth * every)
 }
 
-/// Has a schedule end soon, and waits for that. Returns how it then stands, and how many ticks
-/// there were.
+/// Ends a schedule soon, and waits for that. Returns the schedule then, and its number of ticks.
 fn ended(naq: &Naq, name: &str) -> (Schedule, u64) {
     change(naq, name, |schedule| {
         schedule.end = Some(later(now(), 300));
@@ -55,7 +54,7 @@ fn ended(naq: &Naq, name: &str) -> (Schedule, u64) {
     (ended, ticks)
 }
 
-/// The records of a schedule's jobs, by tick, once all have ended.
+/// Records of a schedule's jobs, by tick, once all have ended.
 fn records(naq: &Naq, schedule: &Schedule, ticks: u64) -> Vec<Record> {
     (1..=i64::try_from(ticks).unwrap())
         .filter_map(|nth| {
@@ -67,7 +66,7 @@ fn records(naq: &Naq, schedule: &Schedule, ticks: u64) -> Vec<Record> {
 }
 
 #[test]
-fn skip_leaves_ticks_out_while_the_last_job_runs() {
+fn overlap_skip_leaves_ticks_out_while_the_last_job_runs() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(4).spawn();
@@ -75,7 +74,7 @@ fn skip_leaves_ticks_out_while_the_last_job_runs() {
     put(&naq, &skipping);
     let _scheduler = scheduler(&naq, &[]);
     let first = naq.wait_running(&job(&skipping, 1));
-    let held = progressed(&naq, "skipping", "leaves out", |one| one.skipped >= 10);
+    let held = progressed(&naq, "skipping", "skips", |one| one.skipped >= 10);
     assert_eq!(held.progress.runs, 1);
     assert_eq!(held.progress.last_job_id, Some(first.job_id));
     go(&naq);
@@ -89,7 +88,7 @@ fn skip_leaves_ticks_out_while_the_last_job_runs() {
 }
 
 #[test]
-fn queue_runs_one_after_another_and_leaves_none_out() {
+fn overlap_queue_runs_every_tick_one_after_another() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(4).spawn();
@@ -110,7 +109,7 @@ fn queue_runs_one_after_another_and_leaves_none_out() {
 }
 
 #[test]
-fn replace_cancels_the_last_job() {
+fn overlap_replace_cancels_the_last_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(4).spawn();
@@ -129,9 +128,10 @@ fn replace_cancels_the_last_job() {
     progressed(&naq, "replacing", "counted", |one| one.runs == 4);
 }
 
-/// A leader that dies between the cancel and the enqueue leaves a gap that the next one fills.
+/// A leader that dies between the cancel request and the enqueue leaves a gap that the next leader
+/// fills.
 #[test]
-fn one_that_dies_while_it_replaces_a_job_is_made_up_for() {
+fn overlap_replace_survives_a_leader_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(4).spawn();
@@ -157,10 +157,10 @@ fn one_that_dies_while_it_replaces_a_job_is_made_up_for() {
     }
 }
 
-/// A leader that dies when it has enqueued the first job after some that it has left out, and not
-/// stored that: the next one must not find that those may be enqueued now.
+/// A leader dies after it has enqueued the first tick after some that it has left out, before it has
+/// stored that. The next leader must not find that those may be enqueued now.
 #[test]
-fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
+fn overlap_skip_survives_a_leader_crash_after_an_enqueue() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(4).spawn();
@@ -171,8 +171,9 @@ fn one_that_dies_with_a_tick_enqueued_doubles_none_and_mends_none() {
         .follow();
     put(&naq, &skipping);
     naq.wait_running(&job(&skipping, 1));
-    progressed(&naq, "skipping", "leaves out", |one| one.skipped >= 5);
-    // that was stored just now; a few more are left out, and the first job ends before they are
+    progressed(&naq, "skipping", "skips", |one| one.skipped >= 5);
+    // that was stored just now; a few more are left out, and the first job ends before those are
+    // stored
     std::thread::sleep(std::time::Duration::from_millis(400));
     go(&naq);
     dying.expect_stderr("dies at tick.enqueued");

@@ -1,4 +1,4 @@
-//! What a crash left behind, and the leader brings to its end.
+//! The reconciler: what crashes left behind, and the leader repairs.
 
 use naq_protocol::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
 
@@ -6,8 +6,8 @@ use super::now;
 use crate::harness::naq::{FollowedCli, Naq, eventually, id};
 use crate::harness::nats::TestServer;
 
-/// A leader that sweeps often; what is a second old counts as left behind.
-fn sweeper(naq: &Naq) -> FollowedCli {
+/// A leader that reconciles often; what is a second old counts as left behind.
+fn reconciling_leader(naq: &Naq) -> FollowedCli {
     super::scheduler(naq, &["--reconcile-interval", "1s"])
 }
 
@@ -19,7 +19,7 @@ fn keys(naq: &Naq) -> u64 {
     })
 }
 
-/// A record under way in the queue `build`.
+/// A record of a job in the queue `build`.
 fn record(job: &JobId, state: State) -> Record {
     let queue = QueueName::new("build").unwrap();
     let mut record = Record::new(job.clone(), queue, state, now());
@@ -41,7 +41,7 @@ fn reconcile_releases_a_blocked_job_that_was_not_released() {
         record.state == State::Waiting
     });
     naq.wait_for(&id("first"), "awaited", |record| record.placeholder);
-    // the end of the first one, written by one that died before it said so
+    // the end of the first job, written by a worker that died before it released the dependent
     naq.block_on(async {
         let broker = naq.client().broker();
         let (_, revision) = broker.read_record(&id("first")).await.unwrap();
@@ -49,13 +49,13 @@ fn reconcile_releases_a_blocked_job_that_was_not_released() {
         ended.has_dependents = true;
         broker.write_record(&ended, revision, None).await.unwrap();
     });
-    let sweeper = sweeper(&naq);
+    let leader = reconciling_leader(&naq);
     assert_eq!(naq.wait_ended(&id("waiting")).state, State::Succeeded);
-    sweeper.expect_stderr("reconciled what");
+    leader.expect_stderr("reconciled what");
 }
 
 #[test]
-fn keys_of_jobs_that_are_over_are_removed_and_others_stay() {
+fn reconcile_removes_index_keys_of_ended_jobs_only() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -80,14 +80,14 @@ fn keys_of_jobs_that_are_over_are_removed_and_others_stay() {
         broker.index_slot_waiter("key", &id("over")).await.unwrap();
     });
     assert_eq!(keys(&naq), 9);
-    let _sweeper = sweeper(&naq);
-    eventually("the rest is gone", || keys(&naq) == 4);
+    let _leader = reconciling_leader(&naq);
+    eventually("the other keys are removed", || keys(&naq) == 4);
     let waits = naq.block_on(naq.client().fetch_job(&id("waits"))).unwrap();
     assert_eq!(waits.state, State::Waiting);
 }
 
 #[test]
-fn a_free_slot_is_offered_to_who_waits_for_it() {
+fn reconcile_offers_a_free_slot_to_a_waiting_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build"]).spawn();
@@ -108,7 +108,7 @@ fn a_free_slot_is_offered_to_who_waits_for_it() {
         let bucket = jetstream.get_stream("KV_naq_slots").await.unwrap();
         bucket.purge().await.unwrap();
     });
-    let _sweeper = sweeper(&naq);
+    let _leader = reconciling_leader(&naq);
     naq.wait_running(&id("waits"));
     drop(first);
 }
@@ -136,7 +136,7 @@ fn reconcile_republishes_or_ends_a_job_without_a_message() {
             broker.write_record(&lost, 0, None).await.unwrap();
         }
     });
-    let _sweeper = sweeper(&naq);
+    let _leader = reconciling_leader(&naq);
     let known = naq.wait_ended(&id("known"));
     assert_eq!((known.state, known.attempt), (State::Succeeded, 2));
     let unknown = naq.wait_ended(&id("unknown"));
@@ -147,7 +147,7 @@ fn reconcile_republishes_or_ends_a_job_without_a_message() {
 }
 
 #[test]
-fn a_job_that_is_held_is_left_alone() {
+fn reconcile_leaves_leased_and_delayed_jobs_alone() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -160,24 +160,24 @@ fn a_job_that_is_held_is_left_alone() {
     naq.wait_for(&retrying, "retrying", |record| {
         record.state == State::Retrying
     });
-    let sweeper = sweeper(&naq);
-    // it has swept once it finds what is left of this one
+    let leader = reconciling_leader(&naq);
+    // the leader has reconciled once it has ended this job
     let mut lost = record(&id("lost"), State::Running);
     lost.worker_id = Some("dead".to_owned());
     naq.block_on(naq.client().broker().write_record(&lost, 0, None))
         .unwrap();
     naq.wait_ended(&id("lost"));
-    sweeper.expect_stderr("reconciled what");
+    leader.expect_stderr("reconciled what");
     for (job, state) in [(running, State::Running), (retrying, State::Retrying)] {
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
         assert_eq!((record.state, record.attempt), (state, 1));
     }
 }
 
-/// A server that was killed can have messages again that it had removed, and take them for done
-/// with all the same.
+/// A server that was killed can have messages again that it had removed, and still treat them as
+/// acknowledged: it delivers them to no consumer.
 #[test]
-fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
+fn reconcile_removes_orphaned_messages_and_runs_jobs_that_need_them() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -196,7 +196,7 @@ fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
     }
     naq.wait_drained("build");
     assert!(worker.stop().success());
-    // one whose record has expired, and one whose worker has died
+    // a job whose record has expired, and a job whose worker has died
     naq.block_on(async {
         let broker = naq.client().broker();
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
@@ -214,19 +214,21 @@ fn messages_that_nobody_will_be_given_go_and_jobs_that_need_them_run() {
     server.stop_gracefully();
     server.restore_messages("naq_queue_build", &messages);
     server.restart();
-    eventually("they are there again", || naq.stream_messages("build") == 3);
+    eventually("the messages exist again", || {
+        naq.stream_messages("build") == 3
+    });
     let _worker = naq.worker(&["build"]).spawn();
     naq.assert_jobs_still_run("build");
     naq.wait_for_messages("build", 3);
 
-    let sweeper = sweeper(&naq);
+    let leader = reconciling_leader(&naq);
     let record = naq.wait_ended(&id("hung"));
     assert_eq!(
         (record.state, record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
-    sweeper.expect_stderr("reconciled what");
+    leader.expect_stderr("reconciled what");
     let ran = |job: &str| std::fs::read_to_string(naq.home().join(job)).unwrap();
     assert_eq!(ran("ended"), "1\n");
     assert_eq!(ran("forgotten"), "1\n");

@@ -1,4 +1,4 @@
-//! Held jobs that are listed, paused, resumed, moved and begun early.
+//! Delayed jobs: listed, paused, resumed, rescheduled and started early.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -25,13 +25,13 @@ fn run_now(naq: &Naq, job: &str) -> Result<Rescheduled, ClientError> {
     naq.block_on(naq.client().run_delayed_job_now(&id(job)))
 }
 
-/// As it is written, to the millisecond.
+/// The time as it is stored, to the millisecond.
 fn written(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms()).unwrap()
 }
 
-/// Waits until the server has put everything into its queue that was due by then: what is due a
-/// little later is there.
+/// Waits until the server has delivered every delayed job that was due by then: until one that is
+/// due a little later is in its queue.
 fn let_pass(naq: &Naq, due: Timestamp) {
     let marker = JobId::generate();
     let after = Timestamp(due.0 + Duration::from_millis(500)).to_string();
@@ -39,8 +39,8 @@ fn let_pass(naq: &Naq, due: Timestamp) {
     queued(naq, marker.as_str());
 }
 
-/// Enqueues a job that is due in a while, and does something with it before that. On a machine
-/// that is too slow it does so again, with a job that is due later.
+/// Enqueues a delayed job and does something with it before it is due. On a machine that is too slow
+/// for that, it tries again with a job that is due later.
 fn while_held<T>(
     naq: &Naq,
     job: &str,
@@ -60,7 +60,7 @@ fn while_held<T>(
 }
 
 #[test]
-fn a_paused_one_waits_beyond_its_time_until_it_is_resumed() {
+fn paused_delayed_job_waits_beyond_its_time_until_resumed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let client = naq.client();
@@ -77,7 +77,7 @@ fn a_paused_one_waits_beyond_its_time_until_it_is_resumed() {
         .expect_stdout("paused");
     let_pass(&naq, due);
     assert_eq!(state(&naq, &job), State::Scheduled);
-    // its time is over: at once
+    // its time has passed: it starts at once
     let resumed = naq.block_on(client.resume_delayed_job(&id(&job))).unwrap();
     assert!(matches!(resumed, Rescheduled::Queued { .. }), "{resumed:?}");
     assert_eq!(state(&naq, &job), State::Queued);
@@ -99,7 +99,7 @@ fn a_paused_one_waits_beyond_its_time_until_it_is_resumed() {
 }
 
 #[test]
-fn a_paused_one_that_is_resumed_before_its_time_begins_at_it() {
+fn delayed_job_resumed_before_its_time_starts_on_time() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let client = naq.client();
@@ -108,7 +108,7 @@ fn a_paused_one_that_is_resumed_before_its_time_begins_at_it() {
     naq.block_on(client.pause_delayed_job(&job)).unwrap();
     let resumed = naq.block_on(client.resume_delayed_job(&job)).unwrap();
     assert_eq!(resumed, Rescheduled::Delayed(Box::new(before.clone())));
-    // nothing about it has changed: not even when it was enqueued
+    // nothing about it has changed, not even its enqueue time
     assert_eq!(one_shot(&naq, job.as_str()), before);
     let soon = written(from_now(Duration::from_secs(5)));
     naq.block_on(client.pause_delayed_job(&job)).unwrap();
@@ -122,7 +122,7 @@ fn a_paused_one_that_is_resumed_before_its_time_begins_at_it() {
 }
 
 #[test]
-fn a_moved_one_begins_at_its_new_time_and_not_at_the_old_one() {
+fn rescheduled_job_starts_at_its_new_time_only() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let later = an_hour();
@@ -136,7 +136,7 @@ fn a_moved_one_begins_at_its_new_time_and_not_at_the_old_one() {
     let record = naq.wait_ended(&id(&job));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
     assert!(record.started_at.unwrap() >= soon, "{record:#?}");
-    // to a time that is over
+    // to a time in the past
     naq.enqueue(&["--id", "y", "--in", "1h", "--", "true"]);
     let past = Timestamp::from_unix_ms(0).unwrap();
     let begun = reschedule(&naq, "y", past).unwrap();
@@ -146,12 +146,12 @@ fn a_moved_one_begins_at_its_new_time_and_not_at_the_old_one() {
 }
 
 #[test]
-fn what_does_not_come_back_with_a_killed_server_is_the_old_time() {
+fn old_time_of_a_rescheduled_job_does_not_return_after_a_server_crash() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let later = an_hour();
     for round in 0..3 {
-        // written again and again, killed at once
+        // rescheduled several times, then the server is killed at once
         let (job, due, _) = while_held(&naq, &format!("x{round}"), |job| {
             reschedule(&naq, job, later)?;
             naq.block_on(naq.client().pause_delayed_job(&id(job)))?;
@@ -173,7 +173,7 @@ fn what_does_not_come_back_with_a_killed_server_is_the_old_time() {
 }
 
 #[test]
-fn one_that_is_begun_early_runs_once() {
+fn delayed_job_started_early_runs_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -182,9 +182,9 @@ fn one_that_is_begun_early_runs_once() {
     assert!(matches!(begun, Rescheduled::Queued { .. }), "{begun:?}");
     let record = naq.wait_ended(&id("x"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
-    // nothing is held any more
+    // no delayed job is left
     naq.wait_drained("default");
-    // paused as it may be
+    // also if it is paused
     naq.enqueue(&["--id", "y", "--in", "1h", "--", "true"]);
     naq.block_on(naq.client().pause_delayed_job(&id("y")))
         .unwrap();
@@ -218,7 +218,7 @@ fn rescheduling_a_job_that_is_not_delayed_names_its_state() {
     );
     naq.enqueue(&["--id", "queued", "--", "true"]);
     refused("queued", State::Queued);
-    // its time has come as far as anyone can tell
+    // its time has come, as far as can be known
     let now = from_now(Duration::ZERO);
     naq.enqueue(&["--id", "due", "--in", "500ms", "--", "true"]);
     for tried in [
@@ -231,7 +231,7 @@ fn rescheduling_a_job_that_is_not_delayed_names_its_state() {
             other => panic!("{other:?}"),
         }
     }
-    // that it expires first is seen from its envelope
+    // its envelope says that it expires first
     let tomorrow = from_now(Duration::from_secs(86_400));
     let expires = tomorrow.to_string();
     naq.enqueue(&[
@@ -262,7 +262,7 @@ fn rescheduling_a_job_that_is_not_delayed_names_its_state() {
 }
 
 #[test]
-fn a_job_that_waits_to_be_tried_again_is_no_one_shot_and_can_be_moved() {
+fn delayed_retry_is_no_delayed_job_and_can_be_rescheduled() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let client = naq.client();
@@ -275,7 +275,7 @@ fn a_job_that_waits_to_be_tried_again_is_no_one_shot_and_can_be_moved() {
         naq.wait_for(&id("x"), "retrying", |record| {
             record.state == State::Retrying && record.attempt == attempt
         });
-        // until its message is held, and the one it was run by gone
+        // until its delayed message exists and the one it ran by is removed
         naq.wait_for_messages("default", 1);
     };
     retrying(1);
@@ -299,7 +299,7 @@ fn a_job_that_waits_to_be_tried_again_is_no_one_shot_and_can_be_moved() {
             "{refused:?}"
         );
     }
-    // at another time, and not before
+    // at the new time, and not before
     let later = an_hour();
     let moved = reschedule(&naq, "x", later).unwrap();
     assert!(
@@ -327,11 +327,11 @@ fn a_job_that_waits_to_be_tried_again_is_no_one_shot_and_can_be_moved() {
 }
 
 #[test]
-fn all_are_listed_a_page_at_a_time_or_those_due_first() {
+fn delayed_jobs_are_listed_by_page_or_by_due_time() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let client = naq.client();
-    // among jobs that are not held, and in such numbers that a look takes several rounds
+    // among jobs that are not delayed, and so many that listing takes several requests
     let mut wanted = BTreeSet::new();
     for (queue, count) in [("a", 700), ("b", 3), ("c", 40)] {
         for (is_held, args) in [(true, &["--in", "1h"][..]), (false, &[])] {
@@ -360,7 +360,7 @@ fn all_are_listed_a_page_at_a_time_or_those_due_first() {
         assert!(page.delayed_jobs.len() == 100 || page.next.is_none());
         seen.extend(page.delayed_jobs);
         let Some(next) = page.next else { break };
-        // as it comes back from a command line
+        // as a command line passes it
         after = Some(next.to_string().parse().unwrap());
     }
     assert!(seen.iter().all(|one| !one.paused && one.due.is_some()));

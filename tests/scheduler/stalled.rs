@@ -15,14 +15,14 @@ use super::{change, jobs_of, later, now, progressed, put, schedule, schedule_id,
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// The ids of a schedule's jobs.
+/// Ids of a schedule's jobs.
 fn jobs_of_one(naq: &Naq, name: &str) -> Vec<String> {
     let mut jobs = jobs_of(naq, "build");
     jobs.retain(|job| job.starts_with(&format!("{name}-")));
     jobs
 }
 
-/// Asserts that no tick of a schedule of tenths of a second is later than this, from its making on.
+/// Asserts that a schedule of ten ticks a second has no tick after `time`.
 #[track_caller]
 fn none_after(naq: &Naq, made: &Schedule, time: Timestamp) {
     let jobs = jobs_of_one(naq, made.schedule_id.as_str());
@@ -62,7 +62,7 @@ fn a_schedule_paused_while_the_leader_was_suspended_is_not_enqueued() {
         change(&naq, name, |one| one.status = ScheduleStatus::Paused);
         paused_at.push(now());
     }
-    // ticks of all of them fall due
+    // ticks of all of them become due
     std::thread::sleep(Duration::from_millis(400));
     scheduler.signal(Signal::SIGCONT);
     let so_far = super::stored(&naq, "other").progress.runs;
@@ -72,9 +72,9 @@ fn a_schedule_paused_while_the_leader_was_suspended_is_not_enqueued() {
     }
 }
 
-/// A port behind which the server answers, each way a while later.
-fn slow_way_to(port: u16, way: Duration) -> u16 {
-    fn pass_on(mut from: TcpStream, mut to: TcpStream, way: Duration) {
+/// Starts a proxy that delays both directions by `way`. Returns its port.
+fn slow_proxy(port: u16, way: Duration) -> u16 {
+    fn forward(mut from: TcpStream, mut to: TcpStream, way: Duration) {
         let (sender, receiver) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
         std::thread::spawn(move || {
             for (due, bytes) in receiver {
@@ -101,12 +101,12 @@ fn slow_way_to(port: u16, way: Duration) -> u16 {
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            pass_on(
+            forward(
                 client.try_clone().unwrap(),
                 server.try_clone().unwrap(),
                 way,
             );
-            pass_on(server, client, way);
+            forward(server, client, way);
         }
     });
     slow
@@ -119,7 +119,7 @@ fn a_suspended_leader_far_from_its_server_continues() {
     let naq = Naq::new(&server);
     naq.add_queue("build");
     put(&naq, &schedule("often", json!({"every": 0.1})));
-    let port = slow_way_to(server.port(), Duration::from_millis(100));
+    let port = slow_proxy(server.port(), Duration::from_millis(100));
     let url = format!("nats://127.0.0.1:{port}");
     let scheduler = naq
         .cli(["scheduler", "--lock-ttl", "60s"])
@@ -174,7 +174,7 @@ fn a_leader_suspended_while_sending_enqueues_what_it_was_about_to_and_no_more() 
     for one in &all[..2] {
         none_after(&naq, one, changed_at);
     }
-    // what it sent then was a job already
+    // the tick that it sent then was a job already
     for name in ["paused", "kept"] {
         let jobs = jobs_of_one(&naq, name);
         let once: BTreeSet<&String> = jobs.iter().collect();
@@ -182,16 +182,16 @@ fn a_leader_suspended_while_sending_enqueues_what_it_was_about_to_and_no_more() 
     }
     assert!(kept.progress.runs <= jobs_of_one(&naq, "kept").len() as u64);
     let paused = super::stored(&naq, "paused").progress;
-    eventually("all is counted", || {
+    eventually("every job is counted", || {
         let jobs = jobs_of_one(&naq, "paused").len() as u64;
         super::stored(&naq, "paused").progress.runs == jobs
     });
     assert!(paused.done_until <= changed_at);
 }
 
-/// One that loses its lock while it stops has nothing more to store, and stops all the same.
+/// A leader that loses its lease while it shuts down stores nothing more, and exits.
 #[test]
-fn one_that_loses_its_lock_while_it_stops_does_stop() {
+fn leader_that_loses_its_lease_while_shutting_down_exits() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -201,9 +201,9 @@ fn one_that_loses_its_lock_while_it_stops_does_stop() {
         .follow();
     scheduler.expect_stderr("leading");
     put(&naq, &schedule("often", json!({"every": 0.1})));
-    // what comes next is stored a second later, or when it stops
+    // further progress is stored a second later, or when it shuts down
     progressed(&naq, "often", "runs", |one| one.runs >= 1);
-    eventually("there is more to store", || {
+    eventually("more progress is to be stored", || {
         jobs_of_one(&naq, "often").len() >= 3
     });
     assert!(scheduler.stop().success());
@@ -221,8 +221,8 @@ fn news_that_was_lost_is_missed_and_read() {
     put(&naq, &schedule("removed", json!({"every": 0.1})));
     let _scheduler = scheduler(&naq, &["--disable-ha"]);
     progressed(&naq, "removed", "runs", |one| one.runs >= 3);
-    tell_of_changes(&naq, false);
-    put(&naq, &schedule("untold", json!({"every": 0.1})));
+    set_republish(&naq, false);
+    put(&naq, &schedule("undelivered", json!({"every": 0.1})));
     naq.block_on(async {
         let (broker, id) = (naq.client().broker(), schedule_id("removed"));
         loop {
@@ -232,21 +232,21 @@ fn news_that_was_lost_is_missed_and_read() {
             }
         }
     });
-    tell_of_changes(&naq, true);
+    set_republish(&naq, true);
     put(&naq, &schedule("changed", far_off));
-    progressed(&naq, "untold", "runs", |one| one.runs >= 3);
+    progressed(&naq, "undelivered", "runs", |one| one.runs >= 3);
     let before = jobs_of_one(&naq, "removed");
-    progressed(&naq, "untold", "runs", |one| one.runs >= 10);
+    progressed(&naq, "undelivered", "runs", |one| one.runs >= 10);
     assert_eq!(jobs_of_one(&naq, "removed"), before);
 }
 
-/// Whether the server repeats what is stored of schedules, as naq has it do.
-fn tell_of_changes(naq: &Naq, does: bool) {
+/// Sets whether the server republishes changes of schedules, as naq configures it.
+fn set_republish(naq: &Naq, is_on: bool) {
     naq.block_on(async {
         let jetstream = jetstream::new(naq.nats().clone());
         let stream = jetstream.get_stream("KV_naq_scheduled_jobs").await.unwrap();
         let mut config = stream.cached_info().config.clone();
-        config.republish = does.then(|| jetstream::stream::Republish {
+        config.republish = is_on.then(|| jetstream::stream::Republish {
             source: "$KV.naq_scheduled_jobs.>".to_owned(),
             destination: "naq.schedule.>".to_owned(),
             headers_only: false,

@@ -6,7 +6,7 @@ use naq_jetstream::label_route_key;
 use naq_protocol::{JobId, QueueName, Record, State};
 use nix::sys::signal::Signal;
 
-use super::{consumer, counts, id, release, stands, until_file};
+use super::{consumer, counts, expect_counts, id, release, until_file};
 use crate::harness::naq::{Naq, Worker, eventually, text};
 use crate::harness::nats::TestServer;
 
@@ -14,7 +14,7 @@ fn spawn(naq: &Naq, name: &str, labels: &[&str]) -> Worker {
     spawn_with(naq, "30s", name, labels)
 }
 
-/// One whose jobs are soon taken for lost.
+/// A worker whose leases expire soon after its death.
 fn spawn_brief(naq: &Naq, name: &str, labels: &[&str]) -> Worker {
     spawn_with(naq, "2s", name, labels)
 }
@@ -55,7 +55,7 @@ fn ran_on(naq: &Naq, record: &Record) -> String {
         .into_iter()
         .find(|worker| Some(&worker.worker_id) == record.worker_id.as_ref())
         .map(|worker| worker.name)
-        .expect("its worker is there")
+        .expect("its worker runs")
 }
 
 /// Waits until this many jobs of the queue have been rerouted, and none is left in the queue itself.
@@ -67,7 +67,7 @@ fn wait_until_rerouted(naq: &Naq, count: u64) {
 }
 
 #[test]
-fn they_run_where_the_labels_are_and_others_anywhere() {
+fn label_routing_runs_jobs_on_workers_with_the_labels() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -90,7 +90,7 @@ fn they_run_where_the_labels_are_and_others_anywhere() {
 }
 
 #[test]
-fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
+fn label_routing_waits_visibly_for_a_worker_with_the_labels() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -127,8 +127,8 @@ fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
     let _ssd = spawn(&naq, "ssd", &["disk=ssd", "gpu=yes"]);
     let record = naq.wait_ended(&ssd);
     assert_eq!(ran_on(&naq, &record), "ssd");
-    stands(&naq, "build", (1, 0, 0));
-    // half of what is required is not enough
+    expect_counts(&naq, "build", (1, 0, 0));
+    // half of the required labels are not enough
     let shown = naq.cli(["status", "fast"]).run().succeeds().stdout;
     assert!(shown.contains("no worker of the queue build"), "{shown}");
 
@@ -140,7 +140,7 @@ fn they_wait_seen_and_unheld_for_a_worker_that_comes_later() {
 }
 
 #[test]
-fn a_worker_with_labels_learns_of_new_sets_as_they_come() {
+fn label_routes_registered_later_are_served() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -155,7 +155,7 @@ fn a_worker_with_labels_learns_of_new_sets_as_they_come() {
         .into_iter()
         .take(count)
         {
-            // more than one, so that some come by way of the other worker
+            // more than one, so that some are rerouted by the other worker
             let jobs: Vec<JobId> = (0..6)
                 .map(|_| naq.publish("build", requiring(labels)))
                 .collect();
@@ -172,7 +172,7 @@ fn a_worker_with_labels_learns_of_new_sets_as_they_come() {
 }
 
 #[test]
-fn they_wait_through_a_restart_of_the_server() {
+fn rerouted_jobs_survive_a_server_restart() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let plain = spawn(&naq, "plain", &[]);
@@ -185,7 +185,7 @@ fn they_wait_through_a_restart_of_the_server() {
 }
 
 #[test]
-fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
+fn redelivery_of_a_rerouted_job_goes_to_another_worker_with_the_labels() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn_brief(&naq, "plain", &[]);
@@ -212,7 +212,7 @@ fn one_whose_worker_is_killed_goes_to_another_with_the_labels() {
 fn redelivery_after_a_crash_reroutes_the_job_with_its_crash_count() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    // it gets the job straight from the queue
+    // this worker gets the job straight from the queue
     let gpu = spawn_brief(&naq, "gpu", &["gpu=yes"]);
     let mut long = until_file(&naq, "go");
     long["requires"] = serde_json::json!({"gpu": "yes"});
@@ -266,17 +266,17 @@ fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
             .expect("an answer");
     };
     pause_until("2100-01-01T00:00:00Z");
-    // once the server takes that one for dead, the message goes to one with the labels
+    // once that worker's lease expires, the message is redelivered to a worker with the labels
     let first = spawn_brief(&naq, "first", &["gpu=yes"]);
     let original = || naq.block_on(naq.client().broker().payload_at(&queue, 1));
-    eventually("looked at", || {
+    eventually("redelivered", || {
         let record = naq.block_on(naq.client().fetch_job(&job)).expect("a job");
         record.state == State::Running || original().expect("an answer").is_none()
     });
     pause_until("2000-01-01T00:00:00Z");
     naq.wait_running(&job);
     naq.wait_for_messages("build", 1);
-    // which is after it has gone on
+    // which is after it has continued
     assert!(still.stop().success());
     first.signal(Signal::SIGKILL);
     first.wait_exit();
@@ -309,7 +309,7 @@ fn a_retry_is_rerouted_again() {
 }
 
 #[test]
-fn one_that_waited_for_another_runs_though_that_ones_record_is_gone() {
+fn rerouted_job_runs_although_its_dependencys_record_has_expired() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -337,7 +337,7 @@ fn one_that_waited_for_another_runs_though_that_ones_record_is_gone() {
 }
 
 #[test]
-fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
+fn concurrency_slot_is_acquired_by_the_worker_that_runs_the_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn_brief(&naq, "plain", &[]);
@@ -372,7 +372,7 @@ fn one_with_a_concurrency_key_takes_its_slot_where_it_runs() {
 }
 
 #[test]
-fn an_id_is_taken_while_its_job_waits() {
+fn job_id_is_taken_while_a_rerouted_job_waits() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -389,7 +389,7 @@ fn an_id_is_taken_while_its_job_waits() {
 }
 
 #[test]
-fn one_that_is_cancelled_while_it_waits_is_gone() {
+fn cancelled_rerouted_job_leaves_nothing() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -401,7 +401,7 @@ fn one_that_is_cancelled_while_it_waits_is_gone() {
 }
 
 #[test]
-fn one_that_is_drained_goes_to_another_at_no_cost() {
+fn drained_job_is_requeued_to_another_worker_without_a_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -425,7 +425,7 @@ fn one_that_is_drained_goes_to_another_at_no_cost() {
 }
 
 #[test]
-fn two_messages_of_one_job_are_one_job() {
+fn duplicate_message_of_a_rerouted_job_runs_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let count = naq.home().join("count");
@@ -435,7 +435,7 @@ fn two_messages_of_one_job_are_one_job() {
     naq.add_queue("build");
     let set = label_route_key(&set(&[("gpu", "yes")]));
     let subject = format!("naq.route.build.{set}.twice");
-    // what a worker leaves that dies between publishing and acknowledging
+    // as a worker leaves it that dies between publishing and acknowledging
     for subject in [&subject, &subject, "naq.queue.build.twice"] {
         naq.publish_to("build", subject, envelope.to_string().into());
     }
@@ -456,7 +456,7 @@ fn two_messages_of_one_job_are_one_job() {
 }
 
 #[test]
-fn headers_and_the_time_of_the_enqueue_go_along() {
+fn rerouting_keeps_headers_and_enqueue_time() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
@@ -485,7 +485,7 @@ fn headers_and_the_time_of_the_enqueue_go_along() {
 }
 
 #[test]
-fn a_queue_of_an_earlier_naq_is_given_the_subject() {
+fn queue_of_an_earlier_version_gets_the_route_subject() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.block_on(async {
@@ -521,20 +521,20 @@ fn a_queue_of_an_earlier_naq_is_given_the_subject() {
         stream.cached_info().config.clone()
     });
     assert!(config.subjects.contains(&"naq.route.build.*.*".to_owned()));
-    // what its operator set stays
+    // settings of its operator stay
     assert_eq!(config.max_messages, 1_000);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
     assert_eq!(naq.wait_ended(&old).state, State::Succeeded);
 }
 
 #[test]
-fn labels_under_a_false_key_do_not_make_jobs_go_round() {
+fn wrong_labels_of_a_route_do_not_make_jobs_circulate() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = spawn(&naq, "plain", &[]);
     let job = naq.publish("build", requiring(&[("gpu", "yes")]));
     wait_until_rerouted(&naq, 1);
-    // someone says that the jobs of this set require nothing
+    // a foreign program registers that the jobs of this route require nothing
     let key = label_route_key(&set(&[("gpu", "yes")]));
     naq.block_on(async {
         let subject = format!("$KV.naq_requires.build.{key}");
@@ -550,7 +550,7 @@ fn labels_under_a_false_key_do_not_make_jobs_go_round() {
 }
 
 #[test]
-fn a_run_here_is_not_begun_where_the_labels_are_not() {
+fn naq_run_refuses_a_job_whose_labels_are_missing_here() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.cli(["run", "--require", "gpu=yes", "--", "true"])

@@ -1,12 +1,12 @@
-//! A queue's own limit of running jobs.
+//! A queue's limit of running jobs.
 
 use naq_protocol::{JobId, State};
 
-use super::{consumer, counts, info, release, stands, until_file};
+use super::{consumer, counts, expect_counts, info, release, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// How many of some jobs run.
+/// Number of these jobs that run.
 fn running(naq: &Naq, jobs: &[JobId]) -> usize {
     jobs.iter()
         .filter(|job| {
@@ -18,7 +18,7 @@ fn running(naq: &Naq, jobs: &[JobId]) -> usize {
         .count()
 }
 
-/// The most jobs that ran at once, by what each of them wrote at its beginning and its end.
+/// Largest number of jobs that ran at once, from what each wrote at its start and end.
 fn most_at_once(log: &str) -> usize {
     let (mut now, mut most) = (0_usize, 0);
     for line in log.lines() {
@@ -29,7 +29,7 @@ fn most_at_once(log: &str) -> usize {
 }
 
 #[test]
-fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
+fn queue_limit_bounds_running_jobs_over_all_workers() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.cli(["queue", "add", "build", "--max-running", "2"])
@@ -40,7 +40,7 @@ fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
         naq.worker(&["build"]).concurrency(2).spawn(),
         naq.worker(&["build"]).concurrency(2).spawn(),
     ];
-    // a worker that comes to a queue with a limit leaves it
+    // a worker that starts on a queue with a limit keeps it
     assert_eq!(
         consumer(&naq, "build", "naq-worker").config.max_ack_pending,
         2
@@ -62,7 +62,7 @@ fn no_more_jobs_run_than_the_queue_allows_whatever_the_slots() {
 }
 
 #[test]
-fn the_limit_is_raised_and_lifted_under_running_workers() {
+fn queue_limit_can_be_changed_under_running_workers() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -77,7 +77,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
     let long = until_file(&naq, "go").to_string();
     let jobs: Vec<JobId> = (0..8).map(|_| naq.publish("build", long.clone())).collect();
     eventually("two run", || running(&naq, &jobs) == 2);
-    stands(&naq, "build", (6, 2, 0));
+    expect_counts(&naq, "build", (6, 2, 0));
     let shown = naq.cli(["queues"]).run().succeeds().stdout;
     assert!(shown.contains(" 2/2 "), "{shown}");
 
@@ -85,7 +85,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
         .run()
         .succeeds();
     eventually("five run", || running(&naq, &jobs) == 5);
-    stands(&naq, "build", (3, 5, 0));
+    expect_counts(&naq, "build", (3, 5, 0));
 
     // running jobs continue if there are more than the new limit allows
     naq.cli(["queue", "set", "build", "--max-running", "1"])
@@ -105,7 +105,7 @@ fn the_limit_is_raised_and_lifted_under_running_workers() {
 }
 
 #[test]
-fn a_limit_that_is_none_is_refused() {
+fn queue_limit_of_zero_is_refused() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.cli(["queue", "set", "build", "--max-running", "0"])
@@ -119,7 +119,7 @@ fn a_limit_that_is_none_is_refused() {
 }
 
 #[test]
-fn jobs_that_require_labels_have_the_limit_as_well() {
+fn queue_limit_applies_to_jobs_that_require_labels() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq
@@ -154,7 +154,7 @@ fn jobs_that_require_labels_have_the_limit_as_well() {
 }
 
 #[test]
-fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
+fn worker_renews_leases_by_the_ack_wait_of_the_queue() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -166,7 +166,7 @@ fn a_worker_goes_by_the_time_that_the_queue_gives_it() {
     let _slow = naq.worker(&["build"]).ack_wait("10m").spawn();
     let _other = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", r#"{"script":"sleep 5"}"#);
-    // renewed in time: nobody else is given it
+    // renewed in time: no other worker gets the job
     let record = naq.wait_ended(&job);
     assert_eq!((record.attempt, record.crashes), (1, 0));
     assert_eq!(consumer(&naq, "build", "naq-worker").num_redelivered, 0);

@@ -1,4 +1,4 @@
-//! How jobs of a queue come to workers: limits, pauses, labels, and what removing them leaves.
+//! How jobs of a queue reach workers: limits, pauses, labels, suspended workers, purges.
 
 mod label_routes;
 mod limit;
@@ -12,7 +12,7 @@ use naq_protocol::{JobId, QueueName};
 
 use crate::harness::naq::{Naq, eventually};
 
-/// An envelope of a job that runs until a file is there.
+/// Envelope of a job that runs until a file exists.
 fn until_file(naq: &Naq, file: &str) -> serde_json::Value {
     let file = naq.home().join(file);
     let script = format!(
@@ -22,7 +22,7 @@ fn until_file(naq: &Naq, file: &str) -> serde_json::Value {
     serde_json::json!({ "script": script })
 }
 
-/// Lets such jobs end.
+/// Creates the file, so that such jobs end.
 fn release(naq: &Naq, file: &str) {
     naq.file(file, "");
 }
@@ -30,7 +30,7 @@ fn release(naq: &Naq, file: &str) {
 /// The state of a queue's consumer, once it exists.
 fn consumer(naq: &Naq, queue: &str, name: &str) -> ConsumerInfo {
     let mut found = None;
-    eventually("the consumer is there", || {
+    eventually("the consumer exists", || {
         found = naq.block_on(async {
             async_nats::jetstream::new(naq.nats().clone())
                 .get_stream(format!("naq_queue_{queue}"))
@@ -45,22 +45,23 @@ fn consumer(naq: &Naq, queue: &str, name: &str) -> ConsumerInfo {
     found.expect("it was found")
 }
 
-/// How a queue stands, as `naq queues` shows it.
+/// Information about a queue, as `naq queues` shows it.
 fn info(naq: &Naq, queue: &str) -> QueueInfo {
     let queue = naq.client().queue(queue).expect("a name");
     naq.block_on(queue.info()).expect("the queue is there")
 }
 
-/// How a queue stands in the numbers: waiting, running, later.
+/// Numbers of jobs of a queue: waiting, running, delayed.
 fn counts(naq: &Naq, queue: &str) -> (u64, u64, u64) {
     let info = info(naq, queue);
     (info.depth, info.running, info.delayed)
 }
 
-/// Waits until a queue stands so: an acknowledgement comes a moment after the record.
+/// Waits until a queue has these numbers of jobs: the acknowledgement follows a moment after the
+/// record.
 #[track_caller]
-fn stands(naq: &Naq, queue: &str, wanted: (u64, u64, u64)) {
-    eventually(&format!("{queue} stands at {wanted:?}"), || {
+fn expect_counts(naq: &Naq, queue: &str, wanted: (u64, u64, u64)) {
+    eventually(&format!("{queue} has the counts {wanted:?}"), || {
         counts(naq, queue) == wanted
     });
 }

@@ -2,7 +2,7 @@
 
 use naq_protocol::State;
 
-use super::{counts, info, release, stands, until_file};
+use super::{counts, expect_counts, info, release, until_file};
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
@@ -21,8 +21,8 @@ fn pause_lets_running_jobs_continue_and_holds_others_until_resume() {
     let waiting = naq.publish("build", r#"{"command":"true"}"#);
     release(&naq, "go");
     assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
-    // its acknowledgement comes after its record
-    stands(&naq, "build", (1, 0, 0));
+    // the acknowledgement follows the record
+    expect_counts(&naq, "build", (1, 0, 0));
     assert!(info(&naq, "build").paused);
     verb(&naq, "resume", "build");
     assert_eq!(naq.wait_ended(&waiting).state, State::Succeeded);
@@ -30,7 +30,7 @@ fn pause_lets_running_jobs_continue_and_holds_others_until_resume() {
 }
 
 #[test]
-fn a_pause_outlasts_the_server_and_its_workers() {
+fn pause_survives_restarts_of_server_and_workers() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build", "other"]).concurrency(2).spawn();
@@ -39,7 +39,7 @@ fn a_pause_outlasts_the_server_and_its_workers() {
     assert!(first.stop().success());
     server.restart();
     let _second = naq.worker(&["build", "other"]).concurrency(2).spawn();
-    // the same worker serves the queue beside it
+    // the same worker serves the other queue
     naq.assert_jobs_still_run("other");
     assert!(info(&naq, "build").paused);
     let record = naq
@@ -51,7 +51,7 @@ fn a_pause_outlasts_the_server_and_its_workers() {
 }
 
 #[test]
-fn a_queue_may_be_paused_before_any_worker_comes() {
+fn queue_can_be_paused_before_any_worker_serves_it() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -60,15 +60,15 @@ fn a_queue_may_be_paused_before_any_worker_comes() {
     let paused = naq.publish("build", r#"{"command":"true"}"#);
     let _worker = naq.worker(&["build", "other"]).concurrency(1).spawn();
     naq.assert_jobs_still_run("other");
-    stands(&naq, "build", (1, 0, 0));
+    expect_counts(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
     naq.wait_ended(&paused);
-    // nothing to resume is no error
+    // resuming a queue that is not paused is no error
     verb(&naq, "resume", "other");
 }
 
 #[test]
-fn jobs_that_require_labels_are_paused_as_well() {
+fn pause_applies_to_jobs_that_require_labels() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = naq.worker(&["build"]).concurrency(1).spawn();
@@ -83,7 +83,7 @@ fn jobs_that_require_labels_are_paused_as_well() {
     let labelled = gpu().spawn();
     naq.wait_ended(&first);
     assert!(labelled.stop().success());
-    // it goes to the set's own consumer, and waits there
+    // it is rerouted to the consumer of its labels, and waits there
     let second = naq.publish("build", requiring);
     crate::harness::naq::eventually("rerouted", || {
         super::consumer(&naq, "build", "naq-worker").num_pending == 0
@@ -92,7 +92,7 @@ fn jobs_that_require_labels_are_paused_as_well() {
     verb(&naq, "pause", "build");
     let labelled = gpu().arg("--name").arg("gpu").spawn();
     naq.add_queue("other");
-    stands(&naq, "build", (1, 0, 0));
+    expect_counts(&naq, "build", (1, 0, 0));
     verb(&naq, "resume", "build");
     assert_eq!(naq.wait_ended(&second).state, State::Succeeded);
     drop(labelled);

@@ -1,16 +1,16 @@
-//! What removing jobs and queues takes along, and what it leaves.
+//! Purging and removing queues: what is removed, and what stays.
 
 use naq_core::StartDelay;
 use naq_jetstream::{NewJob, PurgeSummary};
 use naq_protocol::{JobId, State};
 
-use super::{counts, id, info, name, release, stands, until_file};
+use super::{counts, expect_counts, id, info, name, release, until_file};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 const TRUE: &str = r#"{"command":"true"}"#;
 
-/// A time that does not come while a test runs.
+/// A time long after the test.
 fn some_day() -> StartDelay {
     StartDelay {
         due: "2199-01-01T00:00:00Z".parse().expect("a time"),
@@ -19,7 +19,7 @@ fn some_day() -> StartDelay {
     }
 }
 
-/// Puts jobs into a queue in every way there is: `count` with an id, bare, and for later.
+/// Enqueues jobs of every kind: `count` each with an id, without one, and delayed.
 fn fill(naq: &Naq, queue: &str, count: usize) {
     let broker = naq.client().broker();
     for number in 0..count {
@@ -33,25 +33,25 @@ fn fill(naq: &Naq, queue: &str, count: usize) {
 }
 
 #[test]
-fn running_jobs_are_left_and_taken_up_when_their_worker_dies() {
+fn purge_leaves_running_jobs_and_they_are_redelivered_after_a_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(3).ack_wait("2s").spawn();
     let long = until_file(&naq, "go").to_string();
     let mut jobs: Vec<JobId> = vec![naq.publish("build", long.clone())];
     naq.wait_running(&jobs[0]);
-    // an earlier job that has gone leaves a gap, and others come between
+    // an earlier job that has ended leaves a gap, and others are in between
     naq.assert_jobs_still_run("build");
     jobs.push(naq.enqueue(&["--queue", "build", "--file", &file_of(&naq, &long)]));
     naq.wait_running(&jobs[1]);
     jobs.push(naq.publish("build", long));
     naq.wait_running(&jobs[2]);
     fill(&naq, "build", 20);
-    stands(&naq, "build", (40, 3, 20));
+    expect_counts(&naq, "build", (40, 3, 20));
 
     let done = naq.cli(["purge", "build", "--yes"]).run().succeeds();
     assert_eq!(done.stdout, "build: 60 jobs removed, 3 jobs left running\n");
-    stands(&naq, "build", (0, 3, 0));
+    expect_counts(&naq, "build", (0, 3, 0));
     assert!(!info(&naq, "build").paused);
     let again = naq
         .cli(["purge", "build", "--yes", "--json"])
@@ -80,7 +80,7 @@ fn file_of(naq: &Naq, envelope: &str) -> String {
 }
 
 #[test]
-fn a_queue_without_running_jobs_is_emptied() {
+fn purge_removes_all_jobs_of_a_queue_without_running_jobs() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let purge = |queue: &str| {
@@ -91,18 +91,18 @@ fn a_queue_without_running_jobs_is_emptied() {
         removed: 9,
         running: 0,
     };
-    // no worker has been there
+    // no worker has served it
     naq.add_queue("fresh");
     fill(&naq, "fresh", 3);
-    stands(&naq, "fresh", (6, 0, 3));
+    expect_counts(&naq, "fresh", (6, 0, 3));
     assert_eq!(purge("fresh"), all);
-    stands(&naq, "fresh", (0, 0, 0));
-    // one that is paused stays so
+    expect_counts(&naq, "fresh", (0, 0, 0));
+    // a paused queue stays paused
     naq.add_queue("paused");
     naq.cli(["queue", "pause", "paused"]).run().succeeds();
     let _worker = naq.worker(&["paused"]).spawn();
     fill(&naq, "paused", 3);
-    stands(&naq, "paused", (6, 0, 3));
+    expect_counts(&naq, "paused", (6, 0, 3));
     assert_eq!(purge("paused"), all);
     assert!(info(&naq, "paused").paused);
     naq.cli(["queue", "resume", "paused"]).run().succeeds();
@@ -110,7 +110,7 @@ fn a_queue_without_running_jobs_is_emptied() {
 }
 
 #[test]
-fn jobs_that_wait_for_labels_are_removed_too() {
+fn purge_removes_rerouted_jobs_too() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _plain = naq.worker(&["build"]).spawn();
@@ -128,7 +128,7 @@ fn jobs_that_wait_for_labels_are_removed_too() {
 }
 
 #[test]
-fn one_jobs_messages_are_removed_wherever_they_are() {
+fn all_messages_of_one_job_are_removed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -151,7 +151,7 @@ fn one_jobs_messages_are_removed_wherever_they_are() {
     assert_eq!(remove(&bare), 1);
     assert_eq!(remove(&bare), 0);
     assert_eq!(naq.stream_messages("build"), 1);
-    // by a place that a job of another name is at
+    // the id of a sequence whose message belongs to another job
     let other = naq.publish_to("build", "naq.queue.build.named", TRUE.into());
     assert_eq!(remove(&other), 0);
     assert_eq!(
@@ -162,7 +162,7 @@ fn one_jobs_messages_are_removed_wherever_they_are() {
 }
 
 #[test]
-fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
+fn running_jobs_of_a_removed_queue_are_recorded_and_the_queue_is_recreated() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
@@ -182,8 +182,8 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
     );
     release(&naq, "go");
     assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
-    // the worker has made it again, since it serves it
-    eventually("the queue is back", || {
+    // the worker that serves the queue has created it again
+    eventually("the queue exists again", || {
         naq.block_on(naq.client().list_queues())
             .is_ok_and(|queues| queues.iter().any(|queue| queue.name == name("build")))
     });
@@ -191,7 +191,7 @@ fn running_jobs_of_a_removed_queue_end_and_are_recorded() {
 }
 
 #[test]
-fn each_job_is_either_removed_or_run_to_its_end() {
+fn purge_under_load_removes_each_job_or_lets_it_end() {
     const JOBS: usize = 600;
     let server = TestServer::start();
     let naq = Naq::new(&server);
@@ -211,14 +211,14 @@ fn each_job_is_either_removed_or_run_to_its_end() {
         };
         jobs.iter().filter(is_ended).count()
     };
-    // in the middle of it
+    // while the workers are busy
     naq.wait_ended(&jobs[20]);
     let first = naq.block_on(queue.purge()).expect("it is purged");
     assert!(first.removed > 0, "{first:?}");
     let second = naq.block_on(queue.purge()).expect("it is purged");
     naq.wait_drained("build");
     let removed = usize::try_from(first.removed + second.removed).expect("few");
-    // an end is recorded before its message goes
+    // a job's end is recorded before its message is removed
     assert_eq!(ended() + removed, JOBS, "{first:?} {second:?}");
     naq.assert_jobs_still_run("build");
 }

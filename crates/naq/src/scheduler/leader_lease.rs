@@ -122,82 +122,124 @@ pub(super) async fn acquire(
     options: LockOptions,
 ) -> Result<LeaderLease, BrokerError> {
     let mut watch = broker.watch_leader_lease().await?;
-    let mut reported_leader = None;
-    let mut stored = read(broker).await;
-    let mut expected_until = Instant::now() + options.ttl;
+    let mut standby = Standby {
+        broker,
+        leader,
+        options,
+        stored: read(broker).await,
+        expected_until: Instant::now() + options.ttl,
+        logged_leader: None,
+    };
     loop {
-        let is_free = match &stored.leader {
+        if !standby.is_free() {
+            standby.log_leader();
+            standby.wait(&mut watch).await;
+        } else if let Some(lease) = standby.try_acquire().await {
+            return Ok(lease);
+        }
+    }
+}
+
+/// A scheduler that waits for the lease of another.
+struct Standby<'a> {
+    broker: &'a Broker,
+    leader: &'a LeaderInfo,
+    options: LockOptions,
+    /// The lease as it was last read.
+    stored: StoredLeaderLease,
+    /// When the lease should have been renewed or have expired.
+    expected_until: Instant,
+    /// The leader that was logged last.
+    logged_leader: Option<String>,
+}
+
+impl Standby<'_> {
+    fn is_free(&self) -> bool {
+        match &self.stored.leader {
             None => true,
             // this instance had it in an earlier term and could not release it
             Some(other) => {
                 (&other.instance_id, &other.hostname, other.pid)
-                    == (&leader.instance_id, &leader.hostname, leader.pid)
+                    == (
+                        &self.leader.instance_id,
+                        &self.leader.hostname,
+                        self.leader.pid,
+                    )
             }
-        };
-        if is_free {
-            let asked = BootInstant::now();
-            match broker
-                .acquire_leader_lease(leader, stored.revision, options.ttl)
-                .await
-            {
-                Ok(revision) => {
-                    failpoint("leader_lease.acquired");
-                    return Ok(start_renewing(
-                        broker.clone(),
-                        leader.clone(),
-                        revision,
-                        asked,
-                        options,
-                    ));
-                }
-                Err(BrokerError::Conflict) => {}
-                Err(error) => {
-                    tracing::warn!("cannot acquire the leader lease, retrying: {error}");
-                    sleep(RETRY_PAUSE).await;
-                }
-            }
-            stored = read(broker).await;
-            expected_until = Instant::now() + options.ttl;
-            continue;
         }
-        if let Some(other) = &stored.leader
-            && reported_leader.as_ref() != Some(&other.instance_id)
+    }
+
+    /// Acquires the lease by compare-and-set. `None` if another scheduler was faster, or the
+    /// request failed: the lease has been read again then.
+    async fn try_acquire(&mut self) -> Option<LeaderLease> {
+        let requested_at = BootInstant::now();
+        let (leader, options) = (self.leader.clone(), self.options);
+        match self
+            .broker
+            .acquire_leader_lease(&leader, self.stored.revision, options.ttl)
+            .await
+        {
+            Ok(revision) => {
+                failpoint("leader_lease.acquired");
+                let broker = self.broker.clone();
+                return Some(start_renewing(
+                    broker,
+                    leader,
+                    revision,
+                    requested_at,
+                    options,
+                ));
+            }
+            Err(BrokerError::Conflict) => {}
+            Err(error) => {
+                tracing::warn!("cannot acquire the leader lease, retrying: {error}");
+                sleep(RETRY_PAUSE).await;
+            }
+        }
+        self.set_stored(read(self.broker).await);
+        None
+    }
+
+    fn set_stored(&mut self, stored: StoredLeaderLease) {
+        self.stored = stored;
+        self.expected_until = Instant::now() + self.options.ttl;
+    }
+
+    /// Logs each leader once.
+    fn log_leader(&mut self) {
+        if let Some(other) = &self.stored.leader
+            && self.logged_leader.as_ref() != Some(&other.instance_id)
         {
             tracing::info!(
                 leader = other.instance_id,
                 host = other.hostname,
                 "standing by"
             );
-            reported_leader = Some(other.instance_id.clone());
+            self.logged_leader = Some(other.instance_id.clone());
         }
-        match next_event(&mut watch, expected_until).await {
-            Some(LeaderLeaseEvent::Changed(changed)) => {
-                if changed.revision > stored.revision {
-                    stored = changed;
-                    expected_until = Instant::now() + options.ttl;
+    }
+
+    /// Waits until the lease has changed, or should have.
+    async fn wait(&mut self, watch: &mut LeaderLeaseWatch) {
+        match tokio::time::timeout_at(self.expected_until, watch.next()).await {
+            Ok(LeaderLeaseEvent::Changed(changed)) => {
+                if changed.revision > self.stored.revision {
+                    self.set_stored(changed);
                 }
             }
-            Some(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap) => {
-                stored = read(broker).await;
-                expected_until = Instant::now() + options.ttl;
+            Ok(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap) => {
+                self.set_stored(read(self.broker).await)
             }
             // the leader should have renewed it by now: it has expired, or is about to
-            None => {
-                let before = stored.revision;
-                stored = read(broker).await;
-                expected_until = if stored.revision == before {
-                    Instant::now() + RETRY_PAUSE
-                } else {
-                    Instant::now() + options.ttl
-                };
+            Err(_) => {
+                let before = self.stored.revision;
+                self.set_stored(read(self.broker).await);
+                if self.stored.revision == before {
+                    self.expected_until = Instant::now() + RETRY_PAUSE;
+                }
             }
         }
     }
-}
-
-/// The next event of the watch; `None` if there is none until `until`.
-async fn next_event(watch: &mut LeaderLeaseWatch, until: Instant) -> Option<LeaderLeaseEvent> {
-    tokio::time::timeout_at(until, watch.next()).await.ok()
 }
 
 /// Reads the lease, with as many retries as it takes.
@@ -217,11 +259,14 @@ fn start_renewing(
     broker: Broker,
     leader: LeaderInfo,
     revision: u64,
-    asked: BootInstant,
+    requested_at: BootInstant,
     options: LockOptions,
 ) -> LeaderLease {
     let trusted_for = options.ttl.saturating_sub(EXPIRY_MARGIN);
-    let (sender, state) = watch::channel(LeaseState::Until(LeaseExpiry::new(asked, trusted_for)));
+    let (sender, state) = watch::channel(LeaseState::Until(LeaseExpiry::new(
+        requested_at,
+        trusted_for,
+    )));
     let (release, released) = oneshot::channel();
     let renewing = tokio::spawn(renew(broker, leader, revision, options, sender, released));
     LeaderLease {
@@ -260,7 +305,7 @@ async fn renew(
             }
             () = sleep(pause) => {}
         }
-        let asked = BootInstant::now();
+        let requested_at = BootInstant::now();
         let taken = timeout(
             options.renew_interval,
             broker.acquire_leader_lease(&leader, revision, options.ttl),
@@ -272,7 +317,10 @@ async fn renew(
                 failpoint("leader_lease.renewed");
                 revision = renewed;
                 pause = interval;
-                let _ = state.send(LeaseState::Until(LeaseExpiry::new(asked, trusted_for)));
+                let _ = state.send(LeaseState::Until(LeaseExpiry::new(
+                    requested_at,
+                    trusted_for,
+                )));
             }
             Ok(Err(BrokerError::Conflict)) => {
                 // the conflict may be with a renewal of this task whose answer was lost
