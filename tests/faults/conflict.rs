@@ -1,4 +1,4 @@
-//! Row 37: another envelope under an id that is taken. The first stands.
+//! Another envelope under an id that is taken: the first one stays (row 37).
 
 use naq_protocol::{Reason, State};
 
@@ -16,7 +16,7 @@ fn a_different_envelope_under_a_queued_id_is_a_conflict() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("default");
-    // by another program, and so without an id that the server would mind
+    // published by another program, without a message id that the server could deduplicate
     let first = r#"{"job_id":"mine","command":"echo","args":["first"]}"#;
     naq.publish_to("default", SUBJECT, first.into());
     for (word, code) in [("first", 0), ("other", 5)] {
@@ -46,7 +46,7 @@ fn a_second_message_with_another_body_is_kept_and_not_run() {
     let record = naq.wait_ended(&id("mine"));
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
     assert_eq!(text(record.stdout.as_ref()), "2\n");
-    // once it has ended it stands as well
+    // also once the first job has ended
     naq.publish_to("default", SUBJECT, say("third"));
     naq.wait_drained("default");
     let kept = naq.dead_letters();
@@ -63,7 +63,7 @@ fn a_second_message_with_another_body_is_kept_and_not_run() {
 }
 
 #[test]
-fn the_same_in_other_words_is_a_repeat() {
+fn an_equivalent_envelope_under_a_queued_id_is_a_duplicate() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();

@@ -1,5 +1,5 @@
-//! A worker that dies or is suspended at any failpoint: the job ends once, correctly, whichever worker continues
-//! on with it.
+//! A worker that dies or is suspended at any failpoint: the job ends once, correctly, whichever
+//! worker continues it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 use crate::harness::naq::{Naq, eventually, is_process_alive, text};
 use crate::harness::nats::TestServer;
 
-/// How long the server waits for word of a job here.
+/// `ack_wait` of the queues in these tests.
 const ACK_WAIT: &str = "2s";
 
-/// A job that notes each of its runs.
+/// A job that records each of its runs.
 fn noting(naq: &Naq, then: &str) -> String {
     let ran = naq.home().join("ran");
     serde_json::json!({"script": format!("echo $NAQ_ATTEMPT >> {}; {then}", ran.display())})
@@ -29,9 +29,10 @@ fn read_pid(path: &Path) -> Option<i32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The step at which the first worker dies; how often the job runs in all; its last attempt.
+/// The failpoint at which the first worker dies, the number of runs of the job, and its last
+/// attempt.
 #[test]
-fn killed_between_any_two_steps() {
+fn a_worker_killed_at_any_failpoint_loses_no_job() {
     for (step, runs_expected, attempt) in [
         ("claim.before", 1, 1),
         ("claim.written", 1, 2),
@@ -97,7 +98,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-    // the first run continues until it is stopped, the second ends
+    // the first run continues until it is stopped; the second one ends the job
     let script = "echo $$ > pid.$NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ] || exec sleep 3600; echo second";
     let job = naq.publish("build", noting(&naq, script));
     let pid = naq.home().join("pid.1");
@@ -124,7 +125,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
 }
 
 #[test]
-fn a_job_that_kills_its_worker_three_times_is_given_up() {
+fn a_job_that_crashes_its_worker_three_times_fails() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -150,10 +151,10 @@ fn a_job_that_kills_its_worker_three_times_is_given_up() {
     naq.assert_jobs_still_run("build");
 }
 
-/// Removing the message of one job leaves the server its account of the others: of those that
-/// run, and of those that come.
+/// Removing the message of one job leaves the server's account of the other deliveries intact: of
+/// running jobs, and of later ones.
 #[test]
-fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
+fn redelivery_after_a_killed_worker_works_although_another_job_was_cancelled() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let first = naq
@@ -188,8 +189,8 @@ fn a_job_outlives_its_worker_though_another_is_cancelled_meanwhile() {
     naq.wait_drained("build");
 }
 
-/// A worker that is suspended just before its claim, while another, without the label that the
-/// job requires, hands the message on: the claim goes by a message that is gone.
+/// A worker is suspended just before its claim, while another worker, which lacks a label that the
+/// job requires, reroutes the message: the claim refers to a message that is gone.
 #[test]
 fn a_claim_with_a_message_that_was_rerouted_meanwhile_does_not_block_the_job() {
     let server = TestServer::start();
@@ -210,9 +211,9 @@ fn a_claim_with_a_message_that_was_rerouted_meanwhile_does_not_block_the_job() {
     assert!(slow.stop().success());
 }
 
-/// A worker that blocked a job and is suspended before it acknowledges that, while another is
-/// given the message once more and may run the job: the late acknowledgement takes nothing from
-/// under who runs it.
+/// A worker blocks a job and is suspended before it acknowledges the message, while the message is
+/// redelivered to another worker that may run the job: the late acknowledgement must not remove the
+/// message under the running job.
 #[test]
 fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     let server = TestServer::start();
@@ -232,7 +233,7 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     let job = JobId::new("job").unwrap();
     naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
     naq.cli(["cancel", "first"]).run().succeeds();
-    // no event tells that the server takes the first worker for dead
+    // no event shows that the server takes the first worker for dead
     std::thread::sleep(Duration::from_secs(3));
     let other = naq
         .worker(&["build"])
@@ -240,10 +241,10 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
         .concurrency(1)
         .spawn();
     naq.wait_running(&job);
-    // whatever further messages it has are found to be surplus
+    // further messages of the job are recognised as surplus
     let _third = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     naq.wait_for_messages("build", 1);
-    // the first one is back, and has said its word
+    // the first worker is back and has acknowledged
     let back = naq.publish("back", r#"{"command":"true"}"#);
     naq.wait_ended(&back);
     other.signal(Signal::SIGKILL);
@@ -251,7 +252,7 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
 }
 
-/// If only some waiters were notified of a rejected job's end, they are notified again.
+/// If only some waiters of a rejected job were notified of its end, all are notified again.
 #[test]
 fn waiters_of_a_rejected_job_are_notified_at_whichever_failpoint_its_worker_dies() {
     for step in [
@@ -287,7 +288,7 @@ fn waiters_of_a_rejected_job_are_notified_at_whichever_failpoint_its_worker_dies
     }
 }
 
-/// A dependency that ends between the first and the last step of putting a job aside for it.
+/// A dependency that ends between the first and the last step of blocking a job on it.
 #[test]
 fn a_dependency_that_ends_while_a_job_blocks_on_it_releases_the_job() {
     let server = TestServer::start();
@@ -320,9 +321,9 @@ fn a_dependency_that_ends_while_a_job_blocks_on_it_releases_the_job() {
     assert_eq!(naq.wait_ended(&last).state, State::Succeeded);
 }
 
-/// The process that cancels a blocked job dies while it does: the jobs that wait for the job continue.
+/// The process that cancels a blocked job dies meanwhile: the dependents of that job continue.
 #[test]
-fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
+fn a_cancel_that_dies_leaves_no_dependent_blocked() {
     for step in ["cancel.written", "release.published", "cancel.released"] {
         let server = TestServer::start();
         let naq = Naq::new(&server);
@@ -350,10 +351,10 @@ fn a_cancel_that_is_cut_off_leaves_nobody_waiting() {
     }
 }
 
-/// A server that crashes can forget a delivery it had not written down. The next one looks like the
-/// first, and may come to the same worker; it is another attempt, under a fence of its own.
+/// A server that crashes can lose a delivery it had not stored. The next delivery then looks like
+/// the first, and may go to the same worker; it is another attempt with its own fence.
 #[test]
-fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_gets_it() {
+fn a_redelivery_to_the_same_worker_after_a_lost_delivery_has_another_fence() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let script = "echo $NAQ_ATTEMPT $NAQ_FENCE >> ran; while [ ! -e go ]; do sleep 0.05; done; \
@@ -380,7 +381,7 @@ fn a_delivery_that_was_forgotten_is_another_attempt_also_where_the_same_worker_g
         let lease = record.lease.clone().unwrap();
         (lease.worker_id, lease.sequence, lease.delivery)
     };
-    // nothing but the fence tells the two apart
+    // only the fence distinguishes the two attempts
     assert_eq!(lease(&before), lease(&after));
     assert_eq!((before.attempt, after.attempt), (1, 2));
     let fences = ran();

@@ -1,4 +1,4 @@
-//! A worker that is asked to end, and what it does with what it has. How queues share slots.
+//! A worker that is asked to end, and what becomes of its jobs. How queues share slots.
 
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
@@ -16,7 +16,7 @@ fn waiting_for(naq: &Naq, file: &str) -> String {
 }
 
 #[test]
-fn on_term_and_int_running_jobs_finish_and_no_more_are_taken() {
+fn draining_on_term_or_int_finishes_running_jobs_and_claims_no_more() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     for (queue, signal) in [("term", Signal::SIGTERM), ("int", Signal::SIGINT)] {
@@ -60,7 +60,7 @@ fn jobs_that_outlast_the_drain_timeout_are_requeued_without_using_a_retry() {
         (State::Queued, 0, 0)
     );
     std::fs::write(naq.home().join("go"), "").unwrap();
-    // returned by a nak; waiting for the lease to expire would take longer than this test
+    // requeued by a nak: waiting for the lease to expire would take longer than this test
     let _next = naq.worker(&["build"]).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
@@ -81,7 +81,7 @@ fn a_second_signal_stops_at_once() {
         .arg("--kill-grace")
         .arg("1h")
         .spawn();
-    // one that would not go for a TERM
+    // a job that ignores TERM
     let stubborn = serde_json::json!({"script": "trap '' TERM; while :; do sleep 0.1; done"});
     let jobs = [
         naq.publish("build", stubborn.to_string()),
@@ -120,7 +120,7 @@ fn deliveries_to_a_draining_worker_are_requeued() {
     naq.wait_ended(&long);
 }
 
-/// Runs ten jobs of each of two queues on one slot, and returns the order of their queues.
+/// Runs ten jobs from each of two queues on one slot, and returns the order of their queues.
 fn order_of(naq: &Naq, order: &str) -> Vec<String> {
     const JOBS: usize = 10;
     let (high, low) = (format!("{order}-high"), format!("{order}-low"));
@@ -146,11 +146,11 @@ fn order_of(naq: &Naq, order: &str) -> Vec<String> {
 }
 
 #[test]
-fn strict_serves_the_first_queue_first_and_fair_both_in_turn() {
+fn strict_order_serves_the_first_queue_first_and_fair_order_alternates() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let strict = order_of(&naq, "strict");
-    // the very first one may be of either: nothing is known of the queues before
+    // the very first job may be from either queue: the worker has no state of the queues yet
     let early = strict[..11]
         .iter()
         .filter(|queue| *queue == "strict-high")
@@ -166,7 +166,7 @@ fn strict_serves_the_first_queue_first_and_fair_both_in_turn() {
 
 /// Row 49.
 #[test]
-fn a_job_that_forks_on_while_its_worker_drains_leaves_nothing() {
+fn a_job_that_keeps_forking_while_its_worker_drains_leaves_no_process() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq
@@ -178,7 +178,7 @@ fn a_job_that_forks_on_while_its_worker_drains_leaves_nothing() {
         .arg("300ms")
         .spawn();
     let pids = naq.home().join("pids");
-    // deaf to TERM, in sessions of their own, each the parent of the next
+    // processes that ignore TERM, each in its own session and the parent of the next
     let script = format!(
         "trap '' TERM; while :; do setsid sh -c 'trap \"\" TERM; echo $$ >> {}; sleep 1000' & sleep 0.02; done",
         pids.display()

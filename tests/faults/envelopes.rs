@@ -1,4 +1,5 @@
-//! Envelopes that are none, published bare: kept whole, with the reason and the place.
+//! Invalid envelopes, published without naq: kept whole, with the reason and the path of the
+//! invalid field.
 
 use naq_protocol::{Reason, State};
 
@@ -11,7 +12,7 @@ fn deep(levels: usize) -> String {
 }
 
 #[test]
-fn what_is_not_a_sound_envelope_is_kept_with_reason_and_path() {
+fn an_invalid_envelope_becomes_a_dead_letter_with_reason_and_path() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -180,11 +181,11 @@ fn what_is_not_a_sound_envelope_is_kept_with_reason_and_path() {
 }
 
 #[test]
-fn a_later_version_is_kept_and_an_unknown_field_is_ignored() {
+fn a_later_envelope_version_is_rejected_and_an_unknown_field_is_ignored() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
-    // also where a later version has given a known field another form
+    // also if a later version has given a known field another form
     for later in [
         r#"{"version":2,"command":"true"}"#,
         r#"{"version":4000000000,"command":{"argv":["true"]}}"#,
@@ -201,7 +202,7 @@ fn a_later_version_is_kept_and_an_unknown_field_is_ignored() {
     let known = r#"{"version":1,"command":"echo","args":["x"],"colour":"blue","nested":{"a":[1]}}"#;
     let record = naq.wait_ended(&naq.publish("build", known));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
-    // carried along as it was written
+    // kept as it was written
     assert_eq!(record.envelope.unwrap().get(), known);
     naq.assert_jobs_still_run("build");
 }
@@ -240,7 +241,7 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
 }
 
 #[test]
-fn names_in_subjects_are_checked_like_all_others() {
+fn names_in_subjects_are_validated() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -263,7 +264,7 @@ fn names_in_subjects_are_checked_like_all_others() {
         );
         assert_eq!(naq.dead_letter(&job).payload, &good[..]);
     }
-    // an id in the envelope that is not the subject's
+    // an id in the envelope that differs from the subject's
     let job = naq.publish_to(
         "build",
         "naq.queue.build.one",
@@ -323,7 +324,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
         .run()
         .exits(6)
         .expect_stderr(&["65536", "file", "object"]);
-    // where only the headers bring it over the bound
+    // if only the headers make the message too large
     for over in 0..400 {
         if over % 40 != 0 {
             continue;
@@ -353,7 +354,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
             }
         }
     }
-    // good ones beside it are enqueued all the same
+    // valid envelopes in the same file are enqueued
     let padding = "x".repeat(100 << 10);
     let lines = format!(
         "{}\n{{\"command\":\"true\",\"meta\":\"{padding}\"}}\n{}\n",
@@ -370,14 +371,14 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
 }
 
 #[test]
-fn a_rejected_message_near_the_message_size_is_kept_whole() {
+fn a_dead_letter_near_the_message_size_is_kept_whole() {
     let server = TestServer::with(&TestOptions {
         max_payload_bytes: Some(64 << 10),
         ..TestOptions::default()
     });
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
-    // a payload that no header fits beside, and headers that no longer name fits beside
+    // a payload that leaves no room for headers, and headers that leave no room for another name
     let payload = vec![b'x'; 64 << 10];
     let job = naq.publish("build", payload.clone());
     assert_eq!(naq.wait_ended(&job).state, State::Rejected);

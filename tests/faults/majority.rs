@@ -1,5 +1,5 @@
-//! Three servers, some of which are gone: what a majority has taken stays, and a worker that is
-//! cut off from the majority gives up its jobs in time.
+//! Three servers, some of which are gone: what a majority has stored stays, and a worker that is
+//! cut off from the majority stops its jobs in time.
 
 use naq_protocol::{QueueName, State};
 
@@ -26,7 +26,7 @@ fn leader(naq: &Naq, stream: &str) -> usize {
     found.unwrap()
 }
 
-/// A job that says that it runs, and waits for a file.
+/// A job that reports that it runs, and waits for a file.
 fn waiting(naq: &Naq) -> String {
     let home = naq.home().display();
     let script = format!(
@@ -36,7 +36,7 @@ fn waiting(naq: &Naq) -> String {
 }
 
 #[test]
-fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
+fn killed_and_suspended_stream_leaders_lose_no_job() {
     let (mut cluster, naq) = cluster();
     let worker = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", waiting(&naq));
@@ -49,7 +49,7 @@ fn leaders_killed_and_paused_in_mid_job_cost_nothing() {
     let second = leader(&naq, "KV_naq_results");
     cluster.pause(second);
     std::fs::write(naq.home().join("go"), "").unwrap();
-    // the outcome finds the new leader while the old one is suspended
+    // the outcome reaches the new leader while the old one is suspended
     let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state, record.attempt, record.crashes),
@@ -74,7 +74,7 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
     for index in [0, 1] {
         cluster.pause(index);
     }
-    // nobody answers its renewals: it stops the job before others could be given it
+    // the lease is not renewed: the worker stops the job before it could be redelivered
     eventually("the job is stopped", || {
         !read_pid().is_some_and(is_process_alive)
     });
@@ -88,7 +88,7 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
     assert!(worker.stop().success());
 }
 
-/// A worker that starts while there is no majority waits for one.
+/// A worker that starts without a majority waits for one.
 #[test]
 fn a_worker_that_starts_without_a_majority_waits_for_it() {
     let (cluster, naq) = cluster();

@@ -1,4 +1,4 @@
-//! Row 25: a job that wants more memory than it may have.
+//! A job that uses more memory than its limit (row 25).
 
 use naq_protocol::{Reason, State};
 
@@ -6,11 +6,11 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
 #[test]
-fn it_is_stopped_for_that_reason_and_the_worker_lives() {
+fn a_job_over_its_memory_limit_is_killed_and_the_worker_lives() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
-    // holds on to all that it reads
+    // keeps all that it reads in memory
     let greedy = serde_json::json!({
         "script": "x=$(head -c 400000000 /dev/zero | tr '\\0' a); echo ${#x}; sleep 60",
         "limits": {"memory": "64M"},
@@ -18,7 +18,7 @@ fn it_is_stopped_for_that_reason_and_the_worker_lives() {
     let job = naq.publish("build", greedy.to_string());
     let record = naq.wait_ended(&job);
     assert_eq!(record.state, State::Failed);
-    // by the limit of its own address space it may also be refused memory, and say so itself
+    // at the limit of its own address space it may also be refused memory, and report that itself
     assert!(
         matches!(
             record.reason,

@@ -1,5 +1,5 @@
-//! Faults and bad input at the level of the whole product: a real nats-server, the real program,
-//! and producers that know nothing of naq. After each, a good job still runs on the same worker.
+//! Faults and invalid input for the whole product: a real nats-server, the real program, and
+//! producers without naq. After each fault, a valid job still runs on the same worker.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

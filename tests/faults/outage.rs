@@ -8,7 +8,7 @@ use naq_protocol::{Envelope, JobId, QueueName, State};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// A publish that the server has taken and not answered for in time is repeated, and counts once.
+/// A publish that the server has stored but not acknowledged in time is repeated, and counts once.
 #[test]
 fn an_enqueue_while_the_server_is_suspended_is_stored_once() {
     let server = TestServer::start();
@@ -20,7 +20,7 @@ fn an_enqueue_while_the_server_is_suspended_is_stored_once() {
     let job = std::thread::scope(|scope| {
         let handle = naq.handle();
         let enqueue = scope.spawn(|| handle.block_on(queue.enqueue(&envelope)));
-        // a question of the same patience: when it has given up, so has the first publish
+        // a request with the same timeout: when it has given up, so has the first publish
         assert!(handle.block_on(queue.info()).is_err());
         server.resume();
         enqueue.join().unwrap().unwrap()
@@ -32,8 +32,8 @@ fn an_enqueue_while_the_server_is_suspended_is_stored_once() {
     naq.wait_drained("build");
 }
 
-/// What was under way when the server died is sent again together, and not each after a wait of
-/// its own.
+/// Publishes that were in flight when the server died are repeated together, and not each after its
+/// own timeout.
 #[test]
 fn a_bulk_enqueue_that_loses_its_server_continues_with_the_next() {
     const JOBS: u64 = 60;
@@ -58,7 +58,7 @@ fn a_bulk_enqueue_that_loses_its_server_continues_with_the_next() {
     assert_eq!(naq.stream_messages("build"), JOBS);
 }
 
-/// A worker continues when a server is suspended for longer than the worker waits for an answer.
+/// A worker continues after its server was suspended for longer than the request timeout.
 #[test]
 fn a_job_that_ends_while_the_server_is_suspended_is_recorded_once() {
     let server = TestServer::start();
@@ -88,10 +88,10 @@ fn a_job_that_ends_while_the_server_is_suspended_is_recorded_once() {
     assert!(worker.stop().success());
 }
 
-/// Jobs that all fail at once do not come back all at once, and are nobody else's trouble. (A
-/// tenth of what the row says, for the time it takes.)
+/// Jobs that all fail at once are not all retried at once, and do not delay other jobs. (A tenth of
+/// the row's number, to save time.)
 #[test]
-fn a_thousand_jobs_that_fail_at_once_come_back_spread_and_leave_others_alone() {
+fn retries_of_a_thousand_jobs_that_fail_at_once_are_spread() {
     const JOBS: usize = 1_000;
     let server = TestServer::start();
     let naq = Naq::new(&server);
@@ -111,7 +111,7 @@ fn a_thousand_jobs_that_fail_at_once_come_back_spread_and_leave_others_alone() {
     let _worker = naq.worker(&["failing", "well"]).concurrency(8).spawn();
     let first = JobId::new("f0").unwrap();
     naq.wait_for(&first, "failed once", |record| record.attempt >= 1);
-    // in the midst of it
+    // while the retries are delayed
     naq.assert_jobs_still_run("well");
     let mut waits = BTreeSet::new();
     for index in 0..JOBS {
@@ -120,7 +120,8 @@ fn a_thousand_jobs_that_fail_at_once_come_back_spread_and_leave_others_alone() {
         assert_eq!((record.state, record.attempt), (State::Failed, 2));
         waits.insert(record.started_at.unwrap().unix_ms() / 250);
     }
-    // drawn from four seconds: in one heap they would fill one quarter, or two
+    // the delays are spread over four seconds: if they were bunched, they would fill one quarter or
+    // two
     assert!(waits.len() >= 8, "{waits:?}");
     assert_eq!(naq.dead_letters().len(), JOBS);
     naq.wait_drained("failing");

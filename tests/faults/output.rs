@@ -1,11 +1,11 @@
-//! What jobs write: too much, not text, nothing at all, and to readers that do not read.
+//! Output that is too large, is not text or is missing, and readers that do not read.
 
 use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::{TestOptions, TestServer};
 
-/// The most memory a process has had, in KiB.
+/// The peak memory of a process, in KiB.
 fn peak_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -16,7 +16,7 @@ fn peak_kib(pid: i32) -> u64 {
 }
 
 #[test]
-fn output_without_end_is_cut_with_the_true_count_in_flat_memory() {
+fn endless_output_is_truncated_with_the_true_count_in_flat_memory() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -35,7 +35,7 @@ fn output_without_end_is_cut_with_the_true_count_in_flat_memory() {
     assert!(text(Some(output)).starts_with("xxxx") && text(Some(output)).ends_with("x\nend\n"));
     let grown_kib = peak_kib(worker.pid()).saturating_sub(before_kib);
     assert!(grown_kib < 32 << 10, "grown by {grown_kib} KiB");
-    // and one that never ends by itself
+    // and output that never ends by itself
     let job = naq.publish("build", r#"{"command":"yes","timeout":"1s"}"#);
     let record = naq.wait_ended(&job);
     assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
@@ -44,7 +44,7 @@ fn output_without_end_is_cut_with_the_true_count_in_flat_memory() {
 }
 
 #[test]
-fn output_that_is_not_text_comes_back_byte_for_byte() {
+fn binary_output_is_returned_byte_for_byte() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -64,12 +64,12 @@ fn output_that_is_not_text_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn closed_output_and_unread_input_are_no_deadlock() {
+fn closed_output_and_unread_input_do_not_deadlock() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     let stdin = "x".repeat(900_000);
-    // never reads, closes what it could write to, and ends when it likes
+    // never reads, closes its output, and exits on its own
     let job = naq.publish(
         "build",
         serde_json::json!({"script": "exec <&- >&- 2>&- 3>&-; sleep 0.3; exit 3", "stdin": stdin})
@@ -78,26 +78,26 @@ fn closed_output_and_unread_input_are_no_deadlock() {
     let record = naq.wait_ended(&job);
     assert_eq!(record.exit_code, Some(3), "{record:#?}");
     assert!(record.usage.unwrap().wall_ms >= 300);
-    // never reads, and stays
+    // never reads, and keeps running
     let job = naq.publish(
         "build",
         serde_json::json!({"command": "sleep", "args": ["0.2"], "stdin": stdin}).to_string(),
     );
     assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
-    // reads it all
+    // reads everything
     let job = naq.publish(
         "build",
         serde_json::json!({"command": "wc", "args": ["-c"], "stdin": stdin}).to_string(),
     );
     assert_eq!(text(naq.wait_ended(&job).stdout.as_ref()).trim(), "900000");
-    // without any, the end of the file comes at once
+    // without input, it reads the end of the file at once
     let job = naq.publish("build", r#"{"command":"cat"}"#);
     assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
     naq.assert_jobs_still_run("build");
 }
 
 #[test]
-fn what_does_not_fit_a_message_is_an_object() {
+fn output_that_does_not_fit_into_a_message_becomes_an_object() {
     let server = TestServer::with(&TestOptions {
         max_payload_bytes: Some(64 << 10),
         ..TestOptions::default()
@@ -123,7 +123,7 @@ fn what_does_not_fit_a_message_is_an_object() {
             .len(),
         60_000
     );
-    // a structured result, and a checkpoint that no record can hold
+    // a structured result, and a checkpoint that fits into no record
     let script = "long=$(head -c 200000 /dev/zero | tr '\\0' r)\n\
         echo \"{\\\"checkpoint\\\":\\\"$long\\\"}\" >&3\n\
         echo \"{\\\"result\\\":\\\"$long\\\"}\" >&3";
@@ -142,7 +142,7 @@ fn what_does_not_fit_a_message_is_an_object() {
 }
 
 #[test]
-fn control_lines_that_make_no_sense_are_warnings() {
+fn invalid_control_lines_are_warnings() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -164,7 +164,7 @@ fn a_reader_of_logs_that_does_not_read_blocks_no_job() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     let stop = naq.home().join("stop");
-    // prints more than every buffer on the way, for as long as the reader sits there
+    // prints more than all buffers on the way hold, for as long as the reader is blocked
     let script = format!(
         "echo first; sleep 1.2; while [ ! -e {} ]; do head -c 100000 /dev/zero | tr '\\0' x; echo; done; echo last",
         stop.display()
@@ -172,7 +172,7 @@ fn a_reader_of_logs_that_does_not_read_blocks_no_job() {
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     naq.wait_running(&job);
     let mut reader = naq.cli(["logs", "-f", job.as_str()]).spawn();
-    // it follows, and reads no more than its first words
+    // the reader follows, and reads no more than the first words
     assert!(reader.read_some().starts_with(b"first"));
     let mut other = naq.cli(["logs", "-f", job.as_str()]).spawn();
     eventually("more than a pipe's worth", || other.read_some().len() > 500);
@@ -181,6 +181,6 @@ fn a_reader_of_logs_that_does_not_read_blocks_no_job() {
     assert_eq!(record.state, State::Succeeded);
     assert!(text(record.stdout.as_ref()).ends_with("last\n"));
     naq.assert_jobs_still_run("build");
-    // stuck all along, as a pager that waits for its user is
+    // blocked throughout, as a pager that waits for its user is
     assert!(reader.is_running());
 }

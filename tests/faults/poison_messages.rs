@@ -1,4 +1,4 @@
-//! Messages that the client library cannot parse, sent in bytes.
+//! Poison messages, which the client library cannot parse, sent as raw bytes.
 
 use naq_protocol::{JobId, QueueName, Reason, State};
 
@@ -7,7 +7,7 @@ use crate::harness::nats::TestServer;
 
 const GOOD: &[u8] = br#"{"command":"echo","args":["well"]}"#;
 
-/// Subjects and headers, each of which makes the client drop its connection or worse.
+/// Subjects and headers, each of which makes the client drop its connection or panic.
 fn poison() -> Vec<(&'static str, &'static [u8], &'static [u8])> {
     vec![
         (
@@ -54,7 +54,7 @@ fn poison() -> Vec<(&'static str, &'static [u8], &'static [u8])> {
     ]
 }
 
-/// Puts a message between two good jobs and returns the three ids.
+/// Enqueues a message between two valid jobs and returns the three ids.
 fn between_good_jobs(naq: &Naq, first: u64, subject: &[u8], headers: &[u8]) -> Vec<JobId> {
     let queue = QueueName::new("build").unwrap();
     let mut raw = naq.raw();
@@ -71,7 +71,7 @@ fn between_good_jobs(naq: &Naq, first: u64, subject: &[u8], headers: &[u8]) -> V
 }
 
 #[test]
-fn each_is_kept_and_removed_and_its_neighbours_run() {
+fn poison_messages_become_dead_letters_and_their_neighbours_run() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -91,10 +91,10 @@ fn each_is_kept_and_removed_and_its_neighbours_run() {
     assert!(worker.stop().success());
 }
 
-/// Newer servers take the status off what is published; what older ones leave must not pass for
-/// the server's own word on a request.
+/// Newer servers remove the status from a published message; a status that an older one leaves must
+/// not be taken for the server's own reply to a pull request.
 #[test]
-fn a_status_of_the_producers_own_confuses_nobody() {
+fn a_status_header_of_the_producer_is_not_taken_for_the_servers() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -116,10 +116,10 @@ fn a_status_of_the_producers_own_confuses_nobody() {
     assert!(worker.stop().success());
 }
 
-/// What was on its way by the connection that the poison cost is given back, and does not wait
-/// until the server takes this worker for dead: that would be longer than this test waits.
+/// Deliveries that are lost with the connection that the poison message broke are requeued by a
+/// nak. Waiting until the server takes the worker for dead would take longer than this test.
 #[test]
-fn what_came_along_with_them_is_not_left_to_lapse() {
+fn deliveries_lost_with_a_poison_message_are_requeued_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");

@@ -1,4 +1,5 @@
-//! Secrets: named by envelopes, never stored by value, masked wherever a job prints them.
+//! Secrets: envelopes name them and never hold the value; values are masked in everything that a
+//! job prints.
 
 use std::path::Path;
 
@@ -40,8 +41,8 @@ fn a_secret_reaches_the_job_and_no_store() {
         .arg("--secrets-dir")
         .arg(folder.to_str().unwrap())
         .spawn();
-    // whole, in two pieces, among other text, for long enough to go live, and on the control
-    // channel; the file in the job's folder shows that it was there
+    // whole, split in two, within other text, for long enough to go live, and on the control
+    // channel; the file in the job's folder shows that the job received the value
     let (half, rest) = VALUE.split_at(9);
     let script = format!(
         "printf %s \"$API_TOKEN\" > got; echo \"out $API_TOKEN\"; echo \"err $API_TOKEN\" >&2\n\
@@ -50,7 +51,7 @@ fn a_secret_reaches_the_job_and_no_store() {
         echo \"{{\\\"result\\\":{{\\\"token\\\":\\\"$API_TOKEN\\\"}}}}\" >&3\n\
         echo \"not json $API_TOKEN\" >&3"
     );
-    // the pieces alone are no secret, but the envelope must not hold the value for this test
+    // the pieces alone are no secret, but in this test the envelope must not contain the value
     assert!(!script.contains(VALUE));
     let job = naq.enqueue(&[
         "-q",
@@ -87,7 +88,8 @@ fn a_secret_reaches_the_job_and_no_store() {
             );
         }
     }
-    // nowhere in what the server has on its disk: queue, record, live output, failed jobs
+    // nowhere on the server's disk: not in the queue, the record, the live output or the dead
+    // letters
     let mut seen_the_job = false;
     for path in files(server.data_dir()) {
         let bytes = std::fs::read(&path).unwrap_or_default();

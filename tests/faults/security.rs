@@ -1,4 +1,4 @@
-//! Servers that let anyone in, and clocks that are wrong.
+//! Servers that require no credentials, and wrong clocks.
 
 use naq_protocol::State;
 
@@ -6,11 +6,11 @@ use crate::harness::naq::{Naq, start_plain_server};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn an_open_server_on_another_host_is_refused_unless_allowed() {
+fn a_remote_server_without_credentials_is_refused_unless_allowed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let (_open, port) = start_plain_server(&naq, &["-js"]);
-    // an address of this very machine that is not called loopback
+    // an address of this machine that is not a loopback address
     let url = format!("nats://0.0.0.0:{port}");
     for verb in [&["enqueue", "--", "true"][..], &["worker"], &["queues"]] {
         let cli = || {
@@ -29,7 +29,7 @@ fn an_open_server_on_another_host_is_refused_unless_allowed() {
         .run()
         .succeeds()
         .expect_stderr(&["without credentials"]);
-    // with credentials it is no question, nor is loopback
+    // allowed with credentials, and on loopback
     let done = naq
         .cli(["queues"])
         .env("NAQ_NATS_URL", &url)
@@ -61,7 +61,7 @@ fn the_servers_clock_counts_and_not_the_producers() {
         let apart_ms = started.unix_ms() - record.enqueue_time.unix_ms();
         assert!((0..60_000).contains(&apart_ms), "{apart_ms}: {record:#?}");
     }
-    // what is over is not started; what is not yet over is
+    // an expired job is not started; one that has not expired is
     let over = naq.publish(
         "build",
         r#"{"command":"true","expires_at":"2001-01-01T00:00:00Z"}"#,

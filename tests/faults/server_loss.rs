@@ -1,4 +1,4 @@
-//! A server that goes away at each step of a job's way. Each job ends once, and runs once.
+//! A server that dies at each step of a job's way. Each job ends once, and runs once.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use naq_protocol::{JobId, State};
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// A job that notes that it ran, and waits for a file.
+/// A job that records that it ran, and waits for a file.
 fn noting(naq: &Naq, go: &str) -> String {
     let (ran, go) = (naq.home().join("ran"), naq.home().join(go));
     serde_json::json!({"script": format!(
@@ -23,8 +23,8 @@ fn runs(naq: &Naq) -> Vec<String> {
     ran.lines().map(str::to_owned).collect()
 }
 
-/// Waits until the job's command runs. Its record says so a moment before, and a server that goes
-/// away in between leaves the worker in doubt whether its claim counts.
+/// Waits until the job's command runs. Its record says so a moment earlier, and a server that dies
+/// in between leaves the worker in doubt whether its claim counts.
 fn has_begun(naq: &Naq) {
     eventually("its command runs", || !runs(naq).is_empty());
 }
@@ -48,7 +48,7 @@ fn a_producer_without_a_server_gets_an_error() {
 }
 
 #[test]
-fn between_enqueue_and_claim() {
+fn a_server_killed_between_enqueue_and_claim_loses_no_job() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     touch(&naq.home().join("go"));
@@ -68,7 +68,7 @@ fn between_enqueue_and_claim() {
 }
 
 #[test]
-fn while_a_job_runs_and_comes_back_before_it_ends() {
+fn a_server_restarted_while_a_job_runs_loses_no_outcome() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -95,7 +95,7 @@ fn while_a_job_runs_and_comes_back_before_it_ends() {
 }
 
 #[test]
-fn a_job_that_ends_meanwhile_is_reported_later() {
+fn a_job_that_ends_while_the_server_is_down_is_recorded_later() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
@@ -121,7 +121,7 @@ fn a_job_that_ends_meanwhile_is_reported_later() {
 }
 
 #[test]
-fn again_and_again_in_the_midst_of_many_jobs() {
+fn repeated_server_kills_among_many_jobs_run_each_once() {
     const JOBS: usize = 120;
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
@@ -151,7 +151,7 @@ fn again_and_again_in_the_midst_of_many_jobs() {
         let record = naq.wait_ended(&JobId::new(format!("j{index}")).unwrap());
         assert_eq!(record.state, State::Succeeded, "{record:#?}");
     }
-    // the worker lived all along: whatever it had to hear or say twice, it ran each once
+    // the worker lived throughout: it ran each job once, however often requests were repeated
     let mut ran = runs(&naq);
     ran.sort();
     ran.dedup();

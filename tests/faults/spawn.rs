@@ -1,4 +1,4 @@
-//! Programs that cannot be started, and processes that will not end.
+//! Programs that cannot be started, and processes that do not end.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,7 +7,7 @@ use naq_protocol::{Reason, State};
 use crate::harness::naq::{Naq, eventually, is_process_alive, text};
 use crate::harness::nats::{TestOptions, TestServer};
 
-/// Whether any process carries this job's mark in its environment.
+/// Whether any process has this job's mark in its environment.
 fn has_processes(job: &str) -> bool {
     let mark = format!("NAQ_JOB_ID={job}\0");
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
@@ -80,7 +80,7 @@ fn programs_that_cannot_start_fail_at_once_each_with_its_reason() {
         ),
     ];
     for (mut envelope, words) in cases {
-        // no retry mends it
+        // a retry would not help
         envelope["max_retries"] = 3.into();
         let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
         assert_eq!(record.state, State::Failed, "{envelope}: {record:#?}");
@@ -101,7 +101,7 @@ fn programs_that_cannot_start_fail_at_once_each_with_its_reason() {
 }
 
 #[test]
-fn arguments_over_the_systems_bounds_fail_in_words() {
+fn arguments_over_the_systems_limits_fail_with_a_reason() {
     let server = TestServer::with(&TestOptions {
         max_payload_bytes: Some(8 << 20),
         ..TestOptions::default()
@@ -124,7 +124,7 @@ fn arguments_over_the_systems_bounds_fail_in_words() {
             "{error}"
         );
     }
-    // just inside
+    // just below the limit
     let fits = serde_json::json!({"command": "true", "args": ["x".repeat((128 << 10) - 1)]});
     let record = naq.wait_ended(&naq.publish("build", fits.to_string()));
     assert_eq!(record.state, State::Succeeded, "{record:#?}");
@@ -170,7 +170,7 @@ fn a_job_that_ignores_term_is_killed_after_the_grace() {
 }
 
 #[test]
-fn processes_that_fork_on_and_on_are_all_killed() {
+fn processes_that_keep_forking_are_all_killed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();

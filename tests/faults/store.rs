@@ -1,4 +1,4 @@
-//! A full store: the producer gets an error, nothing is evicted, outcomes wait for room.
+//! A full store: the producer gets an error, nothing is evicted, and outcomes wait for room.
 
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
@@ -23,7 +23,7 @@ fn a_full_store_is_an_error_for_the_producer_and_evicts_nothing() {
     assert!(taken.len() > 5);
     let depth = naq.stream_messages("filler");
     assert_eq!(depth, taken.len() as u64);
-    // in bulk as well, and exactly what is said to be enqueued is
+    // also in bulk, and the reported number of enqueued jobs is exact
     let lines = format!(r#"{{"command":"true","meta":"{}"}}"#, "x".repeat(2_000)) + "\n";
     let done = naq
         .cli(["enqueue", "-q", "filler", "--file", "-"])
@@ -40,7 +40,7 @@ fn a_full_store_is_an_error_for_the_producer_and_evicts_nothing() {
     }
 }
 
-/// A job that has run, and whose outcome finds no room.
+/// A job that has run, and whose outcome finds no room in the store.
 fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
     let worker = naq.worker(&["build"]).concurrency(1).spawn();
     let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
@@ -54,7 +54,7 @@ fn outcome_without_room(naq: &Naq) -> (Worker, JobId) {
 }
 
 #[test]
-fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
+fn an_outcome_that_finds_a_full_store_is_written_later_without_a_rerun() {
     let server = small();
     let naq = Naq::new(&server);
     let (worker, job) = outcome_without_room(&naq);
@@ -74,7 +74,7 @@ fn an_outcome_without_room_is_written_later_and_the_job_not_run_again() {
 }
 
 #[test]
-fn a_worker_with_an_outcome_without_room_can_still_be_ended() {
+fn a_worker_with_an_outcome_that_finds_a_full_store_still_stops() {
     let server = small();
     let naq = Naq::new(&server);
     let (worker, job) = outcome_without_room(&naq);

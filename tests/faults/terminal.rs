@@ -1,15 +1,15 @@
-//! Text of producers, jobs and workers that would act on a reader's terminal.
+//! Text of producers, jobs and workers with terminal control sequences.
 
 use naq_protocol::State;
 
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
-/// A title, a bell, a screen cleared, a link, one-character forms, and text turned around.
+/// A title, a bell, a cleared screen, a link, one-character control forms, and reversed text.
 const EVIL: &str =
     "a\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}]8;;http://x\u{1b}\\\u{9b}31m\u{202e}b\u{2066}\u{200b}c";
 
-/// Says what of a text would act; naq's own colours do not count.
+/// Returns the control sequences in a text, except naq's own colours.
 fn acting(text: &str) -> Option<char> {
     let mut rest = text.to_owned();
     for code in ["0", "1", "2", "3", "31", "32", "33", "34", "35", "36"] {
@@ -22,7 +22,7 @@ fn acting(text: &str) -> Option<char> {
 }
 
 #[test]
-fn nothing_a_stranger_wrote_acts_on_the_terminal() {
+fn control_sequences_in_foreign_text_do_not_reach_the_terminal() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq
@@ -50,7 +50,7 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
         .collect();
     let ended: Vec<_> = jobs.iter().map(|job| naq.wait_ended(job).state).collect();
     assert_eq!(ended, [State::Failed, State::Failed, State::Rejected]);
-    // forced, since naq drops every escape where there is no terminal
+    // forced, since naq drops all escapes if the output is not a terminal
     let shown = |args: &[&str]| {
         let done = naq.cli(args.to_vec()).env("CLICOLOR_FORCE", "1").run();
         for text in [&done.stdout, &done.stderr] {
@@ -82,7 +82,7 @@ fn nothing_a_stranger_wrote_acts_on_the_terminal() {
         serde_json::json!({EVIL: 1, "timeout": EVIL}).to_string(),
     );
     shown(&["enqueue", "--file", file.to_str().unwrap()]);
-    // the worker tells of what it rejects
+    // the worker logs what it rejects
     worker.expect_stderr("rejected");
     assert_eq!(acting(&worker.log()), None, "{:?}", worker.log());
 }
