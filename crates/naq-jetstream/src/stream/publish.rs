@@ -26,7 +26,7 @@ pub(crate) struct PublishAck {
 impl PendingWrite {
     /// Waits for the server's acknowledgement.
     pub(crate) async fn confirmed(self) -> Result<PublishAck, BrokerError> {
-        let ack = self.0.await.map_err(|error| from_publish(error))?;
+        let ack = self.0.await.map_err(from_publish)?;
         Ok(PublishAck {
             sequence: ack.sequence,
             duplicate: ack.duplicate,
