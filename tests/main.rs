@@ -17,4 +17,5 @@ mod runner;
 mod scheduler;
 mod schemas;
 mod server;
+mod wire;
 mod worker;
