@@ -1,4 +1,4 @@
-//! What a job may wait for: other jobs, and how they have to end.
+//! Dependencies: the jobs that a job waits for, and how they must finish.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,26 +8,27 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::names::JobId;
+use crate::names::JobId;
+use crate::text::excerpt;
 
-/// The most jobs that one may depend on.
+/// The most dependencies of one job.
 pub const DEPENDENCIES_MAX: usize = 10_000;
 
-/// How a dependency has to end.
+/// How a dependency must finish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DependencyCondition {
-    /// Well.
+    /// Successfully.
     #[default]
     Success,
-    /// In any way but well.
+    /// In any state but `succeeded`.
     Failure,
-    /// In any way.
+    /// In any terminal state.
     Finished,
 }
 
 impl DependencyCondition {
-    /// The condition as it stands in envelopes.
+    /// The name in envelopes.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,20 +57,20 @@ impl std::str::FromStr for DependencyCondition {
         .find(|condition| condition.as_str() == text)
         .ok_or_else(|| {
             format!(
-                "`{}` is not a condition; one of success, failure, finished",
-                super::units::excerpt(text)
+                "`{}` is not a condition; use one of success, failure, finished",
+                excerpt(text)
             )
         })
     }
 }
 
-/// A job that has to end before another begins. On the wire its id alone, or an object with
-/// `job` and `on`.
+/// A job that must finish before another one starts. On the wire it is the job's id, or an object
+/// with `job` and `on`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Dependency {
-    /// The job.
+    /// The id of the job.
     pub job: JobId,
-    /// How it has to end.
+    /// How the job must finish.
     pub on: DependencyCondition,
 }
 
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_read_and_the_shorter_written() {
+    fn dependency_is_read_in_both_forms_and_written_in_the_shorter() {
         let read: Vec<Dependency> = serde_json::from_str(
             r#"["a", {"job": "b"}, {"job": "c", "on": "failure"}, {"job": "d", "on": "finished"}]"#,
         )
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused() {
+    fn invalid_dependency_is_refused() {
         for text in [
             r#"3"#,
             r#"{"on":"success"}"#,

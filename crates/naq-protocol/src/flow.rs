@@ -1,25 +1,27 @@
-//! A flow: jobs that depend on one another, named in one file.
+//! Flows: jobs that depend on each other, defined in one file.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::ordered_object::OrderedObject;
-use super::{
-    Dependency, Envelope, EnvelopeError, JobId, NAME_CHARS_MAX, QueueName, RejectReason, json,
-};
+use crate::dependency::Dependency;
+use crate::envelope::Envelope;
+use crate::error::{EnvelopeError, RejectReason};
+use crate::json;
+use crate::names::{JobId, NAME_CHARS_MAX, QueueName};
+use crate::ordered_object::OrderedObject;
 
 /// The most jobs of one flow.
 pub const FLOW_JOBS_MAX: usize = 10_000;
 
-/// The label that every job of a flow has: the flow's name.
+/// The label that every job of a flow has. Its value is the flow's name.
 pub const FLOW_LABEL: &str = "flow";
 
-/// A flow as its author writes it: `{"jobs": {NAME: ENVELOPE, …}}`, where `depends_on` names jobs
-/// of the flow, or ids of jobs that are not of it. An envelope may name its `queue`.
+/// A flow as its author writes it: `{"jobs": {NAME: ENVELOPE, …}}`. `depends_on` lists names of jobs in
+/// the flow, or ids of other jobs. An envelope may set its `queue`.
 #[derive(Debug)]
 pub struct Flow {
-    /// In an order in which each job comes after those of the flow that it depends on.
+    /// In topological order: each job comes after those it depends on.
     jobs: Vec<FlowJob>,
 }
 
@@ -34,18 +36,18 @@ struct FlowJob {
 /// A job of a flow, ready to be enqueued.
 #[derive(Clone, Debug)]
 pub struct FlowMember {
-    /// Its name in the flow.
+    /// The name of the job in the flow.
     pub name: String,
-    /// Its id: the flow's name, a dash, and its name in the flow.
+    /// The id of the job: the flow's name, a dash, and the job's name.
     pub job_id: JobId,
-    /// The queue its envelope names.
+    /// The queue that the envelope sets, if it does.
     pub queue: Option<QueueName>,
-    /// Its envelope.
+    /// The envelope.
     pub payload: Vec<u8>,
 }
 
 impl Flow {
-    /// Whether a text is meant to be a flow and not an envelope.
+    /// Whether a text is a flow and not an envelope.
     #[must_use]
     pub fn is_flow(text: &[u8]) -> bool {
         json::check_object(text)
@@ -54,11 +56,11 @@ impl Flow {
             .is_some_and(|fields| fields.get("jobs").is_some() && fields.get("command").is_none())
     }
 
-    /// Reads a flow strictly.
+    /// Parses a flow strictly.
     ///
     /// # Errors
-    /// [`EnvelopeError`], with the path of what is wrong: an envelope, a name, or dependencies that go
-    /// round in a circle.
+    /// Returns [`EnvelopeError`] with the path of an invalid envelope, an invalid name, or a circular
+    /// dependency.
     pub fn parse(text: &[u8]) -> Result<Flow, EnvelopeError> {
         let text = json::check_object(text)?;
         let fields: OrderedObject =
@@ -66,7 +68,7 @@ impl Flow {
         if let Some((name, _)) = fields.iter().find(|(name, _)| *name != "jobs") {
             return Err(invalid(
                 name,
-                "a flow has `jobs` and nothing else; labels and the like belong to its jobs",
+                "a flow has `jobs` and nothing else; set fields such as labels on its jobs",
             ));
         }
         let Some(jobs) = fields.get("jobs") else {
@@ -86,7 +88,7 @@ impl Flow {
         })
     }
 
-    /// The jobs that the flow's jobs depend on and that are not of it.
+    /// The jobs outside of the flow that its jobs depend on.
     #[must_use]
     pub fn external_dependencies(&self) -> Vec<JobId> {
         let names = self.names();
@@ -109,11 +111,11 @@ impl Flow {
             .collect()
     }
 
-    /// The flow's jobs under a name, each after those it depends on: with ids made of the flow's
-    /// name and their own, so that the same flow under the same name is the same request.
+    /// The jobs of the flow with the name `flow`, in topological order. Each id is derived from the
+    /// flow's name and the job's name, so that enqueuing the same flow again is idempotent.
     ///
     /// # Errors
-    /// [`EnvelopeError`] where an id would be too long.
+    /// Returns [`EnvelopeError`] if an id would be too long.
     pub fn members(&self, flow: &JobId) -> Result<Vec<FlowMember>, EnvelopeError> {
         let mut ids = HashMap::with_capacity(self.jobs.len());
         for job in &self.jobs {
@@ -121,7 +123,7 @@ impl Flow {
                 invalid(
                     &format!("jobs.{}", job.name),
                     format!(
-                        "with the flow's name its id is over {NAME_CHARS_MAX} characters; use shorter names"
+                        "its id, which includes the flow's name, is over {NAME_CHARS_MAX} characters; use shorter names"
                     ),
                 )
             })?;
@@ -188,7 +190,7 @@ impl FlowJob {
         if envelope.job_id.is_some() {
             return Err(invalid(
                 &format!("{path}.job_id"),
-                "the ids of a flow's jobs are made of its name and theirs",
+                "the ids of a flow's jobs are derived from their names; leave it out",
             ));
         }
         let fields: OrderedObject =
@@ -211,7 +213,7 @@ fn invalid(path: &str, message: impl ToString) -> EnvelopeError {
     EnvelopeError::new(RejectReason::Invalid, path, message.to_string())
 }
 
-/// Puts jobs into an order in which each comes after those it depends on (Kahn, 1962).
+/// Sorts jobs topologically (Kahn, 1962).
 fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, EnvelopeError> {
     let places: HashMap<String, usize> = jobs
         .iter()
@@ -244,7 +246,7 @@ fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, EnvelopeError> {
         return Err(invalid(
             &format!("jobs.{}.depends_on", circle[0]),
             format!(
-                "these wait for one another in a circle: {}",
+                "these jobs depend on each other in a circle: {}",
                 circle.join(" → ")
             ),
         ));
@@ -256,13 +258,13 @@ fn in_order(jobs: Vec<FlowJob>) -> Result<Vec<FlowJob>, EnvelopeError> {
         .collect())
 }
 
-/// A circle among the jobs that could not be put into an order, from a job back to itself.
+/// A circle among the jobs that could not be sorted, from a job back to itself.
 fn circle(jobs: &[FlowJob], places: &HashMap<String, usize>, open: &[usize]) -> Vec<String> {
     let first = (0..jobs.len()).find(|place| open[*place] > 0).unwrap_or(0);
     let mut path = vec![first];
     loop {
         let here = path[path.len() - 1];
-        // each of them waits for another of them, so the walk comes round
+        // Each of these jobs depends on another one of them, so the walk reaches a job twice.
         let next = jobs[here]
             .envelope
             .depends_on
@@ -287,12 +289,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn refused(text: &str) -> EnvelopeError {
+    fn error_of(text: &str) -> EnvelopeError {
         Flow::parse(text.as_bytes()).unwrap_err()
     }
 
     #[test]
-    fn local_names_become_ids_and_the_rest_is_kept() {
+    fn flow_names_become_job_ids_and_other_fields_are_kept() {
         let text = br#"{"jobs": {
             "build": {"command": "make", "depends_on": ["fetch", {"job": "other-job", "on": "finished"}], "input": {"a" : 1.50}},
             "fetch": {"command": "curl", "queue": "net", "labels": {"kind": "io"}, "colour": "red"},
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_flow_names_the_path() {
         for (text, path, word) in [
             (r#"{"jobs": {}}"#, "jobs", "1 to"),
             (r#"{"jobs": []}"#, "jobs", "object"),
@@ -352,11 +354,11 @@ mod tests {
                 "ids",
             ),
         ] {
-            let invalid = refused(text);
+            let invalid = error_of(text);
             assert_eq!(invalid.path, path, "{invalid}");
             assert!(invalid.message.contains(word), "{invalid}");
         }
-        let invalid = refused(
+        let invalid = error_of(
             r#"{"jobs": {"z": {"command": "x", "depends_on": ["a"]}, "a": {"command": "x", "depends_on": ["c"]},
                 "b": {"command": "x", "depends_on": ["a"]}, "c": {"command": "x", "depends_on": ["b"]}}}"#,
         );
@@ -364,10 +366,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever depends on whatever: either it can be put into an order that keeps every
-        /// dependency, or a circle is named that is one.
+        /// Any graph of dependencies is either sorted topologically, or rejected with a circle that it
+        /// contains.
         #[test]
-        fn every_graph_is_ordered_or_refused(
+        fn flow_is_sorted_or_rejected_with_a_circle(
             edges in proptest::collection::vec((0_usize..8, 0_usize..8), 0..16),
         ) {
             let mut jobs = BTreeMap::new();

@@ -1,8 +1,8 @@
-//! The first look at bytes that claim to be JSON.
+//! The first check of bytes that should be JSON.
 //!
-//! `serde_json` takes a key that stands twice in a map and nests to 128 levels; an envelope may
-//! do neither, since two readers could then disagree on what it says. This pass reads the text
-//! once, keeps nothing, and names the path and position of what is wrong.
+//! `serde_json` accepts duplicate keys in a map and nests to 128 levels. An envelope may do neither,
+//! since two readers could then disagree on its meaning. This pass reads the text once, keeps
+//! nothing, and reports the path and position of an error.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -11,16 +11,18 @@ use std::rc::Rc;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{EnvelopeError, RejectReason};
+use crate::error::{EnvelopeError, RejectReason};
+use crate::text::excerpt;
 
-/// The deepest nesting an envelope may have, the envelope itself being level 1.
+/// The most levels of nesting in an envelope. The envelope itself is level 1.
 pub const DEPTH_MAX: usize = 64;
 
-/// Checks that `bytes` are one JSON object, UTF-8, without duplicate keys and not too deep.
+/// Checks that `bytes` are one JSON object in UTF-8, without duplicate keys, nested at most
+/// [`DEPTH_MAX`] levels deep. Returns it as text.
 ///
 /// # Errors
-/// [`EnvelopeError`] with the path and the position of the first offence.
-pub(super) fn check_object(bytes: &[u8]) -> Result<&str, EnvelopeError> {
+/// Returns [`EnvelopeError`] with the path and the position of the first error.
+pub(crate) fn check_object(bytes: &[u8]) -> Result<&str, EnvelopeError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         EnvelopeError::new(
             RejectReason::Invalid,
@@ -33,14 +35,14 @@ pub(super) fn check_object(bytes: &[u8]) -> Result<&str, EnvelopeError> {
     }
     let path = Rc::new(RefCell::new(Vec::new()));
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    // our own bound is lower, and names the path
-    let looked = JsonVisitor {
+    // The limit of serde_json does not name the path; ours is lower, so it applies first.
+    let checked = JsonVisitor {
         path: &path,
         depth: 0,
     }
     .deserialize(&mut deserializer)
     .and_then(|()| deserializer.end());
-    if let Err(error) = looked {
+    if let Err(error) = checked {
         return Err(EnvelopeError::new(
             RejectReason::Invalid,
             render(&path.borrow()),
@@ -66,10 +68,10 @@ fn render(path: &[PathSegment]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
-            PathSegment::Key(key) if text.is_empty() => text.push_str(&super::units::excerpt(key)),
+            PathSegment::Key(key) if text.is_empty() => text.push_str(&excerpt(key)),
             PathSegment::Key(key) => {
                 text.push('.');
-                text.push_str(&super::units::excerpt(key));
+                text.push_str(&excerpt(key));
             }
             PathSegment::Index(index) => text.push_str(&format!("[{index}]")),
         }
@@ -81,8 +83,8 @@ fn render(path: &[PathSegment]) -> String {
     text
 }
 
-/// Visits one value. The path is left as it was where a value is sound, and points at the
-/// offence where one is not.
+/// Visits one value. After a valid value the path is as before; after an invalid one it points to
+/// the error.
 #[derive(Clone, Copy)]
 struct JsonVisitor<'p> {
     path: &'p Rc<RefCell<Vec<PathSegment>>>,
@@ -146,7 +148,7 @@ impl<'de> Visitor<'de> for JsonVisitor<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        // a linear look is quicker than hashing for the handful of keys most objects have
+        // Most objects have few keys, for which a linear search is faster than hashing.
         let mut few: Vec<String> = Vec::new();
         let mut many: HashSet<String> = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
@@ -158,7 +160,7 @@ impl<'de> Visitor<'de> for JsonVisitor<'_> {
             };
             self.path.borrow_mut().push(PathSegment::Key(key.clone()));
             if duplicate {
-                return Err(de::Error::custom("the key stands twice"));
+                return Err(de::Error::custom("the key is listed twice"));
             }
             if many.is_empty() {
                 few.push(key);
@@ -175,30 +177,30 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn offence(text: &str) -> (String, String) {
+    fn error_of(text: &str) -> (String, String) {
         let invalid = check_object(text.as_bytes()).unwrap_err();
         (invalid.path, invalid.message)
     }
 
     #[test]
-    fn names_path_and_position() {
-        assert_eq!(offence("").1, "empty");
-        assert_eq!(offence("[1]").1, "not a JSON object");
-        let (path, message) = offence(r#"{"env":{"A":"1","A":"2"}}"#);
+    fn json_error_names_path_and_position() {
+        assert_eq!(error_of("").1, "empty");
+        assert_eq!(error_of("[1]").1, "not a JSON object");
+        let (path, message) = error_of(r#"{"env":{"A":"1","A":"2"}}"#);
         assert_eq!(path, "env.A");
         assert!(
             message.contains("twice") && message.contains("line 1"),
             "{message}"
         );
-        let (path, message) = offence("{\"args\":[1,\n2,}");
+        let (path, message) = error_of("{\"args\":[1,\n2,}");
         assert_eq!(path, "args[2]");
         assert!(message.contains("line 2"), "{message}");
-        assert!(offence(r#"{"command":"x""#).1.contains("EOF"));
-        assert!(offence(r#"{"command":"x"} x"#).1.contains("trailing"));
+        assert!(error_of(r#"{"command":"x""#).1.contains("EOF"));
+        assert!(error_of(r#"{"command":"x"} x"#).1.contains("trailing"));
     }
 
     #[test]
-    fn bounds_the_depth() {
+    fn json_nesting_is_limited() {
         let nested = |levels: usize| {
             format!(
                 "{{\"meta\":{}{}}}",
@@ -207,23 +209,23 @@ mod tests {
             )
         };
         assert!(check_object(nested(DEPTH_MAX).as_bytes()).is_ok());
-        assert!(offence(&nested(DEPTH_MAX + 1)).1.contains("64 levels"));
-        assert!(offence(&nested(10_000)).1.contains("64 levels"));
+        assert!(error_of(&nested(DEPTH_MAX + 1)).1.contains("64 levels"));
+        assert!(error_of(&nested(10_000)).1.contains("64 levels"));
     }
 
     #[test]
-    fn finds_a_late_duplicate_among_many() {
+    fn duplicate_key_is_found_among_many() {
         let mut text = String::from("{");
         for index in 0..100 {
             text.push_str(&format!("\"k{index}\":1,"));
         }
         text.push_str("\"k3\":2}");
-        assert_eq!(offence(&text).0, "k3");
+        assert_eq!(error_of(&text).0, "k3");
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn checking_json_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = check_object(&bytes);
         }
     }

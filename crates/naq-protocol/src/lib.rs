@@ -1,119 +1,98 @@
-//! The wire types: what producers, workers and tools say to each other, and how it is read.
+//! The wire types of naq: the envelopes, records, schedules and heartbeats that producers, workers,
+//! schedulers and tools exchange over NATS, and the rules by which they are parsed.
 //!
-//! This room parses and validates. It does no I/O and reads no clock; it knows neither NATS nor
-//! processes.
+//! ```
+//! use naq_protocol::{Envelope, RejectReason, Stdin};
+//!
+//! let envelope = Envelope::parse(br#"{"command": "./resize.sh", "args": ["a.png"], "timeout": "5m"}"#)?;
+//! assert_eq!(envelope.summary(), "./resize.sh a.png");
+//! assert_eq!(envelope.stdin_source(), Stdin::Empty);
+//!
+//! // Parsing is strict, and an error names the path of the invalid field.
+//! let error = Envelope::parse(br#"{"command": "x", "env": {"A": 1}}"#).unwrap_err();
+//! assert_eq!((error.reason, error.path.as_str()), (RejectReason::Invalid, "env.A"));
+//! # Ok::<(), naq_protocol::EnvelopeError>(())
+//! ```
+//!
+//! A producer in any language publishes an [`Envelope`] to a queue. A worker claims the job by
+//! writing its [`Record`], and writes the outcome to the same record.
+//!
+//! # Semantics
+//!
+//! A job runs at least once: after a crash, its message is redelivered and it runs again. Its
+//! outcome is recorded once: a record is written by compare-and-set, and a terminal state is final,
+//! see [`State::can_become`].
+//!
+//! # Versions
+//!
+//! Every later version reads what this one writes. Unknown fields are ignored, and survive wherever
+//! naq forwards an envelope. An unknown state, reason or status is read as `Unknown` and shown as
+//! it is. An envelope whose `version` is too high is rejected with
+//! [`RejectReason::UnsupportedVersion`], since a worker must not run a job that it only half
+//! understands.
+//!
+//! # Errors
+//!
+//! [`EnvelopeError`] has a reason, the path of the field, and a message of one line. [`InvalidName`]
+//! says why a text is no job id, queue name or schedule id. Both escape and shorten what they
+//! quote, so that they are safe to show in a terminal.
+//!
+//! # Platform
+//!
+//! Any. The crate performs no I/O, reads no clock (except for the time in [`JobId::generate`]), and
+//! depends on no runtime.
 
 mod closest_match;
 mod dependency;
-mod escape;
+mod digest;
+mod envelope;
+mod envelope_schema;
+mod envelope_validate;
+mod error;
 mod flow;
-mod job;
 mod json;
+mod limits;
 mod names;
 mod ordered_object;
+mod output;
+mod phase;
 mod record;
 mod rerun;
+mod retry;
 mod schedule;
 mod schema;
+mod state;
+mod text;
+mod time;
 pub mod units;
+mod version;
+mod wire_name;
 mod worker;
 
 pub use closest_match::closest_match;
 pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
-pub use escape::escape;
+pub use digest::is_equivalent;
+pub use envelope::{Envelope, Stdin};
+pub use error::{EnvelopeError, RejectReason};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
-pub use job::{
-    Backoff, Envelope, OUTPUT_BYTES_MAX, ResourceLimits, RetryDelay, Stdin, is_equivalent,
-};
 pub use json::DEPTH_MAX;
+pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use names::{
     InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
     ScheduleId,
 };
-pub use record::{
-    BlockedOn, CapturedOutput, JobProgress, Lease, Reason, Record, ResourceUsage, State, Timestamp,
-};
+pub use output::CapturedOutput;
+pub use phase::{InvalidPhase, Outcome, Phase};
+pub use record::{BlockedOn, JobProgress, Lease, Record, ResourceUsage};
 pub use rerun::rerun_envelope;
+pub use retry::{Backoff, RetryDelay};
 pub use schedule::{
     INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
     Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
 pub use schema::{SCHEMAS, schema};
+pub use state::{Reason, State};
+pub use text::escape;
+pub use time::Timestamp;
+pub use wire_name::UnknownName;
 pub use worker::{WorkerInfo, WorkerState};
-
-/// Why an envelope never became a job.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum RejectReason {
-    /// The bytes are not a well-formed envelope.
-    Invalid,
-    /// The envelope is of a version this naq does not know.
-    UnsupportedVersion,
-    /// The worker's policy refuses what it asks for.
-    NotAllowed,
-}
-
-impl RejectReason {
-    /// The reason as it stands in records and headers.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RejectReason::Invalid => "invalid",
-            RejectReason::UnsupportedVersion => "unsupported_version",
-            RejectReason::NotAllowed => "not_allowed",
-        }
-    }
-}
-
-impl std::fmt::Display for RejectReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The longest account of what is wrong with an envelope, in characters.
-const MESSAGE_CHARS_MAX: usize = 500;
-
-/// What is wrong with an envelope, and where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct EnvelopeError {
-    /// The kind of refusal.
-    pub reason: RejectReason,
-    /// The path of the offending field (`env.A`, `args[2]`), empty for the envelope itself.
-    pub path: String,
-    /// What is wrong, in words, with line and column where the text is at fault.
-    pub message: String,
-}
-
-impl EnvelopeError {
-    /// A refusal at a path. What it quotes of the envelope is escaped: it goes to logs.
-    pub fn new(
-        reason: RejectReason,
-        path: impl Into<String>,
-        message: impl Into<String>,
-    ) -> EnvelopeError {
-        let mut message = message.into();
-        // it may quote a value of any length
-        if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
-            message.truncate(end);
-            message.push('…');
-        }
-        EnvelopeError {
-            reason,
-            path: escape(&path.into()),
-            message: escape(&message),
-        }
-    }
-}
-
-impl std::fmt::Display for EnvelopeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.path.is_empty() {
-            write!(f, "envelope: {}", self.message)
-        } else {
-            write!(f, "envelope: `{}`: {}", self.path, self.message)
-        }
-    }
-}

@@ -1,7 +1,7 @@
-//! Names that travel in subjects: job ids and queue names.
+//! Job ids, queue names and schedule ids.
 //!
-//! Both become tokens of NATS subjects and keys of KV buckets, so they are limited to characters
-//! that mean nothing there: no dots, no wildcards, no spaces, nothing outside ASCII.
+//! They become tokens of NATS subjects and keys of KV buckets, so they contain only characters
+//! without a meaning there: no dots, no wildcards, no spaces, nothing outside of ASCII.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::record::Timestamp;
-use super::units::excerpt;
+use crate::text::excerpt;
+use crate::time::Timestamp;
 
-/// The longest name a user may choose, in characters.
+/// The longest name that a user may choose, in characters.
 pub const NAME_CHARS_MAX: usize = 64;
 
-/// The longest name of a schedule, in characters: its jobs are named after it and their time.
+/// The longest id of a schedule, in characters. The ids of its jobs consist of it and a time.
 pub const SCHEDULE_ID_CHARS_MAX: usize = 40;
 
-/// The longest job id there is: a queue name, a dash and a stream sequence.
+/// The longest job id, in characters: a queue name, a dash and a stream sequence.
 pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + 1 + 20;
 
-/// Why a name was refused. The text names the name, the kind of name and the form expected.
+/// Why a name is invalid. The message quotes the name and says what form is expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} cannot be a {kind}: {problem}; use 1 to {chars_max} of A-Z a-z 0-9 _ -")]
 pub struct InvalidName {
@@ -48,7 +48,7 @@ fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), Invalid
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
     {
-        "it has a character that names do not have"
+        "it has a character that is not allowed"
     } else if name.len() > chars_max {
         "it is too long"
     } else {
@@ -58,7 +58,7 @@ fn check(name: &str, kind: &'static str, chars_max: usize) -> Result<(), Invalid
         name: excerpt(name),
         kind,
         problem,
-        // an id that naq makes may be longer than one that is chosen
+        // An id that naq makes may be longer than one that a user chooses; the hint is for the user.
         chars_max: chars_max.min(NAME_CHARS_MAX),
     })
 }
@@ -71,10 +71,10 @@ macro_rules! name_type {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Takes a name that has the right form.
+            /// Validates a name.
             ///
             /// # Errors
-            /// [`InvalidName`], which says what is wrong with it.
+            /// Returns [`InvalidName`] if the name does not have the required form.
             pub fn new(name: impl AsRef<str>) -> Result<$name, InvalidName> {
                 check(name.as_ref(), $kind, $chars_max)?;
                 Ok($name(name.as_ref().into()))
@@ -137,28 +137,28 @@ macro_rules! name_type {
 }
 
 name_type!(
-    /// A job's name, everywhere: in subjects, as the key of its record, on the command line.
+    /// The id of a job: in subjects, as the key of its record, and on the command line.
     JobId,
     "job id",
     JOB_ID_CHARS_MAX
 );
 
 name_type!(
-    /// A queue's name.
+    /// The name of a queue.
     QueueName,
     "queue name",
     NAME_CHARS_MAX
 );
 
 name_type!(
-    /// A schedule's name.
+    /// The id of a schedule.
     ScheduleId,
     "schedule name",
     SCHEDULE_ID_CHARS_MAX
 );
 
 impl JobId {
-    /// A new id: a UUID of version 7, so that ids sort by the time they were made.
+    /// A new id: a UUID of version 7, so that ids sort by their creation time.
     #[must_use]
     pub fn generate() -> JobId {
         let mut buffer = uuid::Uuid::encode_buffer();
@@ -170,21 +170,21 @@ impl JobId {
         )
     }
 
-    /// The id of a job whose producer gave it none: its queue and its place in the stream.
+    /// The id of a job whose producer set none: its queue and the sequence of its message.
     #[must_use]
     pub fn for_sequence(queue: &QueueName, sequence: u64) -> JobId {
         JobId(format!("{queue}-{sequence}").into())
     }
 
-    /// The id of the job that repeats another out of the failed stream. It follows from that job
-    /// and its place there, so whoever repeats it meanwhile makes the same job and not a second.
+    /// The id of the job that reruns a dead letter. It is derived from the failed job and the place of
+    /// its dead letter, so that two concurrent reruns create one job and not two.
     #[must_use]
     pub fn for_rerun(of: &JobId, failed_sequence: u64, failed_at_unix_ms: i64) -> JobId {
         let digest = Sha256::new()
             .chain_update(of.as_str())
             .chain_update([0])
             .chain_update(failed_sequence.to_be_bytes())
-            // a stream that was removed and made anew counts from 1 again
+            // The sequences of a stream that was deleted and created again start at 1.
             .chain_update(failed_at_unix_ms.to_be_bytes())
             .finalize();
         let mut bytes = [0; 16];
@@ -193,24 +193,24 @@ impl JobId {
         JobId(id.as_hyphenated().to_string().into())
     }
 
-    /// The id of a schedule's job at a tick: its name and the tick's time in UTC
-    /// (`nightly-20261224T170000Z`, with milliseconds where there are any). Whoever enqueues the
-    /// tick makes the same id, so a tick is one job at the most.
+    /// The id of a schedule's job at a tick: the schedule's id and the time of the tick in UTC
+    /// (`nightly-20261224T170000Z`, with milliseconds if the time is not a whole second). Every
+    /// scheduler derives the same id, so a tick is at most one job.
     #[must_use]
     pub fn for_tick(schedule: &ScheduleId, tick: Timestamp) -> JobId {
         JobId(format!("{schedule}-{}", compact(tick)).into())
     }
 
-    /// The id of a job that someone asks a schedule for at this time, beside its ticks.
+    /// The id of a job that a user triggers at this time, in addition to the schedule's ticks.
     #[must_use]
     pub fn for_trigger(schedule: &ScheduleId, now: Timestamp) -> JobId {
         JobId(format!("{schedule}-now-{}", compact(now)).into())
     }
 
-    /// Takes an id that a user chose, which is shorter than one naq may make.
+    /// Validates an id that a user chose. It must be shorter than an id that naq makes may be.
     ///
     /// # Errors
-    /// [`InvalidName`], which says what is wrong with it.
+    /// Returns [`InvalidName`] if the id does not have the required form.
     pub fn from_user(name: impl AsRef<str>) -> Result<JobId, InvalidName> {
         check(name.as_ref(), "job id", NAME_CHARS_MAX)?;
         Ok(JobId(name.as_ref().into()))
@@ -218,9 +218,9 @@ impl JobId {
 }
 
 impl ScheduleId {
-    /// A name for a schedule whose author gave it none: a label, made fit for a name, and the
-    /// beginning of a digest of what it is (`backup-sh-3f9a1c2d`). So the same thing has the same
-    /// name, however often and wherever it is scheduled.
+    /// The id of a schedule whose author set none: `label`, reduced to valid characters, and the start
+    /// of a digest of `of`, its definition (`backup-sh-3f9a1c2d`). The same definition always gets
+    /// the same id.
     #[must_use]
     pub fn derived(label: &str, of: &[u8]) -> ScheduleId {
         const DIGEST_CHARS: usize = 8;
@@ -248,7 +248,7 @@ impl ScheduleId {
     }
 }
 
-/// A time in UTC that may stand in a name.
+/// A time in UTC, in a form that a name may contain.
 fn compact(time: Timestamp) -> String {
     let format = if time.unix_ms() % 1_000 == 0 {
         "%Y%m%dT%H%M%SZ"
@@ -264,7 +264,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_tick_names_its_job() {
+    fn tick_determines_its_job_id() {
         let nightly = ScheduleId::new("nightly").unwrap();
         let at = |text: &str| text.parse().unwrap();
         let tick = JobId::for_tick(&nightly, at("2026-12-24T18:00:00+01:00"));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_without_a_name_is_given_one() {
+    fn schedule_id_is_derived_from_label_and_definition() {
         let name = |label| ScheduleId::derived(label, b"what it is");
         assert_eq!(name("backup.sh").as_str(), "backup-sh-63ba9a46");
         assert_eq!(name("  ~/.x/").as_str(), "x-63ba9a46");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_by_name() {
+    fn invalid_name_is_refused_with_its_problem() {
         for (name, word) in [
             ("", "empty"),
             ("a.b", "dot"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_id_is_an_id() {
+    fn generated_job_id_is_valid() {
         let queue = QueueName::new("q".repeat(64)).unwrap();
         let id = JobId::for_sequence(&queue, u64::MAX);
         assert_eq!(JobId::new(id.as_str()), Ok(id));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_has_one_id() {
+    fn rerun_of_a_dead_letter_has_one_job_id() {
         let ids: std::collections::HashSet<_> = ["a", "b"]
             .into_iter()
             .flat_map(|of| {
@@ -331,13 +331,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_derived_name_is_a_name(label in "\\PC{0,70}", of in proptest::collection::vec(any::<u8>(), 0..20)) {
+        fn derived_schedule_id_is_valid(label in "\\PC{0,70}", of in proptest::collection::vec(any::<u8>(), 0..20)) {
             let name = ScheduleId::derived(&label, &of);
             prop_assert_eq!(ScheduleId::new(name.as_str()), Ok(name));
         }
 
         #[test]
-        fn what_passes_is_one_subject_token(name in "\\PC{0,70}") {
+        fn valid_name_is_one_subject_token(name in "\\PC{0,70}") {
             if QueueName::new(&name).is_ok() {
                 prop_assert!(!name.is_empty() && name.len() <= 64);
                 prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));

@@ -1,5 +1,5 @@
-//! A JSON object whose fields keep their order, and each value its text: to change some fields of
-//! an envelope and leave the others as their producer wrote them.
+//! A JSON object that keeps the order of its fields and the text of each value, so that naq can
+//! change some fields of an envelope and leave the others as the producer wrote them.
 
 use std::fmt;
 
@@ -7,32 +7,32 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{EnvelopeError, RejectReason};
+use crate::error::{EnvelopeError, RejectReason};
 
-/// An object's fields in their order, each value as it was written.
+/// The fields of an object in their order, each value as it was written.
 #[derive(Clone, Debug)]
-pub(super) struct OrderedObject(Vec<(String, Box<RawValue>)>);
+pub(crate) struct OrderedObject(Vec<(String, Box<RawValue>)>);
 
 impl OrderedObject {
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
         self.0
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_ref()))
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
         self.iter()
             .find(|(known, _)| *known == name)
             .map(|(_, value)| value)
     }
 
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.0.retain(|(known, _)| known != name);
     }
 
-    /// Gives a field another value, in its place, or at the end where there is none.
-    pub(super) fn set<T: Serialize>(&mut self, name: &str, value: &T) -> Result<(), EnvelopeError> {
-        let value = serde_json::value::to_raw_value(value).map_err(unwritable)?;
+    /// Sets the value of a field. A new field becomes the last one.
+    pub(crate) fn set<T: Serialize>(&mut self, name: &str, value: &T) -> Result<(), EnvelopeError> {
+        let value = serde_json::value::to_raw_value(value).map_err(cannot_serialize)?;
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, present)) => *present = value,
             None => self.0.push((name.to_owned(), value)),
@@ -41,13 +41,13 @@ impl OrderedObject {
     }
 
     /// The object as one line of JSON.
-    pub(super) fn to_json(&self) -> Result<String, EnvelopeError> {
+    pub(crate) fn to_json(&self) -> Result<String, EnvelopeError> {
         let mut text = String::from("{");
         for (name, value) in &self.0 {
             if text.len() > 1 {
                 text.push(',');
             }
-            text.push_str(&serde_json::to_string(name).map_err(unwritable)?);
+            text.push_str(&serde_json::to_string(name).map_err(cannot_serialize)?);
             text.push(':');
             text.push_str(value.get());
         }
@@ -56,7 +56,7 @@ impl OrderedObject {
     }
 }
 
-fn unwritable(error: serde_json::Error) -> EnvelopeError {
+fn cannot_serialize(error: serde_json::Error) -> EnvelopeError {
     EnvelopeError::new(RejectReason::Invalid, "", error.to_string())
 }
 

@@ -1,10 +1,13 @@
-//! An envelope made ready to be run once more, as a job of its own.
+//! The envelope of a rerun: a finished job, run again as a new job.
 
-use super::ordered_object::OrderedObject;
-use super::{Envelope, EnvelopeError, JobId, RejectReason, json};
+use crate::envelope::Envelope;
+use crate::error::{EnvelopeError, RejectReason};
+use crate::json;
+use crate::names::JobId;
+use crate::ordered_object::OrderedObject;
 
-/// The fields that belong to the job that has ended, and not to one that is run by hand now: its
-/// name, and what it waited for or would not have waited for.
+/// The fields that apply only to the finished job and not to its rerun: its id, its expiry, and its
+/// dependencies.
 const OMITTED_FIELDS: &[&str] = &[
     "job_id",
     "expires_at",
@@ -13,11 +16,12 @@ const OMITTED_FIELDS: &[&str] = &[
     "rerun_of",
 ];
 
-/// The envelope of the job that repeats `of`: its own, with `rerun_of`, and without what names or
-/// times the old job. The other fields keep their order and their text, unknown ones included.
+/// The envelope of a job that reruns the job `of`, made from the envelope of `of`: with `rerun_of`,
+/// and without the fields that apply only to the finished job. All other fields, including unknown
+/// ones, keep their order and text.
 ///
 /// # Errors
-/// [`EnvelopeError`] where the bytes are no envelope, which no repetition would change.
+/// Returns [`EnvelopeError`] if the stored envelope is invalid, so that the job cannot be rerun.
 pub fn rerun_envelope(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, EnvelopeError> {
     Envelope::parse(bytes)?;
     let text = json::check_object(bytes)?;
@@ -35,15 +39,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn again(text: &str, of: &str) -> String {
+    fn rerun(text: &str, of: &str) -> String {
         let of = JobId::new(of).unwrap();
         String::from_utf8(rerun_envelope(text.as_bytes(), &of).unwrap()).unwrap()
     }
 
     #[test]
-    fn order_and_text_are_kept() {
+    fn rerun_keeps_the_order_and_text_of_fields() {
         assert_eq!(
-            again(
+            rerun(
                 r#" { "colour" : "red", "job_id":"a", "input": {"b":1.50,"a":[ ]},
                     "expires_at":"2026-12-24T18:00:00Z", "command":"x", "args":["\u00e4", 1e3],
                     "depends_on":["b"], "dependency_timeout": 5, "rerun_of": "older" } "#,
@@ -54,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_envelope_cannot_be_repeated() {
+    fn invalid_envelope_cannot_be_rerun() {
         let of = JobId::new("old").unwrap();
         for text in ["", "[]", r#"{"args":[]}"#, r#"{"version":2,"command":"x"}"#] {
             assert!(rerun_envelope(text.as_bytes(), &of).is_err(), "{text}");
@@ -63,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_rest_says_the_same(
+        fn rerun_changes_no_other_field(
             args in proptest::collection::vec("[^\0]{0,20}", 0..4),
             labels in proptest::collection::btree_map("\\PC{0,8}", "\\PC{0,8}", 0..4),
             unknown in "[a-z\"\\\\\u{e4}]{3,6}",
@@ -95,13 +99,13 @@ mod tests {
             prop_assert_eq!(parsed.rerun_of, Some(JobId::new(&first).unwrap()));
             prop_assert_eq!(parsed.job_id, None);
 
-            // a repetition of a repetition names the one it repeats, and grows by nothing
+            // The rerun of a rerun names the job that it reruns, and is no longer.
             let twice = rerun_envelope(&once, &JobId::new(&second).unwrap()).unwrap();
             prop_assert_eq!(twice.len() + first.len(), once.len() + second.len());
         }
 
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn rerunning_an_envelope_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = rerun_envelope(&bytes, &JobId::new("old").unwrap());
         }
     }

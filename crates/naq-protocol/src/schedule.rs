@@ -1,43 +1,46 @@
-//! A schedule: what is enqueued again and again, when, and how far it is.
+//! Schedules: which job is enqueued repeatedly, when, and how far the schedule has advanced.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::names::{JobId, QueueName, ScheduleId};
-use super::ordered_object::OrderedObject;
-use super::record::Timestamp;
-use super::units::WireDuration;
-use super::{Envelope, EnvelopeError, RejectReason, json};
+use crate::envelope::Envelope;
+use crate::error::{EnvelopeError, RejectReason};
+use crate::json;
+use crate::names::{JobId, QueueName, ScheduleId};
+use crate::ordered_object::OrderedObject;
+use crate::time::Timestamp;
+use crate::units::WireDuration;
+use crate::wire_name::{UnknownName, wire_name};
 
 /// The shortest interval of a schedule, in milliseconds.
 pub const INTERVAL_MS_MIN: u64 = 100;
 
-/// The most late ticks that `misfire: all` may ask for.
+/// The largest `misfire_max`.
 pub const MISFIRE_MAX_MAX: u32 = 10_000;
 
-/// Late ticks that `misfire: all` enqueues where nothing else is said.
+/// Default `misfire_max`.
 pub const MISFIRE_MAX_DEFAULT: u32 = 100;
 
-/// How late a tick may be and still count as being on time, where nothing else is said: a new
-/// leader takes over within seconds, and what fell due meanwhile is no misfire.
+/// Default `misfire_grace`. A new leader takes over within seconds, and ticks that were due in
+/// between are no misfires.
 pub const MISFIRE_GRACE_DEFAULT: WireDuration = WireDuration::from_secs(60);
 
-/// What becomes of ticks that nobody was there to enqueue in time.
+/// What to do with ticks that no scheduler enqueued in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Misfire {
-    /// They are left out.
+    /// Skip them.
     Skip,
-    /// The last of them is enqueued.
+    /// Enqueue the last of them.
     #[default]
     Once,
-    /// They are enqueued, the last `misfire_max` of them at the most.
+    /// Enqueue the last `misfire_max` of them.
     All,
 }
 
 impl Misfire {
-    /// The policy as it stands in schedules.
+    /// The name in schedules.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,23 +51,23 @@ impl Misfire {
     }
 }
 
-/// What becomes of a tick while the job of the one before has not ended.
+/// What to do with a tick while the job of the previous one has not finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
-    /// It is enqueued; both may run at once.
+    /// Enqueue it; both jobs may run at once.
     #[default]
     Allow,
-    /// It is left out.
+    /// Skip it.
     Skip,
-    /// It is enqueued and waits for the other to end: the schedule's jobs run one at a time.
+    /// Enqueue it and block it until the previous job finishes: the schedule's jobs run one at a time.
     Queue,
-    /// The other job is cancelled, and it is enqueued.
+    /// Cancel the previous job and enqueue it.
     Replace,
 }
 
 impl Overlap {
-    /// The policy as it stands in schedules.
+    /// The name in schedules.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,131 +79,122 @@ impl Overlap {
     }
 }
 
-/// Whether a schedule goes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+/// The status of a schedule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum ScheduleStatus {
     /// Its ticks are enqueued.
     #[default]
     Active,
-    /// They are not, until it is resumed.
+    /// Its ticks are skipped until it is resumed.
     Paused,
-    /// There are no more.
+    /// It has no more ticks.
     Ended,
+    /// A status that only a later version of naq defines. No ticks are enqueued.
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
 
-impl ScheduleStatus {
-    /// The status as it stands in records.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ScheduleStatus::Active => "active",
-            ScheduleStatus::Paused => "paused",
-            ScheduleStatus::Ended => "ended",
-        }
-    }
-}
+wire_name!(ScheduleStatus, "the status of a schedule", {
+    Active => "active",
+    Paused => "paused",
+    Ended => "ended",
+});
 
-impl std::fmt::Display for ScheduleStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A schedule as it stands in the bucket `naq_scheduled_jobs`, under its name.
+/// A schedule, as stored in the bucket `naq_scheduled_jobs` under its id.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Schedule {
-    /// Its name.
+    /// The id of the schedule.
     pub schedule_id: ScheduleId,
-    /// The queue its jobs go to.
+    /// The queue of its jobs.
     pub queue: QueueName,
     /// The envelope of each of its jobs, without an id.
     #[schemars(with = "serde_json::Value")]
     pub envelope: Box<RawValue>,
-    /// A cron expression; either this or `every`.
+    /// The cron expression. Either `cron` or `every` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
-    /// The IANA time zone in which `cron` is read; UTC where absent.
+    /// The IANA time zone of `cron`; UTC if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tz: Option<String>,
-    /// The time from one tick to the next; either this or `cron`.
+    /// The interval between two ticks. Either `cron` or `every` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<WireDuration>,
-    /// Where intervals are counted from; when it was made, or `start`, where absent.
+    /// The time from which intervals are counted; `start` or else `created_at` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Timestamp>,
-    /// How many jobs it makes in all; without end where absent.
+    /// How many jobs it enqueues in total; no limit if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeat: Option<u64>,
-    /// No tick before this.
+    /// The time of the earliest tick.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<Timestamp>,
-    /// No tick after this.
+    /// The time of the latest tick.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<Timestamp>,
-    /// Each tick is enqueued later by a part of this, drawn anew for each.
+    /// The longest random delay of a tick; each tick gets its own delay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<WireDuration>,
-    /// What becomes of late ticks.
+    /// What to do with late ticks.
     #[serde(default)]
     pub misfire: Misfire,
-    /// The most late ticks that are enqueued under `all`; 100 where absent.
+    /// The most late ticks that are enqueued under `all`; 100 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misfire_max: Option<u32>,
-    /// How late a tick may be and still count as being on time; a minute where absent.
+    /// How late a tick may be and still be on time; a minute if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misfire_grace: Option<WireDuration>,
-    /// What becomes of a tick while the last job has not ended.
+    /// What to do with a tick while the previous job has not finished.
     #[serde(default)]
     pub overlap: Overlap,
-    /// The set it was applied with; one that is no longer in the set is removed with the next.
+    /// The set that it was applied with. When the set is applied without it, it is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Whether it goes on.
+    /// Whether its ticks are enqueued.
     #[serde(default)]
     pub status: ScheduleStatus,
-    /// Why it is paused, where nobody asked for that.
+    /// Why the scheduler paused it; absent if a user did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_reason: Option<String>,
-    /// The next tick, where someone has set it by hand; after it the cadence goes on.
+    /// The next tick, if a user set it. Later ticks follow the cron expression or the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_run: Option<Timestamp>,
-    /// How far it is.
+    /// How far it has advanced.
     pub progress: ScheduleProgress,
 }
 
-/// How far a schedule is: written by the scheduler.
+/// How far a schedule has advanced; written by the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScheduleProgress {
-    /// Every tick up to this time is done with: enqueued or left out.
+    /// Every tick up to and including this time was enqueued or skipped.
     pub done_until: Timestamp,
     /// The last tick that was enqueued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_run: Option<Timestamp>,
-    /// The job it became.
+    /// The job of that tick.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_job_id: Option<JobId>,
-    /// Jobs enqueued.
+    /// The number of jobs enqueued.
     #[serde(default)]
     pub runs: u64,
-    /// Ticks that were late, and left out by `misfire`, or could not be enqueued.
+    /// The number of late ticks that `misfire` skipped, and of ticks that could not be enqueued.
     #[serde(default)]
     pub missed: u64,
-    /// Ticks left out by `overlap`.
+    /// The number of ticks that `overlap` skipped.
     #[serde(default)]
     pub skipped: u64,
-    /// Ticks in a row that could not be enqueued.
+    /// The number of consecutive ticks that could not be enqueued.
     #[serde(default)]
     pub failures: u32,
-    /// Why the last of them could not.
+    /// Why the last of them could not be enqueued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
 impl ScheduleProgress {
-    /// That of a schedule which begins now.
+    /// The progress of a schedule that begins at `now`.
     #[must_use]
     pub fn from(now: Timestamp) -> ScheduleProgress {
         ScheduleProgress {
@@ -217,10 +211,10 @@ impl ScheduleProgress {
 }
 
 impl Schedule {
-    /// Reads a schedule.
+    /// Parses a stored schedule.
     ///
     /// # Errors
-    /// [`EnvelopeError`] with the path of what is wrong.
+    /// Returns [`EnvelopeError`] with the path of the invalid field.
     pub fn parse(bytes: &[u8]) -> Result<Schedule, EnvelopeError> {
         let mut deserializer = serde_json::Deserializer::from_slice(bytes);
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -231,29 +225,29 @@ impl Schedule {
     }
 }
 
-/// Who holds the schedulers' lock: the leader, the one that enqueues ticks.
+/// The scheduler that holds the leader lease and enqueues ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaderInfo {
-    /// The scheduler's id, unique to this run of it.
+    /// The scheduler's id, unique to this process.
     pub instance_id: String,
-    /// The host it runs on.
+    /// The host that the scheduler runs on.
     pub hostname: String,
-    /// Its process id there.
+    /// Its process id on that host.
     pub pid: u32,
-    /// naq's version.
+    /// The version of naq.
     pub version: String,
     /// When it became the leader.
     pub since: Timestamp,
 }
 
-/// The envelopes of a schedule's jobs: everything but the time of the tick is written once.
+/// The envelopes of a schedule's jobs. All but the time of the tick is serialized once.
 #[derive(Clone, Debug)]
 pub struct TickEnvelope {
-    /// The object without its closing brace, up to where the time goes.
+    /// The JSON object up to the time of the tick.
     head: Box<str>,
 }
 
-/// The fields that name or time one job, and so cannot stand in the envelope of many.
+/// The fields that identify or time one job, so that an envelope of many jobs cannot have them.
 const PER_JOB_FIELDS: [&str; 5] = [
     "job_id",
     "expires_at",
@@ -263,10 +257,10 @@ const PER_JOB_FIELDS: [&str; 5] = [
 ];
 
 impl TickEnvelope {
-    /// From a schedule's envelope, whose unknown fields and ways of writing stay.
+    /// Prepares the envelope of a schedule. Its unknown fields and the text of its values stay.
     ///
     /// # Errors
-    /// [`EnvelopeError`] where it is no envelope, or one that can be only one job's.
+    /// Returns [`EnvelopeError`] if the envelope is invalid or sets a field that only one job can have.
     pub fn new(schedule: &Schedule) -> Result<TickEnvelope, EnvelopeError> {
         let bytes = schedule.envelope.get().as_bytes();
         let envelope = Envelope::parse(bytes)?;
@@ -279,7 +273,7 @@ impl TickEnvelope {
             return Err(EnvelopeError::new(
                 RejectReason::Invalid,
                 name,
-                "it is one job's, and a schedule makes many; leave it out",
+                "it identifies one job, and a schedule enqueues many; leave it out",
             ));
         }
         for name in PER_JOB_FIELDS {
@@ -290,7 +284,7 @@ impl TickEnvelope {
                 return Err(EnvelopeError::new(
                     RejectReason::Invalid,
                     "concurrency_key",
-                    "overlap `queue` makes the schedule's jobs run one at a time by a key of its own; leave one of the two out",
+                    "overlap `queue` sets a concurrency key of its own to run one job at a time; leave one of the two out",
                 ));
             }
             fields.set(
@@ -306,7 +300,7 @@ impl TickEnvelope {
         Ok(TickEnvelope { head: head.into() })
     }
 
-    /// The envelope of the job at this time, as JSON.
+    /// The envelope of the job at a tick, as JSON.
     #[must_use]
     pub fn at(&self, tick: Timestamp) -> String {
         let mut text = String::with_capacity(self.head.len() + 32);
@@ -336,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_told_its_tick() {
+    fn job_of_a_schedule_carries_its_tick() {
         let schedule = schedule(r#"{"command":"x","colour":"red","job_id":null}"#);
         let envelope = TickEnvelope::new(&schedule).unwrap();
         let tick = "2026-12-25T05:00:00.250Z".parse().unwrap();
@@ -348,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_one_jobs_own_is_refused() {
+    fn field_of_a_single_job_is_refused_in_a_schedule() {
         for (name, value) in [
             ("job_id", "\"a\""),
             ("expires_at", "\"2026-12-24T17:00:00Z\""),
@@ -361,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_is_a_concurrency_key() {
+    fn overlap_queue_sets_a_concurrency_key() {
         let mut one = schedule(r#"{"command":"x"}"#);
         one.overlap = Overlap::Queue;
         let text = TickEnvelope::new(&one).unwrap().at(one.created_at);
@@ -377,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_field_is_named() {
+    fn invalid_schedule_field_is_named() {
         let invalid = Schedule::parse(br#"{"schedule_id":"a.b"}"#).unwrap_err();
         assert_eq!(invalid.path, "schedule_id");
     }

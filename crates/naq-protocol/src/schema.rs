@@ -1,12 +1,15 @@
 //! JSON Schemas of the wire types, for programs in other languages.
 
-use super::{Envelope, Record, Schedule, WorkerInfo};
+use crate::envelope::Envelope;
+use crate::record::Record;
+use crate::schedule::Schedule;
+use crate::worker::WorkerInfo;
 
-/// The names [`schema`] knows, in the order they are listed to users.
+/// The names that [`schema`] accepts, in the order in which users see them.
 pub const SCHEMAS: [&str; 4] = ["envelope", "record", "schedule", "worker"];
 
-/// The JSON Schema of a wire type by its name (one of [`SCHEMAS`]), as pretty JSON with a final
-/// newline: the very bytes checked in under `schemas/`.
+/// The JSON Schema of a wire type by its name, as indented JSON with a final newline: the same bytes
+/// as in `schemas/`. `None` if the name is not in [`SCHEMAS`].
 #[must_use]
 pub fn schema(name: &str) -> Option<String> {
     let schema = match name {

@@ -1,7 +1,7 @@
-//! Text of strangers, made fit to be shown.
+//! Foreign text, made safe to show.
 
-/// Makes control characters, escape sequences and marks that turn the direction of text visible,
-/// so that what a job or a producer wrote cannot act on the reader's terminal.
+/// Escapes control characters and invisible or bidirectional marks, so that text from a job or a
+/// producer cannot control the reader's terminal.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -19,9 +19,19 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// The Unicode bidirectional controls, and what hides in plain sight: zero-width characters.
+/// Whether a character is a bidirectional control or has no width.
 fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+}
+
+/// The first 80 characters of a text that an error message quotes, so that hostile input stays short.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -29,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_acts_on_the_terminal() {
+    fn escaped_text_cannot_control_the_terminal() {
         assert_eq!(
             escape("a\x1b[31mb\x07\u{202e}c\u{9b}"),
             "a\\u{1b}[31mb\\u{7}\\u{202e}c\\u{9b}"

@@ -1,8 +1,8 @@
-//! Durations and sizes as people and programs write them.
+//! Durations and sizes, as people and programs write them.
 //!
 //! On the wire a duration is a number of seconds or a text such as `250ms` or `5m`; a size is a
-//! number of bytes or a text such as `64K` (powers of 1024). Both are bounded, so that no
-//! arithmetic on them can overflow later.
+//! number of bytes or a text such as `64K` (powers of 1024). Both have a maximum, so that later
+//! arithmetic on them cannot overflow.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,13 +10,15 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use crate::text::excerpt;
+
 /// The longest duration accepted anywhere: 100 years of 365 days.
 pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The largest size accepted anywhere: 1 EiB.
 pub const SIZE_BYTES_MAX: u64 = 1 << 60;
 
-/// Units of a duration, longest name first within a letter so that `ms` is not read as `m`.
+/// Units of a duration, in seconds.
 const DURATION_UNITS: [(&str, f64); 7] = [
     ("ms", 1e-3),
     ("us", 1e-6),
@@ -31,7 +33,7 @@ const DURATION_UNITS: [(&str, f64); 7] = [
 /// another (`250ms`, `90s`, `5m`, `1h30m`, `7d`).
 ///
 /// # Errors
-/// A sentence that names what was expected, for a caller to put the place in front of.
+/// Returns a message that quotes the text and says what was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!(
@@ -65,10 +67,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration_from_seconds(seconds)
 }
 
-/// A duration from a number of seconds, refusing what is negative, not finite or out of range.
+/// A duration from a number of seconds.
 ///
 /// # Errors
-/// A sentence that says which of these it was.
+/// Returns a message if the number is negative, not finite, or over [`DURATION_MAX`].
 pub fn duration_from_seconds(seconds: f64) -> Result<Duration, String> {
     if !seconds.is_finite() || seconds < 0.0 {
         return Err(format!(
@@ -80,7 +82,8 @@ pub fn duration_from_seconds(seconds: f64) -> Result<Duration, String> {
             "{seconds} seconds is out of range; the longest duration is 100 years"
         ));
     }
-    // to the microsecond: finer than anything here acts on, and free of the sum's rounding
+    // Rounded to microseconds: finer than anything in naq acts on, and free of rounding errors of
+    // the sum.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -94,7 +97,7 @@ pub fn duration_from_seconds(seconds: f64) -> Result<Duration, String> {
 /// in powers of 1024.
 ///
 /// # Errors
-/// A sentence that names what was expected.
+/// Returns a message that quotes the text and says what was expected.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let expected = || {
         format!(
@@ -150,7 +153,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         })
 }
 
-/// A duration in the shortest exact form this module reads back: `250ms`, `90s`, `5m`, `7d`.
+/// A duration in the shortest exact form that [`parse_duration`] reads back: `250ms`, `90s`, `5m`, `7d`.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -173,7 +176,7 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{millis}ms")
 }
 
-/// A size in the shortest exact form this module reads back: `64K`, `256M`, `1000`.
+/// A size in the shortest exact form that [`parse_size`] reads back: `64K`, `256M`, `1000`.
 #[must_use]
 pub fn format_size(bytes: u64) -> String {
     for (name, shift) in [("T", 40), ("G", 30), ("M", 20), ("K", 10)] {
@@ -184,21 +187,12 @@ pub fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// The beginning of a text that goes into an error message: hostile input stays short there.
-pub fn excerpt(text: &str) -> String {
-    const CHARS_MAX: usize = 80;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 /// A duration on the wire: a number of seconds, or a text with a unit. Written as seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct WireDuration(pub Duration);
 
 impl WireDuration {
-    /// A span of whole seconds.
+    /// A duration of whole seconds.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> WireDuration {
         WireDuration(Duration::from_secs(seconds))
@@ -236,12 +230,12 @@ impl Serialize for WireDuration {
 
 impl<'de> Deserialize<'de> for WireDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<WireDuration, D::Error> {
-        struct SpanVisitor;
+        struct DurationVisitor;
         #[expect(
             clippy::cast_precision_loss,
             reason = "seconds beyond 2^53 are out of range anyway"
         )]
-        impl Visitor<'_> for SpanVisitor {
+        impl Visitor<'_> for DurationVisitor {
             type Value = WireDuration;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a number of seconds, or text such as 250ms, 90s, 5m, 2h, 7d")
@@ -265,7 +259,7 @@ impl<'de> Deserialize<'de> for WireDuration {
                 parse_duration(text).map(WireDuration).map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(SpanVisitor)
+        deserializer.deserialize_any(DurationVisitor)
     }
 }
 
@@ -366,7 +360,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations_people_write() {
+    fn durations_parse() {
         for (text, millis) in [
             ("250ms", 250),
             ("90s", 90_000),
@@ -401,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_people_write() {
+    fn sizes_parse() {
         for (text, bytes) in [
             ("64K", 65_536),
             ("256M", 268_435_456),
@@ -418,14 +412,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_formatted_is_read_back(millis in 0_u64..10_000_000_000, bytes in 0_u64..SIZE_BYTES_MAX) {
+        fn formatted_durations_and_sizes_parse_back(millis in 0_u64..10_000_000_000, bytes in 0_u64..SIZE_BYTES_MAX) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn parsing_a_duration_or_size_never_panics(text in "\\PC*") {
             let _ = parse_duration(&text);
             let _ = parse_size(&text);
         }

@@ -1,67 +1,68 @@
-//! What a worker says of itself in the bucket `naq_workers`.
+//! The heartbeat that a worker writes to the bucket `naq_workers`.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::names::{JobId, QueueName};
-use super::record::Timestamp;
+use crate::names::{JobId, QueueName};
+use crate::time::Timestamp;
+use crate::wire_name::{UnknownName, wire_name};
 
 /// What a worker is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WorkerState {
-    /// No job runs.
+    /// It runs no job.
     Idle,
-    /// At least one job runs.
+    /// It runs at least one job.
     Busy,
-    /// It takes no more jobs and ends when the running ones have.
+    /// It starts no more jobs, and exits when the running ones have ended.
     Draining,
+    /// A state that only a later version of naq defines.
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
 
-impl std::fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            WorkerState::Idle => "idle",
-            WorkerState::Busy => "busy",
-            WorkerState::Draining => "draining",
-        })
-    }
-}
+wire_name!(WorkerState, "the state of a worker", {
+    Idle => "idle",
+    Busy => "busy",
+    Draining => "draining",
+});
 
 /// A worker's heartbeat.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerInfo {
-    /// The worker's id, unique to this run of it.
+    /// The worker's id, unique to this process.
     pub worker_id: String,
-    /// The name it was given; the host's where it was given none.
+    /// The worker's name; the host's name unless it was set.
     pub name: String,
-    /// The host it runs on.
+    /// The host that the worker runs on.
     pub hostname: String,
-    /// Its process id there.
+    /// Its process id on that host.
     pub pid: u32,
-    /// naq's version.
+    /// The version of naq.
     pub version: String,
-    /// The queues it serves, in order.
+    /// The queues that it pulls from, in order of priority.
     pub queues: Vec<QueueName>,
-    /// How many jobs it runs at once.
+    /// How many jobs it runs at once at most.
     pub concurrency: u32,
-    /// What it is doing.
+    /// What the worker is doing.
     pub state: WorkerState,
-    /// How many jobs run now.
+    /// How many jobs it runs now.
     pub running: u32,
-    /// The ids of running jobs, 100 at most.
+    /// The ids of its running jobs, at most 100.
     pub jobs: Vec<JobId>,
-    /// Jobs ended since it started.
+    /// How many jobs have ended since it started.
     pub jobs_ended: u64,
-    /// How trees of processes are held together: cgroup, namespace or subreaper.
+    /// How it contains the processes of a job: `cgroup`, `namespace` or `subreaper`.
     pub containment: String,
-    /// The labels it was started with.
+    /// The labels of the worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// When it started.
+    /// When the worker started.
     pub started_at: Timestamp,
-    /// When it wrote this.
+    /// When it wrote this heartbeat.
     pub last_seen: Timestamp,
 }

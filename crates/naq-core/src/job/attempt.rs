@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::backoff::{self, FailureClass};
 use super::transition::{finish, reset_to_queued, retry_at, saturating_add};
-use naq_protocol::{Envelope, Reason, Record, State, Timestamp};
+use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
 /// How an attempt's first process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,26 +83,16 @@ pub fn end_attempt(
 ) -> OnEnd {
     record.error.clone_from(&attempt.error);
     if is_success(envelope, &attempt.end) {
-        return finished(record, State::Succeeded, None, attempt.now);
+        return finished(record, Outcome::Succeeded, attempt.now);
     }
     // A program that succeeded has succeeded; any other end of a job that should be cancelled
     // counts as the cancel.
     if record.cancel_requested {
-        return finished(
-            record,
-            State::Cancelled,
-            Some(Reason::Cancelled),
-            attempt.now,
-        );
+        return finished(record, Outcome::Cancelled, attempt.now);
     }
     let (reason, class) = match attempt.end {
         AttemptEnd::Cancelled => {
-            return finished(
-                record,
-                State::Cancelled,
-                Some(Reason::Cancelled),
-                attempt.now,
-            );
+            return finished(record, Outcome::Cancelled, attempt.now);
         }
         AttemptEnd::Drained => {
             // The job did nothing wrong, so the attempt does not count.
@@ -133,15 +123,10 @@ fn is_success(envelope: &Envelope, end: &AttemptEnd) -> bool {
     }
 }
 
-fn finished(
-    mut record: Box<Record>,
-    state: State,
-    reason: Option<Reason>,
-    now: Timestamp,
-) -> OnEnd {
-    finish(&mut record, state, reason, now);
+fn finished(mut record: Box<Record>, outcome: Outcome, now: Timestamp) -> OnEnd {
+    finish(&mut record, outcome, now);
     OnEnd::Finish {
-        dead_letter: state == State::Failed,
+        dead_letter: matches!(outcome, Outcome::Failed(_)),
         record,
     }
 }
@@ -150,7 +135,7 @@ fn finished(
 fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
     record.crashes += 1;
     if record.crashes >= attempt.max_worker_crashes {
-        return finished(record, State::Failed, Some(Reason::Crashed), attempt.now);
+        return finished(record, Outcome::Failed(Reason::Crashed), attempt.now);
     }
     reset_to_queued(&mut record);
     OnEnd::Requeue { record }
@@ -168,7 +153,7 @@ fn after_failure(
     let failures = record.attempt.saturating_sub(record.crashes).max(1);
     let retries_left = failures <= envelope.max_retries.unwrap_or(0);
     if class == FailureClass::Fatal || !retries_left {
-        return finished(record, State::Failed, Some(reason), attempt.now);
+        return finished(record, Outcome::Failed(reason), attempt.now);
     }
     let wait = attempt
         .retry_after

@@ -1,7 +1,7 @@
 //! What a cancel request means for a job.
 
 use super::transition::finish;
-use naq_protocol::{Reason, Record, State, Timestamp};
+use naq_protocol::{Outcome, Record, State, Timestamp};
 
 /// What to do about a cancel request.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
     if record.state.is_terminal() {
         return OnCancel::AlreadyFinished(record);
     }
-    if record.state == State::Running {
+    // A job in a state of a later version is not ended here: its worker finds the request.
+    if matches!(record.state, State::Running | State::Unknown(_)) {
         if record.cancel_requested {
             return OnCancel::NotifyWorkerAgain(record);
         }
@@ -33,7 +34,7 @@ pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
         return OnCancel::NotifyWorker(record);
     }
     record.cancel_requested = true;
-    finish(&mut record, State::Cancelled, Some(Reason::Cancelled), now);
+    finish(&mut record, Outcome::Cancelled, now);
     OnCancel::End(record)
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::dependency::{DependencyStatus, Evaluation, evaluate};
 use super::transition::{block, finish, saturating_add, start};
 use naq_protocol::{
-    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, QueueName, Reason, Record, State,
-    Timestamp,
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, Outcome, QueueName, Reason,
+    Record, State, Timestamp,
 };
 
 /// How long a dependency may be missing if the envelope sets no `dependency_timeout`.
@@ -79,9 +79,9 @@ pub enum DeliveryDecision {
     AlreadyFinished,
     /// The job runs by another message: acknowledge this one.
     DuplicateMessage,
-    /// The same message has since been redelivered to another worker, which runs the job. Do not
-    /// run the job, and do not acknowledge the message: an acknowledgement would take the message
-    /// away from that worker.
+    /// The same message has since been redelivered to another worker, which runs the job, or the job
+    /// is in a state that only a later version knows. Do not run the job, and do not acknowledge the
+    /// message: an acknowledgement would take the message away from the other worker.
     Superseded,
     /// The message is early: delay it until this time again, then acknowledge.
     DelayUntil(Timestamp),
@@ -127,7 +127,7 @@ pub fn decide_delivery(
         && delivered.now >= expires_at
     {
         next.error = Some(format!("it was not started before {expires_at}"));
-        finish(&mut next, State::Expired, None, delivered.now);
+        finish(&mut next, Outcome::Expired, delivered.now);
         return DeliveryDecision::End(Box::new(next));
     }
     if let Some(decision) = decide_dependencies(&mut next, envelope, delivered) {
@@ -185,6 +185,9 @@ fn decide_by_state(next: &mut Record, delivered: &DeliveryContext) -> Option<Del
             _ => None,
         },
         State::Scheduled | State::Queued | State::Waiting => None,
+        // Only a later version knows what this state means. Its workers receive the message after
+        // the acknowledgement timeout of this delivery.
+        State::Unknown(_) => Some(DeliveryDecision::Superseded),
     }
 }
 
@@ -218,14 +221,14 @@ fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<Deli
             next.crashes,
             next.worker_id.as_deref().unwrap_or("unknown")
         ));
-        finish(next, State::Failed, Some(Reason::Crashed), delivered.now);
+        finish(next, Outcome::Failed(Reason::Crashed), delivered.now);
         return Some(DeliveryDecision::End(Box::new(next.clone())));
     }
     None
 }
 
 fn cancelled(mut next: Record, now: Timestamp) -> DeliveryDecision {
-    finish(&mut next, State::Cancelled, Some(Reason::Cancelled), now);
+    finish(&mut next, Outcome::Cancelled, now);
     DeliveryDecision::End(Box::new(next))
 }
 
@@ -255,7 +258,7 @@ fn decide_dependencies(
         }
         Evaluation::Unsatisfiable(why) => {
             next.error = Some(why);
-            finish(next, State::Failed, Some(Reason::Dependency), delivered.now);
+            finish(next, Outcome::Failed(Reason::Dependency), delivered.now);
             Some(DeliveryDecision::End(Box::new(next.clone())))
         }
         Evaluation::Pending { open, unrecorded } => {
@@ -314,8 +317,7 @@ pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> 
     record.error = Some(invalid.to_string());
     finish(
         &mut record,
-        State::Rejected,
-        Some(invalid.reason.into()),
+        Outcome::Rejected(invalid.reason),
         delivered.now,
     );
     record
@@ -377,6 +379,20 @@ mod tests {
             DeliveryDecision::Run(record) => record,
             other => panic!("not claimed: {other:?}"),
         }
+    }
+
+    #[test]
+    fn job_in_an_unknown_state_is_left_to_a_later_version() {
+        let mut record = claimed(None, &job(0), &delivered(7, "w", 1));
+        record.state = serde_json::from_str("\"suspended\"").unwrap();
+        let later = DeliveryContext {
+            delivery: 2,
+            ..delivered(7, "v", 2)
+        };
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &later),
+            DeliveryDecision::Superseded
+        ));
     }
 
     #[test]

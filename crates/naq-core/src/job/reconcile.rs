@@ -1,7 +1,7 @@
 //! Reconciling what a crash left behind: index entries, missing messages, lost jobs.
 
 use super::transition::finish;
-use naq_protocol::{Reason, Record, State, Timestamp};
+use naq_protocol::{Outcome, Reason, Record, State, Timestamp};
 
 /// What to do with an index entry that says that one job depends on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,18 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
 /// publishes one.
 #[must_use]
 pub fn needs_message(record: &Record) -> bool {
-    !record.placeholder && !record.state.is_terminal() && record.state != State::Waiting
+    !record.placeholder
+        && match record.state {
+            State::Scheduled | State::Queued | State::Running | State::Retrying => true,
+            State::Waiting
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired
+            | State::Rejected => false,
+            // Only the later version that wrote the state can tell.
+            State::Unknown(_) => false,
+        }
 }
 
 /// Whether a job needs a new message in place of an orphaned one, which the server will not
@@ -67,7 +78,7 @@ pub fn fail_lost_job(mut record: Record, now: Timestamp) -> Record {
         "its message is gone from its queue and no worker runs it: the queue was removed, or the server lost the message"
             .to_owned(),
     );
-    finish(&mut record, State::Failed, Some(Reason::Crashed), now);
+    finish(&mut record, Outcome::Failed(Reason::Crashed), now);
     record
 }
 

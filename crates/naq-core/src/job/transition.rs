@@ -1,35 +1,26 @@
-//! The changes to a record that several decisions share.
-//!
-//! Each function leaves the record consistent: `lease` is set while a job runs, `waits` while it
-//! is blocked, `next_attempt_at` while it waits for a retry, and never otherwise.
+//! The changes to a record that several decisions share. [`Record::set_phase`] sets the fields that
+//! belong to the new state; what is left here is what describes the job's last attempt.
 
 use std::time::Duration;
 
-use naq_protocol::{BlockedOn, Lease, Reason, Record, State, Timestamp};
+use naq_protocol::{BlockedOn, Lease, Outcome, Phase, Reason, Record, Timestamp};
 
-/// Ends the job in a terminal state. What the last attempt left (output, exit code) stays.
-pub(super) fn finish(record: &mut Record, state: State, reason: Option<Reason>, now: Timestamp) {
-    record.state = state;
-    record.reason = reason;
-    record.lease = None;
-    record.finished_at = Some(now);
-    record.next_attempt_at = None;
-    record.waits = None;
-    record.placeholder = false;
+/// Finishes the job. What the last attempt left (output, exit code) stays.
+pub(super) fn finish(record: &mut Record, outcome: Outcome, now: Timestamp) {
+    record.set_phase(Phase::Finished {
+        outcome,
+        finished_at: now,
+    });
 }
 
-/// Starts the next attempt under a lease, and clears what the previous attempt left.
+/// Starts the next attempt under a lease, and clears what the previous attempt left. Its checkpoint
+/// stays: the next attempt receives it.
 pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
-    record.state = State::Running;
-    record.waits = None;
-    record.superseded_sequence = None;
+    record.set_phase(Phase::Running {
+        lease,
+        started_at: now,
+    });
     record.attempt += 1;
-    record.worker_id = Some(lease.worker_id.clone());
-    record.lease = Some(lease);
-    record.started_at = Some(now);
-    record.finished_at = None;
-    record.next_attempt_at = None;
-    record.reason = None;
     record.error = None;
     record.exit_code = None;
     record.signal = None;
@@ -46,22 +37,14 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
 /// Blocks the job. `sequence` is the message that is about to be removed: its redelivery, should
 /// the removal come late, must not start the job.
 pub(super) fn block(record: &mut Record, waits: BlockedOn, sequence: u64) {
+    record.set_phase(Phase::Blocked { waits });
     record.superseded_sequence = Some(sequence);
-    record.state = State::Waiting;
-    record.waits = Some(waits);
     record.worker_id = None;
-    record.lease = None;
-    record.finished_at = None;
-    record.next_attempt_at = None;
 }
 
 /// Returns the job to its queue as if the attempt had never begun.
 pub(super) fn reset_to_queued(record: &mut Record) {
-    record.state = State::Queued;
-    record.reason = None;
-    record.lease = None;
-    record.started_at = None;
-    record.finished_at = None;
+    record.set_phase(Phase::Queued);
     record.exit_code = None;
     record.signal = None;
     record.stdout = None;
@@ -71,11 +54,11 @@ pub(super) fn reset_to_queued(record: &mut Record) {
 
 /// Ends the attempt and plans the next one for `due`.
 pub(super) fn retry_at(record: &mut Record, reason: Reason, now: Timestamp, due: Timestamp) {
-    record.state = State::Retrying;
-    record.reason = Some(reason);
-    record.lease = None;
-    record.finished_at = Some(now);
-    record.next_attempt_at = Some(due);
+    record.set_phase(Phase::Retrying {
+        reason,
+        finished_at: now,
+        next_attempt_at: due,
+    });
 }
 
 /// `wait` after `now`, or `now` if the sum is out of range.

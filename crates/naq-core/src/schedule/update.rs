@@ -173,7 +173,7 @@ pub enum OnChange {
 #[must_use]
 pub fn on_pause(present: &Schedule) -> OnChange {
     match present.status {
-        ScheduleStatus::Active => {
+        ScheduleStatus::Active | ScheduleStatus::Unknown(_) => {
             let mut paused = present.clone();
             paused.status = ScheduleStatus::Paused;
             paused.paused_reason = None;
@@ -190,7 +190,7 @@ pub fn on_pause(present: &Schedule) -> OnChange {
 pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
     match present.status {
         ScheduleStatus::Active => OnChange::Unchanged,
-        ScheduleStatus::Paused => {
+        ScheduleStatus::Paused | ScheduleStatus::Unknown(_) => {
             let mut resumed = present.clone();
             resumed.status = ScheduleStatus::Active;
             resumed.paused_reason = None;

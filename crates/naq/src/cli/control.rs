@@ -127,7 +127,7 @@ pub(super) struct ActionResult {
     message: String,
     /// Whether the action changed anything. `None` if that is not known.
     was_changed: Option<bool>,
-    status: Option<&'static str>,
+    status: Option<String>,
     next_run: Option<Timestamp>,
     /// The job that the action enqueued.
     job_id: Option<JobId>,
@@ -201,7 +201,7 @@ pub(super) async fn control_schedule(
     }
     Ok(ActionResult {
         was_changed: Some(was_changed),
-        status: Some(schedule.status.as_str()),
+        status: Some(schedule.status.to_string()),
         next_run: summary.next_run,
         ..ActionResult::new(ScheduleKind::Recurring, message)
     })
@@ -232,7 +232,7 @@ pub(super) async fn control_delayed_job(
             client.fetch_delayed_job(job).await?;
             client.cancel(job).await?;
             return Ok(ActionResult {
-                status: Some(State::Cancelled.as_str()),
+                status: Some(State::Cancelled.to_string()),
                 ..ActionResult::new(ScheduleKind::Delayed, "cancelled")
             });
         }
@@ -271,7 +271,7 @@ pub(super) async fn control_delayed_job(
         message.push_str(&next(due, options.when.tz.as_deref()));
     }
     Ok(ActionResult {
-        status: Some(status),
+        status: Some(status.to_owned()),
         next_run: due,
         job_id: (action == Action::Trigger).then(|| job.clone()),
         ..ActionResult::new(ScheduleKind::Delayed, message)

@@ -356,6 +356,7 @@ fn colour(state: State, text: &str) -> String {
         State::Running => AnsiColor::Cyan,
         State::Cancelled | State::Expired | State::Retrying => AnsiColor::Yellow,
         State::Queued | State::Scheduled | State::Waiting => AnsiColor::Blue,
+        State::Unknown(_) => AnsiColor::Magenta,
     };
     let style = colour.on_default();
     format!("{style}{text}{style:#}")

@@ -1,0 +1,48 @@
+//! Whether two envelopes are the same: by their bytes, or by their meaning.
+
+use serde_json::Value;
+
+use crate::envelope::Envelope;
+
+impl Envelope {
+    /// The digest of an envelope's bytes without surrounding white space: the first eight bytes of
+    /// their SHA-256, in hexadecimal.
+    #[must_use]
+    pub fn digest(bytes: &[u8]) -> String {
+        use sha2::Digest;
+        let digest = sha2::Sha256::digest(bytes.trim_ascii());
+        let mut text = String::with_capacity(16);
+        for byte in &digest[..8] {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        text
+    }
+}
+
+/// Whether two envelopes are equivalent: their JSON values are equal, or they describe the same job
+/// with durations, sizes or dependencies in different notations.
+#[must_use]
+pub fn is_equivalent(one: &[u8], other: &[u8]) -> bool {
+    if one == other {
+        return true;
+    }
+    let values = |bytes| serde_json::from_slice::<Value>(bytes).ok();
+    let meanings = |bytes| serde_json::to_value(Envelope::parse(bytes).ok()?).ok();
+    let both_are = |one: Option<Value>, other| one.is_some() && one == other;
+    both_are(values(one), values(other)) || both_are(meanings(one), meanings(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelopes_in_different_notations_are_equivalent() {
+        let one = br#"{"command":"a","timeout":"300ms","depends_on":[{"job":"b","on":"success"}]}"#;
+        let other = br#"{"depends_on":["b"],"timeout":0.3,"command":"a","args":[]}"#;
+        let another = br#"{"command":"a","timeout":"301ms","depends_on":["b"]}"#;
+        assert!(is_equivalent(one, other));
+        assert!(!is_equivalent(one, another));
+        assert!(is_equivalent(b"{\"command\": 7}", b"{\"command\":7}"));
+    }
+}

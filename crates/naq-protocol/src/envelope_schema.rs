@@ -1,0 +1,32 @@
+//! The parts of the JSON Schema of an envelope that no type expresses.
+
+use serde_json::Value;
+
+/// A duration or a size of 0, as a number or a text.
+pub(crate) fn nothing() -> Value {
+    serde_json::json!({"anyOf": [{"const": 0}, {"type": "string", "pattern": "^[^1-9]*$"}]})
+}
+
+/// The combinations of fields that [`Envelope::validate`](crate::Envelope::validate) requires.
+pub(crate) fn combinations(schema: &mut schemars::Schema) {
+    use serde_json::json;
+    let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
+    let [command, script, function] = ["command", "script", "function"].map(given);
+    let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
+    schema.insert("oneOf".to_owned(), json!([command, script, function]));
+    schema.insert(
+        "allOf".to_owned(),
+        json!([
+            {"not": {"allOf": [input, stdin]}},
+            {"not": {"allOf": [input, stdin_base64]}},
+            {"not": {"allOf": [stdin, stdin_base64]}},
+            {
+                "if": function,
+                "else": {"properties": {
+                    "args": {"items": {"type": ["string", "number", "boolean"], "pattern": r"^[^\u0000]*$"}},
+                    "kwargs": {"maxProperties": 0}
+                }}
+            }
+        ]),
+    );
+}

@@ -1,0 +1,267 @@
+//! The rules for an envelope that types alone cannot express.
+
+use std::collections::{BTreeMap, HashSet};
+
+use base64::Engine;
+use serde_json::Value;
+
+use crate::dependency::DEPENDENCIES_MAX;
+use crate::envelope::{Envelope, RETRIES_MAX};
+use crate::error::{EnvelopeError, RejectReason};
+use crate::limits::OUTPUT_BYTES_MAX;
+use crate::names::NAME_CHARS_MAX;
+use crate::retry::RetryDelay;
+use crate::text::excerpt;
+use crate::version::check_version;
+
+/// The most bytes that labels may have together: every record of the job repeats them.
+const LABELS_BYTES_MAX: usize = 16 << 10;
+
+/// The longest concurrency key, in bytes.
+const CONCURRENCY_KEY_BYTES_MAX: usize = 1 << 10;
+
+/// The most bytes that required labels may have together: every worker reads each set of them.
+const REQUIRES_BYTES_MAX: usize = 4 << 10;
+
+const HAS_NUL: &str = "it has a NUL, which no process can receive";
+
+fn invalid(path: impl Into<String>, message: &str) -> Result<(), EnvelopeError> {
+    Err(EnvelopeError::new(RejectReason::Invalid, path, message))
+}
+
+impl Envelope {
+    /// Checks what types alone cannot: combinations of fields, ranges, and text that no process can
+    /// receive.
+    ///
+    /// # Errors
+    /// Returns [`EnvelopeError`] with the path of the first invalid field.
+    pub fn validate(&self) -> Result<(), EnvelopeError> {
+        check_version(self.version.map(u64::from))?;
+        if let Some(id) = &self.job_id
+            && id.as_str().len() > NAME_CHARS_MAX
+        {
+            return invalid("job_id", "it is too long; use 1 to 64 characters");
+        }
+        self.validate_program()?;
+        self.validate_args()?;
+        self.validate_stdin()?;
+        self.validate_env()?;
+        self.validate_secrets()?;
+        if self.timeout.is_some_and(|timeout| timeout.0.is_zero()) {
+            return invalid("timeout", "it is 0; leave it out for no timeout");
+        }
+        self.validate_limits()?;
+        if self
+            .max_retries
+            .is_some_and(|retries| retries > RETRIES_MAX)
+        {
+            return invalid("max_retries", "it is out of range; at most 10000");
+        }
+        if self.retry_delay == Some(RetryDelay::PerRetry(Vec::new())) {
+            return invalid("retry_delay", "the list is empty");
+        }
+        self.validate_labels()?;
+        self.validate_concurrency()?;
+        self.validate_dependencies()
+    }
+
+    fn validate_program(&self) -> Result<(), EnvelopeError> {
+        let programs = [&self.command, &self.script, &self.function];
+        match programs.iter().filter(|program| program.is_some()).count() {
+            1 => {}
+            0 => {
+                return invalid(
+                    "",
+                    "names nothing to run; give one of `command`, `script`, `function`",
+                );
+            }
+            _ => {
+                return invalid(
+                    "",
+                    "names more than one of `command`, `script`, `function`; give one",
+                );
+            }
+        }
+        for (path, text) in [
+            ("command", &self.command),
+            ("script", &self.script),
+            ("function", &self.function),
+            ("cwd", &self.cwd),
+            ("traceparent", &self.traceparent),
+        ] {
+            let Some(text) = text else { continue };
+            if text.is_empty() {
+                return invalid(path, "it is empty");
+            }
+            // A script reaches its interpreter as a file, which may contain anything.
+            if path != "script" && text.contains('\0') {
+                return invalid(path, HAS_NUL);
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_args(&self) -> Result<(), EnvelopeError> {
+        if self.function.is_some() {
+            return Ok(());
+        }
+        for (index, arg) in self.args.iter().enumerate() {
+            match arg {
+                Value::String(text) if text.contains('\0') => {
+                    return invalid(format!("args[{index}]"), HAS_NUL);
+                }
+                Value::String(_) | Value::Number(_) | Value::Bool(_) => {}
+                Value::Null | Value::Array(_) | Value::Object(_) => {
+                    return invalid(
+                        format!("args[{index}]"),
+                        "an argument of a command is a string, a number or a boolean",
+                    );
+                }
+            }
+        }
+        if !self.kwargs.is_empty() {
+            return invalid("kwargs", "only a `function` takes named arguments");
+        }
+        Ok(())
+    }
+
+    fn validate_stdin(&self) -> Result<(), EnvelopeError> {
+        let inputs = [
+            self.input.is_some(),
+            self.stdin.is_some(),
+            self.stdin_base64.is_some(),
+        ];
+        if inputs.iter().filter(|given| **given).count() > 1 {
+            return invalid(
+                "",
+                "has more than one of `input`, `stdin`, `stdin_base64`; give one",
+            );
+        }
+        let is_base64 = |text: &String| {
+            base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok()
+        };
+        if !self.stdin_base64.as_ref().is_none_or(is_base64) {
+            return invalid("stdin_base64", "it is not base64");
+        }
+        Ok(())
+    }
+
+    fn validate_env(&self) -> Result<(), EnvelopeError> {
+        for (name, value) in &self.env {
+            let path = || format!("env.{}", excerpt(name));
+            if name.is_empty() {
+                return invalid("env", "a variable has an empty name");
+            }
+            if name.contains('=') {
+                return invalid(path(), "a variable's name cannot have `=`");
+            }
+            if name.contains('\0') || value.contains('\0') {
+                return invalid(path(), HAS_NUL);
+            }
+            if name.starts_with("NAQ_") {
+                return invalid(path(), "names that begin with NAQ_ are set by naq");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_secrets(&self) -> Result<(), EnvelopeError> {
+        for (index, name) in self.secrets.iter().enumerate() {
+            let is_variable_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                && !name.is_empty()
+                && !name.starts_with(|c: char| c.is_ascii_digit());
+            if !is_variable_name {
+                return invalid(
+                    format!("secrets[{index}]"),
+                    "a secret is named like a variable: A-Z a-z 0-9 _",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_labels(&self) -> Result<(), EnvelopeError> {
+        let bytes = |labels: &BTreeMap<String, String>| -> usize {
+            labels
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum()
+        };
+        if bytes(&self.labels) > LABELS_BYTES_MAX {
+            return invalid(
+                "labels",
+                "they are over 16 KiB; use `meta` for data that no filter needs",
+            );
+        }
+        if bytes(&self.requires) > REQUIRES_BYTES_MAX {
+            return invalid("requires", "they are over 4 KiB");
+        }
+        Ok(())
+    }
+
+    fn validate_concurrency(&self) -> Result<(), EnvelopeError> {
+        if self.concurrency_max == Some(0) {
+            return invalid("concurrency_max", "it is 0; no job could run");
+        }
+        if let Some(key) = &self.concurrency_key
+            && (key.is_empty() || key.len() > CONCURRENCY_KEY_BYTES_MAX)
+        {
+            return invalid(
+                "concurrency_key",
+                "it is empty or over 1 KiB; use a short name of what the jobs share",
+            );
+        }
+        Ok(())
+    }
+
+    fn validate_dependencies(&self) -> Result<(), EnvelopeError> {
+        if self.depends_on.len() > DEPENDENCIES_MAX {
+            return invalid("depends_on", "it is too long; at most 10000 jobs");
+        }
+        let mut seen = HashSet::new();
+        for (index, dependency) in self.depends_on.iter().enumerate() {
+            let path = || format!("depends_on[{index}]");
+            if Some(&dependency.job) == self.job_id.as_ref() {
+                return invalid(path(), "the job would wait for itself");
+            }
+            if !seen.insert(&dependency.job) {
+                return invalid(path(), "the same job is listed twice");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_limits(&self) -> Result<(), EnvelopeError> {
+        let limits = &self.limits;
+        if limits.memory.is_some_and(|memory| memory.0 == 0) {
+            return invalid("limits.memory", "it is 0");
+        }
+        if limits.cpu_time.is_some_and(|time| time.0.is_zero()) {
+            return invalid("limits.cpu_time", "it is 0");
+        }
+        if limits
+            .cpus
+            .is_some_and(|cpus| !(0.01..=4096.0).contains(&cpus))
+        {
+            return invalid("limits.cpus", "it is out of range; 0.01 to 4096");
+        }
+        if limits.processes == Some(0) {
+            return invalid("limits.processes", "it is 0");
+        }
+        if limits.open_files.is_some_and(|files| files < 4) {
+            return invalid("limits.open_files", "a job needs at least 4");
+        }
+        if limits
+            .output
+            .is_some_and(|output| output.0 > OUTPUT_BYTES_MAX)
+        {
+            return invalid("limits.output", "it is out of range; at most 64M");
+        }
+        if limits.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+            return invalid("limits.nice", "it is out of range; -20 to 19");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! The captured output of a job.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One captured output stream. If it was longer than its limit, `text` or `base64` holds its head,
+/// `tail` holds its end in the same form, and `object` names the whole of it, if that was kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CapturedOutput {
+    /// The bytes as text, if they are UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The bytes in base64, if they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// The end of a truncated output, as text or base64 like the head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<String>,
+    /// The number of bytes that the job wrote.
+    pub bytes: u64,
+    /// Whether bytes between head and tail are missing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+    /// The object in the bucket `naq_files` that holds the whole output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+}
+
+impl CapturedOutput {
+    /// Builds it from the captured head and tail of a stream. `bytes` is the length of the whole
+    /// stream, and `truncated` whether bytes between head and tail are missing.
+    #[must_use]
+    pub fn new(
+        mut head: Vec<u8>,
+        mut tail: Vec<u8>,
+        bytes: u64,
+        truncated: bool,
+    ) -> CapturedOutput {
+        if truncated {
+            // A cut in the middle of a character would make text invalid UTF-8.
+            trim_to_characters(&mut head, &mut tail);
+        } else {
+            head.append(&mut tail);
+        }
+        let mut output = CapturedOutput {
+            bytes,
+            truncated,
+            ..CapturedOutput::default()
+        };
+        match (String::from_utf8(head), String::from_utf8(tail)) {
+            (Ok(head), Ok(tail)) => {
+                output.text = Some(head);
+                output.tail = truncated.then_some(tail);
+            }
+            (head, tail) => {
+                let raw = |part: Result<String, std::string::FromUtf8Error>| match part {
+                    Ok(text) => STANDARD.encode(text),
+                    Err(error) => STANDARD.encode(error.as_bytes()),
+                };
+                output.base64 = Some(raw(head));
+                output.tail = truncated.then(|| raw(tail));
+            }
+        }
+        output
+    }
+
+    /// The bytes of the head; all bytes if the output is not truncated.
+    #[must_use]
+    pub fn head_bytes(&self) -> Vec<u8> {
+        match (&self.text, &self.base64) {
+            (Some(text), _) => text.as_bytes().to_vec(),
+            (None, Some(base64)) => STANDARD.decode(base64).unwrap_or_default(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// The bytes of the tail; empty if the output is not truncated.
+    #[must_use]
+    pub fn tail_bytes(&self) -> Vec<u8> {
+        match (&self.tail, &self.text) {
+            (None, _) => Vec::new(),
+            (Some(tail), Some(_)) => tail.as_bytes().to_vec(),
+            (Some(tail), None) => STANDARD.decode(tail).unwrap_or_default(),
+        }
+    }
+}
+
+/// Removes a partial character at either side of a cut: at most three bytes each.
+fn trim_to_characters(head: &mut Vec<u8>, tail: &mut Vec<u8>) {
+    if let Err(error) = std::str::from_utf8(head)
+        && error.error_len().is_none()
+    {
+        head.truncate(error.valid_up_to());
+    }
+    let continuation = tail
+        .iter()
+        .take(3)
+        .take_while(|byte| **byte & 0b1100_0000 == 0b1000_0000)
+        .count();
+    tail.drain(..continuation);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn output_that_is_not_text_reads_back() {
+        let bytes = vec![0xff, 0, 1, 0xfe];
+        let output = CapturedOutput::new(bytes.clone(), Vec::new(), 4, false);
+        assert!(output.text.is_none());
+        assert_eq!(output.head_bytes(), bytes);
+    }
+
+    #[test]
+    fn output_cut_inside_a_character_stays_text() {
+        let text = "äöü".as_bytes();
+        let output = CapturedOutput::new(text[..3].to_vec(), text[3..].to_vec(), 100, true);
+        assert_eq!(output.text.as_deref(), Some("ä"));
+        assert_eq!(output.tail.as_deref(), Some("ü"));
+    }
+
+    proptest! {
+        #[test]
+        fn whole_output_is_kept_byte_for_byte(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..300) {
+            let cut = cut.min(bytes.len());
+            let output = CapturedOutput::new(bytes[..cut].to_vec(), bytes[cut..].to_vec(), bytes.len() as u64, false);
+            prop_assert_eq!(output.head_bytes(), bytes);
+        }
+    }
+}
