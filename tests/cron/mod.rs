@@ -1,4 +1,4 @@
-//! What naq makes of cron expressions beside what others do.
+//! Differential tests: cron expressions in naq and in two Python packages.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -21,15 +21,15 @@ fn file(name: &str) -> PathBuf {
     Path::new(crate::ROOT).join("tests/cron").join(name)
 }
 
-/// The answers to all questions, of both packages to each.
+/// The answers of both packages to all questions.
 fn ask(questions: &[Question]) -> Vec<[Answer; 2]> {
     #[expect(
         clippy::disallowed_methods,
-        reason = "Python is a process of its own, started as a user would"
+        reason = "the test starts Python as a user would"
     )]
     let mut others = Command::new(python("cron", &file("requirements.txt")))
         .arg(file("others.py"))
-        // the zones of the package, not those of the machine
+        // Use the zones of the package, and not those of the machine.
         .env("PYTHONTZPATH", "")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -59,9 +59,9 @@ fn ask(questions: &[Question]) -> Vec<[Answer; 2]> {
         .collect()
 }
 
-/// `NAQ_CRON_SEED` and `NAQ_CRON_QUESTIONS` ask others, and more.
+/// `NAQ_CRON_SEED` selects other questions, `NAQ_CRON_QUESTIONS` sets their number.
 #[test]
-fn others_say_the_same_or_it_is_known_why_not() {
+fn cron_matches_other_packages_but_for_known_differences() {
     let number = |name: &str, default: usize| {
         naq_client::config::environment()
             .get(name)
@@ -106,11 +106,11 @@ fn others_say_the_same_or_it_is_known_why_not() {
     assert!(same > 2 * count * 7 / 10, "too few to be a comparison");
 }
 
-/// The zones of both sides are of one release.
+/// Both sides use the same release of the zone database.
 #[test]
-fn the_others_have_the_same_zones() {
+fn cron_comparison_uses_the_same_zone_release() {
     let requirements = std::fs::read_to_string(file("requirements.txt")).unwrap();
-    // release 2025b of the zones is package 2025.2
+    // Release 2025b of the zone database is version 2025.2 of the package.
     let release = chrono_tz::IANA_TZDB_VERSION;
     let (year, letter) = release.split_at(4);
     let number = letter.bytes().next().unwrap() - b'a' + 1;

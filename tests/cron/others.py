@@ -1,6 +1,6 @@
-"""What cronsim and croniter say: a question a line, their answers a line.
+"""The answers of cronsim and croniter: one question per line, one line of answers each.
 
-An answer is a list of moments, in seconds since 1970, or a text that says why there are none.
+An answer is a list of instants, in seconds since 1970, or a text that says why there are none.
 """
 
 import json
@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 
 
 def start(question):
-    # cronsim knows UTC by its object
+    # cronsim recognises UTC only by this object.
     zone = question["zone"]
     zone = timezone.utc if zone == "UTC" else ZoneInfo(zone)
     return datetime.fromtimestamp(question["after"], zone)

@@ -1,5 +1,4 @@
-//! What is asked: an expression, a zone, a moment. Drawn by chance, with more of them where
-//! clocks are put forward or back.
+//! Random questions: an expression, a zone and an instant, more often around changes of clocks.
 
 use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone, Timelike};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -8,10 +7,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// How many times of each expression are asked for.
+/// How many matches of each expression are compared.
 pub(super) const TIMES: usize = 5;
 
-/// Zones whose clocks have been put forward and back in every way there is.
+/// Zones with every kind of clock change.
 const ZONES: [&str; 14] = [
     "Africa/Casablanca",
     "America/New_York",
@@ -29,7 +28,7 @@ const ZONES: [&str; 14] = [
     "Pacific/Chatham",
 ];
 
-/// Moments are seconds since 1970.
+/// A question. Instants are seconds since 1970.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) expression: String,
@@ -44,7 +43,7 @@ impl Question {
             2..7 => ZONES.choose(chance).unwrap().parse().unwrap(),
             _ => *TZ_VARIANTS.choose(chance).unwrap(),
         };
-        // from 1976 to 2033: before, zones have offsets of odd seconds
+        // From 1976 to 2033. Earlier, zones have offsets with odd seconds.
         let after = chance.random_range(190_000_000..2_000_000_000);
         let change = chance.random_bool(0.6).then(|| next_change(zone, after));
         let after = match change.flatten() {
@@ -90,7 +89,7 @@ impl Question {
         self.expression.split(' ').count() == 6
     }
 
-    /// Whether the hours are all there are.
+    /// Whether the hour field matches every hour.
     pub(super) fn has_every_hour(&self) -> bool {
         let cron = Cron::parse(&format!("0 {} * * *", self.hour())).unwrap();
         let mut moment = chrono::DateTime::UNIX_EPOCH;
@@ -101,7 +100,7 @@ impl Question {
         })
     }
 
-    /// The same with another field of days or weekdays.
+    /// The same question with other day and weekday fields.
     pub(super) fn with(&self, day: &str, weekday: &str) -> Question {
         let mut fields: Vec<&str> = self.expression.split(' ').collect();
         let count = fields.len();
@@ -110,8 +109,8 @@ impl Question {
         self.of(fields.join(" "))
     }
 
-    /// The same with ranges of one value, `4-4` and `4-4/2`, read in another way: from that value,
-    /// the step, and the first and last value of the field.
+    /// The same question with ranges of one value (`4-4`, `4-4/2`) rewritten by `read`, which gets that
+    /// value, the step, and the first and last value of the field.
     pub(super) fn with_single_ranges(
         &self,
         read: impl Fn(&str, &str, (u32, u32)) -> String,
@@ -144,11 +143,11 @@ impl Question {
         }
     }
 
-    /// naq's answer: empty if the expression never matches.
+    /// The answer of naq. It is empty if naq reports that the expression never matches.
     pub(super) fn times(&self) -> Vec<i64> {
         let cron = match Cron::parse(&self.expression) {
             Ok(cron) => cron,
-            Err(error) if error.to_string().contains("never comes true") => return Vec::new(),
+            Err(error) if error.to_string().contains("never matches") => return Vec::new(),
             Err(error) => panic!("{error}"),
         };
         let zone: Timezone = self.zone.name().parse().unwrap();
@@ -161,7 +160,7 @@ impl Question {
             .collect()
     }
 
-    /// Whether the expression matches at that time by naq's answer.
+    /// Whether the expression matches at an instant, according to naq.
     pub(super) fn is_true(&self, moment: i64) -> bool {
         let before = Question {
             after: moment - 1,
@@ -170,25 +169,25 @@ impl Question {
         before.times().first() == Some(&moment)
     }
 
-    /// What the clocks show.
+    /// The local time at an instant.
     pub(super) fn clock(&self, moment: i64) -> NaiveDateTime {
         utc(moment).with_timezone(&self.zone).naive_local()
     }
 
-    /// Whether the clocks show the time of a moment for the second time.
+    /// Whether the local time of an instant occurs for the second time.
     pub(super) fn is_shown_again(&self, moment: i64) -> bool {
         let shown = self.zone.from_local_datetime(&self.clock(moment));
         shown.earliest() != shown.latest()
             && shown.latest() == Some(utc(moment).with_timezone(&self.zone))
     }
 
-    /// By how many seconds the clocks are put forward at a moment.
+    /// By how many seconds clocks go forward at an instant; negative if they go back.
     pub(super) fn put_forward(&self, moment: i64) -> i32 {
         offset(self.zone, moment) - offset(self.zone, moment - 1)
     }
 
-    /// Whether, in the day before or the year that follows, the clocks are put back over midnight
-    /// or at another time than a full hour.
+    /// Whether, from a day before the instant until a year after it, clocks go back over midnight or
+    /// at another time than a full hour.
     pub(super) fn is_put_back_within_an_hour(&self) -> bool {
         let (since, until) = (self.after - 86_400, self.after + 366 * 86_400);
         std::iter::successors(next_change(self.zone, since), |change| {
@@ -220,10 +219,10 @@ fn offset(zone: Tz, moment: i64) -> i32 {
     offset.fix().local_minus_utc()
 }
 
-/// The next moment at which the clocks are put forward or back, if it is within a year or so.
+/// The next change of clocks, if it is within about a year.
 fn next_change(zone: Tz, after: i64) -> Option<i64> {
     let mut from = after;
-    // to the day, the minute, the second
+    // Narrow it down to the day, the minute, the second.
     for (step, steps) in [(86_400, 400), (60, 1_440), (1, 60)] {
         from = (0..steps)
             .map(|count| from + count * step)
@@ -281,7 +280,7 @@ fn item(chance: &mut StdRng, min: u32, max: u32) -> String {
     );
     match chance.random_range(0..8) {
         0 => format!("*/{step}"),
-        // sometimes with one value
+        // Some of these have only one value.
         1..3 => format!("{from}-{}", chance.random_range(from..=max)),
         3 => format!("{from}-{}/{step}", chance.random_range(from..=max)),
         _ => from.to_string(),

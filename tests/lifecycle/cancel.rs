@@ -7,7 +7,7 @@ use crate::harness::naq::{Naq, eventually, id, is_process_alive, text};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn cancelling_a_running_job_kills_its_tree_and_notifies_waiters() {
+fn cancel_stops_a_running_job_with_its_process_tree_and_releases_its_dependents() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -52,7 +52,7 @@ fn cancelling_a_running_job_kills_its_tree_and_notifies_waiters() {
 }
 
 #[test]
-fn one_that_ends_well_all_the_same_has_succeeded() {
+fn cancelled_job_that_exits_with_0_has_succeeded() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -73,7 +73,7 @@ fn one_that_ends_well_all_the_same_has_succeeded() {
 }
 
 #[test]
-fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
+fn cancel_ends_a_queued_a_blocked_and_a_retrying_job_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.enqueue(&["--id", "queued", "--label", "a=b", "--", "true"]);
@@ -120,7 +120,7 @@ fn a_queued_a_waiting_and_a_retrying_job_end_at_once() {
 }
 
 #[test]
-fn a_job_whose_worker_is_dead_is_cancelled_once_its_lease_is_over() {
+fn cancel_of_a_job_of_a_crashed_worker_takes_effect_after_its_lease() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
@@ -138,13 +138,13 @@ fn a_job_whose_worker_is_dead_is_cancelled_once_its_lease_is_over() {
 }
 
 #[test]
-fn a_worker_that_missed_the_word_finds_it_on_the_record() {
+fn worker_that_missed_the_cancel_notification_finds_it_in_the_record() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).ack_wait("2s").spawn();
     naq.enqueue(&["--id", "deaf", "--", "sleep", "1000"]);
     naq.wait_running(&id("deaf"));
-    // the wish alone, as a client leaves it that dies before it tells the worker
+    // Only the request is recorded: the client crashes before it notifies the worker.
     naq.block_on(async {
         let broker = naq.client().broker();
         let (record, revision) = broker.read_record(&id("deaf")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a job says of itself while it runs, and what comes of it.
+//! The control channel: what a running job reports, and what follows from it.
 
 use naq_protocol::State;
 use nix::sys::signal::Signal;
@@ -7,7 +7,7 @@ use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
 
 #[test]
-fn progress_and_result_are_seen_while_it_runs() {
+fn progress_and_result_are_visible_while_the_job_runs() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -36,7 +36,7 @@ fn progress_and_result_are_seen_while_it_runs() {
 }
 
 #[test]
-fn a_checkpoint_outlives_the_worker() {
+fn checkpoint_survives_a_worker_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
@@ -54,7 +54,7 @@ fn a_checkpoint_outlives_the_worker() {
 }
 
 #[test]
-fn a_cancel_between_two_words_is_not_lost() {
+fn cancel_between_two_reports_is_not_lost() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -66,7 +66,7 @@ fn a_cancel_between_two_words_is_not_lost() {
 }
 
 #[test]
-fn a_job_says_when_it_wants_to_be_tried_again() {
+fn job_chooses_when_it_is_retried() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -80,7 +80,7 @@ fn a_job_says_when_it_wants_to_be_tried_again() {
 }
 
 #[test]
-fn run_cancels_its_job_on_an_interrupt_even_between_two_attempts() {
+fn run_cancels_its_job_on_an_interrupt_also_between_attempts() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let running = naq

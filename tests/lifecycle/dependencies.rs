@@ -1,4 +1,4 @@
-//! Jobs that wait for others.
+//! Dependencies between jobs.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -23,12 +23,12 @@ fn push(naq: &Naq, envelopes: impl IntoIterator<Item = (String, serde_json::Valu
 }
 
 #[test]
-fn a_job_runs_after_those_it_depends_on() {
+fn job_runs_after_its_dependencies() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let log = naq.home().join("log");
     let say = |word: &str| format!("echo {word} >> {}", log.display());
-    // the last one first: it is not there yet that it waits for
+    // The last job first: its dependency does not exist yet.
     naq.enqueue(&[
         "--id",
         "c",
@@ -63,7 +63,7 @@ fn a_job_runs_after_those_it_depends_on() {
 }
 
 #[test]
-fn one_that_can_no_longer_run_fails_and_so_do_its_dependents() {
+fn job_with_an_unsatisfiable_dependency_fails_with_its_dependents() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).concurrency(4).spawn();
@@ -118,7 +118,7 @@ fn one_that_can_no_longer_run_fails_and_so_do_its_dependents() {
 }
 
 #[test]
-fn one_that_has_ended_before_is_not_waited_for() {
+fn dependency_that_finished_before_does_not_block() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -141,7 +141,7 @@ fn one_that_has_ended_before_is_not_waited_for() {
 }
 
 #[test]
-fn a_missing_one_is_named_once_its_time_is_over() {
+fn missing_dependency_fails_the_job_after_its_timeout() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -162,13 +162,13 @@ fn a_missing_one_is_named_once_its_time_is_over() {
         error.contains("ghost") && error.contains("not enqueued in time"),
         "{error}"
     );
-    // a query for the missing one does not report that such a job exists
+    // The placeholder of the missing job is not shown as a job.
     naq.cli(["status", "ghost"]).run().exits(4);
     naq.wait_drained("default");
 }
 
 #[test]
-fn a_circle_is_found_out() {
+fn circular_dependency_is_detected() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -195,7 +195,7 @@ fn a_circle_is_found_out() {
 }
 
 #[test]
-fn a_dependency_that_is_only_queued_is_waited_for_on_and_on() {
+fn queued_dependency_is_waited_for_beyond_the_timeout() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.enqueue(&["--queue", "slow", "--id", "slow-one", "--", "true"]);
@@ -214,7 +214,7 @@ fn a_dependency_that_is_only_queued_is_waited_for_on_and_on() {
         record.state == State::Waiting
     });
     let until = first.waits.unwrap().until.unwrap();
-    // past its time it is looked at, and given more
+    // After the timeout it is rechecked, and the timeout starts again.
     naq.wait_for(&id("patient"), "given more time", |record| {
         record
             .waits
@@ -227,7 +227,7 @@ fn a_dependency_that_is_only_queued_is_waited_for_on_and_on() {
 }
 
 #[test]
-fn a_fan_and_a_chain_of_hundreds_finish() {
+fn fan_and_chain_of_hundreds_of_dependencies_finish() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let fan = 300;
@@ -259,7 +259,7 @@ fn a_fan_and_a_chain_of_hundreds_finish() {
     assert_eq!(naq.wait_ended(&id("join")).state, State::Succeeded);
     assert_eq!(naq.wait_ended(&id(&link(99))).state, State::Succeeded);
     naq.wait_drained("default");
-    // a server has room for some thousand consumers: none may be left for each job
+    // The server supports a few thousand consumers, so no consumer per job may remain.
     let consumers = || {
         naq.block_on(async {
             let jetstream = async_nats::jetstream::new(naq.nats().clone());
@@ -271,7 +271,7 @@ fn a_fan_and_a_chain_of_hundreds_finish() {
 }
 
 #[test]
-fn what_was_met_is_not_asked_for_again_by_a_retry() {
+fn retry_does_not_resolve_satisfied_dependencies_again() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -296,7 +296,7 @@ fn what_was_met_is_not_asked_for_again_by_a_retry() {
 }
 
 #[test]
-fn a_rejected_dependency_releases_who_waits_for_it() {
+fn rejected_dependency_releases_its_dependents() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
@@ -317,7 +317,7 @@ fn a_rejected_dependency_releases_who_waits_for_it() {
 }
 
 #[test]
-fn a_job_that_waits_for_itself_or_twice_is_refused() {
+fn dependency_on_itself_or_listed_twice_is_refused() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.cli(["enqueue", "--id", "me", "--depends-on", "me", "--", "true"])
@@ -339,7 +339,7 @@ fn a_job_that_waits_for_itself_or_twice_is_refused() {
 }
 
 #[test]
-fn one_that_ended_between_two_looks_is_not_taken_for_open() {
+fn dependency_that_finished_between_two_looks_is_not_pending() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("default");
@@ -353,7 +353,7 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     record.envelope = serde_json::from_str(r#"{"command":"true"}"#).ok();
     naq.block_on(async {
         let broker = naq.client().broker();
-        // blocked on both; the first ended before it was awaited, so nothing releases the job for it
+        // Blocked on both; the first finished before it could know, so nothing releases the job for it.
         let both = [after("left"), after("right")];
         broker.index_dependencies(&id("join"), &both).await.unwrap();
         broker
@@ -376,10 +376,10 @@ fn one_that_ended_between_two_looks_is_not_taken_for_open() {
     assert_eq!(naq.stream_messages("default"), 1);
 }
 
-/// A trace continues over every message that a job has: its own, the one of a retry, the one by which it
-/// is released.
+/// The trace context is kept across all messages of a job: the first one, that of a retry, and the one
+/// that releases it.
 #[test]
-fn a_trace_is_kept_over_waiting_and_retries() {
+fn trace_context_survives_blocking_and_retries() {
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -1,4 +1,4 @@
-//! Flows: jobs of one file that depend on one another.
+//! Flows: jobs in one file that depend on each other.
 
 use naq_protocol::{Reason, State};
 
@@ -14,7 +14,7 @@ const FLOW: &str = r#"{"jobs": {
 }}"#;
 
 #[test]
-fn a_flow_runs_in_its_order_over_several_queues() {
+fn flow_runs_in_order_across_several_queues() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let file = naq.file("flow.json", FLOW);
@@ -54,7 +54,7 @@ fn a_flow_runs_in_its_order_over_several_queues() {
             ]
         );
     }
-    // the same flow under the same name is the same request
+    // Enqueuing the same flow under the same name is idempotent.
     naq.cli(["enqueue", "--id", "night", "--file", file])
         .run()
         .succeeds();
@@ -63,7 +63,7 @@ fn a_flow_runs_in_its_order_over_several_queues() {
 }
 
 #[test]
-fn a_flow_is_cancelled_by_its_label() {
+fn flow_is_cancelled_by_its_label() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let done = naq
@@ -90,7 +90,7 @@ fn a_flow_is_cancelled_by_its_label() {
 }
 
 #[test]
-fn what_is_wrong_with_a_flow_is_said_and_nothing_is_enqueued() {
+fn invalid_flow_is_refused_and_enqueues_nothing() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     for (flow, words) in [
@@ -125,7 +125,7 @@ fn what_is_wrong_with_a_flow_is_said_and_nothing_is_enqueued() {
 }
 
 #[test]
-fn a_tree_without_a_flow_is_found_from_either_end() {
+fn dependency_tree_without_a_flow_is_shown_from_either_end() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();

@@ -1,4 +1,4 @@
-//! A job's life as a user sees it: dependencies, cancelling, slots of a key.
+//! The life of a job as a user sees it: dependencies, cancelling, concurrency slots.
 
 mod cancel;
 mod control;

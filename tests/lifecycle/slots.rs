@@ -1,4 +1,4 @@
-//! `concurrency_key` and `concurrency_max`: how many jobs of a key run at once.
+//! Concurrency slots: at most `concurrency_max` jobs of a `concurrency_key` run at once.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
 
-/// A job that notes how many of its kind run beside it.
+/// A job that records how many jobs of its kind run at once.
 fn counted(folder: &Path) -> String {
     let folder = folder.display();
     format!(
@@ -28,7 +28,7 @@ fn most_at_once(folder: &Path) -> usize {
 }
 
 #[test]
-fn never_more_than_allowed_run_at_once_on_any_worker() {
+fn concurrency_max_holds_across_workers() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _workers = [
@@ -50,7 +50,7 @@ fn never_more_than_allowed_run_at_once_on_any_worker() {
             ])
         })
         .collect();
-    // one without the key is not held up by them
+    // A job without the key is not blocked by them.
     let free = naq.enqueue(&["--", "true"]);
     assert_eq!(naq.wait_ended(&free).state, State::Succeeded);
     for job in &jobs {
@@ -62,7 +62,7 @@ fn never_more_than_allowed_run_at_once_on_any_worker() {
 }
 
 #[test]
-fn a_slot_survives_its_worker_and_is_not_lost() {
+fn concurrency_slot_survives_a_worker_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
@@ -92,7 +92,7 @@ fn a_slot_survives_its_worker_and_is_not_lost() {
 }
 
 #[test]
-fn a_slot_of_a_job_that_vanished_is_taken_over() {
+fn concurrency_slot_of_a_vanished_job_is_taken_over() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["default"]).ack_wait("2s").spawn();
@@ -108,7 +108,7 @@ fn a_slot_of_a_job_that_vanished_is_taken_over() {
     naq.wait_running(&id("holder"));
     worker.signal(Signal::SIGKILL);
     worker.wait_exit();
-    // neither a worker nor a message will ever end it
+    // No worker and no message will ever finish the job.
     naq.block_on(async {
         let broker = naq.client().broker();
         let queue = naq_protocol::QueueName::new("default").unwrap();
@@ -123,7 +123,7 @@ fn a_slot_of_a_job_that_vanished_is_taken_over() {
 }
 
 #[test]
-fn a_job_that_waits_to_be_tried_again_leaves_its_slot_to_others() {
+fn retrying_job_releases_its_concurrency_slot() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).concurrency(2).spawn();
@@ -149,7 +149,7 @@ fn a_job_that_waits_to_be_tried_again_leaves_its_slot_to_others() {
 }
 
 #[test]
-fn cancelling_one_that_waits_for_a_slot_lets_the_next_have_it() {
+fn cancel_of_a_job_blocked_on_a_slot_passes_the_slot_on() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).concurrency(3).spawn();

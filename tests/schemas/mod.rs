@@ -1,4 +1,4 @@
-//! The schemas under `schemas/` are what the program prints, and say what the parser does.
+//! The files in `schemas/` are what the program prints, and agree with the parser.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -24,10 +24,8 @@ fn validator(name: &str) -> jsonschema::Validator {
 }
 
 #[test]
-fn the_files_are_what_the_program_prints() {
-    let names: Vec<&str> = SCHEMAS.into_iter().chain(["output"]).collect();
-    for name in &names {
-        let name = *name;
+fn schema_files_are_what_the_program_prints() {
+    for name in SCHEMAS {
         let checked_in = std::fs::read_to_string(file(name)).unwrap_or_default();
         // that of the output is generated from types of the command line
         assert!(
@@ -48,10 +46,10 @@ fn the_files_are_what_the_program_prints() {
     let files = std::fs::read_dir(file("x").parent().unwrap())
         .unwrap()
         .count();
-    assert_eq!(files, names.len(), "a file that nothing generates");
+    assert_eq!(files, SCHEMAS.len(), "`schemas/` has a file that nothing generates");
 }
 
-/// Envelopes that are jobs.
+/// Valid envelopes.
 const ACCEPTED: &[&str] = &[
     r#"{"command":"./script.sh","args":["arg"]}"#,
     r#"{"version":1,"command":"echo","args":["a",2,true,1.5]}"#,
@@ -86,7 +84,7 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","colour":"red"}"#,
 ];
 
-/// Envelopes that are refused.
+/// Envelopes that schema and parser refuse.
 const REFUSED: &[&str] = &[
     "{}",
     "[]",
@@ -157,7 +155,7 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","traceparent":""}"#,
 ];
 
-/// What the parser refuses beyond what a schema can say.
+/// Envelopes that the parser refuses, by rules that a schema cannot express.
 const REFUSED_BY_THE_PARSER_ALONE: &[&str] = &[
     r#"{"command":"x","command":"x"}"#,
     r#"{"command":"x","timeout":"1.2.3s"}"#,
@@ -191,9 +189,9 @@ fn schema_and_parser_agree() {
     }
 }
 
-/// Every property of the envelope's schema is used by some accepted case above.
+/// Every property in the schema of the envelope occurs in a valid case above.
 #[test]
-fn no_field_of_the_envelope_is_untried() {
+fn every_envelope_field_in_the_schema_is_tested() {
     let schema: Value = serde_json::from_str(&schema("envelope").unwrap()).unwrap();
     let fields =
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
@@ -208,9 +206,9 @@ fn no_field_of_the_envelope_is_untried() {
     }
 }
 
-/// docs/protocol.md is to be written from: no field may be missing there.
+/// Another implementation is written from `docs/protocol.md`, so it must name every field.
 #[test]
-fn the_protocol_page_names_every_field() {
+fn protocol_page_names_every_field() {
     let page = Path::new(crate::ROOT).join("docs/protocol.md");
     let page = std::fs::read_to_string(page).unwrap();
     let mut fields = 0;
@@ -233,7 +231,7 @@ fn the_protocol_page_names_every_field() {
     assert!(fields > 60, "only {fields} fields were looked for");
 }
 
-/// `naq enqueue --dry-run` with these options, two words each, and a command.
+/// The envelope that `naq enqueue --dry-run` prints for these options (two words each) and a command.
 fn enqueue_dry(options: &str, rest: &[&str]) -> Value {
     let output = assert_cmd::Command::new(crate::harness::nats::naq())
         .args(["enqueue", "--dry-run"])
@@ -246,7 +244,7 @@ fn enqueue_dry(options: &str, rest: &[&str]) -> Value {
 }
 
 #[test]
-fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
+fn every_envelope_field_has_an_option_and_the_result_is_valid() {
     let options = "--id j --env A=b --secret S --cwd / --timeout 5m --label k=v --require gpu=yes \
         --meta {} --traceparent 00-a-b-01 --concurrency-key k --concurrency-max 2 \
         --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --cpu-time 1s --cpus 1 \
@@ -265,8 +263,8 @@ fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
             panic!("{value}: {error}");
         }
     }
-    // what a schedule or a rerun sets, what is never but 1, what is not built, and bytes that no text
-    // option has
+    // Fields without an option: those that a schedule or a rerun sets, the version, what is not built
+    // yet, and bytes that no text option can express.
     let others = [
         "version",
         "enqueue_time",
@@ -292,7 +290,7 @@ fn every_field_has_an_option_and_what_the_program_writes_is_valid() {
 }
 
 #[test]
-fn records_and_heartbeats_read_back_as_their_schemas_say() {
+fn records_and_heartbeats_match_their_schemas() {
     let record = serde_json::json!({
         "job_id": "j", "queue": "q", "state": "failed", "reason": "exit", "attempt": 2,
         "worker_id": "w", "lease": {"worker_id": "w", "sequence": 7, "delivery": 1},

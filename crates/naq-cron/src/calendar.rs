@@ -1,16 +1,16 @@
-//! The times that an expression names, by a clock that is never put forward or back.
+//! The local times that an expression matches, without regard to daylight saving.
 
 use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 
 use super::field::{self, FieldItem};
 
-/// The last year in which anything comes true: RFC 3339 writes no later ones.
+/// The last year in which an expression matches. RFC 3339 has no later years.
 pub(super) const YEAR_MAX: i32 = 9999;
 
-/// The days of the week repeat after so many years.
+/// The days of the week repeat after this number of years.
 const CYCLE_YEARS: i32 = 400;
 
-/// What the fields say: a bit for each value that is true. Small, since a scheduler holds many.
+/// The values that each field matches, as bit masks. It is small, since a scheduler holds many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Calendar {
     seconds: u64,
@@ -18,20 +18,21 @@ pub(super) struct Calendar {
     hours: u32,
     months: u16,
     days: u32,
-    /// Days of which the nearest workday is meant.
+    /// Days with `W`: the nearest workday matches.
     nearest_workdays: u32,
     last_day: bool,
     last_workday: bool,
     weekdays: u8,
-    /// Weekdays of which the last of the month is meant.
+    /// Weekdays with `L`: the last one of the month matches.
     last_weekdays: u8,
-    /// Seven bits for the first of the month, seven for the second, and so on.
+    /// Weekdays with `#`: seven bits for the first weekdays of the month, seven for the second, and so
+    /// on.
     nth_weekdays: u64,
-    /// A day has to be true by both fields, not by one.
+    /// Whether a day must match both fields, and not just one of them.
     days_match_both: bool,
 }
 
-/// The fields of an expression, as written.
+/// The parsed fields of an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CronFields {
     pub(super) seconds: Vec<FieldItem>,
@@ -42,7 +43,7 @@ pub(super) struct CronFields {
     pub(super) weekdays: Vec<FieldItem>,
 }
 
-/// Whether a field begins with a star, which is what crontab looks at.
+/// Whether a field begins with `*`. Like crontab, only the start of the field counts.
 pub(super) fn starts_with_star(items: &[FieldItem]) -> bool {
     matches!(items.first(), Some(FieldItem::Any { .. }))
 }
@@ -82,13 +83,13 @@ impl Calendar {
         calendar
     }
 
-    /// Whether any day is ever true.
+    /// Whether any day ever matches.
     pub(super) fn can_match(&self) -> bool {
-        // the first year is a leap year, and all others of the cycle follow
+        // The search covers a full cycle of 400 years, which contains every kind of year.
         self.next_day(2000, 1, 1).is_some()
     }
 
-    /// The first time after `clock` that is true.
+    /// The first local time after `clock` that matches.
     pub(super) fn next(&self, clock: NaiveDateTime) -> Option<NaiveDateTime> {
         let (date, time) = (clock.date(), clock.time());
         if self.matching_days(date.year(), date.month()) & 1 << date.day() != 0
@@ -105,7 +106,7 @@ impl Calendar {
         Some(date.and_time(first))
     }
 
-    /// The first time of the day after `time` that is true.
+    /// The first time of day after `time` that matches.
     fn next_time(&self, time: NaiveTime) -> Option<NaiveTime> {
         let (hour, minute, second) = (time.hour(), time.minute(), time.second());
         let first_second = self.seconds.trailing_zeros();
@@ -123,7 +124,7 @@ impl Calendar {
         time_of(hour, self.minutes.trailing_zeros(), first_second)
     }
 
-    /// The first day from a day on, which may be the one behind the month's last, that is true.
+    /// The first day that matches, from a given day on. `day` may be one more than the month has.
     fn next_day(&self, year: i32, month: u32, day: u32) -> Option<NaiveDate> {
         let mut from = u32::MAX.checked_shl(day).unwrap_or(0);
         let mut first_month = month;
@@ -140,7 +141,7 @@ impl Calendar {
         None
     }
 
-    /// The days of a month that are true, one bit each.
+    /// The days of a month that match, as a bit mask.
     fn matching_days(&self, year: i32, month: u32) -> u32 {
         if self.months & 1 << month == 0 {
             return 0;
@@ -192,7 +193,7 @@ impl Calendar {
             }
             for nth in 0..5 {
                 if self.nth_weekdays & 1 << (nth * 7 + weekday) != 0 {
-                    // the nth of any weekday is in the nth seven days
+                    // The nth of any weekday is within the nth seven days of the month.
                     days |= all_on_weekday & 0xfe << (nth * 7);
                 }
             }
@@ -201,7 +202,7 @@ impl Calendar {
     }
 }
 
-/// The lowest bit above one.
+/// The lowest set bit above `bit`.
 fn next_bit_above(bits: u64, bit: u32) -> Option<u32> {
     let above = bits & (u64::MAX << bit << 1);
     (above != 0).then(|| above.trailing_zeros())
@@ -218,20 +219,20 @@ struct Month {
 }
 
 impl Month {
-    /// Its days, one bit each.
+    /// The days of the month, as a bit mask.
     fn days(self) -> u32 {
         (u32::MAX >> (31 - self.length)) & !1
     }
 
-    /// Every such weekday of it.
+    /// All days of the month on a weekday, as a bit mask.
     fn all_on_weekday(self, weekday: u32) -> u32 {
         let first = 1 + (weekday + 7 - self.first_weekday) % 7;
-        // day 1 and every seventh after it, moved to the first such weekday; the fifth may be
-        // beyond the month
+        // The constant has day 1 and every seventh day after it, and is shifted to the first such
+        // weekday. The fifth may be beyond the end of the month.
         (0x2040_8102_u64 << (first - 1)) as u32 & self.days()
     }
 
-    /// The day nearest to a day, within the month, that is no Saturday or Sunday.
+    /// The day from Monday to Friday nearest to a day, within the month.
     fn nearest_workday(self, day: u32) -> u32 {
         match (self.first_weekday + day - 1) % 7 {
             6 if day > 1 => day - 1,

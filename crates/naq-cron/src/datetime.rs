@@ -1,4 +1,4 @@
-//! Moments as people write them: `--at 18:00`.
+//! Dates and times as people write them, such as `18:00`.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use crate::text::quoted;
 use crate::timezone::{LocalTimeResult, Timezone, add_seconds};
 
-/// Why a text is no moment.
+/// Why a text is not a valid date and time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DateTimeError {
     text: String,
@@ -29,9 +29,9 @@ impl fmt::Display for DateTimeError {
             DatetimeErrorKind::Form => {
                 "is not a time; write 18:00, '2026-12-24 18:00' or 2026-12-24T18:00:00+01:00"
             }
-            DatetimeErrorKind::Date => "has a date that no calendar has",
-            DatetimeErrorKind::Time => "has a time of day that is not within 00:00:00 and 23:59:59",
-            DatetimeErrorKind::Offset => "has an offset from UTC that is not Z or such as +01:00",
+            DatetimeErrorKind::Date => "has a date that does not exist",
+            DatetimeErrorKind::Time => "has a time of day outside of 00:00:00 to 23:59:59",
+            DatetimeErrorKind::Offset => "has an invalid offset from UTC; write Z or an offset such as +01:00",
             DatetimeErrorKind::Range => "is out of range",
         };
         write!(f, "`{}` {why}", quoted(&self.text))
@@ -40,17 +40,28 @@ impl fmt::Display for DateTimeError {
 
 impl std::error::Error for DateTimeError {}
 
-/// Reads a moment:
+/// Parses a date and time in one of these forms:
 ///
-/// - RFC 3339, where the seconds may be left out;
-/// - `YYYY-MM-DD HH:MM[:SS]`, with a space or a `T`, by the clocks of the zone;
-/// - `HH:MM[:SS]`, the next time after `now` that the clocks of the zone show it.
+/// - RFC 3339; the seconds are optional;
+/// - `YYYY-MM-DD HH:MM[:SS]`, with a space or a `T`, as local time in the zone;
+/// - `HH:MM[:SS]`, the next occurrence of this local time after `now`.
 ///
-/// A time that the clocks skip means the moment at which they do so, one that they show twice the
-/// first of the two.
+/// A local time that is skipped when clocks go forward means the instant of the change. A local time
+/// that occurs twice when clocks go back means the first occurrence.
+///
+/// ```
+/// use naq_cron::{Timezone, parse_datetime};
+///
+/// let berlin: Timezone = "Europe/Berlin".parse()?;
+/// let now = "2026-12-24T12:00:00Z".parse()?;
+/// let time = parse_datetime("18:00", berlin, now)?;
+/// assert_eq!(berlin.format(time), "2026-12-24T18:00:00+01:00");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// What is wrong with the text.
+/// Returns [`DateTimeError`] if the text has none of these forms, or if the date, the time or the
+/// offset does not exist.
 pub fn parse_datetime(
     text: &str,
     zone: Timezone,
@@ -79,7 +90,7 @@ fn read(
         Some(at) => (&time[..at], Some(&time[at..])),
         None => (time, None),
     };
-    // a fraction of a second goes with RFC 3339, which this is but for a slip
+    // RFC 3339 allows a fraction of a second, so it is accepted only together with an offset.
     let whole = time.split_once('.').map_or(time, |(whole, _)| whole);
     let clock = date.and_time(parse_time(whole)?);
     if whole != time && offset.is_none() {
@@ -95,7 +106,7 @@ fn read(
     Ok(moment.and_utc())
 }
 
-/// The first moment after now at which the clocks show the time of day.
+/// The next occurrence of a time of day after `now`.
 fn next_time_of_day(time: NaiveTime, zone: Timezone, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let now = now.naive_utc();
     let today = zone.local_time(now).date();
@@ -157,7 +168,7 @@ fn parse_offset(text: &str) -> Option<i64> {
     (hours < 24 && minutes < 60).then(|| sign * i64::from(hours * 3_600 + minutes * 60))
 }
 
-/// A number of so many digits.
+/// Parses a number with exactly this number of digits.
 fn parse_digits(text: &str, digits: usize) -> Option<u32> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())
@@ -179,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_people_write() {
+    fn datetimes_parse() {
         for (text, expected) in [
             ("2026-12-24T18:00:00+01:00", "2026-12-24T18:00:00+01:00"),
             ("2026-12-24T18:00:00.5Z", "2026-12-24T19:00:00.500+01:00"),
@@ -192,10 +203,10 @@ mod tests {
             ("12:00", "2026-03-29T12:00:00+02:00"),
             ("12:00:01", "2026-03-28T12:00:01+01:00"),
             ("9:30", "2026-03-29T09:30:00+02:00"),
-            // the clocks skip it
+            // Clocks skip this time.
             ("02:30", "2026-03-29T03:00:00+02:00"),
             ("2026-03-29 02:00", "2026-03-29T03:00:00+02:00"),
-            // they show it twice
+            // This time occurs twice.
             ("2026-10-25 02:30", "2026-10-25T02:30:00+02:00"),
         ] {
             assert_eq!(
@@ -207,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_day_is_the_next_that_the_clocks_show() {
+    fn time_of_day_is_its_next_occurrence() {
         for (now, expected) in [
             ("2026-10-25T02:00:00+02:00", "2026-10-25T02:30:00+02:00"),
             ("2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"),
@@ -221,7 +232,7 @@ mod tests {
                 "{now}"
             );
         }
-        // a day that was left out
+        // A whole day was skipped here.
         assert_eq!(
             read("12:00", "Pacific/Apia", "2011-12-29T13:00:00-10:00").as_deref(),
             Ok("2011-12-31T00:00:00+14:00")
@@ -229,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn invalid_datetime_is_refused_with_its_problem() {
         for (text, kind) in [
             ("2026-02-30 10:00", "date"),
             ("2026-02-30T10:00:00Z", "date"),
@@ -256,14 +267,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*|[0-9T:Z +.-]{0,30}", seconds in any::<i64>()) {
+        fn parsing_a_datetime_never_panics(text in "\\PC*|[0-9T:Z +.-]{0,30}", seconds in any::<i64>()) {
             if let Some(now) = chrono::DateTime::from_timestamp(seconds, 0) {
                 let _ = parse_datetime(&text, Timezone::UTC, now);
             }
         }
 
         #[test]
-        fn the_next_time_of_day_is_within_a_day_or_so(
+        fn next_time_of_day_is_within_a_day_and_a_half_hour(
             now in 0_i64..4_000_000_000,
             hour in 0_u32..24,
             minute in 0_u32..60,

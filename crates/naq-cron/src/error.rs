@@ -1,10 +1,10 @@
-//! What is wrong with an expression, and where.
+//! Why a cron expression is invalid.
 
 use std::fmt;
 
 use crate::text::quoted;
 
-/// Why a text is no cron expression, in one line that names the field.
+/// Why a text is not a valid cron expression. The message is one line and names the field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CronError {
     pub(super) expression: String,
@@ -14,27 +14,27 @@ pub struct CronError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CronErrorKind {
     Empty,
-    /// A word after `@` that stands for nothing.
+    /// The word after `@` is not a known name.
     Nickname,
-    /// So many fields.
+    /// The expression has this number of fields.
     FieldCount(usize),
-    /// A part of a field that may not stand there.
+    /// A part of a field is invalid.
     Field {
         field: &'static str,
-        /// Counted from 1, as the expression was written.
+        /// The position of the field in the expression; the first is 1.
         position: usize,
-        /// The part of the field that is wrong.
+        /// The invalid part of the field.
         text: String,
-        /// What may stand there.
+        /// What is valid there.
         expected: String,
     },
-    /// No day is ever like this.
+    /// No day matches.
     NeverMatches,
 }
 
 impl fmt::Display for CronError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cron expression \"{}\": ", printable(&self.expression))?;
+        write!(f, "cron expression \"{}\": ", quoted(&self.expression))?;
         match &self.kind {
             CronErrorKind::Empty => f.write_str("is empty; there must be 5 fields, such as 0 4 * * *"),
             CronErrorKind::Nickname if self.expression.eq_ignore_ascii_case("@reboot") => f.write_str(
@@ -61,15 +61,11 @@ impl fmt::Display for CronError {
             } => write!(
                 f,
                 "{field} (field {position}) \"{}\": {expected}",
-                printable(text)
+                quoted(text)
             ),
-            CronErrorKind::NeverMatches => f.write_str("never comes true: no such month has such a day"),
+            CronErrorKind::NeverMatches => f.write_str("never matches: no such month has such a day"),
         }
     }
-}
-
-fn printable(text: &str) -> String {
-    quoted(text)
 }
 
 impl std::error::Error for CronError {}

@@ -1,9 +1,9 @@
-//! What an expression means, in an English sentence.
+//! The explanation of an expression, as an English sentence.
 
 use super::calendar::{CronFields, starts_with_star};
 use super::field::{self, Field, FieldItem, MONTHS, WEEKDAYS};
 
-/// More times of day than these are told by their fields.
+/// Up to this many times of day are listed. More are described by their fields.
 const TIMES_MAX: usize = 6;
 
 pub(super) fn explain(fields: &CronFields) -> String {
@@ -41,7 +41,7 @@ fn covers_all(field: &Field, items: &[FieldItem]) -> bool {
     field.value_mask(items) == field.value_mask(&[FieldItem::Any { step: 1 }])
 }
 
-/// The times of day, where they are few and each is written out.
+/// The times of day, if they are few and the fields list each value. `None` otherwise.
 fn times(fields: &CronFields) -> Option<Vec<String>> {
     let hours = listed(&field::HOUR, &fields.hours)?;
     let minutes = listed(&field::MINUTE, &fields.minutes)?;
@@ -61,7 +61,7 @@ fn times(fields: &CronFields) -> Option<Vec<String>> {
     (times.len() <= TIMES_MAX).then_some(times)
 }
 
-/// The values of a field that is a list of them, in order.
+/// The sorted values of a field that lists each value. `None` if it has ranges or steps.
 fn listed(field: &Field, items: &[FieldItem]) -> Option<Vec<u32>> {
     let bits = field.value_mask(items);
     items
@@ -70,7 +70,7 @@ fn listed(field: &Field, items: &[FieldItem]) -> Option<Vec<u32>> {
         .then(|| (0..64).filter(|bit| bits & 1 << bit != 0).collect())
 }
 
-/// How often within the hours, told from the smallest unit that says something:
+/// The frequency, from the smallest unit that is not just 0:
 /// `every 10 seconds of minute 5 of every hour from 9 to 17`.
 fn frequency(fields: &CronFields) -> String {
     let mut units = vec![
@@ -82,20 +82,20 @@ fn frequency(fields: &CronFields) -> String {
         units.remove(0);
     }
     let mut text = String::new();
-    let mut runs_on = false;
+    let mut continues_evenly = false;
     for (field, items) in units {
         if text.is_empty() {
             text = ticks(field, items);
-        } else if !(runs_on && items[..] == [FieldItem::Any { step: 1 }]) {
+        } else if !(continues_evenly && items[..] == [FieldItem::Any { step: 1 }]) {
             text.push_str(&format!(" of {}", which(field, items)));
         }
         // `every 15 minutes` needs no `of every hour`, `at minute 15` does
-        runs_on = matches!(items[..], [FieldItem::Any { step }] if divides_evenly(field, step));
+        continues_evenly = matches!(items[..], [FieldItem::Any { step }] if divides_evenly(field, step));
     }
     text
 }
 
-/// Whether a step is kept from one round of the field to the next.
+/// Whether a step continues evenly from the end of the field to its start.
 fn divides_evenly(field: &Field, step: u32) -> bool {
     (field.max - field.min + 1).is_multiple_of(step)
 }
@@ -110,7 +110,7 @@ fn ticks(field: &Field, items: &[FieldItem]) -> String {
     parts(field, items, "at ", every)
 }
 
-/// A larger unit, which the smaller are in: `every 2nd hour`, `hours 2 and 3`.
+/// A larger unit that contains the smaller ones: `every 2nd hour`, `hours 2 and 3`.
 fn which(field: &Field, items: &[FieldItem]) -> String {
     let unit = field.name;
     let every = |step: u32| match step {
@@ -127,7 +127,7 @@ fn parts(field: &Field, items: &[FieldItem], at: &str, every: impl Fn(u32) -> St
         match *item {
             FieldItem::Value(value) => values.push(value.to_string()),
             FieldItem::Range { from, to, step } => {
-                // where the steps end, which may be before the range does
+                // The last step may be before the end of the range.
                 let last = from + (to - from) / step * step;
                 parts.push(format!("{} from {from} to {last}", every(step)));
             }
@@ -150,7 +150,7 @@ fn parts(field: &Field, items: &[FieldItem], at: &str, every: impl Fn(u32) -> St
     join(&parts)
 }
 
-/// The days; nothing where it is every day.
+/// The days; empty if every day matches.
 fn days(fields: &CronFields) -> String {
     let every_day = covers_all(&field::DAY, &fields.days);
     let every_weekday = covers_all(&field::WEEKDAY, &fields.weekdays);
@@ -163,7 +163,7 @@ fn days(fields: &CronFields) -> String {
             _ => format!("on {weekdays}"),
         },
         (false, true) if days_match_both => format!("on {days}"),
-        // either is enough, and one is always true
+        // One matching field is enough, and one of them matches every day.
         (true, false) | (false, true) => String::new(),
         (false, false) if days_match_both => format!("on {days} that falls on {weekdays}"),
         (false, false) => format!("on {days}, and also on {weekdays}"),
@@ -218,7 +218,7 @@ fn weekdays(items: &[FieldItem]) -> String {
             FieldItem::Range { from, to, step } => {
                 parts.extend((from..=to).step_by(step as usize).map(name));
             }
-            // 7 is Sunday once more
+            // 7 is Sunday again, so the range stops before it.
             FieldItem::Any { step } => parts.extend((0..7).step_by(step as usize).map(name)),
             FieldItem::Last(weekday) => {
                 parts.push(format!("the last {} of the month", name(weekday)))

@@ -1,16 +1,16 @@
-//! Cron expressions: what they mean, and when they come true next.
+//! Cron expressions: how they are parsed, and when they match next.
 //!
-//! Five fields as crontab has them, six with seconds first, or a name such as `@daily`. As with
-//! crontab, a day has to be true by either of its fields where both are restricted, which a field
-//! that begins with `*` is not.
+//! An expression has five fields as in crontab, six with seconds first, or is a name such as
+//! `@daily`. As in crontab, a day matches if either of its two fields matches, provided that both are
+//! restricted. A field that begins with `*` is not restricted; then both must match.
 //!
-//! An expression speaks of what the clocks of a zone show. When those are put forward or back:
+//! An expression matches local times. When clocks go forward or back:
 //!
-//! - An expression whose hour field does not begin with `*` names times. A time that the clocks
-//!   skip comes true at the moment they do so, together with all others skipped with it; a time
-//!   that they show twice comes true the first time.
-//! - One whose hour field begins with `*` keeps its cadence: it comes true whenever the clocks
-//!   show such a time, so that `*/15 * * * *` comes true every 15 minutes of real time.
+//! - An expression whose hour field does not begin with `*` names times of day. A time that clocks
+//!   skip matches at the instant of the change, once for all times that are skipped together. A time
+//!   that occurs twice matches the first time only.
+//! - An expression whose hour field begins with `*` is a frequency. It matches at every instant with
+//!   a matching local time, so that `*/15 * * * *` matches every 15 minutes of elapsed time.
 
 use std::fmt;
 
@@ -22,20 +22,20 @@ use crate::error::CronErrorKind;
 use crate::timezone::{LocalTimeResult, Timezone, add_seconds};
 use crate::{explain, field};
 
-/// A cron expression that was read: a text and some 60 bytes.
+/// A parsed cron expression: its text and some 60 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cron {
     text: Box<str>,
     calendar: Calendar,
-    /// The hour field begins with `*`.
+    /// Whether the hour field begins with `*`.
     hour_is_wildcard: bool,
 }
 
 impl Cron {
-    /// Reads an expression.
+    /// Parses an expression.
     ///
     /// # Errors
-    /// Which field is wrong, and what may stand there; or that it never comes true.
+    /// Returns [`CronError`] if a field is invalid, or if the expression never matches.
     pub fn parse(text: &str) -> Result<Cron, CronError> {
         let text = text.trim();
         let error = |kind| CronError {
@@ -60,22 +60,22 @@ impl Cron {
         &self.text
     }
 
-    /// What the expression means, in a sentence.
+    /// The meaning of the expression, as an English sentence.
     #[must_use]
     pub fn explain(&self) -> String {
-        // what was read once is read again; to keep it would double the size of every schedule
+        // Parsing again is cheap and rare; keeping the fields would double the size of each expression.
         parse_fields(&self.text).map_or_else(|_| String::new(), |fields| explain::explain(&fields))
     }
 
-    /// The first moment after `after` at which the expression is true by the clocks of the zone;
-    /// none after the year 9999.
+    /// The first instant after `after` at which the expression matches the local time of the zone.
+    /// `None` if that is after the year 9999.
     #[must_use]
     pub fn next_after(&self, after: DateTime<Utc>, zone: Timezone) -> Option<DateTime<Utc>> {
         let after = after.naive_utc();
         if after.year() > YEAR_MAX {
             return None;
         }
-        // it is true at whole seconds, so the next one after this second's begin
+        // Matches are whole seconds, so the search starts from the whole second.
         let after = after
             .with_nanosecond(0)?
             .max(NaiveDate::from_ymd_opt(0, 1, 1)?.and_time(NaiveTime::MIN));
@@ -88,17 +88,18 @@ impl Cron {
             .map(|moment| moment.and_utc())
     }
 
-    /// The next moment where each time counts once, shown or not.
+    /// The next match of times of day: each local time counts once, skipped or repeated.
     fn next_fixed_time(&self, after: NaiveDateTime, zone: Timezone) -> Option<NaiveDateTime> {
         let mut clock = zone.local_time(after);
         if let LocalTimeResult::Ambiguous(first, second) = zone.resolve_local(clock)
             && second <= after
         {
-            // what is shown again came true already: to go through it would find nothing
+            // The local time is a repetition, whose times matched before. Searching through it would
+            // find nothing, so skip to the end of the repeated span.
             let change = zone.next_offset_change(first, second);
             clock = zone.local_time(add_seconds(change, -1));
         }
-        // times of one gap share a moment, which may be that of `after`
+        // All times of one gap share one instant, which may be `after` itself.
         loop {
             clock = self.calendar.next(clock)?;
             let when = zone.resolve_local(clock);
@@ -112,13 +113,14 @@ impl Cron {
         }
     }
 
-    /// The next moment at which the clocks show a time that is true.
+    /// The next match of a frequency: every instant with a matching local time.
     fn next_wildcard_time(&self, after: NaiveDateTime, zone: Timezone) -> Option<NaiveDateTime> {
         let mut clock = zone.local_time(after);
         if let LocalTimeResult::Ambiguous(_, second) = zone.resolve_local(clock)
             && second > after
         {
-            // the clocks are about to be put back: what they show until then, or what after
+            // Clocks are about to go back. The next match is before the change, or after it among the
+            // repeated times.
             let change = zone.next_offset_change(after, second);
             let next = self.calendar.next(clock)?;
             if let LocalTimeResult::Ambiguous(first, _) = zone.resolve_local(next)
@@ -142,13 +144,13 @@ impl Cron {
     }
 }
 
-/// The fields of an expression.
+/// Parses the fields of an expression.
 fn parse_fields(text: &str) -> Result<CronFields, CronErrorKind> {
-    let spelt = match text.strip_prefix('@') {
+    let expanded = match text.strip_prefix('@') {
         Some(name) => nickname(name).ok_or(CronErrorKind::Nickname)?,
         None => text,
     };
-    let words: Vec<&str> = spelt.split_whitespace().collect();
+    let words: Vec<&str> = expanded.split_whitespace().collect();
     let (second, rest, begin) = match words[..] {
         [] => return Err(CronErrorKind::Empty),
         [minute, hour, day, month, weekday] => ("0", [minute, hour, day, month, weekday], 1),
@@ -178,7 +180,7 @@ fn parse_fields(text: &str) -> Result<CronFields, CronErrorKind> {
     })
 }
 
-/// What a name after `@` stands for.
+/// The expression for a name after `@`. `None` if the name is not known.
 fn nickname(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "yearly" | "annually" => "0 0 1 1 *",

@@ -1,6 +1,6 @@
-//! One field of an expression: a list of items.
+//! One field of an expression: a list of items, separated by commas.
 
-/// A field: its name, and what may stand there.
+/// The definition of a field: its name and its valid values.
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: &'static str,
@@ -22,7 +22,7 @@ pub(super) const MINUTE: Field = Field::new("minute", 0, 59, FieldKind::Plain);
 pub(super) const HOUR: Field = Field::new("hour", 0, 23, FieldKind::Plain);
 pub(super) const DAY: Field = Field::new("day of month", 1, 31, FieldKind::Day);
 pub(super) const MONTH: Field = Field::new("month", 1, 12, FieldKind::Month);
-/// Sunday is 0. What is read as 7 is 0 too, save at the end of a range.
+/// Sunday is 0. A 7 is read as 0 as well, except at the end of a range.
 pub(super) const WEEKDAY: Field = Field::new("day of week", 0, 7, FieldKind::Weekday);
 
 pub(super) const MONTHS: [&str; 12] = [
@@ -50,7 +50,7 @@ pub(super) const WEEKDAYS: [&str; 7] = [
     "Saturday",
 ];
 
-/// What stands between the commas of a field.
+/// One item of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldItem {
     /// `5`
@@ -61,9 +61,9 @@ pub(super) enum FieldItem {
     Any { step: u32 },
     /// `L`: the last day of the month
     LastDay,
-    /// `LW`: the last day of the month that is no Saturday or Sunday
+    /// `LW`: the last day of the month from Monday to Friday
     LastWorkday,
-    /// `15W`: the nearest such day, within the month
+    /// `15W`: the day from Monday to Friday nearest to the 15th, within the month
     NearestWorkday(u32),
     /// `5L`: the last Friday of the month
     Last(u32),
@@ -81,7 +81,7 @@ impl Field {
         }
     }
 
-    /// The items of the field; or the text of the one that is wrong, and what may stand there.
+    /// Parses the items of the field. The error is the text of the invalid item, and what is valid.
     pub(super) fn parse<'a>(&self, text: &'a str) -> Result<Vec<FieldItem>, (&'a str, String)> {
         text.split(',')
             .map(|item| self.parse_item(item).map_err(|expected| (item, expected)))
@@ -90,7 +90,7 @@ impl Field {
 
     fn parse_item(&self, text: &str) -> Result<FieldItem, String> {
         if text.is_empty() {
-            return Err("there is nothing on one side of a comma".to_owned());
+            return Err("one side of a comma is empty".to_owned());
         }
         let (range, step) = match text.split_once('/') {
             Some((range, step)) => (range, Some(self.parse_step(step)?)),
@@ -108,13 +108,13 @@ impl Field {
         };
         let from = self.parse_value(range)?;
         Err(format!(
-            "a step goes with * or a range; write {from}-{}/{step}",
+            "a step needs * or a range; write {from}-{}/{step}",
             self.max
         ))
     }
 
     fn parse_step(&self, text: &str) -> Result<u32, String> {
-        // how many values there are: a longer step is none, and nobody means it
+        // A step longer than the field has values would never take effect; it is a mistake.
         let most = match self.kind {
             FieldKind::Weekday => 7,
             _ => self.max - self.min + 1,
@@ -140,7 +140,7 @@ impl Field {
         Ok(FieldItem::Range { from, to, step })
     }
 
-    /// An item that is neither a range nor has a step.
+    /// Parses an item without a range or a step.
     fn parse_single(&self, text: &str) -> Result<FieldItem, String> {
         let upper = text.to_ascii_uppercase();
         let weekday = |text: &str| self.parse_value(text).map(|weekday| weekday % 7);
@@ -156,7 +156,7 @@ impl Field {
                 }
             }
             FieldKind::Weekday if upper == "L" => {
-                return Err("say the last what: 5L is the last Friday of the month".to_owned());
+                return Err("L needs a day; 5L is the last Friday of the month".to_owned());
             }
             FieldKind::Weekday => {
                 if let Some((day, nth)) = upper.split_once('#') {
@@ -164,7 +164,7 @@ impl Field {
                     return parse_number(nth)
                         .filter(|nth| (1..=5).contains(nth))
                         .map(|nth| FieldItem::Nth { weekday, nth })
-                        .ok_or_else(|| "what follows # must be 1 to 5".to_owned());
+                        .ok_or_else(|| "the number after # must be 1 to 5".to_owned());
                 }
                 if let Some(day) = upper.strip_suffix('L') {
                     return weekday(day).map(FieldItem::Last);
@@ -192,7 +192,7 @@ impl Field {
             .ok_or_else(|| self.expected())
     }
 
-    /// What may stand here.
+    /// What is valid in the field.
     fn expected(&self) -> String {
         let (min, max) = (self.min, self.max);
         match self.kind {
@@ -205,7 +205,7 @@ impl Field {
         }
     }
 
-    /// The values that items name by themselves, one bit each.
+    /// The values that do not depend on the month, as a bit mask.
     pub(super) fn value_mask(&self, items: &[FieldItem]) -> u64 {
         let mut bits = 0;
         for item in items {
@@ -233,7 +233,7 @@ fn step_mask(from: u32, to: u32, step: u32) -> u64 {
         .fold(0, |bits, value| bits | 1 << value)
 }
 
-/// One to four digits.
+/// Parses one to four digits. A sign or more digits are invalid.
 fn parse_number(text: &str) -> Option<u32> {
     (text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())

@@ -15,9 +15,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! This crate stands alone: it performs no I/O, reads no clock, and knows nothing about jobs.
-//! Instants are [`chrono::DateTime<Utc>`](chrono::DateTime); a time zone is a [`Timezone`], so that the
-//! zone database behind it can change without a change of this interface.
+//! This crate stands alone: it performs no I/O, reads no clock, and does not depend on the rest of
+//! naq. Instants are [`chrono::DateTime<Utc>`](chrono::DateTime); a time zone is a [`Timezone`], so
+//! that the zone database behind it can change without a change of this interface.
+//!
+//! # Semantics
+//!
+//! - Expressions have five fields as in crontab, or six with seconds first. `L`, `LW`, `W`, `#`, `?`,
+//!   names of months and days, and names such as `@daily` are supported; `@reboot` and years are not.
+//! - If both day fields are restricted, a day matches if either field matches, as in crontab.
+//! - If the hour field does not begin with `*`, an expression names times of day: a time that clocks
+//!   skip matches at the instant of the change, and a time that occurs twice matches once.
+//! - If the hour field begins with `*`, an expression is a frequency: `*/15 * * * *` matches every 15
+//!   minutes of elapsed time, also while clocks change.
+//!
+//! # Errors
+//!
+//! [`CronError`] names the field, its position, the invalid part and the valid values, in one line:
+//!
+//! ```
+//! let error = naq_cron::Cron::parse("0 25 * * *").unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     "cron expression \"0 25 * * *\": hour (field 2) \"25\": must be 0 to 23"
+//! );
+//! ```
+//!
+//! [`TimezoneError`] suggests a similar name, and [`DateTimeError`] shows the accepted forms. All of
+//! them escape and shorten the text that they quote.
+//!
+//! # Platform
+//!
+//! Any. The zone database is compiled in.
 
 mod calendar;
 mod datetime;

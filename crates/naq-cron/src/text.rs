@@ -3,8 +3,8 @@
 /// The most characters of a foreign text that an error message quotes.
 const CHARS_MAX: usize = 80;
 
-/// The start of a text, with control characters and bidirectional marks escaped, fit to be quoted
-/// in an error message.
+/// The first 80 characters of a text, with control characters and bidirectional marks escaped, so
+/// that an error message can quote it.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len().min(4 * CHARS_MAX));
     for (index, character) in text.chars().enumerate() {
@@ -31,7 +31,7 @@ mod tests {
     use super::quoted;
 
     #[test]
-    fn quoted_text_is_short_and_harmless() {
+    fn quoted_text_is_short_and_escaped() {
         assert_eq!(quoted("a\x1b[31mb\u{202e}"), "a\\u{1b}[31mb\\u{202e}");
         assert_eq!(quoted("a\nb\tü"), "a\\nb\\tü");
         assert_eq!(quoted(&"x".repeat(81)), format!("{}…", "x".repeat(80)));

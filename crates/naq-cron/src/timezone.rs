@@ -1,4 +1,4 @@
-//! Time zones: between moments and what a clock on the wall shows.
+//! Time zones: conversion between instants and local times.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 
 use crate::text::quoted;
 
-/// A time zone of the IANA database, such as `Europe/Berlin`. UTC where none is given.
+/// A time zone of the IANA database, such as `Europe/Berlin`. The default is UTC.
 ///
-/// The database is compiled in, so that every naq of a version knows the same zones and rules,
-/// whatever the machines have installed.
+/// The database is compiled in, so that every build of a version has the same zones and rules,
+/// whatever is installed on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timezone(Tz);
 
@@ -27,7 +27,7 @@ impl Timezone {
         self.0.name()
     }
 
-    /// The moment as RFC 3339 writes it, with the offset from UTC that the zone has then.
+    /// The instant in RFC 3339, with the zone's offset from UTC at that instant.
     #[must_use]
     pub fn format(self, moment: DateTime<Utc>) -> String {
         let offset = self.offset(moment.naive_utc());
@@ -35,12 +35,12 @@ impl Timezone {
         moment.to_rfc3339_opts(SecondsFormat::AutoSi, self == Timezone::UTC)
     }
 
-    /// What the clock shows at a moment that is given in UTC.
+    /// The local time at an instant, which is given in UTC.
     pub(crate) fn local_time(self, utc: NaiveDateTime) -> NaiveDateTime {
         add_seconds(utc, i64::from(self.offset(utc).local_minus_utc()))
     }
 
-    /// When the clock shows a time.
+    /// The instants at which a local time occurs.
     pub(crate) fn resolve_local(self, clock: NaiveDateTime) -> LocalTimeResult {
         match self.0.offset_from_local_datetime(&clock) {
             LocalResult::Single(offset) => LocalTimeResult::Single(to_utc(clock, offset.fix())),
@@ -54,8 +54,8 @@ impl Timezone {
         }
     }
 
-    /// The first moment of `from` to `until` at which the offset is no longer the one of `from`,
-    /// for a span within which it changes once.
+    /// The first instant after `from`, up to `until`, with another offset than at `from`. The offset
+    /// must change exactly once in between.
     pub(crate) fn next_offset_change(
         self,
         from: NaiveDateTime,
@@ -65,9 +65,9 @@ impl Timezone {
         first_second_where(from, until, |moment| self.offset(moment) != offset)
     }
 
-    /// The moment at which the clock jumps over a time that it does not show.
+    /// The instant at which clocks skip a local time.
     fn gap_end(self, clock: NaiveDateTime) -> NaiveDateTime {
-        // no clock is further from UTC than this
+        // No zone is further from UTC than this.
         let far = 2 * 86_400;
         first_second_where(
             add_seconds(clock, -far),
@@ -81,20 +81,20 @@ impl Timezone {
     }
 }
 
-/// The moments, in UTC, at which a clock shows a time.
+/// The instants, in UTC, at which a local time occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalTimeResult {
     Single(NaiveDateTime),
-    /// The clock was put back: the first time and the second.
+    /// The time occurs twice, because clocks go back: the first and the second instant.
     Ambiguous(NaiveDateTime, NaiveDateTime),
-    /// The clock was put forward, at that moment.
+    /// The time is skipped, because clocks go forward at `gap_end`.
     Gap {
         gap_end: NaiveDateTime,
     },
 }
 
 impl LocalTimeResult {
-    /// The one moment for what happens once: the first, or the end of the gap.
+    /// The one instant for an event that happens once: the first, or the end of the gap.
     pub(crate) fn first_or_gap_end(self) -> NaiveDateTime {
         match self {
             LocalTimeResult::Single(moment) | LocalTimeResult::Ambiguous(moment, _) => moment,
@@ -107,7 +107,7 @@ fn to_utc(clock: NaiveDateTime, offset: FixedOffset) -> NaiveDateTime {
     add_seconds(clock, -i64::from(offset.local_minus_utc()))
 }
 
-/// Seconds later; the end of time where there is no such moment.
+/// Adds seconds. A result that is out of range is the earliest or the latest instant.
 pub(crate) fn add_seconds(moment: NaiveDateTime, seconds: i64) -> NaiveDateTime {
     moment
         .checked_add_signed(TimeDelta::seconds(seconds))
@@ -118,7 +118,7 @@ pub(crate) fn add_seconds(moment: NaiveDateTime, seconds: i64) -> NaiveDateTime 
         })
 }
 
-/// The first second after `from`, up to `until`, for which it holds; it does for `until`.
+/// The first second after `from` for which `holds` is true, by bisection. It must be true at `until`.
 fn first_second_where(
     from: NaiveDateTime,
     until: NaiveDateTime,
@@ -148,7 +148,7 @@ impl fmt::Display for Timezone {
     }
 }
 
-/// There is no such time zone.
+/// The time zone does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no time zone `{}`{}", quoted(.name), suggestion(*.closest_match))]
 pub struct TimezoneError {
@@ -173,7 +173,8 @@ impl std::str::FromStr for Timezone {
     }
 }
 
-/// The zone that was probably meant: the same name in other letters, the city alone, or a slip.
+/// The most similar name: the same one in another case, with the same city, or with few typing
+/// errors.
 fn nearest_timezone(name: &str) -> Option<&'static str> {
     let plain = |name: &str| name.trim().to_ascii_lowercase().replace([' ', '-'], "_");
     let wanted = plain(name);

@@ -1,4 +1,4 @@
-//! What holds for every expression, zone and moment.
+//! Properties of every expression, zone and instant, against a slow reference implementation.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::expression::tests::times;
 use crate::expression::*;
 use crate::timezone::Timezone;
 
-/// A field's text, of numbers only.
+/// The text of a field that has only numbers.
 fn field(min: u32, max: u32) -> impl Strategy<Value = String> {
     let value = min..=max;
     let range = (min..=max, min..=max).prop_map(|(a, b)| (a.min(b), a.max(b)));
@@ -46,17 +46,17 @@ fn weekday() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Expressions that come true.
+/// Expressions that match some time.
 fn expression() -> impl Strategy<Value = String> {
     let month = prop_oneof![3 => Just("*".to_owned()), 1 => field(1, 12)];
     (field(0, 59), field(0, 23), day(), month, weekday())
         .prop_map(|(minute, hour, day, month, weekday)| {
             format!("{minute} {hour} {day} {month} {weekday}")
         })
-        .prop_filter("comes true", |text| Cron::parse(text).is_ok())
+        .prop_filter("matches", |text| Cron::parse(text).is_ok())
 }
 
-/// What an expression means, read anew and slowly: by looking at each field for each time.
+/// A slow second implementation of expressions: it checks each field for each time.
 struct ReferenceCron {
     fields: Vec<String>,
     days_match_both: bool,
@@ -73,7 +73,7 @@ impl ReferenceCron {
         }
     }
 
-    fn is_true(&self, clock: NaiveDateTime) -> bool {
+    fn matches(&self, clock: NaiveDateTime) -> bool {
         let plain = |field: usize, min, max, value| {
             self.fields[field]
                 .split(',')
@@ -141,14 +141,14 @@ fn nearest_workday(date: NaiveDate) -> NaiveDate {
         .unwrap()
 }
 
-/// What the clocks show, by the zone's data alone.
+/// The local time, by the data of the zone alone.
 fn shown(zone: Tz, moment: NaiveDateTime) -> NaiveDateTime {
     let offset = zone.offset_from_utc_datetime(&moment).fix();
     moment + TimeDelta::seconds(offset.local_minus_utc().into())
 }
 
-/// When an expression comes true within a span of minutes, by looking at every minute of it and
-/// of a day or two around.
+/// The matches of an expression within a span of minutes, by checking every minute of the span and
+/// of three days around it.
 fn every_minute(
     reading: &ReferenceCron,
     zone: Tz,
@@ -165,16 +165,15 @@ fn every_minute(
         times.extend(
             moments
                 .iter()
-                .filter(|(_, clock)| reading.is_true(*clock))
+                .filter(|(_, clock)| reading.matches(*clock))
                 .map(|(moment, _)| *moment),
         );
     } else {
-        // every time of the calendar has its moment: the first at which the clocks have come
-        // as far
+        // Every local time has one instant: the first at which clocks have reached it.
         let mut clock = moments[0].1;
         for (moment, shows) in &moments {
             while clock <= *shows {
-                if reading.is_true(clock) {
+                if reading.matches(clock) {
                     times.insert(*moment);
                 }
                 clock += TimeDelta::minutes(1);
@@ -186,8 +185,7 @@ fn every_minute(
     times
 }
 
-/// A zone and the hour before its clocks are changed, in a year of it; any hour where they are
-/// not.
+/// A zone, and the hour before its offset changes in some year, or any hour if it does not change.
 fn change() -> impl Strategy<Value = (Tz, NaiveDateTime)> {
     let notable = prop::sample::select(vec![
         ("Europe/Berlin", 2026),
@@ -235,9 +233,9 @@ fn clock() -> impl Strategy<Value = NaiveDateTime> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Where clocks are put forward or back: nothing is missed, nothing added, nothing twice.
+    /// Around a change of clocks, no match is missed, added or repeated.
     #[test]
-    fn each_minute_around_a_change_is_as_the_rules_say(
+    fn matches_around_a_clock_change_follow_the_rules(
         text in expression(),
         (zone, change) in change(),
         hours_before in 1_i64..40,
@@ -263,9 +261,9 @@ proptest! {
         );
     }
 
-    /// The answer does not depend on where in between it was asked.
+    /// The next match is the same from every instant before it.
     #[test]
-    fn the_next_time_is_the_same_from_anywhere_before_it(
+    fn next_match_is_the_same_from_every_earlier_instant(
         text in expression(),
         (zone, change) in change(),
         seconds in -200_000_i64..200_000,
@@ -283,14 +281,14 @@ proptest! {
         prop_assert_eq!(cron.next_after(between, zone), Some(next));
     }
 
-    /// Of seconds, too; and the reading of an expression with seconds is that of the others.
+    /// With a field for seconds, the other fields match as they do without it.
     #[test]
     fn seconds_are_a_field_like_the_others(text in expression(), second in field(0, 59), from in clock()) {
         let with_seconds = Cron::parse(&format!("{second} {text}")).unwrap();
         let reading = ReferenceCron::new(&text);
         let next = with_seconds.next_after(from.and_utc(), Timezone::UTC).unwrap().naive_utc();
         let is_second = |value| second.split(',').any(|item| named(item, 0, 59, value));
-        prop_assert!(reading.is_true(next) && is_second(next.second()), "{}", next);
+        prop_assert!(reading.matches(next) && is_second(next.second()), "{}", next);
         let minute = next.with_second(0).unwrap();
         for earlier in (0..next.second()).filter(|second| is_second(*second)) {
             prop_assert!(minute.with_second(earlier).unwrap() <= from, "{} {}", next, earlier);
@@ -300,7 +298,7 @@ proptest! {
             let before = (from.with_second(0).unwrap() - TimeDelta::seconds(1)).and_utc();
             let mut minutes = times(&plain, Timezone::UTC, before);
             let first = minutes.next().unwrap().naive_utc();
-            // the minute that `from` is in may have no such second left
+            // The minute of `from` may have no matching second left.
             let expected = if first < from.with_second(0).unwrap() + TimeDelta::minutes(1) && first < minute {
                 minutes.next().unwrap().naive_utc()
             } else {
@@ -310,9 +308,9 @@ proptest! {
         }
     }
 
-    /// croner, which has its own reading and search, finds the same times of the calendar.
+    /// The crate croner, an independent implementation, finds the same local times.
     #[test]
-    fn croner_agrees(text in expression(), from in clock()) {
+    fn croner_finds_the_same_matches(text in expression(), from in clock()) {
         let cron = Cron::parse(&text).unwrap();
         let days_match_both = ReferenceCron::new(&text).days_match_both;
         let other = croner::parser::CronParser::builder()
@@ -329,13 +327,13 @@ proptest! {
         }
     }
 
-    /// Years later the same holds: each of the days in between is one that is not true.
+    /// However far away the next match is, no day before it matches.
     #[test]
-    fn no_day_is_skipped(text in expression(), from in clock()) {
+    fn no_matching_day_is_skipped(text in expression(), from in clock()) {
         let cron = Cron::parse(&text).unwrap();
         let reading = ReferenceCron::new(&text);
         let next = cron.next_after(from.and_utc(), Timezone::UTC).unwrap().naive_utc();
-        prop_assert!(reading.is_true(next));
+        prop_assert!(reading.matches(next));
         let is_month = |date: NaiveDate| {
             reading.fields[3].split(',').any(|item| named(item, 1, 12, date.month()))
         };
@@ -346,23 +344,23 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics_and_errors_are_one_line(text in "\\PC{0,40}|[0-9*/,LW#?@ A-Z-]{0,40}|\\s{0,3}[\\x00-\\x7f]{0,40}") {
+    fn parsing_an_expression_never_panics_and_errors_are_one_line(text in "\\PC{0,40}|[0-9*/,LW#?@ A-Z-]{0,40}|\\s{0,3}[\\x00-\\x7f]{0,40}") {
         match Cron::parse(&text) {
             Ok(cron) => {
                 prop_assert!(cron.explain().ends_with('.'));
                 prop_assert_eq!(cron.as_str(), text.trim());
             }
             Err(error) => {
-                let told = error.to_string();
-                prop_assert!(!told.chars().any(char::is_control), "{:?}", told);
-                prop_assert!(told.chars().count() < 1_500);
+                let message = error.to_string();
+                prop_assert!(!message.chars().any(char::is_control), "{:?}", message);
+                prop_assert!(message.chars().count() < 1_500);
             }
         }
     }
 
     #[test]
     fn every_expression_is_explained(text in expression()) {
-        let told = Cron::parse(&text).unwrap().explain();
-        prop_assert!(told.ends_with('.') && !told.contains("  ") && !told.contains(" ,"), "{}", told);
+        let sentence = Cron::parse(&text).unwrap().explain();
+        prop_assert!(sentence.ends_with('.') && !sentence.contains("  ") && !sentence.contains(" ,"), "{}", sentence);
     }
 }

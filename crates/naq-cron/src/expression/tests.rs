@@ -1,4 +1,4 @@
-//! Expressions and what they mean, one by one.
+//! Expressions, their matches and their explanations, one by one.
 
 use chrono_tz::TZ_VARIANTS;
 
@@ -12,7 +12,7 @@ fn moment(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// The times after a moment.
+/// The matches after an instant.
 pub(super) fn times(
     cron: &Cron,
     zone: Timezone,
@@ -32,7 +32,7 @@ fn next(text: &str, name: &str, after: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn expressions_come_true() {
+fn cron_expressions_match() {
     for (text, after, expected) in [
         ("* * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"),
         (
@@ -132,7 +132,7 @@ fn expressions_come_true() {
             "2026-03-29T00:00:00Z",
         ),
         ("0 0 * * 5l", "2026-01-01T00:00:00Z", "2026-01-30T00:00:00Z"),
-        // either of both days, as neither begins with a star
+        // Either of the two day fields must match, since neither begins with a star.
         ("0 0 13 * 5", "2026-01-09T00:00:00Z", "2026-01-13T00:00:00Z"),
         ("0 0 13 * 5", "2026-01-13T00:00:00Z", "2026-01-16T00:00:00Z"),
         (
@@ -145,7 +145,7 @@ fn expressions_come_true() {
             "2026-01-01T00:00:00Z",
             "2026-01-02T00:00:00Z",
         ),
-        // both, as one does
+        // Both must match, since one begins with a star.
         (
             "0 0 */2 * 1",
             "2026-01-01T00:00:00Z",
@@ -184,7 +184,7 @@ fn expressions_come_true() {
 }
 
 #[test]
-fn errors_point_at_the_field() {
+fn cron_error_names_the_field() {
     for (text, expected) in [
         ("61 * * * *", r#"minute (field 1) "61": must be 0 to 59"#),
         ("* 24 * * *", r#"hour (field 2) "24": must be 0 to 23"#),
@@ -216,11 +216,11 @@ fn errors_point_at_the_field() {
         ),
         (
             "* * * * L",
-            r#"day of week (field 5) "L": say the last what: 5L is the last Friday of the month"#,
+            r#"day of week (field 5) "L": L needs a day; 5L is the last Friday of the month"#,
         ),
         (
             "* * * * 5#6",
-            r#"day of week (field 5) "5#6": what follows # must be 1 to 5"#,
+            r#"day of week (field 5) "5#6": the number after # must be 1 to 5"#,
         ),
         ("* L * * *", r#"hour (field 2) "L": must be 0 to 23"#),
         ("* ? * * *", r#"hour (field 2) "?": must be 0 to 23"#),
@@ -230,7 +230,7 @@ fn errors_point_at_the_field() {
         ),
         (
             "0,,15 * * * *",
-            r#"minute (field 1) "": there is nothing on one side of a comma"#,
+            r#"minute (field 1) "": one side of a comma is empty"#,
         ),
         (
             "10-5 * * * *",
@@ -271,7 +271,7 @@ fn errors_point_at_the_field() {
         ),
         (
             "5/15 * * * *",
-            r#"minute (field 1) "5/15": a step goes with * or a range; write 5-59/15"#,
+            r#"minute (field 1) "5/15": a step needs * or a range; write 5-59/15"#,
         ),
         ("+5 * * * *", r#"minute (field 1) "+5": must be 0 to 59"#),
         (
@@ -301,31 +301,31 @@ fn errors_point_at_the_field() {
         ),
         (
             "0 0 30 2 *",
-            "never comes true: no such month has such a day",
+            "never matches: no such month has such a day",
         ),
         (
             "0 0 31 2,4,6,9,11 *",
-            "never comes true: no such month has such a day",
+            "never matches: no such month has such a day",
         ),
         ("0 0 31W */2 *", ""),
         (
             "0 0 30W 2 *",
-            "never comes true: no such month has such a day",
+            "never matches: no such month has such a day",
         ),
     ] {
         let trimmed = text.trim();
-        let told = Cron::parse(text).map_err(|error| error.to_string());
+        let parsed = Cron::parse(text).map_err(|error| error.to_string());
         if expected.is_empty() {
-            assert!(told.is_ok(), "{text}: {told:?}");
+            assert!(parsed.is_ok(), "{text}: {parsed:?}");
         } else {
             let expected = format!("cron expression \"{trimmed}\": {expected}");
-            assert_eq!(told, Err(expected));
+            assert_eq!(parsed, Err(expected));
         }
     }
 }
 
 #[test]
-fn expressions_are_told_in_english() {
+fn cron_expressions_are_explained_in_english() {
     for (text, expected) in [
         ("* * * * *", "Every minute."),
         ("*/15 * * * *", "Every 15 minutes."),
@@ -398,7 +398,7 @@ fn expressions_are_told_in_english() {
 }
 
 #[test]
-fn a_time_that_is_skipped_comes_true_once_when_the_clocks_are_put_forward() {
+fn skipped_time_matches_once_when_clocks_go_forward() {
     for (text, name, after, expected) in [
         (
             "30 2 * * *",
@@ -497,7 +497,7 @@ fn a_time_that_is_skipped_comes_true_once_when_the_clocks_are_put_forward() {
 }
 
 #[test]
-fn a_time_that_is_shown_twice_comes_true_the_first_time() {
+fn repeated_time_matches_the_first_time_only() {
     for (text, name, after, expected) in [
         (
             "30 2 * * *",
@@ -559,7 +559,7 @@ fn a_time_that_is_shown_twice_comes_true_the_first_time() {
 }
 
 #[test]
-fn an_hour_that_is_a_star_keeps_its_cadence() {
+fn wildcard_hour_matches_by_elapsed_time() {
     let every = |text, minutes, name, after| {
         let (cron, zone, after) = (Cron::parse(text).unwrap(), zone(name), moment(after));
         let mut last = after;
@@ -585,7 +585,7 @@ fn an_hour_that_is_a_star_keeps_its_cadence() {
     for change in ["2026-04-04T10:00:00Z", "2026-10-03T10:00:00Z"] {
         every("*/15 * * * *", 15, "Australia/Lord_Howe", change);
     }
-    // the clocks show 02:00 not at all, and twice
+    // 02:00 is skipped, and occurs twice.
     assert_eq!(
         next("0 */2 * * *", "Europe/Berlin", "2026-03-28T23:00:00Z", 2),
         ["2026-03-29T04:00:00+02:00", "2026-03-29T06:00:00+02:00"]
@@ -601,7 +601,7 @@ fn an_hour_that_is_a_star_keeps_its_cadence() {
 }
 
 #[test]
-fn the_ends_of_time_are_no_trouble() {
+fn first_and_last_representable_times_are_handled() {
     let cron = Cron::parse("0 0 1 1 *").unwrap();
     let utc = |moment| {
         cron.next_after(moment, Timezone::UTC)
@@ -627,7 +627,7 @@ fn the_ends_of_time_are_no_trouble() {
 }
 
 #[test]
-fn zones_are_known_by_name() {
+fn timezone_is_found_by_name_or_suggested() {
     assert_eq!(Timezone::default().to_string(), "UTC");
     for (name, expected) in [
         ("europe/berlin", "did you mean `Europe/Berlin`?"),
