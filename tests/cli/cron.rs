@@ -94,7 +94,7 @@ fn mistakes_are_pointed_at() {
         );
         refuses(
             &[verb, "0 0 30 2 *"],
-            "naq: cron expression \"0 0 30 2 *\": never comes true: no such month has such a \
+            "naq: cron expression \"0 0 30 2 *\": never matches: no such month has such a \
              day\n",
         );
         refuses(

@@ -121,9 +121,9 @@ fn not_theirs(package: Package, question: &Question, moment: i64) -> Option<&'st
             "cronsim leaves out times that are skipped where the minute is a star, as Debian's \
              cron does, or there are seconds",
         ),
-        Package::Cronsim if was_put_within_an_hour(question, moment) => Some(
-            "cronsim advances by whole hours when clocks change within one, and is late",
-        ),
+        Package::Cronsim if was_put_within_an_hour(question, moment) => {
+            Some("cronsim advances by whole hours when clocks change within one, and is late")
+        }
         Package::Cronsim if is_within_an_hour_of_a_skipped_midnight(question, moment) => {
             Some("cronsim loses the hour after a skipped midnight")
         }
@@ -170,7 +170,9 @@ fn not_ours(package: Package, question: &Question, moment: i64) -> Option<&'stat
         }
         Package::Cronsim if moment <= question.after => {
             if !keeps_cadence && question.is_shown_again(question.after) {
-                Some("cronsim, asked during a repeated time, returns the first occurrence, which is past")
+                Some(
+                    "cronsim, asked during a repeated time, returns the first occurrence, which is past",
+                )
             } else {
                 question.is_put_back_within_an_hour().then_some(CIRCLES)
             }

@@ -31,7 +31,9 @@ impl fmt::Display for DateTimeError {
             }
             DatetimeErrorKind::Date => "has a date that does not exist",
             DatetimeErrorKind::Time => "has a time of day outside of 00:00:00 to 23:59:59",
-            DatetimeErrorKind::Offset => "has an invalid offset from UTC; write Z or an offset such as +01:00",
+            DatetimeErrorKind::Offset => {
+                "has an invalid offset from UTC; write Z or an offset such as +01:00"
+            }
             DatetimeErrorKind::Range => "is out of range",
         };
         write!(f, "`{}` {why}", quoted(&self.text))

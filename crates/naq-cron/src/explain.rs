@@ -90,7 +90,8 @@ fn frequency(fields: &CronFields) -> String {
             text.push_str(&format!(" of {}", which(field, items)));
         }
         // `every 15 minutes` needs no `of every hour`, `at minute 15` does
-        continues_evenly = matches!(items[..], [FieldItem::Any { step }] if divides_evenly(field, step));
+        continues_evenly =
+            matches!(items[..], [FieldItem::Any { step }] if divides_evenly(field, step));
     }
     text
 }

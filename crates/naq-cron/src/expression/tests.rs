@@ -299,19 +299,13 @@ fn cron_error_names_the_field() {
             "@fortnightly",
             "must be @yearly, @annually, @monthly, @weekly, @daily, @midnight or @hourly",
         ),
-        (
-            "0 0 30 2 *",
-            "never matches: no such month has such a day",
-        ),
+        ("0 0 30 2 *", "never matches: no such month has such a day"),
         (
             "0 0 31 2,4,6,9,11 *",
             "never matches: no such month has such a day",
         ),
         ("0 0 31W */2 *", ""),
-        (
-            "0 0 30W 2 *",
-            "never matches: no such month has such a day",
-        ),
+        ("0 0 30W 2 *", "never matches: no such month has such a day"),
     ] {
         let trimmed = text.trim();
         let parsed = Cron::parse(text).map_err(|error| error.to_string());

@@ -309,7 +309,7 @@ pub(super) fn print_result(
             action,
             changed: result.was_changed,
             fields: None,
-            status: result.status,
+            status: result.status.as_deref(),
             next_run: result.next_run,
         });
     }
