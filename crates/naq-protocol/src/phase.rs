@@ -226,7 +226,9 @@ impl Record {
         if self.lease.is_some() && !matches!(phase, Phase::Running { .. }) {
             return Err(invalid("has a lease"));
         }
-        if self.waits.is_some() && !matches!(phase, Phase::Blocked { .. }) {
+        // A placeholder is not a job: its `waits` says until when the placeholder itself is kept.
+        let may_wait = self.placeholder || matches!(phase, Phase::Blocked { .. });
+        if self.waits.is_some() && !may_wait {
             return Err(invalid("names what it waits for"));
         }
         let may_have_next = matches!(phase, Phase::Scheduled { .. } | Phase::Retrying { .. });
