@@ -62,9 +62,7 @@ const ROOMS_WITH_CIRCLES: &[&str] = &[
     "naq/src/cli",
     "naq/src/local_server",
     "naq-client/src",
-    "naq-core/src",
     "naq-jetstream/src",
-    "naq-protocol/src",
     "naq-runner/src",
 ];
 

@@ -8,7 +8,7 @@ use super::plan::{ScheduleAction, SchedulePosition, TickPlan};
 
 /// Skipped ticks are counted up to this number, so that a schedule with a tick each second costs
 /// little even after an outage of a year.
-pub(super) const MISSED_COUNT_MAX: u64 = 10_000;
+const MISSED_COUNT_MAX: u64 = 10_000;
 
 /// How far back the last late ticks are searched at first.
 const LOOKBACK_INITIAL_MS: i64 = 60_000;
