@@ -253,7 +253,7 @@ pub(super) struct ScheduleReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) queue: Option<QueueName>,
     /// active, paused, ended, or unreadable where the stored schedule is invalid.
-    pub(super) status: &'static str,
+    pub(super) status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) paused_reason: Option<String>,
     /// Why the schedule cannot be read, or cannot tick.
@@ -281,13 +281,13 @@ pub(super) struct ScheduleReport {
 }
 
 impl ScheduleReport {
-    pub(super) fn new(kind: ScheduleKind, status: &'static str) -> ScheduleReport {
+    pub(super) fn new(kind: ScheduleKind, status: impl Into<String>) -> ScheduleReport {
         ScheduleReport {
             kind,
             schedule_id: None,
             job_id: None,
             queue: None,
-            status,
+            status: status.into(),
             paused_reason: None,
             problem: None,
             cron: None,

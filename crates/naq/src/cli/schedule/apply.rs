@@ -361,7 +361,7 @@ fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<
                 action,
                 changed: None,
                 fields: is_change.then(|| fields.collect()),
-                status: status.map(ScheduleStatus::as_str),
+                status: status.as_ref().map(ScheduleStatus::as_str),
                 next_run,
             })?;
         } else if step.action.is_write() {
