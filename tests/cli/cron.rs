@@ -127,7 +127,7 @@ fn mistakes_are_pointed_at() {
     }
     refuses(
         &["next", "0 4 * * *", "--from", "2026-02-30 04:00"],
-        "naq: --from: `2026-02-30 04:00` has a date that no calendar has\n",
+        "naq: --from: `2026-02-30 04:00` has a date that does not exist\n",
     );
     let done = cron(&["next", "@yearly", "--from", "9999-12-24T00:00:00Z"]).code(4);
     let error = String::from_utf8_lossy(&done.get_output().stderr).into_owned();

@@ -326,7 +326,11 @@ fn records_and_heartbeats_match_their_schemas() {
         let mut record = record.clone();
         record[field] = wrong.into();
         assert!(!records.is_valid(&record), "{field}: {wrong}");
-        assert!(serde_json::from_value::<Record>(record).is_err());
+        // A state or reason of a later version is read and shown; an invalid id never is.
+        assert_eq!(
+            serde_json::from_value::<Record>(record).is_ok(),
+            field != "job_id"
+        );
     }
     let mut silent = worker.clone();
     silent.as_object_mut().unwrap().remove("last_seen");
