@@ -1,9 +1,11 @@
 //! Verbs as a user has them, beside what README.md already shows.
 
 mod bulk;
+mod completions;
 mod cron;
 mod events;
 mod failed;
+mod grammar;
 mod job_control;
 mod jobs;
 mod json_contract;

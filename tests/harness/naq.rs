@@ -478,26 +478,22 @@ impl Cli {
 
     /// Starts it on a terminal of its own.
     pub(crate) fn on_terminal(self) -> Terminal {
-        let size = nix::pty::Winsize {
-            ws_row: 40,
-            ws_col: 160,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = nix::pty::openpty(Some(&size), None).unwrap();
-        let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = command(&self.args, &self.environment, &self.home);
-        command.stdin(end()).stdout(end()).stderr(end());
-        let child = GuardedChild::spawn(&mut command);
-        // what still holds the child's side would keep the terminal open
-        drop((command, pty.slave));
-        let keyboard = std::fs::File::from(pty.master);
-        let screen = CapturedLog::follow(keyboard.try_clone().unwrap());
-        Terminal {
-            child,
-            keyboard,
-            screen,
-        }
+        Terminal::start(command(&self.args, &self.environment, &self.home))
+    }
+
+    /// Starts another program instead, such as a shell, on a terminal of its own.
+    pub(crate) fn program_on_terminal(self, program: &Path) -> Terminal {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the shell that a user types into"
+        )]
+        let mut command = Command::new(program);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(&self.home);
+        Terminal::start(command)
     }
 
     /// Runs it to its end, in bounded time. What it prints has to be text.
@@ -575,11 +571,43 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
+    fn start(mut command: Command) -> Terminal {
+        let size = nix::pty::Winsize {
+            ws_row: 40,
+            ws_col: 160,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        command.stdin(end()).stdout(end()).stderr(end());
+        let child = GuardedChild::spawn(&mut command);
+        // The terminal stays open while anything holds the child's side.
+        drop((command, pty.slave));
+        let keyboard = std::fs::File::from(pty.master);
+        let screen = CapturedLog::follow_bytes(keyboard.try_clone().unwrap());
+        Terminal {
+            child,
+            keyboard,
+            screen,
+        }
+    }
+
     /// Waits for words on the screen, and returns all that was written there up to now.
     #[track_caller]
     pub(crate) fn expect_screen(&self, words: &str) -> String {
         self.screen.wait(words);
         self.screen.text()
+    }
+
+    /// What was written on the screen up to now.
+    pub(crate) fn screen_text(&self) -> String {
+        self.screen.text()
+    }
+
+    /// Types text, without a newline.
+    pub(crate) fn type_text(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
     /// Types a line.
@@ -797,6 +825,23 @@ impl CapturedLog {
                     .push_str(&String::from_utf8_lossy(&line));
                 changed.notify_all();
                 line.clear();
+            }
+        });
+        log
+    }
+
+    /// Reads without waiting for the end of a line, as a terminal shows what is typed.
+    fn follow_bytes(mut from: impl Read + Send + 'static) -> CapturedLog {
+        let log = CapturedLog(Arc::new((Mutex::new(String::new()), Condvar::new())));
+        let ours = log.clone();
+        std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut piece) {
+                all.extend_from_slice(&piece[..count]);
+                let (text, changed) = &*ours.0;
+                *text.lock().unwrap() = String::from_utf8_lossy(&all).into_owned();
+                changed.notify_all();
             }
         });
         log

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod blocks;
+mod examples;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

@@ -21,19 +21,19 @@ use super::session::Session;
 pub(super) struct Args {
     #[command(subcommand)]
     what: Option<BenchVerb>,
-    /// Rounds, of which the middle one is shown
+    /// Number of rounds; the median is shown
     #[arg(long, global = true, value_name = "COUNT", default_value_t = 3)]
     rounds: usize,
-    /// How long each measurement takes, about
+    /// Approximate duration of each measurement, in seconds
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 3.0)]
     seconds: f64,
 }
 
 #[derive(Debug, Subcommand)]
 enum BenchVerb {
-    /// Jobs a second from enqueue to stored result, beside the bare spawn limit
+    /// Measure jobs per second, from enqueue to stored result, and the spawn limit
     Jobs {
-        /// How many at once
+        /// Numbers of jobs that run at once, separated by commas
         #[arg(
             long,
             value_name = "COUNTS",
@@ -42,19 +42,19 @@ enum BenchVerb {
         )]
         concurrency: Vec<usize>,
     },
-    /// Enqueues a second, one by one and pipelined, beside bare publishes
+    /// Measure enqueues per second, one by one and pipelined, and bare publishes
     Enqueue,
-    /// From enqueue to stored result on an idle worker, and a cold `naq enqueue`
+    /// Measure the time from enqueue to stored result on an idle worker, and a cold `naq enqueue`
     Latency,
-    /// How late ticks are enqueued, a burst of them, and how long another scheduler takes over
+    /// Measure how late ticks are enqueued, a burst of ticks, and a takeover by another scheduler
     Schedule {
-        /// How many schedules are due at once, and are taken over
+        /// Number of schedules that are due at once, and are taken over
         #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
         schedules: u32,
     },
-    /// Memory of an idle worker, and of one whose job prints 10 GB
+    /// Measure the memory of an idle worker, and of one whose job prints 10 GB
     Memory {
-        /// How much the job prints, in bytes
+        /// Size of the job's output
         #[arg(long, value_name = "SIZE", default_value = "10G")]
         output: naq_protocol::units::ByteSize,
     },

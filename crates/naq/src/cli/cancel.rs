@@ -12,13 +12,14 @@ use naq_protocol::{JobId, QueueName, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The jobs' ids
-    #[arg(value_name = "ID", required_unless_present_any = ["queue", "labels"])]
+    /// Jobs' ids
+    #[arg(value_name = "JOB", required_unless_present_any = ["queue", "labels"])]
     ids: Vec<String>,
-    /// Every job of this queue that has not ended
+    /// Cancel every job of this queue that has not ended
     #[arg(short = 'q', long, value_name = "QUEUE", conflicts_with = "ids")]
     queue: Option<String>,
-    /// Every job with this label that has not ended; with several, those that have all
+    /// Cancel every job with this label that has not ended; given several times, jobs that have
+    /// all of the labels
     #[arg(
         short = 'l',
         long = "label",
@@ -26,10 +27,10 @@ pub(super) struct Args {
         conflicts_with = "ids"
     )]
     labels: Vec<LabelFilter>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short = 'y', long)]
     yes: bool,
-    /// Wait until jobs that run have been stopped
+    /// Wait until running jobs have stopped
     #[arg(short = 'w', long)]
     wait: bool,
 }

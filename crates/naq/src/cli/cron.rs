@@ -18,19 +18,19 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum CronVerb {
-    /// Print the coming times of a cron expression, one a line
+    /// Print the coming times of a cron expression, one per line
     Next {
         #[command(flatten)]
         expression: Expression,
-        /// The times after this one: 18:00, '2026-12-24 18:00' or RFC 3339 [default: now]
+        /// Time after which to start: 18:00, '2026-12-24 18:00' or RFC 3339 [default: now]
         #[arg(long, value_name = "TIME")]
         from: Option<String>,
-        /// How many
+        /// Number of times
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 5,
               value_parser = clap::value_parser!(u32).range(1..=10_000))]
         count: u32,
     },
-    /// Say in a sentence what a cron expression means
+    /// Explain a cron expression in a sentence
     Explain {
         #[command(flatten)]
         expression: Expression,
@@ -39,11 +39,11 @@ enum CronVerb {
 
 #[derive(Debug, clap::Args)]
 struct Expression {
-    /// Five fields (minute, hour, day of month, month, day of week), six with seconds first, or
-    /// a name such as @daily; in quotes
+    /// Cron expression, in quotes: five fields (minute, hour, day of month, month, day of week),
+    /// six with seconds first, or a nickname such as @daily
     #[arg(required = true, value_name = "EXPR")]
     words: Vec<String>,
-    /// The time zone whose clocks are meant, such as Europe/Berlin
+    /// Time zone, such as Europe/Berlin
     #[arg(long, value_name = "ZONE", default_value_t)]
     tz: Timezone,
 }

@@ -13,11 +13,13 @@ use crate::worker::{self, WorkerCommand};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The queues to serve [default: default]
+    /// Queues to serve [default: default]
+    #[arg(value_name = "QUEUE")]
     queues: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
-    /// When writes reach the disk: 1s, always
+    /// When the server's writes reach the disk: 1s (a power cut may lose the last second) or
+    /// always [default: 1s]
     #[arg(long, value_name = "WHEN", value_parser = super::server::parse_sync)]
     sync: Option<SyncInterval>,
 }

@@ -17,24 +17,24 @@ use naq_protocol::{JobId, QueueName, Record, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The queue [default: default]
+    /// Queue for the jobs [default: default]
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
     #[command(flatten)]
     job: JobOptions,
     #[command(flatten)]
     start: delay::DelayOptions,
-    /// Envelopes from a file (- for standard input): one, an array, or one a line; or a flow,
+    /// File of envelopes (- for standard input): one, an array, or one per line; or a flow,
     /// {"jobs": {NAME: ENVELOPE, …}}, whose name is --id
     #[arg(short = 'f', long, value_name = "FILE")]
     file: Option<String>,
-    /// Wait for the outcome: print the job's output, exit with its code
+    /// Wait for the outcome, print the job's output and exit with its exit code
     #[arg(short = 'w', long)]
     wait: bool,
-    /// Print the envelope and do nothing
+    /// Print the envelope instead of enqueueing it
     #[arg(long)]
     dry_run: bool,
-    /// Refuse where the queue holds so many jobs already
+    /// Maximum number of jobs in the queue; naq enqueues nothing if there are as many
     #[arg(long, value_name = "COUNT")]
     max_jobs: Option<u64>,
     /// Do not print the ids

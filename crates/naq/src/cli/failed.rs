@@ -28,16 +28,16 @@ enum FailedVerb {
     List {
         #[command(flatten)]
         filter_options: FailedFilterOptions,
-        /// How many at the most
+        /// Maximum number of jobs
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
         limit: usize,
     },
-    /// Show a failed job whole: why it failed, its headers and its envelope
+    /// Show a failed job: why it failed, its headers and its envelope
     Show {
-        /// The job's id
-        #[arg(value_name = "ID")]
+        /// Job's id
+        #[arg(value_name = "JOB")]
         id: String,
-        /// Print the envelope's bytes and nothing else
+        /// Print only the envelope's bytes
         #[arg(long)]
         envelope: bool,
     },
@@ -49,11 +49,13 @@ enum FailedVerb {
         #[arg(long)]
         quiet: bool,
     },
-    /// Let go of failed jobs
+    /// Discard failed jobs
+    ///
+    /// Deletes their dead letters; their records stay until they expire.
     Discard {
         #[command(flatten)]
         selection: Selection,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short = 'y', long)]
         yes: bool,
     },
@@ -62,16 +64,17 @@ enum FailedVerb {
 /// Filters of failed jobs.
 #[derive(Debug, Default, clap::Args)]
 struct FailedFilterOptions {
-    /// Jobs of this queue
+    /// Select jobs of this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Jobs that failed for this reason: exit, signal, timeout, oom, spawn, crashed, invalid …
+    /// Select jobs that failed for this reason: exit, signal, timeout, oom, spawn, crashed,
+    /// invalid …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
-    /// Jobs that failed at least so long ago
+    /// Select jobs that failed at least this long ago, such as 24h
     #[arg(long, value_name = "AGE")]
     older_than: Option<WireDuration>,
-    /// Jobs that failed at most so long ago
+    /// Select jobs that failed at most this long ago, such as 1h
     #[arg(long, value_name = "AGE")]
     newer_than: Option<WireDuration>,
 }
@@ -101,15 +104,15 @@ pub(super) fn time_before_now(age: WireDuration) -> Timestamp {
     Timestamp(render::now().0 - age.0)
 }
 
-/// Failed jobs to do something to.
+/// The failed jobs that a verb applies to.
 #[derive(Debug, clap::Args)]
 struct Selection {
-    /// The jobs' ids
-    #[arg(value_name = "ID")]
+    /// Jobs' ids
+    #[arg(value_name = "JOB")]
     ids: Vec<String>,
     #[command(flatten)]
     filter_options: FailedFilterOptions,
-    /// Every failed job
+    /// Select every failed job
     #[arg(long)]
     all: bool,
 }

@@ -14,7 +14,7 @@ use naq_protocol::{JobId, ScheduleId};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Schedule's name, or a delayed job's id
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "SCHEDULE|JOB")]
     id: String,
     /// Action to carry out
     #[arg(value_name = "ACTION", value_enum)]

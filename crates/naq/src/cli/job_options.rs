@@ -13,52 +13,52 @@ use naq_protocol::{
     Timestamp,
 };
 
-/// What a job is.
+/// The job to run.
 #[derive(Debug, Default, Args)]
 pub(super) struct JobOptions {
-    /// The command and its arguments (after --); with --script the script's arguments
+    /// Command and its arguments, after --; with --script, the script's arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<String>,
-    /// Send this file's text as the job (- for standard input)
+    /// Script to run instead of a command (- for standard input)
     #[arg(long, value_name = "FILE")]
     script: Option<String>,
-    /// The job's id [default: a new one]
+    /// Job's id [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// A variable for the job; NAME alone takes it from here
+    /// Environment variable of the job; NAME alone copies it from this environment
     #[arg(short = 'e', long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// A secret of the worker's that the job is given
+    /// Secret that the worker passes to the job
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
-    /// The job's working directory
+    /// Job's working directory
     #[arg(long, value_name = "DIR")]
     pub(super) cwd: Option<String>,
-    /// How long it may take: 90s, 5m
+    /// Maximum run time of each attempt, such as 90s or 5m [default: the worker's]
     #[arg(long, value_name = "TIME")]
     timeout: Option<WireDuration>,
-    /// How much memory it may use: 256M, 2G
+    /// Maximum memory, such as 256M or 2G [default: the worker's]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     memory: Option<ByteSize>,
-    /// How much processor time a process of it may use
+    /// Maximum processor time of each process, such as 30s
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     cpu_time: Option<WireDuration>,
-    /// How many processors it may keep busy
+    /// Maximum number of processors used, such as 0.5
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     cpus: Option<f64>,
-    /// How many processes and threads it may have
+    /// Maximum number of processes and threads
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     processes: Option<u64>,
-    /// How many files a process of it may have open
+    /// Maximum number of open files of each process
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     open_files: Option<u64>,
-    /// How large a file it may write
+    /// Maximum size of a file that the job writes, such as 1G
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     file_size: Option<ByteSize>,
-    /// How much of its output is kept, of each stream
+    /// Maximum output that is kept, of each stream, such as 1M
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     output: Option<ByteSize>,
-    /// Its niceness, -20 to 19
+    /// Niceness, -20 to 19
     #[arg(
         long,
         value_name = "NUMBER",
@@ -66,25 +66,25 @@ pub(super) struct JobOptions {
         help_heading = "Limits"
     )]
     nice: Option<i8>,
-    /// This file's content on its standard input (- for ours)
+    /// File to use as standard input (- for naq's own)
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     stdin: Option<String>,
-    /// This JSON on its standard input
+    /// JSON to use as standard input
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
-    /// A label, for filters
+    /// Label, for filters
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// A label that a worker must have to run it
+    /// Label that a worker needs to run the job
     #[arg(long = "require", value_name = "KEY=VALUE")]
     requires: Vec<String>,
-    /// Anything to carry along
+    /// JSON that is kept with the job and that naq does not read
     #[arg(long, value_name = "JSON")]
     meta: Option<String>,
-    /// The W3C trace context that the job is given as TRACEPARENT
+    /// W3C trace context, passed to the job as TRACEPARENT
     #[arg(long, value_name = "TEXT")]
     traceparent: Option<String>,
-    /// How often to try again after a failure
+    /// Number of retries after a failure [default: 0]
     #[arg(
         long,
         visible_alias = "max-retries",
@@ -92,7 +92,7 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     retries: Option<u32>,
-    /// How long to wait before a retry; several, comma-separated, one for each
+    /// Delay before a retry, such as 5s; several, separated by commas, are one for each retry
     #[arg(
         long,
         value_name = "TIME",
@@ -100,16 +100,16 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     retry_delay: Vec<WireDuration>,
-    /// How the wait grows: fixed, linear, exponential
+    /// Growth of the delay: fixed, linear or exponential
     #[arg(long, value_name = "STRATEGY", value_parser = parse_strategy, help_heading = "Retries")]
     retry_strategy: Option<Backoff>,
-    /// The longest wait
+    /// Maximum delay, such as 10m
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
     retry_max_delay: Option<WireDuration>,
-    /// Wait exactly as long as said, not a random part of it
+    /// Wait for the whole delay instead of a random part of it
     #[arg(long, help_heading = "Retries")]
     no_retry_jitter: bool,
-    /// Exit codes to try again after (and no others)
+    /// Exit codes after which to retry, and no others
     #[arg(
         long,
         value_name = "CODES",
@@ -117,7 +117,7 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     retry_on: Vec<u8>,
-    /// Exit codes never to try again after
+    /// Exit codes after which never to retry
     #[arg(
         long,
         value_name = "CODES",
@@ -125,7 +125,7 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     fatal_on: Vec<u8>,
-    /// Exit codes that count as success beside 0
+    /// Exit codes that count as success, besides 0
     #[arg(
         long,
         value_name = "CODES",
@@ -133,22 +133,22 @@ pub(super) struct JobOptions {
         help_heading = "Retries"
     )]
     success_on: Vec<u8>,
-    /// A job that has to end well first; JOB=failure, JOB=finished for another end
+    /// Job that has to succeed first; JOB=failure and JOB=finished wait for another end
     #[arg(long, value_name = "JOB[=END]", help_heading = "Dependencies")]
     depends_on: Vec<String>,
-    /// How long a job that it depends on may be missing [default: 24h]
+    /// Maximum time that a job it depends on may not exist [default: 24h]
     #[arg(long, value_name = "TIME", help_heading = "Dependencies")]
     dependency_timeout: Option<WireDuration>,
-    /// At most --concurrency-max jobs of this key run at once, across all workers
+    /// Key of jobs of which at most --concurrency-max run at once, on all workers
     #[arg(long, value_name = "KEY")]
     concurrency_key: Option<String>,
-    /// How many jobs of the key may run at once [default: 1]
+    /// Maximum number of jobs with the key that run at once [default: 1]
     #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
     concurrency_max: Option<u32>,
-    /// Not to be started after this time (RFC 3339)
+    /// Time after which the job does not start (RFC 3339)
     #[arg(long, value_name = "TIME")]
     expires_at: Option<Timestamp>,
-    /// How long its record stays once it has ended; 0 for ever
+    /// Time that the record stays after the job's end, such as 24h; 0 keeps it forever
     #[arg(long, value_name = "TIME")]
     result_ttl: Option<WireDuration>,
 }
@@ -163,8 +163,8 @@ fn parse_strategy(text: &str) -> Result<Backoff, String> {
 }
 
 impl JobOptions {
-    /// The envelope these options describe, validated. `variable` reads this process's
-    /// environment.
+    /// Returns the envelope that these options describe, validated. `variable` reads this
+    /// process's environment.
     pub(super) fn envelope<'e>(
         &self,
         variable: impl Fn(&str) -> Option<&'e str>,
@@ -262,13 +262,13 @@ impl JobOptions {
         Ok(envelope)
     }
 
-    /// The id that was chosen, if one was.
+    /// The chosen id. `None` if naq is to generate one.
     pub(super) fn chosen_id(&self) -> Result<Option<JobId>, Failure> {
         let id = self.id.as_ref().map(JobId::from_user).transpose();
         id.map_err(|error| Failure::usage(error.to_string()))
     }
 
-    /// Whether anything here describes a job.
+    /// Whether neither a command nor a script is given.
     pub(super) fn is_empty(&self) -> bool {
         self.command.is_empty() && self.script.is_none()
     }

@@ -18,17 +18,17 @@ use naq_protocol::units::WireDuration;
 pub(super) struct Args {
     #[command(flatten)]
     filter_options: events::JobFilterOptions,
-    /// Jobs that changed at most so long ago
+    /// List only jobs whose last change is at most this old, such as 1h
     #[arg(long, value_name = "AGE")]
     since: Option<WireDuration>,
-    /// How many at the most
+    /// Maximum number of jobs
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
     /// Continue where an earlier page ended
     #[arg(long, value_name = "CURSOR", conflicts_with = "watch")]
     before: Option<JobCursor>,
-    /// Keep the list up to date until Ctrl-C; where the output is no terminal, print each change
+    /// Keep the list up to date until Ctrl-C; if standard output is no terminal, print each change
     #[arg(long)]
     watch: bool,
 }

@@ -10,10 +10,10 @@ use naq_client::{JobId, LogChunk, OutputStream};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job's id
-    #[arg(value_name = "ID")]
+    /// Job's id
+    #[arg(value_name = "JOB")]
     id: String,
-    /// Follow: print what comes until the job has ended
+    /// Print output as the job writes it, until the job ends
     #[arg(short = 'f', long)]
     follow: bool,
 }

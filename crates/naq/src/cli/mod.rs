@@ -1,9 +1,10 @@
 //! The command line: arguments in, text and exit codes out. One verb, one file.
 //!
-//! This room prints, and no other does. It is also the only one that sees `config`.
+//! Only this room prints, and only this room reads `config`.
 
 mod bench;
 mod cancel;
+mod complete;
 mod completions;
 mod config;
 mod confirm;
@@ -14,12 +15,14 @@ mod enqueue;
 mod events;
 mod exit;
 mod failed;
+mod help;
 mod job;
 mod job_control;
 mod job_options;
 mod jobs;
 mod json;
 mod logs;
+mod man;
 mod progress;
 mod queue;
 mod render;
@@ -50,11 +53,7 @@ use session::{GlobalOptions, Session};
 
 /// Run any command as a job: queued on NATS, run by workers, its output kept.
 #[derive(Debug, Parser)]
-#[command(
-    name = "naq",
-    version,
-    after_help = "First steps:  naq run -- echo hello      one job, everything in one process\n              naq dev                  a local server and a worker to play with\n              naq enqueue -- ./job.sh  a job for a worker; `naq worker` is one\n\nExit codes: 0 done, 1 failed, 2 bad usage, 3 no NATS, 4 not found, 5 conflict,\n6 refused envelope, 7 full, 124 timed out; `run` passes on its job's code."
-)]
+#[command(name = "naq", version)]
 struct Cli {
     #[command(flatten)]
     global: GlobalOptions,
@@ -64,19 +63,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run a command as a job, here and now, and pass on its output and exit code
+    /// Run a command as a job, and wait for its output and exit code
+    ///
+    /// Enqueues the command, runs it in this process, prints its output and exits with its exit
+    /// code. Starts a local server if no NATS is configured or found.
     Run(run::Args),
     /// Enqueue jobs
+    ///
+    /// Prints each job's id. A worker runs the job.
     Enqueue(enqueue::Args),
     /// Show a job: its state, times and outcome
     Status(status::Args),
     /// Print an ended job's standard output
     Result(result::Args),
     /// Print a job's output, or follow it while the job runs
+    ///
+    /// Standard output goes to standard output, standard error to standard error.
     Logs(logs::Args),
     /// Wait until jobs have ended
     Wait(wait::Args),
     /// Cancel jobs
+    ///
+    /// A job that waits ends at once. A job that runs is stopped with everything it started.
     Cancel(cancel::Args),
     /// Run ended jobs again, as new jobs
     Retry(retry::Args),
@@ -99,8 +107,13 @@ enum Verb {
     /// List workers
     Workers(workers::Args),
     /// Run a worker, which runs jobs of queues
+    ///
+    /// The first TERM or INT drains the worker: running jobs may end, and it takes no more. The
+    /// second one stops it.
     Worker(worker::Args),
     /// Run a scheduler, which enqueues jobs of schedules when they are due
+    ///
+    /// Several may run; one leads, and another takes over if it fails.
     Scheduler(scheduler::Args),
     /// Run a local server, a worker and a scheduler in the foreground, for development
     Dev(dev::Args),
@@ -114,8 +127,10 @@ enum Verb {
     Schema(schema::Args),
     /// Measure this machine and this server
     Bench(bench::Args),
-    /// Print a completion script for a shell
+    /// Print the script that registers naq's completion with a shell
     Completions(completions::Args),
+    /// Write naq's man pages into a folder
+    Man(man::Args),
     /// Print naq's version
     Version(version::Args),
     /// List schedules and delayed jobs (the Python library's name for `naq schedule list`)
@@ -140,13 +155,15 @@ fn command() -> clap::Command {
         verb.mut_arg("id", |option| option.hide(true))
             .mut_arg("expires_at", |option| option.hide(true))
     };
-    Cli::command().mut_subcommand("schedule", |verb| hide(verb).mut_subcommand("add", hide))
+    let command =
+        Cli::command().mut_subcommand("schedule", |verb| hide(verb).mut_subcommand("add", hide));
+    complete::with_completers(help::with_examples(command))
 }
 
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    // both are tiny processes of their own: before anything else is set up
+    // These are tiny processes of their own, before anything else is set up.
     match std::env::args_os().nth(1) {
         Some(first) if first == "__spawner" => naq_runner::spawner_main(),
         Some(first) if first == naq_runner::SPAWN_LIMIT_ARGUMENT => naq_runner::spawn_limit_main(),
@@ -154,6 +171,9 @@ pub fn main() -> ExitCode {
             crate::local_server::supervisor_main()
         }
         _ => {}
+    }
+    if complete::run() {
+        return ExitCode::SUCCESS;
     }
     let cli = match command()
         .try_get_matches()
@@ -192,11 +212,12 @@ fn report_usage(error: clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
-    // verbs that need nothing around them
+    // Verbs that need neither settings nor NATS.
     match &cli.verb {
         Verb::Cron(args) => return cron::run(args),
         Verb::Schema(args) => return schema::run(args),
-        Verb::Completions(args) => return completions::run(args, &mut command()),
+        Verb::Completions(args) => return completions::run(args),
+        Verb::Man(args) => return man::run(args, command()),
         Verb::Version(args) => return version::run(args),
         _ => {}
     }
@@ -235,10 +256,14 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             Verb::Server(args) => server::run(&session, args).await,
             Verb::Config(args) => config::run(&session, &args),
             Verb::Bench(args) => bench::run(&session, args).await,
-            Verb::Cron(_) | Verb::Schema(_) | Verb::Completions(_) | Verb::Version(_) => Ok(0),
+            Verb::Cron(_)
+            | Verb::Schema(_)
+            | Verb::Completions(_)
+            | Verb::Man(_)
+            | Verb::Version(_) => Ok(0),
         }
     });
-    // a reader of standard input may sit in a thread that nothing can wake
+    // A thread may block on standard input, which nothing can interrupt.
     runtime.shutdown_background();
     code
 }

@@ -9,13 +9,13 @@ use naq_protocol::{CapturedOutput, JobId};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job's id
-    #[arg(value_name = "ID")]
+    /// Job's id
+    #[arg(value_name = "JOB")]
     id: String,
     /// Exit with the job's exit code
     #[arg(long)]
     exit_code: bool,
-    /// Print what it wrote to standard error instead
+    /// Print the job's standard error instead
     #[arg(long)]
     stderr: bool,
     /// Wait for the job to end

@@ -10,10 +10,10 @@ use naq_protocol::JobId;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The ended jobs' ids
-    #[arg(value_name = "ID", required = true)]
+    /// Ended jobs' ids
+    #[arg(value_name = "JOB", required = true)]
     ids: Vec<String>,
-    /// Wait for the outcome: print the job's output, exit with its code
+    /// Wait for the outcome, print the job's output and exit with its exit code
     #[arg(short = 'w', long)]
     wait: bool,
     /// Do not print the new ids

@@ -43,7 +43,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;
     let options = WorkerOptions::single_slot();
-    // the spawners first: they are small because this process still is
+    // The spawners start first: they are copies of this process, which is still small.
     let runner = options.start_runner(session).await?;
     let (client, _managed) = session.connect_or_start().await?;
     let broker = client.broker();

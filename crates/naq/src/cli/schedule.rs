@@ -86,19 +86,19 @@ struct UpdateArgs {
 
 #[derive(Debug, clap::Args)]
 struct NewArgs {
-    /// The schedule's name [default: the program's name and a digest of all that is said here, so
-    /// that the same said again is one schedule]
+    /// Schedule's name [default: the program's name and a digest of all options, so that the same
+    /// command again is the same schedule]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
     when: ScheduleOptions,
-    /// Put it in the place of another schedule of this name, whose history it keeps
+    /// Replace a schedule of the same name, and keep its history
     #[arg(long)]
     replace: bool,
-    /// Print the schedule and do nothing
+    /// Print the schedule instead of adding it
     #[arg(long)]
     dry_run: bool,
-    /// The queue its jobs go to [default: default]
+    /// Queue for the schedule's jobs [default: default]
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
     #[command(flatten)]
@@ -168,7 +168,7 @@ async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
         render::print_json(&schedule)?;
         return Ok(0);
     }
-    // refused before anybody is asked
+    // An invalid schedule is refused before naq connects.
     new.to_schedule(&QueueName::new(queue)?, now)?;
     let client = session.connect().await?;
     let queue = client.queue(queue)?;

@@ -1,4 +1,5 @@
-//! The options that say when a schedule's ticks are, shared by `schedule` and `job-control`.
+//! The options for a schedule's ticks, shared by `schedule add`, `schedule update` and
+//! `job-control`.
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -8,47 +9,47 @@ use naq_cron::{Timezone, parse_datetime};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{Misfire, Overlap, Timestamp};
 
-/// When a schedule's ticks are, and what becomes of some of them.
+/// When a schedule's ticks are, and what happens to late ones.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct ScheduleOptions {
-    /// A cron expression of five fields, of six with seconds first, or @daily and the like
+    /// Cron expression: five fields, six with seconds first, or a nickname such as @daily
     #[arg(long, value_name = "EXPR", conflicts_with = "every")]
     pub(super) cron: Option<String>,
-    /// The IANA time zone of the cron expression, and of times that name none [a new schedule: UTC]
+    /// IANA time zone of the cron expression, and of times without an offset [new schedules: UTC]
     #[arg(long, value_name = "ZONE")]
     pub(super) tz: Option<String>,
-    /// The time from one run to the next, 100ms at the least: 15s, 5m
+    /// Time from one run to the next, such as 15s or 5m; at least 100ms
     #[arg(long, value_name = "TIME", visible_alias = "interval")]
     pub(super) every: Option<WireDuration>,
-    /// How many jobs to make in all; none for no end
+    /// Total number of jobs to enqueue; `none` removes the limit
     #[arg(long, value_name = "COUNT", value_parser = or_none::<u64>)]
     pub(super) repeat: Option<OrNone<u64>>,
-    /// No run before this: RFC 3339, '2026-12-24 18:00' or 18:00
+    /// Time before which there is no run: RFC 3339, '2026-12-24 18:00' or 18:00; `none` removes it
     #[arg(long, value_name = "TIME", value_parser = or_none::<String>)]
     pub(super) start: Option<OrNone<String>>,
-    /// No run after this
+    /// Time after which there is no run; `none` removes it
     #[arg(long, value_name = "TIME", value_parser = or_none::<String>)]
     pub(super) end: Option<OrNone<String>>,
-    /// Enqueue each job later by up to so much, drawn anew each time
+    /// Maximum random delay of each job, such as 30s; `none` removes it
     #[arg(long, value_name = "TIME", value_parser = or_none::<WireDuration>)]
     pub(super) jitter: Option<OrNone<WireDuration>>,
-    /// What becomes of runs that no scheduler was there for: none, the last one, or all
-    /// [a new schedule: once]
+    /// What to do about runs that were missed while no scheduler ran: skip them, run once for all
+    /// of them, or run all [new schedules: once]
     #[arg(long, value_name = "POLICY", value_parser = misfire(), help_heading = "Late and long runs")]
     pub(super) misfire: Option<Misfire>,
-    /// How many late runs to make up for at the most, under `all` [a new schedule: 100]
+    /// Maximum number of missed runs to run under `all` [new schedules: 100]
     #[arg(long, value_name = "COUNT", help_heading = "Late and long runs")]
     pub(super) misfire_max: Option<u32>,
-    /// How late a run may be and still be on time [a new schedule: 1m]
+    /// Time by which a run may be late without counting as missed [new schedules: 1m]
     #[arg(long, value_name = "TIME", help_heading = "Late and long runs")]
     pub(super) misfire_grace: Option<WireDuration>,
-    /// What becomes of a run while the last job has not ended: run both, leave it out, wait, or
-    /// cancel the last job [a new schedule: allow]
+    /// What to do about a run while the last job has not ended: allow both, skip the run, queue it,
+    /// or replace the last job by it [new schedules: allow]
     #[arg(long, value_name = "POLICY", value_parser = overlap(), help_heading = "Late and long runs")]
     pub(super) overlap: Option<Overlap>,
 }
 
-/// A value, or `none`.
+/// A value, or the word `none`, which is `OrNone(None)`.
 #[derive(Clone, Debug)]
 pub(super) struct OrNone<T>(pub(super) Option<T>);
 
@@ -82,7 +83,7 @@ fn overlap() -> impl TypedValueParser<Value = Overlap> {
 }
 
 impl ScheduleOptions {
-    /// The zone of times that name none.
+    /// The time zone of times without an offset.
     pub(super) fn zone(&self) -> Result<Timezone, Failure> {
         match &self.tz {
             Some(name) => parse_zone(name),
@@ -90,7 +91,8 @@ impl ScheduleOptions {
         }
     }
 
-    /// The start, where one is given, read by the clocks of a zone.
+    /// The start, read in `zone` if it has no offset. `None` if the option is absent, `Some(None)`
+    /// if it is `none`.
     pub(super) fn start(
         &self,
         zone: Timezone,
@@ -99,7 +101,7 @@ impl ScheduleOptions {
         parse_time_or_none("--start", self.start.as_ref(), zone, now)
     }
 
-    /// The end, in the same way.
+    /// The end, in the same form as the start.
     pub(super) fn end(
         &self,
         zone: Timezone,
@@ -109,7 +111,7 @@ impl ScheduleOptions {
     }
 }
 
-/// A zone by its name.
+/// Parses the name of a time zone, for `--tz`.
 pub(super) fn parse_zone(name: &str) -> Result<Timezone, Failure> {
     name.parse()
         .map_err(|bad: naq_cron::TimezoneError| Failure::usage(format!("--tz: {bad}")))
@@ -130,7 +132,7 @@ fn parse_time_or_none(
     }
 }
 
-/// A time as somebody has written it.
+/// Parses the time that `option` was given. A time without an offset is in `zone`.
 pub(super) fn parse_time(
     option: &str,
     text: &str,

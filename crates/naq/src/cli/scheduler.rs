@@ -12,24 +12,25 @@ use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What this one is called among the schedulers [default: a new id]
+    /// Name of this scheduler [default: a new id]
     #[arg(long, value_name = "NAME")]
     instance_id: Option<String>,
-    /// Lead without the lock that keeps several schedulers from leading at once (a tick is one job
-    /// all the same)
+    /// Lead without the lease that keeps several schedulers from leading at once (each tick is one
+    /// job even so)
     #[arg(long)]
     disable_ha: bool,
-    /// When another takes over from a leader that is silent [default: 10s]
+    /// Time after which another scheduler takes over from a silent leader; at least 3s
+    /// [default: 10s]
     #[arg(long, value_name = "TIME")]
     lock_ttl: Option<WireDuration>,
-    /// Ticks in a row that cannot be enqueued, after which a schedule is paused; 0 for never
-    /// [default: 5]
+    /// Number of ticks in a row that cannot be enqueued after which a schedule is paused; 0 never
+    /// pauses it [default: 5]
     #[arg(long, value_name = "COUNT")]
     max_failures: Option<u32>,
-    /// How often to look for what a crash left behind
+    /// Time between two searches for what a crash has left
     #[arg(long, value_name = "TIME", default_value = "10m")]
     reconcile_interval: WireDuration,
-    /// Without effect: schedules are not polled, a change counts at once
+    /// Accepted for the Python library's sake and ignored: schedules are not polled
     #[arg(long, value_name = "TIME")]
     poll_interval: Option<WireDuration>,
 }
@@ -68,13 +69,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The shortest time to live of the lock, in seconds.
+/// The shortest TTL of the leader's lease, in seconds.
 const LOCK_TTL_S_MIN: u64 = 3;
 
-/// How often the scheduler of `naq dev` sweeps.
+/// Time between two reconciliations of the scheduler in `naq dev`.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// As the settings have it.
+/// The scheduler's configuration, from the settings.
 pub(super) fn options(session: &Session) -> SchedulerConfig {
     let settings = session.settings();
     SchedulerConfig {
@@ -89,7 +90,7 @@ pub(super) fn options(session: &Session) -> SchedulerConfig {
     }
 }
 
-/// Becomes true with the first TERM or INT; the second one ends the process at once.
+/// A value that becomes true with the first TERM or INT. The second one ends the process.
 fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
     let mut signals = Signals::listen()?;
     let (sender, receiver) = watch::channel(false);

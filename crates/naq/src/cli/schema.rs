@@ -8,7 +8,7 @@ use super::json;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The type; none lists them
+    /// Type to print [default: list the types]
     #[arg(value_name = "NAME", value_parser = names())]
     name: Option<String>,
 }

@@ -20,30 +20,31 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum ServerVerb {
-    /// Run it until Ctrl-C, or for good with --stay
+    /// Start the server, until Ctrl-C or, with --stay, until it is stopped
     Start {
-        /// Leave it running, until `naq server stop`
+        /// Leave the server running until `naq server stop`
         #[arg(long)]
         stay: bool,
-        /// Its port [default: 4222, or a free one]
+        /// Port to listen on [default: 4222, or a free one]
         #[arg(long, value_name = "PORT")]
         port: Option<u16>,
-        /// When writes reach the disk: 1s (a power cut may lose the last second), always
+        /// When writes reach the disk: 1s (a power cut may lose the last second) or always
+        /// [default: 1s]
         #[arg(long, value_name = "WHEN", value_parser = parse_sync)]
         sync: Option<SyncInterval>,
-        /// Its data folder
+        /// Data folder [default: the setting `data_dir`]
         #[arg(long, value_name = "DIR")]
         store_dir: Option<PathBuf>,
     },
-    /// Stop it
+    /// Stop the server
     Stop,
-    /// Say whether it runs, and where (the default)
+    /// Show whether the server runs, and where (the default)
     Status,
-    /// Print the path of the nats-server program, obtaining it where there is none
+    /// Print the path of the nats-server program, which is downloaded if it is not found
     Path,
 }
 
-/// How long it may take to stop.
+/// How long the server may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
 pub(super) fn parse_sync(text: &str) -> Result<SyncInterval, String> {

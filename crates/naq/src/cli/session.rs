@@ -1,8 +1,8 @@
-//! What every verb starts from: settings, the log, and the way to NATS.
+//! What every verb starts with: settings, the log, and the connection to NATS.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 
 use super::exit::Failure;
 use super::render;
@@ -13,67 +13,196 @@ use naq_client::{BrokerError, Client, ClientError};
 /// Options of every verb. Each overrides a setting; `naq config` shows them all.
 #[derive(Debug, Args)]
 pub(super) struct GlobalOptions {
-    /// Print JSON, for programs
+    /// Print JSON, errors included
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Print tables whole: every column, and nothing cut to the width of the terminal
     #[arg(long, global = true)]
     pub(super) wide: bool,
     /// Settings file [default: ./naq.toml, then the user's]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     config: Option<PathBuf>,
-    /// Where NATS is: nats://host:port[,…]
-    #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
+    /// Address of NATS: nats://HOST:PORT[,…] [default: nats://127.0.0.1:4222]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     nats_url: Option<String>,
-    /// A context of the nats command line
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    /// Context of the `nats` command line
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     context: Option<String>,
     /// Credentials file (JWT and seed)
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     creds: Option<String>,
     /// NKey seed file
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     nkey: Option<String>,
     /// User name
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     user: Option<String>,
-    /// Password (better in NAQ_PASSWORD: arguments are visible to others)
-    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    /// Password (better in NAQ_PASSWORD: other users can see arguments)
+    #[arg(
+        long,
+        global = true,
+        value_name = "TEXT",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     password: Option<String>,
-    /// Token (better in NAQ_TOKEN: arguments are visible to others)
-    #[arg(long, global = true, value_name = "TEXT", help_heading = "Connection")]
+    /// Token (better in NAQ_TOKEN: other users can see arguments)
+    #[arg(
+        long,
+        global = true,
+        value_name = "TEXT",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     token: Option<String>,
-    /// Certificates to trust
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    /// File of TLS certificates to trust
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     tls_ca: Option<String>,
-    /// Certificate to show
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    /// TLS client certificate
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     tls_cert: Option<String>,
-    /// Its key
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    /// Key of the TLS client certificate
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     tls_key: Option<String>,
-    /// How long connecting may take
-    #[arg(long, global = true, value_name = "TIME", help_heading = "Connection")]
+    /// Maximum time to connect, such as 5s
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     connect_timeout: Option<String>,
-    /// Take a NATS on another host that lets anyone in
-    #[arg(long, global = true, help_heading = "Connection")]
+    /// Allow a remote NATS server that requires no credentials
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     allow_insecure: bool,
-    /// Prefix of all names on the server: another prefix is another naq
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Connection")]
+    /// Prefix of every name on the server; naq with another prefix is independent
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     prefix: Option<String>,
-    /// The nats-server program to run where one is started
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    /// nats-server program for a local server
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Connection",
+        hide_short_help = true
+    )]
     nats_server: Option<String>,
-    /// What to log: error, warn, info, debug, trace
-    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Log")]
+    /// Log level: error, warn, info, debug or trace
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        help_heading = "Log",
+        hide_short_help = true
+    )]
     log_level: Option<String>,
-    /// How to log: text or json
-    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Log")]
+    /// Log format: text or json
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        help_heading = "Log",
+        hide_short_help = true
+    )]
     log_format: Option<String>,
 }
 
 impl GlobalOptions {
-    /// These options again, as arguments: those about the connection.
+    /// The global options among the words of an incomplete command line, whose other words are
+    /// skipped. `None` if a value is invalid.
+    pub(super) fn from_words(words: impl Iterator<Item = String>) -> Option<GlobalOptions> {
+        let command = GlobalOptions::augment_args(clap::Command::new("naq").no_binary_name(true));
+        let mut known = Vec::new();
+        let mut words = words.take_while(|word| word != "--");
+        while let Some(word) = words.next() {
+            let Some(option) = word.strip_prefix("--") else {
+                continue;
+            };
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            let argument = command
+                .get_arguments()
+                .find(|argument| argument.get_long() == Some(name));
+            let Some(argument) = argument else { continue };
+            let needs_value = value.is_none() && argument.get_action().takes_values();
+            known.push(word);
+            if needs_value {
+                known.extend(words.next());
+            }
+        }
+        let matches = command.try_get_matches_from(known).ok()?;
+        GlobalOptions::from_arg_matches(&matches).ok()
+    }
+
+    /// The connection options again, as arguments for another naq.
     fn connection_arguments(&self) -> Vec<String> {
         let config = self
             .config
@@ -125,7 +254,7 @@ impl GlobalOptions {
     }
 }
 
-/// Settings resolved, log set up.
+/// The resolved settings and the environment of one run of naq.
 pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
@@ -134,17 +263,23 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Resolves the settings and starts the log, with a line for each job where it `log_jobs`.
+    /// Resolves the settings and starts the log, which has a line for each job if `log_jobs`.
     pub(super) fn open(global: &GlobalOptions, log_jobs: bool) -> Result<Session, Failure> {
-        let env = ProcessEnv::read();
-        let resolved = config::load(&env, &global.flags())?;
-        start_log(&resolved.settings, log_jobs)?;
-        set_failpoints(&env)?;
-        for warning in &resolved.warnings {
+        let session = Session::without_log(global)?;
+        start_log(session.settings(), log_jobs)?;
+        set_failpoints(&session.env)?;
+        for warning in &session.resolved.warnings {
             if warning.is_shown_at_startup() {
                 tracing::warn!("{warning}");
             }
         }
+        Ok(session)
+    }
+
+    /// Resolves the settings, and prints nothing.
+    pub(super) fn without_log(global: &GlobalOptions) -> Result<Session, Failure> {
+        let env = ProcessEnv::read();
+        let resolved = config::load(&env, &global.flags())?;
         Ok(Session {
             resolved,
             json: global.json,
@@ -157,7 +292,7 @@ impl Session {
         &self.resolved.settings
     }
 
-    /// The options that say where NATS is, as another naq would be given them.
+    /// The connection options, as arguments for another naq.
     pub(super) fn connection_arguments(&self) -> &[String] {
         &self.connection_arguments
     }
@@ -173,7 +308,7 @@ impl Session {
         variables.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What every job's environment begins with, beside PATH.
+    /// The variables that every job's environment begins with, besides PATH.
     pub(super) fn job_environment(&self) -> Vec<(String, String)> {
         ["HOME", "LANG", "TZ", "TMPDIR"]
             .into_iter()
@@ -181,7 +316,7 @@ impl Session {
             .collect()
     }
 
-    /// The environment of other naq processes that are to see what this one sees.
+    /// The environment for other naq processes, which find the same server and settings.
     pub(super) fn environment_for_children(&self) -> Vec<(String, String)> {
         let mut environment: Vec<(String, String)> = self
             .env
@@ -189,7 +324,7 @@ impl Session {
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        // by whatever layer it came
+        // These hold whichever layer of the settings they came from.
         for (name, path) in [
             ("NAQ_DATA_DIR", &self.settings().data_dir),
             ("NAQ_CACHE_DIR", &self.settings().cache_dir),

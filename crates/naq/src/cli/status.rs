@@ -13,10 +13,10 @@ use naq_protocol::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job's id; with --tree also a flow's name
-    #[arg(value_name = "ID")]
+    /// Job's id; with --tree also a flow's name
+    #[arg(value_name = "JOB")]
     id: String,
-    /// Show the whole flow, or what the job depends on and what waits for it
+    /// Show the whole flow, or the jobs that this one depends on and those that wait for it
     #[arg(long)]
     tree: bool,
 }

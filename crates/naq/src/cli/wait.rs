@@ -9,10 +9,10 @@ use naq_protocol::{JobId, Record, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The jobs' ids
-    #[arg(value_name = "ID", required = true)]
+    /// Jobs' ids
+    #[arg(value_name = "JOB", required = true)]
     ids: Vec<String>,
-    /// Give up after this long (exit code 124)
+    /// Longest time to wait, such as 90s or 5m; exit code 124 after it [default: no limit]
     #[arg(long, value_name = "TIME")]
     timeout: Option<WireDuration>,
 }

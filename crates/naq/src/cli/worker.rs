@@ -8,7 +8,8 @@ use naq_protocol::QueueName;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The queues to serve, in order [default: default]
+    /// Queues to serve, in order [default: default]
+    #[arg(value_name = "QUEUE")]
     queues: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
@@ -18,7 +19,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let options = args.worker.to_options(session, queues)?;
-    // the spawners first: they are small because this process still is
+    // The spawners start first: they are copies of this process, which is still small.
     let runner = args.worker.start_runner(session).await?;
     let client = session.connect().await?;
     tracing::info!(
@@ -40,7 +41,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The queues named, or the default one; each once.
+/// The queues that are named, each once, or the default queue.
 pub(super) fn queue_names(session: &Session, named: &[String]) -> Result<Vec<QueueName>, Failure> {
     let mut queues: Vec<QueueName> = Vec::new();
     for name in named {

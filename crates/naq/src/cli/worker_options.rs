@@ -16,52 +16,53 @@ use naq_runner::{Containment, FileAccess, Runner};
 /// How a worker runs its jobs.
 #[derive(Debug, Default, Args)]
 pub(super) struct WorkerOptions {
-    /// How many jobs run at once [default: one for each processor]
+    /// Number of jobs that run at once [default: one for each processor]
     #[arg(short = 'c', long, value_name = "COUNT")]
     concurrency: Option<usize>,
-    /// The name lists show [default: the host's]
+    /// Worker's name in lists [default: the host's]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Where jobs run that do not say
+    /// Working directory of jobs that set none [default: the current one]
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// A label of this worker
+    /// Label of this worker
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// How queues share the slots: fair (in turn) or strict (as named)
+    /// How queues share the slots: fair (in turn) or strict (in the order given) [default: fair]
     #[arg(long, value_name = "ORDER", value_parser = parse_order)]
     order: Option<QueueOrder>,
-    /// The timeout of jobs that name none
+    /// Default timeout of jobs that set none, such as 5m [default: no limit]
     #[arg(long, value_name = "TIME")]
     timeout: Option<WireDuration>,
-    /// The memory limit of jobs that name none
+    /// Default memory limit of jobs that set none, such as 256M [default: no limit]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// From TERM to KILL
+    /// Time from TERM to KILL when a job is stopped, such as 10s
     #[arg(long, value_name = "TIME")]
     kill_grace: Option<WireDuration>,
-    /// How long running jobs may go on when the worker is asked to end
+    /// Maximum time that running jobs may continue when the worker drains, such as 5m
     #[arg(long, value_name = "TIME")]
     drain_timeout: Option<WireDuration>,
-    /// How trees of processes are held together: cgroup, namespace, subreaper
+    /// Containment of each job's processes: cgroup, namespace or subreaper [default: the
+    /// strongest available]
     #[arg(long, value_name = "KIND")]
     containment: Option<Containment>,
-    /// The user jobs run as; for a worker that is root
+    /// User that jobs run as, for a worker that runs as root
     #[arg(long, value_name = "USER[:GROUP]")]
     run_as: Option<String>,
-    /// Where jobs may read and execute (by Landlock), and nowhere else
+    /// Path where jobs may read and execute, and nowhere else (by Landlock)
     #[arg(long, value_name = "PATH")]
     landlock_read: Vec<String>,
-    /// Where jobs may write (by Landlock), and nowhere else; they may read there too
+    /// Path where jobs may read and write, and nowhere else (by Landlock)
     #[arg(long, value_name = "PATH")]
     landlock_write: Vec<String>,
-    /// A variable that envelopes may set although it makes programs run other code
+    /// Environment variable that envelopes may set although it can make programs run other code
     #[arg(long, value_name = "NAME")]
     allow_env: Vec<String>,
-    /// A folder of secrets, one file each
+    /// Folder of secrets, one file each
     #[arg(long, value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Spawner processes [default: processors + 2]
+    /// Number of spawner processes [default: processors + 2]
     #[arg(long, value_name = "COUNT", hide = true)]
     spawners: Option<usize>,
 }
@@ -75,12 +76,12 @@ fn parse_order(text: &str) -> Result<QueueOrder, String> {
 }
 
 impl WorkerOptions {
-    /// A worker for one job.
+    /// Options of a worker with one slot.
     pub(super) fn single_slot() -> WorkerOptions {
         WorkerOptions::with_slots(1)
     }
 
-    /// A worker for so many jobs at once.
+    /// Options of a worker with `count` slots.
     pub(super) fn with_slots(count: usize) -> WorkerOptions {
         WorkerOptions {
             concurrency: Some(count),
@@ -92,7 +93,7 @@ impl WorkerOptions {
         self.concurrency.unwrap_or(session.settings().concurrency)
     }
 
-    /// What the worker is told.
+    /// Returns the worker's configuration: these options over the settings.
     pub(super) fn to_options(
         &self,
         session: &Session,
@@ -137,7 +138,7 @@ impl WorkerOptions {
         Ok(options)
     }
 
-    /// Starts the processes that start jobs.
+    /// Starts the runner and its spawner processes.
     pub(super) async fn start_runner(&self, session: &Session) -> Result<Runner, Failure> {
         let settings = session.settings();
         let mut options = naq_runner::RunnerConfig::new(self.concurrency(session));
@@ -176,13 +177,14 @@ impl WorkerOptions {
             options.files = Some(files);
         }
         options.base_env = session.job_environment();
-        // jobs of the same user must not read our credentials from /proc
+        // Jobs that run as the same user must not read naq's credentials from /proc.
         naq_runner::make_undumpable()?;
         Ok(Runner::start(options).await?)
     }
 }
 
-/// Times that contradict each other would make a worker look dead, or jobs run twice.
+/// Refuses intervals that contradict each other: the worker would look dead, or jobs would run
+/// twice.
 fn check_intervals(options: &worker::WorkerConfig) -> Result<(), Failure> {
     if options.ack_wait < Duration::from_secs(1) {
         return Err(Failure::usage(

@@ -1,16 +1,34 @@
 //! `naq workers`, and `naq list-workers` as the Python library calls it
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::render::{self, Column};
 use super::session::Session;
 use super::worker::join_names;
+use naq_protocol::WorkerInfo;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Names or ids of the workers to list [default: all]
+    #[arg(value_name = "WORKER")]
+    workers: Vec<String>,
+}
 
-pub(super) async fn run(session: &Session, _args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
-    let workers = client.list_workers().await?;
+    let mut workers = client.list_workers().await?;
+    if !args.workers.is_empty() {
+        let is_named =
+            |worker: &WorkerInfo, name: &String| *name == worker.name || *name == worker.worker_id;
+        for name in &args.workers {
+            if !workers.iter().any(|worker| is_named(worker, name)) {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("no worker `{name}` runs"),
+                ));
+            }
+        }
+        workers.retain(|worker| args.workers.iter().any(|name| is_named(worker, name)));
+    }
     if session.json {
         for worker in &workers {
             render::print_json(worker)?;

@@ -1,4 +1,4 @@
-//! When a job is to begin: `--in`, `--at`, `--tz`.
+//! When a job starts: `--in`, `--at`, `--tz`.
 
 use crate::cli::exit::Failure;
 use crate::cli::render;
@@ -10,8 +10,10 @@ use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DelayOptions {
-    /// Begin after this long: 90s, 5m, 2h. The server holds the job: nothing of naq needs to run
-    /// until then, and what comes due while the server is down begins when it is back
+    /// Delay before the job starts: 90s, 5m, 2h
+    ///
+    /// The server stores the delayed job: no part of naq needs to run until then, and a job that
+    /// becomes due while the server is down starts when it is back.
     #[arg(
         long = "in",
         value_name = "TIME",
@@ -19,11 +21,11 @@ pub(super) struct DelayOptions {
         help_heading = "Start"
     )]
     delay: Option<WireDuration>,
-    /// Begin at this time: 2026-12-24T18:00:00+01:00, '2026-12-24 18:00', or 18:00 for the next
-    /// one. At once where it has passed
+    /// Time at which the job starts: 2026-12-24T18:00:00+01:00, '2026-12-24 18:00', or 18:00 for
+    /// the next one; a time in the past means now
     #[arg(long, value_name = "TIME", help_heading = "Start")]
     at: Option<String>,
-    /// The time zone of --at where it names none, such as Europe/Berlin [default: UTC]
+    /// Time zone of --at if it has no offset, such as Europe/Berlin [default: UTC]
     #[arg(
         long = "tz",
         value_name = "ZONE",
@@ -33,7 +35,7 @@ pub(super) struct DelayOptions {
     zone: Option<Timezone>,
 }
 
-/// When jobs are to begin.
+/// When jobs start.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Delay {
     At(Timestamp),
@@ -41,7 +43,7 @@ pub(super) enum Delay {
 }
 
 impl DelayOptions {
-    /// When jobs are to begin; none for at once.
+    /// When jobs start. `None` means now.
     pub(super) fn read(&self) -> Result<Option<Delay>, Failure> {
         if let Some(delay) = self.delay {
             return Ok(Some(Delay::In(delay)));
@@ -57,7 +59,8 @@ impl DelayOptions {
 }
 
 impl Delay {
-    /// When a job that is enqueued now, and expires then if it does, is to begin.
+    /// When a job starts that is enqueued now. `expires_at` is the job's own, which its start must
+    /// not be later than.
     pub(super) fn resolve(self, expires_at: Option<Timestamp>) -> Result<StartDelay, Failure> {
         let now = render::now();
         let start = match self {
@@ -68,7 +71,7 @@ impl Delay {
     }
 }
 
-/// Says when a job begins, for people.
+/// Prints when a job starts, for people.
 pub(super) fn print_delay(start: &StartDelay) {
     let due = start.due;
     if start.is_due {

@@ -14,13 +14,14 @@ use naq_client::{Client, JobEvent, JobFilter, LabelFilter};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{QueueName, State};
 
-/// JobFilterOptions jobs.
+/// Filters of jobs.
 #[derive(Debug, clap::Args)]
 pub(super) struct JobFilterOptions {
-    /// Jobs of this queue
+    /// Select jobs of this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Jobs in one of these states: queued, running, succeeded, failed …
+    /// Select jobs in one of these states, separated by commas: queued, running, succeeded,
+    /// failed …
     #[arg(
         short = 's',
         long = "state",
@@ -28,7 +29,7 @@ pub(super) struct JobFilterOptions {
         value_delimiter = ','
     )]
     states: Vec<State>,
-    /// Jobs with this label; more than once for all of several
+    /// Select jobs with this label; given several times, jobs that have all of the labels
     #[arg(short = 'l', long = "label", value_name = "KEY[=VALUE]")]
     labels: Vec<LabelFilter>,
 }
@@ -47,22 +48,23 @@ impl JobFilterOptions {
 pub(super) struct Args {
     #[command(flatten)]
     filter_options: JobFilterOptions,
-    /// Print what happens from now on, until Ctrl-C
+    /// Print changes as they happen, until Ctrl-C
     #[arg(short = 'f', long)]
     follow: bool,
-    /// Run a shell command for each failure, or each change that the filters ask for
+    /// Shell command to run for each failure, or for each change that the filters select
     #[arg(long, value_name = "COMMAND", group = "action")]
     exec: Option<String>,
-    /// Post the record of each failure, or of each change that the filters ask for, to a URL
+    /// URL to post the record to after each failure, or each change that the filters select
     #[arg(long, value_name = "URL", group = "action")]
     webhook: Option<String>,
-    /// What to remember under which changes are done with [default: made of the action and the filters]
+    /// Name under which the server remembers which changes are done [default: derived from the
+    /// action and the filters]
     #[arg(long, value_name = "NAME", requires = "action")]
     durable: Option<String>,
-    /// How many commands or posts are under way at once
+    /// Maximum number of commands or posts at once
     #[arg(long, value_name = "COUNT", default_value = "4", requires = "action")]
     parallel: NonZero<u8>,
-    /// How long a command or a post may take
+    /// Maximum duration of a command or a post
     #[arg(long, value_name = "TIME", default_value = "1m", requires = "action")]
     timeout: WireDuration,
 }

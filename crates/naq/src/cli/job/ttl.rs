@@ -9,10 +9,11 @@ use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The job's id
-    #[arg(value_name = "ID")]
+    /// Ended job's id
+    #[arg(value_name = "JOB")]
     id: String,
-    /// How long its record stays from now on: ten minutes at the least, 0 for ever
+    /// Time from now until the record expires, such as 24h or 30d: at least 10m; 0 keeps it
+    /// forever
     #[arg(value_name = "TIME")]
     ttl: WireDuration,
 }

@@ -8,10 +8,10 @@ use crate::cli::session::Session;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The queues
+    /// Queues' names
     #[arg(required = true, value_name = "QUEUE")]
     queues: Vec<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short = 'y', long)]
     yes: bool,
 }

@@ -23,37 +23,37 @@ use naq_protocol::{QueueName, Schedule, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file, in TOML ([schedule.NAME] tables) or as crontab has it (- for standard input)
+    /// File of schedules: TOML with [schedule.NAME] tables, or a crontab (- for standard input)
     #[arg(value_name = "FILE")]
     file: String,
-    /// How the file is written [default: what it looks like]
+    /// Format of the file [default: detected from its name and content]
     #[arg(long, value_name = "FORMAT", value_parser = format())]
     format: Option<Format>,
-    /// The name of the set that these schedules are: those of the set that are no longer in the
-    /// file are removed [default: what the file says, else its name]
+    /// Name of the set that the schedules belong to; schedules of the set that are no longer in
+    /// the file are deleted [default: from the file, else the file's name]
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
-    /// Show what would be done, and do nothing
+    /// Show the changes instead of making them
     #[arg(long)]
     dry_run: bool,
-    /// Whether to remove what is no longer in the file; `all` also where the file has no schedule
-    /// at all
+    /// Whether to delete schedules that are no longer in the file; `all` allows a file without any
+    /// schedule, which deletes the whole set
     #[arg(long, value_name = "WHETHER", value_parser = prune(), default_value = "yes")]
     prune: Prune,
-    /// Take over schedules that are there under the same names outside the set
+    /// Take over schedules of the same names that are not in the set
     #[arg(long)]
     adopt: bool,
-    /// The queue of jobs for which the file names none [default: default]
+    /// Queue for jobs for which the file names none [default: default]
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// The time zone of times for which the file names none [default: UTC; for a crontab that of
-    /// this machine]
+    /// Time zone of times for which the file names none [default: UTC; for a crontab, this
+    /// machine's]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
-    /// The crontab has a column of users, as /etc/crontab
+    /// Read a column of users in the crontab, as in /etc/crontab
     #[arg(long)]
     system: bool,
-    /// Where jobs of a user go: a queue whose workers run as that user
+    /// Queue for a user's jobs, whose workers run as that user
     #[arg(long, value_name = "USER=QUEUE", requires = "system")]
     user_queue: Vec<String>,
 }

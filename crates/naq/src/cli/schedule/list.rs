@@ -19,25 +19,25 @@ use naq_protocol::{
 
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Those with this status
+    /// List only those with this status
     #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<ScheduleStatus>,
-    /// The schedule of this name, or the job of this id
-    #[arg(long, value_name = "ID", alias = "name")]
+    /// List only the schedule of this name, or the delayed job of this id
+    #[arg(long, value_name = "SCHEDULE|JOB", alias = "name")]
     job_id: Option<String>,
-    /// Schedules, or jobs that run once, at their time
+    /// List only schedules (recurring), or only delayed jobs (one-shot)
     #[arg(long, value_name = "KIND", value_parser = kind())]
     kind: Option<ScheduleKind>,
-    /// Those whose jobs go to this queue
+    /// List only those whose jobs go to this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Those that were applied with this set
+    /// List only schedules of this set, as `naq schedule apply` names it
     #[arg(long, value_name = "NAME")]
     set: Option<String>,
-    /// Show all there is to say about each
+    /// Show each in full
     #[arg(long)]
     detailed: bool,
-    /// How many at the most, those that run next first; with --json all where this is not given
+    /// Maximum number, the next to run first [default: 200; with --json, all]
     #[arg(short = 'n', long, value_name = "COUNT",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: Option<u32>,
@@ -46,7 +46,7 @@ pub(in crate::cli) struct Args {
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ShowArgs {
     /// Schedule's name, or a delayed job's id
-    #[arg(value_name = "SCHEDULE")]
+    #[arg(value_name = "SCHEDULE|JOB")]
     id: String,
 }
 
