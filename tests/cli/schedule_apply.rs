@@ -307,7 +307,7 @@ fn a_crontab_moves_over() {
     ];
     apply(&naq, &args)
         .succeeds()
-        .expect_stderr(&["2 created, 0 changed, 1 removed", "on this machine"]);
+        .expect_stderr(&["2 created, 0 changed, 1 removed", "of this machine"]);
     let queues: Vec<String> = listed(&naq)
         .iter()
         .map(|id| stored(&naq, id).0.queue.to_string())

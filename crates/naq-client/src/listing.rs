@@ -51,6 +51,7 @@ pub struct JobSummary {
     pub progress: Option<JobProgress>,
     /// The envelope's labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub labels: BTreeMap<String, String>,
     /// What the job runs, in one line. `None` means that the envelope is not at hand.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -355,6 +355,7 @@ pub(super) struct ScheduleDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) enqueue_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
     pub(super) labels: BTreeMap<String, String>,
     /// What it runs, in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
