@@ -26,10 +26,10 @@ fn events(printed: &str) -> Vec<Value> {
 }
 
 /// Those of records: not that a job was put into its queue.
-fn of_records(told: Vec<Value>) -> Vec<Value> {
-    let mut told = told;
-    told.retain(|event| event.get("revision").is_some());
-    told
+fn of_records(seen: Vec<Value>) -> Vec<Value> {
+    let mut seen = seen;
+    seen.retain(|event| event.get("revision").is_some());
+    seen
 }
 
 fn follow(naq: &Naq, args: &[&str]) -> FollowedCli {
@@ -59,7 +59,7 @@ fn lines(naq: &Naq, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_change_is_told_as_it_happens() {
+fn every_change_is_printed_as_it_happens() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -83,8 +83,8 @@ fn every_change_is_told_as_it_happens() {
     let other = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&other);
 
-    let told = events(&all.expect_stdout(r#""state":"failed""#));
-    let life: Vec<(&str, &str, u64)> = told
+    let seen = events(&all.expect_stdout(r#""state":"failed""#));
+    let life: Vec<(&str, &str, u64)> = seen
         .iter()
         .filter(|event| event["job_id"] == job.as_str())
         .map(|event| {
@@ -106,12 +106,12 @@ fn every_change_is_told_as_it_happens() {
             ("running", "succeeded", 2)
         ]
     );
-    assert_eq!(told[0]["labels"]["team"], "a");
-    let told = of_records(told);
-    assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
-    assert_eq!(told[1]["reason"], "exit");
-    assert_eq!(told[1]["exit_code"], 9);
-    assert_eq!(told[0]["labels"]["team"], "a");
+    assert_eq!(seen[0]["labels"]["team"], "a");
+    let seen = of_records(seen);
+    assert!(seen.is_sorted_by_key(|event| event["revision"].as_u64()));
+    assert_eq!(seen[1]["reason"], "exit");
+    assert_eq!(seen[1]["exit_code"], 9);
+    assert_eq!(seen[0]["labels"]["team"], "a");
     let only = events(&only.expect_stdout("succeeded"));
     assert_eq!(only.len(), 1);
     assert_eq!(only[0]["job_id"], job.as_str());
@@ -139,7 +139,7 @@ fn every_change_is_told_as_it_happens() {
 }
 
 #[test]
-fn what_comes_into_a_queue_is_told() {
+fn messages_that_enter_a_queue_are_events() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -157,8 +157,8 @@ fn what_comes_into_a_queue_is_told() {
     );
     let bare = JobId::new("build-2").unwrap();
     let bad = naq.publish("build", "{");
-    let changes = |id: &str, told: &[Value]| -> Vec<String> {
-        let of_job = told.iter().filter(|event| event["job_id"] == id);
+    let changes = |id: &str, seen: &[Value]| -> Vec<String> {
+        let of_job = seen.iter().filter(|event| event["job_id"] == id);
         of_job
             .map(|event| {
                 let before = event["previous_state"].as_str().unwrap_or("-");
@@ -167,38 +167,38 @@ fn what_comes_into_a_queue_is_told() {
             .collect()
     };
     // the server itself puts it into the queue, with nobody there to take it
-    let told = events(&all.expect_stdout(r#""previous_state":"scheduled""#));
-    assert_eq!(changes("held", &told), ["-→scheduled", "scheduled→queued"]);
-    assert_eq!(changes(bare.as_str(), &told), ["-→queued"]);
-    assert_eq!(changes(bad.as_str(), &told), ["-→queued"]);
-    assert!(changes("elsewhere", &told).is_empty());
+    let seen = events(&all.expect_stdout(r#""previous_state":"scheduled""#));
+    assert_eq!(changes("held", &seen), ["-→scheduled", "scheduled→queued"]);
+    assert_eq!(changes(bare.as_str(), &seen), ["-→queued"]);
+    assert_eq!(changes(bad.as_str(), &seen), ["-→queued"]);
+    assert!(changes("elsewhere", &seen).is_empty());
     let _worker = naq.worker(&["build"]).spawn();
     naq.wait_ended(&JobId::new("held").unwrap());
     naq.wait_ended(&bad);
-    let told = events(&all.expect_stdout(r#""state":"rejected""#));
+    let seen = events(&all.expect_stdout(r#""state":"rejected""#));
     assert_eq!(
-        changes(bad.as_str(), &told),
+        changes(bad.as_str(), &seen),
         ["-→queued", "queued→rejected"]
     );
-    let told = events(&only.expect_stdout(r#""previous_state":"scheduled""#));
-    let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
-    assert_eq!(told, ["held", bare.as_str(), "held"]);
+    let seen = events(&only.expect_stdout(r#""previous_state":"scheduled""#));
+    let seen: Vec<_> = seen.iter().map(|event| event["job_id"].clone()).collect();
+    assert_eq!(seen, ["held", bare.as_str(), "held"]);
 
-    // what no record says is not acted on, and who asks for that is told
+    // what no record says is not acted on, and asking for it is an error
     naq.cli(["events", "--exec", "true", "--state", "queued"])
         .run()
         .exits(2)
         .expect_stderr(&["--state queued", "--follow"]);
 }
 
-/// What one producer sends badly costs an onlooker a connection, and nothing else.
+/// What one producer sends badly costs a watcher a connection, and nothing else.
 #[test]
 fn what_no_client_can_read_is_outlived() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
     let followed = follow(&naq, &[]);
-    // the first has a client start its connection anew, the second ends it
+    // the first makes a client reconnect, the second ends its connection
     for headers in ["no colon here", "A: b\rc"] {
         naq.raw().publish_with_headers(
             b"naq.queue.build",
@@ -207,23 +207,23 @@ fn what_no_client_can_read_is_outlived() {
         );
         let job = naq.publish("build", r#"{"command":"true"}"#);
         naq.wait_ended(&job);
-        eventually("its end is told", || {
-            let told = events(&followed.expect_stdout(""));
-            told.iter()
+        eventually("its end is printed", || {
+            let seen = events(&followed.expect_stdout(""));
+            seen.iter()
                 .any(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded")
         });
     }
     followed.expect_stderr("the connection was lost");
     let good = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&good);
-    let told = events(&followed.expect_stdout(r#""state":"failed""#));
-    let rejected = told.iter().filter(|event| event["state"] == "rejected");
-    assert_eq!(rejected.count(), 2, "{told:#?}");
+    let seen = events(&followed.expect_stdout(r#""state":"failed""#));
+    let rejected = seen.iter().filter(|event| event["state"] == "rejected");
+    assert_eq!(rejected.count(), 2, "{seen:#?}");
 }
 
 /// A queue that was made before the server was asked to repeat what comes into it.
 #[test]
-fn an_older_queue_is_told_of_once_somebody_uses_it() {
+fn an_older_queue_has_events_once_it_is_used() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
@@ -238,12 +238,12 @@ fn an_older_queue_is_told_of_once_somebody_uses_it() {
     let unseen = naq.publish("build", r#"{"command":"true"}"#);
     let _worker = naq.worker(&["build"]).spawn();
     naq.wait_ended(&unseen);
-    let seen = naq.publish("build", r#"{"command":"false"}"#);
-    naq.wait_ended(&seen);
-    let told = events(&followed.expect_stdout(r#""state":"failed""#));
-    let queued = told.iter().filter(|event| event["state"] == "queued");
+    let job = naq.publish("build", r#"{"command":"false"}"#);
+    naq.wait_ended(&job);
+    let seen = events(&followed.expect_stdout(r#""state":"failed""#));
+    let queued = seen.iter().filter(|event| event["state"] == "queued");
     let queued: Vec<_> = queued.map(|event| event["job_id"].clone()).collect();
-    assert_eq!(queued, [seen.as_str()]);
+    assert_eq!(queued, [job.as_str()]);
 }
 
 #[test]
@@ -264,8 +264,8 @@ fn a_time_to_live_is_no_change() {
         .succeeds();
     let third = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&third);
-    let told = of_records(events(&followed.expect_stdout("failed")));
-    let told: Vec<_> = told
+    let seen = of_records(events(&followed.expect_stdout("failed")));
+    let seen: Vec<_> = seen
         .iter()
         .map(|event| {
             (
@@ -275,7 +275,7 @@ fn a_time_to_live_is_no_change() {
         })
         .collect();
     assert_eq!(
-        told,
+        seen,
         [
             (second.as_str(), "running"),
             (second.as_str(), "succeeded"),
@@ -308,12 +308,12 @@ fn no_end_is_missed_while_the_server_is_away() {
     followed.expect_stderr("the connection was lost");
     let last = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&last);
-    let told = events(&followed.expect_stdout(r#""state":"failed""#));
+    let seen = events(&followed.expect_stdout(r#""state":"failed""#));
     for job in &jobs {
-        let ends = told
+        let ends = seen
             .iter()
             .filter(|event| event["job_id"] == job.as_str() && event["state"] == "succeeded");
-        assert_eq!(ends.count(), 1, "{told:#?}");
+        assert_eq!(ends.count(), 1, "{seen:#?}");
     }
 }
 
@@ -336,7 +336,7 @@ fn write_records(naq: &Naq, count: usize) {
 }
 
 #[test]
-fn who_stands_still_for_a_while_misses_no_end() {
+fn a_suspended_watcher_misses_no_end() {
     // more than what is buffered on the way holds
     const RECORDS: usize = 20_000;
     let server = TestServer::start();
@@ -347,23 +347,23 @@ fn who_stands_still_for_a_while_misses_no_end() {
     write_records(&naq, RECORDS);
     followed.signal(Signal::SIGCONT);
     let last = format!(r#""revision":{RECORDS}}}"#);
-    let told = events(&followed.expect_stdout(&last));
-    let jobs: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
+    let seen = events(&followed.expect_stdout(&last));
+    let jobs: Vec<_> = seen.iter().map(|event| event["job_id"].as_str()).collect();
     assert_eq!(jobs.len(), RECORDS);
-    assert!(told.is_sorted_by_key(|event| event["revision"].as_u64()));
+    assert!(seen.is_sorted_by_key(|event| event["revision"].as_u64()));
 }
 
 #[test]
 fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    // a server that keeps one event from the onlooker, which only the numbers can show
+    // a server that keeps one event from the watcher, which only the numbers can show
     let config = naq.file(
         "server.conf",
         r#"jetstream {}
         authorization { users: [
             {user: all, password: secret}
-            {user: onlooker, password: secret, permissions: {
+            {user: watcher, password: secret, permissions: {
                 publish: ">", subscribe: {allow: ">", deny: "naq.event.hidden"}
             }}
         ] }"#,
@@ -384,7 +384,7 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
         .cli(["events", "--follow", "--json", "--log-level", "debug"])
         .without_env("NAQ_TOKEN")
         .env("NAQ_NATS_URL", &url)
-        .env("NAQ_USER", "onlooker")
+        .env("NAQ_USER", "watcher")
         .env("NAQ_PASSWORD", "secret")
         .follow();
     followed.expect_stderr("following");
@@ -395,9 +395,9 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
         naq.block_on(client.broker().write_record(&record, 0, None))
             .unwrap();
     }
-    let told = events(&followed.expect_stdout("after"));
-    let told: Vec<_> = told.iter().map(|event| event["job_id"].clone()).collect();
-    assert_eq!(told, ["before", "hidden", "after"]);
+    let seen = events(&followed.expect_stdout("after"));
+    let seen: Vec<_> = seen.iter().map(|event| event["job_id"].clone()).collect();
+    assert_eq!(seen, ["before", "hidden", "after"]);
 }
 
 #[test]
@@ -424,10 +424,10 @@ fn a_record_that_expires_is_no_event_and_hides_none() {
     });
     let second = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&second);
-    let told = of_records(events(&followed.expect_stdout(r#""state":"failed""#)));
-    let told: Vec<_> = told.iter().map(|event| event["job_id"].as_str()).collect();
+    let seen = of_records(events(&followed.expect_stdout(r#""state":"failed""#)));
+    let seen: Vec<_> = seen.iter().map(|event| event["job_id"].as_str()).collect();
     let (first, second) = (Some(first.as_str()), Some(second.as_str()));
-    assert_eq!(told, [first, second, second]);
+    assert_eq!(seen, [first, second, second]);
 }
 
 #[test]

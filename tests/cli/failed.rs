@@ -1,4 +1,4 @@
-//! `naq failed`: what failed, whole; run again or let go.
+//! `naq failed`: what failed, whole; run again or discarded.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -214,8 +214,8 @@ fn thousands_run_again_once_though_the_first_try_is_killed() {
     assert_eq!(repeated.len(), COUNT);
     // what was printed is what was enqueued
     for line in done.stdout.lines() {
-        let told: serde_json::Value = serde_json::from_str(line).unwrap();
-        let subject = format!("naq.queue.many.{}", told["job_id"].as_str().unwrap());
+        let printed: serde_json::Value = serde_json::from_str(line).unwrap();
+        let subject = format!("naq.queue.many.{}", printed["job_id"].as_str().unwrap());
         assert!(subjects.contains(&subject), "{line}");
     }
 }
@@ -243,7 +243,7 @@ fn selections_are_run_again() {
         .expect_stderr(&["1 failed job enqueued again"]);
     let again = JobId::new(done.stdout.trim_end()).unwrap();
     assert_eq!(naq.wait_ended(&again).rerun_of, Some(missing));
-    // what cannot run is told of and stays, and the rest goes on
+    // what cannot run is reported and stays, and the rest continues
     naq.cli(["failed", "retry", "--all", "--quiet"])
         .run()
         .exits(6)
@@ -256,11 +256,11 @@ fn selections_are_run_again() {
 }
 
 #[test]
-fn an_entry_whose_job_has_succeeded_since_is_let_go() {
+fn an_entry_whose_job_has_succeeded_since_is_discarded() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["many"]).spawn();
-    // a worker that dies between the copy and the record leaves an entry of a job that goes on
+    // a worker that dies between the copy and the record leaves an entry of a job that continues
     let job = naq.enqueue(&["-q", "many", "--id", "j0", "--", "true"]);
     assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
     naq.wait_drained("many");

@@ -88,8 +88,8 @@ fn each_action_says_what_it_did() {
     assert!(resumed.progress.done_until >= before);
 
     let done = control(&naq, &["late", "cancel", "--json"]).succeeds();
-    let told: Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(told["action"], "cancel");
+    let printed: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(printed["action"], "cancel");
     for action in ["cancel", "pause", "resume", "run-now"] {
         control(&naq, &["late", action])
             .exits(4)
@@ -343,7 +343,7 @@ fn a_schedule_is_changed_while_it_runs() {
     let before = stored(&naq, "busy").0;
     assert_eq!(before.status, ScheduleStatus::Active);
     assert!(before.progress.runs >= 2);
-    eventually("it goes on", || {
+    eventually("it continues", || {
         stored(&naq, "busy").0.progress.runs > before.progress.runs + 2
     });
     assert_eq!(stored(&naq, "busy").0.progress.missed, 0);
@@ -408,9 +408,9 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
             .expect_stderr(&["runs once", "--next-run"]);
     }
     let done = control(&naq, &["gone", "cancel", "--json"]).succeeds();
-    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    let printed: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(
-        (&told["kind"], &told["status"]),
+        (&printed["kind"], &printed["status"]),
         (&"delayed".into(), &"cancelled".into())
     );
     control(&naq, &["gone", "cancel"])

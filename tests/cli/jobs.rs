@@ -261,7 +261,7 @@ fn watching_prints_each_change_where_nobody_looks_at_a_screen() {
 }
 
 #[test]
-fn watching_draws_the_list_anew() {
+fn watching_redraws_the_list() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -314,7 +314,7 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
 }
 
 #[test]
-fn a_job_that_was_handed_on_is_listed_once() {
+fn a_rerouted_job_is_listed_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();

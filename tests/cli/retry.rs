@@ -55,10 +55,10 @@ fn a_failed_job_runs_again_as_a_new_one() {
 
     // from the record now, each time another job
     let done = naq.cli(["retry", "first", "--json"]).run().succeeds();
-    let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(told["rerun_of"], "first");
-    assert_ne!(told["job_id"], again.as_str());
-    let third = JobId::new(told["job_id"].as_str().unwrap()).unwrap();
+    let printed: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(printed["rerun_of"], "first");
+    assert_ne!(printed["job_id"], again.as_str());
+    let third = JobId::new(printed["job_id"].as_str().unwrap()).unwrap();
     assert_eq!(naq.wait_ended(&third).rerun_of, Some(first));
 }
 

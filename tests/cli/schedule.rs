@@ -19,7 +19,7 @@ pub(super) fn name(text: &str) -> ScheduleId {
 pub(super) fn stored(naq: &Naq, id: &str) -> (Schedule, u64) {
     let broker = naq.client().broker();
     let (schedule, revision) = naq.block_on(broker.read_schedule(&name(id))).unwrap();
-    (schedule.expect("it is there"), revision)
+    (schedule.expect("the schedule exists"), revision)
 }
 
 /// Stores a schedule as it is, as a scheduler would.
@@ -82,10 +82,10 @@ fn a_schedule_is_stored_as_it_was_said() {
     // the same again is the same
     let again = [&["--json"], &args[..]].concat();
     let done = naq.cli(again).run().succeeds();
-    let told: Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(told["outcome"], "unchanged");
-    assert_eq!(told["next_run"], "2099-01-01T04:00:00.000Z");
-    assert_eq!(told["scheduler"], Value::Null);
+    let printed: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(printed["outcome"], "unchanged");
+    assert_eq!(printed["next_run"], "2099-01-01T04:00:00.000Z");
+    assert_eq!(printed["scheduler"], Value::Null);
     assert_eq!(stored(&naq, "nightly").1, revision);
 }
 
@@ -190,14 +190,14 @@ fn a_scheduler_that_runs_is_seen() {
         .run()
         .succeeds();
     assert_eq!(done.stderr, "");
-    let told: Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(told["scheduler"]["instance_id"], "one");
+    let printed: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(printed["scheduler"]["instance_id"], "one");
     let done = naq.cli(["schedule", "--every", "1h", "--", "true"]).run();
     assert_eq!(done.succeeds().stderr, "");
 }
 
 #[test]
-fn a_person_is_told_the_next_run() {
+fn the_next_run_is_printed_for_people() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let asked = naq

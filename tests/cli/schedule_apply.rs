@@ -351,7 +351,7 @@ fn a_file_is_applied_while_its_schedules_run() {
         assert!(runs(&naq) >= before);
     }
     let before = runs(&naq);
-    eventually("they go on", || runs(&naq) > before + 2);
+    eventually("they continue", || runs(&naq) > before + 2);
     apply(&naq, &["jobs.toml"])
         .succeeds()
         .expect_stderr(&["40 unchanged"]);

@@ -61,8 +61,8 @@ fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
         .cli(["job", "ttl", job.as_str(), "0", "--json"])
         .run()
         .succeeds();
-    let told: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-    assert_eq!(told, serde_json::json!({"job_id": job, "result_ttl": 0}));
+    let printed: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(printed, serde_json::json!({"job_id": job, "result_ttl": 0}));
     let done = naq.cli(["result", job.as_str()]).run().succeeds();
     assert_eq!(done.stdout, "hi\n");
 }

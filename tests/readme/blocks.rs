@@ -73,7 +73,7 @@ pub(super) fn read(markdown: &str) -> Vec<Block> {
 /// home folder, the kind of containment, what a worker is doing, and the width of columns.
 pub(super) fn settled(line: &str) -> String {
     let mut words: Vec<String> = line.split_whitespace().map(settle).collect();
-    let is_worker = words.iter().any(|word| word == "<containment>") && line.ends_with(" ago");
+    let is_worker = words.iter().any(|word| word == "<containment>") && line.contains(" ago ");
     if is_worker {
         // what a worker does is as of its last heartbeat
         for word in &mut words {

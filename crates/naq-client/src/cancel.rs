@@ -73,7 +73,7 @@ impl Client {
         };
         let is_blocked = record.state == State::Waiting;
         // Between two attempts, a worker may have the message in hand, and nobody else has the
-        // envelope. Whoever gets the message next has it, and ends the job.
+        // envelope. The worker that gets the message next has it, and ends the job.
         if record.state == State::Retrying
             && record.envelope.is_none()
             && record.envelope_object.is_none()
