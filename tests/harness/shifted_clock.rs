@@ -2,6 +2,8 @@
 //! as they are, so the kernel does not report the change: the process notices it when it next reads
 //! a clock.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
