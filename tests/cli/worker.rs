@@ -1,5 +1,7 @@
 //! `naq worker`: what its jobs may do.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 

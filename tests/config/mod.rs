@@ -571,6 +571,10 @@ fn lists_flag(help: &str, flag: &str) -> bool {
 #[test]
 fn the_verbs_have_the_flags_of_the_settings_table() {
     let help = |verb: &str| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the program's own help is what the test reads"
+        )]
         let output = std::process::Command::new(naq())
             .args([verb, "--help"])
             .output()

@@ -1,5 +1,7 @@
 //! The NATS protocol in bytes.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 

@@ -84,11 +84,11 @@ fn within(room_path: &[&str], module: &[String], path: Vec<String>) -> Option<Ve
     if names.len() < 2 {
         return None;
     }
-    match names.first()? {
-        &"crate" => names
+    match *names.first()? {
+        "crate" => names
             .strip_prefix(room_path)
             .map(|rest| rest.iter().map(|name| (*name).to_owned()).collect()),
-        &("self" | "super") => {
+        "self" | "super" => {
             let supers = names
                 .iter()
                 .skip_while(|name| **name == "self")

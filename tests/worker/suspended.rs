@@ -1,7 +1,5 @@
 //! A worker that was suspended past its leases, with its process or its machine.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
 use std::time::{Duration, Instant};
 
 use naq_protocol::State;
