@@ -222,7 +222,12 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     contract.prints("dead_letter", &["failed", "list"]);
     contract.prints("dead_letter", &["failed", "show", "bad"]);
     contract.prints("rerun", &["failed", "retry", "bad"]);
-    contract.prints("discarded", &["failed", "discard", "bad", "--yes"]);
+    // a retry takes the dead letter away, so the next failure is discarded
+    let worse = [
+        "enqueue", "-q", "build", "--id", "worse", "--wait", "--", "false",
+    ];
+    contract.run(&worse).exits(1);
+    contract.prints("discarded", &["failed", "discard", "worse", "--yes"]);
     contract.prints(
         "enqueued",
         &["enqueue", "-q", "idle", "--id", "never", "--", "true"],
