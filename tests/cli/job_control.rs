@@ -274,7 +274,7 @@ fn one_that_cannot_be_read_can_be_removed() {
     });
     control(&naq, &["odd", "pause"])
         .exits(1)
-        .expect_stderr(&["`odd` cannot be read", "job-control odd cancel"]);
+        .expect_stderr(&["`odd` cannot be read", "`naq schedule delete odd`"]);
     control(&naq, &["odd", "cancel"]).succeeds();
     control(&naq, &["odd", "cancel"]).exits(4);
 }
