@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct ConnectOptions {
     /// One or more server addresses, separated by commas.
     pub url: String,
-    /// The prefix of all names; see [`Names`].
+    /// The prefix of all names; see [`Names`](crate::Names).
     pub prefix: String,
     /// Number of servers that keep a copy of the streams and buckets that this connection creates.
     /// Existing ones stay as they are.

@@ -40,7 +40,7 @@ const RESTART_BACKOFF: ExponentialBackoff =
 const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Runs this process as a supervisor, or as the step between a supervisor and its nats-server, depending on
-/// the arguments after [`SUPERVISOR_ARGUMENT`]. Never returns.
+/// the arguments after [`SUPERVISOR_ARGUMENT`](super::SUPERVISOR_ARGUMENT). Never returns.
 ///
 /// Call it first in `main`, while the process has one thread.
 pub fn supervisor_main() -> ! {

@@ -9,7 +9,7 @@ use naq_client::server_state::ServerState;
 
 use super::config_file::{Port, ServerLimits, SyncInterval};
 
-/// The program's first argument that makes it a supervisor. `main` calls [`supervisor_main`] when it sees it,
+/// The program's first argument that makes it a supervisor. `main` calls [`supervisor_main`](super::supervisor_main) when it sees it,
 /// before anything else.
 pub const SUPERVISOR_ARGUMENT: &str = "__server-supervisor";
 
