@@ -118,7 +118,7 @@ fn label_routing_waits_visibly_for_a_worker_with_the_labels() {
     let shown = naq.cli(["status", ssd.as_str()]).run().succeeds().stdout;
     for words in [
         "queued",
-        "requires     disk=ssd",
+        "requires        disk=ssd",
         "no worker of the queue build",
     ] {
         assert!(shown.contains(words), "no {words:?} in {shown}");
