@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::de::DeValue;
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::process_env::ProcessEnv;
 use super::settings_table::{LOG_LEVELS, Setting, SettingKind};
@@ -134,8 +134,8 @@ fn size_text(bytes: u64) -> String {
     }
 }
 
-/// Parses a value from a variable or from flags; several texts come from a repeated flag. The error says what
-/// is expected.
+/// Parses a value from a variable or from flags; several texts come from a repeated flag. The error
+/// says what is expected.
 pub(super) fn from_text(
     setting: &Setting,
     texts: &[&str],
@@ -197,33 +197,9 @@ pub(super) fn from_toml(
     match (setting.kind, value) {
         (SettingKind::Bool, DeValue::Boolean(on)) => Ok(Value::Bool(*on)),
         (SettingKind::Bool, _) => wrong("true or false without quotes"),
-        (SettingKind::List, DeValue::Array(items)) => items
-            .iter()
-            .map(|item| match item.get_ref() {
-                DeValue::String(text) => Ok(text.to_string()),
-                other => Err(format!(
-                    "expected only strings as items, found {}",
-                    toml_type_name(other)
-                )),
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(list),
+        (SettingKind::List, DeValue::Array(items)) => list_from_toml(items),
         (SettingKind::List, _) => wrong("an array of strings"),
-        (SettingKind::Labels, DeValue::Table(pairs)) => pairs
-            .iter()
-            .try_fold(BTreeMap::new(), |mut labels, (key, value)| {
-                match value.get_ref() {
-                    DeValue::String(text) => {
-                        insert_label(&mut labels, key.get_ref(), text)?;
-                        Ok(labels)
-                    }
-                    other => Err(format!(
-                        "expected only strings as labels, found {}",
-                        toml_type_name(other)
-                    )),
-                }
-            })
-            .map(Value::Labels),
+        (SettingKind::Labels, DeValue::Table(pairs)) => labels_from_toml(pairs),
         (SettingKind::Labels, _) => wrong("a table of strings"),
         (SettingKind::Count { min }, DeValue::Integer(_)) => number(value)
             .and_then(|count| u64::try_from(count).map_err(|_| format!("{count} is negative")))
@@ -254,6 +230,38 @@ pub(super) fn from_toml(
         (_, DeValue::String(text)) => parse_string(setting, text, env),
         (_, _) => wrong("a string"),
     }
+}
+
+fn list_from_toml(items: &DeArray<'_>) -> Result<Value, String> {
+    let mut texts = Vec::with_capacity(items.len());
+    for item in items {
+        match item.get_ref() {
+            DeValue::String(text) => texts.push(text.to_string()),
+            other => {
+                return Err(format!(
+                    "expected only strings as items, found {}",
+                    toml_type_name(other)
+                ));
+            }
+        }
+    }
+    list(texts)
+}
+
+fn labels_from_toml(pairs: &DeTable<'_>) -> Result<Value, String> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in pairs {
+        match value.get_ref() {
+            DeValue::String(text) => insert_label(&mut labels, key.get_ref(), text)?,
+            other => {
+                return Err(format!(
+                    "expected only strings as labels, found {}",
+                    toml_type_name(other)
+                ));
+            }
+        }
+    }
+    Ok(Value::Labels(labels))
 }
 
 /// Parses a value that is a single text.

@@ -261,14 +261,7 @@ impl Launcher {
             Tree::Namespace(namespace) => (0, namespace.mounts()),
             Tree::Cgroup(_) | Tree::Descendants => (self.pid, (-1, -1)),
         };
-        let by_hand = match group {
-            Some(group) if !self.can_clone_into_cgroup => Some(
-                group
-                    .open_procs()
-                    .map_err(|_| LaunchError::ResourceExhausted)?,
-            ),
-            _ => None,
-        };
+        let procs_to_join = self.procs_to_join(group)?;
         let [candidates, argv, envp] = start.pointers();
         let fd = |at: usize| fds.get(at).map_or(0, AsRawFd::as_raw_fd);
         let first = usize::from(start.has_stdin);
@@ -281,13 +274,8 @@ impl Launcher {
             rlimits,
             rlimits_len,
             nice: start.resource_limits.nice,
-            cgroup_procs: by_hand.as_ref().map_or(-1, File::as_raw_fd),
-            user: self.user.as_ref().map(|user| ChildUser {
-                uid: user.uid,
-                gid: user.gid,
-                groups: user.groups.as_ptr(),
-                groups_len: user.groups.len(),
-            }),
+            cgroup_procs: procs_to_join.as_ref().map_or(-1, File::as_raw_fd),
+            user: self.user.as_ref().map(child_user),
             ruleset: ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
@@ -304,22 +292,45 @@ impl Launcher {
         if let Some(user) = &self.user {
             chown_pipes(&fds[first..], user).map_err(|_| LaunchError::ResourceExhausted)?;
         }
+        let pid = self.clone_child(&mut plan, tree, into)?;
+        if plan.failed_step == 0 {
+            return Ok(pid);
+        }
+        // The child has exited already, before it reached its program.
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        Err(self.setup_error(start, &plan))
+    }
+
+    /// Opens the file through which the child joins its control group, if it cannot be cloned
+    /// directly into the group. It is opened here because the child shares this memory and must
+    /// not allocate.
+    fn procs_to_join(&self, group: Option<&Cgroup>) -> Result<Option<File>, LaunchError> {
+        match group {
+            Some(group) if !self.can_clone_into_cgroup => group
+                .open_procs()
+                .map(Some)
+                .map_err(|_| LaunchError::ResourceExhausted),
+            _ => Ok(None),
+        }
+    }
+
+    /// Clones this process. The child carries out the plan up to its program, or writes into the
+    /// plan which step failed.
+    fn clone_child(
+        &mut self,
+        plan: &mut ChildPlan,
+        tree: &Tree,
+        into: Option<RawFd>,
+    ) -> Result<c_int, LaunchError> {
         let spawned = match tree {
-            Tree::Namespace(namespace) => {
-                self.cloner.spawn_in_namespace(&mut plan, namespace.pids())
-            }
-            Tree::Cgroup(_) | Tree::Descendants => self.cloner.spawn(&mut plan, into),
+            Tree::Namespace(namespace) => self.cloner.spawn_in_namespace(plan, namespace.pids()),
+            Tree::Cgroup(_) | Tree::Descendants => self.cloner.spawn(plan, into),
         };
         if self.user.is_some() {
             // Changing the user in the shared memory has made it dumpable again.
             let _ = prctl::set_dumpable(false);
         }
-        let pid = spawned.map_err(clone_error)?;
-        if plan.failed_step == 0 {
-            return Ok(pid);
-        }
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
-        Err(self.setup_error(start, &plan))
+        spawned.map_err(clone_error)
     }
 
     /// Explains why a child did not get as far as its program.
@@ -438,6 +449,16 @@ fn write_script(scratch: &Path, script: &[u8], user: Option<&UserIds>) -> std::i
         std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
     }
     file.write_all(script)
+}
+
+/// The user as the child needs it: pointers into this process's memory.
+fn child_user(user: &UserIds) -> ChildUser {
+    ChildUser {
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups.as_ptr(),
+        groups_len: user.groups.len(),
+    }
 }
 
 /// Gives the pipes to the job's user. Otherwise the job could not open them again

@@ -1,7 +1,8 @@
-//! `naq bench`: naq's rates beside what this machine can do at all, in one run.
+//! `naq bench`: measures naq's rates, and in the same run the rates that this machine can reach
+//! without naq.
 //!
-//! Everything compared is measured in the same run, turn about, and the middle of the rounds is
-//! shown: figures from different runs of a shared machine say nothing about each other.
+//! Compared rates are measured alternately in the same run, and the median of the rounds is shown,
+//! because figures from different runs on a shared machine are not comparable.
 
 mod enqueue;
 mod jobs;

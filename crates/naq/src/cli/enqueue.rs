@@ -5,6 +5,7 @@ mod file;
 
 use std::io::{IsTerminal, Write};
 
+use self::delay::Delay;
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
 use super::json::EnqueuedJob;
@@ -49,34 +50,55 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .unwrap_or(&session.settings().default_queue);
     let queue = QueueName::new(name)?;
     let start = args.start.read()?;
-    if let Some(file) = &args.file {
-        if !args.job.is_empty() {
-            return Err(Failure::usage(
-                "--file and a command exclude each other: the envelopes are in the file",
-            ));
-        }
-        if args.dry_run {
-            return file::check(file, start);
-        }
-        let client = session.connect().await?;
-        if let Some(max) = args.max_jobs {
-            client.queue(name)?.check_capacity(max).await?;
-        }
-        let name = args.job.chosen_id()?;
-        let options = file::FileOptions {
-            queue: &queue,
-            name: name.as_ref(),
-            start,
-            quiet: args.quiet,
-            keep_ids: args.wait,
-        };
-        let ids = file::enqueue(session, &client, file, &options).await?;
-        return if args.wait {
-            wait_for_all(session, &client, &ids).await
-        } else {
-            Ok(0)
-        };
+    match &args.file {
+        Some(file) => enqueue_file(session, &args, file, &queue, start).await,
+        None => enqueue_one(session, &args, &queue, start).await,
     }
+}
+
+/// Enqueues the envelopes or the flow of a file.
+async fn enqueue_file(
+    session: &Session,
+    args: &Args,
+    file: &str,
+    queue: &QueueName,
+    start: Option<Delay>,
+) -> Result<u8, Failure> {
+    if !args.job.is_empty() {
+        return Err(Failure::usage(
+            "--file and a command exclude each other: the envelopes are in the file",
+        ));
+    }
+    if args.dry_run {
+        return file::check(file, start);
+    }
+    let client = session.connect().await?;
+    if let Some(max) = args.max_jobs {
+        client.queue(queue.as_str())?.check_capacity(max).await?;
+    }
+    let name = args.job.chosen_id()?;
+    let options = file::FileOptions {
+        queue,
+        name: name.as_ref(),
+        start,
+        quiet: args.quiet,
+        keep_ids: args.wait,
+    };
+    let ids = file::enqueue(session, &client, file, &options).await?;
+    if args.wait {
+        wait_for_all(session, &client, &ids).await
+    } else {
+        Ok(0)
+    }
+}
+
+/// Enqueues the job that the options describe.
+async fn enqueue_one(
+    session: &Session,
+    args: &Args,
+    queue: &QueueName,
+    start: Option<Delay>,
+) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let start = start
         .map(|start| start.resolve(envelope.expires_at))
@@ -98,7 +120,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         false => None,
         true => {
             let job_id = envelope.job_id.get_or_insert_with(JobId::generate);
-            // watched before it is enqueued, so that no change is missed
+            // The watch starts before the job is enqueued, so that it misses no change.
             Some(client.waiter(std::slice::from_ref(job_id)).await?)
         }
     };
@@ -137,7 +159,7 @@ fn print_id(
     }
 }
 
-/// Waits for a job, showing how far it is, and prints its outcome.
+/// Waits for a job, shows its progress, and prints its outcome.
 pub(super) async fn wait_and_show(
     session: &Session,
     client: &Client,
@@ -155,7 +177,8 @@ pub(super) async fn wait_and_show(
     show(session, client, &record).await
 }
 
-/// Prints an outcome: output to output, errors to errors, the job's exit code.
+/// Prints an outcome: the job's standard output to ours, its standard error to ours. Returns the
+/// job's exit code.
 async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
     if session.json {
         render::print_json(record)?;
@@ -169,8 +192,8 @@ async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8,
     Ok(record.shell_exit_code())
 }
 
-/// Waits until jobs have ended. With `--json` each record is printed when its job ends, otherwise
-/// the numbers are reported.
+/// Waits until all jobs have ended. With `--json`, prints each record when its job ends; otherwise
+/// prints how many succeeded.
 pub(super) async fn wait_for_all(
     session: &Session,
     client: &Client,

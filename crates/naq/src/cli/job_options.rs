@@ -169,87 +169,29 @@ impl JobOptions {
         &self,
         variable: impl Fn(&str) -> Option<&'e str>,
     ) -> Result<Envelope, Failure> {
-        let mut envelope = match (&self.script, self.command.split_first()) {
-            (Some(file), _) => {
-                let mut envelope = Envelope::script(read_text(file, "the script")?);
-                envelope.args = strings(&self.command);
-                envelope
-            }
-            (None, Some((program, args))) => Envelope::command(program.clone(), args.to_vec()),
-            (None, None) => {
-                return Err(Failure::usage(
-                    "nothing to run: give a command after `--`, or --script FILE",
-                ));
-            }
-        };
+        let mut envelope = self.program()?;
         envelope.job_id = self.chosen_id()?;
         for text in &self.env {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name, value.to_owned()),
-                None => (
-                    text.as_str(),
-                    variable(text)
-                        .ok_or_else(|| {
-                            Failure::usage(format!(
-                                "--env {text}: it is not set here; write {text}=VALUE"
-                            ))
-                        })?
-                        .to_owned(),
-                ),
-            };
-            envelope.env.insert(name.to_owned(), value);
+            let (name, value) = env_pair(text, &variable)?;
+            envelope.env.insert(name.to_owned(), value.to_owned());
         }
         for text in &self.labels {
-            let (key, value) = text
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("--label {text}: write KEY=VALUE")))?;
+            let (key, value) = key_and_value("--label", text)?;
             envelope.labels.insert(key.to_owned(), value.to_owned());
         }
         for text in &self.requires {
-            let (key, value) = text
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("--require {text}: write KEY=VALUE")))?;
+            let (key, value) = key_and_value("--require", text)?;
             envelope.requires.insert(key.to_owned(), value.to_owned());
         }
-        if let Some(file) = &self.stdin {
-            let bytes = read_bytes(file, "the standard input")?;
-            match String::from_utf8(bytes) {
-                Ok(text) => envelope.stdin = Some(text),
-                Err(error) => {
-                    use base64::Engine;
-                    envelope.stdin_base64 =
-                        Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()));
-                }
-            }
-        }
+        self.set_stdin(&mut envelope)?;
         envelope.input = json("--input", self.input.as_deref())?;
         envelope.meta = json("--meta", self.meta.as_deref())?;
         envelope.traceparent.clone_from(&self.traceparent);
         envelope.secrets.clone_from(&self.secrets);
         envelope.cwd.clone_from(&self.cwd);
         envelope.timeout = self.timeout;
-        envelope.limits = ResourceLimits {
-            memory: self.memory,
-            cpu_time: self.cpu_time,
-            cpus: self.cpus,
-            processes: self.processes,
-            open_files: self.open_files,
-            file_size: self.file_size,
-            output: self.output,
-            nice: self.nice,
-        };
-        envelope.max_retries = self.retries;
-        envelope.retry_delay = match self.retry_delay.as_slice() {
-            [] => None,
-            [one] => Some(RetryDelay::Single(*one)),
-            several => Some(RetryDelay::PerRetry(several.to_vec())),
-        };
-        envelope.retry_strategy = self.retry_strategy;
-        envelope.retry_max_delay = self.retry_max_delay;
-        envelope.retry_jitter = self.no_retry_jitter.then_some(false);
-        envelope.retry_on = (!self.retry_on.is_empty()).then(|| self.retry_on.clone());
-        envelope.fatal_on.clone_from(&self.fatal_on);
-        envelope.success_on.clone_from(&self.success_on);
+        envelope.limits = self.limits();
+        self.set_retries(&mut envelope);
         for text in &self.depends_on {
             envelope.depends_on.push(dependency(text)?);
         }
@@ -260,6 +202,67 @@ impl JobOptions {
         envelope.result_ttl = self.result_ttl;
         envelope.validate()?;
         Ok(envelope)
+    }
+
+    /// Returns an envelope that has only the command or script, and its arguments.
+    fn program(&self) -> Result<Envelope, Failure> {
+        match (&self.script, self.command.split_first()) {
+            (Some(file), _) => {
+                let mut envelope = Envelope::script(read_text(file, "the script")?);
+                envelope.args = strings(&self.command);
+                Ok(envelope)
+            }
+            (None, Some((program, args))) => Ok(Envelope::command(program.clone(), args.to_vec())),
+            (None, None) => Err(Failure::usage(
+                "nothing to run: give a command after `--`, or --script FILE",
+            )),
+        }
+    }
+
+    /// Reads `--stdin`: as text if it is UTF-8, otherwise as base64.
+    fn set_stdin(&self, envelope: &mut Envelope) -> Result<(), Failure> {
+        let Some(file) = &self.stdin else {
+            return Ok(());
+        };
+        match String::from_utf8(read_bytes(file, "the standard input")?) {
+            Ok(text) => envelope.stdin = Some(text),
+            Err(error) => {
+                use base64::Engine;
+                envelope.stdin_base64 =
+                    Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()));
+            }
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> ResourceLimits {
+        ResourceLimits {
+            memory: self.memory,
+            cpu_time: self.cpu_time,
+            cpus: self.cpus,
+            processes: self.processes,
+            open_files: self.open_files,
+            file_size: self.file_size,
+            output: self.output,
+            nice: self.nice,
+        }
+    }
+
+    fn set_retries(&self, envelope: &mut Envelope) {
+        envelope.max_retries = self.retries;
+        envelope.retry_delay = match self.retry_delay.as_slice() {
+            [] => None,
+            [one] => Some(RetryDelay::Single(*one)),
+            several => Some(RetryDelay::PerRetry(several.to_vec())),
+        };
+        envelope.retry_strategy = self.retry_strategy;
+        envelope.retry_max_delay = self.retry_max_delay;
+        envelope.retry_jitter = self.no_retry_jitter.then_some(false);
+        // An absent list means every failure, so an option that is not given must not become an
+        // empty list.
+        envelope.retry_on = (!self.retry_on.is_empty()).then(|| self.retry_on.clone());
+        envelope.fatal_on.clone_from(&self.fatal_on);
+        envelope.success_on.clone_from(&self.success_on);
     }
 
     /// The chosen id. `None` if naq is to generate one.
@@ -274,7 +277,28 @@ impl JobOptions {
     }
 }
 
-/// A dependency as `JOB` or `JOB=END`.
+/// Parses `--env`: `NAME=VALUE`, or `NAME` to copy the variable from this process's environment.
+fn env_pair<'t, 'e: 't>(
+    text: &'t str,
+    variable: &impl Fn(&str) -> Option<&'e str>,
+) -> Result<(&'t str, &'t str), Failure> {
+    if let Some(pair) = text.split_once('=') {
+        return Ok(pair);
+    }
+    variable(text).map(|value| (text, value)).ok_or_else(|| {
+        Failure::usage(format!(
+            "--env {text}: it is not set here; write {text}=VALUE"
+        ))
+    })
+}
+
+/// Parses the `KEY=VALUE` of an option.
+fn key_and_value<'t>(option: &str, text: &'t str) -> Result<(&'t str, &'t str), Failure> {
+    text.split_once('=')
+        .ok_or_else(|| Failure::usage(format!("{option} {text}: write KEY=VALUE")))
+}
+
+/// Parses a dependency, `JOB` or `JOB=END`.
 fn dependency(text: &str) -> Result<Dependency, Failure> {
     let (job, on) = match text.split_once('=') {
         Some((job, on)) => (
@@ -302,7 +326,7 @@ fn json(flag: &str, text: Option<&str>) -> Result<Option<Box<RawValue>>, Failure
     .transpose()
 }
 
-/// A file's bytes; `-` is standard input.
+/// Reads a file; `-` is standard input. `what` names the content in errors.
 pub(super) fn read_bytes(file: &str, what: &str) -> Result<Vec<u8>, Failure> {
     let failed =
         |error: std::io::Error| Failure::usage(format!("cannot read {what} from {file}: {error}"));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::exit::Failure;
 use super::job_options::JobOptions;
@@ -13,8 +14,9 @@ use super::render;
 use super::session::Session;
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
+use naq_client::Client;
 use naq_core::has_required_labels;
-use naq_protocol::{JobId, JobProgress, QueueName, Record, State};
+use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Record, State};
 use naq_runner::StreamKind;
 
 #[derive(Debug, clap::Args)]
@@ -27,20 +29,14 @@ pub(super) struct Args {
 /// it and no other.
 const QUEUE: &str = "run";
 
-/// Pieces of output on their way to our own output.
+/// Maximum number of chunks of the job's output that wait to be printed.
 const OUTPUT_TAP_CHUNKS_MAX: usize = 64;
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(|name| session.variable(name))?;
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
-    let labels = &session.settings().worker_labels;
-    if !has_required_labels(labels, &envelope.requires) {
-        return Err(Failure::usage(
-            "the job requires labels that `worker_labels` does not have here, where `naq run` runs it",
-        )
-        .hint("`naq enqueue --wait` leaves it to a worker that has them"));
-    }
+    check_labels(session, &envelope)?;
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;
     let options = WorkerOptions::single_slot();
     // The spawners start first: they are copies of this process, which is still small.
@@ -50,68 +46,113 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if envelope.cwd.is_none() {
         envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);
     }
-    // an id that was used has an outcome already, which is the answer
-    client
-        .queue(QUEUE)?
-        .enqueue_bytes(
-            envelope.job_id.clone().or(Some(job_id.clone())),
-            serde_json::to_vec(&envelope)
-                .map_err(|error| Failure::general(error.to_string()))?
-                .into(),
-        )
-        .await?;
+    enqueue(&client, &job_id, &envelope).await?;
     if let (Some(record), _) = broker.read_record(&job_id).await?
         && record.state.is_terminal()
     {
-        if !session.json {
-            std::io::stdout().write_all(&client.read_stdout(&record).await?)?;
-            std::io::stderr().write_all(&client.read_stderr(&record).await?)?;
-        }
-        return finish(session, &record);
+        return show_earlier_outcome(session, &client, &record).await;
     }
     let ack_wait = session.settings().ack_wait;
     let consumer = broker
         .ensure_single_job_consumer(&queue, &job_id, ack_wait)
         .await?;
-    let (output_tap, output) = mpsc::channel(OUTPUT_TAP_CHUNKS_MAX);
     let mut worker = options.to_options(session, vec![queue])?;
     worker.single_job = Some(worker::SingleJob {
         job_id: job_id.clone(),
         consumer,
     });
-    // with `--json` the record is printed, which has the output
-    worker.output_tap = (!session.json).then_some(output_tap);
-    let (progress, updates) = watch::channel(JobProgress::default());
-    worker.progress_tap = Some(progress);
-    let bars = Arc::new(Mutex::new(ProgressBars::new()));
-    let showing = tokio::spawn(show(job_id.clone(), updates, Arc::clone(&bars)));
-    let printer = tokio::task::spawn_blocking(move || {
-        let printed = print(output, &bars);
-        if printed.is_err() {
-            // nobody reads us any more: what a shell does to a pipeline's writer
-            let _ = commands.send(WorkerCommand::Cancel);
-        }
-        printed
-    });
+    let display = Display::start(session, &job_id, &mut worker, commands);
     let summary = worker::run_worker(broker.clone(), runner.clone(), worker, requests).await?;
     runner.shutdown().await;
-    let printed = printer.await;
-    let _ = showing.await;
+    let printed = display.finish().await;
     let record = match summary.last_record {
         Some(record) if record.state.is_terminal() => *record,
-        // stopped before it began, or between two attempts
-        _ => {
-            let cancelled = client.cancel(&job_id).await?;
-            cancelled.record().clone()
-        }
+        // The worker was stopped before the job started, or between two attempts.
+        _ => client.cancel(&job_id).await?.record().clone(),
     };
-    if let Ok(Err(error)) = printed {
-        return Err(error.into());
-    }
+    printed?;
     finish(session, &record)
 }
 
-/// Shows how far the job is, until its worker has ended.
+/// Returns an error if the job requires labels that this process does not have: its worker would
+/// only reroute the job to another worker.
+fn check_labels(session: &Session, envelope: &Envelope) -> Result<(), Failure> {
+    if has_required_labels(&session.settings().worker_labels, &envelope.requires) {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "the job requires labels that `worker_labels` does not have here, where `naq run` runs it",
+    )
+    .hint("`naq enqueue --wait` leaves it to a worker that has them"))
+}
+
+/// Enqueues the job under `job_id`. The envelope names an id only if the user chose one.
+async fn enqueue(client: &Client, job_id: &JobId, envelope: &Envelope) -> Result<(), Failure> {
+    let payload =
+        serde_json::to_vec(envelope).map_err(|error| Failure::general(error.to_string()))?;
+    client
+        .queue(QUEUE)?
+        .enqueue_bytes(Some(job_id.clone()), payload.into())
+        .await?;
+    Ok(())
+}
+
+/// Shows the outcome of a job that ran before under the same id. Enqueueing is idempotent, so the
+/// stored outcome is the result.
+async fn show_earlier_outcome(
+    session: &Session,
+    client: &Client,
+    record: &Record,
+) -> Result<u8, Failure> {
+    if !session.json {
+        std::io::stdout().write_all(&client.read_stdout(record).await?)?;
+        std::io::stderr().write_all(&client.read_stderr(record).await?)?;
+    }
+    finish(session, record)
+}
+
+/// The tasks that show a running job's output and progress.
+struct Display {
+    printer: JoinHandle<std::io::Result<()>>,
+    progress: JoinHandle<()>,
+}
+
+impl Display {
+    /// Attaches the display to the worker. If this process's output is closed, the worker is
+    /// asked by `commands` to cancel the job, as a shell ends the writer of a closed pipeline.
+    fn start(
+        session: &Session,
+        job_id: &JobId,
+        worker: &mut worker::WorkerConfig,
+        commands: Arc<watch::Sender<WorkerCommand>>,
+    ) -> Display {
+        let (output_tap, output) = mpsc::channel(OUTPUT_TAP_CHUNKS_MAX);
+        // With `--json`, the record is printed, which contains the output.
+        worker.output_tap = (!session.json).then_some(output_tap);
+        let (progress, updates) = watch::channel(JobProgress::default());
+        worker.progress_tap = Some(progress);
+        let bars = Arc::new(Mutex::new(ProgressBars::new()));
+        let progress = tokio::spawn(show(job_id.clone(), updates, Arc::clone(&bars)));
+        let printer = tokio::task::spawn_blocking(move || {
+            let printed = print(output, &bars);
+            if printed.is_err() {
+                let _ = commands.send(WorkerCommand::Cancel);
+            }
+            printed
+        });
+        Display { printer, progress }
+    }
+
+    /// Waits until everything is shown; the worker must have ended. Returns the error of a write
+    /// to this process's output.
+    async fn finish(self) -> std::io::Result<()> {
+        let printed = self.printer.await;
+        let _ = self.progress.await;
+        printed.unwrap_or(Ok(()))
+    }
+}
+
+/// Shows the job's progress until its worker has ended.
 async fn show(
     job: JobId,
     mut updates: watch::Receiver<JobProgress>,
@@ -128,13 +169,13 @@ fn lock(bars: &Mutex<ProgressBars>) -> MutexGuard<'_, ProgressBars> {
     bars.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Copies the job's output to ours.
+/// Copies the job's output to this process's output.
 fn print(
     mut output: mpsc::Receiver<(StreamKind, bytes::Bytes)>,
     bars: &Mutex<ProgressBars>,
 ) -> std::io::Result<()> {
     while let Some((stream, bytes)) = output.blocking_recv() {
-        // locked for one piece at a time: the log goes to standard error as well
+        // The lock is held for one chunk only, because the log also writes to standard error.
         lock(bars).suspend(|| match stream {
             StreamKind::Stdout => {
                 let mut stdout = std::io::stdout().lock();

@@ -1,6 +1,8 @@
-//! Enqueues a second, beside bare publishes of the same bytes.
+//! Measures enqueues per second, and compares them with bare publishes of the same bytes.
 
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::process::Bench;
 use super::{median, show};
@@ -8,91 +10,145 @@ use crate::cli::exit::Failure;
 use naq_client::NewJob;
 use naq_protocol::Envelope;
 
+/// Jobs for each pipelined measurement: about as many as one by one in its time, so that all
+/// measurements fill the stream alike.
+const PIPELINED_JOBS: u32 = 50_000;
+
+/// The envelope that every measurement publishes.
+const PAYLOAD: &[u8] = br#"{"command":"./script.sh","args":["one","two"]}"#;
+
+/// Rates in jobs per second, one for each round.
+#[derive(Default)]
+struct Rates {
+    bare: Vec<f64>,
+    one: Vec<f64>,
+    bare_pipelined: Vec<f64>,
+    /// Bare publishes to a subject for each job, as naq uses.
+    bare_with_subjects: Vec<f64>,
+    pipelined: Vec<f64>,
+    command_line: Vec<f64>,
+}
+
 pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
-    let broker = bench.client.broker();
-    broker.ensure_queue(&bench.queue).await?;
-    let payload = bytes::Bytes::from_static(br#"{"command":"./script.sh","args":["one","two"]}"#);
+    bench.client.broker().ensure_queue(&bench.queue).await?;
     let queue = bench.client.queue(bench.queue.as_str())?;
-    let time = Duration::from_secs_f64(bench.seconds / 2.0);
-    let mut rates = [const { Vec::new() }; 6];
+    let mut rates = Rates::default();
     for _ in 0..bench.rounds {
-        let (begun, mut count) = (Instant::now(), 0_u32);
-        while begun.elapsed() < time {
-            broker.publish_unchecked(&bench.queue, &payload).await?;
-            count += 1;
-        }
-        rates[0].push(rate(count, begun));
-        let (begun, mut count) = (Instant::now(), 0_u32);
-        while begun.elapsed() < time {
-            let envelope = Envelope::parse(&payload)?;
-            queue.enqueue(&envelope).await?;
-            count += 1;
-        }
-        rates[1].push(rate(count, begun));
+        // Every pair of measurements starts with an empty queue.
+        rates.bare.push(publish_one_by_one(bench).await?);
+        rates.one.push(enqueue_one_by_one(bench).await?);
         queue.purge().await?;
-        // as many as the pipelined rate brings in the time, so that both fill alike
-        let (begun, count) = (Instant::now(), 50_000_u32);
-        broker
-            .publish_unchecked_pipelined(&bench.queue, &payload, count, false)
-            .await?;
-        rates[2].push(rate(count, begun));
+        rates
+            .bare_pipelined
+            .push(publish_pipelined(bench, false).await?);
         queue.purge().await?;
-        let begun = Instant::now();
-        broker
-            .publish_unchecked_pipelined(&bench.queue, &payload, count, true)
-            .await?;
-        rates[5].push(rate(count, begun));
+        rates
+            .bare_with_subjects
+            .push(publish_pipelined(bench, true).await?);
         queue.purge().await?;
-        let begun = Instant::now();
-        let mut bulk = bench.client.bulk();
-        for _ in 0..count {
-            bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
-                .await?;
-            bulk.take_confirmed();
-        }
-        bulk.finish().await?;
-        rates[3].push(rate(count, begun));
+        rates.pipelined.push(enqueue_in_bulk(bench).await?);
         queue.purge().await?;
-        // the command line, from start to end: reading, checking, sending, confirming
-        let file = bench.file(
-            "envelopes.ndjson",
-            &[&payload[..], b"\n"].concat().repeat(count as usize),
-        )?;
-        let begun = Instant::now();
-        let enqueue = [
-            "enqueue",
-            "--queue",
-            queue.name().as_str(),
-            "--quiet",
-            "--file",
-            &file,
-        ];
-        if bench.spawn_naq(&enqueue).wait().await.end != naq_runner::Termination::Exited(0) {
-            return Err(Failure::general("naq enqueue --file failed"));
-        }
-        rates[4].push(rate(count, begun));
+        rates.command_line.push(enqueue_file(bench).await?);
         queue.purge().await?;
     }
-    let [
-        bare,
-        one,
-        bare_pipelined,
-        pipelined,
-        command_line,
-        with_subjects,
-    ] = rates.map(median);
-    let rows = [
-        ("one by one", bare, one),
-        ("pipelined: bare to one subject", bare_pipelined, pipelined),
+    show(
+        bench.json,
+        "enqueue",
+        &["enqueue", "bare_per_s", "naq_per_s", "of_bare"],
+        &rows(rates),
+    )
+}
+
+/// How long each measurement of single publishes takes.
+fn duration(bench: &Bench) -> Duration {
+    Duration::from_secs_f64(bench.seconds / 2.0)
+}
+
+async fn publish_one_by_one(bench: &Bench) -> Result<f64, Failure> {
+    let (broker, payload) = (bench.client.broker(), Bytes::from_static(PAYLOAD));
+    let (begun, mut count) = (Instant::now(), 0_u32);
+    while begun.elapsed() < duration(bench) {
+        broker.publish_unchecked(&bench.queue, &payload).await?;
+        count += 1;
+    }
+    Ok(rate(count, begun))
+}
+
+async fn enqueue_one_by_one(bench: &Bench) -> Result<f64, Failure> {
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    let (begun, mut count) = (Instant::now(), 0_u32);
+    while begun.elapsed() < duration(bench) {
+        let envelope = Envelope::parse(PAYLOAD)?;
+        queue.enqueue(&envelope).await?;
+        count += 1;
+    }
+    Ok(rate(count, begun))
+}
+
+async fn publish_pipelined(bench: &Bench, subject_for_each: bool) -> Result<f64, Failure> {
+    let (broker, payload) = (bench.client.broker(), Bytes::from_static(PAYLOAD));
+    let begun = Instant::now();
+    broker
+        .publish_unchecked_pipelined(&bench.queue, &payload, PIPELINED_JOBS, subject_for_each)
+        .await?;
+    Ok(rate(PIPELINED_JOBS, begun))
+}
+
+async fn enqueue_in_bulk(bench: &Bench) -> Result<f64, Failure> {
+    let payload = Bytes::from_static(PAYLOAD);
+    let begun = Instant::now();
+    let mut bulk = bench.client.bulk();
+    for _ in 0..PIPELINED_JOBS {
+        bulk.push(NewJob::new(bench.queue.clone(), payload.clone()))
+            .await?;
+        bulk.take_confirmed();
+    }
+    bulk.finish().await?;
+    Ok(rate(PIPELINED_JOBS, begun))
+}
+
+/// Measures the whole process of `naq enqueue --file`: it starts, reads, checks, sends and waits
+/// for the confirmations.
+async fn enqueue_file(bench: &Bench) -> Result<f64, Failure> {
+    let file = bench.file(
+        "envelopes.ndjson",
+        &[PAYLOAD, b"\n"].concat().repeat(PIPELINED_JOBS as usize),
+    )?;
+    let begun = Instant::now();
+    let enqueue = [
+        "enqueue",
+        "--queue",
+        bench.queue.as_str(),
+        "--quiet",
+        "--file",
+        &file,
+    ];
+    if bench.spawn_naq(&enqueue).wait().await.end != naq_runner::Termination::Exited(0) {
+        return Err(Failure::general("naq enqueue --file failed"));
+    }
+    Ok(rate(PIPELINED_JOBS, begun))
+}
+
+/// Compares the medians of naq with those of bare publishes.
+fn rows(rates: Rates) -> [Vec<String>; 4] {
+    let pipelined = median(rates.pipelined);
+    let bare_with_subjects = median(rates.bare_with_subjects);
+    [
+        ("one by one", median(rates.bare), median(rates.one)),
+        (
+            "pipelined: bare to one subject",
+            median(rates.bare_pipelined),
+            pipelined,
+        ),
         (
             "pipelined: bare to a subject each",
-            with_subjects,
+            bare_with_subjects,
             pipelined,
         ),
         (
             "naq enqueue --file: bare to a subject each",
-            with_subjects,
-            command_line,
+            bare_with_subjects,
+            median(rates.command_line),
         ),
     ]
     .map(|(name, bare, naq)| {
@@ -102,13 +158,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
             format!("{naq:.0}"),
             format!("{:.2}", naq / bare),
         ]
-    });
-    show(
-        bench.json,
-        "enqueue",
-        &["enqueue", "bare_per_s", "naq_per_s", "of_bare"],
-        &rows,
-    )
+    })
 }
 
 fn rate(count: u32, begun: Instant) -> f64 {

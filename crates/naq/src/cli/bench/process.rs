@@ -20,18 +20,18 @@ pub(super) struct Bench {
     pub(super) json: bool,
     runner: Runner,
     program: String,
-    /// How this process was told to connect, for those it starts.
+    /// Connection options of this process, which the processes that it starts get too.
     connection: Vec<String>,
     env: Vec<(String, String)>,
-    /// `NAME=VALUE` of what a worker's jobs have in their environment.
+    /// Environment of a worker's jobs, each as `NAME=VALUE`.
     pub(super) job_env: Vec<String>,
     folder: PathBuf,
 }
 
-/// More processes than any measurement starts at once.
+/// Maximum number of processes at once; no measurement starts as many.
 const PROCESSES_MAX: usize = 300;
 
-/// How long a worker may take to be there.
+/// Maximum time until a worker is listed.
 const WORKER_READY_MAX: Duration = Duration::from_secs(20);
 
 impl Bench {
@@ -42,7 +42,7 @@ impl Bench {
         seconds: f64,
     ) -> Result<Bench, Failure> {
         let mut options = RunnerConfig::new(PROCESSES_MAX);
-        // they only stand by: a spawner each would be in the way
+        // The spawners only watch their processes; more of them would disturb the measurement.
         options.spawners = Some(2);
         if let Some(path) = session.variable("PATH") {
             options.path = path.to_owned();
@@ -69,7 +69,7 @@ impl Bench {
         })
     }
 
-    /// Removes what was made.
+    /// Stops the processes, and removes the files and the queue.
     pub(super) async fn end(self) -> Result<(), Failure> {
         self.runner.shutdown().await;
         let _ = std::fs::remove_dir_all(&self.folder);
@@ -79,7 +79,7 @@ impl Bench {
         }
     }
 
-    /// Writes a file for a measurement to read; removed at the end.
+    /// Writes a file for a measurement to read. Returns its path. [`Bench::end`] removes it.
     pub(super) fn file(&self, name: &str, content: &[u8]) -> Result<String, Failure> {
         std::fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(name);
@@ -89,10 +89,10 @@ impl Bench {
             .ok_or_else(|| Failure::general("the folder for temporary files is not UTF-8"))
     }
 
-    /// Starts this program with some arguments.
+    /// Starts this program with the arguments, after this process's connection options.
     pub(super) fn spawn_naq(&self, args: &[&str]) -> JobHandle {
-        let told: &[String] = match args.first() {
-            // the bare loop has no options
+        let connection: &[String] = match args.first() {
+            // The hidden subcommands have no connection options.
             Some(first) if first.starts_with("__") => &[],
             _ => &self.connection,
         };
@@ -100,7 +100,7 @@ impl Bench {
             "bench",
             Program::Path {
                 program: self.program.clone(),
-                args: told
+                args: connection
                     .iter()
                     .cloned()
                     .chain(args.iter().map(|arg| (*arg).to_owned()))
@@ -111,7 +111,7 @@ impl Bench {
         self.runner.start_job(command)
     }
 
-    /// Starts a worker of the bench's queue and waits until it is there.
+    /// Starts a worker of the bench's queue and waits until it is listed.
     pub(super) async fn worker(&self, concurrency: usize) -> Result<Worker, Failure> {
         let name = JobId::generate().to_string();
         let count = concurrency.to_string();

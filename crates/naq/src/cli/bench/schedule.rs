@@ -1,4 +1,5 @@
-//! How late ticks are, how fast a burst is, how long another leader takes, and what it needs.
+//! Measures how late ticks are, how fast a burst is enqueued, how long a failover takes, and how
+//! much memory the leader uses.
 
 use std::time::Duration;
 
@@ -16,22 +17,22 @@ use naq_protocol::{
 };
 use naq_runner::{JobHandle, StopReason};
 
-/// How many requests are under way at once.
+/// Maximum number of requests in flight.
 const REQUESTS_IN_FLIGHT_MAX: usize = 1_000;
 
-/// How long a scheduler may take to lead, or to catch up.
+/// Maximum time until a scheduler leads, or has caught up.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The lock of one that was killed is gone by then.
+/// Time after which the leader lock of a killed scheduler has expired.
 const LOCK_EXPIRY_MAX: Duration = Duration::from_secs(12);
 
-/// How many schedules of the first measurement, and how often each is due: 1,000 ticks a second.
+/// Number of schedules of the first measurement, and the interval of each: 1,000 ticks a second.
 const STEADY_LOAD: (i64, Duration) = (10_000, Duration::from_secs(10));
 
-/// The interval of the schedule that shows that someone leads.
+/// Interval of the probe, the schedule whose ticks show that a scheduler leads.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// An interval that does not come round while anything is measured.
+/// An interval that is longer than any measurement.
 const INTERVAL_BEYOND_BENCH: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
@@ -64,16 +65,16 @@ pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
     removed
 }
 
-/// A tick that was enqueued.
+/// An enqueued tick.
 struct EnqueuedTick {
     is_probe: bool,
-    /// From its time until the server had stored its job, in milliseconds.
+    /// Time from the due time until the server stored the job, in milliseconds.
     late_ms: f64,
 }
 
 struct ScheduleBench<'b> {
     bench: &'b Bench,
-    /// The sequence of the first job that was not read yet.
+    /// Stream sequence of the first job that is not read yet.
     next: u64,
     rows: Vec<Vec<String>>,
 }
@@ -86,7 +87,7 @@ impl ScheduleBench<'_> {
         self.failover(count, leader).await
     }
 
-    /// Each a little after the one before, all the time.
+    /// Measures ticks that are spread evenly over time.
     async fn steady(&mut self) -> Result<(), Failure> {
         let (count, interval) = STEADY_LOAD;
         let begin = add_duration(render::now(), Duration::from_secs(3));
@@ -123,7 +124,7 @@ impl ScheduleBench<'_> {
         Ok(())
     }
 
-    /// All at one moment. Returns who leads.
+    /// Measures ticks that are all due at the same time. Returns the leader.
     async fn burst(&mut self, count: i64) -> Result<JobHandle, Failure> {
         let wait =
             Duration::from_secs(10) + Duration::from_micros(50) * u32::try_from(count).unwrap_or(0);
@@ -156,31 +157,7 @@ impl ScheduleBench<'_> {
             mib(pss_bytes(pid)),
             "MiB",
         );
-        let (mut late, until) = (
-            Vec::new(),
-            tokio::time::Instant::now() + wait + LEADER_TIMEOUT,
-        );
-        let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
-        let mut there = broker.queue_info(queue).await?.depth;
-        let mut wanted = there + u64::try_from(count).unwrap_or(0);
-        while late.len() < usize::try_from(count).unwrap_or(0) {
-            // reading them is work for the server too, so not before they are there
-            while there < wanted {
-                if tokio::time::Instant::now() > until {
-                    return Err(Failure::general("not every tick was enqueued in time"));
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                there = broker.queue_info(queue).await?.depth;
-            }
-            // ticks of the beat are among them
-            wanted = there + 1;
-            let tick = self.read().await?;
-            late.extend(
-                tick.iter()
-                    .filter(|one| !one.is_probe)
-                    .map(|one| one.late_ms),
-            );
-        }
+        let mut late = self.read_burst(count, wait + LEADER_TIMEOUT).await?;
         let all_ms = quantile(&mut late, 1.0);
         self.row(
             &format!("{count} due at once"),
@@ -195,7 +172,33 @@ impl ScheduleBench<'_> {
         Ok(leader)
     }
 
-    /// How long nothing is enqueued when the leader goes.
+    /// Waits until all ticks of the burst are enqueued, and returns how late each was, in
+    /// milliseconds.
+    async fn read_burst(&mut self, count: i64, timeout: Duration) -> Result<Vec<f64>, Failure> {
+        let until = tokio::time::Instant::now() + timeout;
+        let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
+        let mut late = Vec::new();
+        let mut depth = broker.queue_info(queue).await?.depth;
+        let mut wanted = depth + u64::try_from(count).unwrap_or(0);
+        while late.len() < usize::try_from(count).unwrap_or(0) {
+            // Reading the ticks is work for the server too, so it starts when all are enqueued.
+            while depth < wanted {
+                if tokio::time::Instant::now() > until {
+                    return Err(Failure::general("not every tick was enqueued in time"));
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                depth = broker.queue_info(queue).await?.depth;
+            }
+            // Ticks of the probe were counted too, so some of the burst may still be missing.
+            wanted = depth + 1;
+            let ticks = self.read().await?;
+            let burst = ticks.iter().filter(|tick| !tick.is_probe);
+            late.extend(burst.map(|tick| tick.late_ms));
+        }
+        Ok(late)
+    }
+
+    /// Measures how long nothing is enqueued when the leader stops or is killed.
     async fn failover(&mut self, count: i64, first: JobHandle) -> Result<(), Failure> {
         let second = self.start_scheduler();
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -223,7 +226,8 @@ impl ScheduleBench<'_> {
         Ok(())
     }
 
-    /// Waits until someone leads again. Returns how late the first beat after the gap was.
+    /// Waits until a scheduler leads again. Returns how late the latest tick of the gap was, in
+    /// milliseconds.
     async fn gap_ms(&mut self) -> Result<f64, Failure> {
         let mut late_max = 0.0_f64;
         let is_over = |tick: &EnqueuedTick| tick.is_probe && tick.late_ms < 50.0;
@@ -231,7 +235,8 @@ impl ScheduleBench<'_> {
         loop {
             for tick in self.read().await? {
                 late_max = late_max.max(tick.late_ms);
-                // the one that goes enqueues some more before it does
+                // The old leader still enqueues punctual ticks before it ends, so a punctual tick
+                // ends the gap only after a late one.
                 if is_over(&tick) && late_max > 60.0 {
                     return Ok(late_max);
                 }
@@ -248,7 +253,7 @@ impl ScheduleBench<'_> {
         self.bench.spawn_naq(&["scheduler"])
     }
 
-    /// Reads what was enqueued since the last time.
+    /// Reads the ticks that were enqueued since the last call.
     async fn read(&mut self) -> Result<Vec<EnqueuedTick>, Failure> {
         let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
         let mut read = Vec::new();
@@ -279,7 +284,8 @@ impl ScheduleBench<'_> {
         }
     }
 
-    /// Reads until something is among what was enqueued. Returns all that was read.
+    /// Reads until a tick satisfies the predicate. Returns all ticks that were read. `what` is the
+    /// condition, for the error at a timeout.
     async fn read_until(
         &mut self,
         what: &str,
@@ -301,7 +307,7 @@ impl ScheduleBench<'_> {
     fn schedule(&self, name: &str, interval: Duration, first: Option<Timestamp>) -> Schedule {
         let now = render::now();
         Schedule {
-            // the names are made here
+            // All names are written in this file, and valid.
             schedule_id: ScheduleId::new(format!("bench-{name}"))
                 .unwrap_or_else(|_| unreachable!()),
             queue: self.bench.queue.clone(),
@@ -335,7 +341,7 @@ impl ScheduleBench<'_> {
     async fn store_schedules(&self, schedules: Vec<Schedule>) -> Result<(), Failure> {
         let broker = self.bench.client.broker();
         let store = async |schedule: Schedule| match broker.write_schedule(&schedule, 0).await {
-            // the marker of one that an earlier measurement has removed
+            // An earlier measurement left the delete marker of a schedule with this name.
             Err(BrokerError::Conflict) => {
                 let (_, revision) = broker.read_schedule(&schedule.schedule_id).await?;
                 broker.write_schedule(&schedule, revision).await
@@ -344,7 +350,7 @@ impl ScheduleBench<'_> {
         };
         let mut schedules = schedules.into_iter();
         if let Some(first) = schedules.next() {
-            // makes the bucket where there is none
+            // Creates the bucket if it does not exist, so that the rest can be written at once.
             store(first).await?;
         }
         stream::iter(schedules)
@@ -367,7 +373,7 @@ impl ScheduleBench<'_> {
             removed.push(async move {
                 let (id, revision) = (stored.schedule_id, stored.revision);
                 match broker.remove_schedule(&id, revision).await {
-                    // the last word of a scheduler that was ended, which comes after it
+                    // A scheduler that was stopped has written its progress since the listing.
                     Err(BrokerError::Conflict) => {
                         let (_, revision) = broker.read_schedule(&id).await?;
                         broker.remove_schedule(&id, revision).await
@@ -405,7 +411,7 @@ async fn stop_scheduler(scheduler: &JobHandle) {
 
 fn add_duration(time: Timestamp, by: Duration) -> Timestamp {
     let by = chrono::TimeDelta::from_std(by).unwrap_or_default();
-    // whole milliseconds, as on the wire
+    // Whole milliseconds, as on the wire.
     let later = Timestamp(time.0 + by);
     Timestamp::from_unix_ms(later.unix_ms()).unwrap_or(later)
 }

@@ -1,7 +1,7 @@
-//! Envelopes from a file of any size: one, an array, or one after another.
+//! Enqueues envelopes from a file of any size: one, an array, or one after another.
 //!
-//! A thread reads, splits and checks; the runtime sends. What is under way between the two is
-//! bounded, so memory does not grow with the file.
+//! A thread reads, splits and checks the file; the runtime sends the envelopes. The channel between
+//! the two is bounded, so memory does not grow with the file.
 
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::time::Duration;
@@ -22,41 +22,41 @@ use naq_client::{BulkEnqueue, Client, ClientError};
 use naq_core::StartDelay;
 use naq_protocol::{Envelope, Flow, JobId, QueueName};
 
-/// Envelopes handed over at once.
+/// Maximum number of envelopes in a batch.
 const BATCH_JOBS: usize = 256;
 
-/// Bytes handed over at once.
+/// Payload size at which a batch is full, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Batches between the reader and the sender.
+/// Maximum number of batches between the reader and the sender.
 const BATCHES_MAX: usize = 8;
 
-/// An envelope that was read and found sound.
+/// A valid envelope of the file.
 struct ParsedEnvelope {
     chosen: Option<JobId>,
     payload: Bytes,
     start: Option<StartDelay>,
-    /// How much of the file has been read up to here.
+    /// Bytes of the file up to the end of this envelope.
     offset: u64,
 }
 
-/// What stands in a file.
+/// An item of a file.
 enum Item {
     Envelope(ParsedEnvelope),
-    /// A flow, which stands alone.
+    /// A flow, which is the only item of its file.
     Flow(Flow),
 }
 
 type Batch = Result<Vec<Item>, Failure>;
 
-/// Reads and checks every envelope, and says how many there are.
+/// Reads and checks every envelope, and prints their number.
 pub(super) fn check(file: &str, start: Option<Delay>) -> Result<u8, Failure> {
     let mut count = 0_u64;
     let mut flow_jobs = None;
     for_each_item(open(file)?.0, start, |item| {
         match item {
             Item::Envelope(_) => count += 1,
-            // the name only has to be as long as one that is made
+            // Any name of the length of a generated one does: ids of the jobs contain it.
             Item::Flow(flow) => flow_jobs = Some(flow.members(&generate_flow_name())?.len()),
         }
         Ok(())
@@ -79,21 +79,21 @@ pub(super) fn check(file: &str, start: Option<Delay>) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// What is wanted of a file's jobs.
+/// Options for all jobs of a file.
 pub(super) struct FileOptions<'w> {
-    /// Where they go.
+    /// Queue of the jobs.
     pub(super) queue: &'w QueueName,
-    /// What a flow is called.
+    /// Name of a flow. `None` generates one.
     pub(super) name: Option<&'w JobId>,
-    /// When they begin.
+    /// Delay of each job. `None` enqueues at once.
     pub(super) start: Option<Delay>,
-    /// Their ids are not printed.
+    /// Do not print the ids.
     pub(super) quiet: bool,
-    /// Their ids are wanted by the caller.
+    /// Return the ids to the caller instead of printing them.
     pub(super) keep_ids: bool,
 }
 
-/// Enqueues every envelope. Returns the ids where they are options.
+/// Enqueues every envelope of a file, or its flow. Returns the ids if the caller keeps them.
 pub(super) async fn enqueue(
     session: &Session,
     client: &Client,
@@ -101,12 +101,11 @@ pub(super) async fn enqueue(
     options: &FileOptions<'_>,
 ) -> Result<Vec<JobId>, Failure> {
     let (reader, size) = open(file)?;
-    let (sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
+    let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
     let start = options.start;
-    std::thread::spawn(move || read(reader, start, &sender));
+    std::thread::spawn(move || read(reader, start, &batch_sender));
     let bar = progress(size);
-    let queue = options.queue;
-    let mut sender_state = BulkSender {
+    let mut sender = BulkSender {
         session,
         options,
         bulk: client.bulk(),
@@ -114,69 +113,43 @@ pub(super) async fn enqueue(
         refused: 0,
         first_refusal: None,
     };
-    let mut broken = None;
+    let mut read_failure = None;
     while let Some(batch) = batches.recv().await {
-        match batch {
-            Ok(items) => {
-                for item in items {
-                    let envelope = match item {
-                        Item::Envelope(envelope) => envelope,
-                        Item::Flow(flow) => {
-                            bar.finish_and_clear();
-                            return enqueue_flow(session, client, &flow, options).await;
-                        }
-                    };
-                    if options.name.is_some() {
-                        return Err(Failure::usage(
-                            "--id names one job or a flow; the envelopes of a file have ids of their own",
-                        ));
-                    }
-                    bar.set_position(envelope.offset);
-                    let mut job = match envelope.chosen {
-                        Some(id) => NewJob::with_id(id, queue.clone(), envelope.payload),
-                        None => NewJob::new(queue.clone(), envelope.payload),
-                    };
-                    job.start = envelope.start;
-                    sender_state.bulk.push(job).await?;
-                }
-                sender_state.report()?;
-                bar.set_message(sender_state.bulk.enqueued().to_string());
-            }
+        let items = match batch {
+            Ok(items) => items,
             Err(failure) => {
-                broken = Some(failure);
+                // The jobs before the failure are on their way, so they are finished and counted.
+                read_failure = Some(failure);
                 break;
             }
-        }
-    }
-    let enqueued = sender_state.bulk.finish().await?;
-    sender_state.report()?;
-    bar.finish_and_clear();
-    let jobs = render::count(enqueued, "job");
-    if let Some(failure) = broken {
-        return Err(failure.map_message(|why| format!("{why}; {jobs} enqueued before it")));
-    }
-    if let Some(failure) = sender_state.first_refusal {
-        let refused = render::count(sender_state.refused, "job");
-        return Err(failure.map_message(|why| {
-            format!("{refused} refused, {jobs} enqueued; the first refusal: {why}")
-        }));
-    }
-    if std::io::stderr().is_terminal() && !session.json {
-        let repeated = match sender_state.bulk.duplicates() {
-            0 => String::new(),
-            repeated => format!(", {repeated} of them before"),
         };
-        render::note(format_args!("{jobs} enqueued{repeated}"));
+        for item in items {
+            match item {
+                Item::Envelope(envelope) => {
+                    bar.set_position(envelope.offset);
+                    sender.push(envelope).await?;
+                }
+                Item::Flow(flow) => {
+                    bar.finish_and_clear();
+                    return enqueue_flow(session, client, &flow, options).await;
+                }
+            }
+        }
+        sender.report()?;
+        bar.set_message(sender.bulk.enqueued().to_string());
     }
-    Ok(sender_state.ids)
+    let enqueued = sender.bulk.finish().await?;
+    sender.report()?;
+    bar.finish_and_clear();
+    sender.conclude(enqueued, read_failure)
 }
 
-/// A name for a flow whose author gave it none: short, since the ids of its jobs begin with it.
+/// Generates a flow's name. It is short, because the ids of the flow's jobs begin with it.
 fn generate_flow_name() -> JobId {
-    let made = JobId::generate();
-    // the random end of it
-    let random = made.as_str().rsplit('-').next().unwrap_or_default();
-    JobId::new(format!("flow-{random}")).unwrap_or(made)
+    let generated = JobId::generate();
+    // The last part of an id is random.
+    let random = generated.as_str().rsplit('-').next().unwrap_or_default();
+    JobId::new(format!("flow-{random}")).unwrap_or(generated)
 }
 
 async fn enqueue_flow(
@@ -187,7 +160,7 @@ async fn enqueue_flow(
 ) -> Result<Vec<JobId>, Failure> {
     let name = options.name.cloned().unwrap_or_else(generate_flow_name);
     let queue = options.queue;
-    // one time for all of them
+    // Resolved once, so that all jobs of the flow have the same due time.
     let start = options.start.map(|start| start.resolve(None)).transpose()?;
     let members = client
         .enqueue_flow_delayed(flow, &name, queue, start)
@@ -234,7 +207,47 @@ struct BulkSender<'s> {
 }
 
 impl BulkSender<'_> {
-    /// Tells of what the server has taken, and notes what it has not.
+    /// Sends one job. Blocks while too many are unconfirmed.
+    async fn push(&mut self, envelope: ParsedEnvelope) -> Result<(), Failure> {
+        if self.options.name.is_some() {
+            return Err(Failure::usage(
+                "--id names one job or a flow; the envelopes of a file have ids of their own",
+            ));
+        }
+        let queue = self.options.queue.clone();
+        let mut job = match envelope.chosen {
+            Some(id) => NewJob::with_id(id, queue, envelope.payload),
+            None => NewJob::new(queue, envelope.payload),
+        };
+        job.start = envelope.start;
+        self.bulk.push(job).await?;
+        Ok(())
+    }
+
+    /// Reports how many jobs were enqueued, after the last confirmation. Returns the kept ids, or
+    /// the failure that ended the reading, or the first refusal of the server.
+    fn conclude(self, enqueued: u64, read_failure: Option<Failure>) -> Result<Vec<JobId>, Failure> {
+        let jobs = render::count(enqueued, "job");
+        if let Some(failure) = read_failure {
+            return Err(failure.map_message(|why| format!("{why}; {jobs} enqueued before it")));
+        }
+        if let Some(failure) = self.first_refusal {
+            let refused = render::count(self.refused, "job");
+            return Err(failure.map_message(|why| {
+                format!("{refused} refused, {jobs} enqueued; the first refusal: {why}")
+            }));
+        }
+        if std::io::stderr().is_terminal() && !self.session.json {
+            let repeated = match self.bulk.duplicates() {
+                0 => String::new(),
+                repeated => format!(", {repeated} of them before"),
+            };
+            render::note(format_args!("{jobs} enqueued{repeated}"));
+        }
+        Ok(self.ids)
+    }
+
+    /// Prints or keeps the ids that the server has confirmed, and counts what it has refused.
     fn report(&mut self) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         for id in self.bulk.take_confirmed() {
@@ -282,7 +295,7 @@ fn progress(size: Option<u64>) -> ProgressBar {
         Some(size) => ProgressBar::new(size),
         None => ProgressBar::no_length(),
     };
-    // drawn on a terminal only
+    // indicatif draws only if standard error is a terminal.
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     let template = "{bar:30} {bytes}/{total_bytes}  {msg} jobs  {elapsed}";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -315,14 +328,16 @@ fn read(reader: Box<dyn Read + Send>, start: Option<Delay>, sender: &mpsc::Sende
     }
 }
 
-/// Splits a file into envelopes, checks each, and hands it over.
+/// Splits a file into envelopes, checks each, and passes it to `emit`.
 fn for_each_item(
     reader: Box<dyn Read + Send>,
     start: Option<Delay>,
     mut emit: impl FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut reader = BufReader::with_capacity(256 << 10, reader);
-    let unreadable = |error: std::io::Error| Failure::usage(format!("cannot read on: {error}"));
+    let unreadable = |error: std::io::Error| {
+        Failure::usage(format!("cannot read the rest of the file: {error}"))
+    };
     let first = loop {
         let buffer = reader.fill_buf().map_err(unreadable)?;
         if buffer.is_empty() {
@@ -357,7 +372,7 @@ fn for_each_item(
             item_line = line + 1;
             continue;
         }
-        // an envelope may be spread over lines: one that is not whole yet goes on
+        // An envelope may be spread over several lines: keep reading until its JSON is complete.
         if !at_end && is_incomplete(&text) {
             continue;
         }
@@ -380,12 +395,12 @@ fn for_each_item(
     }
 }
 
-/// A flow stands alone in its file.
+/// Returns an error if anything but white space follows a flow.
 fn expect_end_of_file(mut reader: impl BufRead) -> Result<(), Failure> {
     let mut rest = Vec::new();
     reader
         .read_to_end(&mut rest)
-        .map_err(|error| Failure::usage(format!("cannot read on: {error}")))?;
+        .map_err(|error| Failure::usage(format!("cannot read the rest of the file: {error}")))?;
     if rest.iter().all(u8::is_ascii_whitespace) {
         return Ok(());
     }
@@ -407,7 +422,8 @@ fn parse_envelope(
 ) -> Result<ParsedEnvelope, Failure> {
     let refused = |why: String| Failure::new(Exit::Refused, format!("{}: {why}", place()));
     let envelope = Envelope::parse(text).map_err(|invalid| refused(invalid.to_string()))?;
-    // each from its own enqueue on, so that a long file's jobs do not all come at once
+    // A delay counts from each envelope's own enqueue, so that the jobs of a long file do not all
+    // become due at once.
     let start = start
         .map(|start| start.resolve(envelope.expires_at))
         .transpose()
@@ -440,9 +456,9 @@ fn for_each_in_array(
             while let Some(item) = items.next_element::<Box<RawValue>>()? {
                 let text = item.get().as_bytes();
                 offset += text.len() as u64;
-                let handed = parse_envelope(text, self.start, offset, || format!("[{index}]"))
+                let emitted = parse_envelope(text, self.start, offset, || format!("[{index}]"))
                     .and_then(|checked| (self.emit)(Item::Envelope(checked)));
-                if let Err(failure) = handed {
+                if let Err(failure) = emitted {
                     *self.failure = Some(failure);
                     return Err(serde::de::Error::custom("stopped"));
                 }

@@ -313,8 +313,8 @@ fn file_schedule(
     })
 }
 
-/// A name that stays when other lines change, and when the line's times do. Where a command comes
-/// several times, the second and later ones are told apart by their times.
+/// Returns a name that does not change when other lines or the line's own times change. If a
+/// command occurs several times, the names of the second and later ones contain their times.
 fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> ScheduleId {
     let program = entry
         .command
@@ -462,7 +462,7 @@ SHELL=/bin/zsh
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn every_problem_is_reported_with_its_line() {
         let file = file(
             "0 5 * * *\n@reboot x\n\n61 * * * * x\n* * * * x\nCRON_TZ=Berlin\nRANDOM_DELAY=1h\n@daily\n* * * * * %x\nMAILTO=me\nTZ=UTC\nLD_PRELOAD=x\n",
         );

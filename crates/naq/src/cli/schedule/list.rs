@@ -430,74 +430,81 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
 }
 
 fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
-    let line = |name: &str, value: &str| render::print_field(name, render::escape(value));
-    let summary = match &row.listed {
-        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => summary,
-        ListedEntry::Delayed(delayed) => {
-            line("job", delayed.job_id.as_str())?;
-            line("when", &describe_time(delayed))?;
-            line("queue", delayed.queue.as_str())?;
-            line("command", delayed.command.as_deref().unwrap_or("-"))?;
-            line("status", delayed_job_status(delayed).as_str())?;
-            if let Some(due) = delayed.due.filter(|_| !delayed.paused) {
-                line("next run", &format_time_utc(due, now))?;
-            }
-            return line("created", &format_time_utc(delayed.enqueue_time, now));
+    match &row.listed {
+        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
+            print_schedule_details(summary, row.outcome, now)
         }
         ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
             problem,
         }) => {
-            line("schedule", schedule_id.as_str())?;
-            return line("status", &format!("unreadable: {problem}"));
+            print_line("schedule", schedule_id.as_str())?;
+            print_line("status", &format!("unreadable: {problem}"))
         }
-    };
+        ListedEntry::Delayed(delayed) => print_delayed_job_details(delayed, now),
+    }
+}
+
+fn print_line(name: &str, value: &str) -> std::io::Result<()> {
+    render::print_field(name, render::escape(value))
+}
+
+fn print_delayed_job_details(delayed: &DelayedJobSummary, now: Timestamp) -> std::io::Result<()> {
+    print_line("job", delayed.job_id.as_str())?;
+    print_line("when", &describe_time(delayed))?;
+    print_line("queue", delayed.queue.as_str())?;
+    print_line("command", delayed.command.as_deref().unwrap_or("-"))?;
+    print_line("status", delayed_job_status(delayed).as_str())?;
+    if let Some(due) = delayed.due.filter(|_| !delayed.paused) {
+        print_line("next run", &format_time_utc(due, now))?;
+    }
+    print_line("created", &format_time_utc(delayed.enqueue_time, now))
+}
+
+fn print_schedule_details(
+    summary: &ScheduleSummary,
+    outcome: Option<LastOutcome>,
+    now: Timestamp,
+) -> std::io::Result<()> {
     let schedule = &summary.schedule;
     let progress = &schedule.progress;
-    let moment = |moment| format_time(moment, schedule, now);
-    line("schedule", schedule.schedule_id.as_str())?;
-    line("when", &describe_timing(schedule))?;
-    line("queue", schedule.queue.as_str())?;
-    line("command", summary.command().as_deref().unwrap_or("-"))?;
-    line("status", &format_status(summary))?;
+    let time = |time| format_time(time, schedule, now);
+    print_line("schedule", schedule.schedule_id.as_str())?;
+    print_line("when", &describe_timing(schedule))?;
+    print_line("queue", schedule.queue.as_str())?;
+    print_line("command", summary.command().as_deref().unwrap_or("-"))?;
+    print_line("status", &format_status(summary))?;
+    let repeat = |repeat| format!("{repeat} in all");
     let optional: [(&str, Option<String>); 12] = [
-        ("next run", summary.next_run.map(moment)),
-        ("last run", progress.last_run.map(moment)),
-        (
-            "last job",
-            progress.last_job_id.as_ref().map(ToString::to_string),
-        ),
-        ("last outcome", row.outcome.map(Some).map(format_outcome)),
-        (
-            "repeat",
-            schedule.repeat.map(|repeat| format!("{repeat} in all")),
-        ),
-        ("start", schedule.start.map(moment)),
-        ("end", schedule.end.map(moment)),
-        ("jitter", schedule.jitter.map(|jitter| jitter.to_string())),
-        (
-            "misfire max",
-            schedule.misfire_max.map(|max| max.to_string()),
-        ),
-        (
-            "misfire grace",
-            schedule.misfire_grace.map(|grace| grace.to_string()),
-        ),
+        ("next run", summary.next_run.map(time)),
+        ("last run", progress.last_run.map(time)),
+        ("last job", progress.last_job_id.as_ref().map(text)),
+        ("last outcome", outcome.map(Some).map(format_outcome)),
+        ("repeat", schedule.repeat.map(repeat)),
+        ("start", schedule.start.map(time)),
+        ("end", schedule.end.map(time)),
+        ("jitter", schedule.jitter.as_ref().map(text)),
+        ("misfire max", schedule.misfire_max.as_ref().map(text)),
+        ("misfire grace", schedule.misfire_grace.as_ref().map(text)),
         ("set", schedule.set.clone()),
         ("last error", progress.last_error.clone()),
     ];
     for (name, value) in optional {
         if let Some(value) = value {
-            line(name, &value)?;
+            print_line(name, &value)?;
         }
     }
-    line("misfire", schedule.misfire.as_str())?;
-    line("overlap", schedule.overlap.as_str())?;
-    line("runs", &progress.runs.to_string())?;
-    line("missed", &progress.missed.to_string())?;
-    line("skipped", &progress.skipped.to_string())?;
-    line("failures", &progress.failures.to_string())?;
-    line("created", &moment(schedule.created_at))
+    print_line("misfire", schedule.misfire.as_str())?;
+    print_line("overlap", schedule.overlap.as_str())?;
+    print_line("runs", &progress.runs.to_string())?;
+    print_line("missed", &progress.missed.to_string())?;
+    print_line("skipped", &progress.skipped.to_string())?;
+    print_line("failures", &progress.failures.to_string())?;
+    print_line("created", &time(schedule.created_at))
+}
+
+fn text(value: &impl ToString) -> String {
+    value.to_string()
 }
 
 /// The entry as `--json` prints it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -17,10 +18,10 @@ use naq_protocol::{
     units::excerpt,
 };
 
-/// What stands at the top of a file.
+/// The fields at the top level of a file.
 const TOP_LEVEL_FIELDS: [&str; 4] = ["schedule", "set", "queue", "tz"];
 
-/// What stands in a schedule's table.
+/// The fields of a schedule's table.
 const SCHEDULE_FIELDS: [&str; 15] = [
     "cron",
     "tz",
@@ -39,7 +40,7 @@ const SCHEDULE_FIELDS: [&str; 15] = [
     "job",
 ];
 
-/// Which line a place of the text is in.
+/// The byte offsets of a text's line breaks, to find the line of an offset.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -53,7 +54,7 @@ impl Lines {
     }
 }
 
-/// A table's fields in their order, each with its line.
+/// A table's fields in the order of the file, each with its line.
 type Fields<'t, 'i> = Vec<(&'t str, usize, &'t DeValue<'i>)>;
 
 fn fields<'t, 'i>(table: &'t DeTable<'i>, lines: &Lines) -> Fields<'t, 'i> {
@@ -68,8 +69,8 @@ fn fields<'t, 'i>(table: &'t DeTable<'i>, lines: &Lines) -> Fields<'t, 'i> {
         .collect()
 }
 
-/// Reads a file. `queue` is that of jobs for which the file names none, `zone` that of cron
-/// expressions.
+/// Reads a file. `queue` is the queue of jobs for which the file sets none, `zone` the time zone
+/// of cron expressions for which the file sets none.
 pub(super) fn read(
     text: &str,
     queue: &QueueName,
@@ -128,7 +129,7 @@ pub(super) fn read(
     file
 }
 
-/// The names of an envelope's fields.
+/// The names of an envelope's fields, from the schema.
 fn envelope_fields() -> Vec<String> {
     let schema: Option<Value> =
         schema("envelope").and_then(|text| serde_json::from_str(&text).ok());
@@ -138,6 +139,46 @@ fn envelope_fields() -> Vec<String> {
     properties.map_or_else(Vec::new, |fields| fields.keys().cloned().collect())
 }
 
+/// A schedule's table while its fields are read.
+struct ScheduleTable {
+    /// The line of the table's header.
+    line: usize,
+    /// The line of each field that is present, valid or not.
+    field_lines: BTreeMap<String, usize>,
+    queue: QueueName,
+    cron: Option<String>,
+    every: Option<WireDuration>,
+    tz: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+    /// The fields of the envelope, not yet validated.
+    job: Map<String, Value>,
+    /// The result. Its recurrence and envelope are placeholders until all fields are read.
+    new: NewSchedule,
+}
+
+impl ScheduleTable {
+    fn new(line: usize, queue: QueueName) -> ScheduleTable {
+        ScheduleTable {
+            line,
+            field_lines: BTreeMap::new(),
+            queue,
+            cron: None,
+            every: None,
+            tz: None,
+            start: None,
+            end: None,
+            job: Map::new(),
+            new: NewSchedule::every(Duration::ZERO, Envelope::default()),
+        }
+    }
+
+    fn has(&self, field: &str) -> bool {
+        self.field_lines.contains_key(field)
+    }
+}
+
+/// Reads tables and collects all problems, so that one run reports every mistake of a file.
 struct Reader<'r> {
     lines: &'r Lines,
     problems: Vec<Diagnostic>,
@@ -172,7 +213,7 @@ impl Reader<'_> {
         self.problems.push(Diagnostic::new(line, text));
     }
 
-    /// A value of a type; what it is not is noted.
+    /// Reads a value of type `T`. Returns `None`, and adds a problem, if it is not one.
     fn value<T: DeserializeOwned>(
         &mut self,
         name: &str,
@@ -191,7 +232,13 @@ impl Reader<'_> {
         }
     }
 
-    /// A cron expression that can be one.
+    /// Reads a duration.
+    fn duration(&mut self, name: &str, line: usize, value: &DeValue) -> Option<Duration> {
+        self.value(name, line, value)
+            .map(|WireDuration(duration)| duration)
+    }
+
+    /// Reads a valid cron expression.
     fn cron(&mut self, line: usize, value: &DeValue) -> Option<String> {
         let expression: String = self.value("cron", line, value)?;
         match Cron::parse(&expression) {
@@ -203,7 +250,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The name of a zone that there is.
+    /// Reads the name of an existing time zone.
     fn zone(&mut self, line: usize, value: &DeValue) -> Option<String> {
         let name: String = self.value("tz", line, value)?;
         match name.parse::<Timezone>() {
@@ -216,8 +263,10 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads the table of one schedule. Returns `None` if it has problems, which are then in
+    /// `problems`.
     fn schedule(&mut self, name: &str, line: usize, value: &DeValue) -> Option<FileSchedule> {
-        let found = self.problems.len();
+        let problems_before = self.problems.len();
         let DeValue::Table(table) = value else {
             self.problems.push(Diagnostic::new(
                 line,
@@ -235,97 +284,118 @@ impl Reader<'_> {
                 None
             }
         };
-        let mut field_lines = BTreeMap::new();
-        let (mut cron, mut every, mut tz) = (None::<String>, None::<WireDuration>, None::<String>);
-        let (mut start, mut end) = (None, None);
-        let mut queue = self.queue.clone();
-        let mut job = Map::new();
-        let mut new = NewSchedule::every(std::time::Duration::ZERO, Envelope::default());
-        for (name, line, value) in fields(table, self.lines) {
-            field_lines.insert(name.to_owned(), line);
-            match name {
-                "cron" => cron = self.cron(line, value),
-                "tz" => tz = self.zone(line, value),
-                "every" => every = self.value(name, line, value),
-                "command" => self.command(line, value, &mut job),
-                "script" => {
-                    if let Some(script) = self.value::<String>(name, line, value) {
-                        job.insert(name.to_owned(), script.into());
-                    }
-                }
-                "queue" => queue = self.value(name, line, value).unwrap_or(queue),
-                "repeat" => new.repeat = self.value(name, line, value),
-                "start" => start = self.value::<String>(name, line, value),
-                "end" => end = self.value::<String>(name, line, value),
-                "jitter" => {
-                    new.jitter = self.value(name, line, value).map(|WireDuration(time)| time)
-                }
-                "misfire" => new.misfire = self.value(name, line, value).unwrap_or_default(),
-                "misfire_max" => new.misfire_max = self.value(name, line, value),
-                "misfire_grace" => {
-                    new.misfire_grace =
-                        self.value(name, line, value).map(|WireDuration(time)| time);
-                }
-                "overlap" => new.overlap = self.value(name, line, value).unwrap_or_default(),
-                "job" => self.job(line, value, &mut job, &mut field_lines),
-                other => self.unknown(line, other, &SCHEDULE_FIELDS),
-            }
+        let mut read = ScheduleTable::new(line, self.queue.clone());
+        for (field, line, value) in fields(table, self.lines) {
+            self.schedule_field(&mut read, field, line, value);
         }
-        // by the clocks of its zone
-        let zone_name = tz.as_ref().or(self.tz.as_ref());
+        read.new.schedule_id = schedule_id;
+        self.period(&mut read);
+        self.recurrence(&mut read, name);
+        self.envelope(&mut read, name, problems_before);
+        (self.problems.len() == problems_before).then_some(FileSchedule {
+            line,
+            field_lines: read.field_lines,
+            queue: read.queue,
+            new: read.new,
+        })
+    }
+
+    /// Reads one field of a schedule's table.
+    fn schedule_field(
+        &mut self,
+        read: &mut ScheduleTable,
+        name: &str,
+        line: usize,
+        value: &DeValue,
+    ) {
+        read.field_lines.insert(name.to_owned(), line);
+        let new = &mut read.new;
+        match name {
+            "cron" => read.cron = self.cron(line, value),
+            "tz" => read.tz = self.zone(line, value),
+            "every" => read.every = self.value(name, line, value),
+            "command" => self.command(line, value, &mut read.job),
+            "script" => {
+                if let Some(script) = self.value::<String>(name, line, value) {
+                    read.job.insert(name.to_owned(), script.into());
+                }
+            }
+            "queue" => {
+                if let Some(queue) = self.value(name, line, value) {
+                    read.queue = queue;
+                }
+            }
+            "repeat" => new.repeat = self.value(name, line, value),
+            "start" => read.start = self.value(name, line, value),
+            "end" => read.end = self.value(name, line, value),
+            "jitter" => new.jitter = self.duration(name, line, value),
+            "misfire" => new.misfire = self.value(name, line, value).unwrap_or_default(),
+            "misfire_max" => new.misfire_max = self.value(name, line, value),
+            "misfire_grace" => new.misfire_grace = self.duration(name, line, value),
+            "overlap" => new.overlap = self.value(name, line, value).unwrap_or_default(),
+            "job" => self.job(line, value, &mut read.job, &mut read.field_lines),
+            other => self.unknown(line, other, &SCHEDULE_FIELDS),
+        }
+    }
+
+    /// Resolves `start` and `end`. Runs after all fields are read, because times without an
+    /// offset are local times of the schedule's time zone, which may follow them in the table.
+    fn period(&mut self, read: &mut ScheduleTable) {
+        let zone_name = read.tz.as_ref().or(self.tz.as_ref());
         let zone = zone_name.and_then(|name| name.parse().ok());
         let zone: Timezone = zone.unwrap_or_default();
-        new.start = start.and_then(|text| self.moment("start", &field_lines, &text, zone));
-        new.end = end.and_then(|text| self.moment("end", &field_lines, &text, zone));
-        match (cron, every) {
+        let (start, end) = (read.start.take(), read.end.take());
+        let lines = &read.field_lines;
+        read.new.start = start.and_then(|text| self.datetime("start", lines, &text, zone));
+        read.new.end = end.and_then(|text| self.datetime("end", lines, &text, zone));
+    }
+
+    /// Sets the recurrence from `cron` or `every`, exactly one of which has to be set.
+    fn recurrence(&mut self, read: &mut ScheduleTable, name: &str) {
+        match (read.cron.take(), read.every.take()) {
             (Some(_), Some(_)) => self.problems.push(Diagnostic::new(
-                field_lines["every"],
+                read.field_lines["every"],
                 "`every`: `cron` is there as well; give one of the two",
             )),
-            (None, None)
-                if !field_lines.contains_key("cron") && !field_lines.contains_key("every") =>
-            {
-                self.problems.push(Diagnostic::new(
-                    line,
-                    format!("`{name}` has neither `cron` nor `every`; give one of the two"),
-                ));
-            }
             (Some(expression), None) => {
-                let tz = tz.or_else(|| self.tz.clone());
-                new.recurrence = Recurrence::Cron { expression, tz };
+                let tz = read.tz.take().or_else(|| self.tz.clone());
+                read.new.recurrence = Recurrence::Cron { expression, tz };
             }
             (None, Some(WireDuration(interval))) => {
-                if tz.is_some() && new.start.is_none() && new.end.is_none() {
+                if read.tz.is_some() && read.new.start.is_none() && read.new.end.is_none() {
                     self.problems.push(Diagnostic::new(
-                        field_lines["tz"],
+                        read.field_lines["tz"],
                         "`tz`: an interval is the same in every zone; it is for `cron`, `start` and `end`",
                     ));
                 }
-                new.recurrence = Recurrence::Every(interval);
+                read.new.recurrence = Recurrence::Every(interval);
             }
-            (None, None) => {}
+            // A field that is present but invalid has its own problem already.
+            (None, None) if ["cron", "every"].iter().any(|field| read.has(field)) => {}
+            (None, None) => self.problems.push(Diagnostic::new(
+                read.line,
+                format!("`{name}` has neither `cron` nor `every`; give one of the two"),
+            )),
         }
-        match envelope(&job) {
-            Ok(envelope) => new.envelope = envelope,
-            // what was to be run may have been misspelt, and that is said
-            Err(invalid) if invalid.path.is_empty() && self.problems.len() > found => {}
+    }
+
+    /// Validates the job's fields as an envelope.
+    fn envelope(&mut self, read: &mut ScheduleTable, name: &str, problems_before: usize) {
+        match envelope(&read.job) {
+            Ok(envelope) => read.new.envelope = envelope,
+            // A problem of the whole envelope, such as a missing command, may only follow from
+            // a misspelt field, which is reported already.
+            Err(invalid) if invalid.path.is_empty() && self.problems.len() > problems_before => {}
             Err(invalid) => {
                 let field = invalid.path.split(['.', '[']).next().unwrap_or_default();
-                let line = field_lines.get(field).copied().unwrap_or(line);
+                let line = read.field_lines.get(field).copied().unwrap_or(read.line);
                 self.problems
                     .push(Diagnostic::new(line, job_problem(name, &invalid)));
             }
         }
-        new.schedule_id = schedule_id;
-        (self.problems.len() == found).then_some(FileSchedule {
-            line,
-            field_lines,
-            queue,
-            new,
-        })
     }
 
-    /// The program and its arguments.
+    /// Reads `command`, a list of the program and its arguments.
     fn command(&mut self, line: usize, value: &DeValue, job: &mut Map<String, Value>) {
         let words: Option<Vec<String>> = match value {
             DeValue::String(_) => None,
@@ -349,7 +419,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The fields of the envelope.
+    /// Reads `job`, a table of further fields of the envelope.
     fn job(
         &mut self,
         line: usize,
@@ -385,13 +455,14 @@ impl Reader<'_> {
                     .problems
                     .push(Diagnostic::new(line, format!("`job.{name}`: {error}"))),
             }
-            // a field of the schedule itself comes first
+            // A field of the schedule with the same name keeps its line.
             field_lines.entry(name.to_owned()).or_insert(line);
         }
     }
 
-    /// A moment that is the same whenever the file is read.
-    fn moment(
+    /// Parses a time that is the same whenever the file is read; relative times and times of
+    /// day are therefore refused.
+    fn datetime(
         &mut self,
         field: &str,
         field_lines: &BTreeMap<String, usize>,
@@ -405,7 +476,7 @@ impl Reader<'_> {
             read => read.map_err(|bad| bad.to_string()),
         };
         match read {
-            Ok(moment) => Some(Timestamp(moment)),
+            Ok(time) => Some(Timestamp(time)),
             Err(wrong) => {
                 let line = field_lines.get(field).copied().unwrap_or_default();
                 self.problems
@@ -428,7 +499,7 @@ fn job_problem(name: &str, invalid: &EnvelopeError) -> String {
     }
 }
 
-/// A value as JSON has it; a date is its text.
+/// Converts a value to JSON. A date becomes a string.
 fn as_json(value: &DeValue) -> Result<Value, String> {
     Ok(match value {
         DeValue::String(text) => Value::String(text.to_string()),
@@ -555,7 +626,7 @@ job.labels = { team = "a" }
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_with_its_line() {
+    fn every_problem_is_reported_with_its_line() {
         let found = problems(
             r#"
 tz = "Berlin"
