@@ -49,6 +49,8 @@
 //! Fallible functions return [`ClientError`]. [`ClientError::kind`] sorts its variants into a
 //! few [`ErrorKind`]s by what a caller can do about them, and [`std::error::Error::source`] returns
 //! the underlying error. New variants and kinds may be added; both enums are non-exhaustive.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod bulk;
 mod cancel;

@@ -41,6 +41,8 @@
 //! # Platform
 //!
 //! Any: the crate depends on `naq-protocol` and `naq-cron`, and on no runtime.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod job;
 mod retry_backoff;

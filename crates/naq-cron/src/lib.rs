@@ -47,6 +47,8 @@
 //! # Platform
 //!
 //! Any. The zone database is compiled in.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod calendar;
 mod datetime;

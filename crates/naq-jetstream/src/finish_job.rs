@@ -1,4 +1,4 @@
-//! What follows a job's end, whoever ended it: a worker, a cancel request or the reconciler.
+//! The steps after a job's end, whether a worker, a cancel request or the reconciler ended it.
 
 use crate::broker::Broker;
 use crate::error::BrokerError;

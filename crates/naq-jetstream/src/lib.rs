@@ -2,6 +2,8 @@
 //!
 //! Everything above it works with envelopes, records and queues. This crate decides nothing about a
 //! job's life; it stores and moves messages, and reports exactly how an operation failed.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod bench_publish;
 mod broker;

@@ -41,6 +41,8 @@
 //!
 //! Any. The crate performs no I/O, reads no clock (except for the time in [`JobId::generate`]), and
 //! depends on no runtime.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod closest_match;
 mod dependency;

@@ -168,7 +168,7 @@ impl Record {
             } => {
                 self.reason = outcome.reason();
                 self.finished_at = Some(finished_at);
-                // A finished job has a record of its own, whoever else waits for it.
+                // A finished job has a record of its own, even if other jobs wait for it.
                 self.placeholder = false;
             }
             Phase::Unknown(_) => {}

@@ -8,6 +8,8 @@
 //!
 //! The crate has no notion of queues or NATS. It never reads the environment,
 //! never interprets a control message and never decides on a retry.
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the runner is written for Linux: elsewhere, run naq in a container");

@@ -4,6 +4,8 @@
 //! ```text
 //! main → cli → {worker, scheduler, local_server} → clock
 //! ```
+//!
+//! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 pub mod cli;
 mod clock;

@@ -1,4 +1,4 @@
-//! Delayed jobs: jobs that start at a delayed_subject time, and retries that wait for their next attempt.
+//! Delayed jobs: jobs that start at a later time, and retries that wait for their next attempt.
 //!
 //! A delayed job is a message under `naq.delayed.<queue>.<job>` in its queue's stream, which the
 //! server itself moves into the queue when its time comes. A message published to the same subject

@@ -20,7 +20,7 @@ const JOBS_PER_RANGE: u64 = 8;
 /// denser than before.
 const GAP_MAX: u64 = 32;
 
-/// A position in a listing of delayed jobs, from which a delayed_subject listing continues.
+/// A position in a listing of delayed jobs, from which a later listing continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelayedJobCursor {
     queue: QueueName,

@@ -35,7 +35,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     runner.shutdown().await;
     tracing::info!(
         ended = summary.jobs_ended,
-        handed_back = summary.requeued,
+        requeued = summary.requeued,
         "done"
     );
     Ok(0)

@@ -1,8 +1,8 @@
 //! Jobs that cannot run yet, because of dependencies or a full concurrency key: blocked, looked up
 //! again, released.
 //!
-//! A blocked job has a record with its envelope and no message. Whoever ends what it waits for
-//! publishes it to its queue again. A released job is decided like any other delivery, so
+//! A blocked job has a record with its envelope and no message. The worker that ends what it waits
+//! for publishes it to its queue again. A released job is decided like any other delivery, so
 //! releasing one too often does no harm.
 
 use std::collections::HashSet;
@@ -199,7 +199,7 @@ impl Attempt<'_> {
     /// 1. Write the index keys by which the job is found.
     /// 2. Write the record, which says that the job waits.
     /// 3. Mark the dependencies as awaited, or list the job as waiting for a slot: from then on,
-    ///    whoever ends a dependency or returns a slot looks into the index.
+    ///    every worker that ends a dependency or releases a slot reads the index.
     /// 4. Check once whether a dependency or a slot holder ended before it could see the mark.
     pub(super) async fn block(
         &self,

@@ -78,8 +78,8 @@ impl Attempt<'_> {
     }
 
     /// Whether another worker may be about to reroute this very message: one that lacked the
-    /// required labels, and stalled since. Whoever ran the job by this message would lose it when
-    /// that worker continues, so the job is rerouted again, whichever worker has it.
+    /// required labels, and stalled since. A worker that ran the job by this message would lose it
+    /// when that worker continues, so the job is rerouted again, whichever worker has it.
     fn may_be_rerouted(&self) -> bool {
         let (message, options) = (self.delivery.message, &self.delivery.context.options);
         !self.envelope.requires.is_empty()
@@ -250,7 +250,7 @@ impl<'a> Claiming<'a> {
 
     /// Whether the job must not run by this message. A recheck message has no envelope of its
     /// own. A message by which the job was blocked may still be about to be removed by the worker
-    /// that blocked the job, however late: whoever ran the job by it would lose it then.
+    /// that blocked the job, however late: a worker that ran the job by it would lose it then.
     fn needs_own_message(&self, snapshot: &RecordSnapshot) -> bool {
         let message = self.delivery().message;
         message.is_recheck()

@@ -354,8 +354,8 @@ impl Worker {
     fn on_delivery(&mut self, index: usize, delivery: Delivery) {
         let key = (delivery.queue.clone(), delivery.sequence);
         if let Some(lease) = self.leases.get(&key) {
-            // The server took this worker for dead while it was cut off, and it is not. A job whose
-            // lease expired meanwhile has been told to stop, and stays stopped.
+            // The worker was disconnected for so long that the server redelivered its message. A
+            // job whose lease expired meanwhile is being stopped, and stays stopped.
             lease.on_redelivery(delivery);
             return;
         }
@@ -429,7 +429,7 @@ impl Worker {
         }
     }
 
-    /// Withdraws the requests for jobs, and gives back those that were delivered meanwhile.
+    /// Withdraws the requests for jobs, and requeues the jobs that were delivered meanwhile.
     async fn stop_pulling(&mut self) {
         for delivery in self.pulls.close().await {
             if let Some(lease) = self

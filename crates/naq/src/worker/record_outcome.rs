@@ -91,7 +91,7 @@ impl LeasedDelivery<'_> {
             .persist(|| self.broker().read_record(&record.job_id))
             .await?;
         let Some(present) = present else {
-            // removed by hand: the outcome is all there is to know of the job
+            // A user removed the record, so there is nothing to merge the outcome with.
             return Ok(Conflict::WriteAgain(at));
         };
         if is_same_outcome(&present, record) {

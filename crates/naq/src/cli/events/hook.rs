@@ -1,8 +1,9 @@
-//! A command or a post for each change, until it has worked.
+//! Runs a command or posts to a webhook for each change, until it succeeds.
 //!
-//! The changes come by a durable consumer of the bucket, and each is answered for only once its
-//! command has exited with 0 or its post was taken: whatever happens to this process, the server
-//! tells of it again. So each is done at least once, and now and then once more.
+//! The changes come from a durable consumer of the bucket. A change is acknowledged only when its
+//! command has exited with 0 or its webhook has accepted the post; if this process ends before
+//! that, the server redelivers the change. So each action is carried out at least once, and
+//! sometimes more than once.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write;
@@ -22,20 +23,20 @@ use naq_core::ExponentialBackoff;
 use naq_protocol::Record;
 use naq_runner::{Captured, Command, Program, Runner, Stdin, StopCause, Termination};
 
-/// Pauses before an action that failed is tried again for the same change.
+/// Pauses before a failed action is retried for the same change.
 const RETRY_BACKOFF: ExponentialBackoff =
     ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
-/// How long what is under way may go on once this process is asked to end.
+/// Maximum time that running actions have to finish after a stop signal.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How many changes that are done with are remembered: a second copy may be on its way.
+/// Number of handled changes that are remembered, to recognize a redelivered copy.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// The most of an error that goes to a command's environment, in characters.
+/// Maximum length of an error in a command's environment, in characters.
 const ERROR_CHARS_MAX: usize = 1_000;
 
-/// What is done about a change.
+/// The action for each change.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     /// A shell command is run.
@@ -118,8 +119,8 @@ struct HookRunner {
 }
 
 impl HookRunner {
-    /// Takes one change, or one end. Cancel safe up to what a change that was taken and dropped
-    /// costs: it is told again.
+    /// Handles one change, or the end of one action. Cancel safe: a change that was received and
+    /// then dropped is redelivered.
     async fn run_once(&mut self, options: &HookOptions) -> Result<(), Failure> {
         let has_room = self.under_way.len() < options.parallel;
         tokio::select! {
@@ -151,7 +152,7 @@ impl HookRunner {
     ) -> Result<(), Failure> {
         let revision = change.changed.revision;
         if self.in_flight.contains(&revision) {
-            // whoever works on it answers for this copy too
+            // The action that is running for the change acknowledges it for this copy too.
             return Ok(());
         }
         if !options.filter.matches(&change.changed.record) || self.done.has(revision) {
@@ -161,7 +162,7 @@ impl HookRunner {
         if let Some(original) = change.changed.copy_of
             && (self.done.has(original) || self.changes.is_acknowledged(original).await?)
         {
-            // only its time to live was changed
+            // The copy differs only in its time to live.
             change.ack().await;
             return Ok(());
         }
@@ -311,7 +312,7 @@ impl Hook {
     }
 }
 
-/// What the command is told beside the record on its standard input.
+/// The command's environment, besides the record on its standard input.
 fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
     let error = record.error.as_deref().unwrap_or_default();
     let optional = |value: Option<String>| value.unwrap_or_default();
