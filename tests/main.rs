@@ -1,5 +1,10 @@
 //! One integration binary: the harness, then a folder per room.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test of a whole life cycle or of a table of cases reads best in one piece"
+)]
+
 /// The root of the repository, for tests that read its files.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 

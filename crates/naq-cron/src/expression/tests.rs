@@ -1,5 +1,7 @@
 //! Expressions, their matches and their explanations, one by one.
 
+#![expect(clippy::too_many_lines, reason = "tables of expressions")]
+
 use chrono_tz::TZ_VARIANTS;
 
 use super::*;

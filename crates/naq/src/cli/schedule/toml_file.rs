@@ -687,6 +687,10 @@ tz = "Asia/Tokyo"
             assert_eq!(*line, expected_line, "{text}");
             assert!(text.contains(words), "{text}");
         }
+    }
+
+    #[test]
+    fn a_syntax_error_is_reported_with_its_line() {
         assert_eq!(problems("a = \n")[0].0, 1);
         assert!(
             problems("[[schedule]]\nname = 'a'")[0]
