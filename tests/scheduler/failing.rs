@@ -61,7 +61,7 @@ fn a_schedule_whose_jobs_cannot_be_enqueued_is_paused_with_a_reason_and_others_c
     assert_eq!(paused.progress.runs, 0);
     assert!(paused.progress.missed >= 3);
     assert!(paused.progress.last_error.unwrap().contains("maximum"));
-    scheduler.expect_stderr("naq job-control refused resume");
+    scheduler.expect_stderr("naq schedule resume refused");
     let so_far = stored(&naq, "healthy").progress.runs;
     let healthy = progressed(&naq, "healthy", "continues", |one| one.runs >= so_far + 10);
     assert_eq!((healthy.progress.missed, healthy.progress.failures), (0, 0));

@@ -46,22 +46,24 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match &managed {
         Some(managed) => {
             render::print_stderr(format_args!(
-                "server  {}  (token in {})",
+                "server     {}  (token in {})",
                 managed.url(),
                 managed.token_file().display()
             ));
         }
-        None => render::print_stderr(format_args!("server  {}", client.server())),
+        None => render::print_stderr(format_args!("server     {}", client.server())),
     }
     render::print_stderr(format_args!(
-        "worker  {} at once from {}, held together by {}",
+        "worker     slots {}, queues {}, containment {}",
         options.concurrency,
         join_names(&options.queues),
         runner.containment()
     ));
-    render::print_stderr("leads   a scheduler, in this process too");
-    render::print_stderr(format_args!("try     {example}     (in another terminal)"));
-    render::print_stderr("stop    Ctrl-C");
+    render::print_stderr("scheduler  in this process");
+    render::print_stderr(format_args!(
+        "try        {example}     (in another terminal)"
+    ));
+    render::print_stderr("stop       Ctrl-C");
     let (stop, stopped) = watch::channel(false);
     let mut asked = requests.clone();
     let scheduling = async {

@@ -200,7 +200,7 @@ fn record_failed_tick(
         );
         tracing::error!(
             schedule_id,
-            "paused, since {reason}; `naq job-control {schedule_id} resume` resumes it"
+            "paused, since {reason}; `naq schedule resume {schedule_id}` resumes it"
         );
         schedule.status = ScheduleStatus::Paused;
         schedule.paused_reason = Some(reason);
