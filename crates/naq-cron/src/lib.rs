@@ -11,7 +11,7 @@
 //! let after = "2026-03-28T12:00:00Z".parse()?;
 //! let next = cron.next_after(after, berlin).expect("before the year 9999");
 //! assert_eq!(berlin.format(next), "2026-03-29T03:00:00+02:00");
-//! assert_eq!(cron.explain(), "At 02:30.");
+//! assert_eq!(cron.explain(), "At 02:30 every day.");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
