@@ -147,7 +147,7 @@ impl Question {
     pub(super) fn times(&self) -> Vec<i64> {
         let cron = match Cron::parse(&self.expression) {
             Ok(cron) => cron,
-            Err(error) if error.to_string().contains("never matches") => return Vec::new(),
+            Err(error) if error.never_matches() => return Vec::new(),
             Err(error) => panic!("{error}"),
         };
         let zone: Timezone = self.zone.name().parse().unwrap();

@@ -32,6 +32,14 @@ pub(super) enum CronErrorKind {
     NeverMatches,
 }
 
+impl CronError {
+    /// Whether each field is valid and yet no date matches, as in `0 0 30 2 *`.
+    #[must_use]
+    pub fn never_matches(&self) -> bool {
+        self.kind == CronErrorKind::NeverMatches
+    }
+}
+
 impl fmt::Display for CronError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cron expression \"{}\": ", quoted(&self.expression))?;

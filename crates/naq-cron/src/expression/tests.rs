@@ -34,6 +34,12 @@ fn next(text: &str, name: &str, after: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
+fn an_expression_that_never_matches_differs_from_an_invalid_one() {
+    assert!(Cron::parse("0 0 30 2 *").unwrap_err().never_matches());
+    assert!(!Cron::parse("0 0 32 1 *").unwrap_err().never_matches());
+}
+
+#[test]
 fn cron_expressions_match() {
     for (text, after, expected) in [
         ("* * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"),
