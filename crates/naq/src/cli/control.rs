@@ -3,6 +3,7 @@
 use super::exit::Failure;
 use super::json::{ScheduleChangeReport, ScheduleKind};
 use super::render;
+use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions, parse_time};
 use super::session::Session;
 use naq_client::{Client, ClientError, Rescheduled, ScheduleSummary};
@@ -85,6 +86,26 @@ impl ChangeOptions {
     pub(super) fn has_times(&self) -> bool {
         self.next_run.is_some() || self.when.start.is_some() || self.when.end.is_some()
     }
+}
+
+/// Carries out an action on each of several schedules or delayed jobs, by `act`, and prints what it
+/// did. If one does not exist, the action still reaches the others, and the verb ends with the error.
+pub(super) async fn control_each<Id: std::fmt::Display>(
+    session: &Session,
+    ids: &[Id],
+    verb: &str,
+    act: impl AsyncFn(&Client, &Id) -> Result<ActionResult, ControlError>,
+) -> Result<u8, Failure> {
+    let client = session.connect().await?;
+    let mut errors = ErrorReporter::default();
+    for id in ids {
+        match act(&client, id).await {
+            Ok(result) => print_result(session, &id.to_string(), verb, &result)?,
+            Err(ControlError::NotFound(error)) => errors.add(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    errors.finish()
 }
 
 /// Why an action was not carried out.

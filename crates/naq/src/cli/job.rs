@@ -4,9 +4,8 @@ mod ttl;
 
 use clap::Subcommand;
 
-use super::control::{Action, ChangeOptions, ControlError, control_delayed_job, print_result};
+use super::control::{Action, ChangeOptions, control_delayed_job, control_each};
 use super::exit::Failure;
-use super::retry::ErrorReporter;
 use super::schedule_options::ScheduleOptions;
 use super::session::Session;
 use naq_protocol::JobId;
@@ -78,8 +77,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
 }
 
-/// Carries out an action on each delayed job. One that does not exist does not keep the others
-/// from it; its error ends the verb.
+/// Carries out an action on each delayed job.
 async fn control(
     session: &Session,
     ids: &[String],
@@ -88,14 +86,8 @@ async fn control(
     options: &ChangeOptions,
 ) -> Result<u8, Failure> {
     let ids: Vec<JobId> = ids.iter().map(JobId::new).collect::<Result<_, _>>()?;
-    let client = session.connect().await?;
-    let mut errors = ErrorReporter::default();
-    for id in &ids {
-        match control_delayed_job(&client, id, action, options).await {
-            Ok(result) => print_result(session, id.as_str(), verb, &result)?,
-            Err(ControlError::NotFound(error)) => errors.add(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    errors.finish()
+    control_each(session, &ids, verb, async |client, id| {
+        control_delayed_job(client, id, action, options).await
+    })
+    .await
 }

@@ -10,14 +10,11 @@ use std::io::IsTerminal;
 
 use clap::Subcommand;
 
-use super::control::{
-    Action, ChangeOptions, ControlError, NO_CHANGES, control_schedule, print_result,
-};
+use super::control::{Action, ChangeOptions, NO_CHANGES, control_each, control_schedule};
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::json::AddedScheduleReport;
 use super::render;
-use super::retry::ErrorReporter;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
 pub(super) use list::not_scheduled_error;
@@ -134,8 +131,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
 }
 
-/// Carries out an action on each schedule. One that does not exist does not keep the others from
-/// it; its error ends the verb.
+/// Carries out an action on each schedule.
 async fn control(
     session: &Session,
     ids: &[String],
@@ -144,16 +140,10 @@ async fn control(
     options: &ChangeOptions,
 ) -> Result<u8, Failure> {
     let ids: Vec<ScheduleId> = ids.iter().map(ScheduleId::new).collect::<Result<_, _>>()?;
-    let client = session.connect().await?;
-    let mut errors = ErrorReporter::default();
-    for id in &ids {
-        match control_schedule(&client, id, action, options).await {
-            Ok(result) => print_result(session, id.as_str(), verb, &result)?,
-            Err(ControlError::NotFound(error)) => errors.add(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    errors.finish()
+    control_each(session, &ids, verb, async |client, id| {
+        control_schedule(client, id, action, options).await
+    })
+    .await
 }
 
 async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
