@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::harness::naq::Naq;
 use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, search};
 
 mod provisioning;

@@ -121,6 +121,31 @@ fn a_second_user_keeps_the_server_running() {
 }
 
 #[test]
+fn a_server_that_run_or_dev_started_outlives_it_for_its_other_users() {
+    let server = TestServer::start();
+    for verb in [["run", "--", "sleep", "600"].as_slice(), &["dev"]] {
+        let naq = Naq::new(&server);
+        let first = naq
+            .cli(verb.iter().copied())
+            .without_env("NAQ_NATS_URL")
+            .without_env("NAQ_TOKEN")
+            .env("NAQ_CONTAINMENT", "subreaper")
+            .follow();
+        let folder = naq.home().join("data/server");
+        assert!(
+            eventually(|| running(&folder).is_some()),
+            "{verb:?}: {}",
+            first.stderr_text()
+        );
+        let second = ensure_blocking(&options(&folder)).unwrap();
+        assert!(!second.started());
+        first.stop();
+        // The runner has killed what was left of its jobs by now, and nothing else.
+        assert!(accepts(second.port(), second.token()), "{verb:?}");
+    }
+}
+
+#[test]
 fn the_server_dies_with_a_killed_supervisor() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();

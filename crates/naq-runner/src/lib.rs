@@ -101,9 +101,9 @@ impl Runner {
     /// Raises the descriptor limit, selects the containment, removes what dead
     /// workers left behind, and starts the spawners.
     ///
-    /// Call it before this process starts children of its own: with
-    /// [`Containment::Subreaper`], the runner takes a later child in another
-    /// session for an orphaned process of a job and kills it.
+    /// Start children that have a session of their own before this. With
+    /// [`Containment::Namespace`] or [`Containment::Subreaper`], the runner takes a
+    /// later one for the orphan of a job and kills it when a spawner ends.
     ///
     /// # Errors
     ///

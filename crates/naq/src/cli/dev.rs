@@ -28,7 +28,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let options = args.worker.to_options(session, queues)?;
-    let runner = args.worker.start_runner(session).await?;
+    // Before the runner, which would take the server's supervisor for the orphan of a job and kill
+    // it: the supervisor is a child of this process in a session of its own.
     let (client, managed) = if session.resolved.nats_configured {
         (session.connect().await?, None)
     } else {
@@ -37,6 +38,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         let (client, managed) = session.start_managed(&server).await?;
         (client, Some(managed))
     };
+    let runner = args.worker.start_runner(session).await?;
     let example = match options.queues.first() {
         Some(queue) if queue.as_str() != session.settings().default_queue => {
             format!("naq enqueue --queue {queue} --wait -- echo hello")

@@ -39,9 +39,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     check_labels(session, &envelope)?;
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;
     let options = WorkerOptions::single_slot();
-    // The spawners start first: they are copies of this process, which is still small.
-    let runner = options.start_runner(session).await?;
+    // Before the runner, which would take the server's supervisor for the orphan of a job and kill
+    // it: the supervisor is a child of this process in a session of its own.
     let (client, _managed) = session.connect_or_start().await?;
+    let runner = options.start_runner(session).await?;
     let broker = client.broker();
     if envelope.cwd.is_none() {
         envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);

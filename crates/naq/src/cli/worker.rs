@@ -19,7 +19,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let options = args.worker.to_options(session, queues)?;
-    // The spawners start first: they are copies of this process, which is still small.
+    // The runner starts first: a worker that cannot contain jobs ends before it connects.
     let runner = args.worker.start_runner(session).await?;
     let client = session.connect().await?;
     tracing::info!(
