@@ -1,4 +1,5 @@
-//! One integration binary: the harness, then a folder per room.
+//! One integration binary: the harness, then a folder for each area. Only the runner's tests have
+//! another (`runner/main.rs`).
 
 #![expect(
     clippy::too_many_lines,
@@ -18,7 +19,6 @@ mod harness;
 mod layers;
 mod lifecycle;
 mod readme;
-mod runner;
 mod scheduler;
 mod schemas;
 mod server;

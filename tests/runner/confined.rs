@@ -208,7 +208,7 @@ async fn unprivileged() {
 #[test]
 fn a_worker_that_is_not_root_falls_back_to_what_it_may_use() {
     if nix::unistd::geteuid().is_root() {
-        assert!(passes_as_nobody("runner::confined::unprivileged"));
+        assert!(passes_as_nobody("confined::unprivileged"));
     }
 }
 

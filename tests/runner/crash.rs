@@ -48,7 +48,7 @@ async fn a_killed_worker_leaves_no_process() {
         let witness = Witness::new(folder.path().join("witness"));
         #[expect(clippy::disallowed_methods, reason = "the worker to be killed")]
         let mut worker = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "runner::crash::driver", "--ignored"])
+            .args(["--exact", "crash::driver", "--ignored"])
             .env(DRIVER, format!("{containment} {}", folder.path().display()))
             .stdout(Stdio::null())
             .spawn()
