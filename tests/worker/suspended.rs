@@ -90,3 +90,16 @@ fn a_worker_whose_machine_was_suspended_past_its_lease_kills_its_job() {
     assert_eq!(record.state, State::Running, "another worker ends it");
     assert!(worker.stop().success());
 }
+
+#[test]
+fn a_worker_whose_only_events_are_renewals_was_not_suspended() {
+    // renewed every 667 ms; the next heartbeat is due after five seconds
+    const ACK_WAIT: &str = "2s";
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let job = naq.publish("build", r#"{"command": "sleep", "args": ["4"]}"#);
+    assert_eq!(naq.wait_ended(&job).attempt, 1);
+    assert!(!worker.log().contains("suspended"), "{}", worker.log());
+    assert!(worker.stop().success());
+}

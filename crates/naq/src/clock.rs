@@ -55,7 +55,7 @@ impl BootInstant {
 
     /// The time that has passed since then.
     pub(crate) fn elapsed(self) -> Duration {
-        BootInstant::now().0.saturating_sub(self.0)
+        BootInstant::now().duration_since(self)
     }
 }
 

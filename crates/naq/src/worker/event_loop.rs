@@ -78,8 +78,9 @@ pub async fn run_worker(
     Ok(summary)
 }
 
-/// Wakes the loop when the machine resumes, so that it looks at its leases at once. Without this
-/// it would look at the next heartbeat or renewal, whose timers do not count suspended time.
+/// Wakes the loop when the machine resumes, so that it checks and renews its leases at once.
+/// Without this it would do so at the next heartbeat or renewal, whose timers do not count
+/// suspended time: several short suspensions could add up to an expired lease.
 async fn report_clock_changes(reports: mpsc::Sender<Report>) {
     let clock = match ClockWatch::new() {
         Ok(clock) => clock,
@@ -208,13 +209,16 @@ impl Worker {
         self.summary
     }
 
-    /// Looks at all leases if the loop has not run for longer than between two renewals, which
-    /// means that this process was stopped or the machine suspended. Jobs whose lease has expired
+    /// Looks at all leases if the loop has not run for longer than half of `ack_wait`, which means
+    /// that this process was stopped or the machine suspended. Jobs whose lease has expired
     /// meanwhile are killed: another worker may run them by now.
+    ///
+    /// The renewals, a third of `ack_wait` apart, may be the loop's only events. A shorter absence
+    /// expires no lease: the last renewal plus half of `ack_wait` is before the expiry.
     fn kill_jobs_after_suspension(&mut self) {
         let last_event_at = std::mem::replace(&mut self.last_event_at, BootInstant::now());
         let away = self.last_event_at.duration_since(last_event_at);
-        if away > self.context.options.ack_wait / 3 && !self.leases.is_empty() {
+        if away > self.context.options.ack_wait / 2 && !self.leases.is_empty() {
             tracing::warn!(
                 away_s = away.as_secs(),
                 "the worker was suspended, checking its leases"
@@ -303,8 +307,8 @@ impl Worker {
                 self.leases.remove(&(queue, sequence));
                 self.on_finished(&job_id, result);
             }
-            // the look at the leases has been made when this report woke the loop
-            Report::ClockSet => {}
+            // the timer of the next renewal did not count the time that the machine was suspended
+            Report::ClockSet => self.renew_leases(),
         }
     }
 
