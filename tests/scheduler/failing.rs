@@ -1,5 +1,5 @@
-//! Ticks that cannot be enqueued: tried within their grace, then counted, and the schedule paused
-//! when there are too many of them. Others continue.
+//! Ticks that cannot be enqueued: retried within their grace period, then counted as missed. After
+//! too many of them the schedule is paused; other schedules continue.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn bound(naq: &Naq, queue: &str, bytes: Option<i32>) {
     });
 }
 
-/// One of another queue, that continues whatever happens to the first.
+/// A schedule of another queue, which continues whatever happens to the first.
 fn healthy(naq: &Naq) -> Schedule {
     naq.add_queue("other");
     let mut healthy = schedule("healthy", json!({"every": 0.1}));
@@ -124,10 +124,10 @@ fn refused_ticks_are_retried_within_their_grace_period() {
     each_once(&jobs, "healthy", ticks(&healthy, 100, jobs.len() as u64));
 }
 
-/// With the account's storage full nobody can even keep the lock: all wait, and continue when there
-/// is room, with nothing missed that was due within its grace.
+/// While the account's storage is full, not even the leader lease can be renewed. Once there is room
+/// again a scheduler leads, and misses no tick that was due within its grace period.
 #[test]
-fn while_the_storage_is_full_all_wait() {
+fn schedulers_wait_while_the_storage_is_full() {
     let server = TestServer::with(&TestOptions {
         max_file_store_bytes: Some(6 << 20),
         ..TestOptions::default()

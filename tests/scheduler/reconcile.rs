@@ -27,7 +27,7 @@ fn record(job: &JobId, state: State) -> Record {
     record
 }
 
-/// What the process that ended a job did not live to do.
+/// The worker that ended the dependency died before it released the job.
 #[test]
 fn reconcile_releases_a_blocked_job_that_was_not_released() {
     let server = TestServer::start();
@@ -113,8 +113,8 @@ fn reconcile_offers_a_free_slot_to_a_waiting_job() {
     drop(first);
 }
 
-/// The server has lost a job's message, and its worker is dead: where its envelope is known it is
-/// run, else it has failed. Neither stays under way for ever.
+/// The server has lost a job's message, and its worker is dead. If the record has the envelope, the
+/// job runs again; if not, it fails.
 #[test]
 fn reconcile_republishes_or_ends_a_job_without_a_message() {
     let server = TestServer::start();

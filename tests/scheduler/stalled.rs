@@ -36,7 +36,7 @@ fn none_after(naq: &Naq, made: &Schedule, time: Timestamp) {
     assert!(late.is_empty(), "{late:?} after {time}");
 }
 
-/// One that still has its lock when it continues rereads the schedules before it enqueues what has
+/// A leader that resumes and still has its lease rereads the schedules before it enqueues what has
 /// become due.
 #[test]
 fn a_schedule_paused_while_the_leader_was_suspended_is_not_enqueued() {
@@ -134,9 +134,9 @@ fn a_suspended_leader_far_from_its_server_continues() {
     progressed(&naq, "often", "continues", |one| one.runs >= so_far + 10);
 }
 
-/// Between its last look at its lock and sending a leader does nothing; one that is suspended just
-/// there sends what it was about to: of each schedule the one tick that was due then, and no other.
-/// Where the next leader has enqueued that as well, it is the same job.
+/// A leader that is suspended between checking its lease and sending a tick still sends that tick: of
+/// each schedule the one that was due then, and no other. If the next leader has enqueued it too, it
+/// is the same job.
 #[test]
 fn a_leader_suspended_while_sending_enqueues_what_it_was_about_to_and_no_more() {
     let server = TestServer::start();
@@ -209,11 +209,11 @@ fn leader_that_loses_its_lease_while_shutting_down_exits() {
     assert!(scheduler.stop().success());
 }
 
-/// A server that goes down may have stored a change and not lived to tell; nothing is lost with
-/// the connection to another one. From the number of the next change, a leader sees that it
-/// has missed one.
+/// A server of a cluster may go down after it stores a change and before it republishes it, while
+/// the leader's connection, to another server, stays. The sequence of the next change shows the
+/// leader that it has missed one.
 #[test]
-fn news_that_was_lost_is_missed_and_read() {
+fn a_change_that_was_not_republished_is_noticed_by_the_next_sequence_and_read() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");

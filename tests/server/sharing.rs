@@ -263,11 +263,16 @@ fn stay_can_be_set_on_a_running_server() {
 
 #[test]
 fn a_supervisor_survives_a_hangup() {
-    let server = TestServer::start();
-    let supervisor = running(server.data_dir()).unwrap().supervisor_pid;
+    let folder = TempDir::new().unwrap();
+    let server = ensure_blocking(&options(folder.path())).unwrap();
+    let (supervisor, pid) = (server.state().supervisor_pid, server.pid());
     signal(supervisor, Signal::SIGHUP);
+    // It still restarts its server, and a later signal still stops it.
+    signal(pid, Signal::SIGKILL);
+    assert!(eventually(|| server.pid() != pid));
+    assert!(alive(supervisor));
     signal(supervisor, Signal::SIGTERM);
-    wait_until_gone(server.data_dir(), TEST_TIMEOUT).unwrap();
+    wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(supervisor));
 }
 

@@ -3,7 +3,7 @@
 use naq_protocol::State;
 
 use super::{counts, expect_counts, info, release, until_file};
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 fn verb(naq: &Naq, verb: &str, queue: &str) {
@@ -85,14 +85,19 @@ fn pause_applies_to_jobs_that_require_labels() {
     assert!(labelled.stop().success());
     // it is rerouted to the consumer of its labels, and waits there
     let second = naq.publish("build", requiring);
-    crate::harness::naq::eventually("rerouted", || {
+    eventually("rerouted", || {
         super::consumer(&naq, "build", "naq-worker").num_pending == 0
             && counts(&naq, "build") == (1, 0, 0)
     });
     verb(&naq, "pause", "build");
-    let labelled = gpu().arg("--name").arg("gpu").spawn();
-    naq.add_queue("other");
-    expect_counts(&naq, "build", (1, 0, 0));
+    let labelled = gpu().spawn();
+    let labels = [("gpu".to_owned(), "yes".to_owned())].into();
+    let names = naq.client().broker().names();
+    let route = names.route_consumer(&naq_jetstream::label_route_key(&labels));
+    eventually("the worker requests jobs of the route", || {
+        super::consumer(&naq, "build", &route).num_waiting > 0
+    });
+    assert_eq!(counts(&naq, "build"), (1, 0, 0));
     verb(&naq, "resume", "build");
     assert_eq!(naq.wait_ended(&second).state, State::Succeeded);
     drop(labelled);

@@ -133,7 +133,7 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
                 spawner = index,
                 ?status,
                 ?result,
-                "spawner process died; its jobs fail as crashed"
+                "spawner process died; the attempts at its jobs count as crashed"
             );
         }
         reap_spawner(&pool, setup.cgroup_dir.clone()).await;

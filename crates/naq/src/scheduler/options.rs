@@ -14,7 +14,8 @@ pub struct SchedulerConfig {
     pub max_consecutive_failures: u32,
     /// Time between two runs of the reconciler.
     pub reconcile_interval: Duration,
-    /// Default time that the record of a job is kept which a tick replaces before it has started.
+    /// Time that the record of a job is kept which the reconciler fails because its message and its
+    /// envelope are lost.
     pub result_ttl: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The type that a delivery's way through `claim`, `run` and `finish` is written on.
+//! The type whose methods take a delivery through `claim`, `run` and `finish`.
 
 use super::delivery::LeasedDelivery;
 use naq_jetstream::NewJob;

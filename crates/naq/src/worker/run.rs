@@ -172,8 +172,8 @@ fn classify_end(
 const TIMED_OUT: &str = "it ran out of time and was stopped";
 const OVER_MEMORY: &str = "it used more memory than its limit and was stopped";
 const OVER_PROCESSES: &str = "it started more processes than its limit and was stopped";
-const OOM_KILLED: &str = "the kernel killed it for want of memory";
-const SPAWNER_DIED: &str = "the process that held it died";
+const OOM_KILLED: &str = "the kernel killed it because memory ran out";
+const SPAWNER_DIED: &str = "its spawner process died";
 
 /// Fills the results of an attempt into its record.
 fn fill_record(record: &mut Record, completion: Completion) {
