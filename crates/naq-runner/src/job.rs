@@ -1,13 +1,13 @@
-//! A job in the worker's process: its state, and its handle.
+//! A job in the worker's process: its state, and how it ends.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::collect::{Collector, PipeKind, Pipes};
+use super::collect::Collector;
 use super::command::Stdin;
 use super::completion::{
     Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
@@ -15,7 +15,7 @@ use super::completion::{
 use super::control::ControlMessage;
 use super::live_output::LiveSink;
 use super::mask::Mask;
-use super::pool::Pool;
+use super::pipes::{PipeKind, Pipes};
 use super::scratch::ScratchDir;
 use super::wire::flag;
 
@@ -178,86 +178,4 @@ impl Job {
 
 fn since_epoch(ns: u64) -> Option<SystemTime> {
     (ns > 0).then(|| UNIX_EPOCH + Duration::from_nanos(ns))
-}
-
-/// A job that was started. Dropping the handle before the job is over kills it.
-#[derive(Debug)]
-pub struct JobHandle {
-    pub(super) pool: Arc<Pool>,
-    pub(super) job: Arc<Job>,
-}
-
-impl JobHandle {
-    /// Waits until the job is over: its first process has ended and its process
-    /// tree is gone. Cancel safe. Only one call returns the completion; a second
-    /// one never returns.
-    pub async fn wait(&self) -> Completion {
-        self.wait_until(|state| {
-            if !matches!(state.phase, Phase::Done(_)) {
-                return None;
-            }
-            match std::mem::replace(&mut state.phase, Phase::Collected) {
-                Phase::Done(ended) => Some(*ended),
-                _ => None,
-            }
-        })
-        .await
-    }
-
-    /// Waits until the job runs or is over, and returns when it started; `None` if
-    /// it never did. A start is reported some milliseconds late, since most short
-    /// jobs are over by then.
-    pub async fn wait_started(&self) -> Option<SystemTime> {
-        self.wait_until(|state| match state.phase {
-            Phase::Done(_) | Phase::Collected => Some(state.started),
-            _ => state.started.map(Some),
-        })
-        .await
-    }
-
-    /// Returns the next control message; `None` when the job is over. Messages that
-    /// are left by then are in [`Completion::control`]. Cancel safe.
-    pub async fn next_control_message(&self) -> Option<ControlMessage> {
-        self.wait_until(|state| match state.phase {
-            Phase::Done(_) | Phase::Collected => Some(None),
-            _ => state.control.pop_front().map(Some),
-        })
-        .await
-    }
-
-    /// Stops the job: TERM to its process tree, KILL after its grace. For
-    /// [`StopReason::LeaseLost`] and [`StopReason::Abandoned`], KILL at once.
-    pub fn stop(&self, why: StopReason) {
-        match why {
-            StopReason::LeaseLost | StopReason::Abandoned => self.kill(why),
-            StopReason::Cancel | StopReason::Drain => {
-                self.pool.stop(&self.job, why, Some(self.job.kill_grace));
-            }
-        }
-    }
-
-    /// Sends KILL to the whole process tree at once.
-    pub fn kill(&self, why: StopReason) {
-        self.pool.stop(&self.job, why, None);
-    }
-
-    async fn wait_until<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
-        loop {
-            let mut changed = std::pin::pin!(self.job.changed.notified());
-            changed.as_mut().enable();
-            if let Some(value) = ready(&mut self.job.lock()) {
-                return value;
-            }
-            changed.await;
-        }
-    }
-}
-
-impl Drop for JobHandle {
-    fn drop(&mut self) {
-        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Collected);
-        if !over {
-            self.kill(StopReason::Abandoned);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::collect::READ_BYTES;
+use super::pipes::READ_BYTES;
 
 /// The stream of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::errno::errno_of;
 use super::sys::namespace_init::{EXIT_WHEN_EMPTY, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
@@ -254,8 +255,4 @@ impl Children {
         self.file.read_to_string(&mut self.text)?;
         Ok(&self.text)
     }
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -13,11 +13,12 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::Notify;
 
 use super::cgroup::WorkerCgroup;
-use super::collect::Pipes;
 use super::command::Stdin;
 use super::completion::{SpawnFailure, StopReason};
+use super::errno::errno_of;
 use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, RunnerConfig};
+use super::pipes::Pipes;
 use super::scratch::ScratchDirs;
 use super::wire::INLINE_BYTES_MAX;
 
@@ -323,8 +324,7 @@ fn sealed_memfd(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = File::from(memfd_create(name, flags)?);
     // Written at an offset, so that the job reads from the beginning.
-    file.write_all_at(bytes, 0)
-        .map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    file.write_all_at(bytes, 0).map_err(|e| errno_of(&e))?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())

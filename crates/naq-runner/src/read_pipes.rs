@@ -10,10 +10,11 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::collect::{Collector, PipeKind, Pipes, READ_BYTES, ReadOutcome, read_chunk};
+use super::collect::Collector;
 use super::completion::Termination;
 use super::job::{ExitReport, Job};
 use super::live_output::LiveSink;
+use super::pipes::{PipeKind, Pipes, READ_BYTES, ReadOutcome, read_chunk};
 use super::sys::async_fd::register;
 
 /// Reads in a row before other tasks get a turn.

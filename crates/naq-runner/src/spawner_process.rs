@@ -15,10 +15,10 @@ use tokio::process::Child;
 use tokio::sync::{Notify, oneshot};
 
 use super::cgroup;
-use super::collect::READ_BYTES;
 use super::completion::{SpawnFailure, Termination, Usage};
 use super::job::{ExitReport, Phase};
 use super::options::Containment;
+use super::pipes::READ_BYTES;
 use super::pool::{Outgoing, Pool};
 use super::read_pipes::read_pipes;
 use super::reap_orphans;

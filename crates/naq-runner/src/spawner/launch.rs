@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 
 use super::super::cgroup::{Cgroup, CgroupLimits, current_group};
+use super::super::errno::errno_of;
 use super::super::landlock::FileAccess;
 use super::super::namespace::{Namespace, Namespaces};
 use super::super::scratch::SCRIPT;
@@ -20,7 +21,6 @@ use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
 use super::diagnose::{Diagnosis, diagnose};
-use super::errno_of;
 use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
 
 /// Why a job was not started.
@@ -98,12 +98,14 @@ impl Launcher {
         if let Some(group) = launcher.acquire_cgroup()? {
             if launcher.cloner.probe_cgroup_spawn(group.dir()).is_err() {
                 launcher.can_clone_into_cgroup = false;
-                let own = current_group().map_err(errno_of)?.join("cgroup.procs");
+                let own = current_group()
+                    .map_err(|e| errno_of(&e))?
+                    .join("cgroup.procs");
                 // Joining a group through its `cgroup.procs` needs the same permission.
-                let mut procs = group.open_procs().map_err(errno_of)?;
+                let mut procs = group.open_procs().map_err(|e| errno_of(&e))?;
                 let this = launcher.pid.to_string();
-                procs.write_all(this.as_bytes()).map_err(errno_of)?;
-                fs::write(own, this).map_err(errno_of)?;
+                procs.write_all(this.as_bytes()).map_err(|e| errno_of(&e))?;
+                fs::write(own, this).map_err(|e| errno_of(&e))?;
             }
             launcher.free_cgroups.push(group);
         }
@@ -163,7 +165,7 @@ impl Launcher {
         }
         let group = Cgroup::create(folder.join(format!("slot-{}", self.cgroups_created)));
         self.cgroups_created += 1;
-        group.map(Some).map_err(errno_of)
+        group.map(Some).map_err(|e| errno_of(&e))
     }
 
     /// Keeps the container of a finished job for reuse, except for a control group
@@ -471,7 +473,7 @@ fn chown_pipes(pipes: &[OwnedFd], user: &UserIds) -> std::io::Result<()> {
 }
 
 fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
-    let errno = errno_of(error);
+    let errno = errno_of(&error);
     if matches!(
         errno,
         Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM

@@ -87,8 +87,3 @@ fn ready(socket: &OwnedFd, errno: i32, why: &str) -> Result<(), Errno> {
     w.block(why.as_bytes());
     send(socket.as_fd(), &w.bytes, &[])
 }
-
-/// The errno of an I/O error, or EIO.
-fn errno_of(error: std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}

@@ -16,6 +16,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::super::errno::errno_of;
 use super::clone::fork_into_pid_namespace;
 use super::socket::send;
 use super::wait::{Reap, reap};
@@ -98,8 +99,7 @@ fn set_up_namespace() -> Result<NamespaceFds, Errno> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
-    let open =
-        |path| File::open(path).map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+    let open = |path| File::open(path).map_err(|e| errno_of(&e));
     Ok(NamespaceFds {
         pids: open("/proc/self/ns/pid")?,
         mounts: open("/proc/self/ns/mnt")?,

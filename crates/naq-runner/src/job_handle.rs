@@ -1,0 +1,91 @@
+//! The handle of a started job: waiting for it, and stopping it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::completion::{Completion, StopReason};
+use super::control::ControlMessage;
+use super::job::{Job, JobState, Phase};
+use super::pool::Pool;
+
+/// A job that was started. Dropping the handle before the job is over kills it.
+#[derive(Debug)]
+pub struct JobHandle {
+    pub(super) pool: Arc<Pool>,
+    pub(super) job: Arc<Job>,
+}
+
+impl JobHandle {
+    /// Waits until the job is over: its first process has ended and its process
+    /// tree is gone. Cancel safe. Only one call returns the completion; a second
+    /// one never returns.
+    pub async fn wait(&self) -> Completion {
+        self.wait_until(|state| {
+            if !matches!(state.phase, Phase::Done(_)) {
+                return None;
+            }
+            match std::mem::replace(&mut state.phase, Phase::Collected) {
+                Phase::Done(ended) => Some(*ended),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    /// Waits until the job runs or is over, and returns when it started; `None` if
+    /// it never did. A start is reported some milliseconds late, since most short
+    /// jobs are over by then.
+    pub async fn wait_started(&self) -> Option<SystemTime> {
+        self.wait_until(|state| match state.phase {
+            Phase::Done(_) | Phase::Collected => Some(state.started),
+            _ => state.started.map(Some),
+        })
+        .await
+    }
+
+    /// Returns the next control message; `None` when the job is over. Messages that
+    /// are left by then are in [`Completion::control`]. Cancel safe.
+    pub async fn next_control_message(&self) -> Option<ControlMessage> {
+        self.wait_until(|state| match state.phase {
+            Phase::Done(_) | Phase::Collected => Some(None),
+            _ => state.control.pop_front().map(Some),
+        })
+        .await
+    }
+
+    /// Stops the job: TERM to its process tree, KILL after its grace. For
+    /// [`StopReason::LeaseLost`] and [`StopReason::Abandoned`], KILL at once.
+    pub fn stop(&self, why: StopReason) {
+        match why {
+            StopReason::LeaseLost | StopReason::Abandoned => self.kill(why),
+            StopReason::Cancel | StopReason::Drain => {
+                self.pool.stop(&self.job, why, Some(self.job.kill_grace));
+            }
+        }
+    }
+
+    /// Sends KILL to the whole process tree at once.
+    pub fn kill(&self, why: StopReason) {
+        self.pool.stop(&self.job, why, None);
+    }
+
+    async fn wait_until<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.job.changed.notified());
+            changed.as_mut().enable();
+            if let Some(value) = ready(&mut self.job.lock()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        let over = matches!(self.job.lock().phase, Phase::Done(_) | Phase::Collected);
+        if !over {
+            self.kill(StopReason::Abandoned);
+        }
+    }
+}
