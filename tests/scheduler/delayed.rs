@@ -396,8 +396,6 @@ fn library_delays_jobs_like_the_command_line() {
     assert_eq!(state(&naq, job.as_str()), State::Queued);
 }
 
-/// A delayed message that a program other than naq publishes is a job like any other: schedule and
-/// target headers, and nothing else.
 #[test]
 fn a_delayed_job_gets_its_due_time() {
     let server = TestServer::start();
@@ -421,6 +419,8 @@ fn a_delayed_job_gets_its_due_time() {
     assert!(shown.is_some_and(|line| line.contains(&at)), "{shown:?}");
 }
 
+/// A delayed message that a program other than naq publishes is a job like any other: schedule and
+/// target headers, and nothing else.
 #[test]
 fn plain_publish_with_schedule_headers_delays_a_job() {
     let server = TestServer::start();

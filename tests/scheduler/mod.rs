@@ -130,10 +130,11 @@ fn each_once(jobs: &[String], name: &str, ticks: impl IntoIterator<Item = Timest
         .into_iter()
         .map(|tick| naq_protocol::JobId::for_tick(&id, tick).to_string())
         .collect();
-    let found: BTreeSet<String> = jobs
+    let mut found: Vec<String> = jobs
         .iter()
         .filter(|job| job.starts_with(&format!("{name}-")))
         .cloned()
         .collect();
-    assert_eq!(found, expected);
+    found.sort();
+    assert_eq!(found, Vec::from_iter(expected));
 }
