@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::exit::Failure;
 use super::session::Session;
@@ -36,7 +36,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let stop = stop_signal()?;
+    let (stop, second_signal) = stop_signals()?;
     if args.poll_interval.is_some() {
         tracing::warn!("--poll-interval has no effect: schedules are not polled");
     }
@@ -61,6 +61,19 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         _ => {}
     }
+    tokio::select! {
+        ended = schedule(session, options, stop) => ended,
+        // The process ends at once, but not by `exit`, which would lose the end of a log file.
+        Ok(signal) = second_signal => Ok(128 + u8::try_from(signal).unwrap_or_default()),
+    }
+}
+
+/// Schedules until `stop` is true.
+async fn schedule(
+    session: &Session,
+    options: SchedulerConfig,
+    stop: watch::Receiver<bool>,
+) -> Result<u8, Failure> {
     let client = session.connect().await?;
     tracing::info!(server = client.server(), "scheduling");
     super::systemd::ready();
@@ -90,16 +103,16 @@ pub(super) fn options(session: &Session) -> SchedulerConfig {
     }
 }
 
-/// A value that becomes true with the first TERM or INT. The second one ends the process.
-fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
+/// A value that becomes true with the first TERM or INT, and the number of the second one.
+fn stop_signals() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<i32>)> {
     let mut signals = Signals::listen()?;
-    let (sender, receiver) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let (end, ended) = oneshot::channel();
     tokio::spawn(async move {
         signals.next().await;
         super::systemd::stopping();
-        let _ = sender.send(true);
-        let signal = signals.next().await;
-        std::process::exit(128 + signal);
+        let _ = stop.send(true);
+        let _ = end.send(signals.next().await);
     });
-    Ok(receiver)
+    Ok((stopped, ended))
 }
