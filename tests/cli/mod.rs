@@ -10,6 +10,7 @@ mod job_control;
 mod jobs;
 mod json_contract;
 mod list_scheduled;
+mod log_file;
 mod retry;
 mod run;
 mod schedule;

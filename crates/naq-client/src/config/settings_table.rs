@@ -456,7 +456,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_LOG_FILE_PATH",
         SettingKind::Path,
         DefaultValue::Text("naq.log"),
-        "path of the log file",
+        "path of the log file; each day (UTC) a new one begins, and the earlier one is renamed to PATH.YYYY-MM-DD, of which the latest 7 are kept",
     ),
 ];
 

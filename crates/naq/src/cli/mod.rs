@@ -21,6 +21,7 @@ mod job_control;
 mod job_options;
 mod jobs;
 mod json;
+mod log_file;
 mod logs;
 mod man;
 mod progress;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches};
 
 use super::exit::Failure;
+use super::log_file::LogFile;
 use super::render;
 use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings};
@@ -260,13 +261,15 @@ pub(super) struct Session {
     pub(super) json: bool,
     env: ProcessEnv,
     connection_arguments: Vec<String>,
+    /// Lives as long as the session, so that the last lines of the log reach the file.
+    _log_file: Option<LogFile>,
 }
 
 impl Session {
     /// Resolves the settings and starts the log, which has a line for each job if `log_jobs`.
     pub(super) fn open(global: &GlobalOptions, log_jobs: bool) -> Result<Session, Failure> {
-        let session = Session::without_log(global)?;
-        start_log(session.settings(), log_jobs)?;
+        let mut session = Session::without_log(global)?;
+        session._log_file = start_log(session.settings(), log_jobs)?;
         set_failpoints(&session.env)?;
         for warning in &session.resolved.warnings {
             if warning.is_shown_at_startup() {
@@ -285,6 +288,7 @@ impl Session {
             json: global.json,
             env,
             connection_arguments: global.connection_arguments(),
+            _log_file: None,
         })
     }
 
@@ -405,7 +409,9 @@ impl Session {
     }
 }
 
-fn start_log(settings: &Settings, log_jobs: bool) -> Result<(), Failure> {
+/// Starts the log. Returns the file that it is written to, which must live as long as the log does.
+fn start_log(settings: &Settings, log_jobs: bool) -> Result<Option<LogFile>, Failure> {
+    use tracing_subscriber::fmt::writer::BoxMakeWriter;
     use tracing_subscriber::prelude::*;
     let level = &settings.log_level;
     // thousands of lines a second are of no use to anybody who did not ask for them
@@ -419,21 +425,17 @@ fn start_log(settings: &Settings, log_jobs: bool) -> Result<(), Failure> {
         target = crate::worker::JOBS_LOG_TARGET,
     ))
     .map_err(|error| Failure::usage(format!("log level `{}`: {error}", settings.log_level)))?;
-    let writer = if settings.log_to_file_enabled {
+    let (writer, log_file) = if settings.log_to_file_enabled {
         let path = &settings.log_file_path;
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|error| {
-                Failure::usage(format!(
-                    "cannot write the log to {}: {error}",
-                    path.display()
-                ))
-            })?;
-        tracing_subscriber::fmt::writer::BoxMakeWriter::new(std::sync::Arc::new(file))
+        let (writer, log_file) = LogFile::open(path).map_err(|error| {
+            Failure::usage(format!(
+                "cannot write the log to {}: {error}",
+                path.display()
+            ))
+        })?;
+        (BoxMakeWriter::new(writer), Some(log_file))
     } else {
-        tracing_subscriber::fmt::writer::BoxMakeWriter::new(anstream::stderr)
+        (BoxMakeWriter::new(anstream::stderr), None)
     };
     let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
@@ -447,7 +449,7 @@ fn start_log(settings: &Settings, log_jobs: bool) -> Result<(), Failure> {
     std::panic::set_hook(Box::new(|panic| {
         render::note(format_args!("internal error, please report it: {panic}"));
     }));
-    Ok(())
+    Ok(log_file)
 }
 
 /// In builds that have failpoints, which are those of tests: sets those that the environment

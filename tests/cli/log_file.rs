@@ -1,0 +1,121 @@
+//! `log_file_path`: the log in a file.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::fs::{File, read_dir, read_to_string};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::naq::{Cli, Naq, eventually};
+use crate::harness::nats::TestServer;
+
+/// A verb that logs to this file.
+fn logging_to(verb: Cli, path: &Path) -> Cli {
+    verb.env("NAQ_LOG_TO_FILE_ENABLED", "true")
+        .env("NAQ_LOG_FILE_PATH", path.to_str().unwrap())
+}
+
+/// Logs one warning, and ends by itself, since no server is at that address.
+fn warn_once(naq: &Naq, path: &Path) -> Cli {
+    let verb = naq
+        .cli(["scheduler", "--poll-interval", "1s"])
+        .env("NAQ_NATS_URL", "nats://127.0.0.1:1")
+        .env("NAQ_CONNECT_TIMEOUT", "1s");
+    logging_to(verb, path)
+}
+
+/// The text of [`warn_once`]'s warning.
+const WARNING: &str = "schedules are not polled";
+
+/// Writes a log file whose last line is of this day of January 2026.
+fn write_log_of(path: &Path, day: u64) {
+    let file = File::create(path).unwrap();
+    std::io::Write::write_all(&mut &file, format!("line of day {day}\n").as_bytes()).unwrap();
+    // 1767225600 is 2026-01-01T00:00:00Z.
+    let noon = Duration::from_secs(1_767_225_600 + (day - 1) * 86_400 + 43_200);
+    file.set_modified(SystemTime::UNIX_EPOCH + noon).unwrap();
+}
+
+/// The names of the files in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_line_is_in_the_log_file_when_the_process_has_ended() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for verb in ["worker", "scheduler"] {
+        let path = naq.home().join(verb);
+        let process = logging_to(naq.cli([verb]), &path).follow();
+        eventually("the first line", || {
+            read_to_string(&path).is_ok_and(|log| log.contains("ing "))
+        });
+        process.signal(Signal::SIGTERM);
+        assert!(process.wait_exit().success());
+        let log = read_to_string(&path).unwrap();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains(" done "), "{verb}: {log}");
+        assert!(!log.contains('\x1b'), "{verb}: {log}");
+    }
+    let path = naq.home().join("failed");
+    let failed = warn_once(&naq, &path).run().exits(3);
+    assert!(!failed.stderr.contains(WARNING), "{}", failed.stderr);
+    assert!(read_to_string(&path).unwrap().contains(WARNING));
+}
+
+#[test]
+fn a_log_file_that_cannot_be_written_is_a_usage_error() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let path = naq.home().join("missing/naq.log");
+    let failed = logging_to(naq.cli(["jobs"]), &path).run().exits(2);
+    let expected = format!("naq: cannot write the log to {}: ", path.display());
+    assert!(failed.stderr.starts_with(&expected), "{}", failed.stderr);
+    assert_eq!(failed.stderr.lines().count(), 1, "{}", failed.stderr);
+}
+
+#[test]
+fn log_file_is_rotated_daily_and_seven_earlier_files_are_kept() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("naq.log");
+    for day in 2..=9 {
+        write_log_of(&folder.path().join(format!("naq.log.2026-01-0{day}")), day);
+    }
+    write_log_of(&folder.path().join("naq.log.old"), 1);
+    write_log_of(&path, 10);
+    // All at once, as a worker, a scheduler and producers with the same settings.
+    let processes: Vec<_> = (0..6).map(|_| warn_once(&naq, &path).follow()).collect();
+    for process in processes {
+        process.wait_exit();
+    }
+    let mut expected: Vec<String> = (4..=10)
+        .map(|day| format!("naq.log.2026-01-{day:02}"))
+        .collect();
+    expected.insert(0, "naq.log".to_owned());
+    expected.push("naq.log.old".to_owned());
+    assert_eq!(names(folder.path()), expected);
+    let earlier = read_to_string(folder.path().join("naq.log.2026-01-10")).unwrap();
+    assert_eq!(earlier, "line of day 10\n");
+    let log = read_to_string(&path).unwrap();
+    assert_eq!(log.matches(WARNING).count(), 6, "{log}");
+}
+
+#[test]
+fn lines_that_the_log_file_does_not_take_are_counted_and_reported() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    warn_once(&naq, Path::new("/dev/full"))
+        .run()
+        .exits(3)
+        .expect_stderr(&["naq: 1 line of the log could not be written"]);
+}
