@@ -56,7 +56,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist, and
+    /// [`ClientError::UnknownJobState`] if only a later version of naq knows its state.
     pub async fn cancel(&self, job: &JobId) -> Result<CancelOutcome, ClientError> {
         loop {
             if let Some(outcome) = self.try_cancel(job).await? {
@@ -91,6 +92,10 @@ impl Client {
                 self.request_cancel(record, revision).await
             }
             OnCancel::End(record) => self.end_as_cancelled(record, revision, is_blocked).await,
+            OnCancel::UnknownState(state) => Err(ClientError::UnknownJobState {
+                job: job.clone(),
+                state,
+            }),
         }
     }
 

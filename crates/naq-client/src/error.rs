@@ -3,7 +3,8 @@
 use naq_core::{ScheduleError, StartDelayError};
 use naq_jetstream::{BrokerError, BrokerErrorKind};
 use naq_protocol::{
-    EnvelopeError, InvalidName, JobId, QueueName, ScheduleId, State, Timestamp, escape,
+    EnvelopeError, InvalidName, JobId, QueueName, ScheduleId, ScheduleStatus, State, Timestamp,
+    escape,
 };
 
 use crate::config::ConfigError;
@@ -60,6 +61,17 @@ pub enum ClientError {
     /// The schedule has no more ticks, so it can be neither paused nor resumed.
     #[error("the schedule `{0}` has ended")]
     ScheduleEnded(ScheduleId),
+    /// Only a later version of naq knows the schedule's status, so the schedule can be neither paused
+    /// nor resumed here.
+    #[error(
+        "the schedule `{schedule}` is {status}, a status of a later version of naq; use that version"
+    )]
+    UnknownScheduleStatus {
+        /// The name of the schedule.
+        schedule: ScheduleId,
+        /// The schedule's status.
+        status: ScheduleStatus,
+    },
     /// Neither a record nor a message of this job exists.
     #[error("there is no job `{0}`: it was never enqueued here, or its record has expired")]
     NoSuchJob(JobId),
@@ -80,6 +92,14 @@ pub enum ClientError {
         problem: String,
         /// What is wrong with the envelope.
         source: EnvelopeError,
+    },
+    /// Only a later version of naq knows the job's state, so the job cannot be cancelled here.
+    #[error("the job `{job}` is {state}, a state of a later version of naq; use that version")]
+    UnknownJobState {
+        /// The job.
+        job: JobId,
+        /// The job's state.
+        state: State,
     },
     /// The job's envelope is no longer stored, so the job cannot be rerun.
     #[error("the envelope of the job `{0}` is no longer stored, so it cannot be run again")]
@@ -171,6 +191,8 @@ impl ClientError {
             | ClientError::ScheduleExists { .. }
             | ClientError::ScheduleOwnedElsewhere { .. }
             | ClientError::ScheduleEnded(_)
+            | ClientError::UnknownJobState { .. }
+            | ClientError::UnknownScheduleStatus { .. }
             | ClientError::NotDelayed { .. }
             | ClientError::AlreadyDue { .. } => ErrorKind::Conflict,
             ClientError::NotRerunnable { .. }

@@ -528,8 +528,9 @@ impl Client {
     /// Pauses a schedule: no tick is enqueued until the schedule is resumed.
     ///
     /// # Errors
-    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist, and
-    /// [`ClientError::ScheduleEnded`] if it has ended.
+    /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist,
+    /// [`ClientError::ScheduleEnded`] if it has ended, and [`ClientError::UnknownScheduleStatus`] if
+    /// only a later version of naq knows its status.
     pub async fn pause_schedule(
         &self,
         schedule: &ScheduleId,
@@ -625,6 +626,12 @@ impl Client {
                     });
                 }
                 OnChange::Ended => return Err(ClientError::ScheduleEnded(schedule.clone())),
+                OnChange::UnknownStatus(status) => {
+                    return Err(ClientError::UnknownScheduleStatus {
+                        schedule: schedule.clone(),
+                        status,
+                    });
+                }
             };
             match self.broker.write_schedule(&changed, revision).await {
                 Ok(_) => {

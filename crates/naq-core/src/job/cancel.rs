@@ -16,26 +16,31 @@ pub enum OnCancel {
     NotifyWorkerAgain(Box<Record>),
     /// The job has already finished, with this record.
     AlreadyFinished(Box<Record>),
+    /// Only a later version knows the job's state and what its record keeps in that state: leave
+    /// the record as it is.
+    UnknownState(State),
 }
 
 /// Decides what a cancel request means, given the job's record. For a job that no worker has seen,
 /// the caller passes a new record in the state `queued` or `scheduled`.
 #[must_use]
 pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
-    if record.state.is_terminal() {
-        return OnCancel::AlreadyFinished(record);
-    }
-    // A job in a state of a later version is not ended here: its worker finds the request.
-    if matches!(record.state, State::Running | State::Unknown(_)) {
-        if record.cancel_requested {
-            return OnCancel::NotifyWorkerAgain(record);
+    match record.state {
+        State::Unknown(_) => OnCancel::UnknownState(record.state),
+        State::Running if record.cancel_requested => OnCancel::NotifyWorkerAgain(record),
+        State::Running => {
+            record.cancel_requested = true;
+            OnCancel::NotifyWorker(record)
         }
-        record.cancel_requested = true;
-        return OnCancel::NotifyWorker(record);
+        State::Scheduled | State::Queued | State::Waiting | State::Retrying => {
+            record.cancel_requested = true;
+            finish(&mut record, Outcome::Cancelled, now);
+            OnCancel::End(record)
+        }
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Rejected => {
+            OnCancel::AlreadyFinished(record)
+        }
     }
-    record.cancel_requested = true;
-    finish(&mut record, Outcome::Cancelled, now);
-    OnCancel::End(record)
 }
 
 #[cfg(test)]
@@ -70,7 +75,21 @@ mod tests {
                 }
                 OnCancel::AlreadyFinished(record) => assert_eq!(record.state, state),
                 OnCancel::NotifyWorkerAgain(_) => panic!("{state} had no earlier cancel request"),
+                OnCancel::UnknownState(_) => panic!("{state} is known"),
             }
         }
+    }
+
+    #[test]
+    fn cancel_leaves_a_record_of_a_later_version_as_it_is() {
+        let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
+        let record = serde_json::from_value::<Record>(serde_json::json!({
+            "job_id": "j", "queue": "q", "state": "suspended", "attempt": 1,
+            "enqueue_time": "2026-12-24T16:00:00.000Z",
+        }));
+        assert!(matches!(
+            on_cancel(Box::new(record.unwrap()), now),
+            OnCancel::UnknownState(state) if state.as_str() == "suspended"
+        ));
     }
 }

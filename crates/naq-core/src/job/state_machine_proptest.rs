@@ -236,6 +236,7 @@ impl ModelJob {
             }
             OnCancel::NotifyWorkerAgain(_) => assert!(self.cancel_requested),
             OnCancel::AlreadyFinished(_) => {}
+            OnCancel::UnknownState(state) => panic!("{state} is known"),
         }
     }
 

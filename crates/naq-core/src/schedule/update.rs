@@ -69,7 +69,8 @@ fn timezone_name(schedule: &Schedule) -> &str {
 ///
 /// It keeps its history, and its position if its ticks stay the same. A schedule that had ended
 /// becomes active again, and so does one that the scheduler paused because its jobs could not be
-/// enqueued. A schedule that a user paused stays paused.
+/// enqueued. A schedule that a user paused stays paused, and one whose status only a later version
+/// knows keeps it.
 #[must_use]
 pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp) -> Schedule {
     let mut changed = wanted.clone();
@@ -88,8 +89,13 @@ pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp)
         changed.next_run = None;
         changed.progress.done_until = now;
     }
-    if present.status == ScheduleStatus::Paused && present.paused_reason.is_none() {
-        changed.status = ScheduleStatus::Paused;
+    let keeps_status = match present.status {
+        ScheduleStatus::Paused => present.paused_reason.is_none(),
+        ScheduleStatus::Unknown(_) => true,
+        ScheduleStatus::Active | ScheduleStatus::Ended => false,
+    };
+    if keeps_status {
+        changed.status = present.status;
     } else {
         changed.progress.failures = 0;
         changed.progress.last_error = None;
@@ -167,13 +173,15 @@ pub enum OnChange {
     Unchanged,
     /// The schedule has ended, so it can be neither paused nor resumed.
     Ended,
+    /// Only a later version knows the schedule's status, and whether it may be paused or resumed.
+    UnknownStatus(ScheduleStatus),
 }
 
 /// Decides what a request to pause means.
 #[must_use]
 pub fn on_pause(present: &Schedule) -> OnChange {
     match present.status {
-        ScheduleStatus::Active | ScheduleStatus::Unknown(_) => {
+        ScheduleStatus::Active => {
             let mut paused = present.clone();
             paused.status = ScheduleStatus::Paused;
             paused.paused_reason = None;
@@ -181,6 +189,7 @@ pub fn on_pause(present: &Schedule) -> OnChange {
         }
         ScheduleStatus::Paused => OnChange::Unchanged,
         ScheduleStatus::Ended => OnChange::Ended,
+        ScheduleStatus::Unknown(_) => OnChange::UnknownStatus(present.status),
     }
 }
 
@@ -190,7 +199,7 @@ pub fn on_pause(present: &Schedule) -> OnChange {
 pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
     match present.status {
         ScheduleStatus::Active => OnChange::Unchanged,
-        ScheduleStatus::Paused | ScheduleStatus::Unknown(_) => {
+        ScheduleStatus::Paused => {
             let mut resumed = present.clone();
             resumed.status = ScheduleStatus::Active;
             resumed.paused_reason = None;
@@ -200,6 +209,7 @@ pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
             OnChange::Write(Box::new(resumed))
         }
         ScheduleStatus::Ended => OnChange::Ended,
+        ScheduleStatus::Unknown(_) => OnChange::UnknownStatus(present.status),
     }
 }
 
@@ -502,6 +512,34 @@ mod tests {
             ..ScheduleChange::default()
         };
         assert!(update(&ended, &queue, now).is_err());
+    }
+
+    #[test]
+    fn status_of_a_later_version_is_kept() {
+        let now = at("2026-12-26T00:00:00Z");
+        let mut present = schedule(Some("0 5 * * *"), None);
+        present.status = serde_json::from_str("\"hibernating\"").unwrap();
+        for on_change in [on_pause(&present), on_resume(&present, now)] {
+            assert!(
+                matches!(on_change, OnChange::UnknownStatus(status) if status == present.status)
+            );
+        }
+        let mut wanted = schedule(Some("0 6 * * *"), None);
+        assert_eq!(
+            replace_definition(&present, &wanted, now).status,
+            present.status
+        );
+        wanted.cron.clone_from(&present.cron);
+        assert_eq!(
+            replace_definition(&present, &wanted, now).status,
+            present.status
+        );
+        let change = ScheduleChange {
+            overlap: Some(Overlap::Skip),
+            ..ScheduleChange::default()
+        };
+        let changed = update(&present, &change, now).unwrap();
+        assert_eq!(changed.status, present.status);
     }
 
     #[test]

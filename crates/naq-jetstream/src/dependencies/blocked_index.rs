@@ -182,6 +182,12 @@ impl Broker {
                         .await
                 }
                 Some(record) if record.has_dependents => return Ok(false),
+                // Writing the record would drop the fields that this version does not know. Without
+                // the mark, the reconciler releases the dependents, by the keys of the index.
+                Some(Record {
+                    state: State::Unknown(_),
+                    ..
+                }) => return Ok(false),
                 Some(mut record) => {
                     record.has_dependents = true;
                     self.write_record(&record, revision, None).await

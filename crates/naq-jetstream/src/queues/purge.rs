@@ -249,6 +249,11 @@ impl Broker {
                 lease: Some(lease),
                 ..
             }) if lease.sequence == sequence => AckPendingState::Running,
+            // only a later version can tell: a worker of it may run the job by this message
+            Some(Record {
+                state: State::Unknown(_),
+                ..
+            }) => AckPendingState::Running,
             _ => AckPendingState::Unclaimed,
         })
     }

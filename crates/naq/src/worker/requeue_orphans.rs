@@ -49,7 +49,11 @@ async fn unclaimed_deliveries(
     let mut unclaimed = HashMap::new();
     for (job_id, delivery) in unacked {
         let is_claimed = match broker.read_record(&job_id).await? {
-            (Some(record), _) => record.state == State::Running || record.state.is_terminal(),
+            // a worker of a later version may run a job in a state that only that version knows
+            (Some(record), _) => {
+                matches!(record.state, State::Running | State::Unknown(_))
+                    || record.state.is_terminal()
+            }
             (None, _) => false,
         };
         if !is_claimed {
