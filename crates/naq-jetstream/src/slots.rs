@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +16,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::failpoint::failpoint;
 use crate::names::Names;
+use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{JobId, QueueName};
 
@@ -237,17 +237,8 @@ impl Broker {
             serde_json::to_vec(slots).map_err(|error| BrokerError::not_json("the value", error))?;
         let mut made = false;
         loop {
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-                revision.to_string().as_str(),
-            );
-            if slots.holders.is_empty() {
-                headers.insert(
-                    async_nats::header::NATS_MESSAGE_TTL,
-                    format!("{}s", IDLE_TTL.as_secs()),
-                );
-            }
+            let ttl = slots.holders.is_empty().then_some(IDLE_TTL);
+            let headers = revision_headers(revision, ttl);
             let pending = self
                 .send(self.names.slots(key), headers, value.clone().into())
                 .await?;

@@ -20,6 +20,7 @@ use crate::error::BrokerError;
 use crate::failpoint::failpoint;
 use crate::jobs::message::NewJob;
 use crate::names::Names;
+use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{
     BlockedOn, Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp,
@@ -121,8 +122,7 @@ impl Broker {
         };
         let mut made = false;
         loop {
-            let mut headers = HeaderMap::new();
-            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+            let headers = revision_headers(0, None);
             let pending = self.send(subject.clone(), headers, value.clone()).await?;
             match pending.confirmed().await {
                 Ok(_) | Err(BrokerError::Conflict) => return Ok(()),

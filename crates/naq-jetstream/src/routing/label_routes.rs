@@ -17,6 +17,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::pull::delivery::Delivery;
+use crate::stream::publish::revision_headers;
 use crate::stream::stream_reader::StreamRead;
 use crate::stream::topology::pull_config;
 use crate::watch::{Parsed, Watch, WatchEvent};
@@ -79,9 +80,9 @@ impl Broker {
         // the publish would not show that the bucket is missing: if a worker watches, the server
         // has a subscriber for the subject, and nobody replies
         self.ensure_label_routes().await?;
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let sent = self.send(subject, headers, payload.into()).await?;
+        let sent = self
+            .send(subject, revision_headers(0, None), payload.into())
+            .await?;
         match sent.confirmed().await {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
             Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
@@ -205,12 +206,12 @@ impl Broker {
             Ok(_) => {}
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {}
             Err(error) => {
-                let doing = "making a consumer of jobs that require labels";
+                let doing = "creating a consumer of jobs that require labels";
                 return Err(BrokerError::refused(doing, error));
             }
         }
-        // another client that paused or limited the queue meanwhile may have listed its consumers before this
-        // one existed
+        // another client that paused or limited the queue meanwhile may have listed its consumers
+        // before this one existed
         let now = self.worker_consumer_info(queue).await?;
         if now.config.max_ack_pending != main.config.max_ack_pending {
             self.set_max_ack_pending(queue, &name, now.config.max_ack_pending)

@@ -8,13 +8,10 @@ use bytes::Bytes;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
-use crate::stream::publish::revision_headers;
+use crate::stream::publish::{removal_headers, revision_headers};
 use crate::stream::stream_api::MessageSelector;
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
 use naq_protocol::LeaderInfo;
-
-/// How long the marker of a released lease is kept.
-const MARKER_TTL: Duration = Duration::from_secs(600);
 
 /// The stored leader lease.
 #[derive(Clone, Debug)]
@@ -98,10 +95,12 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::Conflict`] if another scheduler has already acquired it.
     pub async fn release_leader_lease(&self, expected: u64) -> Result<(), BrokerError> {
-        let mut headers = revision_headers(expected, Some(MARKER_TTL));
-        headers.insert("KV-Operation", "DEL");
         let sent = self
-            .send(self.names.leader_lease(), headers, Bytes::new())
+            .send(
+                self.names.leader_lease(),
+                removal_headers(expected),
+                Bytes::new(),
+            )
             .await?;
         self.confirm_schedule(sent).await.map(|_| ())
     }

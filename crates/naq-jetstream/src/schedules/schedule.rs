@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
-use crate::stream::publish::{PendingWrite, revision_headers};
+use crate::stream::publish::{PendingWrite, removal_headers, revision_headers};
 use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
@@ -17,9 +17,6 @@ use naq_protocol::{Schedule, ScheduleId};
 
 /// How long an ended schedule is kept.
 const ENDED_TTL: Duration = Duration::from_secs(7 * 86_400);
-
-/// How long the marker of a removed schedule is kept.
-const MARKER_TTL: Duration = Duration::from_secs(600);
 
 /// A stored schedule.
 #[derive(Clone, Debug)]
@@ -189,10 +186,10 @@ impl Broker {
         schedule: &ScheduleId,
         expected: u64,
     ) -> Result<(), BrokerError> {
-        let mut headers = revision_headers(expected, Some(MARKER_TTL));
-        headers.insert("KV-Operation", "DEL");
         let subject = self.names.schedule(schedule);
-        let sent = self.send(subject, headers, Bytes::new()).await?;
+        let sent = self
+            .send(subject, removal_headers(expected), Bytes::new())
+            .await?;
         self.confirm_schedule(sent).await.map(|_| ())
     }
 

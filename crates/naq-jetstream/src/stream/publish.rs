@@ -96,3 +96,13 @@ pub(crate) fn revision_headers(expected: u64, ttl: Option<Duration>) -> HeaderMa
     }
     headers
 }
+
+/// How long the marker of a removed key is kept.
+const MARKER_TTL: Duration = Duration::from_secs(600);
+
+/// The headers of the marker that removes a key, if its revision is still `expected`.
+pub(crate) fn removal_headers(expected: u64) -> HeaderMap {
+    let mut headers = revision_headers(expected, Some(MARKER_TTL));
+    headers.insert("KV-Operation", "DEL");
+    headers
+}
