@@ -173,11 +173,15 @@ impl std::str::FromStr for Timezone {
     }
 }
 
+/// The most characters of a foreign name that are compared: more than any zone has.
+const NAME_CHARS_MAX: usize = 100;
+
 /// The most similar name: the same one in another case, with the same city, or with few typing
 /// errors.
 fn nearest_timezone(name: &str) -> Option<&'static str> {
     let plain = |name: &str| name.trim().to_ascii_lowercase().replace([' ', '-'], "_");
-    let wanted = plain(name);
+    // The name is foreign input, and the distance to each zone costs the product of both lengths.
+    let wanted: String = plain(name).chars().take(NAME_CHARS_MAX).collect();
     let names = || TZ_VARIANTS.iter().map(|zone| zone.name());
     names()
         .find(|name| plain(name) == wanted)

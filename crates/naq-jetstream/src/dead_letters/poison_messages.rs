@@ -15,7 +15,9 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::pull::delivery::Delivery;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
-use naq_protocol::{JobId, QueueName, Reason, State};
+use naq_protocol::{
+    JobId, Outcome, Phase, QueueName, Reason, Record, RejectReason, State, Timestamp,
+};
 
 /// Maximum number of messages that one search reads.
 const MESSAGE_READS_MAX: u64 = 10_000;
@@ -170,13 +172,14 @@ impl Broker {
         queue: &QueueName,
         job: &JobId,
         problem: &str,
-        time: naq_protocol::Timestamp,
+        time: Timestamp,
     ) -> Result<(), BrokerError> {
-        let mut record =
-            naq_protocol::Record::new(job.clone(), queue.clone(), State::Rejected, time);
-        record.reason = Some(Reason::Invalid);
+        let mut record = Record::new(job.clone(), queue.clone(), State::Queued, time);
         record.error = Some(problem.to_owned());
-        record.finished_at = Some(time);
+        record.set_phase(Phase::Finished {
+            outcome: Outcome::Rejected(RejectReason::Invalid),
+            finished_at: time,
+        });
         match self.write_record(&record, 0, Some(RECORD_TTL)).await {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
             Err(error) => Err(error),
