@@ -241,7 +241,7 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
         .concurrency(1)
         .spawn();
     naq.wait_running(&job);
-    // further messages of the job are recognised as surplus
+    // further messages of the job are dropped as duplicates
     let _third = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     naq.wait_for_messages("build", 1);
     // the first worker is back and has acknowledged

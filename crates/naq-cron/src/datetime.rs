@@ -11,11 +11,11 @@ use crate::timezone::{LocalTimeResult, Timezone, add_seconds};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DateTimeError {
     text: String,
-    kind: DatetimeErrorKind,
+    kind: DateTimeErrorKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DatetimeErrorKind {
+enum DateTimeErrorKind {
     Form,
     Date,
     Time,
@@ -26,15 +26,15 @@ enum DatetimeErrorKind {
 impl fmt::Display for DateTimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self.kind {
-            DatetimeErrorKind::Form => {
+            DateTimeErrorKind::Form => {
                 "is not a time; write 18:00, '2026-12-24 18:00' or 2026-12-24T18:00:00+01:00"
             }
-            DatetimeErrorKind::Date => "has a date that does not exist",
-            DatetimeErrorKind::Time => "has a time of day outside of 00:00:00 to 23:59:59",
-            DatetimeErrorKind::Offset => {
+            DateTimeErrorKind::Date => "has a date that does not exist",
+            DateTimeErrorKind::Time => "has a time of day outside of 00:00:00 to 23:59:59",
+            DateTimeErrorKind::Offset => {
                 "has an invalid offset from UTC; write Z or an offset such as +01:00"
             }
-            DatetimeErrorKind::Range => "is out of range",
+            DateTimeErrorKind::Range => "is out of range",
         };
         write!(f, "`{}` {why}", quoted(&self.text))
     }
@@ -79,12 +79,12 @@ fn read(
     text: &str,
     zone: Timezone,
     now: DateTime<Utc>,
-) -> Result<DateTime<Utc>, DatetimeErrorKind> {
+) -> Result<DateTime<Utc>, DateTimeErrorKind> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
         return Ok(moment.to_utc());
     }
     let Some((date, time)) = text.split_once(['T', 't', ' ']) else {
-        return next_time_of_day(parse_time(text)?, zone, now).ok_or(DatetimeErrorKind::Range);
+        return next_time_of_day(parse_time(text)?, zone, now).ok_or(DateTimeErrorKind::Range);
     };
     let date = parse_date(date)?;
     let time = time.trim_start();
@@ -96,13 +96,13 @@ fn read(
     let whole = time.split_once('.').map_or(time, |(whole, _)| whole);
     let clock = date.and_time(parse_time(whole)?);
     if whole != time && offset.is_none() {
-        return Err(DatetimeErrorKind::Form);
+        return Err(DateTimeErrorKind::Form);
     }
     let moment = match offset {
         None => zone.resolve_local(clock).first_or_gap_end(),
         Some(offset) => add_seconds(
             clock,
-            -parse_offset(offset).ok_or(DatetimeErrorKind::Offset)?,
+            -parse_offset(offset).ok_or(DateTimeErrorKind::Offset)?,
         ),
     };
     Ok(moment.and_utc())
@@ -124,7 +124,7 @@ fn next_time_of_day(time: NaiveTime, zone: Timezone, now: DateTime<Utc>) -> Opti
 }
 
 /// `HH:MM[:SS]`
-fn parse_time(text: &str) -> Result<NaiveTime, DatetimeErrorKind> {
+fn parse_time(text: &str) -> Result<NaiveTime, DateTimeErrorKind> {
     let mut parts = text.split(':');
     let (hour, minute) = (parts.next(), parts.next());
     let (second, rest) = (parts.next().unwrap_or("00"), parts.next());
@@ -135,25 +135,25 @@ fn parse_time(text: &str) -> Result<NaiveTime, DatetimeErrorKind> {
         number(Some(second), 2),
         rest,
     ) else {
-        return Err(DatetimeErrorKind::Form);
+        return Err(DateTimeErrorKind::Form);
     };
-    NaiveTime::from_hms_opt(hour, minute, second).ok_or(DatetimeErrorKind::Time)
+    NaiveTime::from_hms_opt(hour, minute, second).ok_or(DateTimeErrorKind::Time)
 }
 
 /// `YYYY-MM-DD`
-fn parse_date(text: &str) -> Result<NaiveDate, DatetimeErrorKind> {
+fn parse_date(text: &str) -> Result<NaiveDate, DateTimeErrorKind> {
     let parts: Vec<&str> = text.split('-').collect();
     let [year, month, day] = parts[..] else {
-        return Err(DatetimeErrorKind::Form);
+        return Err(DateTimeErrorKind::Form);
     };
     let (Some(year), Some(month), Some(day)) = (
         parse_digits(year, 4),
         parse_digits(month, 2),
         parse_digits(day, 2),
     ) else {
-        return Err(DatetimeErrorKind::Form);
+        return Err(DateTimeErrorKind::Form);
     };
-    NaiveDate::from_ymd_opt(year.cast_signed(), month, day).ok_or(DatetimeErrorKind::Date)
+    NaiveDate::from_ymd_opt(year.cast_signed(), month, day).ok_or(DateTimeErrorKind::Date)
 }
 
 /// `Z` or `+HH:MM`, in seconds east of UTC.

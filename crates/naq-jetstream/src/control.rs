@@ -84,11 +84,8 @@ impl Broker {
         &self,
         worker_id: &str,
     ) -> Result<ControlSubscription, BrokerError> {
-        let subscriber = self
-            .client
-            .subscribe(self.names.control_of_worker(worker_id))
-            .await
-            .map_err(BrokerError::connection_lost)?;
+        let subject = self.names.control_of_worker(worker_id);
+        let subscriber = self.subscribe(subject).await?;
         Ok(ControlSubscription {
             subscriber,
             client: self.client.clone(),

@@ -20,8 +20,9 @@ impl Broker {
     ///
     /// The record must have been written before: a dependent that is released earlier would find
     /// this job unfinished and block again. Repeating this does no harm, so a caller that was cut
-    /// off repeats all of it. `None` for `envelope` means that it is lost: then only dependents
-    /// are released, and the reconciler removes the rest.
+    /// off repeats all of it. `None` for `envelope` means that it is lost or invalid: then only
+    /// dependents are released. The reconciler removes what is left in the indexes, and the next
+    /// job that needs the slot takes it over.
     ///
     /// # Errors
     /// Returns the error of the request that failed; the caller has to repeat the call.

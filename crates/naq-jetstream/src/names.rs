@@ -313,7 +313,7 @@ impl Names {
     }
 
     /// How the server republishes each message of a queue's stream: the source and the destination.
-    /// The first two tokens of an event after the prefix are `queue` or `delayed`, and the queue.
+    /// The destination has `event` between the prefix and the other tokens of the message's subject.
     #[must_use]
     pub fn queue_events(&self) -> (String, String) {
         (

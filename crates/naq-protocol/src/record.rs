@@ -150,8 +150,8 @@ pub struct Record {
     /// What the job waits for, while it is blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits: Option<BlockedOn>,
-    /// The sequence of the message by which the job was blocked. The message is removed; if it is
-    /// redelivered before that, it must not start the job.
+    /// The sequence of the message by which the job was blocked, or by which the attempt ran that is
+    /// retried. The message is removed; if it is redelivered before that, it must not start the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub superseded_sequence: Option<u64>,
     /// Whether all dependencies are satisfied; they are then not looked up again.

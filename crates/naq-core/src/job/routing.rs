@@ -22,7 +22,7 @@ pub fn has_required_labels(
 /// requires. `None` means that nothing has to be written.
 ///
 /// `running` is the record that the worker would write if it ran the job itself. The new record
-/// keeps two context of it:
+/// keeps two facts of it:
 ///
 /// - A worker crashed during the job. That worker's lease names the message that is about to be
 ///   replaced; with the lease still in the record, the new message would be a duplicate.

@@ -262,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_place_is_read_back(time in 0_i64..i64::MAX, sequence in any::<u64>(), stream in "[A-Za-z0-9_-]{1,80}") {
+        fn a_job_cursor_is_read_back(time in 0_i64..i64::MAX, sequence in any::<u64>(), stream in "[A-Za-z0-9_-]{1,80}") {
             let cursor = JobCursor {
                 time: Timestamp(chrono::DateTime::from_timestamp_nanos(time)),
                 stream,

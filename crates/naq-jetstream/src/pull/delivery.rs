@@ -103,7 +103,7 @@ impl Delivery {
             .request(self.reply.clone(), Bytes::from_static(kind.as_bytes()))
             .await
             .map(|_| ())
-            .map_err(|_| BrokerError::Timeout("answering for a message"))
+            .map_err(|_| BrokerError::Timeout("acknowledging a message"))
     }
 
     /// Whether the message is a recheck and not a job: the blocked job that its subject names is to

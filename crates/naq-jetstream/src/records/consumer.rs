@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt;
 
+use super::RETRY_PAUSE;
 use super::change::{RecordChange, parse_change};
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -15,9 +16,6 @@ use naq_protocol::Timestamp;
 /// Maximum number of unacknowledged changes of a consumer, including those that wait for
 /// redelivery.
 const ACK_PENDING_MAX: i64 = 1_000;
-
-/// Pause before the server is asked again after an error.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the server keeps an unused consumer: by then most records that it would deliver have
 /// expired too.
@@ -156,18 +154,18 @@ impl Broker {
                 &stream,
             )
             .await
-            .map_err(|error| BrokerError::refused("making a consumer of changes", error))?;
+            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(CHANGES_AHEAD)
             .messages()
             .await
-            .map_err(|error| BrokerError::refused("making a consumer of changes", error))?;
+            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
         let stream = self
             .jetstream
             .get_stream_no_info(&stream)
             .await
-            .map_err(|error| BrokerError::refused("making a consumer of changes", error))?;
+            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
         Ok(RecordChangeConsumer {
             name: name.to_owned(),
             stream,

@@ -5,12 +5,11 @@
 //! read from there on: it has the latest revision of each record, so that no end of a job is
 //! missed, although intermediate states may be.
 
-use std::time::Duration;
-
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::{HeaderMap, Message};
 use tokio::sync::mpsc;
 
+use super::RETRY_PAUSE;
 use super::change::{RecordChange, parse_change};
 use crate::broker::Broker;
 use crate::connection::connect::RECONNECT_BACKOFF;
@@ -25,9 +24,6 @@ use crate::stream::stream_api::StoredMessage;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
 use naq_protocol::{JobId, Timestamp};
-
-/// Pause before a refused request is repeated.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A message of a job that entered a queue, or that is delayed.
 #[derive(Clone, Debug)]

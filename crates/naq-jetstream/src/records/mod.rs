@@ -4,3 +4,8 @@ pub(crate) mod change;
 pub(crate) mod consumer;
 pub(crate) mod events;
 pub(crate) mod record;
+
+use std::time::Duration;
+
+/// Pause before a failed request for changes is repeated.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -286,7 +286,7 @@ impl Broker {
         queue: &QueueName,
         ack_wait: Duration,
     ) -> Result<Duration, BrokerError> {
-        const DOING: &str = "making the queue's consumer";
+        const DOING: &str = "creating the queue's consumer";
         let made = self
             .jetstream
             .create_consumer_strict_on_stream(
@@ -336,7 +336,7 @@ impl Broker {
                 self.names.queue_stream(queue),
             )
             .await
-            .map_err(|error| BrokerError::refused("making a consumer for one job", error))?;
+            .map_err(|error| BrokerError::refused("creating a consumer for one job", error))?;
         Ok(name)
     }
 
@@ -349,7 +349,7 @@ impl Broker {
         &self,
         config: Config,
     ) -> Result<StreamCreation, BrokerError> {
-        const DOING: &str = "making a stream";
+        const DOING: &str = "creating a stream";
         match self.jetstream.create_stream(config).await {
             Ok(_) => Ok(StreamCreation::Created),
             Err(error) => match error.kind() {
