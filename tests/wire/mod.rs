@@ -99,6 +99,35 @@ fn wire_data_of_a_later_version_is_read_and_its_unknown_names_are_shown() {
 }
 
 #[test]
+fn wire_names_of_a_later_version_are_shown_and_written_back() {
+    let schedule: Schedule = of_later_versions("schedule_with_later_policies");
+    assert_eq!(schedule.misfire.to_string(), "latest");
+    assert_eq!(schedule.overlap.to_string(), "limit");
+    let written = serde_json::to_value(&schedule).unwrap();
+    assert_eq!(
+        (&written["misfire"], &written["overlap"]),
+        (&"latest".into(), &"limit".into())
+    );
+
+    let record: Record = of_later_versions("record_with_later_condition");
+    let written = serde_json::to_value(&record).unwrap();
+    assert_eq!(written["waits"]["dependencies"][0], "b");
+    assert_eq!(written["waits"]["dependencies"][1]["on"], "started");
+
+    let envelope: Envelope = of_later_versions("envelope_with_later_names");
+    assert_eq!(envelope.retry_strategy.unwrap().to_string(), "fibonacci");
+    // To run the job by it would be to guess, and for a producer it is a typing error.
+    let bytes = serde_json::to_vec(&envelope).unwrap();
+    let refused = Envelope::parse(&bytes).unwrap_err();
+    assert_eq!(refused.path, "retry_strategy");
+    assert!(refused.message.contains("fixed, linear, exponential"));
+    let without_strategy = br#"{"command":"x","depends_on":[{"job":"c","on":"started"}]}"#;
+    let refused = Envelope::parse(without_strategy).unwrap_err();
+    assert_eq!(refused.path, "depends_on[0].on");
+    assert!(refused.message.contains("success, failure, finished"));
+}
+
+#[test]
 fn wire_envelope_with_unknown_fields_keeps_them_when_it_is_rerun() {
     let envelope = br#"{"command":"x","colour":"red","nested":{"deep":[1, 2]}}"#;
     let of = naq_protocol::JobId::new("a").unwrap();

@@ -9,14 +9,15 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::names::JobId;
-use crate::text::excerpt;
+use crate::wire_name::{UnknownName, wire_name};
 
 /// The most dependencies of one job.
 pub const DEPENDENCIES_MAX: usize = 10_000;
 
 /// How a dependency must finish.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+// Exhaustive on purpose, see `State`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum DependencyCondition {
     /// Successfully.
     #[default]
@@ -25,44 +26,19 @@ pub enum DependencyCondition {
     Failure,
     /// In any terminal state.
     Finished,
+    /// A condition that only a later version of naq defines. No end satisfies it, and none rules it
+    /// out: the dependency stays open. [`Envelope::parse`] refuses it.
+    ///
+    /// [`Envelope::parse`]: crate::Envelope::parse
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
 
-impl DependencyCondition {
-    /// The name in envelopes.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            DependencyCondition::Success => "success",
-            DependencyCondition::Failure => "failure",
-            DependencyCondition::Finished => "finished",
-        }
-    }
-}
-
-impl fmt::Display for DependencyCondition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl std::str::FromStr for DependencyCondition {
-    type Err = String;
-    fn from_str(text: &str) -> Result<DependencyCondition, String> {
-        [
-            DependencyCondition::Success,
-            DependencyCondition::Failure,
-            DependencyCondition::Finished,
-        ]
-        .into_iter()
-        .find(|condition| condition.as_str() == text)
-        .ok_or_else(|| {
-            format!(
-                "`{}` is not a condition; use one of success, failure, finished",
-                excerpt(text)
-            )
-        })
-    }
-}
+wire_name!(DependencyCondition, "a condition", {
+    Success => "success",
+    Failure => "failure",
+    Finished => "finished",
+});
 
 /// A job that must finish before another one starts. On the wire it is the job's id, or an object
 /// with `job` and `on`.
@@ -161,13 +137,20 @@ mod tests {
     }
 
     #[test]
+    fn condition_of_a_later_version_is_shown_and_written_back() {
+        let text = r#"{"job":"a","on":"started"}"#;
+        let read: Dependency = serde_json::from_str(text).unwrap();
+        assert_eq!(read.on.to_string(), "started");
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        assert_eq!(
+            read.on.known(),
+            Err("`started` is not a condition; use one of success, failure, finished".to_owned())
+        );
+    }
+
+    #[test]
     fn invalid_dependency_is_refused() {
-        for text in [
-            r#"3"#,
-            r#"{"on":"success"}"#,
-            r#"{"job":"a","on":"soon"}"#,
-            r#""a.b""#,
-        ] {
+        for text in [r#"3"#, r#"{"on":"success"}"#, r#""a.b""#] {
             assert!(serde_json::from_str::<Dependency>(text).is_err(), "{text}");
         }
     }

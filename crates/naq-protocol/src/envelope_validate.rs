@@ -10,7 +10,7 @@ use crate::envelope::{Envelope, RETRIES_MAX};
 use crate::error::{EnvelopeError, RejectReason};
 use crate::limits::OUTPUT_BYTES_MAX;
 use crate::names::NAME_CHARS_MAX;
-use crate::retry::RetryDelay;
+use crate::retry::{Backoff, RetryDelay};
 use crate::text::excerpt;
 use crate::version::check_version;
 
@@ -56,6 +56,9 @@ impl Envelope {
             .is_some_and(|retries| retries > RETRIES_MAX)
         {
             return invalid("max_retries", "it is out of range; at most 10000");
+        }
+        if let Some(Err(problem)) = self.retry_strategy.map(Backoff::known) {
+            return invalid("retry_strategy", &problem);
         }
         if self.retry_delay == Some(RetryDelay::PerRetry(Vec::new())) {
             return invalid("retry_delay", "the list is empty");
@@ -223,6 +226,9 @@ impl Envelope {
         let mut seen = HashSet::new();
         for (index, dependency) in self.depends_on.iter().enumerate() {
             let path = || format!("depends_on[{index}]");
+            if let Err(problem) = dependency.on.known() {
+                return invalid(format!("{}.on", path()), &problem);
+            }
             if Some(&dependency.job) == self.job_id.as_ref() {
                 return invalid(path(), "the job would wait for itself");
             }

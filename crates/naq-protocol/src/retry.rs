@@ -7,10 +7,12 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::units::WireDuration;
+use crate::wire_name::{UnknownName, wire_name};
 
 /// How the wait before a retry grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+// Exhaustive on purpose, see `State`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Backoff {
     /// Always `retry_delay`.
     #[default]
@@ -19,7 +21,18 @@ pub enum Backoff {
     Linear,
     /// `retry_delay` doubled with each retry.
     Exponential,
+    /// A strategy that only a later version of naq defines. [`Envelope::parse`] refuses it.
+    ///
+    /// [`Envelope::parse`]: crate::Envelope::parse
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
+
+wire_name!(Backoff, "a retry strategy", {
+    Fixed => "fixed",
+    Linear => "linear",
+    Exponential => "exponential",
+});
 
 /// The waits before retries, as the envelope sets them.
 #[derive(Clone, Debug, PartialEq, Eq)]

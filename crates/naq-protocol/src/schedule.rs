@@ -27,8 +27,9 @@ pub const MISFIRE_MAX_DEFAULT: u32 = 100;
 pub const MISFIRE_GRACE_DEFAULT: WireDuration = WireDuration::from_secs(60);
 
 /// What to do with ticks that no scheduler enqueued in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+// Exhaustive on purpose, see `State`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Misfire {
     /// Skip them.
     Skip,
@@ -37,23 +38,21 @@ pub enum Misfire {
     Once,
     /// Enqueue the last `misfire_max` of them.
     All,
+    /// A policy that only a later version of naq defines. No ticks are enqueued.
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
 
-impl Misfire {
-    /// The name in schedules.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Misfire::Skip => "skip",
-            Misfire::Once => "once",
-            Misfire::All => "all",
-        }
-    }
-}
+wire_name!(Misfire, "a misfire policy", {
+    Skip => "skip",
+    Once => "once",
+    All => "all",
+});
 
 /// What to do with a tick while the job of the previous one has not finished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+// Exhaustive on purpose, see `State`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Overlap {
     /// Enqueue it; both jobs may run at once.
     #[default]
@@ -64,20 +63,17 @@ pub enum Overlap {
     Queue,
     /// Cancel the previous job and enqueue it.
     Replace,
+    /// A policy that only a later version of naq defines. No ticks are enqueued.
+    #[schemars(skip)]
+    Unknown(UnknownName),
 }
 
-impl Overlap {
-    /// The name in schedules.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Overlap::Allow => "allow",
-            Overlap::Skip => "skip",
-            Overlap::Queue => "queue",
-            Overlap::Replace => "replace",
-        }
-    }
-}
+wire_name!(Overlap, "an overlap policy", {
+    Allow => "allow",
+    Skip => "skip",
+    Queue => "queue",
+    Replace => "replace",
+});
 
 /// The status of a schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
@@ -95,7 +91,7 @@ pub enum ScheduleStatus {
     Unknown(UnknownName),
 }
 
-wire_name!(ScheduleStatus, "the status of a schedule", {
+wire_name!(ScheduleStatus, "a status of a schedule", {
     Active => "active",
     Paused => "paused",
     Ended => "ended",
@@ -262,6 +258,11 @@ impl TickEnvelope {
     /// # Errors
     /// Returns [`EnvelopeError`] if the envelope is invalid or sets a field that only one job can have.
     pub fn new(schedule: &Schedule) -> Result<TickEnvelope, EnvelopeError> {
+        // A later version may give the jobs of its policy fields that this version does not know.
+        let overlap = schedule
+            .overlap
+            .known()
+            .map_err(|problem| EnvelopeError::new(RejectReason::Invalid, "overlap", problem))?;
         let bytes = schedule.envelope.get().as_bytes();
         let envelope = Envelope::parse(bytes)?;
         let mut fields: OrderedObject = serde_json::from_str(json::check_object(bytes)?)
@@ -279,7 +280,7 @@ impl TickEnvelope {
         for name in PER_JOB_FIELDS {
             fields.remove(name);
         }
-        if schedule.overlap == Overlap::Queue {
+        if overlap == Overlap::Queue {
             if envelope.concurrency_key.is_some() {
                 return Err(EnvelopeError::new(
                     RejectReason::Invalid,

@@ -2,7 +2,6 @@
 
 use schemars::JsonSchema;
 
-use crate::text::excerpt;
 use crate::wire_name::{UnknownName, wire_name};
 
 /// The state of a job.
@@ -38,7 +37,7 @@ pub enum State {
     Unknown(UnknownName),
 }
 
-wire_name!(State, "the state of a job", {
+wire_name!(State, "a state", {
     Scheduled => "scheduled",
     Queued => "queued",
     Waiting => "waiting",
@@ -128,23 +127,6 @@ impl State {
     }
 }
 
-impl std::str::FromStr for State {
-    type Err = String;
-    fn from_str(text: &str) -> Result<State, String> {
-        State::ALL
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| {
-                let all: Vec<_> = State::ALL.iter().map(State::as_str).collect();
-                format!(
-                    "`{}` is not a state; use one of {}",
-                    excerpt(text),
-                    all.join(", ")
-                )
-            })
-    }
-}
-
 /// Why a job finished as it did, or why its last attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "snake_case")]
@@ -179,7 +161,7 @@ pub enum Reason {
     Unknown(UnknownName),
 }
 
-wire_name!(Reason, "the reason for a job's state", {
+wire_name!(Reason, "a reason", {
     Exit => "exit",
     Signal => "signal",
     Timeout => "timeout",

@@ -43,8 +43,15 @@ impl fmt::Debug for UnknownName {
     }
 }
 
-/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `Display`, `Serialize`
-/// and `Deserialize`.
+/// What is wrong with a name that this version does not define, and which names it defines.
+pub(crate) fn not_known(name: &str, what: &str, known: &[&str]) -> String {
+    let name = crate::text::escape(&crate::text::excerpt(name));
+    format!("`{name}` is not {what}; use one of {}", known.join(", "))
+}
+
+/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `known`, `Display`,
+/// `Serialize`, `Deserialize` and `FromStr`. Only `FromStr` and `known`, for what a user sets,
+/// refuse a name that this version does not define.
 macro_rules! wire_name {
     ($type:ident, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
         impl $type {
@@ -54,6 +61,31 @@ macro_rules! wire_name {
                 match self {
                     $($type::$variant => $name,)+
                     $type::Unknown(name) => name.as_str(),
+                }
+            }
+
+            /// The value itself, if this version of naq defines it.
+            ///
+            /// # Errors
+            /// Returns what is wrong with a name that it does not define, and the names that it does.
+            pub fn known(self) -> Result<$type, String> {
+                match self {
+                    $type::Unknown(name) => Err($crate::wire_name::not_known(
+                        name.as_str(),
+                        $what,
+                        &[$($name),+],
+                    )),
+                    known => Ok(known),
+                }
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<$type, String> {
+                match text {
+                    $($name => Ok($type::$variant),)+
+                    other => Err($crate::wire_name::not_known(other, $what, &[$($name),+])),
                 }
             }
         }

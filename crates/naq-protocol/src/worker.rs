@@ -25,7 +25,7 @@ pub enum WorkerState {
     Unknown(UnknownName),
 }
 
-wire_name!(WorkerState, "the state of a worker", {
+wire_name!(WorkerState, "a state of a worker", {
     Idle => "idle",
     Busy => "busy",
     Draining => "draining",

@@ -60,7 +60,8 @@ pub fn retry_delay(envelope: &Envelope, retry: u32, random: f64) -> Duration {
         None => RETRY_DELAY_DEFAULT,
         Some(RetryDelay::Single(span)) => {
             let factor = match envelope.retry_strategy.unwrap_or_default() {
-                Backoff::Fixed => 1.0,
+                // An envelope with an unknown strategy is refused before it becomes a job.
+                Backoff::Fixed | Backoff::Unknown(_) => 1.0,
                 Backoff::Linear => f64::from(retry),
                 Backoff::Exponential => 2_f64.powi(i32::try_from(retry - 1).unwrap_or(i32::MAX)),
             };

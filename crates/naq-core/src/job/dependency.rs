@@ -17,13 +17,16 @@ pub enum DependencyStatus {
     Circular,
 }
 
-/// Whether a job that finished in the state `ended` satisfies the condition of a dependency.
+/// Whether a job that finished in the state `ended` satisfies the condition of a dependency. `None`
+/// means that only a later version knows the condition: the job that waits is neither released nor
+/// failed by it.
 #[must_use]
-pub fn satisfies_condition(on: DependencyCondition, ended: State) -> bool {
+pub fn satisfies_condition(on: DependencyCondition, ended: State) -> Option<bool> {
     match on {
-        DependencyCondition::Success => ended == State::Succeeded,
-        DependencyCondition::Failure => ended != State::Succeeded,
-        DependencyCondition::Finished => true,
+        DependencyCondition::Success => Some(ended == State::Succeeded),
+        DependencyCondition::Failure => Some(ended != State::Succeeded),
+        DependencyCondition::Finished => Some(true),
+        DependencyCondition::Unknown(_) => None,
     }
 }
 
@@ -44,14 +47,18 @@ pub enum Evaluation {
 }
 
 /// Evaluates dependencies by what is known about each. If `is_late`, the time for missing ones is
-/// over: missing and circular dependencies count as unsatisfiable.
+/// over: missing and circular dependencies count as unsatisfiable. A dependency whose condition only
+/// a later version knows stays open, whatever its status.
 #[must_use]
 pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Evaluation {
     let unsatisfiable =
         |job: &JobId, how: &str| Evaluation::Unsatisfiable(format!("it depends on {job}, {how}"));
-    for (dependency, status) in known {
+    let is_known = |on: DependencyCondition| !matches!(on, DependencyCondition::Unknown(_));
+    for (dependency, status) in known.iter().filter(|(one, _)| is_known(one.on)) {
         match status {
-            DependencyStatus::Finished(state) if !satisfies_condition(dependency.on, *state) => {
+            DependencyStatus::Finished(state)
+                if satisfies_condition(dependency.on, *state) == Some(false) =>
+            {
                 return unsatisfiable(
                     &dependency.job,
                     &format!("which is {state} (the condition is {})", dependency.on),
@@ -69,7 +76,7 @@ pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Eval
     let is_open = |status: &DependencyStatus| !matches!(status, DependencyStatus::Finished(_));
     let open: Vec<Dependency> = known
         .iter()
-        .filter(|(_, status)| is_open(status))
+        .filter(|(dependency, status)| is_open(status) || !is_known(dependency.on))
         .map(|(dependency, _)| dependency.clone())
         .collect();
     if open.is_empty() {
@@ -110,10 +117,13 @@ mod tests {
             for state in State::ALL.into_iter().filter(|state| state.is_terminal()) {
                 assert_eq!(
                     satisfies_condition(condition, state),
-                    met_by.contains(&state),
+                    Some(met_by.contains(&state)),
                     "{condition} {state}"
                 );
-                assert!(satisfies_condition(DependencyCondition::Finished, state));
+                assert_eq!(
+                    satisfies_condition(DependencyCondition::Finished, state),
+                    Some(true)
+                );
             }
         }
     }
@@ -141,6 +151,31 @@ mod tests {
             DependencyStatus::Queued,
         )];
         assert!(matches!(evaluate(&known, true), Evaluation::Pending { .. }));
+    }
+
+    #[test]
+    fn dependency_with_a_condition_of_a_later_version_stays_open() {
+        let later: DependencyCondition = serde_json::from_str("\"started\"").unwrap();
+        for status in [
+            DependencyStatus::Finished(State::Succeeded),
+            DependencyStatus::Finished(State::Failed),
+            DependencyStatus::Missing,
+            DependencyStatus::Circular,
+        ] {
+            let known = [
+                (on("later", later), status),
+                (
+                    on("met", DependencyCondition::Success),
+                    DependencyStatus::Finished(State::Succeeded),
+                ),
+            ];
+            for is_late in [false, true] {
+                let Evaluation::Pending { open, .. } = evaluate(&known, is_late) else {
+                    panic!("{status:?} decided a condition that only a later version knows");
+                };
+                assert_eq!(open, [on("later", later)]);
+            }
+        }
     }
 
     fn any_status() -> impl Strategy<Value = DependencyStatus> {
@@ -175,7 +210,7 @@ mod tests {
                 .map(|(at, (condition, status))| (on(&format!("d{at}"), condition), status))
                 .collect();
             let unsatisfiable = known.iter().any(|(dependency, status)| match status {
-                DependencyStatus::Finished(state) => !satisfies_condition(dependency.on, *state),
+                DependencyStatus::Finished(state) => satisfies_condition(dependency.on, *state) == Some(false),
                 DependencyStatus::Missing | DependencyStatus::Circular => is_late,
                 DependencyStatus::Active | DependencyStatus::Queued => false,
             });

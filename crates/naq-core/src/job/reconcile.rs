@@ -1,7 +1,7 @@
 //! Reconciling what a crash left behind: index entries, missing messages, lost jobs.
 
 use super::transition::finish;
-use naq_protocol::{Outcome, Reason, Record, State, Timestamp};
+use naq_protocol::{DependencyCondition, Outcome, Reason, Record, State, Timestamp};
 
 /// What to do with an index entry that says that one job depends on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +31,21 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
         Some(dependency)
             if job.state == State::Waiting
                 && !dependency.placeholder
-                && dependency.state.is_terminal() =>
+                && dependency.state.is_terminal()
+                && !waits_for_unknown_condition(job, dependency) =>
         {
             OnDependencyEdge::Release(dependency.state)
         }
         _ => OnDependencyEdge::Keep,
     }
+}
+
+/// Whether only a later version knows how the dependency must finish: its reconciler decides then.
+fn waits_for_unknown_condition(job: &Record, dependency: &Record) -> bool {
+    let mut awaited = job.waits.iter().flat_map(|waits| &waits.dependencies);
+    awaited.any(|one| {
+        matches!(one.on, DependencyCondition::Unknown(_)) && one.job == dependency.job_id
+    })
 }
 
 /// Whether a job needs a message in its queue. A blocked job has none: whatever ends its wait

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use naq_protocol::{Misfire, Timestamp};
+use naq_protocol::Timestamp;
 
 use super::plan::{ScheduleAction, SchedulePosition, TickPlan};
 
@@ -21,12 +21,7 @@ impl TickPlan {
         first: Timestamp,
         late_until: Timestamp,
     ) -> ScheduleAction {
-        let kept_max = match self.misfire {
-            Misfire::Skip => 0,
-            Misfire::Once => 1,
-            Misfire::All => self.misfire_max,
-        };
-        let kept_from = self.last_ticks(first, late_until, kept_max);
+        let kept_from = self.last_ticks(first, late_until, self.late_ticks_max);
         let (done_until, missed) = match kept_from {
             Some(kept_from) => {
                 let missed = self.count_ticks(first, kept_from);

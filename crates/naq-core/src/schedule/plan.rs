@@ -26,8 +26,8 @@ pub struct TickPlan {
     end_ms: Option<i64>,
     repeat: Option<u64>,
     jitter_ms: i64,
-    pub(super) misfire: Misfire,
-    pub(super) misfire_max: usize,
+    /// How many late ticks the misfire policy still enqueues.
+    pub(super) late_ticks_max: usize,
     grace_ms: i64,
     /// The seed of this schedule's jitter, derived from its id.
     seed: u64,
@@ -92,7 +92,8 @@ impl TickPlan {
     /// Parses the timing of a schedule.
     ///
     /// # Errors
-    /// Returns [`ScheduleError`] with the first invalid field.
+    /// Returns [`ScheduleError`] with the first invalid field. A policy that only a later version
+    /// knows counts as invalid: this version must not enqueue ticks by a rule that it does not know.
     pub fn new(schedule: &Schedule, crons: &mut CronCache) -> Result<TickPlan, ScheduleError> {
         let rule = tick_rule(schedule, crons)?;
         if schedule.repeat == Some(0) {
@@ -113,6 +114,20 @@ impl TickPlan {
                 format!("it is out of range; 1 to {MISFIRE_MAX_MAX}"),
             ));
         }
+        let unknown_policy = |field| move |problem: String| ScheduleError::field(field, problem);
+        let late_ticks_max = match schedule
+            .misfire
+            .known()
+            .map_err(unknown_policy("misfire"))?
+        {
+            Misfire::Skip | Misfire::Unknown(_) => 0,
+            Misfire::Once => 1,
+            Misfire::All => misfire_max as usize,
+        };
+        schedule
+            .overlap
+            .known()
+            .map_err(unknown_policy("overlap"))?;
         let grace = schedule.misfire_grace.unwrap_or(MISFIRE_GRACE_DEFAULT);
         Ok(TickPlan {
             rule,
@@ -120,8 +135,7 @@ impl TickPlan {
             end_ms: schedule.end.map(Timestamp::unix_ms),
             repeat: schedule.repeat,
             jitter_ms: millis(schedule.jitter.unwrap_or_default().0),
-            misfire: schedule.misfire,
-            misfire_max: misfire_max as usize,
+            late_ticks_max,
             grace_ms: millis(grace.0),
             seed: seed(&schedule.schedule_id),
         })
@@ -498,6 +512,8 @@ mod tests {
         assert_eq!(field(&|bad| bad.repeat = Some(0)), "repeat");
         assert_eq!(field(&|bad| bad.misfire_max = Some(0)), "misfire_max");
         assert_eq!(field(&|bad| bad.end = Some(bad.created_at)), "end");
+        let later = |bad: &mut Schedule| bad.misfire = serde_json::from_str("\"latest\"").unwrap();
+        assert_eq!(field(&later), "misfire");
         let no_envelope = serde_json::from_str::<Box<serde_json::value::RawValue>>("{}").unwrap();
         assert_eq!(field(&|bad| bad.envelope = no_envelope.clone()), "envelope");
         let mut fast = schedule(None, Some(99));
@@ -507,6 +523,19 @@ mod tests {
         ));
         fast.every = Some(WireDuration(std::time::Duration::from_millis(100)));
         assert!(check_schedule(&fast).is_ok());
+    }
+
+    #[test]
+    fn schedule_with_a_policy_of_a_later_version_has_no_ticks() {
+        let mut later = schedule(Some("0 5 * * *"), None);
+        later.overlap = serde_json::from_str("\"limit\"").unwrap();
+        let why = TickPlan::new(&later, &mut CronCache::default()).unwrap_err();
+        assert_eq!(
+            why.to_string(),
+            "schedule: `overlap`: `limit` is not an overlap policy; use one of allow, skip, queue, replace"
+        );
+        // A trigger enqueues no job of it either.
+        assert_eq!(TickEnvelope::new(&later).unwrap_err().path, "overlap");
     }
 
     proptest! {

@@ -286,8 +286,18 @@ impl Broker {
         dependent: &JobId,
         edge: &Edge,
     ) -> Result<(), BrokerError> {
+        let Some(is_satisfied) = naq_core::satisfies_condition(edge.on, ended) else {
+            // The key stays, by which the reconciler of that later version finds the job.
+            tracing::warn!(
+                job_id = %dependent,
+                dependency = %job,
+                condition = %edge.on,
+                "dependency ended, but only a later version of naq knows its condition; the job stays blocked"
+            );
+            return Ok(());
+        };
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
-        if naq_core::satisfies_condition(edge.on, ended) && !edge.is_only {
+        if is_satisfied && !edge.is_only {
             self.purge_subjects(&bucket, &self.names.open_edge(dependent, job), None)
                 .await?;
             failpoint("release.closed");

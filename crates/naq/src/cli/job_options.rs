@@ -101,7 +101,7 @@ pub(super) struct JobOptions {
     )]
     retry_delay: Vec<WireDuration>,
     /// Growth of the delay: fixed, linear or exponential
-    #[arg(long, value_name = "STRATEGY", value_parser = parse_strategy, help_heading = "Retries")]
+    #[arg(long, value_name = "STRATEGY", help_heading = "Retries")]
     retry_strategy: Option<Backoff>,
     /// Maximum delay, such as 10m
     #[arg(long, value_name = "TIME", help_heading = "Retries")]
@@ -151,15 +151,6 @@ pub(super) struct JobOptions {
     /// Time that the record stays after the job's end, such as 24h; 0 keeps it forever
     #[arg(long, value_name = "TIME")]
     result_ttl: Option<WireDuration>,
-}
-
-fn parse_strategy(text: &str) -> Result<Backoff, String> {
-    match text {
-        "fixed" => Ok(Backoff::Fixed),
-        "linear" => Ok(Backoff::Linear),
-        "exponential" => Ok(Backoff::Exponential),
-        _ => Err("one of fixed, linear, exponential".to_owned()),
-    }
 }
 
 impl JobOptions {

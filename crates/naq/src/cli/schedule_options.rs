@@ -64,22 +64,12 @@ fn or_none<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<O
 }
 
 fn misfire() -> impl TypedValueParser<Value = Misfire> {
-    PossibleValuesParser::new(["skip", "once", "all"]).map(|text| match text.as_str() {
-        "skip" => Misfire::Skip,
-        "all" => Misfire::All,
-        _ => Misfire::Once,
-    })
+    PossibleValuesParser::new(["skip", "once", "all"]).try_map(|text| text.parse::<Misfire>())
 }
 
 fn overlap() -> impl TypedValueParser<Value = Overlap> {
-    PossibleValuesParser::new(["allow", "skip", "queue", "replace"]).map(|text| {
-        match text.as_str() {
-            "skip" => Overlap::Skip,
-            "queue" => Overlap::Queue,
-            "replace" => Overlap::Replace,
-            _ => Overlap::Allow,
-        }
-    })
+    PossibleValuesParser::new(["allow", "skip", "queue", "replace"])
+        .try_map(|text| text.parse::<Overlap>())
 }
 
 impl ScheduleOptions {

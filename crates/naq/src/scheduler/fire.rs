@@ -89,6 +89,11 @@ async fn apply_overlap_policy(
         Overlap::Allow | Overlap::Queue => return Ok(None),
         Overlap::Skip => false,
         Overlap::Replace => true,
+        // the index does not take such a schedule in
+        Overlap::Unknown(policy) => {
+            let why = format!("the overlap policy {} is not known", policy.as_str());
+            return Err(BrokerError::invalid_data(why).into());
+        }
     };
     // the last job may be this tick itself, enqueued by a leader that died before it stored that
     let Some(last) = tick

@@ -494,8 +494,8 @@ fn print_schedule_details(
             print_line(name, &value)?;
         }
     }
-    print_line("misfire", schedule.misfire.as_str())?;
-    print_line("overlap", schedule.overlap.as_str())?;
+    print_line("misfire", &schedule.misfire.to_string())?;
+    print_line("overlap", &schedule.overlap.to_string())?;
     print_line("runs", &progress.runs.to_string())?;
     print_line("missed", &progress.missed.to_string())?;
     print_line("skipped", &progress.skipped.to_string())?;

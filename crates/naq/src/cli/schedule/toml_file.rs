@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -232,6 +233,22 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a name. One that this version does not define is a problem here, as in a flag.
+    fn name<T: FromStr<Err = String>>(
+        &mut self,
+        name: &str,
+        line: usize,
+        value: &DeValue,
+    ) -> Option<T> {
+        let text: String = self.value(name, line, value)?;
+        let read = text.parse();
+        if let Err(error) = &read {
+            self.problems
+                .push(Diagnostic::new(line, format!("`{name}`: {error}")));
+        }
+        read.ok()
+    }
+
     /// Reads a duration.
     fn duration(&mut self, name: &str, line: usize, value: &DeValue) -> Option<Duration> {
         self.value(name, line, value)
@@ -329,10 +346,10 @@ impl Reader<'_> {
             "start" => read.start = self.value(name, line, value),
             "end" => read.end = self.value(name, line, value),
             "jitter" => new.jitter = self.duration(name, line, value),
-            "misfire" => new.misfire = self.value(name, line, value).unwrap_or_default(),
+            "misfire" => new.misfire = self.name(name, line, value).unwrap_or_default(),
             "misfire_max" => new.misfire_max = self.value(name, line, value),
             "misfire_grace" => new.misfire_grace = self.duration(name, line, value),
-            "overlap" => new.overlap = self.value(name, line, value).unwrap_or_default(),
+            "overlap" => new.overlap = self.name(name, line, value).unwrap_or_default(),
             "job" => self.job(line, value, &mut read.job, &mut read.field_lines),
             other => self.unknown(line, other, &SCHEDULE_FIELDS),
         }
