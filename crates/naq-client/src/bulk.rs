@@ -4,8 +4,8 @@ use std::collections::{HashSet, VecDeque};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::ClientError;
-use super::delayed_jobs::compare_with_existing;
+use super::existing_job::compare_with_existing;
+use super::{Client, ClientError};
 use naq_jetstream::{Broker, BrokerError, EnqueueAck, NewJob, PendingWrite, REQUEST_TIMEOUT};
 use naq_protocol::JobId;
 
@@ -16,6 +16,31 @@ struct PendingEnqueue {
     sent_at: Instant,
     /// Whether this is the second try, after its queue was created.
     is_repeated: bool,
+}
+
+impl Client {
+    /// Starts to enqueue many jobs without waiting for each.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, NewJob, QueueName};
+    /// # async fn example(client: Client) -> Result<(), ClientError> {
+    /// let queue = QueueName::new("squares")?;
+    /// let mut bulk = client.bulk();
+    /// for number in 0..100_000 {
+    ///     let envelope = format!(r#"{{"command": "expr", "args": [{number}, "*", {number}]}}"#);
+    ///     bulk.push(NewJob::new(queue.clone(), envelope.into())).await?;
+    /// }
+    /// bulk.finish().await?;
+    /// while let Some((job, error)) = bulk.take_rejected() {
+    ///     eprintln!("{job} was refused: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bulk(&self) -> BulkEnqueue {
+        BulkEnqueue::new(self.broker.clone())
+    }
 }
 
 /// Enqueues many jobs at once, bounded in number and bytes. [`Client::bulk`](crate::Client::bulk)

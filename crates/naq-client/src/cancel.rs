@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::client::as_json;
+use super::unclaimed::record_of;
 use super::{Client, ClientError};
 use naq_core::{OnCancel, on_cancel};
-use naq_jetstream::{BrokerError, JobMessage, MessageState, SlotWaiter, failpoint};
+use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
 use naq_protocol::{Envelope, JobId, Record, State};
 
 /// The outcome of [`Client::cancel`].
@@ -210,27 +210,4 @@ impl Client {
 
 fn envelope(record: &Record) -> Option<Envelope> {
     Envelope::parse(record.envelope.as_ref()?.get().as_bytes()).ok()
-}
-
-/// Returns the record of a job that no worker has claimed yet, made of its message.
-pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
-    let (state, due, is_paused) = match message.state {
-        MessageState::Queued => (State::Queued, None, false),
-        MessageState::Delayed { due, is_paused, .. } => (State::Scheduled, due, is_paused),
-    };
-    let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
-    record.next_attempt_at = due;
-    if is_paused {
-        let warning =
-            "it is paused and starts only after it is resumed, even if its time has passed";
-        record.warnings.push(warning.to_owned());
-    }
-    record.envelope = as_json(&message.payload);
-    if let Ok(envelope) = Envelope::parse(&message.payload) {
-        record.labels = envelope.labels;
-        record.rerun_of = envelope.rerun_of;
-        record.schedule_id = envelope.schedule_id;
-        record.scheduled_for = envelope.scheduled_for;
-    }
-    record
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo, RecordChangeConsumer};
-use naq_protocol::{CapturedOutput, JobId, LeaderInfo, QueueName, Record, Timestamp, WorkerInfo};
+use naq_protocol::{CapturedOutput, JobId, LeaderInfo, Record, Timestamp, WorkerInfo};
 
+use super::ClientError;
 use super::clock::Clock;
-use super::{BulkEnqueue, ClientError, Queue, Waiter, cancel};
+use super::raw_envelope::as_json;
+use super::unclaimed::record_of;
 
 /// How long a worker may be silent before another worker gets its jobs, unless
 /// [`Client::with_ack_wait`] sets it. The default of the setting `ack_wait`.
@@ -112,14 +114,6 @@ impl Client {
         Ok(self.broker.flush().await?)
     }
 
-    /// Returns a queue by its name. The queue need not exist yet.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::Name`] if the name is invalid.
-    pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue, ClientError> {
-        Ok(Queue::new(self.clone(), QueueName::new(name)?))
-    }
-
     /// Returns a job in any state: its record, or what its message says if no worker has claimed it
     /// yet. The envelope is included if it is still stored.
     ///
@@ -140,7 +134,7 @@ impl Client {
                 _ => Err(ClientError::NoSuchJob(job.clone())),
             };
         };
-        Ok(cancel::record_of(job, &message))
+        Ok(record_of(job, &message))
     }
 
     /// Returns the record of a job that has ended. `None` means that the job has not ended.
@@ -169,50 +163,6 @@ impl Client {
     ) -> Result<Option<Box<serde_json::value::RawValue>>, ClientError> {
         let bytes = self.broker.envelope_of(record).await?;
         Ok(bytes.and_then(|bytes| as_json(&bytes)))
-    }
-
-    /// Waits until a job has ended and returns its record.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
-    pub async fn wait(&self, job: &JobId) -> Result<Record, ClientError> {
-        let mut ended = None;
-        self.wait_each(std::slice::from_ref(job), |record| ended = Some(record))
-            .await?;
-        ended.ok_or_else(|| ClientError::NoSuchJob(job.clone()))
-    }
-
-    /// Waits until each of some jobs has ended, and calls `on_end` with each record at that moment.
-    /// Cancel safe.
-    ///
-    /// ```no_run
-    /// # use naq_client::{Client, ClientError, JobId};
-    /// # async fn example(client: Client, jobs: Vec<JobId>) -> Result<(), ClientError> {
-    /// client
-    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state))
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
-    pub async fn wait_each(
-        &self,
-        jobs: &[JobId],
-        on_end: impl FnMut(Record),
-    ) -> Result<(), ClientError> {
-        self.waiter(jobs).await?.each(on_end).await
-    }
-
-    /// Starts to wait for some jobs, which need not be enqueued yet: no change from now on is missed.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::Broker`] if NATS refuses the watch.
-    pub async fn waiter(&self, jobs: &[JobId]) -> Result<Waiter, ClientError> {
-        // The records' bucket publishes the changes, and does not exist before the first worker.
-        let watch = self.broker.watch_records(jobs).await?;
-        Ok(Waiter::new(self.clone(), watch, jobs))
     }
 
     /// Returns what is stored of a job's standard output.
@@ -327,31 +277,4 @@ impl Client {
         let consumer = self.broker.consume_record_changes(name, self.ack_wait);
         Ok(consumer.await?)
     }
-
-    /// Starts to enqueue many jobs without waiting for each.
-    ///
-    /// ```no_run
-    /// # use naq_client::{Client, ClientError, NewJob, QueueName};
-    /// # async fn example(client: Client) -> Result<(), ClientError> {
-    /// let queue = QueueName::new("squares")?;
-    /// let mut bulk = client.bulk();
-    /// for number in 0..100_000 {
-    ///     let envelope = format!(r#"{{"command": "expr", "args": [{number}, "*", {number}]}}"#);
-    ///     bulk.push(NewJob::new(queue.clone(), envelope.into())).await?;
-    /// }
-    /// bulk.finish().await?;
-    /// while let Some((job, error)) = bulk.take_rejected() {
-    ///     eprintln!("{job} was refused: {error}");
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn bulk(&self) -> BulkEnqueue {
-        BulkEnqueue::new(self.broker.clone())
-    }
-}
-
-pub(crate) fn as_json(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
-    serde_json::from_slice(bytes).ok()
 }

@@ -5,17 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::client::as_json;
-use super::listing::command;
+use super::raw_envelope::{as_json, command};
 use super::{Client, ClientError, Queue};
-use naq_core::{
-    ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, delay_for, delay_until,
-    on_reenqueue, on_reschedule,
-};
+use naq_core::{OnReschedule, RescheduleRequest, delay_for, delay_until, on_reschedule};
 use naq_jetstream::{
     BrokerError, DelayedJob, DelayedJobCursor, DelayedJobListing, MessageState, NewJob, failpoint,
 };
-use naq_protocol::{Envelope, JobId, QueueName, Record, State, Timestamp, is_equivalent};
+use naq_protocol::{Envelope, JobId, QueueName, Record, State, Timestamp};
 
 /// How long the server may take to move a job that is due into its queue.
 const IN_TRANSIT_MAX: Duration = Duration::from_secs(2);
@@ -527,57 +523,5 @@ impl PartialOrd for ByDue {
 impl Ord for ByDue {
     fn cmp(&self, other: &ByDue) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
-    }
-}
-
-/// Compares a job that is being enqueued with the existing job of the same id, at that sequence of
-/// the queue's stream or wherever it has moved to. Returns `Ok` if both are the same request.
-pub(super) async fn compare_with_existing(
-    broker: &naq_jetstream::Broker,
-    job: &NewJob,
-    sequence: u64,
-) -> Result<(), BrokerError> {
-    if let Some(earlier) = broker
-        .find_existing(&job.queue, &job.job_id, sequence)
-        .await?
-    {
-        return same_request(job, earlier.standing(), &earlier.payload);
-    }
-    if let (Some(record), _) = broker.read_record(&job.job_id).await?
-        && !record.placeholder
-    {
-        return match broker.envelope_of(&record).await? {
-            Some(envelope) => same_request(job, ExistingJob::Started, &envelope),
-            None => Ok(()),
-        };
-    }
-    // The server still deduplicates the id, but the job was removed.
-    let again = broker.enqueue_after_removal(job.clone()).await?;
-    match again.duplicate {
-        false => Ok(()),
-        true => match broker
-            .find_existing(&job.queue, &job.job_id, again.sequence)
-            .await?
-        {
-            Some(earlier) => same_request(job, earlier.standing(), &earlier.payload),
-            None => Ok(()),
-        },
-    }
-}
-
-/// Returns `Ok` if a job that is being enqueued is the same request as the existing job of its id.
-pub(super) fn same_request(
-    job: &NewJob,
-    standing: ExistingJob,
-    earlier: &[u8],
-) -> Result<(), BrokerError> {
-    let same = is_equivalent(earlier, &job.payload);
-    match on_reenqueue(standing, same, job.start.as_ref()) {
-        OnReenqueue::Duplicate => Ok(()),
-        OnReenqueue::IdConflict => Err(BrokerError::JobIdConflict(job.job_id.to_string())),
-        OnReenqueue::DifferentTime(standing) => Err(BrokerError::DueTimeConflict {
-            job: job.job_id.clone(),
-            standing,
-        }),
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::cancel::record_of;
 use super::filter::JobFilter;
+use super::unclaimed::record_of;
 use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{BrokerEvent, BrokerEventWatch, EnqueuedMessage, MessageState, RecordChange};
 use naq_protocol::{JobId, Record, State, Timestamp};

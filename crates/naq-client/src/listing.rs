@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use futures_util::stream::{self, StreamExt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
-use super::cancel::record_of;
 use super::filter::JobFilter;
+use super::raw_envelope::command;
+use super::unclaimed::record_of;
 use super::{Client, ClientError, RecordSummary};
 use naq_jetstream::{JobCursor, JobListOptions, RecordOrMessage};
-use naq_protocol::{Envelope, JobProgress, Record, State, Timestamp};
-
-/// The maximum length of a summary's command, in characters.
-const COMMAND_CHARS_MAX: usize = 200;
+use naq_protocol::{JobProgress, Record, State, Timestamp};
 
 /// How many envelopes are read at the same time.
 const READS_AT_ONCE: usize = 32;
@@ -190,10 +187,4 @@ fn lookup_record(record: &Record) -> Record {
         .envelope_object
         .clone_from(&record.envelope_object);
     lookup_record
-}
-
-/// Returns what an envelope runs, in one line. `None` means that the envelope is invalid.
-pub(super) fn command(envelope: &RawValue) -> Option<String> {
-    let summary = Envelope::parse(envelope.get().as_bytes()).ok()?.summary();
-    Some(summary.chars().take(COMMAND_CHARS_MAX).collect())
 }

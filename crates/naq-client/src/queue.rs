@@ -8,7 +8,18 @@ use naq_core::StartDelay;
 use naq_jetstream::{BrokerError, EnqueueAck, NewJob, PurgeSummary, QueueInfo, QueueSettings};
 use naq_protocol::{Envelope, EnvelopeError, JobId, QueueName, is_equivalent};
 
-use super::{Client, ClientError, delayed_jobs};
+use super::existing_job::{compare_with_existing, same_request};
+use super::{Client, ClientError};
+
+impl Client {
+    /// Returns a queue by its name. The queue need not exist yet.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Name`] if the name is invalid.
+    pub fn queue(&self, name: impl AsRef<str>) -> Result<Queue, ClientError> {
+        Ok(Queue::new(self.clone(), QueueName::new(name)?))
+    }
+}
 
 /// A queue, through a client's connection.
 ///
@@ -120,7 +131,7 @@ impl Queue {
                 };
             }
             if let Some(delayed) = delayed {
-                delayed_jobs::same_request(&job, delayed.standing(), &delayed.payload)?;
+                same_request(&job, delayed.standing(), &delayed.payload)?;
                 return Ok(job.job_id);
             }
         }
@@ -131,7 +142,7 @@ impl Queue {
         // The server dropped the message because it saw the id recently; whether the request is the
         // same one is still to be checked.
         if duplicate && job.has_user_id {
-            delayed_jobs::compare_with_existing(broker, &job, sequence).await?;
+            compare_with_existing(broker, &job, sequence).await?;
         }
         Ok(job.job_id)
     }

@@ -288,7 +288,7 @@ impl ScheduleSummary {
     /// Returns what its jobs run, in one line. `None` means that the envelope is invalid.
     #[must_use]
     pub fn command(&self) -> Option<String> {
-        super::listing::command(&self.schedule.envelope)
+        super::raw_envelope::command(&self.schedule.envelope)
     }
 }
 
@@ -499,7 +499,7 @@ impl Client {
         // The schedule may have been moved to another queue since: then the message is not found.
         let message = self.broker.find_in_queue(&schedule.queue, job).await?;
         Ok(message.map(|message| LastOutcome {
-            state: super::cancel::record_of(job, &message).state,
+            state: super::unclaimed::record_of(job, &message).state,
             reason: None,
             exit_code: None,
             signal: None,

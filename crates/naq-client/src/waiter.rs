@@ -11,6 +11,52 @@ use naq_protocol::{JobId, Record};
 /// How many records are read at the same time.
 const READS_AT_ONCE: usize = 64;
 
+impl Client {
+    /// Waits until a job has ended and returns its record.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
+    pub async fn wait(&self, job: &JobId) -> Result<Record, ClientError> {
+        let mut ended = None;
+        self.wait_each(std::slice::from_ref(job), |record| ended = Some(record))
+            .await?;
+        ended.ok_or_else(|| ClientError::NoSuchJob(job.clone()))
+    }
+
+    /// Waits until each of some jobs has ended, and calls `on_end` with each record at that moment.
+    /// Cancel safe.
+    ///
+    /// ```no_run
+    /// # use naq_client::{Client, ClientError, JobId};
+    /// # async fn example(client: Client, jobs: Vec<JobId>) -> Result<(), ClientError> {
+    /// client
+    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
+    pub async fn wait_each(
+        &self,
+        jobs: &[JobId],
+        on_end: impl FnMut(Record),
+    ) -> Result<(), ClientError> {
+        self.waiter(jobs).await?.each(on_end).await
+    }
+
+    /// Starts to wait for some jobs, which need not be enqueued yet: no change from now on is missed.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS refuses the watch.
+    pub async fn waiter(&self, jobs: &[JobId]) -> Result<Waiter, ClientError> {
+        // The records' bucket publishes the changes, and does not exist before the first worker.
+        let watch = self.broker.watch_records(jobs).await?;
+        Ok(Waiter::new(self.clone(), watch, jobs))
+    }
+}
+
 /// A wait for some jobs. [`Client::waiter`] starts it.
 pub struct Waiter {
     client: Client,

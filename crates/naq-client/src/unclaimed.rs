@@ -1,0 +1,28 @@
+//! Jobs that no worker has claimed yet: all that exists of them is a message.
+
+use super::raw_envelope::as_json;
+use naq_jetstream::{JobMessage, MessageState};
+use naq_protocol::{Envelope, JobId, Record, State};
+
+/// Returns the record of a job that no worker has claimed yet, made of its message.
+pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
+    let (state, due, is_paused) = match message.state {
+        MessageState::Queued => (State::Queued, None, false),
+        MessageState::Delayed { due, is_paused, .. } => (State::Scheduled, due, is_paused),
+    };
+    let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
+    record.next_attempt_at = due;
+    if is_paused {
+        let warning =
+            "it is paused and starts only after it is resumed, even if its time has passed";
+        record.warnings.push(warning.to_owned());
+    }
+    record.envelope = as_json(&message.payload);
+    if let Ok(envelope) = Envelope::parse(&message.payload) {
+        record.labels = envelope.labels;
+        record.rerun_of = envelope.rerun_of;
+        record.schedule_id = envelope.schedule_id;
+        record.scheduled_for = envelope.scheduled_for;
+    }
+    record
+}
