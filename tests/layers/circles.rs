@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 use super::check::paths_in;
 
@@ -45,7 +45,10 @@ impl RoomFile {
             .filter_map(in_room)
             .filter_map(|path| Some((path.last()?.clone(), path)))
             .collect();
-        let paths = paths_in(rest).into_iter().filter_map(in_room).collect();
+        let paths = paths_in(without_visibility(rest))
+            .into_iter()
+            .filter_map(in_room)
+            .collect();
         RoomFile {
             module,
             paths,
@@ -76,11 +79,39 @@ fn split_exports(tokens: TokenStream) -> (TokenStream, TokenStream) {
     (exported.into_iter().collect(), rest.into_iter().collect())
 }
 
+/// The tokens without the `(super)` and `(in crate::room)` of a visibility, which are no imports.
+fn without_visibility(tokens: TokenStream) -> TokenStream {
+    let mut kept = Vec::new();
+    let mut is_after_pub = false;
+    for token in tokens {
+        let is_pub = matches!(&token, TokenTree::Ident(word) if word == "pub");
+        match token {
+            TokenTree::Group(group) if is_after_pub && is_visibility(&group) => {}
+            TokenTree::Group(group) => {
+                let inner = without_visibility(group.stream());
+                kept.push(Group::new(group.delimiter(), inner).into());
+            }
+            other => kept.push(other),
+        }
+        is_after_pub = is_pub;
+    }
+    kept.into_iter().collect()
+}
+
+fn is_visibility(group: &Group) -> bool {
+    group.delimiter() == Delimiter::Parenthesis
+        && matches!(
+            group.stream().into_iter().next(),
+            Some(TokenTree::Ident(word))
+                if ["in", "crate", "self", "super"].iter().any(|known| word == known)
+        )
+}
+
 /// A path as seen from the room's front; `None` if it leads out of the room or begins with a name
 /// that is no `crate`, `self` or `super`.
 fn within(room_path: &[&str], module: &[String], path: Vec<String>) -> Option<Vec<String>> {
     let names: Vec<&str> = path.iter().map(String::as_str).collect();
-    // the `super` of `pub(super)` is no import
+    // a lone word is no path
     if names.len() < 2 {
         return None;
     }

@@ -58,7 +58,7 @@ fn imports_point_one_way() {
 }
 
 /// Rooms whose files still import each other in circles. The list only shrinks.
-const ROOMS_WITH_CIRCLES: &[&str] = &["naq/src/cli", "naq-client/src"];
+const ROOMS_WITH_CIRCLES: &[&str] = &["naq/src/cli"];
 
 /// Every room: its folder under `crates/`, and what its `crate::` paths begin with.
 fn rooms(root: &Path) -> Vec<(String, Vec<&'static str>)> {
@@ -133,9 +133,16 @@ fn a_circle_between_files_is_found() {
     ];
     assert!(room(&re_exported).contains("a → b"));
     let clean = [
-        ("mod.rs", "mod a; mod b; pub use a::X; use b::Z;"),
+        (
+            "mod.rs",
+            "mod a; mod b; mod c; pub use a::X; use {b::Z, c::C};",
+        ),
         ("a.rs", "use super::b::Y; mod tests { use super::*; }"),
         ("b.rs", "use crate::other::a::W;"),
+        (
+            "c.rs",
+            "pub(in crate::room) struct C { pub(super) field: u8 }",
+        ),
     ];
     assert_eq!(room(&clean), "");
 }

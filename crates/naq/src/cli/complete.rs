@@ -49,13 +49,14 @@ enum Values {
     Workers,
 }
 
-/// Prints candidates if a shell asks for some. Returns whether one did.
-pub(super) fn run() -> bool {
+/// Prints candidates if a shell asks for some. Returns whether one did. `verbs` makes the program's
+/// verbs and their options.
+pub(super) fn run(verbs: fn() -> Command) -> bool {
     let env = CompleteEnv::with_factory(|| {
         deadline();
         // A message would end up in the middle of the user's command line.
         std::panic::set_hook(Box::new(|_| {}));
-        super::command()
+        verbs()
     });
     let current_dir = std::env::current_dir().ok();
     env.var(VARIABLE)

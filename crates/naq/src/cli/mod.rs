@@ -173,7 +173,7 @@ pub fn main() -> ExitCode {
         }
         _ => {}
     }
-    if complete::run() {
+    if complete::run(command) {
         return ExitCode::SUCCESS;
     }
     let cli = match command()
