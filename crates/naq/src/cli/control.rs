@@ -306,11 +306,8 @@ fn runs_once_error(job: &JobId) -> Failure {
 }
 
 fn next(next_run: Timestamp, tz: Option<&str>) -> String {
-    let shown = render::format_in_zone(next_run, tz);
-    format!(
-        ", next run {shown} ({})",
-        render::relative_time(next_run, render::now())
-    )
+    let next_run = render::time_and_distance(next_run, tz, render::now());
+    format!(", next run {next_run}")
 }
 
 /// Prints the result of an action, which is `action` in JSON.

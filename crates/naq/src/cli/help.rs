@@ -324,7 +324,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "schedules",
         &[
             ("List schedules and delayed jobs", "naq schedules"),
-            ("List delayed jobs only", "naq schedules --kind one-shot"),
+            ("List delayed jobs only", "naq schedules --kind delayed"),
         ],
     ),
     (

@@ -309,6 +309,19 @@ pub(super) fn format_in_zone(moment: Timestamp, zone: Option<&str>) -> String {
     zone.format(moment.0)
 }
 
+/// A moment in a time zone, or in UTC, and how far away it is: `2026-12-24T18:00:00+01:00 (in 5m)`.
+pub(super) fn time_and_distance(moment: Timestamp, zone: Option<&str>, now: Timestamp) -> String {
+    let time = format_in_zone(moment, zone);
+    format!("{time} ({})", relative_time(moment, now))
+}
+
+/// The same for the last column of a table, of which a narrow terminal shows only the beginning:
+/// `in 5m (2026-12-24T18:00:00+01:00)`.
+pub(super) fn distance_and_time(moment: Timestamp, zone: Option<&str>, now: Timestamp) -> String {
+    let distance = relative_time(moment, now);
+    format!("{distance} ({})", format_in_zone(moment, zone))
+}
+
 /// A duration: `12ms`, `3.4s`, `5m 10s`.
 pub(super) fn span(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -436,6 +449,15 @@ mod tests {
         assert_eq!(bytes(1_536), "1.5 KiB");
         assert_eq!(span(Duration::from_millis(3_400)), "3.4s");
         assert_eq!(span(Duration::from_secs(310)), "5m 10s");
+    }
+
+    #[test]
+    fn next_run_in_a_narrow_column_shows_how_far_away_it_is() {
+        let now: Timestamp = "2026-12-24T17:00:00Z".parse().unwrap();
+        let next_run: Timestamp = "2026-12-24T17:05:00Z".parse().unwrap();
+        let cell = distance_and_time(next_run, Some("Europe/Berlin"), now);
+        assert_eq!(cell, "in 5m (2026-12-24T18:05:00+01:00)");
+        assert_eq!(cut(&cell, LAST_COLUMN_WIDTH_MIN), "in 5m (2026…");
     }
 
     #[test]

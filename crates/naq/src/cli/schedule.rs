@@ -256,9 +256,8 @@ fn print_created(
                 AddScheduleOutcome::Unchanged => "unchanged; ",
             };
             if let Some(next_run) = next_run {
-                let next = render::format_in_zone(next_run, schedule.tz.as_deref());
-                let away = render::relative_time(next_run, now);
-                render::note(format_args!("{was}next run {next} ({away})"));
+                let next = render::time_and_distance(next_run, schedule.tz.as_deref(), now);
+                render::note(format_args!("{was}next run {next}"));
             }
         }
     }

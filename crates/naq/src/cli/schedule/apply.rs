@@ -284,8 +284,8 @@ fn check(file: &mut ScheduleFile, now: Timestamp) -> Vec<Schedule> {
 }
 
 /// Schedules that are there outside the set, by the lines that describe them.
-fn foreign_schedules(plan: &ScheduleSetPlan, file_schedule: &[FileSchedule]) -> Vec<Diagnostic> {
-    let lines: HashMap<_, _> = file_schedule
+fn foreign_schedules(plan: &ScheduleSetPlan, file_schedules: &[FileSchedule]) -> Vec<Diagnostic> {
+    let lines: HashMap<_, _> = file_schedules
         .iter()
         .filter_map(|one| Some((one.new.schedule_id.as_ref()?, one.line)))
         .collect();
@@ -372,8 +372,7 @@ fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<
                 step.schedule.as_ref().map_or_else(none, describe_timing),
                 next_run.map_or_else(none, |next_run| {
                     let tz = summary.and_then(|summary| summary.schedule.tz);
-                    let shown = render::format_in_zone(next_run, tz.as_deref());
-                    format!("{shown} ({})", render::relative_time(next_run, now))
+                    render::distance_and_time(next_run, tz.as_deref(), now)
                 }),
                 match fields {
                     [] => none(),

@@ -25,7 +25,7 @@ pub(in crate::cli) struct Args {
     /// List only the schedule of this name, or the delayed job of this id
     #[arg(long, value_name = "SCHEDULE|JOB", alias = "name")]
     job_id: Option<String>,
-    /// List only schedules (recurring), or only delayed jobs (one-shot)
+    /// List only schedules (recurring), or only delayed jobs (delayed)
     #[arg(long, value_name = "KIND", value_parser = kind())]
     kind: Option<ScheduleKind>,
     /// List only those whose jobs go to this queue
@@ -345,11 +345,6 @@ fn describe_time(delayed: &DelayedJobSummary) -> String {
     }
 }
 
-fn format_time_utc(moment: Timestamp, now: Timestamp) -> String {
-    let shown = render::format_in_zone(moment, None);
-    format!("{shown} ({})", render::relative_time(moment, now))
-}
-
 fn format_status(summary: &ScheduleSummary) -> String {
     if let Some(problem) = &summary.problem {
         return format!("broken: {}", render::excerpt(problem, 60));
@@ -376,11 +371,6 @@ fn format_outcome(outcome: Option<LastOutcome>) -> String {
     ending.to_string()
 }
 
-fn format_time(moment: Timestamp, schedule: &Schedule, now: Timestamp) -> String {
-    let shown = render::format_in_zone(moment, schedule.tz.as_deref());
-    format!("{shown} ({})", render::relative_time(moment, now))
-}
-
 fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
     let none = || "-".to_owned();
     match &row.listed {
@@ -393,7 +383,7 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
             ];
             cells.resize_with(9, none);
             let due = delayed.due.filter(|_| !delayed.paused);
-            cells.push(due.map_or_else(none, |due| format_time_utc(due, now)));
+            cells.push(due.map_or_else(none, |due| render::distance_and_time(due, None, now)));
             cells
         }
         ListedEntry::Recurring(ListedSchedule::Invalid {
@@ -409,6 +399,7 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
         ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
             let schedule = &summary.schedule;
             let progress = &schedule.progress;
+            let zone = schedule.tz.as_deref();
             vec![
                 schedule.schedule_id.to_string(),
                 describe_timing(schedule),
@@ -421,9 +412,9 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
                 progress.runs.to_string(),
                 progress.missed.to_string(),
                 progress.failures.to_string(),
-                summary
-                    .next_run
-                    .map_or_else(none, |next_run| format_time(next_run, schedule, now)),
+                summary.next_run.map_or_else(none, |next_run| {
+                    render::distance_and_time(next_run, zone, now)
+                }),
             ]
         }
     }
@@ -456,9 +447,10 @@ fn print_delayed_job_details(delayed: &DelayedJobSummary, now: Timestamp) -> std
     print_line("command", delayed.command.as_deref().unwrap_or("-"))?;
     print_line("status", delayed_job_status(delayed).as_str())?;
     if let Some(due) = delayed.due.filter(|_| !delayed.paused) {
-        print_line("next run", &format_time_utc(due, now))?;
+        print_line("next run", &render::time_and_distance(due, None, now))?;
     }
-    print_line("created", &format_time_utc(delayed.enqueue_time, now))
+    let created = render::time_and_distance(delayed.enqueue_time, None, now);
+    print_line("created", &created)
 }
 
 fn print_schedule_details(
@@ -468,7 +460,7 @@ fn print_schedule_details(
 ) -> std::io::Result<()> {
     let schedule = &summary.schedule;
     let progress = &schedule.progress;
-    let time = |time| format_time(time, schedule, now);
+    let time = |time| render::time_and_distance(time, schedule.tz.as_deref(), now);
     print_line("schedule", schedule.schedule_id.as_str())?;
     print_line("when", &describe_timing(schedule))?;
     print_line("queue", schedule.queue.as_str())?;
