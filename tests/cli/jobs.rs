@@ -120,7 +120,7 @@ fn every_job_is_listed_once_wherever_it_is() {
     assert_eq!(jobs[0]["next_attempt_at"], "2100-01-01T00:00:00.000Z");
     assert_eq!(jobs[3]["command"], "echo hi");
     assert_eq!(jobs[4]["command"], "sleep 600");
-    assert_eq!(jobs[5]["command"], "sh -c exit 1");
+    assert_eq!(jobs[5]["command"], "sh -c 'exit 1'");
     assert_eq!(jobs[6]["exit_code"], 1);
 
     // page by page it is the same list

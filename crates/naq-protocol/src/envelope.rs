@@ -17,6 +17,7 @@ use crate::json;
 use crate::limits::ResourceLimits;
 use crate::names::{JobId, ScheduleId};
 use crate::retry::{Backoff, RetryDelay};
+use crate::text::command_line;
 use crate::time::Timestamp;
 use crate::units::WireDuration;
 use crate::version::{check_version, version_alone};
@@ -275,16 +276,14 @@ impl Envelope {
             .map_or(Stdin::Empty, Stdin::Bytes)
     }
 
-    /// What the job runs, in one line, for tables and logs.
+    /// What the job runs, in one line, for tables: a command is quoted so that it can be pasted into
+    /// a shell.
     #[must_use]
     pub fn summary(&self) -> String {
         if let Some(command) = &self.command {
-            let mut text = command.clone();
-            for arg in self.command_args() {
-                text.push(' ');
-                text.push_str(&arg);
-            }
-            return text;
+            let args = self.command_args();
+            let words = std::iter::once(command.as_str()).chain(args.iter().map(String::as_str));
+            return command_line(words);
         }
         if let Some(script) = &self.script {
             let line = script

@@ -94,7 +94,7 @@ pub use schedule::{
 };
 pub use schema::{SCHEMAS, schema};
 pub use state::{Reason, State};
-pub use text::escape;
+pub use text::{command_line, escape};
 pub use time::Timestamp;
 pub use wire_name::UnknownName;
 pub use worker::{WorkerInfo, WorkerState};

@@ -1,4 +1,4 @@
-//! Foreign text, made safe to show.
+//! Foreign text, made safe to show or to paste.
 
 /// Escapes control characters and invisible or bidirectional marks, so that text from a job or a
 /// producer cannot control the reader's terminal.
@@ -34,6 +34,21 @@ pub fn excerpt(text: &str) -> String {
     }
 }
 
+/// A command line that can be pasted into a shell: words that need it are in quotes.
+#[must_use]
+pub fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted = words.into_iter().map(shell_word);
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +60,13 @@ mod tests {
             "a\\u{1b}[31mb\\u{7}\\u{202e}c\\u{9b}"
         );
         assert_eq!(escape("Grüße 日本"), "Grüße 日本");
+    }
+
+    #[test]
+    fn command_line_can_be_pasted() {
+        assert_eq!(
+            command_line(["naq", "cron", "next", "0 5 * * *", "it's", ""]),
+            r"naq cron next '0 5 * * *' 'it'\''s' ''"
+        );
     }
 }

@@ -246,20 +246,6 @@ pub(super) fn count(number: u64, thing: &str) -> String {
     }
 }
 
-/// A command line that can be pasted into a shell: words that need it are in quotes.
-pub(super) fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    let quoted = words.into_iter().map(shell_word);
-    quoted.collect::<Vec<_>>().join(" ")
-}
-
-fn shell_word(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 /// A text as one line, escaped: for errors and notes, whose causes may have several lines.
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -538,14 +524,6 @@ mod tests {
         assert_eq!(
             [0, 1, 2].map(|number| count(number, "job")),
             ["0 jobs", "1 job", "2 jobs"]
-        );
-    }
-
-    #[test]
-    fn command_line_can_be_pasted() {
-        assert_eq!(
-            command_line(["naq", "cron", "next", "0 5 * * *", "it's", ""]),
-            r"naq cron next '0 5 * * *' 'it'\''s' ''"
         );
     }
 }

@@ -263,7 +263,7 @@ fn print_created(
     }
     if schedule.status == ScheduleStatus::Paused {
         let id = &schedule.schedule_id;
-        let resume = render::command_line(["naq", "schedule", "resume", id.as_str()]);
+        let resume = naq_protocol::command_line(["naq", "schedule", "resume", id.as_str()]);
         render::note(format_args!(
             "the schedule is paused; `{resume}` resumes it"
         ));

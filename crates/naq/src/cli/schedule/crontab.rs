@@ -403,7 +403,7 @@ SHELL=/bin/zsh
         let envelope = &hourly.new.envelope;
         assert_eq!(
             envelope.summary(),
-            "/bin/bash -c cd / && run-parts --report /etc/cron.hourly"
+            "/bin/bash -c 'cd / && run-parts --report /etc/cron.hourly'"
         );
         assert_eq!(envelope.cwd.as_deref(), Some("/srv/back up"));
         let variables: Vec<_> = envelope
