@@ -94,7 +94,7 @@ fn failures_are_listed_and_shown_whole() {
     let table = naq.cli(["failed", "list"]).run().succeeds().stdout;
     for words in [
         "JOB",
-        "failed (exit)",
+        "failed (exit 3)",
         "failed (spawn)",
         "rejected (invalid)",
     ] {
@@ -119,6 +119,7 @@ fn failures_are_listed_and_shown_whole() {
         .succeeds();
     let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
     assert_eq!(shown["reason"], "exit");
+    assert_eq!(shown["exit_code"], 3);
     assert_eq!(shown["envelope"]["args"][1], "exit 3");
     naq.cli(["failed", "show", "nobody"])
         .run()
@@ -127,7 +128,7 @@ fn failures_are_listed_and_shown_whole() {
 }
 
 #[test]
-fn discarding_asks_and_takes_what_was_kept_beside() {
+fn discarding_asks_and_removes_the_stored_objects() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();
@@ -160,11 +161,11 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
         .succeeds();
     assert_eq!(done.stdout, "1 failed job discarded\n");
     assert_eq!(naq.dead_letters().len(), 1);
-    let object_is_there = || {
+    let object_exists = || {
         naq.block_on(naq.client().broker().get_object(&object))
             .is_ok()
     };
-    assert!(object_is_there());
+    assert!(object_exists());
     naq.cli(["failed", "discard", "nobody", "--yes"])
         .run()
         .exits(4);
@@ -172,7 +173,7 @@ fn discarding_asks_and_takes_what_was_kept_beside() {
         .run()
         .succeeds();
     assert!(naq.dead_letters().is_empty());
-    assert!(!object_is_there());
+    assert!(!object_exists());
     // the record is not what was discarded
     assert_eq!(naq.wait_ended(&long).state, State::Failed);
 

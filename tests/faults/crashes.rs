@@ -144,10 +144,7 @@ fn a_job_that_crashes_its_worker_three_times_fails() {
     );
     assert_eq!(runs(&naq), 3);
     naq.wait_drained("build");
-    assert_eq!(
-        naq.dead_letter(&job).reason.as_deref(),
-        Some(Reason::Crashed.as_str())
-    );
+    assert_eq!(naq.dead_letter(&job).reason, Some(Reason::Crashed));
     naq.assert_jobs_still_run("build");
 }
 

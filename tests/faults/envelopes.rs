@@ -172,7 +172,7 @@ fn an_invalid_envelope_becomes_a_dead_letter_with_reason_and_path() {
     for (job, (bytes, _)) in jobs.iter().zip(&invalid) {
         let kept = failed.iter().find(|kept| kept.job_id == *job).unwrap();
         assert_eq!(kept.payload, *bytes, "{job}");
-        assert_eq!(kept.reason.as_deref(), Some("invalid"));
+        assert_eq!(kept.reason, Some(Reason::Invalid));
         assert!(kept.error.as_ref().is_some_and(|error| !error.is_empty()));
     }
     naq.assert_jobs_still_run("build");
@@ -232,7 +232,7 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
             "{name}: {record:#?}"
         );
         assert!(record.error.unwrap().contains(&format!("env.{name}")));
-        assert_eq!(naq.dead_letter(&job).reason.as_deref(), Some("not_allowed"));
+        assert_eq!(naq.dead_letter(&job).reason, Some(Reason::NotAllowed));
     }
     naq.assert_jobs_still_run("strict");
     let allowed = r#"{"command":"sh","args":["-c","echo $LD_BIND_NOW"],"env":{"LD_BIND_NOW":"1"}}"#;

@@ -5,7 +5,7 @@ use futures_util::stream::{self, StreamExt};
 use super::rerun::has_failed;
 use super::{Client, ClientError};
 use naq_jetstream::{DeadLetter, DeadLetterScan, DeadLetters};
-use naq_protocol::{JobId, QueueName, State, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, State, Timestamp};
 
 /// How many dead letters are retried or removed at the same time.
 const JOBS_AT_ONCE: usize = 64;
@@ -16,7 +16,7 @@ pub struct DeadLetterFilter {
     /// Jobs of this queue. `None` means any queue.
     pub queue: Option<QueueName>,
     /// Jobs that failed for this reason. `None` means any reason.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     /// Jobs that failed at this time or earlier.
     pub until: Option<Timestamp>,
     /// Jobs that failed at this time or later.

@@ -40,9 +40,6 @@ pub struct JobSummary {
     /// When the server stored the record or message that this summary is made of. Lists are ordered
     /// by it.
     pub changed_at: Timestamp,
-    /// The signal that ended the last attempt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
     /// The last progress that the job reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<JobProgress>,
@@ -66,7 +63,6 @@ impl JobSummary {
             finished_at: record.finished_at,
             next_attempt_at: record.next_attempt_at,
             changed_at,
-            signal: record.signal,
             progress: record.progress,
             labels: record.labels,
         }

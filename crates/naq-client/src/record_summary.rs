@@ -27,6 +27,9 @@ pub struct RecordSummary {
     /// The exit code of the last attempt. `None` means that none has exited by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// The signal that killed the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
     /// The job that this job reruns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerun_of: Option<JobId>,
@@ -42,6 +45,7 @@ impl From<&Record> for RecordSummary {
             error: record.error.clone(),
             attempt: record.attempt,
             exit_code: record.exit_code,
+            signal: record.signal,
             rerun_of: record.rerun_of.clone(),
         }
     }

@@ -204,6 +204,7 @@ mod tests {
     fn unknown_state_is_shown_and_written_back() {
         let state: State = serde_json::from_str("\"suspended\"").unwrap();
         assert!(matches!(state, State::Unknown(_)) && !state.is_terminal());
+        assert_eq!(State::from_name("suspended"), state);
         assert_eq!(state.to_string(), "suspended");
         assert_eq!(serde_json::to_string(&state).unwrap(), "\"suspended\"");
         assert!("suspended".parse::<State>().is_err());

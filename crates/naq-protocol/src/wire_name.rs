@@ -49,8 +49,8 @@ pub(crate) fn not_known(name: &str, what: &str, known: &[&str]) -> String {
     format!("`{name}` is not {what}; use one of {}", known.join(", "))
 }
 
-/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `known`, `Display`,
-/// `Serialize`, `Deserialize` and `FromStr`. Only `FromStr` and `known`, for what a user sets,
+/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `from_name`, `known`,
+/// `Display`, `Serialize`, `Deserialize` and `FromStr`. Only `FromStr` and `known`, for what a user sets,
 /// refuse a name that this version does not define.
 macro_rules! wire_name {
     ($type:ident, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
@@ -61,6 +61,16 @@ macro_rules! wire_name {
                 match self {
                     $($type::$variant => $name,)+
                     $type::Unknown(name) => name.as_str(),
+                }
+            }
+
+            /// The value with this name on the wire, which is [`Self::Unknown`] for a name that only
+            /// a later version of naq defines.
+            #[must_use]
+            pub fn from_name(name: &str) -> Self {
+                match name {
+                    $($name => $type::$variant,)+
+                    other => $type::Unknown($crate::wire_name::UnknownName::new(other)),
                 }
             }
 
@@ -115,12 +125,7 @@ macro_rules! wire_name {
                         f.write_str($what)
                     }
                     fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<$type, E> {
-                        Ok(match name {
-                            $($name => $type::$variant,)+
-                            other => {
-                                $type::Unknown($crate::wire_name::UnknownName::new(other))
-                            }
-                        })
+                        Ok($type::from_name(name))
                     }
                 }
                 deserializer.deserialize_str(NameVisitor)

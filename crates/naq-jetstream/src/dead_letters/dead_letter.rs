@@ -11,7 +11,7 @@ use crate::pull::delivery::Delivery;
 use crate::stream::reverse_scan::ReverseScan;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
-use naq_protocol::{JobId, QueueName, Reason, State, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, Record, State, Timestamp};
 
 /// A dead letter.
 #[derive(Clone, Debug)]
@@ -26,7 +26,11 @@ pub struct DeadLetter {
     /// [`State::Failed`] or [`State::Rejected`].
     pub state: State,
     /// The reason, as a code. `None` if the message has none.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
+    /// The exit code of the last attempt. `None` if it has not exited by itself.
+    pub exit_code: Option<i32>,
+    /// The signal that killed the last attempt.
+    pub signal: Option<i32>,
     /// The error, for people.
     pub error: Option<String>,
     /// Number of attempts.
@@ -92,12 +96,15 @@ impl DeadLetterScan {
 pub(crate) struct FailureInfo<'a> {
     pub(crate) state: State,
     pub(crate) reason: Reason,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) signal: Option<i32>,
     pub(crate) error: &'a str,
     pub(crate) attempt: u32,
 }
 
 impl Broker {
-    /// Stores a delivered job, whole, as a dead letter. Storing it twice keeps one copy.
+    /// Stores a delivered job, whole, as a dead letter with the failure that `record` has. Storing it
+    /// twice keeps one copy.
     ///
     /// # Errors
     /// Returns an error if the server refuses the write or does not answer. The job is then still
@@ -105,11 +112,7 @@ impl Broker {
     pub async fn dead_letter(
         &self,
         delivery: &Delivery,
-        job: &JobId,
-        state: State,
-        reason: Reason,
-        error: &str,
-        attempt: u32,
+        record: &Record,
     ) -> Result<(), BrokerError> {
         let mut headers = HeaderMap::new();
         for (name, values) in delivery.headers.iter() {
@@ -122,14 +125,16 @@ impl Broker {
         }
         self.write_dead_letter(
             &delivery.queue,
-            job,
+            &record.job_id,
             headers,
             delivery.payload.clone(),
             &FailureInfo {
-                state,
-                reason,
-                error,
-                attempt,
+                state: record.state,
+                reason: record.reason.unwrap_or(Reason::Exit),
+                exit_code: record.exit_code,
+                signal: record.signal,
+                error: record.error.as_deref().unwrap_or_default(),
+                attempt: record.attempt,
             },
         )
         .await
@@ -146,6 +151,12 @@ impl Broker {
         headers.insert("Naq-Job-Id", job.as_str());
         headers.insert("Naq-State", failure.state.as_str());
         headers.insert("Naq-Reason", failure.reason.as_str());
+        if let Some(exit_code) = failure.exit_code {
+            headers.insert("Naq-Exit-Code", exit_code.to_string());
+        }
+        if let Some(signal) = failure.signal {
+            headers.insert("Naq-Signal", signal.to_string());
+        }
         headers.insert("Naq-Attempt", failure.attempt.to_string());
         headers.insert("Naq-Error", one_line(failure.error).as_str());
         let subject = self.names.dead_letter(queue, job);
@@ -345,14 +356,15 @@ fn parse_dead_letter(
             .find(|(known, value)| known.eq_ignore_ascii_case(name) && !value.is_empty())
             .map(|(_, value)| value.clone())
     };
+    let number = |name: &str| header(name).and_then(|number| number.parse().ok());
     Some(DeadLetter {
         job_id,
         queue,
         sequence,
-        state: header("Naq-State")
-            .and_then(|state| state.parse().ok())
-            .unwrap_or(State::Failed),
-        reason: header("Naq-Reason"),
+        state: header("Naq-State").map_or(State::Failed, |state| State::from_name(&state)),
+        reason: header("Naq-Reason").map(|reason| Reason::from_name(&reason)),
+        exit_code: number("Naq-Exit-Code"),
+        signal: number("Naq-Signal"),
         error: header("Naq-Error"),
         attempt: header("Naq-Attempt")
             .and_then(|attempt| attempt.parse().ok())

@@ -101,6 +101,8 @@ impl Broker {
                     &FailureInfo {
                         state: State::Rejected,
                         reason: Reason::Invalid,
+                        exit_code: None,
+                        signal: None,
                         error: problem,
                         attempt: 0,
                     },

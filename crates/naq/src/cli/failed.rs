@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::confirm::confirm;
 use super::exit::Failure;
 use super::json::{DeadLetterReport, Discarded, HeaderReport};
-use super::render::{self, Column};
+use super::render::{self, Column, Ending};
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
 use naq_client::{Client, DeadLetter, DeadLetterFilter, RetryOutcome};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobId, QueueName, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -90,7 +90,7 @@ impl FailedFilterOptions {
     fn filter(&self) -> Result<DeadLetterFilter, Failure> {
         Ok(DeadLetterFilter {
             queue: self.queue.as_ref().map(QueueName::new).transpose()?,
-            reason: self.reason.clone(),
+            reason: self.reason.as_deref().map(Reason::from_name),
             until: self.older_than.map(time_before_now),
             since: self.newer_than.map(time_before_now),
             up_to: None,
@@ -201,7 +201,7 @@ async fn list(
         rows.push(vec![
             job.job_id.to_string(),
             job.queue.to_string(),
-            describe_state(&job),
+            ending(&job).to_string(),
             job.attempt.to_string(),
             format!("{} ago", render::age(job.time, now)),
             job.error.clone().unwrap_or_else(|| "-".to_owned()),
@@ -234,12 +234,12 @@ async fn list(
     Ok(0)
 }
 
-/// As [`render::Ending`] has it. The dead letter's reason is text, since a later version may write
-/// another one, and it has no exit code: the error names that.
-fn describe_state(job: &DeadLetter) -> String {
-    match &job.reason {
-        Some(reason) => format!("{} ({reason})", job.state),
-        None => job.state.to_string(),
+fn ending(job: &DeadLetter) -> Ending {
+    Ending {
+        state: job.state,
+        reason: job.reason,
+        exit_code: job.exit_code,
+        signal: job.signal,
     }
 }
 
@@ -249,7 +249,9 @@ fn report(job: &DeadLetter) -> DeadLetterReport<'_> {
         job_id: &job.job_id,
         queue: &job.queue,
         state: job.state,
-        reason: job.reason.as_deref(),
+        reason: job.reason,
+        exit_code: job.exit_code,
+        signal: job.signal,
         error: job.error.as_deref(),
         attempt: job.attempt,
         finished_at: job.time,
@@ -283,7 +285,7 @@ fn show(
     let age = render::age(job.time, render::now());
     row("job", job.job_id.as_str())?;
     row("queue", job.queue.as_str())?;
-    row("state", &describe_state(job))?;
+    row("state", &ending(job).to_string())?;
     row("error", job.error.as_deref().unwrap_or("-"))?;
     row("attempt", &job.attempt.to_string())?;
     row("failed", &format!("{} ({age} ago)", job.time))?;

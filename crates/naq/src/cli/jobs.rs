@@ -82,16 +82,10 @@ fn print(page: &JobPage) -> std::io::Result<()> {
         .iter()
         .map(|job| {
             let record = &job.record;
-            let ending = Ending {
-                state: record.state,
-                reason: record.reason,
-                exit_code: record.exit_code,
-                signal: job.signal,
-            };
             vec![
                 record.job_id.to_string(),
                 record.queue.to_string(),
-                ending.to_string(),
+                Ending::of_summary(record).to_string(),
                 match record.attempt {
                     0 => "-".to_owned(),
                     attempt => attempt.to_string(),

@@ -45,7 +45,7 @@ pub(super) struct NoteReport {
     pub(super) note: NoteBody,
 }
 
-/// What there is to know beside the output.
+/// A remark about the output.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[schemars(rename = "note_body")]
 pub(super) struct NoteBody {
@@ -155,7 +155,13 @@ pub(super) struct DeadLetterReport<'a> {
     /// failed or rejected.
     pub(super) state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) reason: Option<&'a str>,
+    pub(super) reason: Option<Reason>,
+    /// The exit code of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exit_code: Option<i32>,
+    /// The signal that killed the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) signal: Option<i32>,
     /// Why, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<&'a str>,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::json::{NoteBody, NoteReport};
+use naq_client::RecordSummary;
 use naq_cron::Timezone;
 pub(super) use naq_protocol::escape;
 use naq_protocol::{Reason, Record, State, Timestamp};
@@ -372,6 +373,15 @@ pub(super) struct Ending {
 
 impl Ending {
     pub(super) fn of(record: &Record) -> Ending {
+        Ending {
+            state: record.state,
+            reason: record.reason,
+            exit_code: record.exit_code,
+            signal: record.signal,
+        }
+    }
+
+    pub(super) fn of_summary(record: &RecordSummary) -> Ending {
         Ending {
             state: record.state,
             reason: record.reason,

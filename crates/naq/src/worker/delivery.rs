@@ -7,7 +7,7 @@ use super::report::Done;
 use crate::clock::now;
 use naq_core::{ConcurrencySlot, DeliveryContext, ExponentialBackoff};
 use naq_jetstream::{Broker, BrokerError, Delivery, failpoint};
-use naq_protocol::{Envelope, EnvelopeError, JobId, Reason, Record, RejectReason};
+use naq_protocol::{Envelope, EnvelopeError, JobId, Record, RejectReason};
 use std::time::Duration;
 
 /// Pauses before a request that failed for a passing reason is sent again.
@@ -78,17 +78,8 @@ impl<'a> LeasedDelivery<'a> {
     /// # Errors
     /// Returns the error of the last request.
     pub(super) async fn dead_letter(&self, record: &Record) -> Result<(), BrokerError> {
-        self.persist(|| {
-            self.broker().dead_letter(
-                self.message,
-                &record.job_id,
-                record.state,
-                record.reason.unwrap_or(Reason::Exit),
-                record.error.as_deref().unwrap_or_default(),
-                record.attempt,
-            )
-        })
-        .await
+        self.persist(|| self.broker().dead_letter(self.message, record))
+            .await
     }
 
     /// The facts by which the delivery is decided.

@@ -4,7 +4,7 @@ use super::delivery::LeasedDelivery;
 use super::report::Done;
 use naq_core::DeliveryContext;
 use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
-use naq_protocol::{EnvelopeError, Reason, Record, State};
+use naq_protocol::{EnvelopeError, Record, State};
 
 impl LeasedDelivery<'_> {
     /// Keeps an envelope that cannot become a job as a dead letter, records the rejection, and
@@ -24,17 +24,7 @@ impl LeasedDelivery<'_> {
     ) -> Result<Box<Record>, BrokerError> {
         let mut record = Box::new(naq_core::rejected_record(facts, invalid));
         // The dead letter comes first: the record may turn out not to be this envelope's to write.
-        self.persist(|| {
-            self.broker().dead_letter(
-                self.message,
-                &facts.job_id,
-                State::Rejected,
-                Reason::from(invalid.reason),
-                record.error.as_deref().unwrap_or_default(),
-                0,
-            )
-        })
-        .await?;
+        self.dead_letter(&record).await?;
         failpoint("rejected.dead_lettered");
         if std::str::from_utf8(&self.message.payload).is_ok() {
             self.attach_envelope(&mut record).await;

@@ -154,7 +154,7 @@ pub(super) async fn follow(
         match events.next().await? {
             Some(event) => print(session, &event)?,
             None => render::note(
-                "the connection was lost; jobs enqueued meanwhile and states passed through meanwhile are missing, outcomes are not",
+                "the connection was lost; enqueues and intermediate states of that time are missing, outcomes are not",
             ),
         }
     }
@@ -169,13 +169,6 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
         .map(|state| format!("{}→", render::state(state)))
         .unwrap_or_default();
     let record = &event.record;
-    let ending = Ending {
-        state: record.state,
-        reason: record.reason,
-        exit_code: record.exit_code,
-        // the error names the signal
-        signal: None,
-    };
     let error = match &record.error {
         Some(error) => format!("  {}", render::excerpt(&render::one_line(error), 120)),
         None => String::new(),
@@ -185,6 +178,6 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
         event.time,
         record.job_id,
         record.queue,
-        ending.coloured()
+        Ending::of_summary(record).coloured()
     ))
 }
