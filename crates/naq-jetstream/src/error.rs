@@ -62,9 +62,7 @@ pub enum BrokerError {
         standing: ExistingJob,
     },
     /// The message is larger than the server allows.
-    #[error(
-        "{bytes} bytes are more than the server accepts in one message ({bytes_max}); put large input into a file or an object and pass its name"
-    )]
+    #[error("{bytes} bytes are more than the server accepts in one message ({bytes_max})")]
     TooLarge {
         /// Size of the message, in bytes.
         bytes: usize,
@@ -75,7 +73,7 @@ pub enum BrokerError {
     #[error("the NATS storage is full: {0}")]
     StorageFull(#[source] Cause),
     /// The server did not answer in time.
-    #[error("no answer from NATS in time while {0}; check the connection and the permissions")]
+    #[error("no answer from NATS in time while {0}")]
     Timeout(&'static str),
     /// The user lacks a permission.
     #[error("NATS denies this user {0}")]

@@ -208,6 +208,10 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
         BrokerError::InsecureServer { .. } => {
             "give --creds, --nkey, --user, --token or a client certificate, or --allow-insecure"
         }
+        BrokerError::Timeout(_) => "check the connection, and the permissions of the user in NATS",
+        BrokerError::TooLarge { .. } => {
+            "put large input into a file or an object, and pass its name to the job"
+        }
         BrokerError::StorageFull(_) => "remove jobs with `naq purge`, or raise the limit",
         BrokerError::DueTimeConflict {
             job,
