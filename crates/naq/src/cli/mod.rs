@@ -13,6 +13,7 @@ mod cron;
 mod dev;
 mod enqueue;
 mod events;
+mod examples;
 mod exit;
 mod failed;
 mod help;

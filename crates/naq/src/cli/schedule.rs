@@ -5,6 +5,8 @@ mod crontab;
 pub(super) mod list;
 mod schedule_file;
 mod toml_file;
+mod toml_table;
+mod toml_value;
 
 use std::io::IsTerminal;
 
@@ -193,7 +195,7 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
     let zone = when.zone()?;
     if when.every.is_some() && when.tz.is_some() && when.start.is_none() && when.end.is_none() {
         return Err(Failure::usage(
-            "--tz: an interval is the same in every zone; it is for --cron, --start and --end",
+            "--tz: an interval is the same in every time zone; use --tz with --cron, --start or --end",
         ));
     }
     let envelope = args.job.envelope(|name| session.variable(name))?;
