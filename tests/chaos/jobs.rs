@@ -111,7 +111,7 @@ impl Ends {
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub(super) queue: &'static str,
-    /// The id it is to have; naq gives it one where there is none.
+    /// The id of the job. `None` lets naq generate one.
     pub(super) job_id: Option<String>,
     /// Which kind it is, for the report.
     pub(super) kind: &'static str,
@@ -120,7 +120,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// What is wrong with the end of this job, beside the ends of those it waited for; given
+    /// What is wrong with the end of this job, apart from the ends of those it waited for; given
     /// whether someone asked for it to be cancelled.
     pub(super) fn check(
         &self,
@@ -176,7 +176,7 @@ pub(super) struct Jobs {
     made: Vec<Planned>,
 }
 
-/// Bytes that do not fit a record beside everything else.
+/// Bytes that do not fit into a record with everything else.
 const LOUD_BYTES: u64 = 1_200_000;
 
 impl Jobs {

@@ -77,7 +77,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// A stage of its own, beside the servers that were started.
+    /// A stage of its own, apart from the servers that were started.
     pub(super) fn new(name: &str, size: Size, plan: Vec<Fault>, servers: &Servers) -> Stage {
         let mark = format!("{}-{}", size.seed, std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{mark}"));

@@ -452,7 +452,7 @@ fn a_command_is_run_for_each_failure_until_it_works() {
     naq.wait_ended(&well);
     let badly = naq.publish("build", r#"{"command":"sh","args":["-c","exit 3"]}"#);
     let ended = naq.wait_ended(&badly);
-    hook.expect_stderr("exited with 4; again in ");
+    hook.expect_stderr("exited with 4; retrying in ");
     hook.expect_stderr("done");
     hook.expect_stdout(&format!("saw {badly}\nsaw {badly}\n"));
     let line = format!("{badly} failed exit 3");
@@ -485,7 +485,7 @@ fn a_command_that_was_cut_off_is_run_again() {
     naq.wait_ended(&job);
     eventually("the command runs", || lines(&naq, "pid").len() == 1);
     first.kill9();
-    // nobody is there for this one
+    // No server listens for this one.
     let missed = naq.publish("build", r#"{"command":"false"}"#);
     naq.wait_ended(&missed);
     std::fs::write(&marker, "").unwrap();
@@ -622,7 +622,7 @@ fn a_record_is_posted_until_it_is_taken() {
     assert_eq!(posted, serde_json::to_value(&ended).unwrap());
     let revision = first.header("naq-revision").to_owned();
     first.answer("500 Internal Server Error");
-    hook.expect_stderr("it answered 500");
+    hook.expect_stderr("the response was 500");
 
     let again = requests.recv_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(again.header("naq-revision"), revision);
@@ -681,7 +681,7 @@ fn other_changes_can_be_acted_on() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_at_once() {
+fn impossible_options_are_refused_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let refused = |args: &[&str], words: &str| {

@@ -1,4 +1,4 @@
-//! One grammar of verbs: a noun, then a verb; and the Python library's names beside it.
+//! One grammar of verbs: a noun, then a verb; and the Python library's names as aliases.
 
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;

@@ -1,5 +1,5 @@
-//! `naq job-control`: schedules paused, resumed, changed, run at once and removed, beside a
-//! scheduler that writes to them as well.
+//! `naq job-control`: schedules paused, resumed, changed, run at once and removed, while a scheduler
+//! writes to them too.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

@@ -228,7 +228,7 @@ fn thousands_of_schedules_come_as_lines() {
 }
 
 #[test]
-fn jobs_that_run_once_stand_beside_the_others() {
+fn delayed_jobs_are_listed_with_schedules() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.cli(["schedule", "--name", "beat", "--every", "1h", "--", "true"])

@@ -1,4 +1,4 @@
-//! Verbs as a user has them, beside what README.md already shows.
+//! Verbs as a user runs them, apart from those that README.md shows.
 
 mod bulk;
 mod completions;

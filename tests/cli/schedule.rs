@@ -60,7 +60,7 @@ fn a_schedule_is_stored_as_it_was_said() {
     .concat();
     let done = naq.cli(args.clone()).run().succeeds();
     assert_eq!(done.stdout, "nightly\n");
-    // nobody is there to enqueue anything
+    // No scheduler runs, so nothing is enqueued.
     assert!(done.stderr.contains("`naq scheduler`"), "{done:#?}");
 
     let (schedule, revision) = stored(&naq, "nightly");
@@ -119,7 +119,7 @@ fn another_of_the_same_name_is_refused_or_put_in_its_place() {
     assert_eq!(second.progress.runs, 7);
     assert!(second.progress.done_until >= first.progress.done_until);
 
-    // somebody has paused it: that is said, and it stays so
+    // The schedule was paused: the output says so, and it stays paused.
     let paused = Schedule {
         status: ScheduleStatus::Paused,
         ..second

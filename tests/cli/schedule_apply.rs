@@ -145,7 +145,7 @@ command = ["true"]
         .succeeds()
         .expect_stderr(&["0 changed, 0 removed, 3 unchanged"]);
 
-    // what somebody has paused stays paused
+    // A schedule that was paused by hand stays paused.
     naq.cli(["job-control", "new", "pause"]).run().succeeds();
     apply(&naq, &["jobs.toml"])
         .succeeds()
@@ -200,7 +200,7 @@ fn schedules_outside_the_set_are_not_taken_by_accident() {
         "[schedule.a]\nevery = '1h'\ncommand = ['true']\n[schedule.b]\nevery = '2h'\ncommand = ['true']\n",
     );
     apply(&naq, &["two.toml"]).exits(5).expect_stderr(&[
-        "two.toml:1: `a` is there already, outside any set; --adopt",
+        "two.toml:1: `a` exists already, outside any set; --adopt",
         "two.toml:4: `b` belongs to the set `one.toml`",
         "nothing was changed",
     ]);
@@ -217,7 +217,7 @@ fn schedules_outside_the_set_are_not_taken_by_accident() {
 }
 
 #[test]
-fn an_empty_file_removes_nothing_unless_that_is_said() {
+fn an_empty_file_removes_nothing_without_prune_all() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let from_stdin = |text: &str, args: &[&str]| {
@@ -447,7 +447,7 @@ fn applying_converges() {
         .unwrap();
 }
 
-/// Somebody does something to a schedule between two applies.
+/// A user changes a schedule between two applies.
 fn meddle(naq: &Naq, id: &str, what: u8) {
     let broker = naq.client().broker();
     let schedule_id: ScheduleId = name(id);

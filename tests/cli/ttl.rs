@@ -27,7 +27,7 @@ fn stored(naq: &Naq, job: &JobId) -> (Vec<u8>, Option<String>, Option<String>) {
 }
 
 #[test]
-fn an_ended_job_is_kept_for_as_long_as_is_said_last() {
+fn an_ended_job_is_kept_for_the_latest_ttl() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();

@@ -71,7 +71,7 @@ impl Served {
             worker: worker.spawn().unwrap(),
             server,
         };
-        // ends when the worker has run it: queue, bucket and worker are there
+        // It ends when the worker has run it, so queue, bucket and worker exist then.
         let first = served
             .command(naq())
             .args(["enqueue", "--queue", queue, "--wait", "--", "true"])

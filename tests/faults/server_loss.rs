@@ -108,7 +108,7 @@ fn a_job_that_ends_while_the_server_is_down_is_recorded_later() {
     has_begun(&naq);
     server.kill9();
     touch(&naq.home().join("go"));
-    eventually("the job ended while nobody was there", || ended.exists());
+    eventually("the job ended while the server was down", || ended.exists());
     server.restart();
     let record = naq.wait_ended(&job);
     assert_eq!(

@@ -51,6 +51,15 @@ const PHRASES: &[(&str, &str)] = &[
     ("now and then", "periodically"),
     ("turn about", "interleaved"),
     ("who is gone", "name the process"),
+    ("is there", "exists"),
+    ("are there", "exist"),
+    ("was there", "existed"),
+    ("where there", "if … exists, if … has"),
+    ("beside", "next to, in addition to, apart from"),
+    ("is said", "is printed, is reported"),
+    ("somebody", "name the person or program"),
+    ("as it stands", "literally, unchanged"),
+    ("worked off", "processed, run"),
 ];
 
 /// Findings that are right as they are: the file, the phrase, and why.
@@ -74,8 +83,8 @@ struct Finding {
 }
 
 /// The text as words: comment markers, line breaks, quotes of Markdown and the underscores of
-/// names become spaces, so that a phrase is found across lines and in a function's name. Beside
-/// it, for each byte, its line.
+/// names become spaces, so that a phrase is found across lines and in a function's name. Second,
+/// for each byte, its line.
 fn normalize(source: &str) -> (String, Vec<usize>) {
     let mut text = String::new();
     let mut lines = Vec::new();

@@ -23,7 +23,7 @@ fn cancel_stops_a_running_job_with_its_process_tree_and_releases_its_dependents(
         "echo",
         "gone",
     ]);
-    eventually("the child is there", || {
+    eventually("the child exists", || {
         std::fs::read_to_string(&pid_file).is_ok_and(|text| text.ends_with('\n'))
     });
     let child: i32 = std::fs::read_to_string(&pid_file)

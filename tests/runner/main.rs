@@ -1,7 +1,7 @@
 //! The runner, with real processes and real kills.
 //!
 //! A test binary of its own: a runner kills children of its process that look like orphans of its
-//! jobs. Beside it in one process, other tests would lose their nats-servers.
+//! jobs. In one process with it, other tests would lose their nats-servers.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

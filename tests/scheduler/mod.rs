@@ -1,4 +1,4 @@
-//! The scheduler, as processes beside real servers and workers.
+//! The scheduler, as processes with real servers and workers.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -110,7 +110,7 @@ fn jobs_of(naq: &Naq, queue: &str) -> Vec<String> {
         let Ok(stream) = jetstream.get_stream(format!("naq_queue_{queue}")).await else {
             return Vec::new();
         };
-        // a work queue allows no consumer beside its workers', so messages are read one by one
+        // a work queue allows no consumer but its workers', so messages are read one by one
         let info = stream.get_info().await.unwrap();
         let range = info.state.first_sequence..=info.state.last_sequence;
         futures_util::stream::iter(range)

@@ -329,7 +329,7 @@ fn rerouted_job_runs_although_its_dependencys_record_has_expired() {
         let records = async_nats::jetstream::new(naq.nats().clone())
             .get_key_value("naq_results")
             .await
-            .expect("the bucket is there");
+            .expect("the bucket exists");
         records.purge(first.as_str()).await.expect("it is removed");
     });
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);

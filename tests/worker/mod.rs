@@ -48,7 +48,7 @@ fn consumer(naq: &Naq, queue: &str, name: &str) -> ConsumerInfo {
 /// Information about a queue, as `naq queues` shows it.
 fn info(naq: &Naq, queue: &str) -> QueueInfo {
     let queue = naq.client().queue(queue).expect("a name");
-    naq.block_on(queue.info()).expect("the queue is there")
+    naq.block_on(queue.info()).expect("the queue exists")
 }
 
 /// Numbers of jobs of a queue: waiting, running, delayed.

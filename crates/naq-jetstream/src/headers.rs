@@ -1,4 +1,4 @@
-//! The headers that naq writes on messages, beside those of NATS.
+//! The headers that naq writes on messages, in addition to those of NATS.
 
 /// The time at which a delayed job was to start. The message keeps the header when it moves into
 /// the queue.

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_created_beside_the_leaf_and_not_in_it() {
+    fn groups_are_created_next_to_the_leaf_and_not_in_it() {
         let within = |path: &str| parent_of_leaf(PathBuf::from(path));
         assert_eq!(
             within("/sys/a.service/naq-leaf-7"),

@@ -127,7 +127,7 @@ fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMa
 
 /// A tick's job id, by the protocol's page.
 pub(super) fn job_id(schedule: &str, tick: Timestamp) -> String {
-    // with milliseconds where there are any
+    // With milliseconds, if there are any.
     let text = tick.to_string().replace(".000Z", "Z");
     format!("{schedule}-{}", text.replace(['-', ':', '.'], ""))
 }

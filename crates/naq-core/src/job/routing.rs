@@ -119,7 +119,7 @@ mod tests {
         );
         let again = run(Some(&rerouted), &delivered(2, 1));
         assert_eq!((again.attempt, again.crashes), (2, 1));
-        // Another redelivery of the first message is a duplicate beside it.
+        // Another redelivery of the first message is a duplicate of it.
         assert!(matches!(
             decide_delivery(Some(&again), &envelope, &delivered(1, 3)),
             DeliveryDecision::DuplicateMessage

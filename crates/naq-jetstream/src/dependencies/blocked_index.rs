@@ -1,5 +1,5 @@
-//! The index of blocked jobs, kept beside the records: when a job ends, its dependents are found
-//! without a scan.
+//! The index of blocked jobs: when a job ends, its dependents are found without a scan of the
+//! records.
 //!
 //! Two keys describe a dependency. The worker that ends the dependency finds its dependents under
 //! `<dependency>.<job>`; that key is removed after the job has been released.

@@ -41,7 +41,7 @@ enum StreamCreation {
 }
 
 impl Broker {
-    /// Creates the streams and buckets that every worker needs, beside its queues.
+    /// Creates the streams and buckets that every worker needs, in addition to its queues.
     ///
     /// # Errors
     /// Returns an error if the server refuses the request.

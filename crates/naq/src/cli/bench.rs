@@ -95,13 +95,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The middle of some measurements.
+/// The median of measurements.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The value below which a part of the measurements is.
+/// The quantile of measurements: the value below which the given part of them lies.
 fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[expect(
@@ -114,7 +114,7 @@ fn quantile(values: &mut [f64], part: f64) -> f64 {
     values.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// A table of figures, or the same as JSON.
+/// Prints figures as a table, or as JSON.
 fn show(
     json: bool,
     name: &str,

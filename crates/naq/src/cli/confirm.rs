@@ -5,8 +5,8 @@ use std::io::{BufRead, IsTerminal};
 use super::exit::Failure;
 use super::render;
 
-/// Asks for confirmation on a terminal. Where standard input is no terminal, nobody can answer, so
-/// only `--yes` confirms.
+/// Asks for confirmation on a terminal. If standard input is no terminal, nobody can answer, so only
+/// `--yes` confirms.
 ///
 /// # Errors
 ///

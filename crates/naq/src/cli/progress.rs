@@ -25,8 +25,8 @@ impl ProgressBars {
         }
     }
 
-    /// Takes note of how a job stands. Its bar comes with its first progress and goes with its
-    /// end.
+    /// Shows a job's progress. Its bar appears with its first progress and disappears when the job
+    /// ends.
     pub(super) fn update(&mut self, record: &Record) {
         if record.state.is_terminal() {
             if let Some(bar) = self.shown.remove(&record.job_id) {

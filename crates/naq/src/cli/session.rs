@@ -1,4 +1,4 @@
-//! What every verb starts with: settings, the log, and the connection to NATS.
+//! What every verb needs first: settings, the log, and the connection to NATS.
 
 use std::path::PathBuf;
 
@@ -328,7 +328,7 @@ impl Session {
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        // These hold whichever layer of the settings they came from.
+        // The children must use these folders, whichever layer of the settings they came from.
         for (name, path) in [
             ("NAQ_DATA_DIR", &self.settings().data_dir),
             ("NAQ_CACHE_DIR", &self.settings().cache_dir),
@@ -359,8 +359,8 @@ impl Session {
         Ok(Client::from_settings(&self.resolved).await?)
     }
 
-    /// Connects as [`Session::connect`], and starts a managed server where none is configured
-    /// and none is there. The server stays for as long as what is returned with the client.
+    /// Connects as [`Session::connect`]. If no NATS is configured and none answers at the default
+    /// address, starts a managed server, which runs until the returned [`ManagedServer`] is dropped.
     pub(super) async fn connect_or_start(
         &self,
     ) -> Result<(Client, Option<ManagedServer>), Failure> {
@@ -372,7 +372,7 @@ impl Session {
                 Ok(client) => return Ok((client.with_settings(self.settings()), None)),
                 Err(error) => {
                     tracing::debug!(
-                        "no NATS to use at the default address ({error}): starting one"
+                        "cannot use NATS at the default address ({error}); starting a local server"
                     );
                 }
             }
@@ -397,7 +397,7 @@ impl Session {
                     ClientError::Broker(BrokerError::Connect { problem, .. }) => Failure::new(
                         super::exit::Exit::NoNats,
                         format!(
-                            "the managed server at {} does not let us in: {problem}",
+                            "the managed server at {} refuses the connection: {problem}",
                             managed.url()
                         ),
                     ),
@@ -414,7 +414,7 @@ fn start_log(settings: &Settings, log_jobs: bool) -> Result<Option<LogFile>, Fai
     use tracing_subscriber::fmt::writer::BoxMakeWriter;
     use tracing_subscriber::prelude::*;
     let level = &settings.log_level;
-    // thousands of lines a second are of no use to anybody who did not ask for them
+    // A line for each job may be thousands of lines per second, so it must be requested.
     let jobs = if log_jobs || matches!(level.as_str(), "debug" | "trace") {
         level
     } else {
@@ -452,8 +452,7 @@ fn start_log(settings: &Settings, log_jobs: bool) -> Result<Option<LogFile>, Fai
     Ok(log_file)
 }
 
-/// In builds that have failpoints, which are those of tests: sets those that the environment
-/// names.
+/// Sets the failpoints that the environment names. Only builds for tests have failpoints.
 fn set_failpoints(env: &ProcessEnv) -> Result<(), Failure> {
     let named = env.environment.get("FAILPOINTS");
     for point in named.iter().flat_map(|points| points.split(';')) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct SchedulerConfig {
     /// Name of this instance in lists and logs. `None` means a generated name.
     pub instance_id: Option<String>,
-    /// The leader lease. `None` means no lease: this scheduler leads beside any other.
+    /// The leader lease. `None` means no lease: this scheduler leads regardless of others.
     pub lock: Option<LockOptions>,
     /// Number of ticks in a row that could not be enqueued after which a schedule is paused. 0
     /// means never.

@@ -1,5 +1,5 @@
-//! Claiming a job: what its delivery means beside its record, and the steps that this takes until
-//! the claim is written or there is nothing to run.
+//! Claiming a job: decides from the delivery and the job's record what to do, and takes the steps
+//! until the claim is written or nothing is left to run.
 
 use std::ops::ControlFlow;
 
@@ -96,8 +96,8 @@ impl<'a> Claiming<'a> {
             && !attempt.may_be_rerouted();
         let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
         facts.slot = slot_to_begin_with(runs_here);
-        // A first delivery has no record yet, as a rule: claiming without reading it saves a round
-        // trip, and where there is one the claim fails with a conflict.
+        // The job of a first delivery usually has no record yet: claiming without reading it saves a
+        // round trip, and if a record exists, the claim fails with a conflict.
         let is_first = facts.delivery == 1 && !may_have_waited && runs_here;
         Claiming {
             attempt,

@@ -10,8 +10,8 @@ use crate::cli::exit::Failure;
 use naq_client::NewJob;
 use naq_protocol::Envelope;
 
-/// Jobs for each pipelined measurement: about as many as one by one in its time, so that all
-/// measurements fill the stream alike.
+/// Number of jobs of each pipelined measurement: about as many as a measurement one by one enqueues,
+/// so that all measurements fill the stream alike.
 const PIPELINED_JOBS: u32 = 50_000;
 
 /// The envelope that every measurement publishes.

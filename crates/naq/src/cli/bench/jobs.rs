@@ -1,4 +1,5 @@
-//! Jobs a second, from enqueue to stored result.
+//! Measures jobs per second, from enqueue to stored result, and compares them with the rate at which
+//! this machine can start processes without naq.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,11 @@ use crate::cli::exit::Failure;
 use naq_client::NewJob;
 use naq_runner::{SPAWN_LIMIT_ARGUMENT, monotonic};
 
-/// What is run.
+/// The program that every job runs.
 const PROGRAM: &str = "/bin/true";
 
-/// How often the queue is looked at while it is worked off: a look costs the server some 0.1 ms.
+/// Interval at which the queue's depth is read while the worker runs its jobs. A request costs the
+/// server about 0.1 ms.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(bench: &Bench, concurrencies: &[usize]) -> Result<(), Failure> {
@@ -54,9 +56,9 @@ pub(super) async fn run(bench: &Bench, concurrencies: &[usize]) -> Result<(), Fa
     )
 }
 
-/// What this machine can start, capture and reap with nothing around it.
+/// Measures how many processes per second this machine can start, capture and reap without naq.
 async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> {
-    // far enough off for all loops to be there
+    // Late enough that all loops have been started by then.
     let start = monotonic() + Duration::from_millis(300);
     let start = start.as_secs_f64().to_string();
     let seconds = bench.seconds.to_string();
@@ -74,12 +76,14 @@ async fn spawn_limit(bench: &Bench, concurrency: usize) -> Result<f64, Failure> 
         count += String::from_utf8_lossy(&ended.stdout.head)
             .trim()
             .parse::<u32>()
-            .map_err(|_| Failure::general("the bare loop could not start anything"))?;
+            .map_err(|_| {
+                Failure::general("the loop that measures the spawn limit could not start a process")
+            })?;
     }
     Ok(f64::from(count) / bench.seconds)
 }
 
-/// Enqueues and works off as many jobs as should take the time there is.
+/// Measures jobs per second. Enqueues as many jobs as should run in the duration of a measurement.
 async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Failure> {
     let worker = bench.worker(concurrency).await?;
     #[expect(
@@ -96,7 +100,8 @@ async fn jobs(bench: &Bench, concurrency: usize, limit: f64) -> Result<f64, Fail
             .await?;
     }
     bulk.finish().await?;
-    // acknowledged means recorded: an empty queue has all its results stored
+    // A worker acknowledges a job after its outcome is recorded, so an empty queue means that all
+    // results are stored.
     while bench.client.broker().queue_messages(&bench.queue).await? > 0 {
         tokio::time::sleep(POLL_INTERVAL).await;
     }

@@ -1,4 +1,5 @@
-//! How long one job takes on an idle worker.
+//! Measures the time from the enqueue of a job to its stored result on an idle worker, and the time
+//! that a `naq enqueue` process takes.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
         queue.enqueue_new(job_id, payload.into()).await?;
         waiter.each(|_| {}).await?;
         warm.push(millis(sent));
-        // an idle worker, not a busy one
+        // The worker is to be idle when the next job arrives.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     worker.end().await;

@@ -1,4 +1,4 @@
-//! Memory of a worker with its spawners: idle, and while a job prints without end.
+//! Measures the memory of a worker with its spawners: idle, and while its job prints much output.
 
 use std::time::Duration;
 
@@ -31,7 +31,9 @@ pub(super) async fn run(bench: &Bench, output_bytes: u64) -> Result<(), Failure>
     worker.end().await;
     let printed = record.stdout.as_ref().map_or(0, |output| output.bytes);
     if record.state != State::Succeeded || printed != output_bytes {
-        return Err(Failure::general("the job did not print what it should"));
+        return Err(Failure::general(
+            "the job failed, or its output does not have the requested size",
+        ));
     }
     let rows = [
         ("idle, with its spawners".to_owned(), idle),
@@ -48,8 +50,8 @@ pub(super) async fn run(bench: &Bench, output_bytes: u64) -> Result<(), Failure>
     show(bench.json, "memory", &["worker", "pss_mib"], &rows)
 }
 
-/// Proportional set size (shared pages counted by share, as `smaps_rollup` has it) of a worker
-/// and the spawners it has.
+/// Proportional set size (`Pss` of `smaps_rollup`, which divides shared pages among the processes
+/// that map them) of a worker and its spawners, in bytes.
 fn tree_bytes(pid: u32) -> u64 {
     let children =
         std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -63,7 +65,7 @@ fn tree_bytes(pid: u32) -> u64 {
         .sum()
 }
 
-/// Proportional set size of one process.
+/// Proportional set size of one process, in bytes. 0 if it cannot be read.
 pub(super) fn pss_bytes(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     rollup

@@ -1,5 +1,5 @@
-//! The processes a measurement needs: workers, bare loops, cold command lines. They are started
-//! by a runner of the bench's own, as jobs are.
+//! Processes for the measurements: workers, schedulers, and single `naq` commands. The bench has its
+//! own runner, which starts them as it would start jobs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use naq_client::Client;
 use naq_protocol::{JobId, QueueName, WorkerInfo};
 use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
 
-/// What every measurement shares.
+/// Connection, queue and runner, which all measurements share.
 pub(super) struct Bench {
     pub(super) client: Client,
     pub(super) queue: QueueName,
@@ -51,7 +51,7 @@ impl Bench {
         let program = std::env::current_exe()
             .ok()
             .and_then(|path: PathBuf| path.to_str().map(str::to_owned))
-            .ok_or_else(|| Failure::general("cannot tell where this program is"))?;
+            .ok_or_else(|| Failure::general("cannot find the path of this program"))?;
         let queue = QueueName::new(format!("bench-{}", std::process::id()))?;
         let folder = std::env::temp_dir().join(format!("naq-{queue}"));
         Ok(Bench {

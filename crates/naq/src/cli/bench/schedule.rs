@@ -41,7 +41,7 @@ pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
     while let Some(leader) = bench.client.fetch_leader().await? {
         if tokio::time::Instant::now() > until {
             return Err(Failure::usage(format!(
-                "a scheduler leads already ({} on {}): stop it, or measure under another --prefix",
+                "a scheduler leads already ({} on {}); stop it, or measure under another --prefix",
                 leader.instance_id, leader.hostname
             )));
         }
@@ -137,12 +137,12 @@ impl ScheduleBench<'_> {
         let begun = std::time::Instant::now();
         let leader = self.start_scheduler();
         let tick = self
-            .read_until("a scheduler leads", |tick| tick.is_probe)
+            .read_until("a scheduler to lead", |tick| tick.is_probe)
             .await?;
         let ready_ms = begun.elapsed().as_secs_f64() * 1_000.0;
         if tick.iter().any(|one| !one.is_probe) {
             return Err(Failure::general(
-                "the schedules were due before they were all there; measure fewer",
+                "the schedules were due before all of them were stored; measure fewer",
             ));
         }
         self.row(
@@ -284,8 +284,8 @@ impl ScheduleBench<'_> {
         }
     }
 
-    /// Reads until a tick satisfies the predicate. Returns all ticks that were read. `what` is the
-    /// condition, for the error at a timeout.
+    /// Reads until a tick satisfies the predicate. Returns all ticks that were read. `what`
+    /// describes the tick, for the error at a timeout.
     async fn read_until(
         &mut self,
         what: &str,
@@ -298,7 +298,9 @@ impl ScheduleBench<'_> {
                 return Ok(read);
             }
             if tokio::time::Instant::now() > until {
-                return Err(Failure::general(format!("not in time: {what}")));
+                return Err(Failure::general(format!(
+                    "timed out while waiting for {what}"
+                )));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

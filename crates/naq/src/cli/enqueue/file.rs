@@ -406,7 +406,7 @@ fn expect_end_of_file(mut reader: impl BufRead) -> Result<(), Failure> {
     }
     Err(Failure::new(
         Exit::Refused,
-        "something stands after the flow; a file has one flow and nothing else",
+        "there is more text after the flow; a file has one flow and nothing else",
     ))
 }
 

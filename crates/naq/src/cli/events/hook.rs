@@ -45,7 +45,7 @@ pub(super) enum Action {
     Webhook(String),
 }
 
-/// What to do about which changes.
+/// Which changes cause an action, and which action.
 pub(super) struct HookOptions {
     pub(super) action: Action,
     pub(super) filter: JobFilter,
@@ -55,7 +55,7 @@ pub(super) struct HookOptions {
     pub(super) timeout: Duration,
 }
 
-/// An action, ready to be done.
+/// An action with everything that it needs.
 enum Hook {
     Exec {
         runner: Runner,
@@ -101,7 +101,7 @@ pub(super) async fn run(session: &Session, options: &HookOptions) -> Result<u8, 
         _ = tokio::time::timeout(DRAIN_MAX, hook_runner.finish()) => {}
         _ = signals.next() => {}
     }
-    // the last answers are on their way
+    // The last acknowledgements may not be sent yet.
     let _ = client.flush().await;
     if let Hook::Exec { runner, .. } = &*hook {
         runner.clone().shutdown().await;
@@ -180,7 +180,7 @@ impl HookRunner {
     }
 }
 
-/// Changes that are done with, as many as are remembered.
+/// Revisions of the latest changes whose action has succeeded, at most [`REMEMBERED_MAX`].
 #[derive(Default)]
 struct HandledRevisions {
     revisions: HashSet<u64>,
@@ -204,7 +204,8 @@ impl HandledRevisions {
     }
 }
 
-/// Does what is to be done about a change and answers for it. Whether it is done with.
+/// Carries out the action for a change, then acknowledges the change, or negatively acknowledges it
+/// if the action failed. Returns whether the action succeeded.
 async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration) -> bool {
     let record = &change.changed.record;
     let calling = hook.invoke(record, change.changed.revision);
@@ -220,7 +221,7 @@ async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration
     match called {
         Ok(()) => {
             change.ack().await;
-            tracing::info!(job_id = %record.job_id, state = %record.state, "done");
+            tracing::info!(job_id = %record.job_id, state = %record.state, "action done");
             true
         }
         Err(problem) => {
@@ -230,7 +231,7 @@ async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration
                 job_id = %record.job_id,
                 state = %record.state,
                 times = change.delivery,
-                "{problem}; again in {:.1} s",
+                "{problem}; retrying in {:.1} s",
                 pause.as_secs_f64()
             );
             change.nak_after(pause).await;
@@ -251,7 +252,8 @@ impl Hook {
                 Ok(Hook::Exec {
                     runner: slots.start_runner(session).await?,
                     command: command.clone(),
-                    // the operator's own command, not a producer's: what the shell would give it
+                    // The command is the operator's, not a producer's, so it gets the environment
+                    // that a shell would give it.
                     environment: session
                         .environment()
                         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -294,25 +296,30 @@ impl Hook {
                 copy_output(&ended.stderr, &mut std::io::stderr());
                 match (&ended.stopped, &ended.end) {
                     (None, Termination::Exited(0)) => Ok(()),
-                    (Some(StopCause::Timeout), _) => Err("the command ran out of time".to_owned()),
+                    (Some(StopCause::Timeout), _) => {
+                        Err("the command exceeded its timeout".to_owned())
+                    }
                     (Some(_), _) => Err("the command was stopped".to_owned()),
                     (None, Termination::Exited(code)) => {
                         Err(format!("the command exited with {code}"))
                     }
                     (None, Termination::Signalled(signal)) => {
-                        Err(format!("the command was ended by signal {signal}"))
+                        Err(format!("the command was killed by signal {signal}"))
                     }
                     (None, Termination::NotStarted(failure)) => {
                         Err(format!("the command could not be started: {failure}"))
                     }
-                    (None, Termination::SpawnerDied) => Err("the command was lost".to_owned()),
+                    (None, Termination::SpawnerDied) => {
+                        Err("the process that watched the command died".to_owned())
+                    }
                 }
             }
         }
     }
 }
 
-/// The command's environment, besides the record on its standard input.
+/// The variables that describe the change to the command, which reads the record on its standard
+/// input.
 fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
     let error = record.error.as_deref().unwrap_or_default();
     let optional = |value: Option<String>| value.unwrap_or_default();
@@ -340,9 +347,9 @@ fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
     .collect()
 }
 
-/// Copies what a command wrote, as far as it was kept, to our own output.
+/// Copies the captured output of a command to this process's output.
 fn copy_output(captured: &Captured, to: &mut impl Write) {
-    // a reader that has gone does not make the command fail
+    // If the reader of this output is gone, that is no failure of the command.
     let _ = to
         .write_all(&captured.head)
         .and_then(|()| to.write_all(&captured.tail))
@@ -354,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn number_of_remembered_revisions_is_bounded() {
         let mut done = HandledRevisions::default();
         for revision in 0..10_000 {
             done.add(revision);

@@ -1,4 +1,4 @@
-//! Records posted to a URL.
+//! Posts records to a URL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use crate::cli::exit::Failure;
 use naq_protocol::Record;
 
-/// The most of an answer that is read, in bytes: only its status counts.
+/// Maximum part of a response that is read, in bytes. Only the status matters.
 const RESPONSE_BYTES_MAX: u64 = 64 << 10;
 
 /// A URL that records are posted to.
@@ -36,7 +36,7 @@ impl Webhook {
         };
         let mut config = ureq::Agent::config_builder()
             .timeout_global(Some(timeout))
-            // a post that is sent elsewhere would become something else on the way
+            // Following a redirect would turn the POST into a GET.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -50,7 +50,7 @@ impl Webhook {
         })
     }
 
-    /// The URL without what may be secret in it: what stands before the host and after it.
+    /// The URL without the parts that may be secret: user and password, path and query.
     pub(super) fn redacted_url(&self) -> String {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let host = self.uri.host().unwrap_or_default();
@@ -58,7 +58,10 @@ impl Webhook {
         format!("{scheme}://{host}{}/…", port.unwrap_or_default())
     }
 
-    /// Posts a record, and waits for the answer.
+    /// Posts a record, and waits for the response.
+    ///
+    /// # Errors
+    /// Returns why, for the log, if the post fails or the status is no success.
     pub(super) fn post(&self, record: &Record, json: &[u8], revision: u64) -> Result<(), String> {
         let sent = self
             .agent
@@ -68,31 +71,31 @@ impl Webhook {
             .header("Naq-State", record.state.as_str())
             .header("Naq-Revision", revision.to_string())
             .send(json);
-        let mut answer = sent.map_err(|error| self.redact_url(&error.to_string()))?;
-        // read to its end, so that the connection can be used again
-        let body = answer.body_mut().with_config().limit(RESPONSE_BYTES_MAX);
+        let mut response = sent.map_err(|error| self.redact_url(&error.to_string()))?;
+        // Reading the whole body lets the agent use the connection again.
+        let body = response.body_mut().with_config().limit(RESPONSE_BYTES_MAX);
         let _ = body.read_to_vec();
-        let status = answer.status();
+        let status = response.status();
         if status.is_success() {
             Ok(())
         } else {
-            Err(format!("it answered {status}"))
+            Err(format!("the response was {status}"))
         }
     }
 
-    /// An error without the URL in it.
+    /// Replaces the URL in an error by the redacted one.
     fn redact_url(&self, error: &str) -> String {
         error.replace(&self.uri.to_string(), &self.redacted_url())
     }
 }
 
-/// Trust in what this system trusts.
+/// Returns a TLS configuration that trusts the certificates that this system trusts.
 fn tls() -> Result<TlsConfig, Failure> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         let why = found.errors.first().map(|error| format!(": {error}"));
         return Err(Failure::general(format!(
-            "this system has no certificates to trust, which https needs{}",
+            "https needs trusted certificates, and this system has none{}",
             why.unwrap_or_default()
         )));
     }
@@ -116,7 +119,7 @@ mod tests {
     fn secrets_in_the_url_are_not_shown() {
         let url = "https://user:hunter2@example.org:8443/hooks/hunter3?token=hunter4";
         let webhook = Webhook::new(url, Duration::from_secs(1));
-        // a system without certificates refuses before
+        // On a system without certificates, `new` fails.
         if let Ok(webhook) = webhook {
             assert_eq!(webhook.redacted_url(), "https://example.org:8443/…");
             assert_eq!(
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn url_that_is_not_http_is_refused() {
         for url in ["", "example.org/x", "ftp://example.org", "http://", "/x"] {
             assert!(Webhook::new(url, Duration::from_secs(1)).is_err(), "{url}");
         }

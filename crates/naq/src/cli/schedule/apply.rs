@@ -1,4 +1,4 @@
-//! `naq schedule apply`: a file of schedules, brought about as a whole.
+//! `naq schedule apply`: makes the stored schedules of a set match a file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -43,11 +43,10 @@ pub(super) struct Args {
     /// Take over schedules of the same names that are not in the set
     #[arg(long)]
     adopt: bool,
-    /// Queue for jobs for which the file names none [default: default]
+    /// Queue for jobs whose queue the file does not set [default: default]
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Time zone of times for which the file names none [default: UTC; for a crontab, this
-    /// machine's]
+    /// Time zone if the file does not set one [default: UTC; for a crontab, this machine's]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
     /// Read a column of users in the crontab, as in /etc/crontab
@@ -283,7 +282,7 @@ fn check(file: &mut ScheduleFile, now: Timestamp) -> Vec<Schedule> {
     wanted
 }
 
-/// Schedules that are there outside the set, by the lines that describe them.
+/// Returns a problem for each schedule of the file whose name a schedule outside the set has.
 fn foreign_schedules(plan: &ScheduleSetPlan, file_schedules: &[FileSchedule]) -> Vec<Diagnostic> {
     let lines: HashMap<_, _> = file_schedules
         .iter()
@@ -295,7 +294,7 @@ fn foreign_schedules(plan: &ScheduleSetPlan, file_schedules: &[FileSchedule]) ->
             let id = &step.schedule_id;
             let whose = match &step.action {
                 ScheduleSetAction::Foreign(Some(set)) => format!("belongs to the set `{set}`"),
-                ScheduleSetAction::Foreign(None) => "is there already, outside any set".to_owned(),
+                ScheduleSetAction::Foreign(None) => "exists already, outside any set".to_owned(),
                 _ => return None,
             };
             let line = lines.get(id).copied().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Crontab files, as cron (Vixie's, and what came of it) reads them.
+//! Reads crontab files as Vixie cron and its descendants do.
 //!
-//! A line is empty, a comment, an assignment that counts for the lines below it, or five fields
-//! (or a name such as `@daily`) and a command. The command is all the rest: `%` ends it, and what
-//! follows goes to its standard input, with a new line for each further `%`; `\%` is a percent
-//! sign.
+//! A line is empty, a comment, an assignment that applies to the lines below it, or five fields (or
+//! a name such as `@daily`) and a command. The command is the rest of the line up to the first `%`.
+//! The text after that is the command's standard input, in which each further `%` is a line break.
+//! `\%` is a percent sign.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -17,20 +17,20 @@ use naq_runner::is_env_denied;
 /// How a crontab is read.
 #[derive(Debug)]
 pub(super) struct CrontabOptions<'o> {
-    /// The queue of its jobs.
+    /// The queue of the jobs of lines without a user.
     pub(super) queue: &'o QueueName,
-    /// The zone whose clocks are meant, where the file does not say.
+    /// The time zone of lines for which the file sets none.
     pub(super) zone: Timezone,
-    /// A user stands between the fields and the command, as in `/etc/crontab`.
+    /// Whether lines have a user between the fields and the command, as in `/etc/crontab`.
     pub(super) is_system: bool,
     /// The queues of users' jobs.
     pub(super) user_queues: &'o BTreeMap<String, QueueName>,
 }
 
-/// The shell of commands where none is set.
+/// The shell of commands for which the file sets no `SHELL`.
 const SHELL: &str = "/bin/sh";
 
-/// What cron reads itself, and gives no job.
+/// Variables that are settings of cron and are not passed to jobs.
 const CRON_ONLY_VARIABLES: [&str; 6] = [
     "CRON_TZ",
     "RANDOM_DELAY",
@@ -40,7 +40,7 @@ const CRON_ONLY_VARIABLES: [&str; 6] = [
     "CONTENT_TRANSFER_ENCODING",
 ];
 
-/// What the lines so far have set for those below.
+/// The assignments so far, which apply to the lines below them.
 struct Settings {
     variables: BTreeMap<String, String>,
     zone: Timezone,
@@ -55,7 +55,7 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
         zone: options.zone,
         jitter: None,
     };
-    // how often each command has come so far
+    // How often each command has occurred so far.
     let mut commands: HashMap<String, usize> = HashMap::new();
     let mut names: HashSet<ScheduleId> = HashSet::new();
     for (index, line) in text.lines().enumerate() {
@@ -89,7 +89,7 @@ fn warning_at(line: usize, text: Option<String>) -> Option<Diagnostic> {
 }
 
 impl Settings {
-    /// Takes an assignment; what it may be misunderstood for is returned.
+    /// Applies an assignment. Returns a warning if the user may expect something else of it.
     fn assign(
         &mut self,
         name: &str,
@@ -105,20 +105,20 @@ impl Settings {
                     .map_err(|bad: naq_cron::TimezoneError| format!("CRON_TZ: {bad}"))?;
             }
             "RANDOM_DELAY" => {
-                let minutes: u64 = value.parse().map_err(|_| {
-                    "RANDOM_DELAY: it is a number of minutes, and nothing else".to_owned()
-                })?;
+                let minutes: u64 = value
+                    .parse()
+                    .map_err(|_| "RANDOM_DELAY: it must be a whole number of minutes".to_owned())?;
                 self.jitter = (minutes > 0).then(|| Duration::from_secs(minutes * 60));
             }
             "MAILTO" if !value.is_empty() => {
                 warning = Some(
-                    "MAILTO: naq sends no mail; `naq events --exec` or --webhook tells of jobs that fail"
+                    "MAILTO: naq sends no mail; `naq events` with --exec or --webhook reports jobs that fail"
                         .to_owned(),
                 );
             }
             "TZ" => {
                 warning = Some(
-                    "TZ: it is given to the jobs, and as in cron does not change when they run; CRON_TZ does"
+                    "TZ: it is passed to the jobs and, as in cron, does not change when they run; CRON_TZ does"
                         .to_owned(),
                 );
             }
@@ -136,8 +136,8 @@ impl Settings {
     }
 }
 
-/// `NAME = VALUE`, with quotes around either where there are blanks in it; none for a line of
-/// another form. Values are taken as they stand: nothing is put in for `$NAME`.
+/// Parses `NAME = VALUE`, in which either may be in quotes. Returns `None` for a line of another
+/// form. A value is literal: `$NAME` in it is not expanded.
 fn assignment(line: &str) -> Option<(String, String)> {
     let (name, rest) = match line.chars().next()? {
         quote @ ('"' | '\'') => line[1..].split_once(quote)?,
@@ -163,7 +163,7 @@ fn assignment(line: &str) -> Option<(String, String)> {
     Some((name.to_owned(), value.to_owned()))
 }
 
-/// A line that runs something.
+/// A line with a command.
 struct Entry<'l> {
     expression: String,
     user: Option<&'l str>,
@@ -172,7 +172,7 @@ struct Entry<'l> {
 }
 
 impl Entry<'_> {
-    /// What is run, apart from when.
+    /// User, command and input: what is run, regardless of when.
     fn key(&self) -> String {
         let user = self.user.unwrap_or_default();
         let stdin = self.stdin.as_deref().unwrap_or_default();
@@ -191,7 +191,7 @@ fn take_word<'l>(line: &mut &'l str) -> Option<&'l str> {
 }
 
 fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
-    // a dash before the first field has some crons not log the line
+    // With a dash before the first field, some crons do not log the line.
     let mut rest = match line.strip_prefix('-') {
         Some(quiet) if quiet.starts_with(|c: char| c.is_ascii_digit() || c == '*' || c == '@') => {
             quiet
@@ -229,14 +229,14 @@ fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
     })
 }
 
-/// The command up to the first `%`, and the standard input after it.
+/// Splits a line into the command before the first `%` and the standard input after it.
 fn split_input(text: &str) -> (String, Option<String>) {
     let mut command = String::with_capacity(text.len());
     let mut escaped = false;
     for (at, c) in text.char_indices() {
         match c {
             '%' if escaped => {
-                // in place of the backslash
+                // It replaces the backslash.
                 command.pop();
                 command.push(c);
             }
@@ -248,7 +248,7 @@ fn split_input(text: &str) -> (String, Option<String>) {
     (command, None)
 }
 
-/// What a command is given: each `%` is a new line, and there is one at the end.
+/// Decodes the standard input: each `%` is a line break, and it ends with one.
 fn input(text: &str) -> String {
     let mut stdin = String::with_capacity(text.len() + 1);
     let mut escaped = false;
@@ -283,7 +283,7 @@ fn file_schedule(
         None => options.queue,
         Some(user) => options.user_queues.get(user).ok_or_else(|| {
             format!(
-                "it runs as the user `{user}`, and a worker runs all jobs as its own; --user-queue {user}=QUEUE names a queue whose workers run as that user"
+                "the line runs as the user `{user}`, but a worker runs all jobs as its own user; --user-queue {user}=QUEUE names a queue whose workers run as that user"
             )
         })?,
     };
@@ -292,11 +292,11 @@ fn file_schedule(
     let mut envelope = Envelope::command(shell, ["-c", &entry.command]);
     envelope.stdin.clone_from(&entry.stdin);
     envelope.env.clone_from(variables);
-    // cron starts a command in the home of its user
+    // Cron starts a command in the home folder of its user.
     envelope.cwd = variables.get("HOME").cloned();
     let cadence = Recurrence::Cron {
         expression: entry.expression.clone(),
-        // machines have it under either name
+        // Machines use either name for UTC.
         tz: match settings.zone.name() {
             "UTC" | "Etc/UTC" => None,
             name => Some(name.to_owned()),
@@ -328,7 +328,7 @@ fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> Sc
     }
     loop {
         let name = ScheduleId::derived(label, of.as_bytes());
-        // of very many lines of one program two may come to the same name
+        // Two of very many lines of one program may have the same name.
         if taken.insert(name.clone()) {
             return name;
         }
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crontab_is_read_as_cron_reads_it() {
+    fn crontab_is_read_as_cron_reads_it() {
         let file = file(
             r#"# m h  dom mon dow   command
 SHELL=/bin/bash
@@ -565,7 +565,7 @@ SHELL=/bin/zsh
 
         /// What a shell is given is what was written, percent signs apart.
         #[test]
-        fn a_command_is_taken_as_it_stands(text in "[!-~]( |[!-~]){0,30}") {
+        fn command_is_taken_unchanged(text in "[!-~]( |[!-~]){0,30}") {
             prop_assume!(!text.contains('%') && !text.ends_with(' '));
             let (command, stdin) = command_and_input(&format!("* * * * * {text}"));
             prop_assert_eq!(command, text);

@@ -25,7 +25,7 @@ pub(in crate::cli) struct Args {
     /// List only the schedule of this name, or the delayed job of this id
     #[arg(long, value_name = "SCHEDULE|JOB", alias = "name")]
     job_id: Option<String>,
-    /// List only schedules (recurring), or only delayed jobs (delayed)
+    /// Kind to list: recurring (schedules) or delayed (delayed jobs)
     #[arg(long, value_name = "KIND", value_parser = kind())]
     kind: Option<ScheduleKind>,
     /// List only those whose jobs go to this queue

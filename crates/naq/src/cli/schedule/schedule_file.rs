@@ -1,4 +1,4 @@
-//! Schedules as a file describes them, and what is wrong with them by line.
+//! The schedules that a file describes, and the problems of the file by line.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use naq_client::{ClientError, NewSchedule};
 use naq_core::{CronCache, ScheduleError, TickPlan};
 use naq_protocol::{QueueName, Schedule, ScheduleStatus, Timestamp};
 
-/// Something to say about a line of a file.
+/// A problem or a warning about a line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Diagnostic {
     /// The line, from 1.
@@ -26,33 +26,34 @@ impl Diagnostic {
 /// A schedule of a file.
 #[derive(Debug)]
 pub(super) struct FileSchedule {
-    /// Where it stands.
+    /// The line of the schedule, from 1.
     pub(super) line: usize,
-    /// Where its fields stand, if not there.
+    /// The lines of its fields that have lines of their own.
     pub(super) field_lines: BTreeMap<String, usize>,
     pub(super) queue: QueueName,
     pub(super) new: NewSchedule,
 }
 
-/// What a file describes.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct ScheduleFile {
     pub(super) schedules: Vec<FileSchedule>,
-    /// What is wrong: with any of it, nothing of the file is taken.
+    /// Problems. If the file has any, none of its schedules is applied.
     pub(super) problems: Vec<Diagnostic>,
-    /// What is not as one may think.
+    /// Warnings about lines that may not mean what the user expects.
     pub(super) warnings: Vec<Diagnostic>,
-    /// The name the file gives to the set of its schedules.
+    /// The name of the set of schedules. `None` if the file sets none.
     pub(super) set: Option<String>,
 }
 
 impl FileSchedule {
-    /// The schedule as it is stored when it is made now. One whose end is past has ended.
+    /// Returns the schedule as it is stored if it is created now. A schedule whose end is past has
+    /// the status `ended`.
     pub(super) fn schedule(&self, now: Timestamp) -> Result<Schedule, Diagnostic> {
         let end = self.new.end.filter(|end| *end <= now);
         let made = match end {
             None => self.new.to_schedule(&self.queue, now),
-            // what is described in a file stays there when it is over, and is not wrong then
+            // A schedule usually stays in its file after its end, so that is no mistake.
             Some(end) => {
                 let endless = NewSchedule {
                     end: None,
