@@ -6,6 +6,7 @@
 //! Needs a worker of the queue `default`: `naq worker default`.
 
 use std::io::Write;
+use std::time::Duration;
 
 use naq_client::{Client, ConnectOptions, Envelope, State};
 
@@ -21,9 +22,10 @@ async fn main() -> anyhow::Result<()> {
         None => Client::from_env().await?,
     };
 
-    let mut envelope = Envelope::command("sort", ["-n"]);
-    envelope.stdin = Some("10\n9\n8\n".to_owned());
-    envelope.labels.insert("producer".into(), "rust".into());
+    let envelope = Envelope::command("sort", ["-n"])
+        .with_stdin("10\n9\n8\n")
+        .with_timeout(Duration::from_secs(60))
+        .with_label("producer", "rust");
     let job = client.queue("default")?.enqueue(&envelope).await?;
 
     let record = client.wait(&job).await?;

@@ -141,10 +141,9 @@ impl Queue {
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
-    /// # use naq_client::{Envelope, JobId, Timestamp};
+    /// # use naq_client::{Envelope, Timestamp};
     /// # async fn example(client: Client, christmas: Timestamp) -> Result<(), ClientError> {
-    /// let mut envelope = Envelope::command("./bells.sh", ["--all"]);
-    /// envelope.job_id = Some(JobId::from_user("bells-2026")?);
+    /// let envelope = Envelope::command("./bells.sh", ["--all"]).with_job_id("bells-2026")?;
     /// let queue = client.queue("church")?;
     /// let job = queue.enqueue_at(&envelope, christmas).await?;
     ///

@@ -7,15 +7,15 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use naq_client::{Client, ClientError, Envelope, JobId};
+//! use naq_client::{Client, ClientError, Envelope};
 //!
 //! # async fn example() -> Result<(), ClientError> {
 //! let client = Client::connect("nats://127.0.0.1:4222").await?;
 //! let queue = client.queue("build")?;
 //!
-//! let mut envelope = Envelope::command("./build.sh", ["--release"]);
-//! envelope.job_id = Some(JobId::from_user("build-4711")?);
-//! envelope.timeout = Some(Duration::from_secs(600).into());
+//! let envelope = Envelope::command("./build.sh", ["--release"])
+//!     .with_job_id("build-4711")?
+//!     .with_timeout(Duration::from_secs(600));
 //!
 //! let job = queue.enqueue(&envelope).await?;
 //! let record = client.wait(&job).await?;

@@ -27,14 +27,14 @@ impl Client {
 /// # use naq_client::{Client, ClientError};
 /// use std::time::Duration;
 ///
-/// use naq_client::{Envelope, JobId};
+/// use naq_client::Envelope;
 ///
 /// # async fn example(client: Client) -> Result<(), ClientError> {
 /// let queue = client.queue("nightly")?;
-/// let mut envelope = Envelope::command("./backup.sh", ["--all"]);
-/// envelope.job_id = Some(JobId::from_user("backup-2026-12-24")?);
-/// envelope.timeout = Some(Duration::from_secs(3_600).into());
-/// envelope.max_retries = Some(3);
+/// let envelope = Envelope::command("./backup.sh", ["--all"])
+///     .with_job_id("backup-2026-12-24")?
+///     .with_timeout(Duration::from_secs(3_600))
+///     .with_max_retries(3);
 /// let job = queue.enqueue(&envelope).await?;
 ///
 /// // the same envelope under the same id is the same request

@@ -49,6 +49,7 @@ mod dependency;
 mod digest;
 mod envelope;
 mod envelope_schema;
+mod envelope_setters;
 mod envelope_validate;
 mod error;
 mod flow;
