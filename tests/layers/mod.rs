@@ -235,6 +235,11 @@ fn each_broken_rule_is_found() {
             "start processes",
         ),
         (
+            "naq/src/cli/run.rs",
+            "fn f(client: &Client) { client.broker(); }",
+            "below the client",
+        ),
+        (
             "naq/src/worker/mod.rs",
             "fn f() { tokio::process::Command::new(\"x\"); }",
             "start processes",
@@ -307,6 +312,10 @@ fn kept_rules_pass() {
             "pub(crate) struct A(pub(crate) u8);",
         ),
         ("naq/src/lib.rs", "pub mod worker; pub mod cli;"),
+        (
+            "naq/src/cli/bench/jobs.rs",
+            "fn f(bench: &Bench) { bench.client.broker(); }",
+        ),
     ] {
         assert_eq!(
             check(file, source),

@@ -92,7 +92,8 @@ impl Client {
         self.clock.now()
     }
 
-    /// Returns the connection itself, for naq's own worker and scheduler. Not a stable interface.
+    /// Returns the connection itself, for naq's own worker, scheduler and `naq bench`. Not a stable
+    /// interface.
     #[doc(hidden)]
     #[must_use]
     pub fn broker(&self) -> &Broker {

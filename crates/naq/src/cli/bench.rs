@@ -3,6 +3,10 @@
 //!
 //! Compared rates are measured alternately in the same run, and the median of the rounds is shown,
 //! because figures from different runs on a shared machine are not comparable.
+//!
+//! Of all verbs only this one uses the connection below the client: to publish without naq's checks,
+//! to read messages with the time at which the server stored them, and to write schedules by the
+//! hundred thousand.
 
 mod enqueue;
 mod jobs;

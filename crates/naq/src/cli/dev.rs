@@ -79,7 +79,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         };
         tokio::join!(schedule, stopping).0
     };
-    let working = worker::run_worker(client.broker().clone(), runner.clone(), options, requests);
+    let working = worker::run_worker(client.clone(), runner.clone(), options, requests);
     let (summary, scheduled) = tokio::join!(working, scheduling);
     let summary = summary?;
     scheduled?;

@@ -43,27 +43,20 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     // it: the supervisor is a child of this process in a session of its own.
     let (client, _managed) = session.connect_or_start().await?;
     let runner = options.start_runner(session).await?;
-    let broker = client.broker();
     if envelope.cwd.is_none() {
         envelope.cwd = std::env::current_dir()?.to_str().map(str::to_owned);
     }
     enqueue(&client, &job_id, &envelope).await?;
-    if let (Some(record), _) = broker.read_record(&job_id).await?
-        && record.state.is_terminal()
+    // Only a job whose id the user chose can have run before.
+    if envelope.job_id.is_some()
+        && let Some(record) = client.fetch_result(&job_id).await?
     {
         return show_earlier_outcome(session, &client, &record).await;
     }
-    let ack_wait = session.settings().ack_wait;
-    let consumer = broker
-        .ensure_single_job_consumer(&queue, &job_id, ack_wait)
-        .await?;
     let mut worker = options.to_options(session, vec![queue])?;
-    worker.single_job = Some(worker::SingleJob {
-        job_id: job_id.clone(),
-        consumer,
-    });
+    worker.single_job = Some(job_id.clone());
     let display = Display::start(session, &job_id, &mut worker, commands);
-    let summary = worker::run_worker(broker.clone(), runner.clone(), worker, requests).await?;
+    let summary = worker::run_worker(client.clone(), runner.clone(), worker, requests).await?;
     runner.shutdown().await;
     let printed = display.finish().await;
     let record = match summary.last_record {

@@ -30,8 +30,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         "working"
     );
     super::systemd::ready();
-    let summary =
-        worker::run_worker(client.broker().clone(), runner.clone(), options, requests).await?;
+    let summary = worker::run_worker(client, runner.clone(), options, requests).await?;
     runner.shutdown().await;
     tracing::info!(
         ended = summary.jobs_ended,

@@ -16,8 +16,9 @@ use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
 use super::{delivery_task, label_routes, prepare, requeue_orphans};
 use crate::clock::{BootInstant, ClockWatch, now};
+use naq_client::Client;
 use naq_jetstream::{
-    Broker, ControlCommand, ControlSubscription, Delivery, PullEvent, PullKind, PullSubscription,
+    ControlCommand, ControlSubscription, Delivery, PullEvent, PullKind, PullSubscription,
     ReceivedCommand,
 };
 use naq_protocol::{JobId, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
@@ -39,11 +40,12 @@ const HEARTBEAT_JOBS_MAX: usize = 100;
 /// Returns [`WorkerError::Broker`] if the streams and consumers cannot be created, or if the
 /// server refuses the connection.
 pub async fn run_worker(
-    broker: Broker,
+    client: Client,
     runner: Runner,
     mut options: WorkerConfig,
     mut commands: watch::Receiver<WorkerCommand>,
 ) -> Result<WorkerSummary, WorkerError> {
+    let broker = client.broker().clone();
     let (consumer, ack_wait) = tokio::select! {
         prepared = prepare::prepare(&broker, &options) => prepared?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
@@ -325,8 +327,7 @@ impl Worker {
                 tracing::warn!(%job_id, "lease lost; another worker will run the job");
             }
         }
-        let single_job = self.context.options.single_job.as_ref();
-        let is_single_job = single_job.is_some_and(|single| single.job_id == *job_id);
+        let is_single_job = self.context.options.single_job.as_ref() == Some(job_id);
         let has_ended = self
             .summary
             .last_record

@@ -33,8 +33,6 @@ mod run;
 mod secrets;
 
 pub use event_loop::run_worker;
-pub use options::{
-    JOBS_LOG_TARGET, SingleJob, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary,
-};
+pub use options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 pub use pull_planner::QueueOrder;
 pub use secrets::{SecretError, SecretStore};

@@ -53,22 +53,13 @@ pub struct WorkerConfig {
     pub max_worker_crashes: u32,
     /// Age of a job from which its output is published live.
     pub live_output_after: Duration,
-    /// Run this one job and exit once it has finished, as `naq run` does. `None` means serve the
-    /// queues.
-    pub single_job: Option<SingleJob>,
+    /// Run this one job of the first queue and exit once it has finished, as `naq run` does. `None`
+    /// means serve the queues.
+    pub single_job: Option<JobId>,
     /// Receives a lossless copy of live output within this process, in place of NATS.
     pub output_tap: Option<mpsc::Sender<(StreamKind, bytes::Bytes)>>,
     /// Receives the progress that the job reports, within this process.
     pub progress_tap: Option<watch::Sender<JobProgress>>,
-}
-
-/// The one job of a worker that runs nothing else.
-#[derive(Clone, Debug)]
-pub struct SingleJob {
-    /// The job.
-    pub job_id: JobId,
-    /// Name of the consumer that delivers this job and no other.
-    pub consumer: String,
 }
 
 impl WorkerConfig {

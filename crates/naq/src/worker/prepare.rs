@@ -43,8 +43,9 @@ async fn prepare_once(
 ) -> Result<(String, Duration), BrokerError> {
     broker.ensure_layout().await?;
     let mut ack_wait = options.ack_wait;
-    if let Some(single) = &options.single_job {
-        return Ok((single.consumer.clone(), ack_wait));
+    if let (Some(job), Some(queue)) = (&options.single_job, options.queues.first()) {
+        let consumer = broker.ensure_single_job_consumer(queue, job, ack_wait);
+        return Ok((consumer.await?, ack_wait));
     }
     for queue in &options.queues {
         broker.ensure_queue(queue).await?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::process::Bench;
 use super::{median, show};
 use crate::cli::exit::Failure;
-use naq_client::NewJob;
+use naq_client::{NewJob, QueueSettings};
 use naq_protocol::Envelope;
 
 /// Number of jobs of each pipelined measurement: about as many as a measurement one by one enqueues,
@@ -30,8 +30,8 @@ struct Rates {
 }
 
 pub(super) async fn run(bench: &Bench) -> Result<(), Failure> {
-    bench.client.broker().ensure_queue(&bench.queue).await?;
     let queue = bench.client.queue(bench.queue.as_str())?;
+    queue.add(&QueueSettings::default()).await?;
     let mut rates = Rates::default();
     for _ in 0..bench.rounds {
         // Every pair of measurements starts with an empty queue.

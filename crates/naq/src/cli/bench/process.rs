@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::cli::exit::Failure;
 use crate::cli::session::Session;
-use naq_client::Client;
+use naq_client::{BrokerError, Client, ClientError};
 use naq_protocol::{JobId, QueueName, WorkerInfo};
 use naq_runner::{Command, Completion, JobHandle, Program, Runner, RunnerConfig, StopReason};
 
@@ -73,8 +73,8 @@ impl Bench {
     pub(super) async fn end(self) -> Result<(), Failure> {
         self.runner.shutdown().await;
         let _ = std::fs::remove_dir_all(&self.folder);
-        match self.client.broker().remove_queue(&self.queue).await {
-            Ok(()) | Err(naq_client::BrokerError::QueueNotFound(_)) => Ok(()),
+        match self.client.queue(self.queue.as_str())?.remove().await {
+            Ok(()) | Err(ClientError::Broker(BrokerError::QueueNotFound(_))) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -10,7 +10,7 @@ use super::process::Bench;
 use super::{quantile, show};
 use crate::cli::exit::Failure;
 use crate::cli::render;
-use naq_client::BrokerError;
+use naq_client::{BrokerError, QueueSettings};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     Envelope, Misfire, Overlap, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
@@ -36,7 +36,6 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const INTERVAL_BEYOND_BENCH: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
-    let broker = bench.client.broker();
     let until = tokio::time::Instant::now() + LOCK_EXPIRY_MAX;
     while let Some(leader) = bench.client.fetch_leader().await? {
         if tokio::time::Instant::now() > until {
@@ -47,7 +46,8 @@ pub(super) async fn run(bench: &Bench, count: u32) -> Result<(), Failure> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    broker.ensure_queue(&bench.queue).await?;
+    let queue = bench.client.queue(bench.queue.as_str())?;
+    queue.add(&QueueSettings::default()).await?;
     let mut measured = ScheduleBench {
         bench,
         next: 1,
@@ -176,9 +176,9 @@ impl ScheduleBench<'_> {
     /// milliseconds.
     async fn read_burst(&mut self, count: i64, timeout: Duration) -> Result<Vec<f64>, Failure> {
         let until = tokio::time::Instant::now() + timeout;
-        let (broker, queue) = (self.bench.client.broker(), &self.bench.queue);
+        let queue = self.bench.client.queue(self.bench.queue.as_str())?;
         let mut late = Vec::new();
-        let mut depth = broker.queue_info(queue).await?.depth;
+        let mut depth = queue.info().await?.depth;
         let mut wanted = depth + u64::try_from(count).unwrap_or(0);
         while late.len() < usize::try_from(count).unwrap_or(0) {
             // Reading the ticks is work for the server too, so it starts when all are enqueued.
@@ -187,7 +187,7 @@ impl ScheduleBench<'_> {
                     return Err(Failure::general("not every tick was enqueued in time"));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                depth = broker.queue_info(queue).await?.depth;
+                depth = queue.info().await?.depth;
             }
             // Ticks of the probe were counted too, so some of the burst may still be missing.
             wanted = depth + 1;
