@@ -1,5 +1,5 @@
-//! Who cancels jobs, in whatever state they happen to be: by the library and by the command line,
-//! which is killed at random, or dies at a failpoint between two writes.
+//! Cancels of a run, of jobs in any state: by the client and by the command line, which is killed at
+//! a failpoint between two writes.
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -28,7 +28,7 @@ pub(super) fn cancel(run: &Run, seed: u64) {
         }
         cancels += 1;
         if let Some(job) = pick(run, &mut chance) {
-            run.cancel_asked.lock().unwrap().insert(job.clone());
+            run.cancel_requested.lock().unwrap().insert(job.clone());
             if chance.random_bool(0.5) {
                 by_library(run, &job);
             } else {
@@ -67,8 +67,9 @@ fn by_library(run: &Run, job: &str) {
             run.cancelled.lock().unwrap().insert(job.to_owned());
         }
         Ok(CancelOutcome::CancelRequested { acknowledged, .. }) => {
-            run.stage
-                .note(&format!("asked to cancel {job}, heard: {acknowledged}"));
+            run.stage.note(&format!(
+                "requested to cancel {job}, acknowledged: {acknowledged}"
+            ));
         }
         Ok(CancelOutcome::AlreadyEnded(record)) => {
             run.stage.note(&format!("{job} is {}", record.state))

@@ -1,4 +1,4 @@
-//! Whether the promises were kept, reckoned from what was seen.
+//! Checks the promises against what was observed of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,7 +11,7 @@ use super::jobs::{Ends, Planned};
 /// Records with their revisions, by job.
 pub(super) type Records = BTreeMap<String, (u64, Record)>;
 
-/// Everything that was seen of a run, after its end.
+/// Everything that was observed of a run, after its end.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) planned: Vec<Planned>,
@@ -19,28 +19,28 @@ pub(super) struct Seen {
     pub(super) acknowledged: BTreeSet<String>,
     /// Every write of every record, by job.
     pub(super) writes: BTreeMap<String, Vec<Write>>,
-    /// How many there were, as the bucket counts.
+    /// Number of writes, as the bucket counts them.
     pub(super) writes_count: u64,
-    /// The records as they are at the end, with their revisions.
+    /// The records at the end, with their revisions.
     pub(super) records: Records,
     /// Jobs without a terminal record that are still somewhere in a queue.
     pub(super) queued: BTreeSet<String>,
-    /// Messages that nobody acknowledged.
+    /// Number of messages that no worker acknowledged.
     pub(super) stream_messages: u64,
-    /// Messages of jobs that had ended, removed by a leader that swept when all was over.
-    pub(super) messages_swept: u64,
+    /// Number of orphaned messages of ended jobs that the reconciler removed at the end.
+    pub(super) messages_reconciled: u64,
     /// The jobs' own log.
     pub(super) runs: Vec<Line>,
-    /// The jobs that someone asked to cancel, and those of which naq said that it has.
-    pub(super) cancel_asked: BTreeSet<String>,
+    /// Jobs whose cancellation was requested, and those that naq reported as cancelled.
+    pub(super) cancel_requested: BTreeSet<String>,
     pub(super) cancelled: BTreeSet<String>,
-    /// What the failed stream keeps.
-    pub(super) kept: BTreeSet<String>,
-    /// Processes of jobs, after the last job's end.
+    /// Jobs that have a dead letter.
+    pub(super) dead_letters: BTreeSet<String>,
+    /// Processes of jobs that still ran after the last job had ended.
     pub(super) left_over: Vec<Process>,
 }
 
-/// What came of it. Each list names what broke a promise; all have to be empty.
+/// The result of the check. Each list names what broke a promise; all have to be empty.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) acknowledged: usize,
@@ -50,28 +50,28 @@ pub(super) struct Verdict {
     pub(super) overwritten: Vec<String>,
     pub(super) left_over: Vec<String>,
     pub(super) stuck: Vec<String>,
-    /// Ended otherwise than it had to.
+    /// Jobs with another outcome than the planned one.
     pub(super) wrong: Vec<String>,
-    /// One claim that started its job twice.
+    /// Claims under which a job started twice.
     pub(super) claimed_once_run_twice: Vec<String>,
-    /// More at once than their key allows.
-    pub(super) crowded: Vec<String>,
-    /// Failed, and not in the failed stream.
-    pub(super) not_kept: Vec<String>,
-    /// Runs beyond those that the jobs' own failures asked for.
+    /// Concurrency keys of which more jobs ran at once than allowed.
+    pub(super) over_limit: Vec<String>,
+    /// Failed jobs without a dead letter.
+    pub(super) no_dead_letter: Vec<String>,
+    /// Runs beyond those that the jobs' own failures required.
     pub(super) reruns: usize,
     pub(super) jobs_rerun: usize,
-    /// Runs that were looked at for their key.
+    /// Runs of jobs with a concurrency key that were checked.
     pub(super) keyed_runs: usize,
-    /// Started by a paused worker after its successor had started; their fences distinguish them.
+    /// Runs that a suspended worker started after the next worker had; their fences distinguish them.
     pub(super) stale_starts: usize,
-    /// Given up since their workers died under them too often.
+    /// Jobs that failed because their workers had died too often.
     pub(super) crashed: usize,
-    /// Writes that were seen, and those that were not.
+    /// Number of writes that were observed, and of those that were not.
     pub(super) writes: u64,
     pub(super) unseen_writes: u64,
-    /// Messages of ended jobs that a killed server had again, and a leader swept up.
-    pub(super) swept: u64,
+    /// Messages of ended jobs that a killed server had restored, and the reconciler removed.
+    pub(super) reconciled: u64,
 }
 
 impl Verdict {
@@ -85,8 +85,8 @@ impl Verdict {
             &self.stuck,
             &self.wrong,
             &self.claimed_once_run_twice,
-            &self.crowded,
-            &self.not_kept,
+            &self.over_limit,
+            &self.no_dead_letter,
         ]
         .into_iter()
         .all(Vec::is_empty)
@@ -94,9 +94,9 @@ impl Verdict {
     }
 }
 
-/// One in so many writes may go unseen. The bucket keeps the last value of a key: what is written
-/// over while the observer has no server to ask is not there to be seen afterwards. It is counted
-/// and reported; with more of them the check for overwritten records would prove nothing.
+/// One of this many writes may be missed. The bucket keeps only the latest values of a key, so a
+/// value that is replaced while the observer has no server cannot be read afterwards. Missed writes
+/// are counted and reported; with more of them, the check for overwritten records would prove nothing.
 const UNSEEN_OF_WRITES_MAX: u64 = 10;
 
 impl fmt::Display for Verdict {
@@ -114,15 +114,15 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "wrong outcomes {}, claims that ran twice {}, keys crowded {}, failures not kept {}",
+            "wrong outcomes {}, claims that ran twice {}, keys over their limit {}, failures without a dead letter {}",
             self.wrong.len(),
             self.claimed_once_run_twice.len(),
-            self.crowded.len(),
-            self.not_kept.len()
+            self.over_limit.len(),
+            self.no_dead_letter.len()
         )?;
         write!(
             f,
-            "reruns {} of {} jobs, stale starts {}, runs with a key {}, given up as crashed {}, writes of records {}, unseen {}, messages swept up {}",
+            "reruns {} of {} jobs, stale starts {}, runs with a key {}, failed as crashed {}, writes of records {}, missed {}, messages reconciled {}",
             self.reruns,
             self.jobs_rerun,
             self.stale_starts,
@@ -130,7 +130,7 @@ impl fmt::Display for Verdict {
             self.crashed,
             self.writes,
             self.unseen_writes,
-            self.swept
+            self.reconciled
         )?;
         for (what, list) in [
             ("lost", &self.lost),
@@ -140,8 +140,8 @@ impl fmt::Display for Verdict {
             ("stuck", &self.stuck),
             ("wrong", &self.wrong),
             ("ran twice", &self.claimed_once_run_twice),
-            ("crowded", &self.crowded),
-            ("not kept", &self.not_kept),
+            ("over the limit", &self.over_limit),
+            ("no dead letter", &self.no_dead_letter),
         ] {
             for one in list.iter().take(20) {
                 write!(f, "\n{what}: {one}")?;
@@ -151,11 +151,11 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Reckons it up.
+/// Checks every promise.
 pub(super) fn check(seen: &Seen) -> Verdict {
     let mut verdict = Verdict {
         acknowledged: seen.acknowledged.len(),
-        swept: seen.messages_swept,
+        reconciled: seen.messages_reconciled,
         left_over: seen
             .left_over
             .iter()
@@ -176,18 +176,18 @@ pub(super) fn check(seen: &Seen) -> Verdict {
         verdict.stuck.push(format!("{left} messages of ended jobs"));
     }
     for (job, writes) in &seen.writes {
-        follow_writes(&mut verdict, seen, job, writes);
+        check_writes(&mut verdict, seen, job, writes);
     }
     verdict.unseen_writes = seen.writes_count.abs_diff(verdict.writes);
     for (job, (_, record)) in &seen.records {
-        look_at_record(&mut verdict, seen, job, record);
+        check_record(&mut verdict, seen, job, record);
     }
     count_runs(&mut verdict, seen);
-    count_keys(&mut verdict, seen);
+    check_keys(&mut verdict, seen);
     verdict
 }
 
-fn follow_writes(verdict: &mut Verdict, seen: &Seen, job: &str, writes: &[Write]) {
+fn check_writes(verdict: &mut Verdict, seen: &Seen, job: &str, writes: &[Write]) {
     let mut writes = writes.to_vec();
     writes.sort_by_key(|write| write.revision);
     let last = seen.records.get(job).map(|(revision, _)| *revision);
@@ -210,14 +210,14 @@ fn follow_writes(verdict: &mut Verdict, seen: &Seen, job: &str, writes: &[Write]
     }
 }
 
-fn look_at_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record) {
+fn check_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record) {
     if !record.state.is_terminal() {
         return;
     }
     verdict.ended += 1;
     verdict.crashed += usize::from(record.reason == Some(Reason::Crashed));
-    if matches!(record.state, State::Failed | State::Rejected) && !seen.kept.contains(job) {
-        verdict.not_kept.push(job.to_owned());
+    if matches!(record.state, State::Failed | State::Rejected) && !seen.dead_letters.contains(job) {
+        verdict.no_dead_letter.push(job.to_owned());
     }
     if seen.cancelled.contains(job) && record.state != State::Cancelled {
         let state = record.state;
@@ -226,8 +226,8 @@ fn look_at_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record
     match planned(seen, record) {
         Some(planned) => {
             let state_of = |job: &str| seen.records.get(job).map(|(_, record)| record.state);
-            let cancel_asked = seen.cancel_asked.contains(job);
-            if let Some(problem) = planned.check(record, cancel_asked, state_of) {
+            let cancel_requested = seen.cancel_requested.contains(job);
+            if let Some(problem) = planned.check(record, cancel_requested, state_of) {
                 let kind = planned.kind;
                 verdict.wrong.push(format!("{job} ({kind}): {problem}"));
             }
@@ -270,10 +270,10 @@ fn count_runs(verdict: &mut Verdict, seen: &Seen) {
     }
 }
 
-/// Looks whether more jobs of a key ran at once than may. The lines of the log are in the order in
-/// which things happened. What a killed or paused worker ran cannot be reckoned with: it has no
-/// end, or continues next to the run that replaced it.
-fn count_keys(verdict: &mut Verdict, seen: &Seen) {
+/// Checks that no more jobs of a concurrency key ran at once than allowed. The lines of the log are in
+/// the order in which the jobs wrote them. Runs under a killed or suspended worker are left out: they
+/// have no end, or continue next to the run that replaced them.
+fn check_keys(verdict: &mut Verdict, seen: &Seen) {
     let mut last_fence: BTreeMap<&str, u64> = BTreeMap::new();
     for line in &seen.runs {
         let last = last_fence.entry(&line.job_id).or_default();
@@ -291,7 +291,7 @@ fn count_keys(verdict: &mut Verdict, seen: &Seen) {
         let Some((_, record)) = seen.records.get(job) else {
             continue;
         };
-        let went_its_way = line.fence == last_fence[job]
+        let ran_to_its_end = line.fence == last_fence[job]
             && ended.contains(&(job, line.fence))
             && record.reason != Some(Reason::Crashed)
             && !record.cancel_requested
@@ -299,7 +299,7 @@ fn count_keys(verdict: &mut Verdict, seen: &Seen) {
         let Some((key, max)) = planned(seen, record).and_then(Planned::slots) else {
             continue;
         };
-        if !went_its_way {
+        if !ran_to_its_end {
             continue;
         }
         let jobs = running.entry(key.clone()).or_default();
@@ -309,13 +309,13 @@ fn count_keys(verdict: &mut Verdict, seen: &Seen) {
             jobs.remove(job);
         }
         if jobs.len() > max {
-            verdict.crowded.push(format!("{key}: {jobs:?}"));
+            verdict.over_limit.push(format!("{key}: {jobs:?}"));
         }
         verdict.keyed_runs += usize::from(line.begins);
     }
 }
 
-/// A run of one job that went well, to be spoilt.
+/// A run of one job that kept every promise. Each test breaks one of them.
 fn good() -> Seen {
     let job = "a".to_owned();
     let write = |revision, state, attempt| Write {
@@ -361,17 +361,17 @@ fn record(state: State) -> Record {
 }
 
 #[test]
-fn what_went_well_is_good() {
+fn checker_accepts_a_run_that_kept_its_promises() {
     let verdict = check(&good());
     assert!(verdict.is_good(), "{verdict}");
     assert_eq!((verdict.reruns, verdict.unseen_writes), (0, 0));
 }
 
-/// Each promise, broken, and the word for it in the verdict.
+/// Each promise broken, and the words of the verdict.
 #[test]
-fn what_breaks_a_promise_is_found() {
-    type Spoil = fn(&mut Seen);
-    let spoils: [(&str, Spoil); 14] = [
+fn checker_finds_each_broken_promise() {
+    type Break = fn(&mut Seen);
+    let breaks: [(&str, Break); 14] = [
         ("lost:", |seen| seen.records.clear()),
         ("stuck: a: queued", |seen| {
             seen.records.clear();
@@ -399,10 +399,10 @@ fn what_breaks_a_promise_is_found() {
             writes.push(late);
         }),
         ("overwritten:", |seen| {
-            // by a write that nobody saw
+            // by a write that was not observed
             seen.records.get_mut("a").unwrap().0 = 9;
         }),
-        ("unseen 1", |seen| seen.writes_count = 3),
+        ("missed 1", |seen| seen.writes_count = 3),
         ("left over:", |seen| {
             seen.left_over.push(Process {
                 pid: 1,
@@ -416,19 +416,19 @@ fn what_breaks_a_promise_is_found() {
         ("wrong: a: cancelled, and", |seen| {
             seen.cancelled.insert("a".to_owned());
         }),
-        ("nobody asked", |seen| {
+        ("no cancel was requested", |seen| {
             seen.records
                 .insert("a".to_owned(), (2, record(State::Cancelled)));
         }),
         ("wrong:", |seen| {
-            // it ran although what it waited for did not end so
+            // it ran although its dependency had not ended as required
             let depends_on = serde_json::json!([{"job": "b", "on": "success"}]);
             seen.planned[0].envelope = serde_json::json!({"depends_on": depends_on});
         }),
     ];
-    for (word, spoil) in spoils {
+    for (word, break_promise) in breaks {
         let mut seen = good();
-        spoil(&mut seen);
+        break_promise(&mut seen);
         let verdict = check(&seen);
         assert!(!verdict.is_good(), "{word}");
         assert!(verdict.to_string().contains(word), "{word}: {verdict}");
@@ -436,8 +436,8 @@ fn what_breaks_a_promise_is_found() {
 }
 
 #[test]
-fn a_crowded_key_is_found() {
-    for (max, crowded) in [(1, true), (2, false)] {
+fn checker_finds_a_concurrency_key_over_its_limit() {
+    for (max, over_limit) in [(1, true), (2, false)] {
         let mut seen = good();
         let envelope = serde_json::json!({"concurrency_key": "k", "concurrency_max": max});
         seen.planned[0].envelope = envelope;
@@ -451,14 +451,14 @@ fn a_crowded_key_is_found() {
         seen.runs = both.collect();
         let second = seen.records["a"].clone();
         seen.records.insert("b".to_owned(), second);
-        assert_eq!(!check(&seen).crowded.is_empty(), crowded);
+        assert_eq!(!check(&seen).over_limit.is_empty(), over_limit);
     }
 }
 
 #[test]
-fn a_failure_that_is_not_kept_is_found() {
+fn checker_finds_a_failure_without_a_dead_letter() {
     let mut seen = good();
     seen.records
         .insert("a".to_owned(), (2, record(State::Failed)));
-    assert_eq!(check(&seen).not_kept, ["a"]);
+    assert_eq!(check(&seen).no_dead_letter, ["a"]);
 }

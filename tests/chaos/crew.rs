@@ -179,11 +179,11 @@ impl Crew {
                 std::mem::take(&mut present.killed)
             };
             let status = process.child().wait().unwrap();
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let died_at = said
+            let logged = std::fs::read_to_string(&log).unwrap_or_default();
+            let died_at = logged
                 .lines()
                 .find_map(|line| Some(line.split_once("dies at ")?.1.trim().to_owned()));
-            let has_begun = self.begun.iter().any(|words| said.contains(words));
+            let has_begun = self.begun.iter().any(|words| logged.contains(words));
             match (status.signal(), died_at) {
                 (Some(libc::SIGKILL), Some(step)) => {
                     stage.note(&format!("{name} {index}: died at {step}"));
@@ -193,17 +193,17 @@ impl Crew {
                 (None, _) if status.success() => {}
                 // a second SIGTERM before the process had exited makes it stop at once
                 (None, _) if status.code() == Some(128 + libc::SIGTERM) => {}
-                // asked to end before it had installed its signal handlers, and so before it had anything
+                // got SIGTERM before it had installed its signal handlers, and so before it had any job
                 (Some(libc::SIGTERM), None) if !has_begun => {}
                 // it could not start while the server was down
                 (None, _) if matches!(status.code(), Some(1 | 3)) && !has_begun => {
-                    stage.note(&format!("{name} {index}: {}", said.trim_end()));
+                    stage.note(&format!("{name} {index}: {}", logged.trim_end()));
                     std::thread::sleep(Duration::from_millis(200));
                 }
-                _ => stage.trouble(&format!("{name} {index}: {status}: {said}")),
+                _ => stage.trouble(&format!("{name} {index}: {status}: {logged}")),
             }
-            if said.contains("internal error") || said.contains("panicked") {
-                stage.trouble(&format!("{name} {index}: {said}"));
+            if logged.contains("internal error") || logged.contains("panicked") {
+                stage.trouble(&format!("{name} {index}: {logged}"));
             }
             self.started.fetch_add(1, Ordering::Relaxed);
         }

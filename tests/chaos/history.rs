@@ -1,5 +1,5 @@
-//! What happened, as others than naq saw it: the server's own stream of every stored record,
-//! the jobs' own log, the process table.
+//! The history of a run from sources other than naq: the server's stream of stored records, the
+//! jobs' own log, the process table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 /// A record as it was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Write {
-    /// Its place in the bucket's stream.
+    /// Its sequence in the bucket's stream.
     pub(super) revision: u64,
     pub(super) state: State,
     pub(super) reason: Option<Reason>,
@@ -25,9 +25,9 @@ pub(super) struct Write {
     pub(super) crashes: u32,
 }
 
-/// What this test reads of a record, by its own eyes.
+/// The fields of a record that this test reads, without the types of naq.
 #[derive(Debug, Deserialize)]
-struct Seen {
+struct StoredRecord {
     state: State,
     reason: Option<Reason>,
     #[serde(default)]
@@ -63,7 +63,7 @@ pub(super) fn read_runs(text: &str) -> Vec<Line> {
         .collect()
 }
 
-/// Every write of every record, as it comes.
+/// Every write of every record, read as it is stored.
 #[derive(Clone, Default)]
 pub(super) struct Writes(Arc<(Mutex<Inner>, Condvar)>);
 
@@ -72,17 +72,17 @@ struct Inner {
     by_job: BTreeMap<String, Vec<Write>>,
     ended: BTreeSet<String>,
     count: u64,
-    /// When following broke, and why.
+    /// Errors that interrupted the reading.
     breaks: Vec<String>,
 }
 
 const STREAM: &str = "KV_naq_results";
 
-/// How many values of a key the bucket keeps here, which is more than a job has.
+/// Number of values of a key that the bucket keeps in a run: more than any job writes.
 const HISTORY: i64 = 64;
 
-/// Reads a stream's messages under a subject, from the first, in their order and each once,
-/// whatever befalls the server meanwhile.
+/// Reads a stream's messages under a subject from the first one on, in order and each once, although
+/// servers are killed meanwhile.
 pub(super) async fn follow(
     jetstream: jetstream::Context,
     (stream, subject): (&'static str, &'static str),
@@ -91,7 +91,7 @@ pub(super) async fn follow(
 ) {
     let mut next = 1;
     loop {
-        // whatever breaks, a killed server first of all: from there on, again
+        // after any error, mostly a killed server, reading resumes at the next message
         let reading = read_from(&jetstream, (stream, subject), &mut next, &mut read);
         if let Err(error) = reading.await {
             broke(format!("{stream} at {next}: {error}"));
@@ -121,7 +121,7 @@ async fn read_from(
         })
         .await?;
     loop {
-        // short ones, so that a consumer that went with its server is soon known to have gone
+        // short requests, so that a consumer that was lost with its server is soon noticed
         let mut messages = consumer
             .fetch()
             .max_messages(500)
@@ -141,8 +141,8 @@ async fn read_from(
 }
 
 impl Writes {
-    /// Has the bucket keep what was written over, so that nothing is missed while nobody looks,
-    /// and follows it. (naq leaves a bucket as its operator has set it.)
+    /// Makes the bucket keep replaced values, so that none is missed while no server responds, and
+    /// starts to read it. (naq does not change the settings of an existing bucket.)
     pub(super) async fn follow(
         broker: &Broker,
         nats: async_nats::Client,
@@ -166,21 +166,21 @@ impl Writes {
 
     fn read(&self, message: &jetstream::Message, revision: u64) -> Result<(), async_nats::Error> {
         let job_id = message.subject.rsplit('.').next().unwrap_or_default();
-        let seen: Seen = serde_json::from_slice(&message.payload)?;
-        self.take(
+        let record: StoredRecord = serde_json::from_slice(&message.payload)?;
+        self.add(
             job_id,
             Write {
                 revision,
-                state: seen.state,
-                reason: seen.reason,
-                attempt: seen.attempt,
-                crashes: seen.crashes,
+                state: record.state,
+                reason: record.reason,
+                attempt: record.attempt,
+                crashes: record.crashes,
             },
         );
         Ok(())
     }
 
-    fn take(&self, job_id: &str, write: Write) {
+    fn add(&self, job_id: &str, write: Write) {
         let (inner, changed) = &*self.0;
         let mut inner = inner.lock().unwrap();
         inner.count += 1;
@@ -195,29 +195,29 @@ impl Writes {
         changed.notify_all();
     }
 
-    /// How many jobs have ended.
+    /// Number of jobs that have ended.
     pub(super) fn ended(&self) -> usize {
         self.0.0.lock().unwrap().ended.len()
     }
 
-    /// How many records were stored.
+    /// Number of writes so far.
     pub(super) fn count(&self) -> u64 {
         self.0.0.lock().unwrap().count
     }
 
-    /// When following it broke, and why: for who looks into a failure.
+    /// Errors that interrupted the reading, for the investigation of a failure.
     pub(super) fn breaks(&self) -> Vec<String> {
         self.0.0.lock().unwrap().breaks.clone()
     }
 
-    /// Waits for the next write, or for so long.
+    /// Waits for the next write, at most for `longest`.
     pub(super) fn wait(&self, longest: Duration) {
         let (inner, changed) = &*self.0;
         let inner = inner.lock().unwrap();
         drop(changed.wait_timeout(inner, longest).unwrap());
     }
 
-    /// Those of `jobs` that have not been seen to end.
+    /// Those of `jobs` whose end was not observed yet.
     pub(super) fn not_ended<'a>(&self, jobs: impl Iterator<Item = &'a String>) -> Vec<String> {
         let inner = self.0.0.lock().unwrap();
         jobs.filter(|job| !inner.ended.contains(*job))
@@ -225,13 +225,13 @@ impl Writes {
             .collect()
     }
 
-    /// All there are, by job.
+    /// All writes, by job.
     pub(super) fn all(&self) -> BTreeMap<String, Vec<Write>> {
         self.0.0.lock().unwrap().by_job.clone()
     }
 }
 
-/// A process that is still there.
+/// A process that still runs.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     pub(super) pid: i32,
@@ -250,7 +250,7 @@ pub(super) fn processes_with(variable: &str, value: &str) -> Vec<Process> {
         else {
             continue;
         };
-        // one that has gone meanwhile, or is another user's, is none of ours
+        // the process has exited meanwhile, or belongs to another user
         let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
             continue;
         };

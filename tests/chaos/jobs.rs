@@ -1,4 +1,4 @@
-//! The jobs of a run: what each does, and how it has to end.
+//! The jobs of a run: what each does, and its planned outcome.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 /// The variable that marks every process of a run's jobs.
 pub(super) const MARK: &str = "CHAOS_RUN";
 
-/// What every job runs. It notes its beginning and its end in the run's log, each by one write
-/// at the file's end, so that the lines of all jobs are in the order in which things happened.
+/// The program of every job. It appends its start and its end to the run's log, each by one write, so
+/// that the lines of all jobs are in the order in which they were written.
 const PROGRAM: &str = r#"#!/bin/sh
 say() { printf '%s %s %s %s\n' "$1" "$NAQ_JOB_ID" "$NAQ_ATTEMPT" "$NAQ_FENCE" >> "$CHAOS_LOG"; }
 leave() { say end; exit "$1"; }
@@ -31,14 +31,14 @@ esac
 leave 0
 "#;
 
-/// Where that program is, and the log it writes.
+/// Paths of that program and of the log that it writes.
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) log: PathBuf,
 }
 
 impl Program {
-    /// Writes it into the run's folder.
+    /// Writes the program into the run's folder.
     pub(super) fn new(folder: &Path) -> Program {
         use std::os::unix::fs::PermissionsExt;
         let path = folder.join("job.sh");
@@ -51,18 +51,18 @@ impl Program {
     }
 }
 
-/// How a job has to end.
+/// The planned outcome of a job.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Ends {
-    /// Well, having printed so many bytes.
+    /// It succeeds and prints this many bytes.
     Well { stdout_bytes: u64 },
-    /// As failed, for this reason, after so many failures of its own.
+    /// It fails for this reason, after this many failures of its own.
     Failed { reason: Reason, failures: u32 },
-    /// As an envelope that is no job.
+    /// Its envelope is rejected.
     Rejected,
 }
 
-/// Whether a dependency's end is what a job waits for, by the letter of the protocol's page.
+/// Whether a dependency in this state satisfies the condition `on`, as the protocol page defines it.
 fn is_met(on: &str, state: State) -> bool {
     match on {
         "success" => state == State::Succeeded,
@@ -72,14 +72,14 @@ fn is_met(on: &str, state: State) -> bool {
 }
 
 impl Ends {
-    /// What is wrong with a terminal record, if anything is.
+    /// Compares a terminal record with the plan. `None` means that it is as planned.
     pub(super) fn check(self, record: &Record) -> Option<String> {
         if record.state == State::Failed && record.reason == Some(Reason::Dependency) {
-            return Some("for want of a dependency".to_owned());
+            return Some("failed because of a dependency".to_owned());
         }
         let crashed = record.reason == Some(Reason::Crashed) && record.crashes >= 3;
         if crashed && self != Ends::Rejected {
-            // its workers were killed under it until naq gave it up, as it says it does
+            // its workers were killed under it so often that naq fails it, as documented
             return None;
         }
         let good = match self {
@@ -111,25 +111,25 @@ impl Ends {
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub(super) queue: &'static str,
-    /// The id of the job. `None` lets naq generate one.
+    /// The id in its envelope. `None` means that naq assigns one.
     pub(super) job_id: Option<String>,
-    /// Which kind it is, for the report.
+    /// Its kind, for the report.
     pub(super) kind: &'static str,
     pub(super) ends: Ends,
     pub(super) envelope: Value,
 }
 
 impl Planned {
-    /// What is wrong with the end of this job, apart from the ends of those it waited for; given
-    /// whether someone asked for it to be cancelled.
+    /// Compares the outcome of this job with the plan and with the outcomes of its dependencies. `None`
+    /// means that it is as planned.
     pub(super) fn check(
         &self,
         record: &Record,
-        cancel_asked: bool,
+        cancel_requested: bool,
         state_of: impl Fn(&str) -> Option<State>,
     ) -> Option<String> {
         if record.state == State::Cancelled {
-            return (!cancel_asked).then(|| "nobody asked for it to be cancelled".to_owned());
+            return (!cancel_requested).then(|| "no cancel was requested".to_owned());
         }
         let none = Vec::new();
         let dependencies = self.envelope["depends_on"].as_array().unwrap_or(&none);
@@ -144,17 +144,18 @@ impl Planned {
         if can_run {
             return self.ends.check(record);
         }
-        let for_want = record.state == State::Failed && record.reason == Some(Reason::Dependency);
+        let by_dependency =
+            record.state == State::Failed && record.reason == Some(Reason::Dependency);
         let broken = ends.iter().any(|(on, state)| {
             state.is_some_and(|state| state.is_terminal() && !is_met(on, state))
         });
-        (!for_want || !broken)
+        (!by_dependency || !broken)
             .then(|| format!("{} ({:?}) after {ends:?}", record.state, record.reason))
     }
 }
 
 impl Planned {
-    /// The key of which only so many jobs run at once, and how many.
+    /// The concurrency key, and the number of its jobs that may run at once.
     pub(super) fn slots(&self) -> Option<(String, usize)> {
         let key = self.envelope["concurrency_key"].as_str()?;
         let max = self.envelope["concurrency_max"].as_u64()?;
@@ -162,13 +163,13 @@ impl Planned {
     }
 }
 
-/// The keys of which only so many jobs run at once: the last digit says how many.
+/// The concurrency keys. The last digit is the number of jobs that may run at once.
 pub(super) const KEYS: [&str; 3] = ["key-1", "key-2", "key-3"];
 
 /// The queues of a run.
 pub(super) const QUEUES: [&str; 2] = ["left", "right"];
 
-/// Makes jobs, by chance, the same ones from the same seed.
+/// Makes random jobs, the same ones from the same seed.
 pub(super) struct Jobs {
     chance: StdRng,
     program: Program,
@@ -176,7 +177,7 @@ pub(super) struct Jobs {
     made: Vec<Planned>,
 }
 
-/// Bytes that do not fit into a record with everything else.
+/// Output that is too large for a record, in bytes.
 const LOUD_BYTES: u64 = 1_200_000;
 
 impl Jobs {
@@ -194,7 +195,7 @@ impl Jobs {
         &self.made
     }
 
-    /// Makes one more, or several that belong together.
+    /// Makes one more job, or several that depend on each other.
     pub(super) fn make(&mut self) -> Vec<Planned> {
         match self.chance.random_range(0..100) {
             0..3 => self.chain(),
@@ -207,7 +208,7 @@ impl Jobs {
         }
     }
 
-    /// Jobs each of which waits for the one before.
+    /// Jobs that each depend on the one before.
     fn chain(&mut self) -> Vec<Planned> {
         let length = self.chance.random_range(2..=5);
         let mut jobs: Vec<Planned> = Vec::new();
@@ -218,7 +219,7 @@ impl Jobs {
         jobs
     }
 
-    /// One that waits for several.
+    /// A job that depends on several.
     fn fan_in(&mut self) -> Vec<Planned> {
         let count = self.chance.random_range(2..=8);
         let mut jobs: Vec<Planned> = (0..count).map(|_| self.single(json!({}), true)).collect();
@@ -227,7 +228,7 @@ impl Jobs {
         jobs
     }
 
-    /// Several that wait for one.
+    /// Several jobs that depend on one.
     fn fan_out(&mut self) -> Vec<Planned> {
         let first = self.single(json!({}), true);
         let count = self.chance.random_range(2..=8);
@@ -273,8 +274,8 @@ impl Jobs {
         planned
     }
 
-    /// One of the jobs that were made, to be enqueued a second time; one whose id says that it
-    /// is the same.
+    /// One of the jobs made so far, to be enqueued a second time. `None` if it has no id, by which naq
+    /// could recognize it.
     pub(super) fn again(&mut self) -> Option<Planned> {
         let earlier = self.made.len().checked_sub(1)?;
         let number = self.chance.random_range(0..=earlier);
@@ -286,7 +287,7 @@ impl Jobs {
         let chance = &mut self.chance;
         let well = Ends::Well { stdout_bytes: 0 };
         let args = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
-        // under a moment naq holds a retry itself, else the server does
+        // a short delay passes in the worker, a longer one at the server
         let wait = ["20ms", "300ms", "1500ms"][chance.random_range(0..3)];
         match chance.random_range(0..100) {
             0..12 => {
@@ -361,7 +362,7 @@ impl Jobs {
                 },
                 json!({"limits": {"output": "4M"}}),
             ),
-            // an envelope that is no job waits for nothing
+            // an invalid envelope has no dependencies
             42..44 if !waits => ("broken", None, Ends::Rejected, json!({"command": 7})),
             44..52 => {
                 let key = chance.random_range(0..KEYS.len());

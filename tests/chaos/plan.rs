@@ -29,11 +29,13 @@ pub(super) enum Fault {
     Kill,
     /// SIGKILL of one of a worker's spawner processes.
     KillSpawner,
+    /// A SIGSTOP, and a SIGCONT after this time.
     Pause(Duration),
     /// SIGTERM: an orderly exit.
     End,
-    /// A SIGSTOP, and a SIGCONT after this time.
+    /// SIGKILL of a server, and a start after this time.
     KillServer(Duration),
+    /// A SIGSTOP of a server, and a SIGCONT after this time.
     PauseServer(Duration),
 }
 
@@ -116,8 +118,8 @@ pub(super) fn faults(size: &Size, shares: Shares, chance: &mut StdRng) -> Vec<Fa
     faults
 }
 
-/// The places between two steps where a worker can die (`step` in `src/broker`), and how often,
-/// in percent, one that is set to die there does when it comes by.
+/// The failpoints of a worker (`naq_jetstream::failpoint`), and how often, in percent, a worker that
+/// is to die at one dies when it passes it.
 pub(super) const STEPS: &[(&str, u32)] = &[
     ("claim.before", 4),
     ("claim.written", 4),
@@ -149,7 +151,7 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("ack.done", 4),
 ];
 
-/// The same of a scheduler: its own steps, and those of a cancel, which `overlap: replace` takes.
+/// The failpoints of a scheduler.
 pub(super) const SCHEDULER_STEPS: &[(&str, u32)] = &[
     ("leader_lease.acquired", 50),
     ("leader_lease.renewed", 30),
@@ -206,7 +208,7 @@ mod tests {
 
     /// A failpoint that the plan does not list would never be tested.
     #[test]
-    fn the_plan_has_every_step() {
+    fn the_plan_has_every_failpoint() {
         assert_eq!(
             found(&["naq/src/worker", "naq-jetstream/src"]),
             known(STEPS)

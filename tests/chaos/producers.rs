@@ -1,5 +1,5 @@
-//! The producers: the command line (killed at random while it enqueues), the library, and
-//! a program that only knows JetStream. Each notes what was acknowledged, and nothing else.
+//! The producers of a run: the command line (killed at random while it enqueues), the client, and a
+//! program that only uses JetStream. Each records which enqueues were acknowledged.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::Ordering;
@@ -16,8 +16,8 @@ use super::jobs::{Ends, Planned, QUEUES};
 use super::run::Run;
 use crate::harness::naq::{GuardedChild, command};
 
-/// Jobs that are acknowledged and have not ended, at the most: what is enqueued follows what is
-/// done, so that the faults fall on both.
+/// Number of acknowledged jobs that may not have ended yet. It keeps the producers close to the
+/// workers, so that faults hit both.
 const AHEAD_MAX: usize = 300;
 
 /// How long to wait before a failed enqueue is repeated.
@@ -37,7 +37,7 @@ pub(super) fn produce(run: &Arc<Run>, kind: usize, seed: u64) {
     }
 }
 
-/// Jobs to be enqueued now; none once there are enough.
+/// Waits until more jobs may be enqueued, and returns them. `None` once the run has enough.
 fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
     loop {
         let acknowledged = run.acknowledged.lock().unwrap().len();
@@ -61,18 +61,19 @@ fn next_batch(run: &Run, chance: &mut StdRng) -> Option<Vec<Planned>> {
             batch.extend(jobs.make());
         }
     }
-    // those that wait for others are not always the last to come
+    // a job may be enqueued before its dependencies
     batch.shuffle(chance);
     Some(batch)
 }
 
-/// `naq enqueue --file -`: what it printed is acknowledged, whatever happens to it then.
+/// Enqueues by `naq enqueue --file -`: the ids that it printed are acknowledged, even if it is killed
+/// then.
 fn by_command_line(run: &Run, chance: &mut StdRng, batch: Vec<Planned>) {
     for queue in QUEUES {
         if run.stage.broken() {
             return;
         }
-        // what the command line would not take, a program that knows nothing of naq publishes
+        // the command line refuses invalid envelopes, so a plain JetStream program publishes them
         let (mut jobs, broken): (Vec<_>, Vec<_>) = batch
             .iter()
             .filter(|job| job.queue == queue)
@@ -115,7 +116,7 @@ fn enqueue_by_command_line(
     let stdout = producer.child().stdout.take().unwrap();
     let mut stderr = producer.child().stderr.take().unwrap();
     let feeding = std::thread::spawn(move || {
-        // one that is killed does not read it all
+        // a killed producer does not read all of it
         let _ = stdin.write_all(lines.as_bytes());
     });
     let errors = std::thread::spawn(move || {
@@ -127,7 +128,7 @@ fn enqueue_by_command_line(
         let mut printed = Vec::new();
         let mut reader = BufReader::new(stdout);
         let mut line = String::new();
-        // half a line is no word
+        // an unfinished line acknowledges nothing
         while reader.read_line(&mut line).is_ok_and(|count| count > 0) && line.ends_with('\n') {
             printed.push(line.trim_end().to_owned());
             line.clear();
@@ -155,20 +156,20 @@ fn enqueue_by_command_line(
     reading.join().unwrap()
 }
 
-/// `Queue::enqueue`, repeated until it is confirmed.
+/// Enqueues by `Queue::enqueue`, repeated until it succeeds.
 fn by_library(run: &Run, job: &Planned) {
     if job.ends == Ends::Rejected {
-        return until_taken(run, || publish(run, job, 0));
+        return until_acknowledged(run, || publish(run, job, 0));
     }
     let mut envelope = Envelope::parse(job.envelope.to_string().as_bytes()).unwrap();
-    // the same one each time, so that the repeats are the same job
+    // the same id each time, so that a repeat is the same request
     let id = match &job.job_id {
         Some(id) => JobId::new(id).unwrap(),
         None => JobId::generate(),
     };
     envelope.job_id = Some(id);
     let queue = run.stage.naq.client().queue(job.queue).unwrap();
-    until_taken(run, || {
+    until_acknowledged(run, || {
         let enqueued = run.stage.naq.handle().block_on(queue.enqueue(&envelope));
         enqueued
             .map(|id| id.to_string())
@@ -176,11 +177,11 @@ fn by_library(run: &Run, job: &Planned) {
     });
 }
 
-/// A publish by JetStream, under a subject with the id, or a bare one with or without a message
-/// id. Repeated where that is the same job.
+/// Publishes by JetStream: to a subject with the id, or to the queue's subject with or without a
+/// message id. Repeated until it is acknowledged.
 fn by_publish(run: &Run, chance: &mut StdRng, job: &Planned) {
     let way = chance.random_range(0..3);
-    until_taken(run, || publish(run, job, way));
+    until_acknowledged(run, || publish(run, job, way));
 }
 
 fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
@@ -191,7 +192,7 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
         async_nats::HeaderMap::new(),
     );
     if let Some(id) = &job.job_id {
-        // an unreadable envelope needs its id outside of the payload
+        // the id of an invalid envelope cannot be in its payload
         let is_readable = job.ends != Ends::Rejected;
         match way.min(if is_readable { 2 } else { 1 }) {
             0 => subject = format!("{subject}.{id}"),
@@ -216,8 +217,8 @@ fn publish(run: &Run, job: &Planned, way: u32) -> Result<String, String> {
     })
 }
 
-/// Until it is acknowledged; what failed is noted.
-fn until_taken(run: &Run, mut enqueue: impl FnMut() -> Result<String, String>) {
+/// Repeats an enqueue until it is acknowledged. Failures are written to the timeline.
+fn until_acknowledged(run: &Run, mut enqueue: impl FnMut() -> Result<String, String>) {
     while !run.stage.broken() {
         match enqueue() {
             Ok(id) => return run.acknowledge(&id),
@@ -229,5 +230,5 @@ fn until_taken(run: &Run, mut enqueue: impl FnMut() -> Result<String, String>) {
     }
 }
 
-/// A set of ids, shared.
+/// A shared set of ids.
 pub(super) type Ids = Mutex<std::collections::BTreeSet<String>>;

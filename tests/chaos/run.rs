@@ -23,7 +23,7 @@ pub(super) struct Run {
     pub(super) acknowledged: Ids,
     pub(super) producer_kill_chance: f64,
     /// Jobs whose cancellation was requested, and those that naq reported as cancelled.
-    pub(super) cancel_asked: Ids,
+    pub(super) cancel_requested: Ids,
     pub(super) cancelled: Ids,
     enqueued: AtomicBool,
 }
@@ -52,7 +52,7 @@ impl Run {
     }
 }
 
-/// Runs it, and panics with all that is known if a promise was broken.
+/// Runs it, and panics with everything that was observed if a promise was broken.
 pub(super) fn run(size: Size) {
     let mut chance = StdRng::seed_from_u64(size.seed);
     let plan = faults(&size, WORKERS_FAULTS, &mut chance);
@@ -69,7 +69,7 @@ pub(super) fn run(size: Size) {
         jobs: Mutex::new(jobs),
         acknowledged: Ids::default(),
         producer_kill_chance: 0.3,
-        cancel_asked: Ids::default(),
+        cancel_requested: Ids::default(),
         cancelled: Ids::default(),
         enqueued: AtomicBool::new(false),
     });
@@ -102,7 +102,7 @@ pub(super) fn run(size: Size) {
     let mut seen = stage.close(acknowledged, vec![working]);
     watch.join().unwrap();
     seen.planned = run.jobs.lock().unwrap().made().to_vec();
-    seen.cancel_asked = run.cancel_asked.lock().unwrap().clone();
+    seen.cancel_requested = run.cancel_requested.lock().unwrap().clone();
     seen.cancelled = run.cancelled.lock().unwrap().clone();
     let started = workers.started.load(Ordering::Relaxed);
     let more = format!("\nworker processes {started}");

@@ -1,5 +1,5 @@
-//! What every run has: its size, its folder, naq and the servers' own history, what was done to
-//! whom, and the end at which all of it is looked at.
+//! What every run has: its size, its folder, naq and the servers' own history, the faults that were
+//! injected, and the observation of the final state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -26,16 +26,17 @@ use super::servers::Servers;
 use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TEST_TIMEOUT;
 
-/// After so long without a single record being stored, whatever has not ended is stuck.
+/// If no record was stored for this long, the jobs that have not ended are stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(90);
 
-/// After so long it is asked for, in case its event was lost with a server.
+/// If no write was observed for this long, the records are read, in case an event was lost with a
+/// server.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// How long what a killed worker ran may take to be gone.
+/// How long the processes of a killed worker's jobs may take to exit.
 const GONE_WITHIN: Duration = Duration::from_secs(15);
 
-/// What was done to whom.
+/// Counts of the faults that were injected.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) producers_killed: AtomicUsize,
@@ -46,7 +47,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// How many processes were killed, wherever.
+    /// Number of processes that were killed, at failpoints or from outside.
     fn kills(&self) -> usize {
         let steps = self.steps.lock().unwrap();
         let faults = self.faults.lock().unwrap();
@@ -58,7 +59,7 @@ impl Counts {
     }
 }
 
-/// What the threads of a run share.
+/// State that the threads of a run share.
 pub(super) struct Stage {
     pub(super) size: Size,
     pub(super) folder: PathBuf,
@@ -77,7 +78,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// A stage of its own, apart from the servers that were started.
+    /// Creates the folder and the queues of a run with these servers.
     pub(super) fn new(name: &str, size: Size, plan: Vec<Fault>, servers: &Servers) -> Stage {
         let mark = format!("{}-{}", size.seed, std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{mark}"));
@@ -113,21 +114,21 @@ impl Stage {
         }
     }
 
-    /// Puts a line into the run's history.
+    /// Writes a line to the run's timeline.
     pub(super) fn note(&self, what: &str) {
         let at = self.started.elapsed().as_secs_f64();
         let mut timeline = self.timeline.lock().unwrap();
         writeln!(timeline, "{at:9.3} {what}").unwrap();
     }
 
-    /// Something that must not happen, whatever is done to a process.
+    /// Records something that must not happen, whatever fault is injected.
     pub(super) fn trouble(&self, what: &str) {
         self.note(what);
         self.troubles.lock().unwrap().push(what.to_owned());
     }
 
-    /// How many jobs may have been enqueued by now: the plan's faults are to fall on work, so the
-    /// work waits for them.
+    /// Number of jobs that may have been enqueued by now. The faults have to hit running work, so the
+    /// producers wait for them.
     pub(super) fn allowed(&self) -> usize {
         let done = self.faults_done.load(Ordering::Relaxed);
         (done + 2) * self.size.jobs / (self.plan.len() + 1)
@@ -137,12 +138,12 @@ impl Stage {
         self.ending.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing moves any more, so that there is nothing to wait for.
+    /// Whether no more records are stored, so that waiting is useless.
     pub(super) fn broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Says that the run is broken once nothing moves any more.
+    /// Marks the run as broken once no more records are stored.
     pub(super) fn watch(&self) {
         let mut last = (0, Instant::now());
         while !self.is_ending() {
@@ -152,14 +153,16 @@ impl Stage {
                 last = (count, Instant::now());
             } else if last.1.elapsed() > STUCK_AFTER && !self.broken() {
                 let ended = self.writes.ended();
-                self.note(&format!("nothing moves any more: {ended} ended"));
+                self.note(&format!(
+                    "no more records are stored: {ended} jobs have ended"
+                ));
                 self.broken.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Does what the plan says, spread over the run's progress, to the servers and to those of a
-    /// crew: whom, `pick` says.
+    /// Injects the faults of the plan, spread over the run's progress, into the servers and the processes
+    /// of a crew. `pick` chooses the process.
     pub(super) fn afflict(
         self: &Arc<Stage>,
         crew: &Arc<Crew>,
@@ -214,7 +217,7 @@ impl Stage {
         self.note("the plan is done");
     }
 
-    /// Waits until each of these jobs has ended, or nothing moves any more.
+    /// Waits until each of these jobs has ended, or the run is broken.
     pub(super) fn wait_for_all(&self, jobs: &BTreeSet<String>) {
         let mut moved = (self.writes.count(), Instant::now());
         loop {
@@ -242,7 +245,7 @@ impl Stage {
         }
     }
 
-    /// Every record as it is now.
+    /// All records at present.
     pub(super) fn records(&self) -> Records {
         let mut found = Records::new();
         eventually("the records can be read", || {
@@ -252,7 +255,7 @@ impl Stage {
         found
     }
 
-    /// Waits until the queues are empty. Returns how many messages stay.
+    /// Waits until the queues are empty. Returns the number of messages that are left.
     fn drained(&self) -> u64 {
         let until = Instant::now() + TEST_TIMEOUT;
         loop {
@@ -268,22 +271,22 @@ impl Stage {
         }
     }
 
-    /// Waits until the queues are empty and the jobs' processes gone, ends what `crews` there are,
-    /// and gathers everything that was seen of these jobs.
+    /// Waits until the queues are empty and the jobs' processes have exited, stops `crews`, and collects
+    /// everything that was observed of these jobs.
     pub(super) fn close(&self, acknowledged: BTreeSet<String>, crews: Vec<Keeping>) -> Seen {
-        let unheard = self.drained();
-        // what a killed server has again and gives to nobody is for the leader to sweep up, as it is
-        // wherever there is a scheduler
-        let stream_messages = if unheard > 0 && !self.broken() {
-            let sweeper = self
+        let unacknowledged = self.drained();
+        // messages that a killed server has restored, and delivers to no worker, are the reconciler's to
+        // remove, which every scheduler runs
+        let stream_messages = if unacknowledged > 0 && !self.broken() {
+            let scheduler = self
                 .naq
                 .cli(["scheduler", "--reconcile-interval", "2s"])
                 .follow();
             let left = self.drained();
-            sweeper.stop();
+            scheduler.stop();
             left
         } else {
-            unheard
+            unacknowledged
         };
         let mut left_over = gone(MARK, &self.mark);
         self.ending.store(true, Ordering::Relaxed);
@@ -291,27 +294,27 @@ impl Stage {
             keeping.end(self);
         }
         let handle = self.naq.handle();
-        let looking = || {
+        let read_all = || {
             handle.block_on(async {
                 Ok::<_, async_nats::Error>((
                     records(self.naq.nats()).await?,
-                    kept(self.naq.nats()).await?,
+                    dead_letters(self.naq.nats()).await?,
                 ))
             })
         };
-        let mut looked = looking();
-        // a server may still be finding its place in the cluster
+        let mut found = read_all();
+        // a server may still be joining the cluster
         eventually("records and failures can be read", || {
-            if let Err(error) = &looked {
+            if let Err(error) = &found {
                 self.note(&format!("the records cannot be read: {error}"));
-                looked = looking();
+                found = read_all();
             }
-            looked.is_ok()
+            found.is_ok()
         });
-        let ((records, writes_count), kept) = looked.unwrap();
+        let ((records, writes_count), dead_letters) = found.unwrap();
         let queues = handle.block_on(queues(self.naq.nats())).unwrap_or_default();
         std::fs::write(self.folder.join("queues"), queues).unwrap();
-        // everybody has ended: nothing of theirs may be there either
+        // all processes of naq have exited, so none of their children may run either
         left_over.extend(gone("HOME", &self.naq.home().display().to_string()));
         let queued = acknowledged
             .iter()
@@ -331,15 +334,15 @@ impl Stage {
             records,
             queued,
             stream_messages,
-            messages_swept: unheard.saturating_sub(stream_messages),
+            messages_reconciled: unacknowledged.saturating_sub(stream_messages),
             runs: read_runs(&runs),
-            kept,
+            dead_letters,
             left_over,
             ..Seen::default()
         }
     }
 
-    /// Says how it went. Where a promise was broken, keeps everything and panics.
+    /// Prints the verdict. If a promise was broken, keeps all files and panics.
     pub(super) fn report(
         &self,
         seen: &Seen,
@@ -403,8 +406,8 @@ impl Stage {
     }
 }
 
-/// How many messages of jobs the queues hold. What would only wake a job that waits, a day from
-/// now, is none.
+/// Number of messages of jobs in the queues, without the rechecks of blocked jobs, which are due only
+/// a day later.
 async fn jobs_left(nats: &async_nats::Client) -> Result<u64, async_nats::Error> {
     let jetstream = jetstream::new(nats.clone());
     let mut left = 0;
@@ -420,7 +423,7 @@ async fn jobs_left(nats: &async_nats::Client) -> Result<u64, async_nats::Error> 
     Ok(left)
 }
 
-/// Waits until no process has this variable. Returns those that stay.
+/// Waits until no process has this variable. Returns those that still have it.
 fn gone(variable: &str, value: &str) -> Vec<Process> {
     let until = Instant::now() + GONE_WITHIN;
     loop {
@@ -432,7 +435,7 @@ fn gone(variable: &str, value: &str) -> Vec<Process> {
     }
 }
 
-/// Every record, with its revision, as the bucket has it, and how many writes there were.
+/// Every record in the bucket with its revision, and the number of writes.
 async fn records(nats: &async_nats::Client) -> Result<(Records, u64), async_nats::Error> {
     let mut stream = jetstream::new(nats.clone())
         .get_stream("KV_naq_results")
@@ -462,8 +465,8 @@ async fn records(nats: &async_nats::Client) -> Result<(Records, u64), async_nats
     Ok((records, writes))
 }
 
-/// The jobs that the failed stream keeps.
-async fn kept(nats: &async_nats::Client) -> Result<BTreeSet<String>, async_nats::Error> {
+/// The jobs that have a dead letter.
+async fn dead_letters(nats: &async_nats::Client) -> Result<BTreeSet<String>, async_nats::Error> {
     let stream = jetstream::new(nats.clone())
         .get_stream("naq_failed_jobs")
         .await?;
@@ -478,7 +481,7 @@ async fn kept(nats: &async_nats::Client) -> Result<BTreeSet<String>, async_nats:
         .collect())
 }
 
-/// How the queues stand, for who looks into a failure.
+/// The content of the queues, for the investigation of a failure.
 async fn queues(nats: &async_nats::Client) -> Result<String, async_nats::Error> {
     use std::fmt::Write;
     let jetstream = jetstream::new(nats.clone());
@@ -501,14 +504,14 @@ async fn queues(nats: &async_nats::Client) -> Result<String, async_nats::Error> 
     Ok(text)
 }
 
-/// A crew at work, and the threads that keep it.
+/// A running crew, and the threads that restart its processes.
 pub(super) struct Keeping {
     pub(super) crew: Arc<Crew>,
     pub(super) threads: Vec<JoinHandle<()>>,
 }
 
 impl Keeping {
-    /// Asks all to end, until they have.
+    /// Sends SIGTERM to all processes until they have exited.
     fn end(self, stage: &Stage) {
         let until = Instant::now() + TEST_TIMEOUT;
         while self.threads.iter().any(|thread| !thread.is_finished()) {
@@ -519,7 +522,7 @@ impl Keeping {
                     stage.trouble(&format!("a {} does not end", self.crew.name));
                 }
             }
-            // a second signal is an order to stop at once: they have had their jobs' ends
+            // a second signal makes a worker stop at once: it has recorded its jobs' outcomes
             std::thread::sleep(Duration::from_secs(1));
         }
         for thread in self.threads {

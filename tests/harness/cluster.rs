@@ -83,7 +83,7 @@ impl Cluster {
         self.nodes.len()
     }
 
-    /// The addresses of all, with commas.
+    /// The addresses of all servers, separated by commas.
     pub(crate) fn url(&self) -> String {
         self.nodes
             .iter()
@@ -100,7 +100,7 @@ impl Cluster {
         TOKEN
     }
 
-    /// Starts one that is not running, with the files it has.
+    /// Starts a server that is not running, with its existing files.
     pub(crate) fn restart_node(&mut self, index: usize) {
         #[expect(clippy::disallowed_methods, reason = "a server of the test's own")]
         let mut command = Command::new(&binary().path);
@@ -119,7 +119,7 @@ impl Cluster {
         }
     }
 
-    /// Kills one. Its files stay.
+    /// Kills a server. Its files stay.
     pub(crate) fn kill9(&mut self, index: usize) {
         self.signal(index, Signal::SIGKILL);
         if let Some(mut process) = self.nodes[index].process.take() {
@@ -132,12 +132,12 @@ impl Cluster {
         self.signal(index, Signal::SIGSTOP);
     }
 
-    /// Resumes it.
+    /// Resumes a suspended server.
     pub(crate) fn resume(&self, index: usize) {
         self.signal(index, Signal::SIGCONT);
     }
 
-    /// Which one leads a stream, where one does and says so.
+    /// The server that leads a stream. `None` if no leader is known.
     pub(crate) async fn leader(nats: &async_nats::Client, stream: &str) -> Option<usize> {
         let jetstream = jetstream::new(nats.clone());
         let stream = jetstream.get_stream(stream).await.ok()?;
@@ -145,9 +145,9 @@ impl Cluster {
         leader.strip_prefix('n')?.parse().ok()
     }
 
-    /// Waits until every stream that there is has a leader, and every copy all that it has.
+    /// Waits until every stream has a leader and every replica is up to date.
     pub(crate) fn wait_replicated(handle: &tokio::runtime::Handle, nats: &async_nats::Client) {
-        eventually("every copy up to date", || {
+        eventually("every replica is up to date", || {
             handle.block_on(is_replicated(nats)).unwrap_or(false)
         });
     }

@@ -156,7 +156,7 @@ impl TestServer {
         );
     }
 
-    /// Starts it again at the same port with the same files; stops it first if it still runs.
+    /// Starts it again at the same port with the same files. Stops it first if it still runs.
     pub(crate) fn restart(&mut self) {
         if local_server::running(self.data_dir()).is_some() {
             self.stop_gracefully();
@@ -173,19 +173,19 @@ impl TestServer {
         streams.join(stream)
     }
 
-    /// Has a server that is not running forget what a consumer of its has out, as it does over a
-    /// crash before it has written that down.
+    /// Makes a stopped server forget the unacknowledged deliveries of a consumer, as it does in a crash
+    /// before it has stored them.
     pub(crate) fn drop_consumer_state(&self, stream: &str, consumer: &str) {
         let folder = self.stream_dir(stream).join("obs").join(consumer);
         let state = folder.join("o.dat");
-        // one that was never written down is forgotten already
+        // a state that was never stored is forgotten already
         if let Err(error) = std::fs::remove_file(&state) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{state:?}");
             assert!(folder.exists(), "{folder:?}");
         }
     }
 
-    /// The messages of a stream, as a server that is not running has them on the disk.
+    /// The messages of a stream, as a stopped server has them on the disk.
     pub(crate) fn messages(&self, stream: &str) -> BTreeMap<OsString, Vec<u8>> {
         let folder = self.stream_dir(stream).join("msgs");
         let files = std::fs::read_dir(folder).unwrap().flatten();
@@ -194,7 +194,7 @@ impl TestServer {
             .collect()
     }
 
-    /// Has such a server have the messages again that it had before, as it may over a crash.
+    /// Restores earlier messages of a stopped server, as a crash may.
     pub(crate) fn restore_messages(&self, stream: &str, messages: &BTreeMap<OsString, Vec<u8>>) {
         let folder = self.stream_dir(stream).join("msgs");
         std::fs::remove_dir_all(&folder).unwrap();
@@ -204,7 +204,7 @@ impl TestServer {
         }
     }
 
-    /// Suspends it (SIGSTOP): connections stay open, nothing answers.
+    /// Suspends it (SIGSTOP): connections stay open, and it answers nothing.
     pub(crate) fn pause(&self) {
         self.signal(Signal::SIGSTOP);
         // The signal is only sent; each thread stops when it comes to it.

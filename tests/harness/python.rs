@@ -1,12 +1,12 @@
-//! Python with what a test needs of its packages.
+//! A Python interpreter with the packages that a test needs.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The interpreter of an environment that has what `requirements` names. Made once for a version
-/// of them, and shared by the tests of a run.
+/// The interpreter of a virtual environment with the packages of `requirements`. Created once for each
+/// content of that file, and shared by all tests.
 pub(crate) fn python(name: &str, requirements: &Path) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let wanted = std::fs::read_to_string(requirements).unwrap();

@@ -1,4 +1,4 @@
-//! Whether each tick that had to be became one job, and no other did.
+//! Checks that each tick that was due became one job, and no other did.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,46 +10,46 @@ use super::set::role_of;
 use super::versions::{All, Version};
 use crate::chaos::check::Records;
 
-/// What a tick became.
+/// The job of a tick.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Made {
     enqueued_ms: i64,
-    /// When it ended, or was asked to.
+    /// When the job ended, or its cancellation was requested.
     until_ms: i64,
 }
 
-/// What came of it. Each list names what broke a promise; all have to be empty.
+/// The result of the check. Each list names what broke a promise; all have to be empty.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    /// Ticks that had to be there.
+    /// Number of ticks that were due.
     pub(super) due: usize,
-    /// Jobs of ticks.
+    /// Number of jobs of ticks.
     pub(super) jobs: usize,
-    /// Ticks that their schedule left out since the job before had not ended.
+    /// Number of ticks that the overlap policy skipped.
     pub(super) skipped: u64,
     pub(super) missed: Vec<String>,
-    /// There, though their schedule was paused, removed, ended, or had no such tick.
+    /// Jobs of a schedule that was paused, removed or ended, or had no such tick.
     pub(super) unexpected: Vec<String>,
-    /// Before its time.
+    /// Jobs that were enqueued before their tick.
     pub(super) early: Vec<String>,
-    /// Progress that went back.
+    /// Progress that moved back.
     pub(super) backwards: Vec<String>,
-    /// Counters that do not tell what was done.
+    /// Counters that differ from what was enqueued.
     pub(super) miscounted: Vec<String>,
-    /// Enqueued before an earlier tick was.
+    /// Ticks that were enqueued before an earlier one.
     pub(super) disordered: Vec<String>,
-    /// At once, where their schedule says otherwise.
+    /// Jobs that ran at once although the overlap policy forbids it.
     pub(super) overlapping: Vec<String>,
-    /// Not ended.
+    /// Schedules that have not ended.
     pub(super) stuck: Vec<String>,
-    /// Ticks of after a change, that came because the leader had not received it yet, and of how
-    /// much after at the most.
-    pub(super) unheard: usize,
-    pub(super) unheard_ms_max: i64,
-    /// Terms in which a leader stored something.
+    /// Number of ticks that a leader enqueued after a change that it had not received yet, and the longest
+    /// time between the change and such a tick.
+    pub(super) unreceived: usize,
+    pub(super) unreceived_ms_max: i64,
+    /// Number of terms in which a leader stored progress.
     pub(super) terms: usize,
     pub(super) versions: usize,
-    /// What was made of them: by the controller.
+    /// Number of changes by the controller.
     pub(super) changes: usize,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ticks due, {} jobs, {} left out by overlap",
+            "{} ticks due, {} jobs, {} skipped by overlap",
             self.due, self.jobs, self.skipped
         )?;
         for (what, list) in self.lists() {
@@ -85,7 +85,7 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "\n{} terms of leaders, {} changes, {} versions; {} ticks of up to {} ms after a change",
-            self.terms, self.changes, self.versions, self.unheard, self.unheard_ms_max
+            self.terms, self.changes, self.versions, self.unreceived, self.unreceived_ms_max
         )?;
         for (what, list) in self.lists() {
             for one in list.iter().take(20) {
@@ -101,20 +101,20 @@ fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMa
     let mut jobs: BTreeMap<String, BTreeMap<i64, Made>> = BTreeMap::new();
     for (job, (_, record)) in records {
         let (Some(schedule), Some(tick)) = (&record.schedule_id, record.scheduled_for) else {
-            verdict.unexpected.push(format!("{job} is no tick's"));
+            verdict.unexpected.push(format!("{job} belongs to no tick"));
             continue;
         };
         if *job != job_id(schedule.as_str(), tick) {
-            let named = format!("{job} is called otherwise than {schedule} at {tick}");
+            let named = format!("{job} is not the id of {schedule} at {tick}");
             verdict.unexpected.push(named);
         }
         let finished = record.finished_at.map(Timestamp::unix_ms);
-        let was_asked = record.cancel_requested || record.state == State::Cancelled;
+        let was_cancelled = record.cancel_requested || record.state == State::Cancelled;
         let made = Made {
             enqueued_ms: record.enqueue_time.unix_ms(),
             until_ms: match finished {
-                // the process that enqueued the next one asked it to end
-                _ if was_asked => i64::MIN,
+                // the scheduler that enqueued the next tick cancelled it
+                _ if was_cancelled => i64::MIN,
                 Some(finished) => finished,
                 None => i64::MAX,
             },
@@ -125,15 +125,14 @@ fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMa
     jobs
 }
 
-/// A tick's job id, by the protocol's page.
+/// The job id of a tick, as the protocol page defines it.
 pub(super) fn job_id(schedule: &str, tick: Timestamp) -> String {
-    // With milliseconds, if there are any.
+    // milliseconds only if they are not zero
     let text = tick.to_string().replace(".000Z", "Z");
     format!("{schedule}-{}", text.replace(['-', ':', '.'], ""))
 }
 
-/// The ids of the jobs that there have to be, for who waits for them; `records` are those that
-/// there are.
+/// The ids of the jobs that have to exist. `records` are those that exist so far.
 pub(super) fn due(versions: &All, records: &Records) -> BTreeSet<String> {
     let jobs = jobs_of(records, &mut Verdict::default());
     let mut due = BTreeSet::new();
@@ -166,7 +165,7 @@ fn schedule(version: &Version) -> &Schedule {
     version.schedule.as_ref().unwrap()
 }
 
-/// Reckons it up.
+/// Checks every promise.
 pub(super) fn check(versions: &All, records: &Records) -> Verdict {
     let mut verdict = Verdict::default();
     let mut jobs = jobs_of(records, &mut verdict);
@@ -206,7 +205,7 @@ fn check_schedule(
     let lives = lives(versions);
     for (nth, life) in lives.iter().enumerate() {
         let expected = expect(versions, life, &ticks);
-        look_at_progress(verdict, name, life);
+        check_progress(verdict, name, life);
         let ends = lives.get(nth + 1).map(|next| schedule(&next[0]).created_at);
         let begins = schedule(&life[0]).created_at.unix_ms();
         let ends = ends.map_or(i64::MAX, Timestamp::unix_ms);
@@ -214,7 +213,7 @@ fn check_schedule(
             .range(begins + 1..=ends)
             .map(|(tick, made)| (*tick, *made))
             .collect();
-        look_at_counters(verdict, name, life, &expected.must, &of_life);
+        check_counters(verdict, name, life, &expected.must, &of_life);
         if overlap(life) != Overlap::Skip {
             let missing = expected.must.iter().filter(|tick| !jobs.contains_key(tick));
             verdict
@@ -226,7 +225,7 @@ fn check_schedule(
             .filter(|(tick, _)| expected.must.contains(tick))
             .map(|(tick, made)| (*tick, *made))
             .collect();
-        look_at_order(verdict, name, overlap(life), &sure);
+        check_order(verdict, name, overlap(life), &sure);
         for (tick, changed_at) in expected.around {
             let latest = around.entry(tick).or_insert(changed_at);
             *latest = changed_at.max(*latest);
@@ -245,8 +244,8 @@ fn check_schedule(
             Some(changed_at) if made.enqueued_ms <= changed_at.saturating_add(UNDER_WAY_MS) => {
                 let after_ms = tick - changed_at;
                 if after_ms > 0 {
-                    verdict.unheard += 1;
-                    verdict.unheard_ms_max = verdict.unheard_ms_max.max(after_ms);
+                    verdict.unreceived += 1;
+                    verdict.unreceived_ms_max = verdict.unreceived_ms_max.max(after_ms);
                 }
             }
             _ => verdict.unexpected.push(id_at(name, *tick)),
@@ -258,8 +257,8 @@ fn check_schedule(
     }
 }
 
-/// How far a schedule is only ever grows, and nobody but the controller pauses it.
-fn look_at_progress(verdict: &mut Verdict, name: &str, life: &[Version]) {
+/// Checks that the progress of a schedule only grows, and that only the controller pauses it.
+fn check_progress(verdict: &mut Verdict, name: &str, life: &[Version]) {
     for two in life.windows(2) {
         let [before, after] = [&two[0], &two[1]].map(|version| &schedule(version).progress);
         let grows = after.done_until >= before.done_until
@@ -284,8 +283,8 @@ fn look_at_progress(verdict: &mut Verdict, name: &str, life: &[Version]) {
     }
 }
 
-/// At the end of a life that ended by itself, its counters say what was done.
-fn look_at_counters(
+/// Checks the counters of a life that ended by itself.
+fn check_counters(
     verdict: &mut Verdict,
     name: &str,
     life: &[Version],
@@ -297,12 +296,20 @@ fn look_at_counters(
         return;
     }
     let progress = &last.progress;
-    let wrong = |what: String| format!("{name}, made at {}: {what}: {progress:?}", last.created_at);
-    // one that came around a change need not have been counted: its leader may have been deposed
+    let wrong = |what: String| {
+        format!(
+            "{name}, created at {}: {what}: {progress:?}",
+            last.created_at
+        )
+    };
+    // a tick around a change need not be counted: its leader may have lost its lease
     let jobs_sure = jobs.keys().filter(|tick| must.contains(tick)).count();
     let counted = usize::try_from(progress.runs).unwrap();
     if !(jobs_sure..=jobs.len()).contains(&counted) {
-        let found = format!("{} jobs, {jobs_sure} of them beyond doubt", jobs.len());
+        let found = format!(
+            "{} jobs, {jobs_sure} of them not around a change",
+            jobs.len()
+        );
         verdict.miscounted.push(wrong(found));
     }
     verdict.skipped += progress.skipped;
@@ -310,7 +317,7 @@ fn look_at_counters(
         let counted = jobs_sure + usize::try_from(progress.skipped).unwrap();
         if counted < must.len() {
             let missing = must.len() - counted;
-            let missing = (0..missing).map(|_| format!("{name}: neither a job nor left out"));
+            let missing = (0..missing).map(|_| format!("{name}: neither a job nor skipped"));
             verdict.missed.extend(missing);
         } else if counted > must.len() {
             let both = format!("{} ticks, {jobs_sure} jobs", must.len());
@@ -320,16 +327,16 @@ fn look_at_counters(
         verdict.miscounted.push(wrong("skipped".to_owned()));
     }
     if progress.missed > 0 {
-        verdict.missed.push(wrong("given up".to_owned()));
+        verdict.missed.push(wrong("counted as missed".to_owned()));
     }
     if progress.failures > 0 || progress.last_error.is_some() {
         verdict.miscounted.push(wrong("failures".to_owned()));
     }
 }
 
-/// A later tick is enqueued later, and where the schedule says so once the one before has ended or
-/// was asked to.
-fn look_at_order(verdict: &mut Verdict, name: &str, overlap: Overlap, jobs: &BTreeMap<i64, Made>) {
+/// Checks that ticks are enqueued in order and, if the overlap policy says so, only after the job before
+/// has ended or was cancelled.
+fn check_order(verdict: &mut Verdict, name: &str, overlap: Overlap, jobs: &BTreeMap<i64, Made>) {
     let in_turn: Vec<(&i64, &Made)> = jobs.iter().collect();
     for two in in_turn.windows(2) {
         let [(before_tick, before), (tick, made)] = [two[0], two[1]];
@@ -360,13 +367,13 @@ mod tests {
         Timestamp::from_unix_ms(ms).unwrap()
     }
 
-    /// A schedule of each second, made at second 10, paused from 12.5 to 14.6, and ended with 15.
+    /// A schedule of every second, created at second 10, paused from 12.5 to 14.6, and ended at 15.
     struct Seen {
         versions: Vec<Version>,
         records: Records,
     }
 
-    /// Its states, in their order.
+    /// Indexes of its versions.
     const MADE: usize = 0;
     const STORED: usize = 1;
     const PAUSED: usize = 2;
@@ -432,7 +439,7 @@ mod tests {
     }
 
     impl Seen {
-        /// A job of a tick, that ended when it was enqueued.
+        /// Adds the job of a tick, which ended when it was enqueued.
         fn put(&mut self, tick: i64, enqueued: i64) {
             let id = id_at("steady", tick);
             let record = json!({
@@ -465,16 +472,16 @@ mod tests {
     }
 
     #[test]
-    fn what_went_well_is_good() {
+    fn checker_accepts_schedules_that_kept_their_promises() {
         let verdict = good().check();
         assert!(verdict.is_good(), "{verdict}");
-        assert_eq!((verdict.due, verdict.jobs, verdict.unheard), (5, 5, 0));
+        assert_eq!((verdict.due, verdict.jobs, verdict.unreceived), (5, 5, 0));
     }
 
     #[test]
     fn ticks_around_a_change_are_attributed_to_the_right_version() {
         let mut seen = good();
-        // it continues from its resume: ticks that were due in between are not made up for
+        // resumed from that moment: ticks that were due during the pause are not enqueued
         seen.schedule(RESUMED).progress.done_until = at(14_600);
         for tick in [13_000, 14_000] {
             seen.records.remove(&id_at("steady", tick));
@@ -483,23 +490,23 @@ mod tests {
         let verdict = seen.check();
         assert!(verdict.is_good(), "{verdict}");
         assert_eq!((verdict.due, verdict.jobs), (3, 3));
-        // one that was on its way at the pause, whether it was counted or not
+        // a tick that was sent just before the pause, whether it was counted or not
         seen.put(13_000, 13_001);
         let verdict = seen.check();
         assert!(verdict.is_good(), "{verdict}");
-        assert_eq!((verdict.unheard, verdict.unheard_ms_max), (1, 500));
+        assert_eq!((verdict.unreceived, verdict.unreceived_ms_max), (1, 500));
         seen.schedule(ENDED).progress.runs = 4;
         assert!(seen.check().is_good());
         seen.schedule(ENDED).progress.runs = 5;
         assert!(!seen.check().is_good());
-        // and one that came too late for that
+        // and a tick that was stored too late for that
         seen.schedule(ENDED).progress.runs = 4;
         seen.put(13_000, 12_500 + UNDER_WAY_MS + 1);
         assert!(!seen.check().unexpected.is_empty());
     }
 
     #[test]
-    fn ticks_left_out_by_overlap_are_counted() {
+    fn ticks_skipped_by_overlap_are_counted() {
         let mut seen = good();
         seen.every_version(|schedule| schedule.overlap = Overlap::Skip);
         assert!(seen.check().is_good());
@@ -515,34 +522,34 @@ mod tests {
         assert!(!seen.check().miscounted.is_empty());
     }
 
-    /// Each promise, broken, and the word for it in the verdict.
+    /// Each promise broken, and the words of the verdict.
     #[test]
-    fn what_breaks_a_promise_is_found() {
-        type Spoil = fn(&mut Seen);
-        let spoils: [(&str, Spoil); 20] = [
+    fn checker_finds_each_broken_promise_of_schedules() {
+        type Break = fn(&mut Seen);
+        let breaks: [(&str, Break); 20] = [
             ("missed: steady-", |seen| {
                 seen.records.remove(&id_at("steady", 12_000));
             }),
-            // also one of those that were due while it rested, and are to be made up for
+            // also a tick that was due during the pause, and is to be enqueued after it
             ("missed: steady-", |seen| {
                 seen.records.remove(&id_at("steady", 13_000));
             }),
             ("missed: steady", |seen| {
                 seen.schedule(ENDED).progress.missed = 1
             }),
-            // no tick of it
+            // the schedule has no such tick
             ("unexpected:", |seen| seen.put(11_500, 11_501)),
             // after its end
             ("unexpected:", |seen| seen.put(16_000, 16_001)),
-            // before it was made
+            // before it was created
             ("unexpected:", |seen| seen.put(10_000, 10_001)),
             ("unexpected:", |seen| {
-                // it never was resumed, and this is not from about the time it was paused
+                // it was never resumed, and this tick is long after the pause
                 seen.versions.truncate(RESUMED);
                 seen.put(16_000, 16_001);
             }),
             ("unexpected:", |seen| {
-                // nor was it there any more
+                // and it was removed
                 seen.versions.truncate(RESUMED);
                 seen.versions[PAUSED].schedule = None;
                 seen.put(16_000, 16_001);
@@ -550,15 +557,15 @@ mod tests {
             ("unexpected:", |seen| {
                 seen.every_version(|schedule| schedule.repeat = Some(4));
             }),
-            ("is called otherwise", |seen| {
+            ("is not the id of", |seen| {
                 let record = seen.records.remove(&id_at("steady", 12_000)).unwrap();
                 seen.records.insert("steady-12".to_owned(), record);
             }),
-            ("is no tick's", |seen| {
+            ("belongs to no tick", |seen| {
                 seen.record(12_000).scheduled_for = None
             }),
             ("was paused", |seen| {
-                seen.schedule(PAUSED).paused_reason = Some("it would not".to_owned());
+                seen.schedule(PAUSED).paused_reason = Some("too many failures".to_owned());
             }),
             ("early:", |seen| {
                 seen.record(12_000).enqueue_time = at(11_999)
@@ -580,13 +587,13 @@ mod tests {
             }),
             ("not ended: steady", |seen| {
                 seen.versions.truncate(ENDED);
-                // its position is all that can be said about it
+                // only its progress says how far it was
                 seen.schedule(STORED).progress.done_until = at(15_000);
             }),
         ];
-        for (word, spoil) in spoils {
+        for (word, break_promise) in breaks {
             let mut seen = good();
-            spoil(&mut seen);
+            break_promise(&mut seen);
             let verdict = seen.check();
             assert!(!verdict.is_good(), "{word}");
             assert!(verdict.to_string().contains(word), "{word}: {verdict}");

@@ -1,5 +1,5 @@
-//! The controller, which makes the schedules and changes them while they run: each change is read, changed and
-//! written where it still is what was read, by the library, as any program might.
+//! The controller, which creates the schedules and changes them while they run, by compare-and-set, as
+//! any program may.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +14,20 @@ use super::set::{CADENCES, ROLES, Role, Treatment};
 use crate::chaos::jobs::Program;
 use crate::chaos::stage::Stage;
 
-/// One change for so many jobs.
+/// Number of ended jobs for each change.
 const ONE_IN: usize = 12;
 
-/// How long what has no answer waits to be tried again.
+/// Pause before a change that failed is repeated.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Controller {
     pub(super) stage: Arc<Stage>,
     pub(super) program: Program,
-    /// No more changes are wanted.
+    /// Set once the controller has to stop.
     pub(super) is_over: AtomicBool,
 }
 
-/// What becomes of a schedule.
+/// What a change does to a schedule.
 enum Change {
     Store(Box<Schedule>),
     Remove,
@@ -47,14 +47,14 @@ pub(super) fn later(time: Timestamp, ms: i64) -> Timestamp {
 }
 
 impl Controller {
-    /// Makes them all.
+    /// Creates all schedules.
     pub(super) fn make_all(&self) {
         for role in ROLES {
             self.change(role, "made", |_| self.recreate(role));
         }
     }
 
-    /// Changes one after another until that is over.
+    /// Changes random schedules until the controller has to stop.
     pub(super) fn run(&self, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed);
         let mut changes = 0;
@@ -73,12 +73,12 @@ impl Controller {
         }
     }
 
-    /// Has them all end a little after now, those that are paused included.
+    /// Makes all schedules, also paused ones, end soon.
     pub(super) fn end_all(&self) {
         // after any tick that was set by hand
         let end = later(now(), 2_500);
         for role in ROLES {
-            self.change(role, "is to end", |schedule| match schedule {
+            self.change(role, "gets an end", |schedule| match schedule {
                 Some(mut schedule) if schedule.status != ScheduleStatus::Ended => {
                     schedule.status = ScheduleStatus::Active;
                     schedule.end = Some(end);
@@ -160,8 +160,8 @@ impl Controller {
         matches!(read, Ok((Some(schedule), _)) if schedule.status == ScheduleStatus::Paused)
     }
 
-    /// Makes a change, however often something else comes first or the server does not answer.
-    /// Whether one that was not answered has been made, the bucket will tell.
+    /// Makes a change, with as many retries as conflicts and lost answers take. The bucket shows whether a
+    /// change without an answer was stored.
     fn change(&self, role: &Role, what: &str, change: impl Fn(Option<Schedule>) -> Change) {
         let broker = self.stage.naq.client().broker();
         let handle = self.stage.naq.handle();

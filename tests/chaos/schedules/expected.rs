@@ -1,5 +1,5 @@
-//! Which ticks there have to be, reckoned from what the controller made of a schedule, by code
-//! that shares nothing with naq's own.
+//! Which ticks are due, computed from the controller's changes of a schedule by code that shares
+//! nothing with naq's own.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,24 @@ use naq_protocol::{Schedule, ScheduleStatus};
 use super::versions::Version;
 
 /// How long after a change a leader that has not received it may still use the version before: no
-/// longer than it may take its lock for its own.
-pub(super) const UNHEARD_MS: i64 = 3_000;
+/// longer than it may trust its lease.
+pub(super) const UNRECEIVED_MS: i64 = 3_000;
 
-/// What a tick that was on its way at a change may take to arrive: a server may be suspended
+/// How long a tick that was sent before a change may take to be stored: a server may be suspended
 /// meanwhile.
 pub(super) const UNDER_WAY_MS: i64 = 30_000;
 
-/// The ticks of one life of a schedule, from its making to its removal.
+/// The ticks of one life of a schedule, from its creation to its removal.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Those that have to be there: enqueued, or left out where the schedule says so.
+    /// Ticks that have to be enqueued, or skipped if the overlap policy says so.
     pub(super) must: BTreeSet<i64>,
-    /// Those that may be there, having been due around a change: the tick, when that change was
-    /// made, and whether nothing came after it that would have them as well.
+    /// Ticks that may be enqueued, since they were due around a change: the tick, and when that change
+    /// was made.
     pub(super) around: BTreeSet<(i64, i64)>,
 }
 
-/// The versions of each of a schedule's lives.
+/// The versions of a schedule, by life.
 pub(super) fn lives(versions: &[Version]) -> Vec<&[Version]> {
     let made = |version: &Version| version.schedule.as_ref().map(|one| one.created_at);
     versions
@@ -36,7 +36,7 @@ pub(super) fn lives(versions: &[Version]) -> Vec<&[Version]> {
         .collect()
 }
 
-/// When the life that this is a part of ended because it was removed or recreated, if it did.
+/// When this life ended because the schedule was removed or recreated. `None` if it did not.
 fn over_at(versions: &[Version], life: &[Version]) -> Option<i64> {
     let last = life.last()?.revision;
     versions
@@ -45,11 +45,11 @@ fn over_at(versions: &[Version], life: &[Version]) -> Option<i64> {
         .map(|version| version.at_ms)
 }
 
-/// What is expected of a life, given the ticks that became jobs.
+/// The ticks that are expected of a life, given the ticks that became jobs.
 pub(super) fn expect(versions: &[Version], life: &[Version], jobs: &BTreeSet<i64>) -> Expected {
     let mut expected = Expected::default();
     let over_at = over_at(versions, life);
-    // what the controller made of it, and from where on
+    // the controller's versions
     let made: Vec<usize> = (0..life.len())
         .filter(|index| life[*index].term.is_none())
         .collect();
@@ -64,7 +64,7 @@ pub(super) fn expect(versions: &[Version], life: &[Version], jobs: &BTreeSet<i64
         let schedule = life[index].schedule.as_ref().unwrap();
         let next = made.get(nth + 1).copied();
         let changed_at = next.map(|next| life[next].at_ms).or(over_at);
-        // while it rests it is only stored how far it had come
+        // while it is paused, only progress from before the pause is stored
         let active_again = made[nth + 1..]
             .iter()
             .copied()
@@ -78,23 +78,23 @@ pub(super) fn expect(versions: &[Version], life: &[Version], jobs: &BTreeSet<i64
             .max()
             .unwrap();
         let done_until = if has_ended { i64::MAX } else { done_until };
-        let may_until = changed_at.map_or(i64::MAX, |at| at + UNHEARD_MS);
+        let may_until = changed_at.map_or(i64::MAX, |at| at + UNRECEIVED_MS);
         let begins = schedule.progress.done_until.unix_ms();
         let mut ticks = ticks(schedule, begins, done_until.max(may_until));
         if let Some(repeat) = schedule.repeat {
             let left = repeat.saturating_sub(schedule.progress.runs);
             ticks.truncate(usize::try_from(left).unwrap());
         }
-        // what it did by the cadence before until it received this one, it does not return to
-        let heard_until = life[index].at_ms + UNHEARD_MS;
-        let heard = jobs
-            .range(begins + 1..=heard_until.max(begins + 1))
+        // ticks that a leader enqueued by the version before, until it received this one, move its progress
+        let received_until = life[index].at_ms + UNRECEIVED_MS;
+        let received = jobs
+            .range(begins + 1..=received_until.max(begins + 1))
             .rev()
             .find(|tick| !ticks.contains(tick))
             .copied()
             .unwrap_or(begins);
         for tick in ticks {
-            if tick <= done_until && tick > heard {
+            if tick <= done_until && tick > received {
                 expected.must.insert(tick);
             } else {
                 let changed_at = changed_at.unwrap_or(i64::MAX);
@@ -105,7 +105,7 @@ pub(super) fn expect(versions: &[Version], life: &[Version], jobs: &BTreeSet<i64
     expected
 }
 
-/// The ticks of a schedule after one time, up to another and to its own end.
+/// The ticks of a schedule after a time, up to another time and to the schedule's own end.
 fn ticks(schedule: &Schedule, after_ms: i64, until_ms: i64) -> Vec<i64> {
     let end_ms = schedule.end.map_or(i64::MAX, |end| end.unix_ms());
     let until_ms = until_ms.min(end_ms);
@@ -148,7 +148,7 @@ fn ticks(schedule: &Schedule, after_ms: i64, until_ms: i64) -> Vec<i64> {
     ticks
 }
 
-/// Whether a second is one of an expression with six fields.
+/// Whether an expression with six fields matches a second.
 fn matches(cron: &str, zone: Tz, second: i64) -> bool {
     let local = Utc.timestamp_opt(second, 0).unwrap().with_timezone(&zone);
     let parts = [
@@ -180,7 +180,7 @@ fn is_in(item: &str, number: u32) -> bool {
 }
 
 #[test]
-fn ticks_by_the_clock() {
+fn expected_ticks_follow_interval_cron_and_next_run() {
     use serde_json::json;
     let ticks_of = |fields: serde_json::Value, until_ms| {
         let at = |ms| naq_protocol::Timestamp::from_unix_ms(ms).unwrap();

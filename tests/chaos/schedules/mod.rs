@@ -1,7 +1,7 @@
-//! The promise of schedules, under attack: each tick at most once, and none missed. Schedulers of
-//! which one leads are killed, paused past their lock and resumed, die and are suspended at any
-//! step, and the server with them, while a controller changes the schedules; a checker reckons
-//! for itself which ticks there had to be.
+//! The promise of schedules under faults: each tick is enqueued at most once, and none is missed.
+//! Schedulers, of which one leads, are killed, suspended past their lease, and die at failpoints, and
+//! so do servers, while a controller changes the schedules. A checker computes by itself which ticks
+//! were due.
 
 mod check;
 mod control;
@@ -27,13 +27,13 @@ use super::servers::Servers;
 use super::stage::Stage;
 use crate::harness::naq::eventually;
 
-/// How many of them there are, of which one leads.
+/// Number of schedulers, of which one leads.
 const SCHEDULERS: usize = 3;
 
-/// How often, in percent, what befalls a scheduler befalls the leader.
+/// How often, in percent, a fault of a scheduler hits the leader.
 const LEADER_PERCENT: u32 = 85;
 
-/// The streams whose leaders are looked for.
+/// Streams whose leaders are the targets of faults.
 const STREAMS: &[&str] = &[
     "KV_naq_scheduled_jobs",
     "KV_naq_scheduler_lock",
@@ -41,7 +41,7 @@ const STREAMS: &[&str] = &[
     "KV_naq_results",
 ];
 
-/// Runs it, and panics with all there is to know where a promise was broken.
+/// Runs it, and panics with everything that was observed if a promise was broken.
 pub(super) fn run(size: Size) {
     let mut chance = StdRng::seed_from_u64(size.seed);
     let plan = faults(&size, SCHEDULERS_FAULTS, &mut chance);
@@ -50,7 +50,7 @@ pub(super) fn run(size: Size) {
     let (handle, nats) = (stage.naq.handle(), stage.naq.nats());
     let broker = stage.naq.client().broker();
     let mut versions = None;
-    eventually("the schedules are followed", || {
+    eventually("the schedules are watched", || {
         let following = handle.block_on(Versions::follow(broker, nats.clone()));
         versions = following.ok();
         versions.is_some()
@@ -92,12 +92,12 @@ pub(super) fn run(size: Size) {
     controller.is_over.store(true, Ordering::Relaxed);
     changing.join().unwrap();
     controller.end_all();
-    stage.note("all are to end");
+    stage.note("all schedules get an end");
     while !versions.have_ended(ROLES.iter().map(|role| role.name)) && !stage.broken() {
         std::thread::sleep(Duration::from_millis(100));
     }
-    stage.note("all have ended");
-    // what the records lack yet, the versions tell
+    stage.note("all schedules have ended");
+    // the versions say which jobs the records still lack
     let due = due(&versions.all(), &stage.records());
     stage.wait_for_all(&due);
     let mut seen = stage.close(due, vec![scheduling, workers]);
@@ -107,9 +107,9 @@ pub(super) fn run(size: Size) {
         .iter()
         .map(|role| role.planned(&controller.program, mark))
         .collect();
-    // one that replaces the one before has that cancelled
+    // each tick of it cancels the job before
     let replaced = |job: &&String| job.starts_with("replacing-");
-    seen.cancel_asked = seen.records.keys().filter(replaced).cloned().collect();
+    seen.cancel_requested = seen.records.keys().filter(replaced).cloned().collect();
     let all = versions.all();
     let verdict = check(&all, &seen.records);
     let started = schedulers.started.load(Ordering::Relaxed);
@@ -132,11 +132,11 @@ pub(super) fn run(size: Size) {
     );
 }
 
-/// The place that the leader has, if it can be determined.
+/// The place of the leader. `None` if it cannot be determined.
 fn leader(stage: &Stage, schedulers: &Crew) -> Option<usize> {
     let broker = stage.naq.client().broker();
     let until = Instant::now() + Duration::from_secs(5);
-    // there is none for a while after it was killed
+    // after a leader was killed, there is none until its lease expires
     loop {
         let lock = stage
             .naq

@@ -1,18 +1,18 @@
-//! The schedules of a run: what each does, and what is done to it.
+//! The schedules of a run: what each does, and how the controller changes it.
 
 use naq_protocol::{Schedule, ScheduleId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::chaos::jobs::{Ends, MARK, Planned, Program, QUEUES};
 
-/// What is done to a schedule while it runs.
+/// How a schedule is changed while it runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Treatment {
-    /// It is left alone.
+    /// Not at all.
     None,
-    /// Paused and resumed: going on from where it was, or from now.
+    /// Paused and resumed, from its progress or from now.
     Pauses,
-    /// Given another cadence.
+    /// It gets another cadence.
     Moves,
     /// Removed and recreated.
     Comes,
@@ -48,8 +48,8 @@ const fn role(
 
 const SHORT: &[&str] = &["exit", "0"];
 
-/// The schedules. Some have a grace that no outage here comes to the end of; with others what
-/// fell due in one is late, and judged.
+/// The schedules. The grace period of some is longer than any outage of a run. For the others, ticks
+/// that were due in an outage are late, and the misfire policy decides.
 pub(super) const ROLES: &[Role] = &[
     role("steady", Treatment::None, SHORT, r#"{"every": 0.1}"#),
     role(
@@ -105,7 +105,7 @@ pub(super) const ROLES: &[Role] = &[
     ),
 ];
 
-/// The cadences that one which is moved gets.
+/// The cadences that [`Treatment::Moves`] sets.
 pub(super) const CADENCES: &[&str] = &[
     r#"{"every": 0.15}"#,
     r#"{"every": 0.3}"#,
@@ -144,7 +144,7 @@ impl Role {
         })
     }
 
-    /// The schedule as it is made at this time.
+    /// The schedule, created at this time.
     pub(super) fn schedule(&self, program: &Program, mark: &str, now: Timestamp) -> Schedule {
         let mut value = json!({
             "schedule_id": self.name,
@@ -162,7 +162,7 @@ impl Role {
         Schedule::parse(value.to_string().as_bytes()).unwrap()
     }
 
-    /// What each of its jobs is.
+    /// The plan of each of its jobs.
     pub(super) fn planned(&self, program: &Program, mark: &str) -> Planned {
         let mut envelope = self.envelope(program, mark);
         if self.fields.contains("queue") {

@@ -1,5 +1,5 @@
-//! Every schedule as it ever was, as the bucket has it: what the controller made of it, and how
-//! far the schedulers said it was.
+//! Every version of every schedule, as the bucket stored it: the changes of the controller, and the
+//! progress that the schedulers stored.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::chaos::history::follow;
 /// A schedule as it was stored.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
-    /// Its place in the bucket's stream.
+    /// Its sequence in the bucket's stream.
     pub(super) revision: u64,
     /// When the server stored it, in Unix milliseconds.
     pub(super) at_ms: i64,
@@ -31,7 +31,7 @@ impl Version {
     }
 }
 
-/// All of them, by name, in their order.
+/// All versions, by schedule, in order.
 pub(super) type All = BTreeMap<String, Vec<Version>>;
 
 #[derive(Clone, Default)]
@@ -40,7 +40,7 @@ pub(super) struct Versions(Arc<Mutex<(All, Vec<String>)>>);
 const STREAM: &str = "KV_naq_scheduled_jobs";
 
 impl Versions {
-    /// Has the bucket keep what was written over, and follows it.
+    /// Makes the bucket keep replaced versions, and starts to read it.
     pub(super) async fn follow(
         broker: &Broker,
         nats: async_nats::Client,
@@ -90,12 +90,12 @@ impl Versions {
         self.0.lock().unwrap().0.clone()
     }
 
-    /// When following it broke, and why: for who looks into a failure.
+    /// Errors that interrupted the reading, for the investigation of a failure.
     pub(super) fn breaks(&self) -> Vec<String> {
         self.0.lock().unwrap().1.clone()
     }
 
-    /// Whether none of these has any more ticks, as far as was seen.
+    /// Whether none of these schedules has any more ticks, by the versions read so far.
     pub(super) fn have_ended<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> bool {
         let all = self.0.lock().unwrap();
         names.all(|name| {
