@@ -32,7 +32,7 @@ fn a_different_envelope_under_a_queued_id_is_a_conflict() {
 }
 
 #[test]
-fn a_second_message_with_another_body_is_kept_and_not_run() {
+fn a_second_message_with_another_envelope_is_dead_lettered_and_not_run() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).concurrency(2).spawn();
@@ -63,7 +63,7 @@ fn a_second_message_with_another_body_is_kept_and_not_run() {
 }
 
 #[test]
-fn an_equivalent_envelope_under_a_queued_id_is_a_duplicate() {
+fn an_equivalent_envelope_under_a_used_id_is_a_duplicate() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();

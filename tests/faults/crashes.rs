@@ -29,8 +29,8 @@ fn read_pid(path: &Path) -> Option<i32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The failpoint at which the first worker dies, the number of runs of the job, and its last
-/// attempt.
+/// Each case: the failpoint at which the first worker dies, the number of runs of the job, and its
+/// last attempt.
 #[test]
 fn a_worker_killed_at_any_failpoint_loses_no_job() {
     for (step, runs_expected, attempt) in [

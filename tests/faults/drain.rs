@@ -1,4 +1,4 @@
-//! A worker that is asked to end, and what becomes of its jobs. How queues share slots.
+//! A worker that drains or has no free slot, and its jobs. How queues share slots.
 
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
@@ -44,6 +44,7 @@ fn jobs_that_outlast_the_drain_timeout_are_requeued_without_using_a_retry() {
     let worker = naq
         .worker(&["build"])
         .concurrency(1)
+        .ack_wait("10m")
         .arg("--drain-timeout")
         .arg("500ms")
         .spawn();
@@ -101,16 +102,19 @@ fn a_second_signal_stops_at_once() {
 }
 
 #[test]
-fn deliveries_to_a_draining_worker_are_requeued() {
+fn deliveries_to_a_worker_without_a_free_slot_are_requeued() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _busy = naq.worker(&["one", "two"]).concurrency(1).spawn();
+    // by a nak: waiting for the lease to expire would take longer than this test
+    let busy = naq.worker(&["one", "two"]).concurrency(1);
+    let _busy = busy.ack_wait("10m").spawn();
     let long = naq.publish("one", waiting_for(&naq, "go"));
     naq.wait_running(&long);
     let jobs: Vec<JobId> = (0..3)
         .map(|_| naq.publish("two", r#"{"command":"true"}"#))
         .collect();
-    let _idle = naq.worker(&["two"]).concurrency(1).spawn();
+    let idle = naq.worker(&["two"]).concurrency(1);
+    let _idle = idle.ack_wait("10m").spawn();
     for job in &jobs {
         let record = naq.wait_ended(job);
         assert_eq!((record.state, record.attempt), (State::Succeeded, 1));

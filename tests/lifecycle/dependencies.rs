@@ -339,7 +339,7 @@ fn dependency_on_itself_or_listed_twice_is_refused() {
 }
 
 #[test]
-fn dependency_that_finished_between_two_looks_is_not_pending() {
+fn dependency_that_finished_between_two_checks_is_not_pending() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("default");

@@ -1,6 +1,6 @@
 //! Firing: which jobs a leader enqueues, and when.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, ScheduleStatus, State};
@@ -54,6 +54,7 @@ fn schedule_changes_take_effect_at_once() {
     let _scheduler = scheduler(&naq, &[]);
     // due next year, then soon, then paused, then in another queue
     put(&naq, &schedule("one", json!({"cron": "0 0 1 1 *"})));
+    let changed_at = Instant::now();
     change(&naq, "one", |one| {
         one.cron = None;
         one.every = Some(WireDuration(Duration::from_millis(100)));
@@ -61,6 +62,8 @@ fn schedule_changes_take_effect_at_once() {
         one.progress.done_until = now();
     });
     progressed(&naq, "one", "runs", |progress| progress.runs >= 3);
+    // by the watch: the check that no change was lost is only made every 30 seconds
+    assert!(changed_at.elapsed() < Duration::from_secs(20));
     change(&naq, "one", |one| one.status = ScheduleStatus::Paused);
     // a later tick was enqueued: the leader has received the pause
     put(&naq, &schedule("two", json!({"every": 0.1})));

@@ -404,13 +404,15 @@ fn cancelled_rerouted_job_leaves_nothing() {
 fn drained_job_is_requeued_to_another_worker_without_a_crash() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _plain = spawn(&naq, "plain", &[]);
+    // requeued by a nak: waiting for the lease to expire would take longer than this test
+    let _plain = spawn_with(&naq, "10m", "plain", &[]);
     let mut long = until_file(&naq, "go");
     long["requires"] = serde_json::json!({"gpu": "yes"});
     let job = naq.publish("build", long.to_string());
     wait_until_rerouted(&naq, 1);
     let first = naq
         .worker(&["build"])
+        .ack_wait("10m")
         .arg("--label")
         .arg("gpu=yes")
         .arg("--drain-timeout")
@@ -419,7 +421,7 @@ fn drained_job_is_requeued_to_another_worker_without_a_crash() {
     naq.wait_running(&job);
     assert!(first.stop().success());
     release(&naq, "go");
-    let _second = spawn(&naq, "second", &["gpu=yes"]);
+    let _second = spawn_with(&naq, "10m", "second", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!((record.attempt, record.crashes), (1, 0));
 }
