@@ -5,7 +5,7 @@ use clap::{Arg, Command};
 use super::examples::{EXAMPLES, Example};
 
 /// Maximum number of examples of a verb.
-const EXAMPLES_MAX: usize = 5;
+pub(super) const EXAMPLES_MAX: usize = 5;
 
 /// The end of the program's own help.
 const OVERVIEW: &str = "\
@@ -66,7 +66,7 @@ fn add_examples(verb: Command, path: &str) -> Command {
 }
 
 /// The examples of a verb. A verb that groups others has the first example of each.
-fn examples(path: &str) -> Vec<&'static Example> {
+pub(super) fn examples(path: &str) -> Vec<&'static Example> {
     if let Some((_, examples)) = EXAMPLES.iter().find(|(verb, _)| *verb == path) {
         return examples.iter().collect();
     }
@@ -79,63 +79,4 @@ fn examples(path: &str) -> Vec<&'static Example> {
         .filter_map(|(_, examples)| examples.first())
         .take(EXAMPLES_MAX)
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Calls `visit` with the path of every verb.
-    fn for_each_verb(command: &Command, path: &str, visit: &mut impl FnMut(&str, &Command)) {
-        for verb in command.get_subcommands() {
-            let path = format!("{path} {}", verb.get_name())
-                .trim_start()
-                .to_owned();
-            visit(&path, verb);
-            for_each_verb(verb, &path, visit);
-        }
-    }
-
-    #[test]
-    fn every_verb_has_two_to_five_examples() {
-        let mut verbs = Vec::new();
-        for_each_verb(&super::super::command(), "", &mut |path, _| {
-            verbs.push(path.to_owned());
-            let examples = examples(path);
-            assert!((2..=EXAMPLES_MAX).contains(&examples.len()), "naq {path}");
-            for (what, command) in examples {
-                assert!(command.contains("naq "), "{command}");
-                assert!(!what.ends_with('.'), "{what}");
-            }
-        });
-        for (verb, _) in EXAMPLES {
-            assert!(verbs.iter().any(|known| known == verb), "no verb {verb}");
-        }
-    }
-
-    /// Help is a sentence without a full stop for each verb and a noun phrase for each option.
-    #[test]
-    fn every_verb_and_option_has_a_help_text() {
-        for_each_verb(&super::super::command(), "", &mut |path, verb| {
-            let about = verb
-                .get_about()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(
-                !about.is_empty() && !about.ends_with('.'),
-                "naq {path}: {about}"
-            );
-            for argument in verb.get_arguments() {
-                let help = argument.get_help().map(ToString::to_string);
-                let help = help.unwrap_or_default();
-                let id = argument.get_id();
-                assert!(!help.is_empty(), "naq {path}: {id} has no help");
-                assert!(
-                    help.chars().next().is_some_and(char::is_uppercase),
-                    "naq {path}: {id}: {help}"
-                );
-                assert!(!help.ends_with('.'), "naq {path}: {id}: {help}");
-            }
-        });
-    }
 }

@@ -278,4 +278,65 @@ mod tests {
     fn the_arguments_are_consistent() {
         command().debug_assert();
     }
+
+    /// Calls `visit` with the path of every verb.
+    fn for_each_verb(
+        verbs: &clap::Command,
+        path: &str,
+        visit: &mut impl FnMut(&str, &clap::Command),
+    ) {
+        for verb in verbs.get_subcommands() {
+            let path = format!("{path} {}", verb.get_name())
+                .trim_start()
+                .to_owned();
+            visit(&path, verb);
+            for_each_verb(verb, &path, visit);
+        }
+    }
+
+    #[test]
+    fn every_verb_has_two_to_five_examples() {
+        let mut verbs = Vec::new();
+        for_each_verb(&command(), "", &mut |path, _| {
+            verbs.push(path.to_owned());
+            let examples = help::examples(path);
+            assert!(
+                (2..=help::EXAMPLES_MAX).contains(&examples.len()),
+                "naq {path}"
+            );
+            for (what, command) in examples {
+                assert!(command.contains("naq "), "{command}");
+                assert!(!what.ends_with('.'), "{what}");
+            }
+        });
+        for (verb, _) in examples::EXAMPLES {
+            assert!(verbs.iter().any(|known| known == verb), "no verb {verb}");
+        }
+    }
+
+    /// Help is a sentence without a full stop for each verb and a noun phrase for each option.
+    #[test]
+    fn every_verb_and_option_has_a_help_text() {
+        for_each_verb(&command(), "", &mut |path, verb| {
+            let about = verb
+                .get_about()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                !about.is_empty() && !about.ends_with('.'),
+                "naq {path}: {about}"
+            );
+            for argument in verb.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string);
+                let help = help.unwrap_or_default();
+                let id = argument.get_id();
+                assert!(!help.is_empty(), "naq {path}: {id} has no help");
+                assert!(
+                    help.chars().next().is_some_and(char::is_uppercase),
+                    "naq {path}: {id}: {help}"
+                );
+                assert!(!help.ends_with('.'), "naq {path}: {id}: {help}");
+            }
+        });
+    }
 }
