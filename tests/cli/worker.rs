@@ -77,7 +77,11 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
         naq.cli(args).run().exits(code).expect_stderr(&[words]);
     };
     let usage = 2;
-    refused(&["--containment", "chroot"], usage, "`namespace`");
+    refused(
+        &["--containment", "chroot"],
+        usage,
+        "auto, cgroup, namespace",
+    );
     refused(&["--run-as", "no-such-user"], usage, ": no such user");
     refused(&["--run-as", "root:no-such"], usage, ": no such group");
     refused(&["--landlock-read", "usr"], 1, "usr: not an absolute path");

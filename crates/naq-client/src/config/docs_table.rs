@@ -38,7 +38,8 @@ pub fn settings_markdown() -> String {
         );
     }
     page.push_str(
-        "\n¹ Only for `naq worker` and other verbs that run a worker.\n\n\
+        "\n¹ Only for `naq worker` and `naq dev`. A flag of a list or of pairs adds to the value of the other layers \
+         instead of overriding it.\n\n\
          ## Variables without an effect\n\n\
          These variables of the Python library have no effect any more. `naq config` reports them.\n\n\
          | variable | instead |\n|---|---|\n",
@@ -81,11 +82,9 @@ fn kind(setting: &Setting) -> String {
 }
 
 fn default(setting: &Setting) -> String {
-    match setting.default {
-        DefaultValue::None => String::new(),
-        DefaultValue::Text(text) => format!("`{text}`"),
-        DefaultValue::DataDir => "`~/.local/share/naq`".to_owned(),
-        DefaultValue::CacheDir => "`~/.cache/naq`".to_owned(),
-        DefaultValue::Processors => "number of processors".to_owned(),
+    match (setting.default, setting.default_text()) {
+        (_, None) => String::new(),
+        (DefaultValue::Processors, Some(text)) => text.to_owned(),
+        (_, Some(text)) => format!("`{text}`"),
     }
 }

@@ -227,6 +227,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
+    use super::super::settings::FIELDS;
     use super::*;
 
     fn empty_env() -> ProcessEnv {
@@ -265,6 +266,15 @@ mod tests {
                 .iter()
                 .all(|entry| entry.source == Source::Default)
         );
+    }
+
+    #[test]
+    fn every_row_of_the_table_has_a_typed_field() {
+        let mut rows: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+        let mut fields = FIELDS.to_vec();
+        rows.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(rows, fields);
     }
 
     #[test]

@@ -72,6 +72,10 @@ pub struct Setting {
     pub secret: bool,
     /// The name of the flag, if it is not the setting's name with dashes.
     pub flag_name: Option<&'static str>,
+    /// The short flag.
+    pub short_flag: Option<char>,
+    /// The name of the flag's value in help. Empty if there is no flag or the flag takes no value.
+    pub value_name: &'static str,
     /// The verbs with a flag for it.
     pub flag_scope: FlagScope,
     /// What the setting does, in one line.
@@ -88,14 +92,28 @@ impl Setting {
         }
     }
 
-    const fn with_flag(mut self, scope: FlagScope) -> Setting {
+    /// The default for people. `None` if there is none.
+    #[must_use]
+    pub const fn default_text(&self) -> Option<&'static str> {
+        match self.default {
+            DefaultValue::None => None,
+            DefaultValue::Text(text) => Some(text),
+            DefaultValue::DataDir => Some("~/.local/share/naq"),
+            DefaultValue::CacheDir => Some("~/.cache/naq"),
+            DefaultValue::Processors => Some("number of processors"),
+        }
+    }
+
+    const fn with_flag(mut self, scope: FlagScope, value_name: &'static str) -> Setting {
         self.flag_scope = scope;
+        self.value_name = value_name;
         self
     }
 
-    const fn with_flag_named(mut self, name: &'static str, scope: FlagScope) -> Setting {
-        self.flag_name = Some(name);
-        self.with_flag(scope)
+    const fn with_names(mut self, flag: &'static str, short: char) -> Setting {
+        self.flag_name = Some(flag);
+        self.short_flag = Some(short);
+        self
     }
 
     /// The setting with this name.
@@ -119,6 +137,8 @@ const fn row(
         default,
         secret: false,
         flag_name: None,
+        short_flag: None,
+        value_name: "",
         flag_scope: FlagScope::None,
         help,
     }
@@ -126,14 +146,8 @@ const fn row(
 
 const fn secret(name: &'static str, variable: &'static str, help: &'static str) -> Setting {
     Setting {
-        name,
-        variable,
-        kind: SettingKind::Text,
-        default: DefaultValue::None,
         secret: true,
-        flag_name: None,
-        flag_scope: FlagScope::None,
-        help,
+        ..row(name, variable, SettingKind::Text, DefaultValue::None, help)
     }
 }
 
@@ -149,7 +163,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("nats://127.0.0.1:4222"),
         "address of NATS; several are separated by commas",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "URL"),
     row(
         "context",
         "NAQ_CONTEXT",
@@ -157,7 +171,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "context of the nats program to connect with; @selected means the selected one",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "NAME"),
     row(
         "creds",
         "NAQ_CREDS",
@@ -165,7 +179,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "credentials file (JWT and seed)",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "nkey",
         "NAQ_NKEY",
@@ -173,7 +187,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "file with an NKey seed",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "user",
         "NAQ_USER",
@@ -181,10 +195,10 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "user name; needs a password",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "NAME"),
     secret("password", "NAQ_PASSWORD", "password; needs a user name")
-        .with_flag(FlagScope::EveryVerb),
-    secret("token", "NAQ_TOKEN", "authentication token").with_flag(FlagScope::EveryVerb),
+        .with_flag(FlagScope::EveryVerb, "TEXT"),
+    secret("token", "NAQ_TOKEN", "authentication token").with_flag(FlagScope::EveryVerb, "TEXT"),
     row(
         "tls_ca",
         "NAQ_TLS_CA",
@@ -192,7 +206,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "file with the CA certificates to trust",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "tls_cert",
         "NAQ_TLS_CERT",
@@ -200,7 +214,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "client certificate; needs a key",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "tls_key",
         "NAQ_TLS_KEY",
@@ -208,7 +222,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "private key of the client certificate",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "inbox_prefix",
         "NAQ_INBOX_PREFIX",
@@ -230,7 +244,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("false"),
         "allow a remote NATS server that requires no credentials",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, ""),
     row(
         "connect_timeout",
         "NAQ_CONNECT_TIMEOUT",
@@ -238,7 +252,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("5s"),
         "time limit of the first connection",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "TIME"),
     row(
         "prefix",
         "NAQ_PREFIX",
@@ -246,7 +260,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("naq"),
         "prefix of all subjects and streams; each prefix is a separate installation",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "NAME"),
     row(
         "replicas",
         "NAQ_REPLICAS",
@@ -317,31 +331,32 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Processors,
         "number of jobs that a worker runs at once",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "COUNT")
+    .with_names("concurrency", 'c'),
     row(
         "timeout",
         "NAQ_DEFAULT_TIMEOUT",
         SettingKind::Duration { min_ms: 1 },
         DefaultValue::None,
-        "timeout of jobs that set none",
+        "timeout of jobs that set none, such as 5m",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "TIME"),
     row(
         "memory",
         "NAQ_MEMORY",
         SettingKind::Size,
         DefaultValue::None,
-        "memory limit of jobs that set none",
+        "memory limit of jobs that set none, such as 256M",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "SIZE"),
     row(
         "workdir",
         "NAQ_WORKDIR",
         SettingKind::Path,
         DefaultValue::None,
-        "working directory of jobs that set none",
+        "working directory of jobs that set none; without it, the worker's own",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "DIR"),
     row(
         "drain_timeout",
         "NAQ_DRAIN_TIMEOUT",
@@ -349,15 +364,15 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("30s"),
         "how long a stopping worker waits for its running jobs",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "TIME"),
     row(
         "containment",
         "NAQ_CONTAINMENT",
         SettingKind::Choice(&["auto", "cgroup", "namespace", "subreaper"]),
         DefaultValue::Text("auto"),
-        "how the process tree of a job is contained",
+        "how the process tree of a job is contained; auto is the strongest way available",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "KIND"),
     row(
         "run_as",
         "NAQ_RUN_AS",
@@ -365,7 +380,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "user that jobs run as, USER or USER:GROUP; needs root",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "USER[:GROUP]"),
     row(
         "landlock_read",
         "NAQ_LANDLOCK_READ",
@@ -373,7 +388,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "files and folders that jobs may read and execute; all others are denied",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "PATH"),
     row(
         "landlock_write",
         "NAQ_LANDLOCK_WRITE",
@@ -381,7 +396,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "files and folders that jobs may read and write; all others are denied",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "PATH"),
     row(
         "allow_env",
         "NAQ_ALLOW_ENV",
@@ -389,7 +404,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "variables that jobs may set although they are denied by default",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "NAME"),
     row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
@@ -397,7 +412,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "folder of secrets, one file per secret",
     )
-    .with_flag(FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "DIR"),
     row(
         "worker_labels",
         "NAQ_WORKER_LABELS",
@@ -405,7 +420,8 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "labels of a worker, which jobs can require",
     )
-    .with_flag_named("label", FlagScope::Worker),
+    .with_flag(FlagScope::Worker, "KEY=VALUE")
+    .with_names("label", 'l'),
     row(
         "nats_server",
         "NAQ_NATS_SERVER",
@@ -413,7 +429,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::None,
         "nats-server program for the managed server",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FILE"),
     row(
         "data_dir",
         "NAQ_DATA_DIR",
@@ -435,7 +451,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("info"),
         "level of the log",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "LEVEL"),
     row(
         "log_format",
         "NAQ_LOG_FORMAT",
@@ -443,7 +459,7 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("text"),
         "format of the log",
     )
-    .with_flag(FlagScope::EveryVerb),
+    .with_flag(FlagScope::EveryVerb, "FORMAT"),
     row(
         "log_to_file_enabled",
         "NAQ_LOG_TO_FILE_ENABLED",

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use super::exit::Failure;
 use super::render;
 use super::session::Session;
+use super::setting_flags::WorkerSettingFlags;
 use super::worker::{join_names, queue_names};
 use super::worker_options::WorkerOptions;
 use crate::local_server::{ServerConfig, SyncInterval};
@@ -22,6 +23,12 @@ pub(super) struct Args {
     /// always [default: 1s]
     #[arg(long, value_name = "WHEN", value_parser = super::server::parse_sync)]
     sync: Option<SyncInterval>,
+}
+
+impl Args {
+    pub(super) fn setting_flags(&self) -> &WorkerSettingFlags {
+        self.worker.setting_flags()
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {

@@ -37,6 +37,7 @@ mod scheduler;
 mod schema;
 mod server;
 mod session;
+mod setting_flags;
 mod signals;
 mod status;
 mod systemd;
@@ -224,7 +225,12 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         _ => {}
     }
     let log_jobs = matches!(cli.verb, Verb::Dev(_));
-    let session = Session::open(&cli.global, log_jobs)?;
+    let worker = match &cli.verb {
+        Verb::Worker(args) => Some(args.setting_flags()),
+        Verb::Dev(args) => Some(args.setting_flags()),
+        _ => None,
+    };
+    let session = Session::open(&cli.global, worker, log_jobs)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -7,6 +7,7 @@ use clap::{Args, FromArgMatches};
 use super::exit::Failure;
 use super::log_file::LogFile;
 use super::render;
+use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
 use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings};
 use naq_client::{BrokerError, Client, ClientError};
@@ -29,149 +30,8 @@ pub(super) struct GlobalOptions {
         hide_short_help = true
     )]
     config: Option<PathBuf>,
-    /// Address of NATS: nats://HOST:PORT[,…] [default: nats://127.0.0.1:4222]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    nats_url: Option<String>,
-    /// Context of the `nats` command line
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    context: Option<String>,
-    /// Credentials file (JWT and seed)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    creds: Option<String>,
-    /// NKey seed file
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    nkey: Option<String>,
-    /// User name
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    user: Option<String>,
-    /// Password (better in NAQ_PASSWORD: other users can see arguments)
-    #[arg(
-        long,
-        global = true,
-        value_name = "TEXT",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    password: Option<String>,
-    /// Token (better in NAQ_TOKEN: other users can see arguments)
-    #[arg(
-        long,
-        global = true,
-        value_name = "TEXT",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    token: Option<String>,
-    /// File of TLS certificates to trust
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    tls_ca: Option<String>,
-    /// TLS client certificate
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    tls_cert: Option<String>,
-    /// Key of the TLS client certificate
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    tls_key: Option<String>,
-    /// Maximum time to connect, such as 5s
-    #[arg(
-        long,
-        global = true,
-        value_name = "TIME",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    connect_timeout: Option<String>,
-    /// Allow a remote NATS server that requires no credentials
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    allow_insecure: bool,
-    /// Prefix of every name on the server; naq with another prefix is independent
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    prefix: Option<String>,
-    /// nats-server program for a local server
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        help_heading = "Connection",
-        hide_short_help = true
-    )]
-    nats_server: Option<String>,
-    /// Log level: error, warn, info, debug or trace
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        help_heading = "Log",
-        hide_short_help = true
-    )]
-    log_level: Option<String>,
-    /// Log format: text or json
-    #[arg(
-        long,
-        global = true,
-        value_name = "FORMAT",
-        help_heading = "Log",
-        hide_short_help = true
-    )]
-    log_format: Option<String>,
+    #[command(flatten)]
+    settings: GlobalSettingFlags,
 }
 
 impl GlobalOptions {
@@ -203,55 +63,18 @@ impl GlobalOptions {
         GlobalOptions::from_arg_matches(&matches).ok()
     }
 
-    /// The connection options again, as arguments for another naq.
-    fn connection_arguments(&self) -> Vec<String> {
-        let config = self
-            .config
-            .as_ref()
-            .map(|path| path.to_string_lossy().into_owned());
-        let mut arguments: Vec<String> = [
-            ("--config", &config),
-            ("--nats-url", &self.nats_url),
-            ("--context", &self.context),
-            ("--creds", &self.creds),
-            ("--nkey", &self.nkey),
-            ("--user", &self.user),
-            ("--password", &self.password),
-            ("--token", &self.token),
-            ("--tls-ca", &self.tls_ca),
-            ("--tls-cert", &self.tls_cert),
-            ("--tls-key", &self.tls_key),
-            ("--prefix", &self.prefix),
-        ]
-        .into_iter()
-        .filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]))
-        .flatten()
-        .collect();
-        if self.allow_insecure {
-            arguments.push("--allow-insecure".to_owned());
-        }
-        arguments
+    /// The settings file and the settings again, as arguments for another naq.
+    fn arguments(&self) -> Vec<String> {
+        let config = self.config.iter();
+        config
+            .flat_map(|path| ["--config".to_owned(), path.to_string_lossy().into_owned()])
+            .chain(self.settings.arguments())
+            .collect()
     }
 
     fn flags(&self) -> Flags {
-        Flags::default()
-            .with_config_file(self.config.clone())
-            .with_optional("nats_url", self.nats_url.as_ref())
-            .with_optional("context", self.context.as_ref())
-            .with_optional("creds", self.creds.as_ref())
-            .with_optional("nkey", self.nkey.as_ref())
-            .with_optional("user", self.user.as_ref())
-            .with_optional("password", self.password.as_ref())
-            .with_optional("token", self.token.as_ref())
-            .with_optional("tls_ca", self.tls_ca.as_ref())
-            .with_optional("tls_cert", self.tls_cert.as_ref())
-            .with_optional("tls_key", self.tls_key.as_ref())
-            .with_optional("connect_timeout", self.connect_timeout.as_ref())
-            .with_optional("allow_insecure", self.allow_insecure.then_some("true"))
-            .with_optional("prefix", self.prefix.as_ref())
-            .with_optional("nats_server", self.nats_server.as_ref())
-            .with_optional("log_level", self.log_level.as_ref())
-            .with_optional("log_format", self.log_format.as_ref())
+        let flags = Flags::default().with_config_file(self.config.clone());
+        self.settings.add_to(flags)
     }
 }
 
@@ -260,15 +83,25 @@ pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
     env: ProcessEnv,
-    connection_arguments: Vec<String>,
+    arguments: Vec<String>,
     /// Lives as long as the session, so that the last lines of the log reach the file.
     _log_file: Option<LogFile>,
 }
 
 impl Session {
     /// Resolves the settings and starts the log, which has a line for each job if `log_jobs`.
-    pub(super) fn open(global: &GlobalOptions, log_jobs: bool) -> Result<Session, Failure> {
-        let mut session = Session::without_log(global)?;
+    /// `worker` has the settings of a verb that runs a worker.
+    pub(super) fn open(
+        global: &GlobalOptions,
+        worker: Option<&WorkerSettingFlags>,
+        log_jobs: bool,
+    ) -> Result<Session, Failure> {
+        let flags = global.flags();
+        let flags = match worker {
+            Some(worker) => worker.add_to(flags),
+            None => flags,
+        };
+        let mut session = Session::with_flags(global, &flags)?;
         session._log_file = start_log(session.settings(), log_jobs)?;
         set_failpoints(&session.env)?;
         for warning in &session.resolved.warnings {
@@ -281,13 +114,17 @@ impl Session {
 
     /// Resolves the settings, and prints nothing.
     pub(super) fn without_log(global: &GlobalOptions) -> Result<Session, Failure> {
+        Session::with_flags(global, &global.flags())
+    }
+
+    fn with_flags(global: &GlobalOptions, flags: &Flags) -> Result<Session, Failure> {
         let env = ProcessEnv::read();
-        let resolved = config::load(&env, &global.flags())?;
+        let resolved = config::load(&env, flags)?;
         Ok(Session {
             resolved,
             json: global.json,
             env,
-            connection_arguments: global.connection_arguments(),
+            arguments: global.arguments(),
             _log_file: None,
         })
     }
@@ -296,9 +133,9 @@ impl Session {
         &self.resolved.settings
     }
 
-    /// The connection options, as arguments for another naq.
-    pub(super) fn connection_arguments(&self) -> &[String] {
-        &self.connection_arguments
+    /// The options of every verb that set a setting, as arguments for another naq.
+    pub(super) fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     /// A variable of this process's environment.

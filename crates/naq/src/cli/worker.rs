@@ -2,6 +2,7 @@
 
 use super::exit::Failure;
 use super::session::Session;
+use super::setting_flags::WorkerSettingFlags;
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
@@ -13,6 +14,12 @@ pub(super) struct Args {
     queues: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
+}
+
+impl Args {
+    pub(super) fn setting_flags(&self) -> &WorkerSettingFlags {
+        self.worker.setting_flags()
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {

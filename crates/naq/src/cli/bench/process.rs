@@ -20,8 +20,8 @@ pub(super) struct Bench {
     pub(super) json: bool,
     runner: Runner,
     program: String,
-    /// Connection options of this process, which the processes that it starts get too.
-    connection: Vec<String>,
+    /// The options of this process that set a setting, which the processes that it starts get too.
+    session_arguments: Vec<String>,
     env: Vec<(String, String)>,
     /// Environment of a worker's jobs, each as `NAME=VALUE`.
     pub(super) job_env: Vec<String>,
@@ -62,7 +62,7 @@ impl Bench {
             json: session.json,
             runner,
             program,
-            connection: session.connection_arguments().to_vec(),
+            session_arguments: session.arguments().to_vec(),
             folder,
             env: session.environment_for_children(),
             job_env: job_env(session),
@@ -89,18 +89,18 @@ impl Bench {
             .ok_or_else(|| Failure::general("the folder for temporary files is not UTF-8"))
     }
 
-    /// Starts this program with the arguments, after this process's connection options.
+    /// Starts this program with the arguments, after the options of this process that set a setting.
     pub(super) fn spawn_naq(&self, args: &[&str]) -> JobHandle {
-        let connection: &[String] = match args.first() {
-            // The hidden subcommands have no connection options.
+        let session_arguments: &[String] = match args.first() {
+            // The hidden subcommands have no such options.
             Some(first) if first.starts_with("__") => &[],
-            _ => &self.connection,
+            _ => &self.session_arguments,
         };
         let mut command = Command::new(
             "bench",
             Program::Path {
                 program: self.program.clone(),
-                args: connection
+                args: session_arguments
                     .iter()
                     .cloned()
                     .chain(args.iter().map(|arg| (*arg).to_owned()))
