@@ -3,12 +3,15 @@
 //! A test binary of its own: a runner kills children of its process that look like orphans of its
 //! jobs. In one process with it, other tests would lose their nats-servers.
 
-#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
+#[cfg(test)]
 mod confined;
 mod control;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod ending;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
 mod output;
 mod starting;
