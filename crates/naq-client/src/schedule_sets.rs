@@ -85,12 +85,12 @@ impl Client {
     /// # use naq_client::{Client, ClientError, NewSchedule, ScheduleSetOptions};
     /// use std::time::SystemTime;
     ///
-    /// use naq_client::{Envelope, QueueName, ScheduleId};
+    /// use naq_client::{Envelope, QueueName};
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
     /// let now = SystemTime::now().into();
-    /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
-    /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
+    /// let backup = Envelope::command("./backup.sh", ["--all"]);
+    /// let nightly = NewSchedule::cron("0 5 * * *", backup).with_schedule_id("nightly-backup")?;
     /// let wanted = vec![nightly.to_schedule(&QueueName::new("backups")?, now)?];
     /// let options = ScheduleSetOptions { set: "backups".to_owned(), prune: true, adopt: false };
     /// let plan = client.plan_schedules(wanted, options).await?;

@@ -10,8 +10,8 @@ use naq_core::{
 use naq_jetstream::{BrokerError, NewJob, ScheduleListing};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
-    Envelope, EnvelopeError, JobId, Misfire, Overlap, QueueName, Reason, RejectReason, Schedule,
-    ScheduleId, ScheduleProgress, ScheduleStatus, State, TickEnvelope, Timestamp,
+    Envelope, EnvelopeError, InvalidName, JobId, Misfire, Overlap, QueueName, Reason, RejectReason,
+    Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, State, TickEnvelope, Timestamp,
 };
 
 /// When the ticks of a schedule are due.
@@ -34,12 +34,13 @@ pub enum Recurrence {
 /// use std::time::Duration;
 ///
 /// use naq_client::NewSchedule;
-/// use naq_client::{Envelope, Overlap, ScheduleId};
+/// use naq_client::{Envelope, Overlap};
 ///
 /// # fn example() -> Result<(), naq_client::InvalidName> {
-/// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
-/// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
-/// nightly.set_timezone("Europe/Berlin");
+/// let backup = Envelope::command("./backup.sh", ["--all"]);
+/// let mut nightly = NewSchedule::cron("0 5 * * *", backup)
+///     .with_schedule_id("nightly-backup")?
+///     .with_timezone("Europe/Berlin");
 /// nightly.overlap = Overlap::Skip;
 ///
 /// let beat = NewSchedule::every(Duration::from_secs(15), Envelope::command("./beat", [""; 0]));
@@ -76,7 +77,8 @@ pub struct NewSchedule {
 }
 
 impl NewSchedule {
-    /// Creates a schedule by a cron expression, in UTC unless [`NewSchedule::set_timezone`] is called.
+    /// Creates a schedule by a cron expression, in UTC unless
+    /// [`NewSchedule::with_timezone`] sets another time zone.
     #[must_use]
     pub fn cron(expression: impl Into<String>, envelope: Envelope) -> NewSchedule {
         let expression = expression.into();
@@ -114,12 +116,23 @@ impl NewSchedule {
         }
     }
 
+    /// Sets the name.
+    ///
+    /// # Errors
+    /// Returns [`InvalidName`] if the name is invalid.
+    pub fn with_schedule_id(mut self, name: impl AsRef<str>) -> Result<NewSchedule, InvalidName> {
+        self.schedule_id = Some(ScheduleId::new(name)?);
+        Ok(self)
+    }
+
     /// Sets the IANA time zone of a cron expression. A fixed interval has no time zone and is left as it
     /// is.
-    pub fn set_timezone(&mut self, zone: impl Into<String>) {
+    #[must_use]
+    pub fn with_timezone(mut self, zone: impl Into<String>) -> NewSchedule {
         if let Recurrence::Cron { tz, .. } = &mut self.recurrence {
             *tz = Some(zone.into());
         }
+        self
     }
 
     /// Checks the schedule and returns it as it is stored if it is created at `now`, for jobs of this
@@ -374,11 +387,11 @@ impl Queue {
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError, NewSchedule};
-    /// use naq_client::{Envelope, ScheduleId};
+    /// use naq_client::Envelope;
     ///
     /// # async fn example(client: Client) -> Result<(), ClientError> {
-    /// let mut nightly = NewSchedule::cron("0 5 * * *", Envelope::command("./backup.sh", ["--all"]));
-    /// nightly.schedule_id = Some(ScheduleId::new("nightly-backup")?);
+    /// let backup = Envelope::command("./backup.sh", ["--all"]);
+    /// let nightly = NewSchedule::cron("0 5 * * *", backup).with_schedule_id("nightly-backup")?;
     /// let queue = client.queue("backups")?;
     /// let made = queue.schedule(&nightly).await?;
     /// println!("{} is {:?}", made.schedule_id(), made.outcome);
