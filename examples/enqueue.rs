@@ -32,9 +32,9 @@ async fn main() -> anyhow::Result<()> {
     let text = client.read_stdout(&record).await?;
     std::io::stdout().write_all(&text)?;
     anyhow::ensure!(
-        record.state == State::Succeeded,
+        record.state() == State::Succeeded,
         "the job is {}",
-        record.state
+        record.state()
     );
     Ok(())
 }

@@ -72,7 +72,7 @@ fn by_library(run: &Run, job: &str) {
             ));
         }
         Ok(CancelOutcome::AlreadyEnded(record)) => {
-            run.stage.note(&format!("{job} is {}", record.state))
+            run.stage.note(&format!("{job} is {}", record.state()))
         }
         Err(error) => run
             .stage

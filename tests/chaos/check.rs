@@ -165,8 +165,8 @@ pub(super) fn check(seen: &Seen) -> Verdict {
     };
     for job in &seen.acknowledged {
         match seen.records.get(job) {
-            Some((_, record)) if record.state.is_terminal() => {}
-            Some((_, record)) => verdict.stuck.push(format!("{job}: {}", record.state)),
+            Some((_, record)) if record.state().is_terminal() => {}
+            Some((_, record)) => verdict.stuck.push(format!("{job}: {}", record.state())),
             None if seen.queued.contains(job) => verdict.stuck.push(format!("{job}: queued")),
             None => verdict.lost.push(job.clone()),
         }
@@ -211,21 +211,22 @@ fn check_writes(verdict: &mut Verdict, seen: &Seen, job: &str, writes: &[Write])
 }
 
 fn check_record(verdict: &mut Verdict, seen: &Seen, job: &str, record: &Record) {
-    if !record.state.is_terminal() {
+    if !record.state().is_terminal() {
         return;
     }
     verdict.ended += 1;
-    verdict.crashed += usize::from(record.reason == Some(Reason::Crashed));
-    if matches!(record.state, State::Failed | State::Rejected) && !seen.dead_letters.contains(job) {
+    verdict.crashed += usize::from(record.reason() == Some(Reason::Crashed));
+    if matches!(record.state(), State::Failed | State::Rejected) && !seen.dead_letters.contains(job)
+    {
         verdict.no_dead_letter.push(job.to_owned());
     }
-    if seen.cancelled.contains(job) && record.state != State::Cancelled {
-        let state = record.state;
+    if seen.cancelled.contains(job) && record.state() != State::Cancelled {
+        let state = record.state();
         verdict.wrong.push(format!("{job}: cancelled, and {state}"));
     }
     match planned(seen, record) {
         Some(planned) => {
-            let state_of = |job: &str| seen.records.get(job).map(|(_, record)| record.state);
+            let state_of = |job: &str| seen.records.get(job).map(|(_, record)| record.state());
             let cancel_requested = seen.cancel_requested.contains(job);
             if let Some(problem) = planned.check(record, cancel_requested, state_of) {
                 let kind = planned.kind;
@@ -293,9 +294,9 @@ fn check_keys(verdict: &mut Verdict, seen: &Seen) {
         };
         let ran_to_its_end = line.fence == last_fence[job]
             && ended.contains(&(job, line.fence))
-            && record.reason != Some(Reason::Crashed)
+            && record.reason() != Some(Reason::Crashed)
             && !record.cancel_requested
-            && record.state != State::Cancelled;
+            && record.state() != State::Cancelled;
         let Some((key, max)) = planned(seen, record).and_then(Planned::slots) else {
             continue;
         };

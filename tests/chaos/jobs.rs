@@ -74,31 +74,31 @@ fn is_met(on: &str, state: State) -> bool {
 impl Ends {
     /// Compares a terminal record with the plan. `None` means that it is as planned.
     pub(super) fn check(self, record: &Record) -> Option<String> {
-        if record.state == State::Failed && record.reason == Some(Reason::Dependency) {
+        if record.state() == State::Failed && record.reason() == Some(Reason::Dependency) {
             return Some("failed because of a dependency".to_owned());
         }
-        let crashed = record.reason == Some(Reason::Crashed) && record.crashes >= 3;
+        let crashed = record.reason() == Some(Reason::Crashed) && record.crashes >= 3;
         if crashed && self != Ends::Rejected {
             // its workers were killed under it so often that naq fails it, as documented
             return None;
         }
         let good = match self {
             Ends::Well { stdout_bytes } => {
-                record.state == State::Succeeded
+                record.state() == State::Succeeded
                     && record.stdout.as_ref().map_or(0, |output| output.bytes) == stdout_bytes
             }
             Ends::Failed { reason, failures } => {
-                record.state == State::Failed
-                    && record.reason == Some(reason)
+                record.state() == State::Failed
+                    && record.reason() == Some(reason)
                     && record.attempt - record.crashes == failures
             }
-            Ends::Rejected => record.state == State::Rejected,
+            Ends::Rejected => record.state() == State::Rejected,
         };
         (!good).then(|| {
             format!(
                 "{} ({:?}) at attempt {} with {} crashes and {:?} bytes, not {self:?}",
-                record.state,
-                record.reason,
+                record.state(),
+                record.reason(),
                 record.attempt,
                 record.crashes,
                 record.stdout.as_ref().map(|output| output.bytes)
@@ -128,7 +128,7 @@ impl Planned {
         cancel_requested: bool,
         state_of: impl Fn(&str) -> Option<State>,
     ) -> Option<String> {
-        if record.state == State::Cancelled {
+        if record.state() == State::Cancelled {
             return (!cancel_requested).then(|| "no cancel was requested".to_owned());
         }
         let none = Vec::new();
@@ -145,12 +145,12 @@ impl Planned {
             return self.ends.check(record);
         }
         let by_dependency =
-            record.state == State::Failed && record.reason == Some(Reason::Dependency);
+            record.state() == State::Failed && record.reason() == Some(Reason::Dependency);
         let broken = ends.iter().any(|(on, state)| {
             state.is_some_and(|state| state.is_terminal() && !is_met(on, state))
         });
         (!by_dependency || !broken)
-            .then(|| format!("{} ({:?}) after {ends:?}", record.state, record.reason))
+            .then(|| format!("{} ({:?}) after {ends:?}", record.state(), record.reason()))
     }
 }
 

@@ -235,7 +235,7 @@ impl Stage {
                         .as_ref()
                         .ok()
                         .and_then(|(records, _)| records.get(job))
-                        .is_some_and(|(_, record)| record.state.is_terminal())
+                        .is_some_and(|(_, record)| record.state().is_terminal())
                 };
                 if missing.iter().all(ended) {
                     return;

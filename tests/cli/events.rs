@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use futures_util::StreamExt;
 use naq_client::Client;
 use naq_jetstream::ConnectOptions;
-use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
+use naq_protocol::{JobId, Outcome, Phase, QueueName, Reason, Record, State, Timestamp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -303,7 +303,7 @@ fn no_end_is_missed_while_the_server_is_away() {
     std::fs::write(&go, "").unwrap();
     server.restart();
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     followed.expect_stderr("the connection was lost");
     let last = naq.publish("build", r#"{"command":"false"}"#);
@@ -325,7 +325,11 @@ fn write_records(naq: &Naq, count: usize) {
         let time = Timestamp::from_unix_ms(0).unwrap();
         let records = (0..count).map(|number| {
             let job = JobId::new(format!("r{number}")).unwrap();
-            let record = Record::new(job, queue.clone(), State::Succeeded, time);
+            let succeeded = Phase::Finished {
+                outcome: Outcome::Succeeded,
+                finished_at: time,
+            };
+            let record = Record::new(job, queue.clone(), succeeded, time);
             async move { broker.write_record(&record, 0, None).await.unwrap() }
         });
         futures_util::stream::iter(records)
@@ -391,7 +395,11 @@ fn an_event_that_was_dropped_on_the_way_is_caught_up_with() {
     for id in ["before", "hidden", "after"] {
         let time = Timestamp::from_unix_ms(0).unwrap();
         let (job, queue) = (JobId::new(id).unwrap(), QueueName::new("q").unwrap());
-        let record = Record::new(job, queue, State::Failed, time);
+        let failed = Phase::Finished {
+            outcome: Outcome::Failed(Reason::Exit),
+            finished_at: time,
+        };
+        let record = Record::new(job, queue, failed, time);
         naq.block_on(client.broker().write_record(&record, 0, None))
             .unwrap();
     }

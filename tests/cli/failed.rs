@@ -175,7 +175,7 @@ fn discarding_asks_and_removes_the_stored_objects() {
     assert!(naq.dead_letters().is_empty());
     assert!(!object_exists());
     // the record is not what was discarded
-    assert_eq!(naq.wait_ended(&long).state, State::Failed);
+    assert_eq!(naq.wait_ended(&long).state(), State::Failed);
 
     keep_many(&naq, 500);
     let done = naq
@@ -263,7 +263,7 @@ fn an_entry_whose_job_has_succeeded_since_is_discarded() {
     let _worker = naq.worker(&["many"]).spawn();
     // a worker that dies between the copy and the record leaves an entry of a job that continues
     let job = naq.enqueue(&["-q", "many", "--id", "j0", "--", "true"]);
-    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
     naq.wait_drained("many");
     let go = naq.home().join("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());

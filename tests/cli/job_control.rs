@@ -311,7 +311,7 @@ fn a_job_is_run_now_without_a_scheduler() {
     assert_eq!(envelope["concurrency_key"], "schedule one");
     let _worker = naq.worker(&["build"]).spawn();
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.state(), State::Succeeded);
     let printed = text(record.stdout.as_ref());
     let (id, tick) = printed.trim_end().split_once(' ').unwrap();
     assert_eq!(id, "one");
@@ -417,7 +417,7 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
         .exits(5)
         .expect_stderr(&["`gone`", "cancelled"]);
     assert_eq!(
-        naq.wait_ended(&JobId::new("gone").unwrap()).state,
+        naq.wait_ended(&JobId::new("gone").unwrap()).state(),
         State::Cancelled
     );
 
@@ -426,7 +426,7 @@ fn a_job_that_runs_once_is_controlled_the_same_way() {
     let done = control(&naq, &["early", "run-now"]).succeeds();
     assert_eq!(done.stdout, "early\n");
     assert_eq!(
-        naq.wait_ended(&JobId::new("early").unwrap()).state,
+        naq.wait_ended(&JobId::new("early").unwrap()).state(),
         State::Succeeded
     );
     // it has been

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 use naq_core::StartDelay;
 use naq_jetstream::NewJob;
-use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
+use naq_protocol::{JobId, Outcome, Phase, QueueName, Reason, Record, State, Timestamp};
 use serde_json::Value;
 
 use crate::harness::naq::{Naq, eventually};
@@ -58,7 +58,7 @@ fn every_job_is_listed_once_wherever_it_is() {
     naq.enqueue(&[&retrying[..], &["--", "sh", "-c", "exit 1"]].concat());
     let retrying = JobId::new("retrying").unwrap();
     naq.wait_for(&retrying, "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     naq.enqueue(&["-q", "build", "--id", "running", "--", "sleep", "600"]);
     naq.wait_running(&JobId::new("running").unwrap());
@@ -162,10 +162,16 @@ fn ten_thousand_are_listed_in_pages() {
         let time = Timestamp::from_unix_ms(0).unwrap();
         let records = (0..RECORDS).map(|number| {
             let job = JobId::new(format!("r{number}")).unwrap();
-            let mut record = Record::new(job, queue.clone(), State::Succeeded, time);
-            if number % 1_000 == 7 {
-                record.state = State::Failed;
-            }
+            let outcome = if number % 1_000 == 7 {
+                Outcome::Failed(Reason::Exit)
+            } else {
+                Outcome::Succeeded
+            };
+            let finished = Phase::Finished {
+                outcome,
+                finished_at: time,
+            };
+            let record = Record::new(job, queue.clone(), finished, time);
             async move { broker.write_record(&record, 0, None).await.unwrap() }
         });
         futures_util::stream::iter(records)
@@ -290,7 +296,7 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
         r#"{"job_id":"child","command":"true","depends_on":["parent"]}"#,
     );
     let child = JobId::new("child").unwrap();
-    naq.wait_for(&child, "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&child, "waiting", |record| record.state() == State::Waiting);
     assert_eq!(ids(&naq, &[]), ["child"]);
     assert_eq!(ids(&naq, &["--state", "waiting"]), ["child"]);
     naq.cli(["job", "ttl", "parent", "1h"]).run().exits(4);
@@ -300,7 +306,7 @@ fn jobs_that_wait_for_others_are_listed_and_what_stands_for_unknown_ones_is_not(
     assert_eq!(events.lines().count(), 1, "{events}");
 
     naq.publish("build", r#"{"job_id":"parent","command":"true"}"#);
-    assert_eq!(naq.wait_ended(&child).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&child).state(), State::Succeeded);
     let mut listed = ids(&naq, &["--state", "succeeded"]);
     listed.sort();
     assert_eq!(listed, ["child", "parent"]);

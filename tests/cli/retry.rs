@@ -32,13 +32,13 @@ fn a_failed_job_runs_again_as_a_new_one() {
         .run()
         .succeeds();
     let failed = naq.wait_ended(&first);
-    assert_eq!(failed.state, State::Failed);
+    assert_eq!(failed.state(), State::Failed);
     assert_eq!(naq.dead_letter(&first).job_id, first);
 
     std::fs::write(&marker, "").unwrap();
     let again = printed_id(&naq.cli(["retry", "first"]).run().succeeds().stdout);
     let record = naq.wait_ended(&again);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert_eq!(record.rerun_of.as_ref(), Some(&first));
     assert_eq!(record.queue.as_str(), "build");
     assert_eq!(record.labels["team"], "a");
@@ -50,7 +50,7 @@ fn a_failed_job_runs_again_as_a_new_one() {
     assert_eq!(kept["rerun_of"], "first");
 
     // the old one is what it was, and no longer waits to be dealt with
-    assert_eq!(naq.wait_ended(&first).finished_at, failed.finished_at);
+    assert_eq!(naq.wait_ended(&first).finished_at(), failed.finished_at());
     assert!(naq.dead_letters().is_empty());
 
     // from the record now, each time another job
@@ -125,7 +125,7 @@ fn what_cannot_run_again_is_refused_and_kept() {
     let _worker = naq.worker(&["other"]).spawn();
     for payload in [b"no envelope".to_vec(), vec![0xff, 0xfe], b"{}".to_vec()] {
         let rejected = naq.publish("other", payload);
-        assert_eq!(naq.wait_ended(&rejected).state, State::Rejected);
+        assert_eq!(naq.wait_ended(&rejected).state(), State::Rejected);
         naq.cli(["retry", rejected.as_str()])
             .run()
             .exits(6)
@@ -170,7 +170,10 @@ fn two_who_retry_at_once_make_one_job() {
     let _worker = naq_again.worker(&["build"]).spawn();
     assert_eq!(naq_again.block_on(other.enqueue()).unwrap(), again);
     naq_again.wait_drained("build");
-    assert_eq!(naq_again.wait_ended(&again).finished_at, first.finished_at);
+    assert_eq!(
+        naq_again.wait_ended(&again).finished_at(),
+        first.finished_at()
+    );
     let ran = std::fs::read_to_string(ran).unwrap();
     assert_eq!(ran, format!("{old}\n{again}\n"));
     // the failure of the new job is its own entry, and is not lost with the old one's

@@ -276,7 +276,7 @@ fn a_crontab_moves_over() {
     let _worker = naq.worker(&["build"]).spawn();
     let run = naq.cli(["job-control", &id, "run-now"]).run().succeeds();
     let record = naq.wait_ended(&JobId::new(run.stdout.trim_end()).unwrap());
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     let home = naq.home().canonicalize().unwrap();
     let printed = format!("the crontab {} %\none\ntwo\n", home.display());
     assert_eq!(text(record.stdout.as_ref()), printed);

@@ -88,7 +88,7 @@ fn a_job_that_has_not_ended_is_left_alone() {
         .exits(5)
         .expect_stderr(&["has not ended", "running"]);
     std::fs::write(&go, "").unwrap();
-    assert_eq!(naq.wait_ended(&running).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&running).state(), State::Succeeded);
 }
 
 #[test]

@@ -40,11 +40,11 @@ fn a_second_message_with_another_envelope_is_dead_lettered_and_not_run() {
         br#"{"command":"sh","args":["-c","echo $NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ]"],"max_retries":1,"retry_delay":2,"retry_jitter":false}"#;
     naq.publish_to("default", SUBJECT, retrying.to_vec());
     naq.wait_for(&id("mine"), "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     naq.publish_to("default", SUBJECT, say("second"));
     let record = naq.wait_ended(&id("mine"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
     assert_eq!(text(record.stdout.as_ref()), "2\n");
     // also once the first job has ended
     naq.publish_to("default", SUBJECT, say("third"));
@@ -55,7 +55,7 @@ fn a_second_message_with_another_envelope_is_dead_lettered_and_not_run() {
         assert_eq!(job.payload, say(word));
         let record = naq.wait_ended(&job.job_id);
         assert_eq!(
-            (record.state, record.reason),
+            (record.state(), record.reason()),
             (State::Rejected, Some(Reason::Invalid))
         );
         assert!(record.error.unwrap().contains("`mine` is taken"));
@@ -68,7 +68,7 @@ fn an_equivalent_envelope_under_a_used_id_is_a_duplicate() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
     naq.publish_to("default", SUBJECT, say("once"));
-    assert_eq!(naq.wait_ended(&id("mine")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("mine")).state(), State::Succeeded);
     naq.publish_to(
         "default",
         SUBJECT,

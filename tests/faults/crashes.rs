@@ -54,12 +54,12 @@ fn a_worker_killed_at_any_failpoint_loses_no_job() {
         assert!(!first.wait_exit().success(), "{step}");
         let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
         let record = naq.wait_ended(&job);
-        assert_eq!(record.state, State::Succeeded, "{step}");
+        assert_eq!(record.state(), State::Succeeded, "{step}");
         assert_eq!(record.attempt, attempt, "{step}");
         naq.wait_drained("build");
         assert_eq!(runs(&naq), runs_expected, "{step}");
         let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-        assert_eq!(kept.finished_at, record.finished_at, "{step}");
+        assert_eq!(kept.finished_at(), record.finished_at(), "{step}");
     }
 }
 
@@ -87,7 +87,7 @@ fn redelivery_after_a_killed_worker_leaves_no_process_and_reruns_the_job() {
     let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -107,7 +107,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let second = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -117,7 +117,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
         !read_pid(&pid).is_some_and(is_process_alive)
     });
     let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-    assert_eq!(kept.finished_at, record.finished_at);
+    assert_eq!(kept.finished_at(), record.finished_at());
     assert_eq!(kept.attempt, 2);
     naq.assert_jobs_still_run("build");
     assert!(first.stop().success());
@@ -139,7 +139,7 @@ fn a_job_that_crashes_its_worker_three_times_fails() {
     let _last = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.reason, record.crashes),
+        (record.state(), record.reason(), record.crashes),
         (State::Failed, Some(Reason::Crashed), 3)
     );
     assert_eq!(runs(&naq), 3);
@@ -175,13 +175,13 @@ fn redelivery_after_a_killed_worker_works_although_another_job_was_cancelled() {
     let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     for job in &jobs {
         let record = naq.wait_ended(job);
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
     }
     for (job, state) in others
         .iter()
         .zip([State::Succeeded, State::Cancelled, State::Succeeded])
     {
-        assert_eq!(naq.wait_ended(job).state, state);
+        assert_eq!(naq.wait_ended(job).state(), state);
     }
     naq.wait_drained("build");
 }
@@ -203,7 +203,7 @@ fn a_claim_with_a_message_that_was_rerouted_meanwhile_does_not_block_the_job() {
     let job = naq.publish("build", envelope.to_string());
     let _other = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.state(), State::Succeeded);
     naq.wait_drained("build");
     assert!(slow.stop().success());
 }
@@ -228,7 +228,7 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     naq.publish("build", job.to_string());
     naq.enqueue(&["--queue", "idle", "--id", "first", "--", "true"]);
     let job = JobId::new("job").unwrap();
-    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&job, "waiting", |record| record.state() == State::Waiting);
     naq.cli(["cancel", "first"]).run().succeeds();
     // no event shows that the server takes the first worker for dead
     std::thread::sleep(Duration::from_secs(3));
@@ -246,7 +246,7 @@ fn a_late_acknowledgement_of_a_blocked_job_does_not_stop_its_run() {
     naq.wait_ended(&back);
     other.signal(Signal::SIGKILL);
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
 }
 
 /// If only some waiters of a rejected job were notified of its end, all are notified again.
@@ -265,7 +265,9 @@ fn waiters_of_a_rejected_job_are_notified_at_whichever_failpoint_its_worker_dies
         ]});
         naq.publish("build", waiting.to_string());
         let [waiting, bad] = ["waiting", "bad"].map(|id| JobId::new(id).unwrap());
-        naq.wait_for(&waiting, "waiting", |record| record.state == State::Waiting);
+        naq.wait_for(&waiting, "waiting", |record| {
+            record.state() == State::Waiting
+        });
         naq.wait_for(&bad, "awaited", |record| record.has_dependents);
         drop(mortal.take());
         let dying = naq
@@ -280,8 +282,8 @@ fn waiters_of_a_rejected_job_are_notified_at_whichever_failpoint_its_worker_dies
         );
         assert!(!dying.wait_exit().success(), "{step}");
         let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
-        assert_eq!(naq.wait_ended(&waiting).state, State::Succeeded, "{step}");
-        assert_eq!(naq.wait_ended(&bad).state, State::Rejected, "{step}");
+        assert_eq!(naq.wait_ended(&waiting).state(), State::Succeeded, "{step}");
+        assert_eq!(naq.wait_ended(&bad).state(), State::Rejected, "{step}");
     }
 }
 
@@ -308,14 +310,14 @@ fn a_dependency_that_ends_while_a_job_blocks_on_it_releases_the_job() {
         })
     });
     naq.publish("quick", r#"{"job_id": "early", "command": "true"}"#);
-    assert_eq!(naq.wait_ended(&early).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&early).state(), State::Succeeded);
     naq.wait_for(&last, "waiting for the other", |record| {
-        let waits = record.waits.as_ref();
+        let waits = record.waits();
         waits.is_some_and(|waits| waits.dependencies.len() == 1)
     });
     naq.publish("quick", r#"{"job_id": "late", "command": "true"}"#);
-    assert_eq!(naq.wait_ended(&late).state, State::Succeeded);
-    assert_eq!(naq.wait_ended(&last).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&late).state(), State::Succeeded);
+    assert_eq!(naq.wait_ended(&last).state(), State::Succeeded);
 }
 
 /// The process that cancels a blocked job dies meanwhile: the dependents of that job continue.
@@ -335,16 +337,18 @@ fn a_cancel_that_dies_leaves_no_dependent_blocked() {
         naq.publish("build", second.to_string());
         let [first, second] = ["first", "second"].map(|id| JobId::new(id).unwrap());
         naq.wait_for(&first, "waiting with dependents", |record| {
-            record.state == State::Waiting && record.has_dependents
+            record.state() == State::Waiting && record.has_dependents
         });
-        naq.wait_for(&second, "waiting", |record| record.state == State::Waiting);
+        naq.wait_for(&second, "waiting", |record| {
+            record.state() == State::Waiting
+        });
         let done = naq
             .cli(["cancel", "first"])
             .env("FAILPOINTS", &format!("{step}=return"))
             .run();
         assert_eq!(done.code, None, "{step}: {done:?}");
-        assert_eq!(naq.wait_ended(&first).state, State::Cancelled, "{step}");
-        assert_eq!(naq.wait_ended(&second).state, State::Succeeded, "{step}");
+        assert_eq!(naq.wait_ended(&first).state(), State::Cancelled, "{step}");
+        assert_eq!(naq.wait_ended(&second).state(), State::Succeeded, "{step}");
     }
 }
 
@@ -375,7 +379,7 @@ fn a_redelivery_to_the_same_worker_after_a_lost_delivery_has_another_fence() {
     eventually("it runs again", || ran().len() == 2);
     let after = naq.wait_running(&job);
     let lease = |record: &Record| {
-        let lease = record.lease.clone().unwrap();
+        let lease = record.lease().cloned().unwrap();
         (lease.worker_id, lease.sequence, lease.delivery)
     };
     // only the fence distinguishes the two attempts
@@ -385,7 +389,7 @@ fn a_redelivery_to_the_same_worker_after_a_lost_delivery_has_another_fence() {
     assert!(fences[0].1 < fences[1].1, "{fences:?}");
     std::fs::write(naq.home().join("go"), "").unwrap();
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
     assert_eq!(text(record.stdout.as_ref()), "attempt 2\n");
     naq.wait_drained("build");
     assert_eq!(ran().len(), 2);

@@ -29,9 +29,9 @@ fn draining_on_term_or_int_finishes_running_jobs_and_claims_no_more() {
         std::fs::write(naq.home().join(queue), "").unwrap();
         assert!(worker.wait_exit().success());
         let record = naq.wait_ended(&running);
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
         let left = naq.block_on(naq.client().fetch_job(&waiting)).unwrap();
-        assert_eq!(left.state, State::Queued);
+        assert_eq!(left.state(), State::Queued);
         let _next = naq.worker(&[queue]).spawn();
         assert_eq!(naq.wait_ended(&waiting).attempt, 1);
     }
@@ -57,7 +57,7 @@ fn jobs_that_outlast_the_drain_timeout_are_requeued_without_using_a_retry() {
         .unwrap();
     let record = record.unwrap();
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Queued, 0, 0)
     );
     std::fs::write(naq.home().join("go"), "").unwrap();
@@ -65,7 +65,7 @@ fn jobs_that_outlast_the_drain_timeout_are_requeued_without_using_a_retry() {
     let _next = naq.worker(&["build"]).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
 }
@@ -96,7 +96,7 @@ fn a_second_signal_stops_at_once() {
     worker.signal(Signal::SIGTERM);
     assert!(worker.wait_exit().success());
     for job in &jobs {
-        let record = naq.wait_for(job, "queued", |record| record.state == State::Queued);
+        let record = naq.wait_for(job, "queued", |record| record.state() == State::Queued);
         assert_eq!((record.attempt, record.crashes), (0, 0));
     }
 }
@@ -117,9 +117,9 @@ fn deliveries_to_a_worker_without_a_free_slot_are_requeued() {
     let _idle = idle.ack_wait("10m").spawn();
     for job in &jobs {
         let record = naq.wait_ended(job);
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     }
-    assert_eq!(naq.wait_running(&long).state, State::Running);
+    assert_eq!(naq.wait_running(&long).state(), State::Running);
     std::fs::write(naq.home().join("go"), "").unwrap();
     naq.wait_ended(&long);
 }
@@ -142,7 +142,7 @@ fn order_of(naq: &Naq, order: &str) -> Vec<String> {
         .arg(order)
         .spawn();
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     assert!(worker.stop().success());
     let ran = std::fs::read_to_string(file).unwrap();
@@ -199,5 +199,5 @@ fn a_job_that_keeps_forking_while_its_worker_drains_leaves_no_process() {
     let (record, _) = naq
         .block_on(naq.client().broker().read_record(&job))
         .unwrap();
-    assert_eq!(record.unwrap().state, State::Queued);
+    assert_eq!(record.unwrap().state(), State::Queued);
 }

@@ -161,8 +161,8 @@ fn an_invalid_envelope_becomes_a_dead_letter_with_reason_and_path() {
     for (job, (bytes, words)) in jobs.iter().zip(&invalid) {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
         let record = naq.wait_ended(job);
-        assert_eq!(record.state, State::Rejected, "{shown}: {record:#?}");
-        assert_eq!(record.reason, Some(Reason::Invalid), "{shown}");
+        assert_eq!(record.state(), State::Rejected, "{shown}: {record:#?}");
+        assert_eq!(record.reason(), Some(Reason::Invalid), "{shown}");
         let error = record.error.unwrap();
         for word in *words {
             assert!(error.contains(word), "{shown}: no {word:?} in {error}");
@@ -193,7 +193,7 @@ fn a_later_envelope_version_is_rejected_and_an_unknown_field_is_ignored() {
         let job = naq.publish("build", later);
         let record = naq.wait_ended(&job);
         assert_eq!(
-            record.reason,
+            record.reason(),
             Some(Reason::UnsupportedVersion),
             "{record:#?}"
         );
@@ -201,7 +201,7 @@ fn a_later_envelope_version_is_rejected_and_an_unknown_field_is_ignored() {
     }
     let known = r#"{"version":1,"command":"echo","args":["x"],"colour":"blue","nested":{"a":[1]}}"#;
     let record = naq.wait_ended(&naq.publish("build", known));
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     // kept as it was written
     assert_eq!(record.envelope.unwrap().get(), known);
     naq.assert_jobs_still_run("build");
@@ -227,7 +227,7 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
         );
         let record = naq.wait_ended(&job);
         assert_eq!(
-            record.reason,
+            record.reason(),
             Some(Reason::NotAllowed),
             "{name}: {record:#?}"
         );
@@ -237,7 +237,7 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
     naq.assert_jobs_still_run("strict");
     let allowed = r#"{"command":"sh","args":["-c","echo $LD_BIND_NOW"],"env":{"LD_BIND_NOW":"1"}}"#;
     let record = naq.wait_ended(&naq.publish("open", allowed));
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn names_in_subjects_are_validated() {
         raw.publish(format!("naq.queue.build.{token}").as_bytes(), good);
         let job = naq_protocol::JobId::new(format!("build-{place}")).unwrap();
         let record = naq.wait_ended(&job);
-        assert_eq!(record.state, State::Rejected, "{token}");
+        assert_eq!(record.state(), State::Rejected, "{token}");
         assert!(
             record.error.as_ref().unwrap().contains(word),
             "{token}: {record:#?}"
@@ -271,7 +271,7 @@ fn names_in_subjects_are_validated() {
         br#"{"command":"true","job_id":"two"}"#.to_vec(),
     );
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Rejected);
+    assert_eq!(record.state(), State::Rejected);
     assert!(record.error.unwrap().contains("two"));
     naq.assert_jobs_still_run("build");
 }
@@ -347,7 +347,7 @@ fn an_envelope_over_the_message_size_is_refused_before_it_is_sent() {
         match done.code {
             Some(0) => {
                 let job = naq_protocol::JobId::new(done.stdout.trim_end()).unwrap();
-                assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+                assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
             }
             _ => {
                 done.exits(6).expect_stderr(&["65536"]);
@@ -381,7 +381,7 @@ fn a_dead_letter_near_the_message_size_is_kept_whole() {
     // a payload that leaves no room for headers, and headers that leave no room for another name
     let payload = vec![b'x'; 64 << 10];
     let job = naq.publish("build", payload.clone());
-    assert_eq!(naq.wait_ended(&job).state, State::Rejected);
+    assert_eq!(naq.wait_ended(&job).state(), State::Rejected);
     let object = naq.dead_letter(&job).object.unwrap();
     assert_eq!(
         naq.block_on(naq.client().broker().get_object(&object))
@@ -395,7 +395,7 @@ fn a_dead_letter_near_the_message_size_is_kept_whole() {
         b"not an envelope",
     );
     let job = naq_protocol::JobId::new("build-2").unwrap();
-    assert_eq!(naq.wait_ended(&job).state, State::Rejected);
+    assert_eq!(naq.wait_ended(&job).state(), State::Rejected);
     naq.dead_letter(&job);
     naq.assert_jobs_still_run("build");
     naq.wait_drained("build");
@@ -426,7 +426,7 @@ fn one_field_that_fills_the_envelope_does_not_block_its_worker() {
             format!(r#"{{"command":"true","{field}":{value}}}"#),
         );
         let record = naq.wait_ended(&job);
-        assert_eq!(record.state, State::Rejected, "{field}");
+        assert_eq!(record.state(), State::Rejected, "{field}");
         let error = record.error.unwrap();
         assert!(error.contains(field) && error.len() < 1_000, "{error}");
     }
@@ -451,6 +451,6 @@ fn a_core_publish_of_any_client_is_a_job_too() {
     let record = naq.wait_ended(&naq_protocol::JobId::new("build-1").unwrap());
     assert_eq!(text(record.stdout.as_ref()), "1 true x\n");
     let record = naq.wait_ended(&naq_protocol::JobId::new("build-2").unwrap());
-    assert_eq!(record.state, State::Rejected);
+    assert_eq!(record.state(), State::Rejected);
     naq.assert_jobs_still_run("build");
 }

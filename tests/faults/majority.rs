@@ -52,13 +52,13 @@ fn killed_and_suspended_stream_leaders_lose_no_job() {
     // the outcome reaches the new leader while the old one is suspended
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     cluster.resume(second);
     Cluster::wait_replicated(naq.handle(), naq.nats());
     let kept = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-    assert_eq!(kept.finished_at, record.finished_at);
+    assert_eq!(kept.finished_at(), record.finished_at());
     assert!(worker.stop().success());
 }
 
@@ -84,7 +84,7 @@ fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
         cluster.resume(index);
     }
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
     assert!(worker.stop().success());
 }
 

@@ -17,11 +17,11 @@ fn a_job_over_its_memory_limit_is_killed_and_the_worker_lives() {
     });
     let job = naq.publish("build", greedy.to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Failed);
+    assert_eq!(record.state(), State::Failed);
     // at the limit of its own address space it may also be refused memory, and report that itself
     assert!(
         matches!(
-            record.reason,
+            record.reason(),
             Some(Reason::Oom | Reason::Signal | Reason::Exit)
         ),
         "{record:#?}"

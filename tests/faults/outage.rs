@@ -28,7 +28,7 @@ fn an_enqueue_while_the_server_is_suspended_is_stored_once() {
     assert_eq!(naq.stream_messages("build"), 1);
     let _worker = naq.worker(&["build"]).spawn();
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     naq.wait_drained("build");
 }
 
@@ -80,7 +80,7 @@ fn a_job_that_ends_while_the_server_is_suspended_is_recorded_once() {
     server.resume();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     naq.wait_drained("build");
@@ -117,7 +117,7 @@ fn retries_of_a_thousand_jobs_that_fail_at_once_are_spread() {
     for index in 0..JOBS {
         let job = JobId::new(format!("f{index}")).unwrap();
         let record = naq.wait_ended(&job);
-        assert_eq!((record.state, record.attempt), (State::Failed, 2));
+        assert_eq!((record.state(), record.attempt), (State::Failed, 2));
         waits.insert(record.started_at.unwrap().unix_ms() / 250);
     }
     // the delays are spread over four seconds: if they were bunched, they would fill one quarter or

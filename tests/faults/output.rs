@@ -28,7 +28,7 @@ fn endless_output_is_truncated_with_the_true_count_in_flat_memory() {
         r#"{"script":"head -c 200000000 /dev/zero | tr '\\0' x; echo; echo end"}"#,
     );
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     let output = record.stdout.as_ref().unwrap();
     assert_eq!(output.bytes, 200_000_005);
     assert!(output.truncated);
@@ -38,7 +38,7 @@ fn endless_output_is_truncated_with_the_true_count_in_flat_memory() {
     // and output that never ends by itself
     let job = naq.publish("build", r#"{"command":"yes","timeout":"1s"}"#);
     let record = naq.wait_ended(&job);
-    assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
+    assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
     assert!(record.stdout.unwrap().truncated);
     naq.assert_jobs_still_run("build");
 }
@@ -83,7 +83,7 @@ fn closed_output_and_unread_input_do_not_deadlock() {
         "build",
         serde_json::json!({"command": "sleep", "args": ["0.2"], "stdin": stdin}).to_string(),
     );
-    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
     // reads everything
     let job = naq.publish(
         "build",
@@ -92,7 +92,7 @@ fn closed_output_and_unread_input_do_not_deadlock() {
     assert_eq!(text(naq.wait_ended(&job).stdout.as_ref()).trim(), "900000");
     // without input, it reads the end of the file at once
     let job = naq.publish("build", r#"{"command":"cat"}"#);
-    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
     naq.assert_jobs_still_run("build");
 }
 
@@ -109,7 +109,7 @@ fn output_that_does_not_fit_into_a_message_becomes_an_object() {
     let script = r"head -c 60000 /dev/zero | tr '\0' '\001'";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert!(record.stdout.as_ref().unwrap().object.is_some());
     assert_eq!(
         naq.block_on(client.read_stdout(&record)).unwrap(),
@@ -129,7 +129,7 @@ fn output_that_does_not_fit_into_a_message_becomes_an_object() {
         echo \"{\\\"result\\\":\\\"$long\\\"}\" >&3";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     let result = naq.block_on(client.read_result(&record)).unwrap().unwrap();
     assert_eq!(result, format!("\"{}\"", "r".repeat(200_000)));
     assert!(
@@ -150,7 +150,7 @@ fn invalid_control_lines_are_warnings() {
         i=0; while [ $i -lt 5000 ]; do echo nonsense; i=$((i+1)); done >&3";
     let record =
         naq.wait_ended(&naq.publish("build", serde_json::json!({"script": script}).to_string()));
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert!(
         !record.warnings.is_empty() && record.warnings.len() < 100,
         "{record:#?}"
@@ -178,7 +178,7 @@ fn a_reader_of_logs_that_does_not_read_blocks_no_job() {
     eventually("more than a pipe's worth", || other.read_some().len() > 500);
     std::fs::write(stop, "").unwrap();
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.state(), State::Succeeded);
     assert!(text(record.stdout.as_ref()).ends_with("last\n"));
     naq.assert_jobs_still_run("build");
     // blocked throughout, as a pager that waits for its user is

@@ -80,11 +80,15 @@ fn poison_messages_become_dead_letters_and_their_neighbours_run() {
         let jobs = between_good_jobs(&naq, sequence, subject, headers);
         sequence += 3;
         for neighbour in [&jobs[0], &jobs[2]] {
-            assert_eq!(naq.wait_ended(neighbour).state, State::Succeeded, "{what}");
+            assert_eq!(
+                naq.wait_ended(neighbour).state(),
+                State::Succeeded,
+                "{what}"
+            );
         }
         let record = naq.wait_ended(&jobs[1]);
-        assert_eq!(record.state, State::Rejected, "{what}: {record:#?}");
-        assert_eq!(record.reason, Some(Reason::Invalid), "{what}");
+        assert_eq!(record.state(), State::Rejected, "{what}: {record:#?}");
+        assert_eq!(record.reason(), Some(Reason::Invalid), "{what}");
         assert_eq!(naq.dead_letter(&jobs[1]).payload, GOOD, "{what}");
     }
     naq.wait_drained("build");
@@ -108,7 +112,7 @@ fn a_status_header_of_the_producer_is_not_taken_for_the_servers() {
         let jobs = between_good_jobs(&naq, sequence, b"naq.queue.build", headers);
         sequence += 3;
         for neighbour in [&jobs[0], &jobs[2]] {
-            assert_eq!(naq.wait_ended(neighbour).state, State::Succeeded);
+            assert_eq!(naq.wait_ended(neighbour).state(), State::Succeeded);
         }
         naq.wait_ended(&jobs[1]);
     }
@@ -148,7 +152,7 @@ fn deliveries_lost_with_a_poison_message_are_requeued_at_once() {
         } else {
             State::Succeeded
         };
-        assert_eq!(record.state, expected, "{sequence}: {record:#?}");
+        assert_eq!(record.state(), expected, "{sequence}: {record:#?}");
         assert!(record.attempt <= 1 && record.crashes == 0);
     }
     naq.wait_drained("build");

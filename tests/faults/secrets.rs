@@ -66,7 +66,7 @@ fn a_secret_reaches_the_job_and_no_store() {
         &script,
     ]);
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert_eq!(
         std::fs::read_to_string(naq.home().join("got")).unwrap(),
         VALUE
@@ -107,7 +107,7 @@ fn a_missing_secret_is_named_in_the_error() {
     let _worker = naq.worker(&["build"]).spawn();
     let job = naq.publish("build", r#"{"command":"true","secrets":["API_TOKEN"]}"#);
     let record = naq.wait_ended(&job);
-    assert_eq!(record.reason, Some(Reason::Spawn), "{record:#?}");
+    assert_eq!(record.reason(), Some(Reason::Spawn), "{record:#?}");
     assert!(record.error.unwrap().contains("API_TOKEN"));
     naq.assert_jobs_still_run("build");
 }

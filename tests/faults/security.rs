@@ -56,7 +56,7 @@ fn the_servers_clock_counts_and_not_the_producers() {
             serde_json::json!({"command": "true", "enqueue_time": offset}).to_string(),
         );
         let record = naq.wait_ended(&job);
-        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
         let started = record.started_at.unwrap();
         let apart_ms = started.unix_ms() - record.enqueue_time.unix_ms();
         assert!((0..60_000).contains(&apart_ms), "{apart_ms}: {record:#?}");
@@ -66,11 +66,11 @@ fn the_servers_clock_counts_and_not_the_producers() {
         "build",
         r#"{"command":"true","expires_at":"2001-01-01T00:00:00Z"}"#,
     );
-    assert_eq!(naq.wait_ended(&over).state, State::Expired);
+    assert_eq!(naq.wait_ended(&over).state(), State::Expired);
     let open = naq.publish(
         "build",
         r#"{"command":"true","expires_at":"2101-01-01T00:00:00Z"}"#,
     );
-    assert_eq!(naq.wait_ended(&open).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&open).state(), State::Succeeded);
     naq.assert_jobs_still_run("build");
 }

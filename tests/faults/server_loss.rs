@@ -60,7 +60,7 @@ fn a_server_killed_between_enqueue_and_claim_loses_no_job() {
     server.restart();
     let worker = naq.worker(&["build"]).concurrency(2).spawn();
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     assert_eq!(runs(&naq).len(), 20);
     naq.wait_drained("build");
@@ -85,7 +85,7 @@ fn a_server_restarted_while_a_job_runs_loses_no_outcome() {
     touch(&naq.home().join("go"));
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     assert_eq!(runs(&naq), [job.as_str()]);
@@ -112,7 +112,7 @@ fn a_job_that_ends_while_the_server_is_down_is_recorded_later() {
     server.restart();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     assert_eq!(runs(&naq), [job.as_str()]);
@@ -149,7 +149,7 @@ fn repeated_server_kills_among_many_jobs_run_each_once() {
     }
     for index in 0..JOBS {
         let record = naq.wait_ended(&JobId::new(format!("j{index}")).unwrap());
-        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     }
     // the worker lived throughout: it ran each job once, however often requests were repeated
     let mut ran = runs(&naq);

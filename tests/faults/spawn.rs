@@ -83,8 +83,8 @@ fn programs_that_cannot_start_fail_at_once_each_with_its_reason() {
         // a retry would not help
         envelope["max_retries"] = 3.into();
         let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
-        assert_eq!(record.state, State::Failed, "{envelope}: {record:#?}");
-        assert_eq!(record.reason, Some(Reason::Spawn), "{envelope}");
+        assert_eq!(record.state(), State::Failed, "{envelope}: {record:#?}");
+        assert_eq!(record.reason(), Some(Reason::Spawn), "{envelope}");
         assert_eq!(record.attempt, 1, "{envelope}");
         let error = record.error.unwrap();
         for word in words {
@@ -114,7 +114,7 @@ fn arguments_over_the_systems_limits_fail_with_a_reason() {
     for envelope in [one, many] {
         let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
         assert_eq!(
-            (record.state, record.reason),
+            (record.state(), record.reason()),
             (State::Failed, Some(Reason::Spawn))
         );
         assert_eq!(record.attempt, 1);
@@ -127,7 +127,7 @@ fn arguments_over_the_systems_limits_fail_with_a_reason() {
     // just below the limit
     let fits = serde_json::json!({"command": "true", "args": ["x".repeat((128 << 10) - 1)]});
     let record = naq.wait_ended(&naq.publish("build", fits.to_string()));
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     naq.assert_jobs_still_run("build");
 }
 
@@ -139,7 +139,7 @@ fn a_daemon_that_holds_stdout_open_is_killed_and_reported() {
     let script = "setsid sh -c 'sleep 600' & echo $!";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert!(record.leaked);
     let daemon: i32 = text(record.stdout.as_ref()).trim().parse().unwrap();
     eventually("the daemon gone", || !is_process_alive(daemon));
@@ -161,7 +161,7 @@ fn a_job_that_ignores_term_is_killed_after_the_grace() {
     let envelope = serde_json::json!({"script": script, "timeout": "1s"});
     let job = naq.publish("build", envelope.to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
+    assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
     assert_eq!(text(record.stdout.as_ref()), "trapped\n");
     // 1 s of timeout and 1 s of grace
     assert!(record.usage.unwrap().wall_ms >= 2_000);
@@ -181,7 +181,7 @@ fn processes_that_keep_forking_are_all_killed() {
         serde_json::json!({"script": script, "timeout": "1s", "limits": {"processes": 200}});
     let job = naq.publish("build", envelope.to_string());
     let record = naq.wait_ended(&job);
-    assert_eq!(record.reason, Some(Reason::Timeout), "{record:#?}");
+    assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
     eventually("its processes gone", || !has_processes(job.as_str()));
     naq.assert_jobs_still_run("build");
 }

@@ -36,7 +36,7 @@ fn a_full_store_is_an_error_for_the_producer_and_evicts_nothing() {
     for job in &taken {
         let job = JobId::new(job).unwrap();
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-        assert_eq!(record.state, State::Queued);
+        assert_eq!(record.state(), State::Queued);
     }
 }
 
@@ -61,7 +61,7 @@ fn an_outcome_that_finds_a_full_store_is_written_later_without_a_rerun() {
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 1, 0)
     );
     assert_eq!(record.stdout.unwrap().bytes, 60_000);
@@ -85,5 +85,5 @@ fn a_worker_with_an_outcome_that_finds_a_full_store_still_stops() {
     let (record, _) = naq
         .block_on(naq.client().broker().read_record(&job))
         .unwrap();
-    assert_eq!(record.unwrap().state, State::Running);
+    assert_eq!(record.unwrap().state(), State::Running);
 }

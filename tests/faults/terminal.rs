@@ -48,7 +48,7 @@ fn control_sequences_in_foreign_text_do_not_reach_the_terminal() {
         .iter()
         .map(|envelope| naq.publish("build", envelope.to_string()))
         .collect();
-    let ended: Vec<_> = jobs.iter().map(|job| naq.wait_ended(job).state).collect();
+    let ended: Vec<_> = jobs.iter().map(|job| naq.wait_ended(job).state()).collect();
     assert_eq!(ended, [State::Failed, State::Failed, State::Rejected]);
     // forced, since naq drops all escapes if the output is not a terminal
     let shown = |args: &[&str]| {

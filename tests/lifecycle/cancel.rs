@@ -39,7 +39,7 @@ fn cancel_stops_a_running_job_with_its_process_tree_and_releases_its_dependents(
     assert_eq!(waiting.close_stdout_and_wait().code(), Some(1));
     let record = naq.wait_ended(&id("long"));
     assert_eq!(
-        (record.state, record.reason),
+        (record.state(), record.reason()),
         (State::Cancelled, Some(Reason::Cancelled))
     );
     assert!(!is_process_alive(child));
@@ -66,7 +66,7 @@ fn cancelled_job_that_exits_with_0_has_succeeded() {
     naq.cli(["cancel", "--wait", "graceful"]).run().succeeds();
     let record = naq.wait_ended(&id("graceful"));
     assert_eq!(
-        (record.state, record.exit_code),
+        (record.state(), record.exit_code),
         (State::Succeeded, Some(0))
     );
     assert!(record.cancel_requested);
@@ -82,7 +82,7 @@ fn cancel_ends_a_queued_a_blocked_and_a_retrying_job_at_once() {
         .succeeds()
         .expect_stdout("queued  cancelled");
     let record = naq.wait_ended(&id("queued"));
-    assert_eq!((record.state, record.attempt), (State::Cancelled, 0));
+    assert_eq!((record.state(), record.attempt), (State::Cancelled, 0));
     assert_eq!(record.labels.get("a").map(String::as_str), Some("b"));
     assert!(record.envelope.is_some());
     assert_eq!(naq.stream_messages("default"), 0);
@@ -90,10 +90,10 @@ fn cancel_ends_a_queued_a_blocked_and_a_retrying_job_at_once() {
     let _worker = naq.worker(&["default"]).spawn();
     naq.enqueue(&["--id", "waiting", "--depends-on", "ghost", "--", "true"]);
     naq.wait_for(&id("waiting"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     naq.cli(["cancel", "waiting"]).run().succeeds();
-    assert_eq!(naq.wait_ended(&id("waiting")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("waiting")).state(), State::Cancelled);
 
     naq.enqueue(&[
         "--id",
@@ -107,10 +107,10 @@ fn cancel_ends_a_queued_a_blocked_and_a_retrying_job_at_once() {
         "false",
     ]);
     naq.wait_for(&id("retrying"), "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     naq.cli(["cancel", "retrying"]).run().succeeds();
-    assert_eq!(naq.wait_ended(&id("retrying")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("retrying")).state(), State::Cancelled);
     naq.wait_drained("default");
 
     naq.cli(["cancel", "nobody"])
@@ -134,7 +134,7 @@ fn cancel_of_a_job_of_a_crashed_worker_takes_effect_after_its_lease() {
         .expect_stdout("has not answered");
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
     let record = naq.wait_ended(&id("orphan"));
-    assert_eq!((record.state, record.attempt), (State::Cancelled, 1));
+    assert_eq!((record.state(), record.attempt), (State::Cancelled, 1));
 }
 
 #[test]
@@ -152,5 +152,5 @@ fn worker_that_missed_the_cancel_notification_finds_it_in_the_record() {
         record.cancel_requested = true;
         broker.write_record(&record, revision, None).await.unwrap();
     });
-    assert_eq!(naq.wait_ended(&id("deaf")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("deaf")).state(), State::Cancelled);
 }

@@ -23,14 +23,14 @@ fn progress_and_result_are_visible_while_the_job_runs() {
             .as_ref()
             .is_some_and(|progress| progress.percent == Some(40.0))
     });
-    assert_eq!(record.state, State::Running);
+    assert_eq!(record.state(), State::Running);
     naq.cli(["status", "reporting"])
         .run()
         .succeeds()
         .expect_stdout("40% half");
     std::fs::write(&gate, "").unwrap();
     let record = naq.wait_ended(&id("reporting"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     assert_eq!(record.progress.unwrap().percent, Some(100.0));
     assert_eq!(record.result.unwrap().get(), "[1]");
 }
@@ -62,7 +62,7 @@ fn cancel_between_two_reports_is_not_lost() {
     naq.enqueue(&["--id", "talker", "--", "sh", "-c", script]);
     naq.wait_for(&id("talker"), "talking", |record| record.progress.is_some());
     naq.cli(["cancel", "talker"]).run().succeeds();
-    assert_eq!(naq.wait_ended(&id("talker")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("talker")).state(), State::Cancelled);
 }
 
 #[test]
@@ -73,9 +73,10 @@ fn job_chooses_when_it_is_retried() {
     let script = r#"echo '{"retry_after": "1h"}' >&3; exit 75"#;
     naq.enqueue(&["--id", "later", "--retries", "1", "--", "sh", "-c", script]);
     let record = naq.wait_for(&id("later"), "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
-    let wait = record.next_attempt_at.unwrap().unix_ms() - record.finished_at.unwrap().unix_ms();
+    let wait =
+        record.next_attempt_at().unwrap().unix_ms() - record.finished_at().unwrap().unix_ms();
     assert_eq!(wait, 3_600_000);
 }
 
@@ -98,10 +99,10 @@ fn run_cancels_its_job_on_an_interrupt_also_between_attempts() {
         ])
         .spawn();
     naq.wait_for(&id("again"), "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     running.signal(Signal::SIGINT);
     assert!(!running.close_stdout_and_wait().success());
-    assert_eq!(naq.wait_ended(&id("again")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("again")).state(), State::Cancelled);
     naq.wait_for_messages("run", 0);
 }

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use naq_jetstream::NewJob;
-use naq_protocol::{Dependency, DependencyCondition, QueueName, Reason, Record, State, Timestamp};
+use naq_protocol::{
+    BlockedOn, Dependency, DependencyCondition, Phase, QueueName, Reason, Record, State, Timestamp,
+};
 
 use crate::harness::naq::{Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
@@ -42,7 +44,9 @@ fn job_runs_after_its_dependencies() {
         &say("c"),
     ]);
     let worker = naq.worker(&["default"]).concurrency(4).spawn();
-    naq.wait_for(&id("c"), "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&id("c"), "waiting", |record| {
+        record.state() == State::Waiting
+    });
     naq.enqueue(&[
         "--id",
         "b",
@@ -53,10 +57,12 @@ fn job_runs_after_its_dependencies() {
         "-c",
         &say("b"),
     ]);
-    naq.wait_for(&id("b"), "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&id("b"), "waiting", |record| {
+        record.state() == State::Waiting
+    });
     naq.enqueue(&["--id", "a", "--", "sh", "-c", &say("a")]);
     let record = naq.wait_ended(&id("c"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "a\nb\nc\n");
     naq.wait_drained("default");
     drop(worker);
@@ -101,14 +107,14 @@ fn job_with_an_unsatisfiable_dependency_fails_with_its_dependents() {
     for (job, cause) in [("second", "first"), ("third", "second")] {
         let record = naq.wait_ended(&id(job));
         assert_eq!(
-            (record.state, record.reason, record.attempt),
+            (record.state(), record.reason(), record.attempt),
             (State::Failed, Some(Reason::Dependency), 0)
         );
         assert!(record.error.unwrap().contains(cause));
         naq.dead_letter(&id(job));
     }
     for job in ["alarm", "tidy", "calm"] {
-        assert_eq!(naq.wait_ended(&id(job)).state, State::Succeeded, "{job}");
+        assert_eq!(naq.wait_ended(&id(job)).state(), State::Succeeded, "{job}");
     }
     assert_eq!(
         text(naq.wait_ended(&id("alarm")).stdout.as_ref()),
@@ -125,7 +131,7 @@ fn dependency_that_finished_before_does_not_block() {
     naq.enqueue(&["--id", "early", "--", "true"]);
     naq.wait_ended(&id("early"));
     naq.enqueue(&["--id", "late", "--depends-on", "early", "--", "true"]);
-    assert_eq!(naq.wait_ended(&id("late")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("late")).state(), State::Succeeded);
     naq.enqueue(&[
         "--id",
         "never",
@@ -135,7 +141,7 @@ fn dependency_that_finished_before_does_not_block() {
         "true",
     ]);
     assert_eq!(
-        naq.wait_ended(&id("never")).reason,
+        naq.wait_ended(&id("never")).reason(),
         Some(Reason::Dependency)
     );
 }
@@ -156,7 +162,7 @@ fn missing_dependency_fails_the_job_after_its_timeout() {
         "true",
     ]);
     let record = naq.wait_ended(&id("lonely"));
-    assert_eq!(record.reason, Some(Reason::Dependency));
+    assert_eq!(record.reason(), Some(Reason::Dependency));
     let error = record.error.unwrap();
     assert!(
         error.contains("ghost") && error.contains("not enqueued in time"),
@@ -187,7 +193,7 @@ fn circular_dependency_is_detected() {
     let mut circular = 0;
     for job in ["one", "two", "three"] {
         let record = naq.wait_ended(&id(job));
-        assert_eq!(record.reason, Some(Reason::Dependency), "{job}");
+        assert_eq!(record.reason(), Some(Reason::Dependency), "{job}");
         circular += usize::from(record.error.unwrap().contains("itself waits for this job"));
     }
     assert!(circular >= 1);
@@ -211,19 +217,18 @@ fn queued_dependency_is_waited_for_beyond_the_timeout() {
         "true",
     ]);
     let first = naq.wait_for(&id("patient"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
-    let until = first.waits.unwrap().until.unwrap();
+    let until = first.waits().unwrap().until.unwrap();
     // After the timeout it is rechecked, and the timeout starts again.
     naq.wait_for(&id("patient"), "given more time", |record| {
         record
-            .waits
-            .as_ref()
+            .waits()
             .and_then(|waits| waits.until)
             .is_some_and(|next| next > until)
     });
     let _other = naq.worker(&["slow"]).spawn();
-    assert_eq!(naq.wait_ended(&id("patient")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("patient")).state(), State::Succeeded);
 }
 
 #[test]
@@ -250,14 +255,14 @@ fn fan_and_chain_of_hundreds_of_dependencies_finish() {
         naq.worker(&["default"]).concurrency(4).spawn(),
     ];
     naq.wait_for(&id("join"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     push(
         &naq,
         [("root".to_owned(), job(vec![])), (link(0), job(vec![]))],
     );
-    assert_eq!(naq.wait_ended(&id("join")).state, State::Succeeded);
-    assert_eq!(naq.wait_ended(&id(&link(99))).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("join")).state(), State::Succeeded);
+    assert_eq!(naq.wait_ended(&id(&link(99))).state(), State::Succeeded);
     naq.wait_drained("default");
     // The server supports a few thousand consumers, so no consumer per job may remain.
     let consumers = || {
@@ -291,7 +296,7 @@ fn retry_does_not_resolve_satisfied_dependencies_again() {
         "[ $NAQ_ATTEMPT = 3 ]",
     ]);
     let record = naq.wait_ended(&id("top"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 3));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 3));
     assert!(record.dependencies_met);
 }
 
@@ -302,16 +307,16 @@ fn rejected_dependency_releases_its_dependents() {
     let _worker = naq.worker(&["default"]).spawn();
     naq.enqueue(&["--id", "after", "--depends-on", "broken", "--", "true"]);
     naq.wait_for(&id("after"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     naq.publish_to(
         "default",
         "naq.queue.default.broken",
         b"{\"command\":".to_vec(),
     );
-    assert_eq!(naq.wait_ended(&id("broken")).state, State::Rejected);
+    assert_eq!(naq.wait_ended(&id("broken")).state(), State::Rejected);
     assert_eq!(
-        naq.wait_ended(&id("after")).reason,
+        naq.wait_ended(&id("after")).reason(),
         Some(Reason::Dependency)
     );
 }
@@ -349,7 +354,13 @@ fn dependency_that_finished_between_two_checks_is_not_pending() {
     };
     let queue = QueueName::new("default").unwrap();
     let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
-    let mut record = Record::new(id("join"), queue, State::Waiting, now);
+    let waits = BlockedOn {
+        dependencies: vec![after("left"), after("right")],
+        concurrency_key: None,
+        since: now,
+        until: None,
+    };
+    let mut record = Record::new(id("join"), queue, Phase::Blocked { waits }, now);
     record.envelope = serde_json::from_str(r#"{"command":"true"}"#).ok();
     naq.block_on(async {
         let broker = naq.client().broker();
@@ -399,7 +410,7 @@ fn trace_context_survives_blocking_and_retries() {
         sent.unwrap().await.unwrap();
     });
     let job = id("traced");
-    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&job, "waiting", |record| record.state() == State::Waiting);
     naq.enqueue(&["--queue", "build", "--id", "first", "--", "true"]);
     let record = naq.wait_ended(&job);
     assert_eq!(text(record.stdout.as_ref()), format!("2 {TRACE}\n"));

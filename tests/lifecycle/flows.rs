@@ -39,7 +39,7 @@ fn flow_runs_in_order_across_several_queues() {
     assert_eq!(record.labels.get("flow").map(String::as_str), Some("night"));
     assert_eq!(naq.wait_ended(&id("night-right")).queue.as_str(), "other");
     let alarm = naq.wait_ended(&id("night-alarm"));
-    assert_eq!(alarm.reason, Some(Reason::Dependency));
+    assert_eq!(alarm.reason(), Some(Reason::Dependency));
     for named in ["night", "night-left"] {
         let tree = naq.cli(["status", "--tree", named]).run().succeeds();
         let lines: Vec<&str> = tree.stdout.lines().collect();
@@ -83,9 +83,9 @@ fn flow_is_cancelled_by_its_label() {
         .succeeds();
     assert_eq!(done.stdout.lines().count(), 5, "{}", done.stdout);
     let _worker = naq.worker(&["default", "other"]).spawn();
-    assert_eq!(naq.wait_ended(&other).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&other).state(), State::Succeeded);
     for job in ["night-start", "night-report", "night-alarm"] {
-        assert_eq!(naq.wait_ended(&id(job)).state, State::Cancelled, "{job}");
+        assert_eq!(naq.wait_ended(&id(job)).state(), State::Cancelled, "{job}");
     }
 }
 
@@ -132,7 +132,9 @@ fn dependency_tree_without_a_flow_is_shown_from_either_end() {
     naq.enqueue(&["--id", "top", "--depends-on", "middle", "--", "true"]);
     naq.enqueue(&["--id", "middle", "--depends-on", "ghost", "--", "true"]);
     for job in ["top", "middle"] {
-        naq.wait_for(&id(job), "waiting", |record| record.state == State::Waiting);
+        naq.wait_for(&id(job), "waiting", |record| {
+            record.state() == State::Waiting
+        });
     }
     for named in ["top", "middle"] {
         let tree = naq.cli(["status", "--tree", named]).run().succeeds();

@@ -52,9 +52,9 @@ fn concurrency_max_holds_across_workers() {
         .collect();
     // A job without the key is not blocked by them.
     let free = naq.enqueue(&["--", "true"]);
-    assert_eq!(naq.wait_ended(&free).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&free).state(), State::Succeeded);
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     let most = most_at_once(naq.home());
     assert!((1..=2).contains(&most), "{most} at once");
@@ -81,14 +81,14 @@ fn concurrency_slot_survives_a_worker_crash() {
     naq.wait_running(&id("holder"));
     naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
     naq.wait_for(&id("second"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     worker.signal(Signal::SIGKILL);
     worker.wait_exit();
     std::fs::write(&gate, "").unwrap();
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
     assert_eq!(naq.wait_ended(&id("holder")).attempt, 2);
-    assert_eq!(naq.wait_ended(&id("second")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("second")).state(), State::Succeeded);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn concurrency_slot_of_a_vanished_job_is_taken_over() {
     });
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
     naq.enqueue(&["--id", "second", "--concurrency-key", "k", "--", "true"]);
-    assert_eq!(naq.wait_ended(&id("second")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("second")).state(), State::Succeeded);
 }
 
 #[test]
@@ -141,10 +141,10 @@ fn retrying_job_releases_its_concurrency_slot() {
         "false",
     ]);
     naq.wait_for(&id("flaky"), "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     naq.enqueue(&["--id", "other", "--concurrency-key", "k", "--", "true"]);
-    assert_eq!(naq.wait_ended(&id("other")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("other")).state(), State::Succeeded);
     naq.cli(["cancel", "flaky"]).run().succeeds();
 }
 
@@ -168,13 +168,15 @@ fn cancel_of_a_job_blocked_on_a_slot_passes_the_slot_on() {
     naq.wait_running(&id("first"));
     for job in ["second", "third"] {
         naq.enqueue(&["--id", job, "--concurrency-key", "k", "--", "true"]);
-        naq.wait_for(&id(job), "waiting", |record| record.state == State::Waiting);
+        naq.wait_for(&id(job), "waiting", |record| {
+            record.state() == State::Waiting
+        });
     }
     naq.cli(["cancel", "second"]).run().succeeds();
     std::fs::write(&gate, "").unwrap();
     eventually("the third has run", || {
-        naq.wait_ended(&id("third")).state == State::Succeeded
+        naq.wait_ended(&id("third")).state() == State::Succeeded
     });
-    assert_eq!(naq.wait_ended(&id("second")).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&id("second")).state(), State::Cancelled);
     naq.wait_drained("default");
 }

@@ -28,7 +28,7 @@ pub(super) fn an_hour() -> Timestamp {
 /// The state that `naq status` shows.
 pub(super) fn state(naq: &Naq, job: &str) -> State {
     let record = naq.block_on(naq.client().fetch_job(&id(job)));
-    record.unwrap().state
+    record.unwrap().state()
 }
 
 /// Waits until a job that no worker takes is in its queue.
@@ -36,7 +36,7 @@ pub(super) fn queued(naq: &Naq, job: &str) {
     eventually(&format!("{job} queued"), || {
         // the server is down in part of some tests
         let found = naq.block_on(naq.client().fetch_job(&id(job)));
-        found.is_ok_and(|record| record.state == State::Queued)
+        found.is_ok_and(|record| record.state() == State::Queued)
     });
 }
 
@@ -71,7 +71,7 @@ fn delayed_job_starts_although_naq_and_the_server_were_down_at_its_time() {
     // a worker that starts long after
     let worker = naq.worker(&["default"]).spawn();
     let record = naq.wait_ended(&id("soon"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     assert!(record.started_at.unwrap() >= due);
     // another restart does not deliver it again
     naq.wait_for_messages("default", 1);
@@ -91,9 +91,9 @@ fn delayed_job_waits_for_its_time_although_a_worker_is_idle() {
     let _worker = naq.worker(&["default"]).spawn();
     let job = naq.enqueue(&["--in", "2s", "--", "true"]);
     let before = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-    let due = before.next_attempt_at;
+    let due = before.next_attempt_at();
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.state(), State::Succeeded);
     // on a machine so slow that the state was read too late, there is nothing to compare
     if let Some(due) = due {
         assert!(record.started_at.unwrap() >= due, "{record:#?}");
@@ -163,7 +163,7 @@ fn every_verb_supports_delayed_jobs() {
         .succeeds()
         .expect_stdout("cancelled");
     let record = naq.wait_ended(&id("far"));
-    assert_eq!((record.state, record.attempt), (State::Cancelled, 0));
+    assert_eq!((record.state(), record.attempt), (State::Cancelled, 0));
     assert_eq!(info(&naq), (0, 0));
     assert_eq!(naq.stream_messages("default"), 0);
     naq.enqueue(&["--id", "more", "--in", "1h", "--", "true"]);
@@ -181,12 +181,12 @@ fn jobs_that_depend_on_a_delayed_job_continue_when_it_has_run_or_is_cancelled() 
     naq.enqueue(&["--id", "far", "--in", "1h", "--", "true"]);
     let after = "far=failure";
     naq.enqueue(&["--id", "alarm", "--depends-on", after, "--", "true"]);
-    assert_eq!(naq.wait_ended(&id("next")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("next")).state(), State::Succeeded);
     naq.wait_for(&id("alarm"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     naq.cli(["cancel", "far"]).run().succeeds();
-    assert_eq!(naq.wait_ended(&id("alarm")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("alarm")).state(), State::Succeeded);
     naq.wait_drained("default");
 }
 
@@ -232,7 +232,7 @@ fn delayed_job_with_the_same_id_is_the_same_request_or_refused() {
     // and by the server's own deduplication, if nothing was looked up before
     bulk(&[], same).exits(5).expect_stderr(hint);
     let record = naq.block_on(naq.client().fetch_job(&id("x"))).unwrap();
-    assert_eq!(record.next_attempt_at.unwrap().to_string(), due);
+    assert_eq!(record.next_attempt_at().unwrap().to_string(), due);
     assert_eq!(naq.stream_messages("default"), 1);
 
     // once in its queue, it can no longer be delayed
@@ -316,7 +316,7 @@ fn invalid_start_times_are_refused_and_past_ones_start_at_once() {
     ])
     .succeeds();
     let record = naq.block_on(naq.client().fetch_job(&id("z"))).unwrap();
-    let due = record.next_attempt_at.unwrap().to_string();
+    let due = record.next_attempt_at().unwrap().to_string();
     assert_eq!(due, "2126-07-01T09:00:00.000Z");
     let done = enqueue(&["--json", "--in", "1h", "--", "true"]).succeeds();
     assert!(done.stdout.contains(r#""scheduled_for":""#), "{done:?}");
@@ -354,7 +354,7 @@ fn a_thousand_delayed_jobs_and_a_flow_are_kept() {
         .expect_stdout("f-two  scheduled");
     let _worker = naq.worker(&["many"]).concurrency(8).spawn();
     naq.block_on(naq.client().wait_each(&ids, |record| {
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     }))
     .unwrap();
     // all but the flow
@@ -363,7 +363,7 @@ fn a_thousand_delayed_jobs_and_a_flow_are_kept() {
         naq.block_on(naq.client().run_delayed_job_now(&id(job)))
             .unwrap();
     }
-    assert_eq!(naq.wait_ended(&id("f-two")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("f-two")).state(), State::Succeeded);
     naq.wait_drained("many");
 }
 
@@ -494,7 +494,7 @@ fn plain_publish_with_schedule_headers_delays_a_job() {
     let _worker = naq.worker(&["build"]).spawn();
     for job in ["soon", "moved", "paused", "now"] {
         let record = naq.wait_ended(&id(job));
-        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
         let trace = crate::harness::naq::text(record.stdout.as_ref());
         assert!(
             trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736"),
@@ -510,7 +510,7 @@ fn plain_publish_with_schedule_headers_delays_a_job() {
     );
     naq.block_on(client.run_delayed_job_now(&id("ticks")))
         .unwrap();
-    assert_eq!(naq.wait_ended(&id("ticks")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("ticks")).state(), State::Succeeded);
     naq.wait_drained("build");
 }
 
@@ -538,7 +538,7 @@ fn delayed_jobs_survive_on_three_servers() {
         .unwrap();
     let _worker = naq.worker(&["default"]).spawn();
     for job in ["moved", "now", "soon"] {
-        assert_eq!(naq.wait_ended(&id(job)).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(&id(job)).state(), State::Succeeded);
     }
     assert!(
         naq.block_on(client.fetch_delayed_job(&id("paused")))

@@ -28,7 +28,7 @@ fn scheduled_jobs_have_their_schedule_id_and_tick() {
         let tick = later(often.created_at, 300 * count);
         let job = JobId::for_tick(&often.schedule_id, tick);
         let record = naq.wait_ended(&job);
-        assert_eq!(record.state, State::Succeeded);
+        assert_eq!(record.state(), State::Succeeded);
         assert_eq!(record.schedule_id.as_ref(), Some(&often.schedule_id));
         assert_eq!(record.scheduled_for, Some(tick));
         assert_eq!(text(record.stdout.as_ref()), format!("often {tick}\n"));

@@ -98,11 +98,11 @@ fn overlap_queue_runs_every_tick_one_after_another() {
     let _scheduler = scheduler(&naq, &[]);
     naq.wait_running(&job(&queueing, 1));
     naq.wait_for(&job(&queueing, 12), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     go(&naq);
     for record in records(&naq, &queueing, 12) {
-        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     }
     progressed(&naq, "queueing", "counted", |one| one.runs == 12);
     assert!(one_at_a_time(&naq));
@@ -119,12 +119,12 @@ fn overlap_replace_cancels_the_last_job() {
     let _scheduler = scheduler(&naq, &[]);
     for nth in 1..4 {
         let record = naq.wait_ended(&job(&replacing, nth));
-        assert_eq!(record.state, State::Cancelled, "{record:#?}");
+        assert_eq!(record.state(), State::Cancelled, "{record:#?}");
     }
     naq.wait_running(&job(&replacing, 4));
     go(&naq);
     let last = naq.wait_ended(&job(&replacing, 4));
-    assert_eq!(last.state, State::Succeeded);
+    assert_eq!(last.state(), State::Succeeded);
     progressed(&naq, "replacing", "counted", |one| one.runs == 4);
 }
 
@@ -151,9 +151,9 @@ fn overlap_replace_survives_a_leader_crash() {
     let records = records(&naq, &replacing, 10);
     let (last, others) = records.split_last().unwrap();
     assert_eq!(records.len(), 10);
-    assert_eq!(last.state, State::Succeeded);
+    assert_eq!(last.state(), State::Succeeded);
     for record in others {
-        assert_eq!(record.state, State::Cancelled, "{record:#?}");
+        assert_eq!(record.state(), State::Cancelled, "{record:#?}");
     }
 }
 
@@ -187,6 +187,6 @@ fn overlap_skip_survives_a_leader_crash_after_an_enqueue() {
     assert_eq!(last.progress.runs + last.progress.skipped, ticks);
     assert!(one_at_a_time(&naq));
     for two in records.windows(2) {
-        assert!(two[0].finished_at.unwrap() <= two[1].enqueue_time);
+        assert!(two[0].finished_at().unwrap() <= two[1].enqueue_time);
     }
 }

@@ -1,6 +1,7 @@
 //! The reconciler: what crashes left behind, and the leader repairs.
 
-use naq_protocol::{Dependency, Envelope, JobId, Lease, QueueName, Reason, Record, State};
+use naq_protocol::{Dependency, Envelope, JobId, Reason, Record, State};
+use serde_json::json;
 
 use super::now;
 use crate::harness::naq::{FollowedCli, Naq, eventually, id};
@@ -21,10 +22,22 @@ fn keys(naq: &Naq) -> u64 {
 
 /// A record of a job in the queue `build`.
 fn record(job: &JobId, state: State) -> Record {
-    let queue = QueueName::new("build").unwrap();
-    let mut record = Record::new(job.clone(), queue, state, now());
-    record.attempt = u32::from(state == State::Running);
-    record
+    stored_record(json!({
+        "job_id": job, "queue": "build", "state": state, "enqueue_time": now(),
+        "attempt": u32::from(state == State::Running),
+    }))
+}
+
+/// A record of a running job in the queue `build`, whose worker holds the lease by this message.
+fn leased(job: &JobId, worker: &str, sequence: u64) -> Record {
+    stored_record(json!({
+        "job_id": job, "queue": "build", "state": "running", "enqueue_time": now(), "attempt": 1,
+        "lease": {"worker_id": worker, "sequence": sequence, "delivery": 1},
+    }))
+}
+
+fn stored_record(fields: serde_json::Value) -> Record {
+    serde_json::from_value(fields).unwrap()
 }
 
 /// The worker that ended the dependency died before it released the job.
@@ -38,7 +51,7 @@ fn reconcile_releases_a_blocked_job_that_was_not_released() {
         r#"{"job_id": "waiting", "command": "true", "depends_on": ["first"]}"#,
     );
     naq.wait_for(&id("waiting"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     naq.wait_for(&id("first"), "awaited", |record| record.placeholder);
     // the end of the first job, written by a worker that died before it released the dependent
@@ -50,7 +63,7 @@ fn reconcile_releases_a_blocked_job_that_was_not_released() {
         broker.write_record(&ended, revision, None).await.unwrap();
     });
     let leader = reconciling_leader(&naq);
-    assert_eq!(naq.wait_ended(&id("waiting")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("waiting")).state(), State::Succeeded);
     leader.expect_stderr("reconciled what");
 }
 
@@ -64,7 +77,7 @@ fn reconcile_removes_index_keys_of_ended_jobs_only() {
         r#"{"job_id": "waits", "command": "true", "depends_on": ["ghost", "other"]}"#,
     );
     naq.wait_for(&id("waits"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     naq.publish("build", r#"{"job_id": "over", "command": "true"}"#);
     naq.wait_ended(&id("over"));
@@ -83,7 +96,7 @@ fn reconcile_removes_index_keys_of_ended_jobs_only() {
     let _leader = reconciling_leader(&naq);
     eventually("the other keys are removed", || keys(&naq) == 4);
     let waits = naq.block_on(naq.client().fetch_job(&id("waits"))).unwrap();
-    assert_eq!(waits.state, State::Waiting);
+    assert_eq!(waits.state(), State::Waiting);
 }
 
 #[test]
@@ -100,7 +113,7 @@ fn reconcile_offers_a_free_slot_to_a_waiting_job() {
     naq.wait_running(&id("holds"));
     naq.publish("build", job("waits"));
     naq.wait_for(&id("waits"), "waiting", |record| {
-        record.state == State::Waiting
+        record.state() == State::Waiting
     });
     // the slot is released, but not the job that waits for it
     naq.block_on(async {
@@ -125,12 +138,7 @@ fn reconcile_republishes_or_ends_a_job_without_a_message() {
     naq.block_on(async {
         let broker = naq.client().broker();
         for (name, envelope) in [("known", true), ("unknown", false)] {
-            let mut lost = record(&id(name), State::Running);
-            lost.lease = Some(naq_protocol::Lease {
-                worker_id: "dead".to_owned(),
-                sequence: 1_000,
-                delivery: 1,
-            });
+            let mut lost = leased(&id(name), "dead", 1_000);
             let command = Envelope::command("true", [] as [&str; 0]);
             lost.envelope = envelope.then(|| serde_json::value::to_raw_value(&command).unwrap());
             broker.write_record(&lost, 0, None).await.unwrap();
@@ -138,10 +146,10 @@ fn reconcile_republishes_or_ends_a_job_without_a_message() {
     });
     let _leader = reconciling_leader(&naq);
     let known = naq.wait_ended(&id("known"));
-    assert_eq!((known.state, known.attempt), (State::Succeeded, 2));
+    assert_eq!((known.state(), known.attempt), (State::Succeeded, 2));
     let unknown = naq.wait_ended(&id("unknown"));
     assert_eq!(
-        (unknown.state, unknown.reason),
+        (unknown.state(), unknown.reason()),
         (State::Failed, Some(Reason::Crashed))
     );
 }
@@ -158,7 +166,7 @@ fn reconcile_leaves_leased_and_delayed_jobs_alone() {
     );
     naq.wait_running(&running);
     naq.wait_for(&retrying, "retrying", |record| {
-        record.state == State::Retrying
+        record.state() == State::Retrying
     });
     let leader = reconciling_leader(&naq);
     // the leader has reconciled once it has ended this job
@@ -170,7 +178,7 @@ fn reconcile_leaves_leased_and_delayed_jobs_alone() {
     leader.expect_stderr("reconciled what");
     for (job, state) in [(running, State::Running), (retrying, State::Retrying)] {
         let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-        assert_eq!((record.state, record.attempt), (state, 1));
+        assert_eq!((record.state(), record.attempt), (state, 1));
     }
 }
 
@@ -192,7 +200,7 @@ fn reconcile_removes_orphaned_messages_and_runs_jobs_that_need_them() {
     server.restart();
     let worker = naq.worker(&["build"]).spawn();
     for job in jobs {
-        assert_eq!(naq.wait_ended(&id(job)).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(&id(job)).state(), State::Succeeded);
     }
     naq.wait_drained("build");
     assert!(worker.stop().success());
@@ -203,12 +211,7 @@ fn reconcile_removes_orphaned_messages_and_runs_jobs_that_need_them() {
         let records = jetstream.get_key_value("naq_results").await.unwrap();
         records.purge("forgotten").await.unwrap();
         let (_, revision) = broker.read_record(&id("hung")).await.unwrap();
-        let mut hung = record(&id("hung"), State::Running);
-        hung.lease = Some(Lease {
-            worker_id: "gone".to_owned(),
-            sequence: 3,
-            delivery: 1,
-        });
+        let hung = leased(&id("hung"), "gone", 3);
         broker.write_record(&hung, revision, None).await.unwrap();
     });
     server.stop_gracefully();
@@ -224,7 +227,7 @@ fn reconcile_removes_orphaned_messages_and_runs_jobs_that_need_them() {
     let leader = reconciling_leader(&naq);
     let record = naq.wait_ended(&id("hung"));
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");

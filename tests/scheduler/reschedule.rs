@@ -94,7 +94,7 @@ fn paused_delayed_job_waits_beyond_its_time_until_resumed() {
     );
     let _worker = naq.worker(&["default"]).spawn();
     let record = naq.wait_ended(&id(&job));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     naq.wait_drained("default");
 }
 
@@ -134,14 +134,14 @@ fn rescheduled_job_starts_at_its_new_time_only() {
     reschedule(&naq, &job, soon).unwrap();
     let _worker = naq.worker(&["default"]).spawn();
     let record = naq.wait_ended(&id(&job));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     assert!(record.started_at.unwrap() >= soon, "{record:#?}");
     // to a time in the past
     naq.enqueue(&["--id", "y", "--in", "1h", "--", "true"]);
     let past = Timestamp::from_unix_ms(0).unwrap();
     let begun = reschedule(&naq, "y", past).unwrap();
     assert!(matches!(begun, Rescheduled::Queued { .. }), "{begun:?}");
-    assert_eq!(naq.wait_ended(&id("y")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("y")).state(), State::Succeeded);
     naq.wait_drained("default");
 }
 
@@ -181,7 +181,7 @@ fn delayed_job_started_early_runs_once() {
     let begun = run_now(&naq, "x").unwrap();
     assert!(matches!(begun, Rescheduled::Queued { .. }), "{begun:?}");
     let record = naq.wait_ended(&id("x"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     // no delayed job is left
     naq.wait_drained("default");
     // also if it is paused
@@ -189,7 +189,7 @@ fn delayed_job_started_early_runs_once() {
     naq.block_on(naq.client().pause_delayed_job(&id("y")))
         .unwrap();
     run_now(&naq, "y").unwrap();
-    assert_eq!(naq.wait_ended(&id("y")).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&id("y")).state(), State::Succeeded);
     naq.wait_drained("default");
 }
 
@@ -273,7 +273,7 @@ fn delayed_retry_is_no_delayed_job_and_can_be_rescheduled() {
     naq.enqueue(&args);
     let retrying = |attempt: u32| {
         naq.wait_for(&id("x"), "retrying", |record| {
-            record.state == State::Retrying && record.attempt == attempt
+            record.state() == State::Retrying && record.attempt == attempt
         });
         // until its delayed message exists and the one it ran by is removed
         naq.wait_for_messages("default", 1);
@@ -307,7 +307,7 @@ fn delayed_retry_is_no_delayed_job_and_can_be_rescheduled() {
         "{moved:?}"
     );
     let record = naq.block_on(client.fetch_job(&id("x"))).unwrap();
-    assert_eq!(record.next_attempt_at, Some(written(later)));
+    assert_eq!(record.next_attempt_at(), Some(written(later)));
     naq.wait_for_messages("default", 1);
     let soon = from_now(Duration::from_secs(1));
     reschedule(&naq, "x", soon).unwrap();
@@ -321,7 +321,7 @@ fn delayed_retry_is_no_delayed_job_and_can_be_rescheduled() {
     let past = Timestamp::from_unix_ms(0).unwrap();
     reschedule(&naq, "x", past).unwrap();
     let record = naq.wait_ended(&id("x"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 4));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 4));
     assert_eq!(text(record.stdout.as_ref()), "4\n");
     naq.wait_drained("default");
 }

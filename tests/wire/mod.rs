@@ -44,13 +44,13 @@ fn wire_records_of_version_1_are_read_and_written_back() {
     let records = read_and_write_back::<Record>(RECORDS);
     for state in State::ALL {
         assert!(
-            records.iter().any(|record| record.state == state),
+            records.iter().any(|record| record.state() == state),
             "no bytes of a record that is {state}"
         );
     }
     for record in records {
         let phase = record.phase().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(phase.state(), record.state);
+        assert_eq!(phase.state(), record.state());
     }
 }
 
@@ -82,9 +82,9 @@ fn wire_data_of_a_later_version_is_read_and_its_unknown_names_are_shown() {
     of_later_versions::<LeaderInfo>("leader");
 
     let record: Record = of_later_versions("record");
-    assert!(matches!(record.state, State::Unknown(_)) && !record.state.is_terminal());
-    assert_eq!(record.state.to_string(), "suspended");
-    assert_eq!(record.reason.unwrap().to_string(), "moonlight");
+    assert!(matches!(record.state(), State::Unknown(_)) && !record.state().is_terminal());
+    assert_eq!(record.state().to_string(), "suspended");
+    assert_eq!(record.reason().unwrap().to_string(), "moonlight");
     let written = serde_json::to_value(&record).unwrap();
     assert_eq!(written["state"], "suspended");
     assert_eq!(written["reason"], "moonlight");

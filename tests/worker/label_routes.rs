@@ -81,7 +81,7 @@ fn label_routing_runs_jobs_on_workers_with_the_labels() {
         .collect();
     for job in &jobs {
         let record = naq.wait_ended(job);
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
         assert_eq!(ran_on(&naq, &record), "gpu");
         assert_eq!(text(record.stdout.as_ref()), "ran\n");
     }
@@ -198,12 +198,12 @@ fn redelivery_of_a_rerouted_job_goes_to_another_worker_with_the_labels() {
     let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
     first.signal(Signal::SIGKILL);
     let record = naq.wait_for(&job, "taken over", |record| {
-        record.state == State::Running && record.crashes >= 1
+        record.state() == State::Running && record.crashes >= 1
     });
     assert_eq!(ran_on(&naq, &record), "second");
     release(&naq, "go");
     let record = naq.wait_ended(&job);
-    assert_eq!(record.state, State::Succeeded);
+    assert_eq!(record.state(), State::Succeeded);
     assert_eq!(record.attempt, record.crashes + 1);
     naq.wait_drained("build");
 }
@@ -221,15 +221,15 @@ fn redelivery_after_a_crash_reroutes_the_job_with_its_crash_count() {
     gpu.signal(Signal::SIGKILL);
     gpu.wait_exit();
     let _plain = spawn_brief(&naq, "plain", &[]);
-    let record = naq.wait_for(&job, "rerouted", |record| record.state == State::Queued);
+    let record = naq.wait_for(&job, "rerouted", |record| record.state() == State::Queued);
     assert_eq!((record.attempt, record.crashes), (1, 1));
-    assert!(record.lease.is_none());
+    assert!(record.lease().is_none());
     wait_until_rerouted(&naq, 1);
     release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state, record.attempt, record.crashes),
+        (record.state(), record.attempt, record.crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -271,7 +271,7 @@ fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
     let original = || naq.block_on(naq.client().broker().payload_at(&queue, 1));
     eventually("redelivered", || {
         let record = naq.block_on(naq.client().fetch_job(&job)).expect("a job");
-        record.state == State::Running || original().expect("an answer").is_none()
+        record.state() == State::Running || original().expect("an answer").is_none()
     });
     pause_until("2000-01-01T00:00:00Z");
     naq.wait_running(&job);
@@ -283,7 +283,7 @@ fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
     release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.crashes), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.crashes), (State::Succeeded, 1));
     naq.wait_drained("build");
 }
 
@@ -302,7 +302,7 @@ fn a_retry_is_rerouted_again() {
         .collect();
     for job in &jobs {
         let record = naq.wait_ended(job);
-        assert_eq!((record.state, record.attempt), (State::Succeeded, 4));
+        assert_eq!((record.state(), record.attempt), (State::Succeeded, 4));
         assert_eq!(ran_on(&naq, &record), "gpu");
     }
     naq.wait_drained("build");
@@ -319,10 +319,10 @@ fn rerouted_job_runs_although_its_dependencys_record_has_expired() {
         "command": "true", "depends_on": [first], "requires": {"gpu": "yes"},
     });
     let job = naq.publish("build", envelope.to_string());
-    naq.wait_for(&job, "waiting", |record| record.state == State::Waiting);
+    naq.wait_for(&job, "waiting", |record| record.state() == State::Waiting);
     release(&naq, "go");
     naq.wait_ended(&first);
-    let record = naq.wait_for(&job, "rerouted", |record| record.state == State::Queued);
+    let record = naq.wait_for(&job, "rerouted", |record| record.state() == State::Queued);
     assert_eq!((record.attempt, record.dependencies_met), (0, true));
     wait_until_rerouted(&naq, 1);
     naq.block_on(async {
@@ -333,7 +333,7 @@ fn rerouted_job_runs_although_its_dependencys_record_has_expired() {
         records.purge(first.as_str()).await.expect("it is removed");
     });
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
-    assert_eq!(naq.wait_ended(&job).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
 }
 
 #[test]
@@ -351,14 +351,14 @@ fn concurrency_slot_is_acquired_by_the_worker_that_runs_the_job() {
     // rerouted without a slot: a job without labels has it to itself
     let other = serde_json::json!({"command": "true", "concurrency_key": "one"});
     let other = naq.publish("build", other.to_string());
-    assert_eq!(naq.wait_ended(&other).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&other).state(), State::Succeeded);
     let first = spawn_brief(&naq, "first", &["gpu=yes"]);
     eventually("one of them runs", || {
         jobs.iter().any(|job| {
             let (record, _) = naq
                 .block_on(naq.client().broker().read_record(job))
                 .expect("an answer");
-            record.is_some_and(|record| record.state == State::Running)
+            record.is_some_and(|record| record.state() == State::Running)
         })
     });
     first.signal(Signal::SIGKILL);
@@ -366,7 +366,7 @@ fn concurrency_slot_is_acquired_by_the_worker_that_runs_the_job() {
     let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
     release(&naq, "go");
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     naq.wait_drained("build");
 }
@@ -396,7 +396,7 @@ fn cancelled_rerouted_job_leaves_nothing() {
     let job = naq.publish("build", requiring(&[("gpu", "yes")]));
     wait_until_rerouted(&naq, 1);
     naq.cli(["cancel", job.as_str()]).run().succeeds();
-    assert_eq!(naq.wait_ended(&job).state, State::Cancelled);
+    assert_eq!(naq.wait_ended(&job).state(), State::Cancelled);
     naq.wait_drained("build");
 }
 
@@ -451,7 +451,7 @@ fn duplicate_message_of_a_rerouted_job_runs_once() {
     naq.wait_for_messages("build", 3);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
     let record = naq.wait_ended(&id("twice"));
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 1));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
     naq.wait_drained("build");
     let ran = std::fs::read_to_string(count).expect("it ran");
     assert_eq!(ran, "ran\n");
@@ -479,7 +479,7 @@ fn rerouting_keeps_headers_and_enqueue_time() {
     let waiting = naq
         .block_on(naq.client().fetch_job(&id("traced")))
         .expect("it is found");
-    assert_eq!(waiting.state, State::Queued);
+    assert_eq!(waiting.state(), State::Queued);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
     let record = naq.wait_ended(&id("traced"));
     assert_eq!(text(record.stdout.as_ref()), "00-abc-def-01\n");
@@ -526,7 +526,7 @@ fn queue_of_an_earlier_version_gets_the_route_subject() {
     // settings of its operator stay
     assert_eq!(config.max_messages, 1_000);
     let _gpu = spawn(&naq, "gpu", &["gpu=yes"]);
-    assert_eq!(naq.wait_ended(&old).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&old).state(), State::Succeeded);
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn wrong_labels_of_a_route_do_not_make_jobs_circulate() {
     let _labelled = spawn(&naq, "labelled", &["disk=ssd"]);
     naq.assert_jobs_still_run("build");
     let record = naq.block_on(naq.client().fetch_job(&job)).expect("found");
-    assert_eq!(record.state, State::Queued);
+    assert_eq!(record.state(), State::Queued);
     naq.wait_for_messages("build", 1);
 }
 

@@ -13,7 +13,7 @@ fn running(naq: &Naq, jobs: &[JobId]) -> usize {
             let (record, _) = naq
                 .block_on(naq.client().broker().read_record(job))
                 .expect("an answer");
-            record.is_some_and(|record| record.state == State::Running)
+            record.is_some_and(|record| record.state() == State::Running)
         })
         .count()
 }
@@ -42,7 +42,7 @@ fn run_logged(naq: &Naq, job: &serde_json::Value, count: usize) {
         .map(|_| naq.publish("build", job.to_string()))
         .collect();
     for job in &jobs {
-        assert_eq!(naq.wait_ended(job).state, State::Succeeded);
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
     }
     let text = std::fs::read_to_string(naq.home().join("log")).expect("they wrote");
     assert_eq!(text.lines().count(), 2 * count);

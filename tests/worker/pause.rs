@@ -20,12 +20,12 @@ fn pause_lets_running_jobs_continue_and_holds_others_until_resume() {
     verb(&naq, "pause", "build");
     let waiting = naq.publish("build", r#"{"command":"true"}"#);
     release(&naq, "go");
-    assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&long).state(), State::Succeeded);
     // the acknowledgement follows the record
     expect_counts(&naq, "build", (1, 0, 0));
     assert!(info(&naq, "build").paused);
     verb(&naq, "resume", "build");
-    assert_eq!(naq.wait_ended(&waiting).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&waiting).state(), State::Succeeded);
     assert!(!info(&naq, "build").paused);
 }
 
@@ -45,9 +45,9 @@ fn pause_survives_restarts_of_server_and_workers() {
     let record = naq
         .block_on(naq.client().fetch_job(&paused))
         .expect("the consumer exists");
-    assert_eq!(record.state, State::Queued);
+    assert_eq!(record.state(), State::Queued);
     verb(&naq, "resume", "build");
-    assert_eq!(naq.wait_ended(&paused).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&paused).state(), State::Succeeded);
 }
 
 #[test]
@@ -99,6 +99,6 @@ fn pause_applies_to_jobs_that_require_labels() {
     });
     assert_eq!(counts(&naq, "build"), (1, 0, 0));
     verb(&naq, "resume", "build");
-    assert_eq!(naq.wait_ended(&second).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&second).state(), State::Succeeded);
     drop(labelled);
 }

@@ -68,7 +68,7 @@ fn purge_leaves_running_jobs_and_they_are_redelivered_after_a_crash() {
     let _next = naq.worker(&["build"]).ack_wait("2s").spawn();
     for job in &jobs {
         let record = naq.wait_ended(job);
-        assert_eq!(record.state, State::Succeeded);
+        assert_eq!(record.state(), State::Succeeded);
         assert!(record.crashes >= 1, "{record:#?}");
     }
     naq.assert_jobs_still_run("build");
@@ -181,7 +181,7 @@ fn running_jobs_of_a_removed_queue_are_recorded_and_the_queue_is_recreated() {
         "{done:#?}"
     );
     release(&naq, "go");
-    assert_eq!(naq.wait_ended(&long).state, State::Succeeded);
+    assert_eq!(naq.wait_ended(&long).state(), State::Succeeded);
     // the worker that serves the queue has created it again
     eventually("the queue exists again", || {
         naq.block_on(naq.client().list_queues())
@@ -207,7 +207,7 @@ fn purge_under_load_removes_each_job_or_lets_it_end() {
             let (record, _) = naq
                 .block_on(naq.client().broker().read_record(job))
                 .expect("an answer");
-            record.is_some_and(|record| record.state.is_terminal())
+            record.is_some_and(|record| record.state().is_terminal())
         };
         jobs.iter().filter(is_ended).count()
     };

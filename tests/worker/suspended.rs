@@ -40,7 +40,7 @@ fn a_worker_stopped_past_its_lease_kills_its_job_before_it_takes_another() {
     first.signal(Signal::SIGSTOP);
     let second = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state, record.attempt), (State::Succeeded, 2));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
     assert!(is_process_alive(pid));
     assert!(second.stop().success());
     // delivered to the first worker as soon as it continues
@@ -50,7 +50,7 @@ fn a_worker_stopped_past_its_lease_kills_its_job_before_it_takes_another() {
     eventually("the first attempt is killed", || !is_process_alive(pid));
     first.expect_stderr("lease lost");
     position(&first.log(), "the worker was suspended");
-    assert_eq!(naq.wait_ended(&job).finished_at, record.finished_at);
+    assert_eq!(naq.wait_ended(&job).finished_at(), record.finished_at());
     assert!(first.stop().success());
 }
 
@@ -87,7 +87,7 @@ fn a_worker_whose_machine_was_suspended_past_its_lease_kills_its_job() {
         "{log}"
     );
     let record = naq.block_on(naq.client().fetch_job(&job)).unwrap();
-    assert_eq!(record.state, State::Running, "another worker ends it");
+    assert_eq!(record.state(), State::Running, "another worker ends it");
     assert!(worker.stop().success());
 }
 

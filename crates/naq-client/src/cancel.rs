@@ -49,7 +49,7 @@ impl Client {
     /// match client.cancel(&job).await? {
     ///     CancelOutcome::Cancelled(_) => println!("it had not started"),
     ///     CancelOutcome::CancelRequested { .. } => println!("it is being stopped"),
-    ///     CancelOutcome::AlreadyEnded(record) => println!("it was {} already", record.state),
+    ///     CancelOutcome::AlreadyEnded(record) => println!("it was {} already", record.state()),
     /// }
     /// # Ok(())
     /// # }
@@ -72,10 +72,10 @@ impl Client {
         let Some((record, revision)) = self.record_to_cancel(job).await? else {
             return Ok(None);
         };
-        let is_blocked = record.state == State::Waiting;
+        let is_blocked = record.state() == State::Waiting;
         // Between two attempts, a worker may have the message in hand, and nobody else has the
         // envelope. The worker that gets the message next has it, and ends the job.
-        if record.state == State::Retrying
+        if record.state() == State::Retrying
             && record.envelope.is_none()
             && record.envelope_object.is_none()
         {
@@ -116,7 +116,7 @@ impl Client {
             },
         };
         record.has_dependents |= has_dependents;
-        if record.envelope.is_none() && !record.state.is_terminal() {
+        if record.envelope.is_none() && !record.state().is_terminal() {
             record.envelope = self.envelope_of(&record).await?;
         }
         Ok(Some((record, revision)))
@@ -174,7 +174,7 @@ impl Client {
     }
 
     async fn notify_worker(&self, record: Box<Record>) -> Result<CancelOutcome, ClientError> {
-        let acknowledged = match &record.lease {
+        let acknowledged = match record.lease() {
             Some(lease) => {
                 self.broker
                     .notify_cancel(&lease.worker_id, &record.job_id)

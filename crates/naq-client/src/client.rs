@@ -144,7 +144,7 @@ impl Client {
     /// # use naq_client::{Client, ClientError, JobId};
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
     /// match client.fetch_result(&job).await? {
-    ///     Some(record) => println!("{}, exit code {:?}", record.state, record.exit_code),
+    ///     Some(record) => println!("{}, exit code {:?}", record.state(), record.exit_code),
     ///     None => println!("not yet"),
     /// }
     /// # Ok(())
@@ -155,7 +155,7 @@ impl Client {
     /// Returns [`ClientError::NoSuchJob`] if the job does not exist.
     pub async fn fetch_result(&self, job: &JobId) -> Result<Option<Record>, ClientError> {
         let record = self.fetch_job(job).await?;
-        Ok(record.state.is_terminal().then_some(record))
+        Ok(record.state().is_terminal().then_some(record))
     }
 
     pub(crate) async fn envelope_of(

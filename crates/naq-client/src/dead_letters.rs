@@ -192,7 +192,7 @@ impl Client {
             && !record.placeholder
             && !has_failed(&record)
         {
-            if !record.state.is_terminal() {
+            if !record.state().is_terminal() {
                 return Ok(RetryOutcome::NotEnded(job));
             }
             self.broker.remove_dead_letter(&failed).await?;

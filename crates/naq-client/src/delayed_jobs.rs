@@ -258,7 +258,7 @@ impl Client {
     pub async fn fetch_delayed_job(&self, job: &JobId) -> Result<DelayedJobSummary, ClientError> {
         match self.locate(job).await? {
             JobLocation::Delayed(delayed) => Ok(DelayedJobSummary::new(&delayed)),
-            JobLocation::Started(record, _) => Err(not_delayed(job, record.state)),
+            JobLocation::Started(record, _) => Err(not_delayed(job, record.state())),
             JobLocation::Queued(_) => Err(not_delayed(job, State::Queued)),
             JobLocation::NotFound => Err(ClientError::NoSuchJob(job.clone())),
         }
@@ -329,7 +329,7 @@ impl Client {
                 }
                 JobLocation::Queued(_) => return Err(not_delayed(job, State::Queued)),
                 JobLocation::Started(record, _)
-                    if may_be_done && record.state != State::Retrying =>
+                    if may_be_done && record.state() != State::Retrying =>
                 {
                     let queue = record.queue;
                     return Ok(Rescheduled::Queued { queue });
@@ -422,9 +422,9 @@ impl Client {
     ) -> Result<Rescheduled, ClientError> {
         let job = record.job_id.clone();
         let due = match request {
-            RescheduleRequest::At(start) if record.state == State::Retrying => start.due,
-            RescheduleRequest::StartNow if record.state == State::Retrying => self.now(),
-            _ => return Err(not_delayed(&job, record.state)),
+            RescheduleRequest::At(start) if record.state() == State::Retrying => start.due,
+            RescheduleRequest::StartNow if record.state() == State::Retrying => self.now(),
+            _ => return Err(not_delayed(&job, record.state())),
         };
         let is_now = !matches!(request, RescheduleRequest::At(start) if !start.is_due);
         let broker = &self.broker;
@@ -432,7 +432,9 @@ impl Client {
             // the message is being moved at this moment: try again
             return Err(BrokerError::Conflict.into());
         };
-        record.next_attempt_at = Some(due);
+        if !record.set_next_attempt(due) {
+            return Err(not_delayed(&job, record.state()));
+        }
         broker.write_record(&record, revision, None).await?;
         failpoint("reschedule.written");
         let queue = record.queue;

@@ -37,7 +37,7 @@ pub struct JobEvent {
 impl JobEvent {
     fn new(changed: RecordChange, previous_state: Option<State>) -> JobEvent {
         let record = &changed.record;
-        let written = record.finished_at.or(record.started_at);
+        let written = record.finished_at().or(record.started_at);
         let time = changed.time.or(written).unwrap_or(record.enqueue_time);
         JobEvent::of(changed.record, time, Some(changed.revision), previous_state)
     }
@@ -202,11 +202,11 @@ impl LastStates {
     fn on_record(&mut self, changed: &RecordChange) -> StateChange {
         let record = &changed.record;
         let now = LastState {
-            state: record.state,
+            state: record.state(),
             attempt: record.attempt,
             time: changed.time,
         };
-        let before = if record.state.is_terminal() {
+        let before = if record.state().is_terminal() {
             self.0.remove(&record.job_id)
         } else {
             self.insert(&record.job_id, now)
@@ -264,18 +264,14 @@ impl LastStates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::QueueName;
 
     fn changed(id: &str, state: State, attempt: u32, previous: u64) -> RecordChange {
-        let mut record = Record::new(
-            JobId::new(id).unwrap(),
-            QueueName::new("q").unwrap(),
-            state,
-            Timestamp::from_unix_ms(0).unwrap(),
-        );
-        record.attempt = attempt;
+        let record = serde_json::json!({
+            "job_id": id, "queue": "q", "state": state, "attempt": attempt,
+            "enqueue_time": at(0),
+        });
         RecordChange {
-            record,
+            record: serde_json::from_value(record).unwrap(),
             revision: previous + 1,
             previous: Some(previous),
             copy_of: None,

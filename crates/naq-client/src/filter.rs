@@ -50,7 +50,7 @@ impl JobFilter {
         self.queue
             .as_ref()
             .is_none_or(|queue| *queue == record.queue)
-            && (self.states.is_empty() || self.states.contains(&record.state))
+            && (self.states.is_empty() || self.states.contains(&record.state()))
             && self.labels.iter().all(|label| {
                 record.labels.get(&label.key).is_some_and(|value| {
                     label
@@ -70,14 +70,17 @@ impl JobFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, Timestamp};
+    use naq_protocol::{JobId, Outcome, Phase, Reason, Timestamp};
 
     #[test]
     fn job_filter_requires_queue_state_and_labels() {
         let mut record = Record::new(
             JobId::new("a").unwrap(),
             QueueName::new("q").unwrap(),
-            State::Failed,
+            Phase::Finished {
+                outcome: Outcome::Failed(Reason::Exit),
+                finished_at: Timestamp::from_unix_ms(0).unwrap(),
+            },
             Timestamp::from_unix_ms(0).unwrap(),
         );
         record.labels.insert("team".to_owned(), "a=b".to_owned());

@@ -19,7 +19,7 @@
 //!
 //! let job = queue.enqueue(&envelope).await?;
 //! let record = client.wait(&job).await?;
-//! println!("{}: exit code {:?}", record.state, record.exit_code);
+//! println!("{}: exit code {:?}", record.state(), record.exit_code);
 //! println!("{}", String::from_utf8_lossy(&client.read_stdout(&record).await?));
 //! # Ok(())
 //! # }

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::filter::JobFilter;
-use super::raw_envelope::command;
+use super::raw_envelope::{as_json, command};
 use super::unclaimed::record_of;
 use super::{Client, ClientError, RecordSummary};
-use naq_jetstream::{JobCursor, JobListOptions, RecordOrMessage};
+use naq_jetstream::{EnvelopeLocation, JobCursor, JobListOptions, RecordOrMessage};
 use naq_protocol::{JobProgress, Record, State, Timestamp};
 
 /// How many envelopes are read at the same time.
@@ -57,11 +57,11 @@ impl JobSummary {
         JobSummary {
             record: RecordSummary::from(&record),
             command: record.envelope.as_deref().and_then(command),
+            finished_at: record.finished_at(),
+            next_attempt_at: record.next_attempt_at(),
             worker_id: record.worker_id,
             enqueue_time: record.enqueue_time,
             started_at: record.started_at,
-            finished_at: record.finished_at,
-            next_attempt_at: record.next_attempt_at,
             changed_at,
             progress: record.progress,
             labels: record.labels,
@@ -148,8 +148,8 @@ impl Client {
                 RecordOrMessage::Message(job_id, message) => record_of(&job_id, &message),
             };
             if filter.matches(&record) {
-                if record.envelope.is_none() && !record.state.is_terminal() {
-                    open.push((page.jobs.len(), lookup_record(&record)));
+                if record.envelope.is_none() && !record.state().is_terminal() {
+                    open.push((page.jobs.len(), EnvelopeLocation::of(&record)));
                 }
                 page.jobs.push(JobSummary::new(record, job.changed_at));
                 page.next = Some(job.cursor);
@@ -160,27 +160,17 @@ impl Client {
         }
         // as long as a job has not ended, its message contains the envelope
         let mut reads = stream::iter(open)
-            .map(|(index, record)| async move { (index, self.envelope_of(&record).await) })
+            .map(|(index, location)| async move {
+                let envelope = self.broker.envelope_at(&location).await;
+                (index, envelope)
+            })
             .buffer_unordered(READS_AT_ONCE);
         while let Some((index, envelope)) = reads.next().await {
-            page.jobs[index].command = envelope?.and_then(|envelope| command(&envelope));
+            page.jobs[index].command = envelope?
+                .and_then(|envelope| as_json(&envelope))
+                .and_then(|envelope| command(&envelope));
         }
         drop(reads);
         Ok(page)
     }
-}
-
-/// Returns a copy of a record that contains only what finding the message of the job needs.
-fn lookup_record(record: &Record) -> Record {
-    let mut lookup_record = Record::new(
-        record.job_id.clone(),
-        record.queue.clone(),
-        record.state,
-        record.enqueue_time,
-    );
-    lookup_record.lease.clone_from(&record.lease);
-    lookup_record
-        .envelope_object
-        .clone_from(&record.envelope_object);
-    lookup_record
 }

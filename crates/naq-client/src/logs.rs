@@ -53,7 +53,7 @@ impl Logs {
         loop {
             match &mut self.source {
                 Source::Recorded(chunks) => return Ok(chunks.pop_front()),
-                Source::Live(live) if live.record.state.is_terminal() => self.job_ended().await?,
+                Source::Live(live) if live.record.state().is_terminal() => self.job_ended().await?,
                 Source::Live(live) if !self.follow && live.log.remaining() == 0 => return Ok(None),
                 Source::Live(live) => tokio::select! {
                     chunk = live.log.next() => {
@@ -139,7 +139,7 @@ impl Client {
         // The watch comes before the read, so that an end between the two is not missed.
         let watch = self.broker.watch_records(std::slice::from_ref(job)).await?;
         let record = self.fetch_job(job).await?;
-        let source = if record.state.is_terminal() {
+        let source = if record.state().is_terminal() {
             Source::Recorded(self.recorded_output(&record).await?)
         } else {
             Source::Live(Box::new(Live {

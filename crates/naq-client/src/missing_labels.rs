@@ -11,7 +11,7 @@ impl Client {
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn missing_labels(&self, record: &Record) -> Result<Option<String>, ClientError> {
-        if !matches!(record.state, State::Queued | State::Retrying) {
+        if !matches!(record.state(), State::Queued | State::Retrying) {
             return Ok(None);
         }
         let Some(Ok(envelope)) = record

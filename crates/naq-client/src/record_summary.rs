@@ -40,8 +40,8 @@ impl From<&Record> for RecordSummary {
         RecordSummary {
             job_id: record.job_id.clone(),
             queue: record.queue.clone(),
-            state: record.state,
-            reason: record.reason,
+            state: record.state(),
+            reason: record.reason(),
             error: record.error.clone(),
             attempt: record.attempt,
             exit_code: record.exit_code,

@@ -92,9 +92,9 @@ impl Client {
             self.broker.read_dead_letter(job)
         )?;
         match (record.0.filter(|record| !record.placeholder), failed) {
-            (Some(record), _) if !record.state.is_terminal() => Err(ClientError::NotEnded {
+            (Some(record), _) if !record.state().is_terminal() => Err(ClientError::NotEnded {
                 job: job.clone(),
-                state: record.state,
+                state: record.state(),
             }),
             (record, Some(failed)) if record.as_ref().is_none_or(has_failed) => {
                 self.rerun_dead_letter(failed).await
@@ -103,7 +103,7 @@ impl Client {
             // a job that no worker has claimed yet has no record
             (None, _) => Err(ClientError::NotEnded {
                 job: job.clone(),
-                state: self.fetch_job(job).await?.state,
+                state: self.fetch_job(job).await?.state(),
             }),
         }
     }
@@ -146,7 +146,7 @@ impl Client {
 /// Whether a record agrees with the existence of a dead letter. A worker that dies between writing
 /// the dead letter and the record leaves a dead letter of a job that may succeed later.
 pub(super) fn has_failed(record: &Record) -> bool {
-    matches!(record.state, State::Failed | State::Rejected)
+    matches!(record.state(), State::Failed | State::Rejected)
 }
 
 fn not_runnable(

@@ -503,8 +503,8 @@ impl Client {
         let (record, _) = self.broker.read_record(job).await?;
         if let Some(record) = record.filter(|record| !record.placeholder) {
             return Ok(Some(LastOutcome {
-                state: record.state,
-                reason: record.reason,
+                state: record.state(),
+                reason: record.reason(),
                 exit_code: record.exit_code,
                 signal: record.signal,
             }));
@@ -512,7 +512,7 @@ impl Client {
         // The schedule may have been moved to another queue since: then the message is not found.
         let message = self.broker.find_in_queue(&schedule.queue, job).await?;
         Ok(message.map(|message| LastOutcome {
-            state: super::unclaimed::record_of(job, &message).state,
+            state: super::unclaimed::record_of(job, &message).state(),
             reason: None,
             exit_code: None,
             signal: None,

@@ -32,12 +32,12 @@ impl Client {
     ) -> Result<(Record, Option<Duration>), ClientError> {
         let kept = naq_core::clamp_result_ttl(ttl);
         match self.broker.set_record_ttl(job, kept).await? {
-            Some(record) if record.state.is_terminal() => Ok((record, kept)),
-            Some(record) if !record.placeholder => Err(not_ended(job, record.state)),
+            Some(record) if record.state().is_terminal() => Ok((record, kept)),
+            Some(record) if !record.placeholder => Err(not_ended(job, record.state())),
             _ => {
                 // a job that no worker has claimed yet has no record
                 let record = self.fetch_job(job).await?;
-                Err(not_ended(job, record.state))
+                Err(not_ended(job, record.state()))
             }
         }
     }

@@ -2,16 +2,15 @@
 
 use super::raw_envelope::as_json;
 use naq_jetstream::{JobMessage, MessageState};
-use naq_protocol::{Envelope, JobId, Record, State};
+use naq_protocol::{Envelope, JobId, Phase, Record};
 
 /// Returns the record of a job that no worker has claimed yet, made of its message.
 pub(super) fn record_of(job: &JobId, message: &JobMessage) -> Record {
-    let (state, due, is_paused) = match message.state {
-        MessageState::Queued => (State::Queued, None, false),
-        MessageState::Delayed { due, is_paused, .. } => (State::Scheduled, due, is_paused),
+    let (phase, is_paused) = match message.state {
+        MessageState::Queued => (Phase::Queued, false),
+        MessageState::Delayed { due, is_paused, .. } => (Phase::Scheduled { due }, is_paused),
     };
-    let mut record = Record::new(job.clone(), message.queue.clone(), state, message.time);
-    record.next_attempt_at = due;
+    let mut record = Record::new(job.clone(), message.queue.clone(), phase, message.time);
     if is_paused {
         let warning =
             "it is paused and starts only after it is resumed, even if its time has passed";

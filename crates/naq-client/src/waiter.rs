@@ -30,7 +30,7 @@ impl Client {
     /// # use naq_client::{Client, ClientError, JobId};
     /// # async fn example(client: Client, jobs: Vec<JobId>) -> Result<(), ClientError> {
     /// client
-    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state))
+    ///     .wait_each(&jobs, |record| println!("{}: {}", record.job_id, record.state()))
     ///     .await?;
     /// # Ok(())
     /// # }
@@ -81,7 +81,7 @@ impl Waiter {
     /// Returns [`ClientError::NoSuchJob`] with the first of the jobs that does not exist.
     pub async fn each(self, mut on_end: impl FnMut(Record)) -> Result<(), ClientError> {
         self.each_change(|record| {
-            if record.state.is_terminal() {
+            if record.state().is_terminal() {
                 on_end(record);
             }
         })
@@ -108,7 +108,7 @@ impl Waiter {
     }
 
     fn report(&mut self, record: Record, on_change: &mut impl FnMut(Record)) {
-        let is_open = if record.state.is_terminal() {
+        let is_open = if record.state().is_terminal() {
             self.open.remove(&record.job_id)
         } else {
             self.open.contains(&record.job_id) && !record.placeholder

@@ -32,9 +32,9 @@ impl Broker {
         envelope: Option<&Envelope>,
         waiter: SlotWaiter,
     ) -> Result<(), BrokerError> {
-        let has_ended = record.state.is_terminal();
+        let has_ended = record.state().is_terminal();
         if record.has_dependents && has_ended {
-            self.release_dependents(&record.job_id, record.state)
+            self.release_dependents(&record.job_id, record.state())
                 .await?;
         }
         let Some(envelope) = envelope else {

@@ -40,6 +40,7 @@ pub use failpoint::failpoint;
 pub use finish_job::SlotWaiter;
 pub use jobs::delayed::DelayedJob;
 pub use jobs::delayed_listing::{DelayedJobCursor, DelayedJobListing};
+pub use jobs::find::EnvelopeLocation;
 pub use jobs::listing::{JobCursor, JobListOptions, JobListing, ListedJob, RecordOrMessage};
 pub use jobs::message::{EnqueueAck, JobMessage, MessageState, NewJob};
 pub use logs::{LogChunk, LogStream, OutputStream};

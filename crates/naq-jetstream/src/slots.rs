@@ -18,7 +18,7 @@ use crate::failpoint::failpoint;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use naq_protocol::{JobId, QueueName};
+use naq_protocol::{JobId, QueueName, Record};
 
 /// How long the value of a key is kept while no job has a slot.
 const IDLE_TTL: Duration = Duration::from_secs(3_600);
@@ -189,14 +189,15 @@ impl Broker {
             let (record, _) = self.read_record(&holder.job).await?;
             if record
                 .as_ref()
-                .is_some_and(|record| record.state.is_terminal())
+                .is_some_and(|record| record.state().is_terminal())
             {
                 return Ok(Some(holder.clone()));
             }
             // a running job runs by the message of its lease, even if it acquired the slot by
             // another
             let sequence = record
-                .and_then(|record| record.lease)
+                .as_ref()
+                .and_then(Record::lease)
                 .map_or(holder.sequence, |lease| lease.sequence);
             if self.payload_at(&holder.queue, sequence).await?.is_none() {
                 return Ok(Some(holder.clone()));

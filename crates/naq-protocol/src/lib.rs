@@ -94,7 +94,7 @@ pub use schedule::{
     Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
 pub use schema::{SCHEMAS, schema};
-pub use state::{Reason, State};
+pub use state::{IllegalTransition, Reason, State};
 pub use text::{command_line, escape};
 pub use time::Timestamp;
 pub use wire_name::UnknownName;

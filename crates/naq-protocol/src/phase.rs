@@ -1,13 +1,14 @@
 //! The typed form of a record's state: each phase with the fields that belong to it alone.
 //!
 //! On the wire a record is flat, so any field could appear with any state. In the program the
-//! fields that belong to a state are set by [`Record::set_phase`] only, which clears the fields of
-//! all other states. A new state needs a new [`Phase`], and the compiler then names every place
-//! that must decide about it.
+//! fields that belong to a state are private, and only [`Record::set_phase`] sets them: it clears
+//! the fields of all other states. A new state needs a new [`Phase`], and the compiler then names
+//! every place that must decide about it.
 
 use crate::error::RejectReason;
+use crate::names::{JobId, QueueName};
 use crate::record::{BlockedOn, Lease, Record};
-use crate::state::{Reason, State};
+use crate::state::{IllegalTransition, Reason, State};
 use crate::time::Timestamp;
 use crate::wire_name::UnknownName;
 
@@ -119,21 +120,77 @@ pub struct InvalidPhase {
 }
 
 impl Record {
+    /// A record without history, in this phase.
+    #[must_use]
+    pub fn new(job_id: JobId, queue: QueueName, phase: Phase, enqueue_time: Timestamp) -> Record {
+        let mut record = Record::empty(job_id, queue, phase.state(), enqueue_time);
+        record.set_phase(phase);
+        record
+    }
+
+    /// A placeholder: other jobs depend on the job, but no worker has seen it. Its `waits` holds no
+    /// dependency; it says until when the placeholder is kept.
+    #[must_use]
+    pub fn placeholder(
+        job_id: JobId,
+        queue: QueueName,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Record {
+        let mut record = Record::empty(job_id, queue, State::Queued, since);
+        record.placeholder = true;
+        record.has_dependents = true;
+        record.waits = Some(BlockedOn {
+            dependencies: Vec::new(),
+            concurrency_key: None,
+            since,
+            until: Some(until),
+        });
+        record
+    }
+
     /// Puts the record into a phase: sets the state and the fields that belong to it, and clears
     /// those that belong to other states. What describes the job or its last attempt (output, exit
     /// code, attempt count) is the caller's to change.
     ///
-    /// In debug builds it panics if the state cannot follow the current one, see
-    /// [`State::can_become`].
+    /// If the state cannot follow the current one (see [`State::can_become`]), debug builds panic.
+    /// In release builds [`Record::check_transitions`] fails from then on, and naq stores no such
+    /// record.
     pub fn set_phase(&mut self, phase: Phase) {
-        debug_assert!(
-            self.state.can_become(phase.state()),
-            "{}: {} cannot become {}",
-            self.job_id,
-            self.state,
-            phase.state()
-        );
-        self.state = phase.state();
+        self.enter(phase);
+        if let Some(illegal) = self.illegal_transition {
+            debug_assert!(false, "{}: {illegal}", self.job_id);
+        }
+    }
+
+    /// Checks that each change of state since the record was read or created was one that
+    /// [`State::can_become`] allows. A writer that replaces the record at the revision at which it
+    /// was read therefore leaves no state that must not be left.
+    ///
+    /// # Errors
+    /// Returns [`IllegalTransition`] with the first change that was not allowed.
+    pub fn check_transitions(&self) -> Result<(), IllegalTransition> {
+        self.illegal_transition.map_or(Ok(()), Err)
+    }
+
+    /// Changes when the next attempt may start. Returns whether the job is waiting for a retry; if
+    /// it is not, nothing changes.
+    #[must_use]
+    pub fn set_next_attempt(&mut self, at: Timestamp) -> bool {
+        let is_retrying = self.state == State::Retrying;
+        if is_retrying {
+            self.next_attempt_at = Some(at);
+        }
+        is_retrying
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        let (from, to) = (self.state, phase.state());
+        if !from.can_become(to) {
+            self.illegal_transition
+                .get_or_insert(IllegalTransition { from, to });
+        }
+        self.state = to;
         self.lease = None;
         self.waits = None;
         self.next_attempt_at = None;
@@ -266,7 +323,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{JobId, QueueName};
     use proptest::prelude::*;
 
     fn at(unix_ms: i64) -> Timestamp {
@@ -319,7 +375,7 @@ mod tests {
             let mut record = Record::new(
                 JobId::new("j").unwrap(),
                 QueueName::new("q").unwrap(),
-                State::Scheduled,
+                Phase::Scheduled { due: None },
                 at(0),
             );
             for phase in phases {
@@ -340,12 +396,36 @@ mod tests {
         let mut record = Record::new(
             JobId::new("j").unwrap(),
             QueueName::new("q").unwrap(),
-            State::Queued,
+            Phase::Queued,
             at(0),
         );
         assert_eq!(record.phase(), Ok(Phase::Queued));
         record.next_attempt_at = Some(at(1));
         let error = record.phase().unwrap_err().to_string();
         assert_eq!(error, "the record of j is queued and has a next attempt");
+    }
+
+    #[test]
+    fn illegal_transition_is_found_before_the_record_is_stored() {
+        let finished = Phase::Finished {
+            outcome: Outcome::Succeeded,
+            finished_at: at(1),
+        };
+        let mut record = Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("q").unwrap(),
+            finished,
+            at(0),
+        );
+        assert_eq!(record.check_transitions(), Ok(()));
+        record.enter(Phase::Queued);
+        let error = record.check_transitions().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a job that is succeeded cannot become queued"
+        );
+        // The first one is reported, also of a copy and after later changes.
+        record.enter(Phase::Queued);
+        assert_eq!(record.clone().check_transitions(), Err(error));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::dependency::Dependency;
 use crate::names::{JobId, QueueName, ScheduleId};
 use crate::output::CapturedOutput;
-use crate::state::{Reason, State};
+use crate::state::{IllegalTransition, Reason, State};
 use crate::time::Timestamp;
 
 /// A worker's lease on a job: its right to run the job while it keeps the message that the lease
@@ -67,8 +67,10 @@ pub struct JobProgress {
 /// A job's record in the bucket `naq_results`. A worker claims the job and records its outcome by
 /// compare-and-set on this record.
 ///
-/// The fields that belong to a state (`lease`, `waits`, `next_attempt_at` and others) are set by
-/// [`Record::set_phase`], so that no other state carries them.
+/// The state and the fields that belong to it (`reason`, `lease`, `waits`, `finished_at` and
+/// `next_attempt_at`) are set together, by [`Record::set_phase`], so that no other state carries
+/// them. They are read by methods of the same names. A record is read from its bytes whatever they
+/// combine; [`Record::phase`] tells whether they fit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// The id of the job.
@@ -76,10 +78,10 @@ pub struct Record {
     /// The queue of the job.
     pub queue: QueueName,
     /// The state of the job.
-    pub state: State,
+    pub(crate) state: State,
     /// Why the job finished as it did, or why its last attempt failed; absent after a success.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
     /// The number of the current or last attempt; 0 before the first one.
     pub attempt: u32,
     /// How many workers crashed during the job.
@@ -90,7 +92,7 @@ pub struct Record {
     pub worker_id: Option<String>,
     /// The worker's lease, while the job is running.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lease: Option<Lease>,
+    pub(crate) lease: Option<Lease>,
     /// When the server stored the job's message.
     pub enqueue_time: Timestamp,
     /// When the current or last attempt started.
@@ -98,10 +100,10 @@ pub struct Record {
     pub started_at: Option<Timestamp>,
     /// When the job finished or, while it waits for a retry, when its last attempt ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
     /// When the next attempt may start.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_attempt_at: Option<Timestamp>,
+    pub(crate) next_attempt_at: Option<Timestamp>,
     /// The exit code of the last attempt's first process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
@@ -149,7 +151,7 @@ pub struct Record {
     pub placeholder: bool,
     /// What the job waits for, while it is blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub waits: Option<BlockedOn>,
+    pub(crate) waits: Option<BlockedOn>,
     /// The sequence of the message by which the job was blocked, or by which the attempt ran that is
     /// retried. The message is removed; if it is redelivered before that, it must not start the job.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +189,11 @@ pub struct Record {
     /// The object in the bucket `naq_files` that holds the envelope, if it is too large for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope_object: Option<String>,
+    /// The first transition since the record was read or created that [`State::can_become`] rules
+    /// out. `None` means that there was no such transition.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub(crate) illegal_transition: Option<IllegalTransition>,
 }
 
 #[expect(
@@ -198,9 +205,13 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Record {
-    /// A record without history.
-    #[must_use]
-    pub fn new(job_id: JobId, queue: QueueName, state: State, enqueue_time: Timestamp) -> Record {
+    /// A record without history and without the fields that belong to its state.
+    pub(crate) fn empty(
+        job_id: JobId,
+        queue: QueueName,
+        state: State,
+        enqueue_time: Timestamp,
+    ) -> Record {
         Record {
             job_id,
             queue,
@@ -240,7 +251,45 @@ impl Record {
             envelope: None,
             result_object: None,
             envelope_object: None,
+            illegal_transition: None,
         }
+    }
+
+    /// The state of the job.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why the job finished as it did, or why its last attempt failed. `None` after a success.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// The worker's lease. `None` unless the job is running.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// When the job finished or, while it waits for a retry, when its last attempt ended. `None` in
+    /// any other state.
+    #[must_use]
+    pub fn finished_at(&self) -> Option<Timestamp> {
+        self.finished_at
+    }
+
+    /// When the next attempt may start. `None` unless the job is delayed or retrying.
+    #[must_use]
+    pub fn next_attempt_at(&self) -> Option<Timestamp> {
+        self.next_attempt_at
+    }
+
+    /// What the job waits for. `None` unless the job is blocked, or the record is a placeholder.
+    #[must_use]
+    pub fn waits(&self) -> Option<&BlockedOn> {
+        self.waits.as_ref()
     }
 
     /// The exit status that a shell would report: the exit code, 128 plus the signal, 124 after a

@@ -127,6 +127,14 @@ impl State {
     }
 }
 
+/// A change of state that [`State::can_become`] rules out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job that is {from} cannot become {to}")]
+pub struct IllegalTransition {
+    pub(crate) from: State,
+    pub(crate) to: State,
+}
+
 /// Why a job finished as it did, or why its last attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "snake_case")]

@@ -108,8 +108,8 @@ fn jobs_of(records: &Records, verdict: &mut Verdict) -> BTreeMap<String, BTreeMa
             let named = format!("{job} is not the id of {schedule} at {tick}");
             verdict.unexpected.push(named);
         }
-        let finished = record.finished_at.map(Timestamp::unix_ms);
-        let was_cancelled = record.cancel_requested || record.state == State::Cancelled;
+        let finished = record.finished_at().map(Timestamp::unix_ms);
+        let was_cancelled = record.cancel_requested || record.state() == State::Cancelled;
         let made = Made {
             enqueued_ms: record.enqueue_time.unix_ms(),
             until_ms: match finished {
@@ -359,6 +359,7 @@ fn check_order(verdict: &mut Verdict, name: &str, overlap: Overlap, jobs: &BTree
 
 #[cfg(test)]
 mod tests {
+    use naq_protocol::{Outcome, Phase};
     use serde_json::{Value, json};
 
     use super::*;
@@ -453,6 +454,14 @@ mod tests {
 
         fn record(&mut self, tick: i64) -> &mut naq_protocol::Record {
             &mut self.records.get_mut(&id_at("steady", tick)).unwrap().1
+        }
+
+        /// Changes when the job of a tick finished.
+        fn finish(&mut self, tick: i64, finished: i64) {
+            self.record(tick).set_phase(Phase::Finished {
+                outcome: Outcome::Succeeded,
+                finished_at: at(finished),
+            });
         }
 
         fn schedule(&mut self, nth: usize) -> &mut Schedule {
@@ -583,7 +592,7 @@ mod tests {
             }),
             ("overlapping:", |seen| {
                 seen.every_version(|schedule| schedule.overlap = Overlap::Replace);
-                seen.record(13_000).finished_at = Some(at(14_603));
+                seen.finish(13_000, 14_603);
             }),
             ("not ended: steady", |seen| {
                 seen.versions.truncate(ENDED);
@@ -600,7 +609,7 @@ mod tests {
         }
         let mut seen = good();
         seen.every_version(|schedule| schedule.overlap = Overlap::Replace);
-        seen.record(13_000).finished_at = Some(at(14_603));
+        seen.finish(13_000, 14_603);
         seen.record(13_000).cancel_requested = true;
         assert!(seen.check().is_good());
         assert_eq!(seen.versions[MADE].revision, 1);

@@ -73,19 +73,19 @@ impl Naq {
 
     /// Waits until a job has ended.
     pub(crate) fn wait_ended(&self, job: &JobId) -> Record {
-        self.wait_for(job, "ended", |record| record.state.is_terminal())
+        self.wait_for(job, "ended", |record| record.state().is_terminal())
     }
 
     /// Waits until a worker has claimed a job.
     pub(crate) fn wait_running(&self, job: &JobId) -> Record {
-        self.wait_for(job, "running", |record| record.state == State::Running)
+        self.wait_for(job, "running", |record| record.state() == State::Running)
     }
 
     /// Enqueues a job and asserts that it succeeds: the worker has survived what came before.
     pub(crate) fn assert_jobs_still_run(&self, queue: &str) {
         let job = self.publish(queue, r#"{"command":"echo","args":["well"]}"#);
         let record = self.wait_ended(&job);
-        assert_eq!(record.state, State::Succeeded, "{record:#?}");
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
         assert_eq!(text(record.stdout.as_ref()), "well\n");
     }
 

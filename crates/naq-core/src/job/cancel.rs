@@ -25,8 +25,8 @@ pub enum OnCancel {
 /// the caller passes a new record in the state `queued` or `scheduled`.
 #[must_use]
 pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
-    match record.state {
-        State::Unknown(_) => OnCancel::UnknownState(record.state),
+    match record.state() {
+        State::Unknown(_) => OnCancel::UnknownState(record.state()),
         State::Running if record.cancel_requested => OnCancel::NotifyWorkerAgain(record),
         State::Running => {
             record.cancel_requested = true;
@@ -46,24 +46,17 @@ pub fn on_cancel(mut record: Box<Record>, now: Timestamp) -> OnCancel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, QueueName};
+    use crate::job::stored_record::{stored_record, with_fields};
 
     #[test]
     fn cancel_ends_or_notifies_in_every_state_but_a_finished_one() {
         let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
         for state in State::ALL {
-            let mut record = Record::new(
-                JobId::new("j").unwrap(),
-                QueueName::new("q").unwrap(),
-                state,
-                now,
-            );
-            record.attempt = 1;
-            match on_cancel(Box::new(record), now) {
+            match on_cancel(Box::new(stored_record(state)), now) {
                 OnCancel::End(record) => {
                     assert!(!state.is_terminal() && state != State::Running);
-                    assert_eq!(record.state, State::Cancelled);
-                    assert_eq!(record.finished_at, Some(now));
+                    assert_eq!(record.state(), State::Cancelled);
+                    assert_eq!(record.finished_at(), Some(now));
                 }
                 OnCancel::NotifyWorker(record) => {
                     assert_eq!(state, State::Running);
@@ -73,7 +66,7 @@ mod tests {
                         OnCancel::NotifyWorkerAgain(_)
                     ));
                 }
-                OnCancel::AlreadyFinished(record) => assert_eq!(record.state, state),
+                OnCancel::AlreadyFinished(record) => assert_eq!(record.state(), state),
                 OnCancel::NotifyWorkerAgain(_) => panic!("{state} had no earlier cancel request"),
                 OnCancel::UnknownState(_) => panic!("{state} is known"),
             }
@@ -83,12 +76,10 @@ mod tests {
     #[test]
     fn cancel_leaves_a_record_of_a_later_version_as_it_is() {
         let now = Timestamp::from_unix_ms(1_800_000_000_000).unwrap();
-        let record = serde_json::from_value::<Record>(serde_json::json!({
-            "job_id": "j", "queue": "q", "state": "suspended", "attempt": 1,
-            "enqueue_time": "2026-12-24T16:00:00.000Z",
-        }));
+        let queued = stored_record(State::Queued);
+        let suspended = with_fields(&queued, &serde_json::json!({"state": "suspended"}));
         assert!(matches!(
-            on_cancel(Box::new(record.unwrap()), now),
+            on_cancel(Box::new(suspended), now),
             OnCancel::UnknownState(state) if state.as_str() == "suspended"
         ));
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::dependency::{DependencyStatus, Evaluation, evaluate};
 use super::transition::{block, finish, saturating_add, start};
 use naq_protocol::{
-    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, Outcome, QueueName, Reason,
-    Record, State, Timestamp,
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, Outcome, Phase, QueueName,
+    Reason, Record, State, Timestamp,
 };
 
 /// How long a dependency may be missing if the envelope sets no `dependency_timeout`.
@@ -156,7 +156,7 @@ fn first_record(
     let mut record = Record::new(
         delivered.job_id.clone(),
         delivered.queue.clone(),
-        State::Queued,
+        Phase::Queued,
         delivered.enqueue_time,
     );
     record.labels.clone_from(&envelope.labels);
@@ -172,12 +172,12 @@ fn first_record(
 /// What the record's state alone decides. `None` means that the job may start, as far as its state
 /// goes.
 fn decide_by_state(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
-    match next.state {
+    match next.state() {
         State::Succeeded | State::Failed | State::Cancelled | State::Expired | State::Rejected => {
             Some(DeliveryDecision::AlreadyFinished)
         }
         State::Running => decide_running(next, delivered),
-        State::Retrying => match next.next_attempt_at {
+        State::Retrying => match next.next_attempt_at() {
             // A cancel does not wait for the next attempt.
             Some(due) if delivered.now < due && !next.cancel_requested => {
                 Some(DeliveryDecision::DelayUntil(due))
@@ -195,8 +195,7 @@ fn decide_by_state(next: &mut Record, delivered: &DeliveryContext) -> Option<Del
 /// delivery may start the next attempt.
 fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
     let lease = next
-        .lease
-        .as_ref()
+        .lease()
         .filter(|lease| lease.sequence == delivered.sequence);
     match lease {
         None if !delivered.lease_message_missing => {
@@ -242,14 +241,16 @@ fn decide_dependencies(
     if next.dependencies_met || envelope.depends_on.is_empty() {
         return None;
     }
-    let before = next.waits.take();
     let Some(known) = &delivered.dependency_statuses else {
         // Dependencies that were satisfied at an earlier look are not looked up again: their
         // records may have expired.
-        let open = before.map_or_else(|| envelope.depends_on.clone(), |waits| waits.dependencies);
-        return Some(DeliveryDecision::ResolveDependencies(open));
+        let open = next
+            .waits()
+            .map_or(&envelope.depends_on, |waits| &waits.dependencies);
+        return Some(DeliveryDecision::ResolveDependencies(open.clone()));
     };
-    let until = before.as_ref().and_then(|waits| waits.until);
+    let since = next.waits().map_or(delivered.now, |waits| waits.since);
+    let until = next.waits().and_then(|waits| waits.until);
     let is_late = until.is_some_and(|until| delivered.now >= until);
     match evaluate(known, is_late) {
         Evaluation::Satisfied => {
@@ -272,7 +273,7 @@ fn decide_dependencies(
             let waits = BlockedOn {
                 dependencies: open,
                 concurrency_key: None,
-                since: before.map_or(delivered.now, |waits| waits.since),
+                since,
                 until,
             };
             block(next, waits, delivered.sequence);
@@ -311,7 +312,7 @@ pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> 
     let mut record = Record::new(
         delivered.job_id.clone(),
         delivered.queue.clone(),
-        State::Queued,
+        Phase::Queued,
         delivered.enqueue_time,
     );
     record.error = Some(invalid.to_string());
@@ -326,6 +327,7 @@ pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::stored_record::with_fields;
     use crate::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 
     fn at(seconds: i64) -> Timestamp {
@@ -383,8 +385,8 @@ mod tests {
 
     #[test]
     fn job_in_an_unknown_state_is_left_to_a_later_version() {
-        let mut record = claimed(None, &job(0), &delivered(7, "w", 1));
-        record.state = serde_json::from_str("\"suspended\"").unwrap();
+        let running = claimed(None, &job(0), &delivered(7, "w", 1));
+        let record = with_fields(&running, &serde_json::json!({"state": "suspended"}));
         let later = DeliveryContext {
             delivery: 2,
             ..delivered(7, "v", 2)
@@ -398,8 +400,8 @@ mod tests {
     #[test]
     fn first_delivery_claims_the_job() {
         let record = claimed(None, &job(0), &delivered(7, "w", 1));
-        assert_eq!((record.state, record.attempt), (State::Running, 1));
-        assert_eq!(record.lease.unwrap().sequence, 7);
+        assert_eq!((record.state(), record.attempt), (State::Running, 1));
+        assert_eq!(record.lease().unwrap().sequence, 7);
     }
 
     #[test]
@@ -410,8 +412,7 @@ mod tests {
             ..delivered(8, "v", 2)
         };
         for state in State::ALL {
-            let mut record = first.clone();
-            record.state = state;
+            let record = with_fields(&first, &serde_json::json!({"state": state}));
             assert!(matches!(
                 decide_delivery(Some(&record), &job(0), &other),
                 DeliveryDecision::CompareEnvelopes
@@ -444,7 +445,7 @@ mod tests {
         };
         let second = claimed(Some(&first), &job(0), &orphaned);
         assert_eq!((second.attempt, second.crashes), (2, 1));
-        assert_eq!(second.lease.unwrap().sequence, 8);
+        assert_eq!(second.lease().unwrap().sequence, 8);
     }
 
     #[test]
@@ -474,7 +475,7 @@ mod tests {
             panic!("the job has not ended");
         };
         assert_eq!(
-            (record.state, record.reason),
+            (record.state(), record.reason()),
             (State::Failed, Some(Reason::Crashed))
         );
     }
@@ -508,7 +509,7 @@ mod tests {
         else {
             panic!("not requeued");
         };
-        assert_eq!((record.state, record.attempt), (State::Queued, 0));
+        assert_eq!((record.state(), record.attempt), (State::Queued, 0));
         assert_eq!(
             claimed(Some(&record), &envelope, &delivered(7, "b", 3)).attempt,
             1
@@ -540,7 +541,7 @@ mod tests {
         envelope.expires_at = Some(at(5));
         assert!(matches!(
             decide_delivery(None, &envelope, &delivered(7, "a", 5)),
-            DeliveryDecision::End(record) if record.state == State::Expired
+            DeliveryDecision::End(record) if record.state() == State::Expired
         ));
     }
 
@@ -561,8 +562,8 @@ mod tests {
         let DeliveryDecision::Block(blocked) = decide_delivery(None, &envelope, &context) else {
             panic!("not blocked");
         };
-        assert_eq!(blocked.state, State::Waiting);
-        let waits = blocked.waits.clone().unwrap();
+        assert_eq!(blocked.state(), State::Waiting);
+        let waits = blocked.waits().cloned().unwrap();
         assert_eq!(waits.until, Some(at(1 + 24 * 3_600)));
         // A dependency that was enqueued since is not missing, so nothing limits the wait.
         context.dependency_statuses = Some(vec![(open[0].clone(), DependencyStatus::Active)]);
@@ -571,25 +572,23 @@ mod tests {
         else {
             panic!("not blocked");
         };
-        assert_eq!(blocked.waits.as_ref().unwrap().until, None);
+        assert_eq!(blocked.waits().unwrap().until, None);
         context.dependency_statuses = Some(vec![(
             open[0].clone(),
             DependencyStatus::Finished(State::Succeeded),
         )]);
         let record = claimed(Some(&blocked), &envelope, &context);
-        assert!(record.dependencies_met && record.waits.is_none());
+        assert!(record.dependencies_met && record.waits().is_none());
     }
 
     #[test]
     fn claim_replaces_a_placeholder_and_keeps_its_dependents() {
-        let mut placeholder = Record::new(
+        let placeholder = Record::placeholder(
             JobId::new("j").unwrap(),
             QueueName::new("other").unwrap(),
-            State::Queued,
             at(0),
+            at(100),
         );
-        placeholder.placeholder = true;
-        placeholder.has_dependents = true;
         let record = claimed(Some(&placeholder), &job(0), &delivered(7, "w", 1));
         assert!(record.has_dependents && !record.placeholder);
         assert_eq!(record.queue.as_str(), "q");
@@ -607,9 +606,9 @@ mod tests {
         context.slot = ConcurrencySlot::Full;
         assert!(matches!(
             decide_delivery(None, &envelope, &context),
-            DeliveryDecision::Block(record) if record.state == State::Waiting
+            DeliveryDecision::Block(record) if record.state() == State::Waiting
         ));
         context.slot = ConcurrencySlot::Acquired;
-        assert_eq!(claimed(None, &envelope, &context).state, State::Running);
+        assert_eq!(claimed(None, &envelope, &context).state(), State::Running);
     }
 }

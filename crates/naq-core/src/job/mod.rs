@@ -15,4 +15,6 @@ pub(crate) mod result_ttl;
 pub(crate) mod routing;
 #[cfg(test)]
 mod state_machine_proptest;
+#[cfg(test)]
+pub(crate) mod stored_record;
 mod transition;

@@ -24,17 +24,17 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
     let Some(job) = job.filter(|job| !job.placeholder) else {
         return OnDependencyEdge::Keep;
     };
-    if job.state.is_terminal() || job.dependencies_met {
+    if job.state().is_terminal() || job.dependencies_met {
         return OnDependencyEdge::Remove;
     }
     match dependency {
         Some(dependency)
-            if job.state == State::Waiting
+            if job.state() == State::Waiting
                 && !dependency.placeholder
-                && dependency.state.is_terminal()
+                && dependency.state().is_terminal()
                 && !waits_for_unknown_condition(job, dependency) =>
         {
-            OnDependencyEdge::Release(dependency.state)
+            OnDependencyEdge::Release(dependency.state())
         }
         _ => OnDependencyEdge::Keep,
     }
@@ -42,7 +42,10 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
 
 /// Whether only a later version knows how the dependency must finish: its reconciler decides then.
 fn waits_for_unknown_condition(job: &Record, dependency: &Record) -> bool {
-    let mut awaited = job.waits.iter().flat_map(|waits| &waits.dependencies);
+    let mut awaited = job
+        .waits()
+        .into_iter()
+        .flat_map(|waits| &waits.dependencies);
     awaited.any(|one| {
         matches!(one.on, DependencyCondition::Unknown(_)) && one.job == dependency.job_id
     })
@@ -53,7 +56,7 @@ fn waits_for_unknown_condition(job: &Record, dependency: &Record) -> bool {
 #[must_use]
 pub fn needs_message(record: &Record) -> bool {
     !record.placeholder
-        && match record.state {
+        && match record.state() {
             State::Scheduled | State::Queued | State::Running | State::Retrying => true,
             State::Waiting
             | State::Succeeded
@@ -75,7 +78,7 @@ pub fn needs_message(record: &Record) -> bool {
 #[must_use]
 pub fn needs_replacement_message(record: Option<&Record>, sequence: u64) -> bool {
     record.is_some_and(|record| {
-        let lease = record.lease.as_ref();
+        let lease = record.lease();
         needs_message(record) && lease.is_some_and(|lease| lease.sequence == sequence)
     })
 }
@@ -94,13 +97,8 @@ pub fn fail_lost_job(mut record: Record, now: Timestamp) -> Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, QueueName};
-
-    fn record(state: State) -> Record {
-        let time = Timestamp::from_unix_ms(0).unwrap();
-        let queue = QueueName::new("q").unwrap();
-        Record::new(JobId::new("j").unwrap(), queue, state, time)
-    }
+    use crate::job::stored_record::{stored_record as record, with_fields};
+    use serde_json::json;
 
     #[test]
     fn dependency_edge_is_removed_only_after_the_wait() {
@@ -139,19 +137,30 @@ mod tests {
     }
 
     #[test]
+    fn dependency_edge_with_a_condition_of_a_later_version_is_kept() {
+        let blocked_on = |on: &str| {
+            let waits =
+                json!({"dependencies": [{"job": "j", "on": on}], "since": "2026-12-24T16:00:00Z"});
+            with_fields(&record(State::Waiting), &json!({"waits": waits}))
+        };
+        let dependency = record(State::Succeeded);
+        let decide = |job: Record| on_dependency_edge(Some(&dependency), Some(&job));
+        let release = OnDependencyEdge::Release(State::Succeeded);
+        assert_eq!(decide(blocked_on("finished")), release);
+        assert_eq!(decide(blocked_on("started")), OnDependencyEdge::Keep);
+    }
+
+    #[test]
     fn orphaned_message_is_replaced_only_if_a_job_runs_by_it() {
         assert!(!needs_replacement_message(None, 7));
         let mut placeholder = record(State::Queued);
         placeholder.placeholder = true;
         assert!(!needs_replacement_message(Some(&placeholder), 7));
         for state in State::ALL {
-            let mut job = record(state);
+            let job = record(state);
             assert!(!needs_replacement_message(Some(&job), 7), "{state}");
-            job.lease = Some(naq_protocol::Lease {
-                worker_id: "w".to_owned(),
-                sequence: 7,
-                delivery: 1,
-            });
+            let lease = json!({"worker_id": "w", "sequence": 7, "delivery": 1});
+            let job = with_fields(&job, &json!({"lease": lease}));
             assert_eq!(
                 needs_replacement_message(Some(&job), 7),
                 needs_message(&job),
@@ -175,9 +184,9 @@ mod tests {
         }
         let ended = fail_lost_job(record(State::Running), Timestamp::from_unix_ms(5).unwrap());
         assert_eq!(
-            (ended.state, ended.reason),
+            (ended.state(), ended.reason()),
             (State::Failed, Some(Reason::Crashed))
         );
-        assert!(ended.finished_at.is_some() && ended.lease.is_none());
+        assert!(ended.finished_at().is_some() && ended.lease().is_none());
     }
 }

@@ -33,7 +33,7 @@ pub fn rerouted_record(present: Option<&Record>, mut running: Box<Record>) -> Op
     let has_changed = match present {
         None => running.dependencies_met,
         Some(present) => {
-            matches!(present.state, State::Running | State::Waiting)
+            matches!(present.state(), State::Running | State::Waiting)
                 || present.dependencies_met != running.dependencies_met
         }
     };
@@ -114,7 +114,7 @@ mod tests {
         let again = run(Some(&running), &delivered(1, 2));
         let rerouted = rerouted_record(Some(&running), again).unwrap();
         assert_eq!(
-            (rerouted.state, rerouted.attempt, rerouted.crashes),
+            (rerouted.state(), rerouted.attempt, rerouted.crashes),
             (State::Queued, 1, 1)
         );
         let again = run(Some(&rerouted), &delivered(2, 1));
@@ -144,7 +144,7 @@ mod tests {
             panic!("the job does not start");
         };
         let rerouted = rerouted_record(None, running).unwrap();
-        assert_eq!((rerouted.state, rerouted.attempt), (State::Queued, 0));
+        assert_eq!((rerouted.state(), rerouted.attempt), (State::Queued, 0));
         // The record of the dependency may have expired by now.
         assert!(matches!(
             decide_delivery(Some(&rerouted), &envelope, &delivered(2, 1)),

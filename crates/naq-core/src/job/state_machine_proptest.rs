@@ -61,13 +61,18 @@ impl ModelJob {
     }
 
     fn state(&self) -> Option<State> {
-        self.record.as_ref().map(|record| record.state)
+        self.record.as_ref().map(|record| record.state())
     }
 
     /// A compare-and-set: fails if the record has changed since `expected`.
     fn write(&mut self, record: Box<Record>, expected: u64) -> bool {
         if expected != self.revision {
             return false;
+        }
+        record.check_transitions().unwrap();
+        if let Some(before) = &self.record {
+            let (before, after) = (before.state(), record.state());
+            assert!(before.can_become(after), "{before} was replaced by {after}");
         }
         self.record = Some(record);
         self.revision += 1;
@@ -118,7 +123,7 @@ impl ModelJob {
                 }
                 DeliveryDecision::Run(next) => {
                     if let Some(before) = &before {
-                        assert!(next.attempt > before.attempt || before.state == State::Queued);
+                        assert!(next.attempt > before.attempt || before.state() == State::Queued);
                         assert!(!before.cancel_requested, "a cancel was lost");
                     }
                     if let Some(claimed) = self.claimed.take() {
@@ -130,8 +135,8 @@ impl ModelJob {
                     return;
                 }
                 DeliveryDecision::Block(next) => {
-                    assert_eq!(next.state, State::Waiting);
-                    assert!(next.waits.is_some());
+                    assert_eq!(next.state(), State::Waiting);
+                    assert!(next.waits().is_some());
                     if let Some(claimed) = self.claimed.take() {
                         self.expired_claim = Some(claimed);
                     }
@@ -140,7 +145,7 @@ impl ModelJob {
                     return;
                 }
                 DeliveryDecision::End(next) => {
-                    assert!(next.state.is_terminal());
+                    assert!(next.state().is_terminal());
                     if let Some(claimed) = self.claimed.take() {
                         self.expired_claim = Some(claimed);
                     }
@@ -149,19 +154,19 @@ impl ModelJob {
                     return;
                 }
                 DeliveryDecision::AlreadyFinished => {
-                    assert!(before.unwrap().state.is_terminal());
+                    assert!(before.unwrap().state().is_terminal());
                     return;
                 }
                 DeliveryDecision::DuplicateMessage => {
-                    let lease = before.unwrap().lease.unwrap();
-                    assert_ne!(lease.sequence, sequence);
+                    let before = before.unwrap();
+                    assert_ne!(before.lease().unwrap().sequence, sequence);
                     return;
                 }
                 DeliveryDecision::Superseded => {
                     panic!("every delivery has a higher count than the last")
                 }
                 DeliveryDecision::DelayUntil(due) => {
-                    assert_eq!(before.unwrap().state, State::Retrying);
+                    assert_eq!(before.unwrap().state(), State::Retrying);
                     assert!(due > at(now));
                     return;
                 }
@@ -180,14 +185,14 @@ impl ModelJob {
             && self.revision != revision
         {
             // The lease is unchanged: only a cancel request was written in between.
-            assert_eq!(present.lease, claimed.lease);
+            assert_eq!(present.lease(), claimed.lease());
             claimed.cancel_requested |= present.cancel_requested;
             expected = self.revision;
         }
         let (attempts, crashes) = (claimed.attempt, claimed.crashes);
         let next = match end_attempt(claimed, &self.envelope, &attempt(end.clone(), now)) {
             OnEnd::Finish { record, .. } => {
-                assert!(record.state.is_terminal());
+                assert!(record.state().is_terminal());
                 record
             }
             OnEnd::Retry { record, due } => {
@@ -200,10 +205,10 @@ impl ModelJob {
                 record
             }
         };
-        assert!(next.lease.is_none());
+        assert!(next.lease().is_none());
         assert!(next.attempt <= attempts && next.crashes <= crashes + 1);
         if self.cancel_requested && end != AttemptEnd::Exited(0) {
-            assert_eq!(next.state, State::Cancelled);
+            assert_eq!(next.state(), State::Cancelled);
         }
         assert!(self.write(next, expected));
     }
@@ -245,11 +250,11 @@ impl ModelJob {
         let retries = self.envelope.max_retries.unwrap_or(0);
         assert!(record.attempt <= retries + 1 + record.crashes);
         assert!(record.crashes <= MAX_WORKER_CRASHES);
-        assert_eq!(record.lease.is_some(), record.state == State::Running);
-        assert_eq!(record.waits.is_some(), record.state == State::Waiting);
+        assert_eq!(record.lease().is_some(), record.state() == State::Running);
+        assert_eq!(record.waits().is_some(), record.state() == State::Waiting);
         assert_eq!(
-            record.finished_at.is_some(),
-            record.state.is_terminal() || record.state == State::Retrying
+            record.finished_at().is_some(),
+            record.state().is_terminal() || record.state() == State::Retrying
         );
     }
 }
@@ -340,9 +345,9 @@ proptest! {
                 JobEvent::Cancel => job.cancel(now),
             }
             job.check();
-            if let Some(before) = before && before.state.is_terminal() {
-                prop_assert_eq!(job.state(), Some(before.state), "a terminal state was left");
-                prop_assert_eq!(job.record.as_ref().unwrap().finished_at, before.finished_at);
+            if let Some(before) = before && before.state().is_terminal() {
+                prop_assert_eq!(job.state(), Some(before.state()), "a terminal state was left");
+                prop_assert_eq!(job.record.as_ref().unwrap().finished_at(), before.finished_at());
             }
         }
         // From any state, a few deliveries and successful attempts finish the job.
@@ -355,7 +360,7 @@ proptest! {
             job.deliver(9, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
         }
         job.end(AttemptEnd::Exited(0), now);
-        let lease = job.record.as_ref().and_then(|record| record.lease.clone());
+        let lease = job.record.as_ref().and_then(|record| record.lease().cloned());
         if let Some(lease) = lease {
             // The worker crashed, so the message that the lease names is redelivered.
             while !job.state().is_some_and(State::is_terminal) {

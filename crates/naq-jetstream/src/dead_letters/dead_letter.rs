@@ -129,8 +129,8 @@ impl Broker {
             headers,
             delivery.payload.clone(),
             &FailureInfo {
-                state: record.state,
-                reason: record.reason.unwrap_or(Reason::Exit),
+                state: record.state(),
+                reason: record.reason().unwrap_or(Reason::Exit),
                 exit_code: record.exit_code,
                 signal: record.signal,
                 error: record.error.as_deref().unwrap_or_default(),

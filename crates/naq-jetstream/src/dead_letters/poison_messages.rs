@@ -176,12 +176,12 @@ impl Broker {
         problem: &str,
         time: Timestamp,
     ) -> Result<(), BrokerError> {
-        let mut record = Record::new(job.clone(), queue.clone(), State::Queued, time);
-        record.error = Some(problem.to_owned());
-        record.set_phase(Phase::Finished {
+        let rejected = Phase::Finished {
             outcome: Outcome::Rejected(RejectReason::Invalid),
             finished_at: time,
-        });
+        };
+        let mut record = Record::new(job.clone(), queue.clone(), rejected, time);
+        record.error = Some(problem.to_owned());
         match self.write_record(&record, 0, Some(RECORD_TTL)).await {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
             Err(error) => Err(error),

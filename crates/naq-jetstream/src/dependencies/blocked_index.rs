@@ -22,9 +22,7 @@ use crate::jobs::message::NewJob;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use naq_protocol::{
-    BlockedOn, Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp,
-};
+use naq_protocol::{Dependency, DependencyCondition, JobId, QueueName, Record, State, Timestamp};
 
 /// Maximum number of keys that are written, read or removed concurrently.
 const KEYS_AT_ONCE: usize = 64;
@@ -172,9 +170,9 @@ impl Broker {
             let (record, revision) = self.read_record(job).await?;
             let needed_until = Timestamp(now.0 + timeout);
             let written = match record {
-                Some(record) if record.state.is_terminal() => return Ok(true),
+                Some(record) if record.state().is_terminal() => return Ok(true),
                 Some(record) if record.placeholder => {
-                    let goes_at = record.waits.as_ref().and_then(|waits| waits.until);
+                    let goes_at = record.waits().and_then(|waits| waits.until);
                     if goes_at.is_some_and(|goes_at| goes_at >= needed_until) {
                         return Ok(false);
                     }
@@ -184,10 +182,7 @@ impl Broker {
                 Some(record) if record.has_dependents => return Ok(false),
                 // Writing the record would drop the fields that this version does not know. Without
                 // the mark, the reconciler releases the dependents, by the keys of the index.
-                Some(Record {
-                    state: State::Unknown(_),
-                    ..
-                }) => return Ok(false),
+                Some(record) if matches!(record.state(), State::Unknown(_)) => return Ok(false),
                 Some(mut record) => {
                     record.has_dependents = true;
                     self.write_record(&record, revision, None).await
@@ -216,15 +211,8 @@ impl Broker {
         timeout: Duration,
     ) -> Result<u64, BrokerError> {
         let lasts = timeout.saturating_mul(2) + naq_core::RECORD_TTL_MIN;
-        let mut record = Record::new(job.clone(), queue.clone(), State::Queued, now);
-        record.placeholder = true;
-        record.has_dependents = true;
-        record.waits = Some(BlockedOn {
-            dependencies: Vec::new(),
-            concurrency_key: None,
-            since: now,
-            until: Some(Timestamp(now.0 + lasts)),
-        });
+        let until = Timestamp(now.0 + lasts);
+        let record = Record::placeholder(job.clone(), queue.clone(), now, until);
         self.write_record(&record, revision, Some(lasts)).await
     }
 
@@ -328,7 +316,7 @@ impl Broker {
         let (Some(record), _) = self.read_record(job).await? else {
             return Ok(false);
         };
-        if record.state != State::Waiting {
+        if record.state() != State::Waiting {
             return Ok(false);
         }
         let payload = match (&record.envelope, &record.envelope_object) {
@@ -349,7 +337,7 @@ impl Broker {
             start: None,
         };
         self.republish(again).await?;
-        if record.waits.is_some_and(|waits| waits.until.is_some()) {
+        if record.waits().is_some_and(|waits| waits.until.is_some()) {
             self.cancel_recheck(&record.queue, job).await?;
         }
         Ok(true)

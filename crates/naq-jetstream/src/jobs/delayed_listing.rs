@@ -210,5 +210,5 @@ impl Broker {
 }
 
 fn has_begun(record: &Record) -> bool {
-    !record.placeholder && record.state != State::Scheduled
+    !record.placeholder && record.state() != State::Scheduled
 }

@@ -10,6 +10,30 @@ use crate::error::BrokerError;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{JobId, QueueName, Record};
 
+/// Where the envelope of a job is stored, by its record.
+#[derive(Clone, Debug)]
+pub struct EnvelopeLocation {
+    job_id: JobId,
+    queue: QueueName,
+    /// The object that holds it, if it was too large for the record.
+    object: Option<String>,
+    /// The sequence of the message by which the job runs.
+    lease_sequence: Option<u64>,
+}
+
+impl EnvelopeLocation {
+    /// Where the envelope of this record's job is, if the record itself does not contain it.
+    #[must_use]
+    pub fn of(record: &Record) -> EnvelopeLocation {
+        EnvelopeLocation {
+            job_id: record.job_id.clone(),
+            queue: record.queue.clone(),
+            object: record.envelope_object.clone(),
+            lease_sequence: record.lease().map(|lease| lease.sequence),
+        }
+    }
+}
+
 impl Broker {
     /// Reads the message of a job that already existed when it was enqueued: the one at the
     /// sequence that the server reported, or the one it has become since. `None` if it is gone.
@@ -171,20 +195,32 @@ impl Broker {
         if let Some(envelope) = &record.envelope {
             return Ok(Some(Bytes::copy_from_slice(envelope.get().as_bytes())));
         }
-        if let Some(object) = &record.envelope_object {
+        self.envelope_at(&EnvelopeLocation::of(record)).await
+    }
+
+    /// Reads the envelope of a job whose record does not contain it, as [`Broker::envelope_of`] does.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn envelope_at(
+        &self,
+        location: &EnvelopeLocation,
+    ) -> Result<Option<Bytes>, BrokerError> {
+        if let Some(object) = &location.object {
             return match self.get_object(object).await {
                 Ok(bytes) => Ok(Some(bytes.into())),
                 Err(BrokerError::NotFound(_)) => Ok(None),
                 Err(error) => Err(error),
             };
         }
-        if let Some(lease) = &record.lease {
-            return self.payload_at(&record.queue, lease.sequence).await;
+        let (queue, job_id) = (&location.queue, &location.job_id);
+        if let Some(sequence) = location.lease_sequence {
+            return self.payload_at(queue, sequence).await;
         }
-        let stream = self.names.queue_stream(&record.queue);
+        let stream = self.names.queue_stream(queue);
         for subject in [
-            self.names.delayed(&record.queue, &record.job_id),
-            self.names.job(&record.queue, &record.job_id),
+            self.names.delayed(queue, job_id),
+            self.names.job(queue, job_id),
         ] {
             let message = self
                 .read_message(&stream, MessageSelector::NextBySubject(&subject, 1))
@@ -195,7 +231,7 @@ impl Broker {
                 return Ok(Some(message.payload()));
             }
         }
-        let message = self.find_in_queue(&record.queue, &record.job_id).await?;
+        let message = self.find_in_queue(queue, job_id).await?;
         Ok(message.map(|message| message.payload))
     }
 

@@ -238,7 +238,7 @@ async fn message_or_record(
     };
     let job = match broker.read_record(&job_id).await {
         // the message is about to go: it is acknowledged once the record is written
-        Ok((Some(record), _)) if record.state.is_terminal() => return Ok(None),
+        Ok((Some(record), _)) if record.state().is_terminal() => return Ok(None),
         Ok((Some(record), _)) if !record.placeholder => RecordOrMessage::Record(Box::new(record)),
         Ok(_) | Err(BrokerError::InvalidData(_)) => {
             let mut job_message = job_message(&queue, &message, state);

@@ -18,7 +18,7 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::jobs::message::job_id_of;
 use crate::stream::stream_api::MessageSelector;
-use naq_protocol::{JobId, QueueName, Record, State, Timestamp};
+use naq_protocol::{JobId, QueueName, State, Timestamp};
 
 /// How long a pause of deliveries lasts unless it is renewed: a purge that dies blocks the queue
 /// for no longer.
@@ -243,18 +243,20 @@ impl Broker {
     async fn standing(&self, job: &JobId, sequence: u64) -> Result<AckPendingState, BrokerError> {
         let (record, _) = self.read_record(job).await?;
         Ok(match record {
-            Some(record) if record.state.is_terminal() => AckPendingState::Ended,
-            Some(Record {
-                state: State::Running,
-                lease: Some(lease),
-                ..
-            }) if lease.sequence == sequence => AckPendingState::Running,
-            // only a later version can tell: a worker of it may run the job by this message
-            Some(Record {
-                state: State::Unknown(_),
-                ..
-            }) => AckPendingState::Running,
-            _ => AckPendingState::Unclaimed,
+            Some(record) if record.state().is_terminal() => AckPendingState::Ended,
+            Some(record) => match record.state() {
+                State::Running
+                    if record
+                        .lease()
+                        .is_some_and(|lease| lease.sequence == sequence) =>
+                {
+                    AckPendingState::Running
+                }
+                // only a later version can tell: a worker of it may run the job by this message
+                State::Unknown(_) => AckPendingState::Running,
+                _ => AckPendingState::Unclaimed,
+            },
+            None => AckPendingState::Unclaimed,
         })
     }
 }

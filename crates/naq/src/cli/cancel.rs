@@ -154,7 +154,7 @@ impl<'s> CancelBatch<'s> {
             };
             render::print_json(&CancelledJob {
                 job_id: id,
-                state: cancelled.record().state,
+                state: cancelled.record().state(),
                 cancel_requested: requested,
                 worker_acknowledged: acknowledged,
             })?;

@@ -203,7 +203,7 @@ pub(super) async fn wait_for_all(
     let mut printed = Ok(());
     client
         .wait_each(ids, |record| {
-            if record.state == State::Succeeded {
+            if record.state() == State::Succeeded {
                 succeeded += 1;
             } else {
                 failed += 1;

@@ -28,7 +28,7 @@ impl ProgressBars {
     /// Shows a job's progress. Its bar appears with its first progress and disappears when the job
     /// ends.
     pub(super) fn update(&mut self, record: &Record) {
-        if record.state.is_terminal() {
+        if record.state().is_terminal() {
             if let Some(bar) = self.shown.remove(&record.job_id) {
                 bar.finish_and_clear();
             }

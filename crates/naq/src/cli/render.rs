@@ -374,8 +374,8 @@ pub(super) struct Ending {
 impl Ending {
     pub(super) fn of(record: &Record) -> Ending {
         Ending {
-            state: record.state,
-            reason: record.reason,
+            state: record.state(),
+            reason: record.reason(),
             exit_code: record.exit_code,
             signal: record.signal,
         }

@@ -60,7 +60,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     runner.shutdown().await;
     let printed = display.finish().await;
     let record = match summary.last_record {
-        Some(record) if record.state.is_terminal() => *record,
+        Some(record) if record.state().is_terminal() => *record,
         // The worker was stopped before the job started, or between two attempts.
         _ => client.cancel(&job_id).await?.record().clone(),
     };
@@ -188,7 +188,7 @@ fn finish(session: &Session, record: &Record) -> Result<u8, Failure> {
         render::print_json(record)?;
         return Ok(record.shell_exit_code());
     }
-    let message = match (record.state, &record.error) {
+    let message = match (record.state(), &record.error) {
         (State::Succeeded, _) => None,
         (State::Failed, None) => None,
         (_, Some(error)) => Some(error.clone()),

@@ -47,7 +47,7 @@ fn print(record: &Record) -> std::io::Result<()> {
     print_envelope(record)?;
     print_attempt(record)?;
     print_times(record, now)?;
-    if let Some(waits) = &record.waits {
+    if let Some(waits) = record.waits() {
         print_waits(waits, now)?;
     }
     print_outcome(record)?;
@@ -101,8 +101,8 @@ fn print_times(record: &Record, now: Timestamp) -> std::io::Result<()> {
         ("scheduled for", record.scheduled_for),
         ("enqueued", Some(record.enqueue_time)),
         ("started", record.started_at),
-        ("finished", record.finished_at),
-        ("next attempt", record.next_attempt_at),
+        ("finished", record.finished_at()),
+        ("next attempt", record.next_attempt_at()),
     ];
     for (name, time) in times {
         if let Some(time) = time {

@@ -32,10 +32,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let waiter = client.waiter(&ids).await?;
     let waiting = waiter.each_change(|record| {
         bars.update(&record);
-        if !record.state.is_terminal() {
+        if !record.state().is_terminal() {
             return;
         }
-        all_succeeded &= record.state == State::Succeeded;
+        all_succeeded &= record.state() == State::Succeeded;
         if printed.is_ok() {
             printed = bars.suspend(|| print(session, &record));
         }

@@ -104,7 +104,7 @@ async fn apply_overlap_policy(
         return Ok(None);
     };
     let has_ended = match client.fetch_job(last).await {
-        Ok(record) => record.state.is_terminal(),
+        Ok(record) => record.state().is_terminal(),
         Err(ClientError::NoSuchJob(_)) => true,
         Err(error) => return Err(error),
     };

@@ -236,8 +236,8 @@ impl Reconciler<'_> {
             BlockedIndexKey::Slot { job } => {
                 let (record, _) = self.broker.read_record(job).await?;
                 match record {
-                    Some(record) if record.state.is_terminal() => true,
-                    Some(record) if record.state == State::Waiting => {
+                    Some(record) if record.state().is_terminal() => true,
+                    Some(record) if record.state() == State::Waiting => {
                         summary.released += u64::from(self.offer_slot(&record).await?);
                         false
                     }
@@ -254,8 +254,10 @@ impl Reconciler<'_> {
 
     /// Releases a job that waits for a slot, if one is free.
     async fn offer_slot(&self, record: &Record) -> Result<bool, BrokerError> {
-        let waits = record.waits.as_ref();
-        let Some(key) = waits.and_then(|waits| waits.concurrency_key.as_ref()) else {
+        let Some(key) = record
+            .waits()
+            .and_then(|waits| waits.concurrency_key.as_ref())
+        else {
             return Ok(false);
         };
         let envelope = record.envelope.as_ref();
@@ -276,7 +278,7 @@ impl Reconciler<'_> {
             if !self.lease.is_held() {
                 return Ok(());
             }
-            let holder = record.lease.as_ref().map(|lease| &lease.worker_id);
+            let holder = record.lease().map(|lease| &lease.worker_id);
             let is_held = holder.is_some_and(|holder| alive.contains(holder));
             if needs_message(&record) && !is_held && written_at <= self.before {
                 suspects.push(record.job_id);
@@ -307,7 +309,7 @@ impl Reconciler<'_> {
     ) -> Result<ReconcileSummary, BrokerError> {
         let mut summary = ReconcileSummary::default();
         let broker = self.broker;
-        if let Some(lease) = &record.lease
+        if let Some(lease) = record.lease()
             && broker
                 .payload_at(&record.queue, lease.sequence)
                 .await?

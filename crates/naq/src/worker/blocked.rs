@@ -92,7 +92,7 @@ impl LeasedDelivery<'_> {
     ) -> Result<Option<BlockedJob>, BrokerError> {
         let broker = self.broker();
         let (record, _) = self.persist(|| broker.read_record(job_id)).await?;
-        let Some(record) = record.filter(|record| record.state == State::Waiting) else {
+        let Some(record) = record.filter(|record| record.state() == State::Waiting) else {
             return Ok(None);
         };
         let payload = match (&record.envelope, &record.envelope_object) {
@@ -126,8 +126,8 @@ async fn dependency_status(
         }
         return Ok(DependencyStatus::Missing);
     };
-    if record.state.is_terminal() {
-        return Ok(DependencyStatus::Finished(record.state));
+    if record.state().is_terminal() {
+        return Ok(DependencyStatus::Finished(record.state()));
     }
     if is_overdue && depends_on(broker, record, job).await? {
         return Ok(DependencyStatus::Circular);
@@ -138,7 +138,7 @@ async fn dependency_status(
 /// Whether the job of `record` depends on `job`, directly or through other blocked jobs.
 async fn depends_on(broker: &Broker, record: Record, job: &JobId) -> Result<bool, BrokerError> {
     let mut seen = HashSet::new();
-    let mut next: Vec<JobId> = awaited_jobs(record);
+    let mut next: Vec<JobId> = awaited_jobs(&record);
     while let Some(one) = next.pop() {
         if one == *job {
             return Ok(true);
@@ -147,18 +147,18 @@ async fn depends_on(broker: &Broker, record: Record, job: &JobId) -> Result<bool
             continue;
         }
         if let (Some(record), _) = broker.read_record(&one).await? {
-            next.extend(awaited_jobs(record));
+            next.extend(awaited_jobs(&record));
         }
     }
     Ok(false)
 }
 
-fn awaited_jobs(record: Record) -> Vec<JobId> {
-    match (record.state, record.waits) {
+fn awaited_jobs(record: &Record) -> Vec<JobId> {
+    match (record.state(), record.waits()) {
         (State::Waiting, Some(waits)) => waits
             .dependencies
-            .into_iter()
-            .map(|dependency| dependency.job)
+            .iter()
+            .map(|dependency| dependency.job.clone())
             .collect(),
         _ => Vec::new(),
     }
@@ -206,7 +206,7 @@ impl Attempt<'_> {
         mut record: Box<Record>,
         revision: u64,
     ) -> Result<BlockOutcome, BrokerError> {
-        let Some(waits) = record.waits.clone() else {
+        let Some(waits) = record.waits().cloned() else {
             return Ok(BlockOutcome::Reevaluate);
         };
         let (delivery, broker) = (&self.delivery, self.delivery.broker());
@@ -273,7 +273,7 @@ impl Attempt<'_> {
         // If the job was released and claimed before the recheck existed, its worker found no
         // recheck to cancel, so this one would remain.
         let (present, _) = delivery.persist(|| broker.read_record(job)).await?;
-        if present.is_none_or(|record| record.state != State::Waiting) {
+        if present.is_none_or(|record| record.state() != State::Waiting) {
             delivery
                 .persist(|| broker.cancel_recheck(queue, job))
                 .await?;
@@ -285,12 +285,11 @@ impl Attempt<'_> {
     /// `before` is its record before it was claimed. If the server does not answer, the key stays
     /// until the reconciler removes it, which does no harm.
     pub(super) async fn remove_slot_waiter(&self, before: Option<&Record>) {
-        let Some(before) = before.filter(|record| record.state == State::Waiting) else {
+        let Some(before) = before.filter(|record| record.state() == State::Waiting) else {
             return;
         };
         let waited_for_slot = before
-            .waits
-            .as_ref()
+            .waits()
             .is_some_and(|waits| waits.concurrency_key.is_some());
         if waited_for_slot && let Some(key) = &self.envelope.concurrency_key {
             let broker = self.delivery.broker();

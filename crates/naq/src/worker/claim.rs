@@ -43,7 +43,7 @@ struct RecordSnapshot {
 
 impl RecordSnapshot {
     fn state(&self) -> Option<State> {
-        self.record.as_ref().map(|record| record.state)
+        self.record.as_ref().map(|record| record.state())
     }
 }
 
@@ -196,8 +196,8 @@ impl<'a> Claiming<'a> {
     /// deliveries from 1 again.
     fn recognize_own_claim(&self, snapshot: RecordSnapshot) -> ControlFlow<Claim, RecordSnapshot> {
         let is_own = |record: &Record| {
-            record.state == State::Running
-                && record.lease.as_ref().is_some_and(|lease| {
+            record.state() == State::Running
+                && record.lease().is_some_and(|lease| {
                     lease.worker_id == self.facts.worker_id
                         && lease.sequence == self.facts.sequence
                         && lease.delivery == self.facts.delivery
@@ -350,7 +350,7 @@ impl<'a> Claiming<'a> {
         let is_overdue = snapshot
             .record
             .as_ref()
-            .and_then(|record| record.waits.as_ref()?.until)
+            .and_then(|record| record.waits()?.until)
             .is_some_and(|until| self.facts.now >= until);
         let delivery = self.delivery();
         let resolving = delivery.resolve_dependencies(&self.facts.job_id, open, is_overdue);
@@ -416,7 +416,7 @@ impl<'a> Claiming<'a> {
     ) -> Result<bool, BrokerError> {
         let record = snapshot.record.as_deref();
         let Some((record, sequence)) =
-            record.and_then(|record| Some((record, record.lease.as_ref()?.sequence)))
+            record.and_then(|record| Some((record, record.lease()?.sequence)))
         else {
             return Ok(false);
         };
@@ -432,7 +432,7 @@ impl<'a> Claiming<'a> {
         let delivery = self.delivery();
         if let Some(record) = &snapshot.record {
             let completed = async {
-                if record.state == State::Failed {
+                if record.state() == State::Failed {
                     delivery.dead_letter(record).await?;
                 }
                 let envelope = Some(self.attempt.envelope);

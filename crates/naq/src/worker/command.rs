@@ -151,13 +151,20 @@ fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, QueueName, State, Timestamp};
+    use naq_protocol::{JobId, Lease, Phase, QueueName, Timestamp};
 
     fn record() -> Record {
         let mut record = Record::new(
             JobId::new("j").unwrap(),
             QueueName::new("q").unwrap(),
-            State::Running,
+            Phase::Running {
+                lease: Lease {
+                    worker_id: "w".to_owned(),
+                    sequence: 1,
+                    delivery: 1,
+                },
+                started_at: Timestamp::from_unix_ms(0).unwrap(),
+            },
             Timestamp::from_unix_ms(0).unwrap(),
         );
         record.attempt = 2;

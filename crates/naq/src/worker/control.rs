@@ -152,7 +152,7 @@ impl<'a> RecordCheckpointer<'a> {
         match saved {
             CheckpointResult::Written(at) => *revision = at,
             CheckpointResult::Changed(Some(present), at)
-                if present.state == State::Running && present.lease == record.lease =>
+                if present.state() == State::Running && present.lease() == record.lease() =>
             {
                 *revision = at;
                 record.has_dependents |= present.has_dependents;
@@ -191,13 +191,20 @@ async fn write_checkpoint(broker: Broker, mut record: Record, revision: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use naq_protocol::{JobId, QueueName, Timestamp};
+    use naq_protocol::{JobId, Lease, Phase, QueueName, Timestamp};
 
     fn applied(lines: &[&str]) -> (Record, ControlState) {
         let mut record = Record::new(
             JobId::new("j").unwrap(),
             QueueName::new("q").unwrap(),
-            State::Running,
+            Phase::Running {
+                lease: Lease {
+                    worker_id: "w".to_owned(),
+                    sequence: 1,
+                    delivery: 1,
+                },
+                started_at: Timestamp::from_unix_ms(0).unwrap(),
+            },
             Timestamp::from_unix_ms(0).unwrap(),
         );
         let mut control_state = ControlState::default();

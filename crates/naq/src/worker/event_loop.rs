@@ -332,7 +332,7 @@ impl Worker {
             .summary
             .last_record
             .as_ref()
-            .is_some_and(|record| record.state.is_terminal());
+            .is_some_and(|record| record.state().is_terminal());
         if is_single_job && has_ended && self.command == WorkerCommand::Run {
             self.command = WorkerCommand::Drain;
         }
@@ -590,8 +590,8 @@ fn log_finished(record: &Record) {
         exit_code = record.exit_code,
         wall_ms = record.usage.map(|usage| usage.wall_ms),
         "{}{}",
-        record.state,
-        record.reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
+        record.state(),
+        record.reason().map(|reason| format!(" ({reason})")).unwrap_or_default()
     );
 }
 

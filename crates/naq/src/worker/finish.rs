@@ -34,7 +34,7 @@ impl Ending {
 
     /// The end of a job that was decided without running it.
     pub(super) fn without_running(record: Box<Record>, revision: u64) -> Ending {
-        let dead_letter = record.state == State::Failed;
+        let dead_letter = record.state() == State::Failed;
         Ending {
             next: OnEnd::Finish {
                 record,

@@ -112,12 +112,11 @@ impl MessageLease {
             return;
         };
         let is_elsewhere = record
-            .lease
-            .as_ref()
+            .lease()
             .is_some_and(|lease| lease.worker_id != worker_id);
         if is_elsewhere {
             self.stop(StopReason::LeaseLost, true);
-        } else if record.cancel_requested && record.state == State::Running {
+        } else if record.cancel_requested && record.state() == State::Running {
             self.stop(StopReason::Cancel, false);
         }
     }

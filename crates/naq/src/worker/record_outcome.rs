@@ -99,8 +99,8 @@ impl LeasedDelivery<'_> {
             record.has_dependents |= present.has_dependents;
             return Ok(Conflict::Written(at));
         }
-        let is_still_ours = present.state == State::Running
-            && present.lease.as_ref().is_some_and(|lease| {
+        let is_still_ours = present.state() == State::Running
+            && present.lease().is_some_and(|lease| {
                 Some(&lease.worker_id) == record.worker_id.as_ref()
                     && present.attempt >= record.attempt
             });
@@ -186,9 +186,9 @@ enum Conflict {
 }
 
 fn is_same_outcome(present: &Record, record: &Record) -> bool {
-    present.state == record.state
+    present.state() == record.state()
         && present.attempt == record.attempt
         && present.worker_id == record.worker_id
-        && present.finished_at == record.finished_at
-        && present.lease.is_none()
+        && present.finished_at() == record.finished_at()
+        && present.lease().is_none()
 }

@@ -65,7 +65,7 @@ impl LeasedDelivery<'_> {
                 // released yet. If it is another job's record, its dependents wait for that job.
                 Ok((Some(present), _)) => {
                     record.has_dependents =
-                        present.has_dependents && present.state == State::Rejected;
+                        present.has_dependents && present.state() == State::Rejected;
                     return Ok(());
                 }
                 Err(BrokerError::InvalidData(_)) => return Ok(()),

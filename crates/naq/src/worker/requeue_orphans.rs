@@ -51,8 +51,8 @@ async fn unclaimed_deliveries(
         let is_claimed = match broker.read_record(&job_id).await? {
             // a worker of a later version may run a job in a state that only that version knows
             (Some(record), _) => {
-                matches!(record.state, State::Running | State::Unknown(_))
-                    || record.state.is_terminal()
+                matches!(record.state(), State::Running | State::Unknown(_))
+                    || record.state().is_terminal()
             }
             (None, _) => false,
         };

@@ -30,7 +30,7 @@ pub(super) async fn run(bench: &Bench, output_bytes: u64) -> Result<(), Failure>
     };
     worker.end().await;
     let printed = record.stdout.as_ref().map_or(0, |output| output.bytes);
-    if record.state != State::Succeeded || printed != output_bytes {
+    if record.state() != State::Succeeded || printed != output_bytes {
         return Err(Failure::general(
             "the job failed, or its output does not have the requested size",
         ));

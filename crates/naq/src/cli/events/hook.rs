@@ -221,7 +221,7 @@ async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration
     match called {
         Ok(()) => {
             change.ack().await;
-            tracing::info!(job_id = %record.job_id, state = %record.state, "action done");
+            tracing::info!(job_id = %record.job_id, state = %record.state(), "action done");
             true
         }
         Err(problem) => {
@@ -229,7 +229,7 @@ async fn run_hook(hook: &Hook, change: &RecordChangeDelivery, ack_wait: Duration
             let pause = RETRY_BACKOFF.pause(failures, rand::random());
             tracing::warn!(
                 job_id = %record.job_id,
-                state = %record.state,
+                state = %record.state(),
                 times = change.delivery,
                 "{problem}; retrying in {:.1} s",
                 pause.as_secs_f64()
@@ -326,10 +326,10 @@ fn variables(record: &Record, revision: u64) -> Vec<(String, String)> {
     [
         ("NAQ_JOB_ID", record.job_id.to_string()),
         ("NAQ_QUEUE", record.queue.to_string()),
-        ("NAQ_STATE", record.state.to_string()),
+        ("NAQ_STATE", record.state().to_string()),
         (
             "NAQ_REASON",
-            optional(record.reason.map(|reason| reason.to_string())),
+            optional(record.reason().map(|reason| reason.to_string())),
         ),
         (
             "NAQ_ERROR",

@@ -68,7 +68,7 @@ impl Webhook {
             .post(&self.uri)
             .content_type("application/json")
             .header("Naq-Job-Id", record.job_id.as_str())
-            .header("Naq-State", record.state.as_str())
+            .header("Naq-State", record.state().as_str())
             .header("Naq-Revision", revision.to_string())
             .send(json);
         let mut response = sent.map_err(|error| self.redact_url(&error.to_string()))?;

@@ -17,8 +17,8 @@ pub(super) async fn show(session: &Session, client: &Client, id: &JobId) -> Resu
             render::print_json(&TreeNode {
                 job_id: &node.job_id,
                 queue: record.map(|record| &record.queue),
-                state: record.map(|record| record.state),
-                reason: record.and_then(|record| record.reason),
+                state: record.map(|record| record.state()),
+                reason: record.and_then(|record| record.reason()),
                 depends_on: &node.depends_on,
             })?;
         }
@@ -105,7 +105,7 @@ fn format_state(record: Option<&Record>) -> String {
         .progress
         .as_ref()
         .and_then(|progress| progress.percent);
-    if let Some(percent) = percent.filter(|_| !record.state.is_terminal()) {
+    if let Some(percent) = percent.filter(|_| !record.state().is_terminal()) {
         text.push_str(&format!(" {percent}%"));
     }
     text
