@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo, RecordChangeConsumer};
+use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo};
 use naq_protocol::{CapturedOutput, JobId, LeaderInfo, Record, Timestamp, WorkerInfo};
 
 use super::ClientError;
 use super::clock::Clock;
 use super::raw_envelope::as_json;
+use super::record_changes::RecordChangeConsumer;
 use super::unclaimed::record_of;
 
 /// How long a worker may be silent before another worker gets its jobs, unless
@@ -276,6 +277,6 @@ impl Client {
         name: &str,
     ) -> Result<RecordChangeConsumer, ClientError> {
         let consumer = self.broker.consume_record_changes(name, self.ack_wait);
-        Ok(consumer.await?)
+        Ok(RecordChangeConsumer(consumer.await?))
     }
 }

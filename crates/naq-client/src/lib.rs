@@ -70,6 +70,7 @@ mod logs;
 mod missing_labels;
 mod queue;
 mod raw_envelope;
+mod record_changes;
 mod record_summary;
 mod rerun;
 mod schedule_sets;
@@ -92,6 +93,7 @@ pub use from_env::managed_server_dir;
 pub use listing::{JobPage, JobSummary};
 pub use logs::Logs;
 pub use queue::Queue;
+pub use record_changes::RecordChangeConsumer;
 pub use record_summary::RecordSummary;
 pub use rerun::Rerun;
 pub use schedule_sets::{ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep};
@@ -105,7 +107,7 @@ pub use naq_core::{ExistingJob, ScheduleChange, ScheduleError, StartDelay, Start
 pub use naq_jetstream::{
     BrokerError, BrokerErrorKind, ConnectFailure, ConnectOptions, DeadLetter, DelayedJobCursor,
     JobCursor, LogChunk, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordChange, RecordChangeConsumer, RecordChangeDelivery,
+    RecordChange, RecordChangeDelivery,
 };
 pub use naq_protocol::{
     Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError,
