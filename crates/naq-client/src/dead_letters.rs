@@ -45,6 +45,7 @@ impl DeadLetterFilter {
 
 /// The number of selected dead letters, and the sequence up to which they were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeadLetterCount {
     /// The number.
     pub jobs: u64,
@@ -54,6 +55,7 @@ pub struct DeadLetterCount {
 }
 
 /// Dead letters, newest first. [`Client::list_dead_letters`] returns it.
+#[non_exhaustive]
 pub struct DeadLetterList {
     jobs: DeadLetters,
     filter: DeadLetterFilter,

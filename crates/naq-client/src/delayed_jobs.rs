@@ -21,6 +21,7 @@ const ATTEMPTS_MAX: usize = 8;
 
 /// A delayed job in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct DelayedJobSummary {
     /// The job.
     pub job_id: JobId,
@@ -58,6 +59,7 @@ impl DelayedJobSummary {
 
 /// A page of a list of delayed jobs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DelayedJobPage {
     /// The delayed jobs, queue by queue, in the order in which they were stored.
     pub delayed_jobs: Vec<DelayedJobSummary>,

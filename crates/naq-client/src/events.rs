@@ -17,6 +17,7 @@ const REMEMBERED_MAX: usize = 65_536;
 /// A change of a job's state.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "event")]
+#[non_exhaustive]
 pub struct JobEvent {
     /// When the server stored the change.
     pub time: Timestamp,

@@ -19,6 +19,7 @@ const READS_AT_ONCE: usize = 32;
 /// A job in a list: its record without its envelope and its output.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "job")]
+#[non_exhaustive]
 pub struct JobSummary {
     /// What lists and events have in common.
     #[serde(flatten)]
@@ -71,6 +72,7 @@ impl JobSummary {
 
 /// A page of a job list.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct JobPage {
     /// The jobs, latest change first.
     pub jobs: Vec<JobSummary>,

@@ -8,6 +8,7 @@ use naq_protocol::{JobId, QueueName, Record, State};
 
 /// A new job that reruns an ended one and is not enqueued yet.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Rerun {
     client: Client,
     job_id: JobId,

@@ -53,6 +53,7 @@ impl ScheduleSetAction {
 
 /// One schedule of a set, and what to do with it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ScheduleSetStep {
     /// The name of the schedule.
     pub schedule_id: ScheduleId,
@@ -66,6 +67,7 @@ pub struct ScheduleSetStep {
 
 /// The steps of applying a set: first the described schedules, in their order, then the removed ones.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ScheduleSetPlan {
     client: Client,
     options: ScheduleSetOptions,

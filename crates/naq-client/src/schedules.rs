@@ -223,6 +223,7 @@ pub enum AddScheduleOutcome {
 
 /// A schedule that was created or already existed.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AddedSchedule {
     /// The schedule as it is stored.
     pub schedule: Schedule,
@@ -240,6 +241,7 @@ impl AddedSchedule {
 
 /// A schedule after a request to change it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct UpdatedSchedule {
     /// The schedule as it is stored now.
     pub schedule: Schedule,
@@ -273,6 +275,7 @@ impl ScheduleFilter {
 
 /// A schedule and its next tick.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ScheduleSummary {
     /// The schedule.
     pub schedule: Schedule,
@@ -329,6 +332,7 @@ pub enum ListedSchedule {
 const CACHED_CRONS_MAX: usize = 1_024;
 
 /// Schedules in the order of their last change. [`Client::list_schedules`] returns it.
+#[non_exhaustive]
 pub struct ScheduleList {
     listing: ScheduleListing,
     filter: ScheduleFilter,
@@ -367,6 +371,7 @@ impl ScheduleList {
 
 /// The state of the last job of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LastOutcome {
     /// The job's state.
     pub state: State,

@@ -41,6 +41,7 @@ const MESSAGE_CHARS_MAX: usize = 500;
 
 /// What is wrong with an envelope, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub struct EnvelopeError {
     /// The kind of error.
     pub reason: RejectReason,
