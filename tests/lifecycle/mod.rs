@@ -4,4 +4,5 @@ mod cancel;
 mod control;
 mod dependencies;
 mod flows;
+mod later_version;
 mod slots;
