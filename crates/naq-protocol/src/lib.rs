@@ -26,8 +26,10 @@
 //! # Versions
 //!
 //! Every later version reads what this one writes. Unknown fields are ignored, and survive wherever
-//! naq forwards an envelope. An unknown state, reason or status is read as `Unknown` and shown as
-//! it is. An envelope whose `version` is too high is rejected with
+//! naq forwards an envelope. An unknown state, reason, status, policy, condition or strategy is read
+//! as `Unknown` and shown as it is: naq leaves a record in an unknown state alone, enqueues no tick
+//! by an unknown policy, and decides nothing by an unknown condition. Where a user sets such a name,
+//! it is refused with the names that exist. An envelope whose `version` is too high is rejected with
 //! [`RejectReason::UnsupportedVersion`], since a worker must not run a job that it only half
 //! understands.
 //!
