@@ -102,9 +102,9 @@ impl Client {
     /// called.
     ///
     /// ```no_run
-    /// # use naq_client::{Client, ClientError, DeadLetterFilter};
+    /// # use naq_client::{Client, ClientError, DeadLetterFilter, Reason};
     /// # async fn example(client: Client) -> Result<(), ClientError> {
-    /// let filter = DeadLetterFilter { reason: Some("timeout".to_owned()), ..DeadLetterFilter::default() };
+    /// let filter = DeadLetterFilter { reason: Some(Reason::Timeout), ..DeadLetterFilter::default() };
     /// let mut failed = client.list_dead_letters(&filter).await?;
     /// while let Some(job) = failed.next().await? {
     ///     println!("{} failed at {}", job.job_id, job.time);
