@@ -370,7 +370,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_CONTAINMENT",
         SettingKind::Choice(&["auto", "cgroup", "namespace", "subreaper"]),
         DefaultValue::Text("auto"),
-        "how the process tree of a job is contained; auto is the strongest way available",
+        "containment of a job's process tree, where auto is the strongest available",
     )
     .with_flag(FlagScope::Worker, "KIND"),
     row(
