@@ -92,6 +92,9 @@ impl Field {
         if text.is_empty() {
             return Err("one side of a comma is empty".to_owned());
         }
+        if let Some(why) = other_dialect(text) {
+            return Err(why.to_owned());
+        }
         let (range, step) = match text.split_once('/') {
             Some((range, step)) => (range, Some(self.parse_step(step)?)),
             None => (text, None),
@@ -225,6 +228,17 @@ impl Field {
         }
         bits
     }
+}
+
+/// Why an item is refused that another implementation of cron accepts: `~`, a random value, as in
+/// `0~59`, or `H`, a hashed one, as in `H/15`. `None` for any other item.
+pub(super) fn other_dialect(item: &str) -> Option<&'static str> {
+    if item.contains('~') {
+        return Some("a random value (~) is not supported; write a number, and use a jitter");
+    }
+    let hash = item.strip_prefix(['H', 'h'])?;
+    (hash.is_empty() || hash.starts_with(['/', '(']))
+        .then_some("a hashed value (H) is not supported; write a number, and use a jitter")
 }
 
 fn step_mask(from: u32, to: u32, step: u32) -> u64 {

@@ -34,6 +34,34 @@ fn next(text: &str, name: &str, after: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
+fn forms_of_other_implementations_are_named() {
+    for (text, cause) in [
+        ("@reboot", "@reboot is not supported"),
+        ("@every 5m", "an interval after @"),
+        ("@every_minute", "an interval after @"),
+        ("@300", "an interval after @"),
+        (
+            "0~59 * * * *",
+            "minute (field 1) \"0~59\": a random value (~)",
+        ),
+        ("0 ~ * * *", "hour (field 2) \"~\": a random value (~)"),
+        (
+            "H H(0-7) * * *",
+            "minute (field 1) \"H\": a hashed value (H)",
+        ),
+        ("0 h/6 * * *", "hour (field 2) \"h/6\": a hashed value (H)"),
+    ] {
+        let error = Cron::parse(text).unwrap_err();
+        assert!(error.is_other_dialect(), "{error}");
+        assert!(error.to_string().contains(cause), "{error}");
+    }
+    for text in ["@fortnightly", "61 * * * *", "0 HOUR * * *", "* * * *", ""] {
+        let error = Cron::parse(text).unwrap_err();
+        assert!(!error.is_other_dialect(), "{error}");
+    }
+}
+
+#[test]
 fn an_expression_that_never_matches_differs_from_an_invalid_one() {
     assert!(Cron::parse("0 0 30 2 *").unwrap_err().never_matches());
     assert!(!Cron::parse("0 0 32 1 *").unwrap_err().never_matches());
