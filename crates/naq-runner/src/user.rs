@@ -18,6 +18,20 @@ pub struct JobUser {
     pub name: String,
     /// Home directory; `/` if the system lists none.
     pub home: PathBuf,
+    /// Login shell; `/bin/sh` if the system lists none, or one that refuses logins.
+    pub shell: PathBuf,
+}
+
+/// The shell of a user without a login shell.
+const SHELL: &str = "/bin/sh";
+
+/// The login shell, unless it is one that only refuses: such a user has jobs, and no login.
+fn login_shell(listed: PathBuf) -> PathBuf {
+    let name = listed.file_name().and_then(|name| name.to_str());
+    match name {
+        None | Some("nologin" | "false" | "true") => PathBuf::from(SHELL),
+        Some(_) => listed,
+    }
 }
 
 /// Why a user could not be looked up.
@@ -78,6 +92,7 @@ impl JobUser {
                     groups: groups.into_iter().map(Gid::as_raw).collect(),
                     name: found.name,
                     home: found.dir,
+                    shell: login_shell(found.shell),
                 })
             }
             // 4294967295 (-1) tells the system calls to leave the id unchanged.
@@ -88,6 +103,7 @@ impl JobUser {
                     groups: vec![gid],
                     name: uid.to_string(),
                     home: PathBuf::from("/"),
+                    shell: PathBuf::from(SHELL),
                 }),
                 None => Err(UserError::NoGroup(uid)),
             },
@@ -95,13 +111,27 @@ impl JobUser {
         }
     }
 
-    /// The variables that name the user: `HOME`, `USER` and `LOGNAME`.
-    pub(super) fn environment(&self) -> [(String, String); 3] {
-        let home = self.home.to_string_lossy().into_owned();
+    /// The user of this process. A user id that the system has no name for is its own name.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`UserError::LookupFailed`] if the user database cannot be read.
+    pub fn current() -> Result<JobUser, UserError> {
+        let (uid, gid) = (Uid::effective(), Gid::effective());
+        // The group is that of the process, which a name for the id alone would not give.
+        JobUser::lookup(&format!("{uid}:{gid}"))
+    }
+
+    /// The variables that name the user, as cron and systemd set them: `HOME`, `USER`, `LOGNAME` and
+    /// `SHELL`.
+    #[must_use]
+    pub fn environment(&self) -> [(String, String); 4] {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         [
-            ("HOME".to_owned(), home),
+            ("HOME".to_owned(), text(&self.home)),
             ("USER".to_owned(), self.name.clone()),
             ("LOGNAME".to_owned(), self.name.clone()),
+            ("SHELL".to_owned(), text(&self.shell)),
         ]
     }
 }
@@ -120,6 +150,18 @@ mod tests {
         assert_eq!((other.uid, other.gid), (0, 4711));
         let nameless = JobUser::lookup("3999999999:7").unwrap();
         assert_eq!((nameless.uid, nameless.groups), (3_999_999_999, vec![7]));
+    }
+
+    #[test]
+    fn a_shell_that_refuses_logins_is_replaced() {
+        for (listed, expected) in [
+            ("/bin/zsh", "/bin/zsh"),
+            ("/usr/sbin/nologin", "/bin/sh"),
+            ("/bin/false", "/bin/sh"),
+            ("", "/bin/sh"),
+        ] {
+            assert_eq!(login_shell(PathBuf::from(listed)), PathBuf::from(expected));
+        }
     }
 
     #[test]

@@ -149,12 +149,23 @@ impl Session {
         variables.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The variables that every job's environment begins with, besides PATH.
+    /// The variables that every job's environment begins with, besides PATH. `USER`, `LOGNAME` and
+    /// `SHELL` are those of the account, as with cron and systemd, whatever this process inherited;
+    /// so is `HOME`, if this process has none.
     pub(super) fn job_environment(&self) -> Vec<(String, String)> {
-        ["HOME", "LANG", "TZ", "TMPDIR"]
-            .into_iter()
-            .filter_map(|name| Some((name.to_owned(), self.variable(name)?.to_owned())))
-            .collect()
+        let mut environment: Vec<(String, String)> = match naq_runner::JobUser::current() {
+            Ok(user) => user.environment().into(),
+            Err(error) => {
+                tracing::warn!("jobs get no USER, LOGNAME and SHELL: {error}");
+                Vec::new()
+            }
+        };
+        // Later variables override earlier ones. An empty one counts as unset.
+        for name in ["HOME", "LANG", "TZ", "TMPDIR"] {
+            let value = self.variable(name).filter(|value| !value.is_empty());
+            environment.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        }
+        environment
     }
 
     /// The environment for other naq processes, which find the same server and settings.
