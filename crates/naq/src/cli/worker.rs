@@ -1,5 +1,7 @@
 //! `naq worker`
 
+mod at_boot;
+
 use super::exit::Failure;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
@@ -12,6 +14,10 @@ pub(super) struct Args {
     /// Queues to serve, in order [default: default]
     #[arg(value_name = "QUEUE")]
     queues: Vec<String>,
+    /// Command to enqueue to the first queue once after each start of this machine, as @reboot in
+    /// a crontab; it runs by /bin/sh, on a worker with the labels of this one
+    #[arg(long, value_name = "COMMAND")]
+    at_boot: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
 }
@@ -36,6 +42,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         containment = %runner.containment(),
         "working"
     );
+    at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;
     super::systemd::ready();
     let summary = worker::run_worker(client, runner.clone(), options, requests).await?;
     runner.shutdown().await;
