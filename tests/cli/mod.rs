@@ -3,6 +3,7 @@
 mod bulk;
 mod completions;
 mod cron;
+mod crontab;
 mod events;
 mod failed;
 mod grammar;

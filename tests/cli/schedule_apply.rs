@@ -224,9 +224,6 @@ fn an_empty_file_removes_nothing_without_prune_all() {
         let args = [&["schedule", "apply", "-", "--tz", "UTC"], args].concat();
         naq.cli(args).stdin(text).run()
     };
-    from_stdin("@daily x\n", &[])
-        .exits(2)
-        .expect_stderr(&["--set NAME"]);
     from_stdin("@daily x\n@hourly y\n", &["--set", "mine"])
         .succeeds()
         .expect_stderr(&["2 created"]);

@@ -12,7 +12,8 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::nats::{binary, naq};
+use crate::harness::naq::Naq;
+use crate::harness::nats::{TestServer, binary, naq};
 use blocks::{Block, read, settled};
 
 /// Below this the page has lost its tour, or the reader its eyes.
@@ -178,6 +179,41 @@ fn the_readme_begins_with_two_commands() {
             "exit code {number}"
         );
     }
+}
+
+/// The page's one line for a crontab, as a user with a crontab types it.
+#[test]
+fn the_crontab_line_of_the_readme_imports_a_crontab() {
+    const LINE: &str = "crontab -l | naq schedule apply -";
+    assert!(page().contains(&format!("`{LINE}`")));
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let crontab = naq.file(
+        "crontab",
+        "#!/bin/sh\n[ \"$1\" = -l ] && echo '0 5 * * * ./backup.sh'\n",
+    );
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(crontab, mode).unwrap();
+    let place = Place {
+        home: tempfile::tempdir().unwrap(),
+        background: Vec::new(),
+    };
+    let mut shell = place.shell(&format!("PATH={}:$PATH; {LINE}", naq.home().display()));
+    let settings = naq
+        .environment()
+        .into_iter()
+        .filter(|(name, _)| name != "PATH");
+    let applied = shell.envs(settings).output().unwrap();
+    let printed = String::from_utf8(applied.stdout).unwrap();
+    assert!(
+        applied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    assert!(
+        printed.contains("backup-sh-") && printed.contains("created"),
+        "{printed}"
+    );
 }
 
 /// Every variable that the page names is one that naq reads or a job is given.

@@ -265,6 +265,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Apply a crontab",
                 "naq schedule apply crontab --set host --tz Europe/Berlin",
             ),
+            (
+                "Apply a crontab without lines that only other crons accept",
+                "naq schedule apply crontab --skip-unsupported",
+            ),
         ],
     ),
     (

@@ -2,8 +2,10 @@
 
 mod apply;
 mod crontab;
+mod file_text;
 pub(super) mod list;
 mod schedule_file;
+mod source;
 mod toml_file;
 mod toml_table;
 mod toml_value;

@@ -1,25 +1,21 @@
 //! `naq schedule apply`: makes the stored schedules of a set match a file.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::HashMap;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::list::describe_timing;
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
-use super::{crontab, toml_file};
+use super::source::{Format, ScheduleSource};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::job_options::read_bytes;
 use crate::cli::json::{NoteBody, ScheduleChangeReport};
 use crate::cli::render::{self, Column};
-use crate::cli::schedule_options::parse_zone;
 use crate::cli::session::Session;
 use naq_client::{
     Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
     ScheduleSummary,
 };
-use naq_cron::Timezone;
-use naq_protocol::{QueueName, Schedule, ScheduleStatus, Timestamp};
+use naq_protocol::{Schedule, ScheduleStatus, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -49,18 +45,31 @@ pub(super) struct Args {
     /// Time zone if the file does not set one [default: UTC; for a crontab, this machine's]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
-    /// Read a column of users in the crontab, as in /etc/crontab
+    /// Whether the crontab has a column of users, as /etc/crontab does [default: no, but a file that
+    /// looks as if it had one is refused]
+    #[arg(long, value_name = "WHETHER", num_args = 0..=1, require_equals = true,
+          default_missing_value = "yes", value_parser = yes_or_no())]
+    system: Option<bool>,
+    /// Apply a crontab without the lines that only other crons accept, such as @reboot, and list them
     #[arg(long)]
-    system: bool,
+    skip_unsupported: bool,
     /// Queue for a user's jobs, whose workers run as that user
     #[arg(long, value_name = "USER=QUEUE", requires = "system")]
     user_queue: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Toml,
-    Crontab,
+impl Args {
+    fn source(&self) -> ScheduleSource<'_> {
+        ScheduleSource {
+            file: &self.file,
+            format: self.format,
+            set: self.set.as_deref(),
+            queue: self.queue.as_deref(),
+            tz: self.tz.as_deref(),
+            has_users: self.system,
+            user_queues: &self.user_queue,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +86,10 @@ fn format() -> impl TypedValueParser<Value = Format> {
     })
 }
 
+fn yes_or_no() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["yes", "no"]).map(|text| text == "yes")
+}
+
 fn prune() -> impl TypedValueParser<Value = Prune> {
     PossibleValuesParser::new(["yes", "no", "all"]).map(|text| match text.as_str() {
         "no" => Prune::No,
@@ -85,22 +98,16 @@ fn prune() -> impl TypedValueParser<Value = Prune> {
     })
 }
 
-/// The longest name of a set, in bytes.
-const SET_BYTES_MAX: usize = 256;
-
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let now = render::now();
-    let text = String::from_utf8(read_bytes(&args.file, "the schedules")?)
-        .map_err(|_| Failure::usage(format!("{} is not UTF-8", args.file)))?;
-    let mut file = read(session, &args, &text, now)?;
+    let source = args.source();
+    let mut file = source.read(session, now)?;
     for warning in &file.warnings {
         print_diagnostic(&args.file, warning);
     }
     let wanted = check(&mut file, now);
-    if !file.problems.is_empty() {
-        return Err(report_problems(&args.file, &mut file.problems, Exit::Usage));
-    }
-    let set = set_name(&args, file.set.as_deref())?;
+    let skipped = skip_unsupported(&args, &mut file)?;
+    let set = source.set_name(&file)?;
     let client = session.connect().await?;
     let options = ScheduleSetOptions {
         set: set.clone(),
@@ -128,10 +135,34 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     if args.dry_run {
         show(session, plan.steps(), now)?;
-        summarize(session, plan.steps(), "would be ");
+        summarize(session, plan.steps(), "would be ", skipped);
         return Ok(0);
     }
-    apply_plan(session, &client, plan, now).await
+    apply_plan(session, &client, plan, now, skipped).await
+}
+
+/// Refuses a file with problems. Lines that only other crons accept are problems as well, unless
+/// `--skip-unsupported` leaves them out; returns their number.
+fn skip_unsupported(args: &Args, file: &mut ScheduleFile) -> Result<usize, Failure> {
+    let has_mistakes = !file.problems.is_empty();
+    let skipped = file.unsupported.len();
+    if !args.skip_unsupported {
+        file.problems.append(&mut file.unsupported);
+    }
+    if !file.problems.is_empty() {
+        let refused = report_problems(&args.file, &mut file.problems, Exit::Usage);
+        return Err(match has_mistakes {
+            true => refused,
+            false => refused.hint("--skip-unsupported applies the other lines"),
+        });
+    }
+    for line in &file.unsupported {
+        print_diagnostic(
+            &args.file,
+            &Diagnostic::new(line.line, format!("skipped: {}", line.text)),
+        );
+    }
+    Ok(skipped)
 }
 
 async fn apply_plan(
@@ -139,6 +170,7 @@ async fn apply_plan(
     client: &Client,
     plan: ScheduleSetPlan,
     now: Timestamp,
+    skipped: usize,
 ) -> Result<u8, Failure> {
     let planned = plan.steps().iter().filter(|step| step.action.is_write());
     let planned = planned.count();
@@ -152,122 +184,9 @@ async fn apply_plan(
             .map_message(|why| format!("{why}; {written} of {planned} changes were made"))
             .hint("applying the file again makes the others"));
     }
-    summarize(session, &done, "");
+    summarize(session, &done, "", skipped);
     super::warn_without_scheduler(&client.fetch_leader().await);
     Ok(0)
-}
-
-fn read(
-    session: &Session,
-    args: &Args,
-    text: &str,
-    now: Timestamp,
-) -> Result<ScheduleFile, Failure> {
-    let queue = args
-        .queue
-        .as_deref()
-        .unwrap_or(&session.settings().default_queue);
-    let queue = QueueName::new(queue)?;
-    let named = args.tz.as_deref().map(parse_zone).transpose()?;
-    let format = match args.format {
-        Some(format) => format,
-        None => detect_format(&args.file, text).ok_or_else(|| {
-            Failure::usage(format!(
-                "{} looks like neither TOML nor a crontab",
-                args.file
-            ))
-            .hint("--format toml or --format crontab says which")
-        })?,
-    };
-    if format == Format::Toml {
-        if args.system {
-            return Err(Failure::usage("--system is about crontabs"));
-        }
-        return Ok(toml_file::read(text, &queue, named, now));
-    }
-    let is_system_file = args.file == "/etc/crontab" || args.file.starts_with("/etc/cron.d/");
-    if is_system_file && !args.system {
-        return Err(
-            Failure::usage(format!("{} has a column of users", args.file))
-                .hint("--system reads it, and --user-queue USER=QUEUE says where a user's jobs go"),
-        );
-    }
-    let mut user_queues = BTreeMap::new();
-    for text in &args.user_queue {
-        let (user, queue) = text
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--user-queue {text}: write USER=QUEUE")))?;
-        user_queues.insert(user.to_owned(), QueueName::new(queue)?);
-    }
-    let zone = named.unwrap_or_else(|| machine_zone(session));
-    let file = crontab::read(
-        text,
-        &crontab::CrontabOptions {
-            queue: &queue,
-            zone,
-            is_system: args.system,
-            user_queues: &user_queues,
-        },
-    );
-    if named.is_none() && !text.contains("CRON_TZ") && !file.schedules.is_empty() {
-        render::note(format_args!(
-            "times are in {}, the time zone of this machine; --tz or a line CRON_TZ=ZONE sets another",
-            zone.name()
-        ));
-    }
-    Ok(file)
-}
-
-/// The format of a file, by its name or by its first line that only one format can have.
-fn detect_format(file: &str, text: &str) -> Option<Format> {
-    let path = Path::new(file);
-    let name = path.file_name().and_then(|name| name.to_str());
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    match (name, extension) {
-        (_, Some("toml")) => return Some(Format::Toml),
-        (Some("crontab"), _) | (_, Some("crontab" | "cron" | "tab")) => {
-            return Some(Format::Crontab);
-        }
-        _ if file.starts_with("/etc/cron.d/") => return Some(Format::Crontab),
-        _ => {}
-    }
-    let mut is_blank = true;
-    for line in text.lines().map(str::trim_start) {
-        match line.chars().next() {
-            None | Some('#') => {}
-            Some('[') => return Some(Format::Toml),
-            Some('*' | '@' | '-' | '0'..='9') => return Some(Format::Crontab),
-            Some(_) => is_blank = false,
-        }
-    }
-    // a file of blank lines and comments is valid in both
-    is_blank.then_some(Format::Crontab)
-}
-
-/// The time zone of this machine.
-fn machine_zone(session: &Session) -> Timezone {
-    let variable = session
-        .variable("TZ")
-        .map(|name| name.trim_start_matches(':'));
-    let named = variable.and_then(|name| name.parse().ok());
-    named
-        .or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok())
-        .unwrap_or_default()
-}
-
-fn set_name(args: &Args, named: Option<&str>) -> Result<String, Failure> {
-    let file_name = || Path::new(&args.file).file_name()?.to_str();
-    let name = args.set.as_deref().or(named);
-    let name = name.or_else(|| file_name().filter(|_| args.file != "-"));
-    match name {
-        None => Err(Failure::usage("the set of schedules has no name").hint(
-            "--set NAME gives it one: the next apply of the set removes what its file no longer has",
-        )),
-        Some(name) if name.is_empty() || name.len() > SET_BYTES_MAX => Err(Failure::usage(
-            "the name of the set is empty, or over 256 bytes",
-        )),
-        Some(name) => Ok(name.to_owned()),
-    }
 }
 
 /// The schedules of a file; what is wrong with them is noted.
@@ -395,7 +314,8 @@ fn show(session: &Session, steps: &[ScheduleSetStep], now: Timestamp) -> Result<
     Ok(())
 }
 
-fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str) {
+/// Prints the totals. `skipped` is the number of lines that were left out.
+fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str, skipped: usize) {
     if session.json {
         return;
     }
@@ -410,7 +330,11 @@ fn summarize(session: &Session, steps: &[ScheduleSetStep], would_be: &str) {
         0 => String::new(),
         over => format!(", {over} over"),
     };
+    let skipped = match skipped {
+        0 => String::new(),
+        lines => format!(", {} skipped", render::count(lines as u64, "line")),
+    };
     render::note(format_args!(
-        "{created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}"
+        "{created} {would_be}created, {changed} changed, {removed} removed, {unchanged} unchanged{over}{skipped}"
     ));
 }

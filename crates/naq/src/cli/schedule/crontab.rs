@@ -8,9 +8,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+mod dialects;
+
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
+use dialects::{refuse_flags, refuse_seconds};
 use naq_client::{NewSchedule, Recurrence};
-use naq_cron::Timezone;
+use naq_cron::{Cron, Timezone};
 use naq_protocol::{Envelope, QueueName, ScheduleId};
 use naq_runner::is_env_denied;
 
@@ -25,6 +28,23 @@ pub(super) struct CrontabOptions<'o> {
     pub(super) is_system: bool,
     /// The queues of users' jobs.
     pub(super) user_queues: &'o BTreeMap<String, QueueName>,
+    /// Whether this machine has an account of this name.
+    pub(super) is_account: fn(&str) -> bool,
+}
+
+/// Why a line is refused.
+#[derive(Debug, PartialEq, Eq)]
+enum LineError {
+    /// No cron would accept the line, or it means something else than its author thinks.
+    Invalid(String),
+    /// Another implementation of cron accepts the line, and naq cannot do what it asks for.
+    Unsupported(String),
+}
+
+impl From<String> for LineError {
+    fn from(text: String) -> LineError {
+        LineError::Invalid(text)
+    }
 }
 
 /// The shell of commands for which the file sets no `SHELL`.
@@ -49,7 +69,10 @@ struct Settings {
 
 /// Reads a crontab.
 pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
-    let mut file = ScheduleFile::default();
+    let mut file = ScheduleFile {
+        is_crontab: true,
+        ..ScheduleFile::default()
+    };
     let mut settings = Settings {
         variables: BTreeMap::new(),
         zone: options.zone,
@@ -60,14 +83,14 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
     let mut names: HashSet<ScheduleId> = HashSet::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
-        let line = line.trim_matches([' ', '\t', '\r']);
-        if line.is_empty() || line.starts_with('#') {
+        let Some(line) = content(line) else {
             continue;
-        }
+        };
         let read = match assignment(line) {
             Some((name, value)) => settings
                 .assign(&name, value, options.zone)
-                .map(|warning| file.warnings.extend(warning_at(number, warning))),
+                .map(|warning| file.warnings.extend(warning_at(number, warning)))
+                .map_err(LineError::Invalid),
             None => entry(line, options.is_system)
                 .and_then(|entry| {
                     let occurrence = commands.entry(entry.key()).or_default();
@@ -77,11 +100,51 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
                 })
                 .map(|file_schedule| file.schedules.push(file_schedule)),
         };
-        if let Err(problem) = read {
-            file.problems.push(Diagnostic::new(number, problem));
+        match read {
+            Ok(()) => {}
+            Err(LineError::Invalid(why)) => file.problems.push(Diagnostic::new(number, why)),
+            Err(LineError::Unsupported(why)) => {
+                file.unsupported.push(Diagnostic::new(number, why));
+            }
         }
     }
     file
+}
+
+/// The part of a line that counts. `None` for an empty line or a comment.
+fn content(line: &str) -> Option<&str> {
+    let line = line.trim_matches([' ', '\t', '\r']);
+    (!line.is_empty() && !line.starts_with('#')).then_some(line)
+}
+
+/// The first line whose command begins with the name of an account, if that means that the file has
+/// a column of users: each such word is an account of this machine, or one of them is `root`, which
+/// is no program.
+pub(super) fn find_user_column(
+    text: &str,
+    is_account: impl Fn(&str) -> bool,
+) -> Option<(usize, String)> {
+    let mut first = None;
+    let mut are_all_accounts = true;
+    for (index, line) in text.lines().enumerate() {
+        let Some(line) = content(line).filter(|line| assignment(line).is_none()) else {
+            continue;
+        };
+        // With a user, at least one word follows: `@daily sync` runs a program.
+        let Ok(Entry {
+            user: Some(user), ..
+        }) = entry(line, true)
+        else {
+            are_all_accounts = false;
+            continue;
+        };
+        if user == "root" {
+            return Some((index + 1, user.to_owned()));
+        }
+        are_all_accounts &= is_account(user);
+        first.get_or_insert((index + 1, user.to_owned()));
+    }
+    first.filter(|_| are_all_accounts)
 }
 
 fn warning_at(line: usize, text: Option<String>) -> Option<Diagnostic> {
@@ -121,6 +184,12 @@ impl Settings {
                     "TZ: it is passed to the jobs and, as in cron, does not change when they run; CRON_TZ does"
                         .to_owned(),
                 );
+            }
+            "LOGNAME" => {
+                return Ok(Some(
+                    "LOGNAME: as in cron, a crontab cannot set it; jobs get the name of the user that they run as"
+                        .to_owned(),
+                ));
             }
             name if is_env_denied(name, &[]) => {
                 warning = Some(format!(
@@ -190,7 +259,7 @@ fn take_word<'l>(line: &mut &'l str) -> Option<&'l str> {
     (!word.is_empty()).then_some(word)
 }
 
-fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
+fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, LineError> {
     // With a dash before the first field, some crons do not log the line.
     let mut rest = match line.strip_prefix('-') {
         Some(quiet) if quiet.starts_with(|c: char| c.is_ascii_digit() || c == '*' || c == '@') => {
@@ -203,6 +272,8 @@ fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
     for _ in 0..fields {
         words.extend(take_word(&mut rest));
     }
+    let expression = words.join(" ");
+    refuse_seconds(&expression, rest)?;
     let user = if is_system {
         Some(take_word(&mut rest).unwrap_or_default())
     } else {
@@ -215,14 +286,16 @@ fn entry(line: &str, is_system: bool) -> Result<Entry<'_>, String> {
             }
             None => "no command: a line is five fields (or a name such as @daily) and a command",
         }
-        .to_owned());
+        .to_owned()
+        .into());
     }
+    refuse_flags(rest)?;
     let (command, stdin) = split_input(rest);
     if command.trim().is_empty() {
-        return Err("no command before the first %".to_owned());
+        return Err("no command before the first %".to_owned().into());
     }
     Ok(Entry {
-        expression: words.join(" "),
+        expression,
         user,
         command,
         stdin,
@@ -278,20 +351,25 @@ fn file_schedule(
     line: usize,
     settings: &Settings,
     options: &CrontabOptions,
-) -> Result<FileSchedule, String> {
+) -> Result<FileSchedule, LineError> {
+    if let Err(error) = Cron::parse(&entry.expression) {
+        return Err(dialects::expression_error(entry, &error));
+    }
     let queue = match entry.user {
         None => options.queue,
-        Some(user) => options.user_queues.get(user).ok_or_else(|| {
-            format!(
-                "the line runs as the user `{user}`, but a worker runs all jobs as its own user; --user-queue {user}=QUEUE names a queue whose workers run as that user"
-            )
-        })?,
+        Some(user) => user_queue(user, options)?,
     };
     let variables = &settings.variables;
     let shell = variables.get("SHELL").map_or(SHELL, String::as_str);
     let mut envelope = Envelope::command(shell, ["-c", &entry.command]);
     envelope.stdin.clone_from(&entry.stdin);
     envelope.env.clone_from(variables);
+    // Cron sets it, whatever shell the account has.
+    let shell_name = || SHELL.to_owned();
+    envelope
+        .env
+        .entry("SHELL".to_owned())
+        .or_insert_with(shell_name);
     // Cron starts a command in the home folder of its user.
     envelope.cwd = variables.get("HOME").cloned();
     let cadence = Recurrence::Cron {
@@ -310,6 +388,22 @@ fn file_schedule(
         field_lines: BTreeMap::new(),
         queue: queue.clone(),
         new,
+    })
+}
+
+/// The queue of a user's jobs.
+fn user_queue<'o>(user: &str, options: &CrontabOptions<'o>) -> Result<&'o QueueName, LineError> {
+    options.user_queues.get(user).ok_or_else(|| {
+        let why = if (options.is_account)(user) {
+            format!(
+                "the line runs as the user `{user}`, but a worker runs all jobs as its own user; --user-queue {user}=QUEUE names a queue whose workers run as that user"
+            )
+        } else {
+            format!(
+                "`{user}` stands where --system reads a user, and this machine has no such account; --user-queue {user}=QUEUE accepts it, and without --system it is the command"
+            )
+        };
+        LineError::Invalid(why)
     })
 }
 
@@ -337,239 +431,4 @@ fn name(entry: &Entry, occurrence: usize, taken: &mut HashSet<ScheduleId>) -> Sc
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use naq_protocol::Timestamp;
-    use proptest::prelude::*;
-
-    fn read_with(text: &str, is_system: bool) -> ScheduleFile {
-        let user_queues = BTreeMap::from([("root".to_owned(), QueueName::new("roots").unwrap())]);
-        read(
-            text,
-            &CrontabOptions {
-                queue: &QueueName::new("default").unwrap(),
-                zone: "Europe/Berlin".parse().unwrap(),
-                is_system,
-                user_queues: &user_queues,
-            },
-        )
-    }
-
-    fn file(text: &str) -> ScheduleFile {
-        read_with(text, false)
-    }
-
-    fn one(line: &str) -> NewSchedule {
-        let file = file(line);
-        assert_eq!(file.problems, [], "{line}");
-        file.schedules.into_iter().next().unwrap().new
-    }
-
-    fn command_and_input(line: &str) -> (String, Option<String>) {
-        let envelope = one(line).envelope;
-        (envelope.command_args()[1].clone(), envelope.stdin)
-    }
-
-    fn now() -> Timestamp {
-        "2026-12-24T17:00:00Z".parse().unwrap()
-    }
-
-    #[test]
-    fn crontab_is_read_as_cron_reads_it() {
-        let file = file(
-            r#"# m h  dom mon dow   command
-SHELL=/bin/bash
-PATH = /usr/local/bin:/usr/bin:/bin
-  HOME="/srv/back up"
-MAILTO=""
-'GREETING' = ' hello '
-EMPTY=
-
-17 *	* * *   cd / && run-parts --report /etc/cron.hourly
-*/10 9-17 * * MON-FRI  ./poll.sh -q   # not a comment
-CRON_TZ=America/New_York
-RANDOM_DELAY=15
-SHELL=/bin/zsh
-	@daily	backup "$GREETING" $((1 + 2))
--5 4 1 1 * quiet
-"#,
-        );
-        assert_eq!(file.problems, []);
-        assert_eq!(file.warnings, []);
-        let [hourly, poll, daily, quiet] = &file.schedules[..] else {
-            panic!("{file:#?}");
-        };
-        assert_eq!(hourly.line, 9);
-        let envelope = &hourly.new.envelope;
-        assert_eq!(
-            envelope.summary(),
-            "/bin/bash -c 'cd / && run-parts --report /etc/cron.hourly'"
-        );
-        assert_eq!(envelope.cwd.as_deref(), Some("/srv/back up"));
-        let variables: Vec<_> = envelope
-            .env
-            .iter()
-            .map(|(name, value)| (&**name, &**value))
-            .collect();
-        assert_eq!(
-            variables,
-            [
-                ("EMPTY", ""),
-                ("GREETING", " hello "),
-                ("HOME", "/srv/back up"),
-                ("PATH", "/usr/local/bin:/usr/bin:/bin"),
-                ("SHELL", "/bin/bash"),
-            ]
-        );
-        let cron = |expression: &str, tz: &str| Recurrence::Cron {
-            expression: expression.to_owned(),
-            tz: Some(tz.to_owned()),
-        };
-        assert_eq!(hourly.new.recurrence, cron("17 * * * *", "Europe/Berlin"));
-        assert_eq!(
-            poll.new.recurrence,
-            cron("*/10 9-17 * * MON-FRI", "Europe/Berlin")
-        );
-        assert_eq!(
-            poll.new.envelope.command_args()[1],
-            "./poll.sh -q   # not a comment"
-        );
-        assert_eq!(poll.new.jitter, None);
-        assert_eq!(daily.new.recurrence, cron("@daily", "America/New_York"));
-        assert_eq!(daily.new.jitter, Some(Duration::from_secs(900)));
-        assert_eq!(daily.new.envelope.command.as_deref(), Some("/bin/zsh"));
-        assert_eq!(quiet.new.recurrence, cron("5 4 1 1 *", "America/New_York"));
-        for file_schedule in &file.schedules {
-            file_schedule.schedule(now()).unwrap();
-        }
-    }
-
-    /// As `cron_do_command` has it.
-    #[test]
-    fn a_percent_sign_ends_the_command() {
-        for (line, command, stdin) in [
-            ("* * * * * date +\\%F", "date +%F", None),
-            ("* * * * * cat%one%two", "cat", Some("one\ntwo\n")),
-            ("* * * * * cat%one%", "cat", Some("one\n")),
-            ("* * * * * cat%", "cat", Some("")),
-            ("* * * * * cat%10\\%%a\\b\\", "cat", Some("10%\na\\b\\\n")),
-            ("* * * * * echo a\\b \\\\\\%", "echo a\\b \\\\%", None),
-            ("* * * * * a=b cat", "a=b cat", None),
-        ] {
-            let (got, input) = command_and_input(line);
-            assert_eq!((got.as_str(), input.as_deref()), (command, stdin), "{line}");
-        }
-    }
-
-    #[test]
-    fn every_problem_is_reported_with_its_line() {
-        let file = file(
-            "0 5 * * *\n@reboot x\n\n61 * * * * x\n* * * * x\nCRON_TZ=Berlin\nRANDOM_DELAY=1h\n@daily\n* * * * * %x\nMAILTO=me\nTZ=UTC\nLD_PRELOAD=x\n",
-        );
-        let mut problems: Vec<_> = file
-            .problems
-            .iter()
-            .map(|one| (one.line, one.text.clone()))
-            .collect();
-        for file_schedule in &file.schedules {
-            let problem = file_schedule.schedule(now()).unwrap_err();
-            problems.push((problem.line, problem.text));
-        }
-        problems.sort();
-        let expected = [
-            (1, "no command"),
-            (2, "@reboot is not supported"),
-            (4, "minute (field 1)"),
-            (5, "no command"),
-            (6, "Europe/Berlin"),
-            (7, "minutes"),
-            (8, "no command"),
-            (9, "before the first %"),
-        ];
-        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
-        for ((line, text), (expected_line, words)) in problems.iter().zip(expected) {
-            assert_eq!(*line, expected_line, "{text}");
-            assert!(text.contains(words), "{text}");
-        }
-        let warnings: Vec<_> = file
-            .warnings
-            .iter()
-            .map(|one| (one.line, &*one.text))
-            .collect();
-        assert_eq!(warnings.len(), 3, "{warnings:#?}");
-        assert!(warnings[0].1.contains("sends no mail") && warnings[0].0 == 10);
-        assert!(warnings[1].1.contains("CRON_TZ does"));
-        assert!(warnings[2].1.contains("--allow-env LD_PRELOAD"));
-    }
-
-    #[test]
-    fn a_system_crontab_has_users() {
-        let file = read_with(
-            "25 6 * * * root run-parts /etc/cron.daily\n@daily www-data clean\n",
-            true,
-        );
-        assert_eq!(file.schedules.len(), 1);
-        assert_eq!(file.schedules[0].queue.as_str(), "roots");
-        let new = &file.schedules[0].new;
-        assert_eq!(new.envelope.command_args()[1], "run-parts /etc/cron.daily");
-        assert_eq!(file.problems[0].line, 2);
-        assert!(
-            file.problems[0]
-                .text
-                .contains("--user-queue www-data=QUEUE")
-        );
-    }
-
-    #[test]
-    fn a_line_keeps_its_name_when_others_change() {
-        let names = |text: &str| -> Vec<String> {
-            let schedules = file(text).schedules.into_iter();
-            schedules
-                .map(|one| one.new.schedule_id.unwrap().to_string())
-                .collect()
-        };
-        let both = names("0 5 * * * /opt/backup.sh --all\n0 6 * * * A=1 clean\n");
-        assert!(both[0].starts_with("backup-sh-"), "{both:?}");
-        assert!(both[1].starts_with("clean-"), "{both:?}");
-        // other times, other lines, other variables
-        let again =
-            names("X=1\n0 6 * * * A=1 clean\n* * * * * more\n30 4 * * * /opt/backup.sh --all\n");
-        assert_eq!([&again[2], &again[0]], [&both[0], &both[1]]);
-        // the same several times
-        let same = names("0 5 * * * x\n0 6 * * * x\n0 6 * * * x\n");
-        assert_eq!(
-            same.iter().collect::<std::collections::BTreeSet<_>>().len(),
-            3
-        );
-        assert_eq!(names("0 5 * * * x\n0 6 * * * x\n"), same[..2]);
-    }
-
-    #[test]
-    fn no_two_lines_have_one_name() {
-        let entry = entry("@daily x", false).unwrap();
-        let mut taken = HashSet::new();
-        let first = name(&entry, 1, &mut taken);
-        // as if its digest were another's
-        assert_ne!(name(&entry, 1, &mut taken), first);
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "\\PC{0,40}", system: bool) {
-            for prefix in ["", "* * * * * ", "@daily ", "A=", "'A' = '"] {
-                for file_schedule in read_with(&format!("{prefix}{text}"), system).schedules {
-                    let _ = file_schedule.schedule(now());
-                }
-            }
-        }
-
-        /// What a shell is given is what was written, percent signs apart.
-        #[test]
-        fn command_is_taken_unchanged(text in "[!-~]( |[!-~]){0,30}") {
-            prop_assume!(!text.contains('%') && !text.ends_with(' '));
-            let (command, stdin) = command_and_input(&format!("* * * * * {text}"));
-            prop_assert_eq!(command, text);
-            prop_assert_eq!(stdin, None);
-        }
-    }
-}
+mod tests;

@@ -40,8 +40,12 @@ pub(super) struct ScheduleFile {
     pub(super) schedules: Vec<FileSchedule>,
     /// Problems. If the file has any, none of its schedules is applied.
     pub(super) problems: Vec<Diagnostic>,
+    /// Lines that only other implementations of cron accept. `schedules` is without them.
+    pub(super) unsupported: Vec<Diagnostic>,
     /// Warnings about lines that may not mean what the user expects.
     pub(super) warnings: Vec<Diagnostic>,
+    /// Whether the file is a crontab.
+    pub(super) is_crontab: bool,
     /// The name of the set of schedules. `None` if the file sets none.
     pub(super) set: Option<String>,
 }
