@@ -12,6 +12,7 @@ fn cron(args: &[&str]) -> Assert {
     std::fs::write(folder.path().join("naq.toml"), "not = [toml").unwrap();
     assert_cmd::Command::new(naq())
         .env_clear()
+        .env("TZ", "Asia/Tokyo")
         .current_dir(folder.path())
         .arg("cron")
         .args(args)
@@ -43,7 +44,14 @@ fn refuses(args: &[&str], expected: &str) {
 #[test]
 fn the_coming_times_are_printed() {
     prints(
-        &["next", "0 4 * * *", "--from", "2026-12-24T03:00:00Z"],
+        &[
+            "next",
+            "0 4 * * *",
+            "--from",
+            "2026-12-24T03:00:00Z",
+            "--tz",
+            "UTC",
+        ],
         "2026-12-24T04:00:00Z\n2026-12-25T04:00:00Z\n2026-12-26T04:00:00Z\n\
          2026-12-27T04:00:00Z\n2026-12-28T04:00:00Z\n",
     );
@@ -56,8 +64,16 @@ fn the_coming_times_are_printed() {
         &[&["next", "@daily", "--count", "2", "--json"], &berlin[..]].concat(),
         "{\"time\":\"2026-03-29T00:00:00+01:00\"}\n{\"time\":\"2026-03-30T00:00:00+02:00\"}\n",
     );
+    // in the time zone of this machine, which is said
+    let here = cron(&["next", "0 4 * * *", "-n", "1", "--from", "2026-12-24 03:00"]).success();
+    let output = here.get_output();
+    assert_eq!(output.stdout, b"2026-12-24T04:00:00+09:00\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "naq: times are in Asia/Tokyo, the time zone of this machine; --tz names another\n"
+    );
     // from now on, with seconds
-    let done = cron(&["next", "* * * * * *", "-n", "3"]).success();
+    let done = cron(&["next", "* * * * * *", "-n", "3", "--tz", "UTC"]).success();
     let output = String::from_utf8(done.get_output().stdout.clone()).unwrap();
     let times: Vec<naq_protocol::Timestamp> =
         output.lines().map(|time| time.parse().unwrap()).collect();
@@ -72,7 +88,7 @@ fn the_coming_times_are_printed() {
 #[test]
 fn an_expression_is_explained() {
     prints(
-        &["explain", "*/15 9-17 * * MON-FRI"],
+        &["explain", "*/15 9-17 * * MON-FRI", "--tz", "UTC"],
         "Every 15 minutes of every hour from 9 to 17, from Monday to Friday.\n",
     );
     prints(
@@ -80,7 +96,7 @@ fn an_expression_is_explained() {
         "At 02:00 every day (Europe/Berlin).\n",
     );
     prints(
-        &["explain", "@hourly", "--json"],
+        &["explain", "@hourly", "--json", "--tz", "UTC"],
         "{\"cron\":\"@hourly\",\"tz\":\"UTC\",\"explanation\":\"Every hour.\"}\n",
     );
 }

@@ -235,7 +235,7 @@ fn files_that_editors_and_other_crons_write_are_refused_by_cause() {
 /// The variables of a job's environment, apart from naq's own.
 fn environment_of(naq: &Naq, job: &JobId) -> BTreeMap<String, String> {
     let record = naq.wait_ended(job);
-    assert_eq!(record.state, State::Succeeded, "{record:#?}");
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     let output = text(record.stdout.as_ref());
     let variables = output.lines().filter_map(|line| line.split_once('='));
     variables

@@ -140,7 +140,7 @@ fn a_schedule_is_changed_and_keeps_the_rest() {
     let next = next_run(&naq, "one").unwrap();
     assert!(next.unix_ms() - before.unix_ms() >= 90_000);
     assert!(next.unix_ms() - now().unix_ms() <= 90_000);
-    let (changed, _) = change(&["--next-run", "2020-01-01T00:00:00Z"]);
+    let (changed, _) = change(&["--next-run", "2020-01-01T00:00:00Z", "--past-ok"]);
     let next = next_run(&naq, "one").unwrap();
     assert!(next >= before && next <= now(), "at once");
     assert_eq!(changed.anchor, Some(next));
@@ -227,6 +227,11 @@ fn what_cannot_be_is_refused() {
             &["one", "reschedule", "--next-run", "soon"],
             2,
             &["--next-run", "not a time"],
+        ),
+        (
+            &["one", "reschedule", "--next-run", "2020-01-01 00:00"],
+            2,
+            &["--next-run: 2020-01-01 00:00 ", "is past", "--past-ok"],
         ),
         (
             &["one", "reschedule", "--repeat", "4"],
@@ -353,7 +358,13 @@ fn a_schedule_is_changed_while_it_runs() {
     let calm = stored(&naq, "busy").0;
     control(
         &naq,
-        &["busy", "reschedule", "--next-run", "2020-01-01 00:00"],
+        &[
+            "busy",
+            "reschedule",
+            "--next-run",
+            "2020-01-01 00:00",
+            "--past-ok",
+        ],
     )
     .succeeds();
     let wished = stored(&naq, "busy").0.next_run.unwrap();

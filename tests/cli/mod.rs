@@ -16,5 +16,6 @@ mod retry;
 mod run;
 mod schedule;
 mod schedule_apply;
+mod times;
 mod ttl;
 mod worker;

@@ -299,9 +299,11 @@ fn invalid_start_times_are_refused_and_past_ones_start_at_once() {
         .exits(6)
         .expect_stderr(&["line 2: the job expires at", "1 job enqueued"]);
     // in its queue before the answer arrives
-    enqueue(&["--id", "over", "--at", "2020-01-01T00:00:00Z", "--", "true"]).succeeds();
+    let over = ["--id", "over", "--at", "2020-01-01T00:00:00Z"];
+    enqueue(&[&over[..], &["--past-ok", "--", "true"]].concat()).succeeds();
     assert_eq!(state(&naq, "over"), State::Queued);
-    enqueue(&["--id", "over", "--at", "2020-01-01T00:00:00Z", "--", "true"]).succeeds();
+    let over = ["--id", "over", "--at", "2020-01-01T00:00:00Z"];
+    enqueue(&[&over[..], &["--past-ok", "--", "true"]].concat()).succeeds();
     assert_eq!(state(&naq, "last"), State::Scheduled);
     // by the local time of a zone
     enqueue(&[

@@ -148,6 +148,8 @@ impl Naq {
                 format!("{}s", connect_timeout(self.replicas).as_secs()),
             ),
             ("NAQ_REPLICAS", self.replicas.to_string()),
+            // What a test expects does not depend on the zone of the machine.
+            ("TZ", "UTC".to_owned()),
         ] {
             environment.insert(name.to_owned(), value);
         }

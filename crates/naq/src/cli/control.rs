@@ -4,8 +4,9 @@ use super::exit::Failure;
 use super::json::{ScheduleChangeReport, ScheduleKind};
 use super::render;
 use super::retry::ErrorReporter;
-use super::schedule_options::{OrNone, ScheduleOptions, parse_time};
+use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
+use super::times::TimeReader;
 use naq_client::{Client, ClientError, Rescheduled, ScheduleSummary};
 use naq_core::ScheduleChange;
 use naq_cron::Timezone;
@@ -25,9 +26,12 @@ pub(super) enum Action {
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ChangeOptions {
     /// Time of the next run, from which an interval continues: RFC 3339, '2026-12-24 18:00', or
-    /// 18:00, in the schedule's time zone; a time in the past means now
+    /// 18:00, in the schedule's time zone
     #[arg(long, value_name = "TIME")]
     pub(super) next_run: Option<String>,
+    /// Accept times that are past; a next run that is past means now
+    #[arg(long)]
+    pub(super) past_ok: bool,
     /// Queue for the schedule's jobs
     #[arg(short = 'q', long, value_name = "QUEUE")]
     pub(super) queue: Option<String>,
@@ -54,20 +58,29 @@ impl ChangeOptions {
         })
     }
 
-    /// Adds the times to `change`. A time without an offset is read in `zone`.
-    pub(super) fn parse_times(
+    /// Adds the times to `change`.
+    fn read_times(
         &self,
         change: &mut ScheduleChange,
-        zone: Timezone,
-        now: Timestamp,
+        times: &TimeReader<'_>,
     ) -> Result<(), Failure> {
-        change.start = self.when.start(zone, now)?;
-        change.end = self.when.end(zone, now)?;
-        change.next_run = match &self.next_run {
-            Some(text) => Some(parse_time("--next-run", text, zone, now)?),
-            None => None,
-        };
+        change.start = self.when.start(times)?;
+        change.end = self.when.end(times)?;
+        change.next_run = self.read_next_run(times)?;
         Ok(())
+    }
+
+    fn read_next_run(&self, times: &TimeReader<'_>) -> Result<Option<Timestamp>, Failure> {
+        let Some(text) = &self.next_run else {
+            return Ok(None);
+        };
+        let time = times.read("--next-run", text)?;
+        times.note("--next-run", time)?;
+        Ok(Some(time))
+    }
+
+    fn times<'s>(&self, session: &'s Session) -> Result<TimeReader<'s>, Failure> {
+        TimeReader::new(session, self.when.tz.as_deref(), self.past_ok)
     }
 
     /// Whether the options request any change. Finds what is wrong with them before anything is
@@ -76,10 +89,13 @@ impl ChangeOptions {
     /// # Errors
     ///
     /// Returns a usage error if a value cannot be read.
-    pub(super) fn check(&self) -> Result<bool, Failure> {
-        let mut change = self.change()?;
-        self.parse_times(&mut change, self.when.zone()?, render::now())?;
-        Ok(!change.is_empty() || self.has_times())
+    pub(super) fn check(&self, session: &Session) -> Result<bool, Failure> {
+        let times = self.times(session)?;
+        self.when.check_times(&times)?;
+        if let Some(text) = &self.next_run {
+            times.parse("--next-run", text)?;
+        }
+        Ok(!self.change()?.is_empty() || self.has_times())
     }
 
     /// Whether a time is among the requested changes.
@@ -177,6 +193,7 @@ pub(super) const NO_CHANGES: &str =
 ///
 /// Returns [`ControlError::NotFound`] if no schedule has the id.
 pub(super) async fn control_schedule(
+    session: &Session,
     client: &Client,
     id: &ScheduleId,
     action: Action,
@@ -199,12 +216,14 @@ pub(super) async fn control_schedule(
         Action::Update => {
             // A time without an offset is in the zone that the schedule has, or gets by this.
             let mut change = options.change()?;
-            let zone = match &change.tz {
-                None if options.has_times() => zone_of(client, id).await?,
-                _ => options.when.zone()?,
-            };
-            let now = render::now();
-            options.parse_times(&mut change, zone, now)?;
+            let mut times = options.times(session)?;
+            if change.tz.is_none()
+                && options.has_times()
+                && let Some(zone) = zone_of(client, id).await?
+            {
+                times = times.in_zone(zone);
+            }
+            options.read_times(&mut change, &times)?;
             client.update_schedule(id, &change).await?
         }
     };
@@ -228,11 +247,20 @@ pub(super) async fn control_schedule(
     })
 }
 
-/// The time zone of a schedule's times, UTC if it names none.
-async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Timezone, ClientError> {
-    let summary = client.fetch_schedule(id).await?;
-    let name = summary.and_then(|summary| summary.schedule.tz);
-    Ok(name.and_then(|name| name.parse().ok()).unwrap_or_default())
+/// The time zone of a schedule's cron expression. `None` for an interval, which has no zone, and for
+/// a schedule that does not exist.
+async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Option<Timezone>, ClientError> {
+    let schedule = client
+        .fetch_schedule(id)
+        .await?
+        .map(|summary| summary.schedule);
+    let Some(schedule) = schedule.filter(|schedule| schedule.cron.is_some()) else {
+        return Ok(None);
+    };
+    let name = schedule.tz.as_deref();
+    Ok(Some(
+        name.and_then(|name| name.parse().ok()).unwrap_or_default(),
+    ))
 }
 
 /// Carries out an action on a delayed job. `options` are read for [`Action::Update`] only, and a
@@ -242,6 +270,7 @@ async fn zone_of(client: &Client, id: &ScheduleId) -> Result<Timezone, ClientErr
 ///
 /// Returns [`ControlError::NotFound`] if no job has the id.
 pub(super) async fn control_delayed_job(
+    session: &Session,
     client: &Client,
     job: &JobId,
     action: Action,
@@ -261,12 +290,13 @@ pub(super) async fn control_delayed_job(
         Action::Resume => client.resume_delayed_job(job).await?,
         Action::Trigger => client.run_delayed_job_now(job).await?,
         Action::Update => {
-            let Some(text) = &options.next_run else {
+            if options.next_run.is_none() {
                 client.fetch_delayed_job(job).await?;
                 return Err(runs_once_error(job).into());
-            };
+            }
             let others = ChangeOptions {
                 next_run: None,
+                past_ok: false,
                 when: ScheduleOptions {
                     tz: None,
                     ..options.when.clone()
@@ -277,8 +307,11 @@ pub(super) async fn control_delayed_job(
                 client.fetch_delayed_job(job).await?;
                 return Err(runs_once_error(job).into());
             }
-            let due = parse_time("--next-run", text, options.when.zone()?, render::now())?;
-            client.reschedule_delayed_job(job, due).await?
+            client.fetch_delayed_job(job).await?;
+            match options.read_next_run(&options.times(session)?)? {
+                Some(due) => client.reschedule_delayed_job(job, due).await?,
+                None => return Err(runs_once_error(job).into()),
+            }
         }
     };
     let (status, due) = match &rescheduled {

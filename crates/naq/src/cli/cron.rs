@@ -7,7 +7,8 @@ use clap::Subcommand;
 use super::exit::{Exit, Failure};
 use super::json;
 use super::render;
-use naq_cron::{Cron, Timezone, parse_datetime};
+use super::times::TimeReader;
+use naq_cron::{Cron, Timezone};
 use naq_protocol::Timestamp;
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +44,9 @@ struct Expression {
     /// six with seconds first, or a nickname such as @daily
     #[arg(required = true, value_name = "EXPR")]
     words: Vec<String>,
-    /// Time zone, such as Europe/Berlin
-    #[arg(long, value_name = "ZONE", default_value_t)]
-    tz: Timezone,
+    /// Time zone, such as Europe/Berlin [default: this machine's]
+    #[arg(long, value_name = "ZONE")]
+    tz: Option<String>,
 }
 
 impl Expression {
@@ -71,6 +72,8 @@ impl Expression {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let environment = naq_client::config::environment();
+    let tz_variable = environment.get("TZ").map(String::as_str);
     match &args.verb {
         CronVerb::Next {
             expression,
@@ -78,29 +81,29 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             count,
         } => {
             let cron = expression.parse()?;
-            let now = render::now();
+            let times = TimeReader::for_queries(tz_variable, expression.tz.as_deref())?;
             let from = match from {
-                None => now,
-                Some(text) => parse_datetime(text, expression.tz, now.0)
-                    .map(Timestamp)
-                    .map_err(|error| Failure::usage(format!("--from: {error}")))?,
+                None => render::now(),
+                Some(text) => times.parse("--from", text)?,
             };
-            print_next_times(&cron, expression.tz, from, *count)?;
+            print_next_times(&cron, times.zone()?, from, *count)?;
+            times.note_machine_zone()?;
         }
         CronVerb::Explain { expression } => {
             let cron = expression.parse()?;
             let sentence = cron.explain();
+            let zone = TimeReader::for_queries(tz_variable, expression.tz.as_deref())?.zone()?;
             if render::is_json() {
                 render::print_json(&json::CronExplanation {
                     cron: cron.as_str(),
-                    tz: expression.tz.name(),
+                    tz: zone.name(),
                     explanation: &sentence,
                 })?;
-            } else if expression.tz == Timezone::UTC {
+            } else if zone == Timezone::UTC {
                 render::print_line(sentence)?;
             } else {
                 let sentence = sentence.trim_end_matches('.');
-                render::print_line(format_args!("{sentence} ({}).", expression.tz))?;
+                render::print_line(format_args!("{sentence} ({zone})."))?;
             }
         }
     }

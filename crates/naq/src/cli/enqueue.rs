@@ -12,6 +12,7 @@ use super::json::EnqueuedJob;
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
+use super::times::TimeReader;
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
 use naq_protocol::{JobId, QueueName, Record, State};
@@ -49,10 +50,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .as_deref()
         .unwrap_or(&session.settings().default_queue);
     let queue = QueueName::new(name)?;
-    let start = args.start.read()?;
+    let times = TimeReader::new(session, args.start.tz.as_deref(), args.job.past_ok)?;
+    let start = args.start.read(&times)?;
+    if let Some(Delay::At(due)) = start.filter(|_| !args.quiet) {
+        times.note("--at", due)?;
+    }
     match &args.file {
         Some(file) => enqueue_file(session, &args, file, &queue, start).await,
-        None => enqueue_one(session, &args, &queue, start).await,
+        None => enqueue_one(session, &args, &queue, start, &times).await,
     }
 }
 
@@ -98,12 +103,18 @@ async fn enqueue_one(
     args: &Args,
     queue: &QueueName,
     start: Option<Delay>,
+    times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
-    let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let mut envelope = args.job.envelope(session, times)?;
+    if let Some(expires_at) = envelope.expires_at.filter(|_| !args.quiet) {
+        times.note("--expires-at", expires_at)?;
+    }
+    // `--at` has been confirmed above.
+    let is_span = matches!(start, Some(Delay::In(_)));
     let start = start
         .map(|start| start.resolve(envelope.expires_at))
         .transpose()?;
-    let prints_delay = !args.quiet && !session.json && std::io::stderr().is_terminal();
+    let prints_delay = is_span && !args.quiet && !session.json && std::io::stderr().is_terminal();
     if args.dry_run {
         if let Some(start) = start.filter(|_| prints_delay) {
             delay::print_delay(&start);

@@ -44,13 +44,15 @@ struct RescheduleArgs {
     /// Job's id
     #[arg(value_name = "JOB")]
     id: String,
-    /// New due time: RFC 3339, '2026-12-24 18:00', or 18:00 for the next one; a time in the past
-    /// means now
+    /// New due time: RFC 3339, '2026-12-24 18:00', or 18:00 for the next one
     #[arg(value_name = "TIME")]
     time: String,
-    /// Time zone of TIME, such as Europe/Berlin [default: UTC]
+    /// Time zone of TIME, such as Europe/Berlin [default: this machine's]
     #[arg(long, value_name = "ZONE")]
     tz: Option<String>,
+    /// Accept a time that is past, which means now
+    #[arg(long)]
+    past_ok: bool,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -65,13 +67,14 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         JobVerb::Reschedule(args) => {
             let options = ChangeOptions {
                 next_run: Some(args.time),
+                past_ok: args.past_ok,
                 when: ScheduleOptions {
                     tz: args.tz,
                     ..ScheduleOptions::default()
                 },
                 queue: None,
             };
-            options.check()?;
+            options.check(session)?;
             control(session, &[args.id], Action::Update, "reschedule", &options).await
         }
     }
@@ -87,7 +90,7 @@ async fn control(
 ) -> Result<u8, Failure> {
     let ids: Vec<JobId> = ids.iter().map(JobId::new).collect::<Result<_, _>>()?;
     control_each(session, &ids, verb, async |client, id| {
-        control_delayed_job(client, id, action, options).await
+        control_delayed_job(session, client, id, action, options).await
     })
     .await
 }

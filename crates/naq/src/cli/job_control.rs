@@ -63,7 +63,7 @@ impl LibraryAction {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let id = JobId::new(&args.id)?;
-    let has_changes = args.options.check()?;
+    let has_changes = args.options.check(session)?;
     if has_changes != (args.action == LibraryAction::Reschedule) {
         return Err(Failure::usage(if has_changes {
             format!(
@@ -78,11 +78,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.connect().await?;
     // A job's id may be longer than a schedule's name can be.
     let mut result = match ScheduleId::new(id.as_str()) {
-        Ok(schedule) => found(control_schedule(&client, &schedule, action, &args.options).await)?,
+        Ok(schedule) => {
+            found(control_schedule(session, &client, &schedule, action, &args.options).await)?
+        }
         Err(_) => None,
     };
     if result.is_none() {
-        result = found(control_delayed_job(&client, &id, action, &args.options).await)?;
+        result = found(control_delayed_job(session, &client, &id, action, &args.options).await)?;
     }
     let result = result.ok_or_else(|| not_scheduled_error(&id))?;
     print_result(session, id.as_str(), args.action.as_str(), &result)?;

@@ -7,10 +7,11 @@ use clap::Args;
 use serde_json::value::RawValue;
 
 use super::exit::Failure;
+use super::session::Session;
+use super::times::TimeReader;
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{
     Backoff, Dependency, DependencyCondition, Envelope, JobId, ResourceLimits, RetryDelay,
-    Timestamp,
 };
 
 /// The job to run.
@@ -145,21 +146,25 @@ pub(super) struct JobOptions {
     /// Maximum number of jobs with the key that run at once [default: 1]
     #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
     concurrency_max: Option<u32>,
-    /// Time after which the job does not start (RFC 3339)
+    /// Time after which the job does not start: RFC 3339, '2026-12-24 18:00' or 18:00
     #[arg(long, value_name = "TIME")]
-    expires_at: Option<Timestamp>,
+    expires_at: Option<String>,
+    /// Accept times that are past
+    #[arg(long)]
+    pub(super) past_ok: bool,
     /// Time that the record stays after the job's end, such as 24h; 0 keeps it forever
     #[arg(long, value_name = "TIME")]
     result_ttl: Option<WireDuration>,
 }
 
 impl JobOptions {
-    /// Returns the envelope that these options describe, validated. `variable` reads this
-    /// process's environment.
-    pub(super) fn envelope<'e>(
+    /// Returns the envelope that these options describe, validated.
+    pub(super) fn envelope(
         &self,
-        variable: impl Fn(&str) -> Option<&'e str>,
+        session: &Session,
+        times: &TimeReader<'_>,
     ) -> Result<Envelope, Failure> {
+        let variable = |name: &str| session.variable(name);
         let mut envelope = self.program()?;
         envelope.job_id = self.chosen_id()?;
         for text in &self.env {
@@ -189,7 +194,9 @@ impl JobOptions {
         envelope.dependency_timeout = self.dependency_timeout;
         envelope.concurrency_key.clone_from(&self.concurrency_key);
         envelope.concurrency_max = self.concurrency_max;
-        envelope.expires_at = self.expires_at;
+        if let Some(text) = &self.expires_at {
+            envelope.expires_at = Some(times.read("--expires-at", text)?);
+        }
         envelope.result_ttl = self.result_ttl;
         envelope.validate()?;
         Ok(envelope)

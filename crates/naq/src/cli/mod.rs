@@ -41,6 +41,7 @@ mod setting_flags;
 mod signals;
 mod status;
 mod systemd;
+mod times;
 mod version;
 mod wait;
 mod worker;

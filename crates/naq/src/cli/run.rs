@@ -12,6 +12,7 @@ use super::job_options::JobOptions;
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
+use super::times::TimeReader;
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
 use naq_client::Client;
@@ -33,7 +34,9 @@ const QUEUE: &str = "run";
 const OUTPUT_TAP_CHUNKS_MAX: usize = 64;
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
-    let mut envelope = args.job.envelope(|name| session.variable(name))?;
+    let mut envelope = args
+        .job
+        .envelope(session, &TimeReader::new(session, None, args.job.past_ok)?)?;
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
     check_labels(session, &envelope)?;

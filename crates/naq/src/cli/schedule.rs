@@ -21,6 +21,7 @@ use super::json::AddedScheduleReport;
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
 use super::session::Session;
+use super::times::{TimeReader, stored_zone};
 pub(super) use list::not_scheduled_error;
 use naq_client::{
     AddScheduleOutcome, AddedSchedule, ClientError, LeaderInfo, NewSchedule, Recurrence,
@@ -121,7 +122,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             control(session, &args.ids, Action::Resume, "resume", &none).await
         }
         Some(ScheduleVerb::Update(args)) => {
-            if !args.options.check()? {
+            if !args.options.check(session)? {
                 return Err(Failure::usage(NO_CHANGES));
             }
             control(session, &[args.id], Action::Update, "update", &args.options).await
@@ -145,14 +146,14 @@ async fn control(
 ) -> Result<u8, Failure> {
     let ids: Vec<ScheduleId> = ids.iter().map(ScheduleId::new).collect::<Result<_, _>>()?;
     control_each(session, &ids, verb, async |client, id| {
-        control_schedule(client, id, action, options).await
+        control_schedule(session, client, id, action, options).await
     })
     .await
 }
 
 async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     let now = render::now();
-    let new = new_schedule(session, &args, now)?;
+    let new = new_schedule(session, &args)?;
     let queue = args
         .queue
         .as_deref()
@@ -180,12 +181,16 @@ fn warn_without_scheduler(leader: &Result<Option<LeaderInfo>, ClientError>) {
     }
 }
 
-fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<NewSchedule, Failure> {
+fn new_schedule(session: &Session, args: &NewArgs) -> Result<NewSchedule, Failure> {
     let when = &args.when;
+    let times = TimeReader::new(session, when.tz.as_deref(), args.job.past_ok)?;
     let cadence = match (&when.cron, when.every) {
         (Some(expression), _) => Recurrence::Cron {
             expression: expression.clone(),
-            tz: when.tz.clone(),
+            tz: match &when.tz {
+                Some(name) => Some(name.clone()),
+                None => stored_zone(times.zone()?),
+            },
         },
         (None, Some(every)) => Recurrence::Every(every.0),
         (None, None) => {
@@ -194,13 +199,12 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
             ));
         }
     };
-    let zone = when.zone()?;
     if when.every.is_some() && when.tz.is_some() && when.start.is_none() && when.end.is_none() {
         return Err(Failure::usage(
             "--tz: an interval is the same in every time zone; use --tz with --cron, --start or --end",
         ));
     }
-    let envelope = args.job.envelope(|name| session.variable(name))?;
+    let envelope = args.job.envelope(session, &times)?;
     if envelope.job_id.is_some() {
         return Err(Failure::usage(
             "--id names one job, and a schedule makes many, each named after it and its time; --name names the schedule",
@@ -214,8 +218,8 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
     let mut new = NewSchedule::new(cadence, envelope);
     new.schedule_id = args.name.as_ref().map(ScheduleId::new).transpose()?;
     new.repeat = when.repeat.as_ref().and_then(|OrNone(repeat)| *repeat);
-    new.start = when.start(zone, now)?.flatten();
-    new.end = when.end(zone, now)?.flatten();
+    new.start = when.start(&times)?.flatten();
+    new.end = when.end(&times)?.flatten();
     new.jitter = when
         .jitter
         .as_ref()
@@ -226,6 +230,9 @@ fn new_schedule(session: &Session, args: &NewArgs, now: Timestamp) -> Result<New
     new.misfire_grace = when.misfire_grace.map(|grace| grace.0);
     new.overlap = when.overlap.unwrap_or_default();
     new.replace = args.replace;
+    if when.cron.is_some() {
+        times.note_machine_zone()?;
+    }
     Ok(new)
 }
 

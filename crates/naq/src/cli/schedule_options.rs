@@ -5,7 +5,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::exit::Failure;
-use naq_cron::{Timezone, parse_datetime};
+use super::times::TimeReader;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{Misfire, Overlap, Timestamp};
 
@@ -15,7 +15,8 @@ pub(super) struct ScheduleOptions {
     /// Cron expression: five fields, six with seconds first, or a nickname such as @daily
     #[arg(long, value_name = "EXPR", conflicts_with = "every")]
     pub(super) cron: Option<String>,
-    /// IANA time zone of the cron expression, and of times without an offset [new schedules: UTC]
+    /// IANA time zone of the cron expression, and of times without an offset [new schedules: this
+    /// machine's]
     #[arg(long, value_name = "ZONE")]
     pub(super) tz: Option<String>,
     /// Time from one run to the next, such as 15s or 5m; at least 100ms
@@ -73,63 +74,46 @@ fn overlap() -> impl TypedValueParser<Value = Overlap> {
 }
 
 impl ScheduleOptions {
-    /// The time zone of times without an offset.
-    pub(super) fn zone(&self) -> Result<Timezone, Failure> {
-        match &self.tz {
-            Some(name) => parse_zone(name),
-            None => Ok(Timezone::UTC),
-        }
-    }
-
-    /// The start, read in `zone` if it has no offset. `None` if the option is absent, `Some(None)`
-    /// if it is `none`.
+    /// The start. `None` if the option is absent, `Some(None)` if it is `none`.
     pub(super) fn start(
         &self,
-        zone: Timezone,
-        now: Timestamp,
+        times: &TimeReader<'_>,
     ) -> Result<Option<Option<Timestamp>>, Failure> {
-        parse_time_or_none("--start", self.start.as_ref(), zone, now)
+        time_or_none(self.start.as_ref(), |text| {
+            let time = times.read("--start", text)?;
+            times.note("--start", time)?;
+            Ok(time)
+        })
     }
 
-    /// The end, in the same form as the start.
-    pub(super) fn end(
-        &self,
-        zone: Timezone,
-        now: Timestamp,
-    ) -> Result<Option<Option<Timestamp>>, Failure> {
-        parse_time_or_none("--end", self.end.as_ref(), zone, now)
+    /// The end, in the same form as the start. One that is past is refused later, whatever
+    /// `--past-ok` says: nothing would run.
+    pub(super) fn end(&self, times: &TimeReader<'_>) -> Result<Option<Option<Timestamp>>, Failure> {
+        time_or_none(self.end.as_ref(), |text| {
+            let time = times.parse("--end", text)?;
+            times.note("--end", time)?;
+            Ok(time)
+        })
+    }
+
+    /// Parses the times, to find a typing error before a server is asked for the schedule's zone.
+    pub(super) fn check_times(&self, times: &TimeReader<'_>) -> Result<(), Failure> {
+        for (option, text) in [("--start", &self.start), ("--end", &self.end)] {
+            if let Some(OrNone(Some(text))) = text {
+                times.parse(option, text)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Parses the name of a time zone, for `--tz`.
-pub(super) fn parse_zone(name: &str) -> Result<Timezone, Failure> {
-    name.parse()
-        .map_err(|bad: naq_cron::TimezoneError| Failure::usage(format!("--tz: {bad}")))
-}
-
-fn parse_time_or_none(
-    option: &str,
+fn time_or_none(
     text: Option<&OrNone<String>>,
-    zone: Timezone,
-    now: Timestamp,
+    read: impl Fn(&str) -> Result<Timestamp, Failure>,
 ) -> Result<Option<Option<Timestamp>>, Failure> {
     match text {
         None => Ok(None),
         Some(OrNone(None)) => Ok(Some(None)),
-        Some(OrNone(Some(text))) => {
-            parse_time(option, text, zone, now).map(|time| Some(Some(time)))
-        }
+        Some(OrNone(Some(text))) => Ok(Some(Some(read(text)?))),
     }
-}
-
-/// Parses the time that `option` was given. A time without an offset is in `zone`.
-pub(super) fn parse_time(
-    option: &str,
-    text: &str,
-    zone: Timezone,
-    now: Timestamp,
-) -> Result<Timestamp, Failure> {
-    parse_datetime(text, zone, now.0)
-        .map(Timestamp)
-        .map_err(|bad| Failure::usage(format!("{option}: {bad}")))
 }

@@ -2,9 +2,9 @@
 
 use crate::cli::exit::Failure;
 use crate::cli::render;
+use crate::cli::times::TimeReader;
 use naq_client::ClientError;
 use naq_core::{StartDelay, delay_for, delay_until};
-use naq_cron::{Timezone, parse_datetime};
 use naq_protocol::Timestamp;
 use naq_protocol::units::WireDuration;
 
@@ -22,17 +22,13 @@ pub(super) struct DelayOptions {
     )]
     delay: Option<WireDuration>,
     /// Time at which the job starts: 2026-12-24T18:00:00+01:00, '2026-12-24 18:00', or 18:00 for
-    /// the next one; a time in the past means now
+    /// the next one
     #[arg(long, value_name = "TIME", help_heading = "Start")]
     at: Option<String>,
-    /// Time zone of --at if it has no offset, such as Europe/Berlin [default: UTC]
-    #[arg(
-        long = "tz",
-        value_name = "ZONE",
-        requires = "at",
-        help_heading = "Start"
-    )]
-    zone: Option<Timezone>,
+    /// Time zone of --at and --expires-at without an offset, such as Europe/Berlin [default: this
+    /// machine's]
+    #[arg(long, value_name = "ZONE", help_heading = "Start")]
+    pub(super) tz: Option<String>,
 }
 
 /// When jobs start.
@@ -44,17 +40,14 @@ pub(super) enum Delay {
 
 impl DelayOptions {
     /// When jobs start. `None` means now.
-    pub(super) fn read(&self) -> Result<Option<Delay>, Failure> {
+    pub(super) fn read(&self, times: &TimeReader<'_>) -> Result<Option<Delay>, Failure> {
         if let Some(delay) = self.delay {
             return Ok(Some(Delay::In(delay)));
         }
         let Some(text) = &self.at else {
             return Ok(None);
         };
-        let zone = self.zone.unwrap_or_default();
-        parse_datetime(text, zone, render::now().0)
-            .map(|moment| Some(Delay::At(Timestamp(moment))))
-            .map_err(|error| Failure::usage(format!("--at: {error}")))
+        Ok(Some(Delay::At(times.read("--at", text)?)))
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 mod dialects;
 
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
+use crate::cli::times::stored_zone;
 use dialects::{refuse_flags, refuse_seconds};
 use naq_client::{NewSchedule, Recurrence};
 use naq_cron::{Cron, Timezone};
@@ -374,11 +375,7 @@ fn file_schedule(
     envelope.cwd = variables.get("HOME").cloned();
     let cadence = Recurrence::Cron {
         expression: entry.expression.clone(),
-        // Machines use either name for UTC.
-        tz: match settings.zone.name() {
-            "UTC" | "Etc/UTC" => None,
-            name => Some(name.to_owned()),
-        },
+        tz: stored_zone(settings.zone),
     };
     let mut new = NewSchedule::new(cadence, envelope);
     new.jitter = settings.jitter;

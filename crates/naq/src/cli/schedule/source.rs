@@ -9,9 +9,8 @@ use super::{crontab, file_text, toml_file};
 use crate::cli::exit::Failure;
 use crate::cli::job_options::read_bytes;
 use crate::cli::render;
-use crate::cli::schedule_options::parse_zone;
 use crate::cli::session::Session;
-use naq_cron::Timezone;
+use crate::cli::times::{machine_zone, parse_zone};
 use naq_protocol::{QueueName, Timestamp};
 use nix::unistd::{Uid, User, gethostname};
 
@@ -84,7 +83,10 @@ impl ScheduleSource<'_> {
         self.refuse_other_files(text)?;
         let has_users = self.has_users.unwrap_or(false);
         let named = self.tz.map(parse_zone).transpose()?;
-        let zone = named.unwrap_or_else(|| machine_zone(session));
+        let zone = match named {
+            Some(zone) => zone,
+            None => machine_zone(session.variable("TZ"))?,
+        };
         let file = crontab::read(
             text,
             &crontab::CrontabOptions {
@@ -219,15 +221,4 @@ fn detect_format(file: &str, text: &str) -> Option<Format> {
     }
     // a file of blank lines and comments is valid in both
     is_blank.then_some(Format::Crontab)
-}
-
-/// The time zone of this machine.
-fn machine_zone(session: &Session) -> Timezone {
-    let variable = session
-        .variable("TZ")
-        .map(|name| name.trim_start_matches(':'));
-    let named = variable.and_then(|name| name.parse().ok());
-    named
-        .or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok())
-        .unwrap_or_default()
 }
