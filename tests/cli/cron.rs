@@ -64,7 +64,7 @@ fn the_coming_times_are_printed() {
         &[&["next", "@daily", "--count", "2", "--json"], &berlin[..]].concat(),
         "{\"time\":\"2026-03-29T00:00:00+01:00\"}\n{\"time\":\"2026-03-30T00:00:00+02:00\"}\n",
     );
-    // in the time zone of this machine, which is said
+    // in the time zone of this machine, and that is printed
     let here = cron(&["next", "0 4 * * *", "-n", "1", "--from", "2026-12-24 03:00"]).success();
     let output = here.get_output();
     assert_eq!(output.stdout, b"2026-12-24T04:00:00+09:00\n");

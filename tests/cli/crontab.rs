@@ -251,7 +251,7 @@ fn jobs_have_the_variables_that_cron_and_systemd_give() {
     // what the worker inherits does not count
     let worker = naq
         .worker(&["default"])
-        .env("USER", "somebody")
+        .env("USER", "other")
         .env("SHELL", "/bin/odd")
         .env("HOME", "");
     let _worker = worker.spawn();
