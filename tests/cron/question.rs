@@ -1,8 +1,7 @@
 //! Random questions: an expression, a zone and an instant, more often around changes of clocks.
 
-use chrono::{DateTime, Datelike, NaiveDateTime, Offset, TimeZone, Timelike};
-use chrono_tz::{TZ_VARIANTS, Tz};
-use naq_cron::{Cron, Timezone};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDateTime, Timelike};
+use naq_cron::{Cron, Timezone, timezone_names};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -32,16 +31,16 @@ const ZONES: [&str; 14] = [
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) expression: String,
-    pub(super) zone: Tz,
+    pub(super) zone: Timezone,
     pub(super) after: i64,
 }
 
 impl Question {
     pub(super) fn draw(chance: &mut StdRng) -> Question {
         let zone = match chance.random_range(0..10) {
-            0..2 => Tz::UTC,
+            0..2 => Timezone::UTC,
             2..7 => ZONES.choose(chance).unwrap().parse().unwrap(),
-            _ => *TZ_VARIANTS.choose(chance).unwrap(),
+            _ => timezone_names().choose(chance).unwrap().parse().unwrap(),
         };
         // From 1976 to 2033. Earlier, zones have offsets with odd seconds.
         let after = chance.random_range(190_000_000..2_000_000_000);
@@ -150,10 +149,9 @@ impl Question {
             Err(error) if error.never_matches() => return Vec::new(),
             Err(error) => panic!("{error}"),
         };
-        let zone: Timezone = self.zone.name().parse().unwrap();
         let next = |after: &i64| {
             let after = chrono::DateTime::from_timestamp(*after, 0).unwrap();
-            Some(cron.next_after(after, zone)?.timestamp())
+            Some(cron.next_after(after, self.zone)?.timestamp())
         };
         std::iter::successors(next(&self.after), next)
             .take(TIMES)
@@ -171,14 +169,16 @@ impl Question {
 
     /// The local time at an instant.
     pub(super) fn clock(&self, moment: i64) -> NaiveDateTime {
-        utc(moment).with_timezone(&self.zone).naive_local()
+        local(self.zone, moment).naive_local()
     }
 
     /// Whether the local time of an instant occurs for the second time.
     pub(super) fn is_shown_again(&self, moment: i64) -> bool {
-        let shown = self.zone.from_local_datetime(&self.clock(moment));
-        shown.earliest() != shown.latest()
-            && shown.latest() == Some(utc(moment).with_timezone(&self.zone))
+        let now = offset(self.zone, moment);
+        (0..=86_400).step_by(900).any(|back| {
+            let before = offset(self.zone, moment - back);
+            before > now && offset(self.zone, moment - i64::from(before - now)) == before
+        })
     }
 
     /// By how many seconds clocks go forward at an instant; negative if they go back.
@@ -202,7 +202,7 @@ impl Question {
     }
 
     pub(super) fn show(&self, moment: i64) -> String {
-        utc(moment).with_timezone(&self.zone).to_rfc3339()
+        local(self.zone, moment).to_rfc3339()
     }
 
     pub(super) fn days_in_month(&self, moment: i64) -> u8 {
@@ -214,13 +214,16 @@ fn utc(moment: i64) -> DateTime<chrono::Utc> {
     DateTime::from_timestamp(moment, 0).unwrap()
 }
 
-fn offset(zone: Tz, moment: i64) -> i32 {
-    let offset = zone.offset_from_utc_datetime(&utc(moment).naive_utc());
-    offset.fix().local_minus_utc()
+fn local(zone: Timezone, moment: i64) -> DateTime<FixedOffset> {
+    utc(moment).with_timezone(&zone.utc_offset(utc(moment)))
+}
+
+fn offset(zone: Timezone, moment: i64) -> i32 {
+    zone.utc_offset(utc(moment)).local_minus_utc()
 }
 
 /// The next change of clocks, if it is within about a year.
-fn next_change(zone: Tz, after: i64) -> Option<i64> {
+fn next_change(zone: Timezone, after: i64) -> Option<i64> {
     let mut from = after;
     // Narrow it down to the day, the minute, the second.
     for (step, steps) in [(86_400, 400), (60, 1_440), (1, 60)] {

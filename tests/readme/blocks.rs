@@ -88,7 +88,12 @@ pub(super) fn settled(line: &str) -> String {
             }
         }
     }
-    words.join(" ").replace("/root/", "~/")
+    let line = words.join(" ").replace("/root/", "~/");
+    match line.split_once("(tzdata ") {
+        // the database of time zones is the machine's
+        Some((before, _)) => format!("{before}(<tzdata>)"),
+        None => line,
+    }
 }
 
 fn settle(word: &str) -> String {

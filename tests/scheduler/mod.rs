@@ -11,6 +11,7 @@ mod overlap;
 mod reconcile;
 mod reschedule;
 mod stalled;
+mod timezones;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

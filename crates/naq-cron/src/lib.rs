@@ -46,11 +46,12 @@
 //!
 //! # Platform
 //!
-//! Any. The zone database is compiled in.
+//! Any. A zone database is compiled in, for the zones that no [`TimezoneSource`] has.
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
 mod calendar;
+mod database;
 mod datetime;
 mod error;
 mod explain;
@@ -59,6 +60,10 @@ mod field;
 mod text;
 mod timezone;
 
+pub use database::{
+    TimezoneSource, bundled_timezone_release, refresh_timezones, set_timezone_source,
+    timezone_names,
+};
 pub use datetime::{DateTimeError, parse_datetime};
 pub use error::CronError;
 pub use expression::Cron;

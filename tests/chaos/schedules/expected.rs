@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{Datelike, TimeZone, Timelike, Utc};
-use chrono_tz::Tz;
+use naq_cron::Timezone;
 use naq_protocol::{Schedule, ScheduleStatus};
 
 use super::versions::Version;
@@ -132,7 +132,7 @@ fn ticks(schedule: &Schedule, after_ms: i64, until_ms: i64) -> Vec<i64> {
             Box::new((1..).map(move |count| anchor + count * every))
         }
         (Some(cron), None) => {
-            let zone: Tz = schedule.tz.as_deref().unwrap_or("UTC").parse().unwrap();
+            let zone: Timezone = schedule.tz.as_deref().unwrap_or("UTC").parse().unwrap();
             let cron = cron.clone();
             let first = after_ms.div_euclid(1_000) + 1;
             Box::new(
@@ -149,8 +149,9 @@ fn ticks(schedule: &Schedule, after_ms: i64, until_ms: i64) -> Vec<i64> {
 }
 
 /// Whether an expression with six fields matches a second.
-fn matches(cron: &str, zone: Tz, second: i64) -> bool {
-    let local = Utc.timestamp_opt(second, 0).unwrap().with_timezone(&zone);
+fn matches(cron: &str, zone: Timezone, second: i64) -> bool {
+    let moment = Utc.timestamp_opt(second, 0).unwrap();
+    let local = moment.with_timezone(&zone.utc_offset(moment));
     let parts = [
         local.second(),
         local.minute(),

@@ -21,7 +21,8 @@ pub fn settings_markdown() -> String {
          A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
          naq reads `./naq.toml`, else `~/.config/naq/naq.toml`, or the file that `--config` or \
          `NAQ_CONFIG` names. An empty variable counts as unset. `naq config` lists every setting with \
-         its value and where the value comes from.\n\n\
+         its value and where the value comes from. `NAQ_TZDIR` is no setting: it names the folder of \
+         [time zones](schedules.md#time-zones).\n\n\
          | key in `naq.toml` | variable | flag | value | default | meaning |\n\
          |---|---|---|---|---|---|\n",
     );

@@ -31,6 +31,8 @@ pub use flags::Flags;
 pub use process_env::{ProcessEnv, environment};
 pub use resolve::{Resolved, load};
 pub use settings::{Entry, LogFormat, Settings};
-pub use settings_table::{DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind};
+pub use settings_table::{
+    DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind, TIMEZONE_FOLDER_VARIABLE,
+};
 pub use source::Source;
 pub use value::{Secret, Value};

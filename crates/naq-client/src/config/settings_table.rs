@@ -479,6 +479,10 @@ pub const SETTINGS: &[Setting] = &[
 /// The variable that names the settings file.
 pub(super) const CONFIG_FILE_VARIABLE: &str = "NAQ_CONFIG";
 
+/// The variable that names the folder of time zones. It is no setting: verbs that read no settings need
+/// it too.
+pub const TIMEZONE_FOLDER_VARIABLE: &str = "NAQ_TZDIR";
+
 /// A variable that every job has.
 pub(super) const JOB_ID_VARIABLE: &str = "NAQ_JOB_ID";
 

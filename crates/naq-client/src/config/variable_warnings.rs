@@ -6,6 +6,7 @@ use super::error::Warning;
 use super::process_env::ProcessEnv;
 use super::settings_table::{
     CONFIG_FILE_VARIABLE, JOB_ID_VARIABLE, JOB_VARIABLES, REMOVED, SETTINGS,
+    TIMEZONE_FOLDER_VARIABLE,
 };
 
 /// Warnings about variables that look like settings but are not.
@@ -13,6 +14,7 @@ pub(super) fn variable_warnings(env: &ProcessEnv) -> Vec<Warning> {
     let in_a_job = env.variable(JOB_ID_VARIABLE).is_some();
     let known = |name: &str| {
         name == CONFIG_FILE_VARIABLE
+            || name == TIMEZONE_FOLDER_VARIABLE
             || (in_a_job && JOB_VARIABLES.contains(&name))
             || SETTINGS.iter().any(|setting| setting.variable == name)
     };

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{Offset, TimeDelta, TimeZone};
-use chrono_tz::{TZ_VARIANTS, Tz};
+use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use crate::expression::tests::times;
@@ -142,8 +141,8 @@ fn nearest_workday(date: NaiveDate) -> NaiveDate {
 }
 
 /// The local time, by the data of the zone alone.
-fn shown(zone: Tz, moment: NaiveDateTime) -> NaiveDateTime {
-    let offset = zone.offset_from_utc_datetime(&moment).fix();
+fn shown(zone: Timezone, moment: NaiveDateTime) -> NaiveDateTime {
+    let offset = zone.utc_offset(moment.and_utc());
     moment + TimeDelta::seconds(offset.local_minus_utc().into())
 }
 
@@ -151,7 +150,7 @@ fn shown(zone: Tz, moment: NaiveDateTime) -> NaiveDateTime {
 /// of three days around it.
 fn every_minute(
     reading: &ReferenceCron,
-    zone: Tz,
+    zone: Timezone,
     from: NaiveDateTime,
     minutes: i64,
 ) -> BTreeSet<NaiveDateTime> {
@@ -186,7 +185,7 @@ fn every_minute(
 }
 
 /// A zone, and the hour before its offset changes in some year, or any hour if it does not change.
-fn change() -> impl Strategy<Value = (Tz, NaiveDateTime)> {
+fn change() -> impl Strategy<Value = (Timezone, NaiveDateTime)> {
     let notable = prop::sample::select(vec![
         ("Europe/Berlin", 2026),
         ("America/New_York", 2026),
@@ -201,16 +200,14 @@ fn change() -> impl Strategy<Value = (Tz, NaiveDateTime)> {
         ("America/Caracas", 2016),
         ("UTC", 2026),
     ])
-    .prop_map(|(name, year)| (name.parse::<Tz>().unwrap(), year));
-    let other = (prop::sample::select(TZ_VARIANTS.to_vec()), 1975..2038);
+    .prop_map(|(name, year)| (name.parse::<Timezone>().unwrap(), year));
+    let other = (prop::sample::select(crate::timezone_names()), 1975..2038);
+    let other = other.prop_map(|(name, year)| (name.parse().unwrap(), year));
     (prop_oneof![notable, other], any::<prop::sample::Index>()).prop_map(|((zone, year), index)| {
         let begin = NaiveDate::from_ymd_opt(year, 1, 1)
             .unwrap()
             .and_time(NaiveTime::MIN);
-        let offset = |hour: i64| {
-            zone.offset_from_utc_datetime(&(begin + TimeDelta::hours(hour)))
-                .fix()
-        };
+        let offset = |hour: i64| zone.utc_offset((begin + TimeDelta::hours(hour)).and_utc());
         let changes: Vec<i64> = (0..366 * 24)
             .filter(|hour| offset(*hour) != offset(hour + 1))
             .collect();
@@ -245,7 +242,6 @@ proptest! {
         let expected = every_minute(&reading, zone, from, minutes);
         let cron = Cron::parse(&text).unwrap();
         let until = from + TimeDelta::minutes(minutes);
-        let zone: Timezone = zone.name().parse().unwrap();
         let begin = (from - TimeDelta::seconds(1)).and_utc();
         let found: Vec<NaiveDateTime> = times(&cron, zone, begin)
             .map(|moment| moment.naive_utc())
@@ -270,7 +266,6 @@ proptest! {
         within in 0.0_f64..1.0,
     ) {
         let cron = Cron::parse(&text).unwrap();
-        let zone: Timezone = zone.name().parse().unwrap();
         let after = (change + TimeDelta::seconds(seconds)).and_utc();
         let next = cron.next_after(after, zone).unwrap();
         prop_assert!(next > after);

@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure};
 use super::json;
 use super::render;
 use super::times::TimeReader;
+use super::zoneinfo::ZoneinfoDatabase;
 use naq_cron::{Cron, Timezone};
 use naq_protocol::Timestamp;
 
@@ -71,7 +72,7 @@ impl Expression {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+pub(super) fn run(args: &Args, zones: &ZoneinfoDatabase) -> Result<u8, Failure> {
     let environment = naq_client::config::environment();
     let tz_variable = environment.get("TZ").map(String::as_str);
     match &args.verb {
@@ -87,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
                 Some(text) => times.parse("--from", text)?,
             };
             print_next_times(&cron, times.zone()?, from, *count)?;
-            times.note_machine_zone()?;
+            note_zone(expression, &times, zones)?;
         }
         CronVerb::Explain { expression } => {
             let cron = expression.parse()?;
@@ -108,6 +109,22 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// Prints which zone the times are in, and the release of its rules.
+fn note_zone(
+    expression: &Expression,
+    times: &TimeReader<'_>,
+    zones: &ZoneinfoDatabase,
+) -> Result<(), Failure> {
+    let zone = times.zone()?;
+    match expression.tz {
+        Some(_) => render::note(format_args!("times are in {zone} ({zones})")),
+        None => render::note(format_args!(
+            "times are in {zone} ({zones}), the time zone of this machine; --tz names another"
+        )),
+    }
+    Ok(())
 }
 
 fn print_next_times(

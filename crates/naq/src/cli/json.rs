@@ -465,6 +465,11 @@ pub(super) struct ServerStopped {
 #[schemars(rename = "version")]
 pub(super) struct Version<'a> {
     pub(super) version: &'a str,
+    /// The release of the time zone database. Absent if its folder does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tzdata: Option<String>,
+    /// The folder of the time zone database, or `built in`.
+    pub(super) tzdata_place: String,
 }
 
 /// One measurement. The other fields depend on what was measured.

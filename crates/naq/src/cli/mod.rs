@@ -47,6 +47,7 @@ mod wait;
 mod worker;
 mod worker_options;
 mod workers;
+mod zoneinfo;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Failure;
 use session::{GlobalOptions, Session};
+use zoneinfo::ZoneinfoDatabase;
 
 /// Run any command as a job: queued on NATS, run by workers, its output kept.
 #[derive(Debug, Parser)]
@@ -216,13 +218,15 @@ fn report_usage(error: clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
+    let zones = ZoneinfoDatabase::find(&naq_client::config::environment())?;
+    zones.install();
     // Verbs that need neither settings nor NATS.
     match &cli.verb {
-        Verb::Cron(args) => return cron::run(args),
+        Verb::Cron(args) => return cron::run(args, &zones),
         Verb::Schema(args) => return schema::run(args),
         Verb::Completions(args) => return completions::run(args),
         Verb::Man(args) => return man::run(args, command()),
-        Verb::Version(args) => return version::run(args),
+        Verb::Version(args) => return version::run(args, &zones),
         _ => {}
     }
     let log_jobs = matches!(cli.verb, Verb::Dev(_));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fire::FireResult;
@@ -34,6 +34,9 @@ const FRESHNESS_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Pause before a check that failed is repeated.
 const FRESHNESS_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the files of the time zones in use.
+const TIMEZONE_REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a leader that was asked to stop waits for the ticks it has sent, and stores progress.
 /// Another scheduler waits for the lease meanwhile, and finds out itself what was not stored.
@@ -133,6 +136,8 @@ pub(super) async fn lead(
         fires: FuturesUnordered::new(),
         writes: FuturesUnordered::new(),
     };
+    // Zones that this process read in an earlier term may have changed since.
+    naq_cron::refresh_timezones();
     leader.reload_all(&mut watch).await?;
     failpoint("schedules.read");
     leader.summary.terms += 1;
@@ -159,6 +164,8 @@ impl Leader<'_> {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<TermEnd, BrokerError> {
         let mut lease = self.lease.clone();
+        let mut timezone_rereads = tokio::time::interval(TIMEZONE_REREAD_INTERVAL);
+        timezone_rereads.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if !self.lease.is_held() {
                 return Ok(TermEnd::NotLeader);
@@ -202,8 +209,28 @@ impl Leader<'_> {
                     self.on_freshness_checked(newest, watch).await?;
                 }
                 () = clock.was_set() => tracing::warn!(now = %clock::now(), "the wall clock was set or the machine resumed"),
+                _ = timezone_rereads.tick() => self.reread_timezones(),
                 () = wake => {}
             }
+        }
+    }
+
+    /// Reads the rules of the time zones in use again, and plans schedules whose zone has changed: an
+    /// update of the operating system needs no restart.
+    fn reread_timezones(&mut self) {
+        let zones = naq_cron::refresh_timezones();
+        if zones.is_empty() {
+            return;
+        }
+        let replanned = self.index.replan(&zones);
+        tracing::info!(
+            zones = zones.join(" "),
+            schedules = replanned.len(),
+            "rules of time zones changed; schedules planned again"
+        );
+        let now = clock::now();
+        for entry_id in replanned {
+            self.advance(entry_id, now);
         }
     }
 

@@ -134,6 +134,21 @@ impl ScheduleIndex {
         self.entries.keys().copied()
     }
 
+    /// Plans the schedules in these time zones again, whose rules have changed. Returns them.
+    pub(super) fn replan(&mut self, zones: &[&str]) -> Vec<EntryId> {
+        let mut replanned = Vec::new();
+        for (entry_id, entry) in &mut self.entries {
+            let zone = entry.schedule.tz.as_deref();
+            if zone.is_some_and(|zone| zones.contains(&zone))
+                && let Ok(plan) = TickPlan::new(&entry.schedule, &mut self.crons)
+            {
+                entry.plan = plan;
+                replanned.push(*entry_id);
+            }
+        }
+        replanned
+    }
+
     /// Applies a change. `writer_id` is this leader's own id, whose changes are in memory already.
     pub(super) fn apply_update(&mut self, stored: StoredSchedule, writer_id: &str) -> Update {
         let known = self.entry_ids.get(&stored.schedule_id).copied();
