@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq_runner::{Containment, StopCause, StopReason, Termination};
+use naq_runner::{BootInstant, Containment, StopCause, StopReason, Termination};
 
 use super::harness::{Bench, Witness, sh, stdout, within};
 
@@ -341,4 +341,43 @@ async fn an_exponential_fork_bomb_is_bounded_and_killed() {
         assert!(witness.is_closed());
         assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
+}
+
+/// Sets a deadline that a live worker keeps moving, then lets it pass.
+#[tokio::test]
+async fn a_deadline_kills_the_tree_without_a_grace_once_it_is_not_moved_any_more() {
+    for bench in Bench::each().await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!(
+            "trap '' TERM; {}; sleep 1000 & wait",
+            witness.open_command()
+        ));
+        let span = Duration::from_millis(400);
+        command.deadline = Some(BootInstant::now() + span);
+        let started = BootInstant::now();
+        let job = bench.runner.start_job(command);
+        witness.opened().await;
+        for _ in 0..5 {
+            tokio::time::sleep(span / 2).await;
+            job.set_deadline(BootInstant::now() + span);
+        }
+        let moved = BootInstant::now();
+        let ended = within(job.wait()).await;
+        assert!(started.elapsed() > span * 3);
+        assert!(moved.elapsed() >= span - Duration::from_millis(1));
+        assert_eq!(ended.end, Termination::Signalled(9));
+        assert_eq!(ended.stopped, Some(StopCause::Deadline));
+        assert!(witness.is_closed());
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_deadline_has_passed_is_not_started() {
+    let bench = Bench::new().await;
+    let mut command = sh("touch started; sleep 1000");
+    command.deadline = Some(BootInstant::now() - Duration::from_secs(1));
+    let ended = bench.run(command).await;
+    assert_eq!(ended.stopped, Some(StopCause::Deadline));
+    assert!(matches!(ended.end, Termination::NotStarted(_)), "{ended:?}");
+    assert!(!bench.path("started").exists());
 }

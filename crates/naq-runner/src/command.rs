@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::boot_instant::BootInstant;
 use super::live_output::LiveSink;
 
 /// The program of a job.
@@ -85,6 +86,9 @@ pub struct Command {
     pub timeout: Option<Duration>,
     /// Time from TERM until KILL.
     pub kill_grace: Duration,
+    /// When the spawner kills the job without a grace, whatever state this process is in.
+    /// [`JobHandle::set_deadline`](super::JobHandle::set_deadline) moves it. `None` means never.
+    pub deadline: Option<BootInstant>,
     /// Whether the job gets a scratch folder, whose path is in `NAQ_WORK_DIR`.
     pub scratch: bool,
     /// Where output is sent while the job runs. `None` means nowhere.
@@ -104,6 +108,7 @@ impl Command {
             limits: ResourceLimits::default(),
             timeout: None,
             kill_grace: Duration::from_secs(10),
+            deadline: None,
             scratch: false,
             live: None,
         }
@@ -124,6 +129,7 @@ impl fmt::Debug for Command {
             .field("limits", &self.limits)
             .field("timeout", &self.timeout)
             .field("kill_grace", &self.kill_grace)
+            .field("deadline", &self.deadline)
             .field("scratch", &self.scratch)
             .finish_non_exhaustive()
     }

@@ -24,7 +24,8 @@ pub enum Termination {
 #[error("{message}")]
 pub struct SpawnFailure {
     /// The step that failed: `request`, `scratch`, `clone`, `session`,
-    /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `landlock`, `exec`, `stopped`.
+    /// `limits`, `nice`, `cgroup`, `namespace`, `cwd`, `descriptors`, `user`, `landlock`, `exec`, `stopped`,
+    /// `deadline`.
     pub step: String,
     /// The name of the system's error (`ENOENT`), if the system reported one.
     pub errno: Option<String>,
@@ -66,6 +67,8 @@ pub enum StopCause {
     Requested(StopReason),
     /// The job ran longer than its timeout.
     Timeout,
+    /// Its deadline passed: its spawner killed it, or did not start it.
+    Deadline,
     /// The process tree exceeded its memory limit.
     Memory,
     /// The process tree exceeded its limit of processes.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
+use super::boot_instant::BootInstant;
 use super::collect::Collector;
 use super::command::Stdin;
 use super::completion::{
@@ -66,6 +67,8 @@ pub(super) enum Phase {
 pub(super) struct JobState {
     pub(super) phase: Phase,
     pub(super) stop: Option<StopReason>,
+    /// When the spawner kills the job. `None` means never.
+    pub(super) deadline: Option<BootInstant>,
     /// The scratch folder, if the job has one; `None` once the job is over.
     pub(super) scratch: Option<ScratchDir>,
     /// Moved into the collector, whose drop ends the stream for the reader.
@@ -148,6 +151,7 @@ impl Job {
         }
         let stopped = match state.stop {
             Some(reason) => Some(StopCause::Requested(reason)),
+            None if exit.flags & flag::DEADLINE_PASSED != 0 => Some(StopCause::Deadline),
             None if exit.flags & flag::TIMED_OUT != 0 => Some(StopCause::Timeout),
             None if exit.flags & flag::MEMORY_EXCEEDED != 0 => Some(StopCause::Memory),
             None if exit.flags & flag::PROCESSES_EXCEEDED != 0 => Some(StopCause::Processes),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::boot_instant::BootInstant;
 use super::completion::{Completion, StopReason};
 use super::control::ControlMessage;
 use super::job::{Job, JobState, Phase};
@@ -67,6 +68,12 @@ impl JobHandle {
     /// Sends KILL to the whole process tree at once.
     pub fn kill(&self, why: StopReason) {
         self.pool.stop(&self.job, why, None);
+    }
+
+    /// Sets when the job's spawner kills it without a grace. The spawner does so although this
+    /// process may be stopped or blocked by then.
+    pub fn set_deadline(&self, deadline: BootInstant) {
+        self.pool.set_deadline(&self.job, deadline);
     }
 
     async fn wait_until<T>(&self, mut ready: impl FnMut(&mut JobState) -> Option<T>) -> T {

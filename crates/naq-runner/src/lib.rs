@@ -14,6 +14,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("the runner is written for Linux: elsewhere, run naq in a container");
 
+mod boot_instant;
 mod capture;
 mod cgroup;
 mod collect;
@@ -53,6 +54,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+pub use boot_instant::BootInstant;
 pub use command::{Command, Program, ResourceLimits, Stdin};
 pub use completion::{
     Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
@@ -208,6 +210,7 @@ impl Runner {
                 phase: Phase::Pending,
                 scratch,
                 stop: None,
+                deadline: command.deadline,
                 live: command.live,
                 started: None,
                 control: VecDeque::new(),

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::Notify;
 
+use super::boot_instant::BootInstant;
 use super::cgroup::WorkerCgroup;
 use super::command::Stdin;
 use super::completion::{SpawnFailure, StopReason};
@@ -38,6 +39,8 @@ pub(super) enum Outgoing {
     Stop { id: u32, grace: Duration },
     /// KILL at once.
     Kill { id: u32 },
+    /// KILL at this time.
+    Deadline { id: u32, at: BootInstant },
 }
 
 /// The pool's state of one spawner.
@@ -279,6 +282,22 @@ impl Pool {
                 Some(grace) => Outgoing::Stop { id, grace },
                 None => Outgoing::Kill { id },
             });
+            spawner.wake.notify_one();
+        }
+    }
+
+    /// Sets when a job's spawner kills it. A job without a spawner gets the deadline when it is
+    /// sent to one.
+    pub(super) fn set_deadline(&self, job: &Arc<Job>, at: BootInstant) {
+        let mut state = self.lock();
+        job.lock().deadline = Some(at);
+        let id = job.id;
+        let spawner = state
+            .spawners
+            .iter_mut()
+            .find(|spawner| spawner.jobs.contains_key(&id));
+        if let Some(spawner) = spawner {
+            spawner.outbox.push_back(Outgoing::Deadline { id, at });
             spawner.wake.notify_one();
         }
     }

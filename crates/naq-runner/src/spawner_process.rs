@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::sync::{Notify, oneshot};
 
+use super::boot_instant::BootInstant;
 use super::cgroup;
 use super::completion::{SpawnFailure, Termination, Usage};
 use super::job::{ExitReport, Phase};
@@ -25,7 +26,7 @@ use super::reap_orphans;
 use super::spawner_setup::SpawnerSetup;
 use super::sys::async_fd::register;
 use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
-use super::wire::{MAGIC, Malformed, Reader, Writer, to_spawner, to_worker};
+use super::wire::{MAGIC, Malformed, Reader, UNLIMITED, Writer, to_spawner, to_worker};
 
 /// How long a spawner may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -259,7 +260,12 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 } else {
                     (to_spawner::START, &job.body)
                 };
-                w.u8(kind).u32(job.id).u32(its.len() as u32).block(body);
+                // In the same frame as the start: this process may be stopped after it, and
+                // the deadline has to hold then.
+                let deadline = job.lock().deadline;
+                w.u8(kind).u32(job.id).u32(its.len() as u32);
+                w.u64(deadline.map_or(UNLIMITED, BootInstant::to_nanos))
+                    .block(body);
                 fds.extend(its.iter().map(AsRawFd::as_raw_fd));
             } else if w.bytes.len() + 64 > MESSAGE_BYTES_MAX {
                 break;
@@ -272,6 +278,9 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 }
                 Outgoing::Kill { id } => {
                     w.u8(to_spawner::KILL).u32(*id);
+                }
+                Outgoing::Deadline { id, at } => {
+                    w.u8(to_spawner::DEADLINE).u32(*id).u64(at.to_nanos());
                 }
             }
             sent.extend(outbox.pop_front());
@@ -338,13 +347,15 @@ fn handle_replies(
                 let step = text(r.block()?);
                 let errno = r.i32()?;
                 let fatal = r.u8()? != 0;
+                let flags = r.u8()?;
                 let failure = SpawnFailure {
                     step,
                     errno: (errno != 0).then(|| format!("{:?}", Errno::from_raw(errno))),
                     message: text(r.block()?),
                     fatal,
                 };
-                let exit = ExitReport::without_usage(Termination::NotStarted(failure));
+                let mut exit = ExitReport::without_usage(Termination::NotStarted(failure));
+                exit.flags = flags;
                 finish(pool, index, id, exit, buffer);
             }
             to_worker::RESEND => pool.resend(index, id),

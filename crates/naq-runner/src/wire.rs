@@ -3,7 +3,7 @@
 //! negotiation.
 
 /// First bytes of a `HELLO` frame. Change it whenever the format changes.
-pub(super) const MAGIC: u32 = 0x6e61_7101;
+pub(super) const MAGIC: u32 = 0x6e61_7102;
 
 /// Maximum length of an inline request body, in bytes. A longer one is passed as a
 /// memfd.
@@ -19,6 +19,7 @@ pub(super) mod to_spawner {
     pub(crate) const START_IN_MEMFD: u8 = 3;
     pub(crate) const STOP: u8 = 4;
     pub(crate) const KILL: u8 = 5;
+    pub(crate) const DEADLINE: u8 = 6;
 }
 
 /// Frames from spawner to worker.
@@ -37,6 +38,7 @@ pub(super) mod flag {
     pub(crate) const LEAKED: u8 = 4;
     pub(crate) const MEMORY_EXCEEDED: u8 = 8;
     pub(crate) const PROCESSES_EXCEEDED: u8 = 16;
+    pub(crate) const DEADLINE_PASSED: u8 = 32;
 }
 
 /// Writes frames.

@@ -11,6 +11,8 @@ use tokio::io::unix::AsyncFd;
 
 use naq_protocol::Timestamp;
 
+pub(crate) use naq_runner::BootInstant;
+
 /// Further away than any time that is waited for here.
 const FAR_OFF: Duration = Duration::from_secs(50 * 365 * 86_400);
 
@@ -35,30 +37,6 @@ pub(crate) fn saturating_sub(time: Timestamp, by: Duration) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms().saturating_sub(by_ms)).unwrap_or(time)
 }
 
-/// A point in time by `CLOCK_BOOTTIME`. Nobody can set this clock, and unlike `Instant` it
-/// continues while the machine is suspended: a lease of 30 seconds is over after 30 seconds, also
-/// on a laptop whose lid was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BootInstant(Duration);
-
-impl BootInstant {
-    pub(crate) fn now() -> BootInstant {
-        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        // a kernel without this clock is older than any that naq runs on
-        BootInstant(time.map(Duration::from).unwrap_or_default())
-    }
-
-    /// The time from `earlier` to this; zero if that is later.
-    pub(crate) fn duration_since(self, earlier: BootInstant) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-
-    /// The time that has passed since then.
-    pub(crate) fn elapsed(self) -> Duration {
-        BootInstant::now().duration_since(self)
-    }
-}
-
 /// When a lease that the server granted stops being trusted here.
 ///
 /// The server counts from when it handled the request, which is after the request was sent.
@@ -71,7 +49,12 @@ impl LeaseExpiry {
     /// The expiry of a lease that is trusted for `trusted_for` from `requested_at`: the time
     /// just before the request for it was sent.
     pub(crate) fn new(requested_at: BootInstant, trusted_for: Duration) -> LeaseExpiry {
-        LeaseExpiry(BootInstant(requested_at.0 + trusted_for))
+        LeaseExpiry(requested_at + trusted_for)
+    }
+
+    /// The point in time itself.
+    pub(crate) fn at(self) -> BootInstant {
+        self.0
     }
 
     pub(crate) fn has_passed(self) -> bool {
@@ -80,7 +63,7 @@ impl LeaseExpiry {
 
     /// The time left; zero once the lease has expired.
     pub(crate) fn remaining(self) -> Duration {
-        (self.0).0.saturating_sub(BootInstant::now().0)
+        self.0.duration_since(BootInstant::now())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::boot_instant::BootInstant;
 use super::super::cgroup::Cgroup;
 use super::super::namespace::Namespace;
 use super::super::sys::wait::Reaped;
@@ -54,6 +55,8 @@ pub(super) struct Job {
     /// When to report it as started; `None` once reported.
     pub(super) report_at: Option<Instant>,
     pub(super) timeout_at: Option<Instant>,
+    /// When to kill it without a grace. `None` means never, or that it has been killed.
+    pub(super) deadline: Option<BootInstant>,
     pub(super) kill_at: Option<Instant>,
     pub(super) limit_check_at: Option<Instant>,
     pub(super) polled_limits: PolledLimits,
@@ -139,6 +142,18 @@ impl Job {
         if due(self.limit_check_at) {
             self.limit_check_at = Some(now + LIMIT_CHECK_INTERVAL);
             self.check_limits(now);
+        }
+    }
+
+    /// Kills the tree if its deadline has passed.
+    pub(super) fn check_deadline(&mut self, boot_now: BootInstant, now: Instant) {
+        if self.deadline.is_some_and(|at| at <= boot_now) {
+            self.deadline = None;
+            // A first process that has ended by itself keeps its result.
+            if self.exit.is_none() {
+                self.flags |= flag::DEADLINE_PASSED;
+            }
+            self.kill(now);
         }
     }
 

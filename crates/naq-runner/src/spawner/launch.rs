@@ -231,6 +231,7 @@ impl Launcher {
                     started_ns: since_epoch_ns(),
                     report_at: Some(Instant::now() + STARTED_REPORT_DELAY),
                     timeout_at: start.timeout.map(|timeout| started + timeout),
+                    deadline: None,
                     kill_at: None,
                     limit_check_at: None,
                     polled_limits,

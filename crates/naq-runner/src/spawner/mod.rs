@@ -3,6 +3,7 @@
 //! has no notion of queues. When its worker dies, it kills what it started and
 //! exits.
 
+mod deadline_timer;
 pub(super) mod descendants;
 mod diagnose;
 mod job;

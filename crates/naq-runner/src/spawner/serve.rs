@@ -12,10 +12,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::super::boot_instant::BootInstant;
 use super::super::start_request::StartFrame;
 use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
-use super::super::wire::{Malformed, Reader, Writer, to_spawner, to_worker};
+use super::super::wire::{Malformed, Reader, UNLIMITED, Writer, flag, to_spawner, to_worker};
+use super::deadline_timer::DeadlineTimer;
 use super::job::{Job, Tree};
 use super::launch::{LaunchError, Launcher};
 
@@ -38,6 +40,8 @@ struct PendingStart {
     id: u32,
     start: StartFrame,
     fds: Vec<OwnedFd>,
+    /// When it must have ended. `None` means never.
+    deadline: Option<BootInstant>,
     wait: Duration,
 }
 
@@ -47,6 +51,7 @@ pub(super) struct Spawner {
     socket: OwnedFd,
     receiver: Receiver,
     children: SignalFd,
+    deadlines: DeadlineTimer,
     launcher: Launcher,
     pending: VecDeque<PendingStart>,
     /// No start before this time, because some resource ran out.
@@ -73,6 +78,7 @@ impl Spawner {
             socket,
             receiver,
             children: SignalFd::with_flags(&mask, flags)?,
+            deadlines: DeadlineTimer::new()?,
             launcher,
             pending: VecDeque::new(),
             retry_at: None,
@@ -93,7 +99,9 @@ impl Spawner {
         while !self.jobs.is_empty() && Instant::now() < deadline {
             // The socket is no longer polled: its end would be reported again at
             // once, and the loop would spin.
-            self.wait(false)?;
+            if self.wait(false)?.deadline {
+                self.deadlines.clear();
+            }
             self.reap();
             self.run_timers();
             self.replies.clear();
@@ -116,6 +124,10 @@ impl Spawner {
             }
             if events.socket && !self.receive()? {
                 return Ok(());
+            }
+            // After the message, which may extend a lease that is about to end.
+            if events.deadline {
+                self.check_deadlines();
             }
             self.run_timers();
             self.start_next();
@@ -148,8 +160,9 @@ impl Spawner {
         if !with_socket {
             events = PollFlags::empty();
         }
-        let mut fds = Vec::with_capacity(4);
+        let mut fds = Vec::with_capacity(5);
         fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.deadlines.as_fd(), PollFlags::POLLIN));
         if with_socket {
             fds.push(PollFd::new(self.socket.as_fd(), events));
         }
@@ -164,10 +177,11 @@ impl Spawner {
             Err(errno) => return Err(errno),
         }
         let any = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        let first_group = 1 + usize::from(with_socket);
+        let first_group = 2 + usize::from(with_socket);
         Ok(ReadySources {
             children: any(&fds[0]) || fds[first_group..].iter().any(any),
-            socket: with_socket && any(&fds[1]),
+            deadline: any(&fds[1]),
+            socket: with_socket && any(&fds[2]),
         })
     }
 
@@ -195,6 +209,7 @@ impl Spawner {
             match kind {
                 to_spawner::START | to_spawner::START_IN_MEMFD => {
                     let count = reader.u32()? as usize;
+                    let deadline = Some(reader.u64()?).filter(|at| *at != UNLIMITED);
                     let body = reader.block()?;
                     let mut fds: Vec<OwnedFd> = fds.by_ref().take(count).collect();
                     // The kernel drops descriptors from the end of a message, so once one
@@ -216,14 +231,19 @@ impl Spawner {
                         id,
                         start,
                         fds,
+                        deadline: deadline.map(BootInstant::from_nanos),
                         wait: LAUNCH_RETRY_FIRST,
                     });
+                    self.arm_deadlines();
                 }
                 to_spawner::STOP => {
                     let grace = Duration::from_millis(u64::from(reader.u32()?));
                     self.stop(id, Some(grace));
                 }
                 to_spawner::KILL => self.stop(id, None),
+                to_spawner::DEADLINE => {
+                    self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
+                }
                 _ => return Err(Malformed),
             }
         }
@@ -242,9 +262,57 @@ impl Spawner {
         } else if let Some(at) = self.pending.iter().position(|w| w.id == id) {
             self.pending.remove(at);
             let mut w = Writer::default();
-            not_started(&mut w, id, "stopped", 0, false, "stopped before it started");
+            let why = "stopped before it started";
+            not_started(&mut w, id, "stopped", 0, false, why, 0);
             self.replies.push_back(w.bytes);
         }
+    }
+
+    fn set_deadline(&mut self, id: u32, at: BootInstant) {
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) {
+            if !job.killed {
+                job.deadline = Some(at);
+            }
+        } else if let Some(pending) = self.pending.iter_mut().find(|pending| pending.id == id) {
+            pending.deadline = Some(at);
+        }
+        self.arm_deadlines();
+    }
+
+    /// Sets the timer to the earliest deadline.
+    fn arm_deadlines(&mut self) {
+        let of_jobs = self.jobs.iter().filter_map(|job| job.deadline);
+        let of_pending = self.pending.iter().filter_map(|pending| pending.deadline);
+        self.deadlines.arm(of_jobs.chain(of_pending).min());
+    }
+
+    /// Kills the jobs whose deadline has passed, and drops those that have not started.
+    fn check_deadlines(&mut self) {
+        let (boot_now, now) = (BootInstant::now(), Instant::now());
+        for job in &mut self.jobs {
+            job.check_deadline(boot_now, now);
+        }
+        let mut late = Vec::new();
+        self.pending.retain(|pending| {
+            let is_late = pending.deadline.is_some_and(|at| at <= boot_now);
+            if is_late {
+                late.push(pending.id);
+            }
+            !is_late
+        });
+        for id in late {
+            self.reject_late(id);
+        }
+        self.deadlines.clear();
+        self.arm_deadlines();
+    }
+
+    /// Reports that a job was not started, since its deadline has passed.
+    fn reject_late(&mut self, id: u32) {
+        let mut w = Writer::default();
+        let why = "its deadline passed before it started";
+        not_started(&mut w, id, "deadline", 0, false, why, flag::DEADLINE_PASSED);
+        self.replies.push_back(w.bytes);
     }
 
     fn request_resend(&mut self, id: u32) {
@@ -269,6 +337,10 @@ impl Spawner {
             return;
         };
         self.retry_at = None;
+        // The request may have waited in this process, or in the socket.
+        if pending.deadline.is_some_and(|at| at <= BootInstant::now()) {
+            return self.reject_late(pending.id);
+        }
         if self.scratch_root.is_none() {
             let scratch = pending.start.scratch.as_deref();
             self.scratch_root = scratch.and_then(Path::parent).map(Path::to_owned);
@@ -277,7 +349,8 @@ impl Spawner {
             .launcher
             .launch(pending.id, &pending.start, &pending.fds)
         {
-            Ok(job) => {
+            Ok(mut job) => {
+                job.deadline = pending.deadline;
                 self.jobs.push(job);
                 self.has_no_children = false;
             }
@@ -289,7 +362,7 @@ impl Spawner {
             Err(LaunchError::Failed(d)) => {
                 let mut w = Writer::default();
                 let id = pending.id;
-                not_started(&mut w, id, d.step, d.errno as i32, d.fatal, &d.message);
+                not_started(&mut w, id, d.step, d.errno as i32, d.fatal, &d.message, 0);
                 self.replies.push_back(w.bytes);
             }
         }
@@ -397,15 +470,27 @@ impl Spawner {
 #[derive(Clone, Copy, Debug)]
 struct ReadySources {
     children: bool,
+    deadline: bool,
     socket: bool,
 }
 
-fn not_started(w: &mut Writer, id: u32, step: &str, errno: i32, fatal: bool, message: &str) {
+fn not_started(
+    w: &mut Writer,
+    id: u32,
+    step: &str,
+    errno: i32,
+    fatal: bool,
+    message: &str,
+    flags: u8,
+) {
     // Paths make messages long, but a reply has to fit in one message.
     const MESSAGE_MAX: usize = 8 * 1024;
     let cut = message.len().min(MESSAGE_MAX);
     w.u8(to_worker::NOT_STARTED).u32(id);
-    w.block(step.as_bytes()).i32(errno).u8(u8::from(fatal));
+    w.block(step.as_bytes())
+        .i32(errno)
+        .u8(u8::from(fatal))
+        .u8(flags);
     w.block(&message.as_bytes()[..cut]);
 }
 
