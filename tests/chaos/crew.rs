@@ -109,6 +109,7 @@ impl Crew {
         let mut environment = stage.naq.environment();
         let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
         environment.insert("NAQ_DEFAULT_ACK_WAIT".to_owned(), ack_wait);
+        environment.insert("NAQ_TAKEOVER_AFTER".to_owned(), "6s".to_owned());
         Crew::new(
             ("worker", &["working"]),
             worker_args,

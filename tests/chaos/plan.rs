@@ -123,6 +123,7 @@ pub(super) fn faults(size: &Size, shares: Shares, chance: &mut StdRng) -> Vec<Fa
 pub(super) const STEPS: &[(&str, u32)] = &[
     ("claim.before", 4),
     ("claim.written", 4),
+    ("takeover.decided", 30),
     ("run.started", 4),
     ("run.ended", 4),
     ("output.stored", 100),

@@ -7,6 +7,7 @@ mod conflict;
 mod crashes;
 mod drain;
 mod envelopes;
+mod leases;
 mod majority;
 mod memory;
 mod outage;

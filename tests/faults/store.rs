@@ -87,3 +87,33 @@ fn a_worker_with_an_outcome_that_finds_a_full_store_still_stops() {
         .unwrap();
     assert_eq!(record.unwrap().state(), State::Running);
 }
+
+/// A worker whose outcomes find no room starts no further job: it would run them all, and keep
+/// their outcomes in its memory.
+#[test]
+fn no_job_starts_while_outcomes_find_a_full_store() {
+    let server = small();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
+    let job = serde_json::json!({ "script": script }).to_string();
+    let jobs: Vec<_> = (0..20).map(|_| naq.publish("build", job.clone())).collect();
+    let worker = naq.worker(&["build"]).concurrency(2).spawn();
+    let started = || {
+        let text = std::fs::read_to_string(naq.home().join("ran")).unwrap_or_default();
+        text.lines().count()
+    };
+    eventually("both run", || started() == 2);
+    // room for claims is left, and none for outcomes
+    naq.fill_storage_with(&[512 << 10, 48 << 10]);
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    worker.expect_stderr("cannot record the outcome yet");
+    // as long as a worker that takes on more needs to start them all
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(started() <= 4, "{} jobs were started", started());
+    naq.cli(["purge", "--yes", "filler"]).run().succeeds();
+    for job in &jobs {
+        assert_eq!(naq.wait_ended(job).state(), State::Succeeded);
+    }
+    assert!(worker.stop().success());
+}

@@ -268,7 +268,7 @@ fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
     pause_until("2100-01-01T00:00:00Z");
     // once that worker's lease expires, the message is redelivered to a worker with the labels
     let first = spawn_brief(&naq, "first", &["gpu=yes"]);
-    let original = || naq.block_on(naq.client().broker().payload_at(&queue, 1));
+    let original = || naq.block_on(naq.client().broker().payload_at(&queue, 1, &job));
     eventually("redelivered", || {
         let record = naq.block_on(naq.client().fetch_job(&job)).expect("a job");
         record.state() == State::Running || original().expect("an answer").is_none()

@@ -31,7 +31,8 @@
 //!   a crash between the two, the message is redelivered, and [`decide_delivery`] returns
 //!   [`DeliveryDecision::AlreadyFinished`] or [`DeliveryDecision::DuplicateMessage`] for it.
 //! - A worker's right to a job is a lease, which names one delivery of one message. Only a later
-//!   delivery of that message, or the proof that the message is gone, takes the lease over.
+//!   delivery of that message, or the proof that the message is gone, takes the lease over, and
+//!   only after the worker that holds it was asked: [`decide_takeover`].
 //!
 //! # Errors
 //!
@@ -61,6 +62,7 @@ pub use job::reconcile::{
 };
 pub use job::result_ttl::{RECORD_TTL_MIN, clamp_result_ttl, result_ttl};
 pub use job::routing::{has_required_labels, rerouted_record};
+pub use job::takeover::{HolderReply, LeaseEnd, Takeover, decide_takeover};
 pub use retry_backoff::ExponentialBackoff;
 pub use schedule::delay::{
     ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, StartDelay, StartDelayError,

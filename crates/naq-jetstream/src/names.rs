@@ -263,6 +263,12 @@ impl Names {
         format!("{}.control.worker.{worker_id}", self.prefix)
     }
 
+    /// The subject of questions about the leases of a worker.
+    #[must_use]
+    pub fn leases_of_worker(&self, worker_id: &str) -> String {
+        format!("{}.lease.{worker_id}", self.prefix)
+    }
+
     /// The subject of a blocked job's recheck. It is not a delayed job's subject, so that removing
     /// delayed jobs leaves it.
     #[must_use]

@@ -199,7 +199,10 @@ impl Broker {
                 .as_ref()
                 .and_then(Record::lease)
                 .map_or(holder.sequence, |lease| lease.sequence);
-            if self.payload_at(&holder.queue, sequence).await?.is_none() {
+            let payload = self
+                .payload_at(&holder.queue, sequence, &holder.job)
+                .await?;
+            if payload.is_none() {
                 return Ok(Some(holder.clone()));
             }
         }

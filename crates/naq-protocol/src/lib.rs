@@ -88,7 +88,9 @@ pub use names::{
 };
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};
-pub use record::{BlockedOn, JobProgress, Lease, Record, ResourceUsage};
+pub use record::{
+    BlockedOn, INTERRUPTIONS_MAX, Interruption, JobProgress, Lease, Record, ResourceUsage,
+};
 pub use rerun::rerun_envelope;
 pub use retry::{Backoff, RetryDelay};
 pub use schedule::{

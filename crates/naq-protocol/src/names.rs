@@ -176,6 +176,19 @@ impl JobId {
         JobId(format!("{queue}-{sequence}").into())
     }
 
+    /// The id of such a job if [`JobId::for_sequence`] is that of a job in an earlier stream of the
+    /// queue: it also has the time at which the message was stored.
+    #[must_use]
+    pub fn for_sequence_and_time(
+        queue: &QueueName,
+        sequence: u64,
+        stored_at_unix_ms: u64,
+    ) -> JobId {
+        // a long name is cut, so that the id is not too long; the rest is as unique without it
+        let name = &queue.as_str()[..queue.as_str().len().min(NAME_CHARS_MAX - 14)];
+        JobId(format!("{name}-{sequence}-{stored_at_unix_ms}").into())
+    }
+
     /// The id of the job that reruns a dead letter. It is derived from the failed job and the place of
     /// its dead letter, so that two concurrent reruns create one job and not two.
     #[must_use]

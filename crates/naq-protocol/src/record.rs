@@ -24,6 +24,21 @@ pub struct Lease {
     pub delivery: u64,
 }
 
+/// Number of interruptions that a record lists; older ones are dropped.
+pub const INTERRUPTIONS_MAX: usize = 16;
+
+/// An attempt that ended without an outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Interruption {
+    /// The worker that ran the attempt.
+    pub worker_id: String,
+    /// When another worker, or the same one later, found out.
+    pub at: Timestamp,
+    /// Whether the worker or its spawner process crashed. Otherwise the worker gave its lease up
+    /// during an outage of NATS and stopped the job, which is no crash.
+    pub crashed: bool,
+}
+
 /// What a blocked job waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedOn {
@@ -87,6 +102,13 @@ pub struct Record {
     /// How many workers crashed during the job.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
+    /// How many attempts were stopped because their worker lost its lease during an outage of NATS.
+    /// They use up no retry.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_leases: u32,
+    /// The last attempts that ended by a crash or a lost lease, oldest first; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interruptions: Vec<Interruption>,
     /// The worker that runs or last ran the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
@@ -219,6 +241,8 @@ impl Record {
             reason: None,
             attempt: 0,
             crashes: 0,
+            lost_leases: 0,
+            interruptions: Vec::new(),
             worker_id: None,
             lease: None,
             enqueue_time,

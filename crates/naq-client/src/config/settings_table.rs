@@ -325,6 +325,30 @@ pub const SETTINGS: &[Setting] = &[
         "time without a sign of life after which a job is redelivered to another worker",
     ),
     row(
+        "takeover_after",
+        "NAQ_TAKEOVER_AFTER",
+        SettingKind::Duration { min_ms: 6_000 },
+        DefaultValue::Text("10s"),
+        "how long a worker must have been connected before it takes over a job whose worker does not reply",
+    )
+    .with_flag(FlagScope::Worker, "TIME"),
+    row(
+        "max_worker_crashes",
+        "NAQ_MAX_WORKER_CRASHES",
+        SettingKind::Count { min: 1 },
+        DefaultValue::Text("3"),
+        "number of worker crashes under one job after which the job fails",
+    )
+    .with_flag(FlagScope::Worker, "COUNT"),
+    row(
+        "trust_refused",
+        "NAQ_TRUST_REFUSED",
+        SettingKind::Bool,
+        DefaultValue::Text("false"),
+        "let jobs continue while NATS refuses connections, although it is on another host or a cluster",
+    )
+    .with_flag(FlagScope::Worker, ""),
+    row(
         "concurrency",
         "NAQ_CONCURRENCY",
         SettingKind::Count { min: 1 },

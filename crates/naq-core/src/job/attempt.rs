@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::backoff::{self, FailureClass};
-use super::transition::{finish, reset_to_queued, retry_at, saturating_add};
+use super::takeover::LeaseEnd;
+use super::transition::{finish, interrupt, reset_to_queued, retry_at, saturating_add};
 use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
 /// How an attempt's first process ended.
@@ -133,7 +134,7 @@ fn finished(mut record: Box<Record>, outcome: Outcome, now: Timestamp) -> OnEnd 
 
 /// The job runs again, unless this crash was the last one that it may have.
 fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
-    record.crashes += 1;
+    interrupt(&mut record, LeaseEnd::Crashed, attempt.now);
     if record.crashes >= attempt.max_worker_crashes {
         return finished(record, Outcome::Failed(Reason::Crashed), attempt.now);
     }
@@ -149,8 +150,10 @@ fn after_failure(
     reason: Reason,
     class: FailureClass,
 ) -> OnEnd {
-    // An attempt during which the worker crashed is no failure of the job, so it uses up no retry.
-    let failures = record.attempt.saturating_sub(record.crashes).max(1);
+    // An attempt during which the worker crashed or lost its lease is no failure of the job, so it
+    // uses up no retry.
+    let interrupted = record.crashes.saturating_add(record.lost_leases);
+    let failures = record.attempt.saturating_sub(interrupted).max(1);
     let retries_left = failures <= envelope.max_retries.unwrap_or(0);
     if class == FailureClass::Fatal || !retries_left {
         return finished(record, Outcome::Failed(reason), attempt.now);

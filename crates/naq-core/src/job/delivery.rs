@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::dependency::{DependencyStatus, Evaluation, evaluate};
-use super::transition::{block, finish, saturating_add, start};
+use super::takeover::LeaseEnd;
+use super::transition::{block, finish, interrupt, saturating_add, start};
 use naq_protocol::{
     BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, Outcome, Phase, QueueName,
     Reason, Record, State, Timestamp,
@@ -25,6 +26,8 @@ pub struct DeliveryContext {
     pub delivery: u64,
     /// When the server stored the message.
     pub enqueue_time: Timestamp,
+    /// Whether the job's id is made of the queue and the sequence, for want of another one.
+    pub has_place_id: bool,
     /// The worker that received the message.
     pub worker_id: String,
     /// The current time.
@@ -36,6 +39,9 @@ pub struct DeliveryContext {
     /// The message that the record's lease names is gone, and the attempt under that lease left no
     /// outcome: the server will never redeliver that message.
     pub lease_message_missing: bool,
+    /// How this lease ended, as its holder or the holder's silence shows. `None` if the holder was
+    /// not asked. It says nothing about another lease.
+    pub ended_lease: Option<(Lease, LeaseEnd)>,
     /// A cancel request reached this worker before the job started.
     pub cancel_requested: bool,
     /// What became of the jobs that this job depends on. `None` if they were not looked up.
@@ -68,8 +74,14 @@ pub enum DeliveryDecision {
     /// The bytes differ from those of the job's first envelope. If both are equivalent, decide
     /// again with the digest of the first one. Otherwise the id belongs to the first envelope.
     CompareEnvelopes,
+    /// The record is of a job that had the same place in a stream that no longer exists. Decide
+    /// again under another id.
+    ChangeId,
     /// Look up what became of these jobs, and decide again.
     ResolveDependencies(Vec<Dependency>),
+    /// Ask the worker that holds this lease whether it still runs the job, and decide again if the
+    /// lease has ended. If it has not, leave the message alone.
+    AskHolder(Lease),
     /// Request a slot of the job's concurrency key, and decide again.
     AcquireSlot,
     /// Block the job: make what it waits for release it, write this record, then acknowledge. In
@@ -93,7 +105,8 @@ pub enum DeliveryDecision {
 /// no record.
 ///
 /// The decisions that ask for more facts ([`DeliveryDecision::CompareEnvelopes`],
-/// [`DeliveryDecision::ResolveDependencies`] and [`DeliveryDecision::AcquireSlot`]) change nothing:
+/// [`DeliveryDecision::ResolveDependencies`], [`DeliveryDecision::AskHolder`] and
+/// [`DeliveryDecision::AcquireSlot`]) change nothing:
 /// the caller adds the facts to `delivered` and calls this function again.
 #[must_use]
 pub fn decide_delivery(
@@ -101,6 +114,15 @@ pub fn decide_delivery(
     envelope: &Envelope,
     delivered: &DeliveryContext,
 ) -> DeliveryDecision {
+    // A stream that was created again, or that lost its tail, gives a sequence to another message.
+    // The record of the message before has the time at which that one was stored.
+    let is_of_other_message = delivered.has_place_id
+        && record.is_some_and(|record| {
+            !record.placeholder && record.enqueue_time.unix_ms() != delivered.enqueue_time.unix_ms()
+        });
+    if is_of_other_message {
+        return DeliveryDecision::ChangeId;
+    }
     // A placeholder says nothing about the job, except that other jobs depend on it.
     let mut next = record
         .filter(|record| !record.placeholder)
@@ -208,13 +230,18 @@ fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<Deli
         }
         _ => {}
     }
-    // The lease's own message was redelivered, or never will be: the worker that held the lease
-    // has crashed or has lost it.
-    next.crashes += 1;
+    // The lease's own message was redelivered, or never will be. That does not say what became of
+    // the worker that holds the lease: after an outage the server redelivers everything at once.
+    let ended = match (next.lease(), &delivered.ended_lease) {
+        (Some(lease), Some((asked, end))) if lease == asked => *end,
+        (Some(lease), _) => return Some(DeliveryDecision::AskHolder(lease.clone())),
+        (None, _) => LeaseEnd::Crashed,
+    };
+    interrupt(next, ended, delivered.now);
     if next.cancel_requested {
         return Some(cancelled(next.clone(), delivered.now));
     }
-    if next.crashes >= delivered.max_worker_crashes {
+    if ended == LeaseEnd::Crashed && next.crashes >= delivered.max_worker_crashes {
         next.error = Some(format!(
             "its worker died under it {} times, the last one being {}",
             next.crashes,
@@ -341,11 +368,13 @@ mod tests {
             sequence,
             delivery: 1,
             enqueue_time: at(0),
+            has_place_id: false,
             worker_id: worker.to_owned(),
             now: at(now),
             max_worker_crashes: 3,
             envelope_digest: "same".to_owned(),
             lease_message_missing: false,
+            ended_lease: None,
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
@@ -377,9 +406,32 @@ mod tests {
         envelope: &Envelope,
         delivered: &DeliveryContext,
     ) -> Box<Record> {
-        match decide_delivery(record, envelope, delivered) {
+        match decide_after_crash(record, envelope, delivered) {
             DeliveryDecision::Run(record) => record,
             other => panic!("not claimed: {other:?}"),
+        }
+    }
+
+    /// Decides, given that the worker of a lease on the job is gone.
+    fn decide_after_crash(
+        record: Option<&Record>,
+        envelope: &Envelope,
+        delivered: &DeliveryContext,
+    ) -> DeliveryDecision {
+        match decide_delivery(record, envelope, delivered) {
+            DeliveryDecision::AskHolder(lease) => decide_delivery(
+                record,
+                envelope,
+                &ended(delivered, lease, LeaseEnd::Crashed),
+            ),
+            decision => decision,
+        }
+    }
+
+    fn ended(delivered: &DeliveryContext, lease: Lease, end: LeaseEnd) -> DeliveryContext {
+        DeliveryContext {
+            ended_lease: Some((lease, end)),
+            ..delivered.clone()
         }
     }
 
@@ -470,7 +522,7 @@ mod tests {
         let third = claimed(Some(&second), &envelope, &delivered(7, "c", 3));
         assert_eq!((third.attempt, third.crashes), (3, 2));
         let DeliveryDecision::End(record) =
-            decide_delivery(Some(&third), &envelope, &delivered(7, "d", 4))
+            decide_after_crash(Some(&third), &envelope, &delivered(7, "d", 4))
         else {
             panic!("the job has not ended");
         };
@@ -478,6 +530,102 @@ mod tests {
             (record.state(), record.reason()),
             (State::Failed, Some(Reason::Crashed))
         );
+        let workers: Vec<_> = record
+            .interruptions
+            .iter()
+            .map(|one| (one.worker_id.as_str(), one.at, one.crashed))
+            .collect();
+        assert_eq!(
+            workers,
+            [("a", at(2), true), ("b", at(3), true), ("c", at(4), true)]
+        );
+    }
+
+    #[test]
+    fn place_of_a_message_in_another_stream_is_not_its_identity() {
+        let mut first = delivered(7, "w", 1);
+        first.has_place_id = true;
+        let mut record = claimed(None, &job(0), &first);
+        finish(&mut record, Outcome::Succeeded, at(2));
+        let mut other = first.clone();
+        other.enqueue_time = at(5);
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &other),
+            DeliveryDecision::ChangeId
+        ));
+        // its own redelivery is recognized
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &first),
+            DeliveryDecision::AlreadyFinished
+        ));
+        // and so is another message of a producer's own id
+        other.has_place_id = false;
+        assert!(matches!(
+            decide_delivery(Some(&record), &job(0), &other),
+            DeliveryDecision::AlreadyFinished
+        ));
+    }
+
+    #[test]
+    fn redelivery_of_a_running_job_asks_its_holder_first() {
+        let envelope = job(0);
+        let first = claimed(None, &envelope, &delivered(7, "a", 1));
+        let again = DeliveryContext {
+            delivery: 2,
+            ..delivered(7, "b", 2)
+        };
+        let DeliveryDecision::AskHolder(lease) = decide_delivery(Some(&first), &envelope, &again)
+        else {
+            panic!("the holder is not asked");
+        };
+        assert_eq!(Some(&lease), first.lease());
+        // An answer about another lease says nothing about this one.
+        let other = Lease {
+            worker_id: "c".to_owned(),
+            ..lease
+        };
+        assert!(matches!(
+            decide_delivery(
+                Some(&first),
+                &envelope,
+                &ended(&again, other, LeaseEnd::Released)
+            ),
+            DeliveryDecision::AskHolder(_)
+        ));
+    }
+
+    #[test]
+    fn lease_given_up_in_an_outage_is_no_crash_and_uses_up_no_retry() {
+        let envelope = job(1);
+        let mut record = claimed(None, &envelope, &delivered(7, "a", 1));
+        for outage in 1..=5 {
+            let again = delivered(7, "a", outage);
+            let lease = record.lease().unwrap().clone();
+            let again = ended(&again, lease, LeaseEnd::Released);
+            record = claimed(Some(&record), &envelope, &again);
+        }
+        assert_eq!(
+            (record.attempt, record.crashes, record.lost_leases),
+            (6, 0, 5)
+        );
+        assert!(record.interruptions.iter().all(|one| !one.crashed));
+        assert!(matches!(
+            end_attempt(record, &envelope, &attempt(AttemptEnd::Exited(1), 9)),
+            OnEnd::Retry { .. }
+        ));
+    }
+
+    #[test]
+    fn interruptions_on_a_record_are_bounded() {
+        let envelope = job(0);
+        let mut record = claimed(None, &envelope, &delivered(7, "a", 1));
+        for outage in 1..100 {
+            let lease = record.lease().unwrap().clone();
+            let again = ended(&delivered(7, "a", outage), lease, LeaseEnd::Released);
+            record = claimed(Some(&record), &envelope, &again);
+        }
+        assert_eq!(record.interruptions.len(), naq_protocol::INTERRUPTIONS_MAX);
+        assert_eq!(record.interruptions.last().unwrap().at, at(99));
     }
 
     #[test]

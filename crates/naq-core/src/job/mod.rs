@@ -17,4 +17,5 @@ pub(crate) mod routing;
 mod state_machine_proptest;
 #[cfg(test)]
 pub(crate) mod stored_record;
+pub(crate) mod takeover;
 mod transition;

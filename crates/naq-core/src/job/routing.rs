@@ -50,7 +50,8 @@ pub fn rerouted_record(present: Option<&Record>, mut running: Box<Record>) -> Op
 mod tests {
     use super::*;
     use crate::{
-        ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus, decide_delivery,
+        ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus, LeaseEnd,
+        decide_delivery,
     };
     use naq_protocol::{Envelope, JobId, QueueName, Timestamp};
     use proptest::prelude::*;
@@ -69,11 +70,13 @@ mod tests {
             sequence,
             delivery,
             enqueue_time: Timestamp::from_unix_ms(0).unwrap(),
+            has_place_id: false,
             worker_id: "w".to_owned(),
             now: Timestamp::from_unix_ms(1_000).unwrap(),
             max_worker_crashes: 3,
             envelope_digest: String::new(),
             lease_message_missing: false,
+            ended_lease: None,
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
@@ -103,6 +106,14 @@ mod tests {
             record, &envelope, context,
         ) {
             DeliveryDecision::Run(record) => record,
+            DeliveryDecision::AskHolder(lease) => {
+                let mut context = context.clone();
+                context.ended_lease = Some((lease, LeaseEnd::Crashed));
+                match decide_delivery(record, &envelope, &context) {
+                    DeliveryDecision::Run(record) => record,
+                    other => panic!("{other:?}"),
+                }
+            }
             other => panic!("{other:?}"),
         };
         let running = run(None, &delivered(1, 1));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     AttemptEnd, ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus,
-    FinishedAttempt, OnCancel, OnEnd, decide_delivery, end_attempt, on_cancel,
+    FinishedAttempt, LeaseEnd, OnCancel, OnEnd, decide_delivery, end_attempt, on_cancel,
 };
 use naq_protocol::{
     Dependency, DependencyCondition, Envelope, JobId, QueueName, Record, State, Timestamp,
@@ -21,10 +21,12 @@ fn at(seconds: i64) -> Timestamp {
 #[derive(Clone, Debug)]
 enum JobEvent {
     /// A worker receives one of the job's messages. Each delivery has a higher count than the last.
+    /// `holder` is how the lease of a running job has ended; `None` means that it has not.
     Delivery {
         sequence: u64,
         status: DependencyStatus,
         slot: ConcurrencySlot,
+        holder: Option<LeaseEnd>,
     },
     /// The current attempt ends.
     End(AttemptEnd),
@@ -88,6 +90,7 @@ impl ModelJob {
         sequence: u64,
         status: DependencyStatus,
         slot: ConcurrencySlot,
+        holder: Option<LeaseEnd>,
         now: i64,
     ) {
         self.delivery += 1;
@@ -97,11 +100,13 @@ impl ModelJob {
             sequence,
             delivery: self.delivery,
             enqueue_time: at(0),
+            has_place_id: false,
             worker_id: format!("w{now}"),
             now: at(now),
             max_worker_crashes: MAX_WORKER_CRASHES,
             envelope_digest: "same".to_owned(),
             lease_message_missing: false,
+            ended_lease: None,
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
@@ -116,7 +121,15 @@ impl ModelJob {
                     context.dependency_statuses =
                         Some(open.into_iter().map(|one| (one, status)).collect());
                 }
+                DeliveryDecision::ChangeId => panic!("the model has one message"),
                 DeliveryDecision::CompareEnvelopes => panic!("the model has one envelope"),
+                DeliveryDecision::AskHolder(lease) => {
+                    assert_eq!(self.state(), Some(State::Running));
+                    assert!(context.ended_lease.is_none(), "asked twice");
+                    // a holder that runs the job keeps it, and nothing is written
+                    let Some(end) = holder else { return };
+                    context.ended_lease = Some((lease, end));
+                }
                 DeliveryDecision::AcquireSlot => {
                     assert_eq!(context.slot, ConcurrencySlot::NotRequested, "asked twice");
                     context.slot = slot;
@@ -248,7 +261,13 @@ impl ModelJob {
     fn check(&self) {
         let Some(record) = &self.record else { return };
         let retries = self.envelope.max_retries.unwrap_or(0);
-        assert!(record.attempt <= retries + 1 + record.crashes);
+        assert!(record.attempt <= retries + 1 + record.crashes + record.lost_leases);
+        let crashed = record
+            .interruptions
+            .iter()
+            .filter(|one| one.crashed)
+            .count();
+        assert!(u32::try_from(crashed).unwrap() <= record.crashes);
         assert!(record.crashes <= MAX_WORKER_CRASHES);
         assert_eq!(record.lease().is_some(), record.state() == State::Running);
         assert_eq!(record.waits().is_some(), record.state() == State::Waiting);
@@ -296,10 +315,17 @@ fn any_dependency_status() -> impl Strategy<Value = DependencyStatus> {
 }
 
 fn any_event() -> impl Strategy<Value = JobEvent> {
+    let holder = prop_oneof![
+        1 => Just(None),
+        2 => Just(Some(LeaseEnd::Crashed)),
+        1 => Just(Some(LeaseEnd::Released)),
+    ];
     let slot = prop_oneof![2 => Just(ConcurrencySlot::Acquired), 1 => Just(ConcurrencySlot::Full)];
     prop_oneof![
-        6 => (0_u64..3, any_dependency_status(), slot)
-            .prop_map(|(sequence, status, slot)| JobEvent::Delivery { sequence, status, slot }),
+        6 => (0_u64..3, any_dependency_status(), slot, holder)
+            .prop_map(|(sequence, status, slot, holder)| {
+                JobEvent::Delivery { sequence, status, slot, holder }
+            }),
         4 => any_end().prop_map(JobEvent::End),
         1 => any_end().prop_map(JobEvent::LateEnd),
         1 => Just(JobEvent::Cancel),
@@ -339,7 +365,9 @@ proptest! {
             now += 1_000;
             let before = job.record.clone();
             match event {
-                JobEvent::Delivery { sequence, status, slot } => job.deliver(sequence, status, slot, now),
+                JobEvent::Delivery { sequence, status, slot, holder } => {
+                    job.deliver(sequence, status, slot, holder, now);
+                }
                 JobEvent::End(end) => job.end(end, now),
                 JobEvent::LateEnd(end) => job.late_end(end, now),
                 JobEvent::Cancel => job.cancel(now),
@@ -357,14 +385,26 @@ proptest! {
                 break;
             }
             job.end(AttemptEnd::Exited(0), now);
-            job.deliver(9, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
+            job.deliver(
+                9,
+                DependencyStatus::Finished(State::Succeeded),
+                ConcurrencySlot::Acquired,
+                Some(LeaseEnd::Crashed),
+                now,
+            );
         }
         job.end(AttemptEnd::Exited(0), now);
         let lease = job.record.as_ref().and_then(|record| record.lease().cloned());
         if let Some(lease) = lease {
             // The worker crashed, so the message that the lease names is redelivered.
             while !job.state().is_some_and(State::is_terminal) {
-                job.deliver(lease.sequence, DependencyStatus::Finished(State::Succeeded), ConcurrencySlot::Acquired, now);
+                job.deliver(
+                    lease.sequence,
+                    DependencyStatus::Finished(State::Succeeded),
+                    ConcurrencySlot::Acquired,
+                    Some(LeaseEnd::Crashed),
+                    now,
+                );
                 job.end(AttemptEnd::Exited(0), now);
             }
         }

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use naq_protocol::{BlockedOn, Lease, Outcome, Phase, Reason, Record, Timestamp};
+use super::takeover::LeaseEnd;
+use naq_protocol::{
+    BlockedOn, INTERRUPTIONS_MAX, Interruption, Lease, Outcome, Phase, Reason, Record, Timestamp,
+};
 
 /// Finishes the job. What the last attempt left (output, exit code) stays.
 pub(super) fn finish(record: &mut Record, outcome: Outcome, now: Timestamp) {
@@ -32,6 +35,22 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.usage = None;
     record.leaked = false;
     record.warnings.clear();
+}
+
+/// Notes that the attempt ended without an outcome, and how its lease ended. Neither a crash nor a
+/// lost lease is a failure of the job.
+pub(super) fn interrupt(record: &mut Record, ended: LeaseEnd, now: Timestamp) {
+    match ended {
+        LeaseEnd::Crashed => record.crashes += 1,
+        LeaseEnd::Released => record.lost_leases += 1,
+    }
+    record.interruptions.push(Interruption {
+        worker_id: record.worker_id.clone().unwrap_or_default(),
+        at: now,
+        crashed: ended == LeaseEnd::Crashed,
+    });
+    let surplus = record.interruptions.len().saturating_sub(INTERRUPTIONS_MAX);
+    record.interruptions.drain(..surplus);
 }
 
 /// Blocks the job. `sequence` is the message that is about to be removed: its redelivery, should

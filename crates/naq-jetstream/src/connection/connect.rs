@@ -222,6 +222,7 @@ fn on_connection_event(
         Event::Connected => {
             state.send_modify(|link| {
                 link.connected = true;
+                link.connected_at = Some(tokio::time::Instant::now());
                 link.generation += 1;
             });
             tracing::debug!("connected to NATS");

@@ -2,4 +2,5 @@
 
 pub(crate) mod connect;
 pub(crate) mod options;
+mod refused;
 pub(crate) mod state;

@@ -1,12 +1,15 @@
 //! The state of a connection, and a watch on it.
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The state of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionState {
     /// Whether the connection is open now.
     pub connected: bool,
+    /// When it was opened. `None` before the first connection.
+    pub connected_at: Option<Instant>,
     /// Number of connections so far, plus the number of times that messages were dropped because
     /// they arrived faster than they were read. After a change, messages may have been lost.
     pub generation: u64,

@@ -7,7 +7,8 @@ use futures_util::stream::FuturesUnordered;
 use super::message::{JobMessage, MessageState, delayed_state, job_message};
 use crate::broker::Broker;
 use crate::error::BrokerError;
-use crate::stream::stream_api::MessageSelector;
+use crate::stream::stream_api::{MessageSelector, StoredMessage};
+use crate::subjects::subject_id;
 use naq_protocol::{JobId, QueueName, Record};
 
 /// Where the envelope of a job is stored, by its record.
@@ -215,7 +216,7 @@ impl Broker {
         }
         let (queue, job_id) = (&location.queue, &location.job_id);
         if let Some(sequence) = location.lease_sequence {
-            return self.payload_at(queue, sequence).await;
+            return self.payload_at(queue, sequence, job_id).await;
         }
         let stream = self.names.queue_stream(queue);
         for subject in [
@@ -235,8 +236,9 @@ impl Broker {
         Ok(message.map(|message| message.payload))
     }
 
-    /// Reads the envelope of a running job by the sequence in its lease. `None` if the message is
-    /// gone.
+    /// Reads the envelope of a job by the sequence of its message, as a lease names it. `None` if the
+    /// message is gone. A stream that was created again, or that lost its tail, gives the sequence
+    /// to another job, which counts as gone too.
     ///
     /// # Errors
     /// Returns an error if the server does not answer.
@@ -244,12 +246,17 @@ impl Broker {
         &self,
         queue: &QueueName,
         sequence: u64,
+        job: &JobId,
     ) -> Result<Option<Bytes>, BrokerError> {
         let stream = self.names.queue_stream(queue);
         let message = self
             .read_message(&stream, MessageSelector::BySequence(sequence))
             .await?;
-        Ok(message.map(|message| message.payload()))
+        // a message without an id in its subject may be the job's
+        let is_of_job = |message: &StoredMessage| {
+            subject_id(&message.subject).is_none_or(|id| id.as_ref() == Ok(job))
+        };
+        Ok(message.filter(is_of_job).map(|message| message.payload()))
     }
 
     /// Reads the message of a queued job by its sequence.

@@ -1,11 +1,13 @@
 //! A delivered message, and how it is acknowledged.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
-use crate::stream::stream_api::StoredMessage;
+use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::subjects::{is_rerouted, route_key_and_id, subject_id};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -22,8 +24,16 @@ pub struct Delivery {
     pub payload: Bytes,
     /// Its sequence in the queue's stream.
     pub sequence: u64,
+    /// When the server stored the message, in nanoseconds since the Unix epoch. With the queue and
+    /// the sequence it identifies the message: a stream that was created again, or that lost its
+    /// tail, gives a sequence to another message.
+    pub stored_at_ns: i64,
     /// How often the message has been delivered, this delivery included.
     pub delivery: u64,
+    /// When the pull request was sent that the message answers, or an earlier time, by the clock of
+    /// the caller of [`PullSubscription::request`](super::subscription::PullSubscription::request).
+    /// The server cannot have sent the message before.
+    pub requested_at: Duration,
     /// When the server stored the job's first message.
     pub enqueue_time: Timestamp,
     /// Whether a worker rerouted it to workers with the labels it requires.
@@ -51,6 +61,7 @@ impl Delivery {
         message: async_nats::Message,
         reply: async_nats::Subject,
         client: async_nats::Client,
+        requested_at: Duration,
     ) -> Delivery {
         let subject = message.subject.as_str();
         let headers = message.headers.unwrap_or_default();
@@ -62,7 +73,9 @@ impl Delivery {
                 .map(|value| value.as_str().to_owned()),
             payload: message.payload,
             sequence: ack.sequence,
+            stored_at_ns: ack.time_ns,
             delivery: ack.delivery,
+            requested_at,
             enqueue_time: rerouted_enqueue_time(subject, &headers).unwrap_or(ack.time),
             is_rerouted: is_rerouted(subject),
             headers,
@@ -122,7 +135,9 @@ impl Delivery {
             message_id: self.message_id.clone(),
             payload,
             sequence: self.sequence,
+            stored_at_ns: self.stored_at_ns,
             delivery: self.delivery,
+            requested_at: self.requested_at,
             enqueue_time: self.enqueue_time,
             is_rerouted: self.is_rerouted,
             headers: self.headers.clone(),
@@ -148,6 +163,20 @@ impl Delivery {
 }
 
 impl Broker {
+    /// Whether the queue's stream still has this very message under the delivery's sequence. An
+    /// acknowledgement names only the sequence, so after the stream was removed and created again it
+    /// would remove another job's message.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn is_message_stored(&self, delivery: &Delivery) -> Result<bool, BrokerError> {
+        let stream = self.names.queue_stream(&delivery.queue);
+        let stored = self
+            .read_message(&stream, MessageSelector::BySequence(delivery.sequence))
+            .await?;
+        Ok(stored.is_some_and(|stored| stored_at_ns(stored.time) == delivery.stored_at_ns))
+    }
+
     /// A delivery made from a stored message that was not delivered to this process, in order to
     /// nak it.
     pub(crate) fn delivery_from_stored(
@@ -163,7 +192,7 @@ impl Broker {
             "$JS.ACK.{}.{consumer}.1.{}.{consumer_sequence}.{}.0",
             self.names.queue_stream(queue),
             message.sequence,
-            message.time.unix_ms() * 1_000_000,
+            stored_at_ns(message.time),
         );
         Delivery {
             queue: queue.clone(),
@@ -171,7 +200,9 @@ impl Broker {
             message_id: message.header("Nats-Msg-Id"),
             payload: message.payload(),
             sequence: message.sequence,
+            stored_at_ns: stored_at_ns(message.time),
             delivery: 1,
+            requested_at: Duration::ZERO,
             enqueue_time: message.time,
             is_rerouted: is_rerouted(&message.subject),
             headers: HeaderMap::new(),
@@ -179,6 +210,11 @@ impl Broker {
             client: self.client.clone(),
         }
     }
+}
+
+/// The server's time of a message in nanoseconds since the Unix epoch.
+fn stored_at_ns(time: Timestamp) -> i64 {
+    time.0.timestamp_nanos_opt().unwrap_or_default()
 }
 
 /// When a rerouted job was enqueued: the server's time of its message is the time of the rerouting.
@@ -200,6 +236,8 @@ pub(super) struct AckSubject<'a> {
     pub(super) delivery: u64,
     pub(super) sequence: u64,
     pub(super) time: Timestamp,
+    /// The same time in nanoseconds since the Unix epoch.
+    pub(super) time_ns: i64,
     pub(super) pending: u64,
 }
 
@@ -218,6 +256,7 @@ impl AckSubject<'_> {
             delivery: rest[2].parse().ok()?,
             sequence: rest[3].parse().ok()?,
             time: Timestamp::from_unix_ms(time_ns / 1_000_000)?,
+            time_ns,
             pending: rest[6].parse().ok()?,
         })
     }

@@ -4,7 +4,7 @@
 //! messages it brings and the ones it leaves unfilled are both counted here, so that the caller
 //! always knows how many messages are requested and not yet delivered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use async_nats::StatusCode;
@@ -26,6 +26,9 @@ const PULL_EXPIRES: Duration = Duration::from_secs(5);
 
 /// After this long without a reply from the server, the pull requests are taken for lost.
 const PULL_LOST_AFTER: Duration = Duration::from_secs(8);
+
+/// Number of requests before a reset that are remembered.
+const COLLAPSED_MAX: u64 = 65_536;
 
 /// An event of a pull subscription.
 #[derive(Debug)]
@@ -79,6 +82,60 @@ struct PullSource {
     last_reply_at: Instant,
     /// How many messages wait behind the last one delivered, according to the server.
     pending: u64,
+    request_times: RequestTimes,
+}
+
+/// When the requests were sent that are pending, one queue for each kind, oldest first.
+#[derive(Debug, Default)]
+struct RequestTimes {
+    expiring: VecDeque<(Duration, u64)>,
+    no_wait: VecDeque<(Duration, u64)>,
+}
+
+impl RequestTimes {
+    fn of(&mut self, kind: PullKind) -> &mut VecDeque<(Duration, u64)> {
+        match kind {
+            PullKind::Expiring => &mut self.expiring,
+            PullKind::NoWait => &mut self.no_wait,
+        }
+    }
+
+    fn add(&mut self, kind: PullKind, sent_at: Duration, count: u64) {
+        self.of(kind).push_back((sent_at, count));
+    }
+
+    /// Dates all pending requests as the oldest one. After a reset, messages that answer earlier
+    /// requests may still arrive, and nothing tells them from the others.
+    fn collapse(&mut self) {
+        for queue in [&mut self.expiring, &mut self.no_wait] {
+            let count = queue.iter().map(|(_, count)| count).sum();
+            if let Some((oldest, _)) = queue.front().copied() {
+                queue.clear();
+                queue.push_back((oldest, COLLAPSED_MAX.min(count)));
+            }
+        }
+    }
+
+    /// Removes `count` of the oldest requests, and returns when the first of them was sent.
+    ///
+    /// In whichever order the server fills requests, the message delivered `n`th was not sent
+    /// before the `n`th oldest request: the first `n` messages fill `n` requests, so at least one
+    /// of these is as young, and later messages are sent later.
+    fn take(&mut self, kind: PullKind, mut count: u64) -> Option<Duration> {
+        let queue = self.of(kind);
+        let sent_at = queue.front().map(|(sent_at, _)| *sent_at);
+        while count > 0
+            && let Some((_, left)) = queue.front_mut()
+        {
+            let taken = count.min(*left);
+            *left -= taken;
+            count -= taken;
+            if *left == 0 {
+                queue.pop_front();
+            }
+        }
+        sent_at
+    }
 }
 
 /// The pull requests to a worker's queues. Each consumer has an index; consumers are only ever
@@ -161,6 +218,7 @@ impl PullSubscription {
             pending_pulls: PendingPulls::default(),
             last_reply_at: Instant::now(),
             pending: 0,
+            request_times: RequestTimes::default(),
         });
         self.by_stream.entry(stream).or_default().push(index);
         index
@@ -211,7 +269,8 @@ impl PullSubscription {
         self.consumers[index].pending
     }
 
-    /// Requests `count` more messages from a consumer.
+    /// Requests `count` more messages from a consumer. `sent_at` is the caller's time, which the
+    /// deliveries that answer the request carry.
     ///
     /// # Errors
     /// Returns [`BrokerError::ConnectionLost`] if the request cannot be sent.
@@ -220,6 +279,7 @@ impl PullSubscription {
         index: usize,
         count: u64,
         kind: PullKind,
+        sent_at: Duration,
     ) -> Result<(), BrokerError> {
         let subject = self.consumers[index].next_subject.clone();
         let (request, inbox) = match kind {
@@ -257,6 +317,7 @@ impl PullSubscription {
         }
         let source = &mut self.consumers[index];
         *source.pending_pulls.of(kind) += count;
+        source.request_times.add(kind, sent_at, count);
         source.last_reply_at = Instant::now();
         Ok(())
     }
@@ -375,6 +436,7 @@ impl PullSubscription {
         self.requests_generation = None;
         for source in &mut self.consumers {
             source.pending_pulls = PendingPulls::default();
+            source.request_times.collapse();
         }
     }
 
@@ -393,8 +455,10 @@ impl PullSubscription {
         let pending_pulls = source.pending_pulls.of(kind);
         *pending_pulls = pending_pulls.saturating_sub(1);
         source.pending = ack.pending;
+        let requested_at = source.request_times.take(kind, 1).unwrap_or_default();
         let (queue, client) = (source.queue.clone(), self.broker.client.clone());
-        let delivery = Delivery::from_message(queue, &ack, message, reply.clone(), client);
+        let delivery =
+            Delivery::from_message(queue, &ack, message, reply.clone(), client, requested_at);
         Some(PullEvent::Delivered(index, Box::new(delivery)))
     }
 
@@ -422,6 +486,7 @@ impl PullSubscription {
                     || description.contains("Stream Deleted")));
         if gone {
             source.pending_pulls = PendingPulls::default();
+            source.request_times = RequestTimes::default();
             return Some(PullEvent::ConsumerDeleted(index));
         }
         if status == StatusCode::IDLE_HEARTBEAT {
@@ -429,7 +494,9 @@ impl PullSubscription {
         }
         let pending_pulls = source.pending_pulls.of(kind);
         // if the server does not report how much of the request is unfilled, all of it is
-        *pending_pulls = unfilled.map_or(0, |unfilled| pending_pulls.saturating_sub(unfilled));
+        let ended = unfilled.unwrap_or(*pending_pulls).min(*pending_pulls);
+        *pending_pulls -= ended;
+        source.request_times.take(kind, ended);
         source.last_reply_at = Instant::now();
         source.pending = 0;
         Some(PullEvent::Unfilled(index, kind))
@@ -440,5 +507,48 @@ async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The server may fill pending requests in any order: the time that a delivery carries is
+        /// never later than that of the request that it answers or of an earlier delivery's.
+        #[test]
+        fn a_delivery_is_never_dated_after_the_server_sent_it(
+            steps in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..200),
+        ) {
+            let mut times = RequestTimes::default();
+            // the send times of the requests that the server still has
+            let mut open: Vec<u64> = Vec::new();
+            let mut last_sent = 0;
+            for (now, (is_request, chosen)) in (1_u64..).zip(steps) {
+                if is_request || open.is_empty() {
+                    times.add(PullKind::Expiring, Duration::from_secs(now), 1);
+                    open.push(now);
+                } else {
+                    let answered = open.remove(chosen.index(open.len()));
+                    // the server sends a message after it got the request, and after its last one
+                    last_sent = last_sent.max(answered);
+                    let dated = times.take(PullKind::Expiring, 1).unwrap();
+                    prop_assert!(dated <= Duration::from_secs(last_sent));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn requests_that_ended_unfilled_are_removed_oldest_first() {
+        let mut times = RequestTimes::default();
+        let at = Duration::from_secs;
+        times.add(PullKind::NoWait, at(1), 3);
+        times.add(PullKind::NoWait, at(2), 2);
+        times.take(PullKind::NoWait, 4);
+        assert_eq!(times.take(PullKind::NoWait, 1), Some(at(2)));
+        assert_eq!(times.take(PullKind::NoWait, 1), None);
     }
 }

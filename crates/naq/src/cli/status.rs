@@ -85,7 +85,20 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
             1 => ", its worker died once".to_owned(),
             crashes => format!(", its worker died {crashes} times"),
         };
-        row("attempt", format!("{}{crashes}", record.attempt))?;
+        let lost_leases = match record.lost_leases {
+            0 => String::new(),
+            1 => ", one was stopped by an outage of NATS".to_owned(),
+            lost => format!(", {lost} were stopped by outages of NATS"),
+        };
+        row(
+            "attempt",
+            format!("{}{crashes}{lost_leases}", record.attempt),
+        )?;
+        for one in &record.interruptions {
+            let what = if one.crashed { "crash" } else { "lost lease" };
+            let worker = render::escape(&one.worker_id);
+            row("interrupted", format!("{} by a {what} of {worker}", one.at))?;
+        }
     }
     if let Some(worker) = &record.worker_id {
         row("worker", render::escape(worker))?;

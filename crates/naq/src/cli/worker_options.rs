@@ -112,6 +112,9 @@ impl WorkerOptions {
         }
         options.result_ttl = settings.default_result_ttl;
         options.ack_wait = settings.ack_wait;
+        options.takeover_after = settings.takeover_after;
+        options.max_worker_crashes = settings.max_worker_crashes;
+        options.trust_refused = settings.trust_refused;
         options.heartbeat_interval = settings.worker_heartbeat_interval;
         options.heartbeat_ttl = settings.worker_ttl;
         options.drain_timeout = settings.drain_timeout;
@@ -176,6 +179,12 @@ fn check_intervals(options: &worker::WorkerConfig) -> Result<(), Failure> {
         return Err(Failure::usage(
             "ack_wait is under a second: every hiccup would start jobs twice",
         ));
+    }
+    if options.takeover_after < worker::TAKEOVER_AFTER_MIN {
+        return Err(Failure::usage(format!(
+            "takeover_after is under {} s: a worker that reconnects after an outage needs that long to keep its jobs",
+            worker::TAKEOVER_AFTER_MIN.as_secs()
+        )));
     }
     if options.heartbeat_interval.is_zero() || options.heartbeat_interval >= options.heartbeat_ttl {
         return Err(Failure::usage(

@@ -311,7 +311,7 @@ impl Reconciler<'_> {
         let broker = self.broker;
         if let Some(lease) = record.lease()
             && broker
-                .payload_at(&record.queue, lease.sequence)
+                .payload_at(&record.queue, lease.sequence, &record.job_id)
                 .await?
                 .is_some()
         {

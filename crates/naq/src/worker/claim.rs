@@ -2,18 +2,25 @@
 //! until the claim is written or nothing is left to run.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use super::attempt::Attempt;
 use super::blocked::BlockOutcome;
 use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
 use super::report::Done;
 use crate::clock::now;
-use naq_core::{ConcurrencySlot, DeliveryContext, DeliveryDecision, decide_delivery};
-use naq_jetstream::{BrokerError, NewJob, SlotWaiter, failpoint};
+use naq_core::{
+    ConcurrencySlot, DeliveryContext, DeliveryDecision, HolderReply, Takeover, decide_delivery,
+    decide_takeover,
+};
+use naq_jetstream::{BrokerError, LeaseQuery, NewJob, SlotWaiter, failpoint};
 use naq_protocol::{
-    Dependency, EnvelopeError, JobId, Record, RejectReason, State, Timestamp, is_equivalent,
+    Dependency, EnvelopeError, JobId, Lease, Record, RejectReason, State, Timestamp, is_equivalent,
 };
 use naq_runner::StopReason;
+
+/// Pause before the holder of a lease is asked again.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of trying to claim a job.
 pub(super) enum Claim {
@@ -148,10 +155,12 @@ impl<'a> Claiming<'a> {
                 Box::pin(self.reroute(snapshot, running)).await
             }
             DeliveryDecision::Run(running) => self.write_claim(snapshot, running).await,
+            DeliveryDecision::ChangeId => self.change_id(),
             DeliveryDecision::CompareEnvelopes => Box::pin(self.compare_envelopes(snapshot)).await,
             DeliveryDecision::ResolveDependencies(open) => {
                 Box::pin(self.resolve_dependencies(snapshot, open)).await
             }
+            DeliveryDecision::AskHolder(lease) => Box::pin(self.ask_holder(lease)).await,
             DeliveryDecision::AcquireSlot => Box::pin(self.acquire_slot(snapshot)).await,
             DeliveryDecision::Block(record) => {
                 Box::pin(self.block(record, snapshot.revision)).await
@@ -166,9 +175,26 @@ impl<'a> Claiming<'a> {
         }
     }
 
+    /// Gives the job an id that no message of an earlier stream can have, and starts again.
+    fn change_id(&mut self) -> Step {
+        let message = self.delivery().message;
+        let stored_at = message.enqueue_time.unix_ms().unsigned_abs();
+        let job_id = JobId::for_sequence_and_time(&message.queue, message.sequence, stored_at);
+        tracing::warn!(
+            taken = %self.facts.job_id,
+            %job_id,
+            "the job's place was that of a job in an earlier stream; it gets another id"
+        );
+        self.delivery().lease.set_job_id(&job_id);
+        self.facts.job_id = job_id;
+        self.facts.has_place_id = false;
+        AGAIN
+    }
+
     /// Gives the message back: the worker stops before the job has started.
     async fn requeue(&mut self) -> Step {
-        let _ = self.delivery().lease.delivery().nak().await;
+        let delivery = self.delivery();
+        let _ = delivery.lease.nak(delivery.broker()).await;
         done(Done::Requeued)
     }
 
@@ -238,7 +264,7 @@ impl<'a> Claiming<'a> {
             Err(error) => {
                 self.unanswered_claims.extend(record.started_at);
                 tracing::warn!(job_id = %self.facts.job_id, "cannot claim the job, retrying: {error}");
-                if delivery.lease.is_expired() {
+                if delivery.lease.is_lost() {
                     return done(Done::LeaseLost);
                 }
                 self.failures += 1;
@@ -364,6 +390,60 @@ impl<'a> Claiming<'a> {
         }
     }
 
+    /// Asks the holder of a lease whether it still runs the job, until the answer is final.
+    async fn ask_holder(&mut self, lease: Lease) -> Step {
+        let delivery = self.delivery();
+        let (broker, options) = (delivery.broker(), &delivery.context.options);
+        let query = LeaseQuery::new(&self.facts.job_id, &lease);
+        let (mut is_first, mut silent) = (true, 0);
+        loop {
+            match delivery.lease.stop_requested() {
+                // whether the job is cancelled is for its holder, or the next decision
+                None | Some(StopReason::Cancel) => {}
+                Some(_) => return AGAIN,
+            }
+            if delivery.lease.is_lost() {
+                return done(Done::LeaseLost);
+            }
+            let reply = if lease.worker_id == self.facts.worker_id {
+                let leases = &delivery.context.leases;
+                leases.state_of(&query, Some(delivery.lease)).into()
+            } else {
+                match broker
+                    .ask_lease_holder(&lease.worker_id, &query, silent)
+                    .await
+                {
+                    Ok(reply) => reply,
+                    Err(error) => {
+                        tracing::debug!(job_id = %self.facts.job_id, "cannot ask the holder of a lease, retrying: {error}");
+                        HolderReply::Stopping
+                    }
+                }
+            };
+            silent = match reply {
+                HolderReply::Silent { times, .. } => times,
+                _ => 0,
+            };
+            match decide_takeover(reply, options.takeover_after) {
+                Takeover::LeaveToHolder => {
+                    tracing::debug!(job_id = %self.facts.job_id, holder = %lease.worker_id, "the worker that holds the lease runs the job");
+                    return done(Done::NothingToRun);
+                }
+                Takeover::TakeOver(end) => {
+                    failpoint("takeover.decided");
+                    self.facts.ended_lease = Some((lease, end));
+                    return AGAIN;
+                }
+                Takeover::AskAgain => {
+                    if std::mem::take(&mut is_first) {
+                        tracing::info!(job_id = %self.facts.job_id, holder = %lease.worker_id, "waiting for the worker that holds the lease to reconnect or to stop the job");
+                    }
+                    tokio::time::sleep(ASK_INTERVAL).await;
+                }
+            }
+        }
+    }
+
     async fn acquire_slot(&mut self, snapshot: RecordSnapshot) -> Step {
         match self.attempt.acquire_slot(&self.facts).await {
             Ok(slot) => {
@@ -422,7 +502,11 @@ impl<'a> Claiming<'a> {
         };
         let delivery = self.delivery();
         let payload = delivery
-            .persist(|| delivery.broker().payload_at(&record.queue, sequence))
+            .persist(|| {
+                delivery
+                    .broker()
+                    .payload_at(&record.queue, sequence, &record.job_id)
+            })
             .await?;
         Ok(payload.is_none())
     }

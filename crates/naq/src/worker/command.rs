@@ -101,7 +101,8 @@ pub(super) fn build_command(
         .max_retries
         .unwrap_or(0)
         .saturating_add(1)
-        .saturating_add(record.crashes);
+        .saturating_add(record.crashes)
+        .saturating_add(record.lost_leases);
     let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
     set("NAQ_JOB_ID", record.job_id.to_string());
     set("NAQ_QUEUE", record.queue.to_string());

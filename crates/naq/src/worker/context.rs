@@ -1,10 +1,12 @@
 //! What all deliveries of a worker share.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
+use super::lease::HeldLeases;
 use super::options::WorkerConfig;
 use naq_jetstream::{Broker, LabelRoute};
 use naq_protocol::QueueName;
@@ -20,12 +22,42 @@ pub(super) struct WorkerContext {
     pub(super) runner: Runner,
     pub(super) worker_id: String,
     pub(super) options: WorkerConfig,
+    /// The leases of this worker.
+    pub(super) leases: HeldLeases,
     /// Bounds the outcomes that are not recorded yet. A job's slot becomes free only once there
     /// is room for its outcome, so that a slow server slows this worker down and does not fill
     /// its memory.
     pub(super) unrecorded_outcomes: Semaphore,
+    /// Number of outcomes that NATS has refused to store so far, or not answered for.
+    pub(super) refused_outcomes: RefusedOutcomes,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
+}
+
+/// Outcomes that could not be recorded at the first attempt, and are tried again. While there is
+/// one, the worker starts no job: its outcome could not be recorded either.
+#[derive(Default)]
+pub(super) struct RefusedOutcomes(AtomicUsize);
+
+impl RefusedOutcomes {
+    /// Counts one outcome until the returned value is dropped.
+    pub(super) fn count(&self) -> RefusedOutcome<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        RefusedOutcome(&self.0)
+    }
+
+    pub(super) fn exist(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// An outcome that is counted as refused.
+pub(super) struct RefusedOutcome<'a>(&'a AtomicUsize);
+
+impl Drop for RefusedOutcome<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Label routes that this worker has registered, by queue and key.

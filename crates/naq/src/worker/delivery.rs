@@ -45,7 +45,7 @@ impl<'a> LeasedDelivery<'a> {
         loop {
             match request().await {
                 Err(error) if error.is_transient() => {
-                    if self.lease.is_expired() && self.lease.stop_requested().is_some() {
+                    if self.lease.is_lost() && self.lease.stop_requested().is_some() {
                         return Err(error);
                     }
                     failures += 1;
@@ -66,9 +66,7 @@ impl<'a> LeasedDelivery<'a> {
         failpoint("ack.before");
         // If this fails the outcome is recorded all the same: the message is redelivered, finds
         // the terminal record, and is acknowledged then.
-        let _ = self
-            .persist(|| async { self.lease.delivery().ack().await })
-            .await;
+        let _ = self.persist(|| self.lease.ack(self.broker())).await;
         failpoint("ack.done");
         done
     }
@@ -86,21 +84,23 @@ impl<'a> LeasedDelivery<'a> {
     pub(super) fn facts(&self, job_id: JobId) -> DeliveryContext {
         let message = self.message;
         DeliveryContext {
-            job_id,
             queue: message.queue.clone(),
             sequence: message.sequence,
             delivery: message.delivery,
+            has_place_id: job_id == JobId::for_sequence(&message.queue, message.sequence),
             enqueue_time: message.enqueue_time,
             worker_id: self.context.worker_id.clone(),
             now: now(),
             max_worker_crashes: self.context.options.max_worker_crashes,
             envelope_digest: Envelope::digest(&message.payload),
             lease_message_missing: false,
+            ended_lease: None,
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
             traceparent: message.traceparent().map(str::to_owned),
             scheduled_for: message.scheduled_for(),
+            job_id,
         }
     }
 }

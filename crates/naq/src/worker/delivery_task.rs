@@ -14,7 +14,7 @@ use super::command;
 use super::context::WorkerContext;
 use super::delivery::{LeasedDelivery, resolve_job_id};
 use super::finish::Ending;
-use super::lease::MessageLease;
+use super::lease::{MessageKey, MessageLease};
 use super::report::{Done, Report, WorkerSlot};
 use naq_core::DeliveryContext;
 use naq_jetstream::BrokerError;
@@ -33,13 +33,17 @@ pub(super) async fn run(
         lease: &lease,
         message: &message,
     };
-    let (job_id, result) = handle_delivery(delivery, &mut slot).await;
+    let (job_id, result) = if lease.confirm_if_short().await {
+        handle_delivery(delivery, &mut slot).await
+    } else {
+        // the claim would find out that another worker has the message, but not that one gets it
+        (resolve_job_id(&message, None).0, Done::LeaseLost)
+    };
     slot.release().await;
     let _ = reports
         .send(Report::Finished {
             job_id,
-            sequence: message.sequence,
-            queue: message.queue.clone(),
+            message: MessageKey::of(&message),
             result,
         })
         .await;
@@ -81,6 +85,7 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
             None => return Done::LeaseLost,
         },
     };
+    attempt.delivery.lease.mark_ended();
     // room for the outcome first, so that a slow server slows this worker and not its memory
     let _room = attempt.delivery.context.unrecorded_outcomes.acquire().await;
     slot.release().await;

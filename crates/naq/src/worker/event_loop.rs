@@ -1,7 +1,6 @@
 //! The worker's loop: it owns the slots, the leases and the commands, and starts a task for each
 //! delivery.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +8,17 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::context::{RegisteredRoutes, WorkerContext};
-use super::lease::MessageLease;
+use super::context::{RefusedOutcomes, RegisteredRoutes, WorkerContext};
+use super::lease::{HeldLeases, MessageKey, MessageLease};
 use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
-use super::{delivery_task, label_routes, prepare, requeue_orphans};
+use super::{delivery_task, label_routes, prepare, requeue_orphans, server_down};
 use crate::clock::{BootInstant, ClockWatch, now};
 use naq_client::Client;
 use naq_jetstream::{
-    ControlCommand, ControlSubscription, Delivery, PullEvent, PullKind, PullSubscription,
-    ReceivedCommand,
+    ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
+    PullEvent, PullKind, PullSubscription, ReceivedCommand, ReceivedLeaseQuery,
 };
 use naq_protocol::{JobId, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
 use naq_runner::{Runner, StopReason};
@@ -30,6 +29,10 @@ const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
 
 /// Number of outcomes, beyond one per slot, that may wait to be recorded.
 const UNRECORDED_OUTCOMES_EXTRA: usize = 64;
+
+/// How long a reconnected worker waits for its leases to be confirmed before it requests jobs
+/// again.
+const CONFIRM_LEASES_MAX: Duration = Duration::from_secs(3);
 
 /// Number of running jobs that a heartbeat names.
 const HEARTBEAT_JOBS_MAX: usize = 100;
@@ -54,6 +57,7 @@ pub async fn run_worker(
     options.ack_wait = options.ack_wait.min(ack_wait);
     let worker_id = JobId::generate().to_string();
     let control = broker.subscribe_control(&worker_id).await?;
+    let lease_queries = broker.subscribe_lease_queries(&worker_id).await?;
     let pulls = tokio::select! {
         pulls = prepare::open_pull_subscription(&broker, &options, &consumer) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
@@ -63,6 +67,8 @@ pub async fn run_worker(
         broker: broker.clone(),
         runner,
         worker_id: worker_id.clone(),
+        leases: HeldLeases::default(),
+        refused_outcomes: RefusedOutcomes::default(),
         unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
         registered_routes: RegisteredRoutes::default(),
         options,
@@ -72,9 +78,11 @@ pub async fn run_worker(
         AbortOnDropHandle::new(tokio::spawn(watching))
     });
     let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
-    let worker = Worker::new(context, pulls, control, reports);
+    let down = server_down::extend_leases_while_refused(Arc::clone(&context));
+    let down = AbortOnDropHandle::new(tokio::spawn(down));
+    let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let summary = worker.run(inbox, &mut commands).await;
-    drop((routes, clock));
+    drop((routes, clock, down));
     let _ = broker.remove_worker(&worker_id).await;
     let _ = broker.flush().await;
     Ok(summary)
@@ -105,9 +113,15 @@ struct Worker {
     pulls: PullSubscription,
     /// Requests of others to this worker.
     control: ControlSubscription,
+    /// Questions of others about the leases of this worker.
+    lease_queries: LeaseQuerySubscription,
+    /// The connection for everything but deliveries, and its generation when the leases were last
+    /// confirmed.
+    link: ConnectionWatch,
+    link_generation: u64,
+    /// Number of times that the leases are being confirmed. Meanwhile no jobs are requested.
+    confirming: usize,
     reports: mpsc::Sender<Report>,
-    /// The leases of this worker, by queue and sequence of the message.
-    leases: HashMap<(QueueName, u64), Arc<MessageLease>>,
     free_slots: usize,
     summary: WorkerSummary,
     command: WorkerCommand,
@@ -128,6 +142,8 @@ enum LoopEvent {
     HeartbeatDue,
     Report(Option<Report>),
     Control(ReceivedCommand),
+    LeaseQuery(ReceivedLeaseQuery),
+    Reconnected,
     Pull(PullEvent),
     DrainTimeout,
     ExitTimeout,
@@ -138,14 +154,19 @@ impl Worker {
         context: Arc<WorkerContext>,
         pulls: PullSubscription,
         control: ControlSubscription,
+        lease_queries: LeaseQuerySubscription,
         reports: mpsc::Sender<Report>,
     ) -> Worker {
+        let mut link = context.broker.connection().clone();
         Worker {
+            link_generation: link.mark_seen().generation,
+            link,
+            lease_queries,
+            confirming: 0,
             pull_planner: PullPlanner::default(),
             pulls,
             control,
             reports,
-            leases: HashMap::new(),
             free_slots: context.options.concurrency,
             summary: WorkerSummary::default(),
             command: WorkerCommand::Run,
@@ -171,7 +192,7 @@ impl Worker {
         loop {
             if self.command == WorkerCommand::Run {
                 self.request_jobs().await;
-            } else if self.leases.is_empty() {
+            } else if self.context.leases.is_empty() {
                 break;
             }
             let event = tokio::select! {
@@ -182,7 +203,10 @@ impl Worker {
                 _ = renewals.tick() => LoopEvent::RenewalDue,
                 _ = heartbeats.tick() => LoopEvent::HeartbeatDue,
                 report = inbox.recv() => LoopEvent::Report(report),
+                // before the deliveries: a reconnected worker confirms its leases first
+                () = reconnected(&mut self.link, self.link_generation) => LoopEvent::Reconnected,
                 call = self.control.next() => LoopEvent::Control(call),
+                query = self.lease_queries.next() => LoopEvent::LeaseQuery(query),
                 event = self.pulls.next() => LoopEvent::Pull(event),
                 () = sleep_until(self.drain_deadline) => LoopEvent::DrainTimeout,
                 () = sleep_until(self.exit_deadline) => LoopEvent::ExitTimeout,
@@ -197,11 +221,13 @@ impl Worker {
                 LoopEvent::HeartbeatDue => self.heartbeat().await,
                 LoopEvent::Report(report) => self.on_reports(report, &mut inbox),
                 LoopEvent::Control(call) => self.on_control(call),
+                LoopEvent::LeaseQuery(query) => self.on_lease_query(query),
+                LoopEvent::Reconnected => self.confirm_leases(),
                 LoopEvent::Pull(event) => self.on_pull_event(event),
                 LoopEvent::DrainTimeout => self.on_drain_timeout(),
                 LoopEvent::ExitTimeout => {
                     tracing::warn!(
-                        unrecorded = self.leases.len(),
+                        unrecorded = self.context.leases.len(),
                         "exiting before NATS has taken every outcome; other workers run those jobs again"
                     );
                     break;
@@ -220,7 +246,7 @@ impl Worker {
     fn kill_jobs_after_suspension(&mut self) {
         let last_event_at = std::mem::replace(&mut self.last_event_at, BootInstant::now());
         let away = self.last_event_at.duration_since(last_event_at);
-        if away > self.context.options.ack_wait / 2 && !self.leases.is_empty() {
+        if away > self.context.options.ack_wait / 2 && !self.context.leases.is_empty() {
             tracing::warn!(
                 away_s = away.as_secs(),
                 "the worker was suspended, checking its leases"
@@ -237,7 +263,7 @@ impl Worker {
                 let drain_timeout = self.context.options.drain_timeout;
                 self.drain_deadline = Some(Instant::now() + drain_timeout);
                 tracing::info!(
-                    running = self.leases.len(),
+                    running = self.context.leases.len(),
                     "draining: requesting no more jobs; running ones may finish"
                 );
                 self.stop_pulling().await;
@@ -258,7 +284,7 @@ impl Worker {
     fn on_drain_timeout(&mut self) {
         self.drain_deadline = None;
         tracing::warn!(
-            running = self.leases.len(),
+            running = self.context.leases.len(),
             "drain timeout reached, stopping the jobs that still run"
         );
         self.stop_jobs(StopReason::Drain, false);
@@ -268,6 +294,10 @@ impl Worker {
 
     /// Requests as many jobs as there are free slots.
     async fn request_jobs(&mut self) {
+        // A job whose outcome NATS would not store must not start.
+        if self.confirming > 0 || self.context.refused_outcomes.exist() {
+            return;
+        }
         let order = self.context.options.order;
         let pending_pulls: Vec<_> = (0..self.pulls.len())
             .map(|index| self.pulls.pending_pulls(index))
@@ -276,7 +306,11 @@ impl Worker {
             .pull_planner
             .plan(self.free_slots, &pending_pulls, order)
         {
-            if let Err(error) = self.pulls.request(pull.index, pull.count, pull.kind).await {
+            let sent_at = BootInstant::now().since_boot();
+            let requesting = self
+                .pulls
+                .request(pull.index, pull.count, pull.kind, sent_at);
+            if let Err(error) = requesting.await {
                 tracing::warn!("cannot request jobs: {error}");
                 return;
             }
@@ -302,13 +336,16 @@ impl Worker {
             Report::RouteAvailable { queue, consumer } => self.add_route(queue, consumer),
             Report::Finished {
                 job_id,
-                sequence,
-                queue,
+                message,
                 result,
             } => {
-                self.leases.remove(&(queue, sequence));
+                let lease = self.context.leases.remove(&message);
                 self.on_finished(&job_id, result);
+                if let Some(delivery) = lease.and_then(|lease| lease.take_redelivery()) {
+                    self.start_or_requeue(*delivery);
+                }
             }
+            Report::LeasesConfirmed => self.confirming = self.confirming.saturating_sub(1),
             // the timer of the next renewal did not count the time that the machine was suspended
             Report::ClockSet => self.renew_leases(),
         }
@@ -324,7 +361,7 @@ impl Worker {
             Done::Requeued => self.summary.requeued += 1,
             Done::NothingToRun => {}
             Done::LeaseLost => {
-                tracing::warn!(%job_id, "lease lost; another worker will run the job");
+                tracing::warn!(%job_id, "lease lost; the job runs again once its message is redelivered");
             }
         }
         let is_single_job = self.context.options.single_job.as_ref() == Some(job_id);
@@ -351,44 +388,78 @@ impl Worker {
             PullEvent::ConsumerDeleted(index) => self.recreate_consumer(index),
             PullEvent::Reset => {
                 self.pull_planner.reset();
+                self.confirm_leases();
                 self.remove_poison_messages();
             }
         }
     }
 
     fn on_delivery(&mut self, index: usize, delivery: Delivery) {
-        let key = (delivery.queue.clone(), delivery.sequence);
-        if let Some(lease) = self.leases.get(&key) {
-            // The worker was disconnected for so long that the server redelivered its message. A
-            // job whose lease expired meanwhile is being stopped, and stays stopped.
+        if let Some(lease) = self.context.leases.get(&MessageKey::of(&delivery)) {
+            // The worker was disconnected for so long that the server redelivered its message.
             lease.on_redelivery(delivery);
             return;
         }
-        if self.free_slots == 0 || self.command != WorkerCommand::Run {
+        if !self.start_or_requeue(delivery) {
             self.pull_planner.on_requeued(index);
+        }
+    }
+
+    /// Starts a task for a delivery if there is a free slot, and returns whether it did.
+    fn start_or_requeue(&mut self, delivery: Delivery) -> bool {
+        let is_running = self.command == WorkerCommand::Run;
+        if self.free_slots == 0 || !is_running || self.context.refused_outcomes.exist() {
             tokio::spawn(async move {
                 let _ = delivery.nak().await;
             });
-            return;
+            return false;
         }
         self.free_slots -= 1;
+        let key = MessageKey::of(&delivery);
         let lease = Arc::new(MessageLease::new(delivery, self.context.options.ack_wait));
-        self.leases.insert(key, Arc::clone(&lease));
+        self.context.leases.insert(key, Arc::clone(&lease));
         let context = Arc::clone(&self.context);
         let reports = self.reports.clone();
         tokio::spawn(delivery_task::run(context, lease, reports));
+        true
     }
 
     fn on_control(&self, call: ReceivedCommand) {
         let ControlCommand::Cancel(job_id) = &call.request;
-        let lease = self
-            .leases
-            .values()
-            .find(|lease| lease.job_id().as_ref() == Some(job_id));
-        if let Some(lease) = lease {
+        let mut leases = self.context.leases.all().into_iter();
+        let lease = leases.find(|lease| lease.job_id().as_ref() == Some(job_id));
+        if let Some(lease) = &lease {
             lease.stop(StopReason::Cancel, false);
         }
         tokio::spawn(call.reply(lease.is_some()));
+    }
+
+    fn on_lease_query(&self, query: ReceivedLeaseQuery) {
+        let state = self.context.leases.state_of(&query.query, None);
+        tokio::spawn(query.reply(state));
+    }
+
+    /// Confirms the leases after a reconnect, before jobs are requested: messages whose time was
+    /// up are redelivered to the worker that requests some first.
+    fn confirm_leases(&mut self) {
+        self.link_generation = self.link.mark_seen().generation;
+        let leases = self.context.leases.all();
+        if leases.is_empty() {
+            return;
+        }
+        self.confirming += 1;
+        let (context, reports) = (Arc::clone(&self.context), self.reports.clone());
+        tokio::spawn(async move {
+            let confirming = leases.iter().map(|lease| async {
+                if !lease.is_lost() {
+                    lease.renew().await;
+                    lease.revalidate(&context.broker, &context.worker_id).await;
+                }
+            });
+            let confirming = futures_util::future::join_all(confirming);
+            let _ = tokio::time::timeout(CONFIRM_LEASES_MAX, confirming).await;
+            let _ = reports.send(Report::LeasesConfirmed).await;
+        });
     }
 
     /// Pulls from the consumer of a label route too. In the order of preference it comes before
@@ -413,13 +484,16 @@ impl Worker {
     /// Kills the jobs whose lease has expired, and renews the other leases. A lease is also
     /// revalidated against its job's record, in case a cancel request to this worker was lost.
     fn renew_leases(&self) {
-        for lease in self.leases.values() {
-            if lease.is_expired() {
-                lease.stop(StopReason::LeaseLost, true);
-            }
+        let (lost, leases): (Vec<_>, Vec<_>) = self
+            .context
+            .leases
+            .all()
+            .into_iter()
+            .partition(|lease| lease.is_lost());
+        for lease in lost {
+            lease.stop(StopReason::LeaseLost, true);
         }
-        for lease in self.leases.values().filter(|lease| !lease.is_expired()) {
-            let lease = Arc::clone(lease);
+        for lease in leases {
             let context = Arc::clone(&self.context);
             tokio::spawn(async move {
                 lease.renew().await;
@@ -429,7 +503,7 @@ impl Worker {
     }
 
     fn stop_jobs(&self, why: StopReason, at_once: bool) {
-        for lease in self.leases.values() {
+        for lease in self.context.leases.all() {
             lease.stop(why, at_once);
         }
     }
@@ -437,10 +511,7 @@ impl Worker {
     /// Withdraws the requests for jobs, and requeues the jobs that were delivered meanwhile.
     async fn stop_pulling(&mut self) {
         for delivery in self.pulls.close().await {
-            if let Some(lease) = self
-                .leases
-                .get(&(delivery.queue.clone(), delivery.sequence))
-            {
+            if let Some(lease) = self.context.leases.get(&MessageKey::of(&delivery)) {
                 lease.on_redelivery(delivery);
             } else {
                 let _ = delivery.nak().await;
@@ -511,8 +582,10 @@ impl Worker {
             },
             running: u32::try_from(running).unwrap_or(u32::MAX),
             jobs: self
+                .context
                 .leases
-                .values()
+                .all()
+                .iter()
                 .filter_map(|lease| lease.job_id())
                 .take(HEARTBEAT_JOBS_MAX)
                 .collect(),
@@ -603,6 +676,17 @@ async fn next_command(
     match commands.wait_for(|command| *command > present).await {
         Ok(command) => *command,
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits until the connection is open and differs from the one of this generation. Cancel safe.
+async fn reconnected(link: &mut ConnectionWatch, generation: u64) {
+    loop {
+        let state = link.mark_seen();
+        if state.connected && state.generation != generation {
+            return;
+        }
+        link.changed().await;
     }
 }
 

@@ -130,7 +130,7 @@ impl Attempt<'_> {
         if is_short {
             tokio::time::sleep(time_until(due)).await;
             failpoint("retry.slept");
-            let _ = delivery.lease.delivery().nak().await;
+            let _ = delivery.lease.nak(delivery.broker()).await;
             return Ok(Done::Recorded(record));
         }
         let job = self.message_for(&record.job_id);
@@ -151,7 +151,7 @@ impl Attempt<'_> {
             .finish_job(&record, Some(self.envelope), SlotWaiter::Absent)
             .await;
         // without this nak the message is redelivered all the same, after `ack_wait`
-        let _ = delivery.lease.delivery().nak().await;
+        let _ = delivery.lease.nak(delivery.broker()).await;
         failpoint("nak.sent");
         Ok(Done::Requeued)
     }

@@ -1,43 +1,151 @@
 //! A worker's lease on one message: renewed while the job runs, given up before the server does.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{BootInstant, LeaseExpiry};
-use naq_jetstream::{Broker, Delivery};
-use naq_protocol::{JobId, State};
+use naq_jetstream::{Broker, BrokerError, Delivery, LeaseQuery, LeaseState};
+use naq_protocol::{JobId, QueueName, State};
 use naq_runner::{JobHandle, StopReason};
+
+/// The longest margin between the end of a lease here and the redelivery by the server.
+const MARGIN_MAX: Duration = Duration::from_millis(500);
+
+/// How long after a message was delivered an answer is sent without looking whether the stream
+/// still has that message. Removing a stream, creating it again and filling it up to the same
+/// sequence takes longer.
+const IDENTITY_TRUST: Duration = Duration::from_secs(1);
+
+/// What identifies a message. The sequence alone does not: a stream that was created again, or
+/// that lost its tail, gives it to another message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct MessageKey {
+    queue: QueueName,
+    sequence: u64,
+    stored_at_ns: i64,
+}
+
+impl MessageKey {
+    pub(super) fn of(delivery: &Delivery) -> MessageKey {
+        MessageKey {
+            queue: delivery.queue.clone(),
+            sequence: delivery.sequence,
+            stored_at_ns: delivery.stored_at_ns,
+        }
+    }
+}
+
+/// The leases of a worker.
+#[derive(Default)]
+pub(super) struct HeldLeases(Mutex<HashMap<MessageKey, Arc<MessageLease>>>);
+
+impl HeldLeases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<MessageKey, Arc<MessageLease>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, key: &MessageKey) -> Option<Arc<MessageLease>> {
+        self.lock().get(key).cloned()
+    }
+
+    pub(super) fn insert(&self, key: MessageKey, lease: Arc<MessageLease>) {
+        self.lock().insert(key, lease);
+    }
+
+    pub(super) fn remove(&self, key: &MessageKey) -> Option<Arc<MessageLease>> {
+        self.lock().remove(key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<MessageLease>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// What became of the lease that a record names, which this worker claimed. `asking` is the
+    /// lease of a delivery by which the job would be taken over here.
+    ///
+    /// A lease that is not found was given up: the worker's id is that of this process, so the
+    /// worker has not crashed since it claimed the job.
+    pub(super) fn state_of(&self, query: &LeaseQuery, asking: Option<&MessageLease>) -> LeaseState {
+        let leases = self.lock();
+        let is_asking =
+            |lease: &MessageLease| asking.is_some_and(|asking| std::ptr::eq(asking, lease));
+        leases
+            .values()
+            .find(|lease| lease.is_named_by(query) && !is_asking(lease))
+            .map_or(LeaseState::Released, |lease| lease.state())
+    }
+}
 
 /// The right to one message until it expires. The task that works on the message and the loop
 /// that renews the lease share it.
 pub(super) struct MessageLease {
     inner: Mutex<LeaseInner>,
     ack_wait: Duration,
+    /// The message's sequence, and the delivery that a claim under this lease names.
+    claimed: (u64, u64),
 }
 
 struct LeaseInner {
     /// The latest delivery of the message: the server may ignore an answer to an earlier one.
     delivery: Arc<Delivery>,
+    /// When the message was last known to be the one under its sequence.
+    identified_at: BootInstant,
     /// Until then the server surely does not deliver the message to another worker.
     expires_at: LeaseExpiry,
     job_id: Option<JobId>,
     handle: Option<Arc<JobHandle>>,
+    /// Whether no process of the job is left, and only its outcome is to be recorded.
+    has_ended: bool,
     /// Why to stop the job and whether to kill it at once; set also before the job has started.
     stop_requested: Option<(StopReason, bool)>,
+    /// A delivery that arrived while the job of the lost lease was being stopped.
+    redelivery: Option<Box<Delivery>>,
+}
+
+impl LeaseInner {
+    /// Moves the end of the lease to a later time, here and in the job's spawner.
+    fn extend(&mut self, expires_at: LeaseExpiry) {
+        if expires_at > self.expires_at {
+            self.expires_at = expires_at;
+            if let Some(handle) = self.handle.as_ref().filter(|_| !self.has_ended) {
+                handle.set_deadline(expires_at.at());
+            }
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        !self.has_ended
+            && (self.expires_at.has_passed()
+                || matches!(self.stop_requested, Some((StopReason::LeaseLost, _))))
+    }
 }
 
 impl MessageLease {
-    /// The lease that comes with a delivery.
+    /// The lease that comes with a delivery. It counts from when the message was requested: the
+    /// server's time runs from when it sent the message, and the worker may have read that late.
     pub(super) fn new(delivery: Delivery, ack_wait: Duration) -> MessageLease {
         MessageLease {
+            ack_wait,
+            claimed: (delivery.sequence, delivery.delivery),
             inner: Mutex::new(LeaseInner {
+                identified_at: BootInstant::now(),
+                expires_at: expiry(BootInstant::after_boot(delivery.requested_at), ack_wait),
                 delivery: Arc::new(delivery),
-                expires_at: expiry(BootInstant::now(), ack_wait),
                 job_id: None,
                 handle: None,
+                has_ended: false,
                 stop_requested: None,
+                redelivery: None,
             }),
-            ack_wait,
         }
     }
 
@@ -48,6 +156,11 @@ impl MessageLease {
     /// The latest delivery of the message.
     pub(super) fn delivery(&self) -> Arc<Delivery> {
         Arc::clone(&self.lock().delivery)
+    }
+
+    /// When the lease ends unless it is renewed.
+    pub(super) fn expires_at(&self) -> LeaseExpiry {
+        self.lock().expires_at
     }
 
     /// The job of the message; `None` before its envelope was read.
@@ -65,7 +178,16 @@ impl MessageLease {
         if let Some((why, at_once)) = inner.stop_requested {
             stop(&handle, why, at_once);
         }
+        // the lease may have been renewed since the job was sent to its spawner
+        handle.set_deadline(inner.expires_at.at());
         inner.handle = Some(handle);
+    }
+
+    /// Notes that no process of the job is left. The outcome is kept until it is recorded, however
+    /// long that takes: it cannot run next to another attempt, and a write under a claim that was
+    /// taken over is refused.
+    pub(super) fn mark_ended(&self) {
+        self.lock().has_ended = true;
     }
 
     /// Why the job is to stop; `None` if nobody asked for that.
@@ -73,16 +195,53 @@ impl MessageLease {
         self.lock().stop_requested.map(|(why, _)| why)
     }
 
-    /// Starts the lease again after the server delivered the same message to this worker again.
+    /// Starts the lease again after the server delivered the same message to this worker again. If
+    /// the lease was lost, its job is being stopped and stays stopped; the delivery is kept for
+    /// [`take_redelivery`](Self::take_redelivery).
     pub(super) fn on_redelivery(&self, delivery: Delivery) {
         let mut inner = self.lock();
+        if inner.is_lost() {
+            inner.redelivery = Some(Box::new(delivery));
+            return;
+        }
+        let requested_at = BootInstant::after_boot(delivery.requested_at);
+        inner.extend(expiry(requested_at, self.ack_wait));
+        inner.identified_at = BootInstant::now();
         inner.delivery = Arc::new(delivery);
-        inner.expires_at = expiry(BootInstant::now(), self.ack_wait);
     }
 
-    /// Whether the server may have delivered the message to another worker by now.
-    pub(super) fn is_expired(&self) -> bool {
-        self.lock().expires_at.has_passed()
+    /// The delivery that arrived after the lease was lost.
+    pub(super) fn take_redelivery(&self) -> Option<Box<Delivery>> {
+        self.lock().redelivery.take()
+    }
+
+    /// Whether the job must not run any more under this lease.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lock().is_lost()
+    }
+
+    fn is_named_by(&self, query: &LeaseQuery) -> bool {
+        self.claimed == (query.sequence, query.delivery)
+            && self.lock().job_id.as_ref() == Some(&query.job_id)
+    }
+
+    fn state(&self) -> LeaseState {
+        if self.lock().is_lost() {
+            LeaseState::Stopping
+        } else {
+            LeaseState::Running
+        }
+    }
+
+    /// Confirms a lease of which so little is left that the message may have been sent long ago,
+    /// as after the worker was suspended. Returns false if the server does not answer.
+    pub(super) async fn confirm_if_short(&self) -> bool {
+        let needed = trusted_for(self.ack_wait) / 2;
+        if self.expires_at().remaining() >= needed {
+            return true;
+        }
+        self.renew().await;
+        !self.expires_at().has_passed()
     }
 
     /// Reports to the server that the job is in progress, which extends the lease.
@@ -90,19 +249,73 @@ impl MessageLease {
         let requested_at = BootInstant::now();
         let delivery = self.delivery();
         if delivery.renew().await.is_ok() {
-            let expires_at = expiry(requested_at, self.ack_wait);
-            let mut inner = self.lock();
-            // a redelivery in between may have brought a later expiry
-            inner.expires_at = inner.expires_at.max(expires_at);
+            self.lock().extend(expiry(requested_at, self.ack_wait));
         }
     }
 
+    /// Extends a lease that has not ended, without asking the server: it is known to be down for
+    /// everybody.
+    pub(super) fn trust_until(&self, at: BootInstant) {
+        let mut inner = self.lock();
+        if !inner.is_lost() {
+            inner.extend(LeaseExpiry::new(at, Duration::ZERO));
+        }
+    }
+
+    /// Acknowledges the message.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub(super) async fn ack(&self, broker: &Broker) -> Result<(), BrokerError> {
+        match self.identified_delivery(broker).await? {
+            Some(delivery) => delivery.ack().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Negatively acknowledges the message.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub(super) async fn nak(&self, broker: &Broker) -> Result<(), BrokerError> {
+        match self.identified_delivery(broker).await? {
+            Some(delivery) => delivery.nak().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The delivery to answer. `None` if the stream does not have the message any more: an answer
+    /// names only its sequence, and would apply to another job's message there.
+    async fn identified_delivery(
+        &self,
+        broker: &Broker,
+    ) -> Result<Option<Arc<Delivery>>, BrokerError> {
+        let (delivery, identified_at) = {
+            let inner = self.lock();
+            (Arc::clone(&inner.delivery), inner.identified_at)
+        };
+        if identified_at.elapsed() < IDENTITY_TRUST {
+            return Ok(Some(delivery));
+        }
+        let looked_at = BootInstant::now();
+        if !broker.is_message_stored(&delivery).await? {
+            tracing::debug!(
+                queue = %delivery.queue,
+                sequence = delivery.sequence,
+                "the message is gone; nothing to acknowledge"
+            );
+            return Ok(None);
+        }
+        self.lock().identified_at = looked_at;
+        Ok(Some(delivery))
+    }
+
     /// Reads a running job's record, and stops the job if the record says that it is to be
-    /// cancelled or that another worker has claimed it.
+    /// cancelled or that another worker has claimed or ended it.
     pub(super) async fn revalidate(&self, broker: &Broker, worker_id: &str) {
         let job_id = {
             let inner = self.lock();
-            if inner.handle.is_none() || inner.stop_requested.is_some() {
+            if inner.handle.is_none() || inner.has_ended || inner.stop_requested.is_some() {
                 return;
             }
             inner.job_id.clone()
@@ -111,10 +324,14 @@ impl MessageLease {
         let Ok((Some(record), _)) = broker.read_record(&job_id).await else {
             return;
         };
+        // the job may have ended meanwhile, and its outcome be what was read
+        if self.lock().has_ended {
+            return;
+        }
         let is_elsewhere = record
             .lease()
             .is_some_and(|lease| lease.worker_id != worker_id);
-        if is_elsewhere {
+        if is_elsewhere || record.state().is_terminal() {
             self.stop(StopReason::LeaseLost, true);
         } else if record.cancel_requested && record.state() == State::Running {
             self.stop(StopReason::Cancel, false);
@@ -139,7 +356,34 @@ fn stop(handle: &JobHandle, why: StopReason, at_once: bool) {
     }
 }
 
-/// A worker gives its lease up a tenth of `ack_wait` before the server does.
+/// When a lease ends here that was requested at this time.
 fn expiry(requested_at: BootInstant, ack_wait: Duration) -> LeaseExpiry {
-    LeaseExpiry::new(requested_at, ack_wait - ack_wait / 10)
+    LeaseExpiry::new(requested_at, trusted_for(ack_wait))
+}
+
+/// How long a lease is trusted. It ends here before the server redelivers the message, so that
+/// there is time to kill the job: by half a second, or by a fifth of `ack_wait` if that is less,
+/// but by a tenth of `ack_wait` at least.
+fn trusted_for(ack_wait: Duration) -> Duration {
+    ack_wait - (ack_wait / 5).min(MARGIN_MAX).max(ack_wait / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_here_before_the_server_redelivers() {
+        for (ack_wait_ms, margin_ms) in [
+            (1_000, 200),
+            (2_000, 400),
+            (3_000, 500),
+            (5_000, 500),
+            (30_000, 3_000),
+        ] {
+            let ack_wait = Duration::from_millis(ack_wait_ms);
+            let margin = ack_wait - trusted_for(ack_wait);
+            assert_eq!(margin, Duration::from_millis(margin_ms), "{ack_wait:?}");
+        }
+    }
 }

@@ -31,8 +31,10 @@ mod requeue_orphans;
 mod reroute;
 mod run;
 mod secrets;
+mod server_down;
 
 pub use event_loop::run_worker;
 pub use options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 pub use pull_planner::QueueOrder;
 pub use secrets::{SecretError, SecretStore};
+pub use server_down::TAKEOVER_AFTER_MIN;

@@ -43,6 +43,12 @@ pub struct WorkerConfig {
     /// How long the server waits for a sign of life of a running job before it delivers the
     /// message to another worker.
     pub ack_wait: Duration,
+    /// How long this worker must have been connected before it takes a job over from a worker that
+    /// does not reply.
+    pub takeover_after: Duration,
+    /// Whether a refused connection means that NATS is down for everybody, although it is on
+    /// another host or a cluster.
+    pub trust_refused: bool,
     /// Time between two heartbeats.
     pub heartbeat_interval: Duration,
     /// Time after which the server removes a heartbeat that was not renewed.
@@ -79,6 +85,8 @@ impl WorkerConfig {
             secrets: SecretStore::empty(),
             result_ttl: Duration::from_secs(7 * 86_400),
             ack_wait: Duration::from_secs(30),
+            takeover_after: Duration::from_secs(10),
+            trust_refused: false,
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_ttl: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),

@@ -51,6 +51,7 @@ impl LeasedDelivery<'_> {
         ttl: Option<Duration>,
     ) -> Result<u64, BrokerError> {
         let mut failures = 0;
+        let mut refused = None;
         let mut shrunk = false;
         if !self.fits_message(record) {
             Box::pin(self.spill(record)).await?;
@@ -75,9 +76,10 @@ impl LeasedDelivery<'_> {
                 }
                 Err(error) => {
                     tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet, retrying: {error}");
-                    if self.lease.is_expired() && self.lease.stop_requested().is_some() {
+                    if self.lease.is_lost() && self.lease.stop_requested().is_some() {
                         return Err(error);
                     }
+                    refused.get_or_insert_with(|| self.context.refused_outcomes.count());
                     failures += 1;
                     tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
                 }

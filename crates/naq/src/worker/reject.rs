@@ -32,8 +32,7 @@ impl LeasedDelivery<'_> {
         self.write_rejected_record(&mut record).await?;
         failpoint("rejected.written");
         self.finish_job(&record, None, SlotWaiter::MayExist).await?;
-        self.persist(|| async { self.lease.delivery().ack().await })
-            .await?;
+        self.persist(|| self.lease.ack(self.broker())).await?;
         Ok(record)
     }
 

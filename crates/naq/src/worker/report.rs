@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::lease::MessageKey;
 use naq_protocol::{JobId, QueueName, Record};
 
 /// A message to the loop.
@@ -13,10 +14,11 @@ pub(super) enum Report {
     /// The delivery has been dealt with, and this worker has no lease on its message any more.
     Finished {
         job_id: JobId,
-        sequence: u64,
-        queue: QueueName,
+        message: MessageKey,
         result: Done,
     },
+    /// The server has confirmed the leases after a reconnect, or the time for that is over.
+    LeasesConfirmed,
     /// The wall clock was set or the machine resumed: leases may have expired meanwhile.
     ClockSet,
 }
@@ -29,7 +31,7 @@ pub(super) enum Done {
     Requeued,
     /// There was nothing to run.
     NothingToRun,
-    /// Another worker has, or will get, the message.
+    /// The lease ended before the job did. The message is redelivered.
     LeaseLost,
 }
 

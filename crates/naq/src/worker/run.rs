@@ -43,7 +43,7 @@ impl Attempt<'_> {
                 let (completion, control_state) = Box::pin(running).await;
                 if matches!(
                     completion.stopped,
-                    Some(StopCause::Requested(StopReason::LeaseLost))
+                    Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)
                 ) {
                     return None;
                 }
@@ -75,8 +75,10 @@ impl Attempt<'_> {
             record: &*record,
             fence: *revision,
         };
-        let command =
+        let mut command =
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
+        // kept by the spawner, which acts although this process may be stopped by then
+        command.deadline = Some(lease.expires_at().at());
         let handle = Arc::new(context.runner.start_job(command));
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");
@@ -138,6 +140,10 @@ fn classify_end(
             (AttemptEnd::Exited(*code), None)
         }
         (_, Some(StopCause::Requested(StopReason::Cancel))) => (AttemptEnd::Cancelled, None),
+        // such an attempt has no outcome: see `run`
+        (_, Some(StopCause::Requested(StopReason::LeaseLost) | StopCause::Deadline)) => {
+            (AttemptEnd::Drained, None)
+        }
         (_, Some(StopCause::Timeout)) => (AttemptEnd::TimedOut, Some(TIMED_OUT.to_owned())),
         (_, Some(StopCause::Memory)) => (AttemptEnd::OutOfMemory, Some(OVER_MEMORY.to_owned())),
         (_, Some(StopCause::Processes)) => (
