@@ -6,7 +6,8 @@
 //! `NAQ_CHAOS_SEED`, `NAQ_CHAOS_WORKERS`, `NAQ_CHAOS_CONCURRENCY`; `just
 //! chaos` sets them. The defaults are what CI has time for.
 //!
-//! `schedules` does the same for the promise of schedules.
+//! `schedules` does the same for the promise of schedules, and `outages` for jobs that never run twice
+//! at once; there `NAQ_CHAOS_KILLS` is the number of outages.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -15,6 +16,7 @@ mod check;
 mod crew;
 mod history;
 mod jobs;
+mod outages;
 mod plan;
 mod producers;
 mod run;
@@ -68,6 +70,18 @@ fn the_promises_hold_on_three() {
         kills: 16,
         seed: rand::random_range(0..1_000_000),
         servers: 3,
+        workers: 3,
+        concurrency: 4,
+    }));
+}
+
+#[test]
+fn no_job_runs_twice_at_once_through_outages() {
+    outages::run(sized(Size {
+        jobs: 60,
+        kills: 6,
+        seed: rand::random_range(0..1_000_000),
+        servers: 1,
         workers: 3,
         concurrency: 4,
     }));
