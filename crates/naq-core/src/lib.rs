@@ -70,6 +70,7 @@ pub use schedule::delay::{
     paused_until,
 };
 pub use schedule::plan::{ScheduleAction, SchedulePosition, TickPlan, check_schedule};
+pub use schedule::progress::merge_progress;
 pub use schedule::update::{
     OnApply, OnChange, ScheduleChange, differing_fields, on_apply, on_pause, on_resume,
     replace_definition, update,

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use naq_core::{CronCache, ScheduleError, SchedulePosition, TickPlan};
+use naq_core::{CronCache, ScheduleError, SchedulePosition, TickPlan, merge_progress};
 use naq_jetstream::{BrokerError, StoredSchedule};
-use naq_protocol::{
-    Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, TickEnvelope, Timestamp,
-};
+use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};
 
 /// Number of a schedule in the index. Numbers are never reused, so a late result for a schedule that
 /// was removed finds nothing.
@@ -306,22 +304,4 @@ impl ScheduleIndex {
             .get(&entry_id)
             .is_some_and(|entry| entry.timer == timer)
     }
-}
-
-/// Merges the progress made here into the progress that another writer has read, and perhaps
-/// changed. Returns whether theirs lacked anything.
-fn merge_progress(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) -> bool {
-    let before = theirs.clone();
-    if ours.done_until > theirs.done_until {
-        *theirs = ours.clone();
-    } else {
-        theirs.runs = theirs.runs.max(ours.runs);
-        theirs.missed = theirs.missed.max(ours.missed);
-        theirs.skipped = theirs.skipped.max(ours.skipped);
-        if ours.last_run > theirs.last_run {
-            theirs.last_run = ours.last_run;
-            theirs.last_job_id.clone_from(&ours.last_job_id);
-        }
-    }
-    *theirs != before
 }
