@@ -290,6 +290,41 @@ mod tests {
         command().debug_assert();
     }
 
+    #[test]
+    fn every_flag_agrees_with_the_settings_table() {
+        use naq_client::config::{FlagScope, SETTINGS, SettingKind};
+        let command = command();
+        let worker = command.find_subcommand("worker").unwrap();
+        for setting in SETTINGS {
+            let flag = setting.flag();
+            let find = |command: &clap::Command| {
+                let mut arguments = command.get_arguments();
+                arguments
+                    .find(|argument| argument.get_long() == flag.strip_prefix("--"))
+                    .cloned()
+            };
+            let (global, local) = (find(&command), find(worker));
+            let argument = match setting.flag_scope {
+                FlagScope::None => {
+                    assert!(global.is_none() && local.is_none(), "{flag}");
+                    continue;
+                }
+                FlagScope::EveryVerb => global.unwrap(),
+                FlagScope::Worker => local.unwrap(),
+            };
+            assert_eq!(
+                argument.get_help().unwrap().to_string(),
+                setting_flags::help(setting)
+            );
+            assert_eq!(argument.get_short(), setting.short_flag, "{flag}");
+            let value_names = argument.get_value_names().unwrap_or_default();
+            match setting.kind {
+                SettingKind::Bool => assert_eq!(setting.value_name, ""),
+                _ => assert_eq!(value_names, [setting.value_name], "{flag}"),
+            }
+        }
+    }
+
     /// Calls `visit` with the path of every verb.
     fn for_each_verb(
         verbs: &clap::Command,

@@ -110,7 +110,7 @@ impl<const WORKER: bool> fmt::Debug for SettingFlags<WORKER> {
 }
 
 /// The help of a setting's flag: the setting's line, the words of a choice, and the default.
-fn help(setting: &Setting) -> String {
+pub(super) fn help(setting: &Setting) -> String {
     let mut help: String = setting
         .help
         .chars()
@@ -139,41 +139,4 @@ fn help(setting: &Setting) -> String {
 /// The help of the flag of a setting that [`SettingFlags`] leaves out.
 pub(super) fn help_of(name: &str) -> String {
     Setting::by_name(name).map(help).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The flags of lists are written by hand.
-    #[test]
-    fn every_flag_agrees_with_the_settings_table() {
-        let command = crate::cli::command();
-        let worker = command.find_subcommand("worker").unwrap();
-        for setting in SETTINGS {
-            let flag = setting.flag();
-            let find = |command: &Command| {
-                let mut arguments = command.get_arguments();
-                arguments
-                    .find(|argument| argument.get_long() == flag.strip_prefix("--"))
-                    .cloned()
-            };
-            let (global, local) = (find(&command), find(worker));
-            let argument = match setting.flag_scope {
-                FlagScope::None => {
-                    assert!(global.is_none() && local.is_none(), "{flag}");
-                    continue;
-                }
-                FlagScope::EveryVerb => global.unwrap(),
-                FlagScope::Worker => local.unwrap(),
-            };
-            assert_eq!(argument.get_help().unwrap().to_string(), help(setting));
-            assert_eq!(argument.get_short(), setting.short_flag, "{flag}");
-            let value_names = argument.get_value_names().unwrap_or_default();
-            match setting.kind {
-                SettingKind::Bool => assert_eq!(setting.value_name, ""),
-                _ => assert_eq!(value_names, [setting.value_name], "{flag}"),
-            }
-        }
-    }
 }
