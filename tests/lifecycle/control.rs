@@ -81,6 +81,32 @@ fn job_chooses_when_it_is_retried() {
 }
 
 #[test]
+fn checkpoint_result_and_retry_after_survive_a_flood_of_progress() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let progress = "{\"progress\": 1}\n".repeat(1200);
+    let flood = naq.file("flood", &format!(
+        "{progress}{{\"progress\": 90}}\n{{\"checkpoint\": 7}}\n{{\"retry_after\": \"1h\"}}\n{{\"result\": 9}}\n"
+    ));
+    let script = format!("cat {} >&3; exit 75", flood.display());
+    naq.enqueue(&["--id", "flood", "--retries", "1", "--", "sh", "-c", &script]);
+    let record = naq.wait_for(&id("flood"), "retrying", |record| {
+        record.state() == State::Retrying
+    });
+    let wait =
+        record.next_attempt_at().unwrap().unix_ms() - record.finished_at().unwrap().unix_ms();
+    assert_eq!(wait, 3_600_000);
+    assert_eq!(record.checkpoint.unwrap().get(), "7");
+    assert_eq!(record.progress.unwrap().percent, Some(90.0));
+    let script = format!("cat {} >&3", flood.display());
+    naq.enqueue(&["--id", "result", "--", "sh", "-c", &script]);
+    let record = naq.wait_ended(&id("result"));
+    assert_eq!(record.result.unwrap().get(), "9");
+    assert!(record.warnings.is_empty(), "{:?}", record.warnings);
+}
+
+#[test]
 fn run_cancels_its_job_on_an_interrupt_also_between_attempts() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -1,5 +1,7 @@
 //! The control channel, descriptor 3: one JSON object per line.
 
+use std::collections::{HashSet, VecDeque};
+
 use serde_json::{Map, Value};
 
 /// One message of the control channel. The runner does not interpret it.
@@ -21,6 +23,100 @@ const WARNINGS_MAX: usize = 16;
 /// How much of an invalid line a warning quotes, in bytes.
 const QUOTED_BYTES_MAX: usize = 120;
 
+/// Messages that wait for their reader, in the order in which the job wrote them. Bounded: in a
+/// full queue, a value gives way to a later value of the same key, so that the last value of each
+/// key always arrives.
+#[derive(Debug, Default)]
+pub(super) struct ControlQueue {
+    messages: VecDeque<QueuedMessage>,
+    /// Total length of the messages.
+    bytes: usize,
+    /// Messages that were dropped although no later one replaces them.
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct QueuedMessage {
+    message: ControlMessage,
+    /// Its length as a line, in bytes.
+    bytes: usize,
+}
+
+impl ControlQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    fn push(&mut self, queued: QueuedMessage) {
+        self.bytes += queued.bytes;
+        self.messages.push_back(queued);
+        if self.exceeds(QUEUED_MESSAGES_MAX, QUEUED_BYTES_MAX) {
+            self.drop_superseded();
+        }
+    }
+
+    /// Moves the messages of another queue to the end of this one.
+    pub(super) fn append(&mut self, later: ControlQueue) {
+        self.dropped += later.dropped;
+        for queued in later.messages {
+            self.push(queued);
+        }
+    }
+
+    /// Removes and returns the oldest message.
+    pub(super) fn pop(&mut self) -> Option<ControlMessage> {
+        let queued = self.messages.pop_front()?;
+        self.bytes -= queued.bytes;
+        Some(queued.message)
+    }
+
+    /// Ends the queue. Returns its messages, and a warning if some were dropped.
+    pub(super) fn finish(self) -> (Vec<ControlMessage>, Option<String>) {
+        let warning = (self.dropped > 0).then(|| {
+            format!(
+                "control messages came faster than they were read: {} were dropped",
+                self.dropped
+            )
+        });
+        let messages = self.messages.into_iter().map(|queued| queued.message);
+        (messages.collect(), warning)
+    }
+
+    fn exceeds(&self, messages: usize, bytes: usize) -> bool {
+        self.messages.len() > messages || self.bytes > bytes
+    }
+
+    /// Removes every value that has a later one of the same key. The order of what remains is
+    /// unchanged, so a reader ends with the same values. If all keys differ, the oldest messages
+    /// are dropped, half of the queue at once: this walk must not follow on every message.
+    fn drop_superseded(&mut self) {
+        let mut seen = HashSet::new();
+        let mut kept = VecDeque::new();
+        self.bytes = 0;
+        for mut queued in std::mem::take(&mut self.messages).into_iter().rev() {
+            let object = &mut queued.message.object;
+            let keys_before = object.len();
+            object.retain(|key, _| !seen.contains(key));
+            if object.is_empty() {
+                continue;
+            }
+            seen.extend(object.keys().cloned());
+            if object.len() < keys_before {
+                queued.bytes = serde_json::to_string(object).map_or(0, |line| line.len());
+            }
+            self.bytes += queued.bytes;
+            kept.push_front(queued);
+        }
+        self.messages = kept;
+        while self.exceeds(QUEUED_MESSAGES_MAX / 2, QUEUED_BYTES_MAX / 2) {
+            if self.pop().is_none() {
+                return;
+            }
+            self.dropped += 1;
+        }
+    }
+}
+
 /// Splits the stream into lines and parses them.
 #[derive(Debug)]
 pub(super) struct ControlReader {
@@ -28,8 +124,7 @@ pub(super) struct ControlReader {
     line_bytes_max: usize,
     /// Whether the rest of an over-long line is being skipped.
     skipping: bool,
-    messages: Vec<ControlMessage>,
-    messages_bytes: usize,
+    messages: ControlQueue,
     warnings: Vec<String>,
     warnings_dropped: u64,
 }
@@ -40,23 +135,21 @@ impl ControlReader {
             line: Vec::new(),
             line_bytes_max,
             skipping: false,
-            messages: Vec::new(),
-            messages_bytes: 0,
+            messages: ControlQueue::default(),
             warnings: Vec::new(),
             warnings_dropped: 0,
         }
     }
 
-    /// Adds a piece of the stream. Returns true if it completed a message.
+    /// Adds a piece of the stream. Returns true if messages are queued.
     pub(super) fn push(&mut self, mut piece: &[u8]) -> bool {
-        let before = self.messages.len();
         while let Some(end) = piece.iter().position(|b| *b == b'\n') {
             self.append_to_line(&piece[..end]);
             self.end_line();
             piece = &piece[end + 1..];
         }
         self.append_to_line(piece);
-        self.messages.len() > before
+        !self.messages.is_empty()
     }
 
     /// Ends the stream. The last line needs no line break.
@@ -70,8 +163,7 @@ impl ControlReader {
     }
 
     /// Removes and returns the queued messages.
-    pub(super) fn take_messages(&mut self) -> Vec<ControlMessage> {
-        self.messages_bytes = 0;
+    pub(super) fn take_messages(&mut self) -> ControlQueue {
         std::mem::take(&mut self.messages)
     }
 
@@ -110,19 +202,10 @@ impl ControlReader {
             return;
         }
         match serde_json::from_slice::<Map<String, Value>>(&line) {
-            Ok(object) => {
-                let fits = self.messages.len() < QUEUED_MESSAGES_MAX
-                    && self.messages_bytes + line.len() <= QUEUED_BYTES_MAX;
-                if fits {
-                    self.messages_bytes += line.len();
-                    self.messages.push(ControlMessage { object });
-                } else {
-                    self.warn(
-                        "control messages came faster than they were taken: one was dropped"
-                            .to_owned(),
-                    );
-                }
-            }
+            Ok(object) => self.messages.push(QueuedMessage {
+                message: ControlMessage { object },
+                bytes: line.len(),
+            }),
             Err(e) => {
                 let line = quoted(&line);
                 self.warn(format!("a control line is not a JSON object ({e}): {line}"));
@@ -149,21 +232,23 @@ fn quoted(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn objects(queue: ControlQueue) -> Vec<Map<String, Value>> {
+        let (messages, _) = queue.finish();
+        messages.into_iter().map(|message| message.object).collect()
+    }
 
     #[test]
     fn a_control_line_is_a_message_or_a_warning() {
         let mut reader = ControlReader::new(64);
         assert!(!reader.push(b"{\"progress\""));
         assert!(reader.push(b": 40}\nnot json\n[1]\n\n  \n{\"a\": 1}"));
-        assert_eq!(reader.take_messages().len(), 1);
+        assert_eq!(objects(reader.take_messages()).len(), 1);
         reader.push(&[b'x'; 100]);
         reader.push(b"tail\n{\"b\": 2}");
         reader.finish();
-        let objects: Vec<_> = reader
-            .take_messages()
-            .into_iter()
-            .map(|m| m.object)
-            .collect();
+        let objects = objects(reader.take_messages());
         assert_eq!(objects.len(), 1);
         assert_eq!(objects[0]["b"], 2);
         let warnings = reader.take_warnings();
@@ -173,12 +258,64 @@ mod tests {
 
     #[test]
     fn queued_messages_and_warnings_are_bounded() {
-        let mut reader = ControlReader::new(64);
-        for _ in 0..10_000 {
-            reader.push(b"bad\n{\"a\":1}\n");
+        let mut reader = ControlReader::new(QUEUED_BYTES_MAX);
+        for number in 0..10_000 {
+            reader.push(format!("bad\n{{\"key{number}\":1}}\n").as_bytes());
         }
         reader.finish();
-        assert!(reader.take_messages().len() <= QUEUED_MESSAGES_MAX);
         assert!(reader.take_warnings().len() <= WARNINGS_MAX + 1);
+        let (messages, warning) = reader.take_messages().finish();
+        assert!(messages.len() <= QUEUED_MESSAGES_MAX);
+        let dropped = 10_000 - messages.len();
+        assert!(
+            warning
+                .unwrap()
+                .contains(&format!("{dropped} were dropped"))
+        );
+        // values that fill the queue long before their number does
+        let value = "x".repeat(QUEUED_BYTES_MAX / 5);
+        for key in 0..20 {
+            reader.push(format!("{{\"key{key}\":\"{value}\"}}\n").as_bytes());
+        }
+        let queue = reader.take_messages();
+        assert!(queue.bytes <= QUEUED_BYTES_MAX);
+        assert_eq!(
+            objects(queue).last().unwrap().keys().next().unwrap(),
+            "key19"
+        );
+    }
+
+    proptest! {
+        /// A key's last value arrives, and keys arrive in the order of their last values.
+        #[test]
+        fn the_last_value_of_each_key_survives_a_flood(
+            lines in prop::collection::vec(
+                prop::collection::btree_map("[abc]", 0_u32..1000, 1..3),
+                1..40,
+            ),
+            repeats in prop::collection::vec(1_usize..400, 40),
+        ) {
+            let mut queue = ControlQueue::default();
+            let mut every = Vec::new();
+            for (line, repeat) in lines.iter().zip(repeats) {
+                for _ in 0..repeat {
+                    let object: Map<String, Value> =
+                        line.iter().map(|(key, value)| (key.clone(), (*value).into())).collect();
+                    every.push(object.clone());
+                    queue.push(QueuedMessage { message: ControlMessage { object }, bytes: 10 });
+                    prop_assert!(queue.messages.len() <= QUEUED_MESSAGES_MAX);
+                }
+            }
+            let last_values = |objects: &[Map<String, Value>]| -> Vec<(String, Value)> {
+                let mut last: Vec<(String, Value)> = Vec::new();
+                for (key, value) in objects.iter().flatten() {
+                    last.retain(|(seen, _)| seen != key);
+                    last.push((key.clone(), value.clone()));
+                }
+                last
+            };
+            prop_assert_eq!(queue.dropped, 0);
+            prop_assert_eq!(last_values(&objects(queue)), last_values(&every));
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! A job in the worker's process: its state, and how it ends.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +12,7 @@ use super::command::Stdin;
 use super::completion::{
     Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
 };
-use super::control::ControlMessage;
+use super::control::ControlQueue;
 use super::live_output::LiveSink;
 use super::mask::Mask;
 use super::pipes::{PipeKind, Pipes};
@@ -74,7 +73,8 @@ pub(super) struct JobState {
     /// Moved into the collector, whose drop ends the stream for the reader.
     pub(super) live: Option<LiveSink>,
     pub(super) started: Option<SystemTime>,
-    pub(super) control: VecDeque<ControlMessage>,
+    /// Control messages that the handle has not returned yet.
+    pub(super) control: ControlQueue,
 }
 
 /// A job, shared by its handle, the pool and the task that reads its output.
@@ -157,8 +157,11 @@ impl Job {
             None if exit.flags & flag::PROCESSES_EXCEEDED != 0 => Some(StopCause::Processes),
             None => None,
         };
-        let mut control = Vec::from(std::mem::take(&mut state.control));
-        control.append(&mut collector.control.take_messages());
+        let mut control = std::mem::take(&mut state.control);
+        control.append(collector.control.take_messages());
+        let (control, dropped) = control.finish();
+        let mut warnings = collector.control.take_warnings();
+        warnings.extend(dropped);
         let ended = Completion {
             stopped,
             oom: exit.flags & flag::OOM != 0,
@@ -167,7 +170,7 @@ impl Job {
             stderr,
             usage: exit.usage,
             control,
-            warnings: collector.control.take_warnings(),
+            warnings,
             live_dropped_bytes: collector.live_dropped_bytes,
             started_at: since_epoch(exit.started_ns).or(state.started),
             scratch: scratch.filter(|_| self.keep_scratch),

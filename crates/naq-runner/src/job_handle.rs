@@ -49,7 +49,7 @@ impl JobHandle {
     pub async fn next_control_message(&self) -> Option<ControlMessage> {
         self.wait_until(|state| match state.phase {
             Phase::Done(_) | Phase::Collected => Some(None),
-            _ => state.control.pop_front().map(Some),
+            _ => state.control.pop().map(Some),
         })
         .await
     }

@@ -47,7 +47,6 @@ mod sys;
 mod user;
 mod wire;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -74,6 +73,7 @@ pub use sys::async_fd::register_readable;
 pub use user::{JobUser, UserError};
 
 use cgroup::WorkerCgroup;
+use control::ControlQueue;
 use job::{ExitReport, Job, JobState, Phase};
 use pool::Pool;
 use spawner_process::SpawnerProcess;
@@ -213,7 +213,7 @@ impl Runner {
                 deadline: command.deadline,
                 live: command.live,
                 started: None,
-                control: VecDeque::new(),
+                control: ControlQueue::default(),
             }),
             changed: Notify::new(),
         });

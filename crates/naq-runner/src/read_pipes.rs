@@ -139,14 +139,8 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
                     control.fd = None;
                 }
                 if outcome.messages {
-                    let mut state = job.lock();
-                    // Messages not yet returned by the handle stay in the
-                    // collector, which bounds them.
-                    if state.control.is_empty() {
-                        state.control.extend(collector.control.take_messages());
-                        drop(state);
-                        job.changed.notify_waiters();
-                    }
+                    job.lock().control.append(collector.control.take_messages());
+                    job.changed.notify_waiters();
                 }
             }
             () = wait_for_capacity(sink.as_ref()), if !has_capacity => {}
