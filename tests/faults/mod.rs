@@ -10,6 +10,7 @@ mod envelopes;
 mod leases;
 mod majority;
 mod memory;
+mod out_of_reach;
 mod outage;
 mod output;
 mod poison_messages;

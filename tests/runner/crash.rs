@@ -24,18 +24,35 @@ async fn driver() {
     let Ok(variable) = std::env::var(DRIVER) else {
         return;
     };
-    let (containment, folder) = variable.split_once(' ').unwrap();
+    let [containment, folder, script] = *variable.splitn(3, ' ').collect::<Vec<_>>() else {
+        panic!("{variable}");
+    };
     let mut options = options(Path::new(folder));
     options.containment = Some(containment.parse().unwrap());
     let runner = Runner::start(options).await.unwrap();
-    let job = runner.start_job(sh(
-        "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 & echo open >&9; sleep 1000",
-    ));
+    let job = runner.start_job(sh(script));
     job.wait().await;
 }
 
 #[tokio::test]
 async fn a_killed_worker_leaves_no_process() {
+    expect_no_process_after_a_kill(
+        "exec 9>witness; setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 & echo open >&9; sleep 1000",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_process_of_a_job_that_stopped_its_spawner() {
+    expect_no_process_after_a_kill(
+        "exec 9>witness; [ $PPID = 0 ] || kill -STOP $PPID; echo open >&9; sleep 1000",
+    )
+    .await;
+}
+
+/// Kills a worker that runs `script`, in each containment. `script` opens `witness` and writes to
+/// it.
+async fn expect_no_process_after_a_kill(script: &str) {
     for containment in CONTAINMENTS {
         let folder = tempfile::tempdir().unwrap();
         let mut probe = options(folder.path());
@@ -49,7 +66,10 @@ async fn a_killed_worker_leaves_no_process() {
         #[expect(clippy::disallowed_methods, reason = "the worker to be killed")]
         let mut worker = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::driver", "--ignored"])
-            .env(DRIVER, format!("{containment} {}", folder.path().display()))
+            .env(
+                DRIVER,
+                format!("{containment} {} {script}", folder.path().display()),
+            )
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

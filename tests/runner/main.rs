@@ -15,3 +15,5 @@ mod harness;
 #[cfg(test)]
 mod output;
 mod starting;
+#[cfg(test)]
+mod stopped_spawner;

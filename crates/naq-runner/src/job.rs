@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -68,6 +68,9 @@ pub(super) struct JobState {
     pub(super) stop: Option<StopReason>,
     /// When the spawner kills the job. `None` means never.
     pub(super) deadline: Option<BootInstant>,
+    /// When its spawner must have killed the job, or have been asked to signal it. `None` if
+    /// nothing is due.
+    pub(super) act_by: Option<Instant>,
     /// The scratch folder, if the job has one; `None` once the job is over.
     pub(super) scratch: Option<ScratchDir>,
     /// Moved into the collector, whose drop ends the stream for the reader.
@@ -84,6 +87,7 @@ pub(super) struct Job {
     /// The encoded start request.
     pub(super) body: Vec<u8>,
     pub(super) stdin: Stdin,
+    pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,

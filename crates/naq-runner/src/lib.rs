@@ -42,6 +42,7 @@ mod spawn_limit;
 mod spawner;
 mod spawner_process;
 mod spawner_setup;
+mod spawner_watch;
 mod start_request;
 mod sys;
 mod user;
@@ -198,6 +199,7 @@ impl Runner {
             job_id: command.job_id,
             body,
             stdin: command.stdin,
+            timeout: command.timeout,
             kill_grace: command.kill_grace,
             output_bytes: command
                 .limits
@@ -211,6 +213,7 @@ impl Runner {
                 scratch,
                 stop: None,
                 deadline: command.deadline,
+                act_by: None,
                 live: command.live,
                 started: None,
                 control: ControlQueue::default(),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -21,6 +21,7 @@ use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::ScratchDirs;
+use super::spawner_watch::SpawnerWatch;
 use super::wire::INLINE_BYTES_MAX;
 
 /// Delay before dispatch is retried after descriptors ran out.
@@ -41,6 +42,8 @@ pub(super) enum Outgoing {
     Kill { id: u32 },
     /// KILL at this time.
     Deadline { id: u32, at: BootInstant },
+    /// A question whether the spawner still works.
+    Ping,
 }
 
 /// The pool's state of one spawner.
@@ -53,6 +56,19 @@ pub(super) struct SpawnerState {
     /// finished.
     pub(super) unreported_starts: usize,
     pub(super) is_ready: bool,
+    pub(super) watch: SpawnerWatch,
+}
+
+impl SpawnerState {
+    /// Whether the spawner should have killed or signalled one of its jobs by now.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let is_due = |job: &Arc<Job>| {
+            let job = job.lock();
+            let is_past_deadline = job.deadline.is_some_and(|at| at <= BootInstant::now());
+            is_past_deadline || job.act_by.is_some_and(|at| at <= now)
+        };
+        self.jobs.values().any(is_due)
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +111,7 @@ impl Pool {
                 jobs: HashMap::new(),
                 unreported_starts: 0,
                 is_ready: false,
+                watch: SpawnerWatch::default(),
             })
             .collect();
         // Random, since other users may share the parent folder.
@@ -176,7 +193,13 @@ impl Pool {
             let Some(job) = state.pending.pop_front() else {
                 return;
             };
-            job.lock().phase = Phase::Dispatched(pipes);
+            {
+                let mut job_state = job.lock();
+                job_state.phase = Phase::Dispatched(pipes);
+                job_state.act_by = job.timeout.and_then(|timeout| {
+                    Instant::now().checked_add(timeout.saturating_add(job.kill_grace))
+                });
+            }
             state.running += 1;
             let spawner = &mut state.spawners[spawner];
             spawner.unreported_starts += 1;
@@ -278,6 +301,9 @@ impl Pool {
             .iter_mut()
             .find(|spawner| spawner.jobs.contains_key(&id));
         if let Some(spawner) = spawner {
+            // A spawner that works sends the signal at once.
+            job.lock().act_by = Some(Instant::now());
+            spawner.watch.continue_if_stopped();
             spawner.outbox.push_back(match grace {
                 Some(grace) => Outgoing::Stop { id, grace },
                 None => Outgoing::Kill { id },

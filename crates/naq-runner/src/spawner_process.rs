@@ -4,15 +4,16 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::boot_instant::BootInstant;
 use super::cgroup;
@@ -24,6 +25,7 @@ use super::pool::{Outgoing, Pool};
 use super::read_pipes::read_pipes;
 use super::reap_orphans;
 use super::spawner_setup::SpawnerSetup;
+use super::spawner_watch::{CHECK_INTERVAL, CheckResult, SpawnerWatch};
 use super::sys::async_fd::register;
 use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
 use super::wire::{MAGIC, Malformed, Reader, UNLIMITED, Writer, to_spawner, to_worker};
@@ -33,6 +35,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// First and longest delay between attempts to start a spawner.
 const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How long a spawner may take to exit once its socket is closed. Longer than it waits for the
+/// processes that it has killed.
+const EXIT_MAX: Duration = Duration::from_secs(15);
 
 /// A spawner that is ready.
 #[derive(Debug)]
@@ -115,6 +121,8 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
         let mut setup = std::mem::take(&mut spawned.setup);
         {
             let mut state = pool.lock();
+            let pid = spawned.child.id().and_then(|pid| pid.try_into().ok());
+            state.spawners[index].watch = SpawnerWatch::over(pid);
             state.spawners[index].is_ready = true;
             pool.dispatch(&mut state);
         }
@@ -126,9 +134,14 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
         let closing = {
             let mut state = pool.lock();
             state.spawners[index].is_ready = false;
+            state.spawners[index].watch.continue_if_stopped();
             state.closing
         };
-        let status = child.wait().await;
+        let status = match &result {
+            Ok(()) => wait_or_kill(&mut child).await,
+            Err(_) => kill_and_wait(&mut child).await,
+        };
+        pool.lock().spawners[index].watch = SpawnerWatch::default();
         if !closing {
             tracing::error!(
                 spawner = index,
@@ -160,6 +173,20 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
             }
         };
     }
+}
+
+/// Waits until a spawner whose socket is closed has killed its jobs and exited, and kills one that
+/// does not.
+async fn wait_or_kill(child: &mut Child) -> io::Result<ExitStatus> {
+    match tokio::time::timeout(EXIT_MAX, child.wait()).await {
+        Ok(status) => status,
+        Err(_) => kill_and_wait(child).await,
+    }
+}
+
+async fn kill_and_wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let _ = child.start_kill();
+    child.wait().await
 }
 
 /// Kills the processes that a dead spawner left behind.
@@ -202,6 +229,9 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
     let mut receiver = Receiver::new();
     let mut buffer = vec![0; READ_BYTES];
     let mut full = false;
+    let mut has_jobs = false;
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             ready = socket.readable() => {
@@ -216,6 +246,7 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
                     }
                 }
             }
+            _ = checks.tick(), if has_jobs => check(pool, index)?,
             () = wake.notified(), if !full => {
                 full = !flush(pool, index, socket)?;
             }
@@ -228,10 +259,40 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
             }
         }
         let state = pool.lock();
-        if state.closing && state.spawners[index].jobs.is_empty() {
+        has_jobs = !state.spawners[index].jobs.is_empty();
+        if state.closing && !has_jobs {
             return Ok(());
         }
     }
+}
+
+/// Checks whether a spawner still acts, and continues it if it is stopped.
+///
+/// # Errors
+///
+/// Returns an I/O error that says why the spawner must be killed.
+fn check(pool: &Pool, index: usize) -> io::Result<()> {
+    let mut state = pool.lock();
+    let spawner = &mut state.spawners[index];
+    let is_overdue = spawner.is_overdue(Instant::now());
+    match spawner.watch.check(is_overdue) {
+        CheckResult::Healthy => {}
+        CheckResult::Ping => {
+            spawner.outbox.push_back(Outgoing::Ping);
+            spawner.wake.notify_one();
+        }
+        CheckResult::Stopped => {
+            let pid = spawner.watch.pid;
+            tracing::warn!(
+                spawner = index,
+                pid,
+                "spawner process is stopped; continuing it"
+            );
+            spawner.watch.send_continue();
+        }
+        CheckResult::Dead(reason) => return Err(io::Error::other(reason)),
+    }
+    Ok(())
 }
 
 /// Sends the outbox, many frames in a message. Returns false if the socket is full.
@@ -281,6 +342,9 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 }
                 Outgoing::Deadline { id, at } => {
                     w.u8(to_spawner::DEADLINE).u32(*id).u64(at.to_nanos());
+                }
+                Outgoing::Ping => {
+                    w.u8(to_spawner::PING).u32(0);
                 }
             }
             sent.extend(outbox.pop_front());
@@ -359,6 +423,7 @@ fn handle_replies(
                 finish(pool, index, id, exit, buffer);
             }
             to_worker::RESEND => pool.resend(index, id),
+            to_worker::PONG => pool.lock().spawners[index].watch.answered(),
             _ => return Err(Malformed),
         }
     }

@@ -20,6 +20,7 @@ pub(super) mod to_spawner {
     pub(crate) const STOP: u8 = 4;
     pub(crate) const KILL: u8 = 5;
     pub(crate) const DEADLINE: u8 = 6;
+    pub(crate) const PING: u8 = 9;
 }
 
 /// Frames from spawner to worker.
@@ -29,6 +30,7 @@ pub(super) mod to_worker {
     pub(crate) const ENDED: u8 = 3;
     pub(crate) const NOT_STARTED: u8 = 4;
     pub(crate) const RESEND: u8 = 5;
+    pub(crate) const PONG: u8 = 9;
 }
 
 /// Bits of an `ENDED` frame.

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::spawner_setup::SpawnerSetup;
 use super::sys::inherited_fds::inherit_spawner_socket;
@@ -45,6 +45,9 @@ fn run() -> Result<(), Errno> {
     prctl::set_child_subreaper(true)?;
     prctl::set_no_new_privs()?;
     let _ = prctl::set_name(c"naq-spawner");
+    // Of a worker that was killed nobody is left to continue this process, should a job have stopped
+    // it.
+    prctl::set_pdeathsig(Signal::SIGCONT)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
     let mut receiver = Receiver::new();
     let Some(setup) = hello(&socket, &mut receiver)? else {

@@ -244,6 +244,11 @@ impl Spawner {
                 to_spawner::DEADLINE => {
                     self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
                 }
+                to_spawner::PING => {
+                    let mut w = Writer::default();
+                    w.u8(to_worker::PONG).u32(id);
+                    self.replies.push_back(w.bytes);
+                }
                 _ => return Err(Malformed),
             }
         }

@@ -1,0 +1,75 @@
+//! Jobs that stop their spawner with SIGSTOP.
+
+use std::time::{Duration, Instant};
+
+use naq_runner::{StopCause, StopReason, Termination};
+
+use super::harness::{Bench, Witness, sh, stdout, within};
+
+#[tokio::test]
+async fn a_job_that_stops_its_spawner_is_still_ended_in_time() {
+    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+        // another job of the same spawner, where they share one
+        let neighbour = bench.runner.start_job(sh("sleep 2; echo done"));
+        let mut witness = Witness::new(bench.path("witness"));
+        let script = format!("{}; kill -STOP $PPID; sleep 1000", witness.open_command());
+        let began = Instant::now();
+        let mut command = sh(&script);
+        command.timeout = Some(Duration::from_secs(1));
+        command.kill_grace = Duration::from_millis(100);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.stopped, Some(StopCause::Timeout), "{ended:?}");
+        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(witness.is_closed());
+        let ended = within(neighbour.wait()).await;
+        assert_eq!(ended.end, Termination::Exited(0));
+        assert_eq!(stdout(&ended), "done\n");
+
+        std::fs::remove_file(&witness.path).unwrap();
+        let mut witness = Witness::new(bench.path("witness"));
+        let job = bench.runner.start_job(sh(&script));
+        witness.opened().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let asked = Instant::now();
+        job.stop(StopReason::LeaseLost);
+        let ended = within(job.wait()).await;
+        assert_eq!(ended.end, Termination::Signalled(9));
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        assert!(witness.is_closed());
+    }
+}
+
+#[tokio::test]
+async fn a_spawner_that_a_job_stops_again_and_again_is_killed_with_its_trees() {
+    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!(
+            "{}; [ $PPID != 0 ] || exec sleep 1000; while :; do kill -STOP $PPID; done",
+            witness.open_command()
+        ));
+        command.timeout = Some(Duration::from_secs(1));
+        let ended = bench.run(command).await;
+        if ended.stopped != Some(StopCause::Timeout) {
+            assert_eq!(ended.end, Termination::SpawnerDied, "{ended:?}");
+        }
+        assert!(witness.is_closed());
+        assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_a_stopped_spawner() {
+    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+        let mut witness = Witness::new(bench.path("witness"));
+        let job = bench.runner.start_job(sh(&format!(
+            "{}; kill -STOP $PPID; sleep 1000",
+            witness.open_command()
+        )));
+        witness.opened().await;
+        let began = Instant::now();
+        within(bench.runner.clone().shutdown()).await;
+        assert!(began.elapsed() < Duration::from_secs(8));
+        assert!(witness.is_closed());
+        within(job.wait()).await;
+    }
+}
