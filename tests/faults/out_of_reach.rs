@@ -57,3 +57,36 @@ fn timeout_cancel_and_drain_reach_a_job_that_has_stopped_its_spawner() {
         naq.wait_ended(&job("drained"));
     }
 }
+
+#[test]
+fn a_work_folder_of_20_000_levels_harms_no_other_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let scratch = naq.home().join("scratch");
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .env("TMPDIR", scratch.to_str().unwrap())
+        .spawn();
+    let neighbour = naq.publish("build", r#"{"script":"sleep 5; echo done"}"#);
+    let script = "#!/usr/bin/env python3\nimport os\nos.chdir(os.environ['NAQ_WORK_DIR'])\nfor _ in range(20000):\n os.mkdir('d')\n os.chdir('d')\n";
+    let deep = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    assert_eq!(naq.wait_ended(&deep).state(), State::Succeeded);
+    eventually("its folder is removed", || {
+        let runner = std::fs::read_dir(&scratch)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        std::fs::read_dir(runner.path())
+            .unwrap()
+            .flatten()
+            .all(|folder| {
+                std::fs::read_dir(folder.path()).is_ok_and(|mut left| left.next().is_none())
+            })
+    });
+    let record = naq.wait_ended(&neighbour);
+    assert_eq!((record.state(), record.crashes), (State::Succeeded, 0));
+    assert!(worker.stop().success());
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
+}

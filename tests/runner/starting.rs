@@ -1,5 +1,8 @@
 //! The start of a job, and what prevents it.
 
+use std::path::Path;
+use std::time::Duration;
+
 use bytes::Bytes;
 use naq_runner::{
     Command, Containment, Program, ResourceLimits, Runner, RunnerConfig, RunnerError, SpawnFailure,
@@ -181,7 +184,32 @@ async fn a_scratch_folder_lives_as_long_as_its_guard() {
     let artifact = std::fs::read_to_string(path.join("artifact")).unwrap();
     assert_eq!(artifact, "made\n");
     std::thread::spawn(move || drop(ended)).join().unwrap();
-    assert!(!path.exists());
+    removed(&path).await;
+}
+
+/// Waits until a spawner has removed a folder.
+async fn removed(path: &Path) {
+    super::harness::within(async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_work_folder_that_is_thousands_of_levels_deep_is_removed() {
+    let bench = Bench::new().await;
+    let script = "import os\nos.chdir(os.environ['NAQ_WORK_DIR'])\nfor _ in range(5000):\n os.mkdir('d')\n os.chdir('d')";
+    let mut command = program("python3", &["-c", script]);
+    command.scratch = true;
+    let ended = bench.run(command).await;
+    assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
+    let path = ended.scratch.as_ref().unwrap().path().to_owned();
+    drop(ended);
+    assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
+    removed(&path).await;
+    bench.runner.shutdown().await;
 }
 
 #[tokio::test]

@@ -222,13 +222,21 @@ pub(super) fn kill_and_remove(group: &Path) -> io::Result<()> {
     remove_groups(group)
 }
 
+/// Removes a group and all below it. Without recursion, since a job may nest groups as deep as it
+/// likes.
 fn remove_groups(group: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path())?;
+    let mut groups = vec![group.to_owned()];
+    let mut at = 0;
+    while at < groups.len() {
+        for entry in fs::read_dir(&groups[at])?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                groups.push(entry.path());
+            }
         }
+        at += 1;
     }
-    fs::remove_dir(group)
+    // Each group comes after the one that it is in.
+    groups.iter().rev().try_for_each(fs::remove_dir)
 }
 
 fn is_populated(events: &File) -> io::Result<bool> {

@@ -37,6 +37,7 @@ mod pool;
 mod prepare;
 mod read_pipes;
 mod reap_orphans;
+mod removal;
 mod scratch;
 mod spawn_limit;
 mod spawner;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,10 @@ pub(super) enum Outgoing {
     Deadline { id: u32, at: BootInstant },
     /// A question whether the spawner still works.
     Ping,
+    /// Remove a scratch folder.
+    Remove { path: PathBuf },
+    /// The worker is about to close the socket, and removes what is left of its folders itself.
+    Close,
 }
 
 /// The pool's state of one spawner.

@@ -5,16 +5,23 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+use super::removal::Removal;
 
 /// Mode of every scratch folder: accessible to its owner only.
 const MODE: u32 = 0o700;
 
 /// Mode of their parent folder if the scratch folders belong to another user.
 const MODE_TRAVERSABLE: u32 = 0o711;
+
+/// How long the removal of all folders may delay the end of a worker.
+const REMOVE_ALL_MAX: Duration = Duration::from_secs(30);
 
 /// File name of a job's script in its scratch folder.
 pub(super) const SCRIPT: &str = "script";
@@ -26,6 +33,8 @@ pub(super) struct ScratchDirs {
     /// User and group that own the folders, if not this process's.
     owner: Option<(u32, u32)>,
     state: Mutex<PoolState>,
+    /// Wakes one of those that wait for [`ScratchDirs::next_removals`].
+    removals_added: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +42,8 @@ struct PoolState {
     has_root: bool,
     made: u32,
     free: Vec<PooledDir>,
+    /// Folders that their jobs have filled.
+    removals: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -66,6 +77,7 @@ impl ScratchDirs {
             root,
             owner,
             state: Mutex::default(),
+            removals_added: Notify::new(),
         })
     }
 
@@ -116,12 +128,27 @@ impl ScratchDirs {
         })
     }
 
-    /// Removes all folders.
+    /// Waits for folders that are to be removed, and returns them. Cancel safe. A spawner removes
+    /// them: that may take long, and a worker must not depend on what its jobs have left.
+    pub(super) async fn next_removals(&self) -> Vec<PathBuf> {
+        loop {
+            let removals = std::mem::take(&mut self.lock().removals);
+            if !removals.is_empty() {
+                return removals;
+            }
+            self.removals_added.notified().await;
+        }
+    }
+
+    /// Removes all folders. Blocks for up to [`REMOVE_ALL_MAX`].
     pub(super) fn remove(&self) {
         let mut state = self.lock();
         state.free.clear();
-        if std::mem::take(&mut state.has_root) {
-            remove(&self.root);
+        state.removals.clear();
+        if std::mem::take(&mut state.has_root)
+            && let Err(e) = Removal::new(self.root.clone(), REMOVE_ALL_MAX).run()
+        {
+            warn_not_removed(&self.root, &e.to_string());
         }
     }
 }
@@ -161,11 +188,10 @@ impl Drop for ScratchDir {
             }
             return;
         }
-        let path = folder.path;
-        // Removing a large folder takes a while and must not block the worker's loop.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&path))),
-            Err(_) => remove(&path),
+        let mut state = self.pool.lock();
+        if state.has_root {
+            state.removals.push(folder.path);
+            self.pool.removals_added.notify_one();
         }
     }
 }
@@ -228,35 +254,9 @@ impl DirStamp {
     }
 }
 
-fn remove(path: &Path) {
-    if let Err(e) = force_remove(path)
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), error = %e, "cannot remove a scratch folder");
-    }
-}
-
-/// Removes a folder whose permissions the job may have removed, or which the job may
-/// have replaced by something else.
-fn force_remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            restore_permissions(path)?;
-            fs::remove_dir_all(path)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
-        removed => removed,
-    }
-}
-
-fn restore_permissions(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
-    for entry in fs::read_dir(path)?.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            restore_permissions(&entry.path())?;
-        }
-    }
-    Ok(())
+/// Logs that a folder is left behind.
+pub(super) fn warn_not_removed(path: &Path, error: &str) {
+    tracing::warn!(path = %path.display(), error, "cannot remove a scratch folder");
 }
 
 #[cfg(test)]
@@ -272,20 +272,20 @@ mod tests {
         assert_eq!(again.path(), first);
         fs::write(again.path().join("left"), "x").unwrap();
         drop(again);
-        assert!(!first.exists());
+        assert_eq!(pool.lock().removals.pop().unwrap(), first);
         let mut settled = pool.take().unwrap();
         settled.folder.as_mut().unwrap().is_stamp_reliable = true;
         let path = settled.path().to_owned();
         std::thread::sleep(CTIME_GRANULARITY);
         fs::write(path.join("left"), "x").unwrap();
         drop(settled);
-        assert!(!path.exists());
+        assert_eq!(pool.lock().removals.pop().unwrap(), path);
         let replaced = pool.take().unwrap();
         let path = replaced.path().to_owned();
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/etc", &path).unwrap();
         drop(replaced);
-        assert!(fs::symlink_metadata(&path).is_err());
+        assert_eq!(pool.lock().removals.pop().unwrap(), path);
         assert!(Path::new("/etc").is_dir());
         let root = pool.root.clone();
         drop(pool);

@@ -24,6 +24,7 @@ use super::pipes::READ_BYTES;
 use super::pool::{Outgoing, Pool};
 use super::read_pipes::read_pipes;
 use super::reap_orphans;
+use super::scratch::warn_not_removed;
 use super::spawner_setup::SpawnerSetup;
 use super::spawner_watch::{CHECK_INTERVAL, CheckResult, SpawnerWatch};
 use super::sys::async_fd::register;
@@ -39,6 +40,9 @@ const RESTART_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Durati
 /// How long a spawner may take to exit once its socket is closed. Longer than it waits for the
 /// processes that it has killed.
 const EXIT_MAX: Duration = Duration::from_secs(15);
+
+/// Maximum length of a frame that starts no job, in bytes: one with a path.
+const OTHER_FRAME_BYTES_MAX: usize = 8 * 1024;
 
 /// A spawner that is ready.
 #[derive(Debug)]
@@ -247,6 +251,12 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
                 }
             }
             _ = checks.tick(), if has_jobs => check(pool, index)?,
+            paths = pool.scratch_dirs.next_removals() => {
+                let mut state = pool.lock();
+                let removals = paths.into_iter().map(|path| Outgoing::Remove { path });
+                state.spawners[index].outbox.extend(removals);
+                state.spawners[index].wake.notify_one();
+            }
             () = wake.notified(), if !full => {
                 full = !flush(pool, index, socket)?;
             }
@@ -261,6 +271,11 @@ async fn serve(pool: &Arc<Pool>, index: usize, socket: &AsyncFd<OwnedFd>) -> io:
         let state = pool.lock();
         has_jobs = !state.spawners[index].jobs.is_empty();
         if state.closing && !has_jobs {
+            drop(state);
+            pool.lock().spawners[index]
+                .outbox
+                .push_back(Outgoing::Close);
+            let _ = flush(pool, index, socket);
             return Ok(());
         }
     }
@@ -328,7 +343,7 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 w.u64(deadline.map_or(UNLIMITED, BootInstant::to_nanos))
                     .block(body);
                 fds.extend(its.iter().map(AsRawFd::as_raw_fd));
-            } else if w.bytes.len() + 64 > MESSAGE_BYTES_MAX {
+            } else if w.bytes.len() + OTHER_FRAME_BYTES_MAX > MESSAGE_BYTES_MAX {
                 break;
             }
             match next {
@@ -345,6 +360,13 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 }
                 Outgoing::Ping => {
                     w.u8(to_spawner::PING).u32(0);
+                }
+                Outgoing::Remove { path } => {
+                    let path = path.to_str().unwrap_or_default();
+                    w.u8(to_spawner::REMOVE).u32(0).block(path.as_bytes());
+                }
+                Outgoing::Close => {
+                    w.u8(to_spawner::CLOSE).u32(0);
                 }
             }
             sent.extend(outbox.pop_front());
@@ -423,6 +445,10 @@ fn handle_replies(
                 finish(pool, index, id, exit, buffer);
             }
             to_worker::RESEND => pool.resend(index, id),
+            to_worker::NOT_REMOVED => {
+                let path = String::from_utf8_lossy(r.block()?).into_owned();
+                warn_not_removed(Path::new(&path), &String::from_utf8_lossy(r.block()?));
+            }
             to_worker::PONG => pool.lock().spawners[index].watch.answered(),
             _ => return Err(Malformed),
         }

@@ -21,6 +21,8 @@ pub(super) mod to_spawner {
     pub(crate) const KILL: u8 = 5;
     pub(crate) const DEADLINE: u8 = 6;
     pub(crate) const PING: u8 = 9;
+    pub(crate) const REMOVE: u8 = 10;
+    pub(crate) const CLOSE: u8 = 11;
 }
 
 /// Frames from spawner to worker.
@@ -31,6 +33,7 @@ pub(super) mod to_worker {
     pub(crate) const NOT_STARTED: u8 = 4;
     pub(crate) const RESEND: u8 = 5;
     pub(crate) const PONG: u8 = 9;
+    pub(crate) const NOT_REMOVED: u8 = 10;
 }
 
 /// Bits of an `ENDED` frame.

@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::super::boot_instant::BootInstant;
+use super::super::removal::{Removal, Slice};
 use super::super::start_request::StartFrame;
 use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
@@ -30,6 +31,9 @@ const LAUNCH_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// How long to wait until killed trees are gone, once the worker is gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// How long the removal of one scratch folder may take.
+const REMOVAL_MAX: Duration = Duration::from_secs(120);
 
 /// Pipes of a job besides its standard input.
 const JOB_PIPES: usize = 3;
@@ -62,6 +66,8 @@ pub(super) struct Spawner {
     has_no_children: bool,
     /// Parent of the worker's scratch folders; `None` until a job has one.
     scratch_root: Option<PathBuf>,
+    /// Scratch folders to remove, one after the other.
+    removals: VecDeque<Removal>,
 }
 
 impl Spawner {
@@ -86,6 +92,7 @@ impl Spawner {
             replies: VecDeque::new(),
             has_no_children: true,
             scratch_root: None,
+            removals: VecDeque::new(),
         })
     }
 
@@ -108,7 +115,7 @@ impl Spawner {
         }
         if let (Ok(()), Some(root)) = (&result, &self.scratch_root) {
             // The worker is gone. If it was killed, it has not removed its folders.
-            let _ = std::fs::remove_dir_all(root);
+            let _ = Removal::new(root.clone(), REMOVAL_MAX).run();
         }
         self.launcher.finish();
         result
@@ -131,13 +138,14 @@ impl Spawner {
             }
             self.run_timers();
             self.start_next();
+            self.remove_some();
         }
     }
 
     /// Waits until there is something to do.
     fn wait(&mut self, with_socket: bool) -> Result<ReadySources, Errno> {
         let now = Instant::now();
-        let ready = with_socket && self.can_start(now);
+        let ready = with_socket && (self.can_start(now) || !self.removals.is_empty());
         let next = self
             .jobs
             .iter()
@@ -244,6 +252,12 @@ impl Spawner {
                 to_spawner::DEADLINE => {
                     self.set_deadline(id, BootInstant::from_nanos(reader.u64()?));
                 }
+                to_spawner::REMOVE => {
+                    let path = std::str::from_utf8(reader.block()?).map_err(|_| Malformed)?;
+                    self.removals
+                        .push_back(Removal::new(path.into(), REMOVAL_MAX));
+                }
+                to_spawner::CLOSE => self.scratch_root = None,
                 to_spawner::PING => {
                     let mut w = Writer::default();
                     w.u8(to_worker::PONG).u32(id);
@@ -318,6 +332,25 @@ impl Spawner {
         let why = "its deadline passed before it started";
         not_started(&mut w, id, "deadline", 0, false, why, flag::DEADLINE_PASSED);
         self.replies.push_back(w.bytes);
+    }
+
+    /// Removes a part of a scratch folder. Only a part, as this delays everything else.
+    fn remove_some(&mut self) {
+        let Some(removal) = self.removals.front_mut() else {
+            return;
+        };
+        let error = match removal.advance() {
+            Slice::Unfinished => return,
+            Slice::Removed => None,
+            Slice::Failed(e) => Some(e),
+        };
+        if let (Some(removal), Some(e)) = (self.removals.pop_front(), error) {
+            let mut w = Writer::default();
+            let path = removal.path().to_str().unwrap_or_default();
+            w.u8(to_worker::NOT_REMOVED).u32(0).block(path.as_bytes());
+            w.block(e.to_string().as_bytes());
+            self.replies.push_back(w.bytes);
+        }
     }
 
     fn request_resend(&mut self, id: u32) {
