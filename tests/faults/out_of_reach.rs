@@ -1,5 +1,7 @@
 //! Jobs that put themselves, or what they leave, out of their worker's reach.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use naq_protocol::{Reason, State};
@@ -56,6 +58,63 @@ fn timeout_cancel_and_drain_reach_a_job_that_has_stopped_its_spawner() {
         assert!(began.elapsed() < Duration::from_secs(20));
         naq.wait_ended(&job("drained"));
     }
+}
+
+/// A file system of 64 KiB. `None` if this process may not mount one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> Option<SmallDisk> {
+        std::fs::create_dir_all(path).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a disk that is soon full")]
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+            .arg(path)
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("not tested here: a full disk, since this process may mount none");
+        }
+        mounted.then(|| SmallDisk(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "as above")]
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_script_that_fits_no_scratch_folder_fails_in_words_and_frees_its_slot() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let scratch = naq.home().join("small");
+    let Some(_disk) = SmallDisk::mount(&scratch) else {
+        return;
+    };
+    let worker = naq
+        .worker(&["build"])
+        .concurrency(1)
+        .env("TMPDIR", scratch.to_str().unwrap())
+        .spawn();
+    let script = format!("#!/bin/sh\n# {}\n", "x".repeat(100_000));
+    let envelope = serde_json::json!({"script": script, "timeout": "500ms", "max_retries": 5});
+    let record = naq.wait_ended(&naq.publish("build", envelope.to_string()));
+    assert_eq!(
+        (record.state(), record.reason()),
+        (State::Failed, Some(Reason::Spawn))
+    );
+    assert_eq!(record.failed_starts, 3);
+    let error = record.error.unwrap();
+    assert!(
+        error.contains("ENOSPC") && error.contains("cannot write"),
+        "{error}"
+    );
+    worker.expect_stderr("cannot start a job yet");
+    naq.assert_jobs_still_run("build");
+    assert!(worker.stop().success());
 }
 
 #[test]

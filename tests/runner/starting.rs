@@ -375,3 +375,121 @@ fn debug_output_hides_values() {
     assert!(shown.contains("TOKEN") && shown.contains("PASSWORD"));
     assert!(!shown.contains("hunter"), "{shown}");
 }
+
+/// A file system of 64 KiB. `None` if this process may not mount one.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: std::path::PathBuf) -> Option<SmallDisk> {
+        std::fs::create_dir_all(&path).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a disk that is soon full")]
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+            .arg(&path)
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            println!("not tested here: a full disk, since this process may mount none");
+        }
+        mounted.then_some(SmallDisk(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        #[expect(clippy::disallowed_methods, reason = "as above")]
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+fn large_script() -> Command {
+    let program = Program::Script {
+        source: format!("#!/bin/sh\n# {}\n", "x".repeat(100_000)),
+        interpreter: None,
+        args: Vec::new(),
+    };
+    Command::new("large", program)
+}
+
+#[tokio::test]
+async fn a_script_that_does_not_fit_the_scratch_folder_fails_in_words_after_a_bounded_wait() {
+    for containment in CONTAINMENTS {
+        let folder = tempfile::tempdir().unwrap();
+        // before the runner starts: a spawner may be in a mount namespace of its own
+        let Some(_disk) = SmallDisk::mount(folder.path().join("scratch")) else {
+            return;
+        };
+        let mut options = super::harness::options(folder.path());
+        options.containment = Some(containment);
+        options.resource_wait_max = Duration::from_millis(400);
+        options.spawners = Some(1);
+        let Ok(runner) = Runner::start(options).await else {
+            continue;
+        };
+        let bench = Bench { runner, folder };
+        let began = std::time::Instant::now();
+        let large = bench.runner.start_job(large_script());
+        // others start meanwhile, also on the same spawner
+        assert_eq!(bench.sh("true").await.end, Termination::Exited(0));
+        assert!(began.elapsed() < Duration::from_millis(400));
+        let failed = failure(super::harness::within(large.wait()).await.end);
+        assert!(failed.resource_shortage && !failed.fatal, "{failed:?}");
+        assert_eq!(failed.errno.as_deref(), Some("ENOSPC"));
+        assert!(failed.message.contains("cannot write"), "{failed}");
+        assert!(began.elapsed() >= Duration::from_millis(400));
+        // a shorter timeout bounds the wait
+        let mut command = large_script();
+        command.timeout = Some(Duration::from_millis(1));
+        let began = std::time::Instant::now();
+        assert!(failure(bench.run(command).await.end).resource_shortage);
+        assert!(began.elapsed() < Duration::from_millis(400));
+        assert_eq!(bench.sh("true").await.end, Termination::Exited(0));
+        bench.runner.shutdown().await;
+    }
+}
+
+/// The spawners of this process.
+fn spawners() -> Vec<String> {
+    let children = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+    let children = std::fs::read_to_string(children).unwrap();
+    children.split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_spawner_without_descriptors_returns_its_jobs_after_a_bounded_wait() {
+    for containment in CONTAINMENTS {
+        let before = spawners();
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = super::harness::options(folder.path());
+        options.containment = Some(containment);
+        options.concurrency = 1;
+        options.resource_wait_max = Duration::from_millis(400);
+        let Ok(runner) = Runner::start(options).await else {
+            continue;
+        };
+        let limit = |files: &str| {
+            for spawner in spawners().iter().filter(|pid| !before.contains(pid)) {
+                #[expect(clippy::disallowed_methods, reason = "limits another process")]
+                let limited = std::process::Command::new("prlimit")
+                    .args(["--pid", spawner, &format!("--nofile={files}")])
+                    .status();
+                assert!(limited.unwrap().success());
+            }
+        };
+        // the spawner has opened what it needs itself
+        let first = runner.start_job(sh("true"));
+        super::harness::within(first.wait()).await;
+        limit("4:");
+        let job = runner.start_job(sh("true"));
+        let failed = failure(super::harness::within(job.wait()).await.end);
+        assert!(failed.resource_shortage, "{failed:?}");
+        limit("1024:");
+        let job = runner.start_job(sh("true"));
+        let ended = super::harness::within(job.wait()).await;
+        assert_eq!(ended.end, Termination::Exited(0));
+        runner.shutdown().await;
+    }
+}

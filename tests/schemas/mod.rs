@@ -253,7 +253,7 @@ fn enqueue_dry(options: &str, rest: &[&str]) -> Value {
 fn every_envelope_field_has_an_option_and_the_result_is_valid() {
     let options = "--id j --env A=b --secret S --cwd / --timeout 5m --label k=v --require gpu=yes \
         --meta {} --traceparent 00-a-b-01 --concurrency-key k --concurrency-max 2 \
-        --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --cpu-time 1s --cpus 1 \
+        --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --address-space 4G --cpu-time 1s --cpus 1 \
         --processes 9 --open-files 9 --file-size 1M --output 1K --nice 1 --max-retries 2 \
         --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \
         --retry-on 3 --fatal-on 4 --success-on 5 --depends-on other --dependency-timeout 1h";

@@ -109,6 +109,10 @@ pub struct Record {
     /// The last attempts that ended by a crash or a lost lease, oldest first; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interruptions: Vec<Interruption>,
+    /// How many workers in a row could not start the job because their machines were short of
+    /// something.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_starts: u32,
     /// The worker that runs or last ran the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
@@ -243,6 +247,7 @@ impl Record {
             crashes: 0,
             lost_leases: 0,
             interruptions: Vec::new(),
+            failed_starts: 0,
             worker_id: None,
             lease: None,
             enqueue_time,

@@ -33,6 +33,10 @@ pub struct SpawnFailure {
     pub message: String,
     /// Whether a retry cannot help.
     pub fatal: bool,
+    /// Whether this machine was short of something for as long as
+    /// [`RunnerConfig::resource_wait_max`](super::RunnerConfig::resource_wait_max). Another one may
+    /// start the job.
+    pub resource_shortage: bool,
 }
 
 impl SpawnFailure {
@@ -43,6 +47,7 @@ impl SpawnFailure {
             errno: None,
             message,
             fatal,
+            resource_shortage: false,
         }
     }
 }

@@ -68,6 +68,8 @@ pub(super) struct JobState {
     pub(super) stop: Option<StopReason>,
     /// When the spawner kills the job. `None` means never.
     pub(super) deadline: Option<BootInstant>,
+    /// When its spawner first returned it because descriptors were lost on the way.
+    pub(super) first_resend: Option<Instant>,
     /// When its spawner must have killed the job, or have been asked to signal it. `None` if
     /// nothing is due.
     pub(super) act_by: Option<Instant>,
@@ -87,6 +89,7 @@ pub(super) struct Job {
     /// The encoded start request.
     pub(super) body: Vec<u8>,
     pub(super) stdin: Stdin,
+    pub(super) submitted: Instant,
     pub(super) timeout: Option<Duration>,
     pub(super) kill_grace: Duration,
     pub(super) output_bytes: u64,

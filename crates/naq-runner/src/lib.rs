@@ -51,7 +51,7 @@ mod wire;
 
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -178,28 +178,21 @@ impl Runner {
         let pool = &self.inner.pool;
         let id = pool.next_id();
         let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
-        let taken = needs_folder.then(|| pool.scratch_dirs.take()).transpose();
-        let prepared = taken
-            .map_err(|e| {
-                let message = format!("cannot create the scratch folder: {e}");
-                Box::new(SpawnFailure::new("scratch", message, false))
-            })
-            .and_then(|scratch| {
-                let path = scratch.as_ref().map(ScratchDir::path);
-                let body = prepare::prepare(&pool.options, &command, pool.open_files, path)?;
-                Ok((body, scratch))
-            });
+        let scratch = needs_folder.then(|| pool.scratch_dirs.take());
+        let path = scratch.as_ref().map(ScratchDir::path);
+        let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path);
         let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
         let mask = Mask::new(secrets);
-        let (body, scratch, refused) = match prepared {
-            Ok((body, scratch)) => (body, scratch, None),
-            Err(failure) => (Vec::new(), None, Some(ExitReport::not_started(*failure))),
+        let (body, refused) = match prepared {
+            Ok(body) => (body, None),
+            Err(failure) => (Vec::new(), Some(ExitReport::not_started(*failure))),
         };
         let job = Arc::new(Job {
             id,
             job_id: command.job_id,
             body,
             stdin: command.stdin,
+            submitted: Instant::now(),
             timeout: command.timeout,
             kill_grace: command.kill_grace,
             output_bytes: command
@@ -215,6 +208,7 @@ impl Runner {
                 stop: None,
                 deadline: command.deadline,
                 act_by: None,
+                first_resend: None,
                 live: command.live,
                 started: None,
                 control: ControlQueue::default(),
@@ -316,6 +310,8 @@ async fn start_spawner(
         namespace: containment == Containment::Namespace,
         user: options.run_as.as_ref().map(UserIds::of),
         files: options.files.clone(),
+        resource_wait_max_ms: u64::try_from(options.resource_wait_max.as_millis())
+            .unwrap_or(u64::MAX),
     };
     spawner_process::spawn(options.spawner_program.as_deref(), setup).await
 }

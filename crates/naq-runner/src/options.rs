@@ -3,12 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::landlock::FileAccess;
 use super::user::JobUser;
 
 /// Default for [`RunnerConfig::default_output_bytes`]: 64 KiB.
 pub const DEFAULT_OUTPUT_BYTES: u64 = 64 * 1024;
+
+/// Default for [`RunnerConfig::resource_wait_max`].
+const DEFAULT_RESOURCE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Configuration of a runner.
 #[derive(Clone, Debug)]
@@ -41,6 +45,9 @@ pub struct RunnerConfig {
     /// Maximum length of a line on the control channel, in bytes. Longer lines are
     /// dropped with a warning.
     pub control_line_bytes_max: usize,
+    /// How long a job waits if this machine is short of something that its start needs: processes,
+    /// descriptors, memory, disk space. It ends as not started after that.
+    pub resource_wait_max: Duration,
 }
 
 impl RunnerConfig {
@@ -59,6 +66,7 @@ impl RunnerConfig {
             spawner_program: None,
             default_output_bytes: DEFAULT_OUTPUT_BYTES,
             control_line_bytes_max: 256 * 1024,
+            resource_wait_max: DEFAULT_RESOURCE_WAIT_MAX,
         }
     }
 }

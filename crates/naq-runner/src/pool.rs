@@ -17,7 +17,7 @@ use super::boot_instant::BootInstant;
 use super::cgroup::WorkerCgroup;
 use super::command::Stdin;
 use super::completion::{SpawnFailure, StopReason};
-use super::errno::errno_of;
+use super::errno::{errno_of, is_resource_shortage};
 use super::job::{ExitReport, Job, Phase};
 use super::options::{Containment, RunnerConfig};
 use super::pipes::Pipes;
@@ -84,6 +84,8 @@ pub(super) struct PoolState {
     next_id: u32,
     pub(super) closing: bool,
     redispatch_scheduled: bool,
+    /// Since when no job can be dispatched because this machine is short of something.
+    short_since: Option<Instant>,
 }
 
 /// Shared by all tasks of a runner.
@@ -138,6 +140,7 @@ impl Pool {
                 next_id: 0,
                 closing: false,
                 redispatch_scheduled: false,
+                short_since: None,
             }),
         }
     }
@@ -184,17 +187,27 @@ impl Pool {
                 continue;
             }
             let Some(spawner) = self.pick_spawner(&state.spawners) else {
+                if !state.spawners.iter().any(|spawner| spawner.is_ready) {
+                    let mut none = SpawnFailure::new("spawner", NO_SPAWNER.to_owned(), false);
+                    none.resource_shortage = true;
+                    self.wait_for_resources(state, none);
+                }
                 return;
             };
-            let (pipes, fds, in_memfd) = match open_job_fds(job) {
+            let (pipes, fds, in_memfd) = match allocate(job) {
                 Ok(made) => made,
-                // Descriptors or memory ran out: the job stays queued, with nothing
-                // lost.
-                Err(_) => {
-                    self.schedule_redispatch(state);
+                Err(failure) if failure.resource_shortage => {
+                    self.wait_for_resources(state, failure);
                     return;
                 }
+                Err(failure) => {
+                    if let Some(job) = state.pending.pop_front() {
+                        job.drain_and_finish(None, ExitReport::not_started(failure), &mut []);
+                    }
+                    continue;
+                }
             };
+            state.short_since = None;
             let Some(job) = state.pending.pop_front() else {
                 return;
             };
@@ -226,6 +239,29 @@ impl Pool {
             .filter(|(_, spawner)| spawner.is_ready && (!one_each || spawner.jobs.is_empty()))
             .min_by_key(|(_, spawner)| (spawner.unreported_starts, spawner.jobs.len()))
             .map(|(at, _)| at)
+    }
+
+    /// The first queued job cannot be dispatched for want of something. All queued jobs wait, with
+    /// nothing lost; those that have waited too long end as not started, so that others can run
+    /// them.
+    fn wait_for_resources(self: &Arc<Self>, state: &mut PoolState, failure: SpawnFailure) {
+        let now = Instant::now();
+        let since = *state.short_since.get_or_insert_with(|| {
+            tracing::warn!(queued = state.pending.len(), error = %failure, "cannot start jobs yet, retrying");
+            now
+        });
+        let has_waited_too_long = |job: &Arc<Job>| {
+            now.duration_since(since.max(job.submitted)) >= self.resource_wait_max(job)
+        };
+        let pending = std::mem::take(&mut state.pending);
+        let (late, pending): (VecDeque<_>, _) = pending.into_iter().partition(has_waited_too_long);
+        state.pending = pending;
+        for job in late {
+            job.drain_and_finish(None, ExitReport::not_started(failure.clone()), &mut []);
+        }
+        if !state.pending.is_empty() {
+            self.schedule_redispatch(state);
+        }
     }
 
     fn schedule_redispatch(self: &Arc<Self>, state: &mut PoolState) {
@@ -264,9 +300,31 @@ impl Pool {
         state.spawners[spawner].unreported_starts =
             state.spawners[spawner].unreported_starts.saturating_sub(1);
         state.running -= 1;
-        job.lock().phase = Phase::Pending;
+        let now = Instant::now();
+        let first_resend = {
+            let mut job_state = job.lock();
+            job_state.phase = Phase::Pending;
+            *job_state.first_resend.get_or_insert(now)
+        };
+        if now.duration_since(first_resend) >= self.resource_wait_max(&job) {
+            let mut failure = SpawnFailure::new("descriptors", FDS_LOST.to_owned(), false);
+            failure.resource_shortage = true;
+            job.drain_and_finish(None, ExitReport::not_started(failure), &mut []);
+            self.dispatch(&mut state);
+            return;
+        }
+        if first_resend == now {
+            tracing::warn!(job_id = %job.job_id, error = FDS_LOST, "cannot start a job yet, retrying");
+        }
         state.pending.push_front(job);
         self.schedule_redispatch(&mut state);
+    }
+
+    /// How long a job may wait for resources of this machine.
+    fn resource_wait_max(&self, job: &Job) -> Duration {
+        let wait_max = self.options.resource_wait_max;
+        job.timeout
+            .map_or(wait_max, |timeout| timeout.min(wait_max))
     }
 
     /// Cleans up after a dead spawner: queues the jobs again that it had not
@@ -352,6 +410,28 @@ impl Pool {
 /// The end of a job that was stopped before it started.
 fn stopped_before_start(message: &str) -> ExitReport {
     ExitReport::not_started(SpawnFailure::new("stopped", message.to_owned(), false))
+}
+
+/// Why a job that was sent to a spawner has to be sent again.
+const FDS_LOST: &str = "the spawner process may open no more files";
+
+/// Why no job starts while every spawner is gone.
+const NO_SPAWNER: &str = "no spawner process can be started";
+
+/// Allocates what a job needs in this process: its scratch folder and its descriptors, both the
+/// worker's ends and the job's.
+fn allocate(job: &Job) -> Result<(Pipes, Vec<OwnedFd>, bool), SpawnFailure> {
+    let failure = |step: &str, what: &str, errno: Errno| SpawnFailure {
+        errno: Some(format!("{errno:?}")),
+        resource_shortage: is_resource_shortage(errno),
+        ..SpawnFailure::new(step, format!("{what}: {}", errno.desc()), false)
+    };
+    if let Some(scratch) = &mut job.lock().scratch {
+        scratch
+            .create()
+            .map_err(|e| failure("scratch", "cannot create the scratch folder", errno_of(&e)))?;
+    }
+    open_job_fds(job).map_err(|errno| failure("descriptors", "cannot open the job's pipes", errno))
 }
 
 /// Opens the descriptors of a job: the worker's ends and the job's.

@@ -1,12 +1,13 @@
 //! Reads the pipes of a job that has been running for a while.
 
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,88 +21,93 @@ use super::sys::async_fd::register;
 /// Reads in a row before other tasks get a turn.
 const READS_PER_WAKEUP: usize = 4;
 
-/// Delay before registration is retried after the system ran out of memory.
-const REGISTER_RETRY_DELAY: Duration = Duration::from_millis(20);
+/// How often a pipe is read that cannot be registered.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// Read buffer, shared by all jobs of a thread: no `await` while it is borrowed.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// A registered pipe; `fd` is `None` after its end.
+/// One pipe of a job.
 struct PipeReader {
     source: PipeKind,
-    fd: Option<AsyncFd<OwnedFd>>,
+    fd: PipeFd,
 }
 
-/// The outcome of a few reads in a row.
-#[derive(Clone, Copy, Debug, Default)]
-struct TurnOutcome {
-    ended: bool,
-    /// Whether control messages are queued.
-    messages: bool,
+enum PipeFd {
+    /// The runtime reports when it is readable.
+    Registered(AsyncFd<OwnedFd>),
+    /// The system is short of memory or of watches, so the pipe is read every [`POLL_INTERVAL`].
+    Unregistered(OwnedFd),
+    /// Its end has been read.
+    Ended,
 }
 
 impl PipeReader {
-    async fn register(source: PipeKind, mut fd: OwnedFd) -> PipeReader {
-        loop {
-            match register(fd, Interest::READABLE) {
-                Ok(registered) => {
-                    return PipeReader {
-                        source,
-                        fd: Some(registered),
-                    };
-                }
-                Err((back, _)) => {
-                    fd = back;
-                    tokio::time::sleep(REGISTER_RETRY_DELAY).await;
-                }
+    fn new(source: PipeKind, fd: OwnedFd) -> PipeReader {
+        let fd = match register(fd, Interest::READABLE) {
+            Ok(registered) => PipeFd::Registered(registered),
+            Err((fd, error)) => {
+                tracing::warn!(%error, "cannot watch a pipe of a job; reading it every 20 ms");
+                PipeFd::Unregistered(fd)
             }
-        }
+        };
+        PipeReader { source, fd }
     }
 
-    /// Waits until the pipe is readable; never returns after its end.
-    async fn ready(&self) -> AsyncFdReadyGuard<'_, OwnedFd> {
-        if let Some(fd) = &self.fd
-            && let Ok(ready) = fd.readable().await
-        {
-            return ready;
+    /// Waits until the pipe may be readable; never returns after its end. Cancel safe.
+    async fn ready(&self) {
+        match &self.fd {
+            PipeFd::Registered(fd) => {
+                if fd.readable().await.is_ok() {
+                    return;
+                }
+            }
+            PipeFd::Unregistered(_) => return tokio::time::sleep(POLL_INTERVAL).await,
+            PipeFd::Ended => {}
         }
         std::future::pending().await
     }
 
-    /// Reads up to [`READS_PER_WAKEUP`] times.
-    fn read(
-        source: PipeKind,
-        mut ready: AsyncFdReadyGuard<'_, OwnedFd>,
-        collector: &mut Collector,
-    ) -> TurnOutcome {
+    /// Reads up to [`READS_PER_WAKEUP`] times. Returns true if control messages are queued.
+    fn read(&mut self, collector: &mut Collector) -> bool {
         BUFFER.with_borrow_mut(|buffer| {
-            let mut outcome = TurnOutcome::default();
+            let mut messages = false;
             for _ in 0..READS_PER_WAKEUP {
-                match read_chunk(ready.get_inner(), buffer) {
+                let outcome = match &self.fd {
+                    // Forgets that the pipe was readable if it is not.
+                    PipeFd::Registered(fd) => fd
+                        .try_io(Interest::READABLE, |fd| match read_chunk(fd, buffer) {
+                            ReadOutcome::WouldBlock => Err(io::ErrorKind::WouldBlock.into()),
+                            outcome => Ok(outcome),
+                        })
+                        .unwrap_or(ReadOutcome::WouldBlock),
+                    PipeFd::Unregistered(fd) => read_chunk(fd, buffer),
+                    PipeFd::Ended => ReadOutcome::WouldBlock,
+                };
+                match outcome {
                     ReadOutcome::Bytes(count) => {
-                        outcome.messages |= collector.push(source, &buffer[..count]);
+                        messages |= collector.push(self.source, &buffer[..count]);
                     }
-                    ReadOutcome::WouldBlock => {
-                        ready.clear_ready();
-                        break;
-                    }
+                    ReadOutcome::WouldBlock => break,
                     ReadOutcome::Eof => {
-                        outcome.ended = true;
+                        self.fd = PipeFd::Ended;
                         break;
                     }
                 }
             }
-            outcome
+            messages
         })
     }
 
     fn drain(self, collector: &mut Collector) {
-        if let Some(fd) = self.fd {
-            let fd = fd.into_inner();
-            BUFFER.with_borrow_mut(|buffer| collector.drain(self.source, &fd, buffer));
-        }
+        let fd = match self.fd {
+            PipeFd::Registered(fd) => fd.into_inner(),
+            PipeFd::Unregistered(fd) => fd,
+            PipeFd::Ended => return,
+        };
+        BUFFER.with_borrow_mut(|buffer| collector.drain(self.source, &fd, buffer));
     }
 }
 
@@ -116,9 +122,9 @@ async fn wait_for_capacity(sink: Option<&LiveSink>) {
 pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Receiver<ExitReport>) {
     let started = Instant::now();
     let mut collector = job.collector();
-    let mut stdout = PipeReader::register(PipeKind::Stdout, pipes.stdout).await;
-    let mut stderr = PipeReader::register(PipeKind::Stderr, pipes.stderr).await;
-    let mut control = PipeReader::register(PipeKind::Control, pipes.control).await;
+    let mut stdout = PipeReader::new(PipeKind::Stdout, pipes.stdout);
+    let mut stderr = PipeReader::new(PipeKind::Stderr, pipes.stderr);
+    let mut control = PipeReader::new(PipeKind::Control, pipes.control);
     let live_at = collector.live_output_after().map(|after| started + after);
     let mut live_timer = std::pin::pin!(tokio::time::sleep_until(live_at.unwrap_or(started)));
     let mut live_pending = live_at.is_some();
@@ -133,26 +139,18 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
                 live_pending = false;
                 collector.start_live_output();
             }
-            ready = control.ready() => {
-                let outcome = PipeReader::read(PipeKind::Control, ready, &mut collector);
-                if outcome.ended {
-                    control.fd = None;
-                }
-                if outcome.messages {
+            () = control.ready() => {
+                if control.read(&mut collector) {
                     job.lock().control.append(collector.control.take_messages());
                     job.changed.notify_waiters();
                 }
             }
             () = wait_for_capacity(sink.as_ref()), if !has_capacity => {}
-            ready = stderr.ready(), if has_capacity => {
-                if PipeReader::read(PipeKind::Stderr, ready, &mut collector).ended {
-                    stderr.fd = None;
-                }
+            () = stderr.ready(), if has_capacity => {
+                stderr.read(&mut collector);
             }
-            ready = stdout.ready(), if has_capacity => {
-                if PipeReader::read(PipeKind::Stdout, ready, &mut collector).ended {
-                    stdout.fd = None;
-                }
+            () = stdout.ready(), if has_capacity => {
+                stdout.read(&mut collector);
             }
         }
     };
@@ -166,4 +164,30 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
     }
     let exit = exit.unwrap_or_else(|_| ExitReport::without_usage(Termination::SpawnerDied));
     job.finish(collector, exit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::Mask;
+
+    #[tokio::test]
+    async fn a_pipe_that_cannot_be_registered_is_read_all_the_same() {
+        let mut job_fds = Vec::new();
+        let pipes = Pipes::open(&mut job_fds).unwrap();
+        let mut reader = PipeReader {
+            source: PipeKind::Stdout,
+            fd: PipeFd::Unregistered(pipes.stdout),
+        };
+        let mut collector = Collector::new(1000, 1000, &Mask::default(), None);
+        nix::unistd::write(&job_fds[0], b"out").unwrap();
+        reader.ready().await;
+        assert!(!reader.read(&mut collector));
+        drop(job_fds);
+        reader.ready().await;
+        reader.read(&mut collector);
+        assert!(matches!(reader.fd, PipeFd::Ended));
+        let [stdout, _] = collector.finish();
+        assert_eq!(stdout.head, b"out");
+    }
 }

@@ -49,7 +49,8 @@ struct PoolState {
 #[derive(Debug)]
 struct PooledDir {
     path: PathBuf,
-    made: DirStamp,
+    /// `None` until the folder is created.
+    made: Option<DirStamp>,
     /// Whether the stamp is so old that every later change differs from it.
     is_stamp_reliable: bool,
 }
@@ -85,27 +86,31 @@ impl ScratchDirs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty scratch folder, reused if possible.
-    ///
-    /// # Errors
-    ///
-    /// Returns an I/O error if a folder cannot be created.
-    pub(super) fn take(self: &Arc<Self>) -> io::Result<ScratchDir> {
+    /// An empty scratch folder: one to reuse, or the path of one that is yet to be created.
+    pub(super) fn take(self: &Arc<Self>) -> ScratchDir {
         let mut state = self.lock();
         let folder = match state.free.pop() {
             Some(mut folder) => {
-                folder.is_stamp_reliable |= folder.made.is_old();
+                folder.is_stamp_reliable |= folder.made.is_some_and(|made| made.is_old());
                 folder
             }
-            None => self.make(&mut state)?,
+            None => {
+                state.made += 1;
+                PooledDir {
+                    path: self.root.join(state.made.to_string()),
+                    made: None,
+                    is_stamp_reliable: false,
+                }
+            }
         };
-        Ok(ScratchDir {
+        ScratchDir {
             folder: Some(folder),
             pool: Arc::clone(self),
-        })
+        }
     }
 
-    fn make(&self, state: &mut PoolState) -> io::Result<PooledDir> {
+    fn create(&self, path: &Path) -> io::Result<DirStamp> {
+        let mut state = self.lock();
         if !state.has_root {
             if let Some(parent) = self.root.parent() {
                 fs::create_dir_all(parent)?;
@@ -114,18 +119,15 @@ impl ScratchDirs {
             DirBuilder::new().mode(mode).create(&self.root)?;
             state.has_root = true;
         }
-        state.made += 1;
-        let path = self.root.join(state.made.to_string());
-        DirBuilder::new().mode(MODE).create(&path)?;
-        if let Some((user, group)) = self.owner {
-            std::os::unix::fs::chown(&path, Some(user), Some(group))?;
+        match DirBuilder::new().mode(MODE).create(path) {
+            // An earlier attempt created it and failed later.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
         }
-        let made = DirStamp::of(&path)?;
-        Ok(PooledDir {
-            path,
-            made,
-            is_stamp_reliable: false,
-        })
+        if let Some((user, group)) = self.owner {
+            std::os::unix::fs::chown(path, Some(user), Some(group))?;
+        }
+        DirStamp::of(path)
     }
 
     /// Waits for folders that are to be removed, and returns them. Cancel safe. A spawner removes
@@ -174,11 +176,23 @@ impl ScratchDir {
             .as_ref()
             .map_or(Path::new(""), |folder| &folder.path)
     }
+
+    /// Creates the folder unless it exists.
+    ///
+    /// # Errors
+    ///
+    /// Returns an I/O error if it cannot be created. A later call may succeed.
+    pub(super) fn create(&mut self) -> io::Result<()> {
+        if let Some(folder) = self.folder.as_mut().filter(|folder| folder.made.is_none()) {
+            folder.made = Some(self.pool.create(&folder.path)?);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        let Some(mut folder) = self.folder.take() else {
+        let Some(mut folder) = self.folder.take().filter(|folder| folder.made.is_some()) else {
             return;
         };
         if folder.is_unchanged() || folder.try_empty() {
@@ -199,7 +213,7 @@ impl Drop for ScratchDir {
 impl PooledDir {
     /// Whether the folder exists, is the same one, and is empty.
     fn is_unchanged(&self) -> bool {
-        let untouched = DirStamp::of(&self.path).is_ok_and(|now| now == self.made);
+        let untouched = DirStamp::of(&self.path).is_ok_and(|now| Some(now) == self.made);
         untouched
             && (self.is_stamp_reliable
                 || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none()))
@@ -210,7 +224,8 @@ impl PooledDir {
     /// Removes the job's script. Returns whether the folder is empty afterwards.
     fn try_empty(&mut self) -> bool {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
-            now.is_dir() && now.ino() == self.made.inode && now.mode() & 0o7777 == MODE
+            let inode = self.made.map(|made| made.inode);
+            now.is_dir() && Some(now.ino()) == inode && now.mode() & 0o7777 == MODE
         });
         if !same {
             return false;
@@ -220,7 +235,7 @@ impl PooledDir {
         self.is_stamp_reliable = false;
         match DirStamp::of(&self.path) {
             Ok(made) if is_empty => {
-                self.made = made;
+                self.made = Some(made);
                 true
             }
             _ => false,
@@ -267,20 +282,25 @@ mod tests {
     fn a_scratch_folder_is_reused_only_if_the_job_left_it_empty() {
         let temp = tempfile::tempdir().unwrap();
         let pool = ScratchDirs::new(temp.path().join("root"), None);
-        let first = pool.take().unwrap().path().to_owned();
-        let again = pool.take().unwrap();
+        let take = || {
+            let mut taken = pool.take();
+            taken.create().unwrap();
+            taken
+        };
+        let first = take().path().to_owned();
+        let again = take();
         assert_eq!(again.path(), first);
         fs::write(again.path().join("left"), "x").unwrap();
         drop(again);
         assert_eq!(pool.lock().removals.pop().unwrap(), first);
-        let mut settled = pool.take().unwrap();
+        let mut settled = take();
         settled.folder.as_mut().unwrap().is_stamp_reliable = true;
         let path = settled.path().to_owned();
         std::thread::sleep(CTIME_GRANULARITY);
         fs::write(path.join("left"), "x").unwrap();
         drop(settled);
         assert_eq!(pool.lock().removals.pop().unwrap(), path);
-        let replaced = pool.take().unwrap();
+        let replaced = take();
         let path = replaced.path().to_owned();
         fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink("/etc", &path).unwrap();

@@ -29,7 +29,7 @@ use super::spawner_setup::SpawnerSetup;
 use super::spawner_watch::{CHECK_INTERVAL, CheckResult, SpawnerWatch};
 use super::sys::async_fd::register;
 use super::sys::socket::{MESSAGE_BYTES_MAX, MESSAGE_FDS_MAX, Receiver, pair, send};
-use super::wire::{MAGIC, Malformed, Reader, UNLIMITED, Writer, to_spawner, to_worker};
+use super::wire::{MAGIC, Malformed, Reader, UNLIMITED, Writer, flag, to_spawner, to_worker};
 
 /// How long a spawner may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -439,10 +439,17 @@ fn handle_replies(
                     errno: (errno != 0).then(|| format!("{:?}", Errno::from_raw(errno))),
                     message: text(r.block()?),
                     fatal,
+                    resource_shortage: flags & flag::RESOURCE_SHORTAGE != 0,
                 };
                 let mut exit = ExitReport::without_usage(Termination::NotStarted(failure));
                 exit.flags = flags;
                 finish(pool, index, id, exit, buffer);
+            }
+            to_worker::WAITING => {
+                let error = String::from_utf8_lossy(r.block()?);
+                if let Some(job) = pool.lock().spawners[index].jobs.get(&id) {
+                    tracing::warn!(job_id = %job.job_id, %error, "cannot start a job yet, retrying");
+                }
             }
             to_worker::RESEND => pool.resend(index, id),
             to_worker::NOT_REMOVED => {

@@ -17,6 +17,8 @@ pub(super) struct SpawnerSetup {
     pub(super) user: Option<UserIds>,
     /// The files that jobs may use. `None` means no restriction.
     pub(super) files: Option<FileAccess>,
+    /// How long a job waits for resources of this machine, in milliseconds.
+    pub(super) resource_wait_max_ms: u64,
 }
 
 /// A user by its numeric ids.
@@ -61,6 +63,7 @@ impl SpawnerSetup {
                 }
             }
         }
+        w.u64(self.resource_wait_max_ms);
     }
 
     /// Reads the body of a `HELLO` frame.
@@ -80,6 +83,7 @@ impl SpawnerSetup {
                     write: texts(r)?,
                 }),
             },
+            resource_wait_max_ms: r.u64()?,
         })
     }
 }
@@ -119,6 +123,7 @@ mod tests {
                 read: vec!["/usr".into(), "/e".into()],
                 write: Vec::new(),
             }),
+            resource_wait_max_ms: 10_000,
         };
         let mut w = Writer::default();
         setup.encode(&mut w);

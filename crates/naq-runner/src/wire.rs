@@ -34,6 +34,7 @@ pub(super) mod to_worker {
     pub(crate) const RESEND: u8 = 5;
     pub(crate) const PONG: u8 = 9;
     pub(crate) const NOT_REMOVED: u8 = 10;
+    pub(crate) const WAITING: u8 = 11;
 }
 
 /// Bits of an `ENDED` frame.
@@ -44,6 +45,7 @@ pub(super) mod flag {
     pub(crate) const MEMORY_EXCEEDED: u8 = 8;
     pub(crate) const PROCESSES_EXCEEDED: u8 = 16;
     pub(crate) const DEADLINE_PASSED: u8 = 32;
+    pub(crate) const RESOURCE_SHORTAGE: u8 = 64;
 }
 
 /// Writes frames.

@@ -7,6 +7,10 @@ use super::takeover::LeaseEnd;
 use super::transition::{finish, interrupt, reset_to_queued, retry_at, saturating_add};
 use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
+/// Number of attempts in a row to start a job for which the worker's machine is short of something,
+/// after which the job fails. A job that needs more than any worker has must not wander for ever.
+const FAILED_STARTS_MAX: u32 = 3;
+
 /// How an attempt's first process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
@@ -23,6 +27,9 @@ pub enum AttemptEnd {
         /// Whether every retry would fail in the same way.
         fatal: bool,
     },
+    /// It could not be started because the worker's machine was short of something, such as
+    /// processes or disk space. The attempt does not count.
+    ResourceShortage,
     /// naq stopped it because a cancel was requested.
     Cancelled,
     /// naq stopped it because its worker shuts down. The attempt does not count.
@@ -102,6 +109,7 @@ pub fn end_attempt(
             return OnEnd::Requeue { record };
         }
         AttemptEnd::SpawnerDied => return after_crash(record, attempt),
+        AttemptEnd::ResourceShortage => return after_shortage(record, attempt),
         AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, FailureClass::Fatal),
         AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
         AttemptEnd::TimedOut => (Reason::Timeout, FailureClass::Retryable),
@@ -142,6 +150,17 @@ fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
     OnEnd::Requeue { record }
 }
 
+/// Another worker may be able to start the job, unless [`FAILED_STARTS_MAX`] have tried in vain.
+fn after_shortage(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
+    record.failed_starts += 1;
+    if record.failed_starts >= FAILED_STARTS_MAX {
+        return finished(record, Outcome::Failed(Reason::Spawn), attempt.now);
+    }
+    record.attempt = record.attempt.saturating_sub(1);
+    reset_to_queued(&mut record);
+    OnEnd::Requeue { record }
+}
+
 /// The job is retried if the failure may be retried and retries are left.
 fn after_failure(
     mut record: Box<Record>,
@@ -150,6 +169,7 @@ fn after_failure(
     reason: Reason,
     class: FailureClass,
 ) -> OnEnd {
+    record.failed_starts = 0;
     // An attempt during which the worker crashed or lost its lease is no failure of the job, so it
     // uses up no retry.
     let interrupted = record.crashes.saturating_add(record.lost_leases);
@@ -164,4 +184,47 @@ fn after_failure(
     let due = saturating_add(attempt.now, wait);
     retry_at(&mut record, reason, attempt.now, due);
     OnEnd::Retry { record, due }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::{JobId, Phase, QueueName, State};
+
+    #[test]
+    fn a_job_that_no_machine_can_start_is_requeued_and_fails_in_the_end() {
+        let now = Timestamp::from_unix_ms(0).unwrap();
+        let mut record = Box::new(Record::new(
+            JobId::new("j").unwrap(),
+            QueueName::new("q").unwrap(),
+            Phase::Queued,
+            now,
+        ));
+        let envelope = Envelope::command("x", [] as [&str; 0]);
+        let attempt = FinishedAttempt {
+            end: AttemptEnd::ResourceShortage,
+            error: Some("no space left".to_owned()),
+            retry_after: None,
+            now,
+            random: 0.5,
+            max_worker_crashes: 3,
+        };
+        for failed_starts in 1..FAILED_STARTS_MAX {
+            record.attempt = 1;
+            let OnEnd::Requeue { record: next } = end_attempt(record, &envelope, &attempt) else {
+                panic!("another worker may start it");
+            };
+            assert_eq!((next.state(), next.attempt), (State::Queued, 0));
+            assert_eq!(next.failed_starts, failed_starts);
+            record = next;
+        }
+        let OnEnd::Finish { record, .. } = end_attempt(record, &envelope, &attempt) else {
+            panic!("as many workers as may try have tried");
+        };
+        assert_eq!(
+            (record.state(), record.reason()),
+            (State::Failed, Some(Reason::Spawn))
+        );
+        assert_eq!(record.error.as_deref(), Some("no space left"));
+    }
 }

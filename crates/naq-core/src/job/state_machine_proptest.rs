@@ -299,6 +299,7 @@ fn any_end() -> impl Strategy<Value = AttemptEnd> {
         any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
         Just(AttemptEnd::Drained),
         Just(AttemptEnd::SpawnerDied),
+        Just(AttemptEnd::ResourceShortage),
         Just(AttemptEnd::Cancelled),
     ]
 }

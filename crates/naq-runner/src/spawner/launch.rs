@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 
 use super::super::cgroup::{Cgroup, CgroupLimits, current_group};
-use super::super::errno::errno_of;
+use super::super::errno::{errno_of, is_resource_shortage};
 use super::super::landlock::FileAccess;
 use super::super::namespace::{Namespace, Namespaces};
 use super::super::scratch::SCRIPT;
@@ -26,8 +26,8 @@ use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
 /// Why a job was not started.
 #[derive(Debug)]
 pub(super) enum LaunchError {
-    /// The system is short of some resource: retry later.
-    ResourceExhausted,
+    /// This machine is short of something: retry later.
+    ResourceExhausted(Diagnosis),
     /// The start failed for this reason.
     Failed(Diagnosis),
 }
@@ -195,9 +195,13 @@ impl Launcher {
             write_script(scratch, script, self.user.as_ref())
                 .map_err(|e| script_error(scratch, e))?;
         }
-        let Ok(mut tree) = self.acquire_tree() else {
-            return Err(LaunchError::ResourceExhausted);
-        };
+        let mut tree = self.acquire_tree().map_err(|errno| {
+            exhausted(
+                "containment",
+                "cannot create a container for its processes",
+                errno,
+            )
+        })?;
         let resource_limits = &start.resource_limits;
         let mut polled_limits = PolledLimits::default();
         let mut address_space = resource_limits.memory_bytes;
@@ -293,7 +297,13 @@ impl Launcher {
             .filter(|_| self.can_clone_into_cgroup)
             .map(Cgroup::dir);
         if let Some(user) = &self.user {
-            chown_pipes(&fds[first..], user).map_err(|_| LaunchError::ResourceExhausted)?;
+            chown_pipes(&fds[first..], user).map_err(|e| {
+                exhausted(
+                    "descriptors",
+                    "cannot give the pipes to its user",
+                    errno_of(&e),
+                )
+            })?;
         }
         let pid = self.clone_child(&mut plan, tree, into)?;
         if plan.failed_step == 0 {
@@ -312,7 +322,7 @@ impl Launcher {
             Some(group) if !self.can_clone_into_cgroup => group
                 .open_procs()
                 .map(Some)
-                .map_err(|_| LaunchError::ResourceExhausted),
+                .map_err(|e| exhausted("cgroup", "cannot open its control group", errno_of(&e))),
             _ => Ok(None),
         }
     }
@@ -338,14 +348,10 @@ impl Launcher {
 
     /// Explains why a child did not get as far as its program.
     fn setup_error(&self, start: &StartFrame, plan: &ChildPlan) -> LaunchError {
-        let transient = matches!(
-            Errno::from_raw(plan.failed_errno),
-            Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE
-        );
-        if transient && plan.failed_step == ChildStep::Exec as u8 {
-            return LaunchError::ResourceExhausted;
-        }
         let mut diagnosis = diagnose(start, plan);
+        if is_resource_shortage(diagnosis.errno) && plan.failed_step == ChildStep::Exec as u8 {
+            return LaunchError::ResourceExhausted(diagnosis);
+        }
         if self.files.is_some() && diagnosis.errno == Errno::EACCES {
             diagnosis.message += " (or it is outside the files that this worker allows its jobs)";
         }
@@ -383,17 +389,27 @@ impl Launcher {
 
 /// Why no child was cloned.
 fn clone_error(errno: Errno) -> LaunchError {
-    match errno {
-        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EBUSY => {
-            LaunchError::ResourceExhausted
-        }
-        errno => LaunchError::Failed(Diagnosis {
-            step: "clone",
-            errno,
-            message: format!("cannot start a process: {}", errno.desc()),
-            fatal: false,
-        }),
+    let diagnosis = Diagnosis {
+        step: "clone",
+        errno,
+        message: format!("cannot start a process: {}", errno.desc()),
+        fatal: false,
+    };
+    // EBUSY: a control group that is being changed.
+    if is_resource_shortage(errno) || errno == Errno::EBUSY {
+        LaunchError::ResourceExhausted(diagnosis)
+    } else {
+        LaunchError::Failed(diagnosis)
     }
+}
+
+fn exhausted(step: &'static str, what: &str, errno: Errno) -> LaunchError {
+    LaunchError::ResourceExhausted(Diagnosis {
+        step,
+        errno,
+        message: format!("{what}: {}", errno.desc()),
+        fatal: false,
+    })
 }
 
 fn rlimits(
@@ -475,13 +491,7 @@ fn chown_pipes(pipes: &[OwnedFd], user: &UserIds) -> std::io::Result<()> {
 
 fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
     let errno = errno_of(&error);
-    if matches!(
-        errno,
-        Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM
-    ) {
-        return LaunchError::ResourceExhausted;
-    }
-    LaunchError::Failed(Diagnosis {
+    let diagnosis = Diagnosis {
         step: "scratch",
         errno,
         message: format!(
@@ -490,7 +500,12 @@ fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
             errno.desc()
         ),
         fatal: false,
-    })
+    };
+    if is_resource_shortage(errno) {
+        LaunchError::ResourceExhausted(diagnosis)
+    } else {
+        LaunchError::Failed(diagnosis)
+    }
 }
 
 fn since_epoch_ns() -> u64 {

@@ -11,6 +11,7 @@ mod launch;
 mod serve;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -53,6 +54,7 @@ fn run() -> Result<(), Errno> {
     let Some(setup) = hello(&socket, &mut receiver)? else {
         return Ok(());
     };
+    let resource_wait_max = Duration::from_millis(setup.resource_wait_max_ms);
     let launcher = match Launcher::new(setup) {
         Ok(launcher) => launcher,
         Err(SetupError { errno, why }) => {
@@ -61,7 +63,7 @@ fn run() -> Result<(), Errno> {
         }
     };
     ready(&socket, 0, "")?;
-    Spawner::new(socket, receiver, launcher)?.serve()
+    Spawner::new(socket, receiver, launcher, resource_wait_max)?.serve()
 }
 
 /// Waits for the worker's first message, the setup. Returns `None` if the worker is

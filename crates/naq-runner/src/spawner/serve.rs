@@ -19,6 +19,7 @@ use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
 use super::super::wire::{Malformed, Reader, UNLIMITED, Writer, flag, to_spawner, to_worker};
 use super::deadline_timer::DeadlineTimer;
+use super::diagnose::Diagnosis;
 use super::job::{Job, Tree};
 use super::launch::{LaunchError, Launcher};
 
@@ -46,7 +47,19 @@ struct PendingStart {
     fds: Vec<OwnedFd>,
     /// When it must have ended. `None` means never.
     deadline: Option<BootInstant>,
+    /// Delay before the next attempt to start it.
     wait: Duration,
+    /// No attempt before this time.
+    not_before: Option<Instant>,
+    /// When it ends as not started, if this machine is still short of something by then. `None`
+    /// before the first failed attempt.
+    give_up_at: Option<Instant>,
+}
+
+impl PendingStart {
+    fn is_ready(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
 }
 
 /// The state of a spawner.
@@ -58,8 +71,8 @@ pub(super) struct Spawner {
     deadlines: DeadlineTimer,
     launcher: Launcher,
     pending: VecDeque<PendingStart>,
-    /// No start before this time, because some resource ran out.
-    retry_at: Option<Instant>,
+    /// How long a job waits for resources of this machine.
+    resource_wait_max: Duration,
     jobs: Vec<Job>,
     /// Unsent replies, one frame each.
     replies: VecDeque<Vec<u8>>,
@@ -76,6 +89,7 @@ impl Spawner {
         socket: OwnedFd,
         receiver: Receiver,
         launcher: Launcher,
+        resource_wait_max: Duration,
     ) -> Result<Spawner, Errno> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -87,7 +101,7 @@ impl Spawner {
             deadlines: DeadlineTimer::new()?,
             launcher,
             pending: VecDeque::new(),
-            retry_at: None,
+            resource_wait_max,
             jobs: Vec::new(),
             replies: VecDeque::new(),
             has_no_children: true,
@@ -146,11 +160,12 @@ impl Spawner {
     fn wait(&mut self, with_socket: bool) -> Result<ReadySources, Errno> {
         let now = Instant::now();
         let ready = with_socket && (self.can_start(now) || !self.removals.is_empty());
+        let retries = self.pending.iter().filter_map(|pending| pending.not_before);
         let next = self
             .jobs
             .iter()
             .filter_map(Job::next_timer)
-            .chain(self.retry_at.filter(|_| !self.pending.is_empty()))
+            .chain(retries.filter(|_| self.has_room()))
             .min();
         let timeout = match next {
             _ if ready => PollTimeout::ZERO,
@@ -241,6 +256,8 @@ impl Spawner {
                         fds,
                         deadline: deadline.map(BootInstant::from_nanos),
                         wait: LAUNCH_RETRY_FIRST,
+                        not_before: None,
+                        give_up_at: None,
                     });
                     self.arm_deadlines();
                 }
@@ -280,10 +297,9 @@ impl Spawner {
             }
         } else if let Some(at) = self.pending.iter().position(|w| w.id == id) {
             self.pending.remove(at);
-            let mut w = Writer::default();
             let why = "stopped before it started";
-            not_started(&mut w, id, "stopped", 0, false, why, 0);
-            self.replies.push_back(w.bytes);
+            self.replies
+                .push_back(not_started(id, &without_errno("stopped", why), 0));
         }
     }
 
@@ -328,10 +344,9 @@ impl Spawner {
 
     /// Reports that a job was not started, since its deadline has passed.
     fn reject_late(&mut self, id: u32) {
-        let mut w = Writer::default();
-        let why = "its deadline passed before it started";
-        not_started(&mut w, id, "deadline", 0, false, why, flag::DEADLINE_PASSED);
-        self.replies.push_back(w.bytes);
+        let late = without_errno("deadline", "its deadline passed before it started");
+        self.replies
+            .push_back(not_started(id, &late, flag::DEADLINE_PASSED));
     }
 
     /// Removes a part of a scratch folder. Only a part, as this delays everything else.
@@ -359,22 +374,28 @@ impl Spawner {
         self.replies.push_back(w.bytes);
     }
 
+    fn has_room(&self) -> bool {
+        self.launcher.supports_concurrency() || self.jobs.is_empty()
+    }
+
     fn can_start(&self, now: Instant) -> bool {
-        !self.pending.is_empty()
-            && self.retry_at.is_none_or(|until| until <= now)
-            && (self.launcher.supports_concurrency() || self.jobs.is_empty())
+        self.has_room() && self.pending.iter().any(|pending| pending.is_ready(now))
     }
 
     /// Starts the job that has waited longest. Only one, so that a long queue does not
     /// delay the handling of exits.
     fn start_next(&mut self) {
-        if !self.can_start(Instant::now()) {
+        let now = Instant::now();
+        if !self.can_start(now) {
             return;
         }
-        let Some(mut pending) = self.pending.pop_front() else {
+        let next = self
+            .pending
+            .iter()
+            .position(|pending| pending.is_ready(now));
+        let Some(pending) = next.and_then(|at| self.pending.remove(at)) else {
             return;
         };
-        self.retry_at = None;
         // The request may have waited in this process, or in the socket.
         if pending.deadline.is_some_and(|at| at <= BootInstant::now()) {
             return self.reject_late(pending.id);
@@ -392,18 +413,34 @@ impl Spawner {
                 self.jobs.push(job);
                 self.has_no_children = false;
             }
-            Err(LaunchError::ResourceExhausted) => {
-                self.retry_at = Some(Instant::now() + pending.wait);
-                pending.wait = (pending.wait * 2).min(LAUNCH_RETRY_MAX);
-                self.pending.push_front(pending);
-            }
+            Err(LaunchError::ResourceExhausted(d)) => self.wait_for_resources(pending, &d),
             Err(LaunchError::Failed(d)) => {
-                let mut w = Writer::default();
-                let id = pending.id;
-                not_started(&mut w, id, d.step, d.errno as i32, d.fatal, &d.message, 0);
-                self.replies.push_back(w.bytes);
+                self.replies.push_back(not_started(pending.id, &d, 0));
             }
         }
+    }
+
+    /// Tries a start again later. The wait is bounded, and counts against the job's timeout:
+    /// another machine may be able to start the job.
+    fn wait_for_resources(&mut self, mut pending: PendingStart, shortage: &Diagnosis) {
+        let now = Instant::now();
+        if pending.give_up_at.is_none() {
+            let mut w = Writer::default();
+            w.u8(to_worker::WAITING).u32(pending.id);
+            w.block(bounded_message(shortage));
+            self.replies.push_back(w.bytes);
+        }
+        let wait_max = pending.start.timeout.unwrap_or(Duration::MAX);
+        let wait_max = wait_max.min(self.resource_wait_max);
+        let give_up_at = *pending.give_up_at.get_or_insert(now + wait_max);
+        if now >= give_up_at {
+            self.replies
+                .push_back(not_started(pending.id, shortage, flag::RESOURCE_SHORTAGE));
+            return;
+        }
+        pending.not_before = Some((now + pending.wait).min(give_up_at));
+        pending.wait = (pending.wait * 2).min(LAUNCH_RETRY_MAX);
+        self.pending.push_front(pending);
     }
 
     /// Reaps ended processes and reports finished jobs.
@@ -512,24 +549,32 @@ struct ReadySources {
     socket: bool,
 }
 
-fn not_started(
-    w: &mut Writer,
-    id: u32,
-    step: &str,
-    errno: i32,
-    fatal: bool,
-    message: &str,
-    flags: u8,
-) {
-    // Paths make messages long, but a reply has to fit in one message.
-    const MESSAGE_MAX: usize = 8 * 1024;
-    let cut = message.len().min(MESSAGE_MAX);
+/// Why a job is not started that the system would have started.
+fn without_errno(step: &'static str, why: &str) -> Diagnosis {
+    Diagnosis {
+        step,
+        errno: Errno::UnknownErrno,
+        message: why.to_owned(),
+        fatal: false,
+    }
+}
+
+/// The report that a job was not started. `flags` are bits of [`flag`].
+fn not_started(id: u32, diagnosis: &Diagnosis, flags: u8) -> Vec<u8> {
+    let mut w = Writer::default();
     w.u8(to_worker::NOT_STARTED).u32(id);
-    w.block(step.as_bytes())
-        .i32(errno)
-        .u8(u8::from(fatal))
-        .u8(flags);
-    w.block(&message.as_bytes()[..cut]);
+    w.block(diagnosis.step.as_bytes())
+        .i32(diagnosis.errno as i32);
+    w.u8(u8::from(diagnosis.fatal)).u8(flags);
+    w.block(bounded_message(diagnosis));
+    w.bytes
+}
+
+/// The beginning of a message: paths make it long, but a reply has to fit in one frame.
+fn bounded_message(diagnosis: &Diagnosis) -> &[u8] {
+    const MESSAGE_MAX: usize = 8 * 1024;
+    let message = diagnosis.message.as_bytes();
+    &message[..message.len().min(MESSAGE_MAX)]
 }
 
 fn read_memfd(fd: OwnedFd) -> Result<Vec<u8>, Malformed> {

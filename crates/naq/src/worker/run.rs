@@ -152,8 +152,11 @@ fn classify_end(
         ),
         (_, _) if completion.oom => (AttemptEnd::OutOfMemory, Some(OOM_KILLED.to_owned())),
         (Termination::NotStarted(failure), _) => (
-            AttemptEnd::NotStarted {
-                fatal: failure.fatal,
+            match failure.resource_shortage {
+                true => AttemptEnd::ResourceShortage,
+                false => AttemptEnd::NotStarted {
+                    fatal: failure.fatal,
+                },
             },
             Some(match &failure.errno {
                 Some(errno) => format!("{} ({errno})", failure.message),
