@@ -107,6 +107,38 @@ fn checkpoint_result_and_retry_after_survive_a_flood_of_progress() {
 }
 
 #[test]
+fn a_large_checkpoint_reaches_the_next_attempt_by_file() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    // as JSON two bytes longer; a variable holds 131,056, a line of the control channel 262,144
+    for (bytes, in_variable) in [(131_054, true), (131_055, false), (262_000, false)] {
+        let script = format!(
+            r#"if [ "$NAQ_ATTEMPT" = 1 ]; then
+                 {{ printf '{{"checkpoint":"'; head -c {bytes} /dev/zero | tr '\0' c; echo '"}}'; }} >&3; exit 75
+               fi
+               wc -c < "$NAQ_CHECKPOINT_FILE"; printf %s "$NAQ_CHECKPOINT" | wc -c"#
+        );
+        let job = format!("large-{bytes}");
+        naq.enqueue(&["--id", &job, "--retries", "1", "--", "sh", "-c", &script]);
+        let record = naq.wait_ended(&id(&job));
+        assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+        let bytes = bytes + 2;
+        let in_variable = if in_variable { bytes } else { 0 };
+        let expected = format!("{bytes}\n{in_variable}\n");
+        assert_eq!(text(record.stdout.as_ref()), expected);
+    }
+    let script = r#"head -c 300000 /dev/zero | tr '\0' c | sed 's/.*/{"checkpoint":"&"}/' >&3"#;
+    naq.enqueue(&["--id", "too-large", "--", "sh", "-c", script]);
+    let record = naq.wait_ended(&id("too-large"));
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 1));
+    assert!(
+        record.warnings[0].contains("control line of more than"),
+        "{record:#?}"
+    );
+}
+
+#[test]
 fn run_cancels_its_job_on_an_interrupt_also_between_attempts() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

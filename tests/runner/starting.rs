@@ -438,7 +438,7 @@ async fn a_script_that_does_not_fit_the_scratch_folder_fails_in_words_after_a_bo
         let failed = failure(super::harness::within(large.wait()).await.end);
         assert!(failed.resource_shortage && !failed.fatal, "{failed:?}");
         assert_eq!(failed.errno.as_deref(), Some("ENOSPC"));
-        assert!(failed.message.contains("cannot write"), "{failed}");
+        assert!(failed.message.contains("cannot write 100"), "{failed}");
         assert!(began.elapsed() >= Duration::from_millis(400));
         // a shorter timeout bounds the wait
         let mut command = large_script();
@@ -491,5 +491,22 @@ async fn a_spawner_without_descriptors_returns_its_jobs_after_a_bounded_wait() {
         let ended = super::harness::within(job.wait()).await;
         assert_eq!(ended.end, Termination::Exited(0));
         runner.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_for_the_job_is_in_its_scratch_folder_and_in_a_variable() {
+    for bench in Bench::each().await {
+        let mut command = sh("cat $MY_FILE | wc -c; ls -l $MY_FILE; ls -A $NAQ_WORK_DIR");
+        command.scratch = true;
+        command.file = Some(("MY_FILE".to_owned(), Bytes::from(vec![b'x'; 300_000])));
+        let ended = bench.run(command).await;
+        let text = stdout(&ended);
+        assert!(text.starts_with("300000\n-rw------- "), "{text}");
+        assert!(text.ends_with("\nfile\n"), "{text}");
+        let mut command = sh("ls -A $NAQ_WORK_DIR");
+        command.scratch = true;
+        drop(ended);
+        assert_eq!(stdout(&bench.run(command).await), "");
     }
 }

@@ -91,6 +91,9 @@ pub struct Command {
     pub deadline: Option<BootInstant>,
     /// Whether the job gets a scratch folder, whose path is in `NAQ_WORK_DIR`.
     pub scratch: bool,
+    /// A file in the scratch folder, which only this job can read: a variable that gets its path, and
+    /// its content. For what is too large for a variable.
+    pub file: Option<(String, Bytes)>,
     /// Where output is sent while the job runs. `None` means nowhere.
     pub live: Option<LiveSink>,
 }
@@ -110,6 +113,7 @@ impl Command {
             kill_grace: Duration::from_secs(10),
             deadline: None,
             scratch: false,
+            file: None,
             live: None,
         }
     }

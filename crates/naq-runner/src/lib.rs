@@ -177,7 +177,9 @@ impl Runner {
     pub fn start_job(&self, command: Command) -> JobHandle {
         let pool = &self.inner.pool;
         let id = pool.next_id();
-        let needs_folder = command.scratch || matches!(command.program, Program::Script { .. });
+        let needs_folder = command.scratch
+            || command.file.is_some()
+            || matches!(command.program, Program::Script { .. });
         let scratch = needs_folder.then(|| pool.scratch_dirs.take());
         let path = scratch.as_ref().map(ScratchDir::path);
         let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path);

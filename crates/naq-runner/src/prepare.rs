@@ -7,7 +7,7 @@ use std::path::Path;
 use super::command::{Command, Program};
 use super::completion::SpawnFailure;
 use super::options::RunnerConfig;
-use super::scratch::SCRIPT;
+use super::scratch::{FILE, SCRIPT};
 use super::start_request::{ResourceLimits, StartRequest};
 
 /// Maximum length of an encoded request, in bytes. The kernel rejects longer
@@ -39,7 +39,9 @@ pub(super) fn prepare(
         Some(path) => Some(path_to_str("the scratch folder", path)?),
         None => None,
     };
-    let env = build_env(options, command, scratch_text);
+    let file = scratch.unwrap_or(Path::new("/")).join(FILE);
+    let file = path_to_str("the scratch folder", &file)?;
+    let env = build_env(options, command, scratch_text, file);
     check_strings(&argv, cwd, &env)?;
     if let Some(source) = script {
         check_shebang(source)?;
@@ -60,6 +62,7 @@ pub(super) fn prepare(
         has_stdin: !matches!(command.stdin, super::command::Stdin::Empty),
         scratch: scratch_text,
         script: script.map(str::as_bytes),
+        file: command.file.as_ref().map(|(_, content)| &**content),
         cwd,
         candidates: &candidates,
         argv: &argv,
@@ -176,6 +179,7 @@ fn build_env<'a>(
     options: &'a RunnerConfig,
     command: &'a Command,
     scratch: Option<&'a str>,
+    file: &'a str,
 ) -> Vec<(&'a str, &'a str)> {
     let given = options
         .base_env
@@ -186,7 +190,8 @@ fn build_env<'a>(
     let scratch = scratch.filter(|_| command.scratch);
     let set_by_runner = [("NAQ_CONTROL_FD", "3")]
         .into_iter()
-        .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)));
+        .chain(scratch.map(|path| ("NAQ_WORK_DIR", path)))
+        .chain(command.file.as_ref().map(|(name, _)| (name.as_str(), file)));
     let all = [("PATH", options.path.as_str())]
         .into_iter()
         .chain(given)

@@ -26,6 +26,9 @@ const REMOVE_ALL_MAX: Duration = Duration::from_secs(30);
 /// File name of a job's script in its scratch folder.
 pub(super) const SCRIPT: &str = "script";
 
+/// File name of [`Command::file`](super::Command::file) in the job's scratch folder.
+pub(super) const FILE: &str = "file";
+
 /// The scratch folders of one runner.
 #[derive(Debug)]
 pub(super) struct ScratchDirs {
@@ -221,7 +224,7 @@ impl PooledDir {
 }
 
 impl PooledDir {
-    /// Removes the job's script. Returns whether the folder is empty afterwards.
+    /// Removes what naq wrote into the folder. Returns whether the folder is empty afterwards.
     fn try_empty(&mut self) -> bool {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| {
             let inode = self.made.map(|made| made.inode);
@@ -230,7 +233,9 @@ impl PooledDir {
         if !same {
             return false;
         }
-        let _ = fs::remove_file(self.path.join(SCRIPT));
+        for name in [SCRIPT, FILE] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
         let is_empty = fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
         self.is_stamp_reliable = false;
         match DirStamp::of(&self.path) {

@@ -32,6 +32,8 @@ pub(super) struct StartRequest<'a> {
     pub(super) scratch: Option<&'a str>,
     /// Source to write to `<scratch>/script`.
     pub(super) script: Option<&'a [u8]>,
+    /// Content to write to `<scratch>/file`.
+    pub(super) file: Option<&'a [u8]>,
     pub(super) cwd: &'a str,
     pub(super) candidates: &'a [String],
     pub(super) argv: &'a [String],
@@ -58,6 +60,8 @@ impl StartRequest<'_> {
         w.u8(u8::from(self.has_stdin));
         w.u8(u8::from(self.script.is_some()));
         w.block(self.script.unwrap_or_default());
+        w.u8(u8::from(self.file.is_some()));
+        w.block(self.file.unwrap_or_default());
         w.u32(self.candidates.len() as u32);
         w.u32(self.argv.len() as u32);
         w.u32(self.env.len() as u32);
@@ -87,6 +91,7 @@ pub(super) struct StartFrame {
     pub(super) has_stdin: bool,
     pub(super) scratch: Option<PathBuf>,
     script: Option<std::ops::Range<usize>>,
+    file: Option<std::ops::Range<usize>>,
     cwd: usize,
     candidates: Vec<usize>,
     argv: Vec<usize>,
@@ -122,10 +127,8 @@ impl StartFrame {
         let timeout = Some(r.u64()?).filter(|ms| *ms != UNLIMITED);
         let kill_grace = Duration::from_millis(r.u64()?);
         let has_stdin = r.u8()? != 0;
-        let has_script = r.u8()? != 0;
-        let script = r.block()?;
-        let script_end = r.position();
-        let script = has_script.then(|| script_end - script.len()..script_end);
+        let script = optional_block(&mut r)?;
+        let file = optional_block(&mut r)?;
         let counts = [r.u32()?, r.u32()?, r.u32()?];
         let scratch = std::str::from_utf8(r.c_string()?).map_err(|_| Malformed)?;
         let scratch = (!scratch.is_empty()).then(|| PathBuf::from(scratch));
@@ -149,6 +152,7 @@ impl StartFrame {
             has_stdin,
             scratch,
             script,
+            file,
             cwd,
             candidates,
             argv,
@@ -159,6 +163,10 @@ impl StartFrame {
 
     pub(super) fn script(&self) -> Option<&[u8]> {
         self.script.clone().map(|range| &self.body[range])
+    }
+
+    pub(super) fn file(&self) -> Option<&[u8]> {
+        self.file.clone().map(|range| &self.body[range])
     }
 
     pub(super) fn cwd(&self) -> &str {
@@ -205,6 +213,14 @@ impl StartFrame {
     }
 }
 
+/// Reads a block that may be absent. Returns where in the body it is.
+fn optional_block(r: &mut Reader<'_>) -> Result<Option<std::ops::Range<usize>>, Malformed> {
+    let is_present = r.u8()? != 0;
+    let bytes = r.block()?.len();
+    let end = r.position();
+    Ok(is_present.then(|| end - bytes..end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +241,7 @@ mod tests {
             has_stdin: true,
             scratch: Some("/tmp/s"),
             script: Some(b"#!/bin/sh\n\0x"),
+            file: Some(b"\0"),
             cwd: "/",
             candidates: &strings[..1],
             argv: &strings,
@@ -235,6 +252,7 @@ mod tests {
         assert_eq!(start.timeout, request.timeout);
         assert_eq!(start.kill_grace, request.kill_grace);
         assert_eq!(start.script(), request.script);
+        assert_eq!(start.file(), request.file);
         assert_eq!(start.cwd(), "/");
         assert_eq!(start.candidates().collect::<Vec<_>>(), ["/bin/x"]);
         assert_eq!(start.program(), "/bin/x");

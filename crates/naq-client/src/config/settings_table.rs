@@ -525,6 +525,7 @@ pub(super) const JOB_VARIABLES: &[&str] = &[
     "NAQ_WORK_DIR",
     "NAQ_CONTROL_FD",
     "NAQ_CHECKPOINT",
+    "NAQ_CHECKPOINT_FILE",
 ];
 
 /// Variables of the Python library that have no effect any more, and what replaces them. A name that ends in `*`

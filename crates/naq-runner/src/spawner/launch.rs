@@ -15,7 +15,7 @@ use super::super::cgroup::{Cgroup, CgroupLimits, current_group};
 use super::super::errno::{errno_of, is_resource_shortage};
 use super::super::landlock::FileAccess;
 use super::super::namespace::{Namespace, Namespaces};
-use super::super::scratch::SCRIPT;
+use super::super::scratch::{FILE, SCRIPT};
 use super::super::spawner_setup::{SpawnerSetup, UserIds};
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
@@ -191,9 +191,16 @@ impl Launcher {
         start: &StartFrame,
         fds: &[OwnedFd],
     ) -> Result<Job, LaunchError> {
-        if let (Some(scratch), Some(script)) = (&start.scratch, start.script()) {
-            write_script(scratch, script, self.user.as_ref())
-                .map_err(|e| script_error(scratch, e))?;
+        if let Some(scratch) = &start.scratch {
+            let user = self.user.as_ref();
+            let files = [(SCRIPT, 0o700, start.script()), (FILE, 0o600, start.file())];
+            for (name, mode, content) in files {
+                if let Some(content) = content {
+                    let path = scratch.join(name);
+                    write_file(&path, mode, content, user)
+                        .map_err(|e| write_error(&path, content.len(), &e))?;
+                }
+            }
         }
         let mut tree = self.acquire_tree().map_err(|errno| {
             exhausted(
@@ -452,22 +459,26 @@ fn rlimits(
     (limits, len)
 }
 
-/// Writes the script. Done by the spawner because no other thread here can start a
-/// child meanwhile, which would inherit the writable descriptor and make `execve` fail
-/// with ETXTBSY.
-fn write_script(scratch: &Path, script: &[u8], user: Option<&UserIds>) -> std::io::Result<()> {
-    let path = scratch.join(SCRIPT);
+/// Writes a file that the job needs, such as its script. Done by the spawner because no other
+/// thread here can start a child meanwhile, which would inherit the writable descriptor and make
+/// `execve` fail with ETXTBSY.
+fn write_file(
+    path: &Path,
+    mode: u32,
+    content: &[u8],
+    user: Option<&UserIds>,
+) -> std::io::Result<()> {
     // An earlier attempt to start this job may have written it.
-    let _ = fs::remove_file(&path);
+    let _ = fs::remove_file(path);
     let mut file = File::options()
         .write(true)
         .create_new(true)
-        .mode(0o700)
+        .mode(mode)
         .open(path)?;
     if let Some(user) = user {
         std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
     }
-    file.write_all(script)
+    file.write_all(content)
 }
 
 /// The user as the child needs it: pointers into this process's memory.
@@ -489,14 +500,14 @@ fn chown_pipes(pipes: &[OwnedFd], user: &UserIds) -> std::io::Result<()> {
     Ok(())
 }
 
-fn script_error(scratch: &Path, error: std::io::Error) -> LaunchError {
-    let errno = errno_of(&error);
+fn write_error(path: &Path, bytes: usize, error: &std::io::Error) -> LaunchError {
+    let errno = errno_of(error);
     let diagnosis = Diagnosis {
         step: "scratch",
         errno,
         message: format!(
-            "cannot write the script to {}: {}",
-            scratch.display(),
+            "cannot write {bytes} bytes to {}: {}",
+            path.display(),
             errno.desc()
         ),
         fatal: false,

@@ -50,6 +50,10 @@ pub(super) fn check_policy(
     Ok(())
 }
 
+/// The largest checkpoint that is passed in a variable, in bytes: the kernel limits a variable to
+/// 128 KiB with its name and final NUL. Every checkpoint is in a file too.
+const CHECKPOINT_VARIABLE_BYTES_MAX: usize = (128 << 10) - "NAQ_CHECKPOINT=\0".len();
+
 /// What the attempt's environment says about the attempt itself.
 pub(super) struct AttemptIdentity<'a> {
     pub(super) worker_id: &'a str,
@@ -115,7 +119,11 @@ pub(super) fn build_command(
         set("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
     }
     if let Some(checkpoint) = &record.checkpoint {
-        set("NAQ_CHECKPOINT", checkpoint.get().to_owned());
+        let checkpoint = checkpoint.get().to_owned();
+        if checkpoint.len() <= CHECKPOINT_VARIABLE_BYTES_MAX {
+            set("NAQ_CHECKPOINT", checkpoint.clone());
+        }
+        command.file = Some(("NAQ_CHECKPOINT_FILE".to_owned(), checkpoint.into()));
     }
     if let Some(schedule) = &record.schedule_id {
         set("NAQ_SCHEDULE_ID", schedule.to_string());

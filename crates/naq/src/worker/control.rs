@@ -26,13 +26,23 @@ const CHECKPOINT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const WARNINGS_MAX: usize = 32;
 
 /// What a job has reported that is not part of its record.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ControlState {
     /// Pause before the next attempt that the job asks for. `None` means by its envelope.
     pub(super) retry_after: Option<Duration>,
+    checkpoint_bytes_max: usize,
 }
 
 impl ControlState {
+    /// Nothing is reported yet. The server's messages hold at most `message_bytes_max`; a checkpoint
+    /// may fill a quarter of one, as the record has other content too.
+    pub(super) fn new(message_bytes_max: usize) -> ControlState {
+        ControlState {
+            retry_after: None,
+            checkpoint_bytes_max: message_bytes_max / 4,
+        }
+    }
+
     /// Applies one message to the record. Fields that are unknown or invalid become warnings.
     pub(super) fn apply(&mut self, record: &mut Record, message: &ControlMessage) {
         let object = &message.object;
@@ -62,10 +72,19 @@ impl ControlState {
                     record.result = raw_json(value);
                     Ok(())
                 }
-                "checkpoint" => {
-                    record.checkpoint = raw_json(value);
-                    Ok(())
-                }
+                "checkpoint" => match raw_json(value) {
+                    Some(checkpoint) if checkpoint.get().len() > self.checkpoint_bytes_max => {
+                        Err(format!(
+                            "a checkpoint of {} bytes was dropped: at most {} fit the server's messages; the earlier one stays",
+                            checkpoint.get().len(),
+                            self.checkpoint_bytes_max
+                        ))
+                    }
+                    checkpoint => {
+                        record.checkpoint = checkpoint;
+                        Ok(())
+                    }
+                },
                 "retry_after" => match serde_json::from_value::<WireDuration>(value.clone()) {
                     Ok(span) => {
                         self.retry_after = Some(span.0);
@@ -207,7 +226,7 @@ mod tests {
             },
             Timestamp::from_unix_ms(0).unwrap(),
         );
-        let mut control_state = ControlState::default();
+        let mut control_state = ControlState::new(400);
         for line in lines {
             let object = serde_json::from_str(line).unwrap();
             control_state.apply(&mut record, &ControlMessage { object });
@@ -231,6 +250,19 @@ mod tests {
         assert_eq!(record.checkpoint.unwrap().get(), "[2]");
         assert_eq!(control_state.retry_after, Some(Duration::from_secs(30)));
         assert!(record.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_too_large_is_a_warning_and_keeps_the_earlier_one() {
+        let large = format!(r#"{{"checkpoint": "{}", "result": 2}}"#, "x".repeat(99));
+        let (record, _) = applied(&[r#"{"checkpoint": 7}"#, &large]);
+        assert_eq!(record.checkpoint.unwrap().get(), "7");
+        assert_eq!(record.result.unwrap().get(), "2");
+        assert!(
+            record.warnings[0].contains("checkpoint of 101 bytes"),
+            "{:?}",
+            record.warnings
+        );
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Attempt<'_> {
         failpoint("run.started");
         let (job_id, attempt) = (record.job_id.clone(), record.attempt);
         let mut live = LiveOutput::new(context, &job_id, attempt);
-        let mut control_state = ControlState::default();
+        let mut control_state = ControlState::new(context.broker.message_bytes_max());
         let mut checkpointer = RecordCheckpointer::new(context, lease);
         let mut control_open = true;
         let completion = loop {
