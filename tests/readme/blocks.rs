@@ -121,6 +121,8 @@ fn settle(word: &str) -> String {
         "<url>"
     } else if ["cgroup", "namespace", "subreaper"].contains(&core) {
         "<containment>"
+    } else if ["enforced", "watched"].contains(&core) {
+        "<memory limit>"
     } else {
         return word.to_owned();
     };

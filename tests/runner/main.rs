@@ -13,6 +13,8 @@ mod ending;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod output;
 mod starting;
 #[cfg(test)]

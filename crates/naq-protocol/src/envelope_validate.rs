@@ -244,6 +244,9 @@ impl Envelope {
         if limits.memory.is_some_and(|memory| memory.0 == 0) {
             return invalid("limits.memory", "it is 0");
         }
+        if limits.address_space.is_some_and(|space| space.0 == 0) {
+            return invalid("limits.address_space", "it is 0");
+        }
         if limits.cpu_time.is_some_and(|time| time.0.is_zero()) {
             return invalid("limits.cpu_time", "it is 0");
         }

@@ -12,10 +12,14 @@ pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 /// Limits on one job's processes. An absent limit is the worker's default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceLimits {
-    /// Memory, in bytes.
+    /// Memory that all processes use together, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]
     pub memory: Option<ByteSize>,
+    /// Address space of one process, used or not, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("not" = nothing()))]
+    pub address_space: Option<ByteSize>,
     /// CPU time of one process, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("not" = nothing()))]

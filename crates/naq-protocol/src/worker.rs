@@ -58,6 +58,10 @@ pub struct WorkerInfo {
     pub jobs_ended: u64,
     /// How it contains the processes of a job: `cgroup`, `namespace` or `subreaper`.
     pub containment: String,
+    /// How it keeps the memory limit of a job: `enforced` by the kernel, or `watched`, so that a job
+    /// may use more between two samples. `None` from a worker of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
     /// The labels of the worker.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -79,6 +79,12 @@ impl WorkerCgroup {
         }
     }
 
+    /// Whether the groups of jobs have the `memory` controller.
+    pub(super) fn has_memory_controller(&self) -> bool {
+        let enabled = fs::read_to_string(self.path.join("cgroup.subtree_control"));
+        enabled.is_ok_and(|enabled| enabled.split_whitespace().any(|name| name == "memory"))
+    }
+
     /// Creates the folder of a spawner.
     pub(super) fn spawner_dir(&self, spawner: usize) -> io::Result<PathBuf> {
         let path = self.path.join(format!("spawner-{spawner}"));

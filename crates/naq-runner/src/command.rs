@@ -44,10 +44,11 @@ pub enum Stdin {
 /// Resource limits of a job. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ResourceLimits {
-    /// Memory of the whole process tree, in bytes, enforced by the `memory`
-    /// controller or else by polling. Without the controller it also limits the
-    /// address space of each process.
+    /// Memory that the whole process tree uses, in bytes. How it is limited is a matter of the
+    /// machine: see [`MemoryLimit`](super::MemoryLimit).
     pub memory_bytes: Option<u64>,
+    /// Address space of each process, in bytes, whether it is used or not.
+    pub address_space_bytes: Option<u64>,
     /// CPU time of each process, in seconds.
     pub cpu_time_s: Option<u64>,
     /// Number of CPUs that the tree may use at once, such as 0.5. Needs the `cpu`

@@ -67,7 +67,9 @@ pub use job_handle::JobHandle;
 pub use landlock::{FileAccess, LandlockError};
 pub use live_output::{LiveChunk, LiveSink, StreamKind};
 pub use mask::{MASK, Mask};
-pub use options::{Containment, DEFAULT_OUTPUT_BYTES, RunnerConfig, UnknownContainment};
+pub use options::{
+    Containment, DEFAULT_OUTPUT_BYTES, MemoryLimit, RunnerConfig, UnknownContainment,
+};
 pub use scratch::ScratchDir;
 pub use spawn_limit::{SPAWN_LIMIT_ARGUMENT, monotonic, spawn_limit_main};
 pub use spawner::spawner_main;
@@ -169,6 +171,14 @@ impl Runner {
     /// How this runner contains the process trees of its jobs.
     pub fn containment(&self) -> Containment {
         self.inner.pool.containment
+    }
+
+    /// How this runner keeps the memory limits of its jobs.
+    pub fn memory_limit(&self) -> MemoryLimit {
+        match &self.inner.pool.worker_cgroup {
+            Some(cgroup) if cgroup.has_memory_controller() => MemoryLimit::Enforced,
+            _ => MemoryLimit::Watched,
+        }
     }
 
     /// Starts a job, or queues it until a slot is free. Never blocks and never

@@ -211,6 +211,34 @@ impl Namespace {
         !self.ended && !self.exiting && poll(&mut changed, PollTimeout::ZERO) == Ok(0)
     }
 
+    /// Bytes in file systems in memory that a job has mounted in its mount namespace, where no
+    /// other process sees them.
+    pub(super) fn private_tmpfs_bytes(&self) -> u64 {
+        let mut changed = [PollFd::new(self.mount_table.as_fd(), PollFlags::POLLPRI)];
+        if poll(&mut changed, PollTimeout::ZERO) == Ok(0) {
+            return 0;
+        }
+        let points = |pid: &str| -> Vec<String> {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap_or_default();
+            mounts
+                .lines()
+                .filter_map(|line| {
+                    let mut fields = line.split(' ');
+                    let (_, point, kind) = (fields.next()?, fields.next()?, fields.next()?);
+                    (kind == "tmpfs" || kind == "ramfs").then(|| point.replace("\\040", " "))
+                })
+                .collect()
+        };
+        let outside = points("self");
+        let root = format!("/proc/{}/root", self.init);
+        points(&self.init.to_string())
+            .into_iter()
+            .filter(|point| !outside.contains(point))
+            .filter_map(|point| nix::sys::statvfs::statvfs(format!("{root}{point}").as_str()).ok())
+            .map(|found| (found.blocks() - found.blocks_free()) * found.fragment_size())
+            .sum()
+    }
+
     /// The path of this namespace's `/proc`, from outside.
     pub(super) fn proc(&self) -> String {
         format!("/proc/self/fd/{}", self.proc.as_raw_fd())

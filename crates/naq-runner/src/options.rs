@@ -104,6 +104,35 @@ impl fmt::Display for Containment {
     }
 }
 
+/// How the memory limit of jobs is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryLimit {
+    /// The kernel enforces it, by the `memory` controller.
+    Enforced,
+    /// The spawner measures the tree every 100 ms and kills it above the limit. Between two samples
+    /// the tree may use more.
+    Watched,
+}
+
+impl MemoryLimit {
+    /// The name on the wire: `enforced` or `watched`.
+    pub fn name(self) -> &'static str {
+        match self {
+            MemoryLimit::Enforced => "enforced",
+            MemoryLimit::Watched => "watched",
+        }
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemoryLimit::Enforced => "enforced",
+            MemoryLimit::Watched => "watched (may overshoot between samples)",
+        })
+    }
+}
+
 /// The name of no containment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown containment {0:?}: use `cgroup`, `namespace` or `subreaper`")]

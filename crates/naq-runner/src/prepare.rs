@@ -50,6 +50,7 @@ pub(super) fn prepare(
     let request = StartRequest {
         resource_limits: ResourceLimits {
             memory_bytes: limits.memory_bytes,
+            address_space_bytes: limits.address_space_bytes,
             cpu_time_s: limits.cpu_time_s,
             cpus_milli: limits.cpus.map(|cpus| (cpus * 1000.0).max(10.0) as u64),
             processes: limits.processes,

@@ -12,6 +12,7 @@ use super::wire::{Malformed, Reader, UNLIMITED, Writer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ResourceLimits {
     pub(super) memory_bytes: Option<u64>,
+    pub(super) address_space_bytes: Option<u64>,
     pub(super) cpu_time_s: Option<u64>,
     /// Thousandths of a CPU.
     pub(super) cpus_milli: Option<u64>,
@@ -47,6 +48,7 @@ impl StartRequest<'_> {
         let b = &self.resource_limits;
         for bound in [
             b.memory_bytes,
+            b.address_space_bytes,
             b.cpu_time_s,
             b.cpus_milli,
             b.processes,
@@ -116,6 +118,7 @@ impl StartFrame {
             || -> Result<Option<u64>, Malformed> { Ok(Some(r.u64()?).filter(|v| *v != UNLIMITED)) };
         let mut resource_limits = ResourceLimits {
             memory_bytes: bound()?,
+            address_space_bytes: bound()?,
             cpu_time_s: bound()?,
             cpus_milli: bound()?,
             processes: bound()?,

@@ -96,22 +96,3 @@ pub(crate) fn stat_field(pid: i32, field: usize) -> Option<i32> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(field)?.parse().ok()
 }
-
-/// Total resident memory of the processes in `proc`, in bytes. Shared pages count
-/// once per process.
-pub(super) fn resident_bytes(proc: &str, pids: &[i32]) -> u64 {
-    let pages: u64 = pids
-        .iter()
-        .filter_map(|pid| fs::read_to_string(format!("{proc}/{pid}/statm")).ok())
-        .filter_map(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok())
-        .sum();
-    pages * page_bytes()
-}
-
-fn page_bytes() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .unwrap_or(4096)
-}

@@ -7,7 +7,7 @@ use super::super::cgroup::Cgroup;
 use super::super::namespace::Namespace;
 use super::super::sys::wait::Reaped;
 use super::super::wire::{Writer, flag, to_worker};
-use super::descendants;
+use super::{descendants, memory};
 
 /// How long processes may outlive the first process of their job.
 pub(super) const ORPHAN_GRACE: Duration = Duration::from_millis(250);
@@ -60,6 +60,8 @@ pub(super) struct Job {
     pub(super) kill_at: Option<Instant>,
     pub(super) limit_check_at: Option<Instant>,
     pub(super) polled_limits: PolledLimits,
+    /// Memory is not measured accurately before this time.
+    pub(super) next_accurate_check: Option<Instant>,
     pub(super) exit: Option<(Reaped, Duration)>,
     /// Whether KILL has been sent.
     pub(super) killed: bool,
@@ -175,15 +177,31 @@ impl Job {
         if over(self.polled_limits.processes, pids.len() as u64) {
             self.flags |= flag::PROCESSES_EXCEEDED;
             self.kill(now);
-        } else if self.polled_limits.memory_bytes.is_some()
-            && over(
-                self.polled_limits.memory_bytes,
-                descendants::resident_bytes(&proc, &pids),
-            )
+        } else if let Some(bytes_max) = self.polled_limits.memory_bytes
+            && self.uses_more_than(bytes_max, &proc, &pids, now)
         {
             self.flags |= flag::MEMORY_EXCEEDED | flag::OOM;
             self.kill(now);
         }
+    }
+
+    /// Whether the tree uses more memory than `bytes_max`. What processes share counts several times
+    /// in their resident memory, so that is only the cheap upper bound: above the limit, the
+    /// accurate measure decides, which makes the kernel walk the page tables.
+    fn uses_more_than(&mut self, bytes_max: u64, proc: &str, pids: &[i32], now: Instant) -> bool {
+        let files = match &self.tree {
+            Tree::Namespace(namespace) => namespace.private_tmpfs_bytes(),
+            Tree::Cgroup(_) | Tree::Descendants => 0,
+        };
+        if files + memory::resident_bytes(proc, pids) <= bytes_max
+            || self.next_accurate_check.is_some_and(|at| now < at)
+        {
+            return false;
+        }
+        let used = files + memory::used_bytes(proc, pids);
+        // A tree that stays in between costs the spawner a tenth of its time at most.
+        self.next_accurate_check = Some(Instant::now() + now.elapsed() * 10);
+        used > bytes_max
     }
 
     /// The first process has ended; the remaining ones get [`ORPHAN_GRACE`].

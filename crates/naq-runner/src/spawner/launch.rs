@@ -211,7 +211,6 @@ impl Launcher {
         })?;
         let resource_limits = &start.resource_limits;
         let mut polled_limits = PolledLimits::default();
-        let mut address_space = resource_limits.memory_bytes;
         polled_limits.memory_bytes = resource_limits.memory_bytes;
         polled_limits.processes = resource_limits.processes;
         if let Tree::Cgroup(group) = &mut tree {
@@ -222,7 +221,6 @@ impl Launcher {
             };
             if group.set_limits(cgroup_limits).is_ok() {
                 if group.has_memory {
-                    address_space = None;
                     polled_limits.memory_bytes = None;
                 }
                 if group.has_pids {
@@ -231,7 +229,7 @@ impl Launcher {
             }
         }
         let started = Instant::now();
-        match self.spawn_child(start, fds, &tree, address_space) {
+        match self.spawn_child(start, fds, &tree) {
             Ok(pid) => {
                 let mut job = Job {
                     id,
@@ -246,6 +244,7 @@ impl Launcher {
                     kill_at: None,
                     limit_check_at: None,
                     polled_limits,
+                    next_accurate_check: None,
                     exit: None,
                     killed: false,
                     flags: 0,
@@ -265,7 +264,6 @@ impl Launcher {
         start: &StartFrame,
         fds: &[OwnedFd],
         tree: &Tree,
-        address_space: Option<u64>,
     ) -> Result<c_int, LaunchError> {
         let group = match tree {
             Tree::Cgroup(group) => Some(group),
@@ -280,7 +278,7 @@ impl Launcher {
         let fd = |at: usize| fds.get(at).map_or(0, AsRawFd::as_raw_fd);
         let first = usize::from(start.has_stdin);
         let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
-        let (rlimits, rlimits_len) = rlimits(start, address_space);
+        let (rlimits, rlimits_len) = rlimits(start);
         let ruleset = self.ruleset(start, tree)?;
         let mut plan = ChildPlan {
             parent,
@@ -419,10 +417,7 @@ fn exhausted(step: &'static str, what: &str, errno: Errno) -> LaunchError {
     })
 }
 
-fn rlimits(
-    start: &StartFrame,
-    address_space: Option<u64>,
-) -> ([(c_int, libc::rlimit); RLIMITS_MAX], usize) {
+fn rlimits(start: &StartFrame) -> ([(c_int, libc::rlimit); RLIMITS_MAX], usize) {
     let none = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -450,7 +445,8 @@ fn rlimits(
             seconds.saturating_add(1),
         );
     }
-    if let Some(bytes) = address_space {
+    // Not for a memory limit: Node, Java and Go map far more than they use.
+    if let Some(bytes) = resource_limits.address_space_bytes {
         add(libc::RLIMIT_AS as c_int, bytes, bytes);
     }
     if let Some(bytes) = resource_limits.file_size_bytes {

@@ -8,6 +8,7 @@ pub(super) mod descendants;
 mod diagnose;
 mod job;
 mod launch;
+mod memory;
 mod serve;
 
 use std::os::fd::{AsFd, OwnedFd};

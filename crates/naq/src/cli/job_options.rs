@@ -41,6 +41,9 @@ pub(super) struct JobOptions {
     /// Maximum memory, such as 256M or 2G [default: the worker's]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     memory: Option<ByteSize>,
+    /// Maximum address space of each process, used or not
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    address_space: Option<ByteSize>,
     /// Maximum processor time of each process, such as 30s
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     cpu_time: Option<WireDuration>,
@@ -236,6 +239,7 @@ impl JobOptions {
     fn limits(&self) -> ResourceLimits {
         ResourceLimits {
             memory: self.memory,
+            address_space: self.address_space,
             cpu_time: self.cpu_time,
             cpus: self.cpus,
             processes: self.processes,

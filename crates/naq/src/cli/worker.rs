@@ -40,6 +40,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         queues = %join_names(&options.queues),
         concurrency = options.concurrency,
         containment = %runner.containment(),
+        memory_limit = %runner.memory_limit(),
         "working"
     );
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;

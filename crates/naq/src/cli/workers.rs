@@ -57,6 +57,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
                 render::age(worker.started_at, now),
                 format!("{} ago", render::age(worker.last_seen, now)),
                 worker.containment.clone(),
+                render::or_dash(worker.memory_limit.clone().unwrap_or_default()),
                 render::or_dash(labels.join(" ")),
                 join_names(&worker.queues),
             ]
@@ -72,6 +73,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             Column::new("UP").optional(1),
             Column::new("SEEN").optional(3),
             Column::new("CONTAINMENT").optional(5),
+            Column::new("MEMORY").optional(6),
             Column::new("LABELS").optional(4),
             Column::new("QUEUES"),
         ],

@@ -143,6 +143,10 @@ fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLi
     let (own, default) = (&envelope.limits, &options.limits);
     naq_runner::ResourceLimits {
         memory_bytes: own.memory.or(default.memory).map(|size| size.0),
+        address_space_bytes: own
+            .address_space
+            .or(default.address_space)
+            .map(|size| size.0),
         // the kernel counts whole seconds, so a fraction is rounded up
         cpu_time_s: own
             .cpu_time

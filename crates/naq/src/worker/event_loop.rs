@@ -591,6 +591,7 @@ impl Worker {
                 .collect(),
             jobs_ended: self.summary.jobs_ended,
             containment: self.context.runner.containment().to_string(),
+            memory_limit: Some(self.context.runner.memory_limit().name().to_owned()),
             labels: options.labels.clone(),
             started_at: self.started_at,
             last_seen: now(),

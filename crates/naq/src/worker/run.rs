@@ -179,7 +179,7 @@ fn classify_end(
 
 // Errors that records show for ends without an exit code of the job's own.
 const TIMED_OUT: &str = "it ran out of time and was stopped";
-const OVER_MEMORY: &str = "it used more memory than its limit and was stopped";
+const OVER_MEMORY: &str = "it used more memory than its limit, which is watched here (it may overshoot between samples), and was stopped";
 const OVER_PROCESSES: &str = "it started more processes than its limit and was stopped";
 const OOM_KILLED: &str = "the kernel killed it because memory ran out";
 const SPAWNER_DIED: &str = "its spawner process died";
