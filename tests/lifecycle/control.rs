@@ -86,7 +86,7 @@ fn checkpoint_result_and_retry_after_survive_a_flood_of_progress() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["default"]).spawn();
     let progress = "{\"progress\": 1}\n".repeat(1200);
-    let flood = naq.file("flood", &format!(
+    let flood = naq.file("flood", format!(
         "{progress}{{\"progress\": 90}}\n{{\"checkpoint\": 7}}\n{{\"retry_after\": \"1h\"}}\n{{\"result\": 9}}\n"
     ));
     let script = format!("cat {} >&3; exit 75", flood.display());

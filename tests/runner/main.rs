@@ -16,6 +16,7 @@ mod harness;
 mod memory;
 #[cfg(test)]
 mod output;
+#[cfg(test)]
 mod starting;
 #[cfg(test)]
 mod stopped_spawner;

@@ -320,7 +320,7 @@ mod tests {
         fs::create_dir_all(taken(1).join("full")).unwrap();
         fs::write(taken(2), "a file").unwrap();
         std::os::unix::fs::symlink("/etc", path.join("3/a/link")).unwrap();
-        let unreadable = fs::Permissions::from_mode(0);
+        let unreadable = fs::Permissions::from_mode(0o000);
         fs::set_permissions(path.join("5/a"), unreadable.clone()).unwrap();
         fs::set_permissions(&path, unreadable).unwrap();
         Removal::new(path.clone(), LONG).run().unwrap();

@@ -346,29 +346,7 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
             } else if w.bytes.len() + OTHER_FRAME_BYTES_MAX > MESSAGE_BYTES_MAX {
                 break;
             }
-            match next {
-                Outgoing::Start { .. } => {}
-                Outgoing::Stop { id, grace } => {
-                    let grace = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
-                    w.u8(to_spawner::STOP).u32(*id).u32(grace);
-                }
-                Outgoing::Kill { id } => {
-                    w.u8(to_spawner::KILL).u32(*id);
-                }
-                Outgoing::Deadline { id, at } => {
-                    w.u8(to_spawner::DEADLINE).u32(*id).u64(at.to_nanos());
-                }
-                Outgoing::Ping => {
-                    w.u8(to_spawner::PING).u32(0);
-                }
-                Outgoing::Remove { path } => {
-                    let path = path.to_str().unwrap_or_default();
-                    w.u8(to_spawner::REMOVE).u32(0).block(path.as_bytes());
-                }
-                Outgoing::Close => {
-                    w.u8(to_spawner::CLOSE).u32(0);
-                }
-            }
+            write_request(&mut w, next);
             sent.extend(outbox.pop_front());
         }
         drop(state);
@@ -386,6 +364,33 @@ fn flush(pool: &Pool, index: usize, socket: &AsyncFd<OwnedFd>) -> io::Result<boo
                 return Ok(false);
             }
             Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Writes the frame of a message that starts no job.
+fn write_request(w: &mut Writer, outgoing: &Outgoing) {
+    match outgoing {
+        Outgoing::Start { .. } => {}
+        Outgoing::Stop { id, grace } => {
+            let grace = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+            w.u8(to_spawner::STOP).u32(*id).u32(grace);
+        }
+        Outgoing::Kill { id } => {
+            w.u8(to_spawner::KILL).u32(*id);
+        }
+        Outgoing::Deadline { id, at } => {
+            w.u8(to_spawner::DEADLINE).u32(*id).u64(at.to_nanos());
+        }
+        Outgoing::Ping => {
+            w.u8(to_spawner::PING).u32(0);
+        }
+        Outgoing::Remove { path } => {
+            let path = path.to_str().unwrap_or_default();
+            w.u8(to_spawner::REMOVE).u32(0).block(path.as_bytes());
+        }
+        Outgoing::Close => {
+            w.u8(to_spawner::CLOSE).u32(0);
         }
     }
 }

@@ -210,9 +210,10 @@ impl Launcher {
             )
         })?;
         let resource_limits = &start.resource_limits;
-        let mut polled_limits = PolledLimits::default();
-        polled_limits.memory_bytes = resource_limits.memory_bytes;
-        polled_limits.processes = resource_limits.processes;
+        let mut polled_limits = PolledLimits {
+            memory_bytes: resource_limits.memory_bytes,
+            processes: resource_limits.processes,
+        };
         if let Tree::Cgroup(group) = &mut tree {
             let cgroup_limits = CgroupLimits {
                 memory_bytes: resource_limits.memory_bytes,
