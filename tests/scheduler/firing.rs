@@ -197,3 +197,61 @@ fn invalid_schedules_are_logged_and_do_not_affect_others() {
             .all(|job| !job.starts_with("mine"))
     );
 }
+
+/// As a program does that knows the bucket and none of naq's verbs.
+#[test]
+fn resume_by_a_bare_status_enqueues_no_tick_of_the_pause() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let fields = json!({"every": 0.2, "misfire": "all"});
+    for name in ["led", "handed"] {
+        put(&naq, &schedule(name, fields.clone()));
+    }
+    let leader = scheduler(&naq, &[]);
+    for name in ["led", "handed"] {
+        progressed(&naq, name, "runs", |progress| progress.runs > 0);
+        change(&naq, name, |one| one.status = ScheduleStatus::Paused);
+        progressed(&naq, name, "the pause is seen", |progress| {
+            progress.inactive
+        });
+    }
+    let activate = |name: &str| {
+        std::thread::sleep(Duration::from_millis(1_500));
+        let paused = stored(&naq, name);
+        let activated_at = now();
+        change(&naq, name, |one| one.status = ScheduleStatus::Active);
+        (paused.progress, activated_at)
+    };
+    let assert_nothing_of_the_pause = |name: &str,
+                                       (paused, activated_at): (
+        naq_protocol::ScheduleProgress,
+        naq_protocol::Timestamp,
+    )| {
+        let resumed = progressed(&naq, name, "runs again", |progress| {
+            progress.runs > paused.runs + 1
+        });
+        assert_eq!(resumed.progress.missed, paused.missed);
+        assert!(!resumed.progress.inactive);
+        let during_the_pause = jobs_of(&naq, "build").into_iter().filter(|job| {
+            let every = 200;
+            let mut tick = resumed.created_at;
+            while tick < activated_at {
+                tick = later(tick, every);
+                if *job == JobId::for_tick(&schedule_id(name), tick).to_string() {
+                    return tick > paused.done_until && tick < activated_at;
+                }
+            }
+            false
+        });
+        assert_eq!(during_the_pause.collect::<Vec<_>>(), [""; 0], "{name}");
+    };
+    // by the leader that saw the pause
+    let activated = activate("led");
+    assert_nothing_of_the_pause("led", activated);
+    // by one that did not
+    assert!(leader.stop().success());
+    let activated = activate("handed");
+    let _leader = scheduler(&naq, &[]);
+    assert_nothing_of_the_pause("handed", activated);
+}

@@ -187,6 +187,10 @@ pub struct ScheduleProgress {
     /// Why the last of them could not be enqueued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The schedule was paused or has ended since `done_until`. If it is active, that was changed by
+    /// hand, and the scheduler continues from the time at which it sees that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inactive: bool,
 }
 
 impl ScheduleProgress {
@@ -202,6 +206,7 @@ impl ScheduleProgress {
             skipped: 0,
             failures: 0,
             last_error: None,
+            inactive: false,
         }
     }
 }

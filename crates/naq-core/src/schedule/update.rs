@@ -99,6 +99,7 @@ pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp)
     } else {
         changed.progress.failures = 0;
         changed.progress.last_error = None;
+        changed.progress.inactive = false;
     }
     changed
 }
@@ -185,6 +186,7 @@ pub fn on_pause(present: &Schedule) -> OnChange {
             let mut paused = present.clone();
             paused.status = ScheduleStatus::Paused;
             paused.paused_reason = None;
+            paused.progress.inactive = true;
             OnChange::Write(Box::new(paused))
         }
         ScheduleStatus::Paused => OnChange::Unchanged,
@@ -202,15 +204,38 @@ pub fn on_resume(present: &Schedule, now: Timestamp) -> OnChange {
         ScheduleStatus::Paused => {
             let mut resumed = present.clone();
             resumed.status = ScheduleStatus::Active;
-            resumed.paused_reason = None;
-            resumed.progress.done_until = now;
-            resumed.progress.failures = 0;
-            resumed.progress.last_error = None;
+            continue_from(&mut resumed, now);
             OnChange::Write(Box::new(resumed))
         }
         ScheduleStatus::Ended => OnChange::Ended,
         ScheduleStatus::Unknown(_) => OnChange::UnknownStatus(present.status),
     }
+}
+
+/// Lets an active schedule continue with its first tick after `now`, with a new count of failures.
+pub fn continue_from(resumed: &mut Schedule, now: Timestamp) {
+    resumed.paused_reason = None;
+    resumed.progress.done_until = now;
+    resumed.progress.failures = 0;
+    resumed.progress.last_error = None;
+    resumed.progress.inactive = false;
+}
+
+/// Whether an active schedule was paused, or had ended, and a writer has changed only its status. It
+/// then has to [continue from now](continue_from), as a resumed one does: its `done_until` is older
+/// than the pause, whose ticks would seem to be late.
+///
+/// `before` is the schedule as a scheduler knew it, if it did.
+#[must_use]
+pub fn was_activated_by_status(before: Option<&Schedule>, after: &Schedule) -> bool {
+    if after.status != ScheduleStatus::Active {
+        return false;
+    }
+    let was_inactive = before.is_some_and(|before| {
+        before.status != ScheduleStatus::Active
+            && after.progress.done_until <= before.progress.done_until
+    });
+    was_inactive || after.progress.inactive
 }
 
 /// A change to a schedule. A field that is `None` stays as it is. For a field that may be absent,
@@ -300,6 +325,7 @@ pub fn update(
     }
     if changed.status == ScheduleStatus::Ended {
         changed.status = ScheduleStatus::Active;
+        changed.progress.inactive = false;
     }
     check_schedule(&changed)?;
     Ok(changed)
@@ -394,6 +420,44 @@ mod tests {
             on_resume(&ended, at("2026-12-24T18:01:00Z")),
             OnChange::Ended
         ));
+    }
+
+    #[test]
+    fn activation_by_the_status_alone_is_told_from_a_resume() {
+        let active = schedule(None, Some(60_000));
+        let paused = written(on_pause(&active));
+        assert!(paused.progress.inactive);
+        let with_status = |schedule: &Schedule, status| Schedule {
+            status,
+            ..schedule.clone()
+        };
+        let bare = with_status(&paused, ScheduleStatus::Active);
+        assert!(was_activated_by_status(None, &bare));
+        assert!(was_activated_by_status(Some(&paused), &bare));
+        // A writer that knows nothing of the mark.
+        let foreign = with_status(&active, ScheduleStatus::Paused);
+        assert!(was_activated_by_status(Some(&foreign), &active));
+        assert!(!was_activated_by_status(None, &active));
+        assert!(!was_activated_by_status(Some(&active), &active));
+        assert!(!was_activated_by_status(Some(&active), &paused));
+        let resumed = written(on_resume(&paused, at("2026-12-24T18:00:30Z")));
+        assert!(!was_activated_by_status(Some(&paused), &resumed));
+        assert!(!was_activated_by_status(None, &resumed));
+        let mut ended = with_status(&active, ScheduleStatus::Ended);
+        assert!(was_activated_by_status(Some(&ended), &active));
+        ended.progress.inactive = true;
+        let change = ScheduleChange {
+            repeat: Some(None),
+            ..ScheduleChange::default()
+        };
+        let now = at("2026-12-24T18:00:30Z");
+        for continued in [
+            update(&ended, &change, now).unwrap(),
+            replace_definition(&ended, &active, now),
+        ] {
+            assert!(!was_activated_by_status(Some(&ended), &continued));
+            assert!(!was_activated_by_status(None, &continued));
+        }
     }
 
     #[test]

@@ -368,7 +368,10 @@ impl Leader<'_> {
 
     /// Applies a change of a schedule.
     pub(super) fn on_schedule(&mut self, stored: StoredSchedule) {
-        match self.index.apply_update(stored, &self.writer_id) {
+        match self
+            .index
+            .apply_update(stored, &self.writer_id, clock::now())
+        {
             Update::Changed(entry_id) => {
                 self.remark_dirty(entry_id);
                 self.advance(entry_id, clock::now());

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use naq_core::{CronCache, ScheduleError, SchedulePosition, TickPlan, merge_progress};
+use naq_core::{
+    CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, merge_progress,
+    was_activated_by_status,
+};
 use naq_jetstream::{BrokerError, StoredSchedule};
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};
 
@@ -147,8 +150,14 @@ impl ScheduleIndex {
         replanned
     }
 
-    /// Applies a change. `writer_id` is this leader's own id, whose changes are in memory already.
-    pub(super) fn apply_update(&mut self, stored: StoredSchedule, writer_id: &str) -> Update {
+    /// Applies a change, which is received at `now`. `writer_id` is this leader's own id, whose
+    /// changes are in memory already.
+    pub(super) fn apply_update(
+        &mut self,
+        stored: StoredSchedule,
+        writer_id: &str,
+        now: Timestamp,
+    ) -> Update {
         let known = self.entry_ids.get(&stored.schedule_id).copied();
         let entry = known.and_then(|entry_id| self.entries.get_mut(&entry_id));
         // a schedule that vanished with its bucket has no revision of its deletion
@@ -168,7 +177,7 @@ impl ScheduleIndex {
         };
         match self.parse_entry(payload, stored.revision) {
             Ok(entry) if entry.schedule.schedule_id == stored.schedule_id => {
-                self.upsert(known, entry)
+                self.upsert(known, entry, now)
             }
             Ok(entry) => {
                 self.remove(&stored.schedule_id);
@@ -182,7 +191,12 @@ impl ScheduleIndex {
         }
     }
 
-    fn upsert(&mut self, known: Option<EntryId>, mut entry: ScheduleEntry) -> Update {
+    fn upsert(
+        &mut self,
+        known: Option<EntryId>,
+        mut entry: ScheduleEntry,
+        now: Timestamp,
+    ) -> Update {
         let before = known.and_then(|entry_id| Some((entry_id, self.entries.get(&entry_id)?)));
         let created_at = entry.schedule.created_at;
         // a schedule that was deleted and created again is another one
@@ -197,10 +211,16 @@ impl ScheduleIndex {
                 self.last_entry_id
             }
         };
-        if let Some(before) = self.entries.get(&entry_id) {
+        let before = self.entries.get(&entry_id);
+        let was_activated =
+            was_activated_by_status(before.map(|before| &before.schedule), &entry.schedule);
+        if let Some(before) = before {
             // ticks that were enqueued after the writer of this change had read the schedule
             let ours = &before.schedule.progress;
             entry.is_dirty = merge_progress(&mut entry.schedule.progress, ours);
+            if was_activated {
+                continue_from(&mut entry.schedule, now);
+            }
             // a next run set by hand is due although later ticks were enqueued meanwhile
             let set_by_hand = entry.schedule.next_run;
             if let Some(next_run) = set_by_hand.filter(|_| set_by_hand != before.schedule.next_run)
@@ -212,7 +232,10 @@ impl ScheduleIndex {
             entry.is_firing = before.is_firing;
             entry.is_writing = before.is_writing;
             entry.written_at = before.written_at;
+        } else if was_activated {
+            continue_from(&mut entry.schedule, now);
         }
+        entry.is_dirty |= was_activated | mark_inactive(&mut entry.schedule);
         let is_active = entry.schedule.status == ScheduleStatus::Active;
         self.entries.insert(entry_id, entry);
         if is_active {
@@ -304,4 +327,13 @@ impl ScheduleIndex {
             .get(&entry_id)
             .is_some_and(|entry| entry.timer == timer)
     }
+}
+
+/// Marks a paused schedule, so that a later leader knows that it was paused even if a program
+/// has changed only its status meanwhile. Returns whether the mark has to be stored.
+fn mark_inactive(schedule: &mut Schedule) -> bool {
+    let was_marked = schedule.progress.inactive;
+    schedule.progress.inactive = schedule.status != ScheduleStatus::Active;
+    // One that has ended is stored for a week, which a write would extend.
+    schedule.status == ScheduleStatus::Paused && !was_marked
 }

@@ -76,6 +76,7 @@ impl Leader<'_> {
                 }
                 ScheduleAction::End => {
                     entry.schedule.status = ScheduleStatus::Ended;
+                    entry.schedule.progress.inactive = true;
                     tracing::info!(
                         schedule_id = entry.schedule.schedule_id.as_str(),
                         runs = entry.schedule.progress.runs,
@@ -203,6 +204,7 @@ fn record_failed_tick(
             "paused, since {reason}; `naq schedule resume {schedule_id}` resumes it"
         );
         schedule.status = ScheduleStatus::Paused;
+        schedule.progress.inactive = true;
         schedule.paused_reason = Some(reason);
     }
 }
