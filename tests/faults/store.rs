@@ -1,5 +1,7 @@
 //! A full store: the producer gets an error, nothing is evicted, and outcomes wait for room.
 
+use std::time::Duration;
+
 use naq_protocol::{JobId, State};
 use nix::sys::signal::Signal;
 
@@ -88,29 +90,50 @@ fn a_worker_with_an_outcome_that_finds_a_full_store_still_stops() {
     assert_eq!(record.unwrap().state(), State::Running);
 }
 
-/// A worker whose outcomes find no room starts no further job: it would run them all, and keep
-/// their outcomes in its memory.
+/// A worker whose outcomes find no room takes no further jobs: it could not record them either, and
+/// would keep them from other workers.
 #[test]
-fn no_job_starts_while_outcomes_find_a_full_store() {
+fn a_worker_whose_outcomes_find_a_full_store_takes_no_further_jobs() {
     let server = small();
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    let script = "echo x >> ran; while [ ! -e go ]; do sleep 0.05; done; head -c 60000 /dev/zero | tr '\\0' x";
-    let job = serde_json::json!({ "script": script }).to_string();
-    let jobs: Vec<_> = (0..20).map(|_| naq.publish("build", job.clone())).collect();
+    let script = "echo $1 >> ran; while [ ! -e $1 ]; do sleep 0.05; done";
+    let jobs: Vec<_> = (1..=20)
+        .map(|nth| {
+            let job = serde_json::json!({ "script": script, "args": [format!("go{nth}")] });
+            naq.publish("build", job.to_string())
+        })
+        .collect();
     let worker = naq.worker(&["build"]).concurrency(2).spawn();
-    let started = || {
-        let text = std::fs::read_to_string(naq.home().join("ran")).unwrap_or_default();
-        text.lines().count()
-    };
-    eventually("both run", || started() == 2);
-    // room for claims is left, and none for outcomes
-    naq.fill_storage_with(&[512 << 10, 48 << 10]);
-    std::fs::write(naq.home().join("go"), "").unwrap();
+    let ran = || std::fs::read_to_string(naq.home().join("ran")).unwrap_or_default();
+    eventually("both run", || ran().lines().count() == 2);
+    naq.fill_storage();
+    let release = |nth: usize| std::fs::write(naq.home().join(format!("go{nth}")), "").unwrap();
+    release(1);
     worker.expect_stderr("cannot record the outcome yet");
-    // as long as a worker that takes on more needs to start them all
-    std::thread::sleep(std::time::Duration::from_secs(5));
-    assert!(started() <= 4, "{} jobs were started", started());
+    std::thread::sleep(Duration::from_secs(1));
+    release(2);
+    let refused = "cannot record the outcome yet, retrying: the NATS storage is full";
+    eventually("both outcomes are refused", || {
+        let log = worker.log();
+        let of = |job: &JobId| {
+            let has_job = format!("job_id={job}");
+            (log.lines()).any(|line| line.contains(refused) && line.contains(&has_job))
+        };
+        of(&jobs[0]) && of(&jobs[1])
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let unacked = naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let stream = jetstream.get_stream("naq_queue_build").await.unwrap();
+        let consumer = stream.consumer_info("naq-worker").await.unwrap();
+        consumer.num_ack_pending
+    });
+    // the two, and one that was requested before the first refusal
+    assert!(unacked <= 3, "it has taken {unacked} jobs");
+    for nth in 3..=20 {
+        release(nth);
+    }
     naq.cli(["purge", "--yes", "filler"]).run().succeeds();
     for job in &jobs {
         assert_eq!(naq.wait_ended(job).state(), State::Succeeded);

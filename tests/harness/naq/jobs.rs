@@ -125,13 +125,8 @@ impl Naq {
     /// Enqueues to `filler` until the storage, which has to be limited, has no room even for a small
     /// job. Returns the ids of the jobs that were stored.
     pub(crate) fn fill_storage(&self) -> Vec<String> {
-        self.fill_storage_with(&[512 << 10, 32 << 10, 1 << 10, 1])
-    }
-
-    /// The same with jobs of these sizes in bytes, each until there is no room for another one.
-    pub(crate) fn fill_storage_with(&self, sizes: &[usize]) -> Vec<String> {
         let mut stored_ids = Vec::new();
-        for bytes in sizes.iter().copied() {
+        for bytes in [512 << 10, 32 << 10, 1 << 10, 1] {
             let file = self.file("filler", "x".repeat(bytes));
             let file = file.to_str().unwrap();
             loop {
