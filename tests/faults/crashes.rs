@@ -372,9 +372,11 @@ fn a_redelivery_to_the_same_worker_after_a_lost_delivery_has_another_fence() {
     };
     eventually("it runs", || ran().len() == 1);
     let before = naq.wait_running(&job);
+    // The server hangs before it crashes: a worker whose server is down keeps its jobs.
+    server.pause();
+    worker.expect_stderr("lease lost");
     server.kill9();
     server.drop_consumer_state("naq_queue_build", "naq-worker");
-    worker.expect_stderr("lease lost");
     server.restart();
     eventually("it runs again", || ran().len() == 2);
     let after = naq.wait_running(&job);

@@ -142,7 +142,9 @@ impl CapturedLog {
                 !text.contains(words)
             })
             .unwrap();
-        assert!(!timeout.timed_out(), "no {words:?} in:\n{}", *text);
+        // The lock is released first: the log is printed when the process is dropped.
+        let text = text.clone();
+        assert!(!timeout.timed_out(), "no {words:?} in:\n{text}");
     }
 }
 
