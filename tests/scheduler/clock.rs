@@ -1,14 +1,14 @@
 //! The wall clock set an hour forward and back under a leader. Only the leader's process sees that,
-//! by a preloaded library; the machine's clock stays as it is. So the kernel does not report the
-//! change, and the leader notices it when it next reads the clock.
+//! by a preloaded library; the machine's clock and the server's stay as they are. So the kernel does
+//! not report the change, and the leader notices it when it next reads the clock.
 
 use std::collections::BTreeSet;
 
-use naq_protocol::Schedule;
+use naq_protocol::{JobId, Schedule};
 use serde_json::json;
 
 use super::{jobs_of, later, now, progressed, put, schedule, stored};
-use crate::harness::naq::{FollowedCli, Naq};
+use crate::harness::naq::{FollowedCli, Naq, eventually};
 use crate::harness::nats::TestServer;
 use crate::harness::shifted_clock::ShiftedClock;
 
@@ -22,13 +22,6 @@ fn scheduler(naq: &Naq, clock: &ShiftedClock) -> FollowedCli {
         .into_iter()
         .fold(scheduler, |cli, (name, value)| cli.env(name, &value))
         .follow()
-}
-
-/// A schedule that is enqueued now, by a leader whose clock is right or slow:
-/// whatever was to be done before its tenth tick has been done.
-fn some_time_passes(naq: &Naq, name: &str) {
-    put(naq, &schedule(name, json!({"every": 0.2, "repeat": 10})));
-    progressed(naq, name, "runs", |one| one.runs == 10);
 }
 
 /// The jobs of a schedule; asserts that none exists twice. A queue keeps one message of an id at a
@@ -52,90 +45,87 @@ fn adds_up(naq: &Naq, one: &Schedule) {
     assert!(jobs >= one.progress.runs, "{jobs} jobs of {one:#?}");
 }
 
+/// Asserts that no tick of a schedule was enqueued before its time.
+fn none_is_early(naq: &Naq, name: &str) {
+    let one = stored(naq, name);
+    let now = now();
+    let ticks = (1..).map(|count| later(one.created_at, 500 * count));
+    let due: BTreeSet<String> = ticks
+        .take_while(|tick| *tick <= now)
+        .map(|tick| JobId::for_tick(&one.schedule_id, tick).to_string())
+        .collect();
+    let jobs = jobs_of_one(naq, name);
+    let early: Vec<_> = jobs.difference(&due).collect();
+    assert!(early.is_empty(), "{early:?}");
+}
+
 #[test]
-fn clock_set_an_hour_forward_and_back_enqueues_no_tick_twice_and_never_moves_progress_back() {
+fn scheduler_whose_clock_is_off_stops_leading_and_enqueues_no_tick_early() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
     let clock = ShiftedClock::new(&naq);
-    let leader = scheduler(&naq, &clock);
-    leader.expect_stderr("leading");
-    let other = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
-    other.expect_stderr("standing by");
-    // of each of these, six ticks are due within an hour, the last one at its very end
-    let rare = [
-        ("skip", json!({"every": 600, "misfire": "skip"})),
-        ("once", json!({"every": 600})),
-        ("all", json!({"every": 600, "misfire": "all"})),
-    ];
-    for (name, fields) in &rare {
-        put(&naq, &schedule(name, fields.clone()));
-    }
+    let first = scheduler(&naq, &clock);
+    first.expect_stderr("leading");
+    let second = naq.cli(["scheduler", "--lock-ttl", "20s"]).follow();
+    second.expect_stderr("standing by");
     put(&naq, &schedule("often", json!({"every": 0.5})));
     progressed(&naq, "often", "runs", |one| one.runs >= 3);
 
     clock.set_wall_s(HOUR_S);
-    let hour_on = later(now(), HOUR_S * 1_000);
-    let jumped = progressed(&naq, "often", "continues an hour later", |one| {
-        one.done_until > later(hour_on, 1_000)
-    });
-    // ticks that are later than the grace by then are left out, except for the last
-    assert!(jumped.progress.missed > 6_500, "{jumped:#?}");
-    adds_up(&naq, &jumped);
-    for ((name, _), (runs, missed)) in rare.iter().zip([(1, 5), (2, 4), (6, 0)]) {
-        let made_at = stored(&naq, name).created_at;
-        let caught_up = progressed(&naq, name, "caught up", |one| {
-            one.done_until >= later(made_at, 6 * 600_000)
-        });
-        let progress = &caught_up.progress;
-        // the sixth is late by less than the grace
-        assert_eq!((progress.runs, progress.missed), (runs, missed), "{name}");
-        assert_eq!(jobs_of_one(&naq, name).len() as u64, runs, "{name}");
-    }
+    first.expect_stderr("the clock is 3600.0 s ahead of the server's: not leading");
+    second.expect_stderr("leading");
+    let before = stored(&naq, "often").progress.runs;
+    let continued = progressed(&naq, "often", "continues", |one| one.runs >= before + 3);
+    assert_eq!(continued.progress.missed, 0, "{continued:#?}");
+    none_is_early(&naq, "often");
+    adds_up(&naq, &continued);
 
+    // with the right time it stands by again, and takes over
     clock.set_wall_s(0);
-    some_time_passes(&naq, "meanwhile");
-    let jobs = jobs_of_one(&naq, "often");
-    let rests = progressed(&naq, "often", "all is stored", |one| {
-        one.runs == jobs.len() as u64
-    });
-    some_time_passes(&naq, "later");
-    let still = stored(&naq, "often");
-    assert_eq!(still.progress, rests.progress);
-    assert_eq!(jobs_of_one(&naq, "often"), jobs);
-    assert!(still.progress.done_until >= jumped.progress.done_until);
-    adds_up(&naq, &still);
-    // leases expire by another clock
-    assert!(
-        !other.stderr_text().contains("leading"),
-        "{}",
-        other.stderr_text()
-    );
-    assert!(
-        !leader.stderr_text().contains("no longer"),
-        "{}",
-        leader.stderr_text()
-    );
+    first.expect_stderr("the clock is right again");
+    first.expect_stderr("standing by");
+    assert!(second.stop().success());
+    let terms = |log: &str| log.matches(" leading schedules=").count();
+    eventually("it leads again", || terms(&first.stderr_text()) == 2);
+    let before = stored(&naq, "often").progress.runs;
+    progressed(&naq, "often", "continues", |one| one.runs >= before + 3);
 
-    // a leader with the right time takes over, and repeats nothing either
-    assert!(leader.stop().success());
-    other.expect_stderr("leading");
-    some_time_passes(&naq, "after");
-    assert_eq!(stored(&naq, "often").progress, rests.progress);
-    assert_eq!(jobs_of_one(&naq, "often"), jobs);
-    assert!(other.stop().success());
+    // with a clock that is behind, nobody leads, and nothing is enqueued late without need
+    clock.set_wall_s(-HOUR_S);
+    first.expect_stderr("s behind the server's");
+    clock.set_wall_s(0);
+    eventually("it leads once more", || terms(&first.stderr_text()) == 3);
+    let before = stored(&naq, "often").progress.runs;
+    let continued = progressed(&naq, "often", "continues", |one| one.runs >= before + 3);
+    none_is_early(&naq, "often");
+    adds_up(&naq, &continued);
+    assert!(first.stop().success());
+}
 
-    // when it is that late again, it continues from there
-    clock.set_wall_s(HOUR_S);
-    let leader = scheduler(&naq, &clock);
+/// What a scheduler of an earlier version left after its clock was an hour ahead for some seconds.
+#[test]
+fn progress_in_the_future_does_not_stall_a_schedule() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    let ahead = |name: &str| {
+        let mut one = schedule(name, json!({"every": 0.5}));
+        let in_an_hour = later(one.created_at, HOUR_S * 1_000);
+        one.progress.done_until = in_an_hour;
+        one.progress.last_run = Some(in_an_hour);
+        one
+    };
+    put(&naq, &ahead("before"));
+    let leader = naq.cli(["scheduler"]).follow();
     leader.expect_stderr("leading");
-    let on = progressed(&naq, "often", "continues", |one| {
-        one.runs >= rests.progress.runs + 3
-    });
-    assert_eq!(on.progress.missed, rests.progress.missed);
-    adds_up(&naq, &on);
-    for (name, _) in &rare {
-        adds_up(&naq, &stored(&naq, name));
+    put(&naq, &ahead("meanwhile"));
+    for name in ["before", "meanwhile"] {
+        let continued = progressed(&naq, name, "runs", |one| one.runs >= 3);
+        assert!(continued.progress.done_until <= now(), "{continued:#?}");
+        assert_eq!(continued.progress.missed, 0);
+        none_is_early(&naq, name);
     }
+    leader.expect_stderr("the progress was in the future");
     assert!(leader.stop().success());
 }

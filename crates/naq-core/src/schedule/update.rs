@@ -3,6 +3,8 @@
 //! A change of a schedule's times takes effect at the time of the change: ticks that were due before
 //! it are neither enqueued nor counted as missed.
 
+use std::time::Duration;
+
 use super::ScheduleError;
 use super::misfire::one_ms_before;
 use super::plan::check_schedule;
@@ -238,6 +240,27 @@ pub fn was_activated_by_status(before: Option<&Schedule>, after: &Schedule) -> b
     was_inactive || after.progress.inactive
 }
 
+/// Discards progress of a scheduler whose clock was ahead: times later than `now` by more than
+/// `tolerance`. Without that, the schedule would enqueue nothing until they have passed. Returns whether there was
+/// any. Ticks that were enqueued ahead of their time are not enqueued again at it: they have the ids of
+/// those jobs.
+pub fn discard_future_progress(
+    schedule: &mut Schedule,
+    now: Timestamp,
+    tolerance: Duration,
+) -> bool {
+    let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
+    let limit_ms = now.unix_ms().saturating_add(tolerance_ms);
+    let progress = &mut schedule.progress;
+    if progress.done_until.unix_ms() <= limit_ms {
+        return false;
+    }
+    progress.done_until = now;
+    // A tick counts as a run only if it is later than the last one.
+    progress.last_run = progress.last_run.map(|last_run| last_run.min(now));
+    true
+}
+
 /// A change to a schedule. A field that is `None` stays as it is. For a field that may be absent,
 /// `Some(None)` removes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -383,7 +406,6 @@ mod tests {
     use crate::{CronCache, SchedulePosition, TickPlan};
     use naq_protocol::ScheduleProgress;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn next(schedule: &Schedule) -> Option<Timestamp> {
         let plan = TickPlan::new(schedule, &mut CronCache::default()).unwrap();
@@ -423,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn activation_by_the_status_alone_is_told_from_a_resume() {
+    fn activation_by_the_status_alone_differs_from_a_resume() {
         let active = schedule(None, Some(60_000));
         let paused = written(on_pause(&active));
         assert!(paused.progress.inactive);
@@ -458,6 +480,21 @@ mod tests {
             assert!(!was_activated_by_status(Some(&ended), &continued));
             assert!(!was_activated_by_status(None, &continued));
         }
+    }
+
+    #[test]
+    fn progress_in_the_future_is_discarded() {
+        let now = at("2026-12-24T18:00:00Z");
+        let tolerance = Duration::from_secs(2);
+        let mut every = schedule(None, Some(60_000));
+        every.progress.done_until = at("2026-12-24T18:00:02Z");
+        assert!(!discard_future_progress(&mut every, now, tolerance));
+        every.progress.done_until = at("2026-12-24T19:00:00Z");
+        every.progress.last_run = Some(at("2026-12-24T19:00:00Z"));
+        assert!(discard_future_progress(&mut every, now, tolerance));
+        assert_eq!(every.progress.last_run, Some(now));
+        assert_eq!(next(&every), Some(at("2026-12-24T18:01:00Z")));
+        assert!(!discard_future_progress(&mut every, now, tolerance));
     }
 
     #[test]

@@ -2,3 +2,4 @@
 
 pub(crate) mod leader_lease;
 pub(crate) mod schedule;
+mod server_clock;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::clock_check::{self, CLOCK_CHECK_INTERVAL, ClockSkew, WallClock};
 use super::fire::FireResult;
 use super::leader_lease::LeaderLease;
 use super::options::{SchedulerConfig, SchedulerSummary};
@@ -48,6 +49,8 @@ pub(super) enum TermEnd {
     Stopped,
     /// The lease was lost.
     NotLeader,
+    /// The clock of this machine is too far from the server's. The lease is released.
+    ClockOff,
 }
 
 /// The result of storing a schedule.
@@ -88,6 +91,10 @@ pub(super) struct Leader<'a> {
     /// The leader is shutting down: no more ticks are fired.
     pub(super) is_finishing: bool,
     pub(super) freshness: Freshness,
+    /// The wall clock when it was last compared with the server's.
+    pub(super) clock_compared: WallClock,
+    /// The comparison under way.
+    clock_check: Option<BoxFuture<'static, Result<ClockSkew, BrokerError>>>,
     /// When the loop last started a pass.
     pub(super) last_pass_at: BootInstant,
     /// When the schedules were last known to be complete.
@@ -129,6 +136,8 @@ pub(super) async fn lead(
         index: ScheduleIndex::default(),
         is_finishing: false,
         freshness: Freshness::Fresh,
+        clock_compared: WallClock::now(),
+        clock_check: None,
         last_pass_at: BootInstant::now(),
         checked_at: BootInstant::now(),
         freshness_check: None,
@@ -136,6 +145,12 @@ pub(super) async fn lead(
         fires: FuturesUnordered::new(),
         writes: FuturesUnordered::new(),
     };
+    // The clock may have been set while this scheduler stood by.
+    if let Some(skew) = clock_check::excessive_skew(client.broker()).await {
+        leader.log_clock_off(skew);
+        leader.lease.clone().release().await;
+        return Ok(TermEnd::ClockOff);
+    }
     // Zones that this process read in an earlier term may have changed since.
     naq_cron::refresh_timezones();
     leader.reload_all(&mut watch).await?;
@@ -178,12 +193,16 @@ impl Leader<'_> {
                 }
             }
             self.check_freshness(watch.is_uninterrupted());
+            self.check_clock();
             let has_more = self.fire_due();
             self.store_due(has_more);
             let wake = self.next_wakeup(has_more);
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return Ok(self.shut_down().await),
+                _ = stop.wait_for(|stop| *stop) => {
+                    self.finish().await;
+                    return Ok(TermEnd::Stopped);
+                }
                 () = lease.expired() => return Ok(TermEnd::NotLeader),
                 Some(fired) = self.fires.next(), if !self.fires.is_empty() => {
                     self.on_fired(fired);
@@ -205,10 +224,15 @@ impl Leader<'_> {
                 }
                 event = watch.next() => self.on_watch_event(event, watch).await?,
                 // after the changes, so that all that arrived before this answer have been applied
-                Some(newest) = await_freshness_check(&mut self.freshness_check) => {
+                Some(newest) = await_check(&mut self.freshness_check) => {
                     self.on_freshness_checked(newest, watch).await?;
                 }
                 () = clock.was_set() => tracing::warn!(now = %clock::now(), "the wall clock was set or the machine resumed"),
+                Some(skew) = await_check(&mut self.clock_check) => {
+                    if let Some(end) = self.on_clock_checked(skew).await {
+                        return Ok(end);
+                    }
+                }
                 _ = timezone_rereads.tick() => self.reread_timezones(),
                 () = wake => {}
             }
@@ -267,6 +291,60 @@ impl Leader<'_> {
             };
             self.freshness_check = Some(check.boxed());
         }
+    }
+
+    /// Whether ticks may be fired: the schedules in memory are fresh, and the clock was not set since it
+    /// was compared with the server's.
+    pub(super) fn may_fire(&self) -> bool {
+        self.freshness == Freshness::Fresh && !self.clock_compared.was_set()
+    }
+
+    /// Starts to compare the clock with the server's, if it was set or it is time to.
+    fn check_clock(&mut self) {
+        let is_time = self.clock_compared.elapsed() > CLOCK_CHECK_INTERVAL;
+        if self.clock_check.is_none() && (is_time || self.clock_compared.was_set()) {
+            let broker = self.client.broker().clone();
+            let check = async move {
+                let skew = ClockSkew::measure(&broker).await;
+                if skew.is_err() {
+                    tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await;
+                }
+                skew
+            };
+            self.clock_check = Some(check.boxed());
+        }
+    }
+
+    /// Handles the result of a comparison. Returns how the term ends if the clock is off.
+    async fn on_clock_checked(&mut self, skew: Result<ClockSkew, BrokerError>) -> Option<TermEnd> {
+        self.clock_check = None;
+        match skew {
+            Ok(skew) if skew.is_excessive() => {
+                self.log_clock_off(skew);
+                self.finish().await;
+                return Some(TermEnd::ClockOff);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!("cannot compare the clock with the server's, retrying: {error}");
+                return None;
+            }
+        }
+        let was_set = self.clock_compared.was_set();
+        self.clock_compared = WallClock::now();
+        if was_set {
+            // Timers may have been set by the time that the clock showed in between.
+            let now = clock::now();
+            let entry_ids: Vec<EntryId> = self.index.entry_ids().collect();
+            for entry_id in entry_ids {
+                self.advance(entry_id, now);
+            }
+        }
+        None
+    }
+
+    fn log_clock_off(&self, skew: ClockSkew) {
+        tracing::error!("the clock is {skew}: not leading until it is right");
     }
 
     /// Handles the answer of a check: reads the changes that the watch has not delivered.
@@ -396,7 +474,7 @@ impl Leader<'_> {
         let now = clock::now();
         // while no more ticks can be sent, or none may be, an answer wakes the loop
         let due = self.index.next_due();
-        let due = due.filter(|_| !is_full && self.freshness == Freshness::Fresh);
+        let due = due.filter(|_| !is_full && self.may_fire());
         let due = due.map(|at| {
             let wait_ms = u64::try_from(at.unix_ms() - now.unix_ms()).unwrap_or(0);
             Instant::now() + Duration::from_millis(wait_ms)
@@ -404,7 +482,7 @@ impl Leader<'_> {
         let stored = self.dirty.front().map(|(at, _)| *at);
         let stored = stored.filter(|_| self.has_room_to_store(has_more));
         // waiting for an answer must not look like a suspended process to `check_freshness`
-        let waits = self.freshness_check.is_some() || is_full;
+        let waits = self.freshness_check.is_some() || self.clock_check.is_some() || is_full;
         let pulse = waits.then(|| Instant::now() + STALL_THRESHOLD / 2);
         match due.into_iter().chain(stored).chain(pulse).min() {
             Some(at) => tokio::time::sleep_until(at).boxed(),
@@ -414,7 +492,7 @@ impl Leader<'_> {
 
     /// Ends the term in order: waits for the ticks that were sent, stores the progress, releases
     /// the lease.
-    async fn shut_down(&mut self) -> TermEnd {
+    async fn finish(&mut self) {
         self.is_finishing = true;
         let finished = tokio::time::timeout(SHUTDOWN_MAX, async {
             while let Some((entry_id, tick, fired)) = self.fires.next().await {
@@ -437,16 +515,13 @@ impl Leader<'_> {
             tracing::warn!("not all progress is stored; the next leader finds out itself");
         }
         self.lease.clone().release().await;
-        TermEnd::Stopped
     }
 }
 
 /// Waits for the check under way; `None` if there is none.
-async fn await_freshness_check(
-    freshness_check: &mut Option<BoxFuture<'static, Result<u64, BrokerError>>>,
-) -> Option<Result<u64, BrokerError>> {
-    match freshness_check {
-        Some(freshness_check) => Some(freshness_check.await),
+async fn await_check<T>(check: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    match check {
+        Some(check) => Some(check.await),
         None => None,
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! When a tick is due, and what happens to late ones, `naq_core` decides; this room has the clock.
 
+mod clock_check;
 mod fire;
 mod leader;
 mod leader_lease;
@@ -68,6 +69,8 @@ pub async fn run_scheduler(
         match ended {
             Ok(TermEnd::Stopped) => return Ok(summary),
             Ok(TermEnd::NotLeader) => tracing::warn!("no longer the leader"),
+            // The next attempt waits until the clock is right.
+            Ok(TermEnd::ClockOff) => {}
             // another scheduler, or this one, leads once the server works again
             Err(error) if is_retryable(&error, has_led_before || summary.terms > 0) => {
                 tracing::warn!("cannot lead: {error}");
@@ -93,6 +96,10 @@ async fn acquire_and_lead(
     summary: &mut SchedulerSummary,
     has_led_before: &mut bool,
 ) -> Result<TermEnd, BrokerError> {
+    tokio::select! {
+        () = clock_check::wait_for_right_clock(client.broker()) => {}
+        _ = stop.wait_for(|stop| *stop) => return Ok(TermEnd::Stopped),
+    }
     let lease = match options.lock {
         None => LeaderLease::without_lock(),
         Some(lock) => tokio::select! {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock_check::CLOCK_SKEW_MAX;
 use naq_core::{
-    CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, merge_progress,
-    was_activated_by_status,
+    CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, discard_future_progress,
+    merge_progress, was_activated_by_status,
 };
 use naq_jetstream::{BrokerError, StoredSchedule};
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};
@@ -211,6 +212,13 @@ impl ScheduleIndex {
                 self.last_entry_id
             }
         };
+        let was_ahead = discard_future_progress(&mut entry.schedule, now, CLOCK_SKEW_MAX);
+        if was_ahead {
+            tracing::warn!(
+                schedule_id = entry.schedule.schedule_id.as_str(),
+                "the progress was in the future, stored by a scheduler whose clock was ahead; continuing from now"
+            );
+        }
         let before = self.entries.get(&entry_id);
         let was_activated =
             was_activated_by_status(before.map(|before| &before.schedule), &entry.schedule);
@@ -235,7 +243,7 @@ impl ScheduleIndex {
         } else if was_activated {
             continue_from(&mut entry.schedule, now);
         }
-        entry.is_dirty |= was_activated | mark_inactive(&mut entry.schedule);
+        entry.is_dirty |= was_ahead | was_activated | mark_inactive(&mut entry.schedule);
         let is_active = entry.schedule.status == ScheduleStatus::Active;
         self.entries.insert(entry_id, entry);
         if is_active {

@@ -6,7 +6,7 @@ use futures_util::future::FutureExt;
 use tokio::task::unconstrained;
 
 use super::fire::{FireResult, Tick, fire};
-use super::leader::{BATCH_MAX, FIRES_MAX, Freshness, Leader, STALL_THRESHOLD};
+use super::leader::{BATCH_MAX, FIRES_MAX, Leader, STALL_THRESHOLD};
 use super::schedule_index::{EntryId, ScheduleEntry};
 use crate::clock;
 use naq_core::{ExponentialBackoff, ScheduleAction};
@@ -21,7 +21,7 @@ impl Leader<'_> {
     /// Starts to enqueue the ticks that are due, up to the number of concurrent ticks. Returns
     /// whether more are due.
     pub(super) fn fire_due(&mut self) -> bool {
-        if self.freshness != Freshness::Fresh {
+        if !self.may_fire() {
             return false;
         }
         let now = clock::now();
@@ -41,14 +41,17 @@ impl Leader<'_> {
     /// tick.
     pub(super) fn advance(&mut self, entry_id: EntryId, now: Timestamp) {
         while !self.is_finishing {
+            let may_fire = self.may_fire();
             let Some(entry) = self.index.get(entry_id) else {
                 return;
             };
             if entry.is_firing || entry.schedule.status != ScheduleStatus::Active {
                 return;
             }
-            if self.freshness != Freshness::Fresh {
-                self.index.set_timer(entry_id, now);
+            if !may_fire {
+                // Not by the wall clock, which may be set back before this timer is due.
+                self.index
+                    .set_timer(entry_id, self.clock_compared.expected_now());
                 return;
             }
             match entry.plan.next_action(&entry.position(), now) {
