@@ -57,7 +57,11 @@ fn has_begun(naq: &Naq, count: usize) {
 }
 
 fn worker(naq: &Naq, url: &str) -> Worker {
-    let worker = naq.worker(&["build"]).concurrency(2);
+    worker_with(naq, url, 2)
+}
+
+fn worker_with(naq: &Naq, url: &str, slots: usize) -> Worker {
+    let worker = naq.worker(&["build"]).concurrency(slots);
     let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
     worker.ack_wait(&ack_wait).env("NAQ_NATS_URL", url).spawn()
 }
@@ -216,7 +220,8 @@ fn a_worker_cut_off_after_a_delivery_stops_its_job_before_the_redelivery() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let mut proxy = Proxy::start(server.port());
-    let first = worker(&naq, &proxy.url());
+    // without a free slot, so that the server does not redeliver to it
+    let first = worker_with(&naq, &proxy.url(), 1);
     // it has been connected for long enough to take over at once
     let second = worker(&naq, server.url());
     std::thread::sleep(Duration::from_secs(10));

@@ -74,3 +74,35 @@ fn the_servers_clock_counts_and_not_the_producers() {
     assert_eq!(naq.wait_ended(&open).state(), State::Succeeded);
     naq.assert_jobs_still_run("build");
 }
+
+/// A worker that cannot ask others about their leases, or be asked, would run jobs twice.
+#[test]
+fn a_worker_without_the_right_to_ask_about_leases_does_not_start() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let conf = naq.file(
+        "users.conf",
+        r#"jetstream: enabled
+authorization { users: [
+  {user: admin, password: secret}
+  {user: silent, password: secret, permissions: {publish: {allow: ">", deny: "naq.lease.>"}}}
+  {user: deaf, password: secret, permissions: {subscribe: {allow: ">", deny: "naq.lease.>"}}}
+] }
+"#,
+    );
+    let (_denying, port) = start_plain_server(&naq, &["-c", conf.to_str().unwrap()]);
+    let worker = |user: &str| {
+        let worker = naq.cli(["worker", "build", "--user", user, "--password", "secret"]);
+        worker
+            .without_env("NAQ_TOKEN")
+            .env("NAQ_NATS_URL", &format!("nats://127.0.0.1:{port}"))
+    };
+    for user in ["silent", "deaf"] {
+        let refused = worker(user).run();
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        refused.expect_stderr(&["NATS denies this user", "naq.lease."]);
+    }
+    let admin = worker("admin").follow();
+    admin.expect_stderr("working");
+    assert!(admin.stop().success());
+}

@@ -123,20 +123,38 @@ impl LeaseQuerySubscription {
 }
 
 impl Broker {
-    /// Subscribes to the questions about this worker's leases.
+    /// Subscribes to the questions about this worker's leases, and asks itself one. A worker that
+    /// others cannot ask would lose its jobs to them, and one that cannot ask would take theirs.
     ///
     /// # Errors
-    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
+    /// Returns [`BrokerError::ConnectionLost`] if the connection is closed,
+    /// [`BrokerError::PermissionDenied`] if the server denies the subject, and
+    /// [`BrokerError::Timeout`] if the question does not arrive for another reason.
     pub async fn subscribe_lease_queries(
         &self,
         worker_id: &str,
     ) -> Result<LeaseQuerySubscription, BrokerError> {
-        Ok(LeaseQuerySubscription {
-            subscriber: self
-                .subscribe(self.names.leases_of_worker(worker_id))
-                .await?,
+        let subject = self.names.leases_of_worker(worker_id);
+        let mut queries = LeaseQuerySubscription {
+            subscriber: self.subscribe(subject).await?,
             client: self.client.clone(),
-        })
+        };
+        let no_lease = LeaseQuery {
+            job_id: JobId::generate(),
+            sequence: 0,
+            delivery: 0,
+        };
+        let mut asking = std::pin::pin!(self.ask_lease_holder(worker_id, &no_lease, 0));
+        loop {
+            tokio::select! {
+                reply = &mut asking => match reply? {
+                    HolderReply::Released => break,
+                    _ => return Err(self.timeout_error("asking about leases on naq.lease.*")),
+                },
+                query = queries.next() => query.reply(LeaseState::Released).await,
+            }
+        }
+        Ok(queries)
     }
 
     /// Asks a worker whether it holds a lease.

@@ -57,7 +57,10 @@ pub async fn run_worker(
     options.ack_wait = options.ack_wait.min(ack_wait);
     let worker_id = JobId::generate().to_string();
     let control = broker.subscribe_control(&worker_id).await?;
-    let lease_queries = broker.subscribe_lease_queries(&worker_id).await?;
+    let lease_queries = tokio::select! {
+        queries = prepare::subscribe_lease_queries(&broker, &worker_id) => queries?,
+        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
+    };
     let pulls = tokio::select! {
         pulls = prepare::open_pull_subscription(&broker, &options, &consumer) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),

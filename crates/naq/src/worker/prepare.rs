@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::options::WorkerConfig;
 use naq_core::ExponentialBackoff;
-use naq_jetstream::{Broker, BrokerError, PullSubscription};
+use naq_jetstream::{Broker, BrokerError, LeaseQuerySubscription, PullSubscription};
 use naq_protocol::QueueName;
 
 /// Pauses while servers elect a leader, or do not answer.
@@ -55,6 +55,28 @@ async fn prepare_once(
         ack_wait = ack_wait.min(of_queue);
     }
     Ok((broker.names().worker_consumer(), ack_wait))
+}
+
+/// Subscribes to the questions about this worker's leases, with as many retries as it takes if the
+/// server does not answer.
+///
+/// # Errors
+/// Returns the first error other than a timeout.
+pub(super) async fn subscribe_lease_queries(
+    broker: &Broker,
+    worker_id: &str,
+) -> Result<LeaseQuerySubscription, BrokerError> {
+    let mut failures = 0;
+    loop {
+        match broker.subscribe_lease_queries(worker_id).await {
+            Err(error @ BrokerError::Timeout(_)) => {
+                tracing::warn!("not ready yet, retrying: {error}");
+            }
+            done => return done,
+        }
+        failures += 1;
+        tokio::time::sleep(START_BACKOFF.pause(failures, rand::random())).await;
+    }
 }
 
 /// Opens the subscription by which jobs arrive. It has a connection of its own, so the server may
