@@ -96,7 +96,7 @@ async fn a_private_file_system_in_memory_counts() {
             continue;
         }
         let mut command = sh(
-            "mkdir d && mount -t tmpfs none d || exit 77; head -c 200000000 /dev/zero > d/file; sleep 20",
+            "mkdir d && mount -t tmpfs none d || exit 77; sleep 0.3; head -c 200000000 /dev/zero > d/file; sleep 20",
         );
         command.limits.memory_bytes = Some(64 * MIB);
         let ended = bench.run(command).await;
@@ -105,5 +105,12 @@ async fn a_private_file_system_in_memory_counts() {
             continue;
         }
         assert_eq!(ended.stopped, Some(StopCause::Memory), "{ended:?}");
+        // a job with a limit that leaves its mounts behind: the next one does not see them
+        let mut command = sh("mkdir e; mount -t tmpfs none e && touch e/file; sleep 0.3");
+        command.limits.memory_bytes = Some(64 * MIB);
+        assert_eq!(bench.run(command).await.end, Termination::Exited(0));
+        for _ in 0..8 {
+            assert_eq!(stdout(&bench.sh("ls e").await), "");
+        }
     }
 }

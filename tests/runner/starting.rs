@@ -200,7 +200,7 @@ async fn removed(path: &Path) {
 #[tokio::test]
 async fn a_work_folder_that_is_thousands_of_levels_deep_is_removed() {
     let bench = Bench::new().await;
-    let script = "import os\nos.chdir(os.environ['NAQ_WORK_DIR'])\nfor _ in range(5000):\n os.mkdir('d')\n os.chdir('d')";
+    let script = "import os\nos.chdir(os.environ['NAQ_WORK_DIR'])\nfor _ in range(12000):\n os.mkdir('d')\n os.chdir('d')";
     let mut command = program("python3", &["-c", script]);
     command.scratch = true;
     let ended = bench.run(command).await;

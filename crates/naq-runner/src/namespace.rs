@@ -7,6 +7,7 @@
 //! spawner therefore reads its exit status and usage as without a namespace, and
 //! its signals have their usual defaults, unlike those of the first process.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -105,8 +106,10 @@ pub(super) struct Namespace {
     proc: OwnedFd,
     /// The children of the first process.
     children: Children,
-    /// Reports when something is mounted or unmounted.
+    /// Reports when something is mounted or unmounted, once for each change.
     mount_table: File,
+    /// Whether something was mounted or unmounted since the namespace was created.
+    mounts_changed: Cell<bool>,
     /// Whether the first process was asked to exit when empty.
     exiting: bool,
     /// Whether the first process has ended, and every other one with it.
@@ -139,6 +142,7 @@ impl Namespace {
             proc,
             children: Children::open(init).map_err(|e| errno_of(&e))?,
             mount_table: open(format!("/proc/{init}/mounts"))?,
+            mounts_changed: Cell::new(false),
             exiting: false,
             ended: false,
         })
@@ -207,15 +211,22 @@ impl Namespace {
     /// Whether another job may use this namespace: it runs, and its mounts are
     /// unchanged.
     pub(super) fn is_reusable(&self) -> bool {
+        !self.ended && !self.exiting && !self.have_mounts_changed()
+    }
+
+    fn have_mounts_changed(&self) -> bool {
+        // A poll that reports a change forgets it.
         let mut changed = [PollFd::new(self.mount_table.as_fd(), PollFlags::POLLPRI)];
-        !self.ended && !self.exiting && poll(&mut changed, PollTimeout::ZERO) == Ok(0)
+        if poll(&mut changed, PollTimeout::ZERO) != Ok(0) {
+            self.mounts_changed.set(true);
+        }
+        self.mounts_changed.get()
     }
 
     /// Bytes in file systems in memory that a job has mounted in its mount namespace, where no
     /// other process sees them.
     pub(super) fn private_tmpfs_bytes(&self) -> u64 {
-        let mut changed = [PollFd::new(self.mount_table.as_fd(), PollFlags::POLLPRI)];
-        if poll(&mut changed, PollTimeout::ZERO) == Ok(0) {
+        if !self.have_mounts_changed() {
             return 0;
         }
         let points = |pid: &str| -> Vec<String> {
