@@ -155,7 +155,7 @@ fn messages_that_enter_a_queue_are_events() {
         b"NATS/1.0\r\nNats-Subject: naq.queue.other.x\r\nNats-Sequence: 999\r\n\r\n",
         br#"{"command":"true","labels":{"team":"c"}}"#,
     );
-    let bare = JobId::new("build-2").unwrap();
+    let bare = JobId::new("build-seq-2").unwrap();
     let bad = naq.publish("build", "{");
     let changes = |id: &str, seen: &[Value]| -> Vec<String> {
         let of_job = seen.iter().filter(|event| event["job_id"] == id);

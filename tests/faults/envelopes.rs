@@ -394,7 +394,7 @@ fn a_dead_letter_near_the_message_size_is_kept_whole() {
         format!("NATS/1.0\r\n{fields}\r\n").as_bytes(),
         b"not an envelope",
     );
-    let job = naq_protocol::JobId::new("build-2").unwrap();
+    let job = naq_protocol::JobId::new("build-seq-2").unwrap();
     assert_eq!(naq.wait_ended(&job).state(), State::Rejected);
     naq.dead_letter(&job);
     naq.assert_jobs_still_run("build");
@@ -448,9 +448,42 @@ fn a_core_publish_of_any_client_is_a_job_too() {
         }
         nats.flush().await.unwrap();
     });
-    let record = naq.wait_ended(&naq_protocol::JobId::new("build-1").unwrap());
+    let record = naq.wait_ended(&naq_protocol::JobId::new("build-seq-1").unwrap());
     assert_eq!(text(record.stdout.as_ref()), "1 true x\n");
-    let record = naq.wait_ended(&naq_protocol::JobId::new("build-2").unwrap());
+    let record = naq.wait_ended(&naq_protocol::JobId::new("build-seq-2").unwrap());
     assert_eq!(record.state(), State::Rejected);
     naq.assert_jobs_still_run("build");
+}
+
+#[test]
+fn a_chosen_id_is_never_that_of_a_later_job_without_one() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli([
+        "enqueue",
+        "-q",
+        "build",
+        "--id",
+        "build-seq-2",
+        "--",
+        "true",
+    ])
+    .run()
+    .exits(2)
+    .expect_stderr(&["`-seq-` and a number"]);
+    naq.add_queue("build");
+    // a producer that publishes by itself takes the id of the job after its own
+    naq.publish_to(
+        "build",
+        "naq.queue.build.build-seq-2",
+        br#"{"command":"echo","args":["chosen"]}"#.to_vec(),
+    );
+    let bare = naq.publish("build", r#"{"command":"echo","args":["bare"]}"#);
+    assert_eq!(bare.as_str(), "build-seq-2");
+    let _worker = naq.worker(&["build"]).spawn();
+    let record = naq.wait_ended(&bare);
+    assert_eq!(text(record.stdout.as_ref()), "bare\n");
+    let chosen = naq.wait_ended(&naq_protocol::JobId::new("build-seq-1").unwrap());
+    assert_eq!(chosen.state(), State::Rejected);
+    assert!(chosen.error.unwrap().contains("`build-seq-2` has the form"));
 }

@@ -1,6 +1,6 @@
 //! All names of subjects, streams, buckets and consumers.
 
-use naq_protocol::{JobId, QueueName, ScheduleId};
+use naq_protocol::{JobId, QueueName, ScheduleId, check_prefix};
 
 /// The names that naq uses on a server, under one prefix. Naqs with different prefixes are
 /// separate.
@@ -13,9 +13,9 @@ impl Names {
     /// The names under a prefix; the default prefix is `naq`.
     ///
     /// # Errors
-    /// Returns an error if the prefix cannot be a token of a subject.
+    /// Returns an error if [`check_prefix`] does.
     pub fn new(prefix: &str) -> Result<Names, naq_protocol::InvalidName> {
-        QueueName::new(prefix)?;
+        check_prefix(prefix)?;
         Ok(Names {
             prefix: prefix.to_owned(),
         })
@@ -457,6 +457,54 @@ mod tests {
         );
         assert_eq!(names.queue_of_stream("naq_failed_jobs"), None);
         assert_eq!(names.queue_of_stream("other_queue_x"), None);
+    }
+
+    /// Streams and buckets of an installation, with those of queues of these names.
+    fn streams(names: &Names, queues: &[String]) -> Vec<String> {
+        let queues = queues.iter().map(|queue| QueueName::new(queue).unwrap());
+        let mut streams: Vec<_> = queues.map(|queue| names.queue_stream(&queue)).collect();
+        streams.extend([names.dead_letter_stream(), names.logs_stream()]);
+        streams.push(format!("OBJ_{}", names.files_bucket()));
+        let buckets = [
+            names.results_bucket(),
+            names.workers_bucket(),
+            names.dependents_bucket(),
+            names.slots_bucket(),
+            names.requires_bucket(),
+            names.removed_queues_bucket(),
+            names.schedules_bucket(),
+            names.leader_lease_bucket(),
+        ];
+        streams.extend(buckets.iter().map(|bucket| Names::bucket_stream(bucket)));
+        streams
+    }
+
+    #[test]
+    fn installations_with_different_prefixes_share_no_stream() {
+        let words = ["naq", "queue", "KV", "jobs", "removed", "logs", "b"];
+        let mut texts: Vec<String> = words.map(str::to_owned).to_vec();
+        for _ in 0..2 {
+            let longer: Vec<_> = texts
+                .iter()
+                .flat_map(|text| words.map(|word| format!("{text}_{word}")))
+                .collect();
+            texts.extend(longer);
+        }
+        texts.sort();
+        texts.dedup();
+        let mut owners = std::collections::HashMap::new();
+        let mut is_refused = false;
+        for prefix in texts.iter().filter(|text| text.matches('_').count() < 2) {
+            let Ok(names) = Names::new(prefix) else {
+                is_refused = true;
+                continue;
+            };
+            for stream in streams(&names, &texts) {
+                let other = owners.insert(stream.clone(), prefix);
+                assert_eq!(other, None, "{stream} is also of {prefix}");
+            }
+        }
+        assert!(is_refused && Names::new("naq_queue").is_err() && Names::new("queue").is_ok());
     }
 
     #[test]

@@ -6,10 +6,11 @@ use naq_protocol::JobId;
 /// `prefix.route.NAME.KEY.ID` for a rerouted job.
 pub(crate) fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
     let token = subject.splitn(4, '.').nth(3)?;
-    let id = match route_key_and_id(subject) {
-        // the id may be made of queue and sequence, which is longer than a user may choose
-        Some((_, id)) => JobId::new(id),
-        None => JobId::from_user(token),
+    let token = route_key_and_id(subject).map_or(token, |(_, id)| id);
+    // an id made of queue and sequence is longer than a user may choose
+    let id = match JobId::new(token) {
+        Ok(id) if id.queue_and_sequence().is_some() => Ok(id),
+        _ => JobId::from_user(token),
     };
     Some(id.map_err(|error| error.to_string()))
 }
@@ -38,9 +39,15 @@ mod tests {
         assert_eq!(id("naq.queue.build"), None);
         assert_eq!(id("naq.queue.build.j"), Some(Ok("j".to_owned())));
         assert_eq!(id("naq.route.build.0af3.j"), Some(Ok("j".to_owned())));
-        let by_place = format!("{}-123456789", "q".repeat(64));
-        let subject = format!("naq.route.{}.0af3.{by_place}", "q".repeat(64));
-        assert_eq!(id(&subject), Some(Ok(by_place)));
+        // a retried or rerouted job whose producer set no id
+        let by_sequence = format!("{}-seq-123456789", "q".repeat(64));
+        for kind in ["route", "queue"] {
+            let key = if kind == "route" { "0af3." } else { "" };
+            let subject = format!("naq.{kind}.{}.{key}{by_sequence}", "q".repeat(64));
+            assert_eq!(id(&subject), Some(Ok(by_sequence.clone())));
+        }
+        let too_long = format!("naq.queue.build.{}", "j".repeat(65));
+        assert!(matches!(id(&too_long), Some(Err(_))));
         assert!(matches!(id("naq.queue.build.a.b"), Some(Err(_))));
     }
 }

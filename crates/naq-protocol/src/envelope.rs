@@ -15,7 +15,7 @@ use crate::envelope_schema::{combinations, nothing};
 use crate::error::{EnvelopeError, RejectReason};
 use crate::json;
 use crate::limits::ResourceLimits;
-use crate::names::{JobId, ScheduleId};
+use crate::names::{JobId, SEQUENCE_FORM, ScheduleId};
 use crate::retry::{Backoff, RetryDelay};
 use crate::text::command_line;
 use crate::time::Timestamp;
@@ -37,7 +37,7 @@ pub struct Envelope {
     pub version: Option<u32>,
     /// The id of the job. If absent, the `Nats-Msg-Id` header, or else the queue and the sequence.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$"))]
+    #[schemars(extend("pattern" = "^[A-Za-z0-9_-]{1,64}$", "not" = {"pattern": SEQUENCE_FORM}))]
     pub job_id: Option<JobId>,
     /// The program: a path, relative to `cwd`, or a name that is looked up in the worker's PATH.
     #[serde(skip_serializing_if = "Option::is_none")]

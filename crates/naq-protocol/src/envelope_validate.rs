@@ -9,7 +9,7 @@ use crate::dependency::DEPENDENCIES_MAX;
 use crate::envelope::{Envelope, RETRIES_MAX};
 use crate::error::{EnvelopeError, RejectReason};
 use crate::limits::OUTPUT_BYTES_MAX;
-use crate::names::NAME_CHARS_MAX;
+use crate::names::JobId;
 use crate::retry::{Backoff, RetryDelay};
 use crate::text::excerpt;
 use crate::version::check_version;
@@ -38,9 +38,9 @@ impl Envelope {
     pub fn validate(&self) -> Result<(), EnvelopeError> {
         check_version(self.version.map(u64::from))?;
         if let Some(id) = &self.job_id
-            && id.as_str().len() > NAME_CHARS_MAX
+            && let Err(error) = JobId::from_user(id.as_str())
         {
-            return invalid("job_id", "it is too long; use 1 to 64 characters");
+            return invalid("job_id", &error.to_string());
         }
         self.validate_program()?;
         self.validate_args()?;

@@ -8,7 +8,7 @@ use crate::dependency::Dependency;
 use crate::envelope::Envelope;
 use crate::error::{EnvelopeError, RejectReason};
 use crate::json;
-use crate::names::{JobId, NAME_CHARS_MAX, QueueName};
+use crate::names::{JobId, QueueName};
 use crate::ordered_object::OrderedObject;
 
 /// The most jobs of one flow.
@@ -119,14 +119,9 @@ impl Flow {
     pub fn members(&self, flow: &JobId) -> Result<Vec<FlowMember>, EnvelopeError> {
         let mut ids = HashMap::with_capacity(self.jobs.len());
         for job in &self.jobs {
-            let id = JobId::from_user(format!("{flow}-{}", job.name)).map_err(|_| {
-                invalid(
-                    &format!("jobs.{}", job.name),
-                    format!(
-                        "its id, which includes the flow's name, is over {NAME_CHARS_MAX} characters; use shorter names"
-                    ),
-                )
-            })?;
+            // the id consists of the flow's name and the job's
+            let id = JobId::from_user(format!("{flow}-{}", job.name))
+                .map_err(|error| invalid(&format!("jobs.{}", job.name), error.to_string()))?;
             ids.insert(job.name.as_str(), id);
         }
         self.jobs

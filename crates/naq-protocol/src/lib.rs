@@ -84,7 +84,7 @@ pub use json::DEPTH_MAX;
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use names::{
     InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
-    ScheduleId,
+    ScheduleId, check_prefix,
 };
 pub use output::CapturedOutput;
 pub use phase::{InvalidPhase, Outcome, Phase};

@@ -18,8 +18,14 @@ pub const NAME_CHARS_MAX: usize = 64;
 /// The longest id of a schedule, in characters. The ids of its jobs consist of it and a time.
 pub const SCHEDULE_ID_CHARS_MAX: usize = 40;
 
-/// The longest job id, in characters: a queue name, a dash and a stream sequence.
-pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + 1 + 20;
+/// What stands between queue and sequence in the id of a job whose producer set none.
+const SEQUENCE_INFIX: &str = "-seq-";
+
+/// The form of the ids that [`JobId::for_sequence`] makes, as a regular expression for a schema.
+pub(crate) const SEQUENCE_FORM: &str = ".-seq-[0-9]+$";
+
+/// The longest job id, in characters: a queue name, [`SEQUENCE_INFIX`] and a stream sequence.
+pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + SEQUENCE_INFIX.len() + 20;
 
 /// Why a name is invalid. The message quotes the name and says what form is expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +163,25 @@ name_type!(
     SCHEDULE_ID_CHARS_MAX
 );
 
+/// Checks a prefix of names on a server. Two installations with different prefixes share no stream,
+/// so a prefix cannot end with `_queue` or contain `_queue_`: the streams of `naq_queue` would be those
+/// of queues of `naq`.
+///
+/// # Errors
+/// Returns [`InvalidName`] if the prefix does not have the required form.
+pub fn check_prefix(prefix: &str) -> Result<(), InvalidName> {
+    check(prefix, "prefix", NAME_CHARS_MAX)?;
+    if prefix.ends_with("_queue") || prefix.contains("_queue_") {
+        return Err(InvalidName {
+            name: excerpt(prefix),
+            kind: "prefix",
+            problem: "its streams would be those of queues of a shorter prefix; leave `_queue` out",
+            chars_max: NAME_CHARS_MAX,
+        });
+    }
+    Ok(())
+}
+
 impl JobId {
     /// A new id: a UUID of version 7, so that ids sort by their creation time.
     #[must_use]
@@ -170,10 +195,20 @@ impl JobId {
         )
     }
 
-    /// The id of a job whose producer set none: its queue and the sequence of its message.
+    /// The id of a job whose producer set none: its queue and the sequence of its message
+    /// (`build-seq-1582`).
     #[must_use]
     pub fn for_sequence(queue: &QueueName, sequence: u64) -> JobId {
-        JobId(format!("{queue}-{sequence}").into())
+        JobId(format!("{queue}{SEQUENCE_INFIX}{sequence}").into())
+    }
+
+    /// The queue and the sequence in an id of the form that [`JobId::for_sequence`] makes. `None` if
+    /// the id has another form.
+    #[must_use]
+    pub fn queue_and_sequence(&self) -> Option<(&str, u64)> {
+        let (queue, sequence) = self.0.rsplit_once(SEQUENCE_INFIX)?;
+        let sequence = sequence.parse().ok()?;
+        (!queue.is_empty()).then_some((queue, sequence))
     }
 
     /// The id of such a job if [`JobId::for_sequence`] is that of a job in an earlier stream of the
@@ -220,13 +255,24 @@ impl JobId {
         JobId(format!("{schedule}-now-{}", compact(now)).into())
     }
 
-    /// Validates an id that a user chose. It must be shorter than an id that naq makes may be.
+    /// Validates an id that a user chose. It must be shorter than an id that naq makes may be, and it
+    /// must not have the form of [`JobId::for_sequence`]: a later job without an id would get the same
+    /// one, and would be taken for a repetition.
     ///
     /// # Errors
     /// Returns [`InvalidName`] if the id does not have the required form.
     pub fn from_user(name: impl AsRef<str>) -> Result<JobId, InvalidName> {
-        check(name.as_ref(), "job id", NAME_CHARS_MAX)?;
-        Ok(JobId(name.as_ref().into()))
+        let name = name.as_ref();
+        check(name, "job id", NAME_CHARS_MAX)?;
+        if has_sequence_form(name) {
+            return Err(InvalidName {
+                name: excerpt(name),
+                kind: "job id",
+                problem: "it ends with `-seq-` and a number, like the ids that naq makes from a queue and a sequence",
+                chars_max: NAME_CHARS_MAX,
+            });
+        }
+        Ok(JobId(name.into()))
     }
 }
 
@@ -259,6 +305,16 @@ impl ScheduleId {
         }
         ScheduleId(name.into())
     }
+}
+
+/// Whether the id matches [`SEQUENCE_FORM`].
+fn has_sequence_form(id: &str) -> bool {
+    id.rsplit_once(SEQUENCE_INFIX)
+        .is_some_and(|(queue, sequence)| {
+            let is_number =
+                !sequence.is_empty() && sequence.bytes().all(|byte| byte.is_ascii_digit());
+            !queue.is_empty() && is_number
+        })
 }
 
 /// A time in UTC, in a form that a name may contain.
@@ -323,8 +379,31 @@ mod tests {
     fn generated_job_id_is_valid() {
         let queue = QueueName::new("q".repeat(64)).unwrap();
         let id = JobId::for_sequence(&queue, u64::MAX);
-        assert_eq!(JobId::new(id.as_str()), Ok(id));
+        assert_eq!(JobId::new(id.as_str()), Ok(id.clone()));
+        assert_eq!(id.queue_and_sequence(), Some((queue.as_str(), u64::MAX)));
         assert!(JobId::from_user(JobId::generate().as_str()).is_ok());
+    }
+
+    #[test]
+    fn id_of_a_queue_and_a_sequence_cannot_be_chosen() {
+        let id = |name: &str| JobId::new(name).unwrap();
+        assert_eq!(
+            id("a-seq-5-seq-7").queue_and_sequence(),
+            Some(("a-seq-5", 7))
+        );
+        for chosen in [
+            "build-1582",
+            "invoice-seq-",
+            "seq-17",
+            "-seq-17",
+            "a-seq-b",
+            "a-seq-1b",
+        ] {
+            assert_eq!(id(chosen).queue_and_sequence(), None, "{chosen}");
+            assert!(JobId::from_user(chosen).is_ok(), "{chosen}");
+        }
+        let error = JobId::from_user("build-seq-1582").unwrap_err().to_string();
+        assert!(error.contains("`-seq-` and a number"), "{error}");
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn kind(setting: &Setting) -> String {
         SettingKind::Text if setting.secret => "text, never shown".to_owned(),
         SettingKind::Text => "text".to_owned(),
         SettingKind::Name => "name (A-Z a-z 0-9 _ -)".to_owned(),
+        SettingKind::Prefix => "name (A-Z a-z 0-9 _ -) without `_queue`".to_owned(),
         SettingKind::Path => "path".to_owned(),
         SettingKind::Bool => "true or false".to_owned(),
         SettingKind::Count { min } => format!("number, at least {min}"),

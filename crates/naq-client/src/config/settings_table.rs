@@ -7,6 +7,8 @@ pub enum SettingKind {
     Text,
     /// A token of a NATS subject: letters, digits, `_` and `-`.
     Name,
+    /// A prefix of names: see [`check_prefix`](naq_protocol::check_prefix).
+    Prefix,
     /// A file or folder. `~/` is the home folder. A relative path in `naq.toml` is relative to that file.
     Path,
     /// true or false.
@@ -256,7 +258,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "prefix",
         "NAQ_PREFIX",
-        SettingKind::Name,
+        SettingKind::Prefix,
         DefaultValue::Text("naq"),
         "prefix of all subjects and streams; each prefix is a separate installation",
     )

@@ -176,9 +176,11 @@ pub(super) fn from_text(
             parse_duration(last).and_then(|duration| check_min_duration(duration, min_ms))
         }
         SettingKind::Size => parse_size(last).map(Value::Size),
-        SettingKind::Text | SettingKind::Name | SettingKind::Path | SettingKind::Choice(_) => {
-            parse_string(setting, last, env)
-        }
+        SettingKind::Text
+        | SettingKind::Name
+        | SettingKind::Prefix
+        | SettingKind::Path
+        | SettingKind::Choice(_) => parse_string(setting, last, env),
     }
 }
 
@@ -283,6 +285,10 @@ fn parse_string(setting: &Setting, text: &str, env: &ProcessEnv) -> Result<Value
                 "{} is not a name; use 1 to 64 characters of A-Z a-z 0-9 _ -",
                 quoted(text)
             )),
+        },
+        SettingKind::Prefix => match naq_protocol::check_prefix(text) {
+            Ok(()) => Ok(Value::Text(text.to_owned())),
+            Err(error) => Err(error.to_string()),
         },
         SettingKind::Choice(words) => {
             let lower = text.to_ascii_lowercase();

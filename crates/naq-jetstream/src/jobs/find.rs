@@ -276,11 +276,8 @@ impl Broker {
     }
 }
 
-/// The sequence in an id of the form `<queue>-<sequence>`.
+/// The sequence in an id of the form `<queue>-seq-<sequence>`.
 fn sequence_of_id(queue: &QueueName, job: &JobId) -> Option<u64> {
-    job.as_str()
-        .strip_prefix(queue.as_str())?
-        .strip_prefix('-')?
-        .parse()
-        .ok()
+    let (of_queue, sequence) = job.queue_and_sequence()?;
+    (of_queue == queue.as_str()).then_some(sequence)
 }

@@ -115,11 +115,24 @@ pub(super) fn resolve_job_id(
     let invalid =
         |message: String| Some(EnvelopeError::new(RejectReason::Invalid, "job_id", message));
     let by_sequence = || JobId::for_sequence(&delivery.queue, delivery.sequence);
+    // A message that naq publishes again comes after the one from which the job has its id. A producer
+    // that chose such an id would take it from a job that has not arrived yet.
+    let is_taken = |id: &JobId| {
+        id.queue_and_sequence().is_some_and(|(queue, sequence)| {
+            queue != delivery.queue.as_str() || sequence >= delivery.sequence
+        })
+    };
     let in_envelope = envelope.and_then(|envelope| envelope.job_id.clone());
     match (&delivery.subject_id, in_envelope) {
         (Some(Err(problem)), _) => (
             by_sequence(),
             invalid(format!("the subject's last token: {problem}")),
+        ),
+        (Some(Ok(subject)), _) if is_taken(subject) => (
+            by_sequence(),
+            invalid(format!(
+                "the subject's last token: `{subject}` has the form of the ids that naq makes from a queue and a sequence"
+            )),
         ),
         (Some(Ok(subject)), Some(id)) if *subject != id => (
             by_sequence(),
