@@ -283,7 +283,11 @@ fn mistakes_in_a_file_are_reported_with_their_place() {
             "log_level = \"loud\"",
             "\"loud\" is not one of off, error, warn, info, debug, trace",
         ),
-        ("prefix = \"a.b\"", "\"a.b\" is not a name"),
+        (
+            "prefix = \"a.b\"",
+            "\"a.b\" cannot be a prefix: it has a dot",
+        ),
+        ("prefix = \"naq_queue\"", "leave `_queue` out"),
         ("prefix = \"\"", "it is empty"),
         (
             "creds = 3",
