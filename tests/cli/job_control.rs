@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use naq_client::ListedSchedule;
-use naq_protocol::{JobId, Schedule, ScheduleStatus, State, Timestamp};
+use naq_protocol::{JobId, Schedule, ScheduleId, ScheduleStatus, State, Timestamp};
 use serde_json::Value;
 
 use super::schedule::{name, store, stored};
@@ -325,6 +325,23 @@ fn a_job_is_run_now_without_a_scheduler() {
     let (schedule, _) = stored(&naq, "one");
     assert_eq!(schedule.status, ScheduleStatus::Paused);
     assert_eq!(schedule.progress.runs, 0);
+}
+
+#[test]
+fn each_of_several_triggers_at_once_enqueues_a_job() {
+    const TRIGGERS: usize = 20;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    schedule(&naq, &["--name", "one", "--cron", "@yearly", "-q", "build", "--", "true"]);
+    let id = ScheduleId::new("one").unwrap();
+    let triggers = (0..TRIGGERS).map(|_| naq.client().trigger_schedule(&id));
+    let jobs = naq.block_on(futures_util::future::try_join_all(triggers)).unwrap();
+    let distinct: std::collections::BTreeSet<_> = jobs.iter().collect();
+    assert_eq!(distinct.len(), TRIGGERS);
+    naq.wait_for_messages("build", TRIGGERS as u64);
+    let (schedule, _) = stored(&naq, "one");
+    assert!(schedule.progress.last_trigger.is_some());
 }
 
 /// What people and the scheduler write at the same time is all there in the end.

@@ -608,20 +608,36 @@ impl Client {
 
     /// Enqueues a job of a schedule at once, in addition to its ticks, and returns the job's id. This
     /// works for paused schedules and without a scheduler. The next tick and the schedule's history
-    /// do not change.
+    /// of ticks do not change.
     ///
     /// # Errors
     /// Returns [`ClientError::NoSuchSchedule`] if the schedule does not exist.
     pub async fn trigger_schedule(&self, schedule: &ScheduleId) -> Result<JobId, ClientError> {
-        let now = self.now();
-        let (present, _) = self.broker.read_schedule(schedule).await?;
-        let present = present.ok_or_else(|| ClientError::NoSuchSchedule(schedule.to_string()))?;
-        let payload = TickEnvelope::new(&present)?.at(now);
-        let job_id = JobId::for_trigger(schedule, now);
-        // two triggers within the same millisecond enqueue the same job
-        let job = NewJob::with_id(job_id.clone(), present.queue, payload.into());
+        let (triggered, time) = self.record_trigger(schedule).await?;
+        let payload = TickEnvelope::new(&triggered)?.at(time);
+        let job_id = JobId::for_trigger(schedule, time);
+        let job = NewJob::with_id(job_id.clone(), triggered.queue, payload.into());
         self.broker.enqueue(job).await?;
         Ok(job_id)
+    }
+
+    /// Records in a schedule that it is triggered. The compare-and-set gives each of several triggers
+    /// at once a time of its own, from which its job gets its id.
+    async fn record_trigger(
+        &self,
+        schedule: &ScheduleId,
+    ) -> Result<(Schedule, Timestamp), ClientError> {
+        loop {
+            let (present, revision) = self.broker.read_schedule(schedule).await?;
+            let present =
+                present.ok_or_else(|| ClientError::NoSuchSchedule(schedule.to_string()))?;
+            let (triggered, time) = naq_core::trigger(present, self.now());
+            match self.broker.write_schedule(&triggered, revision).await {
+                Ok(_) => return Ok((triggered, time)),
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Changes a schedule by compare-and-set. The scheduler and other clients write to it as well, so

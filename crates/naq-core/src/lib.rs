@@ -73,6 +73,6 @@ pub use schedule::plan::{ScheduleAction, SchedulePosition, TickPlan, check_sched
 pub use schedule::progress::merge_progress;
 pub use schedule::update::{
     OnApply, OnChange, ScheduleChange, continue_from, differing_fields, discard_future_progress,
-    on_apply, on_pause, on_resume, replace_definition, update, was_activated_by_status,
+    on_apply, on_pause, on_resume, replace_definition, trigger, update, was_activated_by_status,
 };
 pub use schedule::{CronCache, ScheduleError};

@@ -249,10 +249,11 @@ impl JobId {
         JobId(format!("{schedule}-{}", compact(tick)).into())
     }
 
-    /// The id of a job that a user triggers at this time, in addition to the schedule's ticks.
+    /// The id of a job that a user triggers, in addition to the schedule's ticks. The time is the
+    /// trigger's in the schedule's progress, which no other trigger of the schedule has.
     #[must_use]
-    pub fn for_trigger(schedule: &ScheduleId, now: Timestamp) -> JobId {
-        JobId(format!("{schedule}-now-{}", compact(now)).into())
+    pub fn for_trigger(schedule: &ScheduleId, time: Timestamp) -> JobId {
+        JobId(format!("{schedule}-now-{}", compact(time)).into())
     }
 
     /// Validates an id that a user chose. It must be shorter than an id that naq makes may be, and it

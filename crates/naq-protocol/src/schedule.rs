@@ -172,6 +172,10 @@ pub struct ScheduleProgress {
     /// The job of that tick.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_job_id: Option<JobId>,
+    /// When a user last triggered a job, in addition to the ticks. Each trigger has a later time than
+    /// the one before, so that its job has an id of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_trigger: Option<Timestamp>,
     /// The number of jobs enqueued.
     #[serde(default)]
     pub runs: u64,
@@ -201,6 +205,7 @@ impl ScheduleProgress {
             done_until: now,
             last_run: None,
             last_job_id: None,
+            last_trigger: None,
             runs: 0,
             missed: 0,
             skipped: 0,

@@ -99,6 +99,6 @@ pub(super) fn one_ms_before(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms() - 1).unwrap_or(time)
 }
 
-fn one_ms_after(time: Timestamp) -> Timestamp {
+pub(super) fn one_ms_after(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_ms(time.unix_ms() + 1).unwrap_or(time)
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::ScheduleError;
-use super::misfire::one_ms_before;
+use super::misfire::{one_ms_after, one_ms_before};
 use super::plan::check_schedule;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
@@ -178,6 +178,16 @@ pub enum OnChange {
     Ended,
     /// Only a later version knows the schedule's status, and whether it may be paused or resumed.
     UnknownStatus(ScheduleStatus),
+}
+
+/// Records in a schedule that a user triggers it, and returns the time of the trigger: now, or later if
+/// the schedule was triggered within the same millisecond or by a client whose clock is ahead.
+#[must_use]
+pub fn trigger(mut schedule: Schedule, now: Timestamp) -> (Schedule, Timestamp) {
+    let earliest = schedule.progress.last_trigger.map_or(now, one_ms_after);
+    let time = now.max(earliest);
+    schedule.progress.last_trigger = Some(time);
+    (schedule, time)
 }
 
 /// Decides what a request to pause means.
