@@ -333,10 +333,17 @@ fn each_of_several_triggers_at_once_enqueues_a_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     naq.add_queue("build");
-    schedule(&naq, &["--name", "one", "--cron", "@yearly", "-q", "build", "--", "true"]);
+    schedule(
+        &naq,
+        &[
+            "--name", "one", "--cron", "@yearly", "-q", "build", "--", "true",
+        ],
+    );
     let id = ScheduleId::new("one").unwrap();
     let triggers = (0..TRIGGERS).map(|_| naq.client().trigger_schedule(&id));
-    let jobs = naq.block_on(futures_util::future::try_join_all(triggers)).unwrap();
+    let jobs = naq
+        .block_on(futures_util::future::try_join_all(triggers))
+        .unwrap();
     let distinct: std::collections::BTreeSet<_> = jobs.iter().collect();
     assert_eq!(distinct.len(), TRIGGERS);
     naq.wait_for_messages("build", TRIGGERS as u64);

@@ -180,3 +180,27 @@ fn two_who_retry_at_once_make_one_job() {
     assert_eq!(naq_again.dead_letters().len(), 1);
     assert_eq!(naq_again.dead_letter(&again).job_id, again);
 }
+
+#[test]
+fn retries_at_once_enqueue_one_job() {
+    const RETRIES: usize = 8;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    let failed = naq.enqueue(&["-q", "build", "--", "false"]);
+    let succeeded = naq.enqueue(&["-q", "build", "--", "true"]);
+    naq.wait_ended(&failed);
+    naq.wait_ended(&succeeded);
+    assert!(worker.stop().success());
+    for job in [&failed, &succeeded] {
+        let retries = (0..RETRIES).map(|_| naq.client().retry(job));
+        let reruns = naq.block_on(futures_util::future::try_join_all(retries));
+        let reruns: std::collections::BTreeSet<_> = reruns.unwrap().into_iter().collect();
+        assert_eq!(reruns.len(), 1, "{reruns:?}");
+        // and once more before it has run
+        let again = naq.cli(["retry", job.as_str()]).run().succeeds();
+        assert!(reruns.contains(&printed_id(&again.stdout)));
+    }
+    naq.wait_for_messages("build", 2);
+    assert!(naq.dead_letters().is_empty());
+}

@@ -110,7 +110,7 @@ impl Queue {
         .await
     }
 
-    async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
+    pub(crate) async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
         let broker = &self.client.broker;
         // Only an id that a user chose can have been used before; a generated one saves the reads.
         if job.has_user_id {

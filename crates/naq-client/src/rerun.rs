@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, Queue};
 use naq_jetstream::{DeadLetter, NewJob};
 use naq_protocol::{JobId, QueueName, Record, State};
 
@@ -37,19 +37,12 @@ impl Rerun {
     /// # Errors
     /// Returns [`ClientError::Broker`] if the server refuses the job, which then is not enqueued.
     pub async fn enqueue(self) -> Result<JobId, ClientError> {
-        let broker = &self.client.broker;
-        broker
-            .enqueue(NewJob {
-                job_id: self.job_id.clone(),
-                queue: self.queue,
-                payload: self.payload,
-                // the id follows from the dead letter, so another client may enqueue it at this moment
-                has_user_id: self.failed.is_some(),
-                start: None,
-            })
-            .await?;
+        // the id follows from the ended job, so another client may enqueue it at this moment
+        let job = NewJob::with_id(self.job_id.clone(), self.queue.clone(), self.payload);
+        let queue = Queue::new(self.client.clone(), self.queue);
+        queue.enqueue_job(job).await?;
         if let Some(failed) = &self.failed
-            && let Err(error) = broker.remove_dead_letter(failed).await
+            && let Err(error) = self.client.broker.remove_dead_letter(failed).await
         {
             // harmless: a second retry of the dead letter enqueues the same job id
             tracing::warn!(job_id = %self.rerun_of, %error, "cannot remove the dead letter of a job that is rerun");
@@ -63,7 +56,8 @@ impl Client {
     /// returns its id. The new job's `rerun_of` names the old job.
     ///
     /// The new envelope has no id, no `expires_at` and no dependencies. The dead letter of a failed
-    /// job is removed, and two clients that retry it at the same time enqueue one job.
+    /// job is removed. Clients that retry a job at the same time, or before its last rerun has ended,
+    /// enqueue one job and get the same id.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -116,7 +110,7 @@ impl Client {
             .map_err(|invalid| not_runnable(job, failed.error.as_deref(), invalid))?;
         Ok(Rerun {
             client: self.clone(),
-            job_id: JobId::for_rerun(job, failed.sequence, failed.time.unix_ms()),
+            job_id: JobId::for_rerun(job, failed.enqueue_time, 1),
             rerun_of: job.clone(),
             queue: failed.queue.clone(),
             payload: payload.into(),
@@ -135,12 +129,25 @@ impl Client {
             .map_err(|invalid| not_runnable(job, record.error.as_deref(), invalid))?;
         Ok(Rerun {
             client: self.clone(),
-            job_id: JobId::generate(),
+            job_id: self.next_rerun(&record).await?,
             rerun_of: job.clone(),
             queue: record.queue.clone(),
             payload: payload.into(),
             failed: None,
         })
+    }
+
+    /// The id of the first rerun of a job that does not exist or has not ended.
+    async fn next_rerun(&self, record: &Record) -> Result<JobId, ClientError> {
+        let mut number = 1;
+        loop {
+            let rerun = JobId::for_rerun(&record.job_id, record.enqueue_time, number);
+            match self.fetch_job(&rerun).await {
+                Ok(earlier) if earlier.state().is_terminal() => number += 1,
+                Ok(_) | Err(ClientError::NoSuchJob(_)) => return Ok(rerun),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

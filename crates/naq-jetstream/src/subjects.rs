@@ -9,7 +9,7 @@ pub(crate) fn subject_id(subject: &str) -> Option<Result<JobId, String>> {
     let token = route_key_and_id(subject).map_or(token, |(_, id)| id);
     // an id made of queue and sequence is longer than a user may choose
     let id = match JobId::new(token) {
-        Ok(id) if id.queue_and_sequence().is_some() => Ok(id),
+        Ok(id) if id.is_made_from_sequence() => Ok(id),
         _ => JobId::from_user(token),
     };
     Some(id.map_err(|error| error.to_string()))

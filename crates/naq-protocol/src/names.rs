@@ -21,8 +21,9 @@ pub const SCHEDULE_ID_CHARS_MAX: usize = 40;
 /// What stands between queue and sequence in the id of a job whose producer set none.
 const SEQUENCE_INFIX: &str = "-seq-";
 
-/// The form of the ids that [`JobId::for_sequence`] makes, as a regular expression for a schema.
-pub(crate) const SEQUENCE_FORM: &str = ".-seq-[0-9]+$";
+/// The form of the ids that [`JobId::for_sequence`] and [`JobId::for_sequence_and_time`] make, as a
+/// regular expression for a schema.
+pub(crate) const SEQUENCE_FORM: &str = ".-seq-[0-9]+(-[0-9]+)?$";
 
 /// The longest job id, in characters: a queue name, [`SEQUENCE_INFIX`] and a stream sequence.
 pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + SEQUENCE_INFIX.len() + 20;
@@ -221,19 +222,19 @@ impl JobId {
     ) -> JobId {
         // a long name is cut, so that the id is not too long; the rest is as unique without it
         let name = &queue.as_str()[..queue.as_str().len().min(NAME_CHARS_MAX - 14)];
-        JobId(format!("{name}-{sequence}-{stored_at_unix_ms}").into())
+        JobId(format!("{name}{SEQUENCE_INFIX}{sequence}-{stored_at_unix_ms}").into())
     }
 
-    /// The id of the job that reruns a dead letter. It is derived from the failed job and the place of
-    /// its dead letter, so that two concurrent reruns create one job and not two.
+    /// The id of the job that reruns an ended job for the `number`-th time; 1 is the first. It is derived
+    /// from the ended job, so that two reruns at once create one job and not two. An id that is used again
+    /// after its job's record has expired belongs to another job, with another `enqueue_time`.
     #[must_use]
-    pub fn for_rerun(of: &JobId, failed_sequence: u64, failed_at_unix_ms: i64) -> JobId {
+    pub fn for_rerun(of: &JobId, enqueue_time: Timestamp, number: u32) -> JobId {
         let digest = Sha256::new()
             .chain_update(of.as_str())
             .chain_update([0])
-            .chain_update(failed_sequence.to_be_bytes())
-            // The sequences of a stream that was deleted and created again start at 1.
-            .chain_update(failed_at_unix_ms.to_be_bytes())
+            .chain_update(enqueue_time.unix_ms().to_be_bytes())
+            .chain_update(number.to_be_bytes())
             .finalize();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);
@@ -254,6 +255,12 @@ impl JobId {
     #[must_use]
     pub fn for_trigger(schedule: &ScheduleId, time: Timestamp) -> JobId {
         JobId(format!("{schedule}-now-{}", compact(time)).into())
+    }
+
+    /// Whether naq made the id from a queue and a sequence; [`JobId::from_user`] refuses such ids.
+    #[must_use]
+    pub fn is_made_from_sequence(&self) -> bool {
+        has_sequence_form(&self.0)
     }
 
     /// Validates an id that a user chose. It must be shorter than an id that naq makes may be, and it
@@ -310,11 +317,11 @@ impl ScheduleId {
 
 /// Whether the id matches [`SEQUENCE_FORM`].
 fn has_sequence_form(id: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     id.rsplit_once(SEQUENCE_INFIX)
-        .is_some_and(|(queue, sequence)| {
-            let is_number =
-                !sequence.is_empty() && sequence.bytes().all(|byte| byte.is_ascii_digit());
-            !queue.is_empty() && is_number
+        .is_some_and(|(queue, numbers)| {
+            let (sequence, time) = numbers.split_once('-').unwrap_or((numbers, "0"));
+            !queue.is_empty() && is_number(sequence) && is_number(time)
         })
 }
 
@@ -408,17 +415,17 @@ mod tests {
     }
 
     #[test]
-    fn rerun_of_a_dead_letter_has_one_job_id() {
+    fn rerun_of_a_job_has_one_job_id() {
+        let id = |of, unix_ms, number| {
+            let time = Timestamp::from_unix_ms(unix_ms).unwrap();
+            JobId::for_rerun(&JobId::new(of).unwrap(), time, number)
+        };
         let ids: std::collections::HashSet<_> = ["a", "b"]
             .into_iter()
-            .flat_map(|of| {
-                [(1, 1), (1, 2), (2, 1)].map(|(sequence, time)| {
-                    JobId::for_rerun(&JobId::new(of).unwrap(), sequence, time)
-                })
-            })
+            .flat_map(|of| [(1, 1), (1, 2), (2, 1)].map(|(time, number)| id(of, time, number)))
             .collect();
         assert_eq!(ids.len(), 6);
-        let again = JobId::for_rerun(&JobId::new("a").unwrap(), 1, 1);
+        let again = id("a", 1, 1);
         assert!(ids.contains(&again) && JobId::from_user(again.as_str()).is_ok());
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::headers::ENQUEUE_TIME;
 use crate::pull::delivery::Delivery;
 use crate::stream::reverse_scan::ReverseScan;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
@@ -35,6 +36,8 @@ pub struct DeadLetter {
     pub error: Option<String>,
     /// Number of attempts.
     pub attempt: u32,
+    /// When the job was enqueued.
+    pub enqueue_time: Timestamp,
     /// When the dead letter was stored.
     pub time: Timestamp,
     /// The headers of the job's message, in their order.
@@ -100,6 +103,7 @@ pub(crate) struct FailureInfo<'a> {
     pub(crate) signal: Option<i32>,
     pub(crate) error: &'a str,
     pub(crate) attempt: u32,
+    pub(crate) enqueue_time: Timestamp,
 }
 
 impl Broker {
@@ -135,6 +139,7 @@ impl Broker {
                 signal: record.signal,
                 error: record.error.as_deref().unwrap_or_default(),
                 attempt: record.attempt,
+                enqueue_time: record.enqueue_time,
             },
         )
         .await
@@ -158,6 +163,7 @@ impl Broker {
             headers.insert("Naq-Signal", signal.to_string());
         }
         headers.insert("Naq-Attempt", failure.attempt.to_string());
+        headers.insert(ENQUEUE_TIME, failure.enqueue_time.to_string());
         headers.insert("Naq-Error", one_line(failure.error).as_str());
         let subject = self.names.dead_letter(queue, job);
         let mut sent = self
@@ -369,6 +375,9 @@ fn parse_dead_letter(
         attempt: header("Naq-Attempt")
             .and_then(|attempt| attempt.parse().ok())
             .unwrap_or_default(),
+        enqueue_time: header(ENQUEUE_TIME)
+            .and_then(|enqueue_time| enqueue_time.parse().ok())
+            .unwrap_or(time),
         time,
         object: header("Naq-Object"),
         headers_object: header("Naq-Object-Headers"),

@@ -105,6 +105,7 @@ impl Broker {
                         signal: None,
                         error: problem,
                         attempt: 0,
+                        enqueue_time: message.time,
                     },
                 )
                 .await?;
