@@ -176,3 +176,17 @@ fn a_tree_is_archived_while_a_worker_is_killed() {
         assert!(printed.contains(&line), "{line}: not in\n{printed}");
     }
 }
+
+#[test]
+fn the_rust_producer_prints_what_its_job_printed() {
+    let served = Served::start("default");
+    // Cargo builds the examples with the tests.
+    let program = naq().parent().unwrap().join("examples/enqueue");
+    assert!(program.exists(), "`cargo build --examples` builds it");
+    let output = served
+        .command(program)
+        .args([served.server.url(), served.server.token()])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output), "8\n9\n10\n");
+}
