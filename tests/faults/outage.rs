@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use naq_jetstream::NewJob;
 use naq_protocol::{Envelope, JobId, QueueName, State};
+use nix::sys::signal::Signal;
 
-use crate::harness::naq::{Naq, eventually};
+use crate::harness::naq::{Naq, eventually, is_process_alive};
 use crate::harness::nats::TestServer;
 
 /// A publish that the server has stored but not acknowledged in time is repeated, and counts once.
@@ -125,4 +126,89 @@ fn retries_of_a_thousand_jobs_that_fail_at_once_are_spread() {
     assert!(waits.len() >= 8, "{waits:?}");
     assert_eq!(naq.dead_letters().len(), JOBS);
     naq.wait_drained("failing");
+}
+
+#[test]
+fn services_end_when_asked_while_nats_is_away() {
+    for (service, works) in [
+        (["worker", "build"].as_slice(), "working"),
+        (&["scheduler"], "leading"),
+        (&["dev", "build"], "leading"),
+    ] {
+        let server = TestServer::start();
+        let naq = Naq::new(&server);
+        let process = naq.cli(service.iter().copied()).follow();
+        process.expect_stderr(works);
+        server.kill9();
+        process.expect_stderr("the connection to NATS is lost");
+        assert!(process.stop().success(), "{service:?}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_worker_with_a_job_while_nats_is_away() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    let pid_file = naq.home().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 600", pid_file.display());
+    naq.publish("build", serde_json::json!({"script": script}).to_string());
+    let mut pid = None;
+    eventually("its command runs", || {
+        let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+        pid = text.trim().parse().ok();
+        pid.is_some()
+    });
+    server.kill9();
+    worker.expect_stderr("the connection to NATS is lost");
+    worker.signal(Signal::SIGTERM);
+    worker.expect_stderr("draining");
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.wait_exit().success());
+    assert!(!is_process_alive(pid.unwrap()));
+}
+
+#[test]
+fn services_that_start_before_nats_wait_for_it() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    server.kill9();
+    let services = [["worker", "build"].as_slice(), &["scheduler"], &["dev"]];
+    for service in services {
+        let process = naq.cli(service.iter().copied()).follow();
+        process.expect_stderr("waiting for NATS");
+        assert!(process.stop().success(), "{service:?}");
+        let bounded = service.iter().chain(&["--connect-timeout", "1s"]);
+        naq.cli(bounded.copied())
+            .run()
+            .exits(3)
+            .expect_stderr(&["cannot reach NATS"]);
+    }
+    // a verb that does one thing does not wait
+    naq.cli(["jobs"]).run().exits(3);
+    let worker = naq.cli(["worker", "build"]).follow();
+    worker.expect_stderr("waiting for NATS");
+    server.restart();
+    worker.expect_stderr("working");
+    naq.assert_jobs_still_run("build");
+    assert_eq!(worker.stderr_text().matches("waiting for NATS").count(), 1);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_lost_connection_is_logged_once_and_so_is_its_return() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    server.kill9();
+    worker.expect_stderr("the connection to NATS is lost");
+    server.restart();
+    worker.expect_stderr("connected to NATS again");
+    naq.assert_jobs_still_run("build");
+    let log = worker.log();
+    for line in ["the connection to NATS is lost", "connected to NATS again"] {
+        assert_eq!(log.matches(line).count(), 1, "{log}");
+    }
+    assert!(worker.stop().success());
 }

@@ -220,12 +220,17 @@ fn on_connection_event(
 ) {
     match event {
         Event::Connected => {
+            let is_first = state.borrow().generation == 0;
             state.send_modify(|link| {
                 link.connected = true;
                 link.connected_at = Some(tokio::time::Instant::now());
                 link.generation += 1;
             });
-            tracing::debug!("connected to NATS");
+            if !is_first && purpose == ConnectionPurpose::General {
+                tracing::info!("connected to NATS again");
+            } else {
+                tracing::debug!("connected to NATS");
+            }
         }
         Event::Disconnected => {
             let was_connected = state.borrow().connected;

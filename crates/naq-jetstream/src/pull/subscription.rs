@@ -398,11 +398,16 @@ impl PullSubscription {
         /// The server ends a subscription at once; a broken connection must not delay shutdown.
         const CLOSE_MAX: Duration = Duration::from_secs(2);
         let mut deliveries = Vec::new();
-        self.closed = true;
+        let was_closed = std::mem::replace(&mut self.closed, true);
         if let Some(opening) = self.reopening.take() {
             opening.abort();
             return deliveries;
         }
+        // a server that is away would not answer, and cannot deliver
+        if was_closed || !self.connection.link.state().connected {
+            return deliveries;
+        }
+        let deadline = Instant::now() + CLOSE_MAX;
         for kind in [PullKind::NoWait, PullKind::Expiring] {
             let subscriber = match kind {
                 PullKind::NoWait => &mut self.connection.no_wait.subscriber,
@@ -411,7 +416,6 @@ impl PullSubscription {
             if subscriber.drain().await.is_err() {
                 continue;
             }
-            let deadline = Instant::now() + CLOSE_MAX;
             loop {
                 let subscriber = match kind {
                     PullKind::NoWait => &mut self.connection.no_wait.subscriber,

@@ -38,7 +38,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     // Before the runner, which would take the server's supervisor for the orphan of a job and kill
     // it: the supervisor is a child of this process in a session of its own.
     let (client, managed) = if session.resolved.nats_configured {
-        (session.connect().await?, None)
+        let stopped = super::signals::stopped(requests.clone());
+        match session.connect_when_reachable(stopped).await? {
+            Some(client) => (client, None),
+            None => return Ok(0),
+        }
     } else {
         let mut server = ServerConfig::new(session.server_dir(), session.search());
         server.sync = args.sync.unwrap_or_default();

@@ -74,7 +74,11 @@ async fn schedule(
     options: SchedulerConfig,
     stop: watch::Receiver<bool>,
 ) -> Result<u8, Failure> {
-    let client = session.connect().await?;
+    let mut asked = stop.clone();
+    let stopped = async move { drop(asked.wait_for(|stop| *stop).await) };
+    let Some(client) = session.connect_when_reachable(stopped).await? else {
+        return Ok(0);
+    };
     tracing::info!(server = client.server(), "scheduling");
     super::systemd::ready();
     let summary = scheduler::run_scheduler(client, options, stop).await?;

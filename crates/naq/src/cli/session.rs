@@ -1,6 +1,8 @@
 //! What every verb needs first: settings, the log, and the connection to NATS.
 
 use std::path::PathBuf;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use clap::{Args, FromArgMatches};
 
@@ -9,8 +11,16 @@ use super::log_file::LogFile;
 use super::render;
 use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
 use crate::local_server::{self, ManagedServer, Search};
-use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings};
-use naq_client::{BrokerError, Client, ClientError};
+use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings, Source};
+use naq_client::{BrokerError, Client, ClientError, ConnectFailure};
+use naq_core::ExponentialBackoff;
+
+/// Pauses between attempts of a service to connect for the first time.
+const CONNECT_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
+
+/// Time between two log lines of a service that waits for NATS.
+const WAITING_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Options of every verb. Each overrides a setting; `naq config` shows them all.
 #[derive(Debug, Args)]
@@ -207,6 +217,53 @@ impl Session {
         Ok(Client::from_settings(&self.resolved).await?)
     }
 
+    /// Connects as [`Session::connect`], and waits for a server that cannot be reached, as a service
+    /// must that may start before NATS does. Gives up after `connect_timeout` if that is set. `None`
+    /// means that `stopped` came first.
+    pub(super) async fn connect_when_reachable(
+        &self,
+        stopped: impl Future<Output = ()>,
+    ) -> Result<Option<Client>, Failure> {
+        let is_bounded = !matches!(self.resolved.source("connect_timeout"), Source::Default);
+        let deadline = is_bounded.then(|| Instant::now() + self.settings().connect_timeout);
+        let mut stopped = pin!(stopped);
+        let mut reported_at: Option<Instant> = None;
+        let mut failures = 0;
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = &mut stopped => return Ok(None),
+                connected = Client::from_settings(&self.resolved) => connected,
+            };
+            let error = match connected {
+                Ok(client) => return Ok(Some(client)),
+                Err(error) if !is_unreachable(&error) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(error.into());
+            }
+            if reported_at.is_none_or(|at| at.elapsed() >= WAITING_REPORT_INTERVAL) {
+                reported_at = Some(Instant::now());
+                self.report_waiting(&error);
+            }
+            failures += 1;
+            tokio::select! {
+                () = &mut stopped => return Ok(None),
+                () = tokio::time::sleep(CONNECT_BACKOFF.pause(failures, rand::random())) => {}
+            }
+        }
+    }
+
+    fn report_waiting(&self, error: &ClientError) {
+        let hint = if self.resolved.nats_configured {
+            ""
+        } else {
+            "; no address is configured: `naq dev` or `naq server start` starts a local server"
+        };
+        tracing::warn!("waiting for NATS: {error}{hint}");
+    }
+
     /// Connects as [`Session::connect`]. If no NATS is configured and none answers at the default
     /// address, starts a managed server, which runs until the returned [`ManagedServer`] is dropped.
     pub(super) async fn connect_or_start(
@@ -310,4 +367,15 @@ fn set_failpoints(env: &ProcessEnv) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+/// Whether nobody listens at the address, or nobody answers: a server may do so later.
+fn is_unreachable(error: &ClientError) -> bool {
+    use ConnectFailure::{TimedOut, Unreachable};
+    matches!(
+        error,
+        ClientError::Broker(BrokerError::Connect {
+            failure: Unreachable | TimedOut,
+            ..
+        })
+    )
 }

@@ -52,3 +52,11 @@ pub(super) fn worker_commands(
     });
     Ok((sender, receiver))
 }
+
+/// Waits until a worker is asked to stop, before there is one.
+pub(super) async fn stopped(mut requests: watch::Receiver<WorkerCommand>) {
+    let asked = requests.wait_for(|request| *request != WorkerCommand::Run);
+    if asked.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -34,7 +34,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let options = args.worker.to_options(session, queues)?;
     // The runner starts first: a worker that cannot contain jobs ends before it connects.
     let runner = args.worker.start_runner(session).await?;
-    let client = session.connect().await?;
+    let stopped = super::signals::stopped(requests.clone());
+    let Some(client) = session.connect_when_reachable(stopped).await? else {
+        runner.shutdown().await;
+        return Ok(0);
+    };
     tracing::info!(
         server = client.server(),
         queues = %join_names(&options.queues),

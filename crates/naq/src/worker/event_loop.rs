@@ -17,7 +17,7 @@ use super::{delivery_task, label_routes, prepare, requeue_orphans, server_down};
 use crate::clock::{BootInstant, ClockWatch, now};
 use naq_client::Client;
 use naq_jetstream::{
-    ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
+    Broker, ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
     PullEvent, PullKind, PullSubscription, ReceivedCommand, ReceivedLeaseQuery,
 };
 use naq_protocol::{JobId, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
@@ -26,6 +26,13 @@ use naq_runner::{Runner, StopReason};
 /// How long a worker that has stopped its jobs may take to record their outcomes. A server that is
 /// unreachable, or full, must not keep it from exiting.
 const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
+
+/// The same for a worker that is asked to stop at once while NATS is away: its jobs are killed, and
+/// their outcomes cannot be recorded unless NATS returns at this moment.
+const STOP_WITHOUT_NATS_MAX: Duration = Duration::from_secs(1);
+
+/// How long a worker that exits waits for NATS to take its last messages.
+const SIGN_OFF_MAX: Duration = Duration::from_secs(2);
 
 /// Number of outcomes, beyond one per slot, that may wait to be recorded.
 const UNRECORDED_OUTCOMES_EXTRA: usize = 64;
@@ -84,11 +91,34 @@ pub async fn run_worker(
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
-    let summary = worker.run(inbox, &mut commands).await;
+    let (summary, last_command) = worker.run(inbox, &mut commands).await;
     drop((routes, clock, down));
-    let _ = broker.remove_worker(&worker_id).await;
-    let _ = broker.flush().await;
+    sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
+}
+
+/// Removes the worker's heartbeat, and waits until all it has sent has left this process. A server
+/// that is away does not keep the worker from exiting: the heartbeat expires by itself.
+async fn sign_off(
+    broker: &Broker,
+    worker_id: &str,
+    commands: &mut watch::Receiver<WorkerCommand>,
+    last_command: WorkerCommand,
+) {
+    let signing_off = async {
+        let _ = broker.remove_worker(worker_id).await;
+        let _ = broker.flush().await;
+    };
+    tokio::select! {
+        ended = tokio::time::timeout(SIGN_OFF_MAX, signing_off) => {
+            if ended.is_err() {
+                tracing::warn!(
+                    "exiting while NATS does not answer; the worker stays listed until its heartbeat expires"
+                );
+            }
+        }
+        _ = next_command(commands, last_command) => {}
+    }
 }
 
 /// Wakes the loop when the machine resumes, so that it checks and renews its leases at once.
@@ -186,7 +216,7 @@ impl Worker {
         mut self,
         mut inbox: mpsc::Receiver<Report>,
         commands: &mut watch::Receiver<WorkerCommand>,
-    ) -> WorkerSummary {
+    ) -> (WorkerSummary, WorkerCommand) {
         let options = &self.context.options;
         let mut renewals = tokio::time::interval(options.ack_wait / 3);
         let mut heartbeats = tokio::time::interval(options.heartbeat_interval);
@@ -237,7 +267,7 @@ impl Worker {
                 }
             }
         }
-        self.summary
+        (self.summary, self.command)
     }
 
     /// Looks at all leases if the loop has not run for longer than half of `ack_wait`, which means
@@ -274,7 +304,13 @@ impl Worker {
             WorkerCommand::Stop => {
                 self.stop_pulling().await;
                 self.stop_jobs(StopReason::Drain, true);
-                self.exit_deadline = Some(Instant::now() + RECORD_OUTCOMES_MAX);
+                let is_connected = self.context.broker.connection().state().connected;
+                let recording_max = if is_connected {
+                    RECORD_OUTCOMES_MAX
+                } else {
+                    STOP_WITHOUT_NATS_MAX
+                };
+                self.exit_deadline = Some(Instant::now() + recording_max);
             }
             WorkerCommand::Cancel => {
                 self.stop_pulling().await;
