@@ -360,7 +360,7 @@ fn an_acknowledgement_of_a_removed_stream_leaves_the_new_one_alone() {
         "naq.queue.build.new",
         br#"{"command":"echo","args":["new"]}"#.to_vec(),
     );
-    assert_eq!(next.as_str(), "build-1");
+    assert_eq!(next.as_str(), "build-seq-1");
     std::fs::write(naq.home().join("go"), "").unwrap();
     assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
     let record = naq.wait_ended(&crate::harness::naq::id("new"));
