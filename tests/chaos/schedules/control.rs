@@ -80,7 +80,9 @@ impl Controller {
         for role in ROLES {
             self.change(role, "gets an end", |schedule| match schedule {
                 Some(mut schedule) if schedule.status != ScheduleStatus::Ended => {
-                    schedule.status = ScheduleStatus::Active;
+                    if schedule.status == ScheduleStatus::Paused {
+                        resume(&mut schedule, now());
+                    }
                     schedule.end = Some(end);
                     Change::Store(Box::new(schedule))
                 }
@@ -99,15 +101,11 @@ impl Controller {
         match role.treatment {
             Treatment::None => {}
             Treatment::Pauses if self.is_paused(role) => {
-                let what = if first { "resumed" } else { "resumed from now" };
-                self.change(role, what, |schedule| {
+                self.change(role, "resumed", |schedule| {
                     let Some(mut schedule) = schedule else {
                         return Change::None;
                     };
-                    schedule.status = ScheduleStatus::Active;
-                    if !first {
-                        continue_from(&mut schedule.progress, now());
-                    }
+                    resume(&mut schedule, now());
                     Change::Store(Box::new(schedule))
                 });
             }
@@ -190,6 +188,14 @@ impl Controller {
             }
         }
     }
+}
+
+/// Resumes a schedule as naq does. (A program that writes only the status leaves it to the leader from
+/// when on ticks are due; the checker cannot know that.)
+fn resume(schedule: &mut Schedule, now: Timestamp) {
+    schedule.status = ScheduleStatus::Active;
+    schedule.progress.inactive = false;
+    continue_from(&mut schedule.progress, now);
 }
 
 fn continue_from(progress: &mut ScheduleProgress, now: Timestamp) {

@@ -10,7 +10,7 @@ use crate::chaos::jobs::{Ends, MARK, Planned, Program, QUEUES};
 pub(super) enum Treatment {
     /// Not at all.
     None,
-    /// Paused and resumed, from its progress or from now.
+    /// Paused and resumed.
     Pauses,
     /// It gets another cadence.
     Moves,

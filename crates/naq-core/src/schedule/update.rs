@@ -243,11 +243,14 @@ pub fn was_activated_by_status(before: Option<&Schedule>, after: &Schedule) -> b
     if after.status != ScheduleStatus::Active {
         return false;
     }
-    let was_inactive = before.is_some_and(|before| {
-        before.status != ScheduleStatus::Active
-            && after.progress.done_until <= before.progress.done_until
-    });
-    was_inactive || after.progress.inactive
+    match before {
+        // a writer that has moved `done_until` has decided itself from when on ticks are due
+        Some(before) => {
+            before.status != ScheduleStatus::Active
+                && after.progress.done_until <= before.progress.done_until
+        }
+        None => after.progress.inactive,
+    }
 }
 
 /// Discards progress of a scheduler whose clock was ahead: times later than `now` by more than
