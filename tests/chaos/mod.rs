@@ -76,6 +76,18 @@ fn the_promises_hold_on_three() {
 }
 
 #[test]
+fn no_job_runs_twice_at_once_through_outages_of_a_cluster() {
+    outages::run(sized(Size {
+        jobs: 40,
+        kills: 4,
+        seed: rand::random_range(0..1_000_000),
+        servers: 3,
+        workers: 3,
+        concurrency: 4,
+    }));
+}
+
+#[test]
 fn no_job_runs_twice_at_once_through_outages() {
     outages::run(sized(Size {
         jobs: 60,

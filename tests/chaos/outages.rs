@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use naq_protocol::{JobId, State};
+use naq_protocol::{JobId, QueueName, State};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::plan::Size;
-use crate::harness::naq::{Naq, Worker};
+use crate::harness::cluster::Cluster;
+use crate::harness::naq::{Naq, Worker, eventually};
 use crate::harness::nats::TestServer;
 use crate::harness::proxy::{Link, Proxy};
 
@@ -23,8 +24,8 @@ enum Outage {
     CutOne(usize, Link),
     CutAll(Link),
     StopWorker(usize),
-    KillServer,
-    PauseServer,
+    KillServer(usize),
+    PauseServer(usize),
 }
 
 fn draw(size: &Size, chance: &mut StdRng) -> (Outage, Duration) {
@@ -36,20 +37,87 @@ fn draw(size: &Size, chance: &mut StdRng) -> (Outage, Duration) {
     ];
     let link = links[chance.random_range(0..links.len())];
     let worker = chance.random_range(0..size.workers);
+    let node = chance.random_range(0..size.servers);
     let outage = match chance.random_range(0..10) {
         0..4 => Outage::CutOne(worker, link),
         4..6 => Outage::CutAll(link),
         6 => Outage::StopWorker(worker),
-        7..9 => Outage::KillServer,
-        _ => Outage::PauseServer,
+        7..9 => Outage::KillServer(node),
+        _ => Outage::PauseServer(node),
     };
     let long = ACK_WAIT.mul_f64(chance.random_range(0.5..5.0));
     (outage, long)
 }
 
+/// One server, or three in a cluster.
+enum Servers {
+    One(Box<TestServer>),
+    Three(Cluster),
+}
+
+impl Servers {
+    fn start(count: usize) -> Servers {
+        match count {
+            1 => Servers::One(Box::new(TestServer::start())),
+            count => Servers::Three(Cluster::start(count)),
+        }
+    }
+
+    fn naq(&self) -> Naq {
+        match self {
+            Servers::One(server) => Naq::new(server),
+            Servers::Three(cluster) => Naq::with_cluster(cluster),
+        }
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        match self {
+            Servers::One(server) => vec![server.port()],
+            Servers::Three(cluster) => (0..cluster.len()).map(|node| cluster.port(node)).collect(),
+        }
+    }
+
+    fn kill9(&mut self, node: usize) {
+        match self {
+            Servers::One(server) => server.kill9(),
+            Servers::Three(cluster) => cluster.kill9(node),
+        }
+    }
+
+    fn restart(&mut self, node: usize) {
+        match self {
+            Servers::One(server) => server.restart(),
+            Servers::Three(cluster) => cluster.restart_node(node),
+        }
+    }
+
+    fn pause(&self, node: usize) {
+        match self {
+            Servers::One(server) => server.pause(),
+            Servers::Three(cluster) => cluster.pause(node),
+        }
+    }
+
+    fn resume(&self, node: usize) {
+        match self {
+            Servers::One(server) => server.resume(),
+            Servers::Three(cluster) => cluster.resume(node),
+        }
+    }
+}
+
+/// A worker, and its proxy to each server.
 struct Place {
-    proxy: Proxy,
+    proxies: Vec<Proxy>,
     worker: Worker,
+}
+
+impl Place {
+    fn set(&mut self, link: Link) {
+        for proxy in &mut self.proxies {
+            proxy.set(link);
+        }
+    }
 }
 
 /// Writes down when it began, all the time that it lives, and that it has ended.
@@ -59,20 +127,26 @@ n=0; while [ $n -lt $1 ]; do n=$((n+1)); sleep 0.05; date +%s%N >> $l; done; ech
 /// Runs jobs through a number of outages, and checks what they left.
 pub(super) fn run(size: Size) {
     let mut chance = StdRng::seed_from_u64(size.seed);
-    let mut server = TestServer::start();
-    let naq = Naq::new(&server);
+    let mut servers = Servers::start(size.servers);
+    let naq = servers.naq();
+    let queue = QueueName::new("build").unwrap();
+    eventually("the servers have a leader", || {
+        let broker = naq.client().broker();
+        naq.handle().block_on(broker.ensure_queue(&queue)).is_ok()
+    });
     std::fs::create_dir(naq.home().join("runs")).unwrap();
     let mut places: Vec<Place> = (0..size.workers)
         .map(|_| {
-            let proxy = Proxy::start(server.port());
+            let proxies: Vec<Proxy> = servers.ports().into_iter().map(Proxy::start).collect();
+            let urls: Vec<String> = proxies.iter().map(Proxy::url).collect();
             let worker = naq
                 .worker(&["build"])
                 .concurrency(size.concurrency)
                 .ack_wait(&format!("{}ms", ACK_WAIT.as_millis()))
                 .arg("--max-worker-crashes=1000000")
-                .env("NAQ_NATS_URL", &proxy.url())
+                .env("NAQ_NATS_URL", &urls.join(","))
                 .spawn();
-            Place { proxy, worker }
+            Place { proxies, worker }
         })
         .collect();
     let jobs: Vec<JobId> = (0..size.jobs)
@@ -89,7 +163,7 @@ pub(super) fn run(size: Size) {
     for _ in 0..size.kills {
         let (outage, long) = draw(&size, &mut chance);
         plan.push(format!("{outage:?} for {long:?}"));
-        apply(outage, long, &mut server, &mut places);
+        apply(outage, long, &mut servers, &mut places);
         std::thread::sleep(ACK_WAIT.mul_f64(chance.random_range(0.0..1.5)));
     }
     let mut failed = Vec::new();
@@ -126,20 +200,20 @@ pub(super) fn run(size: Size) {
     }
 }
 
-fn apply(outage: Outage, long: Duration, server: &mut TestServer, places: &mut [Place]) {
+fn apply(outage: Outage, long: Duration, servers: &mut Servers, places: &mut [Place]) {
     match outage {
         Outage::CutOne(worker, link) => {
-            places[worker].proxy.set(link);
+            places[worker].set(link);
             std::thread::sleep(long);
-            places[worker].proxy.set(Link::Open);
+            places[worker].set(Link::Open);
         }
         Outage::CutAll(link) => {
             for place in places.iter_mut() {
-                place.proxy.set(link);
+                place.set(link);
             }
             std::thread::sleep(long);
             for place in places {
-                place.proxy.set(Link::Open);
+                place.set(Link::Open);
             }
         }
         Outage::StopWorker(worker) => {
@@ -147,24 +221,24 @@ fn apply(outage: Outage, long: Duration, server: &mut TestServer, places: &mut [
             std::thread::sleep(long);
             places[worker].worker.signal(Signal::SIGCONT);
         }
-        Outage::KillServer => {
+        Outage::KillServer(node) => {
             // as the workers see it when nothing listens at the server's address
             for place in places.iter_mut() {
-                place.proxy.set(Link::Refused);
+                place.proxies[node].set(Link::Refused);
             }
-            server.kill9();
+            servers.kill9(node);
             std::thread::sleep(long);
-            server.restart();
+            servers.restart(node);
             // some reconnect later than others
             for place in places {
-                place.proxy.set(Link::Open);
+                place.proxies[node].set(Link::Open);
                 std::thread::sleep(Duration::from_millis(300));
             }
         }
-        Outage::PauseServer => {
-            server.pause();
+        Outage::PauseServer(node) => {
+            servers.pause(node);
             std::thread::sleep(long);
-            server.resume();
+            servers.resume(node);
         }
     }
 }

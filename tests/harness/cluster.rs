@@ -53,7 +53,7 @@ impl Cluster {
             let text = format!(
                 "server_name: n{index}\nlisten: 127.0.0.1:{}\nauthorization {{ token: {TOKEN} }}\n\
                  jetstream {{ store_dir: {:?}, sync_interval: 1s }}\nlog_file: {:?}\n\
-                 cluster {{ name: naq, listen: 127.0.0.1:{}, routes: [{all_routes}] }}\n",
+                 cluster {{ name: naq, listen: 127.0.0.1:{}, no_advertise: true, routes: [{all_routes}] }}\n",
                 clients[index],
                 store.display().to_string(),
                 folder
