@@ -4,7 +4,7 @@
 
 use futures_util::StreamExt;
 use naq_protocol::{JobId, Schedule, ScheduleStatus};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::schedule::{name, store, stored};
 use crate::harness::naq::Naq;
@@ -193,6 +193,66 @@ fn one_that_cannot_be_read_is_no_hindrance() {
         table.contains("unreadable") && table.contains("broken: cron"),
         "{table}"
     );
+}
+
+/// A list that said `active` of these would promise runs that never come.
+#[test]
+fn schedules_that_a_scheduler_refuses_are_not_listed_as_active() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["schedule", "--name", "sound", "--every", "1h", "--", "true"])
+        .run()
+        .succeeds();
+    let (sound, _) = stored(&naq, "sound");
+    let put = |key: &str, field: &str, value: Value| {
+        let mut schedule = serde_json::to_value(&sound).unwrap();
+        schedule["schedule_id"] = "refused".into();
+        schedule[field] = value;
+        naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            let subject = format!("$KV.naq_scheduled_jobs.{key}");
+            let sent = jetstream.publish(subject, schedule.to_string().into());
+            sent.await.unwrap().await.unwrap();
+        });
+    };
+    let scheduler = naq.cli(["scheduler"]).follow();
+    scheduler.expect_stderr("leading");
+    for (field, value, problem) in [
+        ("cron", json!("0 5 * * *"), "every"),
+        (
+            "envelope",
+            json!({"command": "x", "job_id": "one"}),
+            "job_id",
+        ),
+        ("envelope", json!({"timeout": "5m"}), "command"),
+        ("overlap", json!("later"), "overlap"),
+        ("repeat", json!(0), "repeat"),
+    ] {
+        put("refused", field, value);
+        let listed = lines(&naq, &[]);
+        let line = listed.iter().find(|line| id_of(line) == "refused").unwrap();
+        let why = line["problem"].as_str().unwrap_or_default();
+        assert!(why.contains(problem), "{field}: {line}");
+        assert!(line.get("next_run").is_none(), "{line}");
+        let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+        let row = table
+            .lines()
+            .find(|row| row.starts_with("refused "))
+            .unwrap();
+        assert!(row.contains("broken: ") && !row.contains("active"), "{row}");
+        scheduler.expect_stderr(&format!(
+            "ignoring an invalid schedule: {}",
+            &why[..20.min(why.len())]
+        ));
+    }
+    put("moved", "repeat", json!(1));
+    let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+    let row = table.lines().find(|row| row.starts_with("moved ")).unwrap();
+    assert!(
+        row.contains("unreadable") && row.contains("calls itself `refused`"),
+        "{row}"
+    );
+    assert!(scheduler.stop().success());
 }
 
 /// More schedules than are held at once, as one line each.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Client, ClientError, Queue};
 use naq_core::{
-    CronCache, OnChange, ScheduleChange, SchedulePosition, TickPlan, check_schedule,
-    differing_fields, on_pause, on_resume, replace_definition, update,
+    CronCache, OnChange, ScheduleChange, SchedulePosition, check_schedule, differing_fields,
+    on_pause, on_resume, prepare_schedule, replace_definition, update,
 };
 use naq_jetstream::{BrokerError, NewJob, ScheduleListing};
 use naq_protocol::units::WireDuration;
@@ -287,8 +287,9 @@ pub struct ScheduleSummary {
 
 impl ScheduleSummary {
     fn new(schedule: Schedule, crons: &mut CronCache) -> ScheduleSummary {
-        let (next_run, problem) = match TickPlan::new(&schedule, crons) {
-            Ok(plan) if schedule.status == ScheduleStatus::Active => {
+        // What a scheduler refuses has no next run, although its status may be active.
+        let (next_run, problem) = match prepare_schedule(&schedule, crons) {
+            Ok((plan, _)) if schedule.status == ScheduleStatus::Active => {
                 (plan.next(&SchedulePosition::from_schedule(&schedule)), None)
             }
             Ok(_) => (None, None),
@@ -350,11 +351,18 @@ impl ScheduleList {
                 self.crons.evict_unused();
             }
             match Schedule::parse(stored.payload.as_deref().unwrap_or_default()) {
-                Ok(schedule) if self.filter.matches(&schedule) => {
+                Ok(schedule) if !self.filter.matches(&schedule) => {}
+                Ok(schedule) if schedule.schedule_id != stored.schedule_id => {
+                    let problem = format!("it calls itself `{}`", schedule.schedule_id);
+                    return Ok(Some(ListedSchedule::Invalid {
+                        schedule_id: stored.schedule_id,
+                        problem,
+                    }));
+                }
+                Ok(schedule) => {
                     let summary = ScheduleSummary::new(schedule, &mut self.crons);
                     return Ok(Some(ListedSchedule::Valid(Box::new(summary))));
                 }
-                Ok(_) => {}
                 Err(problem) if self.filter == ScheduleFilter::default() => {
                     return Ok(Some(ListedSchedule::Invalid {
                         schedule_id: stored.schedule_id,

@@ -69,7 +69,9 @@ pub use schedule::delay::{
     check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,
     paused_until,
 };
-pub use schedule::plan::{ScheduleAction, SchedulePosition, TickPlan, check_schedule};
+pub use schedule::plan::{
+    ScheduleAction, SchedulePosition, TickPlan, check_schedule, prepare_schedule,
+};
 pub use schedule::progress::merge_progress;
 pub use schedule::update::{
     OnApply, OnChange, ScheduleChange, continue_from, differing_fields, discard_future_progress,

@@ -240,6 +240,19 @@ impl TickPlan {
     }
 }
 
+/// Parses a stored schedule as a scheduler needs it: its ticks, and the envelope of their jobs. A
+/// schedule for which this fails has no ticks, whatever its status.
+///
+/// # Errors
+/// Returns [`ScheduleError`] with the first invalid field.
+pub fn prepare_schedule(
+    schedule: &Schedule,
+    crons: &mut CronCache,
+) -> Result<(TickPlan, TickEnvelope), ScheduleError> {
+    let plan = TickPlan::new(schedule, crons)?;
+    Ok((plan, TickEnvelope::new(schedule)?))
+}
+
 /// Validates a schedule and its envelope before it is stored.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::clock_check::CLOCK_SKEW_MAX;
 use naq_core::{
     CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, discard_future_progress,
-    merge_progress, was_activated_by_status,
+    merge_progress, prepare_schedule, was_activated_by_status,
 };
 use naq_jetstream::{BrokerError, StoredSchedule};
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};
@@ -255,10 +255,9 @@ impl ScheduleIndex {
 
     fn parse_entry(&mut self, payload: &[u8], revision: u64) -> Result<ScheduleEntry, String> {
         let schedule = Schedule::parse(payload).map_err(|error| error.to_string())?;
-        let ready = |error: ScheduleError| error.to_string();
         let skipped_stored = schedule.progress.skipped;
-        let plan = TickPlan::new(&schedule, &mut self.crons).map_err(ready)?;
-        let envelope = TickEnvelope::new(&schedule).map_err(|error| error.to_string())?;
+        let (plan, envelope) = prepare_schedule(&schedule, &mut self.crons)
+            .map_err(|error: ScheduleError| error.to_string())?;
         Ok(ScheduleEntry {
             schedule,
             revision,
