@@ -195,6 +195,29 @@ fn one_that_cannot_be_read_is_no_hindrance() {
     );
 }
 
+#[test]
+fn missed_runs_that_were_not_all_counted_are_shown_as_at_least_so_many() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for id in ["exact", "more"] {
+        let new = ["schedule", "--name", id, "--every", "1h", "--", "true"];
+        naq.cli(new).run().succeeds();
+        let (mut schedule, _) = stored(&naq, id);
+        schedule.progress.missed = 10_000;
+        schedule.progress.missed_is_minimum = id == "more";
+        store(&naq, &schedule);
+    }
+    let table = naq.cli(["list-scheduled"]).run().succeeds().stdout;
+    let row = |id: &str| table.lines().find(|row| row.starts_with(id)).unwrap();
+    assert!(row("more").contains(" 10000+ "), "{table}");
+    assert!(row("exact").contains(" 10000 "), "{table}");
+    let listed = lines(&naq, &[]);
+    let flag = |id: &str| {
+        listed.iter().find(|line| id_of(line) == id).unwrap()["missed_is_minimum"].clone()
+    };
+    assert_eq!((flag("more"), flag("exact")), (json!(true), Value::Null));
+}
+
 /// A list that said `active` of these would promise runs that never come.
 #[test]
 fn schedules_that_a_scheduler_refuses_are_not_listed_as_active() {

@@ -182,6 +182,9 @@ pub struct ScheduleProgress {
     /// The number of late ticks that `misfire` skipped, and of ticks that could not be enqueued.
     #[serde(default)]
     pub missed: u64,
+    /// `missed` is a lower bound: after a long outage, not all of the ticks were counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missed_is_minimum: bool,
     /// The number of ticks that `overlap` skipped.
     #[serde(default)]
     pub skipped: u64,
@@ -208,6 +211,7 @@ impl ScheduleProgress {
             last_trigger: None,
             runs: 0,
             missed: 0,
+            missed_is_minimum: false,
             skipped: 0,
             failures: 0,
             last_error: None,

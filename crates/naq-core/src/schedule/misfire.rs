@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use naq_protocol::Timestamp;
 
-use super::plan::{ScheduleAction, SchedulePosition, TickPlan};
+use super::plan::{ScheduleAction, SchedulePosition, TickPlan, TickRule};
 
-/// Skipped ticks are counted up to this number, so that a schedule with a tick each second costs
+/// Skipped ticks of a cron expression are counted up to this number, so that a schedule with a tick each second costs
 /// little even after an outage of a year.
 const MISSED_COUNT_MAX: u64 = 10_000;
 
@@ -43,7 +43,13 @@ impl TickPlan {
             done_until,
             misfires_resolved_until: late_until,
             missed,
+            missed_is_minimum: self.is_uncounted(missed),
         }
+    }
+
+    /// Whether counting has stopped at this number.
+    fn is_uncounted(&self, count: u64) -> bool {
+        matches!(self.rule, TickRule::Cron { .. }) && count >= MISSED_COUNT_MAX
     }
 
     /// The first of the last `count` ticks from `first` up to and including `until`. `None` if
@@ -79,10 +85,17 @@ impl TickPlan {
         }
     }
 
-    /// The number of ticks from `first` up to but not including `end`, at most
-    /// [`MISSED_COUNT_MAX`].
+    /// The number of ticks from `first` up to but not including `end`. Those of a cron expression are
+    /// counted up to [`MISSED_COUNT_MAX`].
     fn count_ticks(&self, first: Timestamp, end: Timestamp) -> u64 {
         let mut count = 0;
+        if let TickRule::Every { interval_ms, .. } = self.rule
+            && let Some(second) = self.tick_after(first).filter(|second| *second < end)
+        {
+            // `first` may be set by hand; from the second tick on they are evenly spaced.
+            let span_ms = end.unix_ms() - 1 - second.unix_ms();
+            return u64::try_from(span_ms / interval_ms).map_or(2, |further| further + 2);
+        }
         let mut next = Some(first);
         while let Some(tick) = next.filter(|tick| *tick < end) {
             count += 1;

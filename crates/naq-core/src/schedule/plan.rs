@@ -13,7 +13,7 @@ use super::{CronCache, ScheduleError};
 
 /// The rule by which ticks follow each other.
 #[derive(Clone, Debug)]
-enum TickRule {
+pub(super) enum TickRule {
     Cron { cron: Arc<Cron>, zone: Timezone },
     Every { interval_ms: i64, anchor_ms: i64 },
 }
@@ -21,7 +21,7 @@ enum TickRule {
 /// When a schedule's ticks are, parsed once, so that a scheduler can ask often.
 #[derive(Clone, Debug)]
 pub struct TickPlan {
-    rule: TickRule,
+    pub(super) rule: TickRule,
     start_ms: Option<i64>,
     end_ms: Option<i64>,
     repeat: Option<u64>,
@@ -81,8 +81,10 @@ pub enum ScheduleAction {
         done_until: Timestamp,
         /// The ticks after `done_until`, up to and including this time, are still to be enqueued.
         misfires_resolved_until: Timestamp,
-        /// How many late ticks the policy skips; the count stops at 10,000.
+        /// How many late ticks the policy skips. For a cron expression, the count stops at 10,000.
         missed: u64,
+        /// The count has stopped: the policy skips at least as many.
+        missed_is_minimum: bool,
     },
     /// The schedule has no more ticks.
     End,
@@ -374,6 +376,7 @@ mod tests {
                     done_until,
                     misfires_resolved_until,
                     missed,
+                    ..
                 } => {
                     assert!(done_until >= position.done_until && misfires_resolved_until <= now);
                     assert!(
@@ -388,6 +391,38 @@ mod tests {
                 wait => return (fired, missed_all, wait),
             }
         }
+    }
+
+    /// The number of ticks that an outage of `seconds` makes the policy skip, and whether there were
+    /// more.
+    fn missed_in(one: &Schedule, seconds: i64) -> (u64, bool) {
+        let position = SchedulePosition::from_schedule(one);
+        let now = Timestamp::from_unix_ms(one.created_at.unix_ms() + seconds * 1_000).unwrap();
+        match plan(one).next_action(&position, now) {
+            ScheduleAction::MisfiresResolved {
+                missed,
+                missed_is_minimum,
+                ..
+            } => (missed, missed_is_minimum),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn missed_ticks_are_counted_or_said_to_be_at_least_so_many() {
+        const DAY_S: i64 = 86_400;
+        let with_policy = |mut one: Schedule| {
+            one.misfire = Misfire::Skip;
+            one
+        };
+        let every = with_policy(schedule(None, Some(1_000)));
+        // All but those of the last minute, which is the grace period.
+        assert_eq!(missed_in(&every, DAY_S), (86_400 - 60, false));
+        assert_eq!(missed_in(&every, 365 * DAY_S), (365 * 86_400 - 60, false));
+        let cron = with_policy(schedule(Some("* * * * * *"), None));
+        let few = missed_in(&cron, 3_600);
+        assert_eq!(few, (3_600 - 60, false));
+        assert_eq!(missed_in(&cron, DAY_S), (10_000, true));
     }
 
     #[test]

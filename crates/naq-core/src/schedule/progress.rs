@@ -18,6 +18,7 @@ pub fn merge_progress(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) ->
         theirs.runs = ours.runs;
         theirs.skipped = ours.skipped;
         theirs.missed = ours.missed;
+        theirs.missed_is_minimum |= ours.missed_is_minimum;
     } else {
         let mut counted_twice = ours.runs.saturating_sub(theirs.runs);
         theirs.runs += counted_twice;

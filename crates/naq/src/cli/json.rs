@@ -324,6 +324,9 @@ pub(super) struct ScheduleProgressReport {
     pub(super) last_reason: Option<Reason>,
     pub(super) runs: u64,
     pub(super) missed: u64,
+    /// `missed` is a lower bound; absent if it is exact.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) missed_is_minimum: bool,
     pub(super) skipped: u64,
     pub(super) failures: u32,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,15 +63,18 @@ impl Leader<'_> {
                     done_until,
                     misfires_resolved_until,
                     missed,
+                    missed_is_minimum,
                 } => {
                     entry.schedule.progress.done_until = done_until;
                     entry.schedule.progress.missed += missed;
+                    entry.schedule.progress.missed_is_minimum |= missed_is_minimum;
                     entry.misfires_resolved_until = Some(misfires_resolved_until);
                     entry.reset_retries();
                     if missed > 0 {
                         tracing::warn!(
                             schedule_id = entry.schedule.schedule_id.as_str(),
                             missed,
+                            missed_is_minimum,
                             "ticks were missed; the misfire policy leaves them out"
                         );
                     }

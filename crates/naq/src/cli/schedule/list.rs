@@ -327,6 +327,12 @@ fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result
     Ok(0)
 }
 
+/// The number of missed ticks. A `+` means that there were more.
+fn describe_missed(progress: &ScheduleProgress) -> String {
+    let more = if progress.missed_is_minimum { "+" } else { "" };
+    format!("{}{more}", progress.missed)
+}
+
 /// The times of a schedule's ticks, in a few words.
 pub(in crate::cli) fn describe_timing(schedule: &Schedule) -> String {
     match (&schedule.cron, schedule.every, &schedule.tz) {
@@ -410,7 +416,7 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
                     .map_or_else(none, |last_run| render::relative_time(last_run, now)),
                 format_outcome(row.outcome),
                 progress.runs.to_string(),
-                progress.missed.to_string(),
+                describe_missed(progress),
                 progress.failures.to_string(),
                 summary.next_run.map_or_else(none, |next_run| {
                     render::distance_and_time(next_run, zone, now)
@@ -489,7 +495,7 @@ fn print_schedule_details(
     print_line("misfire", &schedule.misfire.to_string())?;
     print_line("overlap", &schedule.overlap.to_string())?;
     print_line("runs", &progress.runs.to_string())?;
-    print_line("missed", &progress.missed.to_string())?;
+    print_line("missed", &describe_missed(progress))?;
     print_line("skipped", &progress.skipped.to_string())?;
     print_line("failures", &progress.failures.to_string())?;
     print_line("created", &time(schedule.created_at))
@@ -543,6 +549,7 @@ fn progress_report(
         last_reason: outcome.and_then(|outcome| outcome.reason),
         runs: progress.runs,
         missed: progress.missed,
+        missed_is_minimum: progress.missed_is_minimum,
         skipped: progress.skipped,
         failures: progress.failures,
         last_error: progress.last_error.clone(),
