@@ -198,21 +198,6 @@ async fn removed(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_work_folder_that_is_thousands_of_levels_deep_is_removed() {
-    let bench = Bench::new().await;
-    let script = "import os\nos.chdir(os.environ['NAQ_WORK_DIR'])\nfor _ in range(12000):\n os.mkdir('d')\n os.chdir('d')";
-    let mut command = program("python3", &["-c", script]);
-    command.scratch = true;
-    let ended = bench.run(command).await;
-    assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
-    let path = ended.scratch.as_ref().unwrap().path().to_owned();
-    drop(ended);
-    assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
-    removed(&path).await;
-    bench.runner.shutdown().await;
-}
-
-#[tokio::test]
 async fn each_reason_not_to_start_has_its_own_message() {
     for bench in Bench::each().await {
         let folder = bench.folder.path().to_str().unwrap().to_owned();
