@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use async_nats::jetstream;
@@ -75,6 +75,12 @@ impl Cluster {
         let mut cluster = Cluster { folder, nodes };
         for index in 0..count {
             cluster.restart_node(index);
+        }
+        for node in &cluster.nodes {
+            // a client gives up at the first connection that all servers refuse
+            eventually("the server accepts connections", || {
+                TcpStream::connect(("127.0.0.1", node.port)).is_ok()
+            });
         }
         cluster
     }
