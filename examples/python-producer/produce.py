@@ -58,7 +58,7 @@ async def by_place(client, jetstream):
     """Without an id, the job is named after its queue and its sequence there, which the
     acknowledgement contains."""
     stored = await jetstream.publish("naq.queue.build", b'{"command": "echo", "args": ["no id"]}')
-    return await outcome(client, jetstream, f"build-{stored.seq}")
+    return await outcome(client, jetstream, f"build-seq-{stored.seq}")
 
 
 async def by_core(client, jetstream):

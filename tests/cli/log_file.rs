@@ -17,8 +17,9 @@ fn logging_to(verb: Cli, path: &Path) -> Cli {
         .env("NAQ_LOG_FILE_PATH", path.to_str().unwrap())
 }
 
-/// Logs one warning, and ends by itself, since no server is at that address.
-fn warn_once(naq: &Naq, path: &Path) -> Cli {
+/// Logs two warnings, of its option and that it waits for NATS, and ends by itself: no server is at that
+/// address.
+fn warn_twice(naq: &Naq, path: &Path) -> Cli {
     let verb = naq
         .cli(["scheduler", "--poll-interval", "1s"])
         .env("NAQ_NATS_URL", "nats://127.0.0.1:1")
@@ -26,7 +27,7 @@ fn warn_once(naq: &Naq, path: &Path) -> Cli {
     logging_to(verb, path)
 }
 
-/// The text of [`warn_once`]'s warning.
+/// The text of the first warning of [`warn_twice`].
 const WARNING: &str = "schedules are not polled";
 
 /// Writes a log file whose last line is of this day of January 2026.
@@ -66,7 +67,7 @@ fn every_line_is_in_the_log_file_when_the_process_has_ended() {
         assert!(!log.contains('\x1b'), "{verb}: {log}");
     }
     let path = naq.home().join("failed");
-    let failed = warn_once(&naq, &path).run().exits(3);
+    let failed = warn_twice(&naq, &path).run().exits(3);
     assert!(!failed.stderr.contains(WARNING), "{}", failed.stderr);
     assert!(read_to_string(&path).unwrap().contains(WARNING));
 }
@@ -94,7 +95,7 @@ fn log_file_is_rotated_daily_and_seven_earlier_files_are_kept() {
     write_log_of(&folder.path().join("naq.log.old"), 1);
     write_log_of(&path, 10);
     // All at once, as a worker, a scheduler and producers with the same settings.
-    let processes: Vec<_> = (0..6).map(|_| warn_once(&naq, &path).follow()).collect();
+    let processes: Vec<_> = (0..6).map(|_| warn_twice(&naq, &path).follow()).collect();
     for process in processes {
         process.wait_exit();
     }
@@ -114,8 +115,8 @@ fn log_file_is_rotated_daily_and_seven_earlier_files_are_kept() {
 fn lines_that_the_log_file_does_not_take_are_counted_and_reported() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    warn_once(&naq, Path::new("/dev/full"))
+    warn_twice(&naq, Path::new("/dev/full"))
         .run()
         .exits(3)
-        .expect_stderr(&["naq: 1 line of the log could not be written"]);
+        .expect_stderr(&["naq: 2 lines of the log could not be written"]);
 }

@@ -255,7 +255,7 @@ fn names_in_subjects_are_validated() {
     ];
     for (place, (token, word)) in (1..).zip(tokens) {
         raw.publish(format!("naq.queue.build.{token}").as_bytes(), good);
-        let job = naq_protocol::JobId::new(format!("build-{place}")).unwrap();
+        let job = naq_protocol::JobId::new(format!("build-seq-{place}")).unwrap();
         let record = naq.wait_ended(&job);
         assert_eq!(record.state(), State::Rejected, "{token}");
         assert!(

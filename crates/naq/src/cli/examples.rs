@@ -267,7 +267,7 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
             ),
             (
                 "Apply a crontab without lines that only other crons accept",
-                "naq schedule apply crontab --skip-unsupported",
+                "naq schedule apply crontab --set host --skip-unsupported",
             ),
         ],
     ),
