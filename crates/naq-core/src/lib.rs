@@ -72,7 +72,7 @@ pub use schedule::delay::{
 pub use schedule::plan::{
     ScheduleAction, SchedulePosition, TickPlan, check_schedule, prepare_schedule,
 };
-pub use schedule::progress::merge_progress;
+pub use schedule::progress::{count_enqueued, merge_progress, ticks_counted};
 pub use schedule::update::{
     OnApply, OnChange, ScheduleChange, continue_from, differing_fields, discard_future_progress,
     on_apply, on_pause, on_resume, replace_definition, trigger, update, was_activated_by_status,

@@ -1,6 +1,6 @@
 //! Progress of a schedule that two writers have made at the same time.
 
-use naq_protocol::ScheduleProgress;
+use naq_protocol::{JobId, ScheduleProgress, Timestamp};
 
 /// Merges the progress that a leader made into the progress that another writer has stored: a user who
 /// changed the schedule, or an earlier leader whose last write arrived late. Returns whether theirs
@@ -20,13 +20,9 @@ pub fn merge_progress(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) ->
         theirs.missed = ours.missed;
         theirs.missed_is_minimum |= ours.missed_is_minimum;
     } else {
-        let mut counted_twice = ours.runs.saturating_sub(theirs.runs);
+        let counted_twice = ours.runs.saturating_sub(theirs.runs);
         theirs.runs += counted_twice;
-        for left_out in [&mut theirs.skipped, &mut theirs.missed] {
-            let corrected = counted_twice.min(*left_out);
-            *left_out -= corrected;
-            counted_twice -= corrected;
-        }
+        take_from_left_out(theirs, counted_twice);
     }
     if ours.last_run > theirs.last_run {
         theirs.last_run = ours.last_run;
@@ -35,7 +31,40 @@ pub fn merge_progress(theirs: &mut ScheduleProgress, ours: &ScheduleProgress) ->
     *theirs != before
 }
 
-fn ticks_counted(progress: &ScheduleProgress) -> u64 {
+/// Counts a tick that was enqueued, as the job `job_id`. `is_counted` means that the counts of another
+/// writer, which were merged meanwhile, include the tick as one that was left out.
+pub fn count_enqueued(
+    progress: &mut ScheduleProgress,
+    tick: Timestamp,
+    job_id: JobId,
+    is_counted: bool,
+) {
+    progress.done_until = progress.done_until.max(tick);
+    progress.failures = 0;
+    progress.last_error = None;
+    // an earlier leader may have enqueued and counted the tick already
+    if progress.last_run < Some(tick) {
+        progress.runs += 1;
+        progress.last_run = Some(tick);
+        progress.last_job_id = Some(job_id);
+        if is_counted {
+            take_from_left_out(progress, 1);
+        }
+    }
+}
+
+/// Corrects the counts of ticks that were left out by ticks that were enqueued after all.
+fn take_from_left_out(progress: &mut ScheduleProgress, mut ticks: u64) {
+    for left_out in [&mut progress.skipped, &mut progress.missed] {
+        let corrected = ticks.min(*left_out);
+        *left_out -= corrected;
+        ticks -= corrected;
+    }
+}
+
+/// Number of ticks that were counted in any way.
+#[must_use]
+pub fn ticks_counted(progress: &ScheduleProgress) -> u64 {
     progress
         .runs
         .saturating_add(progress.skipped)
@@ -44,7 +73,6 @@ fn ticks_counted(progress: &ScheduleProgress) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use naq_protocol::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -82,6 +110,20 @@ mod tests {
         let mut expected = progress(13, 5, 12);
         expected.done_until = tick(20);
         assert_eq!(theirs, expected);
+    }
+
+    #[test]
+    fn enqueued_tick_that_was_merged_as_skipped_counts_as_run() {
+        let job = JobId::new("j").unwrap();
+        let mut merged = progress(17, 2, 14);
+        count_enqueued(&mut merged, tick(15), job.clone(), true);
+        assert_eq!((merged.runs, merged.skipped), (3, 14));
+        assert_eq!(merged.done_until, tick(17));
+        count_enqueued(&mut merged, tick(15), job.clone(), true);
+        assert_eq!((merged.runs, merged.skipped), (3, 14));
+        count_enqueued(&mut merged, tick(18), job, false);
+        assert_eq!((merged.runs, merged.skipped), (4, 14));
+        assert_eq!(merged.done_until, tick(18));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::clock_check::CLOCK_SKEW_MAX;
 use naq_core::{
     CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, discard_future_progress,
-    merge_progress, prepare_schedule, was_activated_by_status,
+    merge_progress, prepare_schedule, ticks_counted, was_activated_by_status,
 };
 use naq_jetstream::{BrokerError, StoredSchedule};
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};
@@ -28,6 +28,8 @@ pub(super) struct ScheduleEntry {
     pub(super) misfires_resolved_until: Option<Timestamp>,
     /// A tick of it is being enqueued.
     pub(super) is_firing: bool,
+    /// Another writer's counts, merged since then, include that tick.
+    pub(super) firing_is_counted: bool,
     /// Failed requests in a row to enqueue the present tick.
     pub(super) attempts: u32,
     /// When the first of them failed. `None` if none has.
@@ -225,6 +227,10 @@ impl ScheduleIndex {
         if let Some(before) = before {
             // ticks that were enqueued after the writer of this change had read the schedule
             let ours = &before.schedule.progress;
+            // the tick under way is the first that these counts lack
+            let includes_firing = ticks_counted(&entry.schedule.progress) > ticks_counted(ours);
+            entry.firing_is_counted =
+                before.is_firing && (before.firing_is_counted || includes_firing);
             entry.is_dirty = merge_progress(&mut entry.schedule.progress, ours);
             if was_activated {
                 continue_from(&mut entry.schedule, now);
@@ -265,6 +271,7 @@ impl ScheduleIndex {
             envelope,
             misfires_resolved_until: None,
             is_firing: false,
+            firing_is_counted: false,
             attempts: 0,
             failing_since: None,
             is_dirty: false,

@@ -9,7 +9,7 @@ use super::fire::{FireResult, Tick, fire};
 use super::leader::{BATCH_MAX, FIRES_MAX, Leader, STALL_THRESHOLD};
 use super::schedule_index::{EntryId, ScheduleEntry};
 use crate::clock;
-use naq_core::{ExponentialBackoff, ScheduleAction};
+use naq_core::{ExponentialBackoff, ScheduleAction, count_enqueued};
 use naq_jetstream::{BrokerError, NewJob};
 use naq_protocol::{JobId, Schedule, ScheduleStatus, Timestamp};
 
@@ -99,6 +99,7 @@ impl Leader<'_> {
                 }
                 ScheduleAction::Fire { tick } => {
                     entry.is_firing = true;
+                    entry.firing_is_counted = false;
                     let (client, lease) = (self.client.clone(), self.lease.clone());
                     let due = due_tick(entry, tick);
                     let fire = async move { (entry_id, tick, fire(client, lease, due).await) };
@@ -119,21 +120,14 @@ impl Leader<'_> {
             return;
         };
         entry.is_firing = false;
+        let is_counted = entry.firing_is_counted;
         let progress = &mut entry.schedule.progress;
         // the schedule may have been changed meanwhile so that this tick is behind it
         let is_behind = tick <= progress.done_until;
         match fired {
             FireResult::Enqueued => {
-                progress.done_until = progress.done_until.max(tick);
-                // a leader before this one may have counted the tick already
-                if progress.last_run < Some(tick) {
-                    progress.runs += 1;
-                    progress.last_run = Some(tick);
-                    let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
-                    progress.last_job_id = Some(job_id);
-                }
-                progress.failures = 0;
-                progress.last_error = None;
+                let job_id = JobId::for_tick(&entry.schedule.schedule_id, tick);
+                count_enqueued(progress, tick, job_id, is_counted);
                 entry.reset_retries();
             }
             FireResult::Skipped if !is_behind => {
