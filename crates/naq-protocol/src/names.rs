@@ -25,7 +25,7 @@ const SEQUENCE_INFIX: &str = "-seq-";
 /// regular expression for a schema.
 pub(crate) const SEQUENCE_FORM: &str = ".-seq-[0-9]+(-[0-9]+)?$";
 
-/// The longest job id, in characters: a queue name, [`SEQUENCE_INFIX`] and a stream sequence.
+/// The longest job id, in characters: a queue name, `-seq-` and a stream sequence.
 pub const JOB_ID_CHARS_MAX: usize = NAME_CHARS_MAX + SEQUENCE_INFIX.len() + 20;
 
 /// Why a name is invalid. The message quotes the name and says what form is expected.
