@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::requests::{ReceivedRequest, RequestSubscription};
 use naq_protocol::JobId;
 
 /// How long a worker may take to acknowledge a request.
@@ -28,52 +27,19 @@ struct ControlReply {
     ok: bool,
 }
 
-/// A received request that awaits its reply.
-pub struct ReceivedCommand {
-    /// The request.
-    pub request: ControlCommand,
-    reply: Option<async_nats::Subject>,
-    client: async_nats::Client,
-}
+/// A command that awaits its reply.
+pub type ReceivedCommand = ReceivedRequest<ControlCommand>;
 
 impl ReceivedCommand {
-    /// Replies whether the request could be carried out.
+    /// Replies whether the command could be carried out. If the reply is lost, the sender repeats the
+    /// command or reads the record.
     pub async fn reply(self, ok: bool) {
-        let Some(reply) = self.reply else { return };
-        let answer = serde_json::to_vec(&ControlReply { ok }).unwrap_or_default();
-        // a lost reply does no harm: the sender repeats the request or reads the record
-        let _ = self.client.publish(reply, answer.into()).await;
+        self.reply_with(&ControlReply { ok }).await;
     }
 }
 
-/// The requests to one worker.
-pub struct ControlSubscription {
-    subscriber: Subscriber,
-    client: async_nats::Client,
-}
-
-impl ControlSubscription {
-    /// Waits for the next request. Cancel safe.
-    pub async fn next(&mut self) -> ReceivedCommand {
-        loop {
-            let Some(message) = self.subscriber.next().await else {
-                return std::future::pending().await;
-            };
-            match serde_json::from_slice(&message.payload) {
-                Ok(request) => {
-                    return ReceivedCommand {
-                        request,
-                        reply: message.reply,
-                        client: self.client.clone(),
-                    };
-                }
-                Err(error) => {
-                    tracing::debug!("ignored a control message that cannot be parsed: {error}")
-                }
-            }
-        }
-    }
-}
+/// The commands to one worker.
+pub type ControlSubscription = RequestSubscription<ControlCommand>;
 
 impl Broker {
     /// Subscribes to the requests to this worker.
@@ -84,12 +50,8 @@ impl Broker {
         &self,
         worker_id: &str,
     ) -> Result<ControlSubscription, BrokerError> {
-        let subject = self.names.control_of_worker(worker_id);
-        let subscriber = self.subscribe(subject).await?;
-        Ok(ControlSubscription {
-            subscriber,
-            client: self.client.clone(),
-        })
+        self.subscribe_requests(self.names.control_of_worker(worker_id))
+            .await
     }
 
     /// Notifies a worker that one of its jobs is to be cancelled. Returns whether the worker has

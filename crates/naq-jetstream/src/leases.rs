@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::requests::{ReceivedRequest, RequestSubscription};
 use naq_core::HolderReply;
 use naq_protocol::{JobId, Lease};
 
@@ -74,53 +73,17 @@ struct LeaseAnswer {
 }
 
 /// A question that awaits its answer.
-pub struct ReceivedLeaseQuery {
-    /// The question.
-    pub query: LeaseQuery,
-    reply: Option<async_nats::Subject>,
-    client: async_nats::Client,
-}
+pub type ReceivedLeaseQuery = ReceivedRequest<LeaseQuery>;
 
 impl ReceivedLeaseQuery {
-    /// Answers the question.
+    /// Answers the question. If the answer is lost, the asker asks again.
     pub async fn reply(self, state: LeaseState) {
-        let Some(reply) = self.reply else { return };
-        let answer = serde_json::to_vec(&LeaseAnswer { state }).unwrap_or_default();
-        // a lost answer does no harm: the asker asks again
-        let _ = self.client.publish(reply, answer.into()).await;
+        self.reply_with(&LeaseAnswer { state }).await;
     }
 }
 
 /// The questions to one worker.
-pub struct LeaseQuerySubscription {
-    subscriber: Subscriber,
-    client: async_nats::Client,
-}
-
-impl LeaseQuerySubscription {
-    /// Waits for the next question. Cancel safe.
-    pub async fn next(&mut self) -> ReceivedLeaseQuery {
-        loop {
-            let Some(message) = self.subscriber.next().await else {
-                return std::future::pending().await;
-            };
-            match serde_json::from_slice(&message.payload) {
-                Ok(query) => {
-                    return ReceivedLeaseQuery {
-                        query,
-                        reply: message.reply,
-                        client: self.client.clone(),
-                    };
-                }
-                Err(error) => {
-                    tracing::debug!(
-                        "ignored a question about a lease that cannot be parsed: {error}"
-                    )
-                }
-            }
-        }
-    }
-}
+pub type LeaseQuerySubscription = RequestSubscription<LeaseQuery>;
 
 impl Broker {
     /// Subscribes to the questions about this worker's leases, and asks itself one. A worker that
@@ -135,10 +98,7 @@ impl Broker {
         worker_id: &str,
     ) -> Result<LeaseQuerySubscription, BrokerError> {
         let subject = self.names.leases_of_worker(worker_id);
-        let mut queries = LeaseQuerySubscription {
-            subscriber: self.subscribe(subject).await?,
-            client: self.client.clone(),
-        };
+        let mut queries: LeaseQuerySubscription = self.subscribe_requests(subject).await?;
         let no_lease = LeaseQuery {
             job_id: JobId::generate(),
             sequence: 0,

@@ -474,7 +474,7 @@ impl Worker {
     }
 
     fn on_lease_query(&self, query: ReceivedLeaseQuery) {
-        let state = self.context.leases.state_of(&query.query, None);
+        let state = self.context.leases.state_of(&query.request, None);
         tokio::spawn(query.reply(state));
     }
 
