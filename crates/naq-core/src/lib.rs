@@ -69,12 +69,14 @@ pub use schedule::delay::{
     check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,
     paused_until,
 };
+pub use schedule::pause::{OnChange, continue_from, on_pause, on_resume, was_activated_by_status};
 pub use schedule::plan::{
     ScheduleAction, SchedulePosition, TickPlan, check_schedule, prepare_schedule,
 };
-pub use schedule::progress::{count_enqueued, merge_progress, ticks_counted};
+pub use schedule::progress::{
+    count_enqueued, discard_future_progress, merge_progress, ticks_counted, trigger,
+};
 pub use schedule::update::{
-    OnApply, OnChange, ScheduleChange, continue_from, differing_fields, discard_future_progress,
-    on_apply, on_pause, on_resume, replace_definition, trigger, update, was_activated_by_status,
+    OnApply, ScheduleChange, differing_fields, on_apply, replace_definition, update,
 };
 pub use schedule::{CronCache, ScheduleError};

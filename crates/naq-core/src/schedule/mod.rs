@@ -1,12 +1,14 @@
 //! When jobs start: the ticks of a schedule, and delayed jobs, which start once at a later time.
 //!
-//! [`plan`] computes ticks from a schedule, [`misfire`] decides which late ticks are still
-//! enqueued, [`update`] changes a schedule, [`progress`] merges what two writers count, and [`delay`] is about delayed jobs.
+//! [`plan`] computes ticks from a schedule, [`misfire`] decides which late ticks are still enqueued,
+//! [`update`] changes a schedule, [`pause`] pauses and resumes it, [`progress`] counts its ticks, and
+//! [`delay`] is about delayed jobs.
 
 mod cron_cache;
 pub(crate) mod delay;
 mod error;
 mod misfire;
+pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod progress;
 #[cfg(test)]

@@ -1,6 +1,10 @@
-//! Progress of a schedule that two writers have made at the same time.
+//! The progress of a schedule: counted, merged if two writers have made some at the same time, and
+//! discarded if a clock was wrong.
 
-use naq_protocol::{JobId, ScheduleProgress, Timestamp};
+use std::time::Duration;
+
+use super::misfire::one_ms_after;
+use naq_protocol::{JobId, Schedule, ScheduleProgress, Timestamp};
 
 /// Merges the progress that a leader made into the progress that another writer has stored: a user who
 /// changed the schedule, or an earlier leader whose last write arrived late. Returns whether theirs
@@ -53,6 +57,37 @@ pub fn count_enqueued(
     }
 }
 
+/// Records in a schedule that a user triggers it, and returns the time of the trigger: now, or later if
+/// the schedule was triggered within the same millisecond or by a client whose clock is ahead.
+#[must_use]
+pub fn trigger(mut schedule: Schedule, now: Timestamp) -> (Schedule, Timestamp) {
+    let earliest = schedule.progress.last_trigger.map_or(now, one_ms_after);
+    let time = now.max(earliest);
+    schedule.progress.last_trigger = Some(time);
+    (schedule, time)
+}
+
+/// Discards progress of a scheduler whose clock was ahead: times later than `now` by more than
+/// `tolerance`. Without that, the schedule would enqueue nothing until they have passed. Returns whether
+/// there was any. Ticks that were enqueued ahead of their time are not enqueued again at it: they have the ids of
+/// those jobs.
+pub fn discard_future_progress(
+    schedule: &mut Schedule,
+    now: Timestamp,
+    tolerance: Duration,
+) -> bool {
+    let tolerance_ms = i64::try_from(tolerance.as_millis()).unwrap_or(i64::MAX);
+    let limit_ms = now.unix_ms().saturating_add(tolerance_ms);
+    let progress = &mut schedule.progress;
+    if progress.done_until.unix_ms() <= limit_ms {
+        return false;
+    }
+    progress.done_until = now;
+    // A tick counts as a run only if it is later than the last one.
+    progress.last_run = progress.last_run.map(|last_run| last_run.min(now));
+    true
+}
+
 /// Corrects the counts of ticks that were left out by ticks that were enqueued after all.
 fn take_from_left_out(progress: &mut ScheduleProgress, mut ticks: u64) {
     for left_out in [&mut progress.skipped, &mut progress.missed] {
@@ -76,6 +111,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::schedule::test_schedule::{at, schedule};
+    use crate::{CronCache, SchedulePosition, TickPlan};
+
+    fn next(schedule: &Schedule) -> Option<Timestamp> {
+        let plan = TickPlan::new(schedule, &mut CronCache::default()).unwrap();
+        plan.next(&SchedulePosition::from_schedule(schedule))
+    }
 
     fn tick(number: u64) -> Timestamp {
         Timestamp::from_unix_ms(i64::try_from(number).unwrap() * 1_000).unwrap()
@@ -124,6 +166,21 @@ mod tests {
         count_enqueued(&mut merged, tick(18), job, false);
         assert_eq!((merged.runs, merged.skipped), (4, 14));
         assert_eq!(merged.done_until, tick(18));
+    }
+
+    #[test]
+    fn progress_in_the_future_is_discarded() {
+        let now = at("2026-12-24T18:00:00Z");
+        let tolerance = Duration::from_secs(2);
+        let mut every = schedule(None, Some(60_000));
+        every.progress.done_until = at("2026-12-24T18:00:02Z");
+        assert!(!discard_future_progress(&mut every, now, tolerance));
+        every.progress.done_until = at("2026-12-24T19:00:00Z");
+        every.progress.last_run = Some(at("2026-12-24T19:00:00Z"));
+        assert!(discard_future_progress(&mut every, now, tolerance));
+        assert_eq!(every.progress.last_run, Some(now));
+        assert_eq!(next(&every), Some(at("2026-12-24T18:01:00Z")));
+        assert!(!discard_future_progress(&mut every, now, tolerance));
     }
 
     proptest! {
