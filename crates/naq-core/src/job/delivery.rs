@@ -27,7 +27,7 @@ pub struct DeliveryContext {
     /// When the server stored the message.
     pub enqueue_time: Timestamp,
     /// Whether the job's id is made of the queue and the sequence, for want of another one.
-    pub has_place_id: bool,
+    pub has_sequence_id: bool,
     /// The worker that received the message.
     pub worker_id: String,
     /// The current time.
@@ -116,7 +116,7 @@ pub fn decide_delivery(
 ) -> DeliveryDecision {
     // A stream that was created again, or that lost its tail, gives a sequence to another message.
     // The record of the message before has the time at which that one was stored.
-    let is_of_other_message = delivered.has_place_id
+    let is_of_other_message = delivered.has_sequence_id
         && record.is_some_and(|record| {
             !record.placeholder && record.enqueue_time.unix_ms() != delivered.enqueue_time.unix_ms()
         });
@@ -368,7 +368,7 @@ mod tests {
             sequence,
             delivery: 1,
             enqueue_time: at(0),
-            has_place_id: false,
+            has_sequence_id: false,
             worker_id: worker.to_owned(),
             now: at(now),
             max_worker_crashes: 3,
@@ -544,7 +544,7 @@ mod tests {
     #[test]
     fn place_of_a_message_in_another_stream_is_not_its_identity() {
         let mut first = delivered(7, "w", 1);
-        first.has_place_id = true;
+        first.has_sequence_id = true;
         let mut record = claimed(None, &job(0), &first);
         finish(&mut record, Outcome::Succeeded, at(2));
         let mut other = first.clone();
@@ -559,7 +559,7 @@ mod tests {
             DeliveryDecision::AlreadyFinished
         ));
         // and so is another message of a producer's own id
-        other.has_place_id = false;
+        other.has_sequence_id = false;
         assert!(matches!(
             decide_delivery(Some(&record), &job(0), &other),
             DeliveryDecision::AlreadyFinished

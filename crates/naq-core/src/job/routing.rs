@@ -70,7 +70,7 @@ mod tests {
             sequence,
             delivery,
             enqueue_time: Timestamp::from_unix_ms(0).unwrap(),
-            has_place_id: false,
+            has_sequence_id: false,
             worker_id: "w".to_owned(),
             now: Timestamp::from_unix_ms(1_000).unwrap(),
             max_worker_crashes: 3,

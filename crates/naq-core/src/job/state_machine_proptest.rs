@@ -100,7 +100,7 @@ impl ModelJob {
             sequence,
             delivery: self.delivery,
             enqueue_time: at(0),
-            has_place_id: false,
+            has_sequence_id: false,
             worker_id: format!("w{now}"),
             now: at(now),
             max_worker_crashes: MAX_WORKER_CRASHES,

@@ -172,8 +172,8 @@ impl Broker {
             let written = match record {
                 Some(record) if record.state().is_terminal() => return Ok(true),
                 Some(record) if record.placeholder => {
-                    let goes_at = record.waits().and_then(|waits| waits.until);
-                    if goes_at.is_some_and(|goes_at| goes_at >= needed_until) {
+                    let expires_at = record.waits().and_then(|waits| waits.until);
+                    if expires_at.is_some_and(|expires_at| expires_at >= needed_until) {
                         return Ok(false);
                     }
                     self.write_placeholder(job, queue, revision, now, timeout)

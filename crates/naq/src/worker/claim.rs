@@ -183,11 +183,11 @@ impl<'a> Claiming<'a> {
         tracing::warn!(
             taken = %self.facts.job_id,
             %job_id,
-            "the job's place was that of a job in an earlier stream; it gets another id"
+            "a job of an earlier stream of this queue has the id; the job gets another one"
         );
         self.delivery().lease.set_job_id(&job_id);
         self.facts.job_id = job_id;
-        self.facts.has_place_id = false;
+        self.facts.has_sequence_id = false;
         AGAIN
     }
 

@@ -87,7 +87,7 @@ impl<'a> LeasedDelivery<'a> {
             queue: message.queue.clone(),
             sequence: message.sequence,
             delivery: message.delivery,
-            has_place_id: job_id == JobId::for_sequence(&message.queue, message.sequence),
+            has_sequence_id: job_id == JobId::for_sequence(&message.queue, message.sequence),
             enqueue_time: message.enqueue_time,
             worker_id: self.context.worker_id.clone(),
             now: now(),
