@@ -432,6 +432,6 @@ fn a_message_without_an_id_in_a_new_stream_is_not_taken_for_an_ended_job() {
     assert_eq!(naq.publish("build", job.to_vec()), first);
     naq.wait_drained("build");
     assert_eq!(ran(), "x\nx\n");
-    worker.expect_stderr("it gets another id");
+    worker.expect_stderr("the job gets another one");
     assert!(worker.stop().success());
 }

@@ -143,8 +143,9 @@ impl CapturedLog {
             })
             .unwrap();
         // The lock is released first: the log is printed when the process is dropped.
-        let text = text.clone();
-        assert!(!timeout.timed_out(), "no {words:?} in:\n{text}");
+        let so_far = text.clone();
+        drop(text);
+        assert!(!timeout.timed_out(), "no {words:?} in:\n{so_far}");
     }
 }
 

@@ -308,7 +308,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::schedule::pause::{OnChange, on_pause, on_resume};
+    use crate::schedule::pause::{OnChange, on_pause, on_resume, was_activated_by_status};
     use crate::schedule::test_schedule::{at, ms, schedule};
     use crate::{CronCache, SchedulePosition, TickPlan};
     use naq_protocol::ScheduleProgress;
@@ -317,6 +317,26 @@ mod tests {
     fn next(schedule: &Schedule) -> Option<Timestamp> {
         let plan = TickPlan::new(schedule, &mut CronCache::default()).unwrap();
         plan.next(&SchedulePosition::from_schedule(schedule))
+    }
+
+    #[test]
+    fn change_that_activates_an_ended_schedule_is_no_bare_activation() {
+        let active = schedule(None, Some(60_000));
+        let mut ended = active.clone();
+        ended.status = ScheduleStatus::Ended;
+        ended.progress.inactive = true;
+        let change = ScheduleChange {
+            repeat: Some(None),
+            ..ScheduleChange::default()
+        };
+        let now = at("2026-12-24T18:00:30Z");
+        for continued in [
+            update(&ended, &change, now).unwrap(),
+            replace_definition(&ended, &active, now),
+        ] {
+            assert!(!was_activated_by_status(Some(&ended), &continued));
+            assert!(!was_activated_by_status(None, &continued));
+        }
     }
 
     #[test]
