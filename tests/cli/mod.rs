@@ -12,6 +12,7 @@ mod jobs;
 mod json_contract;
 mod list_scheduled;
 mod log_file;
+mod output;
 mod retry;
 mod run;
 mod schedule;

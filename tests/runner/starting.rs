@@ -26,7 +26,7 @@ async fn a_job_runs_and_its_end_is_reported() {
         assert_eq!(ended.stdout.head, b"out\n");
         assert_eq!(ended.stderr.head, b"err\n");
         assert_eq!(ended.stdout.bytes, 4);
-        assert!(!ended.leaked && !ended.oom && !ended.stdout.truncated);
+        assert!(!ended.leaked && !ended.oom && ended.stdout.missing_bytes == 0);
         assert!(ended.started_at.is_some() && ended.stopped.is_none());
         assert!(ended.usage.max_rss_bytes > 0);
         let ended = bench.sh("kill -USR1 $$").await;

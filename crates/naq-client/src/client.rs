@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo};
-use naq_protocol::{CapturedOutput, JobId, LeaderInfo, Record, Timestamp, WorkerInfo};
+use naq_protocol::{JobId, LeaderInfo, Record, Timestamp, WorkerInfo};
 
 use super::ClientError;
 use super::clock::Clock;
@@ -167,22 +167,6 @@ impl Client {
         Ok(bytes.and_then(|bytes| as_json(&bytes)))
     }
 
-    /// Returns what is stored of a job's standard output.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::Broker`] if the output is a stored object that cannot be read.
-    pub async fn read_stdout(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
-        self.read_output(record.stdout.as_ref()).await
-    }
-
-    /// Returns what is stored of a job's standard error.
-    ///
-    /// # Errors
-    /// Returns [`ClientError::Broker`] if the output is a stored object that cannot be read.
-    pub async fn read_stderr(&self, record: &Record) -> Result<Vec<u8>, ClientError> {
-        self.read_output(record.stderr.as_ref()).await
-    }
-
     /// Returns the structured result of a job as JSON text. `None` means that the job reported none.
     ///
     /// # Errors
@@ -193,18 +177,6 @@ impl Client {
             return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
         }
         Ok(record.result.as_ref().map(|result| result.get().to_owned()))
-    }
-
-    async fn read_output(&self, output: Option<&CapturedOutput>) -> Result<Vec<u8>, ClientError> {
-        let Some(output) = output else {
-            return Ok(Vec::new());
-        };
-        if let Some(object) = &output.object {
-            return Ok(self.broker.get_object(object).await?);
-        }
-        let mut bytes = output.head_bytes();
-        bytes.extend(output.tail_bytes());
-        Ok(bytes)
     }
 
     /// Returns the envelope of a failed job, as its producer wrote it.

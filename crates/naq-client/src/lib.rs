@@ -66,6 +66,7 @@ mod filter;
 mod flow;
 mod from_env;
 mod listing;
+mod log_chunk;
 mod logs;
 mod missing_labels;
 mod queue;
@@ -76,6 +77,7 @@ mod rerun;
 mod schedule_sets;
 mod schedules;
 pub mod server_state;
+mod stored_output;
 mod ttl;
 mod unclaimed;
 mod waiter;
@@ -91,6 +93,7 @@ pub use filter::{JobFilter, LabelFilter};
 pub use flow::DependencyNode;
 pub use from_env::managed_server_dir;
 pub use listing::{JobPage, JobSummary};
+pub use log_chunk::LogChunk;
 pub use logs::Logs;
 pub use queue::Queue;
 pub use record_changes::RecordChangeConsumer;
@@ -101,13 +104,14 @@ pub use schedules::{
     AddScheduleOutcome, AddedSchedule, LastOutcome, ListedSchedule, NewSchedule, Recurrence,
     ScheduleFilter, ScheduleList, ScheduleSummary, UpdatedSchedule,
 };
+pub use stored_output::StoredOutput;
 pub use waiter::Waiter;
 
 pub use naq_core::{ExistingJob, ScheduleChange, ScheduleError, StartDelay, StartDelayError};
 pub use naq_jetstream::{
     BrokerError, BrokerErrorKind, ConnectFailure, ConnectOptions, DeadLetter, DelayedJobCursor,
-    JobCursor, LogChunk, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordChange, RecordChangeDelivery,
+    JobCursor, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange,
+    RecordChangeDelivery,
 };
 pub use naq_protocol::{
     Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError,

@@ -1,15 +1,28 @@
 //! A job's output: live while the job runs, as recorded once it has ended.
+//!
+//! Each live chunk has its offset in the stream of its attempt, so a reader sees where bytes were
+//! dropped: by the worker, by the bounded stream of logs, or because the worker was killed. Once the
+//! job has ended, what live output did not have comes from the record.
+
+mod position;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use self::position::LogPosition;
+use super::log_chunk::LogChunk;
 use super::{Client, ClientError};
-use naq_jetstream::{LogChunk, LogStream, OutputStream, RecordEvent, RecordWatch};
+use naq_jetstream::{LogStream, OutputStream, RecordEvent, RecordWatch};
 use naq_protocol::{JobId, Record};
 
-/// How long the end of live output may arrive after the job's end was recorded.
+/// How long the rest of live output may arrive after the job's end was recorded. The record has what
+/// arrives later, but not the order in which the job wrote to its two streams.
+const LIVE_REST_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// The same for the output of a worker of an earlier version, whose chunks do not tell which bytes of
+/// the record they are.
 const END_MARKER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The output of a job, chunk by chunk. [`Client::follow_logs`] and [`Client::read_logs`] return it.
@@ -19,18 +32,21 @@ pub struct Logs {
     /// Whether to wait for output that the job has not written yet.
     follow: bool,
     source: Source,
+    /// Chunks that were read and not returned yet.
+    chunks: VecDeque<LogChunk>,
+    position: LogPosition,
 }
 
 /// Where the next chunk comes from.
 enum Source {
-    /// The job has ended: what its record keeps of the output.
-    Recorded(VecDeque<LogChunk>),
+    /// Nothing follows.
+    Ended,
     /// The job has not ended, as far as `record` says.
     Live(Box<Live>),
-    /// The job has ended, and its last attempt's end marker has not arrived yet.
+    /// The job has ended, and the rest of its live output has not arrived yet.
     Trailing {
         log: Box<LogStream>,
-        attempt: u32,
+        record: Box<Record>,
         deadline: Instant,
     },
 }
@@ -39,8 +55,6 @@ struct Live {
     log: LogStream,
     watch: RecordWatch,
     record: Record,
-    /// Whether any live bytes were read.
-    has_bytes: bool,
 }
 
 impl Logs {
@@ -51,16 +65,15 @@ impl Logs {
     /// good.
     pub async fn next(&mut self) -> Result<Option<LogChunk>, ClientError> {
         loop {
+            if let Some(chunk) = self.chunks.pop_front() {
+                return Ok(Some(chunk));
+            }
             match &mut self.source {
-                Source::Recorded(chunks) => return Ok(chunks.pop_front()),
-                Source::Live(live) if live.record.state().is_terminal() => self.job_ended().await?,
+                Source::Ended => return Ok(None),
+                Source::Live(live) if live.record.state().is_terminal() => self.job_ended(),
                 Source::Live(live) if !self.follow && live.log.remaining() == 0 => return Ok(None),
                 Source::Live(live) => tokio::select! {
-                    chunk = live.log.next() => {
-                        let chunk = chunk?;
-                        live.has_bytes |= matches!(chunk, LogChunk::Bytes { .. });
-                        return Ok(Some(chunk));
-                    }
+                    chunk = live.log.next() => self.position.advance(chunk?, &mut self.chunks),
                     event = live.watch.next(), if self.follow => match event {
                         RecordEvent::Changed(stored) => live.record = stored.record,
                         RecordEvent::Resync | RecordEvent::Gap => live.record = self.client.fetch_job(&self.job).await?,
@@ -68,39 +81,59 @@ impl Logs {
                 },
                 Source::Trailing {
                     log,
-                    attempt,
+                    record,
                     deadline,
                 } => {
-                    let Ok(chunk) = timeout_at(*deadline, log.next()).await else {
-                        // the worker was killed before it could publish the end
-                        self.source = Source::Recorded(VecDeque::new());
-                        continue;
-                    };
-                    let chunk = chunk?;
-                    if matches!(chunk, LogChunk::End { attempt: ended } if ended == *attempt) {
-                        self.source = Source::Recorded(VecDeque::new());
+                    if !self.position.is_at_end_of(record.attempt) {
+                        // What the server has is read in any case.
+                        let deadline = match log.remaining() {
+                            0 => *deadline,
+                            _ => Instant::now() + END_MARKER_TIMEOUT,
+                        };
+                        if let Ok(chunk) = timeout_at(deadline, log.next()).await {
+                            self.position.advance(chunk?, &mut self.chunks);
+                            continue;
+                        }
                     }
-                    return Ok(Some(chunk));
+                    let record = record.clone();
+                    self.add_recorded(&record).await?;
                 }
             }
         }
     }
 
     /// Moves from live output to what follows the job's end.
-    async fn job_ended(&mut self) -> Result<(), ClientError> {
-        let ended = Source::Recorded(VecDeque::new());
-        if let Source::Live(live) = std::mem::replace(&mut self.source, ended) {
-            self.source = if live.has_bytes || live.log.remaining() > 0 {
-                Source::Trailing {
-                    attempt: live.record.attempt,
-                    log: Box::new(live.log),
-                    deadline: Instant::now() + END_MARKER_TIMEOUT,
-                }
-            } else {
-                // the job ended before its output went live
-                Source::Recorded(self.client.recorded_output(&live.record).await?)
-            };
-        }
+    fn job_ended(&mut self) {
+        let ended = std::mem::replace(&mut self.source, Source::Ended);
+        let Source::Live(live) = ended else { return };
+        let wait = if self.position.is_empty() && live.log.remaining() == 0 {
+            // The job ended before its output went live.
+            Duration::ZERO
+        } else if self.position.has_offsets() {
+            LIVE_REST_TIMEOUT
+        } else {
+            END_MARKER_TIMEOUT
+        };
+        self.source = Source::Trailing {
+            log: Box::new(live.log),
+            record: Box::new(live.record),
+            deadline: Instant::now() + wait,
+        };
+    }
+
+    /// Adds what the record of the ended job has of the output and live output did not have.
+    async fn add_recorded(&mut self, record: &Record) -> Result<(), ClientError> {
+        let stdout = self
+            .client
+            .read_output(record, OutputStream::Stdout)
+            .await?;
+        let stderr = self
+            .client
+            .read_output(record, OutputStream::Stderr)
+            .await?;
+        self.source = Source::Ended;
+        self.position
+            .complete(record.attempt, [stdout, stderr], &mut self.chunks);
         Ok(())
     }
 }
@@ -139,39 +172,23 @@ impl Client {
         // The watch comes before the read, so that an end between the two is not missed.
         let watch = self.broker.watch_records(std::slice::from_ref(job)).await?;
         let record = self.fetch_job(job).await?;
-        let source = if record.state().is_terminal() {
-            Source::Recorded(self.recorded_output(&record).await?)
-        } else {
-            Source::Live(Box::new(Live {
-                log: self.broker.follow_log(job).await?,
-                watch,
-                record,
-                has_bytes: false,
-            }))
-        };
-        Ok(Logs {
+        let mut logs = Logs {
             client: self.clone(),
             job: job.clone(),
             follow,
-            source,
-        })
-    }
-
-    /// Everything that is stored of an ended job's output.
-    async fn recorded_output(&self, record: &Record) -> Result<VecDeque<LogChunk>, ClientError> {
-        let mut chunks = VecDeque::new();
-        for (stdio, bytes) in [
-            (OutputStream::Stdout, self.read_stdout(record).await?),
-            (OutputStream::Stderr, self.read_stderr(record).await?),
-        ] {
-            if !bytes.is_empty() {
-                chunks.push_back(LogChunk::Bytes {
-                    stdio,
-                    attempt: record.attempt,
-                    bytes: bytes.into(),
-                });
-            }
+            source: Source::Ended,
+            chunks: VecDeque::new(),
+            position: LogPosition::default(),
+        };
+        if record.state().is_terminal() {
+            logs.add_recorded(&record).await?;
+        } else {
+            logs.source = Source::Live(Box::new(Live {
+                log: self.broker.follow_log(job).await?,
+                watch,
+                record,
+            }));
         }
-        Ok(chunks)
+        Ok(logs)
     }
 }

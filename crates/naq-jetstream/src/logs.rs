@@ -27,6 +27,9 @@ pub enum LogChunk {
         stdio: OutputStream,
         /// The attempt that wrote the bytes.
         attempt: u32,
+        /// Number of bytes of the attempt's stream before these. `None` from a worker of an earlier
+        /// version.
+        offset: Option<u64>,
         /// The bytes.
         bytes: Bytes,
     },
@@ -34,6 +37,10 @@ pub enum LogChunk {
     End {
         /// The attempt.
         attempt: u32,
+        /// Length of the attempt's standard output. `None` from a worker of an earlier version.
+        stdout_bytes: Option<u64>,
+        /// Length of the attempt's standard error. `None` from a worker of an earlier version.
+        stderr_bytes: Option<u64>,
     },
 }
 
@@ -68,11 +75,16 @@ impl LogStream {
             }
             let headers = message.headers.as_ref();
             let header = |name: &str| headers.and_then(|headers| headers.get(name));
-            let attempt = header("Naq-Attempt")
-                .and_then(|value| value.as_str().parse().ok())
+            let number = |name: &str| header(name)?.as_str().parse::<u64>().ok();
+            let attempt = number("Naq-Attempt")
+                .and_then(|attempt| u32::try_from(attempt).ok())
                 .unwrap_or(1);
             if header("Naq-End").is_some() {
-                return Ok(LogChunk::End { attempt });
+                return Ok(LogChunk::End {
+                    attempt,
+                    stdout_bytes: number("Naq-Stdout-Bytes"),
+                    stderr_bytes: number("Naq-Stderr-Bytes"),
+                });
             }
             let stdio = match header("Naq-Stdio").map(async_nats::HeaderValue::as_str) {
                 Some("stdout") => OutputStream::Stdout,
@@ -82,6 +94,7 @@ impl LogStream {
             return Ok(LogChunk::Bytes {
                 stdio,
                 attempt,
+                offset: number("Naq-Offset"),
                 bytes: message.payload.clone(),
             });
         }
@@ -100,9 +113,13 @@ impl Broker {
             LogChunk::Bytes {
                 stdio,
                 attempt,
+                offset,
                 bytes,
             } => {
                 headers.insert("Naq-Attempt", attempt.to_string());
+                if let Some(offset) = offset {
+                    headers.insert("Naq-Offset", offset.to_string());
+                }
                 headers.insert(
                     "Naq-Stdio",
                     match stdio {
@@ -112,9 +129,21 @@ impl Broker {
                 );
                 bytes
             }
-            LogChunk::End { attempt } => {
+            LogChunk::End {
+                attempt,
+                stdout_bytes,
+                stderr_bytes,
+            } => {
                 headers.insert("Naq-Attempt", attempt.to_string());
                 headers.insert("Naq-End", "1");
+                for (name, bytes) in [
+                    ("Naq-Stdout-Bytes", stdout_bytes),
+                    ("Naq-Stderr-Bytes", stderr_bytes),
+                ] {
+                    if let Some(bytes) = bytes {
+                        headers.insert(name, bytes.to_string());
+                    }
+                }
                 Bytes::new()
             }
         };

@@ -5,8 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One captured output stream. If it was longer than its limit, `text` or `base64` holds its head,
-/// `tail` holds its end in the same form, and `object` names the whole of it, if that was kept.
+/// One captured output stream. If it was longer than its limit, `text` or `base64` holds its head
+/// and `tail` its end in the same form. If what was kept does not fit into the record, `object` names
+/// it, and `text` or `base64` holds only its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CapturedOutput {
     /// The bytes as text, if they are UTF-8.
@@ -23,30 +24,42 @@ pub struct CapturedOutput {
     /// Whether bytes between head and tail are missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
-    /// The object in the bucket `naq_files` that holds the whole output.
+    /// The number of bytes between head and tail that are missing. Absent if none are, and in a
+    /// record of an earlier version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_bytes: Option<u64>,
+    /// The object in the bucket `naq_files` that holds everything that was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
+    /// The length of the head in the object, in bytes; the tail follows. Absent unless the output is
+    /// truncated and in an object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_head_bytes: Option<u64>,
 }
 
 impl CapturedOutput {
     /// Builds it from the captured head and tail of a stream. `bytes` is the length of the whole
-    /// stream, and `truncated` whether bytes between head and tail are missing.
+    /// stream, and `missing_bytes` the number of bytes between head and tail that were not captured.
     #[must_use]
     pub fn new(
         mut head: Vec<u8>,
         mut tail: Vec<u8>,
         bytes: u64,
-        truncated: bool,
+        missing_bytes: u64,
     ) -> CapturedOutput {
+        let truncated = missing_bytes > 0;
+        let captured = head.len() + tail.len();
         if truncated {
             // A cut in the middle of a character would make text invalid UTF-8.
             trim_to_characters(&mut head, &mut tail);
         } else {
             head.append(&mut tail);
         }
+        let trimmed = captured - head.len() - tail.len();
         let mut output = CapturedOutput {
             bytes,
             truncated,
+            missing_bytes: truncated.then_some(missing_bytes + trimmed as u64),
             ..CapturedOutput::default()
         };
         match (String::from_utf8(head), String::from_utf8(tail)) {
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn output_that_is_not_text_reads_back() {
         let bytes = vec![0xff, 0, 1, 0xfe];
-        let output = CapturedOutput::new(bytes.clone(), Vec::new(), 4, false);
+        let output = CapturedOutput::new(bytes.clone(), Vec::new(), 4, 0);
         assert!(output.text.is_none());
         assert_eq!(output.head_bytes(), bytes);
     }
@@ -118,16 +131,18 @@ mod tests {
     #[test]
     fn output_cut_inside_a_character_stays_text() {
         let text = "äöü".as_bytes();
-        let output = CapturedOutput::new(text[..3].to_vec(), text[3..].to_vec(), 100, true);
+        let output = CapturedOutput::new(text[..3].to_vec(), text[3..].to_vec(), 106, 100);
         assert_eq!(output.text.as_deref(), Some("ä"));
         assert_eq!(output.tail.as_deref(), Some("ü"));
+        // the halves of the character in the middle are missing too
+        assert_eq!(output.missing_bytes, Some(102));
     }
 
     proptest! {
         #[test]
         fn whole_output_is_kept_byte_for_byte(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0_usize..300) {
             let cut = cut.min(bytes.len());
-            let output = CapturedOutput::new(bytes[..cut].to_vec(), bytes[cut..].to_vec(), bytes.len() as u64, false);
+            let output = CapturedOutput::new(bytes[..cut].to_vec(), bytes[cut..].to_vec(), bytes.len() as u64, 0);
             prop_assert_eq!(output.head_bytes(), bytes);
         }
     }

@@ -13,6 +13,8 @@ pub(super) struct Capture {
     /// is trimmed, so that not every push moves the whole tail.
     tail: Vec<u8>,
     tail_bytes_max: usize,
+    /// Number of bytes that were pushed.
+    pushed_bytes: u64,
     /// Whether bytes were dropped from the tail.
     truncated: bool,
     hash: Option<Sha256>,
@@ -27,6 +29,7 @@ impl Capture {
             head_bytes_max: kept - kept / 2,
             tail: Vec::new(),
             tail_bytes_max: kept / 2,
+            pushed_bytes: 0,
             truncated: false,
             hash: None,
         }
@@ -34,6 +37,7 @@ impl Capture {
 
     /// Appends a piece of the stream.
     pub(super) fn push(&mut self, piece: &[u8]) {
+        self.pushed_bytes += piece.len() as u64;
         let room = self.head_bytes_max - self.head.len();
         let (head, rest) = piece.split_at(room.min(piece.len()));
         self.head.extend_from_slice(head);
@@ -64,24 +68,34 @@ impl Capture {
         self.tail.extend_from_slice(rest);
     }
 
-    /// The kept bytes in order: head, then tail.
-    pub(super) fn contents(&self) -> [&[u8]; 2] {
+    /// Number of bytes of the stream so far, kept or not.
+    pub(super) fn pushed_bytes(&self) -> u64 {
+        self.pushed_bytes
+    }
+
+    /// The kept bytes in order, each part with its offset in the stream: head, then tail.
+    pub(super) fn contents(&self) -> [(u64, &[u8]); 2] {
         let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
-        [&self.head, &self.tail[surplus..]]
+        let tail = &self.tail[surplus..];
+        [
+            (0, &self.head),
+            (self.pushed_bytes - tail.len() as u64, tail),
+        ]
     }
 
     /// Ends the stream. `bytes` is the number of bytes that the job wrote.
     pub(super) fn finish(mut self, bytes: u64) -> Captured {
         let surplus = self.tail.len().saturating_sub(self.tail_bytes_max);
         self.tail.drain(..surplus);
+        let kept = (self.head.len() + self.tail.len()) as u64;
         let mut captured = Captured {
+            missing_bytes: self.pushed_bytes - kept,
             head: self.head,
             tail: self.tail,
             bytes,
-            truncated: self.truncated,
             sha256: self.hash.map(|hash| hash.finalize().into()),
         };
-        if !captured.truncated && !captured.tail.is_empty() {
+        if captured.missing_bytes == 0 && !captured.tail.is_empty() {
             captured.head.append(&mut captured.tail);
         }
         captured
@@ -105,8 +119,8 @@ mod tests {
                 capture.push(piece);
             }
             let captured = capture.finish(all.len() as u64);
-            prop_assert_eq!(captured.truncated, all.len() > kept);
-            if captured.truncated {
+            prop_assert_eq!(captured.missing_bytes, all.len().saturating_sub(kept) as u64);
+            if captured.missing_bytes > 0 {
                 prop_assert_eq!(&captured.head[..], &all[..kept - kept / 2]);
                 prop_assert_eq!(&captured.tail[..], &all[all.len() - kept / 2..]);
                 prop_assert_eq!(captured.sha256, Some(Sha256::digest(&all).into()));

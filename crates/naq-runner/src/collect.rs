@@ -83,8 +83,8 @@ impl Collector {
             return;
         };
         for output in &self.outputs {
-            for part in output.capture.contents() {
-                self.live_dropped_bytes += live.send(output.kind, part);
+            for (offset, part) in output.capture.contents() {
+                self.live_dropped_bytes += live.send(output.kind, offset, part);
             }
         }
     }
@@ -111,11 +111,12 @@ impl Collector {
             output.mask.push(piece, &mut self.masked);
             &self.masked
         };
+        let offset = output.capture.pushed_bytes();
         output.capture.push(piece);
         if self.is_live
             && let Some(live) = &self.live
         {
-            self.live_dropped_bytes += live.send(output.kind, piece);
+            self.live_dropped_bytes += live.send(output.kind, offset, piece);
         }
         false
     }
@@ -143,9 +144,10 @@ impl Collector {
         let captured = self.outputs.each_mut().map(|output| {
             let mut rest = Vec::new();
             output.mask.finish(&mut rest);
+            let offset = output.capture.pushed_bytes();
             output.capture.push(&rest);
             if let Some(live) = live {
-                dropped += live.send(output.kind, &rest);
+                dropped += live.send(output.kind, offset, &rest);
             }
             std::mem::replace(&mut output.capture, Capture::new(0)).finish(output.bytes)
         });

@@ -83,17 +83,25 @@ pub enum StopCause {
 /// The kept part of a stream.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// The beginning of the stream; all of it unless `truncated`.
+    /// The beginning of the stream; all of it unless bytes are missing.
     pub head: Vec<u8>,
-    /// The end of the stream if `truncated`, else empty.
+    /// The end of the stream if bytes are missing, else empty.
     pub tail: Vec<u8>,
     /// Number of bytes that the job wrote, kept or not, before masking.
     pub bytes: u64,
-    /// Whether bytes between head and tail were dropped.
-    pub truncated: bool,
-    /// SHA-256 of the whole masked stream if `truncated`. Otherwise `None`, since
+    /// Number of bytes of the masked stream between head and tail that were dropped.
+    pub missing_bytes: u64,
+    /// SHA-256 of the whole masked stream if bytes are missing. Otherwise `None`, since
     /// the caller has all bytes.
     pub sha256: Option<[u8; 32]>,
+}
+
+impl Captured {
+    /// Length of the whole masked stream.
+    #[must_use]
+    pub fn stream_bytes(&self) -> u64 {
+        (self.head.len() + self.tail.len()) as u64 + self.missing_bytes
+    }
 }
 
 impl fmt::Debug for Captured {
@@ -102,7 +110,7 @@ impl fmt::Debug for Captured {
             .field("head", &String::from_utf8_lossy(&self.head))
             .field("tail", &String::from_utf8_lossy(&self.tail))
             .field("bytes", &self.bytes)
-            .field("truncated", &self.truncated)
+            .field("missing_bytes", &self.missing_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -21,6 +21,9 @@ pub enum StreamKind {
 pub struct LiveChunk {
     /// The stream.
     pub stream: StreamKind,
+    /// Number of bytes of the masked stream before this chunk. If it is more than the chunks before
+    /// have, bytes between them were dropped.
+    pub offset: u64,
     /// The bytes.
     pub bytes: Bytes,
 }
@@ -81,12 +84,13 @@ impl LiveSink {
     }
 
     /// Sends if the channel has room. Returns the number of bytes dropped.
-    pub(super) fn send(&self, stream: StreamKind, bytes: &[u8]) -> u64 {
+    pub(super) fn send(&self, stream: StreamKind, offset: u64, bytes: &[u8]) -> u64 {
         if bytes.is_empty() {
             return 0;
         }
         let chunk = LiveChunk {
             stream,
+            offset,
             bytes: Bytes::copy_from_slice(bytes),
         };
         match self.sender.try_send(chunk) {

@@ -3,11 +3,12 @@
 mod delay;
 mod file;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use self::delay::Delay;
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
+use super::job_output::{FullOption, print_output, with_full_output};
 use super::json::EnqueuedJob;
 use super::progress::ProgressBars;
 use super::render;
@@ -33,6 +34,8 @@ pub(super) struct Args {
     /// Wait for the outcome, print the job's output and exit with its exit code
     #[arg(short = 'w', long)]
     wait: bool,
+    #[command(flatten)]
+    full: FullOption,
     /// Print the envelope instead of enqueueing it
     #[arg(long)]
     dry_run: bool,
@@ -55,6 +58,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if let Some(Delay::At(due)) = start.filter(|_| !args.quiet) {
         times.note("--at", due)?;
     }
+    args.full.check(args.wait)?;
     match &args.file {
         Some(file) => enqueue_file(session, &args, file, &queue, start).await,
         None => enqueue_one(session, &args, &queue, start, &times).await,
@@ -143,7 +147,7 @@ async fn enqueue_one(
         delay::print_delay(&start);
     }
     if let Some(waiter) = waiter {
-        return wait_and_show(session, &client, waiter).await;
+        return wait_and_show(session, &client, waiter, args.full).await;
     }
     if !args.quiet {
         print_id(session, &job_id, queue.name(), start.as_ref())?;
@@ -175,6 +179,7 @@ pub(super) async fn wait_and_show(
     session: &Session,
     client: &Client,
     waiter: Waiter,
+    option: FullOption,
 ) -> Result<u8, Failure> {
     let mut ended = None;
     let mut bars = ProgressBars::new();
@@ -185,17 +190,24 @@ pub(super) async fn wait_and_show(
         })
         .await?;
     let record = ended.ok_or_else(|| Failure::general("the record of the job is gone"))?;
-    show(session, client, &record).await
+    show(session, client, &record, option).await
 }
 
 /// Prints an outcome: the job's standard output to ours, its standard error to ours. Returns the
 /// job's exit code.
-async fn show(session: &Session, client: &Client, record: &Record) -> Result<u8, Failure> {
+async fn show(
+    session: &Session,
+    client: &Client,
+    record: &Record,
+    option: FullOption,
+) -> Result<u8, Failure> {
     if session.json {
-        render::print_json(record)?;
+        match option.full {
+            true => render::print_json(&with_full_output(client, record).await?)?,
+            false => render::print_json(record)?,
+        }
     } else {
-        std::io::stdout().write_all(&client.read_stdout(record).await?)?;
-        std::io::stderr().write_all(&client.read_stderr(record).await?)?;
+        print_output(client, record, option).await?;
         if let Some(error) = &record.error {
             render::note(error);
         }

@@ -60,6 +60,9 @@ pub(super) struct NoteBody {
     /// The listing continues after this place, which `--before` takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<String>,
+    /// Number of bytes of a job's output that are missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) missing_bytes: Option<u64>,
 }
 
 /// A job that was enqueued.
@@ -144,6 +147,18 @@ pub(super) struct LogLine<'a> {
     pub(super) attempt: u32,
     /// The bytes as text: what is not UTF-8 is replaced by U+FFFD.
     pub(super) text: &'a str,
+}
+
+/// A place at which bytes of a job's output are missing.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "log_gap")]
+pub(super) struct LogGap<'a> {
+    /// stdout or stderr.
+    pub(super) stream: &'a str,
+    /// The attempt that wrote them, from 1.
+    pub(super) attempt: u32,
+    /// Number of bytes.
+    pub(super) missing_bytes: u64,
 }
 
 /// A failed job that is kept whole.
@@ -500,6 +515,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<ResultTtl>(),
         generator.subschema_for::<TreeNode>(),
         generator.subschema_for::<LogLine>(),
+        generator.subschema_for::<LogGap>(),
         generator.subschema_for::<DeadLetterReport>(),
         generator.subschema_for::<Discarded>(),
         generator.subschema_for::<QueueReport>(),

@@ -1,9 +1,8 @@
 //! `naq logs`
 
-use std::io::Write;
-
 use super::exit::Failure;
-use super::json::LogLine;
+use super::job_output::{FullOption, OutputPrinter, print_output};
+use super::json::{LogGap, LogLine};
 use super::render;
 use super::session::Session;
 use naq_client::{JobId, LogChunk, OutputStream};
@@ -16,55 +15,154 @@ pub(super) struct Args {
     /// Print output as the job writes it, until the job ends
     #[arg(short = 'f', long)]
     follow: bool,
+    #[command(flatten)]
+    full: FullOption,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.connect().await?;
+    if args.full.full && !session.json {
+        // Only the record can have everything.
+        let record = match args.follow {
+            true => client.wait(&job_id).await?,
+            false => client.fetch_job(&job_id).await?,
+        };
+        print_output(&client, &record, args.full).await?;
+        return Ok(0);
+    }
     let mut logs = if args.follow {
         client.follow_logs(&job_id).await?
     } else {
         client.read_logs(&job_id).await?
     };
-    let printer = Printer { json: session.json };
-    while let Some(chunk) = logs.next().await? {
-        printer.print(chunk)?;
+    if session.json {
+        let mut printer = JsonPrinter::default();
+        while let Some(chunk) = logs.next().await? {
+            printer.print(chunk)?;
+        }
+        printer.flush()?;
+        return Ok(0);
     }
+    let mut printer = OutputPrinter::default();
+    while let Some(chunk) = logs.next().await? {
+        match chunk {
+            LogChunk::Bytes { stdio, bytes, .. } => printer.print(stdio, &bytes)?,
+            LogChunk::Missing {
+                stdio,
+                bytes,
+                is_live,
+                ..
+            } => printer.mark_gap(stdio, bytes, is_live)?,
+            _ => {}
+        }
+    }
+    printer.finish(&job_id);
     Ok(0)
 }
 
-struct Printer {
-    json: bool,
+/// Prints each chunk as an object. A character that is cut by the end of a chunk belongs to the next.
+#[derive(Default)]
+struct JsonPrinter {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    attempt: u32,
 }
 
-impl Printer {
-    fn print(&self, chunk: LogChunk) -> std::io::Result<()> {
-        let LogChunk::Bytes {
-            stdio,
-            attempt,
-            bytes,
-        } = chunk
-        else {
-            return Ok(());
-        };
-        if self.json {
-            let stream = match stdio {
-                OutputStream::Stdout => "stdout",
-                OutputStream::Stderr => "stderr",
-            };
-            return render::print_json(&LogLine {
-                stream,
+impl JsonPrinter {
+    fn print(&mut self, chunk: LogChunk) -> std::io::Result<()> {
+        match chunk {
+            LogChunk::Bytes {
+                stdio,
                 attempt,
-                text: &String::from_utf8_lossy(&bytes),
-            });
-        }
-        match stdio {
-            OutputStream::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(&bytes)?;
-                stdout.flush()
+                bytes,
+            } => {
+                if attempt != self.attempt {
+                    self.flush()?;
+                    self.attempt = attempt;
+                }
+                let kept = match stdio {
+                    OutputStream::Stdout => &mut self.stdout,
+                    OutputStream::Stderr => &mut self.stderr,
+                };
+                kept.extend_from_slice(&bytes);
+                let rest = kept.split_off(whole_characters(kept));
+                let text = std::mem::replace(kept, rest);
+                print_text(stdio, attempt, &text)
             }
-            OutputStream::Stderr => std::io::stderr().write_all(&bytes),
+            LogChunk::Missing {
+                stdio,
+                attempt,
+                bytes,
+                ..
+            } => {
+                self.flush()?;
+                render::print_json(&LogGap {
+                    stream: stream_name(stdio),
+                    attempt,
+                    missing_bytes: bytes,
+                })
+            }
+            _ => self.flush(),
+        }
+    }
+
+    /// Prints bytes that no further chunk can complete.
+    fn flush(&mut self) -> std::io::Result<()> {
+        for (stdio, kept) in [
+            (OutputStream::Stdout, &mut self.stdout),
+            (OutputStream::Stderr, &mut self.stderr),
+        ] {
+            print_text(stdio, self.attempt, &std::mem::take(kept))?;
+        }
+        Ok(())
+    }
+}
+
+/// Length of the beginning of some bytes that ends with a whole character.
+fn whole_characters(bytes: &[u8]) -> usize {
+    // The last character begins in the last three bytes if it is incomplete.
+    (bytes.len().saturating_sub(3)..bytes.len())
+        .find(|at| {
+            std::str::from_utf8(&bytes[*at..])
+                .is_err_and(|error| error.error_len().is_none() && error.valid_up_to() == 0)
+        })
+        .unwrap_or(bytes.len())
+}
+
+fn print_text(stdio: OutputStream, attempt: u32, bytes: &[u8]) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    render::print_json(&LogLine {
+        stream: stream_name(stdio),
+        attempt,
+        text: &String::from_utf8_lossy(bytes),
+    })
+}
+
+fn stream_name(stdio: OutputStream) -> &'static str {
+    match stdio {
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_characters;
+
+    #[test]
+    fn only_an_incomplete_character_at_the_end_is_left() {
+        for (bytes, whole) in [
+            (&b"abc"[..], 3),
+            ("aä".as_bytes(), 3),
+            (&"aä".as_bytes()[..2], 1),
+            (&"a\u{1f600}".as_bytes()[..4], 1),
+            (b"a\xff", 2),
+            (b"", 0),
+        ] {
+            assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
         }
     }
 }

@@ -20,6 +20,7 @@ mod help;
 mod job;
 mod job_control;
 mod job_options;
+mod job_output;
 mod jobs;
 mod json;
 mod log_file;

@@ -1,11 +1,11 @@
 //! `naq result`
 
-use std::io::Write;
-
 use super::exit::{Exit, Failure};
+use super::job_output::{FullOption, print_streams, with_full_output};
 use super::render;
 use super::session::Session;
-use naq_protocol::{CapturedOutput, JobId};
+use naq_client::OutputStream;
+use naq_protocol::JobId;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,6 +21,8 @@ pub(super) struct Args {
     /// Wait for the job to end
     #[arg(short = 'w', long)]
     wait: bool,
+    #[command(flatten)]
+    full: FullOption,
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -41,27 +43,16 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
     };
     if session.json {
-        render::print_json(&record)?;
-    } else {
-        let (bytes, output) = if args.stderr {
-            (client.read_stderr(&record).await?, &record.stderr)
-        } else {
-            (client.read_stdout(&record).await?, &record.stdout)
-        };
-        std::io::stdout().write_all(&bytes)?;
-        std::io::stdout().flush()?;
-        if let Some(CapturedOutput {
-            truncated: true,
-            bytes: written,
-            ..
-        }) = output
-        {
-            render::note(format_args!(
-                "the job wrote {}; only the beginning and the end were kept ({})",
-                render::bytes(*written),
-                render::bytes(bytes.len() as u64)
-            ));
+        match args.full.full {
+            true => render::print_json(&with_full_output(&client, &record).await?)?,
+            false => render::print_json(&record)?,
         }
+    } else {
+        let stdio = match args.stderr {
+            true => OutputStream::Stderr,
+            false => OutputStream::Stdout,
+        };
+        print_streams(&client, &record, &[stdio], args.full).await?;
     }
     Ok(if args.exit_code {
         record.shell_exit_code()

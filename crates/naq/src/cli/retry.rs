@@ -2,6 +2,7 @@
 
 use super::enqueue::{wait_and_show, wait_for_all};
 use super::exit::Failure;
+use super::job_output::FullOption;
 use super::json::Rerun;
 use super::render;
 use super::session::Session;
@@ -16,6 +17,8 @@ pub(super) struct Args {
     /// Wait for the outcome, print the job's output and exit with its exit code
     #[arg(short = 'w', long)]
     wait: bool,
+    #[command(flatten)]
+    full: FullOption,
     /// Do not print the new ids
     #[arg(long)]
     quiet: bool,
@@ -30,9 +33,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     // a job that is named twice is run once
     let mut seen = std::collections::HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));
+    args.full.check(args.wait)?;
     let client = session.connect().await?;
     if args.wait {
-        return retry_and_wait(session, &client, &ids).await;
+        return retry_and_wait(session, &client, &ids, args.full).await;
     }
     let mut errors = ErrorReporter::default();
     for id in &ids {
@@ -45,7 +49,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     errors.finish()
 }
 
-async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Result<u8, Failure> {
+async fn retry_and_wait(
+    session: &Session,
+    client: &Client,
+    ids: &[JobId],
+    option: FullOption,
+) -> Result<u8, Failure> {
     let mut reruns = Vec::new();
     for id in ids {
         reruns.push(client.prepare_retry(id).await?);
@@ -62,7 +71,7 @@ async fn retry_and_wait(session: &Session, client: &Client, ids: &[JobId]) -> Re
     for rerun in reruns {
         rerun.enqueue().await?;
     }
-    wait_and_show(session, client, waiter).await
+    wait_and_show(session, client, waiter, option).await
 }
 
 pub(super) fn print_ids(

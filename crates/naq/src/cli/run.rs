@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::exit::Failure;
 use super::job_options::JobOptions;
+use super::job_output::{FullOption, print_output};
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
@@ -102,8 +103,7 @@ async fn show_earlier_outcome(
     record: &Record,
 ) -> Result<u8, Failure> {
     if !session.json {
-        std::io::stdout().write_all(&client.read_stdout(record).await?)?;
-        std::io::stderr().write_all(&client.read_stderr(record).await?)?;
+        print_output(client, record, FullOption::default()).await?;
     }
     finish(session, record)
 }

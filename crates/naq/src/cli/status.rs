@@ -205,7 +205,14 @@ fn print_waits(waits: &BlockedOn, now: Timestamp) -> std::io::Result<()> {
 fn describe_output(output: &CapturedOutput) -> String {
     let mut text = render::bytes(output.bytes);
     if output.truncated {
-        text.push_str(", only head and tail kept");
+        let kept = [output.head_bytes(), output.tail_bytes()].map(|part| part.len() as u64);
+        let missing = output
+            .missing_bytes
+            .unwrap_or_else(|| output.bytes.saturating_sub(kept.iter().sum()));
+        text.push_str(&format!(
+            ", of which {} in the middle were not kept",
+            render::bytes(missing)
+        ));
     }
     if output.base64.is_some() {
         text.push_str(", not text");

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::context::WorkerContext;
 use naq_jetstream::{LogChunk, OutputStream};
 use naq_protocol::{JobId, JobProgress};
-use naq_runner::{LiveChunk, StreamKind};
+use naq_runner::{Completion, LiveChunk, StreamKind};
 
 /// Live output of one job that is published, in bytes per second in the long run. What a job
 /// prints beyond that is in its record, as far as the record keeps output, and spares the server.
@@ -90,6 +90,7 @@ impl<'a> LiveOutput<'a> {
                 StreamKind::Stderr => OutputStream::Stderr,
             },
             attempt: self.attempt,
+            offset: Some(chunk.offset),
             bytes: chunk.bytes,
         };
         let _ = self.context.broker.publish_log(self.job_id, chunk).await;
@@ -102,11 +103,14 @@ impl<'a> LiveOutput<'a> {
         }
     }
 
-    /// Marks the end of the attempt's output for those that follow it.
-    pub(super) async fn publish_end(&self) {
+    /// Marks the end of the attempt's output for those that follow it, who learn from its length
+    /// whether they have all of it.
+    pub(super) async fn publish_end(&self, completion: &Completion) {
         if self.published {
             let end = LogChunk::End {
                 attempt: self.attempt,
+                stdout_bytes: Some(completion.stdout.stream_bytes()),
+                stderr_bytes: Some(completion.stderr.stream_bytes()),
             };
             let _ = self.context.broker.publish_log(self.job_id, end).await;
         }

@@ -145,16 +145,22 @@ impl LeasedDelivery<'_> {
             }
             let object = format!("output/{job_id}/{attempt}/{name}");
             let mut bytes = output.head_bytes();
+            let head_bytes = bytes.len() as u64;
             bytes.extend(output.tail_bytes());
             self.persist(|| self.broker().put_object(&object, &bytes))
                 .await?;
             failpoint("output.stored");
             let shown = bytes[..bytes.len().min(OUTPUT_SHOWN_BYTES)].to_vec();
-            let truncated = output.truncated;
-            *output = CapturedOutput::new(shown, Vec::new(), output.bytes, true);
-            output.truncated = truncated;
-            output.tail = None;
-            output.object = Some(object);
+            let shown_of = bytes.len() - shown.len();
+            *output = CapturedOutput {
+                truncated: output.truncated,
+                missing_bytes: output.missing_bytes,
+                object_head_bytes: output.truncated.then_some(head_bytes),
+                object: Some(object),
+                tail: None,
+                // a preview, cut between two characters
+                ..CapturedOutput::new(shown, Vec::new(), output.bytes, shown_of as u64)
+            };
         }
         Ok(())
     }

@@ -113,7 +113,7 @@ impl Attempt<'_> {
         for message in &completion.control {
             control_state.apply(record, message);
         }
-        live.publish_end().await;
+        live.publish_end(&completion).await;
         record.warnings.extend(live.warning());
         (completion, control_state)
     }
@@ -198,7 +198,7 @@ fn fill_record(record: &mut Record, completion: Completion) {
                 captured.head,
                 captured.tail,
                 captured.bytes,
-                captured.truncated,
+                captured.missing_bytes,
             )
         })
     };
