@@ -14,6 +14,7 @@ mod out_of_reach;
 mod outage;
 mod output;
 mod poison_messages;
+mod refused;
 mod secrets;
 mod security;
 mod server_loss;

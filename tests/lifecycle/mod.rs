@@ -3,6 +3,7 @@
 mod cancel;
 mod control;
 mod dependencies;
+mod expiry;
 mod flows;
 mod later_version;
 mod slots;

@@ -216,6 +216,16 @@ impl BrokerError {
         )
     }
 
+    /// Whether the same write fails whenever it is repeated: what is written is too large or is
+    /// not what naq may store.
+    #[must_use]
+    pub fn is_final_for_write(&self) -> bool {
+        matches!(
+            self.kind(),
+            BrokerErrorKind::TooLarge | BrokerErrorKind::InvalidData
+        )
+    }
+
     /// Invalid data without an error behind it.
     #[must_use]
     pub fn invalid_data(text: impl Into<String>) -> BrokerError {

@@ -126,6 +126,13 @@ impl Delivery {
         self.headers.get(crate::headers::RECHECK).is_some()
     }
 
+    /// Whether the message was published by a worker for another attempt at its job, which has a
+    /// record then.
+    #[must_use]
+    pub fn is_retry(&self) -> bool {
+        self.headers.get(crate::headers::ATTEMPT).is_some()
+    }
+
     /// The same delivery with another envelope.
     #[must_use]
     pub fn with_payload(&self, payload: Bytes) -> Delivery {

@@ -14,7 +14,9 @@ use super::delivery::LeasedDelivery;
 use crate::clock::now;
 use naq_core::{ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DependencyStatus};
 use naq_jetstream::{Broker, BrokerError, SlotHolder, SlotWaiter, failpoint};
-use naq_protocol::{BlockedOn, Dependency, Envelope, JobId, Record, State, Timestamp};
+use naq_protocol::{
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Record, State, Timestamp,
+};
 
 /// Number of records that are read at once.
 const CONCURRENT_READS_MAX: usize = 64;
@@ -33,8 +35,10 @@ pub(super) enum BlockOutcome {
 /// A blocked job as its record keeps it.
 pub(super) struct BlockedJob {
     pub(super) payload: Vec<u8>,
-    pub(super) envelope: Envelope,
+    /// The envelope, or why this worker refuses it: it is lost, or of a later version.
+    pub(super) envelope: Result<Envelope, EnvelopeError>,
     pub(super) enqueue_time: Timestamp,
+    pub(super) envelope_digest: Option<String>,
 }
 
 impl LeasedDelivery<'_> {
@@ -85,7 +89,7 @@ impl LeasedDelivery<'_> {
     /// Reads a blocked job from its record. `None` if the job is not blocked any more.
     ///
     /// # Errors
-    /// Returns [`BrokerError::InvalidData`] if the record has no valid envelope.
+    /// Returns the last error if the lease has expired without an answer.
     pub(super) async fn read_blocked_job(
         &self,
         job_id: &JobId,
@@ -97,18 +101,17 @@ impl LeasedDelivery<'_> {
         };
         let payload = match (&record.envelope, &record.envelope_object) {
             (Some(envelope), _) => envelope.get().as_bytes().to_vec(),
-            (None, Some(object)) => self.persist(|| broker.get_object(object)).await?,
+            (None, Some(object)) => match self.persist(|| broker.get_object(object)).await {
+                Err(BrokerError::NotFound(_)) => Vec::new(),
+                read => read?,
+            },
             (None, None) => Vec::new(),
         };
-        let Ok(envelope) = Envelope::parse(&payload) else {
-            return Err(BrokerError::invalid_data(
-                "the record has no valid envelope",
-            ));
-        };
         Ok(Some(BlockedJob {
+            envelope: Envelope::parse(&payload),
             payload,
-            envelope,
             enqueue_time: record.enqueue_time,
+            envelope_digest: record.envelope_digest,
         }))
     }
 }

@@ -26,9 +26,7 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) enum Claim {
     /// The job is this worker's to run, under this revision of its record: its fence.
     Claimed(Box<Record>, u64),
-    /// The job ends without being run; its record was last written at this revision.
-    Finished(Box<Record>, u64),
-    /// Nothing is left to do.
+    /// The delivery has been dealt with, and there is nothing to run.
     Done(Done),
 }
 
@@ -104,8 +102,12 @@ impl<'a> Claiming<'a> {
         let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
         facts.slot = slot_to_begin_with(runs_here);
         // The job of a first delivery usually has no record yet: claiming without reading it saves a
-        // round trip, and if a record exists, the claim fails with a conflict.
-        let is_first = facts.delivery == 1 && !may_have_waited && runs_here;
+        // round trip, and if a record exists, the claim fails with a conflict. The message of a
+        // retry is new too, and its job surely has a record.
+        let is_first = facts.delivery == 1
+            && !attempt.delivery.message.is_retry()
+            && !may_have_waited
+            && runs_here;
         Claiming {
             attempt,
             facts,
@@ -165,9 +167,7 @@ impl<'a> Claiming<'a> {
             DeliveryDecision::Block(record) => {
                 Box::pin(self.block(record, snapshot.revision)).await
             }
-            DeliveryDecision::End(record) => {
-                ControlFlow::Break(Claim::Finished(record, snapshot.revision))
-            }
+            DeliveryDecision::End(record) => Box::pin(self.end(record, snapshot.revision)).await,
             DeliveryDecision::Superseded => done(Done::LeaseLost),
             DeliveryDecision::DuplicateMessage => Box::pin(self.drop_duplicate(snapshot)).await,
             DeliveryDecision::AlreadyFinished => Box::pin(self.complete_finished(snapshot)).await,
@@ -261,6 +261,7 @@ impl<'a> Claiming<'a> {
                 self.facts.lease_message_missing = false;
                 AGAIN
             }
+            Err(error) if error.is_final_for_write() => Box::pin(self.give_up(error)).await,
             Err(error) => {
                 self.unanswered_claims.extend(record.started_at);
                 tracing::warn!(job_id = %self.facts.job_id, "cannot claim the job, retrying: {error}");
@@ -317,12 +318,27 @@ impl<'a> Claiming<'a> {
             .attempt
             .reroute_by_labels(present, snapshot.revision, running);
         match rerouting.await {
-            Some(result) => done(result),
-            None => {
+            Ok(result) => done(result),
+            Err(BrokerError::Conflict) => {
                 self.facts.dependency_statuses = None;
                 AGAIN
             }
+            Err(error) => self.give_up(error).await,
         }
+    }
+
+    /// Ends claiming after a request that has failed. A job whose record NATS will never store is
+    /// refused in words: each further delivery of its message would fail in the same way.
+    async fn give_up(&self, error: BrokerError) -> Step {
+        if !error.is_final_for_write() {
+            return done(Done::LeaseLost);
+        }
+        let refused = EnvelopeError::new(
+            RejectReason::Invalid,
+            "",
+            format!("the job cannot be recorded: {error}"),
+        );
+        done(self.delivery().reject(&self.facts, &refused).await)
     }
 
     /// The envelope's bytes differ from those of the job's first one. If both mean the same, the
@@ -386,7 +402,7 @@ impl<'a> Claiming<'a> {
                 self.snapshot = Some(snapshot);
                 AGAIN
             }
-            Err(_) => done(Done::LeaseLost),
+            Err(error) => self.give_up(error).await,
         }
     }
 
@@ -444,6 +460,20 @@ impl<'a> Claiming<'a> {
         }
     }
 
+    /// Ends the job without running it. A record that has changed since it was read, or that was
+    /// not read, may say otherwise.
+    async fn end(&mut self, record: Box<Record>, revision: u64) -> Step {
+        match self.attempt.end_without_running(record, revision).await {
+            Ok(result) => done(result),
+            Err(BrokerError::Conflict) => {
+                self.facts.dependency_statuses = None;
+                self.facts.slot = slot_to_begin_with(self.runs_here);
+                AGAIN
+            }
+            Err(error) => self.give_up(error).await,
+        }
+    }
+
     async fn acquire_slot(&mut self, snapshot: RecordSnapshot) -> Step {
         match self.attempt.acquire_slot(&self.facts).await {
             Ok(slot) => {
@@ -465,7 +495,7 @@ impl<'a> Claiming<'a> {
                 self.facts.slot = slot_to_begin_with(self.runs_here);
                 AGAIN
             }
-            Err(_) => done(Done::LeaseLost),
+            Err(error) => self.give_up(error).await,
         }
     }
 

@@ -13,7 +13,6 @@ use super::claim::Claim;
 use super::command;
 use super::context::WorkerContext;
 use super::delivery::{LeasedDelivery, resolve_job_id};
-use super::finish::Ending;
 use super::lease::{MessageKey, MessageLease};
 use super::report::{Done, Report, WorkerSlot};
 use naq_core::DeliveryContext;
@@ -77,19 +76,18 @@ async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>
 
 /// Claims the job, runs it, and finishes: records the outcome and acknowledges the message.
 async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut WorkerSlot<'_>) -> Done {
-    let ending = match attempt.claim(facts).await {
+    let (record, revision) = match attempt.claim(facts).await {
         Claim::Done(done) => return done,
-        Claim::Finished(record, revision) => Ending::without_running(record, revision),
-        Claim::Claimed(record, revision) => match attempt.run(record, revision).await {
-            Some((next, revision)) => Ending::after_running(next, revision),
-            None => return Done::LeaseLost,
-        },
+        Claim::Claimed(record, revision) => (record, revision),
+    };
+    let Some((next, revision)) = attempt.run(record, revision).await else {
+        return Done::LeaseLost;
     };
     attempt.delivery.lease.mark_ended();
     // room for the outcome first, so that a slow server slows this worker and not its memory
     let _room = attempt.delivery.context.unrecorded_outcomes.acquire().await;
     slot.release().await;
-    attempt.finish(ending).await
+    attempt.finish(next, revision).await
 }
 
 /// Evaluates a blocked job again when its recheck is due: a dependency may be missing for too
@@ -125,9 +123,17 @@ async fn execute_blocked_job(
     };
     let mut facts = delivery.facts(job_id.clone());
     facts.enqueue_time = blocked.enqueue_time;
+    let envelope = match blocked.envelope {
+        Ok(envelope) => envelope,
+        Err(invalid) => {
+            // the digest of an envelope that is lost would not be the record's
+            facts.envelope_digest = blocked.envelope_digest.unwrap_or_default();
+            return Ok(delivery.reject(&facts, &invalid).await);
+        }
+    };
     let attempt = Attempt {
         delivery,
-        envelope: &blocked.envelope,
+        envelope: &envelope,
     };
     Ok(execute(&attempt, facts, slot).await)
 }

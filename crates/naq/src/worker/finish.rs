@@ -14,38 +14,6 @@ use naq_protocol::{Record, State, Timestamp};
 /// a quarter of a second after it was stored at the earliest.
 const IN_WORKER_DELAY_MAX: Duration = Duration::from_millis(250);
 
-/// What is to be recorded of an attempt.
-pub(super) struct Ending {
-    next: OnEnd,
-    /// Revision of the record that the outcome replaces.
-    revision: u64,
-    waiter: SlotWaiter,
-}
-
-impl Ending {
-    /// The end of an attempt whose job ran, or failed to start.
-    pub(super) fn after_running(next: OnEnd, revision: u64) -> Ending {
-        Ending {
-            next,
-            revision,
-            waiter: SlotWaiter::Absent,
-        }
-    }
-
-    /// The end of a job that was decided without running it.
-    pub(super) fn without_running(record: Box<Record>, revision: u64) -> Ending {
-        let dead_letter = record.state() == State::Failed;
-        Ending {
-            next: OnEnd::Finish {
-                record,
-                dead_letter,
-            },
-            revision,
-            waiter: SlotWaiter::MayExist,
-        }
-    }
-}
-
 /// A terminal record that is to be written.
 struct FinalRecord {
     record: Box<Record>,
@@ -55,13 +23,9 @@ struct FinalRecord {
 }
 
 impl Attempt<'_> {
-    /// Records the outcome of an attempt and does what follows from it.
-    pub(super) async fn finish(&self, ending: Ending) -> Done {
-        let Ending {
-            next,
-            revision,
-            waiter,
-        } = ending;
+    /// Records the outcome of an attempt and does what follows from it. `revision` is that of the
+    /// record that the outcome replaces.
+    pub(super) async fn finish(&self, next: OnEnd, revision: u64) -> Done {
         let finished = match next {
             OnEnd::Finish {
                 record,
@@ -71,15 +35,99 @@ impl Attempt<'_> {
                     record,
                     dead_letter,
                     revision,
-                    waiter,
+                    waiter: SlotWaiter::Absent,
                 };
                 self.finish_for_good(end).await
             }
             OnEnd::Retry { record, due } => self.retry(record, due, revision).await,
             OnEnd::Requeue { record } => self.requeue(record, revision).await,
         };
-        // whatever the error, the message is redelivered and another worker completes the job
-        finished.unwrap_or(Done::LeaseLost)
+        match finished {
+            Ok(done) => done,
+            Err(BrokerError::Conflict) => Box::pin(self.redecide()).await,
+            Err(error) if error.is_final_for_write() => {
+                Box::pin(self.fail_unrecordable(&error)).await
+            }
+            // whatever the error, the message is redelivered and another worker completes the job
+            Err(_) => Done::LeaseLost,
+        }
+    }
+
+    /// Fails a job whose outcome NATS will never store, and which would run again and again. If that
+    /// cannot be stored either, the dead letter is what is left of it.
+    async fn fail_unrecordable(&self, error: &BrokerError) -> Done {
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        let Some(job_id) = delivery.lease.job_id() else {
+            return Done::LeaseLost;
+        };
+        tracing::error!(%job_id, "the outcome can never be stored, failing the job: {error}");
+        let read = delivery.persist(|| broker.read_record(&job_id)).await;
+        let Ok((Some(present), revision)) = read else {
+            return Done::LeaseLost;
+        };
+        let is_ours = present
+            .lease()
+            .is_some_and(|lease| lease.worker_id == delivery.context.worker_id);
+        if !is_ours {
+            return Done::LeaseLost;
+        }
+        let failed = naq_core::fail_unrecordable(present, &error.to_string(), now());
+        let end = FinalRecord {
+            record: Box::new(failed),
+            dead_letter: true,
+            revision,
+            waiter: SlotWaiter::Absent,
+        };
+        match self.finish_for_good(end).await {
+            Ok(done) => done,
+            Err(error) if error.is_final_for_write() => {
+                tracing::error!(%job_id, "the failure can never be stored either, dropping the job; its dead letter is kept: {error}");
+                delivery.acknowledge(Done::NothingToRun).await
+            }
+            Err(_) => Done::LeaseLost,
+        }
+    }
+
+    /// Ends a job that did not run.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Conflict`] if its record is not at this revision any more, and the
+    /// last error if the lease has expired without an answer.
+    pub(super) async fn end_without_running(
+        &self,
+        record: Box<Record>,
+        revision: u64,
+    ) -> Result<Done, BrokerError> {
+        let end = FinalRecord {
+            dead_letter: record.state() == State::Failed,
+            record,
+            revision,
+            waiter: SlotWaiter::MayExist,
+        };
+        self.finish_for_good(end).await
+    }
+
+    /// Gives the message back after the record turned out to be another one than that of the
+    /// attempt: the next delivery is decided by it, at once. While another worker runs the job, its
+    /// lease has the message.
+    async fn redecide(&self) -> Done {
+        let (delivery, broker) = (&self.delivery, self.delivery.broker());
+        let Some(job_id) = delivery.lease.job_id() else {
+            return Done::LeaseLost;
+        };
+        match delivery.persist(|| broker.read_record(&job_id)).await {
+            Ok((Some(record), _))
+                if matches!(record.state(), State::Running | State::Unknown(_)) =>
+            {
+                return Done::LeaseLost;
+            }
+            Ok(_) => {}
+            Err(_) => return Done::LeaseLost,
+        }
+        match delivery.lease.nak(broker).await {
+            Ok(()) => Done::Requeued,
+            Err(_) => Done::LeaseLost,
+        }
     }
 
     /// Ends the job. The order matters: the dead letter before the record, since nobody looks for

@@ -42,7 +42,8 @@ impl LeasedDelivery<'_> {
     /// marks that others set meanwhile, such as a cancel request, are in `record` afterwards.
     ///
     /// # Errors
-    /// Returns [`BrokerError::Conflict`] if the job is not this worker's any more, and the last
+    /// Returns [`BrokerError::Conflict`] if the job is not this worker's any more, an error that
+    /// [is final](BrokerError::is_final_for_write) if NATS will never store the record, and the last
     /// error if the lease has expired without an answer.
     pub(super) async fn record_outcome(
         &self,
@@ -74,6 +75,7 @@ impl LeasedDelivery<'_> {
                     Box::pin(self.spill(record)).await?;
                     Box::pin(self.drop_large_fields(record)).await?;
                 }
+                Err(error) if error.is_final_for_write() => return Err(error),
                 Err(error) => {
                     tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet, retrying: {error}");
                     if self.lease.is_lost() && self.lease.stop_requested().is_some() {
@@ -167,8 +169,14 @@ impl LeasedDelivery<'_> {
 
     /// Removes the other fields that can fill a message: the job's own result goes to the object
     /// store; the checkpoint and the progress, which only the next attempt and watchers would
-    /// read, are dropped.
+    /// read, are dropped, and so are the beginnings of output that is in the object store.
     async fn drop_large_fields(&self, record: &mut Record) -> Result<(), BrokerError> {
+        for output in [&mut record.stdout, &mut record.stderr] {
+            if let Some(output) = output.as_mut().filter(|output| output.object.is_some()) {
+                output.text = None;
+                output.base64 = None;
+            }
+        }
         if let Some(result) = record.result.take() {
             let object = format!("result/{}/{}", record.job_id, record.attempt);
             self.persist(|| self.broker().put_object(&object, result.get().as_bytes()))

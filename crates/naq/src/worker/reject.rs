@@ -1,10 +1,13 @@
 //! Envelopes that are refused: kept as dead letters with the reason, and recorded as rejected.
+//!
+//! A job may be refused although it has a record: workers of other versions, or with another
+//! policy, have accepted it before it waited or was retried. It fails then.
 
 use super::delivery::LeasedDelivery;
 use super::report::Done;
 use naq_core::DeliveryContext;
 use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
-use naq_protocol::{EnvelopeError, Record, State};
+use naq_protocol::{EnvelopeError, Record};
 
 impl LeasedDelivery<'_> {
     /// Keeps an envelope that cannot become a job as a dead letter, records the rejection, and
@@ -29,7 +32,8 @@ impl LeasedDelivery<'_> {
         if std::str::from_utf8(&self.message.payload).is_ok() {
             self.attach_envelope(&mut record).await;
         }
-        self.write_rejected_record(&mut record).await?;
+        self.write_rejected_record(&mut record, facts, invalid)
+            .await?;
         failpoint("rejected.written");
         self.finish_job(&record, None, SlotWaiter::MayExist).await?;
         self.persist(|| self.lease.ack(self.broker())).await?;
@@ -37,8 +41,14 @@ impl LeasedDelivery<'_> {
     }
 
     /// Writes the record of a rejection, unless another job has a record under the same id: that
-    /// one stays.
-    async fn write_rejected_record(&self, record: &mut Record) -> Result<(), BrokerError> {
+    /// one stays. The job's own record, if it waits or is retried, becomes that of a failed job:
+    /// nothing else would end it.
+    async fn write_rejected_record(
+        &self,
+        record: &mut Record,
+        facts: &DeliveryContext,
+        invalid: &EnvelopeError,
+    ) -> Result<(), BrokerError> {
         let ttl = naq_core::result_ttl(None, self.context.options.result_ttl);
         let mut revision = 0;
         loop {
@@ -60,12 +70,19 @@ impl LeasedDelivery<'_> {
                     revision = at;
                 }
                 Ok((None, at)) => revision = at,
-                // If this is the same rejection after a crash, its dependents may not have been
-                // released yet. If it is another job's record, its dependents wait for that job.
-                Ok((Some(present), _)) => {
-                    record.has_dependents =
-                        present.has_dependents && present.state() == State::Rejected;
-                    return Ok(());
+                Ok((Some(present), at)) => {
+                    let has_ended = present.state().is_terminal();
+                    let has_dependents = present.has_dependents;
+                    let Some(refused) = naq_core::refused_record(present, facts, invalid) else {
+                        // If the job has ended, a crash may have kept its dependents from being
+                        // released. If it runs, or the id is another job's, they wait for that.
+                        record.has_dependents = has_dependents && has_ended;
+                        return Ok(());
+                    };
+                    *record = refused;
+                    self.attach_envelope(record).await;
+                    self.dead_letter(record).await?;
+                    revision = at;
                 }
                 Err(BrokerError::InvalidData(_)) => return Ok(()),
                 Err(error) => return Err(error),

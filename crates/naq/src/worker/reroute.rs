@@ -10,30 +10,26 @@ impl Attempt<'_> {
     /// to the record, registers the route, publishes the envelope to it, acknowledges.
     ///
     /// `present` and `revision` are the record as it was decided upon, `running` the record that
-    /// would be written if the job ran here. Returns `None` if the record has changed since: the
-    /// caller decides again.
+    /// would be written if the job ran here.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Conflict`] if the record has changed since: the caller decides again.
+    /// Returns the last error if the lease has expired without an answer.
     pub(super) async fn reroute_by_labels(
         &self,
         present: Option<&Record>,
         revision: u64,
         running: Box<Record>,
-    ) -> Option<Done> {
+    ) -> Result<Done, BrokerError> {
         let (delivery, broker) = (&self.delivery, self.delivery.broker());
         let job_id = running.job_id.clone();
         if let Some(record) = naq_core::rerouted_record(present, running) {
-            match delivery
+            delivery
                 .persist(|| broker.write_record(&record, revision, None))
-                .await
-            {
-                Ok(_) => {}
-                Err(BrokerError::Conflict) => return None,
-                Err(_) => return Some(Done::LeaseLost),
-            }
+                .await?;
         }
-        match self.publish_to_route(&job_id).await {
-            Ok(()) => Some(delivery.acknowledge(Done::NothingToRun).await),
-            Err(_) => Some(Done::LeaseLost),
-        }
+        self.publish_to_route(&job_id).await?;
+        Ok(delivery.acknowledge(Done::NothingToRun).await)
     }
 
     /// Registers the route before the job is published to it: a job on a route that no worker
