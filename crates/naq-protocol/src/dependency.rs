@@ -26,8 +26,8 @@ pub enum DependencyCondition {
     Failure,
     /// In any terminal state.
     Finished,
-    /// A condition that only a later version of naq defines. No end satisfies it, and none rules it
-    /// out: the dependency stays open. [`Envelope::parse`] refuses it.
+    /// A condition that only a later version of naq defines. [`Envelope::parse`] refuses it, and a
+    /// job that already waits fails in words once the dependency has finished.
     ///
     /// [`Envelope::parse`]: crate::Envelope::parse
     #[schemars(skip)]

@@ -18,8 +18,8 @@ pub enum DependencyStatus {
 }
 
 /// Whether a job that finished in the state `ended` satisfies the condition of a dependency. `None`
-/// means that only a later version knows the condition: the job that waits is neither released nor
-/// failed by it.
+/// means that only a later version knows the condition: the job that waits is released, and the
+/// worker that gets it decides.
 #[must_use]
 pub fn satisfies_condition(on: DependencyCondition, ended: State) -> Option<bool> {
     match on {
@@ -47,23 +47,33 @@ pub enum Evaluation {
 }
 
 /// Evaluates dependencies by what is known about each. If `is_late`, the time for missing ones is
-/// over: missing and circular dependencies count as unsatisfiable. A dependency whose condition only
-/// a later version knows stays open, whatever its status.
+/// over: missing and circular dependencies count as unsatisfiable. So does a dependency that has
+/// finished, if only a later version knows its condition: nothing that happens later would decide it
+/// here.
 #[must_use]
 pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Evaluation {
     let unsatisfiable =
         |job: &JobId, how: &str| Evaluation::Unsatisfiable(format!("it depends on {job}, {how}"));
-    let is_known = |on: DependencyCondition| !matches!(on, DependencyCondition::Unknown(_));
-    for (dependency, status) in known.iter().filter(|(one, _)| is_known(one.on)) {
+    for (dependency, status) in known {
         match status {
-            DependencyStatus::Finished(state)
-                if satisfies_condition(dependency.on, *state) == Some(false) =>
-            {
-                return unsatisfiable(
-                    &dependency.job,
-                    &format!("which is {state} (the condition is {})", dependency.on),
-                );
-            }
+            DependencyStatus::Finished(state) => match satisfies_condition(dependency.on, *state) {
+                Some(true) => {}
+                Some(false) => {
+                    return unsatisfiable(
+                        &dependency.job,
+                        &format!("which is {state} (the condition is {})", dependency.on),
+                    );
+                }
+                None => {
+                    return unsatisfiable(
+                        &dependency.job,
+                        &format!(
+                            "which is {state}, and this version of naq does not know the condition `{}`: upgrade the workers of the queue",
+                            dependency.on
+                        ),
+                    );
+                }
+            },
             DependencyStatus::Missing if is_late => {
                 return unsatisfiable(&dependency.job, "which was not enqueued in time");
             }
@@ -76,7 +86,7 @@ pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Eval
     let is_open = |status: &DependencyStatus| !matches!(status, DependencyStatus::Finished(_));
     let open: Vec<Dependency> = known
         .iter()
-        .filter(|(dependency, status)| is_open(status) || !is_known(dependency.on))
+        .filter(|(_, status)| is_open(status))
         .map(|(dependency, _)| dependency.clone())
         .collect();
     if open.is_empty() {
@@ -154,27 +164,28 @@ mod tests {
     }
 
     #[test]
-    fn dependency_with_a_condition_of_a_later_version_stays_open() {
+    fn dependency_with_a_condition_of_a_later_version_is_open_until_it_has_finished() {
         let later: DependencyCondition = serde_json::from_str("\"started\"").unwrap();
-        for status in [
-            DependencyStatus::Finished(State::Succeeded),
-            DependencyStatus::Finished(State::Failed),
-            DependencyStatus::Missing,
-            DependencyStatus::Circular,
-        ] {
-            let known = [
-                (on("later", later), status),
-                (
-                    on("met", DependencyCondition::Success),
-                    DependencyStatus::Finished(State::Succeeded),
-                ),
-            ];
-            for is_late in [false, true] {
-                let Evaluation::Pending { open, .. } = evaluate(&known, is_late) else {
-                    panic!("{status:?} decided a condition that only a later version knows");
-                };
-                assert_eq!(open, [on("later", later)]);
-            }
+        let evaluated = |status| {
+            let met = DependencyStatus::Finished(State::Succeeded);
+            let met = (on("met", DependencyCondition::Success), met);
+            evaluate(&[(on("later", later), status), met], false)
+        };
+        for status in [DependencyStatus::Active, DependencyStatus::Missing] {
+            let Evaluation::Pending { open, .. } = evaluated(status) else {
+                panic!("{status:?} decided a condition that only a later version knows");
+            };
+            assert_eq!(open, [on("later", later)]);
+        }
+        for state in [State::Succeeded, State::Failed] {
+            let Evaluation::Unsatisfiable(why) = evaluated(DependencyStatus::Finished(state))
+            else {
+                panic!("it would wait for ever");
+            };
+            assert!(
+                why.contains("`started`") && why.contains("upgrade"),
+                "{why}"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reconciling what a crash left behind: index entries, missing messages, lost jobs.
 
 use super::transition::finish;
-use naq_protocol::{DependencyCondition, Outcome, Reason, Record, State, Timestamp};
+use naq_protocol::{Outcome, Reason, Record, State, Timestamp};
 
 /// What to do with an index entry that says that one job depends on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,24 +31,12 @@ pub fn on_dependency_edge(dependency: Option<&Record>, job: Option<&Record>) -> 
         Some(dependency)
             if job.state() == State::Waiting
                 && !dependency.placeholder
-                && dependency.state().is_terminal()
-                && !waits_for_unknown_condition(job, dependency) =>
+                && dependency.state().is_terminal() =>
         {
             OnDependencyEdge::Release(dependency.state())
         }
         _ => OnDependencyEdge::Keep,
     }
-}
-
-/// Whether only a later version knows how the dependency must finish: its reconciler decides then.
-fn waits_for_unknown_condition(job: &Record, dependency: &Record) -> bool {
-    let mut awaited = job
-        .waits()
-        .into_iter()
-        .flat_map(|waits| &waits.dependencies);
-    awaited.any(|one| {
-        matches!(one.on, DependencyCondition::Unknown(_)) && one.job == dependency.job_id
-    })
 }
 
 /// Whether a job needs a message in its queue. A blocked job has none: whatever ends its wait
@@ -137,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn dependency_edge_with_a_condition_of_a_later_version_is_kept() {
+    fn dependency_that_has_finished_releases_a_job_whatever_its_condition() {
         let blocked_on = |on: &str| {
             let waits =
                 json!({"dependencies": [{"job": "j", "on": on}], "since": "2026-12-24T16:00:00Z"});
@@ -147,7 +135,8 @@ mod tests {
         let decide = |job: Record| on_dependency_edge(Some(&dependency), Some(&job));
         let release = OnDependencyEdge::Release(State::Succeeded);
         assert_eq!(decide(blocked_on("finished")), release);
-        assert_eq!(decide(blocked_on("started")), OnDependencyEdge::Keep);
+        // only a later version knows this one: the worker that gets the job decides
+        assert_eq!(decide(blocked_on("started")), release);
     }
 
     #[test]

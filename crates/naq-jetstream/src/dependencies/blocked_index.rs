@@ -274,16 +274,9 @@ impl Broker {
         dependent: &JobId,
         edge: &Edge,
     ) -> Result<(), BrokerError> {
-        let Some(is_satisfied) = naq_core::satisfies_condition(edge.on, ended) else {
-            // The key stays, by which the reconciler of that later version finds the job.
-            tracing::warn!(
-                job_id = %dependent,
-                dependency = %job,
-                condition = %edge.on,
-                "dependency ended, but only a later version of naq knows its condition; the job stays blocked"
-            );
-            return Ok(());
-        };
+        // A condition that only a later version knows counts as not satisfied: the worker that gets
+        // the released job decides, whatever else the job waits for.
+        let is_satisfied = naq_core::satisfies_condition(edge.on, ended).unwrap_or(false);
         let bucket = Names::bucket_stream(&self.names.dependents_bucket());
         if is_satisfied && !edge.is_only {
             self.purge_subjects(&bucket, &self.names.open_edge(dependent, job), None)
@@ -300,7 +293,15 @@ impl Broker {
                     .map(drop);
             }
         }
-        self.release(dependent).await?;
+        match self.release(dependent).await {
+            Ok(_) => {}
+            // must not keep the other dependents from being released, and would fail again
+            Err(error @ BrokerError::InvalidData(_)) => {
+                tracing::error!(job_id = %dependent, dependency = %job, "cannot release a blocked job: {error}");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
         failpoint("release.published");
         self.purge_subjects(&bucket, &self.names.edge(job, dependent), None)
             .await
