@@ -538,6 +538,43 @@ fn two_ways_to_authenticate_in_one_layer_are_rejected() {
 }
 
 #[test]
+fn any_setting_about_nats_means_that_nats_is_configured() {
+    assert!(!Place::new().load().unwrap().nats_configured);
+    let about_others = Place::new().set("NAQ_PREFIX", "x").set("NAQ_REPLICAS", "3");
+    assert!(!about_others.load().unwrap().nats_configured);
+    for settings in [
+        &[("creds", "a")][..],
+        &[("nkey", "a")],
+        &[("user", "a"), ("password", "b")],
+        &[("token", "a")],
+        &[("tls_ca", "a")],
+        &[("tls_cert", "a"), ("tls_key", "b")],
+        &[("inbox_prefix", "a")],
+        &[("jetstream_domain", "a")],
+    ] {
+        let mut by_flag = Flags::default();
+        let (mut by_variable, mut by_file) = (Place::new(), String::new());
+        for (name, value) in settings {
+            let setting = SETTINGS.iter().find(|row| row.name == *name).unwrap();
+            by_flag = by_flag.with(*name, *value);
+            by_variable = by_variable.set(setting.variable, value);
+            by_file.push_str(&format!("{name} = {value:?}\n"));
+        }
+        for resolved in [
+            Place::new().load_with(&by_flag).unwrap(),
+            by_variable.load().unwrap(),
+            Place::new().file("here/naq.toml", &by_file).load().unwrap(),
+        ] {
+            assert!(resolved.nats_configured, "{settings:?}");
+            assert!(resolved.is_address_missing(), "{settings:?}");
+        }
+        let with_address = by_flag.with("nats_url", "nats://a");
+        let resolved = Place::new().load_with(&with_address).unwrap();
+        assert!(!resolved.is_address_missing(), "{settings:?}");
+    }
+}
+
+#[test]
 fn without_a_home_folder_there_are_still_data_and_cache_folders() {
     let mut place = Place::new();
     place.env.home = None;

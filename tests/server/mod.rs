@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use crate::harness::naq::Naq;
 use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, search};
 
+mod credentials;
 mod from_env;
 mod provisioning;
 mod sharing;

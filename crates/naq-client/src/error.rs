@@ -30,6 +30,14 @@ pub enum ClientError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// Credentials are given and no address, and the server at the default address requires none.
+    #[error(
+        "credentials are given without an address, and the server at {url}, the default, requires none"
+    )]
+    UnusedCredentials {
+        /// The default address.
+        url: String,
+    },
     /// The envelope is invalid, so no worker would accept it.
     #[error(transparent)]
     Invalid(#[from] EnvelopeError),
@@ -178,7 +186,9 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ClientError::Broker(error) => broker_kind(error),
-            ClientError::Config(_) | ClientError::Name(_) => ErrorKind::Usage,
+            ClientError::Config(_)
+            | ClientError::Name(_)
+            | ClientError::UnusedCredentials { .. } => ErrorKind::Usage,
             ClientError::ServerToken { .. } => ErrorKind::Unavailable,
             ClientError::Invalid(_) => ErrorKind::Refused,
             ClientError::ScheduleError(ScheduleError::Envelope(_)) => ErrorKind::Refused,

@@ -9,9 +9,10 @@ impl Client {
     /// Connects as the `naq` command without flags does.
     ///
     /// The address and the credentials come from `NAQ_*` variables, from `naq.toml` and from the
-    /// NATS context that either names. If none of them says where NATS is, this connects to the
-    /// managed local server if one is running, and to `nats://127.0.0.1:4222` otherwise. It never
-    /// starts a server.
+    /// NATS context that either names. Credentials or certificates without an address are for
+    /// `nats://127.0.0.1:4222`, which has to require credentials. If no setting is about NATS, this
+    /// connects to the managed local server if one is running, and to `nats://127.0.0.1:4222`
+    /// otherwise. It never starts a server.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -24,7 +25,9 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::ServerToken`] if the
-    /// local server's token cannot be read, and otherwise the errors of [`Client::connect`].
+    /// local server's token cannot be read, [`ClientError::UnusedCredentials`] if the server at the
+    /// default address takes everybody although credentials are given, and otherwise the errors of
+    /// [`Client::connect`].
     pub async fn from_env() -> Result<Client, ClientError> {
         let resolved = config::load(&ProcessEnv::read(), &Flags::default())?;
         Client::from_settings(&resolved).await
@@ -48,7 +51,15 @@ impl Client {
                 })?;
             options = settings.managed_server_options(&state.url, token);
         }
+        let has_credentials = options.has_login();
         let client = Client::connect(options).await?;
+        // Credentials are meant for a server that checks them. If the address is missing, the server
+        // that happens to listen at the default address is most likely another.
+        if resolved.is_address_missing() && has_credentials && !client.broker.requires_login() {
+            return Err(ClientError::UnusedCredentials {
+                url: settings.nats_url.clone(),
+            });
+        }
         Ok(client.with_settings(settings))
     }
 

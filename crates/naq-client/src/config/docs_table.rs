@@ -23,6 +23,17 @@ pub fn settings_markdown() -> String {
          `NAQ_CONFIG` names. An empty variable counts as unset. `naq config` lists every setting with \
          its value and where the value comes from. `NAQ_TZDIR` is no setting: it names the folder of \
          [time zones](schedules.md#time-zones).\n\n\
+         ## Which NATS\n\n\
+         1. The address of `nats_url` or of the `context`.\n\
+         2. Without an address, but with any other setting about NATS (`creds`, `nkey`, `user` and \
+         `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, `inbox_prefix`, `jetstream_domain`): \
+         `nats://127.0.0.1:4222`, as the `nats` program does. If that server requires no credentials, naq \
+         refuses to use it: they are meant for another.\n\
+         3. Without any of these settings: the managed local server if it runs, else \
+         `nats://127.0.0.1:4222`. `naq run` and `naq dev` start a local server if they need one.\n\n\
+         With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
+         fails.\n\n\
+         ## All settings\n\n\
          | key in `naq.toml` | variable | flag | value | default | meaning |\n\
          |---|---|---|---|---|---|\n",
     );

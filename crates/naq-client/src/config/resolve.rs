@@ -27,7 +27,10 @@ pub struct Resolved {
     pub warnings: Vec<Warning>,
     /// The `naq.toml` that was read, if any.
     pub file: Option<PathBuf>,
-    /// Whether an address or a context is set, rather than the default address.
+    /// Whether any setting says which NATS to use: an address or a context, but also credentials,
+    /// certificates, a prefix of reply subjects or a JetStream domain. Without an address they belong
+    /// to the default one, as in the `nats` program, and never to the managed local server, which
+    /// has a token of its own.
     pub nats_configured: bool,
 }
 
@@ -39,6 +42,12 @@ impl Resolved {
             .iter()
             .find(|entry| entry.setting.name == name)
             .map_or(Source::Default, |entry| entry.source.clone())
+    }
+
+    /// Whether NATS is configured without an address, so that naq uses the default address.
+    #[must_use]
+    pub fn is_address_missing(&self) -> bool {
+        self.nats_configured && matches!(self.source("nats_url"), Source::Default)
     }
 }
 
@@ -66,7 +75,8 @@ pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
     merge_layers(env, file, explicit, context)
 }
 
-/// Settings that describe a server, which a context does not share with lower layers.
+/// Settings that describe a server. A context does not share them with lower layers, and each of them
+/// means that NATS is configured.
 const CONNECTION_SETTINGS: &[&str] = &[
     "nats_url",
     "creds",
@@ -147,7 +157,10 @@ fn merge_layers(
     mut found: BTreeMap<&'static str, RankedValue>,
     context: Option<(Context, u8)>,
 ) -> Result<Resolved, ConfigError> {
-    let nats_configured = found.contains_key("nats_url") || found.contains_key("context");
+    let nats_configured = context.is_some()
+        || CONNECTION_SETTINGS
+            .iter()
+            .any(|name| found.contains_key(name));
     let mut warnings = file.warnings;
     if let Some((context, named_at)) = context {
         let rank = named_at - 1;

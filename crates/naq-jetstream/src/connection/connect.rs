@@ -156,6 +156,11 @@ async fn authenticate(
     if let Some(prefix) = &options.inbox_prefix {
         connect = connect.custom_inbox_prefix(prefix);
     }
+    // A CA or a certificate says that TLS is expected. Without this, a server without TLS would get
+    // the rest of the credentials in clear and never see the certificate.
+    if options.tls_ca.is_some() || options.tls_identity.is_some() {
+        connect = connect.require_tls(true);
+    }
     if let Some(path) = &options.tls_ca {
         connect = connect.add_root_certificates(path.clone());
     }

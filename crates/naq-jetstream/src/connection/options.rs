@@ -93,12 +93,14 @@ impl std::fmt::Debug for ConnectOptions {
 
 impl ConnectOptions {
     pub(crate) fn has_credentials(&self) -> bool {
-        self.creds.is_some()
-            || self.nkey.is_some()
-            || self.user.is_some()
-            || self.token.is_some()
-            || self.tls_identity.is_some()
-            || self.url.contains('@')
+        self.has_login() || self.tls_identity.is_some() || self.url.contains('@')
+    }
+
+    /// Whether one of `creds`, `nkey`, `user` and `token` is set: what a client presents in the NATS
+    /// protocol, as opposed to a certificate or credentials within the address.
+    #[must_use]
+    pub fn has_login(&self) -> bool {
+        self.creds.is_some() || self.nkey.is_some() || self.user.is_some() || self.token.is_some()
     }
 
     /// Whether every address is on this machine.

@@ -187,6 +187,9 @@ fn hint(error: &ClientError) -> Option<String> {
         }
         ClientError::NoDeadLetter(_) => "`naq retry` runs any ended job again".to_owned(),
         ClientError::QueueFull { .. } => "--max-jobs sets this limit".to_owned(),
+        ClientError::UnusedCredentials { .. } => {
+            "--nats-url or --context names the server that they are for".to_owned()
+        }
         ClientError::Config(error) => return config_hint(error),
         ClientError::Broker(error) => return broker_hint(error),
         _ => return None,

@@ -214,7 +214,27 @@ impl Session {
     /// Connects: where the settings say, else to the managed server if one runs, else to the
     /// default address.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::from_settings(&self.resolved).await?)
+        let connected = Client::from_settings(&self.resolved).await;
+        connected.map_err(|error| self.connect_failure(error))
+    }
+
+    /// The failure of a connection. If the user gave credentials and no address, the address is most
+    /// likely what is wrong.
+    fn connect_failure(&self, error: ClientError) -> Failure {
+        let is_about_server = matches!(
+            &error,
+            ClientError::Broker(BrokerError::Connect { failure, .. })
+                if *failure != ConnectFailure::Options
+        );
+        let failure = Failure::from(error);
+        if is_about_server && self.resolved.is_address_missing() {
+            failure.hint(
+                "credentials are given without an address, so this is the default one; \
+                 --nats-url or --context names another",
+            )
+        } else {
+            failure
+        }
     }
 
     /// Connects as [`Session::connect`], and waits for a server that cannot be reached, as a service
@@ -237,11 +257,13 @@ impl Session {
             };
             let error = match connected {
                 Ok(client) => return Ok(Some(client)),
-                Err(error) if !is_unreachable(&error) => return Err(error.into()),
+                Err(error) if !is_unreachable(&error) => {
+                    return Err(self.connect_failure(error));
+                }
                 Err(error) => error,
             };
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(error.into());
+                return Err(self.connect_failure(error));
             }
             if reported_at.is_none_or(|at| at.elapsed() >= WAITING_REPORT_INTERVAL) {
                 reported_at = Some(Instant::now());
@@ -256,7 +278,9 @@ impl Session {
     }
 
     fn report_waiting(&self, error: &ClientError) {
-        let hint = if self.resolved.nats_configured {
+        let hint = if self.resolved.is_address_missing() {
+            "; credentials are given without an address, so this is the default one"
+        } else if self.resolved.nats_configured {
             ""
         } else {
             "; no address is configured: `naq dev` or `naq server start` starts a local server"
@@ -264,7 +288,8 @@ impl Session {
         tracing::warn!("waiting for NATS: {error}{hint}");
     }
 
-    /// Connects as [`Session::connect`]. If no NATS is configured and none answers at the default
+    /// Connects as [`Session::connect`]. If no NATS is configured (see
+    /// [`Resolved::nats_configured`]) and none answers at the default
     /// address, starts a managed server, which runs until the returned [`ManagedServer`] is dropped.
     pub(super) async fn connect_or_start(
         &self,
