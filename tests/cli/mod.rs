@@ -13,6 +13,7 @@ mod json_contract;
 mod list_scheduled;
 mod log_file;
 mod output;
+mod remarks;
 mod retry;
 mod run;
 mod schedule;

@@ -8,6 +8,7 @@ mod crashes;
 mod drain;
 mod envelopes;
 mod leases;
+mod limits;
 mod majority;
 mod memory;
 mod out_of_reach;

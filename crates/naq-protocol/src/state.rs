@@ -148,6 +148,10 @@ pub enum Reason {
     Timeout,
     /// The attempt exceeded its memory limit.
     Oom,
+    /// The attempt used up its CPU time limit.
+    CpuTime,
+    /// The attempt wrote a file up to its file size limit.
+    FileSize,
     /// The program could not be started.
     Spawn,
     /// A dependency did not finish as its condition requires.
@@ -174,6 +178,8 @@ wire_name!(Reason, "a reason", {
     Signal => "signal",
     Timeout => "timeout",
     Oom => "oom",
+    CpuTime => "cpu_time",
+    FileSize => "file_size",
     Spawn => "spawn",
     Dependency => "dependency",
     Crashed => "crashed",

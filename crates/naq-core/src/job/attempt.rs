@@ -22,6 +22,10 @@ pub enum AttemptEnd {
     TimedOut,
     /// It exceeded its memory limit.
     OutOfMemory,
+    /// It used up its CPU time limit.
+    CpuTimeExceeded,
+    /// It wrote a file up to its file size limit.
+    FileSizeExceeded,
     /// It could not be started.
     NotStarted {
         /// Whether every retry would fail in the same way.
@@ -114,6 +118,8 @@ pub fn end_attempt(
         AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
         AttemptEnd::TimedOut => (Reason::Timeout, FailureClass::Retryable),
         AttemptEnd::OutOfMemory => (Reason::Oom, FailureClass::Retryable),
+        AttemptEnd::CpuTimeExceeded => (Reason::CpuTime, FailureClass::Retryable),
+        AttemptEnd::FileSizeExceeded => (Reason::FileSize, FailureClass::Retryable),
         AttemptEnd::Signalled(_) => (Reason::Signal, FailureClass::Retryable),
         AttemptEnd::Exited(code) => (
             Reason::Exit,

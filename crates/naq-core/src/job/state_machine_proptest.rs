@@ -296,6 +296,8 @@ fn any_end() -> impl Strategy<Value = AttemptEnd> {
         Just(AttemptEnd::Signalled(9)),
         Just(AttemptEnd::TimedOut),
         Just(AttemptEnd::OutOfMemory),
+        Just(AttemptEnd::CpuTimeExceeded),
+        Just(AttemptEnd::FileSizeExceeded),
         any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
         Just(AttemptEnd::Drained),
         Just(AttemptEnd::SpawnerDied),

@@ -11,6 +11,7 @@ use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output, with_full_output};
 use super::json::EnqueuedJob;
 use super::progress::ProgressBars;
+use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
@@ -208,9 +209,7 @@ async fn show(
         }
     } else {
         print_output(client, record, option).await?;
-        if let Some(error) = &record.error {
-            render::note(error);
-        }
+        note_remarks(record);
     }
     Ok(record.shell_exit_code())
 }

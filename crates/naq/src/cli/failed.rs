@@ -67,8 +67,8 @@ struct FailedFilterOptions {
     /// Select jobs of this queue
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// Select jobs that failed for this reason: exit, signal, timeout, oom, spawn, crashed,
-    /// invalid …
+    /// Select jobs that failed for this reason: exit, signal, timeout, oom, cpu_time, file_size,
+    /// spawn, crashed, invalid …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
     /// Select jobs that failed at least this long ago, such as 24h

@@ -60,6 +60,9 @@ pub(super) struct NoteBody {
     /// The listing continues after this place, which `--before` takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<String>,
+    /// The job that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) job_id: Option<JobId>,
     /// Number of bytes of a job's output that are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) missing_bytes: Option<u64>,

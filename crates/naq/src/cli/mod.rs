@@ -28,6 +28,7 @@ mod logs;
 mod man;
 mod progress;
 mod queue;
+mod remarks;
 mod render;
 mod result;
 mod retry;

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -11,6 +10,7 @@ use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output};
 use super::progress::ProgressBars;
+use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
@@ -18,7 +18,7 @@ use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
 use naq_client::Client;
 use naq_core::has_required_labels;
-use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Record, State};
+use naq_protocol::{Envelope, JobId, JobProgress, QueueName, Record};
 use naq_runner::StreamKind;
 
 #[derive(Debug, clap::Args)]
@@ -191,20 +191,6 @@ fn finish(session: &Session, record: &Record) -> Result<u8, Failure> {
         render::print_json(record)?;
         return Ok(record.shell_exit_code());
     }
-    let message = match (record.state(), &record.error) {
-        (State::Succeeded, _) => None,
-        (State::Failed, None) => None,
-        (_, Some(error)) => Some(error.clone()),
-        (state, None) => Some(format!("the job is {state}")),
-    };
-    if let Some(message) = message {
-        let after = record
-            .usage
-            .map(|usage| Duration::from_millis(usage.wall_ms))
-            .filter(|wall| *wall > Duration::from_secs(1))
-            .map(|wall| format!(" (after {})", render::span(wall)))
-            .unwrap_or_default();
-        render::note(format_args!("{message}{after}"));
-    }
+    note_remarks(record);
     Ok(record.shell_exit_code())
 }

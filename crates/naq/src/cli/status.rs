@@ -5,6 +5,7 @@ mod tree;
 use std::time::Duration;
 
 use super::exit::Failure;
+use super::remarks::leaked;
 use super::render::{self, Ending};
 use super::session::Session;
 use naq_protocol::{
@@ -56,6 +57,9 @@ fn print(record: &Record) -> std::io::Result<()> {
     }
     if let Some(error) = &record.error {
         row("error", render::escape(error))?;
+    }
+    if let Some(leaked) = leaked(record) {
+        row("warning", leaked.to_owned())?;
     }
     for warning in &record.warnings {
         row("warning", render::escape(warning))?;

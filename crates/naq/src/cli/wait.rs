@@ -2,6 +2,7 @@
 
 use super::exit::{Exit, Failure};
 use super::progress::ProgressBars;
+use super::remarks::leaked;
 use super::render;
 use super::session::Session;
 use naq_protocol::units::WireDuration;
@@ -61,5 +62,9 @@ fn print(session: &Session, record: &Record) -> std::io::Result<()> {
         return render::print_json(record);
     }
     let ending = render::Ending::of(record).coloured();
-    render::print_line(format_args!("{}  {ending}", record.job_id))
+    render::print_line(format_args!("{}  {ending}", record.job_id))?;
+    if let Some(leaked) = leaked(record) {
+        render::note(format_args!("{}: {leaked}", record.job_id));
+    }
+    Ok(())
 }

@@ -139,7 +139,8 @@ pub(super) fn build_command(
     command
 }
 
-fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLimits {
+/// The limits of a job: the envelope's, each with the worker's default.
+pub(super) fn limits(envelope: &Envelope, options: &WorkerConfig) -> naq_runner::ResourceLimits {
     let (own, default) = (&envelope.limits, &options.limits);
     naq_runner::ResourceLimits {
         memory_bytes: own.memory.or(default.memory).map(|size| size.0),

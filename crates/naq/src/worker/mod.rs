@@ -20,6 +20,7 @@ mod event_loop;
 mod finish;
 mod label_routes;
 mod lease;
+mod limit_signals;
 mod live_output;
 mod options;
 mod prepare;

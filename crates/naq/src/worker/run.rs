@@ -9,11 +9,12 @@ use super::command::{self, AttemptIdentity};
 use super::context::WorkerContext;
 use super::control::{ControlState, RecordCheckpointer};
 use super::delivery::LeasedDelivery;
+use super::limit_signals::limit_end;
 use super::live_output::LiveOutput;
 use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 use naq_jetstream::failpoint;
-use naq_protocol::{CapturedOutput, Record, ResourceUsage};
+use naq_protocol::{CapturedOutput, Envelope, Record, ResourceUsage};
 use naq_runner::{Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, Termination};
 
 /// Number of chunks of live output that may wait for the network.
@@ -47,7 +48,7 @@ impl Attempt<'_> {
                 ) {
                     return None;
                 }
-                let finished = classify_end(context, &completion, &control_state);
+                let finished = classify_end(context, self.envelope, &completion, &control_state);
                 fill_record(&mut record, completion);
                 finished
             }
@@ -122,9 +123,12 @@ impl Attempt<'_> {
 /// Translates the end of a job's processes into the event that the lifecycle decides by.
 fn classify_end(
     context: &WorkerContext,
+    envelope: &Envelope,
     completion: &Completion,
     control_state: &ControlState,
 ) -> FinishedAttempt {
+    let limits = command::limits(envelope, &context.options);
+    let limit_end = limit_end(&completion.end, &limits, &completion.usage);
     let (end, error) = match (&completion.end, completion.stopped) {
         // a job that succeeded before the signal reached it has succeeded
         (
@@ -164,6 +168,9 @@ fn classify_end(
             }),
         ),
         (Termination::SpawnerDied, _) => (AttemptEnd::SpawnerDied, Some(SPAWNER_DIED.to_owned())),
+        (Termination::Exited(_) | Termination::Signalled(_), None) if limit_end.is_some() => {
+            limit_end.map_or((AttemptEnd::Exited(0), None), |(end, why)| (end, Some(why)))
+        }
         (Termination::Exited(code), _) => (AttemptEnd::Exited(*code), None),
         (Termination::Signalled(signal), _) => (AttemptEnd::Signalled(*signal), None),
     };

@@ -1,0 +1,50 @@
+//! What a job's output and exit code do not show, in words: the same in every verb.
+
+use std::time::Duration;
+
+use super::json::NoteBody;
+use super::render;
+use naq_protocol::{Record, State};
+
+/// Said of a job whose processes outlived it.
+const LEAKED: &str =
+    "processes that it started outlived it and were killed; leave a daemon to a service manager";
+
+/// Notes how an ended job ended, as far as its output and its exit code do not tell, and what was
+/// done to its processes.
+pub(super) fn note_remarks(record: &Record) {
+    if let Some(why) = failure(record) {
+        let after = record
+            .usage
+            .map(|usage| Duration::from_millis(usage.wall_ms))
+            .filter(|wall| *wall > Duration::from_secs(1))
+            .map(|wall| format!(" (after {})", render::span(wall)))
+            .unwrap_or_default();
+        note(record, format!("{why}{after}"));
+    }
+    if let Some(leaked) = leaked(record) {
+        note(record, leaked.to_owned());
+    }
+}
+
+/// What is to be said if processes of a job outlived it.
+pub(super) fn leaked(record: &Record) -> Option<&'static str> {
+    record.leaked.then_some(LEAKED)
+}
+
+/// Why an ended job did not succeed. `None` if its exit code says it.
+fn failure(record: &Record) -> Option<String> {
+    match (record.state(), &record.error) {
+        (State::Succeeded, _) | (State::Failed, None) => None,
+        (_, Some(error)) => Some(error.clone()),
+        (state, None) => Some(format!("the job is {state}")),
+    }
+}
+
+fn note(record: &Record, message: String) {
+    render::note_with(NoteBody {
+        message,
+        job_id: Some(record.job_id.clone()),
+        ..NoteBody::default()
+    });
+}
