@@ -208,6 +208,45 @@ fn a_later_envelope_version_is_rejected_and_an_unknown_field_is_ignored() {
 }
 
 #[test]
+fn field_that_a_worker_must_not_ignore_is_rejected_and_a_number_is_passed_as_written() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    for (later, path) in [
+        (r#"{"command":"true","unique":"a"}"#, "`unique`"),
+        (r#"{"command":"true","rate":"10/m"}"#, "`rate`"),
+        (r#"{"command":"true","record":"none"}"#, "`record`"),
+        (r#"{"command":"true","limits":{"gpus":2}}"#, "`limits.gpus`"),
+        (
+            r#"{"command":"true","colour":1,"must_understand":["timeout","colour"]}"#,
+            "`colour`",
+        ),
+    ] {
+        let job = naq.publish("build", later);
+        let record = naq.wait_ended(&job);
+        assert_eq!(record.state(), State::Rejected, "{later}: {record:#?}");
+        assert_eq!(record.reason(), Some(Reason::NotAllowed), "{later}");
+        assert!(record.error.unwrap().contains(path), "{later}");
+        assert_eq!(naq.dead_letter(&job).payload, later);
+        // The producer that checks first learns the same.
+        let refused = naq
+            .cli(["enqueue", "--dry-run", "-f", "-"])
+            .stdin(later)
+            .run();
+        assert_ne!(refused.code, Some(0));
+        refused.expect_stderr(&[path]);
+    }
+    let known = r#"{"command":"echo","args":[12345678901234567890123,1.50,1e3,true],
+        "unique":null,"max_retries":1.0,"must_understand":["args","limits.memory"]}"#;
+    let record = naq.wait_ended(&naq.publish("build", known));
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    assert_eq!(
+        text(record.stdout.as_ref()),
+        "12345678901234567890123 1.50 1e3 true\n"
+    );
+}
+
+#[test]
 fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -359,6 +359,7 @@ fn dependency_that_finished_between_two_checks_is_not_pending() {
         concurrency_key: None,
         since: now,
         until: None,
+        unknown: naq_protocol::UnknownFields::default(),
     };
     let mut record = Record::new(id("join"), queue, Phase::Blocked { waits }, now);
     record.envelope = serde_json::from_str(r#"{"command":"true"}"#).ok();

@@ -88,6 +88,13 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","rerun_of":"a-B_9"}"#,
     r#"{"command":"x","schedule_id":"nightly","scheduled_for":"2026-12-24T17:00:00Z"}"#,
     r#"{"command":"x","colour":"red"}"#,
+    r#"{"command":"x","must_understand":["timeout","limits.memory"]}"#,
+    r#"{"command":"x","args":[12345678901234567890123,1.50]}"#,
+    r#"{"command":"x","retry_on":[75.0],"fatal_on":[1e0],"limits":{"memory":1e6}}"#,
+    r#"{"version":1,"command":"x","unique":null,"must_understand":null}"#,
+    r#"{"command":"x","args":null,"kwargs":null,"input":null,"env":null,"secrets":null,"limits":null}"#,
+    r#"{"command":"x","fatal_on":null,"success_on":null,"depends_on":null,"labels":null,"requires":null}"#,
+    r#"{"command":"x","depends_on":[{"job":"a","on":null}]}"#,
 ];
 
 /// Envelopes that schema and parser refuse.
@@ -160,6 +167,21 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","labels":{"a":1}}"#,
     r#"{"command":"x","requires":["gpu"]}"#,
     r#"{"command":"x","traceparent":""}"#,
+    r#"{"command":"x","must_understand":"timeout"}"#,
+    r#"{"command":"x","unique":"a"}"#,
+    r#"{"command":"x","rate":"10/m"}"#,
+    r#"{"command":"x","priority":1}"#,
+    r#"{"command":"x","share":"a"}"#,
+    r#"{"command":"x","batch":{}}"#,
+    r#"{"command":"x","need":{"gpu":1}}"#,
+    r#"{"command":"x","approval":true}"#,
+    r#"{"command":"x","on_success":{}}"#,
+    r#"{"command":"x","on_failure":{}}"#,
+    r#"{"command":"x","on_end":{}}"#,
+    r#"{"command":"x","record":"none"}"#,
+    r#"{"command":"x","limits":{"gpus":2}}"#,
+    r#"{"command":"x","max_retries":1.5}"#,
+    r#"{"command":"x","env":{"A":null}}"#,
 ];
 
 /// Envelopes that the parser refuses, by rules that a schema cannot express.
@@ -167,6 +189,7 @@ const REFUSED_BY_THE_PARSER_ALONE: &[&str] = &[
     r#"{"command":"x","command":"x"}"#,
     r#"{"command":"x","timeout":"1.2.3s"}"#,
     r#"{"command":"x","limits":{"output":"65M"}}"#,
+    r#"{"command":"x","must_understand":["colour"]}"#,
 ];
 
 #[test]
@@ -282,6 +305,7 @@ fn every_envelope_field_has_an_option_and_the_result_is_valid() {
         "kwargs",
         "runner",
         "stdin_base64",
+        "must_understand",
     ];
     let schema = checked_in("envelope");
     for field in schema["properties"].as_object().unwrap().keys() {

@@ -114,8 +114,9 @@ pub use naq_jetstream::{
     RecordChangeDelivery,
 };
 pub use naq_protocol::{
-    Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope, EnvelopeError,
-    Flow, FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap, QueueName,
-    Reason, Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule, ScheduleId,
-    ScheduleProgress, ScheduleStatus, State, Stdin, Timestamp, WorkerInfo, WorkerState, units,
+    Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,
+    EnvelopeError, Flow, FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap,
+    QueueName, Reason, Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule,
+    ScheduleId, ScheduleProgress, ScheduleStatus, State, Stdin, Timestamp, UnknownFields,
+    WorkerInfo, WorkerState, units,
 };

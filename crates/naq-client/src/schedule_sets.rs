@@ -117,8 +117,7 @@ impl Client {
         let mut removed = Vec::new();
         let mut listing = self.broker.list_schedules().await?;
         while let Some(stored) = listing.next().await? {
-            let payload = stored.payload.as_deref().unwrap_or_default();
-            let present = Schedule::parse(payload).ok();
+            let present = stored.parse().ok();
             if let Some(&index) = described.get(&stored.schedule_id) {
                 let step = decide(present.as_ref(), true, &wanted[index], &options, now);
                 steps[index] = Some(ScheduleSetStep {
@@ -276,10 +275,7 @@ async fn apply_step(
             Err(error) => return Err(error.into()),
         }
         let stored = broker.read_stored_schedule(&step.schedule_id).await?;
-        let present = stored
-            .payload
-            .as_deref()
-            .and_then(|payload| Schedule::parse(payload).ok());
+        let present = stored.parse().ok();
         match &wanted {
             Some(wanted) => {
                 let exists = stored.payload.is_some();

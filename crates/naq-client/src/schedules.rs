@@ -172,6 +172,7 @@ impl NewSchedule {
             paused_reason: None,
             next_run: None,
             progress: ScheduleProgress::from(now),
+            unknown: naq_protocol::UnknownFields::default(),
         };
         schedule.schedule_id = match &self.schedule_id {
             Some(chosen) => chosen.clone(),
@@ -350,15 +351,8 @@ impl ScheduleList {
             if self.crons.len() > CACHED_CRONS_MAX {
                 self.crons.evict_unused();
             }
-            match Schedule::parse(stored.payload.as_deref().unwrap_or_default()) {
+            match stored.parse() {
                 Ok(schedule) if !self.filter.matches(&schedule) => {}
-                Ok(schedule) if schedule.schedule_id != stored.schedule_id => {
-                    let problem = format!("it calls itself `{}`", schedule.schedule_id);
-                    return Ok(Some(ListedSchedule::Invalid {
-                        schedule_id: stored.schedule_id,
-                        problem,
-                    }));
-                }
                 Ok(schedule) => {
                     let summary = ScheduleSummary::new(schedule, &mut self.crons);
                     return Ok(Some(ListedSchedule::Valid(Box::new(summary))));

@@ -63,6 +63,5 @@ pub use requests::{ReceivedRequest, RequestSubscription};
 pub use routing::label_routes::{LabelRoute, LabelRouteEvent, LabelRouteWatch, label_route_key};
 pub use schedules::leader_lease::{LeaderLeaseEvent, LeaderLeaseWatch, StoredLeaderLease};
 pub use schedules::schedule::{ScheduleEvent, ScheduleListing, ScheduleWatch, StoredSchedule};
-pub use slots::SlotHolder;
 pub use stream::publish::PendingWrite;
 pub use watch::{Watch, WatchEvent};

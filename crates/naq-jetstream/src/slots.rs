@@ -10,7 +10,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
@@ -18,33 +17,13 @@ use crate::failpoint::failpoint;
 use crate::names::Names;
 use crate::stream::publish::revision_headers;
 use crate::stream::stream_api::MessageSelector;
-use naq_protocol::{JobId, QueueName, Record};
+use naq_protocol::{JobId, Record, SlotHolder, Slots};
 
 /// How long the value of a key is kept while no job has a slot.
 const IDLE_TTL: Duration = Duration::from_secs(3_600);
 
 /// Maximum number of holders that are checked for being stale when all slots are taken.
 const CHECKS_MAX: usize = 16;
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Slots {
-    /// The concurrency key, for people.
-    key: String,
-    /// Number of slots that the last acquiring job allows.
-    max: u32,
-    holders: Vec<SlotHolder>,
-}
-
-/// A job that has a slot, and the message by which it acquired it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotHolder {
-    /// The job.
-    pub job: JobId,
-    /// The queue that the job came from.
-    pub queue: QueueName,
-    /// The sequence of its message in the queue's stream.
-    pub sequence: u64,
-}
 
 impl Broker {
     /// Acquires a slot of a key for a job, if fewer than `max` jobs have one. Returns whether the
@@ -66,7 +45,8 @@ impl Broker {
                 if held == holder {
                     return Ok(true);
                 }
-                held.clone_from(holder);
+                held.queue.clone_from(&holder.queue);
+                held.sequence = holder.sequence;
             } else if slots.holders.len() < max as usize {
                 slots.holders.push(holder.clone());
             } else {

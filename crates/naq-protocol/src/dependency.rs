@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Dependency {
                 #[derive(Deserialize)]
                 struct Object {
                     job: JobId,
-                    #[serde(default)]
+                    #[serde(default, deserialize_with = "crate::lenient::or_default")]
                     on: DependencyCondition,
                 }
                 let object = Object::deserialize(de::value::MapAccessDeserializer::new(map))?;
@@ -105,7 +105,7 @@ impl JsonSchema for Dependency {
         let job = generator.subschema_for::<JobId>();
         schemars::json_schema!({"anyOf": [job, {
             "type": "object",
-            "properties": {"job": job, "on": {"enum": ["success", "failure", "finished"]}},
+            "properties": {"job": job, "on": {"enum": ["success", "failure", "finished", null]}},
             "required": ["job"]
         }]})
     }

@@ -5,21 +5,23 @@ use std::fmt;
 
 use base64::Engine;
 use schemars::JsonSchema;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::argument::Argument;
 use crate::dependency::{DEPENDENCIES_MAX, Dependency};
 use crate::envelope_schema::{combinations, nothing};
 use crate::error::{EnvelopeError, RejectReason};
 use crate::json;
+use crate::lenient;
 use crate::limits::ResourceLimits;
 use crate::names::{JobId, SEQUENCE_FORM, ScheduleId};
 use crate::retry::{Backoff, RetryDelay};
 use crate::text::command_line;
 use crate::time::Timestamp;
 use crate::units::WireDuration;
+use crate::unknown_fields::{FieldNames, UnknownFields, keeps_unknown_fields};
 use crate::version::{check_version, version_alone};
 
 /// The most retries that an envelope may ask for.
@@ -27,12 +29,18 @@ pub(crate) const RETRIES_MAX: u32 = 10_000;
 
 /// A job as a producer describes it: one JSON object.
 ///
-/// Readers ignore unknown fields. naq forwards an envelope as bytes, so unknown fields are not lost.
+/// Readers ignore and keep unknown fields. They refuse an envelope whose unknown field is a limit, is
+/// listed in `must_understand`, or has the name of a planned field. `null` stands for an absent field.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 #[schemars(transform = combinations)]
 pub struct Envelope {
     /// The version of this format; 1 if absent. A higher version is rejected.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(extend("enum" = [1, null]))]
     pub version: Option<u32>,
     /// The id of the job. If absent, the `Nats-Msg-Id` header, or else the queue and the sequence.
@@ -55,10 +63,20 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
     /// Arguments: strings, numbers and booleans for a command or script, any JSON for a function.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<Value>,
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<Argument>>")]
+    pub args: Vec<Argument>,
     /// Named arguments of a function.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "serde_json::Map::is_empty"
+    )]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub kwargs: serde_json::Map<String, Value>,
     /// Any JSON value, passed to the program on standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,15 +90,26 @@ pub struct Envelope {
     #[schemars(extend("pattern" = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))]
     pub stdin_base64: Option<String>,
     /// Variables to add to the job's environment, if the worker's policy allows them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend(
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    #[schemars(with = "Option<BTreeMap<String, String>>", extend(
         "propertyNames" = {"pattern": r"^(?!NAQ_)[^=\u0000]+$"},
         "additionalProperties" = {"type": "string", "pattern": r"^[^\u0000]*$"}
     ))]
     pub env: BTreeMap<String, String>,
     /// Names of secrets that the worker adds to the environment from its own store.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(inner(regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$")))]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(
+        with = "Option<Vec<String>>",
+        extend("items" = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"})
+    )]
     pub secrets: Vec<String>,
     /// The working directory; that of the worker if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,12 +122,17 @@ pub struct Envelope {
     /// Limits on the resources of the job's processes.
     #[serde(
         default,
-        deserialize_with = "object",
+        deserialize_with = "lenient::or_default",
         skip_serializing_if = "ResourceLimits::is_empty"
     )]
+    #[schemars(with = "Option<ResourceLimits>")]
     pub limits: ResourceLimits,
     /// The number of retries after the first attempt; 0 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(range(max = RETRIES_MAX))]
     pub max_retries: Option<u32>,
     /// The wait before a retry: one duration, or a list with one duration for each retry.
@@ -114,17 +148,35 @@ pub struct Envelope {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_jitter: Option<bool>,
     /// Exit codes to retry; all failures if absent. 75 is always retried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integers",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub retry_on: Option<Vec<u8>>,
     /// Exit codes not to retry.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::integers",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<u8>>")]
     pub fatal_on: Vec<u8>,
     /// Exit codes besides 0 that count as success.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::integers",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<u8>>")]
     pub success_on: Vec<u8>,
     /// Jobs that must finish before this one starts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = DEPENDENCIES_MAX))]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<Dependency>>", extend("maxItems" = DEPENDENCIES_MAX))]
     pub depends_on: Vec<Dependency>,
     /// How long a dependency may be missing before the job fails; 24 hours if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,14 +192,28 @@ pub struct Envelope {
     #[schemars(extend("minLength" = 1))]
     pub concurrency_key: Option<String>,
     /// How many jobs of the concurrency key may run at once; 1 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(range(min = 1))]
     pub concurrency_max: Option<u32>,
     /// Labels for filters.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub labels: BTreeMap<String, String>,
     /// Labels that a worker must have to run the job.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub requires: BTreeMap<String, String>,
     /// Any JSON value; naq stores and shows it, and never interprets it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,7 +235,26 @@ pub struct Envelope {
     /// The tick of the schedule; set by the scheduler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_for: Option<Timestamp>,
+    /// Names of fields that a worker must know to run the job, the fields of `limits` as
+    /// `limits.<name>`. A worker that does not know one rejects the job.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub must_understand: Vec<String>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
+
+keeps_unknown_fields!(Envelope);
 
 /// What a job receives on standard input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,25 +265,6 @@ pub enum Stdin {
     Bytes(Vec<u8>),
 }
 
-/// Reads a struct from a JSON object only; derived code would accept an array as well.
-fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct ObjectVisitor<T>(std::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-        type Value = T;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-            T::deserialize(de::value::MapAccessDeserializer::new(map))
-        }
-    }
-    deserializer.deserialize_map(ObjectVisitor(std::marker::PhantomData))
-}
-
 impl Envelope {
     /// An envelope for a command and its arguments.
     pub fn command<A: Into<String>>(
@@ -207,10 +273,7 @@ impl Envelope {
     ) -> Envelope {
         Envelope {
             command: Some(command.into()),
-            args: args
-                .into_iter()
-                .map(|arg| Value::String(arg.into()))
-                .collect(),
+            args: args.into_iter().map(|arg| arg.into().into()).collect(),
             ..Envelope::default()
         }
     }
@@ -249,15 +312,21 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// The names of the fields that this version of naq defines.
+    #[must_use]
+    pub fn field_names() -> &'static [&'static str] {
+        let mut names: &[&str] = &[];
+        // Nothing is read, so this is an error whose content says nothing.
+        let _ = Envelope::deserialize(FieldNames(&mut names));
+        names
+    }
+
     /// The arguments as text, as a command receives them.
     #[must_use]
     pub fn command_args(&self) -> Vec<String> {
         self.args
             .iter()
-            .map(|arg| match arg {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            })
+            .map(|arg| arg.text().into_owned())
             .collect()
     }
 
@@ -335,8 +404,123 @@ mod tests {
     }
 
     #[test]
-    fn unknown_envelope_field_is_ignored() {
-        assert!(Envelope::parse(br#"{"command":"x","colour":"red"}"#).is_ok());
+    fn unknown_envelope_field_is_ignored_and_kept() {
+        let text = r#"{"command":"x","args":[1.50],"colour":{"b":1.0}}"#;
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        assert_eq!(envelope.unknown.names().collect::<Vec<_>>(), ["colour"]);
+        assert_eq!(serde_json::to_string(&envelope).unwrap(), text);
+    }
+
+    #[test]
+    fn field_that_a_worker_must_not_ignore_is_refused_as_not_allowed() {
+        for name in crate::planned_fields::PLANNED_FIELDS {
+            let refused = error_of(&format!(r#"{{"command":"x","{name}":1}}"#));
+            let what = (refused.reason, refused.path.as_str());
+            assert_eq!(what, (RejectReason::NotAllowed, name), "{refused}");
+            let absent = format!(r#"{{"command":"x","{name}":null}}"#);
+            assert!(Envelope::parse(absent.as_bytes()).is_ok(), "{name}");
+            let required = format!(r#"{{"command":"x","must_understand":["{name}"]}}"#);
+            assert_eq!(error_of(&required).path, name);
+        }
+        for (text, path) in [
+            (r#"{"command":"x","limits":{"gpus":2}}"#, "limits.gpus"),
+            (
+                r#"{"command":"x","colour":1,"must_understand":["timeout","colour"]}"#,
+                "colour",
+            ),
+            (
+                r#"{"command":"x","must_understand":["limits.gpus"]}"#,
+                "limits.gpus",
+            ),
+            (r#"{"command":"x","must_understand":["env.A"]}"#, "env.A"),
+            (
+                r#"{"command":"x","must_understand":["function"]}"#,
+                "function",
+            ),
+            (r#"{"command":"x","must_understand":[""]}"#, ""),
+        ] {
+            let refused = error_of(text);
+            assert_eq!(refused.reason, RejectReason::NotAllowed, "{text}");
+            assert_eq!(refused.path, path, "{text}");
+        }
+        let known =
+            br#"{"command":"x","must_understand":["timeout","limits.memory","must_understand"]}"#;
+        assert!(Envelope::parse(known).is_ok());
+    }
+
+    #[test]
+    fn unsupported_field_is_found_unless_it_is_null() {
+        let check = |text: &str| Envelope::parse(text.as_bytes()).unwrap().check_supported();
+        for (text, path) in [
+            (r#"{"function":"m:f"}"#, "function"),
+            (r#"{"command":"x","runner":"python"}"#, "runner"),
+        ] {
+            let refused = check(text).unwrap_err();
+            assert_eq!(refused.reason, RejectReason::NotAllowed);
+            assert_eq!(refused.path, path);
+        }
+        assert!(check(r#"{"command":"x","runner":null,"kwargs":null}"#).is_ok());
+    }
+
+    /// `null` in place of a field is the same as its absence, whatever the field is.
+    #[test]
+    fn null_is_an_absent_field() {
+        let smallest = serde_json::to_value(Envelope::command("x", [""; 0])).unwrap();
+        for name in Envelope::field_names()
+            .iter()
+            .filter(|name| **name != "command")
+        {
+            let text = format!(r#"{{"command":"x","{name}":null}}"#);
+            let envelope =
+                Envelope::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(serde_json::to_value(&envelope).unwrap(), smallest, "{text}");
+        }
+        for name in ResourceLimits::field_names() {
+            let text = format!(r#"{{"command":"x","limits":{{"{name}":null}}}}"#);
+            let envelope =
+                Envelope::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(serde_json::to_value(&envelope).unwrap(), smallest, "{text}");
+        }
+        let default_condition = br#"{"command":"x","depends_on":[{"job":"a","on":null}]}"#;
+        assert!(Envelope::parse(default_condition).is_ok());
+        // Within a list or a map it is a value, and none of these holds nulls.
+        for text in [
+            r#"{"command":"x","args":[null]}"#,
+            r#"{"command":"x","env":{"A":null}}"#,
+            r#"{"command":"x","labels":{"A":null}}"#,
+            r#"{"command":"x","secrets":[null]}"#,
+            r#"{"command":"x","retry_on":[null]}"#,
+            r#"{"command":"x","retry_delay":[null]}"#,
+            r#"{"command":"x","depends_on":[null]}"#,
+            r#"{"command":"x","must_understand":[null]}"#,
+        ] {
+            assert_eq!(error_of(text).reason, RejectReason::Invalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn integer_of_an_envelope_may_be_written_with_a_fraction_of_zero() {
+        let envelope = Envelope::parse(
+            br#"{"version":1.0,"command":"x","max_retries":3.0,"retry_on":[1.0,2e0],"fatal_on":[7.0],
+                "success_on":[3.0],"concurrency_key":"k","concurrency_max":2.0,
+                "limits":{"memory":1048576.0,"processes":9.0,"open_files":9.0,"nice":-1.0,"output":1e6}}"#,
+        )
+        .unwrap();
+        assert_eq!(envelope.max_retries, Some(3));
+        assert_eq!(envelope.retry_on, Some(vec![1, 2]));
+        assert_eq!(envelope.limits.nice, Some(-1));
+        assert_eq!(envelope.limits.output.map(|size| size.0), Some(1_000_000));
+        for text in [
+            r#"{"command":"x","max_retries":1.5}"#,
+            r#"{"command":"x","retry_on":[1.5]}"#,
+            r#"{"command":"x","limits":{"memory":1.5}}"#,
+        ] {
+            assert_eq!(error_of(text).reason, RejectReason::Invalid, "{text}");
+        }
+        assert_eq!(
+            error_of(r#"{"version":2.0,"command":7}"#).reason,
+            RejectReason::UnsupportedVersion
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::planned_fields::PLANNED_FIELDS;
+
 /// A duration or a size of 0, as a number or a text.
 pub(crate) fn nothing() -> Value {
     serde_json::json!({"anyOf": [{"const": 0}, {"type": "string", "pattern": "^[^1-9]*$"}]})
@@ -13,6 +15,11 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
     let given = |field: &str| json!({"required": [field], "properties": {field: {"not": {"type": "null"}}}});
     let [command, script, function] = ["command", "script", "function"].map(given);
     let [input, stdin, stdin_base64] = ["input", "stdin", "stdin_base64"].map(given);
+    // What later versions will define is refused until then; `null` is absent.
+    let planned: serde_json::Map<String, Value> = PLANNED_FIELDS
+        .into_iter()
+        .map(|name| (name.to_owned(), json!({"type": "null"})))
+        .collect();
     schema.insert("oneOf".to_owned(), json!([command, script, function]));
     schema.insert(
         "allOf".to_owned(),
@@ -26,7 +33,8 @@ pub(crate) fn combinations(schema: &mut schemars::Schema) {
                     "args": {"items": {"type": ["string", "number", "boolean"], "pattern": r"^[^\u0000]*$"}},
                     "kwargs": {"maxProperties": 0}
                 }}
-            }
+            },
+            {"properties": planned}
         ]),
     );
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine;
-use serde_json::Value;
 
 use crate::dependency::DEPENDENCIES_MAX;
 use crate::envelope::{Envelope, RETRIES_MAX};
 use crate::error::{EnvelopeError, RejectReason};
-use crate::limits::OUTPUT_BYTES_MAX;
+use crate::limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 use crate::names::JobId;
+use crate::planned_fields::PLANNED_FIELDS;
 use crate::retry::{Backoff, RetryDelay};
 use crate::text::excerpt;
 use crate::version::check_version;
@@ -25,18 +25,30 @@ const REQUIRES_BYTES_MAX: usize = 4 << 10;
 
 const HAS_NUL: &str = "it has a NUL, which no process can receive";
 
+/// Fields that this version of naq reads and does not support: a job that sets one of them, other
+/// than to `null`, is rejected.
+const UNSUPPORTED_FIELDS: [&str; 3] = ["function", "runner", "kwargs"];
+
+const NOT_SUPPORTED: &str = "this version of naq does not support it yet";
+
 fn invalid(path: impl Into<String>, message: &str) -> Result<(), EnvelopeError> {
     Err(EnvelopeError::new(RejectReason::Invalid, path, message))
 }
 
+fn not_allowed(path: impl Into<String>, message: &str) -> Result<(), EnvelopeError> {
+    Err(EnvelopeError::new(RejectReason::NotAllowed, path, message))
+}
+
 impl Envelope {
     /// Checks what types alone cannot: combinations of fields, ranges, and text that no process can
-    /// receive.
+    /// receive. An envelope is also refused if a worker that ignored one of its unknown fields would run
+    /// the job otherwise than the producer requires.
     ///
     /// # Errors
     /// Returns [`EnvelopeError`] with the path of the first invalid field.
     pub fn validate(&self) -> Result<(), EnvelopeError> {
         check_version(self.version.map(u64::from))?;
+        self.validate_unknown_fields()?;
         if let Some(id) = &self.job_id
             && let Err(error) = JobId::from_user(id.as_str())
         {
@@ -66,6 +78,53 @@ impl Envelope {
         self.validate_labels()?;
         self.validate_concurrency()?;
         self.validate_dependencies()
+    }
+
+    /// Checks that this version of naq supports every field that the envelope sets. A valid envelope may
+    /// have fields that are part of the format and not implemented.
+    ///
+    /// # Errors
+    /// Returns [`EnvelopeError`] with the reason [`RejectReason::NotAllowed`] and the path of the first
+    /// field that is not supported.
+    pub fn check_supported(&self) -> Result<(), EnvelopeError> {
+        let is_set = [
+            self.function.is_some(),
+            self.runner.is_some(),
+            !self.kwargs.is_empty(),
+        ];
+        let unsupported = UNSUPPORTED_FIELDS.into_iter().zip(is_set);
+        match unsupported.into_iter().find(|(_, is_set)| *is_set) {
+            Some((field, _)) => not_allowed(field, NOT_SUPPORTED),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_unknown_fields(&self) -> Result<(), EnvelopeError> {
+        if let Some(name) = self
+            .unknown
+            .names()
+            .find(|name| PLANNED_FIELDS.contains(name))
+        {
+            return not_allowed(name, NOT_SUPPORTED);
+        }
+        if let Some(name) = self.limits.unknown.names().next() {
+            return not_allowed(
+                format!("limits.{}", excerpt(name)),
+                "this version of naq does not know the limit, and runs no job without it",
+            );
+        }
+        let is_known = |name: &str| match name.split_once('.') {
+            None => Envelope::field_names().contains(&name) && !UNSUPPORTED_FIELDS.contains(&name),
+            Some(("limits", limit)) => ResourceLimits::field_names().contains(&limit),
+            Some(_) => false,
+        };
+        match self.must_understand.iter().find(|name| !is_known(name)) {
+            Some(name) => not_allowed(
+                excerpt(name),
+                "`must_understand` lists it, and this version of naq does not know it",
+            ),
+            None => Ok(()),
+        }
     }
 
     fn validate_program(&self) -> Result<(), EnvelopeError> {
@@ -109,17 +168,14 @@ impl Envelope {
             return Ok(());
         }
         for (index, arg) in self.args.iter().enumerate() {
-            match arg {
-                Value::String(text) if text.contains('\0') => {
-                    return invalid(format!("args[{index}]"), HAS_NUL);
-                }
-                Value::String(_) | Value::Number(_) | Value::Bool(_) => {}
-                Value::Null | Value::Array(_) | Value::Object(_) => {
-                    return invalid(
-                        format!("args[{index}]"),
-                        "an argument of a command is a string, a number or a boolean",
-                    );
-                }
+            if !arg.is_scalar() {
+                return invalid(
+                    format!("args[{index}]"),
+                    "an argument of a command is a string, a number or a boolean",
+                );
+            }
+            if arg.text().contains('\0') {
+                return invalid(format!("args[{index}]"), HAS_NUL);
             }
         }
         if !self.kwargs.is_empty() {

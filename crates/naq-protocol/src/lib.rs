@@ -26,7 +26,9 @@
 //! # Versions
 //!
 //! Every later version reads what this one writes. Unknown fields are ignored, and survive wherever
-//! naq forwards an envelope. An unknown state, reason, status, policy, condition or strategy is read
+//! naq forwards an envelope or changes a record, a schedule or another stored object. Those of an
+//! envelope that a worker must not ignore are refused with [`RejectReason::NotAllowed`]: unknown limits,
+//! the names of what is planned, and what the envelope lists in `must_understand`. An unknown state, reason, status, policy, condition or strategy is read
 //! as `Unknown` and shown as it is: naq leaves a record in an unknown state alone, enqueues no tick
 //! by an unknown policy, and decides nothing by an unknown condition. Where a user sets such a name,
 //! it is refused with the names that exist. An envelope whose `version` is too high is rejected with
@@ -46,6 +48,7 @@
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
+mod argument;
 mod closest_match;
 mod dependency;
 mod digest;
@@ -56,24 +59,29 @@ mod envelope_validate;
 mod error;
 mod flow;
 mod json;
+mod lenient;
 mod limits;
 mod names;
 mod ordered_object;
 mod output;
 mod phase;
+mod planned_fields;
 mod record;
 mod rerun;
 mod retry;
 mod schedule;
 mod schema;
+mod slots;
 mod state;
 mod text;
 mod time;
 pub mod units;
+mod unknown_fields;
 mod version;
 mod wire_name;
 mod worker;
 
+pub use argument::Argument;
 pub use closest_match::closest_match;
 pub use dependency::{DEPENDENCIES_MAX, Dependency, DependencyCondition};
 pub use digest::is_equivalent;
@@ -98,8 +106,10 @@ pub use schedule::{
     Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
 pub use schema::{SCHEMAS, schema};
+pub use slots::{SlotHolder, Slots};
 pub use state::{IllegalTransition, Reason, State};
 pub use text::{command_line, escape};
 pub use time::Timestamp;
+pub use unknown_fields::UnknownFields;
 pub use wire_name::UnknownName;
 pub use worker::{WorkerInfo, WorkerState};

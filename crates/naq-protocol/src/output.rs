@@ -5,10 +5,14 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient;
+use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
+
 /// One captured output stream. If it was longer than its limit, `text` or `base64` holds its head
 /// and `tail` its end in the same form. If what was kept does not fit into the record, `object` names
 /// it, and `text` or `base64` holds only its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct CapturedOutput {
     /// The bytes as text, if they are UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -20,22 +24,45 @@ pub struct CapturedOutput {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail: Option<String>,
     /// The number of bytes that the job wrote.
+    #[serde(deserialize_with = "lenient::integer")]
     pub bytes: u64,
     /// Whether bytes between head and tail are missing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub truncated: bool,
     /// The number of bytes between head and tail that are missing. Absent if none are, and in a
     /// record of an earlier version.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub missing_bytes: Option<u64>,
     /// The object in the bucket `naq_files` that holds everything that was kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// The length of the head in the object, in bytes; the tail follows. Absent unless the output is
     /// truncated and in an object.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub object_head_bytes: Option<u64>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
+
+keeps_unknown_fields!(CapturedOutput);
 
 impl CapturedOutput {
     /// Builds it from the captured head and tail of a stream. `bytes` is the length of the whole

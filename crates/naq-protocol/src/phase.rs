@@ -145,6 +145,7 @@ impl Record {
             concurrency_key: None,
             since,
             until: Some(until),
+            unknown: crate::unknown_fields::UnknownFields::default(),
         });
         record
     }
@@ -334,12 +335,14 @@ mod tests {
             worker_id: "w".to_owned(),
             sequence: 7,
             delivery: 1,
+            unknown: crate::unknown_fields::UnknownFields::default(),
         };
         let waits = BlockedOn {
             dependencies: Vec::new(),
             concurrency_key: Some("k".to_owned()),
             since: at(3),
             until: None,
+            unknown: crate::unknown_fields::UnknownFields::default(),
         };
         let outcome = proptest::sample::select(vec![
             Outcome::Succeeded,

@@ -7,21 +7,42 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::dependency::Dependency;
+use crate::lenient;
 use crate::names::{JobId, QueueName, ScheduleId};
 use crate::output::CapturedOutput;
 use crate::state::{IllegalTransition, Reason, State};
 use crate::time::Timestamp;
+use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
 
 /// A worker's lease on a job: its right to run the job while it keeps the message that the lease
 /// names. `sequence` and `delivery` are the fencing token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct Lease {
     /// The worker that holds the lease.
     pub worker_id: String,
     /// The sequence of its message in the queue's stream.
+    #[serde(deserialize_with = "lenient::integer")]
     pub sequence: u64,
     /// The delivery count of that message when the job was claimed; the first delivery is 1.
+    #[serde(deserialize_with = "lenient::integer")]
     pub delivery: u64,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
+/// Leases are the same if they have the same fencing token.
+impl PartialEq for Lease {
+    fn eq(&self, other: &Lease) -> bool {
+        let token = |lease: &Lease| (lease.sequence, lease.delivery);
+        self.worker_id == other.worker_id && token(self) == token(other)
+    }
 }
 
 /// Number of interruptions that a record lists; older ones are dropped.
@@ -29,6 +50,7 @@ pub const INTERRUPTIONS_MAX: usize = 16;
 
 /// An attempt that ended without an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct Interruption {
     /// The worker that ran the attempt.
     pub worker_id: String,
@@ -37,13 +59,26 @@ pub struct Interruption {
     /// Whether the worker or its spawner process crashed. Otherwise the worker gave its lease up
     /// during an outage of NATS and stopped the job, which is no crash.
     pub crashed: bool,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// What a blocked job waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct BlockedOn {
     /// The dependencies that are not satisfied yet.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub dependencies: Vec<Dependency>,
     /// The concurrency key whose slots are all in use.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,23 +88,45 @@ pub struct BlockedOn {
     /// When a dependency that is still missing fails the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// The resources that a job's processes used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct ResourceUsage {
     /// The largest resident set size of any one process, in bytes.
+    #[serde(deserialize_with = "lenient::integer")]
     pub max_rss_bytes: u64,
     /// CPU time in user mode, in milliseconds.
+    #[serde(deserialize_with = "lenient::integer")]
     pub cpu_user_ms: u64,
     /// CPU time in the kernel, in milliseconds.
+    #[serde(deserialize_with = "lenient::integer")]
     pub cpu_system_ms: u64,
     /// Time from start to end, in milliseconds.
+    #[serde(deserialize_with = "lenient::integer")]
     pub wall_ms: u64,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// The progress that a job reported last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct JobProgress {
     /// Percentage, 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +134,14 @@ pub struct JobProgress {
     /// A message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// A job's record in the bucket `naq_results`. A worker claims the job and records its outcome by
@@ -87,6 +152,7 @@ pub struct JobProgress {
 /// them. They are read by methods of the same names. A record is read from its bytes whatever they
 /// combine; [`Record::phase`] tells whether they fit.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct Record {
     /// The id of the job.
     pub job_id: JobId,
@@ -98,20 +164,37 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<Reason>,
     /// The number of the current or last attempt; 0 before the first one.
+    #[serde(deserialize_with = "lenient::integer")]
     pub attempt: u32,
     /// How many workers crashed during the job.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::integer_or_default",
+        skip_serializing_if = "is_zero"
+    )]
     pub crashes: u32,
     /// How many attempts were stopped because their worker lost its lease during an outage of NATS.
     /// They use up no retry.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::integer_or_default",
+        skip_serializing_if = "is_zero"
+    )]
     pub lost_leases: u32,
     /// The last attempts that ended by a crash or a lost lease, oldest first; at most 16.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub interruptions: Vec<Interruption>,
     /// How many workers in a row could not start the job because their machines were short of
     /// something.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::integer_or_default",
+        skip_serializing_if = "is_zero"
+    )]
     pub failed_starts: u32,
     /// The worker that runs or last ran the job.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,10 +214,18 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_attempt_at: Option<Timestamp>,
     /// The exit code of the last attempt's first process.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub exit_code: Option<i32>,
     /// The signal that killed the last attempt's first process.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub signal: Option<i32>,
     /// The standard output of the last attempt: the result.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,30 +251,58 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Problems that did not make the job fail.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub warnings: Vec<String>,
     /// Whether processes outlived the first one and were killed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub leaked: bool,
     /// Whether a cancel was requested.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub cancel_requested: bool,
     /// Whether other jobs depend on this one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub has_dependents: bool,
     /// Whether the record is a placeholder: other jobs depend on the job, but no worker has seen it,
     /// and it may not exist.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub placeholder: bool,
     /// What the job waits for, while it is blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waits: Option<BlockedOn>,
     /// The sequence of the message by which the job was blocked, or by which the attempt ran that is
     /// retried. The message is removed; if it is redelivered before that, it must not start the job.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub superseded_sequence: Option<u64>,
     /// Whether all dependencies are satisfied; they are then not looked up again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub dependencies_met: bool,
     /// The digest of the envelope's bytes, which reveals another envelope under the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,7 +320,11 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// The envelope's labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// The envelope, while the job is blocked and after it has finished. It contains names of secrets,
     /// never their values.
@@ -215,12 +338,29 @@ pub struct Record {
     /// The object in the bucket `naq_files` that holds the envelope, if it is too large for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub envelope_object: Option<String>,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
     /// The first transition since the record was read or created that [`State::can_become`] rules
     /// out. `None` means that there was no such transition.
     #[serde(skip)]
     #[schemars(skip)]
     pub(crate) illegal_transition: Option<IllegalTransition>,
 }
+
+keeps_unknown_fields!(
+    Lease,
+    Interruption,
+    BlockedOn,
+    ResourceUsage,
+    JobProgress,
+    Record,
+);
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
@@ -280,6 +420,7 @@ impl Record {
             envelope: None,
             result_object: None,
             envelope_object: None,
+            unknown: UnknownFields::default(),
             illegal_transition: None,
         }
     }

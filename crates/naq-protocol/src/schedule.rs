@@ -1,16 +1,18 @@
 //! Schedules: which job is enqueued repeatedly, when, and how far the schedule has advanced.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::envelope::Envelope;
 use crate::error::{EnvelopeError, RejectReason};
 use crate::json;
+use crate::lenient;
 use crate::names::{JobId, QueueName, ScheduleId};
 use crate::ordered_object::OrderedObject;
 use crate::time::Timestamp;
 use crate::units::WireDuration;
+use crate::unknown_fields::{KeepUnknown, UnknownFields, keeps_unknown_fields};
 use crate::wire_name::{UnknownName, wire_name};
 
 /// The shortest interval of a schedule, in milliseconds.
@@ -99,6 +101,7 @@ wire_name!(ScheduleStatus, "a status of a schedule", {
 
 /// A schedule, as stored in the bucket `naq_scheduled_jobs` under its id.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct Schedule {
     /// The id of the schedule.
     pub schedule_id: ScheduleId,
@@ -120,7 +123,11 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Timestamp>,
     /// How many jobs it enqueues in total; no limit if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub repeat: Option<u64>,
     /// The time of the earliest tick.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,16 +139,22 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<WireDuration>,
     /// What to do with late ticks.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    #[schemars(with = "Option<Misfire>")]
     pub misfire: Misfire,
     /// The most late ticks that are enqueued under `all`; 100 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::optional_integer",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub misfire_max: Option<u32>,
     /// How late a tick may be and still be on time; a minute if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misfire_grace: Option<WireDuration>,
     /// What to do with a tick while the previous job has not finished.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    #[schemars(with = "Option<Overlap>")]
     pub overlap: Overlap,
     /// The set that it was applied with. When the set is applied without it, it is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,7 +162,8 @@ pub struct Schedule {
     /// When it was created.
     pub created_at: Timestamp,
     /// Whether its ticks are enqueued.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    #[schemars(with = "Option<ScheduleStatus>")]
     pub status: ScheduleStatus,
     /// Why the scheduler paused it; absent if a user did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,14 +171,28 @@ pub struct Schedule {
     /// The next tick, if a user set it. Later ticks follow the cron expression or the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_run: Option<Timestamp>,
-    /// How far it has advanced.
+    /// How far it has advanced; from `created_at` if absent.
+    #[serde(default, deserialize_with = "lenient::or_default")]
+    #[schemars(with = "Option<ScheduleProgress>")]
     pub progress: ScheduleProgress,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
 
 /// How far a schedule has advanced; written by the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct ScheduleProgress {
-    /// Every tick up to and including this time was enqueued or skipped.
+    /// Every tick up to and including this time was enqueued or skipped. If absent, the schedule's
+    /// `created_at`.
+    #[serde(default = "unset", deserialize_with = "unset_if_null")]
+    #[schemars(with = "Option<Timestamp>")]
     pub done_until: Timestamp,
     /// The last tick that was enqueued.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,27 +205,61 @@ pub struct ScheduleProgress {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_trigger: Option<Timestamp>,
     /// The number of jobs enqueued.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::integer_or_default")]
     pub runs: u64,
     /// The number of late ticks that `misfire` skipped, and of ticks that could not be enqueued.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::integer_or_default")]
     pub missed: u64,
     /// `missed` is a lower bound: after a long outage, not all of the ticks were counted.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub missed_is_minimum: bool,
     /// The number of ticks that `overlap` skipped.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::integer_or_default")]
     pub skipped: u64,
     /// The number of consecutive ticks that could not be enqueued.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::integer_or_default")]
     pub failures: u32,
     /// Why the last of them could not be enqueued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// The schedule was paused or has ended since `done_until`. If it is active, that was changed by
     /// hand, and the scheduler continues from the time at which it sees that.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub inactive: bool,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
+}
+
+keeps_unknown_fields!(ScheduleProgress);
+
+/// Stands for a `done_until` that is absent, until the time is known at which the schedule was created.
+fn unset() -> Timestamp {
+    Timestamp(chrono::DateTime::UNIX_EPOCH)
+}
+
+fn unset_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(unset))
+}
+
+impl Default for ScheduleProgress {
+    /// No progress, of a schedule that begins when it is created.
+    fn default() -> ScheduleProgress {
+        ScheduleProgress::from(unset())
+    }
 }
 
 impl ScheduleProgress {
@@ -216,7 +278,26 @@ impl ScheduleProgress {
             failures: 0,
             last_error: None,
             inactive: false,
+            unknown: UnknownFields::default(),
         }
+    }
+}
+
+impl Serialize for Schedule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Schedule::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Schedule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
+        let mut unknown = UnknownFields::default();
+        let mut schedule = Schedule::deserialize(KeepUnknown::new(deserializer, &mut unknown))?;
+        schedule.unknown = unknown;
+        if schedule.progress.done_until == unset() {
+            schedule.progress.done_until = schedule.created_at;
+        }
+        Ok(schedule)
     }
 }
 

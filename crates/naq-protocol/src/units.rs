@@ -325,9 +325,12 @@ impl<'de> Deserialize<'de> for ByteSize {
                 )))
             }
             fn visit_f64<E: de::Error>(self, bytes: f64) -> Result<ByteSize, E> {
-                Err(E::custom(format!(
-                    "{bytes} is not a whole number of bytes in range"
-                )))
+                crate::lenient::whole(bytes)
+                    .and_then(|whole| u64::try_from(whole).ok())
+                    .map(ByteSize)
+                    .ok_or_else(|| {
+                        E::custom(format!("{bytes} is not a whole number of bytes in range"))
+                    })
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
                 parse_size(text).map(ByteSize).map_err(E::custom)

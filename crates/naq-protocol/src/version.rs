@@ -15,10 +15,11 @@ pub(crate) fn version_alone(text: &str) -> Option<u64> {
     struct Versioned {
         version: Option<Value>,
     }
-    serde_json::from_str::<Versioned>(text)
-        .ok()?
-        .version?
-        .as_u64()
+    let version = serde_json::from_str::<Versioned>(text).ok()?.version?;
+    version.as_u64().or_else(|| {
+        let whole = crate::lenient::whole(version.as_f64()?)?;
+        u64::try_from(whole).ok()
+    })
 }
 
 /// Checks that this naq reads envelopes of a version. `None` is version 1.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{JobId, QueueName};
 use crate::time::Timestamp;
+use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
 use crate::wire_name::{UnknownName, wire_name};
 
 /// What a worker is doing.
@@ -33,6 +34,7 @@ wire_name!(WorkerState, "a state of a worker", {
 
 /// A worker's heartbeat.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self")]
 pub struct WorkerInfo {
     /// The worker's id, unique to this process.
     pub worker_id: String,
@@ -69,4 +71,14 @@ pub struct WorkerInfo {
     pub started_at: Timestamp,
     /// When it wrote this heartbeat.
     pub last_seen: Timestamp,
+    /// The fields that this version of naq does not define.
+    #[serde(
+        flatten,
+        skip_deserializing,
+        skip_serializing_if = "UnknownFields::is_empty"
+    )]
+    #[schemars(skip)]
+    pub unknown: UnknownFields,
 }
+
+keeps_unknown_fields!(WorkerInfo);

@@ -163,6 +163,7 @@ pub fn decide_delivery(
         worker_id: delivered.worker_id.clone(),
         sequence: delivered.sequence,
         delivery: delivered.delivery,
+        unknown: naq_protocol::UnknownFields::default(),
     };
     start(&mut next, lease, delivered.now);
     DeliveryDecision::Run(Box::new(next))
@@ -302,6 +303,7 @@ fn decide_dependencies(
                 concurrency_key: None,
                 since,
                 until,
+                unknown: naq_protocol::UnknownFields::default(),
             };
             block(next, waits, delivered.sequence);
             Some(DeliveryDecision::Block(Box::new(next.clone())))
@@ -326,6 +328,7 @@ fn decide_slot(
                 concurrency_key: envelope.concurrency_key.clone(),
                 since: delivered.now,
                 until: None,
+                unknown: naq_protocol::UnknownFields::default(),
             };
             block(next, waits, delivered.sequence);
             Some(DeliveryDecision::Block(Box::new(next.clone())))

@@ -48,6 +48,7 @@ pub(super) fn interrupt(record: &mut Record, ended: LeaseEnd, now: Timestamp) {
         worker_id: record.worker_id.clone().unwrap_or_default(),
         at: now,
         crashed: ended == LeaseEnd::Crashed,
+        unknown: naq_protocol::UnknownFields::default(),
     });
     let surplus = record.interruptions.len().saturating_sub(INTERRUPTIONS_MAX);
     record.interruptions.drain(..surplus);

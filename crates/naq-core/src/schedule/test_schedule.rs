@@ -42,5 +42,6 @@ pub(super) fn schedule(cron: Option<&str>, every_ms: Option<u64>) -> Schedule {
         paused_reason: None,
         next_run: None,
         progress: ScheduleProgress::from(now),
+        unknown: naq_protocol::UnknownFields::default(),
     }
 }

@@ -76,6 +76,10 @@ pub fn replace_definition(present: &Schedule, wanted: &Schedule, now: Timestamp)
     let mut changed = wanted.clone();
     changed.created_at = present.created_at;
     changed.progress = present.progress.clone();
+    // Only a later version knows whether they belong to the definition.
+    if changed.unknown.is_empty() {
+        changed.unknown = present.unknown.clone();
+    }
     changed.status = ScheduleStatus::Active;
     changed.paused_reason = None;
     if has_same_ticks(present, wanted) {

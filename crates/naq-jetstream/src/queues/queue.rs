@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{FromConsumer, Info as ConsumerInfo, pull};
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -300,23 +300,37 @@ impl Broker {
         count: i64,
     ) -> Result<(), BrokerError> {
         const DOING: &str = "setting how many jobs of a queue may run";
-        let stream = self
-            .jetstream
-            .get_stream_no_info(self.names.queue_stream(queue))
-            .await
-            .map_err(|error| BrokerError::refused(DOING, error))?;
-        let info = stream
-            .consumer_info(consumer)
-            .await
-            .map_err(|error| BrokerError::refused(DOING, error))?;
-        let mut config = pull::Config::try_from_consumer_config(info.config)
-            .map_err(|e| BrokerError::refused(DOING, e))?;
-        config.max_ack_pending = count;
-        stream
-            .update_consumer(config)
-            .await
-            .map(|_| ())
-            .map_err(|error| BrokerError::refused(DOING, error))
+        // Not parsed into a type of the client library: settings that it does not know, of a later
+        // server or naq, would be reset by the update.
+        #[derive(Deserialize)]
+        struct Consumer {
+            config: serde_json::Map<String, serde_json::Value>,
+        }
+        let stream = self.names.queue_stream(queue);
+        let info = format!("CONSUMER.INFO.{stream}.{consumer}");
+        let mut config = self
+            .api_request::<Consumer>(info, &serde_json::json!({}), DOING)
+            .await?
+            .map_err(|error| BrokerError::from_api(&error, DOING))?
+            .config;
+        config.insert("max_ack_pending".to_owned(), count.into());
+        // The server's permissions for one filter are those of its subject.
+        let filter = config
+            .get("filter_subject")
+            .and_then(serde_json::Value::as_str)
+            .map(|filter| format!(".{filter}"))
+            .unwrap_or_default();
+        let update = serde_json::json!({
+            "stream_name": stream, "config": config, "action": "update",
+        });
+        self.api_request::<serde::de::IgnoredAny>(
+            format!("CONSUMER.CREATE.{stream}.{consumer}{filter}"),
+            &update,
+            DOING,
+        )
+        .await?
+        .map(drop)
+        .map_err(|error| BrokerError::from_api(&error, DOING))
     }
 
     /// Pauses a consumer's deliveries until a time, or resumes them.

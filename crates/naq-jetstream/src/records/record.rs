@@ -184,6 +184,13 @@ fn read(job: &JobId, message: &StoredMessage) -> Result<Option<Record>, BrokerEr
     if is_marker {
         return Ok(None);
     }
-    serde_json::from_slice(&payload)
-        .map_err(|error| BrokerError::unreadable(&format!("the record of {job}"), error))
+    let what = format!("the record of {job}");
+    let record: Record =
+        serde_json::from_slice(&payload).map_err(|error| BrokerError::unreadable(&what, error))?;
+    // A write goes to the record's own id, so a change of this record would never arrive.
+    if record.job_id != *job {
+        let problem = format!("it calls itself `{}`", record.job_id);
+        return Err(BrokerError::unreadable(&what, problem));
+    }
+    Ok(Some(record))
 }

@@ -13,7 +13,7 @@ use crate::stream::publish::{PendingWrite, removal_headers, revision_headers};
 use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
-use naq_protocol::{Schedule, ScheduleId};
+use naq_protocol::{EnvelopeError, RejectReason, Schedule, ScheduleId};
 
 /// How long an ended schedule is kept.
 const ENDED_TTL: Duration = Duration::from_secs(7 * 86_400);
@@ -29,6 +29,29 @@ pub struct StoredSchedule {
     pub payload: Option<Bytes>,
     /// The writer, if it identified itself.
     pub writer: Option<String>,
+}
+
+impl StoredSchedule {
+    /// The schedule. Its name has to be the key under which it is stored: a write goes to the name, so
+    /// a change of a schedule with another name would never arrive.
+    ///
+    /// # Errors
+    /// Returns [`EnvelopeError`] with the path of the invalid field.
+    pub fn parse(&self) -> Result<Schedule, EnvelopeError> {
+        let schedule = Schedule::parse(self.payload.as_deref().unwrap_or_default())?;
+        if schedule.schedule_id == self.schedule_id {
+            return Ok(schedule);
+        }
+        let problem = format!(
+            "it calls itself `{}`, and is stored as `{}`",
+            schedule.schedule_id, self.schedule_id
+        );
+        Err(EnvelopeError::new(
+            RejectReason::Invalid,
+            "schedule_id",
+            problem,
+        ))
+    }
 }
 
 /// A watch on all schedules. It compares revisions.
@@ -73,23 +96,17 @@ impl Broker {
         &self,
         schedule: &ScheduleId,
     ) -> Result<(Option<Schedule>, u64), BrokerError> {
-        let stream = Names::bucket_stream(&self.names.schedules_bucket());
-        let subject = self.names.schedule(schedule);
-        let Some(message) = self
-            .read_message(&stream, MessageSelector::LastBySubject(&subject))
-            .await?
-        else {
-            return Ok((None, 0));
-        };
-        let payload = message.payload();
-        if payload.is_empty() {
-            return Ok((None, message.sequence));
+        let stored = self.read_stored_schedule(schedule).await?;
+        if stored.payload.is_none() {
+            return Ok((None, stored.revision));
         }
-        let read = Schedule::parse(&payload).map_err(|error| BrokerError::InvalidSchedule {
-            schedule: schedule.clone(),
-            source: std::sync::Arc::new(error),
-        })?;
-        Ok((Some(read), message.sequence))
+        let read = stored
+            .parse()
+            .map_err(|error| BrokerError::InvalidSchedule {
+                schedule: schedule.clone(),
+                source: std::sync::Arc::new(error),
+            })?;
+        Ok((Some(read), stored.revision))
     }
 
     /// Reads what is stored under a schedule's id, even if it cannot be parsed.

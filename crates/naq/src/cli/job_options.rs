@@ -247,6 +247,7 @@ impl JobOptions {
             file_size: self.file_size,
             output: self.output,
             nice: self.nice,
+            ..ResourceLimits::default()
         }
     }
 
@@ -316,7 +317,7 @@ fn dependency(text: &str) -> Result<Dependency, Failure> {
     })
 }
 
-fn strings(texts: &[String]) -> Vec<serde_json::Value> {
+fn strings(texts: &[String]) -> Vec<naq_protocol::Argument> {
     texts.iter().cloned().map(Into::into).collect()
 }
 

@@ -396,12 +396,21 @@ impl Ending {
     }
 }
 
+/// The mark of a name that only a later version of naq defines.
+pub(super) const NEWER: &str = "written by a newer naq";
+
 /// The one spelling of an outcome in every verb: `succeeded`, `failed (exit 3)`,
-/// `failed (signal 9)`, `rejected (invalid)`. A reason that repeats the state is left out.
+/// `failed (signal 9)`, `rejected (invalid)`. A reason that repeats the state is left out. A name that
+/// only a later version defines is shown as it was written, and marked.
 impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.state.as_str())?;
+        // An unknown name is foreign text, which `Display` escapes.
+        write!(f, "{}", self.state)?;
+        let is_newer = matches!(self.state, State::Unknown(_))
+            || matches!(self.reason, Some(Reason::Unknown(_)));
         match (self.reason, self.exit_code, self.signal) {
+            (Some(reason), ..) if is_newer => write!(f, " ({reason}, {NEWER})"),
+            (None, ..) if is_newer => write!(f, " ({NEWER})"),
             (None, ..) => Ok(()),
             (Some(reason), ..) if reason.as_str() == self.state.as_str() => Ok(()),
             (Some(Reason::Exit), Some(code), _) => write!(f, " (exit {code})"),
@@ -515,6 +524,14 @@ mod tests {
             ending(State::Failed, Some(Reason::Signal), None, Some(9)),
             ending(State::Failed, Some(Reason::Timeout), Some(137), None),
             ending(State::Cancelled, Some(Reason::Cancelled), None, None),
+            ending(State::from_name("suspended"), None, None, None),
+            ending(State::from_name("a\u{1b}[31m"), None, None, None),
+            ending(
+                State::Failed,
+                Some(Reason::from_name("moonlight")),
+                Some(3),
+                None,
+            ),
         ]
         .map(|ending| ending.to_string());
         assert_eq!(
@@ -525,6 +542,9 @@ mod tests {
                 "failed (signal 9)",
                 "failed (timeout)",
                 "cancelled",
+                "suspended (written by a newer naq)",
+                "a\\u{1b}[31m (written by a newer naq)",
+                "failed (moonlight, written by a newer naq)",
             ]
         );
     }

@@ -138,7 +138,7 @@ fn print_outcome(record: &Record) -> std::io::Result<()> {
     if let Some(signal) = record.signal {
         row("signal", signal.to_string())?;
     }
-    if let Some(usage) = record.usage {
+    if let Some(usage) = &record.usage {
         row(
             "usage",
             format!(

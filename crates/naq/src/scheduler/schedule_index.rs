@@ -174,19 +174,12 @@ impl ScheduleIndex {
                 return Update::Unchanged;
             }
         }
-        let Some(payload) = &stored.payload else {
+        if stored.payload.is_none() {
             self.remove(&stored.schedule_id);
             return Update::Removed;
-        };
-        match self.parse_entry(payload, stored.revision) {
-            Ok(entry) if entry.schedule.schedule_id == stored.schedule_id => {
-                self.upsert(known, entry, now)
-            }
-            Ok(entry) => {
-                self.remove(&stored.schedule_id);
-                let name = &entry.schedule.schedule_id;
-                Update::Invalid(stored.schedule_id, format!("it calls itself `{name}`"))
-            }
+        }
+        match self.parse_entry(&stored) {
+            Ok(entry) => self.upsert(known, entry, now),
             Err(error) => {
                 self.remove(&stored.schedule_id);
                 Update::Invalid(stored.schedule_id, error)
@@ -259,14 +252,14 @@ impl ScheduleIndex {
         }
     }
 
-    fn parse_entry(&mut self, payload: &[u8], revision: u64) -> Result<ScheduleEntry, String> {
-        let schedule = Schedule::parse(payload).map_err(|error| error.to_string())?;
+    fn parse_entry(&mut self, stored: &StoredSchedule) -> Result<ScheduleEntry, String> {
+        let schedule = stored.parse().map_err(|error| error.to_string())?;
         let skipped_stored = schedule.progress.skipped;
         let (plan, envelope) = prepare_schedule(&schedule, &mut self.crons)
             .map_err(|error: ScheduleError| error.to_string())?;
         Ok(ScheduleEntry {
             schedule,
-            revision,
+            revision: stored.revision,
             plan,
             envelope,
             misfires_resolved_until: None,

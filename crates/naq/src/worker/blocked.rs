@@ -13,9 +13,10 @@ use super::attempt::Attempt;
 use super::delivery::LeasedDelivery;
 use crate::clock::now;
 use naq_core::{ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DependencyStatus};
-use naq_jetstream::{Broker, BrokerError, SlotHolder, SlotWaiter, failpoint};
+use naq_jetstream::{Broker, BrokerError, SlotWaiter, failpoint};
 use naq_protocol::{
-    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Record, State, Timestamp,
+    BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Record, SlotHolder, State, Timestamp,
+    UnknownFields,
 };
 
 /// Number of records that are read at once.
@@ -184,6 +185,7 @@ impl Attempt<'_> {
             job: facts.job_id.clone(),
             queue: facts.queue.clone(),
             sequence: facts.sequence,
+            unknown: UnknownFields::default(),
         };
         let broker = self.delivery.broker();
         let is_acquired = self

@@ -7,17 +7,6 @@ use naq_core::has_required_labels;
 use naq_protocol::{Envelope, EnvelopeError, Record, RejectReason, Stdin as EnvelopeStdin};
 use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};
 
-/// The first field of the envelope that this version does not support yet. A job that sets one is
-/// rejected, rather than run as if it had not.
-fn unsupported_field(envelope: &Envelope) -> Option<&'static str> {
-    [
-        ("function", envelope.function.is_some()),
-        ("runner", envelope.runner.is_some()),
-    ]
-    .into_iter()
-    .find_map(|(field, is_set)| is_set.then_some(field))
-}
-
 /// Checks an envelope against what this worker allows and supports.
 ///
 /// # Errors
@@ -27,13 +16,7 @@ pub(super) fn check_policy(
     envelope: &Envelope,
     options: &WorkerConfig,
 ) -> Result<(), EnvelopeError> {
-    if let Some(field) = unsupported_field(envelope) {
-        return Err(EnvelopeError::new(
-            RejectReason::NotAllowed,
-            field,
-            "this version of naq does not support it yet",
-        ));
-    }
+    envelope.check_supported()?;
     if !has_required_labels(&options.labels, &envelope.requires) {
         // the worker that runs the job checks what it may set
         return Ok(());
@@ -176,6 +159,7 @@ mod tests {
                     worker_id: "w".to_owned(),
                     sequence: 1,
                     delivery: 1,
+                    unknown: naq_protocol::UnknownFields::default(),
                 },
                 started_at: Timestamp::from_unix_ms(0).unwrap(),
             },

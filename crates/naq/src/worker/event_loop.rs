@@ -634,6 +634,7 @@ impl Worker {
             labels: options.labels.clone(),
             started_at: self.started_at,
             last_seen: now(),
+            unknown: naq_protocol::UnknownFields::default(),
         };
         let broker = &self.context.broker;
         if let Err(error) = broker.heartbeat(&info, options.heartbeat_ttl).await {
@@ -701,7 +702,7 @@ fn log_finished(record: &Record) {
         queue = %record.queue,
         attempt = record.attempt,
         exit_code = record.exit_code,
-        wall_ms = record.usage.map(|usage| usage.wall_ms),
+        wall_ms = record.usage.as_ref().map(|usage| usage.wall_ms),
         "{}{}",
         record.state(),
         record.reason().map(|reason| format!(" ({reason})")).unwrap_or_default()

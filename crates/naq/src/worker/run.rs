@@ -227,5 +227,6 @@ fn fill_record(record: &mut Record, completion: Completion) {
         cpu_user_ms: completion.usage.cpu_user_ms,
         cpu_system_ms: completion.usage.cpu_system_ms,
         wall_ms: completion.usage.wall_ms,
+        unknown: naq_protocol::UnknownFields::default(),
     });
 }

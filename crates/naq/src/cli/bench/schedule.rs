@@ -336,6 +336,7 @@ impl ScheduleBench<'_> {
             paused_reason: None,
             next_run: None,
             progress: ScheduleProgress::from(now),
+            unknown: naq_protocol::UnknownFields::default(),
         }
     }
 
