@@ -2,7 +2,7 @@
 
 use naq_protocol::{JobId, QueueName, Reason, State};
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{Naq, id};
 use crate::harness::nats::TestServer;
 
 const GOOD: &[u8] = br#"{"command":"echo","args":["well"]}"#;
@@ -91,6 +91,47 @@ fn poison_messages_become_dead_letters_and_their_neighbours_run() {
         assert_eq!(record.reason(), Some(Reason::Invalid), "{what}");
         assert_eq!(naq.dead_letter(&jobs[1]).payload, GOOD, "{what}");
     }
+    naq.wait_drained("build");
+    assert!(worker.stop().success());
+}
+
+/// A program that waits for the job waits for the id in the subject.
+#[test]
+fn poison_message_is_recorded_under_the_id_of_its_subject_unless_another_job_has_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).concurrency(1).spawn();
+    let headers = b"NATS/1.0\r\nno colon here\r\n\r\n";
+    naq.enqueue(&[
+        "-q",
+        "build",
+        "--id",
+        "after",
+        "--depends-on",
+        "mine",
+        "--",
+        "true",
+    ]);
+    naq.wait_for(&id("after"), "waiting", |record| {
+        record.state() == State::Waiting
+    });
+    let mut raw = naq.raw();
+    raw.publish_with_headers(b"naq.queue.build.mine", headers, GOOD);
+    let record = naq.wait_for(&id("mine"), "rejected", |record| !record.placeholder);
+    assert_eq!(record.state(), State::Rejected, "{record:#?}");
+    assert_eq!(naq.dead_letter(&id("mine")).payload, GOOD);
+    // The job that waited for it learns of its end.
+    let after = naq.wait_ended(&id("after"));
+    assert_eq!(after.reason(), Some(Reason::Dependency), "{after:#?}");
+
+    naq.enqueue(&["-q", "build", "--id", "theirs", "--", "true"]);
+    naq.wait_ended(&id("theirs"));
+    let last = naq.stream_last_sequence("build");
+    raw.publish_with_headers(b"naq.queue.build.theirs", headers, GOOD);
+    let queue = QueueName::new("build").unwrap();
+    let record = naq.wait_ended(&JobId::for_sequence(&queue, last + 1));
+    assert_eq!(record.state(), State::Rejected, "{record:#?}");
+    assert_eq!(naq.wait_ended(&id("theirs")).state(), State::Succeeded);
     naq.wait_drained("build");
     assert!(worker.stop().success());
 }

@@ -50,7 +50,7 @@ fn checkpoint_survives_a_worker_crash() {
     let _next = naq.worker(&["default"]).ack_wait("2s").spawn();
     let record = naq.wait_ended(&id("long"));
     assert_eq!(record.attempt, 2);
-    assert_eq!(text(record.stdout.as_ref()), "from {\"row\":7}\n");
+    assert_eq!(text(record.stdout.as_ref()), "from {\"row\": 7}\n");
 }
 
 #[test]

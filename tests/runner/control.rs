@@ -12,12 +12,12 @@ async fn control_messages_arrive_while_the_job_runs() {
         ));
         nix::unistd::mkfifo(&bench.path("gate"), nix::sys::stat::Mode::S_IRWXU).ok();
         let message = within(job.next_control_message()).await.expect("a message");
-        assert_eq!(message.object["progress"], 40);
+        assert_eq!(message.value("progress").unwrap(), 40);
         std::fs::write(bench.path("gate"), "go\n").unwrap();
         let message = within(job.next_control_message()).await;
         let ended = within(job.wait()).await;
         let result = message.or(ended.control.first().cloned()).unwrap();
-        assert_eq!(result.object["result"][0], 1);
+        assert_eq!(result.value("result").unwrap()[0], 1);
     }
 }
 
@@ -53,9 +53,7 @@ async fn the_last_value_of_each_key_arrives_after_a_flood_of_others() {
         assert_eq!(ended.warnings, [""; 0]);
         let last = |key: &str| {
             let mut messages = ended.control.iter().rev();
-            messages
-                .find_map(|message| message.object.get(key))
-                .cloned()
+            messages.find_map(|message| message.value(key))
         };
         assert_eq!(last("progress"), Some(1.into()));
         assert_eq!(last("checkpoint"), Some(vec![7].into()));
@@ -75,7 +73,7 @@ async fn messages_arrive_while_the_job_runs_although_earlier_ones_were_not_read_
         witness.opened().await;
         for n in 1..=3 {
             let message = within(job.next_control_message()).await.expect("a message");
-            assert_eq!(message.object["checkpoint"], n);
+            assert_eq!(message.value("checkpoint").unwrap(), n);
         }
         job.kill(StopReason::Cancel);
         within(job.wait()).await;

@@ -83,7 +83,7 @@ async fn secrets_are_masked_wherever_reads_cut_them() {
     let ended = bench.run(command).await;
     assert_eq!(stdout(&ended), "at once: ***.***. half: ses");
     assert_eq!(ended.stderr.head, b"***\n");
-    assert_eq!(ended.control[0].object["result"], "***");
+    assert_eq!(ended.control[0].value("result").unwrap(), "***");
     let mut command = program("/no/such/sesame", &[]);
     command.secrets = vec![("PW".into(), "sesame".into())];
     let ended = bench.run(command).await;

@@ -1,14 +1,36 @@
 //! The control channel, descriptor 3: one JSON object per line.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// One message of the control channel. The runner does not interpret it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ControlMessage {
-    /// The JSON object.
-    pub object: Map<String, Value>,
+    /// The fields of the JSON object. Each value is as the job wrote it, so that no number loses digits.
+    pub fields: BTreeMap<String, Box<RawValue>>,
+}
+
+impl ControlMessage {
+    /// Parses a line.
+    ///
+    /// # Errors
+    /// Returns the parser's error if the line is no JSON object, or is nested too deeply for readers
+    /// of the values.
+    pub fn parse(line: &[u8]) -> Result<ControlMessage, serde_json::Error> {
+        let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(line)?;
+        for value in fields.values() {
+            serde_json::from_str::<Value>(value.get())?;
+        }
+        Ok(ControlMessage { fields })
+    }
+
+    /// The value of a field. `None` if there is no such field.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.fields.get(name)?.get()).ok()
+    }
 }
 
 /// Maximum number of queued messages.
@@ -94,15 +116,15 @@ impl ControlQueue {
         let mut kept = VecDeque::new();
         self.bytes = 0;
         for mut queued in std::mem::take(&mut self.messages).into_iter().rev() {
-            let object = &mut queued.message.object;
-            let keys_before = object.len();
-            object.retain(|key, _| !seen.contains(key));
-            if object.is_empty() {
+            let fields = &mut queued.message.fields;
+            let keys_before = fields.len();
+            fields.retain(|key, _| !seen.contains(key));
+            if fields.is_empty() {
                 continue;
             }
-            seen.extend(object.keys().cloned());
-            if object.len() < keys_before {
-                queued.bytes = serde_json::to_string(object).map_or(0, |line| line.len());
+            seen.extend(fields.keys().cloned());
+            if fields.len() < keys_before {
+                queued.bytes = serde_json::to_string(fields).map_or(0, |line| line.len());
             }
             self.bytes += queued.bytes;
             kept.push_front(queued);
@@ -201,9 +223,9 @@ impl ControlReader {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        match serde_json::from_slice::<Map<String, Value>>(&line) {
-            Ok(object) => self.messages.push(QueuedMessage {
-                message: ControlMessage { object },
+        match ControlMessage::parse(&line) {
+            Ok(message) => self.messages.push(QueuedMessage {
+                message,
                 bytes: line.len(),
             }),
             Err(e) => {
@@ -234,9 +256,29 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn objects(queue: ControlQueue) -> Vec<Map<String, Value>> {
+    type Fields = BTreeMap<String, String>;
+
+    fn objects(queue: ControlQueue) -> Vec<Fields> {
         let (messages, _) = queue.finish();
-        messages.into_iter().map(|message| message.object).collect()
+        let texts = |message: ControlMessage| {
+            let fields = message.fields.into_iter();
+            fields
+                .map(|(key, value)| (key, value.get().to_owned()))
+                .collect()
+        };
+        messages.into_iter().map(texts).collect()
+    }
+
+    #[test]
+    fn control_values_keep_their_text_and_are_not_nested_too_deeply() {
+        let line = br#"{"result": {"b":12345678901234567890123, "a":1.50}}"#;
+        let message = ControlMessage::parse(line).unwrap();
+        assert_eq!(
+            message.fields["result"].get(),
+            r#"{"b":12345678901234567890123, "a":1.50}"#
+        );
+        let deep = format!("{{\"result\":{}1{}}}", "[".repeat(200), "]".repeat(200));
+        assert!(ControlMessage::parse(deep.as_bytes()).is_err());
     }
 
     #[test]
@@ -250,7 +292,7 @@ mod tests {
         reader.finish();
         let objects = objects(reader.take_messages());
         assert_eq!(objects.len(), 1);
-        assert_eq!(objects[0]["b"], 2);
+        assert_eq!(objects[0]["b"], "2");
         let warnings = reader.take_warnings();
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[2].contains("more than 64 bytes"), "{warnings:?}");
@@ -299,15 +341,17 @@ mod tests {
             let mut every = Vec::new();
             for (line, repeat) in lines.iter().zip(repeats) {
                 for _ in 0..repeat {
-                    let object: Map<String, Value> =
-                        line.iter().map(|(key, value)| (key.clone(), (*value).into())).collect();
-                    every.push(object.clone());
-                    queue.push(QueuedMessage { message: ControlMessage { object }, bytes: 10 });
+                    let object: Fields =
+                        line.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+                    let line = serde_json::to_vec(line).unwrap();
+                    let message = ControlMessage::parse(&line).unwrap();
+                    every.push(object);
+                    queue.push(QueuedMessage { message, bytes: 10 });
                     prop_assert!(queue.messages.len() <= QUEUED_MESSAGES_MAX);
                 }
             }
-            let last_values = |objects: &[Map<String, Value>]| -> Vec<(String, Value)> {
-                let mut last: Vec<(String, Value)> = Vec::new();
+            let last_values = |objects: &[Fields]| -> Vec<(String, String)> {
+                let mut last: Vec<(String, String)> = Vec::new();
                 for (key, value) in objects.iter().flatten() {
                     last.retain(|(seen, _)| seen != key);
                     last.push((key.clone(), value.clone()));

@@ -122,6 +122,16 @@ impl Naq {
         })
     }
 
+    /// The sequence of the last message that was stored in a queue.
+    pub(crate) fn stream_last_sequence(&self, queue: &str) -> u64 {
+        self.block_on(async {
+            let jetstream = async_nats::jetstream::new(self.nats.clone());
+            let stream = format!("naq_queue_{queue}");
+            let stream = jetstream.get_stream(stream).await.unwrap();
+            stream.cached_info().state.last_sequence
+        })
+    }
+
     /// Enqueues to `filler` until the storage, which has to be limited, has no room even for a small
     /// job. Returns the ids of the jobs that were stored.
     pub(crate) fn fill_storage(&self) -> Vec<String> {

@@ -142,6 +142,10 @@ mod tests {
         assert_eq!(classified(Reason::Exit, Some(5)), FailureClass::Fatal);
         assert_eq!(classified(Reason::Exit, Some(75)), FailureClass::Retryable);
         assert_eq!(classified(Reason::Timeout, None), FailureClass::Retryable);
+        // A producer that lists 75 rules out what it otherwise means.
+        envelope.fatal_on = vec![75];
+        let retried = classify_failure(&envelope, Reason::Exit, Some(75));
+        assert_eq!(retried, FailureClass::Fatal);
     }
 
     proptest! {

@@ -13,10 +13,11 @@ use base64::Engine;
 use super::dead_letter::FailureInfo;
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::finish_job::SlotWaiter;
 use crate::pull::delivery::Delivery;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use naq_protocol::{
-    JobId, Outcome, Phase, QueueName, Reason, Record, RejectReason, State, Timestamp,
+    Envelope, JobId, Outcome, Phase, QueueName, Reason, Record, RejectReason, State, Timestamp,
 };
 
 /// Maximum number of messages that one search reads.
@@ -81,7 +82,7 @@ impl Broker {
                 let Some(problem) = problem(&message) else {
                     continue;
                 };
-                let job = JobId::for_sequence(queue, sequence);
+                let job = self.poison_job_id(queue, &message).await?;
                 let mut headers = HeaderMap::new();
                 headers.insert(
                     "Naq-Original-Headers",
@@ -170,6 +171,39 @@ impl Broker {
         }
     }
 
+    /// The id under which a poison message is recorded: that of its subject or its envelope, because
+    /// a program that waits for the job waits for that id. If both lack one, or another job has a record
+    /// under it, the id is made of the message's sequence. The headers are not read.
+    async fn poison_job_id(
+        &self,
+        queue: &QueueName,
+        message: &StoredMessage,
+    ) -> Result<JobId, BrokerError> {
+        let for_sequence = JobId::for_sequence(queue, message.sequence);
+        // the last token after prefix, kind and queue
+        let of_subject = message
+            .subject
+            .split('.')
+            .skip(3)
+            .last()
+            .and_then(|id| JobId::from_user(id).ok());
+        let named = of_subject.or_else(|| Envelope::parse(&message.payload()).ok()?.job_id);
+        let Some(named) = named else {
+            return Ok(for_sequence);
+        };
+        // a record of this message, from a worker that died before it removed the message
+        let is_own = |record: &Record| {
+            record.state() == State::Rejected
+                && record.enqueue_time.unix_ms() == message.time.unix_ms()
+        };
+        match self.read_record(&named).await {
+            Ok((None, _)) => Ok(named),
+            Ok((Some(record), _)) if record.placeholder || is_own(&record) => Ok(named),
+            Ok(_) | Err(BrokerError::InvalidData(_)) => Ok(for_sequence),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn write_rejected(
         &self,
         queue: &QueueName,
@@ -183,10 +217,28 @@ impl Broker {
         };
         let mut record = Record::new(job.clone(), queue.clone(), rejected, time);
         record.error = Some(problem.to_owned());
-        match self.write_record(&record, 0, Some(RECORD_TTL)).await {
-            Ok(_) | Err(BrokerError::Conflict) => Ok(()),
-            Err(error) => Err(error),
+        let mut revision = 0;
+        loop {
+            match self.write_record(&record, revision, Some(RECORD_TTL)).await {
+                Ok(_) => break,
+                Err(BrokerError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+            match self.read_record(job).await? {
+                (None, at) => revision = at,
+                // other jobs depend on this one
+                (Some(present), at) if present.placeholder => {
+                    record.has_dependents = true;
+                    revision = at;
+                }
+                (Some(present), _) => {
+                    record.has_dependents =
+                        present.has_dependents && present.state() == State::Rejected;
+                    break;
+                }
+            }
         }
+        self.finish_job(&record, None, SlotWaiter::MayExist).await
     }
 }
 

@@ -4,8 +4,6 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::context::WorkerContext;
@@ -45,47 +43,43 @@ impl ControlState {
 
     /// Applies one message to the record. Fields that are unknown or invalid become warnings.
     pub(super) fn apply(&mut self, record: &mut Record, message: &ControlMessage) {
-        let object = &message.object;
-        let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
-        for (key, value) in object {
+        let text = |key: &str| message.value(key)?.as_str().map(str::to_owned);
+        for (key, value) in &message.fields {
             let applied = match key.as_str() {
-                "progress" => match value
-                    .as_f64()
+                "progress" => match serde_json::from_str::<f64>(value.get())
+                    .ok()
                     .filter(|percent| (0.0..=100.0).contains(percent))
                 {
                     Some(percent) => {
                         record.progress = Some(JobProgress {
                             percent: Some(percent),
                             message: text("message"),
+                            unknown: naq_protocol::UnknownFields::default(),
                         });
                         Ok(())
                     }
                     None => Err(format!("progress is not a number from 0 to 100: {value}")),
                 },
                 "message" => {
-                    if !object.contains_key("progress") {
+                    if !message.fields.contains_key("progress") {
                         record.progress.get_or_insert_default().message = text("message");
                     }
                     Ok(())
                 }
                 "result" => {
-                    record.result = raw_json(value);
+                    record.result = Some(value.clone());
                     Ok(())
                 }
-                "checkpoint" => match raw_json(value) {
-                    Some(checkpoint) if checkpoint.get().len() > self.checkpoint_bytes_max => {
-                        Err(format!(
-                            "a checkpoint of {} bytes was dropped: at most {} fit the server's messages; the earlier one stays",
-                            checkpoint.get().len(),
-                            self.checkpoint_bytes_max
-                        ))
-                    }
-                    checkpoint => {
-                        record.checkpoint = checkpoint;
-                        Ok(())
-                    }
-                },
-                "retry_after" => match serde_json::from_value::<WireDuration>(value.clone()) {
+                "checkpoint" if value.get().len() > self.checkpoint_bytes_max => Err(format!(
+                    "a checkpoint of {} bytes was dropped: at most {} fit the server's messages; the earlier one stays",
+                    value.get().len(),
+                    self.checkpoint_bytes_max
+                )),
+                "checkpoint" => {
+                    record.checkpoint = Some(value.clone());
+                    Ok(())
+                }
+                "retry_after" => match serde_json::from_str::<WireDuration>(value.get()) {
                     Ok(span) => {
                         self.retry_after = Some(span.0);
                         Ok(())
@@ -104,10 +98,6 @@ impl ControlState {
             }
         }
     }
-}
-
-fn raw_json(value: &Value) -> Option<Box<RawValue>> {
-    RawValue::from_string(value.to_string()).ok()
 }
 
 /// The result of writing a running job's record.
@@ -175,6 +165,8 @@ impl<'a> RecordCheckpointer<'a> {
             {
                 *revision = at;
                 record.has_dependents |= present.has_dependents;
+                // of a later version of naq, which has changed the record meanwhile
+                record.unknown.clone_from(&present.unknown);
                 if present.cancel_requested && !record.cancel_requested {
                     record.cancel_requested = true;
                     self.lease.stop(StopReason::Cancel, false);
@@ -221,6 +213,7 @@ mod tests {
                     worker_id: "w".to_owned(),
                     sequence: 1,
                     delivery: 1,
+                    unknown: naq_protocol::UnknownFields::default(),
                 },
                 started_at: Timestamp::from_unix_ms(0).unwrap(),
             },
@@ -228,8 +221,8 @@ mod tests {
         );
         let mut control_state = ControlState::new(400);
         for line in lines {
-            let object = serde_json::from_str(line).unwrap();
-            control_state.apply(&mut record, &ControlMessage { object });
+            let message = ControlMessage::parse(line.as_bytes()).unwrap();
+            control_state.apply(&mut record, &message);
         }
         (record, control_state)
     }
@@ -246,7 +239,7 @@ mod tests {
         let progress = record.progress.unwrap();
         assert_eq!(progress.percent, Some(40.5));
         assert_eq!(progress.message.as_deref(), Some("two"));
-        assert_eq!(record.result.unwrap().get(), r#"{"a":1}"#);
+        assert_eq!(record.result.unwrap().get(), r#"{"a": 1}"#);
         assert_eq!(record.checkpoint.unwrap().get(), "[2]");
         assert_eq!(control_state.retry_after, Some(Duration::from_secs(30)));
         assert!(record.warnings.is_empty());
