@@ -16,6 +16,7 @@ pub(super) fn note_remarks(record: &Record) {
     if let Some(why) = failure(record) {
         let after = record
             .usage
+            .as_ref()
             .map(|usage| Duration::from_millis(usage.wall_ms))
             .filter(|wall| *wall > Duration::from_secs(1))
             .map(|wall| format!(" (after {})", render::span(wall)))
