@@ -7,6 +7,7 @@ mod crontab;
 mod events;
 mod failed;
 mod grammar;
+mod grants;
 mod job_control;
 mod jobs;
 mod json_contract;

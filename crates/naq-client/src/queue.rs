@@ -110,6 +110,23 @@ impl Queue {
         .await
     }
 
+    /// Enqueues a delayed job byte for byte, as [`Queue::enqueue_bytes`] does.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue_at`].
+    pub async fn enqueue_bytes_delayed(
+        &self,
+        chosen: Option<JobId>,
+        payload: Bytes,
+        start: StartDelay,
+    ) -> Result<JobId, ClientError> {
+        let job = match chosen {
+            Some(job_id) => NewJob::with_id(job_id, self.name.clone(), payload),
+            None => NewJob::new(self.name.clone(), payload),
+        };
+        self.enqueue_job(job.delayed(start)).await
+    }
+
     pub(crate) async fn enqueue_job(&self, job: NewJob) -> Result<JobId, ClientError> {
         let broker = &self.client.broker;
         // Only an id that a user chose can have been used before; a generated one saves the reads.

@@ -18,7 +18,8 @@ pub struct StoredOutput {
 impl StoredOutput {
     /// Splits what is stored of an output into head and tail. `object` has the bytes of the object
     /// that the output names.
-    fn new(output: &CapturedOutput, object: Option<Vec<u8>>) -> StoredOutput {
+    #[must_use]
+    pub fn new(output: &CapturedOutput, object: Option<Vec<u8>>) -> StoredOutput {
         let (head, tail) = match object {
             None => (output.head_bytes(), output.tail_bytes()),
             Some(mut head) => {

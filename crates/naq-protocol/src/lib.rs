@@ -58,6 +58,7 @@ mod envelope_setters;
 mod envelope_validate;
 mod error;
 mod flow;
+mod job_socket;
 mod json;
 mod lenient;
 mod limits;
@@ -88,6 +89,10 @@ pub use digest::is_equivalent;
 pub use envelope::{Envelope, Stdin};
 pub use error::{EnvelopeError, RejectReason};
 pub use flow::{FLOW_JOBS_MAX, FLOW_LABEL, Flow, FlowMember};
+pub use job_socket::{
+    JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, JobReply, JobReplyError, JobRequest, JobRequestKind,
+    JobStream,
+};
 pub use json::DEPTH_MAX;
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use names::{

@@ -86,6 +86,7 @@ typed_settings! {
     landlock_read: Vec<String>,
     landlock_write: Vec<String>,
     allow_env: Vec<String>,
+    grant: Vec<String>,
     secrets_dir: Option<PathBuf>,
     worker_labels: BTreeMap<String, String>,
     nats_server: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! The table of all settings.
 
+use naq_protocol::{JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE};
+
 /// The kind of value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingKind {
@@ -432,6 +434,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, "NAME"),
     row(
+        "grant",
+        "NAQ_GRANT",
+        SettingKind::List,
+        DefaultValue::None,
+        "what jobs may do with naq: enqueue, read, each for the worker's queues, or with :QUEUE or :* for others; none for nothing",
+    )
+    .with_flag(FlagScope::Worker, "RIGHT[:QUEUE]"),
+    row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
         SettingKind::Path,
@@ -526,6 +536,8 @@ pub(super) const JOB_VARIABLES: &[&str] = &[
     "NAQ_SCHEDULED_FOR",
     "NAQ_WORK_DIR",
     "NAQ_CONTROL_FD",
+    JOB_SOCKET_VARIABLE,
+    JOB_TOKEN_VARIABLE,
     "NAQ_CHECKPOINT",
     "NAQ_CHECKPOINT_FILE",
 ];

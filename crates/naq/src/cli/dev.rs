@@ -34,7 +34,7 @@ impl Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
-    let options = args.worker.to_options(session, queues)?;
+    let options = args.worker.to_development_options(session, queues)?;
     // Before the runner, which would take the server's supervisor for the orphan of a job and kill
     // it: the supervisor is a child of this process in a session of its own.
     let (client, managed) = if session.resolved.nats_configured {

@@ -9,6 +9,7 @@ use self::delay::Delay;
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output, with_full_output};
+use super::job_socket::{JobReader, JobSocket, not_in_a_job};
 use super::json::EnqueuedJob;
 use super::progress::ProgressBars;
 use super::remarks::note_remarks;
@@ -17,7 +18,7 @@ use super::session::Session;
 use super::times::TimeReader;
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
-use naq_protocol::{JobId, QueueName, Record, State};
+use naq_protocol::{Envelope, JobId, QueueName, Record, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -82,10 +83,6 @@ async fn enqueue_file(
     if args.dry_run {
         return file::check(file, start);
     }
-    let client = session.connect().await?;
-    if let Some(max) = args.max_jobs {
-        client.queue(queue.as_str())?.check_capacity(max).await?;
-    }
     let name = args.job.chosen_id()?;
     let options = file::FileOptions {
         queue,
@@ -94,6 +91,17 @@ async fn enqueue_file(
         quiet: args.quiet,
         keep_ids: args.wait,
     };
+    if let Some(worker) = session.job_socket() {
+        if args.max_jobs.is_some() || args.wait || name.is_some() {
+            return Err(not_in_a_job("--file with --max-jobs, --wait or --id"));
+        }
+        file::enqueue_in_job(session, &worker, file, &options).await?;
+        return Ok(0);
+    }
+    let client = session.connect().await?;
+    if let Some(max) = args.max_jobs {
+        client.queue(queue.as_str())?.check_capacity(max).await?;
+    }
     let ids = file::enqueue(session, &client, file, &options).await?;
     if args.wait {
         wait_for_all(session, &client, &ids).await
@@ -116,7 +124,8 @@ async fn enqueue_one(
     }
     // `--at` has been confirmed above.
     let is_span = matches!(start, Some(Delay::In(_)));
-    let start = start
+    let delay = start;
+    let start = delay
         .map(|start| start.resolve(envelope.expires_at))
         .transpose()?;
     let prints_delay = is_span && !args.quiet && !session.json && std::io::stderr().is_terminal();
@@ -126,6 +135,9 @@ async fn enqueue_one(
         }
         render::print_json(&envelope)?;
         return Ok(0);
+    }
+    if let Some(worker) = session.job_socket() {
+        return enqueue_in_job(session, args, worker, queue, delay, &envelope).await;
     }
     let client = session.connect().await?;
     let queue = client.queue(queue.as_str())?;
@@ -152,6 +164,37 @@ async fn enqueue_one(
     }
     if !args.quiet {
         print_id(session, &job_id, queue.name(), start.as_ref())?;
+    }
+    Ok(0)
+}
+
+/// Enqueues a job inside a job, through its worker.
+async fn enqueue_in_job(
+    session: &Session,
+    args: &Args,
+    worker: JobSocket,
+    queue: &QueueName,
+    delay: Option<Delay>,
+    envelope: &Envelope,
+) -> Result<u8, Failure> {
+    if args.max_jobs.is_some() {
+        return Err(not_in_a_job("--max-jobs"));
+    }
+    let payload = serde_json::to_vec(envelope);
+    let payload = payload.map_err(|error| Failure::general(error.to_string()))?;
+    let mut request = worker.enqueue_request(queue, &payload)?;
+    if let Some(delay) = delay {
+        delay.set_in(&mut request);
+    }
+    let job_id = worker.enqueue(request).await?;
+    if args.wait {
+        let worker = JobReader::Worker(worker);
+        let record = worker.wait(&job_id).await?;
+        return show(session, &worker, &record, args.full).await;
+    }
+    if !args.quiet {
+        let start = delay.map(|delay| delay.resolve(envelope.expires_at));
+        print_id(session, &job_id, queue, start.transpose()?.as_ref())?;
     }
     Ok(0)
 }
@@ -191,14 +234,14 @@ pub(super) async fn wait_and_show(
         })
         .await?;
     let record = ended.ok_or_else(|| Failure::general("the record of the job is gone"))?;
-    show(session, client, &record, option).await
+    show(session, &JobReader::Nats(client.clone()), &record, option).await
 }
 
 /// Prints an outcome: the job's standard output to ours, its standard error to ours. Returns the
 /// job's exit code.
 async fn show(
     session: &Session,
-    client: &Client,
+    client: &JobReader,
     record: &Record,
     option: FullOption,
 ) -> Result<u8, Failure> {

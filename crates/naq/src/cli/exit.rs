@@ -53,6 +53,23 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The exit code of a stable word. `None` if the word is unknown.
+    pub(super) fn from_code(code: &str) -> Option<Exit> {
+        const ALL: [Exit; 8] = [
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NoNats,
+            Exit::NotFound,
+            Exit::Conflict,
+            Exit::Refused,
+            Exit::Full,
+            Exit::TimedOut,
+        ];
+        ALL.into_iter().find(|exit| exit.code() == code)
+    }
+}
+
 /// An error on its way to the user.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -242,6 +259,7 @@ impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Failure {
         match error {
             WorkerError::Broker(error) => error.into(),
+            error @ WorkerError::JobSocket(_) => Failure::general(error.to_string()),
         }
     }
 }

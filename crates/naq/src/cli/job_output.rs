@@ -5,9 +5,10 @@
 use std::io::Write;
 
 use super::exit::{Exit, Failure};
+use super::job_socket::JobReader;
 use super::json::NoteBody;
 use super::render;
-use naq_client::{Client, OutputStream, StoredOutput};
+use naq_client::{OutputStream, StoredOutput};
 use naq_protocol::{CapturedOutput, JobId, Record};
 
 /// The most bytes of a stream that a job can ask naq to keep.
@@ -139,7 +140,7 @@ impl OutputPrinter {
 
 /// Prints what is stored of both streams of an ended job.
 pub(super) async fn print_output(
-    client: &Client,
+    client: &JobReader,
     record: &Record,
     option: FullOption,
 ) -> Result<(), Failure> {
@@ -149,7 +150,7 @@ pub(super) async fn print_output(
 
 /// Prints what is stored of some streams of an ended job.
 pub(super) async fn print_streams(
-    client: &Client,
+    client: &JobReader,
     record: &Record,
     streams: &[OutputStream],
     option: FullOption,
@@ -174,7 +175,10 @@ pub(super) async fn print_streams(
 ///
 /// # Errors
 /// Fails if some output was not kept.
-pub(super) async fn with_full_output(client: &Client, record: &Record) -> Result<Record, Failure> {
+pub(super) async fn with_full_output(
+    client: &JobReader,
+    record: &Record,
+) -> Result<Record, Failure> {
     let mut full = record.clone();
     for (stdio, output) in [
         (OutputStream::Stdout, &mut full.stdout),

@@ -2,6 +2,7 @@
 
 use super::exit::Failure;
 use super::job_output::{FullOption, OutputPrinter, print_output};
+use super::job_socket::JobReader;
 use super::json::{LogGap, LogLine};
 use super::render;
 use super::session::Session;
@@ -28,7 +29,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             true => client.wait(&job_id).await?,
             false => client.fetch_job(&job_id).await?,
         };
-        print_output(&client, &record, args.full).await?;
+        let reader = JobReader::Nats(client);
+        print_output(&reader, &record, args.full).await?;
         return Ok(0);
     }
     let mut logs = if args.follow {

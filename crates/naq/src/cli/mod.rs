@@ -21,6 +21,7 @@ mod job;
 mod job_control;
 mod job_options;
 mod job_output;
+mod job_socket;
 mod jobs;
 mod json;
 mod log_file;

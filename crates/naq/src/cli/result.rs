@@ -27,7 +27,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
-    let client = session.connect().await?;
+    let client = session.job_reader().await?;
     let record = if args.wait {
         client.wait(&job_id).await?
     } else {

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output};
+use super::job_socket::JobReader;
 use super::progress::ProgressBars;
 use super::remarks::note_remarks;
 use super::render;
@@ -57,7 +58,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     {
         return show_earlier_outcome(session, &client, &record).await;
     }
-    let mut worker = options.to_options(session, vec![queue])?;
+    let mut worker = options.to_development_options(session, vec![queue])?;
     worker.single_job = Some(job_id.clone());
     let display = Display::start(session, &job_id, &mut worker, commands);
     let summary = worker::run_worker(client.clone(), runner.clone(), worker, requests).await?;
@@ -103,7 +104,8 @@ async fn show_earlier_outcome(
     record: &Record,
 ) -> Result<u8, Failure> {
     if !session.json {
-        print_output(client, record, FullOption::default()).await?;
+        let reader = JobReader::Nats(client.clone());
+        print_output(&reader, record, FullOption::default()).await?;
     }
     finish(session, record)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, FromArgMatches};
 
 use super::exit::Failure;
+use super::job_socket::{JobReader, JobSocket, not_in_a_job};
 use super::log_file::LogFile;
 use super::render;
 use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
@@ -213,7 +214,14 @@ impl Session {
 
     /// Connects: where the settings say, else to the managed server if one runs, else to the
     /// default address.
+    ///
+    /// # Errors
+    /// Returns an error inside a job that has not been given a connection of its own, whatever server
+    /// happens to run on this machine: it would be another one than its worker's.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        if self.job_socket().is_some() {
+            return Err(not_in_a_job("this verb"));
+        }
         let connected = Client::from_settings(&self.resolved).await;
         connected.map_err(|error| self.connect_failure(error))
     }
@@ -234,6 +242,23 @@ impl Session {
             )
         } else {
             failure
+        }
+    }
+
+    /// The socket of the worker, if this process belongs to a job and nothing says where NATS is.
+    pub(super) fn job_socket(&self) -> Option<JobSocket> {
+        let prefix_is_set = !matches!(self.resolved.source("prefix"), Source::Default);
+        if self.resolved.nats_configured || prefix_is_set {
+            return None;
+        }
+        JobSocket::find(|name| self.variable(name))
+    }
+
+    /// What to read jobs from: inside a job its worker, otherwise as [`Session::connect`].
+    pub(super) async fn job_reader(&self) -> Result<JobReader, Failure> {
+        match self.job_socket() {
+            Some(socket) => Ok(JobReader::Worker(socket)),
+            None => Ok(JobReader::Nats(self.connect().await?)),
         }
     }
 

@@ -24,14 +24,11 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
-    let client = session.connect().await?;
+    let client = session.job_reader().await?;
     if args.tree {
-        return tree::show(session, &client, &job_id).await;
+        return tree::show(session, client.nats("--tree")?, &job_id).await;
     }
-    let mut record = client.fetch_job(&job_id).await?;
-    record
-        .warnings
-        .extend(client.missing_labels(&record).await?);
+    let record = client.fetch_job(&job_id).await?;
     if session.json {
         render::print_json(&record)?;
     } else {

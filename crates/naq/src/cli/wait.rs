@@ -1,6 +1,7 @@
 //! `naq wait`
 
 use super::exit::{Exit, Failure};
+use super::job_socket::JobReader;
 use super::progress::ProgressBars;
 use super::remarks::leaked;
 use super::render;
@@ -26,7 +27,12 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     ids.sort();
     ids.dedup();
-    let client = session.connect().await?;
+    let client = match session.job_reader().await? {
+        JobReader::Nats(client) => client,
+        worker @ JobReader::Worker(_) => {
+            return wait_in_job(session, &worker, &ids, args.timeout).await;
+        }
+    };
     let mut all_succeeded = true;
     let mut printed = Ok(());
     let mut bars = ProgressBars::new();
@@ -45,16 +51,43 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         None => waiting.await?,
         Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {
             Ok(waited) => waited?,
-            Err(_) => {
-                return Err(Failure::new(
-                    Exit::TimedOut,
-                    format!("not all jobs ended within {timeout}"),
-                ));
-            }
+            Err(_) => return Err(out_of_time(timeout)),
         },
     }
     printed?;
     Ok(if all_succeeded { 0 } else { Exit::Failed as u8 })
+}
+
+/// Waits inside a job, whose worker does the waiting.
+async fn wait_in_job(
+    session: &Session,
+    worker: &JobReader,
+    ids: &[JobId],
+    timeout: Option<WireDuration>,
+) -> Result<u8, Failure> {
+    let waiting = async {
+        let mut all_succeeded = true;
+        for id in ids {
+            let record = worker.wait(id).await?;
+            all_succeeded &= record.state() == State::Succeeded;
+            print(session, &record)?;
+        }
+        Ok(if all_succeeded { 0 } else { Exit::Failed as u8 })
+    };
+    match timeout {
+        None => waiting.await,
+        Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {
+            Ok(waited) => waited,
+            Err(_) => Err(out_of_time(timeout)),
+        },
+    }
+}
+
+fn out_of_time(timeout: WireDuration) -> Failure {
+    Failure::new(
+        Exit::TimedOut,
+        format!("not all jobs ended within {timeout}"),
+    )
 }
 
 fn print(session: &Session, record: &Record) -> std::io::Result<()> {

@@ -45,6 +45,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         concurrency = options.concurrency,
         containment = %runner.containment(),
         memory_limit = %runner.memory_limit(),
+        grants = %options.grants,
         "working"
     );
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;

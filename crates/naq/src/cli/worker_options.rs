@@ -8,7 +8,7 @@ use clap::Args;
 use super::exit::Failure;
 use super::session::Session;
 use super::setting_flags::{self, WorkerSettingFlags};
-use crate::worker::{self, QueueOrder, SecretStore};
+use crate::worker::{self, Grants, QueueOrder, SecretStore};
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{QueueName, ResourceLimits};
 use naq_runner::{FileAccess, Runner};
@@ -43,6 +43,8 @@ pub(super) struct WorkerOptions {
     landlock_write: Vec<String>,
     #[arg(long, value_name = "NAME", help = setting_flags::help_of("allow_env"))]
     allow_env: Vec<String>,
+    #[arg(long, value_name = "RIGHT[:QUEUE]", value_delimiter = ',', help = setting_flags::help_of("grant"))]
+    grant: Vec<String>,
     /// Number of spawner processes [default: processors + 2]
     #[arg(long, value_name = "COUNT", hide = true)]
     spawners: Option<usize>,
@@ -106,6 +108,8 @@ impl WorkerOptions {
             memory: settings.memory.map(ByteSize),
             ..ResourceLimits::default()
         };
+        options.grants = self.grants(session, &options.queues)?.unwrap_or_default();
+        options.job_user = job_user(session)?.map(|user| (user.uid, user.gid));
         options.allow_env = [settings.allow_env.as_slice(), &self.allow_env].concat();
         if let Some(folder) = &settings.secrets_dir {
             options.secrets = SecretStore::folder(folder);
@@ -119,6 +123,30 @@ impl WorkerOptions {
         options.heartbeat_ttl = settings.worker_ttl;
         options.drain_timeout = settings.drain_timeout;
         check_intervals(&options)?;
+        Ok(options)
+    }
+
+    /// What the worker grants its jobs. `None` if nothing says so.
+    fn grants(&self, session: &Session, queues: &[QueueName]) -> Result<Option<Grants>, Failure> {
+        let texts = [session.settings().grant.as_slice(), &self.grant].concat();
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        Grants::parse(&texts, queues)
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("--grant: {error}")))
+    }
+
+    /// Returns the configuration of a worker for development, whose jobs may use naq for every
+    /// queue unless the user says otherwise.
+    pub(super) fn to_development_options(
+        &self,
+        session: &Session,
+        queues: Vec<QueueName>,
+    ) -> Result<worker::WorkerConfig, Failure> {
+        let mut options = self.to_options(session, queues)?;
+        let grants = self.grants(session, &options.queues)?;
+        options.grants = grants.unwrap_or_else(Grants::all);
         Ok(options)
     }
 
@@ -151,13 +179,7 @@ impl WorkerOptions {
         if let Some(path) = session.variable("PATH") {
             options.path = path.to_owned();
         }
-        if let Some(text) = &settings.run_as {
-            let user = naq_runner::JobUser::lookup(text).map_err(|error| {
-                let source = session.resolved.source("run_as");
-                Failure::usage(format!("{source}: {error}"))
-            })?;
-            options.run_as = Some(user);
-        }
+        options.run_as = job_user(session)?;
         let files = FileAccess {
             read: [settings.landlock_read.as_slice(), &self.landlock_read].concat(),
             write: [settings.landlock_write.as_slice(), &self.landlock_write].concat(),
@@ -170,6 +192,19 @@ impl WorkerOptions {
         naq_runner::make_undumpable()?;
         Ok(Runner::start(options).await?)
     }
+}
+
+/// The user that jobs run as. `None` means the user of this process.
+fn job_user(session: &Session) -> Result<Option<naq_runner::JobUser>, Failure> {
+    let Some(text) = &session.settings().run_as else {
+        return Ok(None);
+    };
+    naq_runner::JobUser::lookup(text)
+        .map(Some)
+        .map_err(|error| {
+            let source = session.resolved.source("run_as");
+            Failure::usage(format!("{source}: {error}"))
+        })
 }
 
 /// Refuses intervals that contradict each other: the worker would look dead, or jobs would run

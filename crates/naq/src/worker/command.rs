@@ -1,10 +1,13 @@
 //! From an envelope to a command the runner can start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::options::WorkerConfig;
 use naq_core::has_required_labels;
-use naq_protocol::{Envelope, EnvelopeError, Record, RejectReason, Stdin as EnvelopeStdin};
+use naq_protocol::{
+    Envelope, EnvelopeError, JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, Record, RejectReason,
+    Stdin as EnvelopeStdin,
+};
 use naq_runner::{Command, LiveSink, Program, Stdin, is_env_denied};
 
 /// Checks an envelope against what this worker allows and supports.
@@ -43,6 +46,8 @@ pub(super) struct AttemptIdentity<'a> {
     pub(super) record: &'a Record,
     /// Revision of the claim: it only grows over a job's attempts.
     pub(super) fence: u64,
+    /// The worker's socket and the job's token. `None` if the worker grants its jobs nothing.
+    pub(super) socket: Option<(&'a Path, &'a str)>,
 }
 
 /// Builds the command of an attempt.
@@ -98,6 +103,14 @@ pub(super) fn build_command(
     set("NAQ_WORKER_ID", identity.worker_id.to_owned());
     set("NAQ_FENCE", identity.fence.to_string());
     set("NAQ_CONTROL_FD", "3".to_owned());
+    match identity.socket {
+        Some((path, token)) => {
+            set(JOB_SOCKET_VARIABLE, path.display().to_string());
+            set(JOB_TOKEN_VARIABLE, token.to_owned());
+        }
+        // Set even so: a naq in the job refuses, instead of using another server that it finds.
+        None => set(JOB_SOCKET_VARIABLE, String::new()),
+    }
     if let Some(timeout) = timeout {
         set("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
     }
@@ -178,6 +191,7 @@ mod tests {
             worker_id: "w",
             record: &record,
             fence: 42,
+            socket: Some((Path::new("/s"), "t")),
         };
         let command = build_command(&envelope, &options, &identity, Vec::new(), None);
         let value = |name: &str| {
@@ -191,6 +205,8 @@ mod tests {
         assert_eq!(value("NAQ_ATTEMPT"), Some("2"));
         assert_eq!(value("NAQ_FENCE"), Some("42"));
         assert_eq!(value("NAQ_TIMEOUT"), Some("1.5"));
+        assert_eq!(value("NAQ_JOB_SOCKET"), Some("/s"));
+        assert_eq!(value("NAQ_JOB_TOKEN"), Some("t"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
+use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::options::WorkerConfig;
 use naq_jetstream::{Broker, LabelRoute};
@@ -22,6 +23,8 @@ pub(super) struct WorkerContext {
     pub(super) runner: Runner,
     pub(super) worker_id: String,
     pub(super) options: WorkerConfig,
+    /// Where jobs use what they are granted. `None` if that is nothing.
+    pub(super) job_socket: Option<JobSocket>,
     /// The leases of this worker.
     pub(super) leases: HeldLeases,
     /// Bounds the outcomes that are not recorded yet. A job's slot becomes free only once there

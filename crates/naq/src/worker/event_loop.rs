@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::context::{RefusedOutcomes, RegisteredRoutes, WorkerContext};
+use super::job_socket::JobSocket;
 use super::lease::{HeldLeases, MessageKey, MessageLease};
 use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::pull_planner::PullPlanner;
@@ -72,6 +73,7 @@ pub async fn run_worker(
         pulls = prepare::open_pull_subscription(&broker, &options, &consumer) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
+    let job_socket = listen_to_jobs(&client, &options, &worker_id)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
@@ -81,6 +83,7 @@ pub async fn run_worker(
         refused_outcomes: RefusedOutcomes::default(),
         unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
         registered_routes: RegisteredRoutes::default(),
+        job_socket,
         options,
     });
     let routes = label_routes::serves_routes(&context.options).then(|| {
@@ -95,6 +98,22 @@ pub async fn run_worker(
     drop((routes, clock, down));
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
+}
+
+/// Opens the socket of the jobs, if the worker grants them anything.
+fn listen_to_jobs(
+    client: &Client,
+    options: &WorkerConfig,
+    worker_id: &str,
+) -> Result<Option<JobSocket>, WorkerError> {
+    if options.grants.is_empty() {
+        return Ok(None);
+    }
+    let grants = options.grants.clone();
+    let (owner, slots) = (options.job_user, options.concurrency);
+    JobSocket::listen(client.clone(), grants, owner, worker_id, slots)
+        .map(Some)
+        .map_err(WorkerError::JobSocket)
 }
 
 /// Removes the worker's heartbeat, and waits until all it has sent has left this process. A server

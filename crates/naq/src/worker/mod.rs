@@ -18,6 +18,9 @@ mod delivery;
 mod delivery_task;
 mod event_loop;
 mod finish;
+mod grants;
+mod job_requests;
+mod job_socket;
 mod label_routes;
 mod lease;
 mod limit_signals;
@@ -35,6 +38,7 @@ mod secrets;
 mod server_down;
 
 pub use event_loop::run_worker;
+pub use grants::{Grants, InvalidGrant};
 pub use options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 pub use pull_planner::QueueOrder;
 pub use secrets::{SecretError, SecretStore};

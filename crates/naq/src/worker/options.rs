@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
 use naq_jetstream::BrokerError;
@@ -36,6 +37,10 @@ pub struct WorkerConfig {
     /// Environment variables that an envelope may set although they make programs run other
     /// code: exact names, or prefixes that end in `*`.
     pub allow_env: Vec<String>,
+    /// What jobs may do with naq over the worker's socket.
+    pub grants: Grants,
+    /// User and group of the jobs. `None` means those of this process.
+    pub job_user: Option<(u32, u32)>,
     /// Source of the secrets that envelopes name.
     pub secrets: SecretStore,
     /// Default time that the record of a finished job is kept.
@@ -82,6 +87,8 @@ impl WorkerConfig {
             kill_grace: Duration::from_secs(10),
             limits: ResourceLimits::default(),
             allow_env: Vec::new(),
+            grants: Grants::default(),
+            job_user: None,
             secrets: SecretStore::empty(),
             result_ttl: Duration::from_secs(7 * 86_400),
             ack_wait: Duration::from_secs(30),
@@ -129,4 +136,7 @@ pub enum WorkerError {
     /// NATS refused a request or did not answer.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// The socket of the jobs cannot be created.
+    #[error("cannot listen on the socket for jobs: {0}")]
+    JobSocket(#[source] std::io::Error),
 }

@@ -71,10 +71,16 @@ impl Attempt<'_> {
             Some(_) => LiveSink::lossless(sender),
             None => LiveSink::new(sender, options.live_output_after),
         };
+        // until this returns: the job's processes are gone by then
+        let socket = context.job_socket.as_ref();
+        let pass = socket.map(|socket| (socket, socket.admit(&record.job_id)));
         let identity = AttemptIdentity {
             worker_id: &context.worker_id,
             record: &*record,
             fence: *revision,
+            socket: pass
+                .as_ref()
+                .map(|(socket, pass)| (socket.path(), pass.token())),
         };
         let mut command =
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));

@@ -5,8 +5,8 @@ use crate::cli::render;
 use crate::cli::times::TimeReader;
 use naq_client::ClientError;
 use naq_core::{StartDelay, delay_for, delay_until};
-use naq_protocol::Timestamp;
 use naq_protocol::units::WireDuration;
+use naq_protocol::{JobRequest, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DelayOptions {
@@ -52,6 +52,14 @@ impl DelayOptions {
 }
 
 impl Delay {
+    /// Puts the delay into the request of a job to its worker, which resolves it.
+    pub(super) fn set_in(self, request: &mut JobRequest) {
+        match self {
+            Delay::At(due) => request.at = Some(due),
+            Delay::In(wait) => request.delay = Some(wait),
+        }
+    }
+
     /// When a job starts that is enqueued now. `expires_at` is the job's own, which its start must
     /// not be later than.
     pub(super) fn resolve(self, expires_at: Option<Timestamp>) -> Result<StartDelay, Failure> {

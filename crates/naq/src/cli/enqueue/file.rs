@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::delay::Delay;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::job_socket::{JobSocket, not_in_a_job};
 use crate::cli::json::{CheckedFile, EnqueuedJob};
 use crate::cli::render;
 use crate::cli::session::Session;
@@ -142,6 +143,55 @@ pub(super) async fn enqueue(
     sender.report()?;
     bar.finish_and_clear();
     sender.conclude(enqueued, read_failure)
+}
+
+/// Enqueues every envelope of a file inside a job, through its worker, one after another.
+pub(super) async fn enqueue_in_job(
+    session: &Session,
+    worker: &JobSocket,
+    file: &str,
+    options: &FileOptions<'_>,
+) -> Result<(), Failure> {
+    let (reader, _) = open(file)?;
+    let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
+    let start = options.start;
+    std::thread::spawn(move || read(reader, start, &batch_sender));
+    let mut enqueued = 0;
+    while let Some(batch) = batches.recv().await {
+        let sending = async {
+            for item in batch? {
+                let Item::Envelope(envelope) = item else {
+                    return Err(not_in_a_job("a flow"));
+                };
+                let mut request = worker.enqueue_request(options.queue, &envelope.payload)?;
+                if let Some(start) = start {
+                    start.set_in(&mut request);
+                }
+                let job_id = worker.enqueue(request).await?;
+                enqueued += 1;
+                if options.quiet {
+                    continue;
+                }
+                if session.json {
+                    render::print_json(&EnqueuedJob {
+                        job_id: &job_id,
+                        queue: options.queue,
+                        scheduled_for: None,
+                        name: None,
+                        flow: None,
+                    })?;
+                } else {
+                    render::print_line(&job_id)?;
+                }
+            }
+            Ok(())
+        };
+        sending.await.map_err(|failure| {
+            let jobs = render::count(enqueued, "job");
+            failure.map_message(|why| format!("{why}; {jobs} enqueued before it"))
+        })?;
+    }
+    Ok(())
 }
 
 /// Generates a flow's name. It is short, because the ids of the flow's jobs begin with it.
