@@ -96,3 +96,124 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
         .exits(usage)
         .expect_stderr(&[": no such user"]);
 }
+
+/// A program that says which user it has become, with the set-user-ID bit of root, in a folder that
+/// every user may enter.
+fn setuid_program(folder: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.join("who");
+    std::fs::copy("/usr/bin/id", &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+    program
+}
+
+#[test]
+fn setuid_programs_of_jobs_gain_rights_only_where_the_worker_allows_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let program = setuid_program(folder.path());
+    let program = program.to_str().unwrap();
+    let hint = "cannot gain rights by its set-user-ID bit or capabilities, since jobs run with \
+                no_new_privs; a worker with `--allow-setuid` lets it";
+    for (queue, flags, becomes_root) in [
+        ("without", [].as_slice(), false),
+        ("with", &["--allow-setuid"], true),
+    ] {
+        let worker = naq.worker(&[queue]).arg("--run-as=65534:65534");
+        let worker = flags.iter().fold(worker, |worker, flag| worker.arg(flag));
+        let worker = worker.arg("--workdir=/").spawn();
+        let job = naq.enqueue(&["-q", queue, "--", program]);
+        let record = naq.wait_ended(&job);
+        let stdout = text(record.stdout.as_ref());
+        assert_eq!(stdout.contains("euid=0"), becomes_root, "{stdout}");
+        assert!(record.warnings.is_empty(), "{:?}", record.warnings);
+        // A failure of such a program, or of a script in which one complains, gets the hint: in
+        // `status`, and where the outcome is waited for.
+        let complaint = "echo 'sudo: The \"no new privileges\" flag is set' >&2; exit 1";
+        for (name, whose, command) in [
+            (
+                "direct",
+                format!("`{program}`"),
+                vec![program, "--no-such-option"],
+            ),
+            (
+                "script",
+                "a program of the job".to_owned(),
+                vec!["sh", "-c", complaint],
+            ),
+        ] {
+            let expected = format!("{whose} {hint}");
+            let id = format!("{queue}-{name}");
+            let args = ["enqueue", "-q", queue, "--id", &id, "--wait", "--"];
+            let waited = naq.cli(args.into_iter().chain(command)).run().exits(1);
+            let status = naq.cli(["status", &id]).run().succeeds();
+            for printed in [waited.stderr, status.stdout] {
+                assert_eq!(printed.contains(&expected), !becomes_root, "{printed}");
+            }
+        }
+        worker.stop();
+    }
+    // a job of root has nothing to gain
+    let worker = naq.worker(&["root"]).spawn();
+    let job = naq.enqueue(&["-q", "root", "--", program, "--no-such-option"]);
+    assert!(naq.wait_ended(&job).warnings.is_empty());
+    worker.stop();
+    naq.cli(["worker", "q", "--allow-setuid", "--landlock-read=/usr"])
+        .run()
+        .exits(1)
+        .expect_stderr(&["Landlock needs no_new_privs"]);
+}
+
+/// A worker without root may not signal a program that has become root, except by a control group.
+#[test]
+fn a_worker_that_could_not_kill_setuid_programs_does_not_start() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let program = setuid_program(folder.path());
+    let copy = folder.path().join("naq");
+    std::fs::copy(crate::harness::nats::naq(), &copy).unwrap();
+    let run = |args: &[&str]| {
+        use std::os::unix::process::CommandExt;
+        #[expect(clippy::disallowed_methods, reason = "a naq of another user")]
+        let mut command = std::process::Command::new(&copy);
+        command.args(args).uid(65534).gid(65534).env_clear();
+        command.envs(naq.environment()).env("HOME", "/nonexistent");
+        command.current_dir(folder.path());
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let program = program.to_str().unwrap();
+    let (code, stdout, stderr) = run(&["run", "--", program]);
+    assert!(
+        code == Some(0) && !stdout.contains("euid"),
+        "{stdout}{stderr}"
+    );
+    let (code, _, stderr) = run(&["run", "--", program, "--no-such-option"]);
+    assert!(
+        code == Some(1) && stderr.contains("`--allow-setuid` lets it"),
+        "{stderr}"
+    );
+    for containment in ["namespace", "subreaper"] {
+        let containment = format!("--containment={containment}");
+        let (code, _, stderr) = run(&["worker", "q", "--allow-setuid", &containment]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(
+            stderr.contains("only a control group lets a worker without root kill them"),
+            "{stderr}"
+        );
+    }
+}

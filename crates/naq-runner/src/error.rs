@@ -42,6 +42,11 @@ pub enum RunnerError {
         /// Why it is unavailable.
         source: io::Error,
     },
+    /// Set-user-ID programs and Landlock exclude each other.
+    #[error(
+        "set-user-ID programs cannot be allowed while the files of jobs are restricted: Landlock needs no_new_privs"
+    )]
+    SetuidWithLandlock,
     /// A spawner process did not start.
     #[error("cannot start a spawner process: {0}")]
     Spawner(#[source] io::Error),

@@ -25,6 +25,7 @@ mod env_policy;
 mod errno;
 mod error;
 mod fd_limit;
+mod file_rights;
 mod job;
 mod job_handle;
 mod landlock;
@@ -50,6 +51,7 @@ mod user;
 mod wire;
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -131,6 +133,9 @@ impl Runner {
             options.base_env.extend(user.environment());
         }
         if let Some(files) = &options.files {
+            if options.allow_setuid {
+                return Err(RunnerError::SetuidWithLandlock);
+            }
             files.ruleset(None, None)?;
         }
         let open_files = fd_limit::raise_fd_limit(options.concurrency)?;
@@ -179,6 +184,25 @@ impl Runner {
             Some(cgroup) if cgroup.has_memory_controller() => MemoryLimit::Enforced,
             _ => MemoryLimit::Watched,
         }
+    }
+
+    /// Whether jobs have rights to gain that this runner withholds: it sets `no_new_privs`, and they
+    /// are not root.
+    pub fn withholds_rights(&self) -> bool {
+        let options = &self.inner.pool.options;
+        let user = options.run_as.as_ref().map(|user| user.uid);
+        !options.allow_setuid && user.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) != 0
+    }
+
+    /// Whether a program of a job would gain rights by its file if the runner did not withhold them.
+    /// `cwd` is the job's working directory. `None` means that of the runner.
+    pub fn withholds_rights_of(&self, program: &str, cwd: Option<&Path>) -> bool {
+        let options = &self.inner.pool.options;
+        let cwd = cwd.unwrap_or(&options.work_dir);
+        let candidates = prepare::candidates(program, &options.path);
+        let mut files = candidates.iter().map(|candidate| cwd.join(candidate));
+        let file = files.find(|file| file.is_file());
+        self.withholds_rights() && file.is_some_and(|file| file_rights::grants_rights(&file))
     }
 
     /// Starts a job, or queues it until a slot is free. Never blocks and never
@@ -298,6 +322,12 @@ async fn try_containment(
     options: &RunnerConfig,
     containment: Containment,
 ) -> io::Result<(Option<WorkerCgroup>, SpawnerProcess)> {
+    let is_root = nix::unistd::geteuid().is_root();
+    if options.allow_setuid && !is_root && containment != Containment::Cgroup {
+        // A user namespace gives no rights; elsewhere the spawner may not signal what has gained some.
+        let why = "set-user-ID programs are allowed, and only a control group lets a worker without root kill them";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
     let root = match containment {
         Containment::Cgroup => Some(WorkerCgroup::create()?),
         // The orphans of a dead spawner become children of this process, which
@@ -322,6 +352,7 @@ async fn start_spawner(
         namespace: containment == Containment::Namespace,
         user: options.run_as.as_ref().map(UserIds::of),
         files: options.files.clone(),
+        allow_setuid: options.allow_setuid,
         resource_wait_max_ms: u64::try_from(options.resource_wait_max.as_millis())
             .unwrap_or(u64::MAX),
     };

@@ -38,6 +38,9 @@ pub struct RunnerConfig {
     /// The files that jobs may use, enforced by Landlock. `None` means all files
     /// that their user may use.
     pub files: Option<FileAccess>,
+    /// Whether programs may gain rights when they are executed, by the set-user-ID bit or by file
+    /// capabilities. Otherwise jobs run with `no_new_privs`.
+    pub allow_setuid: bool,
     /// The binary to run as `<program> __spawner`. `None` means this binary.
     pub spawner_program: Option<PathBuf>,
     /// Bytes kept of each stream of a job whose command sets no limit.
@@ -63,6 +66,7 @@ impl RunnerConfig {
             base_env: Vec::new(),
             run_as: None,
             files: None,
+            allow_setuid: false,
             spawner_program: None,
             default_output_bytes: DEFAULT_OUTPUT_BYTES,
             control_line_bytes_max: 256 * 1024,

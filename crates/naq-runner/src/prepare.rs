@@ -163,7 +163,7 @@ fn check_shebang(source: &str) -> Result<(), Box<SpawnFailure>> {
 }
 
 /// The paths to try, as `execvp` does with the runner's PATH.
-fn candidates(program: &str, path: &str) -> Vec<String> {
+pub(super) fn candidates(program: &str, path: &str) -> Vec<String> {
     if program.contains('/') {
         return vec![program.to_owned()];
     }

@@ -17,6 +17,8 @@ pub(super) struct SpawnerSetup {
     pub(super) user: Option<UserIds>,
     /// The files that jobs may use. `None` means no restriction.
     pub(super) files: Option<FileAccess>,
+    /// Whether programs may gain rights when they are executed.
+    pub(super) allow_setuid: bool,
     /// How long a job waits for resources of this machine, in milliseconds.
     pub(super) resource_wait_max_ms: u64,
 }
@@ -63,6 +65,7 @@ impl SpawnerSetup {
                 }
             }
         }
+        w.u8(u8::from(self.allow_setuid));
         w.u64(self.resource_wait_max_ms);
     }
 
@@ -83,6 +86,7 @@ impl SpawnerSetup {
                     write: texts(r)?,
                 }),
             },
+            allow_setuid: r.u8()? != 0,
             resource_wait_max_ms: r.u64()?,
         })
     }
@@ -123,6 +127,7 @@ mod tests {
                 read: vec!["/usr".into(), "/e".into()],
                 write: Vec::new(),
             }),
+            allow_setuid: true,
             resource_wait_max_ms: 10_000,
         };
         let mut w = Writer::default();

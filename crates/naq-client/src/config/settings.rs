@@ -87,6 +87,7 @@ typed_settings! {
     landlock_write: Vec<String>,
     allow_env: Vec<String>,
     grant: Vec<String>,
+    allow_setuid: bool,
     secrets_dir: Option<PathBuf>,
     worker_labels: BTreeMap<String, String>,
     nats_server: Option<PathBuf>,

@@ -442,6 +442,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, "RIGHT[:QUEUE]"),
     row(
+        "allow_setuid",
+        "NAQ_ALLOW_SETUID",
+        SettingKind::Bool,
+        DefaultValue::Text("false"),
+        "let programs of jobs gain rights by the set-user-ID bit, as sudo and ping do (unsets no_new_privs)",
+    )
+    .with_flag(FlagScope::Worker, ""),
+    row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
         SettingKind::Path,

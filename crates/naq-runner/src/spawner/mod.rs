@@ -45,7 +45,6 @@ fn run() -> Result<(), Errno> {
     default_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     prctl::set_child_subreaper(true)?;
-    prctl::set_no_new_privs()?;
     let _ = prctl::set_name(c"naq-spawner");
     // Of a worker that was killed nobody is left to continue this process, should a job have stopped
     // it.
@@ -55,6 +54,10 @@ fn run() -> Result<(), Errno> {
     let Some(setup) = hello(&socket, &mut receiver)? else {
         return Ok(());
     };
+    // Children inherit it. Landlock needs it, too.
+    if !setup.allow_setuid {
+        prctl::set_no_new_privs()?;
+    }
     let resource_wait_max = Duration::from_millis(setup.resource_wait_max_ms);
     let launcher = match Launcher::new(setup) {
         Ok(launcher) => launcher,

@@ -9,3 +9,4 @@ pub(super) mod namespace_init;
 pub(super) mod signals;
 pub(super) mod socket;
 pub(super) mod wait;
+pub(super) mod xattr;

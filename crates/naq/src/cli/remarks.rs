@@ -26,6 +26,12 @@ pub(super) fn note_remarks(record: &Record) {
     if let Some(leaked) = leaked(record) {
         note(record, leaked.to_owned());
     }
+    // one of them may say why
+    if record.state() != State::Succeeded {
+        for warning in &record.warnings {
+            note(record, warning.clone());
+        }
+    }
 }
 
 /// What is to be said if processes of a job outlived it.

@@ -187,6 +187,7 @@ impl WorkerOptions {
         if files != FileAccess::default() {
             options.files = Some(files);
         }
+        options.allow_setuid = settings.allow_setuid;
         options.base_env = session.job_environment();
         // Jobs that run as the same user must not read naq's credentials from /proc.
         naq_runner::make_undumpable()?;

@@ -1,5 +1,6 @@
 //! Running a job: its command from start to exit, and what its end means.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -49,11 +50,34 @@ impl Attempt<'_> {
                     return None;
                 }
                 let finished = classify_end(context, self.envelope, &completion, &control_state);
+                let hint = self.withheld_rights_hint(&completion);
                 fill_record(&mut record, completion);
+                record
+                    .warnings
+                    .extend(hint.filter(|hint| !record.warnings.contains(hint)));
                 finished
             }
         };
         Some((end_attempt(record, self.envelope, &finished), revision))
+    }
+
+    /// Why a failed job may have failed, if a program of it would have gained rights elsewhere.
+    fn withheld_rights_hint(&self, completion: &Completion) -> Option<String> {
+        let runner = &self.delivery.context.runner;
+        let has_failed = !matches!(completion.end, Termination::Exited(0));
+        if !has_failed || completion.stopped.is_some() || !runner.withholds_rights() {
+            return None;
+        }
+        let cwd = self.envelope.cwd.as_deref().map(Path::new);
+        let command = self.envelope.command.as_deref();
+        let program = match command.filter(|program| runner.withholds_rights_of(program, cwd)) {
+            Some(program) => format!("`{program}`"),
+            None if complains_of_rights(&completion.stderr) => "a program of the job".to_owned(),
+            None => return None,
+        };
+        Some(format!(
+            "{program} cannot gain rights by its set-user-ID bit or capabilities, since jobs run with no_new_privs; a worker with `--allow-setuid` lets it"
+        ))
     }
 
     /// Runs the command, publishes its live output, and applies its control messages to the
@@ -124,6 +148,23 @@ impl Attempt<'_> {
         record.warnings.extend(live.warning());
         (completion, control_state)
     }
+}
+
+/// Whether a program says on standard error that it could not gain rights: `sudo`, `su` and those of
+/// busybox.
+fn complains_of_rights(stderr: &Captured) -> bool {
+    const COMPLAINTS: [&[u8]; 5] = [
+        b"no new privileges",
+        b"effective uid is not 0",
+        b"must be suid",
+        b"must be setuid",
+        b"must be installed setuid",
+    ];
+    let contains = |text: &[u8], words: &[u8]| text.windows(words.len()).any(|part| part == words);
+    let streams = [&stderr.head, &stderr.tail];
+    COMPLAINTS
+        .iter()
+        .any(|words| streams.iter().any(|text| contains(text, words)))
 }
 
 /// Translates the end of a job's processes into the event that the lifecycle decides by.
