@@ -18,6 +18,7 @@ mod faults;
 mod harness;
 mod layers;
 mod lifecycle;
+mod packaging;
 mod readme;
 mod scheduler;
 mod schemas;

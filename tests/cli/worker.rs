@@ -37,6 +37,87 @@ fn readiness_and_shutdown_are_notified_to_systemd() {
     }
 }
 
+/// How long the process of the test below is stuck. The watchdog expects a report each 0.3 s.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// A process that reports from a thread of its own would never seem stuck.
+#[test]
+fn the_watchdog_of_systemd_learns_that_a_loop_turns_and_when_it_does_not() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    for (verb, stuck_at) in [("worker", "run.started"), ("scheduler", "schedules.read")] {
+        let path = folder.path().join(verb);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let process = naq
+            .cli([verb])
+            .env("NOTIFY_SOCKET", path.to_str().unwrap())
+            .env("WATCHDOG_USEC", "300000")
+            .env(
+                "FAILPOINTS",
+                &format!("{stuck_at}=1*sleep({})", STUCK.as_millis()),
+            )
+            .follow();
+        assert_eq!(notification(&socket), "READY=1", "{verb}");
+        naq.enqueue(&["--", "true"]);
+        // it reports, is stuck, and reports again
+        let mut reports = 0;
+        let mut last = std::time::Instant::now();
+        let gap = loop {
+            assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
+            reports += 1;
+            let gap = last.elapsed();
+            last = std::time::Instant::now();
+            if reports > 1 && gap > STUCK * 3 / 4 {
+                break gap;
+            }
+            assert!(reports < 100, "{verb}: no gap while the loop was stuck");
+        };
+        assert!(gap < STUCK * 3, "{verb}: {gap:?}");
+        for _ in 0..5 {
+            assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
+        }
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        while notification(&socket) == "WATCHDOG=1" {}
+        process.wait_exit();
+    }
+}
+
+#[test]
+fn a_loop_without_nats_still_feeds_the_watchdog() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let start = |verb: &str| {
+        let path = folder.path().join(verb);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let process = naq
+            .cli([verb])
+            .env("NOTIFY_SOCKET", path.to_str().unwrap())
+            .env("WATCHDOG_USEC", "300000")
+            .follow();
+        assert_eq!(notification(&socket), "READY=1", "{verb}");
+        assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
+        (process, socket)
+    };
+    let services = ["worker", "scheduler"].map(start);
+    server.kill9();
+    for (process, socket) in services {
+        for _ in 0..30 {
+            assert_eq!(notification(&socket), "WATCHDOG=1");
+        }
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        while notification(&socket) == "WATCHDOG=1" {}
+        process.wait_exit();
+    }
+}
+
 #[test]
 fn jobs_are_another_users_in_the_containment_asked_for() {
     let server = TestServer::start();

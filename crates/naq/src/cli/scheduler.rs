@@ -42,6 +42,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let mut options = options(session);
     options.instance_id = args.instance_id;
+    options.watchdog = super::systemd::watchdog();
     if let Some(max_consecutive_failures) = args.max_failures {
         options.max_consecutive_failures = max_consecutive_failures;
     }
@@ -104,6 +105,7 @@ pub(super) fn options(session: &Session) -> SchedulerConfig {
         max_consecutive_failures: settings.max_schedule_failures,
         reconcile_interval: RECONCILE_INTERVAL,
         result_ttl: settings.default_result_ttl,
+        watchdog: None,
     }
 }
 

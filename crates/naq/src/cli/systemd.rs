@@ -4,12 +4,24 @@
 
 use sd_notify::NotifyState;
 
+use crate::watchdog::Watchdog;
+
 /// Reports that start-up is complete: the process is connected to NATS and does its work.
 ///
 /// A unit of `Type=notify` becomes active with this call, so whatever is ordered after it finds a
 /// worker that accepts jobs.
 pub(super) fn ready() {
     notify(NotifyState::Ready);
+}
+
+/// The watchdog that the manager has asked for (`WatchdogSec=`). `None` if it has asked for none.
+pub(super) fn watchdog() -> Option<Watchdog> {
+    sd_notify::watchdog_enabled().map(|timeout| Watchdog::new(timeout, alive))
+}
+
+/// Reports that the process is alive.
+fn alive() {
+    notify(NotifyState::Watchdog);
 }
 
 /// Reports that the process is shutting down, so that the manager shows it as deactivating while

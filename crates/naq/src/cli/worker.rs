@@ -31,7 +31,8 @@ impl Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
-    let options = args.worker.to_options(session, queues)?;
+    let mut options = args.worker.to_options(session, queues)?;
+    options.watchdog = super::systemd::watchdog();
     // The runner starts first: a worker that cannot contain jobs ends before it connects.
     let runner = args.worker.start_runner(session).await?;
     let stopped = super::signals::stopped(requests.clone());

@@ -16,6 +16,7 @@ use super::options::{SchedulerConfig, SchedulerSummary};
 use super::reconcile::reconcile_loop;
 use super::schedule_index::{EntryId, ScheduleIndex, Update};
 use crate::clock::{self, BootInstant, ClockWatch};
+use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
 use naq_jetstream::{BrokerError, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
 use naq_protocol::{JobId, Timestamp};
@@ -119,6 +120,7 @@ pub(super) async fn lead(
     lease: LeaderLease,
     stop: &mut watch::Receiver<bool>,
     summary: &mut SchedulerSummary,
+    watchdog: &mut WatchdogTimer,
 ) -> Result<TermEnd, BrokerError> {
     let begun = Instant::now();
     let clock = ClockWatch::new().map_err(|error| {
@@ -153,7 +155,9 @@ pub(super) async fn lead(
     }
     // Zones that this process read in an earlier term may have changed since.
     naq_cron::refresh_timezones();
-    leader.reload_all(&mut watch).await?;
+    watchdog
+        .while_waiting(leader.reload_all(&mut watch))
+        .await?;
     failpoint("schedules.read");
     leader.summary.terms += 1;
     tracing::info!(
@@ -168,7 +172,7 @@ pub(super) async fn lead(
         options.result_ttl,
     );
     let _reconciling = AbortOnDropHandle::new(tokio::spawn(reconciling));
-    leader.run(&clock, &mut watch, stop).await
+    leader.run(&clock, &mut watch, stop, watchdog).await
 }
 
 impl Leader<'_> {
@@ -177,6 +181,7 @@ impl Leader<'_> {
         clock: &ClockWatch,
         watch: &mut ScheduleWatch,
         stop: &mut watch::Receiver<bool>,
+        watchdog: &mut WatchdogTimer,
     ) -> Result<TermEnd, BrokerError> {
         let mut lease = self.lease.clone();
         let mut timezone_rereads = tokio::time::interval(TIMEZONE_REREAD_INTERVAL);
@@ -204,6 +209,7 @@ impl Leader<'_> {
                     return Ok(TermEnd::Stopped);
                 }
                 () = lease.expired() => return Ok(TermEnd::NotLeader),
+                () = watchdog.report() => {}
                 Some(fired) = self.fires.next(), if !self.fires.is_empty() => {
                     self.on_fired(fired);
                     for _ in 0..BATCH_MAX {

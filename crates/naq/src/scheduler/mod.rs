@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::watchdog::WatchdogTimer;
 use leader::TermEnd;
 use leader_lease::LeaderLease;
 use naq_client::Client;
@@ -55,6 +56,7 @@ pub async fn run_scheduler(
     };
     let mut summary = SchedulerSummary::default();
     let mut has_led_before = false;
+    let mut watchdog = WatchdogTimer::new(options.watchdog);
     loop {
         info.since = clock::now();
         let ended = acquire_and_lead(
@@ -64,6 +66,7 @@ pub async fn run_scheduler(
             &mut stop,
             &mut summary,
             &mut has_led_before,
+            &mut watchdog,
         )
         .await;
         match ended {
@@ -95,20 +98,36 @@ async fn acquire_and_lead(
     stop: &mut watch::Receiver<bool>,
     summary: &mut SchedulerSummary,
     has_led_before: &mut bool,
+    watchdog: &mut WatchdogTimer,
 ) -> Result<TermEnd, BrokerError> {
+    let waiting = watchdog.while_waiting(wait_to_lead(client, options, info, stop));
+    let Some(lease) = waiting.await? else {
+        return Ok(TermEnd::Stopped);
+    };
+    *has_led_before |= options.lock.is_some();
+    leader::lead(client, options, lease, stop, summary, watchdog).await
+}
+
+/// Waits for the right time on the clock and for the lease. `None` means that the scheduler was asked
+/// to stop.
+async fn wait_to_lead(
+    client: &Client,
+    options: &SchedulerConfig,
+    info: &LeaderInfo,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<LeaderLease>, BrokerError> {
     tokio::select! {
         () = clock_check::wait_for_right_clock(client.broker()) => {}
-        _ = stop.wait_for(|stop| *stop) => return Ok(TermEnd::Stopped),
+        _ = stop.wait_for(|stop| *stop) => return Ok(None),
     }
     let lease = match options.lock {
         None => LeaderLease::without_lock(),
         Some(lock) => tokio::select! {
             lease = leader_lease::acquire(client.broker(), info, lock) => lease?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(TermEnd::Stopped),
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
         },
     };
-    *has_led_before |= options.lock.is_some();
-    leader::lead(client, options, lease, stop, summary).await
+    Ok(Some(lease))
 }
 
 /// Whether to try to lead again after an error. Servers that restart and elect leaders refuse all

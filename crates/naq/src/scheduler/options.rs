@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::watchdog::Watchdog;
+
 /// Options of a scheduler.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
@@ -17,6 +19,8 @@ pub struct SchedulerConfig {
     /// Time that the record of a job is kept which the reconciler fails because its message and its
     /// envelope are lost.
     pub result_ttl: Duration,
+    /// Who learns that the scheduler's loop turns. `None` means no one.
+    pub watchdog: Option<Watchdog>,
 }
 
 /// How long the leader lease lasts.

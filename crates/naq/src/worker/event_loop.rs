@@ -16,6 +16,7 @@ use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
 use super::{delivery_task, label_routes, prepare, requeue_orphans, server_down};
 use crate::clock::{BootInstant, ClockWatch, now};
+use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
 use naq_jetstream::{
     Broker, ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
@@ -57,8 +58,9 @@ pub async fn run_worker(
     mut commands: watch::Receiver<WorkerCommand>,
 ) -> Result<WorkerSummary, WorkerError> {
     let broker = client.broker().clone();
+    let mut watchdog = WatchdogTimer::new(options.watchdog);
     let (consumer, ack_wait) = tokio::select! {
-        prepared = prepare::prepare(&broker, &options) => prepared?,
+        prepared = watchdog.while_waiting(prepare::prepare(&broker, &options)) => prepared?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
     // a lease has to expire here before it does on the server, whatever the options say
@@ -66,11 +68,11 @@ pub async fn run_worker(
     let worker_id = JobId::generate().to_string();
     let control = broker.subscribe_control(&worker_id).await?;
     let lease_queries = tokio::select! {
-        queries = prepare::subscribe_lease_queries(&broker, &worker_id) => queries?,
+        queries = watchdog.while_waiting(prepare::subscribe_lease_queries(&broker, &worker_id)) => queries?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
     let pulls = tokio::select! {
-        pulls = prepare::open_pull_subscription(&broker, &options, &consumer) => pulls?,
+        pulls = watchdog.while_waiting(prepare::open_pull_subscription(&broker, &options, &consumer)) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
     let job_socket = listen_to_jobs(&client, &options, &worker_id)?;
@@ -94,7 +96,7 @@ pub async fn run_worker(
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
-    let (summary, last_command) = worker.run(inbox, &mut commands).await;
+    let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
     drop((routes, clock, down));
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
@@ -235,6 +237,7 @@ impl Worker {
         mut self,
         mut inbox: mpsc::Receiver<Report>,
         commands: &mut watch::Receiver<WorkerCommand>,
+        mut watchdog: WatchdogTimer,
     ) -> (WorkerSummary, WorkerCommand) {
         let options = &self.context.options;
         let mut renewals = tokio::time::interval(options.ack_wait / 3);
@@ -254,6 +257,7 @@ impl Worker {
                 // and must not be late
                 _ = renewals.tick() => LoopEvent::RenewalDue,
                 _ = heartbeats.tick() => LoopEvent::HeartbeatDue,
+                () = watchdog.report() => continue,
                 report = inbox.recv() => LoopEvent::Report(report),
                 // before the deliveries: a reconnected worker confirms its leases first
                 () = reconnected(&mut self.link, self.link_generation) => LoopEvent::Reconnected,

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
+use crate::watchdog::Watchdog;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, JobProgress, QueueName, Record, ResourceLimits};
 use naq_runner::StreamKind;
@@ -64,6 +65,8 @@ pub struct WorkerConfig {
     pub max_worker_crashes: u32,
     /// Age of a job from which its output is published live.
     pub live_output_after: Duration,
+    /// Who learns that the worker's loop turns. `None` means no one.
+    pub watchdog: Option<Watchdog>,
     /// Run this one job of the first queue and exit once it has finished, as `naq run` does. `None`
     /// means serve the queues.
     pub single_job: Option<JobId>,
@@ -99,6 +102,7 @@ impl WorkerConfig {
             drain_timeout: Duration::from_secs(30),
             max_worker_crashes: 3,
             live_output_after: Duration::from_secs(1),
+            watchdog: None,
             single_job: None,
             output_tap: None,
             progress_tap: None,

@@ -1,0 +1,115 @@
+//! `systemd/`: units that systemd accepts, and that hold what naq relies on.
+
+use naq_client::config::{DefaultValue, Setting};
+
+use super::{assert_naq_accepts, file, naq, path, run};
+
+/// The variable with which CI says that a missing tool is a failure.
+const REQUIRED: &str = "NAQ_TEST_REQUIRE_SYSTEMD";
+
+const WORKER: &str = "systemd/naq-worker@.service";
+const SCHEDULER: &str = "systemd/naq-scheduler.service";
+
+/// The values of a key, in order.
+fn values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    let lines = unit.lines().filter_map(|line| line.split_once('='));
+    lines
+        .filter(|(name, _)| *name == key)
+        .map(|(_, value)| value)
+        .collect()
+}
+
+fn seconds(unit: &str, key: &str) -> u64 {
+    values(unit, key)[0].parse().unwrap()
+}
+
+#[test]
+fn units_have_what_naq_relies_on() {
+    for name in [WORKER, SCHEDULER] {
+        let unit = file(name);
+        for (key, value) in [
+            // READY=1 comes once NATS is connected, however long that takes
+            ("Type", "notify"),
+            ("TimeoutStartSec", "infinity"),
+            ("Restart", "always"),
+            ("NoNewPrivileges", "yes"),
+            ("ProtectSystem", "strict"),
+            ("User", "naq"),
+        ] {
+            assert_eq!(values(&unit, key), [value], "{name}: {key}");
+        }
+        // a loop that waits for a slow server must not look dead
+        assert!(seconds(&unit, "WatchdogSec") >= 30, "{name}");
+        let [command] = values(&unit, "ExecStart")[..] else {
+            panic!("{name}: one ExecStart");
+        };
+        let args = command.strip_prefix("/usr/local/bin/naq ").unwrap();
+        assert_naq_accepts(&args.split(' ').collect::<Vec<_>>());
+    }
+    let worker = file(WORKER);
+    for (key, value) in [
+        ("Delegate", "yes"),
+        // the jobs of a draining worker get no signal
+        ("KillMode", "mixed"),
+        // a job that the kernel kills does not stop its worker
+        ("OOMPolicy", "continue"),
+    ] {
+        assert_eq!(values(&worker, key), [value], "{key}");
+    }
+    // these break containment by control group
+    for key in ["ProtectControlGroups", "RestrictNamespaces"] {
+        assert!(values(&worker, key).is_empty(), "{key}");
+    }
+    // draining, the grace of a stopped job, and the time to record outcomes
+    let drain = Setting::by_name("drain_timeout").unwrap().default;
+    assert_eq!(drain, DefaultValue::Text("30s"));
+    assert!(seconds(&worker, "TimeoutStopSec") > 30 + 10 + 5);
+}
+
+#[test]
+fn systemd_accepts_the_units() {
+    let environment = naq_client::config::environment();
+    let search = environment.get("PATH").cloned().unwrap_or_default();
+    let mut programs = search
+        .split(':')
+        .map(|folder| std::path::Path::new(folder).join("systemd-analyze"));
+    let Some(analyze) = programs.find(|program| program.is_file()) else {
+        assert!(
+            !environment.contains_key(REQUIRED),
+            "systemd-analyze is missing: install systemd"
+        );
+        #[expect(clippy::print_stderr, reason = "a skipped test says why")]
+        {
+            eprintln!("skipped: systemd-analyze is missing, so no unit is verified");
+        }
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // the program has to exist for a unit to be valid
+    let installed = |name: &str| file(name).replace("/usr/local/bin/naq", naq().to_str().unwrap());
+    let worker = "naq-worker@build.service";
+    let scheduler = "naq-scheduler.service";
+    std::fs::write(folder.path().join(worker), installed(WORKER)).unwrap();
+    std::fs::write(folder.path().join(scheduler), installed(SCHEDULER)).unwrap();
+    for unit in [worker, scheduler] {
+        let done = run(&analyze, &["verify", &format!("./{unit}")], folder.path());
+        let printed = String::from_utf8_lossy(&done.stderr);
+        // an unknown key or value is a remark of the verb, and no failure
+        assert!(done.status.success() && printed.is_empty(), "{printed}");
+    }
+    // how much is left open, in tenths of a point: what runs commands of others needs more than what
+    // runs none
+    for (unit, exposure_max) in [(worker, "50"), (scheduler, "20")] {
+        let threshold = format!("--threshold={exposure_max}");
+        let unit = format!("./{unit}");
+        let args = ["security", "--no-pager", "--offline=yes", &threshold, &unit];
+        let done = run(&analyze, &args, folder.path());
+        let printed = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success(),
+            "{unit}: {}",
+            printed.lines().last().unwrap_or_default()
+        );
+    }
+    assert!(path("systemd/naq.sysusers.conf").is_file());
+}
