@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_of_limits_are_told_from_others() {
+    fn signals_of_limits_are_distinguished_from_others() {
         use Termination::{Exited, Signalled};
         let cpu_time = Some(AttemptEnd::CpuTimeExceeded);
         assert_eq!(end(Signalled(libc::SIGXCPU), 1_004), cpu_time);
