@@ -263,9 +263,8 @@ fn count_runs(verdict: &mut Verdict, seen: &Seen) {
         }
         verdict.stale_starts += fences.windows(2).filter(|two| two[1] < two[0]).count();
         if let Some((_, record)) = seen.records.get(job) {
-            let asked_for = (record.attempt)
-                .saturating_sub(record.crashes)
-                .saturating_sub(record.lost_leases) as usize;
+            let interrupted = record.interrupted_attempts();
+            let asked_for = record.attempt.saturating_sub(interrupted) as usize;
             let more = fences.len().saturating_sub(asked_for);
             verdict.reruns += more;
             verdict.jobs_rerun += usize::from(more > 0);

@@ -90,17 +90,18 @@ impl Ends {
             Ends::Failed { reason, failures } => {
                 record.state() == State::Failed
                     && record.reason() == Some(reason)
-                    && record.attempt - record.crashes - record.lost_leases == failures
+                    && record.attempt - record.interrupted_attempts() == failures
             }
             Ends::Rejected => record.state() == State::Rejected,
         };
         (!good).then(|| {
             format!(
-                "{} ({:?}) at attempt {} with {} crashes, {} lost leases and {:?} bytes, not {self:?}",
+                "{} ({:?}) at attempt {} with {} crashes, {} shared ones, {} lost leases and {:?} bytes, not {self:?}",
                 record.state(),
                 record.reason(),
                 record.attempt,
                 record.crashes,
+                record.shared_crashes,
                 record.lost_leases,
                 record.stdout.as_ref().map(|output| output.bytes)
             )

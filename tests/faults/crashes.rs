@@ -87,7 +87,7 @@ fn redelivery_after_a_killed_worker_leaves_no_process_and_reruns_the_job() {
     let _next = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state(), record.attempt, record.crashes),
+        (record.state(), record.attempt, record.shared_crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -107,7 +107,7 @@ fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let second = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state(), record.attempt, record.crashes),
+        (record.state(), record.attempt, record.shared_crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -132,11 +132,19 @@ fn a_job_that_crashes_its_worker_three_times_fails() {
     let kill = "until kill -9 $(cat worker); do sleep 0.05; done; sleep 3600";
     let job = naq.publish("build", noting(&naq, kill));
     for _ in 0..3 {
-        let worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+        let worker = naq
+            .worker(&["build"])
+            .concurrency(1)
+            .ack_wait(ACK_WAIT)
+            .spawn();
         naq.file("worker", worker.pid().to_string());
         worker.wait_exit();
     }
-    let _last = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let _last = naq
+        .worker(&["build"])
+        .concurrency(1)
+        .ack_wait(ACK_WAIT)
+        .spawn();
     let record = naq.wait_ended(&job);
     assert_eq!(
         (record.state(), record.reason(), record.crashes),

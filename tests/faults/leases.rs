@@ -326,7 +326,7 @@ fn a_job_of_a_worker_that_died_in_an_outage_is_taken_over_after_it() {
     has_begun(&naq, 2);
     let record = finish(&naq, &job);
     assert_eq!(
-        (record.state(), record.attempt, record.crashes),
+        (record.state(), record.attempt, record.shared_crashes),
         (State::Succeeded, 2, 1),
         "{record:#?}"
     );
@@ -397,6 +397,7 @@ fn the_limit_of_worker_crashes_is_a_setting() {
     for crash in 1..=2 {
         let worker = naq
             .worker(&["build"])
+            .concurrency(1)
             .ack_wait("2s")
             .arg("--max-worker-crashes=2")
             .spawn();

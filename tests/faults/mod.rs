@@ -21,4 +21,5 @@ mod security;
 mod server_loss;
 mod spawn;
 mod store;
+mod suspects;
 mod terminal;

@@ -118,7 +118,7 @@ async fn a_killed_spawner_ends_its_jobs_and_is_replaced() {
         witness.opened().await;
         kill(spawner_above(&witness.path), Signal::SIGKILL).unwrap();
         let ended = within(job.wait()).await;
-        assert_eq!(ended.end, Termination::SpawnerDied);
+        assert_eq!(ended.end, Termination::SpawnerDied { alone: true });
         assert!(
             witness.is_closed(),
             "the tree is gone when the end is reported"
@@ -172,4 +172,46 @@ async fn a_starting_worker_removes_only_the_groups_of_dead_workers() {
         "a live one's stays"
     );
     assert_eq!(other.sh("true").await.end, Termination::Exited(0));
+}
+
+#[tokio::test]
+async fn a_job_that_runs_alone_shares_its_spawner_with_no_other() {
+    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+        let is_shared = bench.runner.containment() != Containment::Subreaper;
+        let start = |name: &str, alone: bool| {
+            let witness = Witness::new(bench.path(name));
+            let mut command = sh(&format!("{}; sleep 1000", witness.open_command()));
+            command.alone = alone;
+            (witness, bench.runner.start_job(command))
+        };
+        let mut shared = [start("first", false), start("second", false)];
+        let (witness, alone) = start("alone", true);
+        for (witness, _) in &mut shared {
+            witness.opened().await;
+        }
+        witness.opened().await;
+        let spawner = spawner_above(&witness.path);
+        let others = shared
+            .each_ref()
+            .map(|(witness, _)| spawner_above(&witness.path));
+        assert!(!others.contains(&spawner));
+        assert_eq!(others[0] == others[1], is_shared);
+
+        kill(spawner, Signal::SIGKILL).unwrap();
+        let ended = within(alone.wait()).await;
+        assert_eq!(ended.end, Termination::SpawnerDied { alone: true });
+        assert!(shared.iter_mut().all(|(witness, _)| !witness.is_closed()));
+        let mut next = sh("true");
+        next.alone = true;
+        assert_eq!(bench.run(next).await.end, Termination::Exited(0));
+
+        for spawner in others {
+            // the second time it may be gone
+            let _ = kill(spawner, Signal::SIGKILL);
+        }
+        for (_, job) in &shared {
+            let ended = within(job.wait()).await;
+            assert_eq!(ended.end, Termination::SpawnerDied { alone: !is_shared });
+        }
+    }
 }

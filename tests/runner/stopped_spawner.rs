@@ -50,7 +50,11 @@ async fn a_spawner_that_a_job_stops_again_and_again_is_killed_with_its_trees() {
         command.timeout = Some(Duration::from_secs(1));
         let ended = bench.run(command).await;
         if ended.stopped != Some(StopCause::Timeout) {
-            assert_eq!(ended.end, Termination::SpawnerDied, "{ended:?}");
+            assert_eq!(
+                ended.end,
+                Termination::SpawnerDied { alone: true },
+                "{ended:?}"
+            );
         }
         assert!(witness.is_closed());
         assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));

@@ -227,7 +227,7 @@ fn reconcile_removes_orphaned_messages_and_runs_jobs_that_need_them() {
     let leader = reconciling_leader(&naq);
     let record = naq.wait_ended(&id("hung"));
     assert_eq!(
-        (record.state(), record.attempt, record.crashes),
+        (record.state(), record.attempt, record.shared_crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");

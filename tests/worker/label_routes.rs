@@ -198,13 +198,13 @@ fn redelivery_of_a_rerouted_job_goes_to_another_worker_with_the_labels() {
     let _second = spawn_brief(&naq, "second", &["gpu=yes"]);
     first.signal(Signal::SIGKILL);
     let record = naq.wait_for(&job, "taken over", |record| {
-        record.state() == State::Running && record.crashes >= 1
+        record.state() == State::Running && record.interrupted_attempts() >= 1
     });
     assert_eq!(ran_on(&naq, &record), "second");
     release(&naq, "go");
     let record = naq.wait_ended(&job);
     assert_eq!(record.state(), State::Succeeded);
-    assert_eq!(record.attempt, record.crashes + 1);
+    assert_eq!(record.attempt, record.interrupted_attempts() + 1);
     naq.wait_drained("build");
 }
 
@@ -222,14 +222,15 @@ fn redelivery_after_a_crash_reroutes_the_job_with_its_crash_count() {
     gpu.wait_exit();
     let _plain = spawn_brief(&naq, "plain", &[]);
     let record = naq.wait_for(&job, "rerouted", |record| record.state() == State::Queued);
-    assert_eq!((record.attempt, record.crashes), (1, 1));
+    assert_eq!((record.attempt, record.shared_crashes), (1, 1));
+    assert!(record.suspect);
     assert!(record.lease().is_none());
     wait_until_rerouted(&naq, 1);
     release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
     assert_eq!(
-        (record.state(), record.attempt, record.crashes),
+        (record.state(), record.attempt, record.shared_crashes),
         (State::Succeeded, 2, 1)
     );
     naq.wait_drained("build");
@@ -283,7 +284,10 @@ fn a_late_reroute_does_not_take_the_job_from_the_worker_that_runs_it() {
     release(&naq, "go");
     let _next = spawn_brief(&naq, "next", &["gpu=yes"]);
     let record = naq.wait_ended(&job);
-    assert_eq!((record.state(), record.crashes), (State::Succeeded, 1));
+    assert_eq!(
+        (record.state(), record.interrupted_attempts()),
+        (State::Succeeded, 1)
+    );
     naq.wait_drained("build");
 }
 

@@ -53,7 +53,7 @@ pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 pub use job::backoff::{FailureClass, classify_failure, retry_delay};
 pub use job::cancel::{OnCancel, on_cancel};
 pub use job::delivery::{
-    ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision,
+    ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision, RunAlone,
     decide_delivery, fail_unrecordable, refused_record, rejected_record,
 };
 pub use job::dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};

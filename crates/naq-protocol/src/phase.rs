@@ -335,6 +335,7 @@ mod tests {
             worker_id: "w".to_owned(),
             sequence: 7,
             delivery: 1,
+            alone: true,
             unknown: crate::unknown_fields::UnknownFields::default(),
         };
         let waits = BlockedOn {

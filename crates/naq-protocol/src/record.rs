@@ -27,6 +27,14 @@ pub struct Lease {
     /// The delivery count of that message when the job was claimed; the first delivery is 1.
     #[serde(deserialize_with = "lenient::integer")]
     pub delivery: u64,
+    /// Whether the worker runs the job alone: as its only job, or as its only suspect and in a
+    /// spawner process of its own. A crash is then the job's.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub alone: bool,
     /// The fields that this version of naq does not define.
     #[serde(
         flatten,
@@ -59,6 +67,14 @@ pub struct Interruption {
     /// Whether the worker or its spawner process crashed. Otherwise the worker gave its lease up
     /// during an outage of NATS and stopped the job, which is no crash.
     pub crashed: bool,
+    /// Whether other jobs ran in the process that crashed, or may have. Nobody knows which of them
+    /// was the cause, so the crash is not counted, and the job became a suspect.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub shared: bool,
     /// The fields that this version of naq does not define.
     #[serde(
         flatten,
@@ -166,13 +182,29 @@ pub struct Record {
     /// The number of the current or last attempt; 0 before the first one.
     #[serde(deserialize_with = "lenient::integer")]
     pub attempt: u32,
-    /// How many workers crashed during the job.
+    /// How many workers or spawner processes crashed that ran the job alone, or ran it as a suspect.
     #[serde(
         default,
         deserialize_with = "lenient::integer_or_default",
         skip_serializing_if = "is_zero"
     )]
     pub crashes: u32,
+    /// How many attempts ended in a crash that other jobs may have caused. Like `crashes` they use up
+    /// no retry, and unlike `crashes` they never fail the job.
+    #[serde(
+        default,
+        deserialize_with = "lenient::integer_or_default",
+        skip_serializing_if = "is_zero"
+    )]
+    pub shared_crashes: u32,
+    /// Whether the job may have crashed a worker or a spawner process that also ran other jobs. Such
+    /// a job runs alone, one at a time on each worker, until an attempt ends without a crash.
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub suspect: bool,
     /// How many attempts were stopped because their worker lost its lease during an outage of NATS.
     /// They use up no retry.
     #[serde(
@@ -385,6 +417,8 @@ impl Record {
             reason: None,
             attempt: 0,
             crashes: 0,
+            shared_crashes: 0,
+            suspect: false,
             lost_leases: 0,
             interruptions: Vec::new(),
             failed_starts: 0,
@@ -460,6 +494,15 @@ impl Record {
     #[must_use]
     pub fn waits(&self) -> Option<&BlockedOn> {
         self.waits.as_ref()
+    }
+
+    /// Number of attempts that ended without an outcome, by a crash or a lost lease. None of them is
+    /// a failure of the job, so none uses up a retry.
+    #[must_use]
+    pub fn interrupted_attempts(&self) -> u32 {
+        self.crashes
+            .saturating_add(self.shared_crashes)
+            .saturating_add(self.lost_leases)
     }
 
     /// The exit status that a shell would report: the exit code, 128 plus the signal, 124 after a

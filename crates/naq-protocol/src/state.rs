@@ -108,12 +108,16 @@ impl State {
                 next,
                 Queued | Waiting | Running | Failed | Cancelled | Expired | Rejected
             ),
+            // A suspect that cannot run alone yet is tried again later.
             Queued => matches!(
                 next,
-                Waiting | Running | Failed | Cancelled | Expired | Rejected
+                Waiting | Running | Retrying | Failed | Cancelled | Expired | Rejected
             ),
             // A rerouted job is queued again.
-            Waiting => matches!(next, Queued | Running | Failed | Cancelled | Expired),
+            Waiting => matches!(
+                next,
+                Queued | Running | Retrying | Failed | Cancelled | Expired
+            ),
             // After a crash, the next delivery may find no free slot and block the job.
             Running => matches!(
                 next,

@@ -95,6 +95,9 @@ pub struct Command {
     /// A file in the scratch folder, which only this job can read: a variable that gets its path, and
     /// its content. For what is too large for a variable.
     pub file: Option<(String, Bytes)>,
+    /// Whether the job runs in a spawner process of its own, so that its spawner's death is no other
+    /// job's.
+    pub alone: bool,
     /// Where output is sent while the job runs. `None` means nowhere.
     pub live: Option<LiveSink>,
 }
@@ -115,6 +118,7 @@ impl Command {
             deadline: None,
             scratch: false,
             file: None,
+            alone: false,
             live: None,
         }
     }

@@ -16,7 +16,10 @@ pub enum Termination {
     /// It was never started.
     NotStarted(SpawnFailure),
     /// Its spawner died, and the job was killed with it.
-    SpawnerDied,
+    SpawnerDied {
+        /// Whether the spawner ran no other job.
+        alone: bool,
+    },
 }
 
 /// Why a job could not be started.

@@ -95,6 +95,8 @@ pub(super) struct Job {
     pub(super) output_bytes: u64,
     pub(super) control_line_bytes_max: usize,
     pub(super) mask: Mask,
+    /// Whether no other job may run in its spawner.
+    pub(super) alone: bool,
     /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,
     pub(super) state: Mutex<JobState>,

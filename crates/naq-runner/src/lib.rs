@@ -83,7 +83,7 @@ use control::ControlQueue;
 use job::{ExitReport, Job, JobState, Phase};
 use pool::Pool;
 use spawner_process::SpawnerProcess;
-use spawner_setup::{SpawnerSetup, UserIds};
+use spawner_setup::SpawnerSetup;
 
 /// How long [`Runner::shutdown`] waits until the killed jobs are gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -150,21 +150,30 @@ impl Runner {
             let next = start_spawner(&options, containment, root.as_ref(), index).await;
             spawned.push(next.map_err(RunnerError::Spawner)?);
         }
+        let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
+        let reserved = (!runs_one_job).then_some(spawners);
         let pool = Arc::new(Pool::new(
             options,
             containment,
             root,
             open_files,
             preexisting_children,
-            spawners,
+            spawners + usize::from(reserved.is_some()),
+            reserved,
         ));
-        let supervisors = spawned
+        let mut supervisors: Vec<_> = spawned
             .into_iter()
             .enumerate()
             .map(|(index, first)| {
                 tokio::spawn(spawner_process::supervise(Arc::clone(&pool), index, first))
             })
             .collect();
+        supervisors.extend(reserved.map(|index| {
+            tokio::spawn(spawner_process::supervise_when_needed(
+                Arc::clone(&pool),
+                index,
+            ))
+        }));
         Ok(Runner {
             inner: Arc::new(Inner {
                 pool,
@@ -237,6 +246,7 @@ impl Runner {
                 .unwrap_or(pool.options.default_output_bytes),
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
+            alone: command.alone,
             keep_scratch: command.scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
@@ -347,15 +357,8 @@ async fn start_spawner(
     root: Option<&WorkerCgroup>,
     index: usize,
 ) -> io::Result<SpawnerProcess> {
-    let setup = SpawnerSetup {
-        cgroup_dir: root.map(|root| root.spawner_dir(index)).transpose()?,
-        namespace: containment == Containment::Namespace,
-        user: options.run_as.as_ref().map(UserIds::of),
-        files: options.files.clone(),
-        allow_setuid: options.allow_setuid,
-        resource_wait_max_ms: u64::try_from(options.resource_wait_max.as_millis())
-            .unwrap_or(u64::MAX),
-    };
+    let mut setup = SpawnerSetup::of(options, containment);
+    setup.cgroup_dir = root.map(|root| root.spawner_dir(index)).transpose()?;
     spawner_process::spawn(options.spawner_program.as_deref(), setup).await
 }
 

@@ -61,6 +61,8 @@ pub(super) struct SpawnerState {
     /// finished.
     pub(super) unreported_starts: usize,
     pub(super) is_ready: bool,
+    /// Whether it will soon be ready if it is needed: no attempt to start its process has failed.
+    pub(super) is_starting: bool,
     pub(super) watch: SpawnerWatch,
 }
 
@@ -99,10 +101,18 @@ pub(super) struct Pool {
     pub(super) scratch_dirs: Arc<ScratchDirs>,
     /// Direct children that this process had before the first spawner.
     pub(super) preexisting_children: Vec<i32>,
+    /// Index of the spawner for jobs that run alone; it is started when the first of them arrives.
+    /// `None` if every spawner runs only one job.
+    pub(super) reserved: Option<usize>,
     state: Mutex<PoolState>,
 }
 
 impl Pool {
+    /// A pool of `spawners`, one of which may be `reserved` for jobs that run alone.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a runner has found out when it starts"
+    )]
     pub(super) fn new(
         options: RunnerConfig,
         containment: Containment,
@@ -110,14 +120,16 @@ impl Pool {
         open_files: (u64, u64),
         preexisting_children: Vec<i32>,
         spawners: usize,
+        reserved: Option<usize>,
     ) -> Pool {
         let spawners = (0..spawners)
-            .map(|_| SpawnerState {
+            .map(|index| SpawnerState {
                 outbox: VecDeque::new(),
                 wake: Arc::new(Notify::new()),
                 jobs: HashMap::new(),
                 unreported_starts: 0,
                 is_ready: false,
+                is_starting: reserved == Some(index),
                 watch: SpawnerWatch::default(),
             })
             .collect();
@@ -133,6 +145,7 @@ impl Pool {
             open_files,
             scratch_dirs,
             preexisting_children,
+            reserved,
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
                 spawners,
@@ -172,12 +185,16 @@ impl Pool {
     /// Assigns queued jobs to spawners while slots and descriptors are available.
     pub(super) fn dispatch(self: &Arc<Self>, state: &mut PoolState) {
         while state.running < self.options.concurrency && !state.closing {
-            let Some(job) = state.pending.front() else {
+            let Some((at, spawner)) = self.next_start(state) else {
+                self.wait_for_spawner(state);
+                return;
+            };
+            let Some(job) = state.pending.get(at) else {
                 return;
             };
             // It was sent, stopped meanwhile, and the spawner returned it.
             if job.lock().stop.is_some() {
-                if let Some(job) = state.pending.pop_front() {
+                if let Some(job) = state.pending.remove(at) {
                     job.drain_and_finish(
                         None,
                         stopped_before_start("stopped before it started"),
@@ -186,14 +203,6 @@ impl Pool {
                 }
                 continue;
             }
-            let Some(spawner) = self.pick_spawner(&state.spawners) else {
-                if !state.spawners.iter().any(|spawner| spawner.is_ready) {
-                    let mut none = SpawnFailure::new("spawner", NO_SPAWNER.to_owned(), false);
-                    none.resource_shortage = true;
-                    self.wait_for_resources(state, none);
-                }
-                return;
-            };
             let (pipes, fds, in_memfd) = match allocate(job) {
                 Ok(made) => made,
                 Err(failure) if failure.resource_shortage => {
@@ -201,14 +210,14 @@ impl Pool {
                     return;
                 }
                 Err(failure) => {
-                    if let Some(job) = state.pending.pop_front() {
+                    if let Some(job) = state.pending.remove(at) {
                         job.drain_and_finish(None, ExitReport::not_started(failure), &mut []);
                     }
                     continue;
                 }
             };
             state.short_since = None;
-            let Some(job) = state.pending.pop_front() else {
+            let Some(job) = state.pending.remove(at) else {
                 return;
             };
             {
@@ -229,6 +238,32 @@ impl Pool {
         }
     }
 
+    /// The first queued job that a spawner is ready for, and that spawner. A job that waits for the
+    /// spawner of its own delays no other.
+    fn next_start(&self, state: &PoolState) -> Option<(usize, usize)> {
+        let mut queued = state.pending.iter().enumerate();
+        queued.find_map(|(at, job)| {
+            if job.lock().stop.is_some() {
+                // it ends, and needs no spawner for that
+                return Some((at, 0));
+            }
+            let spawner = if self.is_reserved_for(job) {
+                self.reserved.filter(|reserved| {
+                    let spawner = &state.spawners[*reserved];
+                    spawner.is_ready && spawner.jobs.is_empty()
+                })
+            } else {
+                self.pick_spawner(&state.spawners)
+            };
+            Some((at, spawner?))
+        })
+    }
+
+    /// Whether the job has to run in the reserved spawner.
+    fn is_reserved_for(&self, job: &Job) -> bool {
+        job.alone && self.reserved.is_some()
+    }
+
     /// The spawner with the fewest unreported starts, and among those the one with the
     /// fewest jobs. With [`Containment::Subreaper`], a spawner runs one job only.
     fn pick_spawner(&self, spawners: &[SpawnerState]) -> Option<usize> {
@@ -236,9 +271,36 @@ impl Pool {
         spawners
             .iter()
             .enumerate()
-            .filter(|(_, spawner)| spawner.is_ready && (!one_each || spawner.jobs.is_empty()))
+            .filter(|(at, spawner)| {
+                let is_shared = self.reserved != Some(*at);
+                is_shared && spawner.is_ready && (!one_each || spawner.jobs.is_empty())
+            })
             .min_by_key(|(_, spawner)| (spawner.unreported_starts, spawner.jobs.len()))
             .map(|(at, _)| at)
+    }
+
+    /// No queued job can be sent to a spawner. Starts the reserved one if a job needs it, and waits
+    /// for a bounded time if the spawners of a job cannot be started.
+    fn wait_for_spawner(self: &Arc<Self>, state: &mut PoolState) {
+        let needs_reserved = state.pending.iter().any(|job| self.is_reserved_for(job));
+        let needs_shared = state.pending.iter().any(|job| !self.is_reserved_for(job));
+        let (mut has_reserved, mut has_shared) = (false, false);
+        for (at, spawner) in state.spawners.iter_mut().enumerate() {
+            if self.reserved != Some(at) {
+                has_shared |= spawner.is_ready;
+                continue;
+            }
+            if needs_reserved && !spawner.is_ready {
+                // heard by the task that starts it for the first time
+                spawner.wake.notify_one();
+            }
+            has_reserved = spawner.is_ready || spawner.is_starting;
+        }
+        if (needs_shared && !has_shared) || (needs_reserved && !has_reserved) {
+            let mut none = SpawnFailure::new("spawner", NO_SPAWNER.to_owned(), false);
+            none.resource_shortage = true;
+            self.wait_for_resources(state, none);
+        }
     }
 
     /// The first queued job cannot be dispatched for want of something. All queued jobs wait, with
@@ -251,7 +313,12 @@ impl Pool {
             now
         });
         let has_waited_too_long = |job: &Arc<Job>| {
-            now.duration_since(since.max(job.submitted)) >= self.resource_wait_max(job)
+            // other jobs may have started since a job of its own spawner was queued
+            let since = match self.is_reserved_for(job) {
+                true => job.submitted,
+                false => since.max(job.submitted),
+            };
+            now.duration_since(since) >= self.resource_wait_max(job)
         };
         let pending = std::mem::take(&mut state.pending);
         let (late, pending): (VecDeque<_>, _) = pending.into_iter().partition(has_waited_too_long);

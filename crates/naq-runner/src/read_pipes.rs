@@ -162,7 +162,8 @@ pub(super) async fn read_pipes(job: Arc<Job>, pipes: Pipes, exit: oneshot::Recei
     for stream in [stdout, stderr, control] {
         stream.drain(&mut collector);
     }
-    let exit = exit.unwrap_or_else(|_| ExitReport::without_usage(Termination::SpawnerDied));
+    let exit = exit
+        .unwrap_or_else(|_| ExitReport::without_usage(Termination::SpawnerDied { alone: false }));
     job.finish(collector, exit);
 }
 

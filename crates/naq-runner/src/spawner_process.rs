@@ -117,17 +117,28 @@ pub(super) async fn spawn(
     }
 }
 
+/// Starts the spawner with this index when the first job needs it, and runs it like any other.
+pub(super) async fn supervise_when_needed(pool: Arc<Pool>, index: usize) {
+    let wake = Arc::clone(&pool.lock().spawners[index].wake);
+    wake.notified().await;
+    let setup = SpawnerSetup::of(&pool.options, pool.containment);
+    if let Some(first) = start_until_closed(&pool, index, setup).await {
+        supervise(pool, index, first).await;
+    }
+}
+
 /// Runs the spawner with this index, and replaces it whenever it dies, until the
 /// pool closes.
 pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProcess) {
     let mut spawned = first;
     loop {
-        let mut setup = std::mem::take(&mut spawned.setup);
+        let setup = std::mem::take(&mut spawned.setup);
         {
             let mut state = pool.lock();
             let pid = spawned.child.id().and_then(|pid| pid.try_into().ok());
             state.spawners[index].watch = SpawnerWatch::over(pid);
             state.spawners[index].is_ready = true;
+            state.spawners[index].is_starting = false;
             pool.dispatch(&mut state);
         }
         let result = serve(&pool, index, &spawned.socket).await;
@@ -135,11 +146,14 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
             socket, mut child, ..
         } = spawned;
         drop(socket);
-        let closing = {
+        let (closing, jobs) = {
             let mut state = pool.lock();
-            state.spawners[index].is_ready = false;
-            state.spawners[index].watch.continue_if_stopped();
-            state.closing
+            let spawner = &mut state.spawners[index];
+            spawner.is_ready = false;
+            spawner.is_starting = true;
+            spawner.watch.continue_if_stopped();
+            let jobs = spawner.jobs.len();
+            (state.closing, jobs)
         };
         let status = match &result {
             Ok(()) => wait_or_kill(&mut child).await,
@@ -149,9 +163,10 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
         if !closing {
             tracing::error!(
                 spawner = index,
+                jobs,
                 ?status,
                 ?result,
-                "spawner process died; the attempts at its jobs count as crashed"
+                "spawner process died with the jobs that it ran"
             );
         }
         reap_spawner(&pool, setup.cgroup_dir.clone()).await;
@@ -159,23 +174,48 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
         if closing {
             return;
         }
-        let mut wait = RESTART_BACKOFF.0;
-        spawned = loop {
-            if let Some(root) = &pool.worker_cgroup {
-                setup.cgroup_dir = root.spawner_dir(index).ok();
-            }
-            match spawn(pool.options.spawner_program.as_deref(), setup.clone()).await {
-                Ok(spawned) => break spawned,
-                Err(e) => {
-                    tracing::error!(spawner = index, error = %e, "cannot start a spawner process; retrying");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(RESTART_BACKOFF.1);
-                    if pool.lock().closing {
-                        return;
-                    }
+        match start_until_closed(&pool, index, setup).await {
+            Some(next) => spawned = next,
+            None => return,
+        }
+    }
+}
+
+/// Starts a spawner, with as many attempts as it takes. Returns `None` if the pool closes first.
+async fn start_until_closed(
+    pool: &Arc<Pool>,
+    index: usize,
+    mut setup: SpawnerSetup,
+) -> Option<SpawnerProcess> {
+    let mut wait = RESTART_BACKOFF.0;
+    {
+        let mut state = pool.lock();
+        if state.closing {
+            return None;
+        }
+        state.spawners[index].is_starting = true;
+    }
+    loop {
+        if let Some(root) = &pool.worker_cgroup {
+            setup.cgroup_dir = root.spawner_dir(index).ok();
+        }
+        match spawn(pool.options.spawner_program.as_deref(), setup.clone()).await {
+            Ok(spawned) => return Some(spawned),
+            Err(e) => {
+                tracing::error!(spawner = index, error = %e, "cannot start a spawner process; retrying");
+                {
+                    // jobs that need this one wait for a bounded time from now on
+                    let mut state = pool.lock();
+                    state.spawners[index].is_starting = false;
+                    pool.dispatch(&mut state);
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RESTART_BACKOFF.1);
+                if pool.lock().closing {
+                    return None;
                 }
             }
-        };
+        }
     }
 }
 
@@ -215,13 +255,14 @@ async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
 /// Completes the jobs of a dead spawner, whose process trees are gone as well.
 fn fail_jobs_of(pool: &Arc<Pool>, index: usize) {
     let ids = pool.requeue_unsent(index);
+    let alone = ids.len() == 1;
     let mut buffer = vec![0; READ_BYTES];
     for id in ids {
         finish(
             pool,
             index,
             id,
-            ExitReport::without_usage(Termination::SpawnerDied),
+            ExitReport::without_usage(Termination::SpawnerDied { alone }),
             &mut buffer,
         );
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::landlock::FileAccess;
+use super::options::{Containment, RunnerConfig};
 use super::user::JobUser;
 use super::wire::{Malformed, Reader, Writer};
 
@@ -43,6 +44,19 @@ impl UserIds {
 }
 
 impl SpawnerSetup {
+    /// The setup of every spawner of a runner, without its folder of control groups.
+    pub(super) fn of(options: &RunnerConfig, containment: Containment) -> SpawnerSetup {
+        SpawnerSetup {
+            cgroup_dir: None,
+            namespace: containment == Containment::Namespace,
+            user: options.run_as.as_ref().map(UserIds::of),
+            files: options.files.clone(),
+            allow_setuid: options.allow_setuid,
+            resource_wait_max_ms: u64::try_from(options.resource_wait_max.as_millis())
+                .unwrap_or(u64::MAX),
+        }
+    }
+
     /// Writes the body of a `HELLO` frame.
     pub(super) fn encode(&self, w: &mut Writer) {
         let folder = self.cgroup_dir.as_deref().and_then(|path| path.to_str());

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::backoff::{self, FailureClass};
 use super::takeover::LeaseEnd;
-use super::transition::{finish, interrupt, reset_to_queued, retry_at, saturating_add};
+use super::transition::{
+    Interrupted, finish, interrupt, reset_to_queued, retry_at, saturating_add,
+};
 use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
 /// Number of attempts in a row to start a job for which the worker's machine is short of something,
@@ -39,7 +41,10 @@ pub enum AttemptEnd {
     /// naq stopped it because its worker shuts down. The attempt does not count.
     Drained,
     /// The worker's spawner process, its parent, died.
-    SpawnerDied,
+    SpawnerDied {
+        /// Whether the spawner process ran no other job.
+        alone: bool,
+    },
 }
 
 /// The facts about an ended attempt.
@@ -112,7 +117,7 @@ pub fn end_attempt(
             reset_to_queued(&mut record);
             return OnEnd::Requeue { record };
         }
-        AttemptEnd::SpawnerDied => return after_crash(record, attempt),
+        AttemptEnd::SpawnerDied { alone } => return after_crash(record, attempt, alone),
         AttemptEnd::ResourceShortage => return after_shortage(record, attempt),
         AttemptEnd::NotStarted { fatal: true } => (Reason::Spawn, FailureClass::Fatal),
         AttemptEnd::NotStarted { fatal: false } => (Reason::Spawn, FailureClass::Retryable),
@@ -147,9 +152,9 @@ fn finished(mut record: Box<Record>, outcome: Outcome, now: Timestamp) -> OnEnd 
 }
 
 /// The job runs again, unless this crash was the last one that it may have.
-fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt) -> OnEnd {
-    interrupt(&mut record, LeaseEnd::Crashed, attempt.now);
-    if record.crashes >= attempt.max_worker_crashes {
+fn after_crash(mut record: Box<Record>, attempt: &FinishedAttempt, alone: bool) -> OnEnd {
+    let interrupted = interrupt(&mut record, LeaseEnd::Crashed, alone, attempt.now);
+    if interrupted == Interrupted::Crash && record.crashes >= attempt.max_worker_crashes {
         return finished(record, Outcome::Failed(Reason::Crashed), attempt.now);
     }
     reset_to_queued(&mut record);
@@ -176,9 +181,11 @@ fn after_failure(
     class: FailureClass,
 ) -> OnEnd {
     record.failed_starts = 0;
+    // A job that did not start has shown nothing about itself.
+    record.suspect &= reason == Reason::Spawn;
     // An attempt during which the worker crashed or lost its lease is no failure of the job, so it
     // uses up no retry.
-    let interrupted = record.crashes.saturating_add(record.lost_leases);
+    let interrupted = record.interrupted_attempts();
     let failures = record.attempt.saturating_sub(interrupted).max(1);
     let retries_left = failures <= envelope.max_retries.unwrap_or(0);
     if class == FailureClass::Fatal || !retries_left {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dependency::{DependencyStatus, Evaluation, evaluate};
 use super::takeover::LeaseEnd;
-use super::transition::{block, finish, interrupt, saturating_add, start};
+use super::transition::{Interrupted, block, finish, interrupt, retry_at, saturating_add, start};
 use naq_protocol::{
     BlockedOn, Dependency, Envelope, EnvelopeError, JobId, Lease, Outcome, Phase, QueueName,
     Reason, Record, State, Timestamp,
@@ -48,6 +48,8 @@ pub struct DeliveryContext {
     pub dependency_statuses: Option<Vec<(Dependency, DependencyStatus)>>,
     /// Whether the job has a slot of its concurrency key.
     pub slot: ConcurrencySlot,
+    /// Whether the job may run alone here.
+    pub alone: RunAlone,
     /// The W3C trace context in the message's headers.
     pub traceparent: Option<String>,
     /// The time until which the message was delayed.
@@ -66,6 +68,19 @@ pub enum ConcurrencySlot {
     Full,
 }
 
+/// Whether a job may run *alone*: as the only suspect of its worker and in a spawner process of its
+/// own, or on a worker that runs one job at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunAlone {
+    /// That was not requested.
+    #[default]
+    NotRequested,
+    /// The job may run alone, and its crash is its own.
+    Granted,
+    /// Another suspect runs alone on this worker.
+    Refused,
+}
+
 /// What to do with a delivery.
 #[derive(Debug)]
 pub enum DeliveryDecision {
@@ -82,6 +97,11 @@ pub enum DeliveryDecision {
     /// Ask the worker that holds this lease whether it still runs the job, and decide again if the
     /// lease has ended. If it has not, leave the message alone.
     AskHolder(Lease),
+    /// The job is a suspect: request that it may run alone, and decide again.
+    RequestRunAlone,
+    /// The job is a suspect, and another one runs alone on this worker. Write this record, delay the
+    /// message until the time, then acknowledge: the next worker that is free for a suspect runs it.
+    Postpone(Box<Record>, Timestamp),
     /// Request a slot of the job's concurrency key, and decide again.
     AcquireSlot,
     /// Block the job: make what it waits for release it, write this record, then acknowledge. In
@@ -105,9 +125,9 @@ pub enum DeliveryDecision {
 /// no record.
 ///
 /// The decisions that ask for more facts ([`DeliveryDecision::CompareEnvelopes`],
-/// [`DeliveryDecision::ResolveDependencies`], [`DeliveryDecision::AskHolder`] and
-/// [`DeliveryDecision::AcquireSlot`]) change nothing:
-/// the caller adds the facts to `delivered` and calls this function again.
+/// [`DeliveryDecision::ResolveDependencies`], [`DeliveryDecision::AskHolder`],
+/// [`DeliveryDecision::RequestRunAlone`] and [`DeliveryDecision::AcquireSlot`]) change nothing: the
+/// caller adds the facts to `delivered` and calls this function again.
 #[must_use]
 pub fn decide_delivery(
     record: Option<&Record>,
@@ -155,6 +175,9 @@ pub fn decide_delivery(
     if let Some(decision) = decide_dependencies(&mut next, envelope, delivered) {
         return decision;
     }
+    if let Some(decision) = decide_run_alone(&mut next, delivered) {
+        return decision;
+    }
     // The slot comes last, so that a job never occupies one while it waits for dependencies.
     if let Some(decision) = decide_slot(&mut next, envelope, delivered) {
         return decision;
@@ -163,6 +186,7 @@ pub fn decide_delivery(
         worker_id: delivered.worker_id.clone(),
         sequence: delivered.sequence,
         delivery: delivered.delivery,
+        alone: delivered.alone == RunAlone::Granted,
         unknown: naq_protocol::UnknownFields::default(),
     };
     start(&mut next, lease, delivered.now);
@@ -233,16 +257,17 @@ fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<Deli
     }
     // The lease's own message was redelivered, or never will be. That does not say what became of
     // the worker that holds the lease: after an outage the server redelivers everything at once.
+    let ran_alone = next.lease().is_some_and(|lease| lease.alone);
     let ended = match (next.lease(), &delivered.ended_lease) {
         (Some(lease), Some((asked, end))) if lease == asked => *end,
         (Some(lease), _) => return Some(DeliveryDecision::AskHolder(lease.clone())),
         (None, _) => LeaseEnd::Crashed,
     };
-    interrupt(next, ended, delivered.now);
+    let interrupted = interrupt(next, ended, ran_alone, delivered.now);
     if next.cancel_requested {
         return Some(cancelled(next.clone(), delivered.now));
     }
-    if ended == LeaseEnd::Crashed && next.crashes >= delivered.max_worker_crashes {
+    if interrupted == Interrupted::Crash && next.crashes >= delivered.max_worker_crashes {
         next.error = Some(format!(
             "its worker died under it {} times, the last one being {}",
             next.crashes,
@@ -307,6 +332,37 @@ fn decide_dependencies(
             };
             block(next, waits, delivered.sequence);
             Some(DeliveryDecision::Block(Box::new(next.clone())))
+        }
+    }
+}
+
+/// The shortest and the longest time until a suspect that cannot run alone yet is tried again.
+const POSTPONED_MIN: Duration = Duration::from_secs(2);
+const POSTPONED_MAX: Duration = Duration::from_secs(30);
+
+/// What a suspicion means for the job. `None` means that it is no suspect, or may run alone.
+///
+/// A suspect that has to wait is postponed by an eighth of the time since the crash, within bounds:
+/// the suspects of a crash do not all wait for the one that runs for hours by asking every second.
+fn decide_run_alone(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
+    if !next.suspect {
+        return None;
+    }
+    match delivered.alone {
+        RunAlone::NotRequested => Some(DeliveryDecision::RequestRunAlone),
+        RunAlone::Granted => None,
+        RunAlone::Refused => {
+            let now = delivered.now;
+            let suspected_for = next.interruptions.last().and_then(|last| {
+                let elapsed = now.0.signed_duration_since(last.at.0);
+                elapsed.to_std().ok()
+            });
+            let wait = suspected_for.unwrap_or_default() / 8;
+            let due = saturating_add(now, wait.clamp(POSTPONED_MIN, POSTPONED_MAX));
+            let ended_at = next.finished_at().unwrap_or(now);
+            retry_at(next, Reason::Crashed, ended_at, due);
+            next.superseded_sequence = Some(delivered.sequence);
+            Some(DeliveryDecision::Postpone(Box::new(next.clone()), due))
         }
     }
 }
@@ -424,6 +480,8 @@ mod tests {
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
+            // a worker that runs one job at a time, unless a test says otherwise
+            alone: RunAlone::Granted,
             traceparent: None,
             scheduled_for: None,
         }
@@ -585,6 +643,153 @@ mod tests {
             workers,
             [("a", at(2), true), ("b", at(3), true), ("c", at(4), true)]
         );
+    }
+
+    /// A delivery to a worker that runs other jobs too.
+    fn shared(sequence: u64, worker: &str, now: i64) -> DeliveryContext {
+        DeliveryContext {
+            alone: RunAlone::NotRequested,
+            ..delivered(sequence, worker, now)
+        }
+    }
+
+    /// A job whose worker, which ran other jobs too, has crashed, as the next worker gets it.
+    fn suspect() -> (Box<Record>, DeliveryContext) {
+        let running = claimed(None, &job(0), &shared(7, "a", 1));
+        let again = shared(7, "b", 2);
+        let lease = running.lease().unwrap().clone();
+        (running, ended(&again, lease, LeaseEnd::Crashed))
+    }
+
+    fn granted(delivered: &DeliveryContext, alone: RunAlone) -> DeliveryContext {
+        DeliveryContext {
+            alone,
+            ..delivered.clone()
+        }
+    }
+
+    #[test]
+    fn crash_that_other_jobs_may_have_caused_makes_a_suspect_and_counts_nothing() {
+        let envelope = job(0);
+        let (running, again) = suspect();
+        assert!(matches!(
+            decide_delivery(Some(&running), &envelope, &again),
+            DeliveryDecision::RequestRunAlone
+        ));
+        let alone = granted(&again, RunAlone::Granted);
+        let mut record = claimed(Some(&running), &envelope, &alone);
+        assert!(record.suspect && record.lease().unwrap().alone);
+        assert_eq!((record.crashes, record.shared_crashes), (0, 1));
+        let crash = &record.interruptions[0];
+        assert!(crash.crashed && crash.shared);
+        // From then on each crash counts, and none uses up a retry.
+        for (crashes, worker) in [(1, "c"), (2, "d")] {
+            record = claimed(Some(&record), &envelope, &delivered(7, worker, 3));
+            assert_eq!((record.crashes, record.shared_crashes), (crashes, 1));
+        }
+        let DeliveryDecision::End(record) =
+            decide_after_crash(Some(&record), &envelope, &shared(7, "e", 4))
+        else {
+            panic!("the job has not ended");
+        };
+        assert_eq!(record.reason(), Some(Reason::Crashed));
+        assert_eq!((record.attempt, record.crashes), (4, 3));
+        assert!(!record.suspect, "the matter is settled");
+    }
+
+    #[test]
+    fn suspect_that_cannot_run_alone_is_postponed() {
+        let envelope = job(0);
+        let (running, again) = suspect();
+        let mut refused = granted(&again, RunAlone::Refused);
+        let DeliveryDecision::Postpone(record, due) =
+            decide_delivery(Some(&running), &envelope, &refused)
+        else {
+            panic!("not postponed");
+        };
+        assert_eq!((record.state(), due), (State::Retrying, at(4)));
+        assert_eq!(record.superseded_sequence, Some(7));
+        assert_eq!((record.attempt, record.shared_crashes), (1, 1));
+        // The longer it waits, the less often it is tried.
+        for (now, wait) in [(10, 2), (82, 10), (2_000, 30)] {
+            refused.now = at(now);
+            let DeliveryDecision::Postpone(_, due) =
+                decide_delivery(Some(&record), &envelope, &refused)
+            else {
+                panic!("not postponed");
+            };
+            assert_eq!(due, at(now + wait));
+        }
+        let alone = granted(&refused, RunAlone::Granted);
+        let next = claimed(Some(&record), &envelope, &alone);
+        assert_eq!((next.attempt, next.crashes, next.shared_crashes), (2, 0, 1));
+    }
+
+    #[test]
+    fn ordinary_end_clears_the_suspicion() {
+        let envelope = job(3);
+        for end in [
+            AttemptEnd::Exited(0),
+            AttemptEnd::Exited(1),
+            AttemptEnd::Signalled(9),
+            AttemptEnd::TimedOut,
+        ] {
+            let (running, again) = suspect();
+            let alone = claimed(
+                Some(&running),
+                &envelope,
+                &granted(&again, RunAlone::Granted),
+            );
+            match end_attempt(alone, &envelope, &attempt(end, 3)) {
+                OnEnd::Finish { record, .. } => assert!(!record.suspect),
+                OnEnd::Retry { record, .. } => {
+                    assert!(!record.suspect);
+                    let next = claimed(Some(&record), &envelope, &shared(9, "b", 90_000));
+                    assert!(!next.lease().unwrap().alone);
+                }
+                OnEnd::Requeue { .. } => panic!("requeued"),
+            }
+        }
+        // A drain says nothing about the job.
+        let (running, again) = suspect();
+        let alone = claimed(
+            Some(&running),
+            &envelope,
+            &granted(&again, RunAlone::Granted),
+        );
+        let OnEnd::Requeue { record } =
+            end_attempt(alone, &envelope, &attempt(AttemptEnd::Drained, 3))
+        else {
+            panic!("not requeued");
+        };
+        assert!(record.suspect);
+    }
+
+    #[test]
+    fn death_of_a_spawner_counts_for_the_only_job_that_it_ran() {
+        let envelope = job(0);
+        for (alone, crashes, shared_crashes) in [(true, 1, 0), (false, 0, 1)] {
+            let running = claimed(None, &envelope, &shared(7, "a", 1));
+            let died = attempt(AttemptEnd::SpawnerDied { alone }, 2);
+            let OnEnd::Requeue { record } = end_attempt(running, &envelope, &died) else {
+                panic!("not requeued");
+            };
+            assert_eq!(
+                (record.crashes, record.shared_crashes, record.suspect),
+                (crashes, shared_crashes, !alone)
+            );
+        }
+    }
+
+    /// Its lease does not say whether the job ran alone: an earlier version did not record that.
+    #[test]
+    fn first_crash_under_a_lease_of_an_earlier_version_is_not_counted() {
+        let running = claimed(None, &job(0), &delivered(7, "w", 1));
+        let mut json = serde_json::to_value(&*running).unwrap();
+        json["lease"].as_object_mut().unwrap().remove("alone");
+        let record: Record = serde_json::from_value(json).unwrap();
+        let next = claimed(Some(&record), &job(0), &delivered(7, "v", 2));
+        assert_eq!((next.crashes, next.shared_crashes), (0, 1));
     }
 
     #[test]

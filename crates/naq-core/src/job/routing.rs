@@ -50,7 +50,7 @@ pub fn rerouted_record(present: Option<&Record>, mut running: Box<Record>) -> Op
 mod tests {
     use super::*;
     use crate::{
-        ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus, LeaseEnd,
+        ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus, LeaseEnd, RunAlone,
         decide_delivery,
     };
     use naq_protocol::{Envelope, JobId, QueueName, Timestamp};
@@ -80,6 +80,7 @@ mod tests {
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
+            alone: RunAlone::Granted,
             traceparent: None,
             scheduled_for: None,
         }

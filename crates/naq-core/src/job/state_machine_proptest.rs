@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     AttemptEnd, ConcurrencySlot, DeliveryContext, DeliveryDecision, DependencyStatus,
-    FinishedAttempt, LeaseEnd, OnCancel, OnEnd, decide_delivery, end_attempt, on_cancel,
+    FinishedAttempt, LeaseEnd, OnCancel, OnEnd, RunAlone, decide_delivery, end_attempt, on_cancel,
 };
 use naq_protocol::{
     Dependency, DependencyCondition, Envelope, JobId, QueueName, Record, State, Timestamp,
@@ -21,19 +21,27 @@ fn at(seconds: i64) -> Timestamp {
 #[derive(Clone, Debug)]
 enum JobEvent {
     /// A worker receives one of the job's messages. Each delivery has a higher count than the last.
-    /// `holder` is how the lease of a running job has ended; `None` means that it has not.
-    Delivery {
-        sequence: u64,
-        status: DependencyStatus,
-        slot: ConcurrencySlot,
-        holder: Option<LeaseEnd>,
-    },
+    Delivery(Delivery),
     /// The current attempt ends.
     End(AttemptEnd),
     /// An attempt whose lease was lost ends, and its worker tries to write the outcome.
     LateEnd(AttemptEnd),
     /// A client requests a cancel.
     Cancel,
+}
+
+/// A delivery, and what the worker finds out about it.
+#[derive(Clone, Copy, Debug)]
+struct Delivery {
+    sequence: u64,
+    status: DependencyStatus,
+    slot: ConcurrencySlot,
+    /// How the lease of a running job has ended; `None` means that it has not.
+    holder: Option<LeaseEnd>,
+    /// Whether the worker runs one job at a time.
+    runs_one_job: bool,
+    /// Whether a suspect may run alone.
+    alone: bool,
 }
 
 /// A job as the server stores it: a record with a revision, which every write must name.
@@ -85,14 +93,14 @@ impl ModelJob {
         clippy::too_many_lines,
         reason = "the worker's steps for one delivery, in their order"
     )]
-    fn deliver(
-        &mut self,
-        sequence: u64,
-        status: DependencyStatus,
-        slot: ConcurrencySlot,
-        holder: Option<LeaseEnd>,
-        now: i64,
-    ) {
+    fn deliver(&mut self, delivery: Delivery, now: i64) {
+        let Delivery {
+            sequence,
+            status,
+            slot,
+            holder,
+            ..
+        } = delivery;
         self.delivery += 1;
         let mut context = DeliveryContext {
             job_id: JobId::new("j").unwrap(),
@@ -110,6 +118,10 @@ impl ModelJob {
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
+            alone: match delivery.runs_one_job {
+                true => RunAlone::Granted,
+                false => RunAlone::NotRequested,
+            },
             traceparent: None,
             scheduled_for: None,
         };
@@ -134,7 +146,30 @@ impl ModelJob {
                     assert_eq!(context.slot, ConcurrencySlot::NotRequested, "asked twice");
                     context.slot = slot;
                 }
+                DeliveryDecision::RequestRunAlone => {
+                    assert_eq!(context.alone, RunAlone::NotRequested, "asked twice");
+                    context.alone = match delivery.alone {
+                        true => RunAlone::Granted,
+                        false => RunAlone::Refused,
+                    };
+                }
+                DeliveryDecision::Postpone(next, due) => {
+                    assert!(next.suspect && !delivery.alone && !delivery.runs_one_job);
+                    assert_eq!(next.state(), State::Retrying);
+                    assert_eq!(next.next_attempt_at(), Some(due));
+                    assert!(due > at(now));
+                    self.check_crash(before.as_deref(), &next);
+                    if let Some(claimed) = self.claimed.take() {
+                        self.expired_claim = Some(claimed);
+                    }
+                    let revision = self.revision;
+                    assert!(self.write(next, revision));
+                    return;
+                }
                 DeliveryDecision::Run(next) => {
+                    let runs_alone = next.lease().is_some_and(|lease| lease.alone);
+                    assert!(!next.suspect || runs_alone, "a suspect runs with others");
+                    self.check_crash(before.as_deref(), &next);
                     if let Some(before) = &before {
                         assert!(next.attempt > before.attempt || before.state() == State::Queued);
                         assert!(!before.cancel_requested, "a cancel was lost");
@@ -187,6 +222,25 @@ impl ModelJob {
         }
     }
 
+    /// A crash counts only if no other job can have caused it, or the job was a suspect before.
+    fn check_crash(&self, before: Option<&Record>, after: &Record) {
+        let Some(before) = before else {
+            assert_eq!(after.interrupted_attempts(), 0);
+            return;
+        };
+        let ran_alone = before.lease().is_some_and(|lease| lease.alone);
+        if after.crashes > before.crashes {
+            assert!(
+                ran_alone || before.suspect,
+                "another job's crash is counted"
+            );
+        }
+        if after.shared_crashes > before.shared_crashes {
+            assert!(!ran_alone && !before.suspect && after.suspect);
+            assert_eq!(after.crashes, before.crashes);
+        }
+    }
+
     /// The worker ends its attempt with the record that it wrote, merged with a cancel request that
     /// was recorded since.
     fn end(&mut self, end: AttemptEnd, now: i64) {
@@ -202,7 +256,7 @@ impl ModelJob {
             claimed.cancel_requested |= present.cancel_requested;
             expected = self.revision;
         }
-        let (attempts, crashes) = (claimed.attempt, claimed.crashes);
+        let before = claimed.clone();
         let next = match end_attempt(claimed, &self.envelope, &attempt(end.clone(), now)) {
             OnEnd::Finish { record, .. } => {
                 assert!(record.state().is_terminal());
@@ -219,7 +273,32 @@ impl ModelJob {
             }
         };
         assert!(next.lease().is_none());
-        assert!(next.attempt <= attempts && next.crashes <= crashes + 1);
+        assert!(next.attempt <= before.attempt);
+        let crash = match end {
+            AttemptEnd::SpawnerDied { alone } => {
+                let is_counted = alone || before.suspect;
+                (u32::from(is_counted), u32::from(!is_counted))
+            }
+            _ => (0, 0),
+        };
+        if !next.state().is_terminal() || next.crashes > before.crashes {
+            let counted = next.crashes - before.crashes;
+            assert_eq!(
+                (counted, next.shared_crashes - before.shared_crashes),
+                crash
+            );
+        }
+        let is_ordinary = matches!(
+            end,
+            AttemptEnd::Exited(_)
+                | AttemptEnd::Signalled(_)
+                | AttemptEnd::TimedOut
+                | AttemptEnd::OutOfMemory
+        );
+        assert!(
+            !(is_ordinary && next.suspect),
+            "an ordinary end clears the suspicion"
+        );
         if self.cancel_requested && end != AttemptEnd::Exited(0) {
             assert_eq!(next.state(), State::Cancelled);
         }
@@ -261,13 +340,13 @@ impl ModelJob {
     fn check(&self) {
         let Some(record) = &self.record else { return };
         let retries = self.envelope.max_retries.unwrap_or(0);
-        assert!(record.attempt <= retries + 1 + record.crashes + record.lost_leases);
-        let crashed = record
-            .interruptions
-            .iter()
-            .filter(|one| one.crashed)
-            .count();
-        assert!(u32::try_from(crashed).unwrap() <= record.crashes);
+        assert!(record.attempt <= retries + 1 + record.interrupted_attempts());
+        let listed = |shared| {
+            let crashes = record.interruptions.iter().filter(|one| one.crashed);
+            u32::try_from(crashes.filter(|one| one.shared == shared).count()).unwrap()
+        };
+        assert!(listed(false) <= record.crashes && listed(true) <= record.shared_crashes);
+        assert!(!record.suspect || record.shared_crashes > 0);
         assert!(record.crashes <= MAX_WORKER_CRASHES);
         assert_eq!(record.lease().is_some(), record.state() == State::Running);
         assert_eq!(record.waits().is_some(), record.state() == State::Waiting);
@@ -300,7 +379,7 @@ fn any_end() -> impl Strategy<Value = AttemptEnd> {
         Just(AttemptEnd::FileSizeExceeded),
         any::<bool>().prop_map(|fatal| AttemptEnd::NotStarted { fatal }),
         Just(AttemptEnd::Drained),
-        Just(AttemptEnd::SpawnerDied),
+        any::<bool>().prop_map(|alone| AttemptEnd::SpawnerDied { alone }),
         Just(AttemptEnd::ResourceShortage),
         Just(AttemptEnd::Cancelled),
     ]
@@ -325,9 +404,9 @@ fn any_event() -> impl Strategy<Value = JobEvent> {
     ];
     let slot = prop_oneof![2 => Just(ConcurrencySlot::Acquired), 1 => Just(ConcurrencySlot::Full)];
     prop_oneof![
-        6 => (0_u64..3, any_dependency_status(), slot, holder)
-            .prop_map(|(sequence, status, slot, holder)| {
-                JobEvent::Delivery { sequence, status, slot, holder }
+        6 => (0_u64..3, any_dependency_status(), slot, holder, any::<bool>(), any::<bool>())
+            .prop_map(|(sequence, status, slot, holder, runs_one_job, alone)| {
+                JobEvent::Delivery(Delivery { sequence, status, slot, holder, runs_one_job, alone })
             }),
         4 => any_end().prop_map(JobEvent::End),
         1 => any_end().prop_map(JobEvent::LateEnd),
@@ -352,6 +431,18 @@ fn any_envelope() -> impl Strategy<Value = Envelope> {
     )
 }
 
+/// A delivery to a worker that has everything that the job needs, after the last one crashed.
+fn last_delivery(sequence: u64) -> Delivery {
+    Delivery {
+        sequence,
+        status: DependencyStatus::Finished(State::Succeeded),
+        slot: ConcurrencySlot::Acquired,
+        holder: Some(LeaseEnd::Crashed),
+        runs_one_job: false,
+        alone: true,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -368,9 +459,7 @@ proptest! {
             now += 1_000;
             let before = job.record.clone();
             match event {
-                JobEvent::Delivery { sequence, status, slot, holder } => {
-                    job.deliver(sequence, status, slot, holder, now);
-                }
+                JobEvent::Delivery(delivery) => job.deliver(delivery, now),
                 JobEvent::End(end) => job.end(end, now),
                 JobEvent::LateEnd(end) => job.late_end(end, now),
                 JobEvent::Cancel => job.cancel(now),
@@ -388,26 +477,14 @@ proptest! {
                 break;
             }
             job.end(AttemptEnd::Exited(0), now);
-            job.deliver(
-                9,
-                DependencyStatus::Finished(State::Succeeded),
-                ConcurrencySlot::Acquired,
-                Some(LeaseEnd::Crashed),
-                now,
-            );
+            job.deliver(last_delivery(9), now);
         }
         job.end(AttemptEnd::Exited(0), now);
         let lease = job.record.as_ref().and_then(|record| record.lease().cloned());
         if let Some(lease) = lease {
             // The worker crashed, so the message that the lease names is redelivered.
             while !job.state().is_some_and(State::is_terminal) {
-                job.deliver(
-                    lease.sequence,
-                    DependencyStatus::Finished(State::Succeeded),
-                    ConcurrencySlot::Acquired,
-                    Some(LeaseEnd::Crashed),
-                    now,
-                );
+                job.deliver(last_delivery(lease.sequence), now);
                 job.end(AttemptEnd::Exited(0), now);
             }
         }

@@ -14,6 +14,7 @@ pub(super) fn finish(record: &mut Record, outcome: Outcome, now: Timestamp) {
         outcome,
         finished_at: now,
     });
+    record.suspect = false;
 }
 
 /// Starts the next attempt under a lease, and clears what the previous attempt left. Its checkpoint
@@ -37,21 +38,51 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.warnings.clear();
 }
 
-/// Notes that the attempt ended without an outcome, and how its lease ended. Neither a crash nor a
-/// lost lease is a failure of the job.
-pub(super) fn interrupt(record: &mut Record, ended: LeaseEnd, now: Timestamp) {
-    match ended {
-        LeaseEnd::Crashed => record.crashes += 1,
-        LeaseEnd::Released => record.lost_leases += 1,
+/// Notes that the attempt ended without an outcome, and how. Neither a crash nor a lost lease is a
+/// failure of the job. `ran_alone` says whether no other job can have caused the crash.
+///
+/// If others can have caused it, the job is a *suspect* from then on. The crash of a suspect is
+/// counted: suspects run alone.
+pub(super) fn interrupt(
+    record: &mut Record,
+    ended: LeaseEnd,
+    ran_alone: bool,
+    now: Timestamp,
+) -> Interrupted {
+    let interrupted = match ended {
+        LeaseEnd::Released => Interrupted::LostLease,
+        LeaseEnd::Crashed if ran_alone || record.suspect => Interrupted::Crash,
+        LeaseEnd::Crashed => Interrupted::SharedCrash,
+    };
+    match interrupted {
+        Interrupted::LostLease => record.lost_leases += 1,
+        Interrupted::Crash => record.crashes += 1,
+        Interrupted::SharedCrash => {
+            record.shared_crashes += 1;
+            record.suspect = true;
+        }
     }
     record.interruptions.push(Interruption {
         worker_id: record.worker_id.clone().unwrap_or_default(),
         at: now,
         crashed: ended == LeaseEnd::Crashed,
+        shared: interrupted == Interrupted::SharedCrash,
         unknown: naq_protocol::UnknownFields::default(),
     });
     let surplus = record.interruptions.len().saturating_sub(INTERRUPTIONS_MAX);
     record.interruptions.drain(..surplus);
+    interrupted
+}
+
+/// How an attempt ended without an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// Its worker gave the lease up.
+    LostLease,
+    /// Its worker or spawner process crashed, and no other job can have been the cause.
+    Crash,
+    /// The same, and other jobs can have been the cause.
+    SharedCrash,
 }
 
 /// Blocks the job. `sequence` is the message that is about to be removed: its redelivery, should

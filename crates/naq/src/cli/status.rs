@@ -9,7 +9,7 @@ use super::remarks::leaked;
 use super::render::{self, Ending};
 use super::session::Session;
 use naq_protocol::{
-    BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, Timestamp,
+    BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, State, Timestamp,
 };
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +86,11 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
             1 => ", its worker died once".to_owned(),
             crashes => format!(", its worker died {crashes} times"),
         };
+        let shared_crashes = match record.shared_crashes {
+            0 => String::new(),
+            1 => ", one ended in a crash with other jobs".to_owned(),
+            shared => format!(", {shared} ended in crashes with other jobs"),
+        };
         let lost_leases = match record.lost_leases {
             0 => String::new(),
             1 => ", one was stopped by an outage of NATS".to_owned(),
@@ -93,13 +98,20 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
         };
         row(
             "attempt",
-            format!("{}{crashes}{lost_leases}", record.attempt),
+            format!("{}{crashes}{shared_crashes}{lost_leases}", record.attempt),
         )?;
         for one in &record.interruptions {
             let what = if one.crashed { "crash" } else { "lost lease" };
+            let counted = if one.shared { ", not counted" } else { "" };
             let worker = render::escape(&one.worker_id);
-            row("interrupted", format!("{} by a {what} of {worker}", one.at))?;
+            row(
+                "interrupted",
+                format!("{} by a {what} of {worker}{counted}", one.at),
+            )?;
         }
+    }
+    if record.suspect {
+        row("suspect", suspicion(record).to_owned())?;
     }
     if let Some(worker) = &record.worker_id {
         row("worker", render::escape(worker))?;
@@ -170,6 +182,15 @@ fn print_outcome(record: &Record) -> std::io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What a suspicion means for the job now.
+fn suspicion(record: &Record) -> &'static str {
+    if record.state() == State::Running {
+        "it may have crashed its worker, so it runs alone; a crash counts now"
+    } else {
+        "it may have crashed its worker, so it waits for a worker that runs no other suspect"
+    }
 }
 
 fn row(name: &str, value: String) -> std::io::Result<()> {

@@ -10,8 +10,8 @@ use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
 use super::report::Done;
 use crate::clock::now;
 use naq_core::{
-    ConcurrencySlot, DeliveryContext, DeliveryDecision, HolderReply, Takeover, decide_delivery,
-    decide_takeover,
+    ConcurrencySlot, DeliveryContext, DeliveryDecision, HolderReply, RunAlone, Takeover,
+    decide_delivery, decide_takeover,
 };
 use naq_jetstream::{BrokerError, LeaseQuery, NewJob, SlotWaiter, failpoint};
 use naq_protocol::{
@@ -22,21 +22,25 @@ use naq_runner::StopReason;
 /// Pause before the holder of a lease is asked again.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The right of one suspect to run alone on this worker.
+pub(super) type AlonePermit<'a> = tokio::sync::SemaphorePermit<'a>;
+
 /// The result of trying to claim a job.
-pub(super) enum Claim {
-    /// The job is this worker's to run, under this revision of its record: its fence.
-    Claimed(Box<Record>, u64),
+pub(super) enum Claim<'a> {
+    /// The job is this worker's to run, under this revision of its record: its fence. A suspect has
+    /// a permit, to be kept until its outcome is recorded.
+    Claimed(Box<Record>, u64, Option<AlonePermit<'a>>),
     /// The delivery has been dealt with, and there is nothing to run.
     Done(Done),
 }
 
 /// What a step of claiming leads to: the next one, or the result.
-type Step = ControlFlow<Claim>;
+type Step<'a> = ControlFlow<Claim<'a>>;
 
 /// Claims again from the start, reading the record.
-const AGAIN: Step = ControlFlow::Continue(());
+const AGAIN: Step<'static> = ControlFlow::Continue(());
 
-fn done(done: Done) -> Step {
+fn done<'a>(done: Done) -> Step<'a> {
     ControlFlow::Break(Claim::Done(done))
 }
 
@@ -49,6 +53,11 @@ struct RecordSnapshot {
 impl RecordSnapshot {
     fn state(&self) -> Option<State> {
         self.record.as_ref().map(|record| record.state())
+    }
+
+    fn shared_crashes(&self) -> u32 {
+        let record = self.record.as_ref();
+        record.map_or(0, |record| record.shared_crashes)
     }
 }
 
@@ -68,12 +77,14 @@ struct Claiming<'a> {
     unanswered_claims: Vec<Timestamp>,
     /// Claims that failed in a row.
     failures: u32,
+    /// The permit of a suspect that may run alone.
+    alone: Option<AlonePermit<'a>>,
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Decides what the delivery means and does what that takes, until the job is claimed or
     /// there is nothing to run.
-    pub(super) async fn claim(&self, facts: DeliveryContext) -> Claim {
+    pub(super) async fn claim(&'a self, facts: DeliveryContext) -> Claim<'a> {
         let mut claiming = Claiming::new(self, facts);
         loop {
             if let ControlFlow::Break(claim) = claiming.step().await {
@@ -101,6 +112,7 @@ impl<'a> Claiming<'a> {
             && !attempt.may_be_rerouted();
         let may_have_waited = !envelope.depends_on.is_empty() || envelope.concurrency_key.is_some();
         facts.slot = slot_to_begin_with(runs_here);
+        facts.alone = alone_to_begin_with(runs_here, options.concurrency);
         // The job of a first delivery usually has no record yet: claiming without reading it saves a
         // round trip, and if a record exists, the claim fails with a conflict. The message of a
         // retry is new too, and its job surely has a record.
@@ -120,6 +132,7 @@ impl<'a> Claiming<'a> {
             message_missing_at: None,
             unanswered_claims: Vec::new(),
             failures: 0,
+            alone: None,
         }
     }
 
@@ -128,7 +141,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// One decision, and what it takes. Rare ways are boxed: they would make each task larger.
-    async fn step(&mut self) -> Step {
+    async fn step(&mut self) -> Step<'a> {
         match self.delivery().lease.stop_requested() {
             None => {}
             Some(StopReason::Cancel) => self.facts.cancel_requested = true,
@@ -148,7 +161,9 @@ impl<'a> Claiming<'a> {
             self.attempt.envelope,
             &self.facts,
         ) {
-            DeliveryDecision::Run(_) | DeliveryDecision::AcquireSlot
+            DeliveryDecision::Run(_)
+            | DeliveryDecision::RequestRunAlone
+            | DeliveryDecision::AcquireSlot
                 if self.needs_own_message(&snapshot) =>
             {
                 Box::pin(self.republish(snapshot)).await
@@ -163,6 +178,10 @@ impl<'a> Claiming<'a> {
                 Box::pin(self.resolve_dependencies(snapshot, open)).await
             }
             DeliveryDecision::AskHolder(lease) => Box::pin(self.ask_holder(lease)).await,
+            DeliveryDecision::RequestRunAlone => self.request_run_alone(snapshot),
+            DeliveryDecision::Postpone(record, due) => {
+                Box::pin(self.postpone(snapshot, record, due)).await
+            }
             DeliveryDecision::AcquireSlot => Box::pin(self.acquire_slot(snapshot)).await,
             DeliveryDecision::Block(record) => {
                 Box::pin(self.block(record, snapshot.revision)).await
@@ -176,7 +195,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Gives the job an id that no message of an earlier stream can have, and starts again.
-    fn change_id(&mut self) -> Step {
+    fn change_id(&mut self) -> Step<'a> {
         let message = self.delivery().message;
         let stored_at = message.enqueue_time.unix_ms().unsigned_abs();
         let job_id = JobId::for_sequence_and_time(&message.queue, message.sequence, stored_at);
@@ -192,7 +211,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Gives the message back: the worker stops before the job has started.
-    async fn requeue(&mut self) -> Step {
+    async fn requeue(&mut self) -> Step<'a> {
         let delivery = self.delivery();
         let _ = delivery.lease.nak(delivery.broker()).await;
         done(Done::Requeued)
@@ -220,7 +239,10 @@ impl<'a> Claiming<'a> {
     /// answer was lost, but the write had succeeded. A claim under the same delivery number that
     /// was not sent from here is another attempt: the server had lost its state and counts
     /// deliveries from 1 again.
-    fn recognize_own_claim(&self, snapshot: RecordSnapshot) -> ControlFlow<Claim, RecordSnapshot> {
+    fn recognize_own_claim(
+        &mut self,
+        snapshot: RecordSnapshot,
+    ) -> ControlFlow<Claim<'a>, RecordSnapshot> {
         let is_own = |record: &Record| {
             record.state() == State::Running
                 && record.lease().is_some_and(|lease| {
@@ -234,14 +256,14 @@ impl<'a> Claiming<'a> {
         };
         match snapshot.record {
             Some(record) if is_own(&record) => {
-                ControlFlow::Break(Claim::Claimed(record, snapshot.revision))
+                ControlFlow::Break(Claim::Claimed(record, snapshot.revision, self.alone.take()))
             }
             _ => ControlFlow::Continue(snapshot),
         }
     }
 
     /// Writes the claim by compare-and-set: of several workers that have the job, one succeeds.
-    async fn write_claim(&mut self, snapshot: RecordSnapshot, record: Box<Record>) -> Step {
+    async fn write_claim(&mut self, snapshot: RecordSnapshot, record: Box<Record>) -> Step<'a> {
         let delivery = self.delivery();
         failpoint("claim.before");
         match delivery
@@ -251,10 +273,11 @@ impl<'a> Claiming<'a> {
         {
             Ok(revision) => {
                 failpoint("claim.written");
+                log_suspicion(snapshot.shared_crashes(), &record);
                 if self.may_have_waited {
                     Box::pin(self.attempt.remove_slot_waiter(snapshot.record.as_deref())).await;
                 }
-                ControlFlow::Break(Claim::Claimed(record, revision))
+                ControlFlow::Break(Claim::Claimed(record, revision, self.alone.take()))
             }
             Err(BrokerError::Conflict) => {
                 self.facts.dependency_statuses = None;
@@ -288,7 +311,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Publishes a new message for a job that may run, and drops this one.
-    async fn republish(&mut self, snapshot: RecordSnapshot) -> Step {
+    async fn republish(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
         let (delivery, job_id) = (self.delivery(), &self.facts.job_id);
         let broker = delivery.broker();
         let waits = snapshot.state() == Some(State::Waiting);
@@ -312,7 +335,7 @@ impl<'a> Claiming<'a> {
         done(delivery.acknowledge(Done::NothingToRun).await)
     }
 
-    async fn reroute(&mut self, snapshot: RecordSnapshot, running: Box<Record>) -> Step {
+    async fn reroute(&mut self, snapshot: RecordSnapshot, running: Box<Record>) -> Step<'a> {
         let present = snapshot.record.as_deref();
         let rerouting = self
             .attempt
@@ -329,7 +352,7 @@ impl<'a> Claiming<'a> {
 
     /// Ends claiming after a request that has failed. A job whose record NATS will never store is
     /// refused in words: each further delivery of its message would fail in the same way.
-    async fn give_up(&self, error: BrokerError) -> Step {
+    async fn give_up(&self, error: BrokerError) -> Step<'a> {
         if !error.is_final_for_write() {
             return done(Done::LeaseLost);
         }
@@ -344,7 +367,7 @@ impl<'a> Claiming<'a> {
     /// The envelope's bytes differ from those of the job's first one. If both mean the same, the
     /// delivery is decided under the first one's digest; otherwise the id is taken. If the first
     /// envelope no longer exists, they count as different.
-    async fn compare_envelopes(&mut self, snapshot: RecordSnapshot) -> Step {
+    async fn compare_envelopes(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
         let Some(record) = &snapshot.record else {
             return AGAIN;
         };
@@ -366,7 +389,7 @@ impl<'a> Claiming<'a> {
 
     /// Rejects an envelope whose job id belongs to another envelope. The rejection is recorded
     /// under an id made of the message's queue and sequence, since the id is the other job's.
-    async fn reject_id_conflict(&self) -> Step {
+    async fn reject_id_conflict(&self) -> Step<'a> {
         let delivery = self.delivery();
         let taken = EnvelopeError::new(
             RejectReason::Invalid,
@@ -387,7 +410,7 @@ impl<'a> Claiming<'a> {
         &mut self,
         snapshot: RecordSnapshot,
         open: Vec<Dependency>,
-    ) -> Step {
+    ) -> Step<'a> {
         // once the job has waited for as long as a dependency may be missing
         let is_overdue = snapshot
             .record
@@ -407,7 +430,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Asks the holder of a lease whether it still runs the job, until the answer is final.
-    async fn ask_holder(&mut self, lease: Lease) -> Step {
+    async fn ask_holder(&mut self, lease: Lease) -> Step<'a> {
         let delivery = self.delivery();
         let (broker, options) = (delivery.broker(), &delivery.context.options);
         let query = LeaseQuery::new(&self.facts.job_id, &lease);
@@ -462,7 +485,7 @@ impl<'a> Claiming<'a> {
 
     /// Ends the job without running it. A record that has changed since it was read, or that was
     /// not read, may say otherwise.
-    async fn end(&mut self, record: Box<Record>, revision: u64) -> Step {
+    async fn end(&mut self, record: Box<Record>, revision: u64) -> Step<'a> {
         match self.attempt.end_without_running(record, revision).await {
             Ok(result) => done(result),
             Err(BrokerError::Conflict) => {
@@ -474,7 +497,63 @@ impl<'a> Claiming<'a> {
         }
     }
 
-    async fn acquire_slot(&mut self, snapshot: RecordSnapshot) -> Step {
+    /// Requests that a suspect may run alone. It never waits for that here: it would keep its lease,
+    /// and a slot of this worker, from a worker that is free for it.
+    fn request_run_alone(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
+        self.facts.alone = match self.delivery().context.running_alone.try_acquire() {
+            Ok(permit) => {
+                self.alone = Some(permit);
+                RunAlone::Granted
+            }
+            Err(_) => RunAlone::Refused,
+        };
+        self.snapshot = Some(snapshot);
+        AGAIN
+    }
+
+    /// Has a suspect delivered again later, to any worker. The record comes first, as for a retry:
+    /// nobody may run the job by this message any more.
+    async fn postpone(
+        &mut self,
+        snapshot: RecordSnapshot,
+        record: Box<Record>,
+        due: Timestamp,
+    ) -> Step<'a> {
+        let delivery = self.delivery();
+        let broker = delivery.broker();
+        log_suspicion(snapshot.shared_crashes(), &record);
+        match delivery
+            .persist(|| broker.write_record(&record, snapshot.revision, None))
+            .await
+        {
+            Ok(_) => {}
+            Err(BrokerError::Conflict) => {
+                self.facts.alone = RunAlone::NotRequested;
+                self.facts.dependency_statuses = None;
+                return AGAIN;
+            }
+            Err(error) => return self.give_up(error).await,
+        }
+        failpoint("postpone.written");
+        tracing::debug!(job_id = %record.job_id, %due, "another suspect runs alone on this worker; trying the job again later");
+        let envelope = Some(self.attempt.envelope);
+        let job = self.attempt.message_for(&self.facts.job_id);
+        let delayed = async {
+            // a suspect of a crash may still have its slot of the concurrency key
+            delivery
+                .finish_job(&record, envelope, SlotWaiter::MayExist)
+                .await?;
+            delivery
+                .persist(|| broker.delay_retry(job.clone(), due, record.attempt))
+                .await
+        };
+        if delayed.await.is_err() {
+            return done(Done::LeaseLost);
+        }
+        done(delivery.acknowledge(Done::NothingToRun).await)
+    }
+
+    async fn acquire_slot(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
         match self.attempt.acquire_slot(&self.facts).await {
             Ok(slot) => {
                 self.facts.slot = slot;
@@ -485,7 +564,7 @@ impl<'a> Claiming<'a> {
         }
     }
 
-    async fn block(&mut self, record: Box<Record>, revision: u64) -> Step {
+    async fn block(&mut self, record: Box<Record>, revision: u64) -> Step<'a> {
         match self.attempt.block(record, revision).await {
             Ok(BlockOutcome::Blocked) => {
                 done(self.delivery().acknowledge(Done::NothingToRun).await)
@@ -501,7 +580,7 @@ impl<'a> Claiming<'a> {
 
     /// Drops a message of a job that runs by another one, unless that one no longer exists: a
     /// worker that held it for too long may have claimed by it after another had rerouted it.
-    async fn drop_duplicate(&mut self, snapshot: RecordSnapshot) -> Step {
+    async fn drop_duplicate(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
         match self.is_lease_message_missing(&snapshot).await {
             // The job may just have ended, which removes its message: that shows in the record, so
             // it is read once more before the message counts as missing.
@@ -542,7 +621,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Repeats what a crash after the job's end may have left undone, then acknowledges.
-    async fn complete_finished(&mut self, snapshot: RecordSnapshot) -> Step {
+    async fn complete_finished(&mut self, snapshot: RecordSnapshot) -> Step<'a> {
         let delivery = self.delivery();
         if let Some(record) = &snapshot.record {
             let completed = async {
@@ -562,7 +641,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Delays the message again: it was delivered before its time.
-    async fn delay(&mut self, snapshot: RecordSnapshot, due: Timestamp) -> Step {
+    async fn delay(&mut self, snapshot: RecordSnapshot, due: Timestamp) -> Step<'a> {
         let delivery = self.delivery();
         let job = self.attempt.message_for(&self.facts.job_id);
         let attempts = snapshot.record.as_ref().map_or(0, |record| record.attempt);
@@ -584,5 +663,28 @@ fn slot_to_begin_with(runs_here: bool) -> ConcurrencySlot {
         ConcurrencySlot::NotRequested
     } else {
         ConcurrencySlot::Acquired
+    }
+}
+
+/// Whether it is still to be requested that the job may run alone. A worker that runs one job at a
+/// time runs every job alone, and a job that does not run here need not.
+fn alone_to_begin_with(runs_here: bool, concurrency: usize) -> RunAlone {
+    if runs_here && concurrency > 1 {
+        RunAlone::NotRequested
+    } else {
+        RunAlone::Granted
+    }
+}
+
+/// Logs that a crash has made a job a suspect. `shared_crashes` is the number on the record before.
+pub(super) fn log_suspicion(shared_crashes: u32, record: &Record) {
+    if record.shared_crashes > shared_crashes {
+        let last = record.interruptions.last();
+        tracing::warn!(
+            job_id = %record.job_id,
+            queue = %record.queue,
+            worker = last.map(|last| last.worker_id.as_str()),
+            "suspect: a worker or spawner process crashed while it ran this job and others; the crash is not counted, and the job runs alone next"
+        );
     }
 }

@@ -93,8 +93,7 @@ pub(super) fn build_command(
         .max_retries
         .unwrap_or(0)
         .saturating_add(1)
-        .saturating_add(record.crashes)
-        .saturating_add(record.lost_leases);
+        .saturating_add(record.interrupted_attempts());
     let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
     set("NAQ_JOB_ID", record.job_id.to_string());
     set("NAQ_QUEUE", record.queue.to_string());
@@ -172,6 +171,7 @@ mod tests {
                     worker_id: "w".to_owned(),
                     sequence: 1,
                     delivery: 1,
+                    alone: false,
                     unknown: naq_protocol::UnknownFields::default(),
                 },
                 started_at: Timestamp::from_unix_ms(0).unwrap(),

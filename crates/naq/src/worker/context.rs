@@ -31,6 +31,9 @@ pub(super) struct WorkerContext {
     /// is room for its outcome, so that a slow server slows this worker down and does not fill
     /// its memory.
     pub(super) unrecorded_outcomes: Semaphore,
+    /// One permit, for the suspect that runs alone: see [`naq_core::RunAlone`]. It is held until the
+    /// outcome is recorded, so that the next suspect cannot be taken for the cause of its crash.
+    pub(super) running_alone: Semaphore,
     /// Number of outcomes that NATS has refused to store so far, or not answered for.
     pub(super) refused_outcomes: RefusedOutcomes,
     /// The label routes that this worker has registered.

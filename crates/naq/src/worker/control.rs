@@ -213,6 +213,7 @@ mod tests {
                     worker_id: "w".to_owned(),
                     sequence: 1,
                     delivery: 1,
+                    alone: false,
                     unknown: naq_protocol::UnknownFields::default(),
                 },
                 started_at: Timestamp::from_unix_ms(0).unwrap(),

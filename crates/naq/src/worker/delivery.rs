@@ -5,7 +5,7 @@ use super::context::WorkerContext;
 use super::lease::MessageLease;
 use super::report::Done;
 use crate::clock::now;
-use naq_core::{ConcurrencySlot, DeliveryContext, ExponentialBackoff};
+use naq_core::{ConcurrencySlot, DeliveryContext, ExponentialBackoff, RunAlone};
 use naq_jetstream::{Broker, BrokerError, Delivery, failpoint};
 use naq_protocol::{Envelope, EnvelopeError, JobId, Record, RejectReason};
 use std::time::Duration;
@@ -98,6 +98,7 @@ impl<'a> LeasedDelivery<'a> {
             cancel_requested: false,
             dependency_statuses: None,
             slot: ConcurrencySlot::NotRequested,
+            alone: RunAlone::NotRequested,
             traceparent: message.traceparent().map(str::to_owned),
             scheduled_for: message.scheduled_for(),
             job_id,

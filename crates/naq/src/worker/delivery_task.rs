@@ -76,9 +76,9 @@ async fn handle_delivery(delivery: LeasedDelivery<'_>, slot: &mut WorkerSlot<'_>
 
 /// Claims the job, runs it, and finishes: records the outcome and acknowledges the message.
 async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut WorkerSlot<'_>) -> Done {
-    let (record, revision) = match attempt.claim(facts).await {
+    let (record, revision, _alone) = match attempt.claim(facts).await {
         Claim::Done(done) => return done,
-        Claim::Claimed(record, revision) => (record, revision),
+        Claim::Claimed(record, revision, alone) => (record, revision, alone),
     };
     let Some((next, revision)) = attempt.run(record, revision).await else {
         return Done::LeaseLost;

@@ -84,6 +84,7 @@ pub async fn run_worker(
         leases: HeldLeases::default(),
         refused_outcomes: RefusedOutcomes::default(),
         unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
+        running_alone: Semaphore::new(1),
         registered_routes: RegisteredRoutes::default(),
         job_socket,
         options,

@@ -45,7 +45,7 @@ pub(super) fn limit_end(
                 format!("a process that it started {limit} and was stopped"),
             ))
         }
-        Termination::NotStarted(_) | Termination::SpawnerDied => None,
+        Termination::NotStarted(_) | Termination::SpawnerDied { .. } => None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::attempt::Attempt;
+use super::claim::log_suspicion;
 use super::command::{self, AttemptIdentity};
 use super::context::WorkerContext;
 use super::control::{ControlState, RecordCheckpointer};
@@ -58,7 +59,12 @@ impl Attempt<'_> {
                 finished
             }
         };
-        Some((end_attempt(record, self.envelope, &finished), revision))
+        let shared_crashes = record.shared_crashes;
+        let next = end_attempt(record, self.envelope, &finished);
+        if let OnEnd::Requeue { record } = &next {
+            log_suspicion(shared_crashes, record);
+        }
+        Some((next, revision))
     }
 
     /// Why a failed job may have failed, if a program of it would have gained rights elsewhere.
@@ -110,6 +116,7 @@ impl Attempt<'_> {
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
         // kept by the spawner, which acts although this process may be stopped by then
         command.deadline = Some(lease.expires_at().at());
+        command.alone = record.lease().is_some_and(|lease| lease.alone);
         let handle = Arc::new(context.runner.start_job(command));
         lease.set_handle(Arc::clone(&handle));
         failpoint("run.started");
@@ -214,7 +221,10 @@ fn classify_end(
                 None => failure.message.clone(),
             }),
         ),
-        (Termination::SpawnerDied, _) => (AttemptEnd::SpawnerDied, Some(SPAWNER_DIED.to_owned())),
+        (Termination::SpawnerDied { alone }, _) => (
+            AttemptEnd::SpawnerDied { alone: *alone },
+            Some(SPAWNER_DIED.to_owned()),
+        ),
         (Termination::Exited(_) | Termination::Signalled(_), None) if limit_end.is_some() => {
             limit_end.map_or((AttemptEnd::Exited(0), None), |(end, why)| (end, Some(why)))
         }
@@ -244,7 +254,7 @@ fn fill_record(record: &mut Record, completion: Completion) {
     match completion.end {
         Termination::Exited(code) => record.exit_code = Some(code),
         Termination::Signalled(signal) => record.signal = Some(signal),
-        Termination::NotStarted(_) | Termination::SpawnerDied => {}
+        Termination::NotStarted(_) | Termination::SpawnerDied { .. } => {}
     }
     let kept = |captured: Captured| {
         (captured.bytes > 0).then(|| {

@@ -309,7 +309,7 @@ impl Hook {
                     (None, Termination::NotStarted(failure)) => {
                         Err(format!("the command could not be started: {failure}"))
                     }
-                    (None, Termination::SpawnerDied) => {
+                    (None, Termination::SpawnerDied { .. }) => {
                         Err("the process that watched the command died".to_owned())
                     }
                 }
