@@ -47,7 +47,13 @@ async def by_jetstream(client, jetstream):
     """A JetStream publish is acknowledged once the job is stored. The message id becomes the
     job's id, so the producer knows it before it publishes, and sending it again is harmless."""
     job_id = str(uuid.uuid4())
-    envelope = {"command": "echo", "args": ["from", "JetStream"]}
+    envelope = {
+        "command": "echo",
+        "args": ["from", "JetStream"],
+        "timeout": "1m",
+        # A worker that does not know the field rejects the job instead of running it without it.
+        "must_understand": ["timeout"],
+    }
     await jetstream.publish(
         "naq.queue.build", json.dumps(envelope).encode(), headers={"Nats-Msg-Id": job_id}
     )

@@ -9,20 +9,12 @@ use std::collections::{BTreeSet, HashMap};
 use naq_protocol::JobId;
 use serde_json::{Value, json};
 
-use crate::harness::naq::{CliOutput, Naq};
+use crate::harness::naq::{CliOutput, Naq, eventually};
 use crate::harness::nats::TestServer;
 
 /// Verbs whose output is no list of objects: they print nothing of their own, a script or a
 /// document. What they report as an error is checked for every verb.
-const WITHOUT_OBJECTS: &[&str] = &[
-    "worker",
-    "scheduler",
-    "dev",
-    "schema",
-    "completions",
-    "man",
-    "help",
-];
+const WITHOUT_OBJECTS: &[&str] = &["worker", "dev", "schema", "completions", "man", "help"];
 
 /// Verbs that print objects, and are checked elsewhere because they start servers or take long.
 const CHECKED_ELSEWHERE: &[&str] = &["server", "bench"];
@@ -45,9 +37,16 @@ impl<'n> Contract<'n> {
         };
         Contract {
             naq,
-            schemas: ["output", "record", "schedule", "worker", "envelope"]
-                .map(read)
-                .into(),
+            schemas: [
+                "output",
+                "record",
+                "schedule",
+                "worker",
+                "scheduler",
+                "envelope",
+            ]
+            .map(read)
+            .into(),
             verbs: BTreeSet::new(),
         }
     }
@@ -234,6 +233,13 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     );
     contract.prints("cancelled", &["cancel", "never"]);
     contract.prints("worker", &["workers"]);
+    let scheduler = naq.cli(["scheduler"]).follow();
+    eventually("the scheduler is listed", || {
+        let listed = naq.cli(["scheduler", "list", "--json"]).run();
+        !listed.stdout.is_empty()
+    });
+    contract.prints("scheduler", &["scheduler", "list"]);
+    assert!(scheduler.stop().success());
     let page = contract.run(&["jobs", "--limit", "1"]).succeeds();
     let note: Value = serde_json::from_str(&page.stderr).unwrap();
     contract.check("note", &note, &["jobs", "--limit", "1"]);

@@ -211,6 +211,10 @@ fn missed_runs_that_were_not_all_counted_are_shown_as_at_least_so_many() {
     let row = |id: &str| table.lines().find(|row| row.starts_with(id)).unwrap();
     assert!(row("more").contains(" 10000+ "), "{table}");
     assert!(row("exact").contains(" 10000 "), "{table}");
+    naq.cli(["schedule", "show", "more"])
+        .run()
+        .succeeds()
+        .expect_stdout("at least 10000");
     let listed = lines(&naq, &[]);
     let flag = |id: &str| {
         listed.iter().find(|line| id_of(line) == id).unwrap()["missed_is_minimum"].clone()

@@ -3,7 +3,7 @@
 
 use naq_protocol::{Reason, State};
 
-use crate::harness::naq::{Naq, text};
+use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::{TestOptions, TestServer};
 
 fn deep(levels: usize) -> String {
@@ -304,12 +304,12 @@ fn names_in_subjects_are_validated() {
         assert_eq!(naq.dead_letter(&job).payload, &good[..]);
     }
     // an id in the envelope that differs from the subject's
-    let job = naq.publish_to(
+    naq.publish_to(
         "build",
         "naq.queue.build.one",
         br#"{"command":"true","job_id":"two"}"#.to_vec(),
     );
-    let record = naq.wait_ended(&job);
+    let record = naq.wait_ended(&id("one"));
     assert_eq!(record.state(), State::Rejected);
     assert!(record.error.unwrap().contains("two"));
     naq.assert_jobs_still_run("build");

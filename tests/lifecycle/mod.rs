@@ -6,4 +6,5 @@ mod dependencies;
 mod expiry;
 mod flows;
 mod later_version;
+mod protocol_page;
 mod slots;

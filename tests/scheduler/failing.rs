@@ -207,3 +207,55 @@ authorization { users: [
     assert!(reason.contains("denies this user"), "{reason}");
     scheduler.expect_stderr("denies this user");
 }
+
+/// Every tick is enqueued and every job ends, so nothing else tells that the schedule does nothing.
+#[test]
+fn schedule_whose_jobs_never_start_is_flagged_in_the_list() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    let lost = json!({"every": 0.5, "repeat": 4, "envelope": {"command": "true", "cwd": "/no/such/folder"}});
+    put(&naq, &schedule("lost", lost));
+    let denied = json!({"every": 0.5, "repeat": 2, "envelope": {"command": "true", "env": {"LD_PRELOAD": "x"}}});
+    put(&naq, &schedule("denied", denied));
+    let fails = json!({"every": 0.5, "repeat": 2, "envelope": {"command": "false"}});
+    put(&naq, &schedule("fails", fails));
+    let scheduler = scheduler(&naq, &[]);
+    for name in ["lost", "denied", "fails"] {
+        let ended = || stored(&naq, name);
+        eventually(name, || ended().status == ScheduleStatus::Ended);
+        naq.wait_ended(&ended().progress.last_job_id.unwrap());
+    }
+    let table = naq.cli(["schedules"]).run().succeeds().stdout;
+    let row = |name: &str| table.lines().find(|row| row.starts_with(name)).unwrap();
+    assert!(
+        row("lost").contains("last 3 runs failed to start: "),
+        "{table}"
+    );
+    assert!(row("lost").contains("/no/such/folder"), "{table}");
+    assert!(
+        row("denied").contains("last 2 runs failed to start: "),
+        "{table}"
+    );
+    assert!(row("denied").contains("LD_PRELOAD"), "{table}");
+    assert!(!row("fails").contains("failed to start"), "{table}");
+    let show = |name: &str| naq.cli(["schedule", "show", name]).run().succeeds();
+    show("lost").expect_stdout("last 3 runs failed to start: ");
+    let json = naq.cli(["schedules", "--json"]).run().succeeds().stdout;
+    let field = |name: &str, field: &str| {
+        let mut entries = json
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        entries.find(|one| one["schedule_id"] == name).unwrap()[field].clone()
+    };
+    assert_eq!(field("lost", "failed_starts"), 3);
+    assert!(
+        field("lost", "start_error")
+            .as_str()
+            .unwrap()
+            .contains("/no/such/folder")
+    );
+    assert_eq!(field("fails", "failed_starts"), serde_json::Value::Null);
+    assert!(scheduler.stop().success());
+    assert!(worker.stop().success());
+}

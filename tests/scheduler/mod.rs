@@ -6,6 +6,7 @@ mod clock;
 mod delayed;
 mod failing;
 mod firing;
+mod instances;
 mod leaders;
 mod overlap;
 mod reconcile;

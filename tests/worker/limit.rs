@@ -178,3 +178,36 @@ fn worker_renews_leases_by_the_ack_wait_of_the_queue() {
     assert_eq!((record.attempt, record.crashes), (1, 0));
     assert_eq!(consumer(&naq, "build", "naq-worker").num_redelivered, 0);
 }
+
+/// An update that is built from a client library's own type resets what that type lacks: settings of a
+/// later server or naq.
+#[test]
+fn queue_limit_changes_no_other_setting_of_the_consumer() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    naq.assert_jobs_still_run("build");
+    let api = |what: &str, body: serde_json::Value| -> serde_json::Value {
+        let subject = format!("$JS.API.CONSUMER.{what}.naq_queue_build.naq-worker");
+        let request = naq.nats().request(subject, body.to_string().into());
+        let reply = naq.block_on(request).unwrap();
+        serde_json::from_slice(&reply.payload).unwrap()
+    };
+    let config = || api("INFO", serde_json::json!({}))["config"].clone();
+    let mut wanted = config();
+    wanted["metadata"]["colour"] = "red".into();
+    wanted["description"] = "shades".into();
+    wanted["sample_freq"] = "7".into();
+    let update = serde_json::json!({
+        "stream_name": "naq_queue_build", "config": wanted, "action": "update",
+    });
+    let updated = api("CREATE", update);
+    assert!(updated["error"].is_null(), "{updated}");
+    let mut before = config();
+    naq.cli(["queue", "set", "build", "--max-running", "3"])
+        .run()
+        .succeeds();
+    before["max_ack_pending"] = 3.into();
+    assert_eq!(config(), before);
+    assert!(worker.stop().success());
+}

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use naq_core::ClockSkew;
 use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo};
-use naq_protocol::{JobId, LeaderInfo, Record, Timestamp, WorkerInfo};
+use naq_protocol::{JobId, LeaderInfo, Record, SchedulerInfo, Timestamp, WorkerInfo};
 
 use super::ClientError;
 use super::clock::Clock;
@@ -225,6 +226,26 @@ impl Client {
     /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
     pub async fn fetch_leader(&self) -> Result<Option<LeaderInfo>, ClientError> {
         Ok(self.broker.read_leader_lease().await?.leader)
+    }
+
+    /// Returns every scheduler whose last heartbeat has not expired, the leader and those that wait for
+    /// its lease.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn list_schedulers(&self) -> Result<Vec<SchedulerInfo>, ClientError> {
+        Ok(self.broker.list_schedulers().await?)
+    }
+
+    /// Measures how far this machine's clock is from the server's. `None` means that it cannot be known,
+    /// because neither a worker nor a scheduler has run on this server.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn measure_clock_skew(&self) -> Result<Option<ClockSkew>, ClientError> {
+        let (asked_at, since) = (self.now(), tokio::time::Instant::now());
+        let server = self.broker.read_server_time().await?;
+        Ok(server.map(|server| ClockSkew::new(asked_at, server, since.elapsed())))
     }
 
     /// Returns all queues with their depth, running jobs and settings.

@@ -107,7 +107,10 @@ pub use schedules::{
 pub use stored_output::StoredOutput;
 pub use waiter::Waiter;
 
-pub use naq_core::{ExistingJob, ScheduleChange, ScheduleError, StartDelay, StartDelayError};
+pub use naq_core::{
+    CLOCK_SKEW_MAX, ClockSkew, ExistingJob, FailedStarts, ScheduleChange, ScheduleError,
+    StartDelay, StartDelayError,
+};
 pub use naq_jetstream::{
     BrokerError, BrokerErrorKind, ConnectFailure, ConnectOptions, DeadLetter, DelayedJobCursor,
     JobCursor, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange,
@@ -117,6 +120,6 @@ pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,
     EnvelopeError, Flow, FlowMember, InvalidName, JobId, JobProgress, LeaderInfo, Misfire, Overlap,
     QueueName, Reason, Record, RejectReason, ResourceLimits, ResourceUsage, RetryDelay, Schedule,
-    ScheduleId, ScheduleProgress, ScheduleStatus, State, Stdin, Timestamp, UnknownFields,
-    WorkerInfo, WorkerState, units,
+    ScheduleId, ScheduleProgress, ScheduleStatus, SchedulerInfo, SchedulerState, State, Stdin,
+    Timestamp, UnknownFields, WorkerInfo, WorkerState, units,
 };

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{Client, ClientError, Queue};
 use naq_core::{
-    CronCache, OnChange, ScheduleChange, SchedulePosition, check_schedule, differing_fields,
-    on_pause, on_resume, prepare_schedule, replace_definition, update,
+    CronCache, FailedStarts, OnChange, RUNS_CHECKED, ScheduleChange, SchedulePosition, TickPlan,
+    check_schedule, differing_fields, failed_starts, has_never_started, on_pause, on_resume,
+    prepare_schedule, replace_definition, ticks_before, update,
 };
 use naq_jetstream::{BrokerError, NewJob, ScheduleListing};
 use naq_protocol::units::WireDuration;
@@ -524,6 +525,34 @@ impl Client {
             exit_code: None,
             signal: None,
         }))
+    }
+
+    /// Returns how many of a schedule's last runs in a row failed to start, so that it does nothing
+    /// although it enqueues jobs. `None` means that the last job has started or has not ended, or that
+    /// its record has expired.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn fetch_failed_starts(
+        &self,
+        schedule: &Schedule,
+    ) -> Result<Option<FailedStarts>, ClientError> {
+        let progress = &schedule.progress;
+        let (Some(job), Some(last_run)) = (&progress.last_job_id, progress.last_run) else {
+            return Ok(None);
+        };
+        let (last, _) = self.broker.read_record(job).await?;
+        if !last.as_ref().is_some_and(has_never_started) {
+            return Ok(None);
+        }
+        let mut runs = vec![last];
+        if let Ok(plan) = TickPlan::new(schedule, &mut CronCache::default()) {
+            for tick in ticks_before(&plan, last_run, RUNS_CHECKED - 1) {
+                let job = JobId::for_tick(&schedule.schedule_id, tick);
+                runs.push(self.broker.read_record(&job).await?.0);
+            }
+        }
+        Ok(failed_starts(runs.iter().map(Option::as_ref)))
     }
 
     /// Deletes a schedule. Jobs that it enqueued are not affected.

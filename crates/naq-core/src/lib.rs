@@ -45,10 +45,12 @@
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
 
+mod clock_skew;
 mod job;
 mod retry_backoff;
 mod schedule;
 
+pub use clock_skew::{CLOCK_SKEW_MAX, ClockSkew};
 pub use job::attempt::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 pub use job::backoff::{FailureClass, classify_failure, retry_delay};
 pub use job::cancel::{OnCancel, on_cancel};
@@ -68,6 +70,9 @@ pub use schedule::delay::{
     ExistingJob, OnReenqueue, OnReschedule, RescheduleRequest, StartDelay, StartDelayError,
     check_expiry, delay_for, delay_until, delayed_until_max, on_reenqueue, on_reschedule,
     paused_until,
+};
+pub use schedule::failed_starts::{
+    FailedStarts, RUNS_CHECKED, failed_starts, has_never_started, ticks_before,
 };
 pub use schedule::pause::{OnChange, continue_from, on_pause, on_resume, was_activated_by_status};
 pub use schedule::plan::{

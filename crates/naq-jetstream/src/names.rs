@@ -408,6 +408,18 @@ impl Names {
         ScheduleId::new(rest.strip_prefix(".schedule.")?).ok()
     }
 
+    /// The bucket of schedulers' heartbeats.
+    #[must_use]
+    pub fn schedulers_bucket(&self) -> String {
+        format!("{}_schedulers", self.prefix)
+    }
+
+    /// The subject of a scheduler's heartbeat; `process` is a name of its process alone.
+    #[must_use]
+    pub fn scheduler(&self, process: &JobId) -> String {
+        format!("$KV.{}.{process}", self.schedulers_bucket())
+    }
+
     /// The bucket of the schedulers' leader lease.
     #[must_use]
     pub fn leader_lease_bucket(&self) -> String {

@@ -89,6 +89,9 @@ impl Integer for u32 {
 impl Integer for i32 {
     const RANGE: &'static str = "an integer of 32 bits";
 }
+impl Integer for i64 {
+    const RANGE: &'static str = "an integer of 64 bits";
+}
 impl Integer for u64 {
     const RANGE: &'static str = "an integer of 0 or more";
 }

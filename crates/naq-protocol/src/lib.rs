@@ -71,6 +71,7 @@ mod record;
 mod rerun;
 mod retry;
 mod schedule;
+mod scheduler;
 mod schema;
 mod slots;
 mod state;
@@ -110,6 +111,7 @@ pub use schedule::{
     INTERVAL_MS_MIN, LeaderInfo, MISFIRE_GRACE_DEFAULT, MISFIRE_MAX_DEFAULT, MISFIRE_MAX_MAX,
     Misfire, Overlap, Schedule, ScheduleProgress, ScheduleStatus, TickEnvelope,
 };
+pub use scheduler::{SchedulerInfo, SchedulerState};
 pub use schema::{SCHEMAS, schema};
 pub use slots::{SlotHolder, Slots};
 pub use state::{IllegalTransition, Reason, State};

@@ -3,10 +3,11 @@
 use crate::envelope::Envelope;
 use crate::record::Record;
 use crate::schedule::Schedule;
+use crate::scheduler::SchedulerInfo;
 use crate::worker::WorkerInfo;
 
 /// The names that [`schema`] accepts, in the order in which users see them.
-pub const SCHEMAS: [&str; 4] = ["envelope", "record", "schedule", "worker"];
+pub const SCHEMAS: [&str; 5] = ["envelope", "record", "schedule", "worker", "scheduler"];
 
 /// The JSON Schema of a wire type by its name, as indented JSON with a final newline: the same bytes
 /// as in `schemas/`. `None` if the name is not in [`SCHEMAS`].
@@ -17,6 +18,7 @@ pub fn schema(name: &str) -> Option<String> {
         "record" => schemars::schema_for!(Record),
         "schedule" => schemars::schema_for!(Schedule),
         "worker" => schemars::schema_for!(WorkerInfo),
+        "scheduler" => schemars::schema_for!(SchedulerInfo),
         _ => return None,
     };
     let mut text = format!("{:#}", schema.as_value());

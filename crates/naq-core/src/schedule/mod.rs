@@ -2,11 +2,12 @@
 //!
 //! [`plan`] computes ticks from a schedule, [`misfire`] decides which late ticks are still enqueued,
 //! [`update`] changes a schedule, [`pause`] pauses and resumes it, [`progress`] counts its ticks, and
-//! [`delay`] is about delayed jobs.
+//! [`delay`] is about delayed jobs. [`failed_starts`] recognizes a schedule whose jobs never run.
 
 mod cron_cache;
 pub(crate) mod delay;
 mod error;
+pub(crate) mod failed_starts;
 mod misfire;
 pub(crate) mod pause;
 pub(crate) mod plan;

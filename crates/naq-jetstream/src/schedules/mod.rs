@@ -2,4 +2,5 @@
 
 pub(crate) mod leader_lease;
 pub(crate) mod schedule;
+pub(crate) mod schedulers;
 mod server_clock;

@@ -66,6 +66,14 @@ impl Broker {
         self.ensure_stream(config).await
     }
 
+    pub(crate) async fn ensure_schedulers(&self) -> Result<(), BrokerError> {
+        self.ensure_stream(self.bucket_config(
+            &self.names.schedulers_bucket(),
+            "the heartbeat of every scheduler",
+        ))
+        .await
+    }
+
     pub(crate) async fn ensure_workers(&self) -> Result<(), BrokerError> {
         self.ensure_stream(self.bucket_config(
             &self.names.workers_bucket(),

@@ -1,5 +1,6 @@
 //! What `naq schedule`, `naq job` and `naq job-control` do to a schedule or to a delayed job.
 
+use super::clock;
 use super::exit::Failure;
 use super::json::{ScheduleChangeReport, ScheduleKind};
 use super::render;
@@ -121,6 +122,7 @@ pub(super) async fn control_each<Id: std::fmt::Display>(
             Err(error) => return Err(error.into()),
         }
     }
+    clock::warn_if_off(&client).await;
     errors.finish()
 }
 

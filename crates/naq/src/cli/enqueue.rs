@@ -6,6 +6,7 @@ mod file;
 use std::io::IsTerminal;
 
 use self::delay::Delay;
+use super::clock;
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output, with_full_output};
@@ -164,6 +165,9 @@ async fn enqueue_one(
     }
     if !args.quiet {
         print_id(session, &job_id, queue.name(), start.as_ref())?;
+    }
+    if start.is_some() {
+        clock::warn_if_off(&client).await;
     }
     Ok(0)
 }

@@ -426,6 +426,13 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "scheduler list",
+        &[
+            ("List schedulers", "naq scheduler list"),
+            ("List them for a program", "naq scheduler list --json"),
+        ],
+    ),
+    (
         "dev",
         &[
             ("Run everything in one process", "naq dev"),

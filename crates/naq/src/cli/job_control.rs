@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use super::clock;
 use super::control::{
     Action, ActionResult, ChangeOptions, ControlError, control_delayed_job, control_schedule,
     print_result,
@@ -88,6 +89,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     let result = result.ok_or_else(|| not_scheduled_error(&id))?;
     print_result(session, id.as_str(), args.action.as_str(), &result)?;
+    clock::warn_if_off(&client).await;
     Ok(0)
 }
 

@@ -340,6 +340,13 @@ pub(super) struct ScheduleProgressReport {
     /// The reason of the last job's state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_reason: Option<Reason>,
+    /// How many of the last three jobs in a row ended without having started; absent if the last one
+    /// has started or has not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) failed_starts: Option<usize>,
+    /// Why the last of them did not start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) start_error: Option<String>,
     pub(super) runs: u64,
     pub(super) missed: u64,
     /// `missed` is a lower bound; absent if it is exact.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod cancel;
+mod clock;
 mod complete;
 mod completions;
 mod config;

@@ -14,12 +14,14 @@ use std::io::IsTerminal;
 
 use clap::Subcommand;
 
+use super::clock;
 use super::control::{Action, ChangeOptions, NO_CHANGES, control_each, control_schedule};
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::json::AddedScheduleReport;
 use super::render;
 use super::schedule_options::{OrNone, ScheduleOptions};
+use super::scheduler::list::warn_without_leader;
 use super::session::Session;
 use super::times::{TimeReader, stored_zone};
 pub(super) use list::not_scheduled_error;
@@ -170,15 +172,9 @@ async fn create(session: &Session, args: NewArgs) -> Result<u8, Failure> {
     let (made, leader) = futures_util::join!(queue.schedule(&new), client.fetch_leader());
     let made = made?;
     print_created(session, made, &leader, now)?;
-    warn_without_scheduler(&leader);
+    warn_without_leader(&client, &leader).await;
+    clock::warn_if_off(&client).await;
     Ok(0)
-}
-
-/// Warns if no scheduler runs. A user without permission to read the leader's lease gets no warning.
-fn warn_without_scheduler(leader: &Result<Option<LeaderInfo>, ClientError>) {
-    if matches!(leader, Ok(None)) {
-        render::note("no scheduler runs; `naq scheduler` starts one");
-    }
 }
 
 fn new_schedule(session: &Session, args: &NewArgs) -> Result<NewSchedule, Failure> {

@@ -1,5 +1,7 @@
 //! `naq scheduler`
 
+pub(super) mod list;
+
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -11,7 +13,22 @@ use crate::scheduler::{self, LockOptions, SchedulerConfig};
 use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<SchedulerVerb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum SchedulerVerb {
+    /// List schedulers: which one leads, and how far their clocks are from the server's
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
     /// Name of this scheduler [default: a new id]
     #[arg(long, value_name = "NAME")]
     instance_id: Option<String>,
@@ -36,6 +53,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    match args.verb {
+        Some(SchedulerVerb::List) => list::run(session).await,
+        None => run_scheduler(session, args.run).await,
+    }
+}
+
+async fn run_scheduler(session: &Session, args: RunArgs) -> Result<u8, Failure> {
     let (stop, second_signal) = stop_signals()?;
     if args.poll_interval.is_some() {
         tracing::warn!("--poll-interval has no effect: schedules are not polled");

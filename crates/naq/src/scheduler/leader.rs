@@ -9,17 +9,19 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::clock_check::{self, CLOCK_CHECK_INTERVAL, ClockSkew, WallClock};
+use super::clock_check::{self, CLOCK_CHECK_INTERVAL, WallClock};
 use super::fire::FireResult;
 use super::leader_lease::LeaderLease;
 use super::options::{SchedulerConfig, SchedulerSummary};
 use super::reconcile::reconcile_loop;
 use super::schedule_index::{EntryId, ScheduleIndex, Update};
+use super::status::SchedulerStatus;
 use crate::clock::{self, BootInstant, ClockWatch};
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
+use naq_core::ClockSkew;
 use naq_jetstream::{BrokerError, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
-use naq_protocol::{JobId, Timestamp};
+use naq_protocol::{JobId, SchedulerState, Timestamp};
 
 /// Number of ticks that are being enqueued at once.
 pub(super) const FIRES_MAX: usize = 4_096;
@@ -85,6 +87,7 @@ pub(super) struct Leader<'a> {
     pub(super) client: &'a Client,
     pub(super) options: &'a SchedulerConfig,
     pub(super) summary: &'a mut SchedulerSummary,
+    pub(super) status: &'a SchedulerStatus,
     pub(super) lease: LeaderLease,
     /// Identifies this leader's own writes in the watch; a new one for each term.
     pub(super) writer_id: String,
@@ -121,6 +124,7 @@ pub(super) async fn lead(
     stop: &mut watch::Receiver<bool>,
     summary: &mut SchedulerSummary,
     watchdog: &mut WatchdogTimer,
+    status: &SchedulerStatus,
 ) -> Result<TermEnd, BrokerError> {
     let begun = Instant::now();
     let clock = ClockWatch::new().map_err(|error| {
@@ -133,6 +137,7 @@ pub(super) async fn lead(
         client,
         options,
         summary,
+        status,
         lease,
         writer_id: JobId::generate().to_string(),
         index: ScheduleIndex::default(),
@@ -160,6 +165,7 @@ pub(super) async fn lead(
         .await?;
     failpoint("schedules.read");
     leader.summary.terms += 1;
+    status.set(SchedulerState::Leading);
     tracing::info!(
         schedules = leader.index.len(),
         took_ms = begun.elapsed().as_millis(),
@@ -311,7 +317,7 @@ impl Leader<'_> {
         if self.clock_check.is_none() && (is_time || self.clock_compared.was_set()) {
             let broker = self.client.broker().clone();
             let check = async move {
-                let skew = ClockSkew::measure(&broker).await;
+                let skew = clock_check::measure(&broker).await;
                 if skew.is_err() {
                     tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await;
                 }
@@ -350,6 +356,7 @@ impl Leader<'_> {
     }
 
     fn log_clock_off(&self, skew: ClockSkew) {
+        self.status.set(SchedulerState::ClockOff);
         tracing::error!("the clock is {skew}: not leading until it is right");
     }
 

@@ -9,12 +9,14 @@
 
 mod clock_check;
 mod fire;
+mod heartbeat;
 mod leader;
 mod leader_lease;
 mod options;
 mod progress_store;
 mod reconcile;
 mod schedule_index;
+mod status;
 mod ticks;
 
 pub use options::{LockOptions, SchedulerConfig, SchedulerSummary};
@@ -29,7 +31,8 @@ use leader::TermEnd;
 use leader_lease::LeaderLease;
 use naq_client::Client;
 use naq_jetstream::BrokerError;
-use naq_protocol::{JobId, LeaderInfo};
+use naq_protocol::{JobId, LeaderInfo, SchedulerState};
+use status::SchedulerStatus;
 
 /// Runs a scheduler until `stop` becomes true or its sender is dropped.
 ///
@@ -45,7 +48,7 @@ pub async fn run_scheduler(
         Some(name) => name.clone(),
         None => JobId::generate().to_string(),
     };
-    let mut info = LeaderInfo {
+    let info = LeaderInfo {
         instance_id: name,
         hostname: nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
@@ -54,32 +57,58 @@ pub async fn run_scheduler(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: clock::now(),
     };
-    let mut summary = SchedulerSummary::default();
-    let mut has_led_before = false;
+    let (process, status) = (JobId::generate(), SchedulerStatus::new());
+    let broker = client.broker().clone();
+    let ended = tokio::select! {
+        ended = lead_repeatedly(&client, &options, &info, &status, &mut stop) => ended,
+        () = heartbeat::write_heartbeats(&broker, &process, &info, &status) => Ok(SchedulerSummary::default()),
+    };
+    heartbeat::remove_heartbeat(&broker, &process).await;
+    ended
+}
+
+/// The terms of this scheduler as the leader.
+#[derive(Default)]
+struct Terms {
+    summary: SchedulerSummary,
+    /// It has held the lease at least once.
+    has_led_before: bool,
+}
+
+/// Leads whenever this scheduler gets the lease, until it is asked to stop.
+async fn lead_repeatedly(
+    client: &Client,
+    options: &SchedulerConfig,
+    info: &LeaderInfo,
+    status: &SchedulerStatus,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<SchedulerSummary, BrokerError> {
+    let mut info = info.clone();
+    let mut terms = Terms::default();
     let mut watchdog = WatchdogTimer::new(options.watchdog);
     loop {
         info.since = clock::now();
         let ended = acquire_and_lead(
-            &client,
-            &options,
+            client,
+            options,
             &info,
-            &mut stop,
-            &mut summary,
-            &mut has_led_before,
+            status,
+            stop,
+            &mut terms,
             &mut watchdog,
         )
         .await;
         match ended {
-            Ok(TermEnd::Stopped) => return Ok(summary),
+            Ok(TermEnd::Stopped) => return Ok(terms.summary),
             Ok(TermEnd::NotLeader) => tracing::warn!("no longer the leader"),
             // The next attempt waits until the clock is right.
             Ok(TermEnd::ClockOff) => {}
             // another scheduler, or this one, leads once the server works again
-            Err(error) if is_retryable(&error, has_led_before || summary.terms > 0) => {
+            Err(error) if is_retryable(&error, terms.has_led_before || terms.summary.terms > 0) => {
                 tracing::warn!("cannot lead: {error}");
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_PAUSE) => {}
-                    _ = stop.wait_for(|stop| *stop) => return Ok(summary),
+                    _ = stop.wait_for(|stop| *stop) => return Ok(terms.summary),
                 }
             }
             Err(error) => return Err(error),
@@ -95,17 +124,26 @@ async fn acquire_and_lead(
     client: &Client,
     options: &SchedulerConfig,
     info: &LeaderInfo,
+    status: &SchedulerStatus,
     stop: &mut watch::Receiver<bool>,
-    summary: &mut SchedulerSummary,
-    has_led_before: &mut bool,
+    terms: &mut Terms,
     watchdog: &mut WatchdogTimer,
 ) -> Result<TermEnd, BrokerError> {
-    let waiting = watchdog.while_waiting(wait_to_lead(client, options, info, stop));
+    let waiting = watchdog.while_waiting(wait_to_lead(client, options, info, status, stop));
     let Some(lease) = waiting.await? else {
         return Ok(TermEnd::Stopped);
     };
-    *has_led_before |= options.lock.is_some();
-    leader::lead(client, options, lease, stop, summary, watchdog).await
+    terms.has_led_before |= options.lock.is_some();
+    leader::lead(
+        client,
+        options,
+        lease,
+        stop,
+        &mut terms.summary,
+        watchdog,
+        status,
+    )
+    .await
 }
 
 /// Waits for the right time on the clock and for the lease. `None` means that the scheduler was asked
@@ -114,12 +152,14 @@ async fn wait_to_lead(
     client: &Client,
     options: &SchedulerConfig,
     info: &LeaderInfo,
+    status: &SchedulerStatus,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Option<LeaderLease>, BrokerError> {
     tokio::select! {
-        () = clock_check::wait_for_right_clock(client.broker()) => {}
+        () = clock_check::wait_for_right_clock(client.broker(), status) => {}
         _ = stop.wait_for(|stop| *stop) => return Ok(None),
     }
+    status.set(SchedulerState::StandingBy);
     let lease = match options.lock {
         None => LeaderLease::without_lock(),
         Some(lock) => tokio::select! {

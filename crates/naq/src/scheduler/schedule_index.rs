@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock_check::CLOCK_SKEW_MAX;
 use naq_core::{
-    CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from, discard_future_progress,
-    merge_progress, prepare_schedule, ticks_counted, was_activated_by_status,
+    CLOCK_SKEW_MAX, CronCache, ScheduleError, SchedulePosition, TickPlan, continue_from,
+    discard_future_progress, merge_progress, prepare_schedule, ticks_counted,
+    was_activated_by_status,
 };
 use naq_jetstream::{BrokerError, StoredSchedule};
 use naq_protocol::{Schedule, ScheduleId, ScheduleStatus, TickEnvelope, Timestamp};

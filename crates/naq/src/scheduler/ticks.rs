@@ -115,6 +115,7 @@ impl Leader<'_> {
         let now = clock::now();
         if matches!(fired, FireResult::Enqueued) {
             self.summary.enqueued += 1;
+            self.status.count_enqueued();
         }
         let Some(entry) = self.index.get(entry_id) else {
             return;

@@ -108,7 +108,7 @@ impl<'a> LeasedDelivery<'a> {
 
 /// The job's id: from the subject, the envelope, the producer's message id, or, failing all of
 /// these, from the message's queue and sequence. Also the error if the ids given contradict each
-/// other or are invalid; the id is then that of queue and sequence.
+/// other, or if that in the subject is invalid; the id is then that of queue and sequence.
 pub(super) fn resolve_job_id(
     delivery: &Delivery,
     envelope: Option<&Envelope>,
@@ -135,8 +135,9 @@ pub(super) fn resolve_job_id(
                 "the subject's last token: `{subject}` has the form of the ids that naq makes from a queue and a sequence"
             )),
         ),
+        // A program that waits for the job waits for the id in its subject.
         (Some(Ok(subject)), Some(id)) if *subject != id => (
-            by_sequence(),
+            subject.clone(),
             invalid(format!("`{id}` is not the id in the subject, `{subject}`")),
         ),
         (Some(Ok(subject)), _) => (subject.clone(), None),

@@ -7,9 +7,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::list::describe_timing;
 use super::schedule_file::{Diagnostic, FileSchedule, ScheduleFile};
 use super::source::{Format, ScheduleSource};
+use crate::cli::clock;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::json::{NoteBody, ScheduleChangeReport};
 use crate::cli::render::{self, Column};
+use crate::cli::scheduler::list::warn_without_leader;
 use crate::cli::session::Session;
 use naq_client::{
     Client, ScheduleSetAction, ScheduleSetOptions, ScheduleSetPlan, ScheduleSetStep,
@@ -185,7 +187,8 @@ async fn apply_plan(
             .hint("applying the file again makes the others"));
     }
     summarize(session, &done, "", skipped);
-    super::warn_without_scheduler(&client.fetch_leader().await);
+    warn_without_leader(client, &client.fetch_leader().await).await;
+    clock::warn_if_off(client).await;
     Ok(0)
 }
 

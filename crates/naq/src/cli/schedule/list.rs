@@ -1,20 +1,23 @@
 //! `naq schedule list`, `naq schedule show` and `naq list-scheduled`, the Python library's name
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
+use crate::cli::clock;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::json::{ScheduleDetails, ScheduleKind, ScheduleProgressReport, ScheduleReport};
 use crate::cli::render::{self, Column, Ending};
+use crate::cli::scheduler::list::warn_without_leader;
 use crate::cli::session::Session;
 use naq_client::{
-    Client, ClientError, DelayedJobSummary, LastOutcome, ListedSchedule, ScheduleFilter,
-    ScheduleSummary,
+    Client, ClientError, DelayedJobSummary, FailedStarts, LastOutcome, ListedSchedule,
+    ScheduleFilter, ScheduleSummary,
 };
 use naq_protocol::{
-    JobId, QueueName, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, Timestamp,
+    JobId, QueueName, Schedule, ScheduleId, ScheduleProgress, ScheduleStatus, State, Timestamp,
 };
 
 #[derive(Debug, Default, clap::Args)]
@@ -81,10 +84,11 @@ enum ListedEntry {
     Delayed(DelayedJobSummary),
 }
 
-/// An entry, and the outcome of a schedule's last job.
+/// An entry, and what became of a schedule's last jobs.
 struct Row {
     listed: ListedEntry,
     outcome: Option<LastOutcome>,
+    failed_starts: Option<FailedStarts>,
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -101,10 +105,32 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Fai
         return show(session, &args, vec![row], 0);
     }
     let client = session.connect().await?;
-    let listed = list(&client, &filter, args.kind).await?;
+    let has_active = Cell::new(false);
+    let code = list_all(session, &client, &args, &filter, &has_active).await?;
+    if has_active.get() {
+        warn_without_leader(&client, &client.fetch_leader().await).await;
+        clock::warn_if_off(&client).await;
+    }
+    Ok(code)
+}
+
+/// Shows all entries that match. Sets `has_active` if a schedule waits for its next tick.
+async fn list_all(
+    session: &Session,
+    client: &Client,
+    args: &Args,
+    filter: &ScheduleFilter,
+    has_active: &Cell<bool>,
+) -> Result<u8, Failure> {
+    let listed = list(client, filter, args.kind).await?;
+    let listed = listed.inspect_ok(|one| {
+        if let ListedEntry::Recurring(ListedSchedule::Valid(summary)) = one {
+            has_active.set(has_active.get() || summary.next_run.is_some());
+        }
+    });
     tokio::pin!(listed);
     if session.json && args.limit.is_none() {
-        let rows = with_outcomes(&client, listed);
+        let rows = with_outcomes(client, listed);
         tokio::pin!(rows);
         while let Some(row) = rows.try_next().await? {
             render::print_json(&report(&row, args.detailed))?;
@@ -122,8 +148,8 @@ pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Fai
         }
     }
     let listed = stream::iter(first.into_values().map(Ok));
-    let rows = with_outcomes(&client, listed).try_collect().await?;
-    show(session, &args, rows, left_out)
+    let rows = with_outcomes(client, listed).try_collect().await?;
+    show(session, args, rows, left_out)
 }
 
 /// Shows one schedule, or one delayed job, in full.
@@ -273,13 +299,21 @@ fn with_outcomes<'c>(
 }
 
 async fn with_outcome(client: &Client, listed: ListedEntry) -> Result<Row, ClientError> {
-    let outcome = match &listed {
-        ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
-            client.fetch_last_outcome(&summary.schedule).await?
-        }
-        ListedEntry::Recurring(ListedSchedule::Invalid { .. }) | ListedEntry::Delayed(_) => None,
+    let mut row = Row {
+        listed,
+        outcome: None,
+        failed_starts: None,
     };
-    Ok(Row { listed, outcome })
+    if let ListedEntry::Recurring(ListedSchedule::Valid(summary)) = &row.listed {
+        row.outcome = client.fetch_last_outcome(&summary.schedule).await?;
+        if row
+            .outcome
+            .is_some_and(|last| matches!(last.state, State::Failed | State::Rejected))
+        {
+            row.failed_starts = client.fetch_failed_starts(&summary.schedule).await?;
+        }
+    }
+    Ok(row)
 }
 
 fn show(session: &Session, args: &Args, rows: Vec<Row>, left_out: u64) -> Result<u8, Failure> {
@@ -351,7 +385,7 @@ fn describe_time(delayed: &DelayedJobSummary) -> String {
     }
 }
 
-fn format_status(summary: &ScheduleSummary) -> String {
+fn format_status(summary: &ScheduleSummary, failed_starts: Option<&FailedStarts>) -> String {
     if let Some(problem) = &summary.problem {
         return format!("broken: {}", render::excerpt(problem, 60));
     }
@@ -360,7 +394,13 @@ fn format_status(summary: &ScheduleSummary) -> String {
         Some(reason) if schedule.status == ScheduleStatus::Paused => {
             format!("paused: {}", render::excerpt(reason, 60))
         }
-        _ => schedule.status.to_string(),
+        _ => match failed_starts {
+            Some(starts) => {
+                let starts = render::escape(&starts.to_string());
+                format!("{}: {}", schedule.status, render::excerpt(&starts, 100))
+            }
+            None => schedule.status.to_string(),
+        },
     }
 }
 
@@ -409,7 +449,7 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
             vec![
                 schedule.schedule_id.to_string(),
                 describe_timing(schedule),
-                format_status(summary),
+                format_status(summary, row.failed_starts.as_ref()),
                 schedule.queue.to_string(),
                 progress
                     .last_run
@@ -429,7 +469,7 @@ fn table_row(row: &Row, now: Timestamp) -> Vec<String> {
 fn print_details(row: &Row, now: Timestamp) -> std::io::Result<()> {
     match &row.listed {
         ListedEntry::Recurring(ListedSchedule::Valid(summary)) => {
-            print_schedule_details(summary, row.outcome, now)
+            print_schedule_details(summary, row, now)
         }
         ListedEntry::Recurring(ListedSchedule::Invalid {
             schedule_id,
@@ -461,7 +501,7 @@ fn print_delayed_job_details(delayed: &DelayedJobSummary, now: Timestamp) -> std
 
 fn print_schedule_details(
     summary: &ScheduleSummary,
-    outcome: Option<LastOutcome>,
+    row: &Row,
     now: Timestamp,
 ) -> std::io::Result<()> {
     let schedule = &summary.schedule;
@@ -471,13 +511,14 @@ fn print_schedule_details(
     print_line("when", &describe_timing(schedule))?;
     print_line("queue", schedule.queue.as_str())?;
     print_line("command", summary.command().as_deref().unwrap_or("-"))?;
-    print_line("status", &format_status(summary))?;
+    print_line("status", &format_status(summary, None))?;
     let repeat = |repeat| format!("{repeat} in all");
-    let optional: [(&str, Option<String>); 12] = [
+    let optional: [(&str, Option<String>); 13] = [
         ("next run", summary.next_run.map(time)),
         ("last run", progress.last_run.map(time)),
         ("last job", progress.last_job_id.as_ref().map(text)),
-        ("last outcome", outcome.map(Some).map(format_outcome)),
+        ("last outcome", row.outcome.map(Some).map(format_outcome)),
+        ("warning", row.failed_starts.as_ref().map(text)),
         ("repeat", schedule.repeat.map(repeat)),
         ("start", schedule.start.map(time)),
         ("end", schedule.end.map(time)),
@@ -495,7 +536,12 @@ fn print_schedule_details(
     print_line("misfire", &schedule.misfire.to_string())?;
     print_line("overlap", &schedule.overlap.to_string())?;
     print_line("runs", &progress.runs.to_string())?;
-    print_line("missed", &describe_missed(progress))?;
+    let at_least = if progress.missed_is_minimum {
+        "at least "
+    } else {
+        ""
+    };
+    print_line("missed", &format!("{at_least}{}", progress.missed))?;
     print_line("skipped", &progress.skipped.to_string())?;
     print_line("failures", &progress.failures.to_string())?;
     print_line("created", &time(schedule.created_at))
@@ -532,17 +578,17 @@ fn report(row: &Row, detailed: bool) -> ScheduleReport {
         problem: summary.problem.clone(),
         next_run: summary.next_run,
         set: schedule.set.clone(),
-        progress: Some(progress_report(&schedule.progress, row.outcome)),
+        progress: Some(progress_report(&schedule.progress, row)),
         details: detailed.then(|| details_report(summary)),
         ..ScheduleReport::new(ScheduleKind::Recurring, schedule.status.as_str())
     }
 }
 
-fn progress_report(
-    progress: &ScheduleProgress,
-    outcome: Option<LastOutcome>,
-) -> ScheduleProgressReport {
+fn progress_report(progress: &ScheduleProgress, row: &Row) -> ScheduleProgressReport {
+    let (outcome, starts) = (row.outcome, row.failed_starts.as_ref());
     ScheduleProgressReport {
+        failed_starts: starts.map(|starts| starts.runs),
+        start_error: starts.map(|starts| starts.error.clone()),
         last_run: progress.last_run,
         last_job_id: progress.last_job_id.clone(),
         last_state: outcome.map(|outcome| outcome.state),
