@@ -17,6 +17,7 @@ mod examples;
 mod faults;
 mod harness;
 mod layers;
+mod layout;
 mod lifecycle;
 mod packaging;
 mod readme;

@@ -202,7 +202,7 @@ fn run_examples(is_selected: impl Fn(&str) -> bool) {
 
 /// Verbs that need the managed local server, and not the test's.
 fn is_about_local_server(verb: &str) -> bool {
-    verb.starts_with("server ") || verb == "dev"
+    (verb.starts_with("server ") && verb != "server check") || verb == "dev"
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use naq_core::ClockSkew;
-use naq_jetstream::{Broker, ConnectOptions, DeadLetter, QueueInfo};
+use naq_jetstream::{Broker, CheckedLayout, ConnectOptions, DeadLetter, QueueInfo};
 use naq_protocol::{JobId, LeaderInfo, Record, SchedulerInfo, Timestamp, WorkerInfo};
 
 use super::ClientError;
@@ -106,6 +106,15 @@ impl Client {
     #[must_use]
     pub fn server(&self) -> String {
         self.broker.server()
+    }
+
+    /// Compares the streams, buckets and consumers of naq that exist with what it needs. With `fix`,
+    /// changes what NATS permits to change; nothing that is stored is lost by that.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn check_layout(&self, fix: bool) -> Result<Vec<CheckedLayout>, ClientError> {
+        Ok(self.broker.check_layout(fix).await?)
     }
 
     /// Waits until everything that was sent has left this process.

@@ -89,7 +89,7 @@ impl Settings {
             user: None,
             creds: None,
             nkey: None,
-            replicas: 1,
+            replicas: Some(1),
             ..ConnectOptions::from(self)
         }
     }

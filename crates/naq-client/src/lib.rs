@@ -112,9 +112,9 @@ pub use naq_core::{
     StartDelay, StartDelayError,
 };
 pub use naq_jetstream::{
-    BrokerError, BrokerErrorKind, ConnectFailure, ConnectOptions, DeadLetter, DelayedJobCursor,
-    JobCursor, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings, RecordChange,
-    RecordChangeDelivery,
+    BrokerError, BrokerErrorKind, CheckedLayout, ConnectFailure, ConnectOptions, DeadLetter,
+    DelayedJobCursor, JobCursor, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
+    RecordChange, RecordChangeDelivery, Remedy, SettingDifference,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

@@ -280,6 +280,20 @@ impl Queue {
             .await?)
     }
 
+    /// Sets how many servers of the cluster keep a copy of the queue. Further copies are made while the
+    /// queue is in use.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::QueueNotFound`] if the queue does not exist, and
+    /// [`BrokerError::Refused`] if the cluster has too few servers.
+    pub async fn set_replicas(&self, replicas: usize) -> Result<(), ClientError> {
+        Ok(self
+            .client
+            .broker
+            .set_replicas(&self.name, replicas)
+            .await?)
+    }
+
     /// Removes the queue and all its jobs.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::connection::options::ConnectOptions;
 use crate::connection::state::ConnectionWatch;
 use crate::error::BrokerError;
+use crate::layout::memory::LayoutMemory;
 use crate::names::Names;
 
 /// A connection to NATS with naq's layout on it. Cheap to clone.
@@ -17,6 +18,8 @@ pub struct Broker {
     /// Prefix of the subjects of the JetStream API.
     pub(crate) api_prefix: Arc<str>,
     pub(crate) link: ConnectionWatch,
+    /// The streams as this process has seen them.
+    pub(crate) layout: Arc<LayoutMemory>,
     /// The options to open further connections with.
     pub(crate) options: Arc<ConnectOptions>,
 }

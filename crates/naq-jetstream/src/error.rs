@@ -41,6 +41,20 @@ pub enum BrokerError {
     /// The server does not support what naq needs.
     #[error("{0}")]
     UnsupportedServer(String),
+    /// A stream or consumer that someone else made has a setting with which naq does not work.
+    #[error("{object} has `{setting}` {found} where naq needs {wanted}: {reason}")]
+    Unsuitable {
+        /// The stream or consumer.
+        object: String,
+        /// The setting's name in the JetStream API.
+        setting: &'static str,
+        /// The value that it has.
+        found: String,
+        /// The value that naq needs.
+        wanted: String,
+        /// Why naq does not change it.
+        reason: String,
+    },
     /// The queue does not exist.
     #[error("there is no queue `{0}`")]
     QueueNotFound(String),
@@ -189,9 +203,9 @@ impl BrokerError {
             BrokerError::Connect { .. } | BrokerError::ConnectionLost(_) => {
                 BrokerErrorKind::Connection
             }
-            BrokerError::InsecureServer { .. } | BrokerError::UnsupportedServer(_) => {
-                BrokerErrorKind::Unsupported
-            }
+            BrokerError::InsecureServer { .. }
+            | BrokerError::UnsupportedServer(_)
+            | BrokerError::Unsuitable { .. } => BrokerErrorKind::Unsupported,
             BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => BrokerErrorKind::NotFound,
             BrokerError::Conflict
             | BrokerError::JobIdConflict(_)

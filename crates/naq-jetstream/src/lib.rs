@@ -16,6 +16,7 @@ mod failpoint;
 mod finish_job;
 mod headers;
 mod jobs;
+mod layout;
 mod leases;
 mod logs;
 mod names;
@@ -45,6 +46,9 @@ pub use jobs::delayed_listing::{DelayedJobCursor, DelayedJobListing};
 pub use jobs::find::EnvelopeLocation;
 pub use jobs::listing::{JobCursor, JobListOptions, JobListing, ListedJob, RecordOrMessage};
 pub use jobs::message::{EnqueueAck, JobMessage, MessageState, NewJob};
+pub use layout::memory::ReplicaSummary;
+pub use layout::server_check::CheckedLayout;
+pub use layout::setting::{Remedy, SettingDifference};
 pub use leases::{LeaseQuery, LeaseQuerySubscription, LeaseState, ReceivedLeaseQuery};
 pub use logs::{LogChunk, LogStream, OutputStream};
 pub use names::Names;
@@ -62,6 +66,8 @@ pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
 pub use requests::{ReceivedRequest, RequestSubscription};
 pub use routing::label_routes::{LabelRoute, LabelRouteEvent, LabelRouteWatch, label_route_key};
 pub use schedules::leader_lease::{LeaderLeaseEvent, LeaderLeaseWatch, StoredLeaderLease};
-pub use schedules::schedule::{ScheduleEvent, ScheduleListing, ScheduleWatch, StoredSchedule};
+pub use schedules::schedule::{
+    ScheduleEvent, ScheduleListing, ScheduleWatch, SchedulesState, StoredSchedule,
+};
 pub use stream::publish::PendingWrite;
 pub use watch::{Watch, WatchEvent};

@@ -122,7 +122,7 @@ impl<T> Watch<T> {
 
     /// Sets the position, also backwards: for a stream that was created again, and for a watch that
     /// replaces a broken one.
-    pub(crate) fn set_position(&mut self, position: u64) {
+    pub fn set_position(&mut self, position: u64) {
         self.position = position;
     }
 

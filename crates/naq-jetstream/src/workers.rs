@@ -8,16 +8,20 @@ use bytes::Bytes;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
+use crate::stream::publish::PendingWrite;
 use crate::stream::stream_reader::StreamRead;
 use naq_protocol::WorkerInfo;
 
 impl Broker {
-    /// Writes a worker's heartbeat, which expires after `ttl` unless it is written again. Not
-    /// acknowledged: the next one follows soon.
+    /// Sends a worker's heartbeat, which expires after `ttl` unless it is written again.
     ///
     /// # Errors
     /// Returns an error if the heartbeat cannot be sent.
-    pub async fn heartbeat(&self, info: &WorkerInfo, ttl: Duration) -> Result<(), BrokerError> {
+    pub async fn heartbeat(
+        &self,
+        info: &WorkerInfo,
+        ttl: Duration,
+    ) -> Result<PendingWrite, BrokerError> {
         let payload = serde_json::to_vec(info)
             .map_err(|error| BrokerError::not_json("the heartbeat", error))?;
         let mut headers = HeaderMap::new();
@@ -25,10 +29,22 @@ impl Broker {
             async_nats::header::NATS_MESSAGE_TTL,
             format!("{}s", ttl.as_secs().max(1)),
         );
-        self.client
-            .publish_with_headers(self.names.worker(&info.worker_id), headers, payload.into())
-            .await
-            .map_err(BrokerError::connection_lost)
+        let subject = self.names.worker(&info.worker_id);
+        self.send(subject, headers, payload.into()).await
+    }
+
+    /// Waits until a heartbeat is stored. If its bucket is missing, creates the bucket for the next
+    /// one. A heartbeat that is not acknowledged in time may mean the same: a program that subscribes
+    /// to its subject keeps the server from reporting that no stream does.
+    ///
+    /// # Errors
+    /// Returns an error if the heartbeat is not stored.
+    pub async fn confirm_heartbeat(&self, sent: PendingWrite) -> Result<(), BrokerError> {
+        match sent.confirmed().await {
+            Ok(_) => Ok(()),
+            Err(BrokerError::NotFound(_) | BrokerError::Timeout(_)) => self.ensure_workers().await,
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the heartbeat of a worker that shuts down.

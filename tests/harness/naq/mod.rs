@@ -35,7 +35,10 @@ pub(crate) struct Naq {
     url: String,
     port: u16,
     token: String,
-    replicas: usize,
+    /// Number of servers.
+    servers: usize,
+    /// The setting of this name. `None` means the program's default.
+    replicas: Option<usize>,
     handle: tokio::runtime::Handle,
     /// The runtime ends when this is dropped.
     _runtime: tokio::sync::oneshot::Sender<()>,
@@ -45,16 +48,28 @@ pub(crate) struct Naq {
 
 impl Naq {
     pub(crate) fn new(server: &TestServer) -> Naq {
-        Naq::at(server.url(), server.port(), server.token(), 1)
+        Naq::at(server.url(), server.port(), server.token(), 1, Some(1))
     }
 
     /// naq with a cluster. Each of its servers keeps a copy of every stream.
     pub(crate) fn with_cluster(cluster: &Cluster) -> Naq {
         let (url, port) = (cluster.url(), cluster.port(0));
-        Naq::at(&url, port, cluster.token(), cluster.len())
+        Naq::at(
+            &url,
+            port,
+            cluster.token(),
+            cluster.len(),
+            Some(cluster.len()),
+        )
     }
 
-    fn at(url: &str, port: u16, token: &str, replicas: usize) -> Naq {
+    /// naq with a cluster, which decides itself how many servers keep a copy of a stream.
+    pub(crate) fn with_cluster_by_default(cluster: &Cluster) -> Naq {
+        let (url, port) = (cluster.url(), cluster.port(0));
+        Naq::at(&url, port, cluster.token(), cluster.len(), None)
+    }
+
+    fn at(url: &str, port: u16, token: &str, servers: usize, replicas: Option<usize>) -> Naq {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -68,7 +83,7 @@ impl Naq {
         let options = ConnectOptions {
             url: url.to_owned(),
             token: Some(token.to_owned()),
-            connect_timeout: connect_timeout(replicas),
+            connect_timeout: connect_timeout(servers),
             replicas,
             ..ConnectOptions::default()
         };
@@ -87,6 +102,7 @@ impl Naq {
             url: url.to_owned(),
             port,
             token: token.to_owned(),
+            servers,
             replicas,
             handle,
             _runtime: stop,
@@ -145,9 +161,14 @@ impl Naq {
             ("NAQ_TOKEN", self.token.clone()),
             (
                 "NAQ_CONNECT_TIMEOUT",
-                format!("{}s", connect_timeout(self.replicas).as_secs()),
+                format!("{}s", connect_timeout(self.servers).as_secs()),
             ),
-            ("NAQ_REPLICAS", self.replicas.to_string()),
+            (
+                "NAQ_REPLICAS",
+                self.replicas
+                    .map(|count| count.to_string())
+                    .unwrap_or_default(),
+            ),
             // What a test expects does not depend on the zone of the machine.
             ("TZ", "UTC".to_owned()),
         ] {

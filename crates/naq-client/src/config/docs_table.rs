@@ -97,7 +97,7 @@ fn kind(setting: &Setting) -> String {
 fn default(setting: &Setting) -> String {
     match (setting.default, setting.default_text()) {
         (_, None) => String::new(),
-        (DefaultValue::Processors, Some(text)) => text.to_owned(),
+        (DefaultValue::Processors | DefaultValue::Described(_), Some(text)) => text.to_owned(),
         (_, Some(text)) => format!("`{text}`"),
     }
 }

@@ -216,7 +216,7 @@ fn default_value(
     env: &ProcessEnv,
 ) -> Result<Option<RankedValue>, ConfigError> {
     let value = match setting.default {
-        DefaultValue::None => return Ok(None),
+        DefaultValue::None | DefaultValue::Described(_) => return Ok(None),
         DefaultValue::Text(text) => {
             value::from_text(setting, &[text], env).map_err(|reason| ConfigError::Value {
                 place: Source::Default,

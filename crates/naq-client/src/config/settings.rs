@@ -64,7 +64,7 @@ typed_settings! {
     allow_insecure: bool,
     connect_timeout: Duration,
     prefix: String,
-    replicas: usize,
+    replicas: Option<usize>,
     default_queue: String,
     default_result_ttl: Duration,
     worker_ttl: Duration,
@@ -173,6 +173,13 @@ values_with_a_default! {
     bool,
     Vec<String>,
     BTreeMap<String, String>,
+}
+
+impl TypedValue for Option<usize> {
+    fn from_value(value: Option<&Value>) -> Option<usize> {
+        let count: Option<u64> = Option::from_value(value);
+        count.map(|count| usize::try_from(count).unwrap_or(usize::MAX))
+    }
 }
 
 impl TypedValue for usize {

@@ -48,6 +48,8 @@ pub enum DefaultValue {
     CacheDir,
     /// The number of processors.
     Processors,
+    /// No value, which means this.
+    Described(&'static str),
 }
 
 /// The verbs whose command line has a flag for a setting.
@@ -105,6 +107,7 @@ impl Setting {
             DefaultValue::DataDir => Some("~/.local/share/naq"),
             DefaultValue::CacheDir => Some("~/.cache/naq"),
             DefaultValue::Processors => Some("number of processors"),
+            DefaultValue::Described(text) => Some(text),
         }
     }
 
@@ -269,9 +272,10 @@ pub const SETTINGS: &[Setting] = &[
         "replicas",
         "NAQ_REPLICAS",
         SettingKind::Count { min: 1 },
-        DefaultValue::Text("1"),
-        "number of servers in a cluster that store naq's data",
-    ),
+        DefaultValue::Described("as many as the cluster allows, up to 3"),
+        "number of servers in a cluster that keep a copy of each new stream",
+    )
+    .with_flag(FlagScope::EveryVerb, "COUNT"),
     row(
         "default_queue",
         "NAQ_DEFAULT_QUEUE",

@@ -67,6 +67,7 @@ impl Broker {
             names: Arc::new(names),
             api_prefix: api_prefix.into(),
             link,
+            layout: Arc::default(),
             options: Arc::new(options.clone()),
         })
     }

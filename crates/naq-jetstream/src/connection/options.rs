@@ -11,8 +11,8 @@ pub struct ConnectOptions {
     /// The prefix of all names; see [`Names`](crate::Names).
     pub prefix: String,
     /// Number of servers that keep a copy of the streams and buckets that this connection creates.
-    /// Existing ones stay as they are.
-    pub replicas: usize,
+    /// `None` means as many as the cluster allows, up to three. Existing ones stay as they are.
+    pub replicas: Option<usize>,
     /// The client's name in the server's lists.
     pub client_name: String,
     /// Path of a credentials file with a JWT and a seed.
@@ -43,7 +43,7 @@ impl Default for ConnectOptions {
         ConnectOptions {
             url: "nats://127.0.0.1:4222".to_owned(),
             prefix: "naq".to_owned(),
-            replicas: 1,
+            replicas: None,
             client_name: "naq".to_owned(),
             creds: None,
             nkey: None,

@@ -18,8 +18,9 @@ use naq_protocol::{QueueName, Timestamp};
 /// Settings of a new queue.
 #[derive(Clone, Debug)]
 pub struct QueueSettings {
-    /// Number of servers that keep a copy.
-    pub replicas: usize,
+    /// Number of servers that keep a copy. `None` means that of the connection, see
+    /// [`ConnectOptions::replicas`](crate::ConnectOptions).
+    pub replicas: Option<usize>,
     /// How many of its jobs may run at once, as set by [`Broker::set_max_running`]. `None` means no
     /// limit other than the workers' slots.
     pub max_running: Option<NonZeroU32>,
@@ -31,7 +32,7 @@ pub struct QueueSettings {
 impl Default for QueueSettings {
     fn default() -> QueueSettings {
         QueueSettings {
-            replicas: 1,
+            replicas: None,
             max_running: None,
             ack_wait: Duration::from_secs(30),
         }

@@ -15,11 +15,12 @@ use sha2::{Digest, Sha256};
 
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::layout::consumers::{self, pull_config};
 use crate::names::Names;
 use crate::pull::delivery::Delivery;
 use crate::stream::publish::revision_headers;
+use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::StreamRead;
-use crate::stream::topology::pull_config;
 use crate::watch::{Parsed, Watch, WatchEvent};
 use naq_protocol::{JobId, QueueName, Timestamp};
 
@@ -88,6 +89,19 @@ impl Broker {
             Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a label set is registered.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub async fn is_label_route_registered(&self, route: &LabelRoute) -> Result<bool, BrokerError> {
+        let stream = Names::bucket_stream(&self.names.requires_bucket());
+        let subject = self.names.label_route(&route.queue, &route.key);
+        let message = self
+            .read_message(&stream, MessageSelector::LastBySubject(&subject))
+            .await?;
+        Ok(message.is_some())
     }
 
     /// Watches the label sets that are registered from now on, in all queues.
@@ -204,7 +218,10 @@ impl Broker {
             .await;
         match made {
             Ok(_) => {}
-            Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
+                let needed = consumers::route_consumer(&self.names, queue, route_key);
+                self.adapt_consumer(queue, &name, &needed).await?;
+            }
             Err(error) => {
                 let doing = "creating a consumer of jobs that require labels";
                 return Err(BrokerError::refused(doing, error));

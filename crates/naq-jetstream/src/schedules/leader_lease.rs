@@ -87,7 +87,14 @@ impl Broker {
         let sent = self
             .send(self.names.leader_lease(), headers, payload.into())
             .await?;
-        self.confirm_schedule(sent).await
+        let acquired = self.confirm_schedule(sent).await;
+        if let Err(BrokerError::NotFound(_)) = acquired {
+            // The bucket was removed, and the lease with it. The next scheduler that asks gets it: this
+            // one does not lead any more by the lease that it had.
+            self.ensure_leader_lease().await?;
+            return Err(BrokerError::Conflict);
+        }
+        acquired
     }
 
     /// Releases the leader lease if its revision is still `expected`.

@@ -7,13 +7,13 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use bytes::Bytes;
 
 use crate::broker::Broker;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, is_stream_not_found};
 use crate::names::Names;
 use crate::stream::publish::{PendingWrite, removal_headers, revision_headers};
 use crate::stream::stream_api::MessageSelector;
 use crate::stream::stream_reader::{StreamMessage, StreamRead};
 use crate::watch::{Parsed, Watch, WatchEvent, sequence};
-use naq_protocol::{EnvelopeError, RejectReason, Schedule, ScheduleId};
+use naq_protocol::{EnvelopeError, RejectReason, Schedule, ScheduleId, Timestamp};
 
 /// How long an ended schedule is kept.
 const ENDED_TTL: Duration = Duration::from_secs(7 * 86_400);
@@ -254,13 +254,20 @@ impl Broker {
         })
     }
 
-    /// The revision of the last change of any schedule.
+    /// The state of the bucket of schedules.
     ///
     /// # Errors
     /// Returns an error if the server does not answer.
-    pub async fn last_schedule_revision(&self) -> Result<u64, BrokerError> {
+    pub async fn schedules_state(&self) -> Result<SchedulesState, BrokerError> {
         let stream = Names::bucket_stream(&self.names.schedules_bucket());
-        self.last_sequence(&stream).await
+        match self.jetstream.get_stream(stream).await {
+            Ok(found) => Ok(SchedulesState {
+                created_at: Some(Timestamp(found.cached_info().created)),
+                last_revision: found.cached_info().state.last_sequence,
+            }),
+            Err(error) if is_stream_not_found(&error) => Ok(SchedulesState::default()),
+            Err(error) => Err(BrokerError::refused("reading a stream's state", error)),
+        }
     }
 
     /// Watches schedules as they are stored and removed. Earlier changes are not reported: list the
@@ -273,6 +280,16 @@ impl Broker {
         let subjects = vec![self.names.schedule_events()];
         Watch::open(self, subjects, parse_stored_schedule).await
     }
+}
+
+/// The state of the bucket of schedules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulesState {
+    /// When the bucket was created: revisions of another one mean nothing here. `None` if it does not
+    /// exist.
+    pub created_at: Option<Timestamp>,
+    /// The revision of the last change of any schedule.
+    pub last_revision: u64,
 }
 
 /// The schedules of a bucket, read on demand.

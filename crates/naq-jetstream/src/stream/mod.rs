@@ -5,4 +5,3 @@ pub(crate) mod publish;
 pub(crate) mod reverse_scan;
 pub(crate) mod stream_api;
 pub(crate) mod stream_reader;
-pub(crate) mod topology;

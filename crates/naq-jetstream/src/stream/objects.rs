@@ -19,16 +19,11 @@ impl Broker {
         let bucket = self.names.files_bucket();
         let store = match self.jetstream.get_object_store(&bucket).await {
             Ok(store) => store,
-            Err(_) => self
-                .jetstream
-                .create_object_store(async_nats::jetstream::object_store::Config {
-                    bucket,
-                    description: Some("output, envelopes and files over a message's size".into()),
-                    num_replicas: self.options.replicas,
-                    ..Default::default()
-                })
-                .await
-                .map_err(|error| BrokerError::refused(DOING, error))?,
+            Err(_) => {
+                self.ensure_files().await?;
+                let made = self.jetstream.get_object_store(&bucket).await;
+                made.map_err(|error| BrokerError::refused(DOING, error))?
+            }
         };
         let object = async_nats::jetstream::object_store::ObjectMetadata {
             name: name.to_owned(),

@@ -116,7 +116,15 @@ impl Broker {
             }
         };
         let remaining = consumer.cached_info().num_pending;
+        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
+        let name = consumer.cached_info().name.clone();
+        // the consumer would expire, but only after it has been idle for long, and a server allows a
+        // limited number of them
+        let remove = async move {
+            let _ = jetstream.delete_consumer_from_stream(&name, &stream).await;
+        };
         if remaining == 0 {
+            tokio::spawn(remove);
             return Ok(receiver);
         }
         let messages = consumer
@@ -125,15 +133,9 @@ impl Broker {
             .messages()
             .await
             .map_err(|error| BrokerError::refused(DOING, error))?;
-        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
-        let consumer = consumer.cached_info().name.clone();
         tokio::spawn(async move {
             forward(messages, remaining, &sender).await;
-            // the consumer would expire, but only after it has been idle for long, and a server
-            // allows a limited number of them
-            let _ = jetstream
-                .delete_consumer_from_stream(&consumer, &stream)
-                .await;
+            remove.await;
         });
         Ok(receiver)
     }

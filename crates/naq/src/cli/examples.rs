@@ -354,6 +354,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "naq queue set build --max-running 4",
             ),
             ("Remove the limit", "naq queue set build --max-running none"),
+            (
+                "Keep one copy of the queue, on one server of a cluster",
+                "naq queue set build --replicas 1",
+            ),
         ],
     ),
     (
@@ -461,6 +465,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         &[
             ("Show the local server", "naq server status"),
             ("Show it to a program", "naq server status --json"),
+        ],
+    ),
+    (
+        "server check",
+        &[
+            (
+                "Compare what naq stores on NATS with what it needs",
+                "naq server check",
+            ),
+            ("Change what can be changed", "naq server check --fix"),
         ],
     ),
     (

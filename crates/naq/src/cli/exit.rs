@@ -228,6 +228,9 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
         BrokerError::InsecureServer { .. } => {
             "give --creds, --nkey, --user, --token or a client certificate, or --allow-insecure"
         }
+        BrokerError::Unsuitable { .. } => {
+            "`naq server check` lists all that differs; what is removed is made again as naq needs it"
+        }
         BrokerError::Timeout(_) => "check the connection, and the permissions of the user in NATS",
         BrokerError::TooLarge { .. } => {
             "put large input into a file or an object, and pass its name to the job"

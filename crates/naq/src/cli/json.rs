@@ -237,6 +237,44 @@ pub(super) struct QueueReport<'a> {
     pub(super) replicas: usize,
 }
 
+/// A stream or consumer compared with what naq needs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "layout")]
+pub(super) struct LayoutReport<'a> {
+    pub(super) stream: &'a str,
+    /// The consumer of the stream. Absent if the stream itself was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) consumer: Option<&'a str>,
+    /// Servers that keep a copy of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replicas: Option<usize>,
+    /// What differs.
+    pub(super) differences: Vec<StreamSettingReport<'a>>,
+    /// What differed and was changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) changed: Vec<StreamSettingReport<'a>>,
+    /// Why NATS refused a change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) refusal: Option<&'a str>,
+}
+
+/// A setting that differs from what naq needs, with values as in the JetStream API.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "layout_setting")]
+pub(super) struct StreamSettingReport<'a> {
+    pub(super) setting: &'a str,
+    /// Its value; absent if it has none.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub(super) found: &'a serde_json::Value,
+    /// The value that naq needs; of subjects those that are missing. Absent means none.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub(super) needed: &'a serde_json::Value,
+    /// Whether `--fix` changes it.
+    pub(super) fixable: bool,
+    /// Whether workers or schedulers start only with the value that is needed.
+    pub(super) required: bool,
+}
+
 /// A change of a queue.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "queue_change")]
@@ -540,6 +578,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<ServerStatus>(),
         generator.subschema_for::<ServerProgram>(),
         generator.subschema_for::<ServerStopped>(),
+        generator.subschema_for::<LayoutReport<'_>>(),
         generator.subschema_for::<Version>(),
         generator.subschema_for::<Measurement>(),
     ];

@@ -28,8 +28,8 @@ enum QueueVerb {
         #[command(flatten)]
         names: NameArgs,
         /// Number of servers that keep a copy [default: the setting `replicas`]
-        #[arg(long, value_name = "COUNT")]
-        replicas: Option<usize>,
+        #[arg(id = "replicas", long, value_name = "COUNT")]
+        _replicas: Option<String>,
         /// Maximum number of each queue's jobs that run at once, on all workers [default: no limit]
         #[arg(long, value_name = "COUNT")]
         max_running: Option<NonZeroU32>,
@@ -40,8 +40,11 @@ enum QueueVerb {
         names: NameArgs,
         /// Maximum number of each queue's jobs that run at once, on all workers; `none` removes
         /// the limit
-        #[arg(long, value_name = "COUNT|none", value_parser = parse_max_running, required = true)]
-        max_running: MaxRunning,
+        #[arg(long, value_name = "COUNT|none", value_parser = parse_max_running)]
+        max_running: Option<MaxRunning>,
+        /// Number of servers of the cluster that keep a copy; more are made while the queue is in use
+        #[arg(id = "replicas", long, value_name = "COUNT")]
+        replicas: Option<String>,
     },
     /// Pause queues
     ///
@@ -92,11 +95,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         QueueVerb::Remove { names, yes } => return remove(session, &names.queues, yes).await,
         QueueVerb::Add {
             names,
-            replicas,
             max_running,
+            _replicas: _,
         } => {
             let settings = QueueSettings {
-                replicas: replicas.unwrap_or(session.settings().replicas),
+                replicas: session.settings().replicas,
                 max_running,
                 ack_wait: session.settings().ack_wait,
             };
@@ -108,11 +111,25 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         QueueVerb::Set {
             names,
-            max_running: MaxRunning(count),
+            max_running,
+            replicas,
         } => {
+            if max_running.is_none() && replicas.is_none() {
+                return Err(Failure::usage(
+                    "--max-running or --replicas: one of them is needed",
+                ));
+            }
+            // the flag of this name is a setting of every verb, which has checked its value
+            let replicas = replicas.and(session.settings().replicas);
             let client = session.connect().await?;
             for name in &names.queues {
-                client.queue(name)?.set_max_running(count).await?;
+                let queue = client.queue(name)?;
+                if let Some(MaxRunning(count)) = max_running {
+                    queue.set_max_running(count).await?;
+                }
+                if let Some(count) = replicas {
+                    queue.set_replicas(count).await?;
+                }
                 print_change(session, name, "set")?;
             }
         }
@@ -215,6 +232,7 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
                     .oldest
                     .map_or_else(|| "-".to_owned(), |oldest| render::age(oldest, now)),
                 render::bytes(queue.bytes),
+                queue.replicas.to_string(),
                 if queue.paused { "paused" } else { "open" }.to_owned(),
             ]
         })
@@ -227,6 +245,7 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
             Column::number("DELAYED"),
             Column::number("OLDEST"),
             Column::number("SIZE").optional(1),
+            Column::number("REPLICAS").optional(2),
             Column::new("STATE"),
         ],
         &rows,

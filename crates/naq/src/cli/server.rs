@@ -1,4 +1,6 @@
-//! `naq server`: the managed local nats-server.
+//! `naq server`: the managed local nats-server, and what naq stores on any.
+
+mod check;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +42,11 @@ enum ServerVerb {
     Stop,
     /// Show whether the server runs, and where (the default)
     Status,
+    /// Compare the streams, buckets and consumers with what naq needs
+    ///
+    /// On any server, with the connection's settings. Lists the settings that differ, and exits with 1
+    /// if some do.
+    Check(check::Args),
     /// Print the path of the nats-server program, which is downloaded if it is not found
     Path,
 }
@@ -82,6 +89,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             Ok(0)
         }
         ServerVerb::Status => status(session),
+        ServerVerb::Check(args) => check::run(session, args).await,
         ServerVerb::Path => {
             let search = session.search();
             let binary = tokio::task::spawn_blocking(move || local_server::find(&search))

@@ -20,7 +20,9 @@ use crate::clock::{self, BootInstant, ClockWatch};
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
 use naq_core::ClockSkew;
-use naq_jetstream::{BrokerError, ScheduleEvent, ScheduleWatch, StoredSchedule, failpoint};
+use naq_jetstream::{
+    BrokerError, ScheduleEvent, ScheduleWatch, SchedulesState, StoredSchedule, failpoint,
+};
 use naq_protocol::{JobId, SchedulerState, Timestamp};
 
 /// Number of ticks that are being enqueued at once.
@@ -104,7 +106,9 @@ pub(super) struct Leader<'a> {
     /// When the schedules were last known to be complete.
     checked_at: BootInstant,
     /// The request under way for the newest revision of any schedule.
-    freshness_check: Option<BoxFuture<'static, Result<u64, BrokerError>>>,
+    freshness_check: Option<BoxFuture<'static, Result<SchedulesState, BrokerError>>>,
+    /// When the bucket was created that the schedules in memory were read from.
+    bucket_created_at: Option<Timestamp>,
     /// Schedules to be stored and when, in order.
     pub(super) dirty: VecDeque<(Instant, EntryId)>,
     // Unconstrained: with thousands of futures in one task, a few would use up the task's budget,
@@ -148,6 +152,7 @@ pub(super) async fn lead(
         last_pass_at: BootInstant::now(),
         checked_at: BootInstant::now(),
         freshness_check: None,
+        bucket_created_at: None,
         dirty: VecDeque::new(),
         fires: FuturesUnordered::new(),
         writes: FuturesUnordered::new(),
@@ -168,6 +173,11 @@ pub(super) async fn lead(
     status.set(SchedulerState::Leading);
     tracing::info!(
         schedules = leader.index.len(),
+        replicas = client
+            .broker()
+            .replica_summary()
+            .counts
+            .map(|counts| counts.0),
         took_ms = begun.elapsed().as_millis(),
         "leading"
     );
@@ -295,7 +305,7 @@ impl Leader<'_> {
         if is_time && self.freshness_check.is_none() {
             let broker = self.client.broker().clone();
             let check = async move {
-                let newest = broker.last_schedule_revision().await;
+                let newest = broker.schedules_state().await;
                 if newest.is_err() {
                     tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await;
                 }
@@ -363,13 +373,15 @@ impl Leader<'_> {
     /// Handles the answer of a check: reads the changes that the watch has not delivered.
     async fn on_freshness_checked(
         &mut self,
-        newest: Result<u64, BrokerError>,
+        newest: Result<SchedulesState, BrokerError>,
         watch: &mut ScheduleWatch,
     ) -> Result<(), BrokerError> {
         self.freshness_check = None;
         match newest {
             Ok(newest) => {
-                if newest > watch.position() {
+                if newest.created_at != self.bucket_created_at {
+                    self.read_new_bucket(watch).await?;
+                } else if newest.last_revision > watch.position() {
                     self.catch_up(watch).await?;
                 }
                 self.checked_at = BootInstant::now();
@@ -398,8 +410,26 @@ impl Leader<'_> {
         Ok(())
     }
 
+    /// Reads the schedules of a bucket that was removed and created again. The revisions in memory are
+    /// those of the earlier one.
+    async fn read_new_bucket(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
+        let before = self.index.len();
+        self.index.forget_revisions();
+        watch.set_position(0);
+        self.resync(watch).await?;
+        tracing::error!(
+            before,
+            now = self.index.len(),
+            "the bucket of schedules was removed, and with it the schedules that it had"
+        );
+        Ok(())
+    }
+
     /// Reads every schedule, and removes those from memory that no longer exist.
     async fn reload_all(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
+        // before the schedules: if the bucket is created again in between, the next check shows it
+        let state = self.client.broker().schedules_state().await?;
+        self.bucket_created_at = state.created_at;
         let mut listing = self.client.broker().list_schedules().await?;
         let mut existing = HashSet::new();
         while let Some(stored) = listing.next().await? {

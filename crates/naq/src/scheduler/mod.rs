@@ -62,6 +62,7 @@ pub async fn run_scheduler(
     let ended = tokio::select! {
         ended = lead_repeatedly(&client, &options, &info, &status, &mut stop) => ended,
         () = heartbeat::write_heartbeats(&broker, &process, &info, &status) => Ok(SchedulerSummary::default()),
+        () = broker.keep_streams(|_| {}) => Ok(SchedulerSummary::default()),
     };
     heartbeat::remove_heartbeat(&broker, &process).await;
     ended

@@ -10,7 +10,7 @@ use futures_util::future::FutureExt;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
-use super::leader::{Leader, StoreResult};
+use super::leader::{Freshness, Leader, StoreResult};
 use super::schedule_index::EntryId;
 use crate::clock;
 use naq_jetstream::{BrokerError, failpoint};
@@ -165,6 +165,10 @@ impl Leader<'_> {
                 }
             }
             StoreResult::Failed(error) => {
+                if matches!(error, BrokerError::NotFound(_)) {
+                    // The bucket was removed, and the schedules with it: no tick until they are read.
+                    self.freshness = Freshness::Suspect;
+                }
                 let schedule_id = entry.schedule.schedule_id.as_str();
                 tracing::warn!(schedule_id, "cannot store the progress, retrying: {error}");
                 self.mark_dirty(entry_id);

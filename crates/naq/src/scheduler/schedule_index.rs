@@ -286,6 +286,13 @@ impl ScheduleIndex {
         }
     }
 
+    /// Forgets the revisions of all schedules, whose bucket was created again.
+    pub(super) fn forget_revisions(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.revision = 0;
+        }
+    }
+
     /// Removes the schedules that are not in `existing`.
     pub(super) fn retain(&mut self, existing: &std::collections::HashSet<ScheduleId>) {
         let removed: Vec<ScheduleId> = self

@@ -1,10 +1,12 @@
 //! What all deliveries of a worker share.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
@@ -16,6 +18,10 @@ use naq_runner::Runner;
 /// Number of label routes that a worker remembers as registered. Beyond it, all are forgotten and
 /// registered again when needed.
 const REGISTERED_ROUTES_MAX: usize = 1_024;
+
+/// How long a label route counts as registered. Its bucket may be removed at any time, and a job on a
+/// route that no worker can find would wait unseen.
+const ROUTE_REGISTERED_MAX: Duration = Duration::from_secs(10);
 
 /// What every delivery of a worker needs.
 pub(super) struct WorkerContext {
@@ -66,16 +72,25 @@ impl Drop for RefusedOutcome<'_> {
     }
 }
 
-/// Label routes that this worker has registered, by queue and key.
+/// When this worker has registered label routes, by queue and key.
 #[derive(Default)]
-pub(super) struct RegisteredRoutes(Mutex<HashSet<(QueueName, String)>>);
+pub(super) struct RegisteredRoutes(Mutex<HashMap<(QueueName, String), Instant>>);
 
 impl RegisteredRoutes {
     pub(super) fn contains(&self, route: &LabelRoute) -> bool {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .contains(&(route.queue.clone(), route.key.clone()))
+            .get(&(route.queue.clone(), route.key.clone()))
+            .is_some_and(|at| at.elapsed() < ROUTE_REGISTERED_MAX)
+    }
+
+    /// Forgets all, so that they are registered again when needed.
+    pub(super) fn clear(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     pub(super) fn insert(&self, route: &LabelRoute) {
@@ -83,6 +98,6 @@ impl RegisteredRoutes {
         if routes.len() >= REGISTERED_ROUTES_MAX {
             routes.clear();
         }
-        routes.insert((route.queue.clone(), route.key.clone()));
+        routes.insert((route.queue.clone(), route.key.clone()), Instant::now());
     }
 }

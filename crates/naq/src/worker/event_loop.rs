@@ -96,9 +96,14 @@ pub async fn run_worker(
     let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
     let down = server_down::extend_leases_while_refused(Arc::clone(&context));
     let down = AbortOnDropHandle::new(tokio::spawn(down));
+    let kept = Arc::clone(&context);
+    let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
+        let on_recreated = |_: &str| kept.registered_routes.clear();
+        kept.broker.keep_streams(on_recreated).await;
+    }));
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
-    drop((routes, clock, down));
+    drop((routes, clock, down, keeping));
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
 }
@@ -660,10 +665,28 @@ impl Worker {
             last_seen: now(),
             unknown: naq_protocol::UnknownFields::default(),
         };
-        let broker = &self.context.broker;
-        if let Err(error) = broker.heartbeat(&info, options.heartbeat_ttl).await {
-            tracing::warn!("cannot write the heartbeat: {error}");
-        }
+        // sent from here, so that none is sent after the worker has signed off
+        let sent = match self
+            .context
+            .broker
+            .heartbeat(&info, options.heartbeat_ttl)
+            .await
+        {
+            Ok(sent) => sent,
+            Err(error) => {
+                tracing::warn!("cannot write the heartbeat: {error}");
+                return;
+            }
+        };
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            let confirmed = context.broker.confirm_heartbeat(sent).await;
+            if let Err(error) = confirmed
+                && context.broker.connection().state().connected
+            {
+                tracing::warn!("the heartbeat is not stored: {error}");
+            }
+        });
     }
 }
 

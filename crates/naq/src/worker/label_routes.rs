@@ -1,6 +1,6 @@
 //! Label routes that this worker serves: the sets of required labels that it has.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,15 @@ use super::context::WorkerContext;
 use super::options::WorkerConfig;
 use super::report::Report;
 use naq_core::ExponentialBackoff;
-use naq_jetstream::{BrokerError, LabelRoute, LabelRouteEvent};
+use naq_jetstream::{Broker, BrokerError, LabelRoute, LabelRouteEvent};
 use naq_protocol::QueueName;
 
 /// Number of label routes that a worker serves in one queue. Each costs a request every few
 /// seconds.
 const ROUTES_PER_QUEUE_MAX: usize = 256;
+
+/// Time between two checks that the routes are registered.
+const REGISTRATION_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Pauses before the watch is opened again.
 const RETRY_BACKOFF: ExponentialBackoff =
@@ -29,7 +32,7 @@ pub(super) fn serves_routes(options: &WorkerConfig) -> bool {
 /// Finds the label routes that this worker can serve, now and as they are registered, and reports
 /// to the loop the consumers to pull from. Runs until the loop has ended.
 pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sender<Report>) {
-    let mut served = HashSet::new();
+    let mut served = HashMap::new();
     let mut failures = 0;
     loop {
         match watch_routes_once(&context, &reports, &mut served).await {
@@ -47,7 +50,7 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
 async fn watch_routes_once(
     context: &WorkerContext,
     reports: &mpsc::Sender<Report>,
-    served: &mut HashSet<(QueueName, String)>,
+    served: &mut HashMap<(QueueName, String), LabelRoute>,
 ) -> Result<(), BrokerError> {
     let broker = &context.broker;
     // the watch before the list, so that no route is registered unseen between the two
@@ -63,10 +66,10 @@ async fn watch_routes_once(
                 continue;
             }
             let place = (route.queue.clone(), route.key.clone());
-            if served.contains(&place) {
+            if served.contains_key(&place) {
                 continue;
             }
-            let of_queue = served.iter().filter(|(queue, _)| *queue == route.queue);
+            let of_queue = served.keys().filter(|(queue, _)| *queue == route.queue);
             if of_queue.count() >= ROUTES_PER_QUEUE_MAX {
                 tracing::warn!(
                     queue = %route.queue,
@@ -77,7 +80,7 @@ async fn watch_routes_once(
             let consumer = broker
                 .ensure_route_consumer(&route.queue, &route.key)
                 .await?;
-            served.insert(place);
+            served.insert(place, route.clone());
             let available = Report::RouteAvailable {
                 queue: route.queue,
                 consumer,
@@ -86,8 +89,36 @@ async fn watch_routes_once(
                 return Ok(());
             }
         }
-        event = watch.next().await;
+        event = loop {
+            tokio::select! {
+                event = watch.next() => break event,
+                () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
+                    register_again(broker, served).await?;
+                }
+            }
+        };
     }
+}
+
+/// Registers the served routes again if their bucket was removed, so that other workers find them.
+async fn register_again(
+    broker: &Broker,
+    served: &HashMap<(QueueName, String), LabelRoute>,
+) -> Result<(), BrokerError> {
+    let Some(any) = served.values().next() else {
+        return Ok(());
+    };
+    if broker.is_label_route_registered(any).await? {
+        return Ok(());
+    }
+    for route in served.values() {
+        broker.register_label_route(route).await?;
+    }
+    tracing::info!(
+        routes = served.len(),
+        "registered again the label routes that this worker serves"
+    );
+    Ok(())
 }
 
 /// Whether this worker serves the queue and has the labels.

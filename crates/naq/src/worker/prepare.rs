@@ -54,7 +54,18 @@ async fn prepare_once(
             .await?;
         ack_wait = ack_wait.min(of_queue);
     }
+    log_replicas(broker);
     Ok((broker.names().worker_consumer(), ack_wait))
+}
+
+/// Logs how many servers keep a copy of the streams.
+fn log_replicas(broker: &Broker) {
+    let replicas = match broker.replica_summary().counts {
+        Some((least, most)) if least < most => format!("{least} to {most}"),
+        Some((least, _)) => least.to_string(),
+        None => return,
+    };
+    tracing::info!(replicas, "streams and buckets are ready");
 }
 
 /// Subscribes to the questions about this worker's leases, with as many retries as it takes if the
