@@ -111,3 +111,71 @@ fn a_missing_secret_is_named_in_the_error() {
     assert!(record.error.unwrap().contains("API_TOKEN"));
     naq.assert_jobs_still_run("build");
 }
+
+/// What other programs make of a secret before they print it.
+const PRINT_ENCODED: &str = r#"
+import base64, json, os, urllib.parse
+plain, key = os.environ["PASSWORD"], os.environ["KEY"]
+control = os.fdopen(3, "w")
+def say(**message): print(json.dumps(message), file=control)
+say(progress=50, message="password " + plain)
+say(result={plain: plain, "list": [key, "x" + plain + "y"]})
+print('{"checkpoint": "' + "".join("\\u%04x" % ord(c) for c in plain) + '"}', file=control)
+print("not json", plain, file=control)
+print(json.dumps(plain))
+print(json.dumps(plain, ensure_ascii=False))
+print(base64.b64encode(b"user:" + plain.encode()).decode())
+print(urllib.parse.quote(plain, safe=""))
+print(urllib.parse.urlencode({"p": plain}))
+for line in key.splitlines(): print(">", line)
+"#;
+
+#[test]
+fn a_secret_is_masked_in_every_form() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = naq.home().join("secrets");
+    std::fs::create_dir(&folder).unwrap();
+    let password = "pa\"ss\\wörd/2026";
+    let key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQ\n-----END KEY-----";
+    std::fs::write(folder.join("PASSWORD"), password).unwrap();
+    std::fs::write(folder.join("KEY"), format!("{key}\n")).unwrap();
+    let worker = naq
+        .worker(&["build"])
+        .arg("--secrets-dir")
+        .arg(folder.to_str().unwrap())
+        .spawn();
+    let job = naq.enqueue(&[
+        "-q",
+        "build",
+        "--secret",
+        "PASSWORD",
+        "--secret",
+        "KEY",
+        "--",
+        "python3",
+        "-c",
+        PRINT_ENCODED,
+    ]);
+    let record = naq.wait_ended(&job);
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    let result = record.result.as_ref().map(|result| result.get().to_owned());
+    assert_eq!(
+        result.as_deref(),
+        Some(r#"{"***":"***","list":["***","x***y"]}"#)
+    );
+    let shown = text(record.stdout.as_ref());
+    assert_eq!(shown.lines().count(), 9, "{shown}");
+    assert_eq!(
+        shown.lines().nth(3),
+        Some("***"),
+        "percent-encoded: {shown}"
+    );
+    let everything = serde_json::to_string(&record).unwrap() + &shown + &worker.log();
+    for part in [
+        "ss\\", "u00f6rd", "wörd", "%5Cw", "w7ZyZC8y", "BEGIN", "MIIEvQ", "BKcwgg", "d/2026",
+        "d%2F2026",
+    ] {
+        assert!(!everything.contains(part), "{part}: {everything}");
+    }
+}

@@ -27,7 +27,6 @@ struct CapturedStream {
 #[derive(Debug)]
 pub(super) struct Collector {
     outputs: [CapturedStream; 2],
-    control_mask: MaskStream,
     pub(super) control: ControlReader,
     live: Option<LiveSink>,
     is_live: bool,
@@ -53,8 +52,7 @@ impl Collector {
             .is_some_and(|live| live.start_after().is_zero());
         Collector {
             outputs: [output(StreamKind::Stdout), output(StreamKind::Stderr)],
-            control_mask: MaskStream::new(mask.clone()),
-            control: ControlReader::new(control_line_bytes_max),
+            control: ControlReader::new(control_line_bytes_max, mask.clone()),
             live,
             is_live,
             live_dropped_bytes: 0,
@@ -94,14 +92,7 @@ impl Collector {
         let output = match source {
             PipeKind::Stdout => &mut self.outputs[0],
             PipeKind::Stderr => &mut self.outputs[1],
-            PipeKind::Control => {
-                if self.control_mask.is_transparent() {
-                    return self.control.push(piece);
-                }
-                self.masked.clear();
-                self.control_mask.push(piece, &mut self.masked);
-                return self.control.push(&self.masked);
-            }
+            PipeKind::Control => return self.control.push(piece),
         };
         output.bytes += piece.len() as u64;
         let piece = if output.mask.is_transparent() {
@@ -135,9 +126,6 @@ impl Collector {
 
     /// Ends all streams. Returns standard output and standard error.
     pub(super) fn finish(&mut self) -> [Captured; 2] {
-        let mut masked = Vec::new();
-        self.control_mask.finish(&mut masked);
-        self.control.push(&masked);
         self.control.finish();
         let live = self.live.as_ref().filter(|_| self.is_live);
         let mut dropped = 0;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use super::mask::Mask;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -144,6 +145,8 @@ impl ControlQueue {
 pub(super) struct ControlReader {
     line: Vec<u8>,
     line_bytes_max: usize,
+    /// What to hide. It is applied to decoded messages, in which no escape can hide a secret from it.
+    mask: Mask,
     /// Whether the rest of an over-long line is being skipped.
     skipping: bool,
     messages: ControlQueue,
@@ -152,10 +155,11 @@ pub(super) struct ControlReader {
 }
 
 impl ControlReader {
-    pub(super) fn new(line_bytes_max: usize) -> ControlReader {
+    pub(super) fn new(line_bytes_max: usize, mask: Mask) -> ControlReader {
         ControlReader {
             line: Vec::new(),
             line_bytes_max,
+            mask,
             skipping: false,
             messages: ControlQueue::default(),
             warnings: Vec::new(),
@@ -200,12 +204,9 @@ impl ControlReader {
         }
         if self.line.len() + part.len() > self.line_bytes_max {
             self.skipping = true;
-            let start = quoted(if self.line.is_empty() {
-                part
-            } else {
-                &self.line
-            });
-            self.line = Vec::new();
+            let mut start = std::mem::take(&mut self.line);
+            start.extend_from_slice(&part[..part.len().min(self.line_bytes_max)]);
+            let start = quoted(&self.mask.beginning(&start));
             let max = self.line_bytes_max;
             self.warn(format!(
                 "a control line of more than {max} bytes was dropped: {start}"
@@ -224,12 +225,16 @@ impl ControlReader {
             return;
         }
         match ControlMessage::parse(&line) {
-            Ok(message) => self.messages.push(QueuedMessage {
-                message,
-                bytes: line.len(),
-            }),
+            Ok(mut message) => {
+                self.mask.fields(&mut message.fields);
+                self.messages.push(QueuedMessage {
+                    message,
+                    bytes: line.len(),
+                });
+            }
             Err(e) => {
-                let line = quoted(&line);
+                let line = String::from_utf8_lossy(&line);
+                let line = quoted(self.mask.text(&line).as_bytes());
                 self.warn(format!("a control line is not a JSON object ({e}): {line}"));
             }
         }
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_control_line_is_a_message_or_a_warning() {
-        let mut reader = ControlReader::new(64);
+        let mut reader = ControlReader::new(64, Mask::default());
         assert!(!reader.push(b"{\"progress\""));
         assert!(reader.push(b": 40}\nnot json\n[1]\n\n  \n{\"a\": 1}"));
         assert_eq!(objects(reader.take_messages()).len(), 1);
@@ -300,7 +305,7 @@ mod tests {
 
     #[test]
     fn queued_messages_and_warnings_are_bounded() {
-        let mut reader = ControlReader::new(QUEUED_BYTES_MAX);
+        let mut reader = ControlReader::new(QUEUED_BYTES_MAX, Mask::default());
         for number in 0..10_000 {
             reader.push(format!("bad\n{{\"key{number}\":1}}\n").as_bytes());
         }

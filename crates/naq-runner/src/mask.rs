@@ -1,7 +1,15 @@
-//! Hides secrets in the output of a job.
+//! Hides secrets in the output of a job, in the forms in which programs print them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+mod forms;
+
+use forms::forms;
 
 /// The text that replaces a secret.
 pub const MASK: &[u8] = b"***";
@@ -13,10 +21,9 @@ pub struct Mask {
 }
 
 struct Secrets {
-    /// Longest first, so that of two values with a common prefix the longer wins.
-    values: Vec<Vec<u8>>,
-    /// Whether a byte is the first of some value.
-    first: [bool; 256],
+    /// The forms of the values, by their first byte. The longest first, so that of two with a common
+    /// prefix the longer wins.
+    by_first_byte: [Vec<Vec<u8>>; 256],
 }
 
 impl fmt::Debug for Mask {
@@ -38,10 +45,7 @@ impl Secrets {
         let Some(first) = bytes.first() else {
             return SecretMatch::NoMatch;
         };
-        if !self.first[usize::from(*first)] {
-            return SecretMatch::NoMatch;
-        }
-        for value in &self.values {
+        for value in &self.by_first_byte[usize::from(*first)] {
             if bytes.starts_with(value) {
                 return SecretMatch::Full(value.len());
             }
@@ -56,24 +60,29 @@ impl Secrets {
 }
 
 impl Mask {
-    /// A mask for these values. Empty values are ignored.
+    /// A mask for these values, each also escaped for JSON, in base64 and percent-encoded, and of a
+    /// value of several lines also each line of eight characters or more. Empty values are ignored.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Mask {
-        let mut values: Vec<Vec<u8>> = values
-            .into_iter()
-            .filter(|value| !value.is_empty())
-            .map(|value| value.as_bytes().to_vec())
-            .collect();
-        if values.is_empty() {
+        let forms: BTreeSet<Vec<u8>> = values.into_iter().flat_map(forms).collect();
+        if forms.is_empty() {
             return Mask::default();
         }
-        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        let mut first = [false; 256];
-        for value in &values {
-            first[usize::from(value[0])] = true;
+        let mut by_first_byte = [const { Vec::new() }; 256];
+        for form in forms {
+            by_first_byte[usize::from(form[0])].push(form);
+        }
+        for forms in &mut by_first_byte {
+            forms.sort_by_key(|form: &Vec<u8>| std::cmp::Reverse(form.len()));
         }
         Mask {
-            inner: Some(Arc::new(Secrets { values, first })),
+            inner: Some(Arc::new(Secrets { by_first_byte })),
         }
+    }
+
+    /// Whether there is nothing to mask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.is_none()
     }
 
     /// Masks a whole text.
@@ -83,6 +92,68 @@ impl Mask {
         stream.push(text.as_bytes(), &mut out);
         stream.finish(&mut out);
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// Masks the beginning of a text that goes on, without its end if that may be a part of a secret.
+    pub(super) fn beginning(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        MaskStream::new(self.clone()).push(bytes, &mut out);
+        out
+    }
+
+    /// Masks the names, and the keys, strings and numbers of the values. A value without a secret keeps
+    /// its text, and so the digits of its numbers.
+    pub(super) fn fields(&self, fields: &mut BTreeMap<String, Box<RawValue>>) {
+        if self.is_empty() {
+            return;
+        }
+        let masked = std::mem::take(fields).into_iter().map(|(name, raw)| {
+            let raw = self.json(raw.get()).unwrap_or(raw);
+            (self.text(&name), raw)
+        });
+        fields.extend(masked);
+    }
+
+    /// Masks a JSON text. `None` if it has no secret.
+    fn json(&self, text: &str) -> Option<Box<RawValue>> {
+        let value: Value = serde_json::from_str(text).ok()?;
+        let mut masked = value.clone();
+        self.value(&mut masked);
+        let changed = (masked != value).then(|| masked.to_string());
+        // digits of a number that were lost in `value`, or a secret that looks like JSON
+        let written = changed.as_deref().unwrap_or(text);
+        let without = self.text(written);
+        if without != written {
+            let whole = RawValue::from_string(without.clone());
+            return whole
+                .or_else(|_| RawValue::from_string(Value::String(without).to_string()))
+                .ok();
+        }
+        RawValue::from_string(changed?).ok()
+    }
+
+    fn object(&self, object: &mut Map<String, Value>) {
+        let masked = std::mem::take(object).into_iter().map(|(key, mut value)| {
+            self.value(&mut value);
+            (self.text(&key), value)
+        });
+        object.extend(masked);
+    }
+
+    fn value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Number(number) => {
+                let text = number.to_string();
+                let masked = self.text(&text);
+                if masked != text {
+                    *value = Value::String(masked);
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
+            Value::Object(object) => self.object(object),
+            Value::Null | Value::Bool(_) => {}
+        }
     }
 }
 
@@ -104,7 +175,7 @@ impl MaskStream {
 
     /// Whether there is nothing to mask, so that pieces can be used as they are.
     pub(super) fn is_transparent(&self) -> bool {
-        self.mask.inner.is_none()
+        self.mask.is_empty()
     }
 
     /// Adds `piece` and appends to `out` what is decided.
@@ -155,6 +226,7 @@ impl MaskStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn masked(values: &[&str], pieces: &[&str]) -> String {
         let mut stream = MaskStream::new(Mask::new(values.iter().copied()));
@@ -186,6 +258,99 @@ mod tests {
             masked(&["abc", "abcdef"], &["abcd", "ef abc", "d"]),
             "*** ***d"
         );
+    }
+
+    #[test]
+    fn each_long_line_of_a_secret_is_masked() {
+        let key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\n{\nshort\n-----END KEY-----\n";
+        assert_eq!(masked(&[key], &["x", key, "y"]), "x***y");
+        assert_eq!(
+            masked(&[key], &["> MIIEvQIBADANBg\n> {\n> short\n"]),
+            "> ***\n> {\n> short\n"
+        );
+    }
+
+    #[test]
+    fn encoded_secrets_are_masked() {
+        for (secret, printed) in [
+            (r#"pa"ss\word"#, r#"{"token":"pa\"ss\\word"}"#),
+            ("päß/wort", r#"{"token":"p\u00e4\u00df\/wort"}"#),
+            ("hunter2 ß&x", "token=hunter2%20%C3%9F%26x;"),
+            ("hunter2 ß&x", "token=hunter2+%c3%9f%26x;"),
+            ("hunter2-hunter2", "aHVudGVyMi1odW50ZXIy"),
+            // user:hunter2-hunter2
+            ("hunter2-hunter2", "dXNlcjpodW50ZXIyLWh1bnRlcjI="),
+        ] {
+            let mask = Mask::new([secret]);
+            let shown = mask.text(printed);
+            assert!(shown.contains("***"), "{printed} -> {shown}");
+        }
+        assert_eq!(
+            masked(&["hunter2-hunter2"], &["aHVudGVyMi1odW50ZXIy"]),
+            "***"
+        );
+    }
+
+    #[test]
+    fn numbers_of_a_masked_message_keep_their_digits() {
+        let shown = |json: &str| {
+            let raw = RawValue::from_string(json.to_owned()).unwrap();
+            let mut fields = BTreeMap::from([("a".to_owned(), raw)]);
+            Mask::new(["12345678901234567890123", "4711"]).fields(&mut fields);
+            fields["a"].get().to_owned()
+        };
+        assert_eq!(
+            shown("[98765432109876543210987, 1.50]"),
+            "[98765432109876543210987, 1.50]"
+        );
+        assert_eq!(shown("{\"pin\":4711}"), "{\"pin\":\"***\"}");
+        assert_eq!(shown("12345678901234567890123"), "\"***\"");
+    }
+
+    proptest! {
+        #[test]
+        fn base64_of_a_secret_is_masked_within_any_bytes(
+            secret in "[!-~äß]{8,40}",
+            before in prop::collection::vec(any::<u8>(), 0..7),
+            after in prop::collection::vec(any::<u8>(), 0..7),
+        ) {
+            let whole = [&before, secret.as_bytes(), &after].concat();
+            for alphabet in [&base64::alphabet::STANDARD, &base64::alphabet::URL_SAFE] {
+                let engine = base64::engine::GeneralPurpose::new(
+                    alphabet,
+                    base64::engine::general_purpose::PAD,
+                );
+                let encoded = base64::Engine::encode(&engine, &whole);
+                let shown = Mask::new([secret.as_str()]).text(&encoded);
+                // at most one character on each side has bits of the secret
+                let rest = shown.replacen("***", "", 1).len();
+                let hidden = encoded.len() - rest;
+                prop_assert!(hidden * 6 + 24 >= secret.len() * 8, "{encoded} -> {shown}");
+            }
+        }
+
+        #[test]
+        fn no_string_of_a_masked_object_has_the_secret(
+            secret in "[a-z\"\\\\ä]{8,20}",
+            before in "[a-z]{0,4}",
+        ) {
+            let text = format!("{before}{secret}");
+            let value = serde_json::json!([{ text.clone(): text.clone() }, 12]);
+            let raw = RawValue::from_string(value.to_string()).unwrap();
+            let mut fields = BTreeMap::from([(text, raw)]);
+            Mask::new([secret.as_str()]).fields(&mut fields);
+            let shown: String = fields
+                .iter()
+                .map(|(name, raw)| {
+                    let value: Value = serde_json::from_str(raw.get()).unwrap();
+                    format!("{name} {} {}", value[0], value[1])
+                })
+                .collect();
+            prop_assert!(shown.ends_with(" 12"), "{shown}");
+            let escaped = Value::String(secret.clone()).to_string();
+            prop_assert!(!shown.contains(escaped.trim_matches('"')), "{shown}");
+            prop_assert!(!shown.contains(&secret), "{shown}");
+        }
     }
 
     #[test]
