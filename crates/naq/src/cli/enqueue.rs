@@ -238,7 +238,13 @@ pub(super) async fn wait_and_show(
         })
         .await?;
     let record = ended.ok_or_else(|| Failure::general("the record of the job is gone"))?;
-    show(session, &JobReader::Nats(client.clone()), &record, option).await
+    show(
+        session,
+        &JobReader::Nats(Box::new(client.clone())),
+        &record,
+        option,
+    )
+    .await
 }
 
 /// Prints an outcome: the job's standard output to ours, its standard error to ours. Returns the

@@ -147,7 +147,7 @@ fn unexpected(what: &str) -> Failure {
 /// What verbs read jobs from: NATS, or inside a job its worker.
 pub(super) enum JobReader {
     /// A connection to NATS.
-    Nats(Client),
+    Nats(Box<Client>),
     /// The worker of this process's job.
     Worker(JobSocket),
 }

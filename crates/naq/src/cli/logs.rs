@@ -29,7 +29,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             true => client.wait(&job_id).await?,
             false => client.fetch_job(&job_id).await?,
         };
-        let reader = JobReader::Nats(client);
+        let reader = JobReader::Nats(Box::new(client));
         print_output(&reader, &record, args.full).await?;
         return Ok(0);
     }

@@ -104,7 +104,7 @@ async fn show_earlier_outcome(
     record: &Record,
 ) -> Result<u8, Failure> {
     if !session.json {
-        let reader = JobReader::Nats(client.clone());
+        let reader = JobReader::Nats(Box::new(client.clone()));
         print_output(&reader, record, FullOption::default()).await?;
     }
     finish(session, record)

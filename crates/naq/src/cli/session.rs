@@ -258,7 +258,7 @@ impl Session {
     pub(super) async fn job_reader(&self) -> Result<JobReader, Failure> {
         match self.job_socket() {
             Some(socket) => Ok(JobReader::Worker(socket)),
-            None => Ok(JobReader::Nats(self.connect().await?)),
+            None => Ok(JobReader::Nats(Box::new(self.connect().await?))),
         }
     }
 

@@ -50,6 +50,20 @@ pub(super) struct AttemptIdentity<'a> {
     pub(super) socket: Option<(&'a Path, &'a str)>,
 }
 
+impl AttemptIdentity<'_> {
+    /// The variables by which the job finds its worker's socket.
+    fn socket_variables(&self) -> Vec<(&'static str, String)> {
+        match self.socket {
+            Some((path, token)) => vec![
+                (JOB_SOCKET_VARIABLE, path.display().to_string()),
+                (JOB_TOKEN_VARIABLE, token.to_owned()),
+            ],
+            // Set even so: a naq in the job refuses, instead of using another server that it finds.
+            None => vec![(JOB_SOCKET_VARIABLE, String::new())],
+        }
+    }
+}
+
 /// Builds the command of an attempt.
 pub(super) fn build_command(
     envelope: &Envelope,
@@ -102,13 +116,8 @@ pub(super) fn build_command(
     set("NAQ_WORKER_ID", identity.worker_id.to_owned());
     set("NAQ_FENCE", identity.fence.to_string());
     set("NAQ_CONTROL_FD", "3".to_owned());
-    match identity.socket {
-        Some((path, token)) => {
-            set(JOB_SOCKET_VARIABLE, path.display().to_string());
-            set(JOB_TOKEN_VARIABLE, token.to_owned());
-        }
-        // Set even so: a naq in the job refuses, instead of using another server that it finds.
-        None => set(JOB_SOCKET_VARIABLE, String::new()),
+    for (name, value) in identity.socket_variables() {
+        set(name, value);
     }
     if let Some(timeout) = timeout {
         set("NAQ_TIMEOUT", timeout.as_secs_f64().to_string());
