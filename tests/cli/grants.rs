@@ -146,6 +146,13 @@ fn jobs_of_dev_and_run_use_naq_without_a_flag() {
         naq.cli(args).run().succeeds().stdout
     };
     assert_eq!(printed(&["run"]), "from-run\n");
+    // a folder of temporary files whose path is too long for a socket
+    let long = naq.home().join("x".repeat(90));
+    std::fs::create_dir(&long).unwrap();
+    naq.cli(["run", "--", "sh", "-c", "test -S $NAQ_JOB_SOCKET"])
+        .env("TMPDIR", long.to_str().unwrap())
+        .run()
+        .succeeds();
     let dev = naq.cli(["dev", "q"]).follow();
     assert_eq!(printed(&["enqueue", "-q", "q", "--wait"]), "from-q\n");
     dev.signal(nix::sys::signal::Signal::SIGTERM);

@@ -417,6 +417,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "Serve the first queue before the second, with a label",
                 "naq worker build default --order strict --label gpu=yes",
             ),
+            (
+                "Let its jobs enqueue and read jobs of the queue",
+                "naq worker build --grant enqueue,read",
+            ),
         ],
     ),
     (

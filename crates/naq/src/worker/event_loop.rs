@@ -75,7 +75,7 @@ pub async fn run_worker(
         pulls = watchdog.while_waiting(prepare::open_pull_subscription(&broker, &options, &consumer)) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
-    let job_socket = listen_to_jobs(&client, &options, &worker_id)?;
+    let job_socket = listen_to_jobs(&client, &options)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
@@ -112,14 +112,13 @@ pub async fn run_worker(
 fn listen_to_jobs(
     client: &Client,
     options: &WorkerConfig,
-    worker_id: &str,
 ) -> Result<Option<JobSocket>, WorkerError> {
     if options.grants.is_empty() {
         return Ok(None);
     }
     let grants = options.grants.clone();
     let (owner, slots) = (options.job_user, options.concurrency);
-    JobSocket::listen(client.clone(), grants, owner, worker_id, slots)
+    JobSocket::listen(client.clone(), grants, owner, slots)
         .map(Some)
         .map_err(WorkerError::JobSocket)
 }

@@ -38,6 +38,9 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long a client may take to read a reply.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 
+/// The longest path that the kernel takes for a socket, in bytes, without the final NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// How long the socket is not accepted from after an error, such as a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -88,11 +91,9 @@ impl JobSocket {
         client: Client,
         grants: Grants,
         owner: Option<(u32, u32)>,
-        worker_id: &str,
         slots: usize,
     ) -> io::Result<JobSocket> {
-        // In a folder of its own, since TMPDIR is shared: no other user can replace the socket.
-        let folder = Folder(std::env::temp_dir().join(format!("naq-socket-{worker_id}")));
+        let folder = Folder(new_folder(&std::env::temp_dir(), rand::random()));
         let path = folder.0.join("socket");
         let listener = bind(&folder.0, &path, owner).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -130,6 +131,18 @@ impl JobSocket {
             shared: Arc::clone(&self.shared),
         }
     }
+}
+
+/// The path of the folder of a new socket. In a folder of its own, since the folder of temporary files is
+/// shared: no other user can replace the socket.
+fn new_folder(temporary: &Path, random: u64) -> PathBuf {
+    let name = format!("naq-socket-{random:016x}");
+    let folder = temporary.join(&name);
+    if folder.join("socket").as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return folder;
+    }
+    // TMPDIR is too long for a socket, whatever the name is.
+    Path::new("/tmp").join(name)
 }
 
 fn bind(folder: &Path, path: &Path, owner: Option<(u32, u32)>) -> io::Result<UnixListener> {
@@ -292,4 +305,17 @@ async fn write(stream: &mut BufStream<UnixStream>, reply: &Reply) -> io::Result<
     stream.write_all(&line).await?;
     stream.write_all(&reply.output).await?;
     stream.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_folder_of_temporary_files_is_avoided() {
+        let short = new_folder(Path::new("/var/tmp"), 1);
+        assert_eq!(short, Path::new("/var/tmp/naq-socket-0000000000000001"));
+        let long = new_folder(&Path::new("/").join("x".repeat(80)), 1);
+        assert_eq!(long, Path::new("/tmp/naq-socket-0000000000000001"));
+    }
 }
