@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod conflict;
+mod connecting;
 mod crashes;
 mod drain;
 mod envelopes;
@@ -14,6 +15,7 @@ mod memory;
 mod out_of_reach;
 mod outage;
 mod output;
+mod permissions;
 mod poison_messages;
 mod refused;
 mod secrets;

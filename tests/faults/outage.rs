@@ -183,7 +183,7 @@ fn services_that_start_before_nats_wait_for_it() {
         naq.cli(bounded.copied())
             .run()
             .exits(3)
-            .expect_stderr(&["cannot reach NATS"]);
+            .expect_stderr(&["cannot connect to NATS"]);
     }
     // a verb that does one thing does not wait
     naq.cli(["jobs"]).run().exits(3);

@@ -42,7 +42,7 @@ fn a_producer_without_a_server_gets_an_error() {
         .env("NAQ_CONNECT_TIMEOUT", "1s")
         .run()
         .exits(3)
-        .expect_stderr(&["cannot reach NATS", "--nats-url"]);
+        .expect_stderr(&["cannot connect to NATS", "--nats-url"]);
     server.restart();
     naq.enqueue(&["--", "true"]);
 }

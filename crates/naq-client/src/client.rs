@@ -55,8 +55,9 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`BrokerError::Connect`](crate::BrokerError::Connect) if no connection can be made,
-    /// and [`BrokerError::UnsupportedServer`](crate::BrokerError::UnsupportedServer) if the server
-    /// is too old, has no JetStream, or is on another host and requires no credentials.
+    /// [`BrokerError::UnsupportedServer`](crate::BrokerError::UnsupportedServer) if the server is too
+    /// old, and [`BrokerError::InsecureServer`](crate::BrokerError::InsecureServer) if it is on
+    /// another host and no credentials are given.
     pub async fn connect(options: impl Into<ConnectOptions>) -> Result<Client, ClientError> {
         Ok(Client {
             broker: Broker::connect(&options.into()).await?,

@@ -215,6 +215,7 @@ impl ClientError {
 
 fn broker_kind(error: &BrokerError) -> ErrorKind {
     match error.kind() {
+        BrokerErrorKind::InvalidOptions => ErrorKind::Usage,
         BrokerErrorKind::Connection
         | BrokerErrorKind::Unsupported
         | BrokerErrorKind::Timeout

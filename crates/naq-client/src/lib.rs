@@ -111,10 +111,13 @@ pub use naq_core::{
     CLOCK_SKEW_MAX, ClockSkew, ExistingJob, FailedStarts, ScheduleChange, ScheduleError,
     StartDelay, StartDelayError,
 };
+#[doc(hidden)]
+pub use naq_jetstream::DENIALS_LOG_TARGET;
 pub use naq_jetstream::{
     BrokerError, BrokerErrorKind, CheckedLayout, ConnectFailure, ConnectOptions, DeadLetter,
-    DelayedJobCursor, JobCursor, NewJob, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordChange, RecordChangeDelivery, Remedy, SettingDifference,
+    DelayedJobCursor, Denial, DeniedAction, JobCursor, NewJob, NoJetStream, OutputStream,
+    PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery, Remedy,
+    SettingDifference,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

@@ -74,7 +74,7 @@ impl Logs {
                 Source::Live(live) if !self.follow && live.log.remaining() == 0 => return Ok(None),
                 Source::Live(live) => tokio::select! {
                     chunk = live.log.next() => self.position.advance(chunk?, &mut self.chunks),
-                    event = live.watch.next(), if self.follow => match event {
+                    event = live.watch.next(), if self.follow => match event? {
                         RecordEvent::Changed(stored) => live.record = stored.record,
                         RecordEvent::Resync | RecordEvent::Gap => live.record = self.client.fetch_job(&self.job).await?,
                     },

@@ -99,7 +99,7 @@ impl Waiter {
     ) -> Result<(), ClientError> {
         self.read_open(&mut on_change).await?;
         while !self.open.is_empty() {
-            match self.watch.next().await {
+            match self.watch.next().await? {
                 RecordEvent::Changed(stored) => self.report(stored.record, &mut on_change),
                 RecordEvent::Resync | RecordEvent::Gap => self.read_open(&mut on_change).await?,
             }

@@ -4,12 +4,14 @@ use std::error::Error;
 use std::sync::Arc;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind, RequestError};
-use async_nats::jetstream::context::{ObjectStoreError, ObjectStoreErrorKind, RequestErrorKind};
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{ObjectStoreError, ObjectStoreErrorKind};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 
+use crate::connection::connect_failure::ConnectFailure;
+use crate::connection::denial::Denial;
 use naq_core::ExistingJob;
-use naq_protocol::{JobId, ScheduleId};
+use naq_protocol::{InvalidName, JobId, ScheduleId};
 
 /// The error behind an error. Shared, since errors are cloned.
 pub type Cause = Arc<dyn Error + Send + Sync>;
@@ -19,11 +21,11 @@ pub type Cause = Arc<dyn Error + Send + Sync>;
 #[non_exhaustive]
 pub enum BrokerError {
     /// No connection could be opened.
-    #[error("cannot reach NATS at {url}: {problem}")]
+    #[error("cannot connect to NATS at {url}: {problem}")]
     Connect {
         /// The address, without credentials.
         url: String,
-        /// Which step failed.
+        /// The kind of cause.
         failure: ConnectFailure,
         /// What happened, for people.
         problem: String,
@@ -55,6 +57,12 @@ pub enum BrokerError {
         /// Why naq does not change it.
         reason: String,
     },
+    /// The prefix of the names is invalid.
+    #[error("prefix: {0}")]
+    InvalidPrefix(InvalidName),
+    /// There is no JetStream for this user.
+    #[error("{0}")]
+    NoJetStream(NoJetStream),
     /// The queue does not exist.
     #[error("there is no queue `{0}`")]
     QueueNotFound(String),
@@ -90,8 +98,13 @@ pub enum BrokerError {
     #[error("no answer from NATS in time while {0}")]
     Timeout(&'static str),
     /// The user lacks a permission.
-    #[error("NATS denies this user {0}")]
-    PermissionDenied(String),
+    #[error("NATS denies this user {denial} while {doing}")]
+    PermissionDenied {
+        /// What naq was doing.
+        doing: &'static str,
+        /// What is denied, with the subject.
+        denial: Denial,
+    },
     /// The connection is closed.
     #[error("the connection to NATS is lost: {0}")]
     ConnectionLost(#[source] Cause),
@@ -116,20 +129,30 @@ pub enum BrokerError {
     InvalidData(InvalidData),
 }
 
-/// The step of opening a connection that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where JetStream is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ConnectFailure {
-    /// An address or a credentials file cannot be read.
-    Options,
-    /// No server answers at the address.
-    Unreachable,
-    /// The server did not answer in time.
-    TimedOut,
-    /// The server refuses the credentials.
-    Credentials,
-    /// TLS could not be negotiated.
-    Tls,
+pub enum NoJetStream {
+    /// The server runs without JetStream.
+    Server,
+    /// The server has JetStream, and the account of this user does not.
+    Account,
+    /// No server has the JetStream domain of this name.
+    Domain(String),
+}
+
+impl std::fmt::Display for NoJetStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoJetStream::Server => f.write_str("this NATS server runs without JetStream"),
+            NoJetStream::Account => {
+                f.write_str("JetStream is not enabled for the account of this user")
+            }
+            NoJetStream::Domain(domain) => {
+                write!(f, "no server answers for the JetStream domain `{domain}`")
+            }
+        }
+    }
 }
 
 /// Invalid data: a description, and the error behind it.
@@ -162,7 +185,9 @@ impl From<String> for InvalidData {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BrokerErrorKind {
-    /// NATS cannot be reached, or the connection is closed.
+    /// An address or prefix is invalid, or a file of credentials or certificates cannot be read.
+    InvalidOptions,
+    /// NATS cannot be reached or refuses the connection, or the connection is closed.
     Connection,
     /// The server does not support what naq needs, or is not secure enough.
     Unsupported,
@@ -200,12 +225,18 @@ impl BrokerError {
     #[must_use]
     pub fn kind(&self) -> BrokerErrorKind {
         match self {
+            BrokerError::Connect {
+                failure: ConnectFailure::Options,
+                ..
+            } => BrokerErrorKind::InvalidOptions,
             BrokerError::Connect { .. } | BrokerError::ConnectionLost(_) => {
                 BrokerErrorKind::Connection
             }
             BrokerError::InsecureServer { .. }
             | BrokerError::UnsupportedServer(_)
-            | BrokerError::Unsuitable { .. } => BrokerErrorKind::Unsupported,
+            | BrokerError::Unsuitable { .. }
+            | BrokerError::NoJetStream(_) => BrokerErrorKind::Unsupported,
+            BrokerError::InvalidPrefix(_) => BrokerErrorKind::InvalidOptions,
             BrokerError::QueueNotFound(_) | BrokerError::NotFound(_) => BrokerErrorKind::NotFound,
             BrokerError::Conflict
             | BrokerError::JobIdConflict(_)
@@ -213,7 +244,7 @@ impl BrokerError {
             BrokerError::TooLarge { .. } => BrokerErrorKind::TooLarge,
             BrokerError::StorageFull(_) => BrokerErrorKind::StorageFull,
             BrokerError::Timeout(_) => BrokerErrorKind::Timeout,
-            BrokerError::PermissionDenied(_) => BrokerErrorKind::PermissionDenied,
+            BrokerError::PermissionDenied { .. } => BrokerErrorKind::PermissionDenied,
             BrokerError::Refused { .. } => BrokerErrorKind::Refused,
             BrokerError::InvalidSchedule { .. } | BrokerError::InvalidData(_) => {
                 BrokerErrorKind::InvalidData
@@ -290,6 +321,10 @@ impl BrokerError {
             // servers of a cluster
             ErrorCode::STREAM_WRONG_LAST_SEQUENCE
             | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => BrokerError::Conflict,
+            ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+                BrokerError::NoJetStream(NoJetStream::Account)
+            }
+            ErrorCode::JETSTREAM_NOT_ENABLED => BrokerError::NoJetStream(NoJetStream::Server),
             // the stream has no leader yet
             ErrorCode::CLUSTER_NOT_AVAILABLE => BrokerError::Timeout(doing),
             ErrorCode::STREAM_NOT_FOUND => BrokerError::NotFound("the stream".to_owned()),
@@ -299,18 +334,6 @@ impl BrokerError {
             | ErrorCode::MEMORY_RESOURCES_EXCEEDED
             | ErrorCode::STREAM_STORE_FAILED => BrokerError::StorageFull(Arc::new(error.clone())),
             _ => BrokerError::refused(doing, error.clone()),
-        }
-    }
-
-    /// Converts an error of a JetStream API request by its kind.
-    pub(crate) fn from_request(error: RequestError, doing: &'static str) -> BrokerError {
-        match error.kind() {
-            RequestErrorKind::TimedOut => BrokerError::Timeout(doing),
-            RequestErrorKind::NoResponders => BrokerError::UnsupportedServer(
-                "this NATS server has no JetStream (start it with -js, or ask for it to be enabled for the account)"
-                    .to_owned(),
-            ),
-            _ => BrokerError::refused(doing, error),
         }
     }
 }
@@ -367,6 +390,8 @@ mod tests {
         assert_eq!(kind(10_059), BrokerErrorKind::NotFound);
         assert_eq!(kind(10_047), BrokerErrorKind::StorageFull);
         assert_eq!(kind(10_008), BrokerErrorKind::Timeout);
+        assert_eq!(kind(10_039), BrokerErrorKind::Unsupported);
+        assert_eq!(kind(10_076), BrokerErrorKind::Unsupported);
         assert_eq!(kind(10_058), BrokerErrorKind::Refused);
     }
 }

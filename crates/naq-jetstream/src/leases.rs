@@ -97,8 +97,10 @@ impl Broker {
         &self,
         worker_id: &str,
     ) -> Result<LeaseQuerySubscription, BrokerError> {
+        const DOING: &str = "asking about leases";
         let subject = self.names.leases_of_worker(worker_id);
-        let mut queries: LeaseQuerySubscription = self.subscribe_requests(subject).await?;
+        let mut denials = self.link.denials();
+        let mut queries: LeaseQuerySubscription = self.subscribe_requests(subject.clone()).await?;
         let no_lease = LeaseQuery {
             job_id: JobId::generate(),
             sequence: 0,
@@ -109,8 +111,12 @@ impl Broker {
             tokio::select! {
                 reply = &mut asking => match reply? {
                     HolderReply::Released => break,
-                    _ => return Err(self.timeout_error("asking about leases on naq.lease.*")),
+                    _ => return Err(BrokerError::Timeout(DOING)),
                 },
+                // of the subscription, or of the question
+                denial = denials.request_denied(&subject) => {
+                    return Err(BrokerError::PermissionDenied { doing: DOING, denial });
+                }
                 query = queries.next() => query.reply(LeaseState::Released).await,
             }
         }

@@ -158,25 +158,28 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server refuses the request.
     pub async fn follow_log(&self, job: &JobId) -> Result<LogStream, BrokerError> {
+        const DOING: &str = "following live output";
         self.ensure_logs().await?;
+        let name = self.names.logs_stream();
         let stream = self
             .jetstream
-            .get_stream_no_info(self.names.logs_stream())
+            .get_stream_no_info(&name)
             .await
-            .map_err(|error| BrokerError::refused("following live output", error))?;
-        let consumer = stream
-            .create_consumer(pull::OrderedConfig {
-                filter_subject: self.names.log(job),
-                deliver_policy: DeliverPolicy::All,
-                ..pull::OrderedConfig::default()
-            })
-            .await
-            .map_err(|error| BrokerError::refused("following live output", error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
+        let creating = stream.create_consumer(pull::OrderedConfig {
+            filter_subject: self.names.log(job),
+            deliver_policy: DeliverPolicy::All,
+            ..pull::OrderedConfig::default()
+        });
+        let consumer = self
+            .until_denied(DOING, &name, creating)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))?;
         let remaining = consumer.cached_info().num_pending;
         let messages = consumer
             .messages()
             .await
-            .map_err(|error| BrokerError::refused("following live output", error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         Ok(LogStream {
             messages,
             remaining,

@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 
 use crate::broker::Broker;
+use crate::connection::denial::DenialWatch;
 use crate::connection::state::ConnectionWatch;
 use crate::error::BrokerError;
 use crate::names::Names;
@@ -64,7 +65,9 @@ pub struct Watch<T> {
     names: Arc<Names>,
     parse: Parse<T>,
     messages: SelectAll<Subscriber>,
+    subjects: Vec<String>,
     link: ConnectionWatch,
+    denials: DenialWatch,
     /// Generation of the connection as of the last resync.
     generation: u64,
     position: u64,
@@ -84,15 +87,18 @@ impl<T> Watch<T> {
         let mut link = broker.link.clone();
         // before the subscription: a reconnect in between must be reported
         let generation = link.mark_seen().generation;
+        let denials = link.denials();
         let mut subscribers = Vec::with_capacity(subjects.len());
-        for subject in subjects {
-            subscribers.push(broker.subscribe(subject).await?);
+        for subject in &subjects {
+            subscribers.push(broker.subscribe(subject.clone()).await?);
         }
         Ok(Watch {
             names: Arc::clone(&broker.names),
             parse,
             messages: select_all(subscribers),
+            subjects,
             link,
+            denials,
             generation,
             position: 0,
             skips_seen: false,
@@ -134,9 +140,13 @@ impl<T> Watch<T> {
     }
 
     /// Waits for the next event. Cancel safe.
-    pub async fn next(&mut self) -> WatchEvent<T> {
-        match self.next_or_end().await {
-            Some(event) => event,
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::PermissionDenied`] if the server denies a subscription of the watch,
+    /// which it reports some time after the subscription is sent.
+    pub async fn next(&mut self) -> Result<WatchEvent<T>, BrokerError> {
+        match self.next_or_end().await? {
+            Some(event) => Ok(event),
             // the client is closed: there will be no further event
             None => std::future::pending().await,
         }
@@ -144,20 +154,25 @@ impl<T> Watch<T> {
 
     /// As [`next`](Self::next), but returns `None` when the client's own task has ended, which only
     /// a message that makes it panic does. Cancel safe.
-    pub(crate) async fn next_or_end(&mut self) -> Option<WatchEvent<T>> {
+    pub(crate) async fn next_or_end(&mut self) -> Result<Option<WatchEvent<T>>, BrokerError> {
         loop {
             tokio::select! {
                 // messages first: those that arrived before a reconnect are reported before it
                 biased;
                 message = self.messages.next() => {
-                    if let Some(event) = self.on_message(message?) {
-                        return Some(event);
+                    let Some(message) = message else { return Ok(None) };
+                    if let Some(event) = self.on_message(message) {
+                        return Ok(Some(event));
                     }
+                }
+                denial = self.denials.subscription_denied(&self.subjects) => {
+                    let doing = "watching changes";
+                    return Err(BrokerError::PermissionDenied { doing, denial });
                 }
                 link = self.link.changed() => {
                     if link.connected && link.generation != self.generation {
                         self.generation = link.generation;
-                        return Some(WatchEvent::Resync);
+                        return Ok(Some(WatchEvent::Resync));
                     }
                 }
             }

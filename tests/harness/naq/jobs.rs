@@ -54,7 +54,7 @@ impl Naq {
                     }
                     last = Some(record);
                 }
-                match watch.next().await {
+                match watch.next().await.unwrap() {
                     RecordEvent::Changed(stored) if is_met(&stored.record) => {
                         return stored.record;
                     }

@@ -55,8 +55,11 @@ pub(crate) fn command(
 /// Starts a nats-server that naq does not manage, with a folder of its own and these arguments.
 /// Returns it with its port.
 pub(crate) fn start_plain_server(naq: &Naq, args: &[&str]) -> (GuardedChild, u16) {
-    let folder = naq.home().join("plain");
-    std::fs::create_dir(&folder).unwrap();
+    let folder = tempfile::Builder::new()
+        .prefix("plain-")
+        .tempdir_in(naq.home())
+        .unwrap()
+        .keep();
     #[expect(
         clippy::disallowed_methods,
         reason = "naq itself starts only servers that it manages"

@@ -1,15 +1,19 @@
 //! Connects to NATS and watches the state of the connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{ClientError, Event, ServerError};
 use tokio::sync::watch;
 
+use super::connect_failure::{ConnectFailure, classify};
+use super::credentials;
+use super::denial::{Denial, Denials};
 use super::options::{ConnectOptions, without_credentials};
+use super::probe;
 use super::state::{ConnectionState, ConnectionWatch};
 use crate::broker::{Broker, REQUEST_TIMEOUT};
-use crate::error::{BrokerError, Cause, ConnectFailure};
+use crate::error::{BrokerError, Cause};
 use crate::names::Names;
 use naq_core::ExponentialBackoff;
 
@@ -17,10 +21,13 @@ impl Broker {
     /// Connects, and checks that the server supports what naq needs.
     ///
     /// # Errors
-    /// Returns [`BrokerError::Connect`] if no connection can be opened, and
-    /// [`BrokerError::UnsupportedServer`] if the server is too old, has no JetStream, or is a
-    /// remote server that requires no credentials.
+    /// Returns [`BrokerError::Connect`] if no connection can be opened,
+    /// [`BrokerError::UnsupportedServer`] if the server is too old,
+    /// [`BrokerError::InsecureServer`] if it is a remote server and no credentials are given, and
+    /// [`BrokerError::InvalidPrefix`] if the prefix of names is invalid.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
+        // first: what is no address is no other host either
+        parse_addresses(options)?;
         if !options.has_credentials() && !options.is_local() {
             let url = without_credentials(&options.url);
             if !options.allow_insecure {
@@ -41,8 +48,7 @@ impl Broker {
         purpose: ConnectionPurpose,
     ) -> Result<Broker, BrokerError> {
         let url = without_credentials(&options.url);
-        let names = Names::new(&options.prefix)
-            .map_err(|error| BrokerError::UnsupportedServer(format!("prefix: {error}")))?;
+        let names = Names::new(&options.prefix).map_err(BrokerError::InvalidPrefix)?;
         let (client, link) = open(options, purpose).await?;
         if !client.is_server_compatible(2, 12, 0) {
             return Err(BrokerError::UnsupportedServer(format!(
@@ -90,20 +96,13 @@ pub(crate) async fn open(
     options: &ConnectOptions,
     purpose: ConnectionPurpose,
 ) -> Result<(async_nats::Client, ConnectionWatch), BrokerError> {
-    let addresses = options
-        .url
-        .split(',')
-        .map(|one| {
-            one.trim()
-                .parse::<async_nats::ServerAddr>()
-                .map_err(|error| {
-                    let problem = format!("{error}; write nats://host:port");
-                    invalid_options(options, problem, Arc::new(error))
-                })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let addresses = parse_addresses(options)?;
+    check_tls_files(options).await?;
     let (state, link) = watch::channel(ConnectionState::default());
-    let state = Arc::new(state);
+    let (denials, denied) = watch::channel(Denials::default());
+    let (state, denials) = (Arc::new(state), Arc::new(denials));
+    let inbox_prefix = options.inbox_prefix.clone();
+    let inbox_prefix = Arc::new(inbox_prefix.unwrap_or_else(|| "_INBOX".to_owned()));
     let connect = async_nats::ConnectOptions::new()
         .name(&options.client_name)
         .connection_timeout(options.connect_timeout)
@@ -118,19 +117,75 @@ pub(crate) async fn open(
         .read_buffer_capacity(u16::MAX)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            let state = Arc::clone(&state);
-            async move { on_connection_event(&state, &event, purpose) }
+            let (state, denials) = (Arc::clone(&state), Arc::clone(&denials));
+            let inbox_prefix = Arc::clone(&inbox_prefix);
+            async move {
+                on_denial_event(&denials, &event, &inbox_prefix);
+                on_connection_event(&state, &event, purpose);
+            }
         });
-    let client = authenticate(connect, options)
-        .await?
-        .connect(addresses)
-        .await
-        .map_err(|error| from_connect(without_credentials(&options.url), error))?;
-    let mut link = ConnectionWatch(link);
+    let connecting = authenticate(connect, options).await?.connect(addresses);
+    let client = match connecting.await {
+        Ok(client) => client,
+        Err(error) => return Err(from_connect(options, error).await),
+    };
+    let mut link = ConnectionWatch::new(link, denied);
     // the first `Connected` event arrives a moment after the connection: wait for it here, or a
     // watch would take it for a reconnect
-    drop(link.0.wait_for(|state| state.generation > 0).await);
+    link.first_connection().await;
     Ok((client, link))
+}
+
+/// Parses the addresses of the servers.
+fn parse_addresses(options: &ConnectOptions) -> Result<Vec<async_nats::ServerAddr>, BrokerError> {
+    let addresses = options.url.split(',');
+    addresses
+        .map(|one| parse_address(options, one.trim()))
+        .collect()
+}
+
+/// Parses the address of one server.
+fn parse_address(
+    options: &ConnectOptions,
+    address: &str,
+) -> Result<async_nats::ServerAddr, BrokerError> {
+    let parsed = address.parse::<async_nats::ServerAddr>();
+    let scheme = address.split_once("://").map(|(scheme, _)| scheme);
+    let problem = match (&parsed, scheme) {
+        // the client would speak plain NATS to the WebSocket port
+        (_, Some("ws" | "wss")) => {
+            "naq does not speak WebSocket; write nats://host:port".to_owned()
+        }
+        (Ok(_), _) => return parsed.map_err(BrokerError::connection_lost),
+        (Err(_), Some(scheme)) if !matches!(scheme, "nats" | "tls") => {
+            format!("{scheme}:// is no scheme of NATS; write nats://host:port or tls://host:port")
+        }
+        (Err(error), _) => format!("{error}; write nats://host:port"),
+    };
+    Err(BrokerError::Connect {
+        url: without_credentials(&options.url),
+        failure: ConnectFailure::Options,
+        problem,
+        source: parsed.err().map(|error| Arc::new(error) as Cause),
+    })
+}
+
+/// Reads the files of certificates, which the client reads only during the handshake and then reports
+/// as if the server were wrong.
+async fn check_tls_files(options: &ConnectOptions) -> Result<(), BrokerError> {
+    let identity = options.tls_identity.as_ref();
+    for (what, path) in [
+        ("CA certificates", options.tls_ca.as_ref()),
+        ("client certificate", identity.map(|(path, _)| path)),
+        ("private key", identity.map(|(_, path)| path)),
+    ] {
+        let Some(path) = path else { continue };
+        if let Err(error) = tokio::fs::read(path).await {
+            let problem = format!("{what} {}: {error}", path.display());
+            return Err(invalid_options(options, problem, Arc::new(error)));
+        }
+    }
+    Ok(())
 }
 
 /// Adds the credentials, the certificates and the prefix of reply subjects.
@@ -180,6 +235,10 @@ fn invalid_options(options: &ConnectOptions, problem: String, source: Cause) -> 
     }
 }
 
+/// The target of the log lines about what the server denies. A program that runs one request and
+/// reports its error has no use for them.
+pub const DENIALS_LOG_TARGET: &str = "naq_jetstream::denials";
+
 /// How often the client pings the server. After three unanswered pings the client drops the
 /// connection and tries another server of the cluster: well within `ack_wait`, so that a worker
 /// whose server hangs keeps its jobs. (The client's default is a minute.)
@@ -200,22 +259,41 @@ fn reconnect_delay(attempts: usize) -> Duration {
     RECONNECT_BACKOFF.pause(failures, rand::random())
 }
 
-fn from_connect(url: String, error: async_nats::ConnectError) -> BrokerError {
-    use async_nats::ConnectErrorKind;
-    let (failure, problem) = match error.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => (
-            ConnectFailure::Credentials,
-            "it refuses these credentials".to_owned(),
-        ),
-        ConnectErrorKind::TimedOut => (ConnectFailure::TimedOut, "no answer in time".to_owned()),
-        ConnectErrorKind::Tls => (ConnectFailure::Tls, format!("TLS failed ({error})")),
-        _ => (ConnectFailure::Unreachable, error.to_string()),
-    };
+async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError) -> BrokerError {
+    let (mut failure, mut problem) = classify(&error, options.has_credentials());
+    if failure == ConnectFailure::TimedOut
+        && let Some((found, text)) = probe::explain_silence(&options.url).await
+    {
+        (failure, problem) = (found, text);
+    }
+    // the server reports expired credentials as refused ones
+    if failure == ConnectFailure::CredentialsRefused
+        && let Some(path) = &options.creds
+        && let Ok(text) = tokio::fs::read_to_string(path).await
+        && let Some(expired) = credentials::expired_at(&text, SystemTime::now())
+    {
+        failure = ConnectFailure::CredentialsExpired;
+        problem = format!("the credentials {} expired at {expired}", path.display());
+    }
     BrokerError::Connect {
-        url,
+        url: without_credentials(&options.url),
         failure,
         problem,
         source: Some(Arc::new(error)),
+    }
+}
+
+/// Notes what the server denies the user.
+fn on_denial_event(denials: &watch::Sender<Denials>, event: &Event, inbox_prefix: &str) {
+    match event {
+        Event::Connected => denials.send_modify(Denials::reconnected),
+        Event::ServerError(ServerError::Other(message)) => {
+            if let Some(denial) = Denial::parse(message) {
+                tracing::error!(target: DENIALS_LOG_TARGET, "NATS denies this user {denial}");
+                denials.send_modify(|denials| denials.add(denial, inbox_prefix));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -248,13 +326,7 @@ fn on_connection_event(
                 tracing::warn!("the connection to NATS is lost; reconnecting");
             }
         }
-        // the NATS protocol has no code for it: `-ERR` carries this text and nothing else
-        Event::ServerError(ServerError::Other(message))
-            if message.to_lowercase().contains("permissions violation") =>
-        {
-            tracing::error!("NATS denies this user: {message}");
-            state.send_modify(|link| link.denied = Some(message.clone()));
-        }
+        Event::ServerError(ServerError::Other(message)) if Denial::parse(message).is_some() => {}
         Event::ServerError(error) => tracing::warn!("NATS: {error}"),
         Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
         Event::SlowConsumer(_) => {

@@ -3,6 +3,8 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::denial::{DenialWatch, Denials};
+
 /// The state of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionState {
@@ -13,34 +15,52 @@ pub struct ConnectionState {
     /// Number of connections so far, plus the number of times that messages were dropped because
     /// they arrived faster than they were read. After a change, messages may have been lost.
     pub generation: u64,
-    /// The last permission error that the server reported, in the server's words.
-    pub denied: Option<String>,
     /// Number of times that the connection was lost without an error from the server.
     pub disconnects: u64,
 }
 
 /// A watch on the state of a connection.
 #[derive(Clone, Debug)]
-pub struct ConnectionWatch(pub(crate) watch::Receiver<ConnectionState>);
+pub struct ConnectionWatch {
+    state: watch::Receiver<ConnectionState>,
+    denials: watch::Receiver<Denials>,
+}
 
 impl ConnectionWatch {
+    pub(crate) fn new(
+        state: watch::Receiver<ConnectionState>,
+        denials: watch::Receiver<Denials>,
+    ) -> ConnectionWatch {
+        ConnectionWatch { state, denials }
+    }
+
+    /// Waits for the first connection.
+    pub(crate) async fn first_connection(&mut self) {
+        drop(self.state.wait_for(|state| state.generation > 0).await);
+    }
+
+    /// A watch on what the server denies from now on.
+    pub(crate) fn denials(&self) -> DenialWatch {
+        DenialWatch::new(self.denials.clone())
+    }
+
     /// The current state.
     #[must_use]
     pub fn state(&self) -> ConnectionState {
-        self.0.borrow().clone()
+        self.state.borrow().clone()
     }
 
     /// The current state, marked as seen: [`changed`](Self::changed) reports only later changes.
     pub fn mark_seen(&mut self) -> ConnectionState {
-        self.0.borrow_and_update().clone()
+        self.state.borrow_and_update().clone()
     }
 
     /// Waits until the state differs from the last one seen through this watch. Cancel safe.
     pub async fn changed(&mut self) -> ConnectionState {
-        if self.0.changed().await.is_err() {
+        if self.state.changed().await.is_err() {
             // the client is closed: the state never changes again
             std::future::pending::<()>().await;
         }
-        self.0.borrow_and_update().clone()
+        self.state.borrow_and_update().clone()
     }
 }

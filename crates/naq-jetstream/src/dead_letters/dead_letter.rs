@@ -320,16 +320,18 @@ impl Broker {
     }
 
     async fn purge_dead_letters(&self, subject: String, up_to: u64) -> Result<u64, BrokerError> {
+        const DOING: &str = "removing failed jobs";
+        let name = self.names.dead_letter_stream();
         let stream = self
             .jetstream
-            .get_stream_no_info(self.names.dead_letter_stream())
+            .get_stream_no_info(&name)
             .await
-            .map_err(|error| BrokerError::refused("removing failed jobs", error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         // the server keeps the message at the bound, so the bound is one after the last to remove
         let purge = stream.purge().filter(subject).sequence(up_to + 1);
-        match purge.await {
+        match self.until_denied(DOING, &name, purge).await? {
             Ok(purged) => Ok(purged.purged),
-            Err(error) => Err(BrokerError::refused("removing failed jobs", error)),
+            Err(error) => Err(self.request_error(DOING, error)),
         }
     }
 }

@@ -86,7 +86,6 @@ impl Broker {
                 duplicate: confirmed.duplicate,
             }),
             Err(BrokerError::NotFound(_)) => Err(BrokerError::QueueNotFound(queue.to_string())),
-            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -182,7 +181,7 @@ impl Broker {
         let sequence = match existing {
             Some(sequence) => sequence,
             None if self.read_record(&job.job_id).await?.0.is_some() => 0,
-            None => return Err(self.timeout_error("storing a message")),
+            None => return Err(BrokerError::Timeout("storing a message")),
         };
         Ok(EnqueueAck {
             sequence,

@@ -36,7 +36,7 @@ impl Broker {
             match self.recreate_removed_streams().await {
                 Ok(recreated) => recreated.iter().for_each(|stream| on_recreated(stream)),
                 // each further request would be one more error in the log
-                Err(error) if self.link.state().denied.is_some() => {
+                Err(error @ BrokerError::PermissionDenied { .. }) => {
                     tracing::warn!("not looking for removed streams: {error}");
                     std::future::pending::<()>().await;
                 }
@@ -49,12 +49,12 @@ impl Broker {
     /// Creates the streams again that existed at the last call and do not any more. Returns their
     /// names.
     async fn recreate_removed_streams(&self) -> Result<Vec<String>, BrokerError> {
+        const DOING: &str = "listing streams";
+        let listing = self.jetstream.stream_names().try_collect();
         let existing: HashSet<String> = self
-            .jetstream
-            .stream_names()
-            .try_collect()
-            .await
-            .map_err(|error| BrokerError::refused("listing streams", error))?;
+            .until_denied(DOING, "NAMES", listing)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))?;
         let mut recreated = Vec::new();
         for spec in StreamSpec::all(&self.names) {
             if existing.contains(&spec.name) {

@@ -39,12 +39,11 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn check_layout(&self, fix: bool) -> Result<Vec<CheckedLayout>, BrokerError> {
+        let listing = self.jetstream.stream_names().try_collect();
         let mut names: Vec<String> = self
-            .jetstream
-            .stream_names()
-            .try_collect()
-            .await
-            .map_err(|error| BrokerError::refused(CHECKING, error))?;
+            .until_denied(CHECKING, "NAMES", listing)
+            .await?
+            .map_err(|error| self.request_error(CHECKING, error))?;
         names.sort();
         let fixed = StreamSpec::all(&self.names);
         let mut allowed = self.options.replicas;
@@ -201,7 +200,7 @@ impl Broker {
                     self.jetstream
                         .delete_stream(&name)
                         .await
-                        .map_err(|error| BrokerError::refused(CHECKING, error))?;
+                        .map_err(|error| self.request_error(CHECKING, error))?;
                     return Ok(count);
                 }
                 Err(error) if is_about_replicas(&error) => {}

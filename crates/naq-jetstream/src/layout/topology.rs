@@ -189,19 +189,17 @@ impl Broker {
     ) -> Result<Duration, BrokerError> {
         const DOING: &str = "creating the queue's consumer";
         let name = self.names.worker_consumer();
-        let made = self
-            .jetstream
-            .create_consumer_strict_on_stream(
-                pull::Config {
-                    durable_name: Some(name.clone()),
-                    filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
-                    max_ack_pending: -1,
-                    ..pull_config(ack_wait)
-                },
-                self.names.queue_stream(queue),
-            )
-            .await;
-        match made {
+        let stream = self.names.queue_stream(queue);
+        let creating = self.jetstream.create_consumer_strict_on_stream(
+            pull::Config {
+                durable_name: Some(name.clone()),
+                filter_subjects: vec![self.names.job_without_id(queue), self.names.jobs(queue)],
+                max_ack_pending: -1,
+                ..pull_config(ack_wait)
+            },
+            &stream,
+        );
+        match self.until_denied(DOING, &stream, creating).await? {
             Ok(_) => Ok(ack_wait),
             // it exists with other settings: a limit of running jobs, a pause, another ack_wait
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
@@ -210,14 +208,13 @@ impl Broker {
                 Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
             }
             Err(error) => Err(match error.kind() {
-                ConsumerCreateStrictErrorKind::TimedOut => self.timeout_error(DOING),
                 ConsumerCreateStrictErrorKind::JetStream(api)
                     if api.error_code().0 == CONSUMER_NOT_UNIQUE =>
                 {
                     self.other_consumer_error(queue).await
                 }
                 ConsumerCreateStrictErrorKind::JetStream(api) => BrokerError::from_api(&api, DOING),
-                _ => BrokerError::refused(DOING, error),
+                _ => self.request_error(DOING, error),
             }),
         }
     }
@@ -233,19 +230,21 @@ impl Broker {
         job: &JobId,
         ack_wait: Duration,
     ) -> Result<String, BrokerError> {
+        const DOING: &str = "creating a consumer for one job";
         let name = format!("{}-run-{job}", self.names.prefix());
-        self.jetstream
-            .create_consumer_on_stream(
-                pull::Config {
-                    name: Some(name.clone()),
-                    filter_subject: self.names.job(queue, job),
-                    inactive_threshold: Duration::from_secs(300),
-                    ..pull_config(ack_wait)
-                },
-                self.names.queue_stream(queue),
-            )
-            .await
-            .map_err(|error| BrokerError::refused("creating a consumer for one job", error))?;
+        let stream = self.names.queue_stream(queue);
+        let creating = self.jetstream.create_consumer_on_stream(
+            pull::Config {
+                name: Some(name.clone()),
+                filter_subject: self.names.job(queue, job),
+                inactive_threshold: Duration::from_secs(300),
+                ..pull_config(ack_wait)
+            },
+            &stream,
+        );
+        self.until_denied(DOING, &stream, creating)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))?;
         Ok(name)
     }
 
@@ -298,7 +297,7 @@ impl Broker {
         loop {
             let subject = format!("STREAM.CREATE.{}", spec.name);
             let config = Value::Object(spec.new_config(count));
-            let error = match self.settings_request(subject, &config, CREATING).await? {
+            let error = match self.api_request(subject, &config, CREATING).await? {
                 Ok(report) => {
                     self.report_few_replicas(replicas, &report);
                     return Ok(Some(report));
@@ -338,11 +337,11 @@ impl Broker {
         let report = match self.stream_report(&spec.name).await {
             Ok(Some(report)) => report,
             Ok(None) => return Err(BrokerError::Timeout(COMPARING)),
-            Err(BrokerError::PermissionDenied(problem)) => {
+            Err(BrokerError::PermissionDenied { denial, .. }) => {
                 if self.layout.is_first_report(&spec.name, "permission") {
                     tracing::warn!(
                         stream = spec.name,
-                        "cannot compare the stream's settings with what naq needs: NATS denies this user {problem}"
+                        "cannot compare the stream's settings with what naq needs: NATS denies this user {denial}"
                     );
                 }
                 return Ok(None);
@@ -371,7 +370,7 @@ impl Broker {
     ) -> Result<StreamReport, BrokerError> {
         let config = Value::Object(changed_config(config, changes.iter().copied()));
         let subject = format!("STREAM.UPDATE.{}", spec.name);
-        let changed = self.settings_request(subject, &config, COMPARING).await?;
+        let changed = self.api_request(subject, &config, COMPARING).await?;
         changed.map_err(|error| {
             let object = format!("stream `{}`", spec.name);
             refused_change(&object, changes, &error, COMPARING)
@@ -422,7 +421,7 @@ impl Broker {
             filter => format!("CONSUMER.CREATE.{stream}.{consumer}.{filter}"),
         };
         let changed: Result<ConsumerReport, ApiError> =
-            self.settings_request(subject, &request, COMPARING).await?;
+            self.api_request(subject, &request, COMPARING).await?;
         changed.map(drop).map_err(|error| {
             let object = consumer_object(stream, consumer);
             refused_change(&object, changes, &error, COMPARING)
@@ -435,10 +434,7 @@ impl Broker {
         stream: &str,
     ) -> Result<Option<StreamReport>, BrokerError> {
         let subject = format!("STREAM.INFO.{stream}");
-        match self
-            .settings_request(subject, &json!({}), COMPARING)
-            .await?
-        {
+        match self.api_request(subject, &json!({}), COMPARING).await? {
             Ok(report) => Ok(Some(report)),
             Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             Err(error) => Err(BrokerError::from_api(&error, COMPARING)),
@@ -452,9 +448,8 @@ impl Broker {
         consumer: &str,
     ) -> Result<Option<Config>, BrokerError> {
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
-        let report: Result<ConsumerReport, ApiError> = self
-            .settings_request(subject, &json!({}), COMPARING)
-            .await?;
+        let report: Result<ConsumerReport, ApiError> =
+            self.api_request(subject, &json!({}), COMPARING).await?;
         match report {
             Ok(report) => Ok(Some(normalized(report.config))),
             Err(error)
@@ -464,18 +459,6 @@ impl Broker {
                 Ok(None)
             }
             Err(error) => Err(BrokerError::from_api(&error, COMPARING)),
-        }
-    }
-
-    async fn settings_request<T: serde::de::DeserializeOwned>(
-        &self,
-        subject: String,
-        request: &Value,
-        doing: &'static str,
-    ) -> Result<Result<T, ApiError>, BrokerError> {
-        match self.api_request(subject, request, doing).await {
-            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
-            answered => answered,
         }
     }
 
@@ -531,15 +514,6 @@ impl Broker {
             found: others.join(" "),
             wanted: self.names.worker_consumer(),
             reason: "a work queue has one consumer for each subject".to_owned(),
-        }
-    }
-
-    /// A timeout, or the reason for it: a request without permission is not answered, but the
-    /// server reports the violation on the connection.
-    pub(crate) fn timeout_error(&self, doing: &'static str) -> BrokerError {
-        match self.link.state().denied {
-            Some(message) => BrokerError::PermissionDenied(format!("while {doing}: {message}")),
-            None => BrokerError::Timeout(doing),
         }
     }
 }

@@ -81,13 +81,17 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn queue_names(&self) -> Result<Vec<QueueName>, BrokerError> {
-        let mut names: Vec<QueueName> = self
-            .jetstream
-            .stream_names()
-            .map_err(|error| BrokerError::refused("listing queues", error))
-            .try_filter_map(|stream| async move { Ok(self.names.queue_of_stream(&stream)) })
-            .try_collect()
-            .await?;
+        const DOING: &str = "listing queues";
+        let listing = self.jetstream.stream_names().try_collect();
+        // a token of the subject of this request
+        let streams: Vec<String> = self
+            .until_denied(DOING, "NAMES", listing)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))?;
+        let mut names: Vec<QueueName> = streams
+            .iter()
+            .filter_map(|stream| self.names.queue_of_stream(stream))
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -187,16 +191,16 @@ impl Broker {
         &self,
         queue: &QueueName,
     ) -> Result<Vec<ConsumerInfo>, BrokerError> {
+        const DOING: &str = "listing a queue's consumers";
+        let name = self.names.queue_stream(queue);
         let stream = self
             .jetstream
-            .get_stream_no_info(self.names.queue_stream(queue))
+            .get_stream_no_info(&name)
             .await
-            .map_err(|error| BrokerError::refused("listing a queue's consumers", error))?;
-        stream
-            .consumers()
-            .try_collect()
-            .await
-            .map_err(|error| BrokerError::refused("listing a queue's consumers", error))
+            .map_err(|error| self.request_error(DOING, error))?;
+        self.until_denied(DOING, &name, stream.consumers().try_collect())
+            .await?
+            .map_err(|error| self.request_error(DOING, error))
     }
 
     /// The state of the consumer that all workers of a queue share.
@@ -204,15 +208,17 @@ impl Broker {
         &self,
         queue: &QueueName,
     ) -> Result<ConsumerInfo, BrokerError> {
+        const DOING: &str = "reading a queue's state";
+        let name = self.names.queue_stream(queue);
         let stream = self
             .jetstream
-            .get_stream_no_info(self.names.queue_stream(queue))
+            .get_stream_no_info(&name)
             .await
-            .map_err(|error| BrokerError::refused("reading a queue's state", error))?;
-        stream
-            .consumer_info(self.names.worker_consumer())
-            .await
-            .map_err(|error| BrokerError::refused("reading a queue's state", error))
+            .map_err(|error| self.request_error(DOING, error))?;
+        let asking = stream.consumer_info(self.names.worker_consumer());
+        self.until_denied(DOING, &name, asking)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))
     }
 
     /// Number of messages of a queue, in any state: 0 once every job is recorded and acknowledged.
@@ -349,16 +355,19 @@ impl Broker {
             .jetstream
             .get_stream_no_info(self.names.queue_stream(queue))
             .await
-            .map_err(|error| BrokerError::refused(doing, error))?;
-        let done = match until {
-            Some(until) => stream.pause_consumer(consumer, until.0).await,
-            None => stream.resume_consumer(consumer).await,
+            .map_err(|error| self.request_error(doing, error))?;
+        let changing = async {
+            match until {
+                Some(until) => stream.pause_consumer(consumer, until.0).await,
+                None => stream.resume_consumer(consumer).await,
+            }
         };
-        match done {
+        let about = self.names.queue_stream(queue);
+        match self.until_denied(doing, &about, changing).await? {
             Ok(_) => Ok(()),
             // a removed consumer delivers nothing
             Err(error) if has_consumer_code(&error, ErrorCode::CONSUMER_NOT_FOUND) => Ok(()),
-            Err(error) => Err(BrokerError::refused(doing, error)),
+            Err(error) => Err(self.request_error(doing, error)),
         }
     }
 
@@ -379,11 +388,12 @@ impl Broker {
         .await?
         .confirmed()
         .await?;
-        self.jetstream
-            .delete_stream(self.names.queue_stream(queue))
-            .await
+        const DOING: &str = "removing a queue";
+        let name = self.names.queue_stream(queue);
+        self.until_denied(DOING, &name, self.jetstream.delete_stream(&name))
+            .await?
             .map(|_| ())
-            .map_err(|error| BrokerError::refused("removing a queue", error))
+            .map_err(|error| self.request_error(DOING, error))
     }
 
     /// The first sequence of a new queue: if a queue of this name was removed, one that none of its
@@ -408,14 +418,15 @@ impl Broker {
         &self,
         queue: &QueueName,
     ) -> Result<async_nats::jetstream::stream::Stream, BrokerError> {
-        self.jetstream
-            .get_stream(self.names.queue_stream(queue))
-            .await
+        const DOING: &str = "looking for a queue";
+        let name = self.names.queue_stream(queue);
+        self.until_denied(DOING, &name, self.jetstream.get_stream(&name))
+            .await?
             .map_err(|error| {
                 if is_stream_not_found(&error) {
                     BrokerError::QueueNotFound(queue.to_string())
                 } else {
-                    BrokerError::refused("looking for a queue", error)
+                    self.request_error(DOING, error)
                 }
             })
     }

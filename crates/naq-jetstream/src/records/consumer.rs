@@ -133,39 +133,40 @@ impl Broker {
         name: &str,
         ack_wait: Duration,
     ) -> Result<RecordChangeConsumer, BrokerError> {
+        const DOING: &str = "creating a consumer of changes";
         self.ensure_results().await?;
         let bucket = self.names.results_bucket();
         let stream = Names::bucket_stream(&bucket);
+        let creating = self.jetstream.create_consumer_on_stream(
+            pull::Config {
+                durable_name: Some(name.to_owned()),
+                description: Some("naq events".to_owned()),
+                deliver_policy: DeliverPolicy::New,
+                ack_policy: AckPolicy::Explicit,
+                ack_wait,
+                max_deliver: -1,
+                max_ack_pending: ACK_PENDING_MAX,
+                inactive_threshold: CONSUMER_INACTIVE_MAX,
+                filter_subject: format!("$KV.{bucket}.>"),
+                ..pull::Config::default()
+            },
+            &stream,
+        );
         let consumer: PullConsumer = self
-            .jetstream
-            .create_consumer_on_stream(
-                pull::Config {
-                    durable_name: Some(name.to_owned()),
-                    description: Some("naq events".to_owned()),
-                    deliver_policy: DeliverPolicy::New,
-                    ack_policy: AckPolicy::Explicit,
-                    ack_wait,
-                    max_deliver: -1,
-                    max_ack_pending: ACK_PENDING_MAX,
-                    inactive_threshold: CONSUMER_INACTIVE_MAX,
-                    filter_subject: format!("$KV.{bucket}.>"),
-                    ..pull::Config::default()
-                },
-                &stream,
-            )
-            .await
-            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
+            .until_denied(DOING, &stream, creating)
+            .await?
+            .map_err(|error| self.request_error(DOING, error))?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(CHANGES_AHEAD)
             .messages()
             .await
-            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         let stream = self
             .jetstream
             .get_stream_no_info(&stream)
             .await
-            .map_err(|error| BrokerError::refused("creating a consumer of changes", error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         Ok(RecordChangeConsumer {
             name: name.to_owned(),
             stream,

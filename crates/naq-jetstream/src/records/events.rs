@@ -119,7 +119,7 @@ impl BrokerEventWatch {
             } else if self.gap {
                 self.catch_up().await.map(|()| None)
             } else {
-                Ok(self.live().await)
+                self.live().await
             };
             match step {
                 Ok(Some(change)) => return Ok(change),
@@ -140,10 +140,10 @@ impl BrokerEventWatch {
         }
     }
 
-    async fn live(&mut self) -> Option<BrokerEvent> {
-        let event = self.connection.live.next_or_end().await;
+    async fn live(&mut self) -> Result<Option<BrokerEvent>, BrokerError> {
+        let event = self.connection.live.next_or_end().await?;
         self.contiguous_up_to = self.connection.live.position();
-        match event {
+        Ok(match event {
             Some(WatchEvent::Changed(event)) => Some(event),
             Some(WatchEvent::Gap) => {
                 self.gap = true;
@@ -159,7 +159,7 @@ impl BrokerEventWatch {
                 self.gap = true;
                 Some(BrokerEvent::ConnectionLost)
             }
-        }
+        })
     }
 
     /// Opens another connection, and returns the bucket's last sequence as of its subscription. The

@@ -95,7 +95,6 @@ impl Broker {
         let pending = self.send(subject, headers, payload).await?;
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
-            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }

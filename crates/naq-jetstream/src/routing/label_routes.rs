@@ -86,7 +86,6 @@ impl Broker {
             .await?;
         match sent.confirmed().await {
             Ok(_) | Err(BrokerError::Conflict) => Ok(()),
-            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -184,7 +183,6 @@ impl Broker {
                     made = true;
                     self.ensure_queue(&delivery.queue).await?;
                 }
-                Err(BrokerError::Timeout(doing)) => return Err(self.timeout_error(doing)),
                 done => return done,
             }
         }
@@ -203,29 +201,24 @@ impl Broker {
         let stream = self.names.queue_stream(queue);
         let name = self.names.route_consumer(route_key);
         let main = self.worker_consumer_info(queue).await?;
-        let made = self
-            .jetstream
-            .create_consumer_strict_on_stream(
-                pull::Config {
-                    durable_name: Some(name.clone()),
-                    filter_subject: self.names.routed_by_key(queue, route_key),
-                    max_ack_pending: main.config.max_ack_pending,
-                    pause_until: main.config.pause_until.filter(|_| main.paused),
-                    ..pull_config(main.config.ack_wait)
-                },
-                &stream,
-            )
-            .await;
-        match made {
+        let creating = self.jetstream.create_consumer_strict_on_stream(
+            pull::Config {
+                durable_name: Some(name.clone()),
+                filter_subject: self.names.routed_by_key(queue, route_key),
+                max_ack_pending: main.config.max_ack_pending,
+                pause_until: main.config.pause_until.filter(|_| main.paused),
+                ..pull_config(main.config.ack_wait)
+            },
+            &stream,
+        );
+        let doing = "creating a consumer of jobs that require labels";
+        match self.until_denied(doing, &stream, creating).await? {
             Ok(_) => {}
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
                 let needed = consumers::route_consumer(&self.names, queue, route_key);
                 self.adapt_consumer(queue, &name, &needed).await?;
             }
-            Err(error) => {
-                let doing = "creating a consumer of jobs that require labels";
-                return Err(BrokerError::refused(doing, error));
-            }
+            Err(error) => return Err(self.request_error(doing, error)),
         }
         // another client that paused or limited the queue meanwhile may have listed its consumers
         // before this one existed

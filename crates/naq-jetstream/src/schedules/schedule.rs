@@ -168,7 +168,6 @@ impl Broker {
     pub async fn confirm_schedule(&self, pending: PendingWrite) -> Result<u64, BrokerError> {
         match pending.confirmed().await {
             Ok(confirmed) => Ok(confirmed.sequence),
-            Err(BrokerError::Timeout(doing)) => Err(self.timeout_error(doing)),
             Err(error) => Err(error),
         }
     }
@@ -259,14 +258,16 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn schedules_state(&self) -> Result<SchedulesState, BrokerError> {
+        const DOING: &str = "reading a stream's state";
         let stream = Names::bucket_stream(&self.names.schedules_bucket());
-        match self.jetstream.get_stream(stream).await {
+        let asking = self.jetstream.get_stream(&stream);
+        match self.until_denied(DOING, &stream, asking).await? {
             Ok(found) => Ok(SchedulesState {
                 created_at: Some(Timestamp(found.cached_info().created)),
                 last_revision: found.cached_info().state.last_sequence,
             }),
             Err(error) if is_stream_not_found(&error) => Ok(SchedulesState::default()),
-            Err(error) => Err(BrokerError::refused("reading a stream's state", error)),
+            Err(error) => Err(self.request_error(DOING, error)),
         }
     }
 

@@ -17,12 +17,16 @@ impl Broker {
     pub async fn put_object(&self, name: &str, bytes: &[u8]) -> Result<(), BrokerError> {
         const DOING: &str = "storing an object";
         let bucket = self.names.files_bucket();
-        let store = match self.jetstream.get_object_store(&bucket).await {
+        let about = format!("OBJ_{bucket}");
+        let looking = self.jetstream.get_object_store(&bucket);
+        let store = match self.until_denied(DOING, &about, looking).await? {
             Ok(store) => store,
             Err(_) => {
                 self.ensure_files().await?;
-                let made = self.jetstream.get_object_store(&bucket).await;
-                made.map_err(|error| BrokerError::refused(DOING, error))?
+                let made = self.jetstream.get_object_store(&bucket);
+                self.until_denied(DOING, &about, made)
+                    .await?
+                    .map_err(|error| self.request_error(DOING, error))?
             }
         };
         let object = async_nats::jetstream::object_store::ObjectMetadata {
@@ -35,7 +39,7 @@ impl Broker {
         store
             .put(object, &mut reader)
             .await
-            .map_err(|error| BrokerError::refused(DOING, error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         Ok(())
     }
 
@@ -46,26 +50,29 @@ impl Broker {
     pub async fn get_object(&self, name: &str) -> Result<Vec<u8>, BrokerError> {
         const DOING: &str = "reading an object";
         let missing = || BrokerError::NotFound(format!("the object `{name}`"));
+        let bucket = self.names.files_bucket();
+        let about = format!("OBJ_{bucket}");
+        let looking = self.jetstream.get_object_store(bucket);
         let store = self
-            .jetstream
-            .get_object_store(self.names.files_bucket())
-            .await
+            .until_denied(DOING, &about, looking)
+            .await?
             .map_err(|error| {
                 if is_object_store_not_found(&error) {
                     missing()
                 } else {
-                    BrokerError::refused(DOING, error)
+                    self.request_error(DOING, error)
                 }
             })?;
-        let mut object = store.get(name).await.map_err(|error| match error.kind() {
+        let getting = self.until_denied(DOING, &about, store.get(name));
+        let mut object = getting.await?.map_err(|error| match error.kind() {
             GetErrorKind::NotFound => missing(),
-            _ => BrokerError::refused(DOING, error),
+            _ => self.request_error(DOING, error),
         })?;
         let mut bytes = Vec::with_capacity(object.info.size);
         object
             .read_to_end(&mut bytes)
             .await
-            .map_err(|error| BrokerError::refused(DOING, error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         Ok(bytes)
     }
 
@@ -75,19 +82,18 @@ impl Broker {
     /// Returns an error if the server refuses the request.
     pub async fn remove_object(&self, name: &str) -> Result<(), BrokerError> {
         const DOING: &str = "removing an object";
-        let store = self
-            .jetstream
-            .get_object_store(self.names.files_bucket())
-            .await;
-        let store = match store {
+        let bucket = self.names.files_bucket();
+        let about = format!("OBJ_{bucket}");
+        let looking = self.jetstream.get_object_store(bucket);
+        let store = match self.until_denied(DOING, &about, looking).await? {
             Ok(store) => store,
             Err(error) if is_object_store_not_found(&error) => return Ok(()),
-            Err(error) => return Err(BrokerError::refused(DOING, error)),
+            Err(error) => return Err(self.request_error(DOING, error)),
         };
         match store.delete(name).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
-            Err(error) => Err(BrokerError::refused(DOING, error)),
+            Err(error) => Err(self.request_error(DOING, error)),
         }
     }
 }

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
 use crate::broker::Broker;
+use crate::connection::denial::DenialWatch;
 use crate::error::BrokerError;
 
 /// A publish that has been sent and not yet acknowledged. Dropping it does not undo it.
 #[derive(Debug)]
 #[must_use = "a write is only done once it is confirmed"]
-pub struct PendingWrite(PublishAckFuture);
+pub struct PendingWrite {
+    ack: PublishAckFuture,
+    subject: Subject,
+    denials: DenialWatch,
+}
 
 /// The server's acknowledgement of a stored message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +30,14 @@ pub(crate) struct PublishAck {
 
 impl PendingWrite {
     /// Waits for the server's acknowledgement.
-    pub(crate) async fn confirmed(self) -> Result<PublishAck, BrokerError> {
-        let ack = self.0.await.map_err(from_publish)?;
+    pub(crate) async fn confirmed(mut self) -> Result<PublishAck, BrokerError> {
+        let ack = tokio::select! {
+            biased;
+            ack = self.ack => ack.map_err(from_publish)?,
+            denial = self.denials.request_denied(&self.subject) => {
+                return Err(BrokerError::PermissionDenied { doing: DOING, denial });
+            }
+        };
         Ok(PublishAck {
             sequence: ack.sequence,
             duplicate: ack.duplicate,
@@ -43,12 +54,19 @@ impl Broker {
         payload: Bytes,
     ) -> Result<PendingWrite, BrokerError> {
         let bytes = payload.len();
+        let subject = Subject::from(subject);
+        // before the message is sent
+        let denials = self.link.denials();
         let sent = self
             .jetstream
-            .publish_with_headers(subject, headers, payload)
+            .publish_with_headers(subject.clone(), headers, payload)
             .await;
         match sent {
-            Ok(ack) => Ok(PendingWrite(ack)),
+            Ok(ack) => Ok(PendingWrite {
+                ack,
+                subject,
+                denials,
+            }),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(BrokerError::TooLarge {
                     bytes,
@@ -60,8 +78,9 @@ impl Broker {
     }
 }
 
+const DOING: &str = "storing a message";
+
 fn from_publish(error: PublishError) -> BrokerError {
-    const DOING: &str = "storing a message";
     match error.kind() {
         PublishErrorKind::StreamNotFound => BrokerError::NotFound("the stream".to_owned()),
         PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => {

@@ -106,14 +106,16 @@ impl Broker {
         until: Option<Timestamp>,
         decode: Decode<T>,
     ) -> Result<ReverseScan<T>, BrokerError> {
-        let (first, last) = match self.jetstream.get_stream(&stream).await {
+        const DOING: &str = "reading a stream's state";
+        let asking = self.jetstream.get_stream(&stream);
+        let (first, last) = match self.until_denied(DOING, &stream, asking).await? {
             Ok(found) => {
                 let state = &found.cached_info().state;
                 (state.first_sequence, state.last_sequence)
             }
             Err(error) if is_stream_not_found(&error) => (1, 0),
             Err(error) => {
-                return Err(BrokerError::refused("reading a stream's state", error));
+                return Err(self.request_error(DOING, error));
             }
         };
         let next = match until {

@@ -186,11 +186,12 @@ impl Broker {
         doing: &'static str,
     ) -> Result<Result<T, async_nats::jetstream::Error>, BrokerError> {
         use async_nats::jetstream::response::Response;
+        let about = format!("{}.{subject}", self.api_prefix);
+        let asking = self.jetstream.request(subject, request);
         let reply: Response<T> = self
-            .jetstream
-            .request(subject, request)
-            .await
-            .map_err(|error| BrokerError::from_request(error, doing))?;
+            .until_denied(doing, &about, asking)
+            .await?
+            .map_err(|error| self.request_error(doing, error))?;
         Ok(match reply {
             Response::Ok(reply) => Ok(reply),
             Response::Err { error } => Err(error),

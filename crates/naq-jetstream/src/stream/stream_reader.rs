@@ -90,29 +90,26 @@ impl Broker {
         scan: StreamRead,
     ) -> Result<mpsc::Receiver<Result<StreamMessage, BrokerError>>, BrokerError> {
         let (sender, receiver) = mpsc::channel(64);
-        let consumer = self
-            .jetstream
-            .create_consumer_on_stream(
-                pull::Config {
-                    deliver_policy: scan.deliver,
-                    ack_policy: AckPolicy::None,
-                    filter_subject: scan.filter,
-                    headers_only: scan.headers_only,
-                    inactive_threshold: Duration::from_secs(30),
-                    memory_storage: true,
-                    num_replicas: 1,
-                    ..pull::Config::default()
-                },
-                stream,
-            )
-            .await;
-        let consumer = match consumer {
+        let creating = self.jetstream.create_consumer_on_stream(
+            pull::Config {
+                deliver_policy: scan.deliver,
+                ack_policy: AckPolicy::None,
+                filter_subject: scan.filter,
+                headers_only: scan.headers_only,
+                inactive_threshold: Duration::from_secs(30),
+                memory_storage: true,
+                num_replicas: 1,
+                ..pull::Config::default()
+            },
+            stream,
+        );
+        let consumer = match self.until_denied(DOING, stream, creating).await? {
             Ok(consumer) => consumer,
             Err(error) if has_consumer_code(&error, ErrorCode::STREAM_NOT_FOUND) => {
                 return Ok(receiver);
             }
             Err(error) => {
-                return Err(BrokerError::refused(DOING, error));
+                return Err(self.request_error(DOING, error));
             }
         };
         let remaining = consumer.cached_info().num_pending;
@@ -132,7 +129,7 @@ impl Broker {
             .max_messages_per_batch(500)
             .messages()
             .await
-            .map_err(|error| BrokerError::refused(DOING, error))?;
+            .map_err(|error| self.request_error(DOING, error))?;
         tokio::spawn(async move {
             forward(messages, remaining, &sender).await;
             remove.await;
@@ -142,10 +139,12 @@ impl Broker {
 
     /// The last sequence of a stream; 0 if the stream is empty or does not exist.
     pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64, BrokerError> {
-        match self.jetstream.get_stream(stream).await {
+        const DOING: &str = "reading a stream's state";
+        let asking = self.jetstream.get_stream(stream);
+        match self.until_denied(DOING, stream, asking).await? {
             Ok(found) => Ok(found.cached_info().state.last_sequence),
             Err(error) if is_stream_not_found(&error) => Ok(0),
-            Err(error) => Err(BrokerError::refused("reading a stream's state", error)),
+            Err(error) => Err(self.request_error(DOING, error)),
         }
     }
 

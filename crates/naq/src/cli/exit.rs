@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use super::json;
 use super::render;
 use crate::local_server::ServerError;
+use crate::scheduler::SchedulerError;
 use crate::worker::WorkerError;
 use naq_client::config::ConfigError;
-use naq_client::{BrokerError, ClientError, ConnectFailure, ErrorKind};
+use naq_client::{BrokerError, ClientError, ConnectFailure, DeniedAction, ErrorKind, NoJetStream};
 use naq_core::{ExistingJob, ScheduleError};
 use naq_protocol::{EnvelopeError, InvalidName};
 
@@ -216,22 +217,32 @@ fn hint(error: &ClientError) -> Option<String> {
 /// What to do about an error between naq and NATS. `None` means that the message suffices.
 fn broker_hint(error: &BrokerError) -> Option<String> {
     let hint = match error {
-        BrokerError::Connect { failure, .. } => match failure {
-            ConnectFailure::Unreachable => {
-                "is it running? `naq dev` starts a local one, --nats-url names another"
-            }
-            ConnectFailure::TimedOut => "check the address, or raise --connect-timeout",
-            ConnectFailure::Credentials => "check --creds, --nkey, --user or --token",
-            ConnectFailure::Tls => "check --tls-ca, --tls-cert, --tls-key",
-            _ => return None,
-        },
+        BrokerError::Connect { failure, .. } => return connect_hint(*failure).map(str::to_owned),
+        BrokerError::NoJetStream(NoJetStream::Server) => {
+            "start it with JetStream: `nats-server -js`"
+        }
+        BrokerError::NoJetStream(NoJetStream::Account) => {
+            "enable it for the account in the server's configuration, or connect as another user"
+        }
+        BrokerError::NoJetStream(NoJetStream::Domain(_)) => {
+            "check NAQ_JETSTREAM_DOMAIN, `jetstream_domain` in naq.toml or the context"
+        }
+        BrokerError::PermissionDenied { denial, .. }
+            if denial.action == DeniedAction::Subscribe
+                && denial.subject.starts_with("_INBOX.") =>
+        {
+            "grant it, or name a prefix of reply subjects that is allowed by NAQ_INBOX_PREFIX"
+        }
+        BrokerError::PermissionDenied { .. } => {
+            "grant it, or connect as another user; docs/protocol.md lists what each verb needs"
+        }
         BrokerError::InsecureServer { .. } => {
             "give --creds, --nkey, --user, --token or a client certificate, or --allow-insecure"
         }
         BrokerError::Unsuitable { .. } => {
             "`naq server check` lists all that differs; what is removed is made again as naq needs it"
         }
-        BrokerError::Timeout(_) => "check the connection, and the permissions of the user in NATS",
+        BrokerError::Timeout(_) => "check the connection, and that the servers of NATS are healthy",
         BrokerError::TooLarge { .. } => {
             "put large input into a file or an object, and pass its name to the job"
         }
@@ -252,6 +263,32 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// What to do about a connection that could not be opened. `None` means that the message suffices.
+const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
+    Some(match failure {
+        ConnectFailure::UnknownHost => "check the name in --nats-url",
+        ConnectFailure::Unreachable => {
+            "is it running? `naq dev` starts a local one, --nats-url names another"
+        }
+        ConnectFailure::TimedOut => "check the address, or raise --connect-timeout",
+        ConnectFailure::NotNats => "check the port in --nats-url; NATS listens on 4222 by default",
+        ConnectFailure::CredentialsMissing => "give --creds, --nkey, --user or --token",
+        ConnectFailure::CredentialsRefused => "check --creds, --nkey, --user or --token",
+        ConnectFailure::CredentialsExpired => "get new ones from the operator of the account",
+        ConnectFailure::NoTls => {
+            "write nats:// in --nats-url if the server is meant to have no TLS, and omit --tls-ca and --tls-cert"
+        }
+        ConnectFailure::UnknownAuthority => {
+            "--tls-ca names the file with the certificate of that authority"
+        }
+        ConnectFailure::HostMismatch => "name a host of the certificate in --nats-url",
+        ConnectFailure::CertificateExpired => "renew it, or correct the clock of this machine",
+        ConnectFailure::ClientCertificate => "check --tls-cert and --tls-key",
+        ConnectFailure::Tls => "check --tls-ca, --tls-cert, --tls-key",
+        _ => return None,
+    })
+}
+
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Failure {
         ClientError::from(error).into()
@@ -263,6 +300,15 @@ impl From<WorkerError> for Failure {
         match error {
             WorkerError::Broker(error) => error.into(),
             error @ WorkerError::JobSocket(_) => Failure::general(error.to_string()),
+        }
+    }
+}
+
+impl From<SchedulerError> for Failure {
+    fn from(error: SchedulerError) -> Failure {
+        match error {
+            SchedulerError::Broker(error) => error.into(),
+            SchedulerError::Clock(_) => Failure::general(error.to_string()),
         }
     }
 }

@@ -58,7 +58,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Failure;
-use session::{GlobalOptions, Session};
+use session::{GlobalOptions, Logged, Session};
 use zoneinfo::ZoneinfoDatabase;
 
 /// Run any command as a job: queued on NATS, run by workers, its output kept.
@@ -233,13 +233,20 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Version(args) => return version::run(args, &zones),
         _ => {}
     }
-    let log_jobs = matches!(cli.verb, Verb::Dev(_));
+    let is_service = matches!(
+        cli.verb,
+        Verb::Worker(_) | Verb::Scheduler(_) | Verb::Dev(_)
+    );
+    let logged = Logged {
+        jobs: matches!(cli.verb, Verb::Dev(_)),
+        denials: is_service,
+    };
     let worker = match &cli.verb {
         Verb::Worker(args) => Some(args.setting_flags()),
         Verb::Dev(args) => Some(args.setting_flags()),
         _ => None,
     };
-    let session = Session::open(&cli.global, worker, log_jobs)?;
+    let session = Session::open(&cli.global, worker, logged)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -89,6 +89,15 @@ impl GlobalOptions {
     }
 }
 
+/// What a verb logs in addition to what every verb does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Logged {
+    /// The start and the end of each job.
+    pub(super) jobs: bool,
+    /// What NATS denies the user. A verb that makes one request reports it as its error.
+    pub(super) denials: bool,
+}
+
 /// The resolved settings and the environment of one run of naq.
 pub(super) struct Session {
     pub(super) resolved: Resolved,
@@ -100,12 +109,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Resolves the settings and starts the log, which has a line for each job if `log_jobs`.
-    /// `worker` has the settings of a verb that runs a worker.
+    /// Resolves the settings and starts the log. `worker` has the settings of a verb that runs a
+    /// worker.
     pub(super) fn open(
         global: &GlobalOptions,
         worker: Option<&WorkerSettingFlags>,
-        log_jobs: bool,
+        logged: Logged,
     ) -> Result<Session, Failure> {
         let flags = global.flags();
         let flags = match worker {
@@ -113,7 +122,7 @@ impl Session {
             None => flags,
         };
         let mut session = Session::with_flags(global, &flags)?;
-        session._log_file = start_log(session.settings(), log_jobs)?;
+        session._log_file = start_log(session.settings(), logged)?;
         set_failpoints(&session.env)?;
         for warning in &session.resolved.warnings {
             if warning.is_shown_at_startup() {
@@ -365,19 +374,21 @@ impl Session {
 }
 
 /// Starts the log. Returns the file that it is written to, which must live as long as the log does.
-fn start_log(settings: &Settings, log_jobs: bool) -> Result<Option<LogFile>, Failure> {
+fn start_log(settings: &Settings, logged: Logged) -> Result<Option<LogFile>, Failure> {
     use tracing_subscriber::fmt::writer::BoxMakeWriter;
     use tracing_subscriber::prelude::*;
     let level = &settings.log_level;
     // A line for each job may be thousands of lines per second, so it must be requested.
-    let jobs = if log_jobs || matches!(level.as_str(), "debug" | "trace") {
+    let jobs = if logged.jobs || matches!(level.as_str(), "debug" | "trace") {
         level
     } else {
         "warn"
     };
+    let denials = if logged.denials { level } else { "off" };
     let filter = tracing_subscriber::EnvFilter::try_new(format!(
-        "warn,naq={level},{target}={jobs},async_nats=off",
-        target = crate::worker::JOBS_LOG_TARGET,
+        "warn,naq={level},{jobs_target}={jobs},{denials_target}={denials},async_nats=off",
+        jobs_target = crate::worker::JOBS_LOG_TARGET,
+        denials_target = naq_client::DENIALS_LOG_TARGET,
     ))
     .map_err(|error| Failure::usage(format!("log level `{}`: {error}", settings.log_level)))?;
     let (writer, log_file) = if settings.log_to_file_enabled {
@@ -418,14 +429,11 @@ fn set_failpoints(env: &ProcessEnv) -> Result<(), Failure> {
     }
     Ok(())
 }
+
 /// Whether nobody listens at the address, or nobody answers: a server may do so later.
 fn is_unreachable(error: &ClientError) -> bool {
-    use ConnectFailure::{TimedOut, Unreachable};
     matches!(
         error,
-        ClientError::Broker(BrokerError::Connect {
-            failure: Unreachable | TimedOut,
-            ..
-        })
+        ClientError::Broker(BrokerError::Connect { failure, .. }) if failure.may_pass()
     )
 }

@@ -51,7 +51,7 @@ pub(super) async fn write_heartbeats(
             .await
         {
             Ok(()) => {}
-            Err(error @ BrokerError::PermissionDenied(_)) => {
+            Err(error @ BrokerError::PermissionDenied { .. }) => {
                 tracing::warn!("`naq scheduler list` will not show this scheduler: {error}");
                 return std::future::pending().await;
             }

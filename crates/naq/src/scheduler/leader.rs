@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clock_check::{self, CLOCK_CHECK_INTERVAL, WallClock};
+use super::error::SchedulerError;
 use super::fire::FireResult;
 use super::leader_lease::LeaderLease;
 use super::options::{SchedulerConfig, SchedulerSummary};
@@ -129,13 +130,9 @@ pub(super) async fn lead(
     summary: &mut SchedulerSummary,
     watchdog: &mut WatchdogTimer,
     status: &SchedulerStatus,
-) -> Result<TermEnd, BrokerError> {
+) -> Result<TermEnd, SchedulerError> {
     let begun = Instant::now();
-    let clock = ClockWatch::new().map_err(|error| {
-        BrokerError::UnsupportedServer(format!(
-            "the kernel grants no timer to watch the clock: {error}"
-        ))
-    })?;
+    let clock = ClockWatch::new().map_err(SchedulerError::Clock)?;
     let mut watch = client.broker().watch_schedules().await?;
     let mut leader = Leader {
         client,
@@ -188,7 +185,7 @@ pub(super) async fn lead(
         options.result_ttl,
     );
     let _reconciling = AbortOnDropHandle::new(tokio::spawn(reconciling));
-    leader.run(&clock, &mut watch, stop, watchdog).await
+    Ok(leader.run(&clock, &mut watch, stop, watchdog).await?)
 }
 
 impl Leader<'_> {
@@ -209,7 +206,7 @@ impl Leader<'_> {
             // changes before ticks: nothing is fired by a schedule whose change has arrived
             for _ in 0..BATCH_MAX {
                 match watch.next().now_or_never() {
-                    Some(event) => self.on_watch_event(event, watch).await?,
+                    Some(event) => self.on_watch_event(event?, watch).await?,
                     None => break,
                 }
             }
@@ -244,7 +241,7 @@ impl Leader<'_> {
                         }
                     }
                 }
-                event = watch.next() => self.on_watch_event(event, watch).await?,
+                event = watch.next() => self.on_watch_event(event?, watch).await?,
                 // after the changes, so that all that arrived before this answer have been applied
                 Some(newest) = await_check(&mut self.freshness_check) => {
                     self.on_freshness_checked(newest, watch).await?;

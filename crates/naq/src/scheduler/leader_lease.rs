@@ -133,7 +133,7 @@ pub(super) async fn acquire(
     loop {
         if !standby.is_free() {
             standby.log_leader();
-            standby.wait(&mut watch).await;
+            standby.wait(&mut watch).await?;
         } else if let Some(lease) = standby.try_acquire().await {
             return Ok(lease);
         }
@@ -220,14 +220,19 @@ impl Standby<'_> {
     }
 
     /// Waits until the lease has changed, or should have.
-    async fn wait(&mut self, watch: &mut LeaderLeaseWatch) {
-        match tokio::time::timeout_at(self.expected_until, watch.next()).await {
-            Ok(LeaderLeaseEvent::Changed(changed)) => {
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::PermissionDenied`] if the server denies the watch.
+    async fn wait(&mut self, watch: &mut LeaderLeaseWatch) -> Result<(), BrokerError> {
+        let event = tokio::time::timeout_at(self.expected_until, watch.next()).await;
+        match event {
+            Ok(Err(denied)) => return Err(denied),
+            Ok(Ok(LeaderLeaseEvent::Changed(changed))) => {
                 if changed.revision > self.stored.revision {
                     self.set_stored(changed);
                 }
             }
-            Ok(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap) => {
+            Ok(Ok(LeaderLeaseEvent::Resync | LeaderLeaseEvent::Gap)) => {
                 self.set_stored(read(self.broker).await)
             }
             // the leader should have renewed it by now: it has expired, or is about to
@@ -239,6 +244,7 @@ impl Standby<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@
 //! When a tick is due, and what happens to late ones, `naq_core` decides; this room has the clock.
 
 mod clock_check;
+mod error;
 mod fire;
 mod heartbeat;
 mod leader;
@@ -19,6 +20,7 @@ mod schedule_index;
 mod status;
 mod ticks;
 
+pub use error::SchedulerError;
 pub use options::{LockOptions, SchedulerConfig, SchedulerSummary};
 
 use std::time::Duration;
@@ -37,13 +39,14 @@ use status::SchedulerStatus;
 /// Runs a scheduler until `stop` becomes true or its sender is dropped.
 ///
 /// # Errors
-/// Returns the broker's error if the server refuses what a scheduler needs, before this instance
-/// has led for the first time. Later errors are logged, and it retries.
+/// Returns [`SchedulerError::Broker`] if the server refuses what a scheduler needs, before this
+/// instance has led for the first time; later errors are logged, and it retries. Returns
+/// [`SchedulerError::Clock`] if the kernel grants no timer.
 pub async fn run_scheduler(
     client: Client,
     options: SchedulerConfig,
     mut stop: watch::Receiver<bool>,
-) -> Result<SchedulerSummary, BrokerError> {
+) -> Result<SchedulerSummary, SchedulerError> {
     let name = match &options.instance_id {
         Some(name) => name.clone(),
         None => JobId::generate().to_string(),
@@ -83,7 +86,7 @@ async fn lead_repeatedly(
     info: &LeaderInfo,
     status: &SchedulerStatus,
     stop: &mut watch::Receiver<bool>,
-) -> Result<SchedulerSummary, BrokerError> {
+) -> Result<SchedulerSummary, SchedulerError> {
     let mut info = info.clone();
     let mut terms = Terms::default();
     let mut watchdog = WatchdogTimer::new(options.watchdog);
@@ -129,7 +132,7 @@ async fn acquire_and_lead(
     stop: &mut watch::Receiver<bool>,
     terms: &mut Terms,
     watchdog: &mut WatchdogTimer,
-) -> Result<TermEnd, BrokerError> {
+) -> Result<TermEnd, SchedulerError> {
     let waiting = watchdog.while_waiting(wait_to_lead(client, options, info, status, stop));
     let Some(lease) = waiting.await? else {
         return Ok(TermEnd::Stopped);
@@ -174,12 +177,15 @@ async fn wait_to_lead(
 /// Whether to try to lead again after an error. Servers that restart and elect leaders refuse all
 /// kinds of requests meanwhile. If they have granted the lease before, such a refusal is taken to be
 /// temporary; if not, it is an error of the setup.
-fn is_retryable(error: &BrokerError, has_led_before: bool) -> bool {
+fn is_retryable(error: &SchedulerError, has_led_before: bool) -> bool {
+    let SchedulerError::Broker(error) = error else {
+        return false;
+    };
     match error {
         BrokerError::Timeout(_) => true,
-        BrokerError::Refused { .. }
-        | BrokerError::StorageFull(_)
-        | BrokerError::UnsupportedServer(_) => has_led_before,
+        BrokerError::Refused { .. } | BrokerError::StorageFull(_) | BrokerError::NoJetStream(_) => {
+            has_led_before
+        }
         _ => false,
     }
 }

@@ -91,7 +91,7 @@ async fn watch_routes_once(
         }
         event = loop {
             tokio::select! {
-                event = watch.next() => break event,
+                event = watch.next() => break event?,
                 () = tokio::time::sleep(REGISTRATION_CHECK_INTERVAL) => {
                     register_again(broker, served).await?;
                 }

@@ -1,0 +1,48 @@
+//! When a credentials file expires. The server refuses expired credentials without saying why.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use serde::Deserialize;
+
+use naq_protocol::Timestamp;
+
+/// When the credentials of a file expired. `None` if they have not, never do, or cannot be read.
+pub(super) fn expired_at(file: &str, now: SystemTime) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: u64,
+    }
+    let token = file.lines().map(str::trim).find(|line| {
+        line.split('.').count() == 3 && !line.starts_with('-') && !line.contains(' ')
+    })?;
+    let claims = token.split('.').nth(1)?;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(claims)
+        .ok()?;
+    let seconds = serde_json::from_slice::<Claims>(&claims).ok()?.exp;
+    // zero means that they never expire
+    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+    let unix_ms = i64::try_from(seconds.checked_mul(1_000)?).ok()?;
+    Timestamp::from_unix_ms(unix_ms).filter(|_| seconds > 0 && expires <= now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_credentials_is_read_only_once_they_have_expired() {
+        let file = |claims: &str| {
+            let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+            format!("-----BEGIN NATS USER JWT-----\nh.{claims}.s\n------END NATS USER JWT------\n")
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let expired = |claims: &str| expired_at(&file(claims), now).map(|at| at.unix_ms());
+        assert_eq!(expired(r#"{"exp":999}"#), Some(999_000));
+        assert_eq!(expired(r#"{"exp":1001}"#), None);
+        assert_eq!(expired(r#"{"exp":0}"#), None);
+        assert_eq!(expired(r#"{"sub":"U"}"#), None);
+        assert_eq!(expired_at("no credentials", now), None);
+    }
+}
