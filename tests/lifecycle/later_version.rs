@@ -150,6 +150,17 @@ fn unknown_fields_of_a_schedule_survive_ticks_and_changes() {
     };
     let scheduler = naq.cli(["scheduler"]).follow();
     eventually("it runs", || keeps().progress.runs >= 2);
+    // A status of a later version is shown as it is, and no tick is enqueued.
+    let hibernating = last(&naq, stream, subject).replace(r#""active""#, r#""hibernating""#);
+    store(
+        &naq,
+        "$KV.naq_scheduled_jobs.later",
+        hibernating.replace("often", "later"),
+    );
+    naq.cli(["schedules"])
+        .run()
+        .succeeds()
+        .expect_stdout("hibernating (written by a newer naq)");
     naq.cli(["schedule", "pause", "often"]).run().succeeds();
     eventually("it is paused", || keeps().status == ScheduleStatus::Paused);
     naq.cli(["schedule", "update", "often", "--every", "1h"])

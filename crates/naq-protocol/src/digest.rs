@@ -20,7 +20,8 @@ impl Envelope {
 }
 
 /// Whether two envelopes are equivalent: their JSON values are equal, or they describe the same job
-/// with durations, sizes or dependencies in different notations.
+/// with durations, sizes or dependencies in different notations. Arguments have to have the same text,
+/// which is what the program receives: `1.5` and `1.50` differ.
 #[must_use]
 pub fn is_equivalent(one: &[u8], other: &[u8]) -> bool {
     if one == other {
@@ -29,7 +30,9 @@ pub fn is_equivalent(one: &[u8], other: &[u8]) -> bool {
     let values = |bytes| serde_json::from_slice::<Value>(bytes).ok();
     let meanings = |bytes| serde_json::to_value(Envelope::parse(bytes).ok()?).ok();
     let both_are = |one: Option<Value>, other| one.is_some() && one == other;
-    both_are(values(one), values(other)) || both_are(meanings(one), meanings(other))
+    let args = |bytes| Some(Envelope::parse(bytes).ok()?.command_args());
+    (both_are(values(one), values(other)) || both_are(meanings(one), meanings(other)))
+        && args(one) == args(other)
 }
 
 #[cfg(test)]
@@ -44,5 +47,13 @@ mod tests {
         assert!(is_equivalent(one, other));
         assert!(!is_equivalent(one, another));
         assert!(is_equivalent(b"{\"command\": 7}", b"{\"command\":7}"));
+        // These are the same number to a parser that reads doubles.
+        let long = br#"{"command":"a","args":[12345678901234567890123]}"#;
+        let longer = br#"{"command":"a","args":[12345678901234567890124]}"#;
+        assert!(!is_equivalent(long, longer));
+        let spaced = br#"{ "command":"a","args":[ 12345678901234567890123 ]}"#;
+        assert!(is_equivalent(long, spaced));
+        let later = br#"{"command":"a","colour":1}"#;
+        assert!(!is_equivalent(later, br#"{"command":"a","colour":2}"#));
     }
 }

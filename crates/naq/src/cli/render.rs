@@ -399,6 +399,14 @@ impl Ending {
 /// The mark of a name that only a later version of naq defines.
 pub(super) const NEWER: &str = "written by a newer naq";
 
+/// A name as it was written, and marked if only a later version of naq defines it.
+pub(super) fn name_of_any_version(name: impl std::fmt::Display, is_unknown: bool) -> String {
+    match is_unknown {
+        true => format!("{name} ({NEWER})"),
+        false => name.to_string(),
+    }
+}
+
 /// The one spelling of an outcome in every verb: `succeeded`, `failed (exit 3)`,
 /// `failed (signal 9)`, `rejected (invalid)`. A reason that repeats the state is left out. A name that
 /// only a later version defines is shown as it was written, and marked.

@@ -4,7 +4,7 @@ use super::exit::{Exit, Failure};
 use super::render::{self, Column};
 use super::session::Session;
 use super::worker::join_names;
-use naq_protocol::WorkerInfo;
+use naq_protocol::{WorkerInfo, WorkerState};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -51,7 +51,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             vec![
                 worker.worker_id.clone(),
                 worker.name.clone(),
-                worker.state.to_string(),
+                render::name_of_any_version(
+                    worker.state,
+                    matches!(worker.state, WorkerState::Unknown(_)),
+                ),
                 format!("{}/{}", worker.running, worker.concurrency),
                 worker.jobs_ended.to_string(),
                 render::age(worker.started_at, now),

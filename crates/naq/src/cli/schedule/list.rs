@@ -399,7 +399,10 @@ fn format_status(summary: &ScheduleSummary, failed_starts: Option<&FailedStarts>
                 let starts = render::escape(&starts.to_string());
                 format!("{}: {}", schedule.status, render::excerpt(&starts, 100))
             }
-            None => schedule.status.to_string(),
+            None => {
+                let is_unknown = matches!(schedule.status, ScheduleStatus::Unknown(_));
+                render::name_of_any_version(schedule.status, is_unknown)
+            }
         },
     }
 }

@@ -66,7 +66,8 @@ fn print(schedulers: &[SchedulerInfo]) -> std::io::Result<()> {
 }
 
 fn state(state: SchedulerState) -> String {
-    state.to_string().replace('_', " ")
+    let is_unknown = matches!(state, SchedulerState::Unknown(_));
+    render::name_of_any_version(state, is_unknown).replace('_', " ")
 }
 
 /// A clock's offset from the server's, in seconds with its sign.
