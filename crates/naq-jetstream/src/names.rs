@@ -485,6 +485,7 @@ mod tests {
             names.requires_bucket(),
             names.removed_queues_bucket(),
             names.schedules_bucket(),
+            names.schedulers_bucket(),
             names.leader_lease_bucket(),
         ];
         streams.extend(buckets.iter().map(|bucket| Names::bucket_stream(bucket)));

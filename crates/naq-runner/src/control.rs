@@ -345,13 +345,12 @@ mod tests {
             let mut queue = ControlQueue::default();
             let mut every = Vec::new();
             for (line, repeat) in lines.iter().zip(repeats) {
+                let object: Fields =
+                    line.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
+                let parsed = ControlMessage::parse(&serde_json::to_vec(line).unwrap()).unwrap();
                 for _ in 0..repeat {
-                    let object: Fields =
-                        line.iter().map(|(key, value)| (key.clone(), value.to_string())).collect();
-                    let line = serde_json::to_vec(line).unwrap();
-                    let message = ControlMessage::parse(&line).unwrap();
-                    every.push(object);
-                    queue.push(QueuedMessage { message, bytes: 10 });
+                    every.push(object.clone());
+                    queue.push(QueuedMessage { message: parsed.clone(), bytes: 10 });
                     prop_assert!(queue.messages.len() <= QUEUED_MESSAGES_MAX);
                 }
             }
