@@ -188,6 +188,110 @@ fn an_outcome_outlives_an_outage_longer_than_ack_wait() {
     }
 }
 
+const GRACE: Duration = Duration::from_secs(6);
+
+/// A worker with a grace for jobs that bear an overlap.
+fn worker_with_grace(naq: &Naq, url: &str) -> Worker {
+    let grace = format!("--outage-grace={}s", GRACE.as_secs());
+    let worker = naq.worker(&["build"]).concurrency(2).arg(&grace);
+    let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
+    worker.ack_wait(&ack_wait).env("NAQ_NATS_URL", url).spawn()
+}
+
+/// Enqueues a job that notes all the time that it lives, and returns its id.
+fn alive(naq: &Naq, id: &str, options: &[&str]) -> JobId {
+    let script = format!(
+        "echo $NAQ_ATTEMPT >> begun.{id}; until [ -e go ]; do sleep 0.02; date +%s%N > alive.{id}.$NAQ_ATTEMPT; done"
+    );
+    let fixed = ["--queue", "build", "--id", id];
+    naq.enqueue(&[&fixed[..], options, &["--", "sh", "-c", &script]].concat())
+}
+
+/// Whether an attempt of such a job has lived within the last half second.
+fn lives(naq: &Naq, id: &str, attempt: u32) -> bool {
+    let file = naq.home().join(format!("alive.{id}.{attempt}"));
+    let changed = std::fs::metadata(file).and_then(|file| file.modified());
+    changed.is_ok_and(|at| at.elapsed().unwrap_or_default() < Duration::from_millis(500))
+}
+
+/// Of two jobs on a worker that is cut off, the one that bears an overlap continues, and the other one
+/// is killed when its lease ends.
+#[test]
+fn a_job_that_bears_an_overlap_outlives_its_lease_in_an_outage() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut proxy = Proxy::start(server.port());
+    let worker = worker_with_grace(&naq, &proxy.url());
+    let spared = alive(&naq, "spared", &["--overlap-ok"]);
+    let plain = alive(&naq, "plain", &[]);
+    eventually("both run", || {
+        lives(&naq, "spared", 1) && lives(&naq, "plain", 1)
+    });
+    proxy.set(Link::Silent);
+    std::thread::sleep(ACK_WAIT * 2);
+    assert!(lives(&naq, "spared", 1) && !lives(&naq, "plain", 1));
+    worker.expect_stderr("the job bears an overlap");
+    proxy.set(Link::Open);
+    naq.wait_for(&plain, "started again", |record| record.attempt == 2);
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    let records = [&spared, &plain].map(|job| naq.wait_ended(job));
+    let ends = records.map(|record| {
+        assert_eq!(
+            (record.state(), record.crashes),
+            (State::Succeeded, 0),
+            "{record:#?}"
+        );
+        (record.attempt, record.lost_leases)
+    });
+    assert_eq!(ends, [(1, 0), (2, 1)]);
+    naq.wait_drained("build");
+    assert!(worker.stop().success());
+}
+
+/// An overlap ends with the grace, and the outcome is that of the later attempt.
+#[test]
+fn the_overlap_of_two_attempts_ends_with_the_outage_grace() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut proxy = Proxy::start(server.port());
+    let first = worker_with_grace(&naq, &proxy.url());
+    let spared = alive(&naq, "spared", &["--overlap-ok"]);
+    eventually("it runs", || lives(&naq, "spared", 1));
+    // it is frozen at once: its spawner has to end the job
+    first.signal(Signal::SIGSTOP);
+    proxy.set(Link::Silent);
+    let cut_at = std::time::Instant::now();
+    let second = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .ack_wait("2s")
+        .arg("--takeover-after=6s")
+        .spawn();
+    std::thread::sleep(
+        (ACK_WAIT + GRACE).saturating_sub(cut_at.elapsed()) - Duration::from_secs(1),
+    );
+    assert!(
+        lives(&naq, "spared", 1),
+        "it is dead before the grace is over"
+    );
+    std::thread::sleep(
+        (ACK_WAIT + GRACE).saturating_sub(cut_at.elapsed()) + Duration::from_millis(600),
+    );
+    assert!(!lives(&naq, "spared", 1), "it lives after the grace");
+    eventually("the other worker has taken over", || {
+        lives(&naq, "spared", 2)
+    });
+    first.signal(Signal::SIGCONT);
+    proxy.set(Link::Open);
+    first.expect_stderr("lease lost");
+    std::fs::write(naq.home().join("go"), "").unwrap();
+    let record = naq.wait_ended(&spared);
+    assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
+    naq.wait_drained("build");
+    assert!(first.stop().success());
+    assert!(second.stop().success());
+}
+
 /// The spawner ends the job of a stopped worker, which cannot.
 #[test]
 fn a_job_of_a_stopped_worker_is_dead_before_its_message_is_redelivered() {

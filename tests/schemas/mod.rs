@@ -82,7 +82,7 @@ const ACCEPTED: &[&str] = &[
     r#"{"command":"x","retry_delay":[1,"2s",0.5],"retry_on":[1,75],"fatal_on":[2],"success_on":[3,255]}"#,
     r#"{"command":"x","depends_on":["a",{"job":"b","on":"failure"}],"dependency_timeout":"24h"}"#,
     r#"{"command":"x","expires_at":"2026-12-24T18:00:00+01:00","enqueue_time":"2026-12-24T17:00:00Z"}"#,
-    r#"{"command":"x","result_ttl":0,"concurrency_key":"k","concurrency_max":1}"#,
+    r#"{"command":"x","result_ttl":0,"concurrency_key":"k","concurrency_max":1,"overlap_ok":true}"#,
     r#"{"command":"x","labels":{"a":"b"},"requires":{"gpu":"yes"},"meta":[1,"two"]}"#,
     r#"{"command":"x","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#,
     r#"{"command":"x","rerun_of":"a-B_9"}"#,
@@ -276,7 +276,7 @@ fn enqueue_dry(options: &str, rest: &[&str]) -> Value {
 #[test]
 fn every_envelope_field_has_an_option_and_the_result_is_valid() {
     let options = "--id j --env A=b --secret S --cwd / --timeout 5m --label k=v --require gpu=yes \
-        --meta {} --traceparent 00-a-b-01 --concurrency-key k --concurrency-max 2 \
+        --meta {} --traceparent 00-a-b-01 --concurrency-key k --concurrency-max 2 --overlap-ok \
         --expires-at 2030-01-01T00:00:00Z --result-ttl 1h --memory 64M --address-space 4G --cpu-time 1s --cpus 1 \
         --processes 9 --open-files 9 --file-size 1M --output 1K --nice 1 --max-retries 2 \
         --retry-delay 1s,2s --retry-strategy linear --retry-max-delay 1m --no-retry-jitter \

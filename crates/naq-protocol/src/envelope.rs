@@ -199,6 +199,10 @@ pub struct Envelope {
     )]
     #[schemars(range(min = 1))]
     pub concurrency_max: Option<u32>,
+    /// Whether the job bears that two of its attempts overlap: during an outage of NATS its worker may
+    /// let it run past the end of its lease; false if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap_ok: Option<bool>,
     /// Labels for filters.
     #[serde(
         default,

@@ -91,6 +91,14 @@ impl Envelope {
         self
     }
 
+    /// Lets the job run past the end of its lease during an outage of NATS, if its worker allows
+    /// that, although another attempt may run by then.
+    #[must_use]
+    pub fn with_overlap_ok(mut self) -> Envelope {
+        self.overlap_ok = Some(true);
+        self
+    }
+
     /// Adds a label, for filters.
     #[must_use]
     pub fn with_label(mut self, name: impl Into<String>, value: impl Into<String>) -> Envelope {
@@ -127,13 +135,14 @@ mod tests {
             .with_retry_delay(Duration::from_secs(10))
             .with_dependency(JobId::from_user("fetch-1").unwrap())
             .with_result_ttl(Duration::ZERO)
+            .with_overlap_ok()
             .with_label("team", "a")
             .with_required_label("gpu", "yes");
         envelope.validate().unwrap();
         let read = Envelope::parse(
             br#"{"command": "make", "args": ["all"], "job_id": "build-1", "stdin": "text",
                 "env": {"LANG": "C"}, "cwd": "/srv", "timeout": "1500ms", "max_retries": 3,
-                "retry_delay": 10, "depends_on": ["fetch-1"], "result_ttl": 0,
+                "retry_delay": 10, "depends_on": ["fetch-1"], "result_ttl": 0, "overlap_ok": true,
                 "labels": {"team": "a"}, "requires": {"gpu": "yes"}}"#,
         );
         assert_eq!(

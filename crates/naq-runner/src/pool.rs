@@ -109,10 +109,6 @@ pub(super) struct Pool {
 
 impl Pool {
     /// A pool of `spawners`, one of which may be `reserved` for jobs that run alone.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a runner has found out when it starts"
-    )]
     pub(super) fn new(
         options: RunnerConfig,
         containment: Containment,

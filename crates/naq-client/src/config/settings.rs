@@ -74,6 +74,7 @@ typed_settings! {
     max_schedule_failures: u32,
     ack_wait: Duration,
     takeover_after: Duration,
+    outage_grace: Duration,
     max_worker_crashes: u32,
     trust_refused: bool,
     concurrency: usize,

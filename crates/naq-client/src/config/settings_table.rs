@@ -341,6 +341,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, "TIME"),
     row(
+        "outage_grace",
+        "NAQ_OUTAGE_GRACE",
+        SettingKind::Duration { min_ms: 0 },
+        DefaultValue::Text("0"),
+        "how long a job enqueued with --overlap-ok may run past the end of its lease while NATS is out of reach",
+    )
+    .with_flag(FlagScope::Worker, "TIME"),
+    row(
         "max_worker_crashes",
         "NAQ_MAX_WORKER_CRASHES",
         SettingKind::Count { min: 1 },

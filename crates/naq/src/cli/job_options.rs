@@ -149,6 +149,9 @@ pub(super) struct JobOptions {
     /// Maximum number of jobs with the key that run at once [default: 1]
     #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
     concurrency_max: Option<u32>,
+    /// Let it run past its lease in an outage of NATS, by the worker's --outage-grace: attempts may overlap
+    #[arg(long)]
+    overlap_ok: bool,
     /// Time after which the job does not start: RFC 3339, '2026-12-24 18:00' or 18:00
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
@@ -197,6 +200,7 @@ impl JobOptions {
         envelope.dependency_timeout = self.dependency_timeout;
         envelope.concurrency_key.clone_from(&self.concurrency_key);
         envelope.concurrency_max = self.concurrency_max;
+        envelope.overlap_ok = self.overlap_ok.then_some(true);
         if let Some(text) = &self.expires_at {
             envelope.expires_at = Some(times.read("--expires-at", text)?);
         }

@@ -117,6 +117,7 @@ impl WorkerOptions {
         options.result_ttl = settings.default_result_ttl;
         options.ack_wait = settings.ack_wait;
         options.takeover_after = settings.takeover_after;
+        options.outage_grace = settings.outage_grace;
         options.max_worker_crashes = settings.max_worker_crashes;
         options.trust_refused = settings.trust_refused;
         options.heartbeat_interval = settings.worker_heartbeat_interval;

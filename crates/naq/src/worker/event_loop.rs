@@ -561,6 +561,13 @@ impl Worker {
             lease.stop(StopReason::LeaseLost, true);
         }
         for lease in leases {
+            if lease.begins_to_overrun() {
+                tracing::warn!(
+                    job_id = lease.job_id().map(tracing::field::display),
+                    outage_grace_s = self.context.options.outage_grace.as_secs_f64(),
+                    "lease ended during an outage; the job bears an overlap and may run until the grace is over"
+                );
+            }
             let context = Arc::clone(&self.context);
             tokio::spawn(async move {
                 lease.renew().await;

@@ -101,6 +101,10 @@ struct LeaseInner {
     identified_at: BootInstant,
     /// Until then the server surely does not deliver the message to another worker.
     expires_at: LeaseExpiry,
+    /// How long the job may run after that, since it bears an overlap.
+    grace: Duration,
+    /// Whether it is logged that the job continues after the end of the lease.
+    is_overrun_logged: bool,
     job_id: Option<JobId>,
     handle: Option<Arc<JobHandle>>,
     /// Whether no process of the job is left, and only its outcome is to be recorded.
@@ -116,15 +120,21 @@ impl LeaseInner {
     fn extend(&mut self, expires_at: LeaseExpiry) {
         if expires_at > self.expires_at {
             self.expires_at = expires_at;
+            self.is_overrun_logged = false;
             if let Some(handle) = self.handle.as_ref().filter(|_| !self.has_ended) {
-                handle.set_deadline(expires_at.at());
+                handle.set_deadline(self.deadline());
             }
         }
     }
 
+    /// When the job must be dead.
+    fn deadline(&self) -> BootInstant {
+        self.expires_at.at() + self.grace
+    }
+
     fn is_lost(&self) -> bool {
         !self.has_ended
-            && (self.expires_at.has_passed()
+            && (BootInstant::now() >= self.deadline()
                 || matches!(self.stop_requested, Some((StopReason::LeaseLost, _))))
     }
 }
@@ -139,6 +149,8 @@ impl MessageLease {
             inner: Mutex::new(LeaseInner {
                 identified_at: BootInstant::now(),
                 expires_at: expiry(BootInstant::after_boot(delivery.requested_at), ack_wait),
+                grace: Duration::ZERO,
+                is_overrun_logged: false,
                 delivery: Arc::new(delivery),
                 job_id: None,
                 handle: None,
@@ -159,8 +171,30 @@ impl MessageLease {
     }
 
     /// When the lease ends unless it is renewed.
-    pub(super) fn expires_at(&self) -> LeaseExpiry {
+    fn expires_at(&self) -> LeaseExpiry {
         self.lock().expires_at
+    }
+
+    /// Lets the job, which is about to start, run past the end of its lease by this time. Another
+    /// attempt may run by then.
+    pub(super) fn set_grace(&self, grace: Duration) {
+        self.lock().grace = grace;
+    }
+
+    /// When the job must be dead unless the lease is renewed.
+    pub(super) fn deadline(&self) -> BootInstant {
+        self.lock().deadline()
+    }
+
+    /// Whether the job has begun to run past the end of its lease. True once, until the lease is
+    /// renewed.
+    pub(super) fn begins_to_overrun(&self) -> bool {
+        let mut inner = self.lock();
+        let overruns = inner.handle.is_some()
+            && !inner.is_lost()
+            && !inner.has_ended
+            && inner.expires_at.has_passed();
+        overruns && !std::mem::replace(&mut inner.is_overrun_logged, true)
     }
 
     /// The job of the message; `None` before its envelope was read.
@@ -179,7 +213,7 @@ impl MessageLease {
             stop(&handle, why, at_once);
         }
         // the lease may have been renewed since the job was sent to its spawner
-        handle.set_deadline(inner.expires_at.at());
+        handle.set_deadline(inner.deadline());
         inner.handle = Some(handle);
     }
 

@@ -52,6 +52,8 @@ pub struct WorkerConfig {
     /// How long this worker must have been connected before it takes a job over from a worker that
     /// does not reply.
     pub takeover_after: Duration,
+    /// How long a job that bears an overlap may run past the end of its lease.
+    pub outage_grace: Duration,
     /// Whether a refused connection means that NATS is down for everybody, although it is on
     /// another host or a cluster.
     pub trust_refused: bool,
@@ -96,6 +98,7 @@ impl WorkerConfig {
             result_ttl: Duration::from_secs(7 * 86_400),
             ack_wait: Duration::from_secs(30),
             takeover_after: Duration::from_secs(10),
+            outage_grace: Duration::ZERO,
             trust_refused: false,
             heartbeat_interval: Duration::from_secs(5),
             heartbeat_ttl: Duration::from_secs(15),

@@ -115,7 +115,10 @@ impl Attempt<'_> {
         let mut command =
             command::build_command(self.envelope, options, &identity, secrets, Some(sink));
         // kept by the spawner, which acts although this process may be stopped by then
-        command.deadline = Some(lease.expires_at().at());
+        if self.envelope.overlap_ok == Some(true) {
+            lease.set_grace(options.outage_grace);
+        }
+        command.deadline = Some(lease.deadline());
         command.alone = record.lease().is_some_and(|lease| lease.alone);
         let handle = Arc::new(context.runner.start_job(command));
         lease.set_handle(Arc::clone(&handle));
