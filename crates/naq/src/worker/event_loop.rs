@@ -4,26 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::task::AbortOnDropHandle;
 
-use super::context::{RefusedOutcomes, RegisteredRoutes, WorkerContext};
-use super::job_socket::JobSocket;
-use super::lease::{HeldLeases, MessageKey, MessageLease};
-use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
+use super::coalescing::Coalescing;
+use super::context::WorkerContext;
+use super::heartbeat::{self, HeartbeatFacts};
+use super::lease::{MessageKey, MessageLease};
+use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerSummary};
 use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
-use super::{delivery_task, label_routes, prepare, requeue_orphans, server_down};
-use crate::clock::{BootInstant, ClockWatch, now};
+use super::{delivery_task, prepare, requeue_orphans};
+use crate::clock::{BootInstant, now};
 use crate::watchdog::WatchdogTimer;
-use naq_client::Client;
 use naq_jetstream::{
-    Broker, ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
+    ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
     PullEvent, PullKind, PullSubscription, ReceivedCommand, ReceivedLeaseQuery,
 };
-use naq_protocol::{JobId, QueueName, Record, Timestamp, WorkerInfo, WorkerState};
-use naq_runner::{Runner, StopReason};
+use naq_protocol::{JobId, QueueName, Record, Timestamp};
+use naq_runner::StopReason;
 
 /// How long a worker that has stopped its jobs may take to record their outcomes. A server that is
 /// unreachable, or full, must not keep it from exiting.
@@ -33,140 +32,12 @@ const RECORD_OUTCOMES_MAX: Duration = Duration::from_secs(5);
 /// their outcomes cannot be recorded unless NATS returns at this moment.
 const STOP_WITHOUT_NATS_MAX: Duration = Duration::from_secs(1);
 
-/// How long a worker that exits waits for NATS to take its last messages.
-const SIGN_OFF_MAX: Duration = Duration::from_secs(2);
-
-/// Number of outcomes, beyond one per slot, that may wait to be recorded.
-const UNRECORDED_OUTCOMES_EXTRA: usize = 64;
-
 /// How long a reconnected worker waits for its leases to be confirmed before it requests jobs
 /// again.
 const CONFIRM_LEASES_MAX: Duration = Duration::from_secs(3);
 
-/// Number of running jobs that a heartbeat names.
-const HEARTBEAT_JOBS_MAX: usize = 100;
-
-/// Runs a worker until it is commanded to exit.
-///
-/// # Errors
-/// Returns [`WorkerError::Broker`] if the streams and consumers cannot be created, or if the
-/// server refuses the connection.
-pub async fn run_worker(
-    client: Client,
-    runner: Runner,
-    mut options: WorkerConfig,
-    mut commands: watch::Receiver<WorkerCommand>,
-) -> Result<WorkerSummary, WorkerError> {
-    let broker = client.broker().clone();
-    let mut watchdog = WatchdogTimer::new(options.watchdog);
-    let (consumer, ack_wait) = tokio::select! {
-        prepared = watchdog.while_waiting(prepare::prepare(&broker, &options)) => prepared?,
-        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
-    };
-    // a lease has to expire here before it does on the server, whatever the options say
-    options.ack_wait = options.ack_wait.min(ack_wait);
-    let worker_id = JobId::generate().to_string();
-    let control = broker.subscribe_control(&worker_id).await?;
-    let lease_queries = tokio::select! {
-        queries = watchdog.while_waiting(prepare::subscribe_lease_queries(&broker, &worker_id)) => queries?,
-        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
-    };
-    let pulls = tokio::select! {
-        pulls = watchdog.while_waiting(prepare::open_pull_subscription(&broker, &options, &consumer)) => pulls?,
-        _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
-    };
-    let job_socket = listen_to_jobs(&client, &options)?;
-    let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
-    let context = Arc::new(WorkerContext {
-        broker: broker.clone(),
-        runner,
-        worker_id: worker_id.clone(),
-        leases: HeldLeases::default(),
-        refused_outcomes: RefusedOutcomes::default(),
-        unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
-        running_alone: Semaphore::new(1),
-        registered_routes: RegisteredRoutes::default(),
-        job_socket,
-        options,
-    });
-    let routes = label_routes::serves_routes(&context.options).then(|| {
-        let watching = label_routes::watch_routes(Arc::clone(&context), reports.clone());
-        AbortOnDropHandle::new(tokio::spawn(watching))
-    });
-    let clock = AbortOnDropHandle::new(tokio::spawn(report_clock_changes(reports.clone())));
-    let down = server_down::extend_leases_while_refused(Arc::clone(&context));
-    let down = AbortOnDropHandle::new(tokio::spawn(down));
-    let kept = Arc::clone(&context);
-    let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
-        let on_recreated = |_: &str| kept.registered_routes.clear();
-        kept.broker.keep_streams(on_recreated).await;
-    }));
-    let worker = Worker::new(context, pulls, control, lease_queries, reports);
-    let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
-    drop((routes, clock, down, keeping));
-    sign_off(&broker, &worker_id, &mut commands, last_command).await;
-    Ok(summary)
-}
-
-/// Opens the socket of the jobs, if the worker grants them anything.
-fn listen_to_jobs(
-    client: &Client,
-    options: &WorkerConfig,
-) -> Result<Option<JobSocket>, WorkerError> {
-    if options.grants.is_empty() {
-        return Ok(None);
-    }
-    let grants = options.grants.clone();
-    let (owner, slots) = (options.job_user, options.concurrency);
-    JobSocket::listen(client.clone(), grants, owner, slots)
-        .map(Some)
-        .map_err(WorkerError::JobSocket)
-}
-
-/// Removes the worker's heartbeat, and waits until all it has sent has left this process. A server
-/// that is away does not keep the worker from exiting: the heartbeat expires by itself.
-async fn sign_off(
-    broker: &Broker,
-    worker_id: &str,
-    commands: &mut watch::Receiver<WorkerCommand>,
-    last_command: WorkerCommand,
-) {
-    let signing_off = async {
-        let _ = broker.remove_worker(worker_id).await;
-        let _ = broker.flush().await;
-    };
-    tokio::select! {
-        ended = tokio::time::timeout(SIGN_OFF_MAX, signing_off) => {
-            if ended.is_err() {
-                tracing::warn!(
-                    "exiting while NATS does not answer; the worker stays listed until its heartbeat expires"
-                );
-            }
-        }
-        _ = next_command(commands, last_command) => {}
-    }
-}
-
-/// Wakes the loop when the machine resumes, so that it checks and renews its leases at once.
-/// Without this it would do so at the next heartbeat or renewal, whose timers do not count
-/// suspended time: several short suspensions could add up to an expired lease.
-async fn report_clock_changes(reports: mpsc::Sender<Report>) {
-    let clock = match ClockWatch::new() {
-        Ok(clock) => clock,
-        Err(error) => {
-            tracing::debug!("cannot watch the clock: {error}");
-            return;
-        }
-    };
-    loop {
-        clock.was_set().await;
-        if reports.send(Report::ClockSet).await.is_err() {
-            return;
-        }
-    }
-}
-
-struct Worker {
+/// The state of the loop.
+pub(super) struct Worker {
     context: Arc<WorkerContext>,
     pull_planner: PullPlanner,
     pulls: PullSubscription,
@@ -209,7 +80,7 @@ enum LoopEvent {
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         context: Arc<WorkerContext>,
         pulls: PullSubscription,
         control: ControlSubscription,
@@ -238,7 +109,8 @@ impl Worker {
         }
     }
 
-    async fn run(
+    /// Runs until the worker may exit. Returns what it has done, and the last command.
+    pub(super) async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Report>,
         commands: &mut watch::Receiver<WorkerCommand>,
@@ -638,113 +510,14 @@ impl Worker {
     }
 
     async fn heartbeat(&self) {
-        let options = &self.context.options;
-        let running = options.concurrency - self.free_slots;
-        let hostname = hostname();
-        let info = WorkerInfo {
-            worker_id: self.context.worker_id.clone(),
-            name: options.name.clone().unwrap_or_else(|| hostname.clone()),
-            hostname,
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            queues: options.queues.clone(),
-            concurrency: u32::try_from(options.concurrency).unwrap_or(u32::MAX),
-            state: match (self.command, running) {
-                (WorkerCommand::Run, 0) => WorkerState::Idle,
-                (WorkerCommand::Run, _) => WorkerState::Busy,
-                _ => WorkerState::Draining,
-            },
-            running: u32::try_from(running).unwrap_or(u32::MAX),
-            jobs: self
-                .context
-                .leases
-                .all()
-                .iter()
-                .filter_map(|lease| lease.job_id())
-                .take(HEARTBEAT_JOBS_MAX)
-                .collect(),
+        let facts = HeartbeatFacts {
+            command: self.command,
+            running: self.context.options.concurrency - self.free_slots,
             jobs_ended: self.summary.jobs_ended,
-            containment: self.context.runner.containment().to_string(),
-            memory_limit: Some(self.context.runner.memory_limit().name().to_owned()),
-            labels: options.labels.clone(),
             started_at: self.started_at,
-            last_seen: now(),
-            unknown: naq_protocol::UnknownFields::default(),
         };
-        // sent from here, so that none is sent after the worker has signed off
-        let sent = match self
-            .context
-            .broker
-            .heartbeat(&info, options.heartbeat_ttl)
-            .await
-        {
-            Ok(sent) => sent,
-            Err(error) => {
-                tracing::warn!("cannot write the heartbeat: {error}");
-                return;
-            }
-        };
-        let context = Arc::clone(&self.context);
-        tokio::spawn(async move {
-            let confirmed = context.broker.confirm_heartbeat(sent).await;
-            if let Err(error) = confirmed
-                && context.broker.connection().state().connected
-            {
-                tracing::warn!("the heartbeat is not stored: {error}");
-            }
-        });
+        heartbeat::write(&self.context, facts).await;
     }
-}
-
-/// Number of jobs that must run per processor before completions are coalesced: enough to keep the
-/// processor busy meanwhile.
-const COALESCE_RUNNING_MIN: usize = 4;
-
-/// Pause for each job that runs on a processor: an eighth of what it keeps the processor busy for,
-/// as a short job takes some 500 µs.
-const COALESCE_PER_JOB: Duration = Duration::from_micros(64);
-
-/// The longest pause.
-const COALESCE_PAUSE_MAX: Duration = Duration::from_millis(3);
-
-/// Under a stream of short jobs, lets a few completions arrive before they are handled together.
-///
-/// Each wake-up, packet and system call costs as much as the work that it brings. While so many
-/// jobs run that the processors stay busy, a pause halves that cost and delays nothing. It blocks
-/// the thread on purpose: everything that arrives waits in the kernel.
-struct Coalescing {
-    /// When completions were last handled.
-    last_at: Instant,
-    /// Number of processors that this process may use.
-    processors: usize,
-}
-
-impl Coalescing {
-    fn new() -> Coalescing {
-        Coalescing {
-            last_at: Instant::now(),
-            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        }
-    }
-
-    fn coalesce_completions(&mut self, running: usize) {
-        let now = Instant::now();
-        let since_last = now.duration_since(std::mem::replace(&mut self.last_at, now));
-        let pause = coalesce_pause(running, self.processors);
-        if !pause.is_zero() && since_last < pause * 2 {
-            std::thread::sleep(pause);
-        }
-    }
-}
-
-/// How long to pause while `running` jobs run on `processors`.
-fn coalesce_pause(running: usize, processors: usize) -> Duration {
-    if running < COALESCE_RUNNING_MIN * processors {
-        return Duration::ZERO;
-    }
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let pause = COALESCE_PER_JOB.saturating_mul(count(running)) / count(processors);
-    pause.min(COALESCE_PAUSE_MAX)
 }
 
 /// Logs one line for an attempt whose outcome is recorded.
@@ -763,7 +536,7 @@ fn log_finished(record: &Record) {
 }
 
 /// Waits for a command more urgent than the present one. Pending forever if nobody can send one.
-async fn next_command(
+pub(super) async fn next_command(
     commands: &mut watch::Receiver<WorkerCommand>,
     present: WorkerCommand,
 ) -> WorkerCommand {
@@ -790,11 +563,4 @@ async fn sleep_until(instant: Option<Instant>) {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
     }
-}
-
-fn hostname() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

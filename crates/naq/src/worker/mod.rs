@@ -1,9 +1,10 @@
 //! The worker: pulls jobs, claims them, runs them, records and acknowledges.
 //!
 //! One loop (`event_loop`) owns the slots and the commands; each delivery is a task of its own
-//! that reports to it. A delivery's way reads top to bottom in `delivery_task`, `claim`, `run`
-//! and `finish`; what these share is in the files below them: `attempt`, `delivery` with
-//! `persist` and `acknowledge`, `record_outcome`, `blocked`.
+//! that reports to it. `lifetime` starts the loop and signs the worker off after it. A delivery's
+//! way reads top to bottom in `delivery_task`, `claim`, `run` and `finish`; what these share is in
+//! the files below them: `attempt`, `delivery` with `persist` and `acknowledge`, `record_outcome`,
+//! `blocked`.
 //!
 //! Nothing here decides what a job's end means (`naq_core` does), speaks NATS
 //! (`naq_jetstream`) or starts a process (`naq_runner`).
@@ -11,6 +12,7 @@
 mod attempt;
 mod blocked;
 mod claim;
+mod coalescing;
 mod command;
 mod context;
 mod control;
@@ -19,10 +21,12 @@ mod delivery_task;
 mod event_loop;
 mod finish;
 mod grants;
+mod heartbeat;
 mod job_requests;
 mod job_socket;
 mod label_routes;
 mod lease;
+mod lifetime;
 mod limit_signals;
 mod live_output;
 mod options;
@@ -37,8 +41,8 @@ mod run;
 mod secrets;
 mod server_down;
 
-pub use event_loop::run_worker;
 pub use grants::{Grants, InvalidGrant};
+pub use lifetime::run_worker;
 pub use options::{JOBS_LOG_TARGET, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 pub use pull_planner::QueueOrder;
 pub use secrets::{SecretError, SecretStore};
