@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
 
 /// A worker's lease on a job: its right to run the job while it keeps the message that the lease
-/// names. `sequence` and `delivery` are the fencing token.
+/// names.
 #[derive(Clone, Debug, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self")]
 pub struct Lease {
@@ -182,6 +182,15 @@ pub struct Record {
     /// The number of the current or last attempt; 0 before the first one.
     #[serde(deserialize_with = "lenient::integer")]
     pub attempt: u32,
+    /// A number that only grows over the attempts of the job, also if the bucket loses its last records
+    /// or is made again: the time of the claim in milliseconds since the Unix epoch, but more than the
+    /// attempt before. A job passes it on, so that writes of a stale attempt can be refused.
+    #[serde(
+        default,
+        deserialize_with = "lenient::integer_or_default",
+        skip_serializing_if = "is_zero"
+    )]
+    pub fence: u64,
     /// How many workers or spawner processes crashed that ran the job alone, or ran it as a suspect.
     #[serde(
         default,
@@ -394,12 +403,8 @@ keeps_unknown_fields!(
     Record,
 );
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde's skip_serializing_if passes a reference"
-)]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 impl Record {
@@ -416,6 +421,7 @@ impl Record {
             state,
             reason: None,
             attempt: 0,
+            fence: 0,
             crashes: 0,
             shared_crashes: 0,
             suspect: false,

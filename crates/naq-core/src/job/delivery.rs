@@ -111,9 +111,8 @@ pub enum DeliveryDecision {
     AlreadyFinished,
     /// The job runs by another message: acknowledge this one.
     DuplicateMessage,
-    /// The same message has since been redelivered to another worker, which runs the job, or the job
-    /// is in a state that only a later version knows. Do not run the job, and do not acknowledge the
-    /// message: an acknowledgement would take the message away from the other worker.
+    /// The job is in a state that only a later version knows. Do not run the job, and do not
+    /// acknowledge the message: an acknowledgement would take it away from a worker of that version.
     Superseded,
     /// The message is early: delay it until this time again, then acknowledge.
     DelayUntil(Timestamp),
@@ -241,19 +240,13 @@ fn decide_by_state(next: &mut Record, delivered: &DeliveryContext) -> Option<Del
 /// A message of a job that runs, by its record. `None` means that the lease is lost, so this
 /// delivery may start the next attempt.
 fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
-    let lease = next
+    let is_of_lease = next
         .lease()
-        .filter(|lease| lease.sequence == delivered.sequence);
-    match lease {
-        None if !delivered.lease_message_missing => {
-            return Some(DeliveryDecision::DuplicateMessage);
-        }
-        // The delivery count is the fencing token: a slow worker holds an earlier delivery than
-        // the one that the lease names.
-        Some(lease) if delivered.delivery < lease.delivery => {
-            return Some(DeliveryDecision::Superseded);
-        }
-        _ => {}
+        .is_some_and(|lease| lease.sequence == delivered.sequence);
+    // How often the message was delivered says nothing: a consumer that was made again counts from 1,
+    // and a stream that lost its tail gives the sequence to another message of the job.
+    if !is_of_lease && !delivered.lease_message_missing {
+        return Some(DeliveryDecision::DuplicateMessage);
     }
     // The lease's own message was redelivered, or never will be. That does not say what became of
     // the worker that holds the lease: after an outage the server redelivers everything at once.
@@ -605,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn earlier_delivery_is_superseded_by_the_claim_of_a_redelivery() {
+    fn delivery_counted_from_one_again_asks_the_holder_of_a_later_delivery() {
         let early = delivered(7, "slow", 1);
         let late = DeliveryContext {
             delivery: 2,
@@ -614,8 +607,20 @@ mod tests {
         let record = claimed(None, &job(0), &late);
         assert!(matches!(
             decide_delivery(Some(&record), &job(0), &early),
-            DeliveryDecision::Superseded
+            DeliveryDecision::AskHolder(lease) if lease.worker_id == "quick"
         ));
+        let next = claimed(Some(&record), &job(0), &early);
+        assert_eq!((next.attempt, next.lease().unwrap().delivery), (2, 1));
+    }
+
+    #[test]
+    fn fence_grows_by_attempt_whatever_the_clocks_and_the_bucket_do() {
+        let first = claimed(None, &job(0), &delivered(7, "ahead", 100));
+        let behind = claimed(Some(&first), &job(0), &delivered(7, "behind", 40));
+        assert_eq!(behind.fence, first.fence + 1);
+        // The record is lost, and the revisions of the bucket start from 1 again.
+        let after = claimed(None, &job(0), &delivered(1, "ahead", 101));
+        assert!(after.fence > behind.fence);
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl ModelJob {
                     return;
                 }
                 DeliveryDecision::Superseded => {
-                    panic!("every delivery has a higher count than the last")
+                    panic!("the model has no state of a later version")
                 }
                 DeliveryDecision::DelayUntil(due) => {
                     assert_eq!(before.unwrap().state(), State::Retrying);

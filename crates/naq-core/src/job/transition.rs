@@ -25,6 +25,7 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
         started_at: now,
     });
     record.attempt += 1;
+    record.fence = next_fence(record.fence, now);
     record.error = None;
     record.exit_code = None;
     record.signal = None;
@@ -36,6 +37,14 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.usage = None;
     record.leaked = false;
     record.warnings.clear();
+}
+
+/// The fence of an attempt that starts now. The record's revision would not do: it starts again with a
+/// bucket that lost power. The time grows although the record may be lost, and the count of the
+/// attempt before makes it grow although a worker's clock may be behind.
+fn next_fence(before: u64, now: Timestamp) -> u64 {
+    let now_ms = u64::try_from(now.unix_ms()).unwrap_or_default();
+    now_ms.max(before.saturating_add(1))
 }
 
 /// Notes that the attempt ended without an outcome, and how. Neither a crash nor a lost lease is a

@@ -27,8 +27,8 @@ pub(super) type AlonePermit<'a> = tokio::sync::SemaphorePermit<'a>;
 
 /// The result of trying to claim a job.
 pub(super) enum Claim<'a> {
-    /// The job is this worker's to run, under this revision of its record: its fence. A suspect has
-    /// a permit, to be kept until its outcome is recorded.
+    /// The job is this worker's to run, under this revision of its record. A suspect has a
+    /// permit, to be kept until its outcome is recorded.
     Claimed(Box<Record>, u64, Option<AlonePermit<'a>>),
     /// The delivery has been dealt with, and there is nothing to run.
     Done(Done),

@@ -44,8 +44,6 @@ const CHECKPOINT_VARIABLE_BYTES_MAX: usize = (128 << 10) - "NAQ_CHECKPOINT=\0".l
 pub(super) struct AttemptIdentity<'a> {
     pub(super) worker_id: &'a str,
     pub(super) record: &'a Record,
-    /// Revision of the claim: it only grows over a job's attempts.
-    pub(super) fence: u64,
     /// The worker's socket and the job's token. `None` if the worker grants its jobs nothing.
     pub(super) socket: Option<(&'a Path, &'a str)>,
 }
@@ -114,7 +112,7 @@ pub(super) fn build_command(
     set("NAQ_ATTEMPT", record.attempt.to_string());
     set("NAQ_MAX_ATTEMPTS", max_attempts.to_string());
     set("NAQ_WORKER_ID", identity.worker_id.to_owned());
-    set("NAQ_FENCE", identity.fence.to_string());
+    set("NAQ_FENCE", record.fence.to_string());
     set("NAQ_CONTROL_FD", "3".to_owned());
     for (name, value) in identity.socket_variables() {
         set(name, value);
@@ -195,11 +193,11 @@ mod tests {
     fn the_environment_identifies_the_attempt() {
         let envelope = Envelope::parse(br#"{"command":"x","timeout":"1500ms"}"#).unwrap();
         let options = WorkerConfig::new(Vec::new(), 1);
-        let record = record();
+        let mut record = record();
+        record.fence = 42;
         let identity = AttemptIdentity {
             worker_id: "w",
             record: &record,
-            fence: 42,
             socket: Some((Path::new("/s"), "t")),
         };
         let command = build_command(&envelope, &options, &identity, Vec::new(), None);

@@ -107,7 +107,6 @@ impl Attempt<'_> {
         let identity = AttemptIdentity {
             worker_id: &context.worker_id,
             record: &*record,
-            fence: *revision,
             socket: pass
                 .as_ref()
                 .map(|(socket, pass)| (socket.path(), pass.token())),
