@@ -126,8 +126,8 @@ impl<T> Watch<T> {
         self.position = self.position.max(sequence);
     }
 
-    /// Sets the position, also backwards: for a stream that was created again, and for a watch that
-    /// replaces a broken one.
+    /// Sets the position, also backwards: for a stream that was created again or has lost its last
+    /// messages, and for a watch that replaces a broken one.
     pub fn set_position(&mut self, position: u64) {
         self.position = position;
     }

@@ -380,6 +380,13 @@ impl Leader<'_> {
                     self.read_new_bucket(watch).await?;
                 } else if newest.last_revision > watch.position() {
                     self.catch_up(watch).await?;
+                } else if newest.last_revision < watch.position()
+                    // a change may have been stored and delivered since the answer
+                    && self.client.broker().schedules_state().await?.last_revision
+                        < watch.position()
+                {
+                    // Another server of a cluster was without power: this connection did not break.
+                    self.resync(watch).await?;
                 }
                 self.checked_at = BootInstant::now();
                 if self.freshness == Freshness::Suspect {
@@ -423,15 +430,29 @@ impl Leader<'_> {
     }
 
     /// Reads every schedule, and removes those from memory that no longer exist.
+    ///
+    /// A schedule that is stored at an earlier revision than the one in memory is read like one that
+    /// is not in memory: the server has lost the last writes of the bucket, and what this leader
+    /// enqueued after them may be lost too. It enqueues that again, as a leader that starts would.
     async fn reload_all(&mut self, watch: &mut ScheduleWatch) -> Result<(), BrokerError> {
+        let broker = self.client.broker();
         // before the schedules: if the bucket is created again in between, the next check shows it
-        let state = self.client.broker().schedules_state().await?;
+        let state = broker.schedules_state().await?;
         self.bucket_created_at = state.created_at;
-        let mut listing = self.client.broker().list_schedules().await?;
+        if state.last_revision < watch.position() {
+            tracing::warn!(
+                newest = state.last_revision,
+                seen = watch.position(),
+                "the server has lost changes of schedules; reading all schedules again"
+            );
+            watch.set_position(state.last_revision);
+        }
+        let mut listing = broker.list_schedules().await?;
         let mut existing = HashSet::new();
         while let Some(stored) = listing.next().await? {
             watch.mark_seen_up_to(stored.revision);
             existing.insert(stored.schedule_id.clone());
+            self.index.forget_if_newer_than(&stored);
             self.on_schedule(stored);
         }
         self.index.retain(&existing);
@@ -462,6 +483,9 @@ impl Leader<'_> {
         self.freshness_check = None;
         // while the schedules are read, none fires: those not read yet may have changed
         self.freshness = Freshness::Rereading;
+        // A server that lost power may have the schedules on its disk and not know their bucket, until it
+        // is created again.
+        self.client.broker().ensure_schedules().await?;
         self.reload_all(watch).await?;
         self.freshness = Freshness::Fresh;
         let now = clock::now();

@@ -293,6 +293,16 @@ impl ScheduleIndex {
         }
     }
 
+    /// Removes a schedule whose revision in memory is later than the stored one, so that the stored
+    /// one replaces it.
+    pub(super) fn forget_if_newer_than(&mut self, stored: &StoredSchedule) {
+        let entry_id = self.entry_ids.get(&stored.schedule_id);
+        let entry = entry_id.and_then(|entry_id| self.entries.get(entry_id));
+        if entry.is_some_and(|entry| entry.revision > stored.revision) {
+            self.remove(&stored.schedule_id);
+        }
+    }
+
     /// Removes the schedules that are not in `existing`.
     pub(super) fn retain(&mut self, existing: &std::collections::HashSet<ScheduleId>) {
         let removed: Vec<ScheduleId> = self
