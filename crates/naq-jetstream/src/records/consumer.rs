@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt;
 
 use super::RETRY_PAUSE;
 use super::change::{RecordChange, parse_change};
 use crate::broker::Broker;
+use crate::connection::state::ConnectionWatch;
 use crate::error::BrokerError;
 use crate::names::Names;
 use naq_protocol::Timestamp;
@@ -29,6 +31,12 @@ pub struct RecordChangeConsumer {
     name: String,
     stream: jetstream::stream::Stream<()>,
     messages: pull::Stream,
+    link: ConnectionWatch,
+    /// Whether the connection was lost since the server's state was last compared with what was
+    /// delivered.
+    is_unchecked: bool,
+    /// The newest revision that was delivered here.
+    newest: u64,
 }
 
 /// A change that has to be acknowledged.
@@ -44,11 +52,23 @@ impl RecordChangeConsumer {
     /// Waits for the next change. Cancel safe.
     ///
     /// # Errors
-    /// Returns an error if the consumer was removed.
+    /// Returns an error if the consumer was removed, or if the server has lost changes that were
+    /// delivered: later changes would have the revisions of those.
     pub async fn next(&mut self) -> Result<RecordChangeDelivery, BrokerError> {
         use async_nats::jetstream::consumer::pull::MessagesErrorKind;
         loop {
-            let message = match self.messages.next().await {
+            if self.is_unchecked {
+                self.check_continuity().await?;
+                self.is_unchecked = false;
+            }
+            let message = tokio::select! {
+                message = self.messages.next() => message,
+                link = self.link.changed() => {
+                    self.is_unchecked |= link.connected;
+                    continue;
+                }
+            };
+            let message = match message {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => match error.kind() {
                     MessagesErrorKind::ConsumerDeleted | MessagesErrorKind::PushBasedConsumer => {
@@ -60,6 +80,7 @@ impl RecordChangeConsumer {
                     // redelivered once the connection is back
                     _ => {
                         tracing::debug!("no changes for now; retrying: {error}");
+                        self.is_unchecked = true;
                         tokio::time::sleep(RETRY_PAUSE).await;
                         continue;
                     }
@@ -69,6 +90,7 @@ impl RecordChangeConsumer {
             let Ok(info) = message.info() else { continue };
             let time = Timestamp::from_unix_ms(info.published.timestamp_millis());
             let delivery = u64::try_from(info.delivered).unwrap_or(1);
+            self.newest = self.newest.max(info.stream_sequence);
             let headers = message.headers.clone().unwrap_or_default();
             let change = parse_change(&headers, &message.payload, info.stream_sequence, time);
             match change {
@@ -82,6 +104,34 @@ impl RecordChangeConsumer {
                 // a removed record is not a change to report
                 None => drop(message.ack().await),
             }
+        }
+    }
+
+    /// Fails if the server has lost changes that were delivered, or the consumer, as in a power cut. A
+    /// server that does not answer is none.
+    async fn check_continuity(&self) -> Result<(), BrokerError> {
+        let lost = |what: String| {
+            let error = format!("{what}; start again to continue with the changes from now on");
+            Err(BrokerError::connection_lost(error))
+        };
+        // The consumer before the stream, which only grows unless it has lost something.
+        let delivered = match self.stream.consumer_info(&self.name).await {
+            Ok(info) => info.delivered.stream_sequence,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound
+                ) =>
+            {
+                return lost(format!("the server has lost the consumer {}", self.name));
+            }
+            Err(_) => return Ok(()),
+        };
+        match self.stream.get_info().await {
+            Ok(info) if info.state.last_sequence < delivered.max(self.newest) => {
+                lost("the server has lost changes of records".to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -137,25 +187,45 @@ impl Broker {
         self.ensure_results().await?;
         let bucket = self.names.results_bucket();
         let stream = Names::bucket_stream(&bucket);
-        let creating = self.jetstream.create_consumer_on_stream(
-            pull::Config {
-                durable_name: Some(name.to_owned()),
-                description: Some("naq events".to_owned()),
-                deliver_policy: DeliverPolicy::New,
-                ack_policy: AckPolicy::Explicit,
-                ack_wait,
-                max_deliver: -1,
-                max_ack_pending: ACK_PENDING_MAX,
-                inactive_threshold: CONSUMER_INACTIVE_MAX,
-                filter_subject: format!("$KV.{bucket}.>"),
-                ..pull::Config::default()
-            },
-            &stream,
-        );
-        let consumer: PullConsumer = self
-            .until_denied(DOING, &stream, creating)
+        let config = pull::Config {
+            durable_name: Some(name.to_owned()),
+            description: Some("naq events".to_owned()),
+            deliver_policy: DeliverPolicy::New,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait,
+            max_deliver: -1,
+            max_ack_pending: ACK_PENDING_MAX,
+            inactive_threshold: CONSUMER_INACTIVE_MAX,
+            filter_subject: format!("$KV.{bucket}.>"),
+            ..pull::Config::default()
+        };
+        let create = || {
+            self.jetstream
+                .create_consumer_on_stream(config.clone(), &stream)
+        };
+        let mut consumer: PullConsumer = self
+            .until_denied(DOING, &stream, create())
             .await?
             .map_err(|error| self.request_error(DOING, error))?;
+        let delivered = consumer.cached_info().delivered.stream_sequence;
+        let last = self.last_sequence(&stream).await?;
+        if delivered > last {
+            tracing::warn!(
+                consumer = name,
+                delivered,
+                last,
+                "consumer is past the end of its stream; the server has lost messages, making the consumer again"
+            );
+            let deleting = self.jetstream.delete_consumer_from_stream(name, &stream);
+            deleting
+                .await
+                .map_err(|error| self.request_error(DOING, error))?;
+            consumer = create()
+                .await
+                .map_err(|error| self.request_error(DOING, error))?;
+        }
+        let mut link = self.link.clone();
+        link.mark_seen();
         let messages = consumer
             .stream()
             .max_messages_per_batch(CHANGES_AHEAD)
@@ -171,6 +241,9 @@ impl Broker {
             name: name.to_owned(),
             stream,
             messages,
+            link,
+            is_unchecked: false,
+            newest: 0,
         })
     }
 }
