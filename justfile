@@ -30,6 +30,10 @@ schemas:
 chaos jobs="100000" kills="1000" servers="one" seed="":
     NAQ_CHAOS_JOBS={{jobs}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promises_hold_on_{{servers}} --nocapture
 
-# The same for schedules: how many ticks must have become jobs, how many kills.
+# Power cuts under load: how many with each setting of `sync_interval`. Needs root.
+power-cuts cuts="20" seed="":
+    NAQ_CHAOS_KILLS={{cuts}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::power_cuts_lose_no_more_than_the_sync_interval_says --nocapture
+
+# Chaos for schedules: how many ticks must have become jobs, how many kills.
 chaos-schedules ticks="10000" kills="100" servers="one" seed="":
     NAQ_CHAOS_JOBS={{ticks}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promise_of_schedules_holds_on_{{servers}} --nocapture

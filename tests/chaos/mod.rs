@@ -7,7 +7,8 @@
 //! chaos` sets them. The defaults are what CI has time for.
 //!
 //! `schedules` does the same for the promise of schedules, and `outages` for jobs that never run twice
-//! at once; there `NAQ_CHAOS_KILLS` is the number of outages.
+//! at once; there `NAQ_CHAOS_KILLS` is the number of outages. `power_cuts` cuts the power of the disk; there
+//! it is the number of cuts with each setting of `sync_interval`.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -18,6 +19,7 @@ mod history;
 mod jobs;
 mod outages;
 mod plan;
+mod power_cuts;
 mod producers;
 mod run;
 mod schedules;
@@ -120,5 +122,17 @@ fn the_promise_of_schedules_holds_on_three() {
         servers: 3,
         workers: 2,
         concurrency: 8,
+    }));
+}
+
+#[test]
+fn power_cuts_lose_no_more_than_the_sync_interval_says() {
+    power_cuts::run(sized(Size {
+        jobs: 0,
+        kills: 2,
+        seed: rand::random_range(0..1_000_000),
+        servers: 1,
+        workers: 2,
+        concurrency: 4,
     }));
 }

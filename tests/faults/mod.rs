@@ -17,6 +17,7 @@ mod outage;
 mod output;
 mod permissions;
 mod poison_messages;
+mod power_loss;
 mod refused;
 mod secrets;
 mod security;

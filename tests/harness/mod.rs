@@ -1,6 +1,7 @@
 //! Helpers that all tests share.
 
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod naq;
 pub(crate) mod nats;
 pub(crate) mod proxy;

@@ -58,6 +58,8 @@ pub(crate) struct TestOptions {
     pub(crate) sync: SyncInterval,
     /// Further lines of nats-server's configuration.
     pub(crate) extra_config: String,
+    /// Another folder for what JetStream stores.
+    pub(crate) store: Option<PathBuf>,
 }
 
 /// A running nats-server with JetStream. Not restarted by itself when it is killed.
@@ -84,6 +86,9 @@ impl TestServer {
             .tempdir()
             .unwrap()
             .keep();
+        if let Some(store) = &wanted.store {
+            std::os::unix::fs::symlink(store, folder.join("store")).unwrap();
+        }
         let mut options = ServerConfig::new(
             &folder,
             Search {
@@ -183,6 +188,14 @@ impl TestServer {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{state:?}");
             assert!(folder.exists(), "{folder:?}");
         }
+    }
+
+    /// Makes a stopped server forget a stream and its messages, as a power cut does before they have
+    /// reached the disk. The states of its consumers stay, as they may in a power cut.
+    pub(crate) fn forget_stream(&self, stream: &str) {
+        let folder = self.stream_dir(stream);
+        std::fs::remove_file(folder.join("meta.inf")).unwrap();
+        std::fs::remove_dir_all(folder.join("msgs")).unwrap();
     }
 
     /// The messages of a stream, as a stopped server has them on the disk.

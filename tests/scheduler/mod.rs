@@ -9,6 +9,7 @@ mod firing;
 mod instances;
 mod leaders;
 mod overlap;
+mod power_loss;
 mod reconcile;
 mod reschedule;
 mod stalled;

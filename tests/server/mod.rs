@@ -189,6 +189,7 @@ fn limits_and_syncing_reach_the_server() {
         max_payload_bytes: Some(4096),
         sync: SyncInterval::Always,
         extra_config: "max_connections: 7".to_owned(),
+        ..TestOptions::default()
     });
     let stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     let mut greeting = String::new();

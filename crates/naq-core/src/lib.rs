@@ -60,7 +60,8 @@ pub use job::delivery::{
 };
 pub use job::dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};
 pub use job::reconcile::{
-    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
+    OnDependencyEdge, fail_lost_job, may_have_never_run, needs_message, needs_replacement_message,
+    on_dependency_edge,
 };
 pub use job::result_ttl::{RECORD_TTL_MIN, clamp_result_ttl, result_ttl};
 pub use job::routing::{has_required_labels, rerouted_record};

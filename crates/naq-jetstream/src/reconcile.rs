@@ -126,6 +126,10 @@ pub struct OrphanedMessage {
     pub job_id: JobId,
     /// The envelope's bytes.
     pub payload: Bytes,
+    /// When the server stored it.
+    pub stored_at: Timestamp,
+    /// Whether it is a recheck of a blocked job, which has no envelope.
+    pub is_recheck: bool,
 }
 
 impl Broker {
@@ -160,6 +164,8 @@ impl Broker {
                         sequence: message.sequence,
                         job_id: job_id_of(queue, &message),
                         payload: message.payload(),
+                        stored_at: message.time,
+                        is_recheck: message.header(crate::headers::RECHECK).is_some(),
                     });
                 }
             }

@@ -265,6 +265,17 @@ impl FollowedCli {
     }
 }
 
+impl Drop for FollowedCli {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[expect(clippy::print_stderr, reason = "a failed test shows the verb's log")]
+            {
+                eprintln!("--- the verb's log:\n{}---", self.stderr.text());
+            }
+        }
+    }
+}
+
 /// The output of a verb and its exit code.
 #[derive(Debug)]
 pub(crate) struct CliOutput {

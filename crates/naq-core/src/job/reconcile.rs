@@ -1,7 +1,10 @@
 //! Reconciling what a crash left behind: index entries, missing messages, lost jobs.
 
+use std::time::Duration;
+
+use super::result_ttl::result_ttl;
 use super::transition::finish;
-use naq_protocol::{Outcome, Reason, Record, State, Timestamp};
+use naq_protocol::{Envelope, Outcome, Reason, Record, State, Timestamp};
 
 /// What to do with an index entry that says that one job depends on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +65,26 @@ pub fn needs_message(record: &Record) -> bool {
 ///
 /// A message is acknowledged only when its job has finished, is blocked, or has another message. A
 /// job without a record has finished and its record has expired, or it was rerouted before it had a
-/// record: an orphaned message must not run it again.
+/// record: an orphaned message must not run it again, unless the job [never
+/// ran](may_have_never_run).
 #[must_use]
 pub fn needs_replacement_message(record: Option<&Record>, sequence: u64) -> bool {
     record.is_some_and(|record| {
         let lease = record.lease();
         needs_message(record) && lease.is_some_and(|lease| lease.sequence == sequence)
     })
+}
+
+/// Whether a job without a record may have never run, given the envelope and the age of its message: its
+/// record could not have expired yet. The server has then skipped the message, as a consumer does that is
+/// past the end of a stream which lost power, or it has lost the record.
+#[must_use]
+pub fn may_have_never_run(
+    envelope: Option<&Envelope>,
+    age: Duration,
+    result_ttl_default: Duration,
+) -> bool {
+    result_ttl(envelope, result_ttl_default).is_none_or(|kept| age < kept)
 }
 
 /// Fails a job that has no worker, no message and no envelope, so that nothing can run it again.
@@ -157,6 +173,17 @@ mod tests {
             );
             assert!(!needs_replacement_message(Some(&job), 6), "{state}");
         }
+    }
+
+    #[test]
+    fn message_without_a_record_may_never_have_run_until_its_record_could_have_expired() {
+        let hours = |count: u64| Duration::from_secs(count * 3_600);
+        assert!(may_have_never_run(None, hours(1), hours(2)));
+        assert!(!may_have_never_run(None, hours(2), hours(2)));
+        let mut envelope = Envelope::command("x", [] as [&str; 0]);
+        envelope.result_ttl = Some(naq_protocol::units::WireDuration(hours(1)));
+        assert!(!may_have_never_run(Some(&envelope), hours(1), hours(2)));
+        assert!(may_have_never_run(None, hours(9), Duration::ZERO));
     }
 
     #[test]

@@ -115,7 +115,11 @@ impl Broker {
             .await
     }
 
-    pub(crate) async fn ensure_schedules(&self) -> Result<(), BrokerError> {
+    /// Creates the bucket of the schedules, if it does not exist.
+    ///
+    /// # Errors
+    /// Returns an error if the server refuses the request.
+    pub async fn ensure_schedules(&self) -> Result<(), BrokerError> {
         self.ensure_stream(StreamSpec::schedules(&self.names)).await
     }
 
@@ -176,8 +180,9 @@ impl Broker {
     }
 
     /// Creates the consumer that all workers of a queue share. An existing consumer keeps its
-    /// settings, except for what naq cannot do without. Returns its `ack_wait`: how long the server
-    /// waits before it redelivers a message.
+    /// settings, except for what naq cannot do without; it is made again if it is
+    /// [stale](Broker::recreate_stale_consumer). Returns its `ack_wait`: how long the server waits before
+    /// it redelivers a message.
     ///
     /// # Errors
     /// Returns [`BrokerError::Unsuitable`] if the consumer exists and naq cannot use it, and other
@@ -199,24 +204,31 @@ impl Broker {
             },
             &stream,
         );
-        match self.until_denied(DOING, &stream, creating).await? {
-            Ok(_) => Ok(ack_wait),
+        let existed = self.has_consumer(queue, &name).await?;
+        let ack_wait = match self.until_denied(DOING, &stream, creating).await? {
+            Ok(_) => ack_wait,
             // it exists with other settings: a limit of running jobs, a pause, another ack_wait
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
                 let needed = consumers::worker_consumer(&self.names, queue);
                 self.adapt_consumer(queue, &name, &needed).await?;
-                Ok(self.worker_consumer_info(queue).await?.config.ack_wait)
+                self.worker_consumer_info(queue).await?.config.ack_wait
             }
-            Err(error) => Err(match error.kind() {
-                ConsumerCreateStrictErrorKind::JetStream(api)
-                    if api.error_code().0 == CONSUMER_NOT_UNIQUE =>
-                {
-                    self.other_consumer_error(queue).await
-                }
-                ConsumerCreateStrictErrorKind::JetStream(api) => BrokerError::from_api(&api, DOING),
-                _ => self.request_error(DOING, error),
-            }),
-        }
+            Err(error) => {
+                return Err(match error.kind() {
+                    ConsumerCreateStrictErrorKind::JetStream(api)
+                        if api.error_code().0 == CONSUMER_NOT_UNIQUE =>
+                    {
+                        self.other_consumer_error(queue).await
+                    }
+                    ConsumerCreateStrictErrorKind::JetStream(api) => {
+                        BrokerError::from_api(&api, DOING)
+                    }
+                    _ => self.request_error(DOING, error),
+                });
+            }
+        };
+        self.recreate_if_stale(queue, &name, existed).await?;
+        Ok(ack_wait)
     }
 
     /// Creates a consumer that delivers one job of a queue and no other, and expires when unused.
@@ -254,35 +266,44 @@ impl Broker {
         self.layout.replica_summary()
     }
 
-    pub(super) async fn ensure_stream(&self, mut spec: StreamSpec) -> Result<(), BrokerError> {
-        if self.layout.existed(&spec.name) {
-            // If it was removed, the sequences of a new one must not repeat: watches, fences and
+    pub(super) async fn ensure_stream(&self, spec: StreamSpec) -> Result<(), BrokerError> {
+        let existed = self.layout.existed(&spec.name);
+        let is_new = self.create_or_adapt(&spec, self.options.replicas).await?;
+        if existed && is_new && self.last_sequence(&spec.name).await? == 0 {
+            // If it was removed, the sequences of a new one must not repeat: watches and
             // compare-and-set take them for revisions that they know. No stream gets as many
-            // messages as microseconds pass.
+            // messages as microseconds pass. The first sequence is not a setting of the new stream: a
+            // server that lost power may have its messages on the disk and restore them when it is
+            // created, and would remove those before the first sequence.
             let since_epoch = Timestamp(chrono::Utc::now()).unix_ms();
-            spec.set_initial("first_seq", since_epoch.saturating_mul(1_000));
+            self.purge_subjects(
+                &spec.name,
+                ">",
+                u64::try_from(since_epoch.saturating_mul(1_000)).ok(),
+            )
+            .await?;
         }
-        self.create_or_adapt(&spec, self.options.replicas).await
+        Ok(())
     }
 
-    /// Creates a stream, or changes an existing one to what naq needs.
+    /// Creates a stream, or changes an existing one to what naq needs. Returns whether it is new.
     async fn create_or_adapt(
         &self,
         spec: &StreamSpec,
         replicas: Option<usize>,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<bool, BrokerError> {
         let report = match self.create_stream(spec, replicas).await? {
             Some(report) => Some(report),
             None => self.adapt_stream(spec).await?,
         };
+        let is_new = report.as_ref().is_some_and(StreamReport::is_just_created);
         if let Some(report) = report {
-            let is_new = report.is_just_created();
             if self.layout.set_created(&spec.name, report.created, is_new) {
                 report_loss(spec);
             }
             self.layout.set_replicas(&spec.name, report.replicas());
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Creates a stream, or finds that it exists with the same settings. `None` means that it exists

@@ -2,3 +2,4 @@
 
 pub(crate) mod purge;
 pub(crate) mod queue;
+pub(crate) mod stale_consumer;

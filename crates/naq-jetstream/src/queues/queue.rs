@@ -286,7 +286,10 @@ impl Broker {
 
     /// The names of the consumers that a queue's settings apply to. The workers' shared consumer
     /// comes first, since a new consumer copies its settings from that one.
-    async fn job_consumers(&self, queue: &QueueName) -> Result<Vec<String>, BrokerError> {
+    pub(super) async fn job_consumers(
+        &self,
+        queue: &QueueName,
+    ) -> Result<Vec<String>, BrokerError> {
         let main = self.names.worker_consumer();
         let mut names: Vec<String> = self
             .consumers(queue)

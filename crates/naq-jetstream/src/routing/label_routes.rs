@@ -198,9 +198,10 @@ impl Broker {
         queue: &QueueName,
         route_key: &str,
     ) -> Result<String, BrokerError> {
-        let stream = self.names.queue_stream(queue);
         let name = self.names.route_consumer(route_key);
         let main = self.worker_consumer_info(queue).await?;
+        let stream = self.names.queue_stream(queue);
+        let existed = self.has_consumer(queue, &name).await?;
         let creating = self.jetstream.create_consumer_strict_on_stream(
             pull::Config {
                 durable_name: Some(name.clone()),
@@ -220,6 +221,7 @@ impl Broker {
             }
             Err(error) => return Err(self.request_error(doing, error)),
         }
+        self.recreate_if_stale(queue, &name, existed).await?;
         // another client that paused or limited the queue meanwhile may have listed its consumers
         // before this one existed
         let now = self.worker_consumer_info(queue).await?;

@@ -193,11 +193,6 @@ impl Standby<'_> {
             Err(BrokerError::Conflict) => {}
             Err(error) => {
                 tracing::warn!("cannot acquire the leader lease, retrying: {error}");
-                if let BrokerError::NotFound(_) = error
-                    && let Err(error) = self.broker.ensure_leader_lease().await
-                {
-                    tracing::warn!("cannot create the bucket of the leader lease: {error}");
-                }
                 sleep(RETRY_PAUSE).await;
             }
         }

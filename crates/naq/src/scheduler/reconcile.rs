@@ -3,7 +3,7 @@
 //! Without a crash between two steps there is nothing to do, and after most crashes the redelivered
 //! message repairs all. This is for what has no message: a blocked job that was not released, an
 //! index key that nothing will remove, a job whose message the server has lost, or has in its stream
-//! but delivers to no consumer.
+//! but delivers to no consumer, a consumer that is past the end of its stream.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use super::leader_lease::LeaderLease;
 use crate::clock;
 use naq_client::Client;
 use naq_core::{
-    OnDependencyEdge, fail_lost_job, needs_message, needs_replacement_message, on_dependency_edge,
+    OnDependencyEdge, fail_lost_job, may_have_never_run, needs_message, needs_replacement_message,
+    on_dependency_edge,
 };
 use naq_jetstream::{
     BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, NewJob, OrphanedMessage, SlotWaiter,
@@ -51,6 +52,8 @@ struct ReconcileSummary {
     failed: u64,
     /// Orphaned messages that were removed.
     messages_removed: u64,
+    /// Consumers that were made again because their stream had lost messages.
+    consumers_recreated: usize,
 }
 
 /// Runs the reconciler periodically while this is the leader.
@@ -85,6 +88,7 @@ pub(super) async fn reconcile_loop(
                 republished = summary.republished,
                 failed = summary.failed,
                 messages_removed = summary.messages_removed,
+                consumers_recreated = summary.consumers_recreated,
                 "reconciled what a crash left behind"
             ),
             Err(error) => {
@@ -165,6 +169,8 @@ impl Reconciler<'_> {
         seen: &mut MessagePositions,
         summary: &mut ReconcileSummary,
     ) -> Result<(), BrokerError> {
+        // Before the orphans: the messages that a stale consumer skips are none.
+        summary.consumers_recreated += self.broker.recreate_stale_consumers(queue).await?;
         for orphan in self.broker.list_orphaned_messages(queue).await? {
             if !self.lease.is_held() {
                 return Ok(());
@@ -184,8 +190,17 @@ impl Reconciler<'_> {
         orphan: &OrphanedMessage,
         summary: &mut ReconcileSummary,
     ) -> Result<bool, BrokerError> {
-        let (record, _) = self.broker.read_record(&orphan.job_id).await?;
-        if needs_replacement_message(record.as_ref(), orphan.sequence) {
+        let (record, revision) = self.broker.read_record(&orphan.job_id).await?;
+        // A record that has expired, or that a user has removed, leaves a marker for a while.
+        let has_no_trace = record.is_none() && revision == 0 && !orphan.is_recheck;
+        let is_skipped = has_no_trace && {
+            let envelope = Envelope::parse(&orphan.payload).ok();
+            let age = (clock::now().0 - orphan.stored_at.0)
+                .to_std()
+                .unwrap_or_default();
+            may_have_never_run(envelope.as_ref(), age, self.result_ttl)
+        };
+        if is_skipped || needs_replacement_message(record.as_ref(), orphan.sequence) {
             tracing::warn!(job_id = %orphan.job_id, "orphaned message, republishing");
             let again = NewJob {
                 job_id: orphan.job_id.clone(),
@@ -366,5 +381,6 @@ impl ReconcileSummary {
         self.republished += other.republished;
         self.failed += other.failed;
         self.messages_removed += other.messages_removed;
+        self.consumers_recreated += other.consumers_recreated;
     }
 }

@@ -36,6 +36,12 @@ const STOP_WITHOUT_NATS_MAX: Duration = Duration::from_secs(1);
 /// again.
 const CONFIRM_LEASES_MAX: Duration = Duration::from_secs(3);
 
+/// How often a worker checks whether its consumers can still deliver, besides after each reconnect.
+const CONSUMERS_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long after a reconnect it does so.
+const CONSUMERS_CHECK_DELAY: Duration = Duration::from_millis(500);
+
 /// The state of the loop.
 pub(super) struct Worker {
     context: Arc<WorkerContext>,
@@ -56,6 +62,8 @@ pub(super) struct Worker {
     summary: WorkerSummary,
     command: WorkerCommand,
     started_at: Timestamp,
+    /// When the consumers were last checked.
+    consumers_checked_at: Instant,
     /// When the loop last got an event, by a clock that counts suspended time.
     last_event_at: BootInstant,
     /// When jobs that still run while draining are stopped.
@@ -101,6 +109,7 @@ impl Worker {
             summary: WorkerSummary::default(),
             command: WorkerCommand::Run,
             started_at: now(),
+            consumers_checked_at: Instant::now(),
             last_event_at: BootInstant::now(),
             drain_deadline: None,
             exit_deadline: None,
@@ -151,7 +160,12 @@ impl Worker {
             match event {
                 LoopEvent::Command(command) => self.on_command(command).await,
                 LoopEvent::RenewalDue => self.renew_leases(),
-                LoopEvent::HeartbeatDue => self.heartbeat().await,
+                LoopEvent::HeartbeatDue => {
+                    self.heartbeat().await;
+                    if self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL {
+                        self.recreate_stale_consumers();
+                    }
+                }
                 LoopEvent::Report(report) => self.on_reports(report, &mut inbox),
                 LoopEvent::Control(call) => self.on_control(call),
                 LoopEvent::LeaseQuery(query) => self.on_lease_query(query),
@@ -329,6 +343,7 @@ impl Worker {
                 self.pull_planner.reset();
                 self.confirm_leases();
                 self.remove_poison_messages();
+                self.recreate_stale_consumers();
             }
         }
     }
@@ -480,6 +495,31 @@ impl Worker {
             let ack_wait = context.options.ack_wait;
             prepare::recreate_consumer(&context.broker, &queue, &consumer, ack_wait).await;
             recreated.mark_recreated(index);
+        });
+    }
+
+    /// Makes the consumers again that deliver nothing because a server without power has lost their
+    /// stream's messages: after the connection was dropped, and from time to time, since it may have been
+    /// another server of a cluster.
+    fn recreate_stale_consumers(&mut self) {
+        self.consumers_checked_at = Instant::now();
+        if self.context.options.single_job.is_some() {
+            return;
+        }
+        let consumers: Vec<_> = (0..self.pulls.len())
+            .map(|index| {
+                let consumer = self.pulls.consumer(index).to_owned();
+                (self.pulls.queue(index).clone(), consumer)
+            })
+            .collect();
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            // The server handles the requests of a connection in order, and the renewals of leases must
+            // not wait behind these.
+            tokio::time::sleep(CONSUMERS_CHECK_DELAY).await;
+            for (queue, consumer) in consumers {
+                prepare::recreate_stale_consumer(&context.broker, &queue, &consumer).await;
+            }
         });
     }
 

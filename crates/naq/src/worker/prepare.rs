@@ -116,6 +116,21 @@ pub(super) async fn open_pull_subscription(
     }
 }
 
+/// Makes a consumer again if it can deliver nothing because the server has lost its stream's messages. If
+/// the server does not answer, as one may that has just started, it is asked a few times.
+pub(super) async fn recreate_stale_consumer(broker: &Broker, queue: &QueueName, consumer: &str) {
+    const TRIES: u32 = 4;
+    for failures in 1..=TRIES {
+        match broker.recreate_stale_consumer(queue, consumer).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(%queue, consumer, "cannot check the consumer: {error}");
+                tokio::time::sleep(RECREATE_BACKOFF.pause(failures, rand::random())).await;
+            }
+        }
+    }
+}
+
 /// Creates a removed queue and one of its consumers again, with as many retries as it takes.
 pub(super) async fn recreate_consumer(
     broker: &Broker,
