@@ -274,6 +274,7 @@ fn check_queues(contract: &mut Contract) {
         contract.prints("queue_change", change);
     }
     contract.prints("queue", &["queues"]);
+    contract.prints("layout", &["server", "check"]);
     contract.prints("queue", &["queue", "list"]);
     contract.prints("queue_change", &["queue", "remove", "extra", "--yes"]);
 }

@@ -84,6 +84,8 @@ fn a_single_replica_on_a_cluster_is_warned_of_and_raised_on_request() {
     for (stream, count) in replicas(&naq) {
         assert_eq!(count, 3, "{stream}");
     }
+    // the servers of a stream elect a leader again
+    Cluster::wait_replicated(naq.handle(), naq.nats());
     naq.assert_jobs_still_run("build");
     naq.cli(["server", "check"]).run().succeeds();
 }

@@ -271,17 +271,11 @@ impl Broker {
         let is_new = self.create_or_adapt(&spec, self.options.replicas).await?;
         if existed && is_new && self.last_sequence(&spec.name).await? == 0 {
             // If it was removed, the sequences of a new one must not repeat: watches and
-            // compare-and-set take them for revisions that they know. No stream gets as many
-            // messages as microseconds pass. The first sequence is not a setting of the new stream: a
-            // server that lost power may have its messages on the disk and restore them when it is
-            // created, and would remove those before the first sequence.
-            let since_epoch = Timestamp(chrono::Utc::now()).unix_ms();
-            self.purge_subjects(
-                &spec.name,
-                ">",
-                u64::try_from(since_epoch.saturating_mul(1_000)).ok(),
-            )
-            .await?;
+            // compare-and-set take them for revisions that they know. The first sequence is not a
+            // setting of the new stream: a server that lost power may have its messages on the disk
+            // and restore them when it is created, and would remove those before the first sequence.
+            self.purge_subjects(&spec.name, ">", micros_since_epoch())
+                .await?;
         }
         Ok(())
     }
@@ -537,6 +531,15 @@ impl Broker {
             reason: "a work queue has one consumer for each subject".to_owned(),
         }
     }
+}
+
+/// A sequence that no stream has reached: none gets as many messages as microseconds pass.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a number that grows, wherever a stream is found to be missing; nothing is decided by it"
+)]
+fn micros_since_epoch() -> Option<u64> {
+    u64::try_from(chrono::Utc::now().timestamp_micros()).ok()
 }
 
 /// Whether the server might create the stream with fewer replicas.

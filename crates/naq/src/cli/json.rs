@@ -251,7 +251,6 @@ pub(super) struct LayoutReport<'a> {
     /// What differs.
     pub(super) differences: Vec<StreamSettingReport<'a>>,
     /// What differed and was changed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) changed: Vec<StreamSettingReport<'a>>,
     /// Why NATS refused a change.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,11 +263,11 @@ pub(super) struct LayoutReport<'a> {
 pub(super) struct StreamSettingReport<'a> {
     pub(super) setting: &'a str,
     /// Its value; absent if it has none.
-    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
-    pub(super) found: &'a serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) found: Option<&'a serde_json::Value>,
     /// The value that naq needs; of subjects those that are missing. Absent means none.
-    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
-    pub(super) needed: &'a serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) needed: Option<&'a serde_json::Value>,
     /// Whether `--fix` changes it.
     pub(super) fixable: bool,
     /// Whether workers or schedulers start only with the value that is needed.

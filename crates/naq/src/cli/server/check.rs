@@ -138,8 +138,8 @@ fn report(checked: &CheckedLayout) -> LayoutReport<'_> {
 fn setting_report(difference: &SettingDifference) -> StreamSettingReport<'_> {
     StreamSettingReport {
         setting: difference.setting,
-        found: &difference.found,
-        needed: &difference.wanted,
+        found: Some(&difference.found).filter(|value| !value.is_null()),
+        needed: Some(&difference.wanted).filter(|value| !value.is_null()),
         fixable: is_fixable(difference),
         required: matches!(difference.remedy, Remedy::Automatic | Remedy::Impossible),
     }
