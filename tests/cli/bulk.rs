@@ -42,3 +42,32 @@ fn a_queue_that_is_made_on_the_way_has_each_job_once_and_in_order() {
         }
     });
 }
+
+#[test]
+fn a_reader_of_reports_that_stops_early_stops_no_change() {
+    const CLOSED: &str = "nobody reads standard output any more; the rest is done and not printed";
+    // more ids than a pipe holds
+    const JOBS: usize = 20_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let file = naq.file("jobs", "{\"command\":\"true\"}\n".repeat(JOBS));
+    let file = file.to_str().unwrap();
+    let mut bulk = naq.cli(["enqueue", "-q", "idle", "-f", file]).spawn();
+    // `| head -1`
+    assert!(!bulk.read_some().is_empty());
+    let (status, errors) = bulk.close_stdout_and_read_errors();
+    assert!(status.success(), "{errors}");
+    assert_eq!(errors.matches(CLOSED).count(), 1, "{errors}");
+    assert!(errors.contains("20000 jobs enqueued"), "{errors}");
+    assert_eq!(naq.stream_messages("idle"), JOBS as u64);
+
+    let one = ["enqueue", "-q", "few", "--id", "a", "--", "true"];
+    let (status, errors) = naq.cli(one).spawn().close_stdout_and_read_errors();
+    assert!(status.success() && errors.contains(CLOSED), "{errors}");
+    naq.enqueue(&["-q", "few", "--id", "b", "--", "true"]);
+    assert_eq!(naq.stream_messages("few"), 2);
+    let cancel = naq.cli(["cancel", "a", "b"]).spawn();
+    let (status, errors) = cancel.close_stdout_and_read_errors();
+    assert!(status.success() && errors.contains(CLOSED), "{errors}");
+    naq.wait_for_messages("few", 0);
+}

@@ -21,4 +21,5 @@ mod schedule;
 mod schedule_apply;
 mod times;
 mod ttl;
+mod waiting;
 mod worker;

@@ -32,6 +32,43 @@ fn output_and_errors_stay_apart() {
 }
 
 #[test]
+fn standard_input_reaches_the_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let cat = ["run", "--retries", "1", "--", "sh", "-c"];
+    let twice = "cat; [ $NAQ_ATTEMPT = 2 ]";
+    let done = naq.cli(cat.into_iter().chain([twice])).stdin("hi\n").run();
+    assert_eq!(done.succeeds().stdout, "hi\nhi\n", "each attempt gets it");
+    let bytes: Vec<u8> = (0..=255).collect();
+    let copied = naq
+        .cli(["run", "--", "cat"])
+        .stdin(bytes.clone())
+        .run_bytes();
+    assert_eq!(copied.1, bytes);
+    // an option says what the input is
+    let done = naq
+        .cli(["run", "--input", "[1]", "--", "cat"])
+        .stdin("hi")
+        .run();
+    assert_eq!(done.succeeds().stdout, "[1]");
+    let done = naq
+        .cli(["run", "--script", "-"])
+        .stdin("cat; echo script")
+        .run();
+    assert_eq!(done.succeeds().stdout, "script\n");
+    // a job does not read a terminal
+    let terminal = naq.cli(["run", "--", "cat"]).on_terminal();
+    assert!(terminal.wait_exit().success());
+    // more than a message can have
+    let done = naq
+        .cli(["run", "--", "cat"])
+        .stdin(vec![b'x'; 2 << 20])
+        .run();
+    done.exits(6)
+        .expect_stderr(&["put large input into a file"]);
+}
+
+#[test]
 fn a_slow_reader_loses_nothing() {
     const BYTES: usize = 40_000_000;
     let server = TestServer::start();

@@ -43,7 +43,7 @@ fn an_ended_job_is_kept_for_the_latest_ttl() {
     for (asked, said, kept) in [
         ("30d", "kept for 30d", Some("2592000s")),
         ("0", "kept for ever", None),
-        ("5s", "kept for 10m", Some("600s")),
+        ("10m", "kept for 10m", Some("600s")),
         ("2h", "kept for 2h", Some("7200s")),
     ] {
         let done = naq
@@ -56,6 +56,18 @@ fn an_ended_job_is_kept_for_the_latest_ttl() {
         assert_eq!(now, bytes, "{asked}");
         assert_eq!(ttl.as_deref(), kept, "{asked}");
         assert!(copy_of.is_some(), "{asked}");
+    }
+    // a record stays for ten minutes at least: no other time is promised
+    for args in [
+        &["job", "ttl", job.as_str(), "1m"][..],
+        &["enqueue", "--result-ttl", "1m", "--", "true"],
+    ] {
+        naq.cli(args.iter().copied())
+            .run()
+            .exits(2)
+            .expect_stderr(&[
+                "1m is too short: a record stays for at least 10m; 0 keeps it for ever",
+            ]);
     }
     let done = naq
         .cli(["job", "ttl", job.as_str(), "0", "--json"])

@@ -68,7 +68,6 @@ mod from_env;
 mod listing;
 mod log_chunk;
 mod logs;
-mod missing_labels;
 mod queue;
 mod raw_envelope;
 mod record_changes;
@@ -81,6 +80,7 @@ mod stored_output;
 mod ttl;
 mod unclaimed;
 mod waiter;
+mod waiting;
 
 pub use bulk::BulkEnqueue;
 pub use cancel::CancelOutcome;
@@ -109,7 +109,7 @@ pub use waiter::Waiter;
 
 pub use naq_core::{
     CLOCK_SKEW_MAX, ClockSkew, ExistingJob, FailedStarts, ScheduleChange, ScheduleError,
-    StartDelay, StartDelayError,
+    StartDelay, StartDelayError, WaitCause,
 };
 #[doc(hidden)]
 pub use naq_jetstream::DENIALS_LOG_TARGET;

@@ -27,6 +27,11 @@ pub struct JobSummary {
     /// The worker that holds the job's lease, or held the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
+    /// Whether the job is running and its worker sends no heartbeats any more, as far as
+    /// [`Client::mark_vanished_workers`] has marked it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    pub worker_vanished: bool,
     /// When the server stored the job's message.
     pub enqueue_time: Timestamp,
     /// When the current or last attempt started.
@@ -61,6 +66,7 @@ impl JobSummary {
             finished_at: record.finished_at(),
             next_attempt_at: record.next_attempt_at(),
             worker_id: record.worker_id,
+            worker_vanished: false,
             enqueue_time: record.enqueue_time,
             started_at: record.started_at,
             changed_at,

@@ -2,14 +2,21 @@
 
 use std::collections::HashSet;
 
+use std::time::Duration;
+
 use futures_util::stream::StreamExt;
 
 use super::{Client, ClientError};
-use naq_jetstream::{RecordEvent, RecordWatch};
+use naq_core::ExponentialBackoff;
+use naq_jetstream::{BrokerErrorKind, RecordEvent, RecordWatch};
 use naq_protocol::{JobId, Record};
 
 /// How many records are read at the same time.
 const READS_AT_ONCE: usize = 64;
+
+/// Pauses between attempts to read the jobs while NATS does not answer.
+const READ_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 impl Client {
     /// Waits until a job has ended and returns its record.
@@ -118,7 +125,26 @@ impl Waiter {
         }
     }
 
+    /// Reads the jobs that have not ended. A server that does not answer, or whose JetStream starts
+    /// again, is no reason to stop waiting: it may answer later, and the jobs run meanwhile.
     async fn read_open(&mut self, on_change: &mut impl FnMut(Record)) -> Result<(), ClientError> {
+        let mut failures = 0;
+        loop {
+            match self.try_read_open(on_change).await {
+                Err(ClientError::Broker(error)) if is_passing(error.kind()) => {
+                    failures += 1;
+                    // One reader of its own jobs need not be spread in time.
+                    tokio::time::sleep(READ_BACKOFF.pause(failures, 0.5)).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn try_read_open(
+        &mut self,
+        on_change: &mut impl FnMut(Record),
+    ) -> Result<(), ClientError> {
         let client = self.client.clone();
         let open: Vec<JobId> = self
             .order
@@ -137,4 +163,11 @@ impl Waiter {
         }
         Ok(())
     }
+}
+
+fn is_passing(kind: BrokerErrorKind) -> bool {
+    matches!(
+        kind,
+        BrokerErrorKind::Timeout | BrokerErrorKind::Unsupported
+    )
 }

@@ -52,9 +52,22 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn remove_worker(&self, worker_id: &str) -> Result<(), BrokerError> {
+        self.remove_heartbeat(worker_id, "600s").await
+    }
+
+    /// Finds out whether the server has room to store what workers write: it removes the heartbeat of
+    /// a worker that does not exist.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::StorageFull`] if it has none.
+    pub async fn check_storage(&self) -> Result<(), BrokerError> {
+        self.remove_heartbeat("storage-check", "1s").await
+    }
+
+    async fn remove_heartbeat(&self, worker_id: &str, ttl: &str) -> Result<(), BrokerError> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
-        headers.insert(async_nats::header::NATS_MESSAGE_TTL, "600s");
+        headers.insert(async_nats::header::NATS_MESSAGE_TTL, ttl);
         self.send(self.names.worker(worker_id), headers, Bytes::new())
             .await?
             .confirmed()

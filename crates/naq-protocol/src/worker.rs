@@ -32,6 +32,14 @@ wire_name!(WorkerState, "a state of a worker", {
     Draining => "draining",
 });
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A worker's heartbeat.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self")]
@@ -58,6 +66,10 @@ pub struct WorkerInfo {
     pub jobs: Vec<JobId>,
     /// How many jobs have ended since it started.
     pub jobs_ended: u64,
+    /// How many outcomes it cannot store at the moment, for example because the store is full. It
+    /// starts no job while there are any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unstored_outcomes: u32,
     /// How it contains the processes of a job: `cgroup`, `namespace` or `subreaper`.
     pub containment: String,
     /// How it keeps the memory limit of a job: `enforced` by the kernel, or `watched`, so that a job

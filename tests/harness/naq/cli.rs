@@ -155,6 +155,16 @@ impl RunningCli {
         drop(stdout);
         child.wait("a verb whose output is closed")
     }
+
+    /// Closes the reading end of its output, waits until it has exited, and returns its exit status
+    /// and errors.
+    pub(crate) fn close_stdout_and_read_errors(self) -> (ExitStatus, String) {
+        let RunningCli { mut child, stdout } = self;
+        let errors = read_in_thread(child.child().stderr.take().unwrap());
+        drop(stdout);
+        let status = child.wait("a verb whose output is closed");
+        (status, String::from_utf8(errors.join().unwrap()).unwrap())
+    }
 }
 
 /// A verb on a terminal. Killed when dropped.

@@ -19,3 +19,4 @@ mod state_machine_proptest;
 pub(crate) mod stored_record;
 pub(crate) mod takeover;
 mod transition;
+pub(crate) mod waiting;

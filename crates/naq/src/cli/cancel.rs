@@ -152,12 +152,12 @@ impl<'s> CancelBatch<'s> {
                 CancelOutcome::CancelRequested { acknowledged, .. } => (true, *acknowledged),
                 CancelOutcome::Cancelled(_) | CancelOutcome::AlreadyEnded(_) => (false, false),
             };
-            render::print_json(&CancelledJob {
+            render::tolerate_closed_output(render::print_json(&CancelledJob {
                 job_id: id,
                 state: cancelled.record().state(),
                 cancel_requested: requested,
                 worker_acknowledged: acknowledged,
-            })?;
+            }))?;
             return Ok(());
         }
         let outcome = match cancelled {
@@ -173,7 +173,7 @@ impl<'s> CancelBatch<'s> {
                 format!("{} already", Ending::of(record).coloured())
             }
         };
-        render::print_line(format_args!("{id}  {outcome}"))?;
+        render::tolerate_closed_output(render::print_line(format_args!("{id}  {outcome}")))?;
         Ok(())
     }
 

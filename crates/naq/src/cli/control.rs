@@ -355,7 +355,7 @@ pub(super) fn print_result(
     if session.json {
         let is_schedule = result.kind == ScheduleKind::Recurring;
         let enqueued = result.job_id.as_ref().map(JobId::as_str);
-        return render::print_json(&ScheduleChangeReport {
+        let report = ScheduleChangeReport {
             kind: Some(result.kind),
             schedule_id: is_schedule.then_some(id),
             job_id: enqueued.or((!is_schedule).then_some(id)),
@@ -364,11 +364,12 @@ pub(super) fn print_result(
             fields: None,
             status: result.status.as_deref(),
             next_run: result.next_run,
-        });
+        };
+        return render::tolerate_closed_output(render::print_json(&report));
     }
-    match &result.job_id {
+    render::tolerate_closed_output(match &result.job_id {
         // for the next command
         Some(job_id) => render::print_line(job_id),
         None => render::print_line(format_args!("{id}  {}", result.message)),
-    }
+    })
 }

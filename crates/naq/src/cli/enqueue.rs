@@ -3,7 +3,9 @@
 mod delay;
 mod file;
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 
 use self::delay::Delay;
 use super::clock;
@@ -17,6 +19,7 @@ use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
+use super::waiting::wait_for_enqueued;
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
 use naq_protocol::{Envelope, JobId, QueueName, Record, State};
@@ -150,7 +153,8 @@ async fn enqueue_one(
         true => {
             let job_id = envelope.job_id.get_or_insert_with(JobId::generate);
             // The watch starts before the job is enqueued, so that it misses no change.
-            Some(client.waiter(std::slice::from_ref(job_id)).await?)
+            let waiter = client.waiter(std::slice::from_ref(job_id)).await?;
+            Some((job_id.clone(), waiter))
         }
     };
     let job_id = match start {
@@ -160,8 +164,8 @@ async fn enqueue_one(
     if let Some(start) = start.filter(|_| prints_delay) {
         delay::print_delay(&start);
     }
-    if let Some(waiter) = waiter {
-        return wait_and_show(session, &client, waiter, args.full).await;
+    if let Some((job_id, waiter)) = waiter {
+        return wait_and_show(session, &client, &job_id, waiter, args.full).await;
     }
     if !args.quiet {
         print_id(session, &job_id, queue.name(), start.as_ref())?;
@@ -209,7 +213,7 @@ fn print_id(
     queue: &QueueName,
     start: Option<&StartDelay>,
 ) -> std::io::Result<()> {
-    if session.json {
+    render::tolerate_closed_output(if session.json {
         render::print_json(&EnqueuedJob {
             job_id,
             queue,
@@ -219,24 +223,29 @@ fn print_id(
         })
     } else {
         render::print_line(job_id)
-    }
+    })
 }
 
 /// Waits for a job, shows its progress, and prints its outcome.
 pub(super) async fn wait_and_show(
     session: &Session,
     client: &Client,
+    job_id: &JobId,
     waiter: Waiter,
     option: FullOption,
 ) -> Result<u8, Failure> {
     let mut ended = None;
-    let mut bars = ProgressBars::new();
-    waiter
-        .each_change(|record| {
-            bars.update(&record);
-            ended = Some(record);
-        })
-        .await?;
+    let bars = RefCell::new(ProgressBars::new());
+    let waiting = waiter.each_change(|record| {
+        bars.borrow_mut().update(&record);
+        ended = Some(record);
+    });
+    let jobs = std::slice::from_ref(job_id);
+    if let ControlFlow::Break(code) =
+        wait_for_enqueued(session, client, jobs, &bars, waiting).await?
+    {
+        return Ok(code);
+    }
     let record = ended.ok_or_else(|| Failure::general("the record of the job is gone"))?;
     show(
         session,
@@ -276,18 +285,22 @@ pub(super) async fn wait_for_all(
 ) -> Result<u8, Failure> {
     let (mut succeeded, mut failed) = (0_u64, 0_u64);
     let mut printed = Ok(());
-    client
-        .wait_each(ids, |record| {
-            if record.state() == State::Succeeded {
-                succeeded += 1;
-            } else {
-                failed += 1;
-            }
-            if session.json && printed.is_ok() {
-                printed = render::print_json(&record);
-            }
-        })
-        .await?;
+    let waiting = client.wait_each(ids, |record| {
+        if record.state() == State::Succeeded {
+            succeeded += 1;
+        } else {
+            failed += 1;
+        }
+        if session.json && printed.is_ok() {
+            printed = render::print_json(&record);
+        }
+    });
+    let bars = RefCell::new(ProgressBars::new());
+    if let ControlFlow::Break(code) =
+        wait_for_enqueued(session, client, ids, &bars, waiting).await?
+    {
+        return Ok(code);
+    }
     printed?;
     if !session.json {
         render::note(format_args!("{succeeded} succeeded, {failed} did not"));

@@ -18,6 +18,7 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
                 "naq run --retries 3 --retry-delay 5s -- ./backup.sh",
             ),
             ("Run a script", "naq run --script backup.sh -- --all"),
+            ("Pass it input", "echo hello | naq run -- cat"),
         ],
     ),
     (

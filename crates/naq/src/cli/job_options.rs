@@ -158,7 +158,8 @@ pub(super) struct JobOptions {
     /// Accept times that are past
     #[arg(long)]
     pub(super) past_ok: bool,
-    /// Time that the record stays after the job's end, such as 24h; 0 keeps it forever
+    /// Time that the record stays after the job's end, such as 24h: at least 10m; 0 keeps it
+    /// forever
     #[arg(long, value_name = "TIME")]
     result_ttl: Option<WireDuration>,
 }
@@ -204,6 +205,9 @@ impl JobOptions {
         if let Some(text) = &self.expires_at {
             envelope.expires_at = Some(times.read("--expires-at", text)?);
         }
+        if let Some(ttl) = self.result_ttl {
+            check_record_ttl("--result-ttl", ttl)?;
+        }
         envelope.result_ttl = self.result_ttl;
         envelope.validate()?;
         Ok(envelope)
@@ -224,20 +228,18 @@ impl JobOptions {
         }
     }
 
-    /// Reads `--stdin`: as text if it is UTF-8, otherwise as base64.
+    /// Reads `--stdin`.
     fn set_stdin(&self, envelope: &mut Envelope) -> Result<(), Failure> {
-        let Some(file) = &self.stdin else {
-            return Ok(());
-        };
-        match String::from_utf8(read_bytes(file, "the standard input")?) {
-            Ok(text) => envelope.stdin = Some(text),
-            Err(error) => {
-                use base64::Engine;
-                envelope.stdin_base64 =
-                    Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()));
-            }
+        if let Some(file) = &self.stdin {
+            set_stdin(envelope, read_bytes(file, "the standard input")?);
         }
         Ok(())
+    }
+
+    /// Whether the options say what the job's standard input is, or use this process's own for
+    /// something else.
+    pub(super) fn takes_stdin(&self) -> bool {
+        self.stdin.is_some() || self.input.is_some() || self.script.as_deref() == Some("-")
     }
 
     fn limits(&self) -> ResourceLimits {
@@ -282,6 +284,29 @@ impl JobOptions {
     pub(super) fn is_empty(&self) -> bool {
         self.command.is_empty() && self.script.is_none()
     }
+}
+
+/// Sets the standard input of a job: as text if it is UTF-8, otherwise as base64.
+pub(super) fn set_stdin(envelope: &mut Envelope, bytes: Vec<u8>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => envelope.stdin = Some(text),
+        Err(error) => {
+            use base64::Engine;
+            envelope.stdin_base64 =
+                Some(base64::engine::general_purpose::STANDARD.encode(error.as_bytes()));
+        }
+    }
+}
+
+/// Returns an error if a record would stay longer than was asked for.
+pub(super) fn check_record_ttl(option: &str, ttl: WireDuration) -> Result<(), Failure> {
+    let min = WireDuration(naq_core::RECORD_TTL_MIN);
+    if naq_core::clamp_result_ttl(ttl.0).is_some_and(|kept| kept != ttl.0) {
+        return Err(Failure::usage(format!(
+            "{option} {ttl} is too short: a record stays for at least {min}; 0 keeps it for ever"
+        )));
+    }
+    Ok(())
 }
 
 /// Parses `--env`: `NAME=VALUE`, or `NAME` to copy the variable from this process's environment.

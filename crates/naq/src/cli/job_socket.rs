@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::UnixStream;
 
 use super::exit::{Exit, Failure};
-use naq_client::{Client, OutputStream, StoredOutput};
+use naq_client::{Client, OutputStream, StoredOutput, WaitCause};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, JobId, JobReply, JobReplyError, JobRequest,
@@ -161,16 +161,20 @@ impl JobReader {
         }
     }
 
-    /// As [`Client::fetch_job`], with a warning if no worker has the labels that it requires.
+    /// As [`Client::fetch_job`].
     pub(super) async fn fetch_job(&self, job_id: &JobId) -> Result<Record, Failure> {
         match self {
-            JobReader::Nats(client) => {
-                let mut record = client.fetch_job(job_id).await?;
-                let missing = client.missing_labels(&record).await?;
-                record.warnings.extend(missing);
-                Ok(record)
-            }
+            JobReader::Nats(client) => Ok(client.fetch_job(job_id).await?),
             JobReader::Worker(socket) => socket.read(JobRequestKind::Status, job_id).await,
+        }
+    }
+
+    /// As [`Client::wait_cause`]. `None` also for a user who may read neither queues nor heartbeats;
+    /// a worker adds what it finds out to the record's warnings.
+    pub(super) async fn wait_cause(&self, record: &Record) -> Option<WaitCause> {
+        match self {
+            JobReader::Nats(client) => client.wait_cause(record).await.unwrap_or_default(),
+            JobReader::Worker(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ use super::json::NoteBody;
 use super::render::{self, Column, Ending};
 use super::session::Session;
 use naq_client::{Client, JobCursor, JobFilter, JobPage};
+use naq_protocol::Timestamp;
 use naq_protocol::units::WireDuration;
 
 #[derive(Debug, clap::Args)]
@@ -53,9 +54,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return watch(&client, &filter, &args).await;
     }
     let since = args.since.map(time_before_now);
-    let page = client
-        .list_jobs(&filter, since, args.before, args.limit as usize)
-        .await?;
+    let page = list(&client, &filter, since, args.before, args.limit as usize).await?;
     if session.json {
         for job in &page.jobs {
             render::print_json(job)?;
@@ -75,6 +74,20 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Reads a page of the list, and marks the running jobs whose workers have vanished.
+async fn list(
+    client: &Client,
+    filter: &JobFilter,
+    since: Option<Timestamp>,
+    before: Option<JobCursor>,
+    limit: usize,
+) -> Result<JobPage, Failure> {
+    let mut page = client.list_jobs(filter, since, before, limit).await?;
+    // A user who may not read heartbeats sees the list without these marks.
+    let _ = client.mark_vanished_workers(&mut page.jobs).await;
+    Ok(page)
+}
+
 fn print(page: &JobPage) -> std::io::Result<()> {
     let now = render::now();
     let rows: Vec<Vec<String>> = page
@@ -85,7 +98,10 @@ fn print(page: &JobPage) -> std::io::Result<()> {
             vec![
                 record.job_id.to_string(),
                 record.queue.to_string(),
-                Ending::of_summary(record).to_string(),
+                match job.worker_vanished {
+                    true => format!("{} (worker vanished)", record.state),
+                    false => Ending::of_summary(record).to_string(),
+                },
                 match record.attempt {
                     0 => "-".to_owned(),
                     attempt => attempt.to_string(),
@@ -117,7 +133,7 @@ async fn watch(client: &Client, filter: &JobFilter, args: &Args) -> Result<u8, F
     loop {
         let since = args.since.map(time_before_now);
         let limit = args.limit as usize;
-        let mut page = client.list_jobs(filter, since, None, limit).await?;
+        let mut page = list(client, filter, since, None, limit).await?;
         let listed = Instant::now();
         loop {
             if let Some(since) = args.since.map(time_before_now) {

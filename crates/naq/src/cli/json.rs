@@ -229,6 +229,9 @@ pub(super) struct QueueReport<'a> {
     /// When the oldest message in the queue was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) oldest: Option<Timestamp>,
+    /// Workers that serve it. Absent if the user may not read their heartbeats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) workers: Option<usize>,
     pub(super) paused: bool,
     /// How many of its jobs may run at once. Absent means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,8 @@ use super::job_socket::JobReader;
 use super::json::{LogGap, LogLine};
 use super::render;
 use super::session::Session;
-use naq_client::{JobId, LogChunk, OutputStream};
+use super::waiting::explain;
+use naq_client::{Client, JobId, LogChunk, OutputStream};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,28 +24,42 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.connect().await?;
+    let printing = print(session, &client, &job_id, &args);
+    if !args.follow {
+        printing.await?;
+        return Ok(0);
+    }
+    let jobs = std::slice::from_ref(&job_id);
+    explain(session, &client, jobs, |print| print(), printing).await?;
+    Ok(0)
+}
+
+async fn print(
+    session: &Session,
+    client: &Client,
+    job_id: &JobId,
+    args: &Args,
+) -> Result<(), Failure> {
     if args.full.full && !session.json {
         // Only the record can have everything.
         let record = match args.follow {
-            true => client.wait(&job_id).await?,
-            false => client.fetch_job(&job_id).await?,
+            true => client.wait(job_id).await?,
+            false => client.fetch_job(job_id).await?,
         };
-        let reader = JobReader::Nats(Box::new(client));
-        print_output(&reader, &record, args.full).await?;
-        return Ok(0);
+        let reader = JobReader::Nats(Box::new(client.clone()));
+        return print_output(&reader, &record, args.full).await;
     }
     let mut logs = if args.follow {
-        client.follow_logs(&job_id).await?
+        client.follow_logs(job_id).await?
     } else {
-        client.read_logs(&job_id).await?
+        client.read_logs(job_id).await?
     };
     if session.json {
         let mut printer = JsonPrinter::default();
         while let Some(chunk) = logs.next().await? {
             printer.print(chunk)?;
         }
-        printer.flush()?;
-        return Ok(0);
+        return Ok(printer.flush()?);
     }
     let mut printer = OutputPrinter::default();
     while let Some(chunk) = logs.next().await? {
@@ -59,8 +74,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             _ => {}
         }
     }
-    printer.finish(&job_id);
-    Ok(0)
+    printer.finish(job_id);
+    Ok(())
 }
 
 /// Prints each chunk as an object. A character that is cut by the end of a chunk belongs to the next.

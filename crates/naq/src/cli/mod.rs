@@ -48,6 +48,7 @@ mod systemd;
 mod times;
 mod version;
 mod wait;
+mod waiting;
 mod worker;
 mod worker_options;
 mod workers;
@@ -76,7 +77,8 @@ enum Verb {
     /// Run a command as a job, and wait for its output and exit code
     ///
     /// Enqueues the command, runs it in this process, prints its output and exits with its exit
-    /// code. Starts a local server if no NATS is configured or found.
+    /// code. Starts a local server if no NATS is configured or found. Standard input, unless it is a
+    /// terminal, is read to its end and passed to the job.
     Run(run::Args),
     /// Enqueue jobs
     ///

@@ -11,7 +11,7 @@ use super::exit::Failure;
 use super::json::{QueueChange, QueueReport};
 use super::render::{self, Column};
 use super::session::Session;
-use naq_client::QueueSettings;
+use naq_client::{QueueInfo, QueueName, QueueSettings, WorkerInfo};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -167,14 +167,15 @@ async fn remove(session: &Session, queues: &[String], yes: bool) -> Result<u8, F
         confirm(yes, &format!("remove the queue {name} and its {what}"))?;
         queue.remove().await?;
         if session.json {
-            render::print_json(&QueueChange {
+            render::tolerate_closed_output(render::print_json(&QueueChange {
                 queue: name,
                 action: "removed",
                 removed: Some(info.depth + info.delayed),
                 running: Some(info.running),
-            })?;
+            }))?;
         } else if jobs > 0 {
-            render::print_line(format_args!("{name}: removed with {what}"))?;
+            let line = format!("{name}: removed with {what}");
+            render::tolerate_closed_output(render::print_line(line))?;
         }
     }
     Ok(0)
@@ -185,17 +186,23 @@ fn print_change(session: &Session, queue: &str, action: &str) -> std::io::Result
     if !session.json {
         return Ok(());
     }
-    render::print_json(&QueueChange {
+    render::tolerate_closed_output(render::print_json(&QueueChange {
         queue,
         action,
         removed: None,
         running: None,
-    })
+    }))
 }
 
 pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let queues = client.list_queues().await?;
+    // A user who may not read heartbeats sees the list without workers.
+    let workers = client.list_workers().await.ok();
+    let workers_of = |queue: &QueueName| {
+        let serves = |worker: &&WorkerInfo| worker.queues.contains(queue);
+        Some(workers.as_ref()?.iter().filter(serves).count())
+    };
     if session.json {
         for queue in &queues {
             render::print_json(&QueueReport {
@@ -205,6 +212,7 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
                 delayed: queue.delayed,
                 bytes: queue.bytes,
                 oldest: queue.oldest,
+                workers: workers_of(&queue.name),
                 paused: queue.paused,
                 max_running: queue.max_running.map(NonZeroU32::get),
                 replicas: queue.replicas,
@@ -216,6 +224,9 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
         render::note("no queues; `naq enqueue` creates the queue of its job");
         return Ok(0);
     }
+    // An empty queue needs no worker: each `naq run` serves its queue only for its own job.
+    let is_unserved =
+        |queue: &QueueInfo| queue.depth + queue.delayed > 0 && workers_of(&queue.name) == Some(0);
     let now = render::now();
     let rows: Vec<Vec<String>> = queues
         .iter()
@@ -233,7 +244,12 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
                     .map_or_else(|| "-".to_owned(), |oldest| render::age(oldest, now)),
                 render::bytes(queue.bytes),
                 queue.replicas.to_string(),
-                if queue.paused { "paused" } else { "open" }.to_owned(),
+                match queue.paused {
+                    true => "paused",
+                    false if is_unserved(queue) => "no worker",
+                    false => "open",
+                }
+                .to_owned(),
             ]
         })
         .collect();
@@ -250,5 +266,16 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
         ],
         &rows,
     )?;
+    let unserved: Vec<&str> = queues
+        .iter()
+        .filter(|queue| is_unserved(queue) && !queue.paused)
+        .map(|queue| queue.name.as_str())
+        .collect();
+    if !unserved.is_empty() {
+        let names = unserved.join(" ");
+        render::note(format_args!(
+            "jobs wait in queues that no worker serves; `naq worker {names}` runs them"
+        ));
+    }
     Ok(0)
 }

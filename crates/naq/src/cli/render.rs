@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use comfy_table::Table;
@@ -53,6 +54,21 @@ pub(super) fn print_stderr_json(value: &impl Serialize) {
 /// Prints a line of text.
 pub(super) fn print_line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(anstream::stdout(), "{text}")
+}
+
+/// Ignores that nobody reads standard output any more, and notes it once. For verbs that report each
+/// change that they make: the reader of the reports does not decide how many changes are made.
+pub(super) fn tolerate_closed_output(printed: io::Result<()>) -> io::Result<()> {
+    static IS_NOTED: AtomicBool = AtomicBool::new(false);
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            if !IS_NOTED.swap(true, Ordering::Relaxed) {
+                note("nobody reads standard output any more; the rest is done and not printed");
+            }
+            Ok(())
+        }
+        printed => printed,
+    }
 }
 
 /// Prints a line of text on standard error. An error there has nowhere to be reported.

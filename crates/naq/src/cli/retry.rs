@@ -71,7 +71,7 @@ async fn retry_and_wait(
     for rerun in reruns {
         rerun.enqueue().await?;
     }
-    wait_and_show(session, client, waiter, option).await
+    wait_and_show(session, client, only, waiter, option).await
 }
 
 pub(super) fn print_ids(
@@ -79,11 +79,11 @@ pub(super) fn print_ids(
     job_id: &JobId,
     rerun_of: &JobId,
 ) -> std::io::Result<()> {
-    if session.json {
+    render::tolerate_closed_output(if session.json {
         render::print_json(&Rerun { job_id, rerun_of })
     } else {
         render::print_line(job_id)
-    }
+    })
 }
 
 /// Errors of some of many jobs: each is printed when the next one comes; the last one ends the verb.

@@ -1,13 +1,13 @@
 //! `naq run`: enqueue, work and print in one process.
 
-use std::io::Write;
+use std::io::{IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::exit::Failure;
-use super::job_options::JobOptions;
+use super::job_options::{JobOptions, set_stdin};
 use super::job_output::{FullOption, print_output};
 use super::job_socket::JobReader;
 use super::progress::ProgressBars;
@@ -15,6 +15,7 @@ use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
+use super::waiting::{SILENCE_MAX, explain};
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
 use naq_client::Client;
@@ -32,6 +33,9 @@ pub(super) struct Args {
 /// it and no other.
 const QUEUE: &str = "run";
 
+/// No nats-server accepts a longer message, in bytes.
+const STDIN_BYTES_MAX: u64 = 64 << 20;
+
 /// Maximum number of chunks of the job's output that wait to be printed.
 const OUTPUT_TAP_CHUNKS_MAX: usize = 64;
 
@@ -39,6 +43,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut envelope = args
         .job
         .envelope(session, &TimeReader::new(session, None, args.job.past_ok)?)?;
+    if !args.job.takes_stdin() {
+        pass_stdin(&mut envelope).await?;
+    }
     let queue = QueueName::new(QUEUE)?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
     check_labels(session, &envelope)?;
@@ -61,7 +68,17 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut worker = options.to_development_options(session, vec![queue])?;
     worker.single_job = Some(job_id.clone());
     let display = Display::start(session, &job_id, &mut worker, commands);
-    let summary = worker::run_worker(client.clone(), runner.clone(), worker, requests).await?;
+    let running = worker::run_worker(client.clone(), runner.clone(), worker, requests);
+    let bars = Arc::clone(&display.bars);
+    let print = |print: &mut dyn FnMut()| lock(&bars).suspend(print);
+    let summary = explain(
+        session,
+        &client,
+        std::slice::from_ref(&job_id),
+        print,
+        running,
+    )
+    .await?;
     runner.shutdown().await;
     let printed = display.finish().await;
     let record = match summary.last_record {
@@ -71,6 +88,42 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     printed?;
     finish(session, &record)
+}
+
+/// Passes this process's standard input to the job, as a shell would, unless it is a terminal: a
+/// job has none. The envelope contains it, so that each attempt gets all of it.
+async fn pass_stdin(envelope: &mut Envelope) -> Result<(), Failure> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Ok(());
+    }
+    let mut reading = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let max = STDIN_BYTES_MAX + 1;
+        stdin
+            .lock()
+            .take(max)
+            .read_to_end(&mut bytes)
+            .map(|_| bytes)
+    });
+    let read = tokio::select! {
+        read = &mut reading => read,
+        () = tokio::time::sleep(SILENCE_MAX) => {
+            render::note("waiting for the end of standard input, which is passed to the job; `< /dev/null` passes none");
+            reading.await
+        }
+    };
+    let bytes = read.map_err(|error| Failure::general(error.to_string()))??;
+    if bytes.len() as u64 > STDIN_BYTES_MAX {
+        return Err(Failure::usage(
+            "the standard input is longer than 64M, the most that a message can have",
+        )
+        .hint("put it into a file, and pass its name to the job"));
+    }
+    if !bytes.is_empty() {
+        set_stdin(envelope, bytes);
+    }
+    Ok(())
 }
 
 /// Returns an error if the job requires labels that this process does not have: its worker would
@@ -112,6 +165,7 @@ async fn show_earlier_outcome(
 
 /// The tasks that show a running job's output and progress.
 struct Display {
+    bars: Arc<Mutex<ProgressBars>>,
     printer: JoinHandle<std::io::Result<()>>,
     progress: JoinHandle<()>,
 }
@@ -132,14 +186,19 @@ impl Display {
         worker.progress_tap = Some(progress);
         let bars = Arc::new(Mutex::new(ProgressBars::new()));
         let progress = tokio::spawn(show(job_id.clone(), updates, Arc::clone(&bars)));
+        let of_printer = Arc::clone(&bars);
         let printer = tokio::task::spawn_blocking(move || {
-            let printed = print(output, &bars);
+            let printed = print(output, &of_printer);
             if printed.is_err() {
                 let _ = commands.send(WorkerCommand::Cancel);
             }
             printed
         });
-        Display { printer, progress }
+        Display {
+            bars,
+            printer,
+            progress,
+        }
     }
 
     /// Waits until everything is shown; the worker must have ended. Returns the error of a write

@@ -8,6 +8,8 @@ use super::exit::Failure;
 use super::remarks::leaked;
 use super::render::{self, Ending};
 use super::session::Session;
+use super::waiting::describe;
+use naq_client::WaitCause;
 use naq_protocol::{
     BlockedOn, CapturedOutput, DependencyCondition, Envelope, JobId, Record, State, Timestamp,
 };
@@ -28,20 +30,41 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if args.tree {
         return tree::show(session, client.nats("--tree")?, &job_id).await;
     }
-    let record = client.fetch_job(&job_id).await?;
+    let mut record = client.fetch_job(&job_id).await?;
+    let cause = client.wait_cause(&record).await;
+    let unseen = session.settings().worker_ttl;
+    let describe = |cause| describe(&job_id, cause, render::now(), unseen);
     if session.json {
+        // What goes by itself is in the record's own fields.
+        let warning = cause.as_ref().filter(|cause| cause.needs_action());
+        record.warnings.extend(warning.map(describe));
         render::print_json(&record)?;
     } else {
-        print(&record)?;
+        let shown = cause.as_ref().filter(|cause| !is_shown(cause));
+        print(&record, shown.map(describe))?;
     }
     Ok(0)
 }
 
-fn print(record: &Record) -> std::io::Result<()> {
+/// Whether the fields of the record show what the job waits for.
+fn is_shown(cause: &WaitCause) -> bool {
+    matches!(
+        cause,
+        WaitCause::NotDue { .. }
+            | WaitCause::RetryDue { .. }
+            | WaitCause::Dependencies { .. }
+            | WaitCause::ConcurrencyKey { .. }
+    )
+}
+
+fn print(record: &Record, waiting: Option<String>) -> std::io::Result<()> {
     let now = render::now();
     row("job", record.job_id.to_string())?;
     row("queue", record.queue.to_string())?;
     row("state", Ending::of(record).coloured())?;
+    if let Some(waiting) = waiting {
+        row("waiting", waiting)?;
+    }
     print_envelope(record)?;
     print_attempt(record)?;
     print_times(record, now)?;
@@ -218,10 +241,7 @@ fn print_waits(waits: &BlockedOn, now: Timestamp) -> std::io::Result<()> {
         let key = render::excerpt(&render::escape(key), 80);
         row("waits for", format!("a slot of the concurrency key {key}"))?;
     }
-    row(
-        "waiting",
-        format!("{} so far", render::age(waits.since, now)),
-    )
+    row("blocked for", render::age(waits.since, now))
 }
 
 fn describe_output(output: &CapturedOutput) -> String {

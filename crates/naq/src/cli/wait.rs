@@ -1,11 +1,14 @@
 //! `naq wait`
 
+use std::cell::RefCell;
+
 use super::exit::{Exit, Failure};
 use super::job_socket::JobReader;
 use super::progress::ProgressBars;
 use super::remarks::leaked;
 use super::render;
 use super::session::Session;
+use super::waiting::explain;
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, Record, State};
 
@@ -35,18 +38,20 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     let mut all_succeeded = true;
     let mut printed = Ok(());
-    let mut bars = ProgressBars::new();
+    let bars = RefCell::new(ProgressBars::new());
     let waiter = client.waiter(&ids).await?;
     let waiting = waiter.each_change(|record| {
-        bars.update(&record);
+        bars.borrow_mut().update(&record);
         if !record.state().is_terminal() {
             return;
         }
         all_succeeded &= record.state() == State::Succeeded;
         if printed.is_ok() {
-            printed = bars.suspend(|| print(session, &record));
+            printed = bars.borrow().suspend(|| print(session, &record));
         }
     });
+    let suspended = |print: &mut dyn FnMut()| bars.borrow().suspend(print);
+    let waiting = explain(session, &client, &ids, suspended, waiting);
     match args.timeout {
         None => waiting.await?,
         Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {

@@ -59,7 +59,11 @@ impl RefusedOutcomes {
     }
 
     pub(super) fn exist(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.number() > 0
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        u32::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) async fn write(context: &Arc<WorkerContext>, facts: HeartbeatFacts) {
             .take(HEARTBEAT_JOBS_MAX)
             .collect(),
         jobs_ended: facts.jobs_ended,
+        unstored_outcomes: context.refused_outcomes.number(),
         containment: context.runner.containment().to_string(),
         memory_limit: Some(context.runner.memory_limit().name().to_owned()),
         labels: options.labels.clone(),

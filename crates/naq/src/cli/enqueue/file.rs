@@ -113,6 +113,7 @@ pub(super) async fn enqueue(
         ids: Vec::new(),
         refused: 0,
         first_refusal: None,
+        is_output_closed: false,
     };
     let mut read_failure = None;
     while let Some(batch) = batches.recv().await {
@@ -226,15 +227,15 @@ async fn enqueue_flow(
         for member in &members {
             if session.json {
                 let queue = member.queue.as_ref().unwrap_or(queue);
-                render::print_json(&EnqueuedJob {
+                render::tolerate_closed_output(render::print_json(&EnqueuedJob {
                     job_id: &member.job_id,
                     queue,
                     scheduled_for: start.map(|start| start.due),
                     name: Some(&member.name),
                     flow: Some(&name),
-                })?;
+                }))?;
             } else {
-                render::print_line(&member.job_id)?;
+                render::tolerate_closed_output(render::print_line(&member.job_id))?;
             }
         }
         if std::io::stderr().is_terminal() && !session.json {
@@ -254,6 +255,8 @@ struct BulkSender<'s> {
     ids: Vec<JobId>,
     refused: u64,
     first_refusal: Option<Failure>,
+    /// Whether nobody reads the ids any more.
+    is_output_closed: bool,
 }
 
 impl BulkSender<'_> {
@@ -287,7 +290,7 @@ impl BulkSender<'_> {
                 format!("{refused} refused, {jobs} enqueued; the first refusal: {why}")
             }));
         }
-        if std::io::stderr().is_terminal() && !self.session.json {
+        if self.is_output_closed || (std::io::stderr().is_terminal() && !self.session.json) {
             let repeated = match self.bulk.duplicates() {
                 0 => String::new(),
                 repeated => format!(", {repeated} of them before"),
@@ -297,28 +300,37 @@ impl BulkSender<'_> {
         Ok(self.ids)
     }
 
+    fn print_ids(&self, ids: &[JobId]) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        for id in ids {
+            if self.session.json {
+                let job = EnqueuedJob {
+                    job_id: id,
+                    queue: self.options.queue,
+                    scheduled_for: None,
+                    name: None,
+                    flow: None,
+                };
+                serde_json::to_writer(&mut stdout, &job).map_err(std::io::Error::from)?;
+                writeln!(stdout)?;
+            } else {
+                writeln!(stdout, "{id}")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Prints or keeps the ids that the server has confirmed, and counts what it has refused.
     fn report(&mut self) -> Result<(), Failure> {
-        let mut stdout = std::io::stdout().lock();
-        for id in self.bulk.take_confirmed() {
-            if !self.options.quiet && !self.options.keep_ids {
-                if self.session.json {
-                    let job = EnqueuedJob {
-                        job_id: &id,
-                        queue: self.options.queue,
-                        scheduled_for: None,
-                        name: None,
-                        flow: None,
-                    };
-                    serde_json::to_writer(&mut stdout, &job).map_err(std::io::Error::from)?;
-                    writeln!(stdout)?;
-                } else {
-                    writeln!(stdout, "{id}")?;
-                }
-            }
-            if self.options.keep_ids {
-                self.ids.push(id);
-            }
+        let mut confirmed = self.bulk.take_confirmed();
+        if !self.options.quiet && !self.options.keep_ids && !self.is_output_closed {
+            let printed = self.print_ids(&confirmed);
+            self.is_output_closed = printed.is_err();
+            // The jobs of the file belong together, even if no program reads their ids.
+            render::tolerate_closed_output(printed)?;
+        }
+        if self.options.keep_ids {
+            self.ids.append(&mut confirmed);
         }
         while let Some((job_id, error)) = self.bulk.take_rejected() {
             self.refused += 1;

@@ -1,6 +1,7 @@
 //! `naq job ttl`
 
 use crate::cli::exit::Failure;
+use crate::cli::job_options::check_record_ttl;
 use crate::cli::json::ResultTtl;
 use crate::cli::render;
 use crate::cli::session::Session;
@@ -20,6 +21,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
+    check_record_ttl("the time", args.ttl)?;
     let client = session.connect().await?;
     let (record, kept) = client.set_result_ttl(&job_id, args.ttl.0).await?;
     let kept = kept.map(WireDuration);

@@ -1,0 +1,279 @@
+//! What a job waits for, in words: the same in every verb that waits, and in those that show a job.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::exit::{Exit, Failure};
+use super::json::NoteBody;
+use super::progress::ProgressBars;
+use super::render;
+use super::session::Session;
+use super::signals::Signals;
+use naq_client::{Client, ClientError, ErrorKind, WaitCause};
+use naq_core::describe_missing_labels;
+use naq_protocol::{JobId, Timestamp};
+
+/// How long a verb waits before it says what it waits for.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// How often a verb looks again what it waits for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many of many jobs are looked at: what one job of a queue waits for, the others do too.
+const JOBS_LOOKED_AT_MAX: usize = 8;
+
+/// How many ids of many jobs a note names.
+const IDS_SHOWN_MAX: usize = 10;
+
+/// What a job waits for, as a sentence without a full stop. `unseen` is how long its worker
+/// has sent no heartbeat at least, if it has vanished.
+pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: Duration) -> String {
+    match cause {
+        WaitCause::NotDue { due } => {
+            format!("delayed until {due} ({})", render::relative_time(*due, now))
+        }
+        WaitCause::JobPaused => {
+            format!("the job is paused; `naq job resume {job}` resumes it")
+        }
+        WaitCause::RetryDue { due } => {
+            let wait = (due.unix_ms() - now.unix_ms()).max(0).unsigned_abs();
+            let wait = render::span(Duration::from_millis(wait));
+            format!("waits for a retry in {wait}")
+        }
+        WaitCause::QueuePaused { queue } => {
+            format!("the queue `{queue}` is paused; `naq queue resume {queue}` resumes it")
+        }
+        WaitCause::NoWorker { queue } => {
+            format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
+        }
+        WaitCause::WorkersDraining { queue } => format!(
+            "the workers of queue `{queue}` are stopping and take no more jobs; start one with `naq worker {queue}`"
+        ),
+        WaitCause::MissingLabels { queue, labels } => {
+            render::escape(&describe_missing_labels(queue, labels))
+        }
+        WaitCause::QueueLimit { queue, max_running } => {
+            format!(
+                "the queue `{queue}` runs {max_running} at once, as many as it may (--max-running)"
+            )
+        }
+        WaitCause::NoFreeSlot { queue, slots } => {
+            let slots = render::count(*slots, "slot");
+            format!("the workers of queue `{queue}` are busy: {slots}, none free")
+        }
+        WaitCause::Dependencies { jobs } => match jobs.as_slice() {
+            [one] => format!("blocked on job `{}`", one.job),
+            [first, rest @ ..] => {
+                let more = render::count(rest.len() as u64, "other");
+                format!("blocked on job `{}` and {more}", first.job)
+            }
+            [] => "blocked".to_owned(),
+        },
+        WaitCause::ConcurrencyKey { key } => {
+            let key = render::excerpt(&render::escape(key), 80);
+            format!("blocked on a slot of the concurrency key `{key}`")
+        }
+        WaitCause::StoreFull => {
+            "the store is full, so that no outcome can be recorded; `naq purge` makes room"
+                .to_owned()
+        }
+        WaitCause::OutcomesRefused { worker_id } => {
+            let worker = render::escape(worker_id);
+            format!(
+                "worker {worker} cannot store outcomes, as if the store were full; `naq purge` makes room"
+            )
+        }
+        WaitCause::WorkerVanished {
+            worker_id,
+            queue,
+            is_served,
+        } => {
+            let seconds = unseen.as_secs();
+            let worker = render::escape(worker_id);
+            let next = match is_served {
+                true => format!("another worker of queue `{queue}` takes the job over"),
+                false => {
+                    format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
+                }
+            };
+            format!("its worker {worker} was not seen for {seconds} s; {next}")
+        }
+        _ => "waits".to_owned(),
+    }
+}
+
+/// Waits for a future that waits for these jobs. If that takes longer than two seconds, says on
+/// standard error what they wait for, and again when that changes. `print` runs what prints, with
+/// progress bars out of its way.
+pub(super) async fn explain<T>(
+    session: &Session,
+    client: &Client,
+    jobs: &[JobId],
+    print: impl Fn(&mut dyn FnMut()),
+    waiting: impl Future<Output = T>,
+) -> T {
+    let mut waiting = pin!(waiting);
+    let mut explainer = Explainer {
+        client,
+        jobs,
+        heartbeat_ttl: session.settings().worker_ttl,
+        reported: HashMap::new(),
+        vanished: HashMap::new(),
+        is_away: false,
+    };
+    let mut explaining = pin!(explainer.run(&print));
+    tokio::select! {
+        biased;
+        waited = &mut waiting => waited,
+        never = &mut explaining => match never {},
+    }
+}
+
+struct Explainer<'c> {
+    client: &'c Client,
+    jobs: &'c [JobId],
+    /// A worker whose heartbeat has expired was not seen for at least this time.
+    heartbeat_ttl: Duration,
+    /// What was reported last of each job.
+    reported: HashMap<JobId, WaitCause>,
+    /// Since when the worker of a job is known to have vanished.
+    vanished: HashMap<JobId, Instant>,
+    /// Whether it was reported that NATS does not answer.
+    is_away: bool,
+}
+
+impl Explainer<'_> {
+    async fn run(&mut self, print: &impl Fn(&mut dyn FnMut())) -> std::convert::Infallible {
+        sleep(SILENCE_MAX).await;
+        let mut open = self.jobs.to_vec();
+        loop {
+            let mut looked_at = 0;
+            let mut ended = Vec::new();
+            for job in &open {
+                if looked_at == JOBS_LOOKED_AT_MAX {
+                    break;
+                }
+                match self.look_at(job, print).await {
+                    Look::Ended => ended.push(job.clone()),
+                    Look::Open => looked_at += 1,
+                    Look::Away => break,
+                }
+            }
+            open.retain(|job| !ended.contains(job));
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn look_at(&mut self, job: &JobId, print: &impl Fn(&mut dyn FnMut())) -> Look {
+        let record = match self.client.fetch_job(job).await {
+            Ok(record) if record.state().is_terminal() => return Look::Ended,
+            Ok(record) => record,
+            Err(error) => {
+                let is_away = matches!(error.kind(), ErrorKind::Unavailable);
+                if is_away && !std::mem::replace(&mut self.is_away, true) {
+                    print(&mut || render::note("NATS does not answer; waiting for it"));
+                }
+                return if is_away { Look::Away } else { Look::Open };
+            }
+        };
+        self.is_away = false;
+        let Ok(cause) = self.client.wait_cause(&record).await else {
+            return Look::Open;
+        };
+        let Some(cause) = cause else {
+            self.reported.remove(job);
+            self.vanished.remove(job);
+            return Look::Open;
+        };
+        let mut unseen = Duration::ZERO;
+        if matches!(cause, WaitCause::WorkerVanished { .. }) {
+            let since = *self
+                .vanished
+                .entry(job.clone())
+                .or_insert_with(Instant::now);
+            unseen = self.heartbeat_ttl + since.elapsed();
+        }
+        // Of several jobs that wait for the same, one is named.
+        let is_known = self.reported.values().any(|known| *known == cause);
+        self.reported.insert(job.clone(), cause.clone());
+        if !is_known {
+            let sentence = describe(job, &cause, render::now(), unseen);
+            let message = match self.jobs.len() {
+                1 => format!("waiting: {sentence}"),
+                _ => format!("waiting for {job}: {sentence}"),
+            };
+            print(&mut || {
+                render::note_with(NoteBody {
+                    message: message.clone(),
+                    job_id: Some(job.clone()),
+                    ..NoteBody::default()
+                });
+            });
+        }
+        Look::Open
+    }
+}
+
+enum Look {
+    /// The job has ended.
+    Ended,
+    /// It has not.
+    Open,
+    /// NATS does not answer.
+    Away,
+}
+
+/// Says what a user can do about jobs for which this verb does not wait any longer.
+fn stopped_waiting(jobs: &[JobId]) {
+    match jobs {
+        [job] => render::note_with(NoteBody {
+            message: format!(
+                "stopped waiting for job {job}, which is not cancelled: `naq wait {job}` waits for it, `naq cancel {job}` cancels it"
+            ),
+            job_id: Some(job.clone()),
+            ..NoteBody::default()
+        }),
+        jobs => {
+            let count = render::count(jobs.len() as u64, "job");
+            let shown: Vec<&str> = jobs.iter().take(IDS_SHOWN_MAX).map(JobId::as_str).collect();
+            let more = if jobs.len() > shown.len() { " …" } else { "" };
+            render::note(format_args!(
+                "stopped waiting for {count}, which are not cancelled: {}{more}; `naq wait` waits for them, `naq cancel` cancels them",
+                shown.join(" ")
+            ));
+        }
+    }
+}
+
+/// Waits for jobs that this verb has enqueued, as [`explain`] does. A user who stops the verb, or
+/// whose connection is lost for good, learns their ids, and the verb ends with the
+/// exit code in the `Break`.
+pub(super) async fn wait_for_enqueued<T>(
+    session: &Session,
+    client: &Client,
+    jobs: &[JobId],
+    bars: &RefCell<ProgressBars>,
+    waiting: impl Future<Output = Result<T, ClientError>>,
+) -> Result<ControlFlow<u8, T>, Failure> {
+    let mut signals = Signals::listen()?;
+    let print = |print: &mut dyn FnMut()| bars.borrow().suspend(print);
+    tokio::select! {
+        waited = explain(session, client, jobs, print, waiting) => match waited {
+            Ok(waited) => Ok(ControlFlow::Continue(waited)),
+            Err(error) => {
+                stopped_waiting(jobs);
+                Err(error.into())
+            }
+        },
+        signal = signals.next() => {
+            bars.borrow_mut().clear();
+            stopped_waiting(jobs);
+            Ok(ControlFlow::Break(u8::try_from(128 + signal).unwrap_or(Exit::Failed as u8)))
+        }
+    }
+}
