@@ -1,6 +1,8 @@
 //! What only a later version of naq defines. A record in an unknown state is shown and left as it is;
 //! unknown fields stay when naq changes the object that has them.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use naq_protocol::{ScheduleStatus, State};
 
 use crate::harness::naq::{Naq, eventually, id};
@@ -79,6 +81,26 @@ fn store(naq: &Naq, subject: &str, value: impl Into<String>) {
         let sent = jetstream.publish(subject, value.into()).await.unwrap();
         sent.await.unwrap();
     });
+}
+
+/// A known field in a form that only a later version defines must not hide the job.
+#[test]
+fn record_that_cannot_be_parsed_is_listed_with_its_state() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    naq.assert_jobs_still_run("build");
+    let odd = r#"{"job_id":"odd","queue":"build","state":"failed","attempt":{"of":3},"enqueue_time":"2026-12-24T16:00:00.000Z"}"#;
+    store(&naq, "$KV.naq_results.odd", odd);
+    store(&naq, "$KV.naq_results.noise", "{\"job_id\":");
+    let listed = naq.cli(["jobs"]).run().succeeds().stdout;
+    let row = listed.lines().find(|row| row.starts_with("odd")).unwrap();
+    assert!(row.contains("failed (written by a newer naq)"), "{listed}");
+    naq.cli(["jobs", "--json"])
+        .run()
+        .succeeds()
+        .expect_stdout("the record cannot be read: ");
+    assert!(worker.stop().success());
 }
 
 /// Adds fields to an object that is written as text, as its first ones.

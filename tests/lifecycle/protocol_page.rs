@@ -1,6 +1,8 @@
 //! The examples of `docs/protocol.md`, executed as another program would: with bytes from the page and
 //! a client without any naq code.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::Path;
 
 use async_nats::HeaderMap;

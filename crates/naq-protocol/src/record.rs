@@ -13,6 +13,7 @@ use crate::output::CapturedOutput;
 use crate::state::{IllegalTransition, Reason, State};
 use crate::time::Timestamp;
 use crate::unknown_fields::{UnknownFields, keeps_unknown_fields};
+use crate::wire_name::UnknownName;
 
 /// A worker's lease on a job: its right to run the job while it keeps the message that the lease
 /// names.
@@ -463,6 +464,28 @@ impl Record {
             unknown: UnknownFields::default(),
             illegal_transition: None,
         }
+    }
+
+    /// What can be read of a stored record that is no valid one, so that a list does not hide the job: its
+    /// queue and its state as they are written, and in `error` why the rest cannot be read. The state is
+    /// [`State::Unknown`] whatever its name is. `None` if the bytes name no queue and no state.
+    #[must_use]
+    pub fn unreadable(
+        job_id: JobId,
+        bytes: &[u8],
+        stored_at: Timestamp,
+        problem: &serde_json::Error,
+    ) -> Option<Record> {
+        #[derive(Deserialize)]
+        struct Readable {
+            queue: QueueName,
+            state: String,
+        }
+        let readable: Readable = serde_json::from_slice(bytes).ok()?;
+        let state = State::Unknown(UnknownName::new(&readable.state));
+        let mut record = Record::empty(job_id, readable.queue, state, stored_at);
+        record.error = Some(format!("the record cannot be read: {problem}"));
+        Some(record)
     }
 
     /// The state of the job.

@@ -195,8 +195,19 @@ fn entry(stream: String, message: &StoredMessage, entry: RecordOrMessage) -> Lis
 }
 
 fn record(stream: String, message: &StoredMessage) -> Option<ListedJob> {
+    let payload = message.payload();
     // the marker of a removed record has no payload
-    let record: Record = serde_json::from_slice(&message.payload()).ok()?;
+    if payload.is_empty() {
+        return None;
+    }
+    let record: Record = match serde_json::from_slice(&payload) {
+        Ok(record) => record,
+        Err(problem) => {
+            let key = message.subject.rsplit('.').next()?;
+            let job = JobId::new(key).ok()?;
+            Record::unreadable(job, &payload, message.time, &problem)?
+        }
+    };
     // a placeholder stands for a job that no worker has seen
     if record.placeholder {
         return None;
