@@ -51,10 +51,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             vec![
                 worker.worker_id.clone(),
                 worker.name.clone(),
-                render::name_of_any_version(
-                    worker.state,
-                    matches!(worker.state, WorkerState::Unknown(_)),
-                ),
+                state(worker.state),
                 format!("{}/{}", worker.running, worker.concurrency),
                 worker.jobs_ended.to_string(),
                 render::age(worker.started_at, now),
@@ -83,4 +80,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         &rows,
     )?;
     Ok(0)
+}
+
+fn state(state: WorkerState) -> String {
+    let is_unknown = matches!(state, WorkerState::Unknown(_));
+    render::name_of_any_version(state, is_unknown)
 }

@@ -183,7 +183,10 @@ mod tests {
         };
         let a = scheduler("a", SchedulerState::Leading, 3);
         let off = scheduler("b", SchedulerState::ClockOff, -7_500);
-        assert_eq!(warnings(&[a.clone()], Some(&leader), true), [""; 0]);
+        assert_eq!(
+            warnings(std::slice::from_ref(&a), Some(&leader), true),
+            [""; 0]
+        );
         assert_eq!(warnings(&[], None, false), [""; 0]);
         assert_eq!(
             warnings(&[], None, true),
