@@ -94,7 +94,7 @@ impl Mask {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// Masks the beginning of a text that goes on, without its end if that may be a part of a secret.
+    /// Masks the beginning of a text that continues, without its end if that may be a part of a secret.
     pub(super) fn beginning(&self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         MaskStream::new(self.clone()).push(bytes, &mut out);
