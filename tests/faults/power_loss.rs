@@ -101,7 +101,7 @@ fn a_record_with_a_later_delivery_does_not_hold_up_the_message() {
     assert_eq!((ended.state(), ended.attempt), (State::Succeeded, 2));
 }
 
-/// The records are lost, and their revisions start from 1 again. What an attempt passes to a database
+/// The last records are lost, and their revisions are given again. What an attempt passes to a database
 /// grows all the same.
 #[test]
 fn the_fence_of_a_retry_grows_although_the_records_are_lost() {
@@ -109,6 +109,13 @@ fn the_fence_of_a_retry_grows_although_the_records_are_lost() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(2).spawn();
     run_some(&naq, "");
+    server.stop_gracefully();
+    let early = server.messages("KV_naq_results");
+    server.restart();
+    for _ in 0..20 {
+        let job = naq.publish("build", r#"{"command": "true"}"#);
+        naq.wait_ended(&job);
+    }
     let ran = naq.home().join("ran");
     let job = json!({
         "job_id": "a", "max_retries": 1, "retry_delay": "4s",
@@ -121,7 +128,7 @@ fn the_fence_of_a_retry_grows_although_the_records_are_lost() {
     naq.wait_for_messages("build", 1);
     std::fs::write(naq.home().join("second"), "").unwrap();
     server.stop_gracefully();
-    server.forget_stream("KV_naq_results");
+    server.restore_messages("KV_naq_results", &early);
     server.restart();
     assert_eq!(naq.wait_ended(&id("a")).state(), State::Succeeded);
     let fences: Vec<u64> = std::fs::read_to_string(&ran)
@@ -130,4 +137,29 @@ fn the_fence_of_a_retry_grows_although_the_records_are_lost() {
         .map(|line| line.parse().unwrap())
         .collect();
     assert!(fences.len() == 2 && fences[0] < fences[1], "{fences:?}");
+}
+
+/// A server that forgot a stream has its messages again once the stream is created, unless the new stream
+/// is to begin after them.
+#[test]
+fn records_are_kept_although_the_server_forgot_their_bucket() {
+    let mut server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).concurrency(2).spawn();
+    run_some(&naq, "");
+    server.stop_gracefully();
+    server.forget_settings("KV_naq_results");
+    server.restart();
+    naq.publish("build", r#"{"job_id": "after", "command": "true"}"#);
+    assert_eq!(naq.wait_ended(&id("after")).state(), State::Succeeded);
+    let job = id("before--0");
+    let read = naq.client().broker().read_record(&job);
+    let (record, _) = naq.block_on(read).unwrap();
+    assert_eq!(
+        record.map(|record| record.state()),
+        Some(State::Succeeded),
+        "{}",
+        worker.log()
+    );
+    assert!(worker.stop().success());
 }

@@ -193,9 +193,15 @@ impl TestServer {
     /// Makes a stopped server forget a stream and its messages, as a power cut does before they have
     /// reached the disk. The states of its consumers stay, as they may in a power cut.
     pub(crate) fn forget_stream(&self, stream: &str) {
-        let folder = self.stream_dir(stream);
-        std::fs::remove_file(folder.join("meta.inf")).unwrap();
-        std::fs::remove_dir_all(folder.join("msgs")).unwrap();
+        self.forget_settings(stream);
+        std::fs::remove_dir_all(self.stream_dir(stream).join("msgs")).unwrap();
+    }
+
+    /// Makes a stopped server forget that a stream exists, and leaves its messages on the disk. The server
+    /// never flushes the settings of a stream, so a power cut may take them long after the messages were
+    /// flushed.
+    pub(crate) fn forget_settings(&self, stream: &str) {
+        std::fs::remove_file(self.stream_dir(stream).join("meta.inf")).unwrap();
     }
 
     /// The messages of a stream, as a stopped server has them on the disk.
