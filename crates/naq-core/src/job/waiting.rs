@@ -368,7 +368,7 @@ mod tests {
         let busy = worker(|worker| worker.running = 2);
         let stuck = worker(|worker| worker.unstored_outcomes = 1);
         let draining = worker(|worker| worker.state = WorkerState::Draining);
-        assert_eq!(queued(&[free.clone()], open), None);
+        assert_eq!(queued(std::slice::from_ref(&free), open), None);
         for workers in [&[][..], &[elsewhere]] {
             let queue = queue.clone();
             assert_eq!(queued(workers, open), Some(WaitCause::NoWorker { queue }));

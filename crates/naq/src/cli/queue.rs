@@ -225,8 +225,17 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
         return Ok(0);
     }
     // An empty queue needs no worker: each `naq run` serves its queue only for its own job.
-    let is_unserved =
-        |queue: &QueueInfo| queue.depth + queue.delayed > 0 && workers_of(&queue.name) == Some(0);
+    print_list(&queues, |queue| {
+        queue.depth + queue.delayed > 0 && workers_of(&queue.name) == Some(0)
+    })?;
+    Ok(0)
+}
+
+/// Prints queues as a table. `is_unserved` tells whether a queue has jobs and no worker.
+fn print_list(
+    queues: &[QueueInfo],
+    is_unserved: impl Fn(&QueueInfo) -> bool,
+) -> std::io::Result<()> {
     let now = render::now();
     let rows: Vec<Vec<String>> = queues
         .iter()
@@ -277,5 +286,5 @@ pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failu
             "jobs wait in queues that no worker serves; `naq worker {names}` runs them"
         ));
     }
-    Ok(0)
+    Ok(())
 }

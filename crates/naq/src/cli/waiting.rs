@@ -16,7 +16,7 @@ use super::session::Session;
 use super::signals::Signals;
 use naq_client::{Client, ClientError, ErrorKind, WaitCause};
 use naq_core::describe_missing_labels;
-use naq_protocol::{JobId, Timestamp};
+use naq_protocol::{Dependency, JobId, QueueName, Timestamp};
 
 /// How long a verb waits before it says what it waits for.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -48,9 +48,7 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
         WaitCause::QueuePaused { queue } => {
             format!("the queue `{queue}` is paused; `naq queue resume {queue}` resumes it")
         }
-        WaitCause::NoWorker { queue } => {
-            format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
-        }
+        WaitCause::NoWorker { queue } => start_a_worker(queue),
         WaitCause::WorkersDraining { queue } => format!(
             "the workers of queue `{queue}` are stopping and take no more jobs; start one with `naq worker {queue}`"
         ),
@@ -66,14 +64,7 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
             let slots = render::count(*slots, "slot");
             format!("the workers of queue `{queue}` are busy: {slots}, none free")
         }
-        WaitCause::Dependencies { jobs } => match jobs.as_slice() {
-            [one] => format!("blocked on job `{}`", one.job),
-            [first, rest @ ..] => {
-                let more = render::count(rest.len() as u64, "other");
-                format!("blocked on job `{}` and {more}", first.job)
-            }
-            [] => "blocked".to_owned(),
-        },
+        WaitCause::Dependencies { jobs } => describe_dependencies(jobs),
         WaitCause::ConcurrencyKey { key } => {
             let key = render::excerpt(&render::escape(key), 80);
             format!("blocked on a slot of the concurrency key `{key}`")
@@ -97,13 +88,26 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
             let worker = render::escape(worker_id);
             let next = match is_served {
                 true => format!("another worker of queue `{queue}` takes the job over"),
-                false => {
-                    format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
-                }
+                false => start_a_worker(queue),
             };
             format!("its worker {worker} was not seen for {seconds} s; {next}")
         }
         _ => "waits".to_owned(),
+    }
+}
+
+fn start_a_worker(queue: &QueueName) -> String {
+    format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
+}
+
+fn describe_dependencies(jobs: &[Dependency]) -> String {
+    match jobs {
+        [one] => format!("blocked on job `{}`", one.job),
+        [first, rest @ ..] => {
+            let more = render::count(rest.len() as u64, "other");
+            format!("blocked on job `{}` and {more}", first.job)
+        }
+        [] => "blocked".to_owned(),
     }
 }
 
