@@ -1,5 +1,7 @@
 //! A job's output where a part of it is missing: every verb marks the place and says how much.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::time::{Duration, Instant};
 
 use crate::harness::naq::{CliOutput, Naq};
