@@ -22,4 +22,5 @@ mod schedule_apply;
 mod times;
 mod ttl;
 mod waiting;
+mod words;
 mod worker;

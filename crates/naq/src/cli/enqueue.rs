@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use self::delay::Delay;
 use super::clock;
+use super::envelope_check::EnvelopeCheck;
 use super::exit::{Exit, Failure};
 use super::job_options::JobOptions;
 use super::job_output::{FullOption, print_output, with_full_output};
@@ -48,6 +49,9 @@ pub(super) struct Args {
     /// Maximum number of jobs in the queue; naq enqueues nothing if there are as many
     #[arg(long, value_name = "COUNT")]
     max_jobs: Option<u64>,
+    /// Refuse envelopes with unknown fields, or with variables that workers refuse by default
+    #[arg(long)]
+    strict: bool,
     /// Do not print the ids
     #[arg(long)]
     quiet: bool,
@@ -85,13 +89,14 @@ async fn enqueue_file(
         ));
     }
     if args.dry_run {
-        return file::check(file, start);
+        return file::check(file, start, EnvelopeCheck::new(session, args.strict));
     }
     let name = args.job.chosen_id()?;
     let options = file::FileOptions {
         queue,
         name: name.as_ref(),
         start,
+        strict: args.strict,
         quiet: args.quiet,
         keep_ids: args.wait,
     };
@@ -123,6 +128,7 @@ async fn enqueue_one(
     times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(session, times)?;
+    EnvelopeCheck::new(session, args.strict).check(&envelope, "")?;
     if let Some(expires_at) = envelope.expires_at.filter(|_| !args.quiet) {
         times.note("--expires-at", expires_at)?;
     }

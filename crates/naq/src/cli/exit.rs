@@ -80,6 +80,8 @@ pub(super) struct Failure {
     /// What the user can do about it, in terms of this command line. `None` means that the message
     /// suffices.
     pub(super) hint: Option<String>,
+    /// The name that does not exist as what the verb looked for. It may exist as something else.
+    pub(super) missing: Option<String>,
     /// The reader of our output has closed it, so there is nobody to report to.
     silent: bool,
 }
@@ -90,6 +92,7 @@ impl Failure {
             exit,
             message: message.into(),
             hint: None,
+            missing: None,
             silent: false,
         }
     }
@@ -191,8 +194,19 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         Failure {
             hint: hint(&error),
+            missing: missing_name(&error),
             ..Failure::new(error.kind().into(), error.to_string())
         }
+    }
+}
+
+/// The name that an error says does not exist.
+fn missing_name(error: &ClientError) -> Option<String> {
+    match error {
+        ClientError::NoSuchJob(job) => Some(job.to_string()),
+        ClientError::NoSuchSchedule(name)
+        | ClientError::Broker(BrokerError::QueueNotFound(name)) => Some(name.clone()),
+        _ => None,
     }
 }
 

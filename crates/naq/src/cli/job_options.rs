@@ -7,8 +7,10 @@ use clap::Args;
 use serde_json::value::RawValue;
 
 use super::exit::Failure;
+use super::render;
 use super::session::Session;
 use super::times::TimeReader;
+use super::word_hints;
 use naq_protocol::units::{ByteSize, WireDuration};
 use naq_protocol::{
     Backoff, Dependency, DependencyCondition, Envelope, JobId, ResourceLimits, RetryDelay,
@@ -221,7 +223,12 @@ impl JobOptions {
                 envelope.args = strings(&self.command);
                 Ok(envelope)
             }
-            (None, Some((program, args))) => Ok(Envelope::command(program.clone(), args.to_vec())),
+            (None, Some((program, args))) => {
+                if args.is_empty() {
+                    note_shell_line(program);
+                }
+                Ok(Envelope::command(program.clone(), args.to_vec()))
+            }
             (None, None) => Err(Failure::usage(
                 "nothing to run: give a command after `--`, or --script FILE",
             )),
@@ -307,6 +314,17 @@ pub(super) fn check_record_ttl(option: &str, ttl: WireDuration) -> Result<(), Fa
         )));
     }
     Ok(())
+}
+
+/// Notes that a line for a shell is given as the name of one program.
+fn note_shell_line(program: &str) {
+    let is_line = program.trim().contains(char::is_whitespace);
+    if is_line && !std::path::Path::new(program).exists() {
+        let word = word_hints::quoted(program);
+        render::note(format_args!(
+            "{word} is one word, so it is the name of a program; a line for a shell is: -- sh -c {word}"
+        ));
+    }
 }
 
 /// Parses `--env`: `NAME=VALUE`, or `NAME` to copy the variable from this process's environment.

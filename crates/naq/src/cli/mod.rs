@@ -13,6 +13,7 @@ mod control;
 mod cron;
 mod dev;
 mod enqueue;
+mod envelope_check;
 mod events;
 mod examples;
 mod exit;
@@ -49,6 +50,7 @@ mod times;
 mod version;
 mod wait;
 mod waiting;
+mod word_hints;
 mod worker;
 mod worker_options;
 mod workers;
@@ -59,7 +61,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Failure;
-use session::{GlobalOptions, Logged, Session};
+use session::{GlobalOptions, Logged, LoggedJobs, Session};
 use zoneinfo::ZoneinfoDatabase;
 
 /// Run any command as a job: queued on NATS, run by workers, its output kept.
@@ -220,7 +222,14 @@ fn report_usage(error: clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(exit::Exit::Usage as u8);
     }
-    Failure::from(error).report()
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let hint = word_hints::hint(&error, &words, &command());
+    let failure = Failure::from(error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+    .report()
 }
 
 fn run(cli: Cli) -> Result<u8, Failure> {
@@ -239,8 +248,17 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         cli.verb,
         Verb::Worker(_) | Verb::Scheduler(_) | Verb::Dev(_)
     );
+    let is_quiet = match &cli.verb {
+        Verb::Worker(args) => Some(args.is_quiet()),
+        Verb::Dev(args) => Some(args.is_quiet()),
+        _ => None,
+    };
     let logged = Logged {
-        jobs: matches!(cli.verb, Verb::Dev(_)),
+        jobs: match is_quiet {
+            Some(false) => LoggedJobs::Always,
+            Some(true) => LoggedJobs::Never,
+            None => LoggedJobs::IfDebugging,
+        },
         denials: is_service,
     };
     let worker = match &cli.verb {
@@ -287,6 +305,16 @@ fn run(cli: Cli) -> Result<u8, Failure> {
             | Verb::Completions(_)
             | Verb::Man(_)
             | Verb::Version(_) => Ok(0),
+        }
+    });
+    let code = code.map_err(|failure| {
+        let name = failure.missing.clone().filter(|_| failure.hint.is_none());
+        // inside a job there is no connection of its own
+        let name = name.filter(|_| session.job_socket().is_none());
+        let hint = name.and_then(|name| runtime.block_on(word_hints::what_it_is(&session, &name)));
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         }
     });
     // A thread may block on standard input, which nothing can interrupt.

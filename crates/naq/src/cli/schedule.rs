@@ -16,6 +16,7 @@ use clap::Subcommand;
 
 use super::clock;
 use super::control::{Action, ChangeOptions, NO_CHANGES, control_each, control_schedule};
+use super::envelope_check::EnvelopeCheck;
 use super::exit::Failure;
 use super::job_options::JobOptions;
 use super::json::AddedScheduleReport;
@@ -201,6 +202,7 @@ fn new_schedule(session: &Session, args: &NewArgs) -> Result<NewSchedule, Failur
         ));
     }
     let envelope = args.job.envelope(session, &times)?;
+    EnvelopeCheck::new(session, false).check(&envelope, "")?;
     if envelope.job_id.is_some() {
         return Err(Failure::usage(
             "--id names one job, and a schedule makes many, each named after it and its time; --name names the schedule",

@@ -89,11 +89,20 @@ impl GlobalOptions {
     }
 }
 
+/// Whether the log has lines for the start and the end of each job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoggedJobs {
+    Always,
+    /// At the levels debug and trace.
+    IfDebugging,
+    Never,
+}
+
 /// What a verb logs in addition to what every verb does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Logged {
     /// The start and the end of each job.
-    pub(super) jobs: bool,
+    pub(super) jobs: LoggedJobs,
     /// What NATS denies the user. A verb that makes one request reports it as its error.
     pub(super) denials: bool,
 }
@@ -378,11 +387,11 @@ fn start_log(settings: &Settings, logged: Logged) -> Result<Option<LogFile>, Fai
     use tracing_subscriber::fmt::writer::BoxMakeWriter;
     use tracing_subscriber::prelude::*;
     let level = &settings.log_level;
-    // A line for each job may be thousands of lines per second, so it must be requested.
-    let jobs = if logged.jobs || matches!(level.as_str(), "debug" | "trace") {
-        level
-    } else {
-        "warn"
+    let is_debugging = matches!(level.as_str(), "debug" | "trace");
+    let jobs = match logged.jobs {
+        LoggedJobs::Always => level,
+        LoggedJobs::IfDebugging if is_debugging => level,
+        LoggedJobs::IfDebugging | LoggedJobs::Never => "warn",
     };
     let denials = if logged.denials { level } else { "off" };
     let filter = tracing_subscriber::EnvFilter::try_new(format!(

@@ -26,6 +26,10 @@ impl Args {
     pub(super) fn setting_flags(&self) -> &WorkerSettingFlags {
         self.worker.setting_flags()
     }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.worker.is_quiet()
+    }
 }
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {

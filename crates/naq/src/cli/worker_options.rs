@@ -45,6 +45,9 @@ pub(super) struct WorkerOptions {
     allow_env: Vec<String>,
     #[arg(long, value_name = "RIGHT[:QUEUE]", value_delimiter = ',', help = setting_flags::help_of("grant"))]
     grant: Vec<String>,
+    /// Log no line when a job starts or ends
+    #[arg(long)]
+    quiet: bool,
     /// Number of spawner processes [default: processors + 2]
     #[arg(long, value_name = "COUNT", hide = true)]
     spawners: Option<usize>,
@@ -75,6 +78,11 @@ impl WorkerOptions {
     /// The settings that these options set, for [`Session::open`].
     pub(super) fn setting_flags(&self) -> &WorkerSettingFlags {
         &self.settings
+    }
+
+    /// Whether to log no line for each job.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     fn concurrency(&self, session: &Session) -> usize {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::options::WorkerConfig;
@@ -42,6 +43,8 @@ pub(super) struct WorkerContext {
     pub(super) running_alone: Semaphore,
     /// Number of outcomes that NATS has refused to store so far, or not answered for.
     pub(super) refused_outcomes: RefusedOutcomes,
+    /// The log of the jobs.
+    pub(super) job_log: JobLog,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
 }

@@ -11,7 +11,7 @@ use super::coalescing::Coalescing;
 use super::context::WorkerContext;
 use super::heartbeat::{self, HeartbeatFacts};
 use super::lease::{MessageKey, MessageLease};
-use super::options::{JOBS_LOG_TARGET, WorkerCommand, WorkerSummary};
+use super::options::{WorkerCommand, WorkerSummary};
 use super::pull_planner::PullPlanner;
 use super::report::{Done, Report};
 use super::{delivery_task, prepare, requeue_orphans};
@@ -21,7 +21,7 @@ use naq_jetstream::{
     ConnectionWatch, ControlCommand, ControlSubscription, Delivery, LeaseQuerySubscription,
     PullEvent, PullKind, PullSubscription, ReceivedCommand, ReceivedLeaseQuery,
 };
-use naq_protocol::{JobId, QueueName, Record, Timestamp};
+use naq_protocol::{JobId, QueueName, Timestamp};
 use naq_runner::StopReason;
 
 /// How long a worker that has stopped its jobs may take to record their outcomes. A server that is
@@ -159,7 +159,10 @@ impl Worker {
             self.kill_jobs_after_suspension();
             match event {
                 LoopEvent::Command(command) => self.on_command(command).await,
-                LoopEvent::RenewalDue => self.renew_leases(),
+                LoopEvent::RenewalDue => {
+                    self.context.job_log.report_left_out();
+                    self.renew_leases();
+                }
                 LoopEvent::HeartbeatDue => {
                     self.heartbeat().await;
                     if self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL {
@@ -307,7 +310,7 @@ impl Worker {
     fn on_finished(&mut self, job_id: &JobId, result: Done) {
         match result {
             Done::Recorded(record) => {
-                log_finished(&record);
+                self.context.job_log.ended(&record);
                 self.summary.jobs_ended += 1;
                 self.summary.last_record = Some(record);
             }
@@ -558,21 +561,6 @@ impl Worker {
         };
         heartbeat::write(&self.context, facts).await;
     }
-}
-
-/// Logs one line for an attempt whose outcome is recorded.
-fn log_finished(record: &Record) {
-    tracing::info!(
-        target: JOBS_LOG_TARGET,
-        job_id = %record.job_id,
-        queue = %record.queue,
-        attempt = record.attempt,
-        exit_code = record.exit_code,
-        wall_ms = record.usage.as_ref().map(|usage| usage.wall_ms),
-        "{}{}",
-        record.state(),
-        record.reason().map(|reason| format!(" ({reason})")).unwrap_or_default()
-    );
 }
 
 /// Waits for a command more urgent than the present one. Pending forever if nobody can send one.

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::context::{RefusedOutcomes, RegisteredRoutes, WorkerContext};
 use super::event_loop::{Worker, next_command};
+use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
@@ -65,6 +66,7 @@ pub async fn run_worker(
         refused_outcomes: RefusedOutcomes::default(),
         unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
         running_alone: Semaphore::new(1),
+        job_log: JobLog::new(),
         registered_routes: RegisteredRoutes::default(),
         job_socket,
         options,

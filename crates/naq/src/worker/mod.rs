@@ -22,6 +22,7 @@ mod event_loop;
 mod finish;
 mod grants;
 mod heartbeat;
+mod job_log;
 mod job_requests;
 mod job_socket;
 mod label_routes;

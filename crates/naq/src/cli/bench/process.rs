@@ -122,6 +122,7 @@ impl Bench {
             &name,
             "--concurrency",
             &count,
+            "--quiet",
         ];
         let handle = Arc::new(self.spawn_naq(&args));
         let seen = async {

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::delay::Delay;
+use crate::cli::envelope_check::EnvelopeCheck;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::job_socket::{JobSocket, not_in_a_job};
 use crate::cli::json::{CheckedFile, EnqueuedJob};
@@ -21,7 +22,7 @@ use crate::cli::session::Session;
 use naq_client::NewJob;
 use naq_client::{BulkEnqueue, Client, ClientError};
 use naq_core::StartDelay;
-use naq_protocol::{Envelope, Flow, JobId, QueueName};
+use naq_protocol::{Envelope, Flow, JobId, QueueName, escape};
 
 /// Maximum number of envelopes in a batch.
 const BATCH_JOBS: usize = 256;
@@ -51,10 +52,14 @@ enum Item {
 type Batch = Result<Vec<Item>, Failure>;
 
 /// Reads and checks every envelope, and prints their number.
-pub(super) fn check(file: &str, start: Option<Delay>) -> Result<u8, Failure> {
+pub(super) fn check(
+    file: &str,
+    start: Option<Delay>,
+    mut check: EnvelopeCheck,
+) -> Result<u8, Failure> {
     let mut count = 0_u64;
     let mut flow_jobs = None;
-    for_each_item(open(file)?.0, start, |item| {
+    for_each_item(open(file)?.0, start, &mut check, |item| {
         match item {
             Item::Envelope(_) => count += 1,
             // Any name of the length of a generated one does: ids of the jobs contain it.
@@ -88,6 +93,8 @@ pub(super) struct FileOptions<'w> {
     pub(super) name: Option<&'w JobId>,
     /// Delay of each job. `None` enqueues at once.
     pub(super) start: Option<Delay>,
+    /// Whether what workers ignore is an error.
+    pub(super) strict: bool,
     /// Do not print the ids.
     pub(super) quiet: bool,
     /// Return the ids to the caller instead of printing them.
@@ -104,7 +111,8 @@ pub(super) async fn enqueue(
     let (reader, size) = open(file)?;
     let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
     let start = options.start;
-    std::thread::spawn(move || read(reader, start, &batch_sender));
+    let check = EnvelopeCheck::new(session, options.strict);
+    std::thread::spawn(move || read(reader, start, check, &batch_sender));
     let bar = progress(size);
     let mut sender = BulkSender {
         session,
@@ -156,7 +164,8 @@ pub(super) async fn enqueue_in_job(
     let (reader, _) = open(file)?;
     let (batch_sender, mut batches) = mpsc::channel::<Batch>(BATCHES_MAX);
     let start = options.start;
-    std::thread::spawn(move || read(reader, start, &batch_sender));
+    let check = EnvelopeCheck::new(session, options.strict);
+    std::thread::spawn(move || read(reader, start, check, &batch_sender));
     let mut enqueued = 0;
     while let Some(batch) = batches.recv().await {
         let sending = async {
@@ -367,10 +376,15 @@ fn progress(size: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn read(reader: Box<dyn Read + Send>, start: Option<Delay>, sender: &mpsc::Sender<Batch>) {
+fn read(
+    reader: Box<dyn Read + Send>,
+    start: Option<Delay>,
+    mut check: EnvelopeCheck,
+    sender: &mpsc::Sender<Batch>,
+) {
     let mut batch = Vec::with_capacity(BATCH_JOBS);
     let mut batch_bytes = 0;
-    let read = for_each_item(reader, start, |item| {
+    let read = for_each_item(reader, start, &mut check, |item| {
         if let Item::Envelope(checked) = &item {
             batch_bytes += checked.payload.len();
         }
@@ -394,6 +408,7 @@ fn read(reader: Box<dyn Read + Send>, start: Option<Delay>, sender: &mpsc::Sende
 fn for_each_item(
     reader: Box<dyn Read + Send>,
     start: Option<Delay>,
+    check: &mut EnvelopeCheck,
     mut emit: impl FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut reader = BufReader::with_capacity(256 << 10, reader);
@@ -414,7 +429,7 @@ fn for_each_item(
         }
     };
     if first == b'[' {
-        return for_each_in_array(reader, start, &mut emit);
+        return for_each_in_array(reader, start, check, &mut emit);
     }
     let mut text = Vec::new();
     let (mut line, mut item_line, mut first_line, mut offset) = (0_u64, 1_u64, 1_u64, 0_u64);
@@ -445,9 +460,12 @@ fn for_each_item(
                 Failure::new(Exit::Refused, text)
             })?;
             expect_end_of_file(reader)?;
+            check_flow(&flow, check)?;
             return emit(Item::Flow(flow));
         }
-        let checked = parse_envelope(trimmed, start, offset, || format!("line {item_line}"))?;
+        let checked = parse_envelope(trimmed, start, offset, check, || {
+            format!("line {item_line}")
+        })?;
         emit(Item::Envelope(checked))?;
         text.clear();
         item_line = line + 1;
@@ -455,6 +473,16 @@ fn for_each_item(
             return Ok(());
         }
     }
+}
+
+/// Checks the envelopes of a flow.
+fn check_flow(flow: &Flow, check: &mut EnvelopeCheck) -> Result<(), Failure> {
+    for member in flow.members(&generate_flow_name()).into_iter().flatten() {
+        if let Ok(envelope) = Envelope::parse(&member.payload) {
+            check.check(&envelope, &format!("jobs.{}", escape(&member.name)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns an error if anything but white space follows a flow.
@@ -480,10 +508,12 @@ fn parse_envelope(
     text: &[u8],
     start: Option<Delay>,
     offset: u64,
+    check: &mut EnvelopeCheck,
     place: impl Fn() -> String,
 ) -> Result<ParsedEnvelope, Failure> {
     let refused = |why: String| Failure::new(Exit::Refused, format!("{}: {why}", place()));
     let envelope = Envelope::parse(text).map_err(|invalid| refused(invalid.to_string()))?;
+    check.check(&envelope, &place())?;
     // A delay counts from each envelope's own enqueue, so that the jobs of a long file do not all
     // become due at once.
     let start = start
@@ -501,10 +531,12 @@ fn parse_envelope(
 fn for_each_in_array(
     reader: impl Read,
     start: Option<Delay>,
+    check: &mut EnvelopeCheck,
     emit: &mut dyn FnMut(Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     struct Items<'h> {
         start: Option<Delay>,
+        check: &'h mut EnvelopeCheck,
         emit: &'h mut dyn FnMut(Item) -> Result<(), Failure>,
         failure: &'h mut Option<Failure>,
     }
@@ -518,8 +550,10 @@ fn for_each_in_array(
             while let Some(item) = items.next_element::<Box<RawValue>>()? {
                 let text = item.get().as_bytes();
                 offset += text.len() as u64;
-                let emitted = parse_envelope(text, self.start, offset, || format!("[{index}]"))
-                    .and_then(|checked| (self.emit)(Item::Envelope(checked)));
+                let emitted = parse_envelope(text, self.start, offset, self.check, || {
+                    format!("[{index}]")
+                })
+                .and_then(|checked| (self.emit)(Item::Envelope(checked)));
                 if let Err(failure) = emitted {
                     *self.failure = Some(failure);
                     return Err(serde::de::Error::custom("stopped"));
@@ -535,6 +569,7 @@ fn for_each_in_array(
         &mut deserializer,
         Items {
             start,
+            check,
             emit,
             failure: &mut failure,
         },
@@ -553,7 +588,8 @@ mod tests {
 
     fn commands(text: &'static str) -> Result<Vec<String>, String> {
         let mut commands = Vec::new();
-        for_each_item(Box::new(text.as_bytes()), None, |item| {
+        let mut check = EnvelopeCheck::default();
+        for_each_item(Box::new(text.as_bytes()), None, &mut check, |item| {
             let Item::Envelope(checked) = item else {
                 return Err(Failure::general("a flow"));
             };

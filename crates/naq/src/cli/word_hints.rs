@@ -1,0 +1,104 @@
+//! What the user of wrong words most likely meant.
+
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::session::Session;
+use naq_client::Client;
+use naq_protocol::{JobId, QueueName, ScheduleId};
+
+/// How long to search for another thing of a name that was not found.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The word as a shell takes it for one.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// What to write instead of arguments that clap refuses. `words` are the program's, without its name.
+pub(super) fn hint(error: &clap::Error, words: &[String], verbs: &clap::Command) -> Option<String> {
+    let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand) = error.kind() else {
+        return None;
+    };
+    let context = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let mut found = context.into_iter().filter_map(|kind| error.get(kind));
+    let Some(ContextValue::String(refused)) = found.next() else {
+        return None;
+    };
+    let verb = words
+        .iter()
+        .find(|word| verbs.find_subcommand(word).is_some())?;
+    if refused.starts_with('-') || refused == verb {
+        return None;
+    }
+    let at = words.iter().rposition(|word| word == refused)?;
+    match verb.as_str() {
+        "run" | "enqueue" | "schedule" => Some(command_hint(&words[..at], &words[at..])),
+        _ => {
+            // `naq queues add` for `naq queue add`
+            let noun = verb.strip_suffix('s')?;
+            let verb = verbs.find_subcommand(noun)?.find_subcommand(refused)?;
+            let verb = verb.get_name();
+            Some(format!("`naq {noun} {verb}` does that"))
+        }
+    }
+}
+
+/// The same words, with the command after `--`.
+fn command_hint(before: &[String], command: &[String]) -> String {
+    let mut words: Vec<String> = before.iter().map(|word| quoted(word)).collect();
+    words.push("--".to_owned());
+    let is_shell_line = matches!(command, [line] if line.contains(char::is_whitespace));
+    if is_shell_line {
+        words.extend(["sh".to_owned(), "-c".to_owned()]);
+    }
+    words.extend(command.iter().map(|word| quoted(word)));
+    let what = if is_shell_line {
+        "a line for a shell follows `-- sh -c`"
+    } else {
+        "a command follows `--`"
+    };
+    format!("{what}: `naq {}`", words.join(" "))
+}
+
+/// What a name is that some verb did not find: a schedule, a queue, a worker or a job. `None` if it
+/// is nothing, or if that is not known in time.
+pub(super) async fn what_it_is(session: &Session, name: &str) -> Option<String> {
+    let searching = async {
+        let client = session.connect().await.ok()?;
+        find(&client, name).await
+    };
+    tokio::time::timeout(SEARCH_TIMEOUT, searching).await.ok()?
+}
+
+async fn find(client: &Client, name: &str) -> Option<String> {
+    if let Ok(id) = ScheduleId::new(name)
+        && let Ok(Some(_)) = client.fetch_schedule(&id).await
+    {
+        return Some(format!(
+            "`{name}` is a schedule: `naq schedule show {name}`"
+        ));
+    }
+    if let Ok(queue) = QueueName::new(name)
+        && client.broker().queue_messages(&queue).await.is_ok()
+    {
+        return Some(format!(
+            "`{name}` is a queue: `naq queues`, and `naq jobs --queue {name}` for its jobs"
+        ));
+    }
+    let workers = client.list_workers().await.unwrap_or_default();
+    if workers
+        .iter()
+        .any(|worker| worker.name == name || worker.worker_id == name)
+    {
+        return Some(format!("`{name}` is a worker: `naq workers`"));
+    }
+    let id = JobId::new(name).ok()?;
+    client.fetch_job(&id).await.ok()?;
+    Some(format!("`{name}` is a job: `naq status {name}`"))
+}
