@@ -87,7 +87,17 @@ fn a_server_that_is_none_is_named_as_such() {
         .exits(3)
         .expect_stderr(&["refused", "is it running?"]);
 
-    // the monitoring port of a server is the usual wrong one
+    // the monitoring port of a server is the usual wrong one; it closes a connection that says
+    // nothing after five seconds
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let monitoring = free.unwrap().port().to_string();
+    let _monitored = start_plain_server(&naq, &["-m", &monitoring]);
+    let url = format!("nats://127.0.0.1:{monitoring}");
+    for limit in ["2s", "20s"] {
+        let words = ["queues", "--nats-url", &url, "--connect-timeout", limit];
+        let done = naq.cli(words).run();
+        fails(done, 3, &["HTTP server", "4222"]);
+    }
     let listen = |answer: Option<&'static str>, speaks_first: bool| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -261,7 +261,8 @@ fn reconnect_delay(attempts: usize) -> Duration {
 
 async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError) -> BrokerError {
     let (mut failure, mut problem) = classify(&error, options.has_credentials());
-    if failure == ConnectFailure::TimedOut
+    // an HTTP server waits for a request, and some close the connection before this one gives up
+    if matches!(failure, ConnectFailure::TimedOut | ConnectFailure::Unreachable)
         && let Some((found, text)) = probe::explain_silence(&options.url).await
     {
         (failure, problem) = (found, text);
