@@ -124,6 +124,7 @@ pub(super) const STEPS: &[(&str, u32)] = &[
     ("claim.before", 4),
     ("claim.written", 4),
     ("takeover.decided", 30),
+    ("postpone.written", 30),
     ("run.started", 4),
     ("run.ended", 4),
     ("output.stored", 100),

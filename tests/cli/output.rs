@@ -149,14 +149,14 @@ fn followed_logs_show_each_byte_or_a_mark() {
         // truncated before it goes live
         (
             "head -c 200000 /dev/zero | tr '\\0' x; sleep 1.3; printf xx",
-            false,
+            Some(false),
         ),
-        // faster than live output may be
-        ("sleep 1.2; head -c 20000000 /dev/zero | tr '\\0' x", false),
+        // faster than live output may be, unless the machine is busy
+        ("sleep 1.2; head -c 20000000 /dev/zero | tr '\\0' x", None),
         // all of it live
-        ("printf xxx; sleep 1.3; printf xx", true),
+        ("printf xxx; sleep 1.3; printf xx", Some(true)),
         // ends before it goes live
-        ("head -c 300 /dev/zero | tr '\\0' x", true),
+        ("head -c 300 /dev/zero | tr '\\0' x", Some(true)),
     ] {
         let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
         let done = naq.cli(["logs", "-f", job.as_str()]).run().succeeds();
@@ -167,10 +167,13 @@ fn followed_logs_show_each_byte_or_a_mark() {
             written,
             "{script}: {shown} + {missing}"
         );
-        assert_eq!(missing == 0, is_whole, "{script}: {}", done.stderr);
+        let is_marked = missing > 0;
+        if let Some(is_whole) = is_whole {
+            assert_eq!(is_marked, !is_whole, "{script}: {}", done.stderr);
+        }
         assert_eq!(
             done.stderr.is_empty(),
-            is_whole,
+            !is_marked,
             "{script}: {}",
             done.stderr
         );

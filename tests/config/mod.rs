@@ -556,7 +556,7 @@ fn any_setting_about_nats_means_that_nats_is_configured() {
         let (mut by_variable, mut by_file) = (Place::new(), String::new());
         for (name, value) in settings {
             let setting = SETTINGS.iter().find(|row| row.name == *name).unwrap();
-            by_flag = by_flag.with(*name, *value);
+            by_flag = by_flag.with(name, *value);
             by_variable = by_variable.set(setting.variable, value);
             by_file.push_str(&format!("{name} = {value:?}\n"));
         }

@@ -10,6 +10,7 @@ use crate::harness::nats::TestServer;
 /// Long, so that a job that waits for a redelivery cannot be taken for one that does not.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
+#[expect(clippy::disallowed_methods, reason = "tests are at the edge")]
 fn from_now(seconds: u64) -> Timestamp {
     Timestamp(chrono::Utc::now() + Duration::from_secs(seconds))
 }

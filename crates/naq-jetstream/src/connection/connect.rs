@@ -259,11 +259,21 @@ fn reconnect_delay(attempts: usize) -> Duration {
     RECONNECT_BACKOFF.pause(failures, rand::random())
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection is an edge, and the time only explains why the server refused it"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError) -> BrokerError {
     let (mut failure, mut problem) = classify(&error, options.has_credentials());
     // an HTTP server waits for a request, and some close the connection before this one gives up
-    if matches!(failure, ConnectFailure::TimedOut | ConnectFailure::Unreachable)
-        && let Some((found, text)) = probe::explain_silence(&options.url).await
+    if matches!(
+        failure,
+        ConnectFailure::TimedOut | ConnectFailure::Unreachable
+    ) && let Some((found, text)) = probe::explain_silence(&options.url).await
     {
         (failure, problem) = (found, text);
     }
@@ -271,7 +281,7 @@ async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError)
     if failure == ConnectFailure::CredentialsRefused
         && let Some(path) = &options.creds
         && let Ok(text) = tokio::fs::read_to_string(path).await
-        && let Some(expired) = credentials::expired_at(&text, SystemTime::now())
+        && let Some(expired) = credentials::expired_at(&text, now())
     {
         failure = ConnectFailure::CredentialsExpired;
         problem = format!("the credentials {} expired at {expired}", path.display());

@@ -219,7 +219,6 @@ mod tests {
         let server = |text: &str| {
             ConnectError::with_source(ConnectErrorKind::Io, ServerError::Other(text.to_owned()))
         };
-        let alert = |alert| tls(TlsError::AlertReceived(alert));
         for (error, has_credentials, expected) in [
             (
                 io_cause(io::ErrorKind::ConnectionRefused, "refused"),
@@ -256,43 +255,47 @@ mod tests {
                 false,
                 Failure::CredentialsMissing,
             ),
-            (
-                tls(TlsError::InvalidMessage(
-                    async_nats::rustls::InvalidMessage::InvalidContentType,
-                )),
-                true,
-                Failure::NoTls,
-            ),
+        ] {
+            check(&error, has_credentials, expected);
+        }
+    }
+
+    #[test]
+    fn each_cause_of_a_failed_tls_handshake_has_a_kind_of_its_own() {
+        use ConnectFailure as Failure;
+        let alert = |alert| tls(TlsError::AlertReceived(alert));
+        let no_tls = async_nats::rustls::InvalidMessage::InvalidContentType;
+        for (error, expected) in [
+            (tls(TlsError::InvalidMessage(no_tls)), Failure::NoTls),
             (
                 certificate(CertificateError::UnknownIssuer),
-                true,
                 Failure::UnknownAuthority,
             ),
             (
                 certificate(CertificateError::NotValidForName),
-                true,
                 Failure::HostMismatch,
             ),
             (
                 certificate(CertificateError::Expired),
-                true,
                 Failure::CertificateExpired,
             ),
             (
                 alert(AlertDescription::CertificateRequired),
-                true,
                 Failure::ClientCertificate,
             ),
             (
                 alert(AlertDescription::BadCertificate),
-                true,
                 Failure::ClientCertificate,
             ),
-            (alert(AlertDescription::ProtocolVersion), true, Failure::Tls),
+            (alert(AlertDescription::ProtocolVersion), Failure::Tls),
         ] {
-            let (failure, problem) = classify(&error, has_credentials);
-            assert_eq!(failure, expected, "{error:?}: {problem}");
-            assert!(!problem.is_empty() && !problem.ends_with('.'), "{problem}");
+            check(&error, true, expected);
         }
+    }
+
+    fn check(error: &ConnectError, has_credentials: bool, expected: ConnectFailure) {
+        let (failure, problem) = classify(error, has_credentials);
+        assert_eq!(failure, expected, "{error:?}: {problem}");
+        assert!(!problem.is_empty() && !problem.ends_with('.'), "{problem}");
     }
 }

@@ -244,69 +244,17 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Version(args) => return version::run(args, &zones),
         _ => {}
     }
-    let is_service = matches!(
-        cli.verb,
-        Verb::Worker(_) | Verb::Scheduler(_) | Verb::Dev(_)
-    );
-    let is_quiet = match &cli.verb {
-        Verb::Worker(args) => Some(args.is_quiet()),
-        Verb::Dev(args) => Some(args.is_quiet()),
-        _ => None,
-    };
-    let logged = Logged {
-        jobs: match is_quiet {
-            Some(false) => LoggedJobs::Always,
-            Some(true) => LoggedJobs::Never,
-            None => LoggedJobs::IfDebugging,
-        },
-        denials: is_service,
-    };
     let worker = match &cli.verb {
         Verb::Worker(args) => Some(args.setting_flags()),
         Verb::Dev(args) => Some(args.setting_flags()),
         _ => None,
     };
-    let session = Session::open(&cli.global, worker, logged)?;
+    let session = Session::open(&cli.global, worker, logged(&cli.verb))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::general(format!("cannot start: {error}")))?;
-    let code = runtime.block_on(async {
-        match cli.verb {
-            Verb::Run(args) => run::run(&session, args).await,
-            Verb::Enqueue(args) => enqueue::run(&session, args).await,
-            Verb::Status(args) => status::run(&session, args).await,
-            Verb::Result(args) => result::run(&session, args).await,
-            Verb::Logs(args) => logs::run(&session, args).await,
-            Verb::Wait(args) => wait::run(&session, args).await,
-            Verb::Cancel(args) => cancel::run(&session, args).await,
-            Verb::Retry(args) => retry::run(&session, args).await,
-            Verb::Jobs(args) => jobs::run(&session, args).await,
-            Verb::Job(args) => job::run(&session, args).await,
-            Verb::Failed(args) => failed::run(&session, args).await,
-            Verb::Events(args) => events::run(&session, args).await,
-            Verb::Schedule(args) => schedule::run(&session, *args).await,
-            Verb::Schedules(args) | Verb::ListScheduled(args) => {
-                schedule::list::run(&session, args).await
-            }
-            Verb::JobControl(args) => job_control::run(&session, *args).await,
-            Verb::Queue(args) => queue::run(&session, args).await,
-            Verb::Queues(args) => queue::list(&session, args).await,
-            Verb::Purge(args) => queue::purge::run(&session, args).await,
-            Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(&session, args).await,
-            Verb::Worker(args) => worker::run(&session, args).await,
-            Verb::Scheduler(args) => scheduler::run(&session, args).await,
-            Verb::Dev(args) => dev::run(&session, args).await,
-            Verb::Server(args) => server::run(&session, args).await,
-            Verb::Config(args) => config::run(&session, &args),
-            Verb::Bench(args) => bench::run(&session, args).await,
-            Verb::Cron(_)
-            | Verb::Schema(_)
-            | Verb::Completions(_)
-            | Verb::Man(_)
-            | Verb::Version(_) => Ok(0),
-        }
-    });
+    let code = runtime.block_on(dispatch(&session, cli.verb));
     let code = code.map_err(|failure| {
         let name = failure.missing.clone().filter(|_| failure.hint.is_none());
         // inside a job there is no connection of its own
@@ -320,6 +268,61 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     // A thread may block on standard input, which nothing can interrupt.
     runtime.shutdown_background();
     code
+}
+
+/// What a verb logs besides warnings and errors.
+fn logged(verb: &Verb) -> Logged {
+    let is_quiet = match verb {
+        Verb::Worker(args) => Some(args.is_quiet()),
+        Verb::Dev(args) => Some(args.is_quiet()),
+        _ => None,
+    };
+    Logged {
+        jobs: match is_quiet {
+            Some(false) => LoggedJobs::Always,
+            Some(true) => LoggedJobs::Never,
+            None => LoggedJobs::IfDebugging,
+        },
+        denials: matches!(verb, Verb::Worker(_) | Verb::Scheduler(_) | Verb::Dev(_)),
+    }
+}
+
+/// Runs a verb that needs settings, and most of them NATS.
+async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Run(args) => run::run(session, args).await,
+        Verb::Enqueue(args) => enqueue::run(session, args).await,
+        Verb::Status(args) => status::run(session, args).await,
+        Verb::Result(args) => result::run(session, args).await,
+        Verb::Logs(args) => logs::run(session, args).await,
+        Verb::Wait(args) => wait::run(session, args).await,
+        Verb::Cancel(args) => cancel::run(session, args).await,
+        Verb::Retry(args) => retry::run(session, args).await,
+        Verb::Jobs(args) => jobs::run(session, args).await,
+        Verb::Job(args) => job::run(session, args).await,
+        Verb::Failed(args) => failed::run(session, args).await,
+        Verb::Events(args) => events::run(session, args).await,
+        Verb::Schedule(args) => schedule::run(session, *args).await,
+        Verb::Schedules(args) | Verb::ListScheduled(args) => {
+            schedule::list::run(session, args).await
+        }
+        Verb::JobControl(args) => job_control::run(session, *args).await,
+        Verb::Queue(args) => queue::run(session, args).await,
+        Verb::Queues(args) => queue::list(session, args).await,
+        Verb::Purge(args) => queue::purge::run(session, args).await,
+        Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(session, args).await,
+        Verb::Worker(args) => worker::run(session, args).await,
+        Verb::Scheduler(args) => scheduler::run(session, args).await,
+        Verb::Dev(args) => dev::run(session, args).await,
+        Verb::Server(args) => server::run(session, args).await,
+        Verb::Config(args) => config::run(session, &args),
+        Verb::Bench(args) => bench::run(session, args).await,
+        Verb::Cron(_)
+        | Verb::Schema(_)
+        | Verb::Completions(_)
+        | Verb::Man(_)
+        | Verb::Version(_) => Ok(0),
+    }
 }
 
 #[cfg(test)]
