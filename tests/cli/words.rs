@@ -82,10 +82,7 @@ fn a_name_of_another_kind_of_thing_leads_to_its_verb() {
         "schedule", "--name", "nightly", "--every", "1d", "--", "true",
     ])
     .succeeds();
-    run(&[
-        "enqueue", "--queue", "build", "--id", "first", "--in", "1h", "--", "true",
-    ])
-    .succeeds();
+    run(&["enqueue", "--queue", "build", "--id", "first", "--", "true"]).succeeds();
     let _worker = naq.worker(&["build"]).arg("--name").arg("smith").spawn();
     for verb in ["status", "result", "logs", "cancel", "retry", "wait"] {
         for (name, hint) in [
@@ -101,7 +98,7 @@ fn a_name_of_another_kind_of_thing_leads_to_its_verb() {
             done.expect_stderr(&[hint]);
         }
     }
-    run(&["schedule", "show", "first"])
+    run(&["queue", "pause", "first"])
         .exits(4)
         .expect_stderr(&["`first` is a job: `naq status first`"]);
     run(&["queue", "pause", "nightly"])

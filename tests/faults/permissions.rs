@@ -82,7 +82,7 @@ fn a_denied_request_fails_at_once_with_its_subject() {
         (
             "no_consumer",
             &["worker"],
-            publish("$JS.API.CONSUMER.CREATE.naq_queue_default."),
+            publish("$JS.API.CONSUMER.INFO.naq_queue_default."),
         ),
         (
             "no_events",

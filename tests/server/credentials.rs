@@ -70,6 +70,14 @@ fn credentials_without_an_address_never_lead_to_the_managed_server() {
              -----BEGIN USER NKEY SEED-----\n{SEED}\n------END USER NKEY SEED------\n"
         ),
     );
+    let certificates = std::path::Path::new(crate::ROOT).join("tests/tls");
+    for (file, name) in [
+        ("client.pem", "me.pem"),
+        ("client.key", "me.key"),
+        ("ca.pem", "ca.pem"),
+    ] {
+        naq.file(name, fs::read_to_string(certificates.join(file)).unwrap());
+    }
     for given in GIVEN {
         naq.file("naq.toml", given.settings_file);
         for words in [

@@ -113,7 +113,9 @@ impl Broker {
             .get_stream_no_info(self.names.queue_stream(queue))
             .await
             .map_err(|error| self.request_error(DOING, error))?;
-        match stream.consumer_info(consumer).await {
+        let name = self.names.queue_stream(queue);
+        let asking = stream.consumer_info(consumer);
+        match self.until_denied(DOING, &name, asking).await? {
             Ok(info) => Ok(Some(info)),
             Err(error) => match error.kind() {
                 ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Ok(None),
@@ -142,23 +144,22 @@ impl Broker {
             .get_stream_no_info(self.names.queue_stream(queue))
             .await
             .map_err(|error| self.request_error(DOING, error))?;
-        match stream.delete_consumer(&former.name).await {
+        let name = self.names.queue_stream(queue);
+        let deleting = stream.delete_consumer(&former.name);
+        match self.until_denied(DOING, &name, deleting).await? {
             Ok(_) => {}
             // another process makes it again at this moment
             Err(error) if has_consumer_code(&error, ErrorCode::CONSUMER_NOT_FOUND) => {}
             Err(error) => return Err(self.request_error(DOING, error)),
         }
-        let made = self
-            .jetstream
-            .create_consumer_strict_on_stream(
-                pull::Config {
-                    pause_until: config.pause_until.filter(|_| is_paused),
-                    ..config.clone()
-                },
-                self.names.queue_stream(queue),
-            )
-            .await;
-        match made {
+        let creating = self.jetstream.create_consumer_strict_on_stream(
+            pull::Config {
+                pause_until: config.pause_until.filter(|_| is_paused),
+                ..config.clone()
+            },
+            name.clone(),
+        );
+        match self.until_denied(DOING, &name, creating).await? {
             Ok(_) => Ok(()),
             // A worker that missed the consumer meanwhile has made it, without the user's settings.
             Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {

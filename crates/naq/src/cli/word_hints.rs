@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::session::Session;
 use naq_client::Client;
-use naq_protocol::{JobId, QueueName, ScheduleId};
+use naq_protocol::{JobId, ScheduleId};
 
 /// How long to search for another thing of a name that was not found.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,9 +84,8 @@ async fn find(client: &Client, name: &str) -> Option<String> {
             "`{name}` is a schedule: `naq schedule show {name}`"
         ));
     }
-    if let Ok(queue) = QueueName::new(name)
-        && client.broker().queue_messages(&queue).await.is_ok()
-    {
+    let queues = client.list_queues().await.unwrap_or_default();
+    if queues.iter().any(|queue| queue.name.as_str() == name) {
         return Some(format!(
             "`{name}` is a queue: `naq queues`, and `naq jobs --queue {name}` for its jobs"
         ));
