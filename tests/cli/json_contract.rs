@@ -189,6 +189,10 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     contract.prints("record", &["result", "good"]);
     contract.prints("log_chunk", &["logs", "good"]);
     contract.prints("ttl", &["job", "ttl", "good", "1h"]);
+    contract.prints(
+        "results_purged",
+        &["purge", "--results", "--older-than", "1h", "--yes"],
+    );
     let bad = [
         "enqueue", "-q", "build", "--id", "bad", "--wait", "--", "sh", "-c", "exit 3",
     ];

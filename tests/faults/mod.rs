@@ -8,6 +8,7 @@ mod connecting;
 mod crashes;
 mod drain;
 mod envelopes;
+mod full_results;
 mod leases;
 mod limits;
 mod majority;

@@ -69,7 +69,7 @@ fn all_examples(naq: &Naq) -> BTreeMap<String, Vec<String>> {
         let words = path.split(' ').filter(|word| !word.is_empty());
         naq.cli(words.chain(["--help"])).run().succeeds().stdout
     };
-    let hidden = ["list-scheduled", "list-workers", "purge", "job-control"];
+    let hidden = ["list-scheduled", "list-workers", "job-control"];
     let mut paths: Vec<String> = hidden.map(str::to_owned).to_vec();
     paths.extend(verbs(&help("")));
     while let Some(path) = paths.pop() {

@@ -65,6 +65,7 @@ mod existing_job;
 mod filter;
 mod flow;
 mod from_env;
+mod full_store;
 mod listing;
 mod log_chunk;
 mod logs;
@@ -92,6 +93,7 @@ pub use events::{JobEvent, JobEvents, LatestJobEvents};
 pub use filter::{JobFilter, LabelFilter};
 pub use flow::DependencyNode;
 pub use from_env::managed_server_dir;
+pub use full_store::describe_unstored;
 pub use listing::{JobPage, JobSummary};
 pub use log_chunk::LogChunk;
 pub use logs::Logs;
@@ -117,7 +119,7 @@ pub use naq_jetstream::{
     BrokerError, BrokerErrorKind, CheckedLayout, ConnectFailure, ConnectOptions, DeadLetter,
     DelayedJobCursor, Denial, DeniedAction, JobCursor, NewJob, NoJetStream, OutputStream,
     PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery, Remedy,
-    SettingDifference,
+    ResultsPurgeSummary, SettingDifference,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

@@ -66,6 +66,7 @@ pub use reconcile::{
 pub use records::change::{LatestRecordChanges, RecordChange};
 pub use records::consumer::{RecordChangeConsumer, RecordChangeDelivery};
 pub use records::events::{BrokerEvent, BrokerEventWatch, EnqueuedMessage};
+pub use records::purge_results::ResultsPurgeSummary;
 pub use records::record::{RecordEvent, RecordWatch, StoredRecord};
 pub use requests::{ReceivedRequest, RequestSubscription};
 pub use routing::label_routes::{LabelRoute, LabelRouteEvent, LabelRouteWatch, label_route_key};

@@ -60,16 +60,19 @@ pub struct WorkerInfo {
     pub concurrency: u32,
     /// What the worker is doing.
     pub state: WorkerState,
-    /// How many jobs it runs now.
+    /// How many jobs it runs now, with those whose outcome is not recorded yet.
     pub running: u32,
     /// The ids of its running jobs, at most 100.
     pub jobs: Vec<JobId>,
     /// How many jobs have ended since it started.
     pub jobs_ended: u64,
-    /// How many outcomes it cannot store at the moment, for example because the store is full. It
-    /// starts no job while there are any.
+    /// How many of its claims and outcomes NATS does not store at the moment, for example because the
+    /// store is full. While there are any, the worker takes no more jobs.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unstored_outcomes: u32,
+    /// Why NATS does not store them. `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unstored_error: Option<String>,
     /// How it contains the processes of a job: `cgroup`, `namespace` or `subreaper`.
     pub containment: String,
     /// How it keeps the memory limit of a job: `enforced` by the kernel, or `watched`, so that a job

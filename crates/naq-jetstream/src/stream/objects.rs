@@ -1,10 +1,18 @@
 //! The object store `naq_files`: output, envelopes and files that do not fit into a message.
 
-use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind};
+use async_nats::HeaderMap;
+use async_nats::jetstream::object_store::GetErrorKind;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use bytes::Bytes;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, is_object_store_not_found};
+use crate::stream::stream_api::MessageSelector;
+use naq_protocol::JobId;
 
 /// Maximum size of an object's chunks, in bytes.
 const CHUNK_BYTES_MAX: usize = 128 << 10;
@@ -17,30 +25,72 @@ impl Broker {
     pub async fn put_object(&self, name: &str, bytes: &[u8]) -> Result<(), BrokerError> {
         const DOING: &str = "storing an object";
         let bucket = self.names.files_bucket();
-        let about = format!("OBJ_{bucket}");
+        let about = object_stream(&bucket);
         let looking = self.jetstream.get_object_store(&bucket);
-        let store = match self.until_denied(DOING, &about, looking).await? {
-            Ok(store) => store,
-            Err(_) => {
-                self.ensure_files().await?;
-                let made = self.jetstream.get_object_store(&bucket);
-                self.until_denied(DOING, &about, made)
-                    .await?
-                    .map_err(|error| self.request_error(DOING, error))?
-            }
-        };
-        let object = async_nats::jetstream::object_store::ObjectMetadata {
-            name: name.to_owned(),
-            // the client's default may be more than this server accepts in a message
-            chunk_size: Some(CHUNK_BYTES_MAX.min(self.message_bytes_max() / 2)),
-            ..Default::default()
-        };
-        let mut reader = bytes;
-        store
-            .put(object, &mut reader)
-            .await
-            .map_err(|error| self.request_error(DOING, error))?;
+        if self.until_denied(DOING, &about, looking).await?.is_err() {
+            self.ensure_files().await?;
+        }
+        let (stream, subject) = (object_stream(&bucket), meta_subject(&bucket, name));
+        let replaced = self.object_info(&stream, &subject).await?;
+        let id = JobId::generate().to_string();
+        let chunks = chunks_subject(&bucket, &id);
+        let stored = self.publish_object(name, &id, bytes).await;
+        if let Err(error) = stored {
+            // Without its description nothing would ever remove the part that is stored. The caller
+            // may try again, and in a store that is full each try would take what little room there is.
+            let _ = self.purge_subjects(&stream, &chunks, None).await;
+            return Err(error);
+        }
+        if let Some(replaced) = replaced {
+            let chunks = chunks_subject(&bucket, &replaced.id);
+            self.purge_subjects(&stream, &chunks, None).await?;
+        }
         Ok(())
+    }
+
+    /// Publishes an object's chunks, then its description.
+    async fn publish_object(&self, name: &str, id: &str, bytes: &[u8]) -> Result<(), BrokerError> {
+        let bucket = self.names.files_bucket();
+        // the default of clients may be more than this server accepts in a message
+        let chunk_bytes = CHUNK_BYTES_MAX.min(self.message_bytes_max() / 2);
+        let subject = chunks_subject(&bucket, id);
+        let mut count = 0;
+        for chunk in bytes.chunks(chunk_bytes) {
+            let chunk = Bytes::copy_from_slice(chunk);
+            let pending = self.send(subject.clone(), HeaderMap::new(), chunk).await?;
+            pending.confirmed().await?;
+            count += 1;
+        }
+        let description = serde_json::json!({
+            "name": name,
+            "options": {"max_chunk_size": chunk_bytes},
+            "bucket": bucket,
+            "nuid": id,
+            "size": bytes.len(),
+            "chunks": count,
+            "digest": format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(bytes))),
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_ROLLUP, "sub");
+        let payload = description.to_string().into();
+        let pending = self
+            .send(meta_subject(&bucket, name), headers, payload)
+            .await?;
+        pending.confirmed().await.map(drop)
+    }
+
+    /// Reads the description of a stored object. `None` if it does not exist.
+    async fn object_info(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<ObjectInfo>, BrokerError> {
+        let message = self
+            .read_message(stream, MessageSelector::LastBySubject(subject))
+            .await?;
+        Ok(message
+            .and_then(|message| ObjectInfo::read(&message.payload()))
+            .filter(|info| !info.is_deleted))
     }
 
     /// Reads the object of this name.
@@ -76,24 +126,55 @@ impl Broker {
         Ok(bytes)
     }
 
-    /// Removes the object of this name; does nothing if it does not exist.
+    /// Removes the object of this name; does nothing if it does not exist. It leaves no marker, so it
+    /// needs no room.
     ///
     /// # Errors
     /// Returns an error if the server refuses the request.
     pub async fn remove_object(&self, name: &str) -> Result<(), BrokerError> {
-        const DOING: &str = "removing an object";
         let bucket = self.names.files_bucket();
-        let about = format!("OBJ_{bucket}");
-        let looking = self.jetstream.get_object_store(bucket);
-        let store = match self.until_denied(DOING, &about, looking).await? {
-            Ok(store) => store,
-            Err(error) if is_object_store_not_found(&error) => return Ok(()),
-            Err(error) => return Err(self.request_error(DOING, error)),
-        };
-        match store.delete(name).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
-            Err(error) => Err(self.request_error(DOING, error)),
+        let (stream, subject) = (object_stream(&bucket), meta_subject(&bucket, name));
+        if let Some(info) = self.object_info(&stream, &subject).await? {
+            let chunks = chunks_subject(&bucket, &info.id);
+            self.purge_subjects(&stream, &chunks, None).await?;
         }
+        self.purge_subjects(&stream, &subject, None).await.map(drop)
     }
+}
+
+/// The description of an object, as clients of NATS store it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ObjectInfo {
+    pub(crate) name: String,
+    /// What the subject of its chunks ends with.
+    #[serde(default, rename = "nuid")]
+    pub(crate) id: String,
+    /// Its size, in bytes.
+    #[serde(default)]
+    pub(crate) size: u64,
+    /// Whether it is the marker of a removed object.
+    #[serde(default, rename = "deleted")]
+    pub(crate) is_deleted: bool,
+}
+
+impl ObjectInfo {
+    /// Parses a description. `None` if it is not one.
+    pub(crate) fn read(payload: &[u8]) -> Option<ObjectInfo> {
+        serde_json::from_slice(payload).ok()
+    }
+}
+
+/// The stream of an object store.
+pub(crate) fn object_stream(bucket: &str) -> String {
+    format!("OBJ_{bucket}")
+}
+
+/// The subject of an object's chunks.
+pub(crate) fn chunks_subject(bucket: &str, id: &str) -> String {
+    format!("$O.{bucket}.C.{id}")
+}
+
+/// The subject of the description of the object with this name.
+fn meta_subject(bucket: &str, name: &str) -> String {
+    format!("$O.{bucket}.M.{}", URL_SAFE.encode(name))
 }

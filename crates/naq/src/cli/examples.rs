@@ -637,11 +637,15 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "purge",
         &[
-            ("Remove a queue's jobs", "naq purge build --yes"),
             (
-                "Remove several queues' jobs",
-                "naq purge emails reports --yes",
+                "Remove the results of jobs that ended more than a day ago",
+                "naq purge --results --older-than 1d --yes",
             ),
+            (
+                "Remove the results of all jobs that have ended",
+                "naq purge --results --yes",
+            ),
+            ("Remove a queue's jobs", "naq purge build --yes"),
         ],
     ),
 ];

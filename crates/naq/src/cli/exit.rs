@@ -228,6 +228,9 @@ fn hint(error: &ClientError) -> Option<String> {
     })
 }
 
+/// What to do about a full store.
+pub(super) const FREE_ROOM: &str = "free room with `naq purge --results --older-than 1d` or `naq queue purge`, or raise the limit of NATS";
+
 /// What to do about an error between naq and NATS. `None` means that the message suffices.
 fn broker_hint(error: &BrokerError) -> Option<String> {
     let hint = match error {
@@ -260,7 +263,7 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
         BrokerError::TooLarge { .. } => {
             "put large input into a file or an object, and pass its name to the job"
         }
-        BrokerError::StorageFull(_) => "remove jobs with `naq purge`, or raise the limit",
+        BrokerError::StorageFull(_) => FREE_ROOM,
         BrokerError::DueTimeConflict {
             job,
             standing: ExistingJob::Delayed { .. },

@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::events;
-use super::exit::Failure;
+use super::exit::{FREE_ROOM, Failure};
 use super::failed::time_before_now;
 use super::json::NoteBody;
 use super::render::{self, Column, Ending};
 use super::session::Session;
-use naq_client::{Client, JobCursor, JobFilter, JobPage};
-use naq_protocol::Timestamp;
+use naq_client::{Client, JobCursor, JobFilter, JobPage, describe_unstored};
 use naq_protocol::units::WireDuration;
+use naq_protocol::{State, Timestamp};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,6 +63,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         render::note("no such jobs");
     } else {
         print(&page)?;
+        note_unstored(&client, &page).await?;
     }
     if let Some(next) = &page.next {
         render::note_with(NoteBody {
@@ -124,6 +125,23 @@ fn print(page: &JobPage) -> std::io::Result<()> {
         ],
         &rows,
     )
+}
+
+/// Notes which workers cannot record what became of the jobs that the list shows as running.
+async fn note_unstored(client: &Client, page: &JobPage) -> Result<(), Failure> {
+    let mut jobs = page.jobs.iter();
+    if !jobs.any(|job| job.record.state == State::Running) {
+        return Ok(());
+    }
+    for reason in client
+        .list_workers()
+        .await?
+        .iter()
+        .filter_map(describe_unstored)
+    {
+        render::note(format!("{reason}; {FREE_ROOM}"));
+    }
+    Ok(())
 }
 
 /// Draws the list again after every change.

@@ -292,6 +292,23 @@ pub(super) struct QueueChange<'a> {
     pub(super) running: Option<u64>,
 }
 
+/// What `naq purge --results` has removed.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "results_purged")]
+pub(super) struct ResultsPurged {
+    /// `results_purged`.
+    pub(super) action: &'static str,
+    /// Ended jobs whose record was removed.
+    pub(super) jobs: u64,
+    /// Objects that were removed: long output, results and envelopes.
+    pub(super) objects: u64,
+    /// The sizes of all of them, in bytes.
+    pub(super) bytes: u64,
+    /// Ended jobs whose record was kept: their message is still in its queue, or jobs that depend on
+    /// them still wait.
+    pub(super) kept: u64,
+}
+
 /// What a listed entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -570,6 +587,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<Discarded>(),
         generator.subschema_for::<QueueReport>(),
         generator.subschema_for::<QueueChange>(),
+        generator.subschema_for::<ResultsPurged>(),
         generator.subschema_for::<ScheduleReport>(),
         generator.subschema_for::<AddedScheduleReport>(),
         generator.subschema_for::<ScheduleChangeReport>(),

@@ -30,6 +30,7 @@ mod log_file;
 mod logs;
 mod man;
 mod progress;
+mod purge;
 mod queue;
 mod remarks;
 mod render;
@@ -118,6 +119,11 @@ enum Verb {
     Queue(queue::Args),
     /// List queues
     Queues(queue::ListArgs),
+    /// Remove the results of ended jobs, or every job of queues
+    ///
+    /// `naq purge --results` frees room in the store, and works when it is full. `naq purge QUEUE` is
+    /// the Python library's name for `naq queue purge`.
+    Purge(purge::Args),
     /// List workers
     Workers(workers::Args),
     /// Run a worker, which runs jobs of queues
@@ -157,9 +163,6 @@ enum Verb {
     /// List workers (the Python library's name for `naq workers`)
     #[command(hide = true)]
     ListWorkers(workers::Args),
-    /// Remove every job of queues (the Python library's name for `naq queue purge`)
-    #[command(hide = true)]
-    Purge(queue::purge::Args),
 }
 
 /// The verbs and their options.
@@ -309,7 +312,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::JobControl(args) => job_control::run(session, *args).await,
         Verb::Queue(args) => queue::run(session, args).await,
         Verb::Queues(args) => queue::list(session, args).await,
-        Verb::Purge(args) => queue::purge::run(session, args).await,
+        Verb::Purge(args) => purge::run(session, args).await,
         Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(session, args).await,
         Verb::Worker(args) => worker::run(session, args).await,
         Verb::Scheduler(args) => scheduler::run(session, args).await,

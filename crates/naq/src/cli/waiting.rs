@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, FREE_ROOM, Failure};
 use super::json::NoteBody;
 use super::progress::ProgressBars;
 use super::render;
@@ -75,9 +75,7 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
         }
         WaitCause::OutcomesRefused { worker_id } => {
             let worker = render::escape(worker_id);
-            format!(
-                "worker {worker} cannot store outcomes, as if the store were full; `naq purge` makes room"
-            )
+            format!("worker {worker} cannot store outcomes, as if the store were full; {FREE_ROOM}")
         }
         WaitCause::WorkerVanished {
             worker_id,

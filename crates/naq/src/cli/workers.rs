@@ -1,10 +1,11 @@
 //! `naq workers`, and `naq list-workers` as the Python library calls it
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, FREE_ROOM, Failure};
 use super::render::{self, Column};
 use super::session::Session;
 use super::worker::join_names;
-use naq_protocol::{WorkerInfo, WorkerState};
+use naq_client::describe_unstored;
+use naq_protocol::{Timestamp, WorkerInfo, WorkerState};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,29 +41,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return Ok(0);
     }
     let now = render::now();
-    let rows: Vec<Vec<String>> = workers
-        .iter()
-        .map(|worker| {
-            let labels: Vec<String> = worker
-                .labels
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            vec![
-                worker.worker_id.clone(),
-                worker.name.clone(),
-                state(worker.state),
-                format!("{}/{}", worker.running, worker.concurrency),
-                worker.jobs_ended.to_string(),
-                render::age(worker.started_at, now),
-                format!("{} ago", render::age(worker.last_seen, now)),
-                worker.containment.clone(),
-                render::or_dash(worker.memory_limit.clone().unwrap_or_default()),
-                render::or_dash(labels.join(" ")),
-                join_names(&worker.queues),
-            ]
-        })
-        .collect();
+    let rows: Vec<Vec<String>> = workers.iter().map(|worker| row(worker, now)).collect();
     render::print_table(
         &[
             Column::new("WORKER"),
@@ -79,7 +58,32 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         ],
         &rows,
     )?;
+    for reason in workers.iter().filter_map(describe_unstored) {
+        render::note(format!("{reason}; {FREE_ROOM}"));
+    }
     Ok(0)
+}
+
+/// The cells of a worker's row.
+fn row(worker: &WorkerInfo, now: Timestamp) -> Vec<String> {
+    let labels: Vec<String> = worker
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    vec![
+        worker.worker_id.clone(),
+        worker.name.clone(),
+        state(worker.state),
+        format!("{}/{}", worker.running, worker.concurrency),
+        worker.jobs_ended.to_string(),
+        render::age(worker.started_at, now),
+        format!("{} ago", render::age(worker.last_seen, now)),
+        worker.containment.clone(),
+        render::or_dash(worker.memory_limit.clone().unwrap_or_default()),
+        render::or_dash(labels.join(" ")),
+        join_names(&worker.queues),
+    ]
 }
 
 fn state(state: WorkerState) -> String {

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use super::attempt::Attempt;
 use super::blocked::BlockOutcome;
+use super::context::RefusedWrite;
 use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
+use super::record_outcome::WARNING_INTERVAL;
 use super::report::Done;
 use crate::clock::now;
 use naq_core::{
     ConcurrencySlot, DeliveryContext, DeliveryDecision, HolderReply, RunAlone, Takeover,
     decide_delivery, decide_takeover,
 };
-use naq_jetstream::{BrokerError, LeaseQuery, NewJob, SlotWaiter, failpoint};
+use naq_jetstream::{BrokerError, BrokerErrorKind, LeaseQuery, NewJob, SlotWaiter, failpoint};
 use naq_protocol::{
     Dependency, EnvelopeError, JobId, Lease, Record, RejectReason, State, Timestamp, is_equivalent,
 };
@@ -79,6 +81,8 @@ struct Claiming<'a> {
     failures: u32,
     /// The permit of a suspect that may run alone.
     alone: Option<AlonePermit<'a>>,
+    /// The claim counts as refused until it succeeds, if NATS has no room for it.
+    refused: Option<RefusedWrite<'a>>,
 }
 
 impl<'a> Attempt<'a> {
@@ -133,6 +137,7 @@ impl<'a> Claiming<'a> {
             unanswered_claims: Vec::new(),
             failures: 0,
             alone: None,
+            refused: None,
         }
     }
 
@@ -287,9 +292,15 @@ impl<'a> Claiming<'a> {
             Err(error) if error.is_final_for_write() => Box::pin(self.give_up(error)).await,
             Err(error) => {
                 self.unanswered_claims.extend(record.started_at);
-                tracing::warn!(job_id = %self.facts.job_id, "cannot claim the job, retrying: {error}");
+                if self.failures.is_multiple_of(WARNING_INTERVAL) {
+                    tracing::warn!(job_id = %self.facts.job_id, "cannot claim the job, retrying: {error}");
+                }
                 if delivery.lease.is_lost() {
                     return done(Done::LeaseLost);
+                }
+                if error.kind() == BrokerErrorKind::StorageFull {
+                    let refused = &delivery.context.refused_writes;
+                    self.refused.get_or_insert_with(|| refused.count(&error));
                 }
                 self.failures += 1;
                 tokio::time::sleep(RETRY_BACKOFF.pause(self.failures, rand::random())).await;

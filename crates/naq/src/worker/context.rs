@@ -1,18 +1,17 @@
 //! What all deliveries of a worker share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
 use super::options::WorkerConfig;
-use naq_jetstream::{Broker, LabelRoute};
+use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
 use naq_protocol::QueueName;
 use naq_runner::Runner;
 
@@ -34,48 +33,89 @@ pub(super) struct WorkerContext {
     pub(super) job_socket: Option<JobSocket>,
     /// The leases of this worker.
     pub(super) leases: HeldLeases,
-    /// Bounds the outcomes that are not recorded yet. A job's slot becomes free only once there
-    /// is room for its outcome, so that a slow server slows this worker down and does not fill
-    /// its memory.
-    pub(super) unrecorded_outcomes: Semaphore,
     /// One permit, for the suspect that runs alone: see [`naq_core::RunAlone`]. It is held until the
     /// outcome is recorded, so that the next suspect cannot be taken for the cause of its crash.
     pub(super) running_alone: Semaphore,
-    /// Number of outcomes that NATS has refused to store so far, or not answered for.
-    pub(super) refused_outcomes: RefusedOutcomes,
     /// The log of the jobs.
     pub(super) job_log: JobLog,
+    /// One place for each job that runs or whose outcome is not recorded yet, as many as jobs may
+    /// run at once. The slot of a job that has ended is free at once, so that the next job is
+    /// requested and claimed meanwhile; but it starts only when a place is free, so that a server
+    /// which stores nothing neither fills this worker's memory with outcomes nor gets more claims.
+    pub(super) places: Semaphore,
+    /// The writes that NATS refuses to store so far.
+    pub(super) refused_writes: RefusedWrites,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
 }
 
-/// Outcomes that could not be recorded at the first attempt, and are tried again. While there is
-/// one, the worker starts no job: its outcome could not be recorded either.
+/// Claims, outcomes and what follows from them that could not be stored at the first attempt, and are
+/// tried again. While there is one, the worker takes no job: its outcome could not be recorded either.
 #[derive(Default)]
-pub(super) struct RefusedOutcomes(AtomicUsize);
+pub(super) struct RefusedWrites {
+    refused: Mutex<Refused>,
+    /// Notified when the last of them is stored.
+    stored: Notify,
+}
 
-impl RefusedOutcomes {
-    /// Counts one outcome until the returned value is dropped.
-    pub(super) fn count(&self) -> RefusedOutcome<'_> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        RefusedOutcome(&self.0)
+#[derive(Default)]
+struct Refused {
+    count: usize,
+    /// The last error.
+    why: Option<String>,
+}
+
+impl RefusedWrites {
+    fn lock(&self) -> MutexGuard<'_, Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one write, refused by this error, until the returned value is dropped.
+    pub(super) fn count(&self, error: &BrokerError) -> RefusedWrite<'_> {
+        let mut refused = self.lock();
+        refused.count += 1;
+        if refused.count == 1 {
+            if error.kind() == BrokerErrorKind::StorageFull {
+                tracing::warn!(
+                    "NATS has no room: no more jobs are taken until it has; `naq purge --results --older-than 1d` frees room: {error}"
+                );
+            } else {
+                tracing::warn!(
+                    "NATS does not store outcomes: no more jobs are taken until it does: {error}"
+                );
+            }
+        }
+        refused.why = Some(error.to_string());
+        RefusedWrite(self)
     }
 
     pub(super) fn exist(&self) -> bool {
-        self.number() > 0
+        self.lock().count > 0
     }
 
-    pub(super) fn number(&self) -> u32 {
-        u32::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    /// Number of refused writes, and the last error. `None` if there are none.
+    pub(super) fn summary(&self) -> Option<(usize, String)> {
+        let refused = self.lock();
+        (refused.count > 0).then(|| (refused.count, refused.why.clone().unwrap_or_default()))
+    }
+
+    /// Waits until the last refused write has been stored. Cancel safe.
+    pub(super) async fn all_stored(&self) {
+        self.stored.notified().await;
     }
 }
 
-/// An outcome that is counted as refused.
-pub(super) struct RefusedOutcome<'a>(&'a AtomicUsize);
+/// A write that is counted as refused.
+pub(super) struct RefusedWrite<'a>(&'a RefusedWrites);
 
-impl Drop for RefusedOutcome<'_> {
+impl Drop for RefusedWrite<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut refused = self.0.lock();
+        refused.count -= 1;
+        if refused.count == 0 {
+            *refused = Refused::default();
+            self.0.stored.notify_one();
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::lease::MessageLease;
 use super::report::Done;
 use crate::clock::now;
 use naq_core::{ConcurrencySlot, DeliveryContext, ExponentialBackoff, RunAlone};
-use naq_jetstream::{Broker, BrokerError, Delivery, failpoint};
+use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, Delivery, failpoint};
 use naq_protocol::{Envelope, EnvelopeError, JobId, Record, RejectReason};
 use std::time::Duration;
 
@@ -42,11 +42,15 @@ impl<'a> LeasedDelivery<'a> {
         F: Future<Output = Result<T, BrokerError>>,
     {
         let mut failures = 0;
+        let mut refused = None;
         loop {
             match request().await {
                 Err(error) if error.is_transient() => {
                     if self.lease.is_lost() && self.lease.stop_requested().is_some() {
                         return Err(error);
+                    }
+                    if error.kind() == BrokerErrorKind::StorageFull {
+                        refused.get_or_insert_with(|| self.context.refused_writes.count(&error));
                     }
                     failures += 1;
                     if RETRY_BACKOFF.is_at_max(failures) {

@@ -80,14 +80,15 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
         Claim::Done(done) => return done,
         Claim::Claimed(record, revision, alone) => (record, revision, alone),
     };
+    let Some(place) = attempt.place().await else {
+        return Box::pin(attempt.return_unstarted(record, revision)).await;
+    };
     let Some((next, revision)) = attempt.run(record, revision).await else {
         return Done::LeaseLost;
     };
     attempt.delivery.lease.mark_ended();
-    // room for the outcome first, so that a slow server slows this worker and not its memory
-    let _room = attempt.delivery.context.unrecorded_outcomes.acquire().await;
     slot.release().await;
-    attempt.finish(next, revision).await
+    attempt.finish(next, revision, Some(place)).await
 }
 
 /// Evaluates a blocked job again when its recheck is due: a dependency may be missing for too

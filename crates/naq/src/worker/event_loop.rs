@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::coalescing::Coalescing;
 use super::context::WorkerContext;
-use super::heartbeat::{self, HeartbeatFacts};
+use super::heartbeat::{self, HEARTBEAT_JOBS_MAX, HeartbeatFacts};
 use super::lease::{MessageKey, MessageLease};
 use super::options::{WorkerCommand, WorkerSummary};
 use super::pull_planner::PullPlanner;
@@ -82,6 +82,8 @@ enum LoopEvent {
     Control(ReceivedCommand),
     LeaseQuery(ReceivedLeaseQuery),
     Reconnected,
+    /// NATS stores again what it had refused.
+    WritesStored,
     Pull(PullEvent),
     DrainTimeout,
     ExitTimeout,
@@ -149,6 +151,7 @@ impl Worker {
                 () = reconnected(&mut self.link, self.link_generation) => LoopEvent::Reconnected,
                 call = self.control.next() => LoopEvent::Control(call),
                 query = self.lease_queries.next() => LoopEvent::LeaseQuery(query),
+                () = self.context.refused_writes.all_stored() => LoopEvent::WritesStored,
                 event = self.pulls.next() => LoopEvent::Pull(event),
                 () = sleep_until(self.drain_deadline) => LoopEvent::DrainTimeout,
                 () = sleep_until(self.exit_deadline) => LoopEvent::ExitTimeout,
@@ -173,13 +176,11 @@ impl Worker {
                 LoopEvent::Control(call) => self.on_control(call),
                 LoopEvent::LeaseQuery(query) => self.on_lease_query(query),
                 LoopEvent::Reconnected => self.confirm_leases(),
+                LoopEvent::WritesStored => tracing::info!("NATS stores outcomes again"),
                 LoopEvent::Pull(event) => self.on_pull_event(event),
                 LoopEvent::DrainTimeout => self.on_drain_timeout(),
                 LoopEvent::ExitTimeout => {
-                    tracing::warn!(
-                        unrecorded = self.context.leases.len(),
-                        "exiting before NATS has taken every outcome; other workers run those jobs again"
-                    );
+                    self.name_unrecorded_jobs();
                     break;
                 }
             }
@@ -244,14 +245,41 @@ impl Worker {
             "drain timeout reached, stopping the jobs that still run"
         );
         self.stop_jobs(StopReason::Drain, false);
-        let kill_grace = self.context.options.kill_grace;
-        self.exit_deadline = Some(Instant::now() + kill_grace + RECORD_OUTCOMES_MAX);
+        let leases = self.context.leases.all();
+        let only_unrecorded = leases.iter().all(|lease| lease.has_ended());
+        let stopping_max = if only_unrecorded {
+            // nothing is left to stop, and the outcomes had all this time
+            Duration::ZERO
+        } else {
+            self.context.options.kill_grace + RECORD_OUTCOMES_MAX
+        };
+        self.exit_deadline = Some(Instant::now() + stopping_max);
+    }
+
+    /// Logs the jobs that the worker leaves without a recorded outcome.
+    fn name_unrecorded_jobs(&self) {
+        let leases = self.context.leases.all();
+        let mut jobs: Vec<String> = leases
+            .iter()
+            .filter_map(|lease| Some(lease.job_id()?.to_string()))
+            .take(HEARTBEAT_JOBS_MAX)
+            .collect();
+        jobs.sort();
+        let why = match self.context.refused_writes.summary() {
+            Some((_, error)) => format!(": {error}"),
+            None => String::new(),
+        };
+        tracing::warn!(
+            unrecorded = leases.len(),
+            jobs = jobs.join(" "),
+            "exiting before NATS has taken every outcome; other workers run those jobs again{why}"
+        );
     }
 
     /// Requests as many jobs as there are free slots.
     async fn request_jobs(&mut self) {
         // A job whose outcome NATS would not store must not start.
-        if self.confirming > 0 || self.context.refused_outcomes.exist() {
+        if self.confirming > 0 || self.context.refused_writes.exist() {
             return;
         }
         let order = self.context.options.order;
@@ -365,7 +393,7 @@ impl Worker {
     /// Starts a task for a delivery if there is a free slot, and returns whether it did.
     fn start_or_requeue(&mut self, delivery: Delivery) -> bool {
         let is_running = self.command == WorkerCommand::Run;
-        if self.free_slots == 0 || !is_running || self.context.refused_outcomes.exist() {
+        if self.free_slots == 0 || !is_running || self.context.refused_writes.exist() {
             tokio::spawn(async move {
                 let _ = delivery.nak().await;
             });
@@ -555,7 +583,10 @@ impl Worker {
     async fn heartbeat(&self) {
         let facts = HeartbeatFacts {
             command: self.command,
-            running: self.context.options.concurrency - self.free_slots,
+            // a slot is free before the outcome is recorded, and a job is claimed before it has a
+            // place
+            running: self.context.options.concurrency
+                - self.free_slots.min(self.context.places.available_permits()),
             jobs_ended: self.summary.jobs_ended,
             started_at: self.started_at,
         };

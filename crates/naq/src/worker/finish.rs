@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::SemaphorePermit;
+
 use super::attempt::Attempt;
 use super::report::Done;
 use crate::clock::now;
@@ -14,18 +16,23 @@ use naq_protocol::{Record, State, Timestamp};
 /// a quarter of a second after it was stored at the earliest.
 const IN_WORKER_DELAY_MAX: Duration = Duration::from_millis(250);
 
+/// The place of an attempt among the worker's jobs; `None` if the job has not started.
+type Place<'a> = Option<SemaphorePermit<'a>>;
+
 /// A terminal record that is to be written.
-struct FinalRecord {
+struct FinalRecord<'a> {
     record: Box<Record>,
     dead_letter: bool,
     revision: u64,
     waiter: SlotWaiter,
+    place: Place<'a>,
 }
 
 impl Attempt<'_> {
     /// Records the outcome of an attempt and does what follows from it. `revision` is that of the
-    /// record that the outcome replaces.
-    pub(super) async fn finish(&self, next: OnEnd, revision: u64) -> Done {
+    /// record that the outcome replaces. `place` is that of the attempt, which is free once its
+    /// outcome is recorded.
+    pub(super) async fn finish(&self, next: OnEnd, revision: u64, place: Place<'_>) -> Done {
         let finished = match next {
             OnEnd::Finish {
                 record,
@@ -36,11 +43,12 @@ impl Attempt<'_> {
                     dead_letter,
                     revision,
                     waiter: SlotWaiter::Absent,
+                    place,
                 };
                 self.finish_for_good(end).await
             }
-            OnEnd::Retry { record, due } => self.retry(record, due, revision).await,
-            OnEnd::Requeue { record } => self.requeue(record, revision).await,
+            OnEnd::Retry { record, due } => self.retry(record, due, revision, place).await,
+            OnEnd::Requeue { record } => self.requeue(record, revision, place).await,
         };
         match finished {
             Ok(done) => done,
@@ -77,6 +85,7 @@ impl Attempt<'_> {
             dead_letter: true,
             revision,
             waiter: SlotWaiter::Absent,
+            place: None,
         };
         match self.finish_for_good(end).await {
             Ok(done) => done,
@@ -103,6 +112,7 @@ impl Attempt<'_> {
             record,
             revision,
             waiter: SlotWaiter::MayExist,
+            place: None,
         };
         self.finish_for_good(end).await
     }
@@ -132,12 +142,13 @@ impl Attempt<'_> {
 
     /// Ends the job. The order matters: the dead letter before the record, since nobody looks for
     /// a missing one once the record is terminal; dependents after it, since they read it.
-    async fn finish_for_good(&self, end: FinalRecord) -> Result<Done, BrokerError> {
+    async fn finish_for_good(&self, end: FinalRecord<'_>) -> Result<Done, BrokerError> {
         let FinalRecord {
             mut record,
             dead_letter,
             revision,
             waiter,
+            place,
         } = end;
         let delivery = &self.delivery;
         if dead_letter {
@@ -148,6 +159,7 @@ impl Attempt<'_> {
         let default_ttl = delivery.context.options.result_ttl;
         let ttl = naq_core::result_ttl(Some(self.envelope), default_ttl);
         delivery.record_outcome(&mut record, revision, ttl).await?;
+        drop(place);
         delivery
             .finish_job(&record, Some(self.envelope), waiter)
             .await?;
@@ -161,6 +173,7 @@ impl Attempt<'_> {
         mut record: Box<Record>,
         due: Timestamp,
         revision: u64,
+        place: Place<'_>,
     ) -> Result<Done, BrokerError> {
         let delivery = &self.delivery;
         let is_short = time_until(due) < IN_WORKER_DELAY_MAX;
@@ -169,6 +182,7 @@ impl Attempt<'_> {
             record.superseded_sequence = Some(delivery.message.sequence);
         }
         let revision = delivery.record_outcome(&mut record, revision, None).await?;
+        drop(place);
         if record.cancel_requested {
             return Box::pin(self.finish_cancelled(record, revision)).await;
         }
@@ -189,9 +203,15 @@ impl Attempt<'_> {
     }
 
     /// Records that the attempt did not count, and gives the message back.
-    async fn requeue(&self, mut record: Box<Record>, revision: u64) -> Result<Done, BrokerError> {
+    async fn requeue(
+        &self,
+        mut record: Box<Record>,
+        revision: u64,
+        place: Place<'_>,
+    ) -> Result<Done, BrokerError> {
         let delivery = &self.delivery;
         let revision = delivery.record_outcome(&mut record, revision, None).await?;
+        drop(place);
         if record.cancel_requested {
             return Box::pin(self.finish_cancelled(record, revision)).await;
         }
@@ -219,6 +239,7 @@ impl Attempt<'_> {
             dead_letter: false,
             revision,
             waiter: SlotWaiter::Absent,
+            place: None,
         })
         .await
     }

@@ -8,7 +8,7 @@ use crate::clock::now;
 use naq_protocol::{Timestamp, WorkerInfo, WorkerState};
 
 /// Number of running jobs that a heartbeat names.
-const HEARTBEAT_JOBS_MAX: usize = 100;
+pub(super) const HEARTBEAT_JOBS_MAX: usize = 100;
 
 /// What the loop knows about the worker.
 pub(super) struct HeartbeatFacts {
@@ -25,6 +25,7 @@ pub(super) struct HeartbeatFacts {
 /// Writes the heartbeat. A failure is logged: the next one is due soon.
 pub(super) async fn write(context: &Arc<WorkerContext>, facts: HeartbeatFacts) {
     let options = &context.options;
+    let refused = context.refused_writes.summary();
     let hostname = hostname();
     let info = WorkerInfo {
         worker_id: context.worker_id.clone(),
@@ -48,7 +49,10 @@ pub(super) async fn write(context: &Arc<WorkerContext>, facts: HeartbeatFacts) {
             .take(HEARTBEAT_JOBS_MAX)
             .collect(),
         jobs_ended: facts.jobs_ended,
-        unstored_outcomes: context.refused_outcomes.number(),
+        unstored_outcomes: refused
+            .as_ref()
+            .map_or(0, |(count, _)| u32::try_from(*count).unwrap_or(u32::MAX)),
+        unstored_error: refused.map(|(_, error)| error),
         containment: context.runner.containment().to_string(),
         memory_limit: Some(context.runner.memory_limit().name().to_owned()),
         labels: options.labels.clone(),

@@ -224,6 +224,11 @@ impl MessageLease {
         self.lock().has_ended = true;
     }
 
+    /// Whether no process of the job is left, and only its outcome is to be recorded.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().has_ended
+    }
+
     /// Why the job is to stop; `None` if nobody asked for that.
     pub(super) fn stop_requested(&self) -> Option<StopReason> {
         self.lock().stop_requested.map(|(why, _)| why)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::context::{RefusedOutcomes, RegisteredRoutes, WorkerContext};
+use super::context::{RefusedWrites, RegisteredRoutes, WorkerContext};
 use super::event_loop::{Worker, next_command};
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
@@ -23,9 +23,6 @@ use naq_runner::Runner;
 
 /// How long a worker that exits waits for NATS to take its last messages.
 const SIGN_OFF_MAX: Duration = Duration::from_secs(2);
-
-/// Number of outcomes, beyond one per slot, that may wait to be recorded.
-const UNRECORDED_OUTCOMES_EXTRA: usize = 64;
 
 /// Runs a worker until it is commanded to exit.
 ///
@@ -63,8 +60,8 @@ pub async fn run_worker(
         runner,
         worker_id: worker_id.clone(),
         leases: HeldLeases::default(),
-        refused_outcomes: RefusedOutcomes::default(),
-        unrecorded_outcomes: Semaphore::new(options.concurrency + UNRECORDED_OUTCOMES_EXTRA),
+        refused_writes: RefusedWrites::default(),
+        places: Semaphore::new(options.concurrency),
         running_alone: Semaphore::new(1),
         job_log: JobLog::new(),
         registered_routes: RegisteredRoutes::default(),

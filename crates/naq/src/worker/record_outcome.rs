@@ -7,6 +7,9 @@ use super::delivery::{LeasedDelivery, RETRY_BACKOFF};
 use naq_jetstream::{BrokerError, failpoint};
 use naq_protocol::{CapturedOutput, Record, State};
 
+/// Every how many failures in a row, some two seconds apart, a warning is logged.
+pub(super) const WARNING_INTERVAL: u32 = 30;
+
 /// Bytes of a message left free for headers and for the rest of the record.
 const RECORD_MARGIN_BYTES: usize = 32 << 10;
 
@@ -77,11 +80,13 @@ impl LeasedDelivery<'_> {
                 }
                 Err(error) if error.is_final_for_write() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet, retrying: {error}");
+                    if failures % WARNING_INTERVAL == 0 {
+                        tracing::warn!(job_id = %record.job_id, "cannot record the outcome yet, retrying: {error}");
+                    }
                     if self.lease.is_lost() && self.lease.stop_requested().is_some() {
                         return Err(error);
                     }
-                    refused.get_or_insert_with(|| self.context.refused_outcomes.count());
+                    refused.get_or_insert_with(|| self.context.refused_writes.count(&error));
                     failures += 1;
                     tokio::time::sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
                 }

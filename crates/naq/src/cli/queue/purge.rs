@@ -1,4 +1,4 @@
-//! `naq queue purge`, and `naq purge` as the Python library calls it
+//! `naq queue purge`
 
 use crate::cli::confirm::confirm;
 use crate::cli::exit::Failure;
@@ -17,14 +17,23 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    purge_queues(session, &args.queues, args.yes).await
+}
+
+/// Removes the jobs of queues, except for running ones.
+pub(in crate::cli) async fn purge_queues(
+    session: &Session,
+    queues: &[String],
+    yes: bool,
+) -> Result<u8, Failure> {
     let client = session.connect().await?;
-    for name in &args.queues {
+    for name in queues {
         let queue = client.queue(name)?;
         let info = queue.info().await?;
         let count = info.depth + info.delayed;
         if count > 0 {
             confirm(
-                args.yes,
+                yes,
                 &format!(
                     "remove {} from the queue {name}",
                     render::count(count, "job")
