@@ -142,7 +142,7 @@ async fn read_from(
 
 impl Writes {
     /// Makes the bucket keep replaced values, so that none is missed while no server responds, and
-    /// starts to read it. (naq does not change the settings of an existing bucket.)
+    /// starts to read it. naq leaves a longer history of a bucket as it is.
     pub(super) async fn follow(
         broker: &Broker,
         nats: async_nats::Client,

@@ -61,7 +61,8 @@ impl StreamSpec {
             // with the old policy a full bucket would lose values instead of refusing new ones
             Setting::required("discard", "new"),
             Setting::required("discard_new_per_subject", false),
-            Setting::required("max_msgs_per_subject", 1),
+            // naq reads the last value of a key; someone may want the ones before it too
+            Setting::required_at_least("max_msgs_per_subject", 1, 1),
             Setting::required("allow_rollup_hdrs", true),
             Setting::required("allow_direct", true),
             Setting::required("allow_msg_ttl", true),
