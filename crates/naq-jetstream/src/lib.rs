@@ -15,6 +15,7 @@ mod error;
 mod failpoint;
 mod finish_job;
 mod headers;
+mod heartbeats;
 mod jobs;
 mod layout;
 mod leases;

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
-
 use crate::broker::Broker;
 use crate::error::BrokerError;
-use crate::names::Names;
+use crate::heartbeats::REMOVED_MARKER_TTL;
 use crate::stream::publish::PendingWrite;
-use crate::stream::stream_reader::StreamRead;
 use naq_protocol::WorkerInfo;
 
 impl Broker {
@@ -22,15 +18,8 @@ impl Broker {
         info: &WorkerInfo,
         ttl: Duration,
     ) -> Result<PendingWrite, BrokerError> {
-        let payload = serde_json::to_vec(info)
-            .map_err(|error| BrokerError::not_json("the heartbeat", error))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            async_nats::header::NATS_MESSAGE_TTL,
-            format!("{}s", ttl.as_secs().max(1)),
-        );
         let subject = self.names.worker(&info.worker_id);
-        self.send(subject, headers, payload.into()).await
+        self.send_heartbeat(subject, info, ttl).await
     }
 
     /// Waits until a heartbeat is stored. If its bucket is missing, creates the bucket for the next
@@ -52,7 +41,8 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn remove_worker(&self, worker_id: &str) -> Result<(), BrokerError> {
-        self.remove_heartbeat(worker_id, "600s").await
+        self.remove_heartbeat(self.names.worker(worker_id), REMOVED_MARKER_TTL)
+            .await
     }
 
     /// Finds out whether the server has room to store what workers write: it removes the heartbeat of
@@ -61,18 +51,8 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::StorageFull`] if it has none.
     pub async fn check_storage(&self) -> Result<(), BrokerError> {
-        self.remove_heartbeat("storage-check", "1s").await
-    }
-
-    async fn remove_heartbeat(&self, worker_id: &str, ttl: &str) -> Result<(), BrokerError> {
-        let mut headers = HeaderMap::new();
-        headers.insert("KV-Operation", "DEL");
-        headers.insert(async_nats::header::NATS_MESSAGE_TTL, ttl);
-        self.send(self.names.worker(worker_id), headers, Bytes::new())
-            .await?
-            .confirmed()
-            .await
-            .map(|_| ())
+        let nobody = self.names.worker("storage-check");
+        self.remove_heartbeat(nobody, Duration::from_secs(1)).await
     }
 
     /// Lists the workers whose heartbeat has not expired, by name.
@@ -80,20 +60,8 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn list_workers(&self) -> Result<Vec<WorkerInfo>, BrokerError> {
-        let bucket = self.names.workers_bucket();
-        let stream = Names::bucket_stream(&bucket);
-        let mut messages = self
-            .read_stream(
-                &stream,
-                StreamRead::last_per_subject(format!("$KV.{bucket}.>")),
-            )
-            .await?;
-        let mut workers = Vec::new();
-        while let Some(message) = messages.recv().await {
-            if let Ok(info) = serde_json::from_slice::<WorkerInfo>(&message?.payload) {
-                workers.push(info);
-            }
-        }
+        let mut workers: Vec<WorkerInfo> =
+            self.read_heartbeats(&self.names.workers_bucket()).await?;
         workers.sort_by(|a, b| (&a.name, &a.worker_id).cmp(&(&b.name, &b.worker_id)));
         Ok(workers)
     }

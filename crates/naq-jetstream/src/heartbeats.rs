@@ -1,0 +1,70 @@
+//! Heartbeats: the value of a key that expires unless it is written again.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::broker::Broker;
+use crate::error::BrokerError;
+use crate::names::Names;
+use crate::stream::publish::PendingWrite;
+use crate::stream::stream_reader::StreamRead;
+
+/// How long the marker of a removed heartbeat stays, so that watches see the removal.
+pub(crate) const REMOVED_MARKER_TTL: Duration = Duration::from_secs(600);
+
+impl Broker {
+    /// Sends a heartbeat, which expires after `ttl`, in whole seconds of at least one.
+    pub(crate) async fn send_heartbeat(
+        &self,
+        subject: String,
+        info: &impl Serialize,
+        ttl: Duration,
+    ) -> Result<PendingWrite, BrokerError> {
+        let payload = serde_json::to_vec(info)
+            .map_err(|error| BrokerError::not_json("the heartbeat", error))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            async_nats::header::NATS_MESSAGE_TTL,
+            format!("{}s", ttl.as_secs().max(1)),
+        );
+        self.send(subject, headers, payload.into()).await
+    }
+
+    /// Removes a heartbeat. The marker of the removal expires after `marker_ttl`.
+    pub(crate) async fn remove_heartbeat(
+        &self,
+        subject: String,
+        marker_ttl: Duration,
+    ) -> Result<(), BrokerError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        headers.insert(
+            async_nats::header::NATS_MESSAGE_TTL,
+            format!("{}s", marker_ttl.as_secs()),
+        );
+        self.send(subject, headers, Bytes::new())
+            .await?
+            .confirmed()
+            .await
+            .map(|_| ())
+    }
+
+    /// Reads the heartbeats of a bucket that have not expired. One that cannot be parsed is left out.
+    pub(crate) async fn read_heartbeats<Info: DeserializeOwned>(
+        &self,
+        bucket: &str,
+    ) -> Result<Vec<Info>, BrokerError> {
+        let stream = Names::bucket_stream(bucket);
+        let latest = StreamRead::last_per_subject(format!("$KV.{bucket}.>"));
+        let mut messages = self.read_stream(&stream, latest).await?;
+        let mut heartbeats = Vec::new();
+        while let Some(message) = messages.recv().await {
+            heartbeats.extend(serde_json::from_slice::<Info>(&message?.payload).ok());
+        }
+        Ok(heartbeats)
+    }
+}
