@@ -56,13 +56,14 @@ pub use job::backoff::{FailureClass, classify_failure, retry_delay};
 pub use job::cancel::{OnCancel, on_cancel};
 pub use job::delivery::{
     ConcurrencySlot, DEPENDENCY_TIMEOUT_DEFAULT, DeliveryContext, DeliveryDecision, RunAlone,
-    decide_delivery, fail_unrecordable, refused_record, rejected_record,
+    decide_delivery,
 };
 pub use job::dependency::{DependencyStatus, Evaluation, evaluate, satisfies_condition};
 pub use job::reconcile::{
     OnDependencyEdge, fail_lost_job, may_have_never_run, needs_message, needs_replacement_message,
     on_dependency_edge,
 };
+pub use job::refusal::{fail_unrecordable, refused_record, rejected_record};
 pub use job::result_ttl::{RECORD_TTL_MIN, clamp_result_ttl, result_ttl};
 pub use job::routing::{has_required_labels, rerouted_record};
 pub use job::takeover::{HolderReply, LeaseEnd, Takeover, decide_takeover};

@@ -11,6 +11,7 @@ pub(crate) mod cancel;
 pub(crate) mod delivery;
 pub(crate) mod dependency;
 pub(crate) mod reconcile;
+pub(crate) mod refusal;
 pub(crate) mod result_ttl;
 pub(crate) mod routing;
 #[cfg(test)]
