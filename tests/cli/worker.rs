@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::naq::{Naq, text};
+use crate::harness::naq::{FollowedCli, Naq, text};
 use crate::harness::nats::TestServer;
 
 /// The next message of `sd_notify(3)`.
@@ -37,6 +38,28 @@ fn readiness_and_shutdown_are_notified_to_systemd() {
     }
 }
 
+/// Starts a service that is to report to systemd each 0.3 s, and waits until it is ready.
+fn start_with_watchdog(
+    naq: &Naq,
+    folder: &Path,
+    verb: &str,
+    failpoints: &str,
+) -> (FollowedCli, UnixDatagram) {
+    let path = folder.join(verb);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let process = naq
+        .cli([verb])
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "300000")
+        .env("FAILPOINTS", failpoints)
+        .follow();
+    assert_eq!(notification(&socket), "READY=1", "{verb}");
+    (process, socket)
+}
+
 /// How long the process of the test below is stuck. The watchdog expects a report each 0.3 s.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -47,21 +70,8 @@ fn the_watchdog_of_systemd_learns_that_a_loop_turns_and_when_it_does_not() {
     let naq = Naq::new(&server);
     let folder = tempfile::tempdir().unwrap();
     for (verb, stuck_at) in [("worker", "run.started"), ("scheduler", "schedules.read")] {
-        let path = folder.path().join(verb);
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        let process = naq
-            .cli([verb])
-            .env("NOTIFY_SOCKET", path.to_str().unwrap())
-            .env("WATCHDOG_USEC", "300000")
-            .env(
-                "FAILPOINTS",
-                &format!("{stuck_at}=1*sleep({})", STUCK.as_millis()),
-            )
-            .follow();
-        assert_eq!(notification(&socket), "READY=1", "{verb}");
+        let failpoints = format!("{stuck_at}=1*sleep({})", STUCK.as_millis());
+        let (process, socket) = start_with_watchdog(&naq, folder.path(), verb, &failpoints);
         naq.enqueue(&["--", "true"]);
         // it reports, is stuck, and reports again
         let mut reports = 0;
@@ -91,18 +101,8 @@ fn a_loop_without_nats_still_feeds_the_watchdog() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let folder = tempfile::tempdir().unwrap();
-    let start = |verb: &str| {
-        let path = folder.path().join(verb);
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        let process = naq
-            .cli([verb])
-            .env("NOTIFY_SOCKET", path.to_str().unwrap())
-            .env("WATCHDOG_USEC", "300000")
-            .follow();
-        assert_eq!(notification(&socket), "READY=1", "{verb}");
+    let start = |verb| {
+        let (process, socket) = start_with_watchdog(&naq, folder.path(), verb, "");
         assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
         (process, socket)
     };

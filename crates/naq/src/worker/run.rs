@@ -185,7 +185,11 @@ fn classify_end(
     control_state: &ControlState,
 ) -> FinishedAttempt {
     let limits = command::limits(envelope, &context.options);
-    let limit_end = limit_end(&completion.end, &limits, &completion.usage);
+    // unless the kernel enforced a limit by a signal
+    let by_itself = |end| match limit_end(&completion.end, &limits, &completion.usage) {
+        Some((end, why)) => (end, Some(why)),
+        None => (end, None),
+    };
     let (end, error) = match (&completion.end, completion.stopped) {
         // a job that succeeded before the signal reached it has succeeded
         (
@@ -228,11 +232,8 @@ fn classify_end(
             AttemptEnd::SpawnerDied { alone: *alone },
             Some(SPAWNER_DIED.to_owned()),
         ),
-        (Termination::Exited(_) | Termination::Signalled(_), None) if limit_end.is_some() => {
-            limit_end.map_or((AttemptEnd::Exited(0), None), |(end, why)| (end, Some(why)))
-        }
-        (Termination::Exited(code), _) => (AttemptEnd::Exited(*code), None),
-        (Termination::Signalled(signal), _) => (AttemptEnd::Signalled(*signal), None),
+        (Termination::Exited(code), _) => by_itself(AttemptEnd::Exited(*code)),
+        (Termination::Signalled(signal), _) => by_itself(AttemptEnd::Signalled(*signal)),
     };
     FinishedAttempt {
         end,
