@@ -16,14 +16,14 @@ fn job_with_output(bytes: usize) -> String {
     serde_json::json!({"script": script, "limits": {"output": "2M"}}).to_string()
 }
 
-/// Limits the bucket of records to what it has now and this many bytes more: claims fit, and outcomes
-/// with output do not.
-fn limit_results(naq: &Naq, more: u64) {
+/// Limits a stream to what it has now and this many bytes more. `None` removes the limit.
+fn limit(naq: &Naq, stream: &str, more: Option<u64>) {
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
-        let stream = jetstream.get_stream("KV_naq_results").await.unwrap();
+        let stream = jetstream.get_stream(stream).await.unwrap();
         let mut config = stream.cached_info().config.clone();
-        config.max_bytes = i64::try_from(stream.cached_info().state.bytes + more).unwrap();
+        let bytes = stream.cached_info().state.bytes;
+        config.max_bytes = more.map_or(-1, |more| i64::try_from(bytes + more).unwrap());
         jetstream.update_stream(config).await.unwrap();
     });
 }
@@ -56,7 +56,8 @@ fn worker_without_room(naq: &Naq, jobs: usize) -> Worker {
         let job = naq.publish("build", job_with_output(OUTPUT_BYTES));
         assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
     }
-    limit_results(naq, 40_000);
+    // claims fit, and outcomes with output do not
+    limit(naq, "KV_naq_results", Some(40_000));
     for _ in 0..jobs {
         naq.publish("build", job_with_output(OUTPUT_BYTES));
     }
@@ -93,6 +94,30 @@ fn worker_holds_no_more_jobs_than_it_may_run_while_outcomes_find_no_room() {
     }
     naq.wait_drained("build");
     assert_eq!(ran(&naq), JOBS + 2);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn blocked_job_with_a_large_envelope_waits_for_room_and_runs_after_its_dependency() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    // makes the bucket of objects
+    naq.wait_ended(&naq.publish("build", job_with_output(1_500_000)));
+    limit(&naq, "OBJ_naq_files", Some(0));
+    // too large for the record
+    let envelope = serde_json::json!({
+        "command": "true", "depends_on": ["later"], "meta": {"text": "x".repeat(200_000)},
+    });
+    let blocked = naq.publish("build", envelope.to_string());
+    worker.expect_stderr("maximum bytes exceeded");
+    limit(&naq, "OBJ_naq_files", None);
+    naq.wait_for(&blocked, "waiting", |record| {
+        record.state() == State::Waiting
+    });
+    naq.enqueue(&["-q", "build", "--id", "later", "--", "true"]);
+    let record = naq.wait_ended(&blocked);
+    assert_eq!(record.state(), State::Succeeded, "{:?}", record.error);
     assert!(worker.stop().success());
 }
 

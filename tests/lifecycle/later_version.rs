@@ -150,6 +150,25 @@ fn unknown_fields_of_a_record_survive_block_release_claim_and_end() {
 }
 
 #[test]
+fn unknown_fields_that_a_record_gets_while_the_job_runs_survive_its_end() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).spawn();
+    let go = naq.home().join("go");
+    let hold = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
+    naq.enqueue(&["-q", "build", "--id", "r", "--", "sh", "-c", &hold]);
+    naq.wait_running(&id("r"));
+    let subject = "$KV.naq_results.r";
+    let running = last(&naq, "KV_naq_results", subject);
+    store(&naq, subject, with_fields(&running, LATER));
+    std::fs::write(go, "").unwrap();
+    assert_eq!(naq.wait_ended(&id("r")).state(), State::Succeeded);
+    let ended = last(&naq, "KV_naq_results", subject);
+    assert!(ended.contains(LATER), "{ended}");
+    assert!(worker.stop().success());
+}
+
+#[test]
 fn unknown_fields_of_a_schedule_survive_ticks_and_changes() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

@@ -215,7 +215,7 @@ impl Attempt<'_> {
             return Ok(BlockOutcome::Reevaluate);
         };
         let (delivery, broker) = (&self.delivery, self.delivery.broker());
-        delivery.attach_envelope(&mut record).await;
+        Box::pin(delivery.store_envelope(&mut record)).await?;
         let job = &record.job_id;
         if !waits.dependencies.is_empty() {
             delivery

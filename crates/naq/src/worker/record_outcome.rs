@@ -20,24 +20,48 @@ const ENVELOPE_BYTES_MAX: usize = 128 << 10;
 const OUTPUT_SHOWN_BYTES: usize = 4_096;
 
 impl LeasedDelivery<'_> {
-    /// Puts the message's envelope into the record, or into the object store if it is large. A
-    /// failure becomes a warning on the record.
+    /// Puts the message's envelope into the record of an ended job, or into the object store if it is
+    /// large. A failure becomes a warning on the record, which is complete without it.
     pub(super) async fn attach_envelope(&self, record: &mut Record) {
-        let payload = &self.message.payload;
-        let bytes_max = ENVELOPE_BYTES_MAX.min(self.broker().message_bytes_max() / 4);
-        if payload.len() <= bytes_max {
-            record.envelope = std::str::from_utf8(payload)
-                .ok()
-                .and_then(|text| serde_json::from_str(text).ok());
+        if self.attach_small_envelope(record) {
             return;
         }
-        let object = format!("envelope/{}", record.job_id);
-        match Box::pin(self.broker().put_object(&object, payload)).await {
+        let object = envelope_object(record);
+        match Box::pin(self.broker().put_object(&object, &self.message.payload)).await {
             Ok(()) => record.envelope_object = Some(object),
             Err(error) => record
                 .warnings
                 .push(format!("the envelope could not be kept: {error}")),
         }
+    }
+
+    /// The same for the record of a blocked job, which has no message: without its envelope the job would
+    /// be lost.
+    ///
+    /// # Errors
+    /// Returns the last error if the envelope cannot be stored.
+    pub(super) async fn store_envelope(&self, record: &mut Record) -> Result<(), BrokerError> {
+        if self.attach_small_envelope(record) {
+            return Ok(());
+        }
+        let object = envelope_object(record);
+        self.persist(|| self.broker().put_object(&object, &self.message.payload))
+            .await?;
+        record.envelope_object = Some(object);
+        Ok(())
+    }
+
+    /// Puts the envelope into the record, unless it is large. Returns whether it is not.
+    fn attach_small_envelope(&self, record: &mut Record) -> bool {
+        let payload = &self.message.payload;
+        let bytes_max = ENVELOPE_BYTES_MAX.min(self.broker().message_bytes_max() / 4);
+        if payload.len() > bytes_max {
+            return false;
+        }
+        record.envelope = std::str::from_utf8(payload)
+            .ok()
+            .and_then(|text| serde_json::from_str(text).ok());
+        true
     }
 
     /// Writes an outcome while this worker's claim stands, with as many retries as it takes. What
@@ -119,6 +143,8 @@ impl LeasedDelivery<'_> {
         // someone set a mark on the running job's record: keep it, and write again
         record.cancel_requested |= present.cancel_requested;
         record.has_dependents |= present.has_dependents;
+        // of a later version of naq, which has changed the record meanwhile
+        record.unknown.clone_from(&present.unknown);
         Ok(Conflict::WriteAgain(at))
     }
 
@@ -196,6 +222,11 @@ impl LeasedDelivery<'_> {
         record.progress = None;
         Ok(())
     }
+}
+
+/// The object that holds a job's envelope if it is large.
+fn envelope_object(record: &Record) -> String {
+    format!("envelope/{}", record.job_id)
 }
 
 /// What to do after an outcome met a changed record.
