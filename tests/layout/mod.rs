@@ -42,10 +42,14 @@ fn remove_stream(naq: &Naq, name: &str) {
     api(naq, &format!("STREAM.DELETE.{name}"), serde_json::json!({}));
 }
 
+/// What the server says of a stream.
+fn info(naq: &Naq, stream: &str) -> serde_json::Value {
+    api(naq, &format!("STREAM.INFO.{stream}"), serde_json::json!({}))
+}
+
 /// The settings of a stream.
 fn settings(naq: &Naq, stream: &str) -> serde_json::Value {
-    let mut info = api(naq, &format!("STREAM.INFO.{stream}"), serde_json::json!({}));
-    info["config"].take()
+    info(naq, stream)["config"].take()
 }
 
 fn streams(naq: &Naq) -> Vec<String> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{api, remove_stream, settings, streams};
+use chrono::{DateTime, Utc};
+
+use super::{api, info, remove_stream, settings, streams};
 use crate::harness::naq::{Naq, eventually, text};
 use crate::harness::nats::TestServer;
 use naq_protocol::State;
@@ -50,6 +52,13 @@ fn every_stream_removed_under_a_worker_is_made_again_and_named() {
     for stream in made {
         worker.expect_stderr(&format!("stream=\"{stream}\""));
     }
+    // Every process that misses the stream computes the same first sequence, from what the server says,
+    // and so removes nothing that another has stored.
+    eventually("the sequences begin at the time of creation", || {
+        let info = info(&naq, "naq_failed_jobs");
+        let created: DateTime<Utc> = info["created"].as_str().unwrap().parse().unwrap();
+        info["state"]["first_seq"] == created.timestamp_micros()
+    });
     assert!(worker.log().contains("the record of every job"));
     eventually("the worker is listed again", || {
         let listed = naq.cli(["workers", "--json"]).run().succeeds();

@@ -268,36 +268,51 @@ impl Broker {
 
     pub(super) async fn ensure_stream(&self, spec: StreamSpec) -> Result<(), BrokerError> {
         let existed = self.layout.existed(&spec.name);
-        let is_new = self.create_or_adapt(&spec, self.options.replicas).await?;
-        if existed && is_new && self.last_sequence(&spec.name).await? == 0 {
+        let created_at = self.create_or_adapt(&spec, self.options.replicas).await?;
+        if let Some(created_at) = created_at.filter(|_| existed)
+            && self.last_sequence(&spec.name).await? == 0
+        {
             // If it was removed, the sequences of a new one must not repeat: watches and
             // compare-and-set take them for revisions that they know. The first sequence is not a
             // setting of the new stream: a server that lost power may have its messages on the disk
             // and restore them when it is created, and would remove those before the first sequence.
-            self.purge_subjects(&spec.name, ">", micros_since_epoch())
-                .await?;
+            //
+            // The microseconds at which it was created are a sequence that no stream has reached: none
+            // gets as many messages as microseconds pass. All processes that miss the stream at this
+            // moment take the same number, so that none removes what another has stored since.
+            let first = u64::try_from(created_at.0.timestamp_micros()).ok();
+            let removed = self.purge_subjects(&spec.name, ">", first).await?;
+            if removed > 0 {
+                tracing::error!(
+                    stream = spec.name,
+                    removed,
+                    "messages that were stored while the stream was created again are lost"
+                );
+            }
         }
         Ok(())
     }
 
-    /// Creates a stream, or changes an existing one to what naq needs. Returns whether it is new.
+    /// Creates a stream, or changes an existing one to what naq needs. Returns when it was created, if
+    /// that was just now.
     async fn create_or_adapt(
         &self,
         spec: &StreamSpec,
         replicas: Option<usize>,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<Option<Timestamp>, BrokerError> {
         let report = match self.create_stream(spec, replicas).await? {
             Some(report) => Some(report),
             None => self.adapt_stream(spec).await?,
         };
-        let is_new = report.as_ref().is_some_and(StreamReport::is_just_created);
-        if let Some(report) = report {
-            if self.layout.set_created(&spec.name, report.created, is_new) {
-                report_loss(spec);
-            }
-            self.layout.set_replicas(&spec.name, report.replicas());
+        let Some(report) = report else {
+            return Ok(None);
+        };
+        let is_new = report.is_just_created();
+        if self.layout.set_created(&spec.name, report.created, is_new) {
+            report_loss(spec);
         }
-        Ok(is_new)
+        self.layout.set_replicas(&spec.name, report.replicas());
+        Ok(is_new.then_some(report.created))
     }
 
     /// Creates a stream, or finds that it exists with the same settings. `None` means that it exists
@@ -531,15 +546,6 @@ impl Broker {
             reason: "a work queue has one consumer for each subject".to_owned(),
         }
     }
-}
-
-/// A sequence that no stream has reached: none gets as many messages as microseconds pass.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a number that grows, wherever a stream is found to be missing; nothing is decided by it"
-)]
-fn micros_since_epoch() -> Option<u64> {
-    u64::try_from(chrono::Utc::now().timestamp_micros()).ok()
 }
 
 /// Whether the server might create the stream with fewer replicas.
