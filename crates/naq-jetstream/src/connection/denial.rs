@@ -53,10 +53,12 @@ impl Denial {
         Some(Denial { action, subject })
     }
 
-    /// Whether a request about this is the denied one: a subject, or the name of the stream whose
-    /// API it uses, which is a token of the subject.
+    /// Whether a request about this is the denied one: a subject, the beginning of one up to a dot, or
+    /// the name of the stream whose API it uses, which is a token of the subject.
     fn is_about(&self, about: &str) -> bool {
-        self.subject == about || self.subject.split('.').any(|token| token == about)
+        let rest = self.subject.strip_prefix(about);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            || self.subject.split('.').any(|token| token == about)
     }
 }
 
@@ -188,6 +190,18 @@ mod tests {
         ] {
             assert_eq!(Denial::parse(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_denied_removal_of_a_consumer_does_not_end_the_read_of_its_stream() {
+        let denied = r#"Permissions Violation for Publish to "$JS.API.CONSUMER.DELETE.OBJ_naq_files.c""#;
+        let mut denials = Denials::default();
+        denials.add(Denial::parse(denied).unwrap(), "_INBOX");
+        let creating = "$JS.API.CONSUMER.CREATE.OBJ_naq_files";
+        assert!(denials.of_request(creating, 0).is_none());
+        let denied = format!(r#"Permissions Violation for Publish to "{creating}.c.$O.naq_files.>""#);
+        denials.add(Denial::parse(&denied).unwrap(), "_INBOX");
+        assert!(denials.of_request(creating, 0).is_some());
     }
 
     #[test]

@@ -103,7 +103,10 @@ impl Broker {
             },
             stream,
         );
-        let consumer = match self.until_denied(DOING, stream, creating).await? {
+        // Not the stream: the removal of the consumer of an earlier read may be denied at this moment,
+        // which does no harm.
+        let about = format!("{}.CONSUMER.CREATE.{stream}", self.api_prefix);
+        let consumer = match self.until_denied(DOING, &about, creating).await? {
             Ok(consumer) => consumer,
             Err(error) if has_consumer_code(&error, ErrorCode::STREAM_NOT_FOUND) => {
                 return Ok(receiver);
