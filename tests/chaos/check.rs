@@ -295,7 +295,7 @@ fn check_keys(verdict: &mut Verdict, seen: &Seen) {
         };
         let ran_to_its_end = line.fence == last_fence[job]
             && ended.contains(&(job, line.fence))
-            && record.reason() != Some(Reason::Crashed)
+            && !matches!(record.reason(), Some(Reason::Crashed | Reason::Lost))
             && !record.cancel_requested
             && record.state() != State::Cancelled;
         let Some((key, max)) = planned(seen, record).and_then(Planned::slots) else {

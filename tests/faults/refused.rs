@@ -54,7 +54,7 @@ fn job_whose_outcome_does_not_fit_a_message_fails() {
     let record = naq.wait_ended(&id("large"));
     assert_eq!(
         (record.state(), record.reason(), record.attempt),
-        (State::Failed, Some(Reason::Crashed), 1)
+        (State::Failed, Some(Reason::Unstorable), 1)
     );
     let error = record.error.unwrap();
     assert!(error.contains("could not be stored"), "{error}");

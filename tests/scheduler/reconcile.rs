@@ -150,7 +150,7 @@ fn reconcile_republishes_or_ends_a_job_without_a_message() {
     let unknown = naq.wait_ended(&id("unknown"));
     assert_eq!(
         (unknown.state(), unknown.reason()),
-        (State::Failed, Some(Reason::Crashed))
+        (State::Failed, Some(Reason::Lost))
     );
 }
 

@@ -162,8 +162,12 @@ pub enum Reason {
     Dependency,
     /// Workers crashed too often during the job.
     Crashed,
+    /// The job has no worker, no message and no envelope: nothing can run it again.
+    Lost,
     /// The output does not follow the rules that the envelope sets.
     Output,
+    /// The attempt has ended, but NATS can never store its outcome: it does not fit a message.
+    Unstorable,
     /// The bytes are not a well-formed envelope.
     Invalid,
     /// The envelope has a later version than the worker supports.
@@ -187,7 +191,9 @@ wire_name!(Reason, "a reason", {
     Spawn => "spawn",
     Dependency => "dependency",
     Crashed => "crashed",
+    Lost => "lost",
     Output => "output",
+    Unstorable => "unstorable",
     Invalid => "invalid",
     UnsupportedVersion => "unsupported_version",
     NotAllowed => "not_allowed",

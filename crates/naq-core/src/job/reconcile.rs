@@ -94,7 +94,7 @@ pub fn fail_lost_job(mut record: Record, now: Timestamp) -> Record {
         "its message is gone from its queue and no worker runs it: the queue was removed, or the server lost the message"
             .to_owned(),
     );
-    finish(&mut record, Outcome::Failed(Reason::Crashed), now);
+    finish(&mut record, Outcome::Failed(Reason::Lost), now);
     record
 }
 
@@ -201,7 +201,7 @@ mod tests {
         let ended = fail_lost_job(record(State::Running), Timestamp::from_unix_ms(5).unwrap());
         assert_eq!(
             (ended.state(), ended.reason()),
-            (State::Failed, Some(Reason::Crashed))
+            (State::Failed, Some(Reason::Lost))
         );
         assert!(ended.finished_at().is_some() && ended.lease().is_none());
     }

@@ -51,17 +51,16 @@ pub fn refused_record(
     Some(present)
 }
 
-/// Fails a running job whose outcome can never be stored, for this reason. Only what is small stays
-/// in the record.
+/// Fails a running job whose outcome can never be stored, for this reason. What may be large leaves the
+/// record, except for the labels, by which the job is found.
 #[must_use]
 pub fn fail_unrecordable(mut present: Record, why: &str, now: Timestamp) -> Record {
     present.error = Some(format!(
         "the job has ended, but its outcome could not be stored: {why}"
     ));
-    present.labels.clear();
     present.warnings.clear();
     present.checkpoint = None;
     present.progress = None;
-    finish(&mut present, Outcome::Failed(Reason::Crashed), now);
+    finish(&mut present, Outcome::Failed(Reason::Unstorable), now);
     present
 }

@@ -68,7 +68,7 @@ struct FailedFilterOptions {
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Option<String>,
     /// Select jobs that failed for this reason: exit, signal, timeout, oom, cpu_time, file_size,
-    /// spawn, crashed, invalid …
+    /// spawn, crashed, lost, output, unstorable, dependency …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
     /// Select jobs that failed at least this long ago, such as 24h

@@ -68,7 +68,6 @@ impl Attempt<'_> {
         let Some(job_id) = delivery.lease.job_id() else {
             return Done::LeaseLost;
         };
-        tracing::error!(%job_id, "the outcome can never be stored, failing the job: {error}");
         let read = delivery.persist(|| broker.read_record(&job_id)).await;
         let Ok((Some(present), revision)) = read else {
             return Done::LeaseLost;
@@ -79,22 +78,29 @@ impl Attempt<'_> {
         if !is_ours {
             return Done::LeaseLost;
         }
+        tracing::error!(%job_id, "the outcome can never be stored, failing the job: {error}");
         let failed = naq_core::fail_unrecordable(present, &error.to_string(), now());
-        let end = FinalRecord {
-            record: Box::new(failed),
-            dead_letter: true,
-            revision,
-            waiter: SlotWaiter::Absent,
-            place: None,
-        };
-        match self.finish_for_good(end).await {
-            Ok(done) => done,
-            Err(error) if error.is_final_for_write() => {
-                tracing::error!(%job_id, "the failure can never be stored either, dropping the job; its dead letter is kept: {error}");
-                delivery.acknowledge(Done::NothingToRun).await
+        // Where messages are so small that the labels alone can fill one.
+        let mut without_labels = failed.clone();
+        without_labels.labels.clear();
+        for record in [failed, without_labels] {
+            let end = FinalRecord {
+                record: Box::new(record),
+                dead_letter: true,
+                revision,
+                waiter: SlotWaiter::Absent,
+                place: None,
+            };
+            match self.finish_for_good(end).await {
+                Ok(done) => return done,
+                Err(error) if error.is_final_for_write() => {
+                    tracing::debug!(%job_id, "the failure cannot be stored: {error}");
+                }
+                Err(_) => return Done::LeaseLost,
             }
-            Err(_) => Done::LeaseLost,
         }
+        tracing::error!(%job_id, "the failure can never be stored either, dropping the job; its dead letter is kept");
+        delivery.acknowledge(Done::NothingToRun).await
     }
 
     /// Ends a job that did not run.
