@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::naq::{Naq, eventually, id, text};
+use naq_protocol::State;
 use crate::harness::nats::{TestServer, naq as program};
 
 /// A script for a job, in which `naq` is the program under test.
@@ -134,6 +135,18 @@ fn what_is_not_granted_is_refused_with_the_flag_that_grants_it() {
             .exits(2)
             .expect_stderr(&[word]);
     }
+}
+
+#[test]
+fn a_job_that_may_enqueue_and_not_read_learns_the_id_of_what_it_enqueued() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["q"]).arg("--grant=enqueue").spawn();
+    let printed = naq.run_in_job("q", "naq enqueue -q q --id w --wait -- true; echo \"exit $?\"");
+    assert!(printed.starts_with("exit 3\n"), "{printed}");
+    assert!(printed.contains("--grant read"), "{printed}");
+    assert!(printed.contains("stopped waiting for job w"), "{printed}");
+    assert_eq!(naq.wait_ended(&id("w")).state(), State::Succeeded);
 }
 
 #[test]

@@ -66,6 +66,13 @@ impl Client {
     /// # Errors
     /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn missing_labels(&self, record: &Record) -> Result<Option<String>, ClientError> {
+        let waits_for_worker = matches!(
+            record.state(),
+            State::Scheduled | State::Queued | State::Waiting | State::Retrying
+        );
+        if !waits_for_worker {
+            return Ok(None);
+        }
         Ok(match self.wait_cause(record).await? {
             Some(WaitCause::MissingLabels { queue, labels }) => {
                 Some(describe_missing_labels(&queue, &labels))

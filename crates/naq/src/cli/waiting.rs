@@ -1,7 +1,7 @@
 //! What a job waits for, in words: the same in every verb that waits, and in those that show a job.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
@@ -155,13 +155,15 @@ impl Explainer<'_> {
         let mut open = self.jobs.to_vec();
         loop {
             let mut looked_at = 0;
-            let mut ended = Vec::new();
+            let mut ended = HashSet::new();
             for job in &open {
                 if looked_at == JOBS_LOOKED_AT_MAX {
                     break;
                 }
                 match self.look_at(job, print).await {
-                    Look::Ended => ended.push(job.clone()),
+                    Look::Ended => {
+                        ended.insert(job.clone());
+                    }
                     Look::Open => looked_at += 1,
                     Look::Away => break,
                 }
@@ -231,7 +233,7 @@ enum Look {
 }
 
 /// Says what a user can do about jobs for which this verb does not wait any longer.
-fn stopped_waiting(jobs: &[JobId]) {
+pub(super) fn stopped_waiting(jobs: &[JobId]) {
     match jobs {
         [job] => render::note_with(NoteBody {
             message: format!(

@@ -1,9 +1,10 @@
 //! What a worker does for its jobs, within what it grants them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::grants::{Grants, Right};
 use crate::clock::now;
@@ -17,20 +18,24 @@ use naq_protocol::{
 /// then. Clients ask again.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// Number of outputs that are read at once. Each may be as long as `limits.output` allows.
-const OUTPUTS_MAX: usize = 1;
+/// Number of outputs that are in memory at once, until the job has read them. Each may be as long as
+/// `limits.output` allows. More than one, so that a job that reads slowly does not keep all others
+/// waiting.
+const OUTPUTS_MAX: usize = 2;
 
 /// Carries out the requests of jobs.
 pub(super) struct JobRequests {
     client: Client,
     grants: Grants,
-    outputs: Semaphore,
+    outputs: Arc<Semaphore>,
 }
 
 /// A reply: its line, and what follows it.
 pub(super) struct Reply {
     pub(super) line: JobReply,
     pub(super) output: Vec<u8>,
+    /// The output's place among those in memory, until it is written.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl From<JobReply> for Reply {
@@ -38,6 +43,7 @@ impl From<JobReply> for Reply {
         Reply {
             line,
             output: Vec::new(),
+            _place: None,
         }
     }
 }
@@ -47,7 +53,7 @@ impl JobRequests {
         JobRequests {
             client,
             grants,
-            outputs: Semaphore::new(OUTPUTS_MAX),
+            outputs: Arc::new(Semaphore::new(OUTPUTS_MAX)),
         }
     }
 
@@ -97,8 +103,9 @@ impl JobRequests {
 
     async fn status(&self, request: &JobRequest) -> Result<JobReply, JobReplyError> {
         let mut record = self.read(request).await?;
+        // A worker that may read neither queues nor heartbeats shows the record without this.
         let missing = self.client.missing_labels(&record).await;
-        record.warnings.extend(missing.map_err(refused)?);
+        record.warnings.extend(missing.unwrap_or_default());
         Ok(JobReply::record(record))
     }
 
@@ -118,7 +125,7 @@ impl JobRequests {
     async fn output(&self, request: &JobRequest) -> Result<Reply, JobReplyError> {
         let record = self.read(request).await?;
         // Outputs are as long as their producers like: only so many are in memory at once.
-        let Ok(_permit) = self.outputs.acquire().await else {
+        let Ok(place) = Arc::clone(&self.outputs).acquire_owned().await else {
             return Err(JobReplyError::new("failed", "the worker is stopping"));
         };
         let stdio = match request.stream.unwrap_or_default() {
@@ -130,6 +137,7 @@ impl JobRequests {
         Ok(Reply {
             line: JobReply::output(output.len() as u64),
             output,
+            _place: Some(place),
         })
     }
 
