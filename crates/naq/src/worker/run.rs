@@ -160,6 +160,10 @@ impl Attempt<'_> {
     }
 }
 
+/// How many bytes of the beginning and of the end of standard error are searched for a complaint. All of
+/// it may be 64 MiB, and this is the worker's only thread.
+const COMPLAINT_BYTES_MAX: usize = 4 << 10;
+
 /// Whether a program says on standard error that it could not gain rights: `sudo`, `su` and those of
 /// busybox.
 fn complains_of_rights(stderr: &Captured) -> bool {
@@ -171,10 +175,16 @@ fn complains_of_rights(stderr: &Captured) -> bool {
         b"must be installed setuid",
     ];
     let contains = |text: &[u8], words: &[u8]| text.windows(words.len()).any(|part| part == words);
-    let streams = [&stderr.head, &stderr.tail];
+    let last = match stderr.tail.is_empty() {
+        true => &stderr.head,
+        false => &stderr.tail,
+    };
+    let beginning = &stderr.head[..stderr.head.len().min(COMPLAINT_BYTES_MAX)];
+    let end = &last[last.len().saturating_sub(COMPLAINT_BYTES_MAX)..];
+    let parts = [beginning, end];
     COMPLAINTS
         .iter()
-        .any(|words| streams.iter().any(|text| contains(text, words)))
+        .any(|words| parts.iter().any(|text| contains(text, words)))
 }
 
 /// Translates the end of a job's processes into the event that the lifecycle decides by.
