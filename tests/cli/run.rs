@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
@@ -98,4 +100,19 @@ fn a_job_whose_reader_has_gone_is_stopped() {
     assert!(running.read_some().starts_with(b"y\ny\n"));
     let status = running.close_stdout_and_wait();
     assert!(!status.success(), "{status}");
+}
+
+#[test]
+fn a_second_interrupt_ends_a_run_while_nats_is_away() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let running = naq.cli(["run", "--", "sh", "-c", "echo started; exec sleep 600"]);
+    let running = running.follow();
+    running.expect_stdout("started");
+    server.kill9();
+    running.signal(Signal::SIGINT);
+    // two signals at once may arrive as one
+    std::thread::sleep(Duration::from_millis(500));
+    running.signal(Signal::SIGINT);
+    assert!(!running.wait_exit().success());
 }

@@ -15,7 +15,7 @@ use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
-use super::waiting::{SILENCE_MAX, explain};
+use super::waiting::{SILENCE_MAX, explain, stopped_waiting};
 use super::worker_options::WorkerOptions;
 use crate::worker::{self, WorkerCommand};
 use naq_client::Client;
@@ -83,8 +83,13 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let printed = display.finish().await;
     let record = match summary.last_record {
         Some(record) if record.state().is_terminal() => *record,
-        // The worker was stopped before the job started, or between two attempts.
-        _ => client.cancel(&job_id).await?.record().clone(),
+        // The worker was stopped before the job started, between two attempts, or while NATS was away.
+        _ => {
+            let cancelled = client.cancel(&job_id).await;
+            let cancelled =
+                cancelled.inspect_err(|_| stopped_waiting(std::slice::from_ref(&job_id)))?;
+            cancelled.record().clone()
+        }
     };
     printed?;
     finish(session, &record)
@@ -116,7 +121,7 @@ async fn pass_stdin(envelope: &mut Envelope) -> Result<(), Failure> {
     let bytes = read.map_err(|error| Failure::general(error.to_string()))??;
     if bytes.len() as u64 > STDIN_BYTES_MAX {
         return Err(Failure::usage(
-            "the standard input is longer than 64M, the most that a message can have",
+            "the standard input is longer than 64M, the largest message of NATS",
         )
         .hint("put it into a file, and pass its name to the job"));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::coalescing::Coalescing;
@@ -39,7 +40,7 @@ const CONFIRM_LEASES_MAX: Duration = Duration::from_secs(3);
 /// How often a worker checks whether its consumers can still deliver, besides after each reconnect.
 const CONSUMERS_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long after a reconnect it does so.
+/// Delay of this check, so that it does not compete with the renewal of leases after a reconnect.
 const CONSUMERS_CHECK_DELAY: Duration = Duration::from_millis(500);
 
 /// The state of the loop.
@@ -59,6 +60,8 @@ pub(super) struct Worker {
     confirming: usize,
     reports: mpsc::Sender<Report>,
     free_slots: usize,
+    /// A task for each delivery that has a slot.
+    deliveries: JoinSet<()>,
     summary: WorkerSummary,
     command: WorkerCommand,
     started_at: Timestamp,
@@ -82,7 +85,7 @@ enum LoopEvent {
     Control(ReceivedCommand),
     LeaseQuery(ReceivedLeaseQuery),
     Reconnected,
-    /// NATS stores again what it had refused.
+    /// NATS has stored every write that it had refused.
     WritesStored,
     Pull(PullEvent),
     DrainTimeout,
@@ -108,6 +111,7 @@ impl Worker {
             control,
             reports,
             free_slots: context.options.concurrency,
+            deliveries: JoinSet::new(),
             summary: WorkerSummary::default(),
             command: WorkerCommand::Run,
             started_at: now(),
@@ -168,7 +172,10 @@ impl Worker {
                 }
                 LoopEvent::HeartbeatDue => {
                     self.heartbeat().await;
-                    if self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL {
+                    // after an outage they are checked anyway, and during one the checks would pile up
+                    let is_connected = self.context.broker.connection().state().connected;
+                    let is_due = self.consumers_checked_at.elapsed() >= CONSUMERS_CHECK_INTERVAL;
+                    if is_connected && is_due {
                         self.recreate_stale_consumers();
                     }
                 }
@@ -181,10 +188,14 @@ impl Worker {
                 LoopEvent::DrainTimeout => self.on_drain_timeout(),
                 LoopEvent::ExitTimeout => {
                     self.name_unrecorded_jobs();
+                    // They would try to record their outcomes for as long as this process lives, which
+                    // in `naq run` does not end with its worker.
+                    self.deliveries.abort_all();
                     break;
                 }
             }
         }
+        self.deliveries.detach_all();
         (self.summary, self.command)
     }
 
@@ -233,6 +244,8 @@ impl Worker {
             WorkerCommand::Cancel => {
                 self.stop_pulling().await;
                 self.stop_jobs(StopReason::Cancel, false);
+                let stopping_max = self.context.options.kill_grace + RECORD_OUTCOMES_MAX;
+                self.exit_deadline = Some(Instant::now() + stopping_max);
             }
         }
         self.heartbeat().await;
@@ -248,7 +261,7 @@ impl Worker {
         let leases = self.context.leases.all();
         let only_unrecorded = leases.iter().all(|lease| lease.has_ended());
         let stopping_max = if only_unrecorded {
-            // nothing is left to stop, and the outcomes had all this time
+            // no process is left to stop, and the outcomes had the drain timeout to be stored
             Duration::ZERO
         } else {
             self.context.options.kill_grace + RECORD_OUTCOMES_MAX
@@ -272,7 +285,7 @@ impl Worker {
         tracing::warn!(
             unrecorded = leases.len(),
             jobs = jobs.join(" "),
-            "exiting before NATS has taken every outcome; other workers run those jobs again{why}"
+            "exiting before NATS has stored every outcome; other workers run these jobs again{why}"
         );
     }
 
@@ -405,7 +418,9 @@ impl Worker {
         self.context.leases.insert(key, Arc::clone(&lease));
         let context = Arc::clone(&self.context);
         let reports = self.reports.clone();
-        tokio::spawn(delivery_task::run(context, lease, reports));
+        while self.deliveries.try_join_next().is_some() {}
+        self.deliveries
+            .spawn(delivery_task::run(context, lease, reports));
         true
     }
 
@@ -483,7 +498,7 @@ impl Worker {
                 tracing::warn!(
                     job_id = lease.job_id().map(tracing::field::display),
                     outage_grace_s = self.context.options.outage_grace.as_secs_f64(),
-                    "lease ended during an outage; the job bears an overlap and may run until the grace is over"
+                    "lease ended during an outage; the job has overlap_ok and may run until the outage grace ends"
                 );
             }
             let context = Arc::clone(&self.context);
@@ -529,9 +544,9 @@ impl Worker {
         });
     }
 
-    /// Makes the consumers again that deliver nothing because a server without power has lost their
-    /// stream's messages: after the connection was dropped, and from time to time, since it may have been
-    /// another server of a cluster.
+    /// Recreates the consumers that deliver nothing because the server has lost their stream's messages in a
+    /// power cut. Called after a reconnect, and from time to time: another server of the cluster may have
+    /// lost power.
     fn recreate_stale_consumers(&mut self) {
         self.consumers_checked_at = Instant::now();
         if self.context.options.single_job.is_some() {

@@ -120,10 +120,11 @@ pub enum WorkerCommand {
     Run,
     /// Request no more jobs, let running ones finish within the drain timeout, exit.
     Drain,
-    /// Kill running jobs now, requeue them, exit.
-    Stop,
     /// Cancel running jobs, which end as `cancelled`, and exit.
     Cancel,
+    /// Kill running jobs now, requeue them, exit. The last one, since a second signal asks for it
+    /// whatever the first one asked for.
+    Stop,
 }
 
 /// What a worker did, from start to exit.
