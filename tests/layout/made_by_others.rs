@@ -44,6 +44,10 @@ fn buckets_without_ttl_and_republish_get_them_at_start() {
     ] {
         create_bucket(&naq, bucket);
     }
+    // an operator keeps the values before the last one too
+    let mut kept = settings(&naq, "KV_naq_scheduled_jobs");
+    kept["max_msgs_per_subject"] = (-1).into();
+    api(&naq, "STREAM.UPDATE.KV_naq_scheduled_jobs", kept);
     let worker = naq.worker(&["build"]).spawn();
     worker.expect_stderr("streams and buckets are ready");
     // without the republishing nobody would wake the waiting program
@@ -65,8 +69,9 @@ fn buckets_without_ttl_and_republish_get_them_at_start() {
     ])
     .run()
     .succeeds();
-    let republish = settings(&naq, "KV_naq_scheduled_jobs")["republish"].clone();
-    assert_eq!(republish["dest"], "naq.schedule.>");
+    let schedules = settings(&naq, "KV_naq_scheduled_jobs");
+    assert_eq!(schedules["republish"]["dest"], "naq.schedule.>");
+    assert_eq!(schedules["max_msgs_per_subject"], -1);
     eventually("the schedule has enqueued a job", || {
         let listed = naq.cli(["schedules", "--json"]).run().succeeds();
         listed.stdout.contains("\"last_job_id\"")
@@ -194,7 +199,7 @@ fn server_check_lists_what_differs_and_changes_it_on_request() {
         .collect();
     assert_eq!(left, ["max_waiting"], "{}", fixed.stdout);
     assert_eq!(settings(&naq, "naq_queue_build")["max_age"], 0);
-    // what is removed is made again as it has to be
+    // a removed stream is created again with the settings that naq needs
     api(
         &naq,
         "CONSUMER.DELETE.naq_queue_build.naq-worker",

@@ -61,8 +61,8 @@ impl StreamSpec {
             // with the old policy a full bucket would lose values instead of refusing new ones
             Setting::required("discard", "new"),
             Setting::required("discard_new_per_subject", false),
-            // naq reads the last value of a key; someone may want the ones before it too
-            Setting::required_at_least("max_msgs_per_subject", 1, 1),
+            // naq reads the last value of a key; an operator may keep the ones before it too
+            Setting::initial("max_msgs_per_subject", 1),
             Setting::required("allow_rollup_hdrs", true),
             Setting::required("allow_direct", true),
             Setting::required("allow_msg_ttl", true),
