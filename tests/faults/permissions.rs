@@ -1,9 +1,7 @@
 //! Users that may not do everything: what NATS denies is reported at once, with the subject.
 
-use std::time::{Duration, Instant};
-
 use crate::harness::naq::{GuardedChild, Naq, start_plain_server};
-use crate::harness::nats::TestServer;
+use crate::harness::nats::{TestServer, suspend};
 
 /// A server on which each user is denied the subjects that one kind of request needs.
 fn start_denying_server(naq: &Naq) -> (GuardedChild, String) {
@@ -97,14 +95,9 @@ fn a_denied_request_fails_at_once_with_its_subject() {
         ("no_inbox", &["queues"], subscribe("_INBOX.")),
         ("no_inbox", &["enqueue", "--", "true"], subscribe("_INBOX.")),
     ] {
-        let started = Instant::now();
         let done = as_user(user, verb).run();
-        // an unanswered request takes five seconds
-        assert!(
-            started.elapsed() < Duration::from_secs(4),
-            "{verb:?}: {done:?}"
-        );
         assert_eq!(done.code, Some(3), "{user} {verb:?}: {done:?}");
+        // what an unanswered request ends with
         assert!(!done.stderr.contains("no answer"), "{done:?}");
         let reports = done.stderr.matches("NATS denies this user").count();
         if verb[0] != "worker" {
@@ -130,8 +123,7 @@ fn a_request_that_times_out_is_neither_denied_nor_refused() {
     let denied = naq.block_on(queue.enqueue(&job)).unwrap_err();
     assert!(denied.to_string().contains("naq.queue.build."), "{denied}");
 
-    let pid = nix::unistd::Pid::from_raw(denying.pid());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    suspend(denying.pid());
     let broker = client.broker();
     let name = naq_protocol::QueueName::new("build").unwrap();
     let timed_out = [

@@ -225,28 +225,33 @@ impl TestServer {
 
     /// Suspends it (SIGSTOP): connections stay open, and it answers nothing.
     pub(crate) fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
-        // The signal is only sent; each thread stops when it comes to it.
-        let tasks = format!("/proc/{}/task", self.pid());
-        let still = || {
-            std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
-                std::fs::read_to_string(task.path().join("stat"))
-                    .is_ok_and(|stat| stat.contains(") T "))
-            })
-        };
-        let start = Instant::now();
-        while !still() {
-            assert!(
-                start.elapsed() < TEST_TIMEOUT,
-                "the server is not suspended"
-            );
-            std::thread::yield_now();
-        }
+        suspend(self.pid());
     }
 
     /// Resumes it.
     pub(crate) fn resume(&self) {
         self.signal(Signal::SIGCONT);
+    }
+}
+
+/// Suspends a process (SIGSTOP), and waits until each of its threads has stopped: the signal is only
+/// sent, and a thread stops when it comes to it.
+pub(crate) fn suspend(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let tasks = format!("/proc/{pid}/task");
+    let has_stopped = || {
+        std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+            std::fs::read_to_string(task.path().join("stat"))
+                .is_ok_and(|stat| stat.contains(") T "))
+        })
+    };
+    let start = Instant::now();
+    while !has_stopped() {
+        assert!(
+            start.elapsed() < TEST_TIMEOUT,
+            "process {pid} is not suspended"
+        );
+        std::thread::yield_now();
     }
 }
 
