@@ -27,8 +27,52 @@ Exit codes:
 const FOLDED_OPTIONS: &str =
     "Connection and log options (--nats-url, --context, --log-level, …): see --help";
 
+/// The options of a worker in the order of their lists: first what every worker is started with,
+/// without a heading, then by subject. An option that is not named here follows those without a
+/// heading.
+const WORKER_OPTIONS: &[(&str, &[&str])] = &[
+    (
+        "",
+        &["concurrency", "labels", "name", "order", "at_boot", "quiet"],
+    ),
+    ("Jobs", &["timeout", "memory", "workdir", "kill_grace"]),
+    (
+        "Rights of jobs",
+        &[
+            "containment",
+            "run_as",
+            "allow_setuid",
+            "landlock_read",
+            "landlock_write",
+            "allow_env",
+            "secrets_dir",
+            "grant",
+        ],
+    ),
+    (
+        "Stops, crashes and outages",
+        &[
+            "drain_timeout",
+            "max_worker_crashes",
+            "takeover_after",
+            "outage_grace",
+            "trust_refused",
+        ],
+    ),
+];
+
+/// Verbs with the options of a worker.
+const WORKER_VERBS: &[&str] = &["worker", "dev"];
+
 /// Headings of options that `-h` folds, since few commands need them.
-const FOLDED_HEADINGS: &[&str] = &["Late and long runs", "Limits", "Retries", "Dependencies"];
+const FOLDED_HEADINGS: &[&str] = &[
+    "Late and long runs",
+    "Limits",
+    "Retries",
+    "Dependencies",
+    "Rights of jobs",
+    "Stops, crashes and outages",
+];
 
 /// Adds to each verb what its help ends with.
 pub(super) fn with_examples(command: Command) -> Command {
@@ -41,7 +85,32 @@ pub(super) fn with_examples(command: Command) -> Command {
         })
 }
 
+/// Sorts the options of a worker.
+fn sort_worker_options(mut verb: Command) -> Command {
+    let mut place = 0;
+    for (heading, names) in WORKER_OPTIONS {
+        for name in *names {
+            place += 1;
+            if verb.get_arguments().all(|option| option.get_id() != *name) {
+                continue;
+            }
+            verb = verb.mut_arg(name, |option| {
+                let option = option.display_order(place);
+                match *heading {
+                    "" => option,
+                    heading => option.help_heading(heading),
+                }
+            });
+        }
+    }
+    verb
+}
+
 fn add_examples(verb: Command, path: &str) -> Command {
+    let verb = match WORKER_VERBS.contains(&path) {
+        true => sort_worker_options(verb),
+        false => verb,
+    };
     let mut text = "Examples:".to_owned();
     for (what, command) in examples(path) {
         text.push_str(&format!("\n  {what}:\n    $ {command}"));

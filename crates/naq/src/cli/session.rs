@@ -27,10 +27,11 @@ const WAITING_REPORT_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Args)]
 pub(super) struct GlobalOptions {
     /// Print JSON, errors included
-    #[arg(long, global = true)]
+    // after the verb's own options, as the next one
+    #[arg(long, global = true, display_order = 900)]
     pub(super) json: bool,
     /// Print tables whole: every column, and nothing cut to the width of the terminal
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901)]
     pub(super) wide: bool,
     /// Settings file [default: ./naq.toml, then the user's]
     #[arg(
