@@ -37,3 +37,7 @@ power-cuts cuts="20" seed="":
 # Chaos for schedules: how many ticks must have become jobs, how many kills.
 chaos-schedules ticks="10000" kills="100" servers="one" seed="":
     NAQ_CHAOS_JOBS={{ticks}} NAQ_CHAOS_KILLS={{kills}} NAQ_CHAOS_SEED={{seed}} cargo test --test naq -- --exact chaos::the_promise_of_schedules_holds_on_{{servers}} --nocapture
+
+# Each fuzz target for this many seconds.
+fuzz seconds="60":
+    for target in fuzz/fuzz_targets/*.rs; do RUSTC_BOOTSTRAP=1 cargo fuzz run "$(basename "$target" .rs)" -- -max_total_time={{seconds}} -timeout=10 -rss_limit_mb=1024 || exit 1; done

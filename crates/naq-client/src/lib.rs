@@ -66,6 +66,9 @@ mod filter;
 mod flow;
 mod from_env;
 mod full_store;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 mod listing;
 mod log_chunk;
 mod logs;

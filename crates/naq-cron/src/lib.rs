@@ -57,6 +57,9 @@ mod error;
 mod explain;
 mod expression;
 mod field;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 mod text;
 mod timezone;
 

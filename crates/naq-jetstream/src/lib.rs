@@ -14,6 +14,9 @@ mod dependencies;
 mod error;
 mod failpoint;
 mod finish_job;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod heartbeats;
 mod jobs;

@@ -58,6 +58,9 @@ mod envelope_setters;
 mod envelope_validate;
 mod error;
 mod flow;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 mod job_socket;
 mod json;
 mod lenient;

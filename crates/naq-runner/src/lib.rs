@@ -26,6 +26,9 @@ mod errno;
 mod error;
 mod fd_limit;
 mod file_rights;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 mod job;
 mod job_handle;
 mod landlock;

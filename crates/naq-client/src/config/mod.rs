@@ -25,6 +25,19 @@ mod source;
 mod value;
 mod variable_warnings;
 
+/// Parses a text as `naq.toml`.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn check_text(text: &str) -> Result<(), ConfigError> {
+    let env = ProcessEnv {
+        environment: std::collections::BTreeMap::new(),
+        current_dir: "/".into(),
+        home: None,
+        uid: 0,
+        processors: 1,
+    };
+    file::parse(std::path::Path::new("/naq.toml"), text, 0o600, &env).map(|_| ())
+}
+
 pub use docs_table::settings_markdown;
 pub use error::{ConfigError, Warning};
 pub use flags::Flags;

@@ -269,6 +269,15 @@ impl AckSubject<'_> {
     }
 }
 
+/// Parses any text as a subject for acknowledgements, and checks what it accepts.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn check_ack_subject(reply: &str) {
+    if let Some(ack) = AckSubject::parse(reply) {
+        assert!(reply.contains(ack.stream) && reply.contains(ack.consumer));
+        assert_eq!(ack.time.unix_ms(), ack.time_ns / 1_000_000);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,6 +57,10 @@ mod worker_options;
 mod workers;
 mod zoneinfo;
 
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub use schedule::fuzz;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

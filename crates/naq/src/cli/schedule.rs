@@ -3,6 +3,9 @@
 mod apply;
 mod crontab;
 mod file_text;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
 pub(super) mod list;
 mod schedule_file;
 mod source;
