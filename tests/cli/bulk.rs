@@ -45,7 +45,8 @@ fn a_queue_that_is_made_on_the_way_has_each_job_once_and_in_order() {
 
 #[test]
 fn a_reader_of_reports_that_stops_early_stops_no_change() {
-    const CLOSED: &str = "nobody reads standard output any more; the rest is done and not printed";
+    const CLOSED: &str =
+        "standard output is closed; naq makes the other changes without printing them";
     // more ids than a pipe holds
     const JOBS: usize = 20_000;
     let server = TestServer::start();

@@ -4,7 +4,7 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
 #[test]
-fn a_killed_daemon_and_a_hit_limit_are_said_in_every_verb() {
+fn a_killed_daemon_and_a_hit_limit_are_reported_by_every_verb() {
     const DAEMON: &str = "setsid sleep 600 & echo started";
     const LEAKED: &str = "processes that it started outlived it and were killed";
     const LIMIT: &str = "it wrote a file up to its file size limit of 4K";

@@ -4,7 +4,7 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::TestServer;
 
 #[test]
-fn a_command_without_dashes_gets_the_words_to_type() {
+fn a_command_without_dashes_gets_a_hint_with_the_dashes() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let refused = |args: &[&str], hint: &str| {

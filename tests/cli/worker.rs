@@ -200,7 +200,7 @@ fn setuid_programs_of_jobs_gain_rights_only_where_the_worker_allows_it() {
     let program = setuid_program(folder.path());
     let program = program.to_str().unwrap();
     let hint = "cannot gain rights by its set-user-ID bit or capabilities, since jobs run with \
-                no_new_privs; a worker with `--allow-setuid` lets it";
+                no_new_privs; run the job on a worker with `--allow-setuid`";
     for (queue, flags, becomes_root) in [
         ("without", [].as_slice(), false),
         ("with", &["--allow-setuid"], true),
@@ -285,7 +285,7 @@ fn a_worker_that_could_not_kill_setuid_programs_does_not_start() {
     );
     let (code, _, stderr) = run(&["run", "--", program, "--no-such-option"]);
     assert!(
-        code == Some(1) && stderr.contains("`--allow-setuid` lets it"),
+        code == Some(1) && stderr.contains("run the job on a worker with `--allow-setuid`"),
         "{stderr}"
     );
     for containment in ["namespace", "subreaper"] {

@@ -51,11 +51,11 @@ fn an_address_that_cannot_be_one_is_a_mistake_of_the_caller() {
     for (url, words) in [
         (
             "http://127.0.0.1:4222",
-            ["http:// is no scheme of NATS", "nats://host:port"],
+            ["http:// is not a scheme of NATS", "nats://host:port"],
         ),
         (
             "amqp://127.0.0.1",
-            ["amqp:// is no scheme of NATS", "nats://host:port"],
+            ["amqp:// is not a scheme of NATS", "nats://host:port"],
         ),
         ("ws://127.0.0.1:4222", ["WebSocket", "nats://host:port"]),
         ("wss://127.0.0.1:4222", ["WebSocket", "nats://host:port"]),
@@ -74,7 +74,7 @@ fn an_address_that_cannot_be_one_is_a_mistake_of_the_caller() {
 }
 
 #[test]
-fn a_server_that_is_none_is_named_as_such() {
+fn a_listener_that_is_no_nats_server_is_named_as_such() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let host = queues(&naq, "nats://no-such-host.invalid", &["--token", "x"]);

@@ -129,7 +129,7 @@ fn draining_worker_without_room_ends_in_time_and_names_its_jobs() {
     let listed = naq.cli(["jobs", "--state", "running", "--json"]).run();
     let began = Instant::now();
     worker.signal(Signal::SIGTERM);
-    worker.expect_stderr("exiting before NATS has taken every outcome");
+    worker.expect_stderr("exiting before NATS has stored every outcome");
     let log = worker.log();
     let left = log
         .lines()
@@ -217,7 +217,7 @@ fn object_that_finds_no_room_leaves_nothing_in_the_store() {
     naq.fill_storage();
     naq.cli(["purge", "--yes", "room"]).run().succeeds();
     std::fs::write(naq.home().join("go"), "").unwrap();
-    worker.expect_stderr("NATS has no room");
+    worker.expect_stderr("NATS has no room for outcomes");
     std::thread::sleep(Duration::from_secs(3));
     eventually("nothing is left of it", || {
         messages(&naq, "OBJ_naq_files") == 0

@@ -190,7 +190,7 @@ fn an_outcome_outlives_an_outage_longer_than_ack_wait() {
 
 const GRACE: Duration = Duration::from_secs(6);
 
-/// A worker with a grace for jobs that bear an overlap.
+/// A worker with a grace for jobs with `overlap_ok`.
 fn worker_with_grace(naq: &Naq, url: &str) -> Worker {
     let grace = format!("--outage-grace={}s", GRACE.as_secs());
     let worker = naq.worker(&["build"]).concurrency(2).arg(&grace);
@@ -214,7 +214,7 @@ fn lives(naq: &Naq, id: &str, attempt: u32) -> bool {
     changed.is_ok_and(|at| at.elapsed().unwrap_or_default() < Duration::from_millis(500))
 }
 
-/// Of two jobs on a worker that is cut off, the one that bears an overlap continues, and the other one
+/// Of two jobs on a worker that is cut off, the one with `overlap_ok` continues, and the other one
 /// is killed when its lease ends.
 #[test]
 fn a_job_that_bears_an_overlap_outlives_its_lease_in_an_outage() {
@@ -230,7 +230,7 @@ fn a_job_that_bears_an_overlap_outlives_its_lease_in_an_outage() {
     proxy.set(Link::Silent);
     std::thread::sleep(ACK_WAIT * 2);
     assert!(lives(&naq, "spared", 1) && !lives(&naq, "plain", 1));
-    worker.expect_stderr("the job bears an overlap");
+    worker.expect_stderr("the job has overlap_ok");
     proxy.set(Link::Open);
     naq.wait_for(&plain, "started again", |record| record.attempt == 2);
     std::fs::write(naq.home().join("go"), "").unwrap();

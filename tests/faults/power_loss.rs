@@ -74,7 +74,7 @@ fn a_worker_delivers_the_jobs_of_a_queue_that_was_lost_and_created_again() {
     assert!(worker.stop().success() && plain.stop().success());
 }
 
-/// A consumer that was made again counts deliveries from 1. A record may name a later delivery of the
+/// A consumer that was recreated counts deliveries from 1. A record may name a later delivery of the
 /// same sequence.
 #[test]
 fn a_record_with_a_later_delivery_does_not_hold_up_the_message() {

@@ -1,5 +1,5 @@
-//! Writes that NATS will never accept, and jobs that a worker refuses half-way: the job ends in
-//! words, and does not run or wait for ever.
+//! Writes that NATS will never accept, and jobs that a worker refuses half-way: the job
+//! ends with an explanation, and does not run or wait for ever.
 
 use naq_protocol::{Envelope, Reason, State};
 
@@ -90,7 +90,7 @@ fn retry_that_another_worker_refuses_fails_the_job() {
 
 /// A worker of a later version has blocked the job on a condition that this version does not know.
 #[test]
-fn blocked_job_with_a_condition_of_a_later_version_fails_in_words() {
+fn blocked_job_with_a_condition_of_a_later_version_fails_with_an_explanation() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).spawn();

@@ -10,7 +10,7 @@ use crate::harness::nats::TestServer;
 use naq_protocol::State;
 
 #[test]
-fn every_stream_removed_under_a_worker_is_made_again_and_named() {
+fn every_stream_removed_under_a_worker_is_recreated_and_named() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).spawn();
@@ -95,7 +95,7 @@ fn the_outcome_of_a_job_survives_the_removal_of_the_results() {
     assert_eq!((record.attempt, before.attempt), (1, 1));
     naq.wait_drained("build");
     worker.expect_stderr("the record of every job");
-    // fences and events count on: a new bucket does not begin at 1
+    // revisions only grow: those of the new bucket do not begin at 1
     let after = naq
         .block_on(naq.client().broker().read_record(&job))
         .unwrap()

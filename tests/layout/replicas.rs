@@ -107,7 +107,7 @@ fn a_cluster_with_a_server_down_gets_the_replicas_that_it_allows() {
 }
 
 #[test]
-fn a_single_server_keeps_one_replica_without_a_word() {
+fn a_single_server_keeps_one_replica_without_a_warning() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).env("NAQ_REPLICAS", "").spawn();

@@ -7,7 +7,7 @@ use super::{change, progressed, put, schedule, scheduler, stored};
 use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
 
-/// The sequence that a consumer delivered last. `None` while it is being made again.
+/// The sequence that a consumer delivered last. `None` while the consumer does not exist.
 fn delivered(naq: &Naq, consumer: &str) -> Option<u64> {
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
@@ -17,9 +17,9 @@ fn delivered(naq: &Naq, consumer: &str) -> Option<u64> {
     })
 }
 
-/// A consumer that another program made again, or an earlier naq.
+/// A consumer that another program or an earlier naq recreated.
 #[test]
-fn reconcile_makes_a_consumer_again_that_is_past_the_end_of_its_stream() {
+fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {
     let mut server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = naq.worker(&["build"]).concurrency(2).spawn();

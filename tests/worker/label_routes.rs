@@ -119,7 +119,7 @@ fn label_routing_waits_visibly_for_a_worker_with_the_labels() {
     for words in [
         "queued",
         "requires        disk=ssd",
-        "no worker of the queue build",
+        "no worker of queue `build`",
     ] {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
@@ -130,7 +130,7 @@ fn label_routing_waits_visibly_for_a_worker_with_the_labels() {
     expect_counts(&naq, "build", (1, 0, 0));
     // half of the required labels are not enough
     let shown = naq.cli(["status", "fast"]).run().succeeds().stdout;
-    assert!(shown.contains("no worker of the queue build"), "{shown}");
+    assert!(shown.contains("no worker of queue `build`"), "{shown}");
 
     let _gpu = spawn(&naq, "gpu", &["gpu=yes", "zone=a", "more=1"]);
     let record = naq.wait_ended(&both);

@@ -30,9 +30,9 @@ pub enum ClientError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// Credentials are given and no address, and the server at the default address requires none.
+    /// Credentials are given without an address, and the server at the default address requires none.
     #[error(
-        "credentials are given without an address, and the server at {url}, the default, requires none"
+        "credentials are given without an address, and the server at the default address {url} requires none"
     )]
     UnusedCredentials {
         /// The default address.

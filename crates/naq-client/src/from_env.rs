@@ -26,7 +26,7 @@ impl Client {
     /// # Errors
     /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::ServerToken`] if the
     /// local server's token cannot be read, [`ClientError::UnusedCredentials`] if the server at the
-    /// default address takes everybody although credentials are given, and otherwise the errors of
+    /// default address requires no credentials although some are given, and otherwise the errors of
     /// [`Client::connect`].
     pub async fn from_env() -> Result<Client, ClientError> {
         let resolved = config::load(&ProcessEnv::read(), &Flags::default())?;

@@ -1,4 +1,4 @@
-//! A full store, seen from outside of the worker, and room in it.
+//! Frees room in a full store, and explains why a worker takes no jobs.
 
 use super::{Client, ClientError};
 use naq_jetstream::ResultsPurgeSummary;
@@ -19,12 +19,12 @@ impl Client {
     }
 }
 
-/// What keeps a worker from taking jobs, for people. `None` if nothing does.
+/// Explains to people why a worker takes no jobs. `None` if it does.
 #[must_use]
 pub fn describe_unstored(worker: &WorkerInfo) -> Option<String> {
     let error = worker.unstored_error.as_ref()?;
     Some(format!(
-        "the worker {} takes no jobs: NATS does not store what became of {}: {error}",
+        "the worker {} takes no jobs: NATS does not store the outcome of {}: {error}",
         worker.name,
         match worker.unstored_outcomes {
             1 => "one of its jobs".to_owned(),

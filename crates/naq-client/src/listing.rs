@@ -27,8 +27,8 @@ pub struct JobSummary {
     /// The worker that holds the job's lease, or held the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_id: Option<String>,
-    /// Whether the job is running and its worker sends no heartbeats any more, as far as
-    /// [`Client::mark_vanished_workers`] has marked it.
+    /// Whether the job is running and its worker no longer sends heartbeats; false if that was not
+    /// checked.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(default)]
     pub worker_vanished: bool,

@@ -25,11 +25,11 @@ pub enum LogChunk {
         attempt: u32,
         /// Number of bytes.
         bytes: u64,
-        /// Whether they were live output that the record may still have when the job has ended.
-        /// Otherwise they are not kept.
+        /// Whether live output dropped them, so that the record may have them once the job has ended.
+        /// If false, they are lost.
         is_live: bool,
     },
-    /// The end of an attempt; nothing of it follows.
+    /// The end of an attempt: it has no further chunks.
     End {
         /// The attempt.
         attempt: u32,

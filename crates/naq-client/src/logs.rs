@@ -2,7 +2,7 @@
 //!
 //! Each live chunk has its offset in the stream of its attempt, so a reader sees where bytes were
 //! dropped: by the worker, by the bounded stream of logs, or because the worker was killed. Once the
-//! job has ended, what live output did not have comes from the record.
+//! job has ended, the record supplies the bytes that live output lacked.
 
 mod position;
 
@@ -21,8 +21,7 @@ use naq_protocol::{JobId, Record};
 /// arrives later, but not the order in which the job wrote to its two streams.
 const LIVE_REST_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The same for the output of a worker of an earlier version, whose chunks do not tell which bytes of
-/// the record they are.
+/// The same for the output of a worker of an earlier version, whose chunks have no offsets.
 const END_MARKER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The output of a job, chunk by chunk. [`Client::follow_logs`] and [`Client::read_logs`] return it.
@@ -39,7 +38,7 @@ pub struct Logs {
 
 /// Where the next chunk comes from.
 enum Source {
-    /// Nothing follows.
+    /// The output has ended.
     Ended,
     /// The job has not ended, as far as `record` says.
     Live(Box<Live>),
@@ -85,7 +84,7 @@ impl Logs {
                     deadline,
                 } => {
                     if !self.position.is_at_end_of(record.attempt) {
-                        // What the server has is read in any case.
+                        // Chunks that the server still has are read whatever the deadline is.
                         let deadline = match log.remaining() {
                             0 => *deadline,
                             _ => Instant::now() + END_MARKER_TIMEOUT,

@@ -126,7 +126,7 @@ impl Waiter {
     }
 
     /// Reads the jobs that have not ended. A server that does not answer, or whose JetStream starts
-    /// again, is no reason to stop waiting: it may answer later, and the jobs run meanwhile.
+    /// again, does not end the wait: it may answer later, and the jobs run meanwhile.
     async fn read_open(&mut self, on_change: &mut impl FnMut(Record)) -> Result<(), ClientError> {
         let mut failures = 0;
         loop {

@@ -1,18 +1,18 @@
-//! How far a clock is from the server's, and whether that is too far for times to be computed by it.
+//! How far a clock is from the server's, and whether that is too far to compute times by it.
 
 use std::fmt;
 use std::time::Duration;
 
 use naq_protocol::Timestamp;
 
-/// How far a clock may be from the server's for a scheduler to lead by it.
+/// How far the clock of a leading scheduler may be from the server's.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(2);
 
 /// How far the wall clock is ahead of the server's, or behind it if negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSkew {
     ahead_ms: i64,
-    /// The answer took this long, so the skew is known no better than by half of it.
+    /// How long the answer took. The skew is uncertain by half of it.
     round_trip_ms: i64,
 }
 
@@ -28,7 +28,7 @@ impl ClockSkew {
         }
     }
 
-    /// A skew that was measured earlier, by this many milliseconds.
+    /// A skew that was measured earlier, in milliseconds; negative if the clock is behind.
     #[must_use]
     pub fn from_ahead_ms(ahead_ms: i64) -> ClockSkew {
         ClockSkew {
@@ -43,7 +43,7 @@ impl ClockSkew {
         self.ahead_ms
     }
 
-    /// Whether the clock is surely too far from the server's.
+    /// Whether the clock is more than [`CLOCK_SKEW_MAX`] from the server's, whatever the round trip hides.
     #[must_use]
     pub fn is_excessive(self) -> bool {
         let surely_ms = self.ahead_ms.abs() - self.round_trip_ms / 2;

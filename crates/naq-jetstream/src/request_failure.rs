@@ -1,7 +1,7 @@
 //! Requests that fail: those that the server denies, and the errors of others by their cause.
 //!
-//! The client has an error type for each of its functions, and each hides the same few causes: no answer
-//! in time, nobody who answers, and an error of the API.
+//! The client library has an error type for each of its functions, and each hides the same few causes: no
+//! answer in time, no responder, and an error of the API.
 
 use std::error::Error;
 
@@ -23,7 +23,7 @@ use crate::error::{BrokerError, NoJetStream};
 enum RequestCause {
     /// No answer came in time.
     TimedOut,
-    /// Nobody answers on the subject.
+    /// Nothing listens on the subject.
     NoResponders,
     /// The API answered with an error.
     Api(async_nats::jetstream::Error),

@@ -19,7 +19,7 @@ pub struct ReceivedRequest<Request> {
 }
 
 impl<Request> ReceivedRequest<Request> {
-    /// Replies. A lost reply must do no harm: nobody notices it here.
+    /// Replies. Whether the reply arrives is unknown, so its loss must do no harm.
     pub(crate) async fn reply_with(self, answer: &impl Serialize) {
         let Some(reply) = self.reply else { return };
         let answer = serde_json::to_vec(answer).unwrap_or_default();

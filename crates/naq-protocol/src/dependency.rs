@@ -27,7 +27,7 @@ pub enum DependencyCondition {
     /// In any terminal state.
     Finished,
     /// A condition that only a later version of naq defines. [`Envelope::parse`] refuses it, and a
-    /// job that already waits fails in words once the dependency has finished.
+    /// job that already waits fails with an explanation once the dependency has finished.
     ///
     /// [`Envelope::parse`]: crate::Envelope::parse
     #[schemars(skip)]

@@ -1,5 +1,5 @@
 //! What readers accept besides what naq writes: `null` for a field that is absent, and `1.0` for a
-//! whole number. Libraries of many languages write these without asking.
+//! whole number. Libraries of many languages write these by default.
 
 use std::fmt;
 use std::marker::PhantomData;

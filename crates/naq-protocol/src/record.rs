@@ -46,7 +46,7 @@ pub struct Lease {
     pub unknown: UnknownFields,
 }
 
-/// Leases are the same if they have the same fencing token.
+/// Leases are equal if worker, sequence and delivery are: `alone` and unknown fields do not count.
 impl PartialEq for Lease {
     fn eq(&self, other: &Lease) -> bool {
         let token = |lease: &Lease| (lease.sequence, lease.delivery);
@@ -466,8 +466,8 @@ impl Record {
         }
     }
 
-    /// What can be read of a stored record that is no valid one, so that a list does not hide the job: its
-    /// queue and its state as they are written, and in `error` why the rest cannot be read. The state is
+    /// Reads what it can of a stored record that is invalid, so that a list does not hide the job: its queue
+    /// and its state as they are written, and in `error` why the rest cannot be read. The state is
     /// [`State::Unknown`] whatever its name is. `None` if the bytes name no queue and no state.
     #[must_use]
     pub fn unreadable(

@@ -89,7 +89,7 @@ macro_rules! keeps_unknown_fields {
 
 pub(crate) use keeps_unknown_fields;
 
-/// A deserializer of one struct, which puts fields that the struct lacks aside. It reads the struct
+/// A deserializer of one struct, which collects the fields that the struct lacks. It reads the struct
 /// from an object only; derived code would accept an array as well.
 pub(crate) struct KeepUnknown<'u, D> {
     inner: D,

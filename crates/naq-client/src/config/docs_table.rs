@@ -28,7 +28,7 @@ pub fn settings_markdown() -> String {
          2. Without an address, but with any other setting about NATS (`creds`, `nkey`, `user` and \
          `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, `inbox_prefix`, `jetstream_domain`): \
          `nats://127.0.0.1:4222`, as the `nats` program does. If that server requires no credentials, naq \
-         refuses to use it: they are meant for another.\n\
+         refuses to use it, because the credentials are meant for another server.\n\
          3. Without any of these settings: the managed local server if it runs, else \
          `nats://127.0.0.1:4222`. `naq run` and `naq dev` start a local server if they need one.\n\n\
          With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \

@@ -450,7 +450,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_GRANT",
         SettingKind::List,
         DefaultValue::None,
-        "what jobs may do with naq: enqueue, read, each for the worker's queues, or with :QUEUE or :* for others; none for nothing",
+        "rights of jobs in naq: enqueue and read for the worker's queues, with :QUEUE or :* for other queues; none grants nothing",
     )
     .with_flag(FlagScope::Worker, "RIGHT[:QUEUE]"),
     row(

@@ -1,4 +1,4 @@
-//! How far a reader of a job's output is, and what it lacks.
+//! How far a reader of a job's output has come, and which bytes it has not seen.
 
 use std::collections::VecDeque;
 

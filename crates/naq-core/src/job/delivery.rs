@@ -72,7 +72,7 @@ pub enum ConcurrencySlot {
 /// own, or on a worker that runs one job at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunAlone {
-    /// That was not requested.
+    /// The job has not requested it.
     #[default]
     NotRequested,
     /// The job may run alone, and its crash is its own.
@@ -89,10 +89,10 @@ pub enum DeliveryDecision {
     /// The bytes differ from those of the job's first envelope. If both are equivalent, decide
     /// again with the digest of the first one. Otherwise the id belongs to the first envelope.
     CompareEnvelopes,
-    /// The record is of a job that had the same place in a stream that no longer exists. Decide
-    /// again under another id.
+    /// The record is of a job whose message had the same sequence in an earlier stream of the queue.
+    /// Decide again under another id.
     ChangeId,
-    /// Look up what became of these jobs, and decide again.
+    /// Look up the states of these jobs, and decide again.
     ResolveDependencies(Vec<Dependency>),
     /// Ask the worker that holds this lease whether it still runs the job, and decide again if the
     /// lease has ended. If it has not, leave the message alone.
@@ -243,7 +243,7 @@ fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<Deli
     let is_of_lease = next
         .lease()
         .is_some_and(|lease| lease.sequence == delivered.sequence);
-    // How often the message was delivered says nothing: a consumer that was made again counts from 1,
+    // The delivery count decides nothing: a consumer that was recreated counts from 1,
     // and a stream that lost its tail gives the sequence to another message of the job.
     if !is_of_lease && !delivered.lease_message_missing {
         return Some(DeliveryDecision::DuplicateMessage);
@@ -262,7 +262,7 @@ fn decide_running(next: &mut Record, delivered: &DeliveryContext) -> Option<Deli
     }
     if interrupted == Interrupted::Crash && next.crashes >= delivered.max_worker_crashes {
         next.error = Some(format!(
-            "its worker died under it {} times, the last one being {}",
+            "its worker or spawner process crashed {} times while it ran, the last time on worker {}",
             next.crashes,
             next.worker_id.as_deref().unwrap_or("unknown")
         ));
@@ -333,10 +333,10 @@ fn decide_dependencies(
 const POSTPONED_MIN: Duration = Duration::from_secs(2);
 const POSTPONED_MAX: Duration = Duration::from_secs(30);
 
-/// What a suspicion means for the job. `None` means that it is no suspect, or may run alone.
+/// What to do with a suspect. `None` means that the job is not one, or may run alone.
 ///
-/// A suspect that has to wait is postponed by an eighth of the time since the crash, within bounds:
-/// the suspects of a crash do not all wait for the one that runs for hours by asking every second.
+/// A suspect that has to wait is postponed by an eighth of the time since the crash, within bounds: if
+/// one suspect runs for hours, the others do not ask every second.
 fn decide_run_alone(next: &mut Record, delivered: &DeliveryContext) -> Option<DeliveryDecision> {
     if !next.suspect {
         return None;

@@ -1,5 +1,5 @@
-//! The records of jobs that a worker cannot or may not bring to an outcome of their own: the envelope
-//! is refused, or NATS will never store the outcome.
+//! The records of jobs that end although no attempt has decided their outcome: the worker refuses the
+//! envelope, or NATS will never store the outcome.
 
 use super::delivery::DeliveryContext;
 use super::transition::finish;
@@ -24,7 +24,7 @@ pub fn rejected_record(delivered: &DeliveryContext, invalid: &EnvelopeError) -> 
 }
 
 /// The record of a job that has one already, and whose envelope this worker refuses. `None` if the
-/// record is not to be ended by that: it is of another envelope, or the job has ended or may run.
+/// record must stay: it is of another envelope, or the job has ended or may be running.
 #[must_use]
 pub fn refused_record(
     mut present: Record,
@@ -51,8 +51,8 @@ pub fn refused_record(
     Some(present)
 }
 
-/// Fails a running job whose outcome can never be stored, for this reason. What may be large leaves the
-/// record, except for the labels, by which the job is found.
+/// Fails a running job whose outcome can never be stored; `why` is the error of the write. Drops the
+/// fields that may be too large for a message, except for the labels, by which the job is found.
 #[must_use]
 pub fn fail_unrecordable(mut present: Record, why: &str, now: Timestamp) -> Record {
     present.error = Some(format!(

@@ -39,15 +39,15 @@ pub(super) fn start(record: &mut Record, lease: Lease, now: Timestamp) {
     record.warnings.clear();
 }
 
-/// The fence of an attempt that starts now. The record's revision would not do: it starts again with a
-/// bucket that lost power. The time grows although the record may be lost, and the count of the
-/// attempt before makes it grow although a worker's clock may be behind.
+/// The fence of an attempt that starts now. It is not the record's revision, because revisions are reused
+/// if a bucket loses its last writes in a power cut. The time grows even if the record is lost, and the
+/// fence of the attempt before makes it grow even if a worker's clock is behind.
 fn next_fence(before: u64, now: Timestamp) -> u64 {
     let now_ms = u64::try_from(now.unix_ms()).unwrap_or_default();
     now_ms.max(before.saturating_add(1))
 }
 
-/// Notes that the attempt ended without an outcome, and how. Neither a crash nor a lost lease is a
+/// Records that the attempt ended without an outcome, and how. Neither a crash nor a lost lease is a
 /// failure of the job. `ran_alone` says whether no other job can have caused the crash.
 ///
 /// If others can have caused it, the job is a *suspect* from then on. The crash of a suspect is

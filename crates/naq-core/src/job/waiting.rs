@@ -1,4 +1,4 @@
-//! Why a job has not ended: the facts, turned into one cause.
+//! Decides from facts what a job that has not ended waits for.
 
 use std::collections::BTreeMap;
 
@@ -89,7 +89,7 @@ pub enum WaitCause {
 }
 
 impl WaitCause {
-    /// Whether a user has to do something about it: the job does not start, or not end, by itself.
+    /// Whether a user has to act: without that, the job does not start or does not end.
     #[must_use]
     pub fn needs_action(&self) -> bool {
         match self {
@@ -122,15 +122,15 @@ pub struct QueueFacts {
     pub max_running: Option<u32>,
 }
 
-/// The facts from which [`wait_cause`] concludes.
+/// The facts from which [`wait_cause`] decides.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitFacts<'f> {
     /// The workers whose heartbeat has not expired.
     pub workers: &'f [WorkerInfo],
     /// The state of the job's queue. `None` if the queue does not exist.
     pub queue: Option<QueueFacts>,
-    /// Whether the server stores nothing for lack of room. Heartbeats are stored too, so it is worth
-    /// finding out only if some are missing or old.
+    /// Whether the server has no room to store anything. Heartbeats are stored too, so callers need to
+    /// check this only if a heartbeat is missing or old.
     pub is_store_full: bool,
     /// The time.
     pub now: Timestamp,
@@ -140,7 +140,7 @@ pub struct WaitFacts<'f> {
 #[must_use]
 pub fn wait_cause(record: &Record, facts: &WaitFacts<'_>) -> Option<WaitCause> {
     let cause = cause_with_room(record, facts);
-    // A full store makes workers vanish that are well, and keeps a job running that has ended.
+    // If the store is full, heartbeats of live workers expire, and an ended job stays `running`.
     let needs_worker = match &cause {
         None => matches!(record.state(), State::Running | State::Queued),
         Some(cause) => matches!(
@@ -212,7 +212,7 @@ fn blocked_cause(record: &Record) -> Option<WaitCause> {
     Some(WaitCause::ConcurrencyKey { key })
 }
 
-/// Why the message of a job that may start is not delivered. What a user has to do comes first.
+/// Why the message of a job that may start is not delivered. Causes that need a user's action come first.
 fn queue_cause(
     record: &Record,
     workers: &[WorkerInfo],
@@ -271,7 +271,7 @@ fn queue_cause(
     })
 }
 
-/// Says, for people, which labels the workers of a queue lack.
+/// Explains to people which labels the workers of a queue lack.
 #[must_use]
 pub fn describe_missing_labels(queue: &QueueName, labels: &BTreeMap<String, String>) -> String {
     let labels: Vec<String> = labels
@@ -279,7 +279,7 @@ pub fn describe_missing_labels(queue: &QueueName, labels: &BTreeMap<String, Stri
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     format!(
-        "no worker of the queue {queue} has the labels that the job requires: {}",
+        "no worker of queue `{queue}` has the labels that the job requires: {}",
         labels.join(" ")
     )
 }

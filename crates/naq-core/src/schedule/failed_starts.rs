@@ -5,10 +5,10 @@ use std::fmt;
 use super::plan::TickPlan;
 use naq_protocol::{Reason, Record, State, Timestamp};
 
-/// Number of runs, latest first, that are looked at.
+/// Number of runs that are checked, latest first.
 pub const RUNS_CHECKED: usize = 3;
 
-/// The most ticks that are computed to find the last ones before a time.
+/// Maximum number of ticks that are computed to find the last ones before a time.
 const TICKS_COMPUTED_MAX: usize = 10_000;
 
 /// The last runs of a schedule, none of which started.

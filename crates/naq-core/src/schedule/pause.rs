@@ -1,4 +1,4 @@
-//! What becomes of a schedule that is paused and resumed.
+//! Pauses and resumes schedules.
 //!
 //! Ticks that were due during a pause are neither enqueued nor counted as missed.
 

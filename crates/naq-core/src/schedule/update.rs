@@ -1,4 +1,4 @@
-//! What becomes of a schedule that is changed, or applied again.
+//! Changes schedules, and applies them again.
 //!
 //! A change of a schedule's times takes effect at the time of the change: ticks that were due before
 //! it are neither enqueued nor counted as missed.

@@ -26,7 +26,7 @@ impl Broker {
     /// [`BrokerError::InsecureServer`] if it is a remote server and no credentials are given, and
     /// [`BrokerError::InvalidPrefix`] if the prefix of names is invalid.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
-        // first: what is no address is no other host either
+        // before the check for a remote host, which needs a valid address
         parse_addresses(options)?;
         if !options.has_credentials() && !options.is_local() {
             let url = without_credentials(&options.url);
@@ -158,7 +158,9 @@ fn parse_address(
         }
         (Ok(_), _) => return parsed.map_err(BrokerError::connection_lost),
         (Err(_), Some(scheme)) if !matches!(scheme, "nats" | "tls") => {
-            format!("{scheme}:// is no scheme of NATS; write nats://host:port or tls://host:port")
+            format!(
+                "{scheme}:// is not a scheme of NATS; write nats://host:port or tls://host:port"
+            )
         }
         (Err(error), _) => format!("{error}; write nats://host:port"),
     };
@@ -235,8 +237,8 @@ fn invalid_options(options: &ConnectOptions, problem: String, source: Cause) -> 
     }
 }
 
-/// The target of the log lines about what the server denies. A program that runs one request and
-/// reports its error has no use for them.
+/// The target of the log lines about what the server denies. A program that makes one request and
+/// reports its error can turn them off.
 pub const DENIALS_LOG_TARGET: &str = "naq_jetstream::denials";
 
 /// How often the client pings the server. After three unanswered pings the client drops the
@@ -294,7 +296,7 @@ async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError)
     }
 }
 
-/// Notes what the server denies the user.
+/// Remembers and logs what the server denies the user.
 fn on_denial_event(denials: &watch::Sender<Denials>, event: &Event, inbox_prefix: &str) {
     match event {
         Event::Connected => denials.send_modify(Denials::reconnected),

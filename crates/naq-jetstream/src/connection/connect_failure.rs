@@ -16,11 +16,11 @@ pub enum ConnectFailure {
     Options,
     /// The host name cannot be resolved.
     UnknownHost,
-    /// No server accepts the connection, or it breaks before the server says anything.
+    /// No server accepts the connection, or the connection closes before the greeting of a server.
     Unreachable,
     /// The server did not answer in time.
     TimedOut,
-    /// What answers is no NATS server.
+    /// The listener is no NATS server.
     NotNats,
     /// The server refuses the connection for a reason other than the credentials, such as its limit
     /// of connections.
@@ -46,8 +46,8 @@ pub enum ConnectFailure {
 }
 
 impl ConnectFailure {
-    /// Whether the same attempt may succeed later with nothing but time passed: the server may not
-    /// have started yet, or may be full.
+    /// Whether the same attempt may succeed later: the server may not have started yet, or may have too
+    /// many connections.
     #[must_use]
     pub fn may_pass(self) -> bool {
         use ConnectFailure::{Refused, TimedOut, UnknownHost, Unreachable};
@@ -95,15 +95,14 @@ pub(crate) fn classify(
         ),
         ConnectErrorKind::Tls => (Failure::Tls, format!("TLS failed ({error})")),
         _ => match io_error {
-            // what the parser of the NATS protocol says
-            Some(error) if error.kind() == io::ErrorKind::InvalidInput => (
-                Failure::NotNats,
-                format!("what answers is no NATS server ({error})"),
-            ),
+            // the parser of the NATS protocol refuses the first line
+            Some(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                (Failure::NotNats, format!("it is no NATS server ({error})"))
+            }
             Some(error) => (Failure::Unreachable, error.to_string()),
             None if error.to_string().contains("expected INFO, got nothing") => (
                 Failure::Unreachable,
-                "the connection is closed before a server says anything".to_owned(),
+                "it closes the connection without a greeting".to_owned(),
             ),
             None => (Failure::Unreachable, error.to_string()),
         },

@@ -194,12 +194,14 @@ mod tests {
 
     #[test]
     fn a_denied_removal_of_a_consumer_does_not_end_the_read_of_its_stream() {
-        let denied = r#"Permissions Violation for Publish to "$JS.API.CONSUMER.DELETE.OBJ_naq_files.c""#;
+        let denied =
+            r#"Permissions Violation for Publish to "$JS.API.CONSUMER.DELETE.OBJ_naq_files.c""#;
         let mut denials = Denials::default();
         denials.add(Denial::parse(denied).unwrap(), "_INBOX");
         let creating = "$JS.API.CONSUMER.CREATE.OBJ_naq_files";
         assert!(denials.of_request(creating, 0).is_none());
-        let denied = format!(r#"Permissions Violation for Publish to "{creating}.c.$O.naq_files.>""#);
+        let denied =
+            format!(r#"Permissions Violation for Publish to "{creating}.c.$O.naq_files.>""#);
         denials.add(Denial::parse(&denied).unwrap(), "_INBOX");
         assert!(denials.of_request(creating, 0).is_some());
     }

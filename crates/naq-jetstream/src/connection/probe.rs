@@ -1,4 +1,4 @@
-//! What listens at an address that accepts connections and does not greet as a NATS server does.
+//! Finds out what listens at an address that accepts connections and sends no greeting of NATS.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) async fn explain_silence(url: &str) -> Option<(ConnectFailure, String
     };
     let answer = tokio::time::timeout(PROBE_TIMEOUT, probe).await.ok()??;
     (answer == *b"HTTP/").then(|| {
-        let problem = "what answers is an HTTP server and no NATS server".to_owned();
+        let problem = "it is an HTTP server and no NATS server".to_owned();
         (ConnectFailure::NotNats, problem)
     })
 }

@@ -106,7 +106,7 @@ impl LayoutMemory {
         self.is_single_server.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something about a stream or consumer is to be reported: true once.
+    /// Whether to report something about a stream or consumer. True only the first time.
     pub(crate) fn is_first_report(&self, object: &str, subject: &'static str) -> bool {
         locked(&self.reported).insert((object.to_owned(), subject))
     }

@@ -1,5 +1,4 @@
-//! Streams that are removed while a process uses them: they are created again, and what is lost is
-//! named in the log.
+//! Creates streams again that are removed while a process uses them, and logs what is lost.
 //!
 //! Most writers create a missing stream at once. This is for the others: publishes that nobody
 //! acknowledges, and readers, for which a missing stream looks like an empty one.
@@ -14,7 +13,7 @@ use super::streams::StreamSpec;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 
-/// Time between two looks at the list of streams.
+/// Time between two reads of the list of streams.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two warnings about streams of a cluster that have one replica.
@@ -37,7 +36,7 @@ impl Broker {
                 Ok(recreated) => recreated.iter().for_each(|stream| on_recreated(stream)),
                 // each further request would be one more error in the log
                 Err(error @ BrokerError::PermissionDenied { .. }) => {
-                    tracing::warn!("not looking for removed streams: {error}");
+                    tracing::warn!("removed streams will not be noticed: {error}");
                     std::future::pending::<()>().await;
                 }
                 Err(error) => tracing::debug!("cannot look for removed streams: {error}"),
@@ -76,7 +75,7 @@ impl Broker {
         }
         tracing::warn!(
             streams = single.join(" "),
-            "these streams have one replica on a cluster: the loss of one server loses what they store; `naq server check --fix` raises the number"
+            "these streams have one replica on a cluster, so the loss of one server can lose what they store; `naq server check --fix` raises the number"
         );
         true
     }

@@ -212,7 +212,7 @@ impl Broker {
 }
 
 impl CheckedLayout {
-    /// Notes what became of some changes that were requested together.
+    /// Records the result of changes that were requested together.
     fn settle(
         &mut self,
         done: Result<(), BrokerError>,

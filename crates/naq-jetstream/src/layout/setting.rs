@@ -43,7 +43,7 @@ enum Need {
 enum Grade {
     /// naq does not work with it.
     Required,
-    /// naq works, but worse: jobs or records may be lost, or a lost server loses them.
+    /// naq works, but may lose jobs or records, for example with a server of the cluster.
     Advised,
 }
 
@@ -101,7 +101,7 @@ impl Setting {
         Setting::new(name, value, Need::SameOrUnset, Grade::Advised)
     }
 
-    /// naq works better with this value.
+    /// naq also works with another value, but may lose jobs or records.
     pub(crate) fn advised(name: &'static str, value: impl Into<Value>) -> Setting {
         Setting::new(name, value.into(), Need::Same, Grade::Advised)
     }
@@ -126,7 +126,7 @@ impl Setting {
         Setting::new(name, value.into(), Need::AtLeast(min), Grade::Required)
     }
 
-    /// naq works better with a number of at least `min`, and sets `value`.
+    /// naq also works with less than `min`, but may lose jobs or records; it sets `value`.
     pub(crate) fn advised_at_least(name: &'static str, min: i64, value: i64) -> Setting {
         Setting::new(name, value.into(), Need::AtLeast(min), Grade::Advised)
     }
@@ -146,7 +146,7 @@ impl Setting {
         Setting::new(name, value.into(), Need::Any, Grade::Advised)
     }
 
-    /// Whether some values of the setting are worse for naq than others.
+    /// Whether naq needs some value of the setting, so that another one is a difference.
     #[cfg(test)]
     pub(crate) fn is_needed(&self) -> bool {
         self.need != Need::Any

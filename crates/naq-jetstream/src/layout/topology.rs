@@ -21,7 +21,8 @@ use crate::queues::queue::QueueSettings;
 use naq_protocol::{JobId, QueueName, Timestamp};
 
 const CREATING: &str = "creating a stream";
-const COMPARING: &str = "comparing the settings of streams";
+const COMPARING: &str = "comparing the settings of streams and consumers";
+const CHANGING: &str = "changing the settings of streams and consumers";
 
 /// A stream that is younger than this in the server's answer was created by that request.
 const JUST_CREATED: Duration = Duration::from_secs(2);
@@ -180,7 +181,7 @@ impl Broker {
     }
 
     /// Creates the consumer that all workers of a queue share. An existing consumer keeps its
-    /// settings, except for what naq cannot do without; it is made again if it is
+    /// settings, except for what naq cannot do without; it is recreated if it is
     /// [stale](Broker::recreate_stale_consumer). Returns its `ack_wait`: how long the server waits before
     /// it redelivers a message.
     ///
@@ -274,19 +275,19 @@ impl Broker {
         {
             // If it was removed, the sequences of a new one must not repeat: watches and
             // compare-and-set take them for revisions that they know. The first sequence is not a
-            // setting of the new stream: a server that lost power may have its messages on the disk
-            // and restore them when it is created, and would remove those before the first sequence.
+            // setting of the new stream: a server that lost power may still have its messages on disk
+            // and restore them when the stream is created, except for those before its first sequence.
             //
             // The microseconds at which it was created are a sequence that no stream has reached: none
-            // gets as many messages as microseconds pass. All processes that miss the stream at this
-            // moment take the same number, so that none removes what another has stored since.
+            // gets a message every microsecond. All processes that miss the stream at this moment compute
+            // the same number, so that none removes what another has stored since.
             let first = u64::try_from(created_at.0.timestamp_micros()).ok();
             let removed = self.purge_subjects(&spec.name, ">", first).await?;
             if removed > 0 {
                 tracing::error!(
                     stream = spec.name,
                     removed,
-                    "messages that were stored while the stream was created again are lost"
+                    "messages that were stored while the stream was being recreated are lost"
                 );
             }
         }
@@ -356,7 +357,7 @@ impl Broker {
         if is_few && self.layout.is_first_report("", "num_replicas") {
             tracing::warn!(
                 replicas = count,
-                "the cluster has no {REPLICAS_MAX} servers for a stream now; when it has, `naq server check --fix` raises the number of replicas"
+                "the cluster has fewer than {REPLICAS_MAX} servers for a stream; once it has more, `naq server check --fix` raises the number of replicas"
             );
         }
     }
@@ -400,10 +401,10 @@ impl Broker {
     ) -> Result<StreamReport, BrokerError> {
         let config = Value::Object(changed_config(config, changes.iter().copied()));
         let subject = format!("STREAM.UPDATE.{}", spec.name);
-        let changed = self.api_request(subject, &config, COMPARING).await?;
+        let changed = self.api_request(subject, &config, CHANGING).await?;
         changed.map_err(|error| {
             let object = format!("stream `{}`", spec.name);
-            refused_change(&object, changes, &error, COMPARING)
+            refused_change(&object, changes, &error, CHANGING)
         })
     }
 
@@ -451,10 +452,10 @@ impl Broker {
             filter => format!("CONSUMER.CREATE.{stream}.{consumer}.{filter}"),
         };
         let changed: Result<ConsumerReport, ApiError> =
-            self.api_request(subject, &request, COMPARING).await?;
+            self.api_request(subject, &request, CHANGING).await?;
         changed.map(drop).map_err(|error| {
             let object = consumer_object(stream, consumer);
-            refused_change(&object, changes, &error, COMPARING)
+            refused_change(&object, changes, &error, CHANGING)
         })
     }
 
@@ -510,7 +511,7 @@ impl Broker {
         }
     }
 
-    /// Warns once a process of each setting with which naq works worse.
+    /// Warns of each setting with which jobs or records may be lost, once per process.
     fn report_disadvantages(&self, object: &str, differing: &[SettingDifference]) {
         for one in differing {
             let advice = match one.remedy {
@@ -587,7 +588,7 @@ fn log_changes(object: &str, changes: &[&SettingDifference]) {
 fn report_loss(spec: &StreamSpec) {
     tracing::error!(
         stream = spec.name,
-        "the stream was removed while in use, and is created again without what it stored: {}",
+        "the stream was removed while in use and has been created again; its contents are lost: {}",
         spec.contents
     );
 }

@@ -1,4 +1,4 @@
-//! Consumers with the state of a stream that the server has lost: found, and made again.
+//! Finds consumers whose state belongs to a stream that the server has lost, and recreates them.
 //!
 //! A server that loses power loses what it had not flushed to its disk, and not the same of
 //! everything: a stream may lose its last messages, or exist no more and be created again, while the
@@ -28,7 +28,7 @@ impl Broker {
         Ok(described.is_some())
     }
 
-    /// Makes a consumer again that is stale. `existed` tells whether it existed before it was ensured.
+    /// Recreates a stale consumer. `existed` says whether it existed before the caller ensured it.
     pub(crate) async fn recreate_if_stale(
         &self,
         queue: &QueueName,
@@ -45,14 +45,14 @@ impl Broker {
         if !existed && delivered > 0 && info.delivered.last_active.is_none() {
             tracing::warn!(
                 %queue, consumer, delivered,
-                "consumer has the state of a lost stream; making the consumer again"
+                "consumer has the state of a lost stream; recreating the consumer"
             );
             return self.recreate_consumer(queue, info).await;
         }
         self.recreate_if_past_the_end(queue, info).await.map(drop)
     }
 
-    /// Makes each consumer of a queue's jobs again that is past the end of its stream. Returns how many
+    /// Recreates each consumer of a queue's jobs that is past the end of its stream. Returns how many
     /// there were.
     ///
     /// # Errors
@@ -65,9 +65,9 @@ impl Broker {
         Ok(recreated)
     }
 
-    /// Makes a consumer of a queue again if it is past the end of its stream. The new one has the same
+    /// Recreates a consumer of a queue if it is past the end of its stream. The new one has the same
     /// settings, and delivers all messages that are in the stream. A job that runs meanwhile is not run
-    /// twice: its record names the worker that runs it. Returns whether the consumer was made again.
+    /// twice: its record names the worker that runs it. Returns whether the consumer was recreated.
     ///
     /// # Errors
     /// Returns an error if the server refuses a request or does not answer.
@@ -96,7 +96,7 @@ impl Broker {
         }
         tracing::warn!(
             %queue, consumer = consumer.name, delivered, last,
-            "consumer is past the end of its stream; the server has lost messages, making the consumer again"
+            "consumer is past the end of its stream; the server has lost messages, recreating the consumer"
         );
         self.recreate_consumer(queue, consumer).await?;
         Ok(true)
@@ -148,7 +148,7 @@ impl Broker {
         let deleting = stream.delete_consumer(&former.name);
         match self.until_denied(DOING, &name, deleting).await? {
             Ok(_) => {}
-            // another process makes it again at this moment
+            // another process recreates it at this moment
             Err(error) if has_consumer_code(&error, ErrorCode::CONSUMER_NOT_FOUND) => {}
             Err(error) => return Err(self.request_error(DOING, error)),
         }

@@ -107,8 +107,8 @@ impl RecordChangeConsumer {
         }
     }
 
-    /// Fails if the server has lost changes that were delivered, or the consumer, as in a power cut. A
-    /// server that does not answer is none.
+    /// Fails if the server has lost the consumer, or changes that were delivered, as in a power cut. A
+    /// server that does not answer has lost nothing.
     async fn check_continuity(&self) -> Result<(), BrokerError> {
         let lost = |what: String| {
             let error = format!("{what}; start again to continue with the changes from now on");
@@ -214,7 +214,7 @@ impl Broker {
                 consumer = name,
                 delivered,
                 last,
-                "consumer is past the end of its stream; the server has lost messages, making the consumer again"
+                "consumer is past the end of its stream; the server has lost messages, recreating the consumer"
             );
             let deleting = self.jetstream.delete_consumer_from_stream(name, &stream);
             deleting

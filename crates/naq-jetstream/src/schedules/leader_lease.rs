@@ -89,7 +89,7 @@ impl Broker {
             .await?;
         let acquired = self.confirm_schedule(sent).await;
         if let Err(BrokerError::NotFound(_)) = acquired {
-            // The bucket was removed, and the lease with it. The next scheduler that asks gets it: this
+            // The bucket was removed, and the lease with it. The next scheduler that asks gets the lease: this
             // one does not lead any more by the lease that it had.
             self.ensure_leader_lease().await?;
             return Err(BrokerError::Conflict);

@@ -69,7 +69,7 @@ impl EnvelopeCheck {
         if self.warned.len() < WARNINGS_MAX && self.warned.insert(warning.clone()) {
             render::note(with_place(place, &warning));
             if self.warned.len() == WARNINGS_MAX {
-                render::note("further warnings about envelopes are left out");
+                render::note("further warnings about envelopes are not shown");
             }
         }
         Ok(())

@@ -80,7 +80,8 @@ pub(super) struct Failure {
     /// What the user can do about it, in terms of this command line. `None` means that the message
     /// suffices.
     pub(super) hint: Option<String>,
-    /// The name that does not exist as what the verb looked for. It may exist as something else.
+    /// The name for which nothing of the kind exists that the verb looked for. Something of another
+    /// kind may have it.
     pub(super) missing: Option<String>,
     /// The reader of our output has closed it, so there is nobody to report to.
     silent: bool,
@@ -229,7 +230,7 @@ fn hint(error: &ClientError) -> Option<String> {
 }
 
 /// What to do about a full store.
-pub(super) const FREE_ROOM: &str = "free room with `naq purge --results --older-than 1d` or `naq queue purge`, or raise the limit of NATS";
+pub(super) const FREE_ROOM: &str = "free room with `naq purge --results --older-than 1d` or `naq queue purge QUEUE`, or raise the limit in NATS";
 
 /// What to do about an error between naq and NATS. `None` means that the message suffices.
 fn broker_hint(error: &BrokerError) -> Option<String> {
@@ -257,7 +258,7 @@ fn broker_hint(error: &BrokerError) -> Option<String> {
             "give --creds, --nkey, --user, --token or a client certificate, or --allow-insecure"
         }
         BrokerError::Unsuitable { .. } => {
-            "`naq server check` lists all that differs; what is removed is made again as naq needs it"
+            "`naq server check` lists all differences; a stream or consumer that you remove is created again, without what it stored"
         }
         BrokerError::Timeout(_) => "check the connection, and that the servers of NATS are healthy",
         BrokerError::TooLarge { .. } => {

@@ -151,7 +151,7 @@ pub(super) struct JobOptions {
     /// Maximum number of jobs with the key that run at once [default: 1]
     #[arg(long, value_name = "COUNT", requires = "concurrency_key")]
     concurrency_max: Option<u32>,
-    /// Let it run past its lease in an outage of NATS, by the worker's --outage-grace: attempts may overlap
+    /// Let attempts overlap: in an outage of NATS the job may outlive its lease by the worker's --outage-grace
     #[arg(long)]
     overlap_ok: bool,
     /// Time after which the job does not start: RFC 3339, '2026-12-24 18:00' or 18:00
@@ -305,7 +305,7 @@ pub(super) fn set_stdin(envelope: &mut Envelope, bytes: Vec<u8>) {
     }
 }
 
-/// Returns an error if a record would stay longer than was asked for.
+/// Returns an error if the record would be kept longer than the user asked for.
 pub(super) fn check_record_ttl(option: &str, ttl: WireDuration) -> Result<(), Failure> {
     let min = WireDuration(naq_core::RECORD_TTL_MIN);
     if naq_core::clamp_result_ttl(ttl.0).is_some_and(|kept| kept != ttl.0) {
@@ -316,13 +316,13 @@ pub(super) fn check_record_ttl(option: &str, ttl: WireDuration) -> Result<(), Fa
     Ok(())
 }
 
-/// Notes that a line for a shell is given as the name of one program.
+/// Prints a note if a shell command line is given as the name of one program.
 fn note_shell_line(program: &str) {
     let is_line = program.trim().contains(char::is_whitespace);
     if is_line && !std::path::Path::new(program).exists() {
         let word = word_hints::quoted(program);
         render::note(format_args!(
-            "{word} is one word, so it is the name of a program; a line for a shell is: -- sh -c {word}"
+            "{word} is one word, so it is the name of a program; to run it in a shell, write: -- sh -c {word}"
         ));
     }
 }

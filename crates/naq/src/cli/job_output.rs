@@ -1,6 +1,6 @@
-//! A job's output on this process's own output, with one rule for every verb: bytes as the job wrote
-//! them, a mark on the stream where bytes are missing, and at the end a note on standard error that
-//! says how many are missing and how to get them.
+//! Prints a job's output, in every verb by the same rule: the bytes as the job wrote them, a mark in the
+//! stream where bytes are missing, and at the end a note on standard error that says how many are
+//! missing and how to get them.
 
 use std::io::Write;
 
@@ -100,7 +100,7 @@ impl OutputPrinter {
         self.print(stdio, &stored.tail)
     }
 
-    /// Notes what was missing, and how to get it.
+    /// Prints a note on what was missing, and how to get it.
     pub(super) fn finish(&self, job: &JobId) {
         for (stdio, stream) in [
             (OutputStream::Stdout, &self.stdout),
@@ -123,7 +123,7 @@ impl OutputPrinter {
                 note(
                     stream.missing_live_bytes,
                     format!(
-                        "{count} of the job's standard {name} lost on the way, as it came too fast; `naq result{option} {job}` prints what is kept of it when the job has ended"
+                        "{count} of the job's standard {name} were dropped, because the job writes faster than live output is sent; `naq result{option} {job}` prints what the record keeps once the job has ended"
                     ),
                 );
             }
@@ -203,7 +203,7 @@ fn check_whole(stdio: OutputStream, stored: &StoredOutput) -> Result<(), Failure
     let bytes = (stored.head.len() + stored.tail.len()) as u64 + stored.missing_bytes;
     let message = not_kept(stdio, stored.missing_bytes);
     Err(Failure::new(Exit::Failed, message).hint(format!(
-        "without --full, the rest is printed; {}",
+        "without --full, naq prints what is kept; {}",
         how_to_keep(bytes)
     )))
 }
@@ -217,19 +217,19 @@ fn not_kept(stdio: OutputStream, missing_bytes: u64) -> String {
     format!("{count} of the job's standard {name} not kept")
 }
 
-/// What makes naq keep all of a stream of this length.
+/// A hint on how to keep all of a stream of this length, in bytes.
 fn how_to_keep(bytes: u64) -> String {
     const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
     if bytes > KEPT_BYTES_MAX {
         let max = KEPT_BYTES_MAX / MIB;
-        return format!("naq keeps at most {max}M of a stream, so let the job write a file");
+        return format!("naq keeps at most {max}M of a stream; let the job write to a file");
     }
     let size = match bytes.div_ceil(KIB) {
         kib @ 0..10_000 => format!("{kib}K"),
         kib => format!("{}M", kib.div_ceil(KIB)),
     };
-    format!("a job that is enqueued with --output {size} keeps as much")
+    format!("enqueue the job with --output {size} to keep that much")
 }
 
 fn note(missing_bytes: u64, message: String) {

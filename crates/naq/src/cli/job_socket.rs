@@ -16,7 +16,7 @@ use naq_protocol::{
     JobRequestKind, JobStream, OUTPUT_BYTES_MAX, QueueName, Record,
 };
 
-/// How long the worker may wait with its reply for the end of a job. It replies earlier if it likes.
+/// How long the worker may wait for the end of a job before it replies. It may reply earlier.
 const WAIT: Duration = Duration::from_secs(20);
 
 /// The longest line of a reply, in bytes: a record is no longer than a message of NATS.
@@ -100,7 +100,7 @@ impl JobSocket {
         }
     }
 
-    /// The refusal of a worker that grants nothing, and so has no socket to refuse by.
+    /// The error if the worker grants nothing: it has no socket that could return one.
     fn nothing_granted(&self, request: &JobRequest) -> JobReplyError {
         let right = match request.request {
             JobRequestKind::Enqueue => "enqueue",
@@ -144,7 +144,7 @@ fn unexpected(what: &str) -> Failure {
     Failure::general(format!("the worker of this job has replied with {what}"))
 }
 
-/// What verbs read jobs from: NATS, or inside a job its worker.
+/// Where verbs read jobs: from NATS, or inside a job from its worker.
 pub(super) enum JobReader {
     /// A connection to NATS.
     Nats(Box<Client>),
@@ -227,7 +227,7 @@ impl JobReader {
     }
 }
 
-/// The refusal of what no worker does for its jobs.
+/// The error for a request that no worker carries out for its jobs.
 pub(super) fn not_in_a_job(what: &str) -> Failure {
     Failure::new(
         Exit::NoNats,

@@ -127,7 +127,7 @@ fn print(page: &JobPage) -> std::io::Result<()> {
     )
 }
 
-/// Notes which workers cannot record what became of the jobs that the list shows as running.
+/// Prints a note on each worker that cannot record the outcomes of jobs that the list shows as running.
 async fn note_unstored(client: &Client, page: &JobPage) -> Result<(), Failure> {
     let mut jobs = page.jobs.iter();
     if !jobs.any(|job| job.record.state == State::Running) {

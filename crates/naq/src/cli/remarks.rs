@@ -1,4 +1,4 @@
-//! What a job's output and exit code do not show, in words: the same in every verb.
+//! Notes on what a job's output and exit code do not show, with the same text in every verb.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::json::NoteBody;
 use super::render;
 use naq_protocol::{Record, State};
 
-/// Said of a job whose processes outlived it.
+/// The note on a job whose processes outlived it.
 const LEAKED: &str =
     "processes that it started outlived it and were killed; leave a daemon to a service manager";
 
-/// Notes how an ended job ended, as far as its output and its exit code do not tell, and what was
-/// done to its processes.
+/// Prints notes on how a job ended, if its output and its exit code do not tell, and on its processes
+/// that were killed.
 pub(super) fn note_remarks(record: &Record) {
     if let Some(why) = failure(record) {
         let after = record
@@ -26,7 +26,7 @@ pub(super) fn note_remarks(record: &Record) {
     if let Some(leaked) = leaked(record) {
         note(record, leaked.to_owned());
     }
-    // one of them may say why
+    // a warning may explain the failure
     if record.state() != State::Succeeded {
         for warning in &record.warnings {
             note(record, warning.clone());
@@ -34,7 +34,7 @@ pub(super) fn note_remarks(record: &Record) {
     }
 }
 
-/// What is to be said if processes of a job outlived it.
+/// The note, if processes of the job outlived it.
 pub(super) fn leaked(record: &Record) -> Option<&'static str> {
     record.leaked.then_some(LEAKED)
 }

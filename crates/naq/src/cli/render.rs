@@ -56,14 +56,16 @@ pub(super) fn print_line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(anstream::stdout(), "{text}")
 }
 
-/// Ignores that nobody reads standard output any more, and notes it once. For verbs that report each
-/// change that they make: the reader of the reports does not decide how many changes are made.
+/// Ignores that standard output is closed, and prints one note about it. For verbs that report each of
+/// their changes: they make all of them, however many reports are read.
 pub(super) fn tolerate_closed_output(printed: io::Result<()>) -> io::Result<()> {
     static IS_NOTED: AtomicBool = AtomicBool::new(false);
     match printed {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             if !IS_NOTED.swap(true, Ordering::Relaxed) {
-                note("nobody reads standard output any more; the rest is done and not printed");
+                note(
+                    "standard output is closed; naq makes the other changes without printing them",
+                );
             }
             Ok(())
         }

@@ -35,7 +35,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let unseen = session.settings().worker_ttl;
     let describe = |cause| describe(&job_id, cause, render::now(), unseen);
     if session.json {
-        // What goes by itself is in the record's own fields.
+        // A cause that needs no action is visible in the record's fields.
         let warning = cause.as_ref().filter(|cause| cause.needs_action());
         record.warnings.extend(warning.map(describe));
         render::print_json(&record)?;
@@ -106,13 +106,13 @@ fn print_attempt(record: &Record) -> std::io::Result<()> {
     if record.attempt > 0 {
         let crashes = match record.crashes {
             0 => String::new(),
-            1 => ", its worker died once".to_owned(),
-            crashes => format!(", its worker died {crashes} times"),
+            1 => ", one ended in a crash".to_owned(),
+            crashes => format!(", {crashes} ended in crashes"),
         };
         let shared_crashes = match record.shared_crashes {
             0 => String::new(),
-            1 => ", one ended in a crash with other jobs".to_owned(),
-            shared => format!(", {shared} ended in crashes with other jobs"),
+            1 => ", one ended in a crash that other jobs may have caused".to_owned(),
+            shared => format!(", {shared} ended in crashes that other jobs may have caused"),
         };
         let lost_leases = match record.lost_leases {
             0 => String::new(),
@@ -207,10 +207,10 @@ fn print_outcome(record: &Record) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a suspicion means for the job now.
+/// What it means for the job now that it is a suspect.
 fn suspicion(record: &Record) -> &'static str {
     if record.state() == State::Running {
-        "it may have crashed its worker, so it runs alone; a crash counts now"
+        "it may have crashed its worker, so it runs alone; its next crash is counted"
     } else {
         "it may have crashed its worker, so it waits for a worker that runs no other suspect"
     }

@@ -1,4 +1,4 @@
-//! What a job waits for, in words: the same in every verb that waits, and in those that show a job.
+//! Explains what a job waits for, with the same text in every verb that waits for jobs or shows one.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -21,17 +21,17 @@ use naq_protocol::{Dependency, JobId, QueueName, Timestamp};
 /// How long a verb waits before it says what it waits for.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// How often a verb looks again what it waits for.
+/// How often a verb checks what it waits for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many of many jobs are looked at: what one job of a queue waits for, the others do too.
+/// Maximum number of jobs that are checked: what one job of a queue waits for, the others do too.
 const JOBS_LOOKED_AT_MAX: usize = 8;
 
-/// How many ids of many jobs a note names.
+/// Maximum number of job ids in a note.
 const IDS_SHOWN_MAX: usize = 10;
 
-/// What a job waits for, as a sentence without a full stop. `unseen` is how long its worker
-/// has sent no heartbeat at least, if it has vanished.
+/// What a job waits for, as a sentence without a full stop. `unseen` is the time for which a vanished
+/// worker has sent no heartbeat, at least.
 pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: Duration) -> String {
     match cause {
         WaitCause::NotDue { due } => {
@@ -43,7 +43,7 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
         WaitCause::RetryDue { due } => {
             let wait = (due.unix_ms() - now.unix_ms()).max(0).unsigned_abs();
             let wait = render::span(Duration::from_millis(wait));
-            format!("waits for a retry in {wait}")
+            format!("the next attempt starts in {wait}")
         }
         WaitCause::QueuePaused { queue } => {
             format!("the queue `{queue}` is paused; `naq queue resume {queue}` resumes it")
@@ -57,7 +57,7 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
         }
         WaitCause::QueueLimit { queue, max_running } => {
             format!(
-                "the queue `{queue}` runs {max_running} at once, as many as it may (--max-running)"
+                "the queue `{queue}` runs {max_running} jobs at once, its limit; `naq queue set {queue} --max-running COUNT` raises it"
             )
         }
         WaitCause::NoFreeSlot { queue, slots } => {
@@ -70,12 +70,11 @@ pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: D
             format!("blocked on a slot of the concurrency key `{key}`")
         }
         WaitCause::StoreFull => {
-            "the store is full, so that no outcome can be recorded; `naq purge` makes room"
-                .to_owned()
+            format!("the store is full, so that no outcome can be recorded; {FREE_ROOM}")
         }
         WaitCause::OutcomesRefused { worker_id } => {
             let worker = render::escape(worker_id);
-            format!("worker {worker} cannot store outcomes, as if the store were full; {FREE_ROOM}")
+            format!("worker {worker} cannot store outcomes; `naq workers` shows why")
         }
         WaitCause::WorkerVanished {
             worker_id,
@@ -139,11 +138,11 @@ pub(super) async fn explain<T>(
 struct Explainer<'c> {
     client: &'c Client,
     jobs: &'c [JobId],
-    /// A worker whose heartbeat has expired was not seen for at least this time.
+    /// TTL of a worker's heartbeat: an expired one is at least this old.
     heartbeat_ttl: Duration,
-    /// What was reported last of each job.
+    /// The cause that was last reported for each job.
     reported: HashMap<JobId, WaitCause>,
-    /// Since when the worker of a job is known to have vanished.
+    /// When the worker of a job was first found to have vanished.
     vanished: HashMap<JobId, Instant>,
     /// Whether it was reported that NATS does not answer.
     is_away: bool,
@@ -202,7 +201,7 @@ impl Explainer<'_> {
                 .or_insert_with(Instant::now);
             unseen = self.heartbeat_ttl + since.elapsed();
         }
-        // Of several jobs that wait for the same, one is named.
+        // A cause that several jobs share is reported for one of them.
         let is_known = self.reported.values().any(|known| *known == cause);
         self.reported.insert(job.clone(), cause.clone());
         if !is_known {
@@ -226,13 +225,13 @@ impl Explainer<'_> {
 enum Look {
     /// The job has ended.
     Ended,
-    /// It has not.
+    /// The job has not ended.
     Open,
     /// NATS does not answer.
     Away,
 }
 
-/// Says what a user can do about jobs for which this verb does not wait any longer.
+/// Says how to wait for, or cancel, jobs for which this verb no longer waits.
 pub(super) fn stopped_waiting(jobs: &[JobId]) {
     match jobs {
         [job] => render::note_with(NoteBody {

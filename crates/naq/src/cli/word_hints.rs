@@ -1,4 +1,4 @@
-//! What the user of wrong words most likely meant.
+//! Hints for a misspelt command line: what the user most likely meant.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::session::Session;
 use naq_client::Client;
 use naq_protocol::{JobId, ScheduleId};
 
-/// How long to search for another thing of a name that was not found.
+/// Time limit of the search for something else that has the name.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The word as a shell takes it for one.
+/// Quotes a word for a shell, unless the shell reads it as one word anyway.
 pub(super) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -20,7 +20,8 @@ pub(super) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// What to write instead of arguments that clap refuses. `words` are the program's, without its name.
+/// The command line to type instead of one that clap refuses. `words` are its arguments, without the
+/// program's name.
 pub(super) fn hint(error: &clap::Error, words: &[String], verbs: &clap::Command) -> Option<String> {
     let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand) = error.kind() else {
         return None;
@@ -59,15 +60,15 @@ fn command_hint(before: &[String], command: &[String]) -> String {
     }
     words.extend(command.iter().map(|word| quoted(word)));
     let what = if is_shell_line {
-        "a line for a shell follows `-- sh -c`"
+        "a shell command line follows `-- sh -c`"
     } else {
         "a command follows `--`"
     };
     format!("{what}: `naq {}`", words.join(" "))
 }
 
-/// What a name is that some verb did not find: a schedule, a queue, a worker or a job. `None` if it
-/// is nothing, or if that is not known in time.
+/// The kind of thing that has a name which a verb did not find: a schedule, a queue, a worker or a job.
+/// `None` if nothing has it, or if the search takes too long.
 pub(super) async fn what_it_is(session: &Session, name: &str) -> Option<String> {
     let searching = async {
         let client = session.connect().await.ok()?;

@@ -424,7 +424,7 @@ impl Leader<'_> {
         tracing::error!(
             before,
             now = self.index.len(),
-            "the bucket of schedules was removed, and with it the schedules that it had"
+            "the bucket of schedules was removed; its schedules are lost"
         );
         Ok(())
     }
@@ -443,7 +443,7 @@ impl Leader<'_> {
             tracing::warn!(
                 newest = state.last_revision,
                 seen = watch.position(),
-                "the server has lost changes of schedules; reading all schedules again"
+                "the server has lost changes of schedules; rereading all schedules"
             );
             watch.set_position(state.last_revision);
         }

@@ -52,7 +52,7 @@ struct ReconcileSummary {
     failed: u64,
     /// Orphaned messages that were removed.
     messages_removed: u64,
-    /// Consumers that were made again because their stream had lost messages.
+    /// Consumers that were recreated because their stream had lost messages.
     consumers_recreated: usize,
 }
 
@@ -169,7 +169,7 @@ impl Reconciler<'_> {
         seen: &mut MessagePositions,
         summary: &mut ReconcileSummary,
     ) -> Result<(), BrokerError> {
-        // Before the orphans: the messages that a stale consumer skips are none.
+        // Before the orphans: a message that a stale consumer skips is not orphaned.
         summary.consumers_recreated += self.broker.recreate_stale_consumers(queue).await?;
         for orphan in self.broker.list_orphaned_messages(queue).await? {
             if !self.lease.is_held() {

@@ -215,7 +215,7 @@ impl<'a> Claiming<'a> {
         AGAIN
     }
 
-    /// Gives the message back: the worker stops before the job has started.
+    /// Returns the message to its queue: the worker stops before the job has started.
     async fn requeue(&mut self) -> Step<'a> {
         let delivery = self.delivery();
         let _ = delivery.lease.nak(delivery.broker()).await;
@@ -362,7 +362,7 @@ impl<'a> Claiming<'a> {
     }
 
     /// Ends claiming after a request that has failed. A job whose record NATS will never store is
-    /// refused in words: each further delivery of its message would fail in the same way.
+    /// rejected with an explanation: each further delivery of its message would fail in the same way.
     async fn give_up(&self, error: BrokerError) -> Step<'a> {
         if !error.is_final_for_write() {
             return done(Done::LeaseLost);
@@ -677,7 +677,7 @@ fn slot_to_begin_with(runs_here: bool) -> ConcurrencySlot {
     }
 }
 
-/// Whether it is still to be requested that the job may run alone. A worker that runs one job at a
+/// Whether the job still has to request that it may run alone. A worker that runs one job at a
 /// time runs every job alone, and a job that does not run here need not.
 fn alone_to_begin_with(runs_here: bool, concurrency: usize) -> RunAlone {
     if runs_here && concurrency > 1 {

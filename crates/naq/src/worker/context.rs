@@ -29,7 +29,7 @@ pub(super) struct WorkerContext {
     pub(super) runner: Runner,
     pub(super) worker_id: String,
     pub(super) options: WorkerConfig,
-    /// Where jobs use what they are granted. `None` if that is nothing.
+    /// The socket through which jobs use what they are granted. `None` if the worker grants nothing.
     pub(super) job_socket: Option<JobSocket>,
     /// The leases of this worker.
     pub(super) leases: HeldLeases,
@@ -43,7 +43,7 @@ pub(super) struct WorkerContext {
     /// requested and claimed meanwhile; but it starts only when a place is free, so that a server
     /// which stores nothing neither fills this worker's memory with outcomes nor gets more claims.
     pub(super) places: Semaphore,
-    /// The writes that NATS refuses to store so far.
+    /// The writes that NATS refuses at the moment.
     pub(super) refused_writes: RefusedWrites,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
@@ -77,11 +77,11 @@ impl RefusedWrites {
         if refused.count == 1 {
             if error.kind() == BrokerErrorKind::StorageFull {
                 tracing::warn!(
-                    "NATS has no room: no more jobs are taken until it has; `naq purge --results --older-than 1d` frees room: {error}"
+                    "NATS has no room for outcomes, taking no jobs until it has; `naq purge --results --older-than 1d` frees room: {error}"
                 );
             } else {
                 tracing::warn!(
-                    "NATS does not store outcomes: no more jobs are taken until it does: {error}"
+                    "NATS does not store outcomes, taking no jobs until it does: {error}"
                 );
             }
         }
@@ -132,7 +132,7 @@ impl RegisteredRoutes {
             .is_some_and(|at| at.elapsed() < ROUTE_REGISTERED_MAX)
     }
 
-    /// Forgets all, so that they are registered again when needed.
+    /// Forgets all routes, so that each is registered again when needed.
     pub(super) fn clear(&self) {
         self.0
             .lock()

@@ -61,8 +61,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Fails a job whose outcome NATS will never store, and which would run again and again. If that
-    /// cannot be stored either, the dead letter is what is left of it.
+    /// Fails a job whose outcome NATS will never store; without that it would run again and again. If the
+    /// failure cannot be stored either, only the dead letter of the job is kept.
     async fn fail_unrecordable(&self, error: &BrokerError) -> Done {
         let (delivery, broker) = (&self.delivery, self.delivery.broker());
         let Some(job_id) = delivery.lease.job_id() else {
@@ -78,7 +78,7 @@ impl Attempt<'_> {
         if !is_ours {
             return Done::LeaseLost;
         }
-        tracing::error!(%job_id, "the outcome can never be stored, failing the job: {error}");
+        tracing::error!(%job_id, "NATS will never store the outcome, failing the job: {error}");
         let failed = naq_core::fail_unrecordable(present, &error.to_string(), now());
         // Where messages are so small that the labels alone can fill one.
         let mut without_labels = failed.clone();
@@ -99,7 +99,7 @@ impl Attempt<'_> {
                 Err(_) => return Done::LeaseLost,
             }
         }
-        tracing::error!(%job_id, "the failure can never be stored either, dropping the job; its dead letter is kept");
+        tracing::error!(%job_id, "NATS will never store the failure either, dropping the job; its dead letter is kept");
         delivery.acknowledge(Done::NothingToRun).await
     }
 
@@ -123,9 +123,9 @@ impl Attempt<'_> {
         self.finish_for_good(end).await
     }
 
-    /// Gives the message back after the record turned out to be another one than that of the
-    /// attempt: the next delivery is decided by it, at once. While another worker runs the job, its
-    /// lease has the message.
+    /// Returns the message to its queue because the record has changed since it was read: the redelivery is
+    /// decided by the new record, at once. If another worker runs the job, the message is left to its
+    /// lease.
     async fn redecide(&self) -> Done {
         let (delivery, broker) = (&self.delivery, self.delivery.broker());
         let Some(job_id) = delivery.lease.job_id() else {
@@ -208,7 +208,7 @@ impl Attempt<'_> {
         Ok(delivery.acknowledge(Done::Recorded(record)).await)
     }
 
-    /// Records that the attempt did not count, and gives the message back.
+    /// Records that the attempt did not count, and returns the message to its queue.
     async fn requeue(
         &self,
         mut record: Box<Record>,

@@ -22,8 +22,8 @@ enum Line {
     Ended,
 }
 
-/// Counts the lines of a second. Lines of different kinds do not take each other's room, so that the
-/// log of a busy worker has both.
+/// Counts the lines of a second. Each kind has a limit of its own, so that the log of a busy worker has
+/// lines of both kinds.
 #[derive(Debug)]
 struct Sample {
     since: Instant,
@@ -41,7 +41,7 @@ impl Sample {
     }
 
     /// Begins another second if this one is over. Returns how many lines of each kind were left out of
-    /// the last one, if any.
+    /// the ended one; `None` if none were.
     fn turn(&mut self, now: Instant) -> Option<[u32; 2]> {
         if now.duration_since(self.since) < Duration::from_secs(1) {
             return None;
@@ -145,7 +145,7 @@ fn log_left_out(left_out: Option<[u32; 2]>) {
         target: JOBS_LOG_TARGET,
         started,
         ended,
-        "lines about jobs left out of this log, which has {LINES_PER_SECOND} of each kind a second"
+        "lines about jobs left out of this log, which has at most {LINES_PER_SECOND} of each kind a second"
     );
 }
 

@@ -41,7 +41,7 @@ const WRITE_MAX: Duration = Duration::from_secs(30);
 /// The longest path that the kernel takes for a socket, in bytes, without the final NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// How long the socket is not accepted from after an error, such as a lack of descriptors.
+/// Pause after a failed accept, for example for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket of a worker, until this is dropped.
@@ -133,8 +133,8 @@ impl JobSocket {
     }
 }
 
-/// The path of the folder of a new socket. In a folder of its own, since the folder of temporary files is
-/// shared: no other user can replace the socket.
+/// The path of the folder of a new socket. The socket has a folder of its own, since the folder of
+/// temporary files is shared: in its own, no other user can replace it.
 fn new_folder(temporary: &Path, random: u64) -> PathBuf {
     let name = format!("naq-socket-{random:016x}");
     let folder = temporary.join(&name);

@@ -116,7 +116,7 @@ async fn register_again(
     }
     tracing::info!(
         routes = served.len(),
-        "registered again the label routes that this worker serves"
+        "the bucket of label routes was removed; registered the routes of this worker again"
     );
     Ok(())
 }

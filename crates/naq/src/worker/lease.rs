@@ -9,7 +9,8 @@ use naq_jetstream::{Broker, BrokerError, Delivery, LeaseQuery, LeaseState};
 use naq_protocol::{JobId, QueueName, State};
 use naq_runner::{JobHandle, StopReason};
 
-/// The longest margin between the end of a lease here and the redelivery by the server.
+/// Margin between the end of a lease here and the redelivery by the server, for an `ack_wait` from 2.5 s
+/// to 5 s. It is shorter below and longer above: see [`trusted_for`].
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 
 /// How long after a message was delivered an answer is sent without looking whether the stream
@@ -101,7 +102,7 @@ struct LeaseInner {
     identified_at: BootInstant,
     /// Until then the server surely does not deliver the message to another worker.
     expires_at: LeaseExpiry,
-    /// How long the job may run after that, since it bears an overlap.
+    /// How long the job may run after that; 0 unless it has `overlap_ok`.
     grace: Duration,
     /// Whether it is logged that the job continues after the end of the lease.
     is_overrun_logged: bool,

@@ -1,4 +1,4 @@
-//! Limits that the kernel enforces by a signal: telling its signals from others.
+//! Limits that the kernel enforces by a signal: distinguishes its signals from others.
 
 use naq_core::AttemptEnd;
 use naq_protocol::units::ByteSize;

@@ -52,7 +52,7 @@ pub struct WorkerConfig {
     /// How long this worker must have been connected before it takes a job over from a worker that
     /// does not reply.
     pub takeover_after: Duration,
-    /// How long a job that bears an overlap may run past the end of its lease.
+    /// How long a job with `overlap_ok` may run past the end of its lease.
     pub outage_grace: Duration,
     /// Whether a refused connection means that NATS is down for everybody, although it is on
     /// another host or a cluster.

@@ -116,8 +116,8 @@ pub(super) async fn open_pull_subscription(
     }
 }
 
-/// Makes a consumer again if it can deliver nothing because the server has lost its stream's messages. If
-/// the server does not answer, as one may that has just started, it is asked a few times.
+/// Recreates a consumer if it can deliver nothing because the server has lost its stream's messages. Retries
+/// a few times, since a server that has just started may not answer yet.
 pub(super) async fn recreate_stale_consumer(broker: &Broker, queue: &QueueName, consumer: &str) {
     const TRIES: u32 = 4;
     for failures in 1..=TRIES {

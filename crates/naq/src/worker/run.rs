@@ -67,7 +67,8 @@ impl Attempt<'_> {
         Some((next, revision))
     }
 
-    /// Why a failed job may have failed, if a program of it would have gained rights elsewhere.
+    /// A warning if a job may have failed because `no_new_privs` kept one of its programs from gaining
+    /// rights.
     fn withheld_rights_hint(&self, completion: &Completion) -> Option<String> {
         let runner = &self.delivery.context.runner;
         let has_failed = !matches!(completion.end, Termination::Exited(0));
@@ -82,7 +83,7 @@ impl Attempt<'_> {
             None => return None,
         };
         Some(format!(
-            "{program} cannot gain rights by its set-user-ID bit or capabilities, since jobs run with no_new_privs; a worker with `--allow-setuid` lets it"
+            "{program} cannot gain rights by its set-user-ID bit or capabilities, since jobs run with no_new_privs; run the job on a worker with `--allow-setuid`"
         ))
     }
 

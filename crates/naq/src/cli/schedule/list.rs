@@ -84,7 +84,7 @@ enum ListedEntry {
     Delayed(DelayedJobSummary),
 }
 
-/// An entry, and what became of a schedule's last jobs.
+/// An entry, and the outcomes of a schedule's last jobs.
 struct Row {
     listed: ListedEntry,
     outcome: Option<LastOutcome>,

@@ -91,7 +91,7 @@ async fn has_active_schedule(client: &Client) -> Result<bool, ClientError> {
     Ok(false)
 }
 
-/// Notes why no schedule enqueues jobs, if no scheduler leads. A user without permission to read the
+/// Prints notes on why schedules enqueue no jobs, if no scheduler leads. A user without permission to read the
 /// leader's lease gets no warning.
 pub(in crate::cli) async fn warn_without_leader(
     client: &Client,
@@ -105,7 +105,7 @@ pub(in crate::cli) async fn warn_without_leader(
     }
 }
 
-/// What a user should know about the schedulers. `has_schedules`: some schedule waits for one.
+/// The notes on what keeps schedulers from leading. `has_schedules` says whether a schedule waits for one.
 fn warnings(
     schedulers: &[SchedulerInfo],
     leader: Option<&LeaderInfo>,

@@ -47,7 +47,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             failure.hint(format!("`naq server check --fix` changes {fixable} of {left}"))
         }
         _ => failure.hint(
-            "a stream or consumer that is removed is made again as naq needs it; what it stores is lost",
+            "a stream or consumer that you remove is created again as naq needs it, without what it stored",
         ),
     })
 }
@@ -90,7 +90,7 @@ fn print(checked: &[CheckedLayout]) -> Result<(), Failure> {
                 Remedy::Automatic | Remedy::OnRequest if one.refusal.is_some() => "NATS refuses",
                 Remedy::Automatic => "changed by --fix, or by the next start",
                 Remedy::OnRequest => "changed by --fix",
-                Remedy::Impossible => "cannot be changed, naq does not work",
+                Remedy::Impossible => "cannot be changed, so naq does not start",
                 Remedy::Tolerated => "cannot be changed",
             };
             row(difference, outcome)
