@@ -23,6 +23,7 @@ use super::plan::Size;
 use crate::harness::disk::Disk;
 use crate::harness::naq::{FollowedCli, Naq, Worker, eventually, id};
 use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer};
+use crate::harness::skipped;
 
 /// Number of jobs that a producer publishes at once.
 const BATCH: usize = 20;
@@ -102,10 +103,7 @@ pub(super) fn run(size: Size) {
         let disk = match Disk::create() {
             Ok(disk) => disk,
             Err(why) => {
-                #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-                {
-                    eprintln!("skipped: power cuts: {why}");
-                }
+                skipped(&format!("power cuts: {why}"));
                 return;
             }
         };

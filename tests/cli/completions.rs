@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::naq::{Cli, Naq, Terminal, eventually};
 use crate::harness::nats::{TestServer, naq as program};
+use crate::harness::skipped;
 
 /// The longest that a completion may take, with the start of the process.
 const COMPLETION_MAX: Duration = Duration::from_millis(500);
@@ -104,10 +105,7 @@ fn installed(shell: &str) -> Option<PathBuf> {
         .map(|folder| Path::new(folder).join(shell))
         .find(|path| path.exists());
     if found.is_none() {
-        #[expect(clippy::print_stderr, reason = "a test that does not run says so")]
-        {
-            eprintln!("skipped: {shell} is not installed");
-        }
+        skipped(&format!("{shell} is not installed"));
     }
     found
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::schedule::stored;
 use crate::harness::naq::{CliOutput, Naq, text};
 use crate::harness::nats::TestServer;
+use crate::harness::skipped;
 
 fn apply(naq: &Naq, crontab: impl AsRef<[u8]>, args: &[&str]) -> CliOutput {
     naq.file("my.crontab", crontab);
@@ -91,7 +92,7 @@ fn the_path_of_a_system_crontab_is_recognized_through_links() {
         .ok()
         .and_then(|mut files| files.next())
     else {
-        eprintln!("skipped: this machine has no file in {}", folder.display());
+        skipped(&format!("no file in {}", folder.display()));
         return;
     };
     std::os::unix::fs::symlink(file.path(), naq.home().join("linked")).unwrap();

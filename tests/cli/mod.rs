@@ -4,6 +4,7 @@ mod bulk;
 mod completions;
 mod cron;
 mod crontab;
+mod event_hooks;
 mod events;
 mod failed;
 mod grammar;

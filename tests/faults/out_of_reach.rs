@@ -8,6 +8,7 @@ use naq_protocol::{Reason, State};
 
 use crate::harness::naq::{Naq, eventually, id};
 use crate::harness::nats::TestServer;
+use crate::harness::skipped;
 
 #[test]
 fn timeout_cancel_and_drain_reach_a_job_that_has_stopped_its_spawner() {
@@ -73,10 +74,7 @@ impl SmallDisk {
             .status()
             .is_ok_and(|status| status.success());
         if !mounted {
-            #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-            {
-                println!("not tested here: a full disk, since this process may mount none");
-            }
+            skipped("a full disk, since this process may mount none");
         }
         mounted.then(|| SmallDisk(path.to_owned()))
     }

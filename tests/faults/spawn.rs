@@ -2,10 +2,15 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use naq_protocol::{Reason, State};
+use naq_protocol::{JobId, Reason, State};
 
-use crate::harness::naq::{Naq, eventually, is_process_alive, text};
+use crate::harness::naq::{Naq, eventually, id, is_process_alive, text};
 use crate::harness::nats::{TestOptions, TestServer};
+
+/// An id that no other test of this machine gives to a job.
+fn unique(name: &str) -> JobId {
+    id(&format!("{name}-{}", std::process::id()))
+}
 
 /// Whether any process has this job's mark in its environment.
 fn has_processes(job: &str) -> bool {
@@ -137,7 +142,9 @@ fn a_daemon_that_holds_stdout_open_is_killed_and_reported() {
     let naq = Naq::new(&server);
     let _worker = naq.worker(&["build"]).concurrency(1).spawn();
     let script = "setsid sh -c 'sleep 600' & echo $!";
-    let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
+    let job = unique("daemon");
+    let envelope = serde_json::json!({"job_id": job, "script": script});
+    naq.publish("build", envelope.to_string());
     let record = naq.wait_ended(&job);
     assert_eq!(record.state(), State::Succeeded, "{record:#?}");
     assert!(record.leaked);
@@ -158,8 +165,9 @@ fn a_job_that_ignores_term_is_killed_after_the_grace() {
         .arg("1s")
         .spawn();
     let script = "trap '' TERM; echo trapped; while :; do sleep 0.1; done";
-    let envelope = serde_json::json!({"script": script, "timeout": "1s"});
-    let job = naq.publish("build", envelope.to_string());
+    let job = unique("ignores-term");
+    let envelope = serde_json::json!({"job_id": job, "script": script, "timeout": "1s"});
+    naq.publish("build", envelope.to_string());
     let record = naq.wait_ended(&job);
     assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
     assert_eq!(text(record.stdout.as_ref()), "trapped\n");
@@ -177,9 +185,11 @@ fn processes_that_keep_forking_are_all_killed() {
     let script = "again() { while :; do sleep 0.05 & wait $!; done; }\n\
         for each in 1 2 3 4 5 6 7 8 9 10; do setsid sh -c 'while :; do sleep 0.05; done' & again & done\n\
         echo begun; wait";
-    let envelope =
-        serde_json::json!({"script": script, "timeout": "1s", "limits": {"processes": 200}});
-    let job = naq.publish("build", envelope.to_string());
+    let job = unique("forks");
+    let envelope = serde_json::json!({
+        "job_id": job, "script": script, "timeout": "1s", "limits": {"processes": 200},
+    });
+    naq.publish("build", envelope.to_string());
     let record = naq.wait_ended(&job);
     assert_eq!(record.reason(), Some(Reason::Timeout), "{record:#?}");
     eventually("its processes gone", || !has_processes(job.as_str()));

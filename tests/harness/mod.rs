@@ -8,3 +8,21 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 mod raw_nats;
 pub(crate) mod shifted_clock;
+
+/// Says that the test of this thread leaves something out, and why. Written to standard error itself: what
+/// a test prints is shown only if it fails.
+pub(crate) fn skipped(what: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped in {test}: {what}");
+}
+
+/// Whether this process is root. If it is not, says that this is skipped.
+pub(crate) fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        skipped(&format!("{what}: only root can do that"));
+    }
+    is_root
+}

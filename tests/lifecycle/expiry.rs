@@ -1,14 +1,14 @@
 //! Jobs that expire: what the record says decides, and at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use naq_protocol::{Reason, State, Timestamp};
 
 use crate::harness::naq::{Naq, id};
 use crate::harness::nats::TestServer;
 
-/// Long, so that a job that waits for a redelivery cannot be taken for one that does not.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Longer than a test waits for anything: a job that ends does not wait for a redelivery.
+const ACK_WAIT: &str = "10m";
 
 #[expect(clippy::disallowed_methods, reason = "tests are at the edge")]
 fn from_now(seconds: u64) -> Timestamp {
@@ -21,7 +21,7 @@ fn from_now(seconds: u64) -> Timestamp {
 fn retry_after_the_job_has_expired_runs_when_it_is_due() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _worker = naq.worker(&["build"]).ack_wait("30s").spawn();
+    let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let envelope = serde_json::json!({
         "command": "sh",
         "args": ["-c", "[ $NAQ_ATTEMPT = 2 ]"],
@@ -30,13 +30,10 @@ fn retry_after_the_job_has_expired_runs_when_it_is_due() {
         "retry_jitter": false,
         "expires_at": from_now(2),
     });
-    let began = Instant::now();
     naq.publish_to("build", "naq.queue.build.mine", envelope.to_string().into());
     let record = naq.wait_ended(&id("mine"));
     assert_eq!((record.state(), record.attempt), (State::Succeeded, 2));
-    assert!(began.elapsed() < ACK_WAIT / 2, "{:?}", began.elapsed());
     naq.wait_drained("build");
-    assert!(began.elapsed() < ACK_WAIT / 2, "{:?}", began.elapsed());
 }
 
 /// Others that depend on a job write a placeholder before the job has a record: a worker that ends
@@ -45,20 +42,18 @@ fn retry_after_the_job_has_expired_runs_when_it_is_due() {
 fn expired_job_that_others_depend_on_ends_at_its_first_delivery() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _worker = naq.worker(&["build"]).ack_wait("30s").spawn();
+    let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let dependent = r#"{"command":"true","depends_on":["first"]}"#;
     naq.publish_to("build", "naq.queue.build.second", dependent.into());
     naq.wait_for(&id("second"), "waiting", |record| {
         record.state() == State::Waiting
     });
-    let began = Instant::now();
     let expired = r#"{"command":"true","expires_at":"2020-01-01T00:00:00Z"}"#;
     naq.publish_to("build", "naq.queue.build.first", expired.into());
     assert_eq!(naq.wait_ended(&id("first")).state(), State::Expired);
     let record = naq.wait_ended(&id("second"));
     assert_eq!(record.reason(), Some(Reason::Dependency));
     naq.wait_drained("build");
-    assert!(began.elapsed() < ACK_WAIT / 2, "{:?}", began.elapsed());
 }
 
 /// Another client has ended the job while it ran, and the outcome of the attempt meets that.
@@ -66,7 +61,7 @@ fn expired_job_that_others_depend_on_ends_at_its_first_delivery() {
 fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _worker = naq.worker(&["build"]).ack_wait("30s").spawn();
+    let _worker = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
     let script = "while [ ! -e go ]; do sleep 0.02; done";
     let job = naq.publish("build", serde_json::json!({"script": script}).to_string());
     let record = naq.wait_running(&job);
@@ -79,7 +74,6 @@ fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
         "finished_at": from_now(0),
         "envelope_digest": record.envelope_digest,
     });
-    let began = Instant::now();
     naq.block_on(async {
         let jetstream = async_nats::jetstream::new(naq.nats().clone());
         let subject = format!("$KV.naq_results.{job}");
@@ -88,6 +82,5 @@ fn outcome_that_meets_an_ended_record_gives_the_message_back_at_once() {
     });
     std::fs::write(naq.home().join("go"), "").unwrap();
     naq.wait_drained("build");
-    assert!(began.elapsed() < ACK_WAIT / 2, "{:?}", began.elapsed());
     assert_eq!(naq.wait_ended(&job).state(), State::Succeeded);
 }

@@ -9,7 +9,7 @@ use async_nats::HeaderMap;
 use futures_util::StreamExt;
 use naq_protocol::{Envelope, State, Timestamp};
 
-use crate::harness::naq::{Naq, eventually, id, text};
+use crate::harness::naq::{Naq, id, text};
 use crate::harness::nats::TestServer;
 
 fn page() -> String {
@@ -49,6 +49,7 @@ fn envelopes_and_the_bare_publish_of_the_protocol_page_are_jobs() {
     let bare = block("PUB naq.queue.build");
     let (line, payload) = bare.split_once('\n').unwrap();
     let payload = payload.trim_end();
+    Envelope::parse(payload.as_bytes()).unwrap();
     assert!(line.ends_with(&format!(" {}", payload.len())), "{line}");
     let mut raw = naq.raw();
     raw.publish(
@@ -197,9 +198,7 @@ fn lease_question_of_the_protocol_page_is_answered() {
     assert_eq!(ask("long"), r#"{"state":"running"}"#);
     assert_eq!(ask("another"), r#"{"state":"released"}"#);
     naq.cli(["cancel", "long"]).run().succeeds();
-    eventually("cancelled", || {
-        naq.wait_ended(&id("long")).state() == State::Cancelled
-    });
+    assert_eq!(naq.wait_ended(&id("long")).state(), State::Cancelled);
     assert!(worker.stop().success());
 }
 

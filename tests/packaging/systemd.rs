@@ -3,6 +3,7 @@
 use naq_client::config::{DefaultValue, Setting};
 
 use super::{assert_naq_accepts, file, naq, path, run};
+use crate::harness::skipped;
 
 /// The variable with which CI says that a missing tool is a failure.
 const REQUIRED: &str = "NAQ_TEST_REQUIRE_SYSTEMD";
@@ -78,7 +79,7 @@ fn systemd_accepts_the_units() {
             !environment.contains_key(REQUIRED),
             "systemd-analyze is missing: install systemd"
         );
-        eprintln!("skipped: systemd-analyze is missing, so no unit is verified");
+        skipped("systemd-analyze is missing, so no unit is verified");
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use naq_runner::{Containment, Runner, RunnerError, Termination};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::harness::{Bench, CONTAINMENTS, Witness, options, sh, within};
+use super::harness::{Bench, CONTAINMENTS, Witness, options, sh, skipped, within};
 
 /// The variable with the driver's containment and folder.
 const DRIVER: &str = "NAQ_TEST_DRIVER";
@@ -59,7 +59,10 @@ async fn expect_no_process_after_a_kill(script: &str) {
         probe.containment = Some(containment);
         match Runner::start(probe).await {
             Ok(runner) => runner.shutdown().await,
-            Err(RunnerError::Containment { .. }) => continue,
+            Err(RunnerError::Containment { source, .. }) => {
+                skipped(&format!("{containment}: {source}"));
+                continue;
+            }
             Err(e) => panic!("{e}"),
         }
         let witness = Witness::new(folder.path().join("witness"));

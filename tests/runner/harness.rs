@@ -21,6 +21,15 @@ pub(super) const CONTAINMENTS: [Containment; 3] = [
 /// The longest wait of any test.
 pub(super) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Says that the test of this thread leaves something out, and why. Written to standard error itself: what
+/// a test prints is shown only if it fails.
+pub(super) fn skipped(what: &str) {
+    use std::io::Write;
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped in {test}: {what}");
+}
+
 /// A runner and its folder, which is removed with it.
 pub(super) struct Bench {
     pub(super) runner: Runner,
@@ -58,7 +67,7 @@ impl Bench {
                     benches.push(Bench { runner, folder });
                 }
                 Err(RunnerError::Containment { source, .. }) => {
-                    println!("not tested here: {containment}: {source}");
+                    skipped(&format!("{containment}: {source}"));
                 }
                 Err(e) => panic!("{e}"),
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use naq_runner::{Completion, Containment, MemoryLimit, StopCause, Termination};
 
-use super::harness::{Bench, program, sh, stdout};
+use super::harness::{Bench, program, sh, skipped, stdout};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +21,9 @@ fn is_enforced(bench: &Bench) -> bool {
     let is_enforced = bench.runner.memory_limit() == MemoryLimit::Enforced;
     if !is_enforced {
         let containment = bench.runner.containment();
-        println!("not tested here: the `memory` controller, which {containment} lacks");
+        skipped(&format!(
+            "the `memory` controller, which {containment} lacks"
+        ));
     }
     is_enforced
 }
@@ -67,7 +69,7 @@ async fn runtimes_that_map_far_more_than_they_use_start_under_a_small_limit() {
         ] {
             let found = bench.sh(&format!("command -v {}", words[0])).await;
             if found.end != Termination::Exited(0) {
-                println!("not tested here: {}, which is not installed", words[0]);
+                skipped(&format!("{}, which is not installed", words[0]));
                 continue;
             }
             let ended = run_within(&bench, 256 * MIB, words).await;
@@ -101,7 +103,7 @@ async fn a_private_file_system_in_memory_counts() {
         command.limits.memory_bytes = Some(64 * MIB);
         let ended = bench.run(command).await;
         if ended.end == Termination::Exited(77) {
-            println!("not tested here: tmpfs, since a job may not mount one");
+            skipped("tmpfs, since a job may not mount one");
             continue;
         }
         assert_eq!(ended.stopped, Some(StopCause::Memory), "{ended:?}");

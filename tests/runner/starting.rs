@@ -9,7 +9,7 @@ use naq_runner::{
     Stdin, Termination,
 };
 
-use super::harness::{Bench, CONTAINMENTS, program, sh, stdout};
+use super::harness::{Bench, CONTAINMENTS, program, sh, skipped, stdout};
 
 fn failure(end: Termination) -> SpawnFailure {
     match end {
@@ -374,7 +374,7 @@ impl SmallDisk {
             .status()
             .is_ok_and(|status| status.success());
         if !mounted {
-            println!("not tested here: a full disk, since this process may mount none");
+            skipped("a full disk, since this process may mount none");
         }
         mounted.then_some(SmallDisk(path))
     }
@@ -411,8 +411,13 @@ async fn a_script_that_does_not_fit_the_scratch_folder_fails_in_words_after_a_bo
         options.containment = Some(containment);
         options.resource_wait_max = Duration::from_millis(400);
         options.spawners = Some(1);
-        let Ok(runner) = Runner::start(options).await else {
-            continue;
+        let runner = match Runner::start(options).await {
+            Ok(runner) => runner,
+            Err(RunnerError::Containment { source, .. }) => {
+                skipped(&format!("{containment}: {source}"));
+                continue;
+            }
+            Err(error) => panic!("{error}"),
         };
         let bench = Bench { runner, folder };
         let began = std::time::Instant::now();

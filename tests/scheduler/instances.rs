@@ -141,10 +141,12 @@ fn verb_that_computes_times_warns_if_the_clock_of_its_machine_is_off() {
     };
     for verb in verbs {
         clock.set_wall_s(-HOUR_S);
-        run(verb).expect_stderr(&[
-            "the clock of this machine is 3600.",
-            "s behind the server's",
-        ]);
+        let wrong =
+            run(verb).expect_stderr(&["the clock of this machine is ", "behind the server's"]);
+        assert!(
+            wrong.stderr.contains(" 3600.") || wrong.stderr.contains(" 3599."),
+            "{wrong:#?}"
+        );
     }
     clock.set_wall_s(0);
     for verb in &verbs[1..] {

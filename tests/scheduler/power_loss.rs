@@ -129,24 +129,3 @@ fn a_leader_stores_progress_and_sees_changes_after_the_schedules_lost_their_last
     });
     assert!(leader.stop().success());
 }
-
-/// A scheduler that stands by creates the bucket of the lease if it is gone, as its leader would.
-#[test]
-fn a_standby_leads_although_the_bucket_of_the_lease_is_lost() {
-    let server = TestServer::start();
-    let naq = Naq::new(&server);
-    let leader = scheduler(&naq, &[]);
-    leader.expect_stderr("leading");
-    let standby = naq.cli(["scheduler"]).follow();
-    standby.expect_stderr("standing by");
-    leader.kill9();
-    naq.block_on(async {
-        let jetstream = async_nats::jetstream::new(naq.nats().clone());
-        jetstream
-            .delete_stream("KV_naq_scheduler_lock")
-            .await
-            .unwrap();
-    });
-    standby.expect_stderr("leading");
-    assert!(standby.stop().success());
-}

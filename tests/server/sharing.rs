@@ -32,6 +32,7 @@ impl User {
             .args([
                 "server::sharing::another_process",
                 "--exact",
+                "--ignored",
                 "--nocapture",
                 "--test-threads=1",
             ])
@@ -66,6 +67,7 @@ impl User {
 
 /// Not a test: the main function of a [`User`] process. Does nothing without its variable.
 #[test]
+#[ignore = "the process that other tests start"]
 fn another_process() {
     let Some(folder) = naq_client::config::environment().remove(USER_VARIABLE) else {
         return;
