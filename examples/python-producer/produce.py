@@ -79,7 +79,7 @@ async def by_core(client, jetstream):
 
 async def main():
     client = await nats.connect(
-        os.environ.get("NAQ_NATS_URL", "nats://127.0.0.1:4222"), token=os.environ.get("NAQ_TOKEN")
+        os.environ["NAQ_NATS_URL"], token=os.environ.get("NAQ_TOKEN")
     )
     jetstream = client.jetstream()
     for produce in (by_jetstream, by_place, by_core):

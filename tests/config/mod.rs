@@ -140,7 +140,7 @@ zone = "eu"
     let resolved = place.load().unwrap();
     let settings = resolved.settings;
     assert!(resolved.nats_configured);
-    assert_eq!(settings.nats_url, "nats://a:4222,nats://b:4222");
+    assert_eq!(settings.nats_url.as_deref(), Some("nats://a:4222,nats://b:4222"));
     assert_eq!(settings.default_result_ttl, Duration::from_secs(2 * 86_400));
     assert_eq!(settings.worker_ttl, Duration::from_secs(20));
     assert_eq!(settings.connect_timeout, Duration::from_millis(250));
@@ -449,13 +449,13 @@ fn a_context_ranks_just_below_the_place_that_names_it() {
         );
     // The selected context is only used if it is named.
     let resolved = place.load().unwrap();
-    assert_eq!(resolved.settings.nats_url, "nats://file");
+    assert_eq!(resolved.settings.nats_url.as_deref(), Some("nats://file"));
 
     for name in ["prod", "@selected"] {
         let flags = Flags::default().with("context", name);
         let resolved = place.load_with(&flags).unwrap();
         let settings = &resolved.settings;
-        assert_eq!(settings.nats_url, "tls://prod:4222");
+        assert_eq!(settings.nats_url.as_deref(), Some("tls://prod:4222"));
         assert_eq!(settings.creds, Some(place.path("home/prod.creds")));
         assert_eq!(settings.tls_ca.as_deref(), Some(Path::new("/etc/prod.pem")));
         assert_eq!(settings.jetstream_domain.as_deref(), Some("hub"));
@@ -477,7 +477,7 @@ fn a_context_ranks_just_below_the_place_that_names_it() {
         .with("nats_url", "nats://flag")
         .with("token", "flags");
     let settings = place.load_with(&flags).unwrap().settings;
-    assert_eq!(settings.nats_url, "nats://flag");
+    assert_eq!(settings.nats_url.as_deref(), Some("nats://flag"));
     assert_eq!(settings.token.unwrap().expose(), "flags");
     assert!(settings.creds.is_none());
 
@@ -486,7 +486,7 @@ fn a_context_ranks_just_below_the_place_that_names_it() {
         .file("here/naq.toml", "context = \"prod\"")
         .set("NAQ_NATS_URL", "nats://variable");
     let settings = place.load().unwrap().settings;
-    assert_eq!(settings.nats_url, "nats://variable");
+    assert_eq!(settings.nats_url.as_deref(), Some("nats://variable"));
     assert!(settings.creds.is_some());
 }
 

@@ -48,6 +48,7 @@ fn an_address_that_cannot_be_one_is_a_mistake_of_the_caller() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     for (url, words) in [
+        (",", ["no address is given", "nats://host:port"]),
         (
             "http://127.0.0.1:4222",
             ["http:// is not a scheme of NATS", "nats://host:port"],

@@ -30,14 +30,13 @@ pub enum ClientError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// Credentials are given without an address, and the server at the default address requires none.
-    #[error(
-        "credentials are given without an address, and the server at the default address {url} requires none"
-    )]
-    UnusedCredentials {
-        /// The default address.
-        url: String,
-    },
+    /// No setting is about NATS, and no managed local server runs.
+    #[error("no NATS server is configured, and no managed server of this user runs")]
+    NoServer,
+    /// Settings are about NATS, such as credentials, and none is its address. They may be for any
+    /// server, and whoever is first may listen at the default port of NATS.
+    #[error("NATS is configured without an address, so its credentials are not sent anywhere")]
+    AddressMissing,
     /// The envelope is invalid, so no worker would accept it.
     #[error(transparent)]
     Invalid(#[from] EnvelopeError),
@@ -188,8 +187,8 @@ impl ClientError {
             ClientError::Broker(error) => broker_kind(error),
             ClientError::Config(_)
             | ClientError::Name(_)
-            | ClientError::UnusedCredentials { .. } => ErrorKind::Usage,
-            ClientError::ServerToken { .. } => ErrorKind::Unavailable,
+            | ClientError::AddressMissing => ErrorKind::Usage,
+            ClientError::NoServer | ClientError::ServerToken { .. } => ErrorKind::Unavailable,
             ClientError::Invalid(_) => ErrorKind::Refused,
             ClientError::ScheduleError(ScheduleError::Envelope(_)) => ErrorKind::Refused,
             ClientError::ScheduleError(_) => ErrorKind::Usage,

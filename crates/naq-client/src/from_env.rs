@@ -9,10 +9,9 @@ impl Client {
     /// Connects as the `naq` command without flags does.
     ///
     /// The address and the credentials come from `NAQ_*` variables, from `naq.toml` and from the
-    /// NATS context that either names. Credentials or certificates without an address are for
-    /// `nats://127.0.0.1:4222`, which has to require credentials. If no setting is about NATS, this
-    /// connects to the managed local server if one is running, and to `nats://127.0.0.1:4222`
-    /// otherwise. It never starts a server.
+    /// NATS context that either names. If no setting is about NATS, this connects to the managed
+    /// local server, which has to run. It never starts a server, and never uses an address that
+    /// nobody configured: whoever is first may listen at the default port of NATS.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -25,9 +24,9 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::ServerToken`] if the
-    /// local server's token cannot be read, [`ClientError::UnusedCredentials`] if the server at the
-    /// default address requires no credentials although some are given, and otherwise the errors of
-    /// [`Client::connect`].
+    /// local server's token cannot be read, [`ClientError::NoServer`] if no setting is about NATS and
+    /// no managed local server runs, [`ClientError::AddressMissing`] if settings are about NATS and
+    /// none is its address, and otherwise the errors of [`Client::connect`].
     pub async fn from_env() -> Result<Client, ClientError> {
         let resolved = config::load(&ProcessEnv::read(), &Flags::default())?;
         Client::from_settings(&resolved).await
@@ -39,28 +38,23 @@ impl Client {
     /// As [`Client::from_env`].
     pub async fn from_settings(resolved: &Resolved) -> Result<Client, ClientError> {
         let settings = &resolved.settings;
-        let mut options = ConnectOptions::from(settings);
-        if !resolved.nats_configured
-            && let Some(state) = server_state::running(&managed_server_dir(settings))
-        {
+        let options = if resolved.nats_configured {
+            if resolved.is_address_missing() {
+                return Err(ClientError::AddressMissing);
+            }
+            ConnectOptions::from(settings)
+        } else {
+            let state = server_state::running(&managed_server_dir(settings))
+                .ok_or(ClientError::NoServer)?;
             let token = state
                 .read_token()
                 .map_err(|source| ClientError::ServerToken {
                     path: state.token_file.clone(),
                     source,
                 })?;
-            options = settings.managed_server_options(&state.url, token);
-        }
-        let has_credentials = options.has_login();
-        let client = Client::connect(options).await?;
-        // Credentials are meant for a server that checks them. If the address is missing, the server
-        // that happens to listen at the default address is most likely another.
-        if resolved.is_address_missing() && has_credentials && !client.broker.requires_login() {
-            return Err(ClientError::UnusedCredentials {
-                url: settings.nats_url.clone(),
-            });
-        }
-        Ok(client.with_settings(settings))
+            settings.managed_server_options(&state.url, token)
+        };
+        Ok(Client::connect(options).await?.with_settings(settings))
     }
 
     /// Takes over the settings that are about jobs rather than about the connection: `ack_wait` and
@@ -96,9 +90,11 @@ impl Settings {
 }
 
 impl From<&Settings> for ConnectOptions {
+    /// The options for the configured address. Without one, the address is empty and no connection
+    /// can be made.
     fn from(settings: &Settings) -> ConnectOptions {
         ConnectOptions {
-            url: settings.nats_url.clone(),
+            url: settings.nats_url.clone().unwrap_or_default(),
             prefix: settings.prefix.clone(),
             replicas: settings.replicas,
             client_name: "naq".to_owned(),

@@ -61,12 +61,6 @@ impl Broker {
         )
     }
 
-    /// Whether the server requires credentials in the NATS protocol.
-    #[must_use]
-    pub fn requires_login(&self) -> bool {
-        self.client.server_info().auth_required
-    }
-
     /// Subscribes to a subject.
     pub(crate) async fn subscribe(
         &self,

@@ -25,12 +25,12 @@ pub fn settings_markdown() -> String {
          [time zones](schedules.md#time-zones).\n\n\
          ## Which NATS\n\n\
          1. The address of `nats_url` or of the `context`.\n\
-         2. Without an address, but with any other setting about NATS (`creds`, `nkey`, `user` and \
-         `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, `inbox_prefix`, `jetstream_domain`): \
-         `nats://127.0.0.1:4222`, as the `nats` program does. If that server requires no credentials, naq \
-         refuses to use it, because the credentials are meant for another server.\n\
-         3. Without any of these settings: the managed local server if it runs, else \
-         `nats://127.0.0.1:4222`. `naq run` and `naq dev` start a local server if they need one.\n\n\
+         2. Without any setting about NATS: the managed local server of this user. `naq run`, `naq dev` \
+         and `naq bench` start it, and every other command refuses to run without it.\n\n\
+         naq never uses an address that nobody configured: any user of the machine may listen at the \
+         default port of NATS, take envelopes there, and give jobs to workers. So with another setting \
+         about NATS (`creds`, `nkey`, `user` and `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, \
+         `inbox_prefix`, `jetstream_domain`) and no address, naq refuses to run.\n\n\
          With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
          fails.\n\n\
          ## All settings\n\n\

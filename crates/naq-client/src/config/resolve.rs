@@ -29,8 +29,7 @@ pub struct Resolved {
     pub file: Option<PathBuf>,
     /// Whether any setting says which NATS to use: an address or a context, but also credentials,
     /// certificates, a prefix of reply subjects or a JetStream domain. Without an address they belong
-    /// to the default one, as in the `nats` program, and never to the managed local server, which
-    /// has a token of its own.
+    /// to no server, and never to the managed local one, which has a token of its own.
     pub nats_configured: bool,
 }
 
@@ -44,10 +43,10 @@ impl Resolved {
             .map_or(Source::Default, |entry| entry.source.clone())
     }
 
-    /// Whether NATS is configured without an address, so that naq uses the default address.
+    /// Whether NATS is configured without an address, so that naq refuses to connect.
     #[must_use]
     pub fn is_address_missing(&self) -> bool {
-        self.nats_configured && matches!(self.source("nats_url"), Source::Default)
+        self.nats_configured && self.settings.nats_url.is_none()
     }
 }
 
@@ -257,7 +256,7 @@ mod tests {
     fn every_setting_with_a_default_has_a_typed_value() {
         let resolved = merge_layers(&empty_env(), File::default(), BTreeMap::new(), None).unwrap();
         let settings = &resolved.settings;
-        assert_eq!(settings.nats_url, "nats://127.0.0.1:4222");
+        assert_eq!(settings.nats_url, None);
         assert_eq!(settings.concurrency, 3);
         assert_eq!(settings.default_result_ttl, Duration::from_secs(7 * 86_400));
         assert_eq!(settings.worker_ttl, Duration::from_secs(15));

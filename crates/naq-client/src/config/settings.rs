@@ -49,7 +49,7 @@ macro_rules! typed_settings {
 }
 
 typed_settings! {
-    nats_url: String,
+    nats_url: Option<String>,
     context: Option<String>,
     creds: Option<PathBuf>,
     nkey: Option<PathBuf>,

@@ -167,7 +167,7 @@ pub const SETTINGS: &[Setting] = &[
         "nats_url",
         "NAQ_NATS_URL",
         SettingKind::Text,
-        DefaultValue::Text("nats://127.0.0.1:4222"),
+        DefaultValue::Described("the managed local server"),
         "address of NATS; several are separated by commas",
     )
     .with_flag(FlagScope::EveryVerb, "URL"),

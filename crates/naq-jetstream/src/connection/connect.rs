@@ -152,6 +152,9 @@ fn parse_address(
     let parsed = address.parse::<async_nats::ServerAddr>();
     let scheme = address.split_once("://").map(|(scheme, _)| scheme);
     let problem = match (&parsed, scheme) {
+        (_, None) if address.is_empty() => {
+            "no address is given; write nats://host:port".to_owned()
+        }
         // the client would speak plain NATS to the WebSocket port
         (_, Some("ws" | "wss")) => {
             "naq does not speak WebSocket; write nats://host:port".to_owned()

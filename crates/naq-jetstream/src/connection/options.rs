@@ -6,7 +6,8 @@ use std::time::Duration;
 /// The address of NATS and the credentials. At most one way of authentication is used.
 #[derive(Clone)]
 pub struct ConnectOptions {
-    /// One or more server addresses, separated by commas.
+    /// One or more server addresses, separated by commas. Empty by default: no address is used that
+    /// nobody named.
     pub url: String,
     /// The prefix of all names; see [`Names`](crate::Names).
     pub prefix: String,
@@ -41,7 +42,7 @@ pub struct ConnectOptions {
 impl Default for ConnectOptions {
     fn default() -> ConnectOptions {
         ConnectOptions {
-            url: "nats://127.0.0.1:4222".to_owned(),
+            url: String::new(),
             prefix: "naq".to_owned(),
             replicas: None,
             client_name: "naq".to_owned(),

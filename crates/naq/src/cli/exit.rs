@@ -220,7 +220,11 @@ fn hint(error: &ClientError) -> Option<String> {
         }
         ClientError::NoDeadLetter(_) => "`naq retry` runs any ended job again".to_owned(),
         ClientError::QueueFull { .. } => "--max-jobs sets this limit".to_owned(),
-        ClientError::UnusedCredentials { .. } => {
+        ClientError::NoServer => {
+            "`naq dev` or `naq server start` starts one, --nats-url or --context names another"
+                .to_owned()
+        }
+        ClientError::AddressMissing => {
             "--nats-url or --context names the server that they are for".to_owned()
         }
         ClientError::Config(error) => return config_hint(error),

@@ -13,7 +13,7 @@ use super::render;
 use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
 use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings, Source};
-use naq_client::{BrokerError, Client, ClientError, ConnectFailure};
+use naq_client::{BrokerError, Client, ClientError};
 use naq_core::ExponentialBackoff;
 
 /// Pauses between attempts of a service to connect for the first time.
@@ -231,37 +231,16 @@ impl Session {
         }
     }
 
-    /// Connects: where the settings say, else to the managed server if one runs, else to the
-    /// default address.
+    /// Connects: where the settings say, else to the managed server, which has to run.
     ///
     /// # Errors
-    /// Returns an error inside a job that has not been given a connection of its own, whatever server
+    /// Returns an error if neither exists, and inside a job that has not been given a connection of its own, whatever server
     /// happens to run on this machine: it would be another one than its worker's.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         if self.job_socket().is_some() {
             return Err(not_in_a_job("this verb"));
         }
-        let connected = Client::from_settings(&self.resolved).await;
-        connected.map_err(|error| self.connect_failure(error))
-    }
-
-    /// The failure of a connection. If the user gave credentials and no address, the address is most
-    /// likely what is wrong.
-    fn connect_failure(&self, error: ClientError) -> Failure {
-        let is_about_server = matches!(
-            &error,
-            ClientError::Broker(BrokerError::Connect { failure, .. })
-                if *failure != ConnectFailure::Options
-        );
-        let failure = Failure::from(error);
-        if is_about_server && self.resolved.is_address_missing() {
-            failure.hint(
-                "credentials are given without an address, so this is the default one; \
-                 --nats-url or --context names another",
-            )
-        } else {
-            failure
-        }
+        Ok(Client::from_settings(&self.resolved).await?)
     }
 
     /// The socket of the worker, if this process belongs to a job and nothing says where NATS is.
@@ -302,16 +281,16 @@ impl Session {
             let error = match connected {
                 Ok(client) => return Ok(Some(client)),
                 Err(error) if !is_unreachable(&error) => {
-                    return Err(self.connect_failure(error));
+                    return Err(error.into());
                 }
                 Err(error) => error,
             };
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(self.connect_failure(error));
+                return Err(error.into());
             }
             if reported_at.is_none_or(|at| at.elapsed() >= WAITING_REPORT_INTERVAL) {
                 reported_at = Some(Instant::now());
-                self.report_waiting(&error);
+                tracing::warn!("waiting for NATS: {error}");
             }
             failures += 1;
             tokio::select! {
@@ -321,35 +300,14 @@ impl Session {
         }
     }
 
-    fn report_waiting(&self, error: &ClientError) {
-        let hint = if self.resolved.is_address_missing() {
-            "; credentials are given without an address, so this is the default one"
-        } else if self.resolved.nats_configured {
-            ""
-        } else {
-            "; no address is configured: `naq dev` or `naq server start` starts a local server"
-        };
-        tracing::warn!("waiting for NATS: {error}{hint}");
-    }
-
     /// Connects as [`Session::connect`]. If no NATS is configured (see
-    /// [`Resolved::nats_configured`]) and none answers at the default
-    /// address, starts a managed server, which runs until the returned [`ManagedServer`] is dropped.
+    /// [`Resolved::nats_configured`]), joins or starts the managed server, which runs until the returned
+    /// [`ManagedServer`] is dropped.
     pub(super) async fn connect_or_start(
         &self,
     ) -> Result<(Client, Option<ManagedServer>), Failure> {
         if self.resolved.nats_configured {
             return Ok((self.connect().await?, None));
-        }
-        if local_server::running(&self.server_dir()).is_none() {
-            match Client::connect(self.settings()).await {
-                Ok(client) => return Ok((client.with_settings(self.settings()), None)),
-                Err(error) => {
-                    tracing::debug!(
-                        "cannot use NATS at the default address ({error}); starting a local server"
-                    );
-                }
-            }
         }
         let options = local_server::ServerConfig::new(self.server_dir(), self.search());
         let (client, managed) = self.start_managed(&options).await?;
