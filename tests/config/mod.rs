@@ -140,7 +140,10 @@ zone = "eu"
     let resolved = place.load().unwrap();
     let settings = resolved.settings;
     assert!(resolved.nats_configured);
-    assert_eq!(settings.nats_url.as_deref(), Some("nats://a:4222,nats://b:4222"));
+    assert_eq!(
+        settings.nats_url.as_deref(),
+        Some("nats://a:4222,nats://b:4222")
+    );
     assert_eq!(settings.default_result_ttl, Duration::from_secs(2 * 86_400));
     assert_eq!(settings.worker_ttl, Duration::from_secs(20));
     assert_eq!(settings.connect_timeout, Duration::from_millis(250));

@@ -1,6 +1,85 @@
 //! A server that another user of the machine has put where a client expects its own.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::naq::{GuardedChild, Naq, eventually};
+use super::nats::TEST_TIMEOUT;
+
 /// The program, which `python3` runs with a port and, if it is not the usual one, a greeting. It prints
 /// `listening`, `connected` for each connection, and what it hears. Started by root, it becomes another
 /// user.
 pub(crate) const SCRIPT: &str = include_str!("impostor.py");
+
+/// The user that it becomes.
+pub(crate) const UID: u32 = 61_234;
+
+/// A running impostor. Killed when dropped.
+pub(crate) struct Impostor {
+    printed: PathBuf,
+    _process: GuardedChild,
+}
+
+impl Impostor {
+    /// Starts one that listens at this port of 127.0.0.1 as soon as it is free. `None` if this process may
+    /// not become another user.
+    pub(crate) fn start(naq: &Naq, port: u16, greeting: Option<&str>) -> Option<Impostor> {
+        if !super::is_root("a server of another user") {
+            return None;
+        }
+        let printed = naq.home().join("heard");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a program of another user of the machine"
+        )]
+        let mut command = Command::new("python3");
+        command
+            .args(["-c", SCRIPT, &port.to_string()])
+            .args(greeting)
+            .stdin(Stdio::null())
+            .stdout(File::create(&printed).unwrap());
+        let impostor = Impostor {
+            printed,
+            _process: GuardedChild::spawn(&mut command),
+        };
+        Some(impostor)
+    }
+
+    /// Waits until it listens.
+    pub(crate) fn expect_listening(&self) {
+        eventually("the impostor listens", || self.count("listening") == 1);
+    }
+
+    /// Waits until this many connections were made to it.
+    pub(crate) fn expect_connections(&self, count: usize) {
+        eventually("clients connect to the impostor", || {
+            self.count("connected") >= count
+        });
+    }
+
+    /// What clients have sent to it, a line for each piece.
+    pub(crate) fn heard(&self) -> String {
+        let printed = std::fs::read_to_string(&self.printed).unwrap();
+        let heard = printed.lines().filter(|line| line.starts_with("heard "));
+        heard.collect::<Vec<_>>().join("\n")
+    }
+
+    fn count(&self, line: &str) -> usize {
+        let printed = std::fs::read_to_string(&self.printed).unwrap();
+        printed.lines().filter(|printed| *printed == line).count()
+    }
+}
+
+/// The greeting of the server at this port of 127.0.0.1, which it sends to everybody.
+pub(crate) fn greeting_of(port: u16) -> String {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}

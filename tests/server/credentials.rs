@@ -160,7 +160,15 @@ verb() {
     let lines: Vec<&str> = outcomes.lines().collect();
     let no_server = "exit 3 naq: no NATS server is configured, and no managed server of this user runs; \
                      `naq dev` or `naq server start` starts one, --nats-url or --context names another";
-    let [unconfigured, without_address, queues, worker, scheduler, ran] = lines[..] else {
+    let [
+        unconfigured,
+        without_address,
+        queues,
+        worker,
+        scheduler,
+        ran,
+    ] = lines[..]
+    else {
         panic!("{outcomes}");
     };
     for refused in [unconfigured, queues, worker, scheduler] {

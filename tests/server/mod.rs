@@ -23,6 +23,7 @@ use crate::harness::nats::{TEST_TIMEOUT, TestOptions, TestServer, binary, naq, s
 
 mod credentials;
 mod from_env;
+mod other_user;
 mod provisioning;
 mod sharing;
 

@@ -34,7 +34,7 @@ pub enum ClientError {
     #[error("no NATS server is configured, and no managed server of this user runs")]
     NoServer,
     /// Settings are about NATS, such as credentials, and none is its address. They may be for any
-    /// server, and whoever is first may listen at the default port of NATS.
+    /// server, and any user of the machine may listen at the default port of NATS.
     #[error("NATS is configured without an address, so its credentials are not sent anywhere")]
     AddressMissing,
     /// The envelope is invalid, so no worker would accept it.
@@ -185,9 +185,9 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ClientError::Broker(error) => broker_kind(error),
-            ClientError::Config(_)
-            | ClientError::Name(_)
-            | ClientError::AddressMissing => ErrorKind::Usage,
+            ClientError::Config(_) | ClientError::Name(_) | ClientError::AddressMissing => {
+                ErrorKind::Usage
+            }
             ClientError::NoServer | ClientError::ServerToken { .. } => ErrorKind::Unavailable,
             ClientError::Invalid(_) => ErrorKind::Refused,
             ClientError::ScheduleError(ScheduleError::Envelope(_)) => ErrorKind::Refused,

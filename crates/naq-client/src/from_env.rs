@@ -11,7 +11,7 @@ impl Client {
     /// The address and the credentials come from `NAQ_*` variables, from `naq.toml` and from the
     /// NATS context that either names. If no setting is about NATS, this connects to the managed
     /// local server, which has to run. It never starts a server, and never uses an address that
-    /// nobody configured: whoever is first may listen at the default port of NATS.
+    /// nobody configured: any user of the machine may listen at the default port of NATS.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -74,7 +74,8 @@ pub fn managed_server_dir(settings: &Settings) -> PathBuf {
 
 impl Settings {
     /// Returns how to connect to the managed local server at `url`: with its token, without any
-    /// other credentials, and with one replica, since it is a single server.
+    /// other credentials, and with one replica, since it is a single server. The server has to be this
+    /// user's.
     #[must_use]
     pub fn managed_server_options(&self, url: &str, token: String) -> ConnectOptions {
         ConnectOptions {
@@ -84,6 +85,7 @@ impl Settings {
             creds: None,
             nkey: None,
             replicas: Some(1),
+            is_own_server: true,
             ..ConnectOptions::from(self)
         }
     }
@@ -115,6 +117,8 @@ impl From<&Settings> for ConnectOptions {
             tls_identity: settings.tls_cert.clone().zip(settings.tls_key.clone()),
             inbox_prefix: settings.inbox_prefix.clone(),
             jetstream_domain: settings.jetstream_domain.clone(),
+            server_users: settings.server_users.clone(),
+            is_own_server: false,
             connect_timeout: settings.connect_timeout,
             allow_insecure: settings.allow_insecure,
         }

@@ -31,6 +31,10 @@ pub fn settings_markdown() -> String {
          default port of NATS, take envelopes there, and give jobs to workers. So with another setting \
          about NATS (`creds`, `nkey`, `user` and `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, \
          `inbox_prefix`, `jetstream_domain`) and no address, naq refuses to run.\n\n\
+         A server on this machine that is used without TLS must belong to the user of naq, to root, or to a \
+         user of `server_users`, by name (of `/etc/passwd`) or id: that user gets the envelopes, and gives \
+         jobs to the workers. On Linux, naq checks it each time it connects, before it sends anything. \
+         Where the kernel does not show who runs the server, naq warns.\n\n\
          With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
          fails.\n\n\
          ## All settings\n\n\

@@ -62,6 +62,7 @@ typed_settings! {
     inbox_prefix: Option<String>,
     jetstream_domain: Option<String>,
     allow_insecure: bool,
+    server_users: Vec<String>,
     connect_timeout: Duration,
     prefix: String,
     replicas: Option<usize>,

@@ -253,6 +253,13 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::EveryVerb, ""),
     row(
+        "server_users",
+        "NAQ_SERVER_USERS",
+        SettingKind::List,
+        DefaultValue::Text("nats"),
+        "users, besides this one and root, who may run a NATS server on this machine that is used without TLS",
+    ),
+    row(
         "connect_timeout",
         "NAQ_CONNECT_TIMEOUT",
         SettingKind::Duration { min_ms: 1 },

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::{ClientError, Event, ServerError};
+use async_nats::{AuthError, ClientError, Event, ServerError};
 use tokio::sync::watch;
 
 use super::connect_failure::{ConnectFailure, classify};
 use super::credentials;
 use super::denial::{Denial, Denials};
+use super::dialled_server::DialledServer;
+use super::login::Login;
 use super::options::{ConnectOptions, without_credentials};
 use super::probe;
+use super::server_user::{Refusal, ServerUsers};
 use super::state::{ConnectionState, ConnectionWatch};
 use crate::broker::{Broker, REQUEST_TIMEOUT};
 use crate::error::{BrokerError, Cause};
@@ -103,31 +106,46 @@ pub(crate) async fn open(
     let (state, denials) = (Arc::new(state), Arc::new(denials));
     let inbox_prefix = options.inbox_prefix.clone();
     let inbox_prefix = Arc::new(inbox_prefix.unwrap_or_else(|| "_INBOX".to_owned()));
-    let connect = async_nats::ConnectOptions::new()
-        .name(&options.client_name)
-        .connection_timeout(options.connect_timeout)
-        .request_timeout(Some(REQUEST_TIMEOUT))
-        .ping_interval(PING_INTERVAL)
-        // events contain whole envelopes, which may be large
-        .subscription_capacity(match purpose {
-            ConnectionPurpose::Observer => 2_048,
-            _ => 16_384,
-        })
-        .client_capacity(4_096)
-        .read_buffer_capacity(u16::MAX)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            let (state, denials) = (Arc::clone(&state), Arc::clone(&denials));
-            let inbox_prefix = Arc::clone(&inbox_prefix);
-            async move {
-                on_denial_event(&denials, &event, &inbox_prefix);
-                on_connection_event(&state, &event, purpose);
-            }
-        });
-    let connecting = authenticate(connect, options).await?.connect(addresses);
-    let client = match connecting.await {
+    let login = Arc::new(Login::read(options).await?);
+    let dialled = Arc::new(DialledServer::new(addresses.clone()));
+    let users = Arc::new(ServerUsers::new(options));
+    let requires_tls = options.requires_tls();
+    let (dialled_first, users_checked) = (Arc::clone(&dialled), Arc::clone(&users));
+    let connect = async_nats::ConnectOptions::with_auth_callback(move |nonce| {
+        let login = Arc::clone(&login);
+        let (dialled, users) = (Arc::clone(&dialled_first), Arc::clone(&users_checked));
+        async move {
+            check_users(&dialled, users, requires_tls).await?;
+            login.answer(&nonce).map_err(AuthError::new)
+        }
+    })
+    .reconnect_to_server_callback(move |known, last| {
+        let dialled = Arc::clone(&dialled);
+        async move { dialled.choose(known, &last) }
+    })
+    .name(&options.client_name)
+    .connection_timeout(options.connect_timeout)
+    .request_timeout(Some(REQUEST_TIMEOUT))
+    .ping_interval(PING_INTERVAL)
+    // events contain whole envelopes, which may be large
+    .subscription_capacity(match purpose {
+        ConnectionPurpose::Observer => 2_048,
+        _ => 16_384,
+    })
+    .client_capacity(4_096)
+    .read_buffer_capacity(u16::MAX)
+    .reconnect_delay_callback(reconnect_delay)
+    .event_callback(move |event| {
+        let (state, denials) = (Arc::clone(&state), Arc::clone(&denials));
+        let inbox_prefix = Arc::clone(&inbox_prefix);
+        async move {
+            on_denial_event(&denials, &event, &inbox_prefix);
+            on_connection_event(&state, &event, purpose);
+        }
+    });
+    let client = match with_options(connect, options).connect(addresses).await {
         Ok(client) => client,
-        Err(error) => return Err(from_connect(options, error).await),
+        Err(error) => return Err(from_connect(options, users.refusal(), error).await),
     };
     let mut link = ConnectionWatch::new(link, denied);
     // the first `Connected` event arrives a moment after the connection: wait for it here, or a
@@ -152,9 +170,7 @@ fn parse_address(
     let parsed = address.parse::<async_nats::ServerAddr>();
     let scheme = address.split_once("://").map(|(scheme, _)| scheme);
     let problem = match (&parsed, scheme) {
-        (_, None) if address.is_empty() => {
-            "no address is given; write nats://host:port".to_owned()
-        }
+        (_, None) if address.is_empty() => "no address is given; write nats://host:port".to_owned(),
         // the client would speak plain NATS to the WebSocket port
         (_, Some("ws" | "wss")) => {
             "naq does not speak WebSocket; write nats://host:port".to_owned()
@@ -187,39 +203,40 @@ async fn check_tls_files(options: &ConnectOptions) -> Result<(), BrokerError> {
         let Some(path) = path else { continue };
         if let Err(error) = tokio::fs::read(path).await {
             let problem = format!("{what} {}: {error}", path.display());
-            return Err(invalid_options(options, problem, Arc::new(error)));
+            return Err(options.invalid(problem, Arc::new(error)));
         }
     }
     Ok(())
 }
 
-/// Adds the credentials, the certificates and the prefix of reply subjects.
-async fn authenticate(
+/// Checks who runs the server that has just greeted, unless the connection is inside TLS. This is the last
+/// moment before the client sends anything.
+async fn check_users(
+    dialled: &DialledServer,
+    users: Arc<ServerUsers>,
+    requires_tls: bool,
+) -> Result<(), AuthError> {
+    let mut servers = dialled.candidates();
+    servers.retain(|server| !requires_tls && !server.tls_required());
+    if servers.is_empty() {
+        return Ok(());
+    }
+    let checking = tokio::task::spawn_blocking(move || users.check(&servers));
+    match checking.await {
+        Ok(checked) => checked.map_err(AuthError::new),
+        Err(error) => Err(AuthError::new(error)),
+    }
+}
+
+/// Adds the certificates and the prefix of reply subjects.
+fn with_options(
     mut connect: async_nats::ConnectOptions,
     options: &ConnectOptions,
-) -> Result<async_nats::ConnectOptions, BrokerError> {
-    if let Some(path) = &options.creds {
-        connect = connect.credentials_file(path).await.map_err(|error| {
-            let problem = format!("credentials {}: {error}", path.display());
-            invalid_options(options, problem, Arc::new(error))
-        })?;
-    } else if let Some(path) = &options.nkey {
-        let seed = tokio::fs::read_to_string(path).await.map_err(|error| {
-            let problem = format!("nkey {}: {error}", path.display());
-            invalid_options(options, problem, Arc::new(error))
-        })?;
-        connect = connect.nkey(seed.trim().to_owned());
-    } else if let Some((user, password)) = &options.user {
-        connect = connect.user_and_password(user.clone(), password.clone());
-    } else if let Some(token) = &options.token {
-        connect = connect.token(token.clone());
-    }
+) -> async_nats::ConnectOptions {
     if let Some(prefix) = &options.inbox_prefix {
         connect = connect.custom_inbox_prefix(prefix);
     }
-    // A CA or a certificate says that TLS is expected. Without this, a server without TLS would get
-    // the rest of the credentials in clear and never see the certificate.
-    if options.tls_ca.is_some() || options.tls_identity.is_some() {
+    if options.requires_tls() {
         connect = connect.require_tls(true);
     }
     if let Some(path) = &options.tls_ca {
@@ -228,16 +245,7 @@ async fn authenticate(
     if let Some((certificate, key)) = &options.tls_identity {
         connect = connect.add_client_certificate(certificate.clone(), key.clone());
     }
-    Ok(connect)
-}
-
-fn invalid_options(options: &ConnectOptions, problem: String, source: Cause) -> BrokerError {
-    BrokerError::Connect {
-        url: without_credentials(&options.url),
-        failure: ConnectFailure::Options,
-        problem,
-        source: Some(source),
-    }
+    connect
 }
 
 /// The target of the log lines about what the server denies. A program that makes one request and
@@ -272,8 +280,15 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-async fn from_connect(options: &ConnectOptions, error: async_nats::ConnectError) -> BrokerError {
+async fn from_connect(
+    options: &ConnectOptions,
+    refusal: Option<Refusal>,
+    error: async_nats::ConnectError,
+) -> BrokerError {
     let (mut failure, mut problem) = classify(&error, options.has_credentials());
+    if let Some(refusal) = refusal {
+        (failure, problem) = (refusal.failure(), refusal.to_string());
+    }
     // an HTTP server waits for a request, and some close the connection before this one gives up
     if matches!(
         failure,

@@ -22,6 +22,11 @@ pub enum ConnectFailure {
     TimedOut,
     /// The listener is no NATS server.
     NotNats,
+    /// Another user of this machine runs the server, and is not trusted with that.
+    OtherUser,
+    /// Where the managed server of this user was, another user's server is, or one whose user cannot be
+    /// seen.
+    NotOwnServer,
     /// The server refuses the connection for a reason other than the credentials, such as its limit
     /// of connections.
     Refused,

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::connect_failure::ConnectFailure;
+use crate::error::{BrokerError, Cause};
+
 /// The address of NATS and the credentials. At most one way of authentication is used.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -33,6 +36,12 @@ pub struct ConnectOptions {
     pub inbox_prefix: Option<String>,
     /// The JetStream domain. `None` means the account's own.
     pub jetstream_domain: Option<String>,
+    /// Users, by name or id, who may run a server on this machine that this connects to without TLS,
+    /// besides the user of this process and root.
+    pub server_users: Vec<String>,
+    /// Whether the server has to belong to the user of this process, as the managed one does, and to nobody
+    /// else, whatever `server_users` says.
+    pub is_own_server: bool,
     /// Timeout for the first connection.
     pub connect_timeout: Duration,
     /// Whether to allow a remote NATS server that requires no credentials.
@@ -54,6 +63,8 @@ impl Default for ConnectOptions {
             tls_identity: None,
             inbox_prefix: None,
             jetstream_domain: None,
+            server_users: vec!["nats".to_owned()],
+            is_own_server: false,
             connect_timeout: Duration::from_secs(5),
             allow_insecure: false,
         }
@@ -102,6 +113,23 @@ impl ConnectOptions {
     #[must_use]
     pub fn has_login(&self) -> bool {
         self.creds.is_some() || self.nkey.is_some() || self.user.is_some() || self.token.is_some()
+    }
+
+    /// The error of an option that cannot be used.
+    pub(crate) fn invalid(&self, problem: String, source: Cause) -> BrokerError {
+        BrokerError::Connect {
+            url: without_credentials(&self.url),
+            failure: ConnectFailure::Options,
+            problem,
+            source: Some(source),
+        }
+    }
+
+    /// Whether TLS is required, whatever the scheme of an address: a CA or a certificate says that it is
+    /// expected. Otherwise a server without TLS would get the rest of the credentials in clear and never
+    /// see the certificate.
+    pub(crate) fn requires_tls(&self) -> bool {
+        self.tls_ca.is_some() || self.tls_identity.is_some()
     }
 
     /// Whether every address is on this machine.

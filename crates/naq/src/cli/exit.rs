@@ -294,6 +294,13 @@ const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
         }
         ConnectFailure::TimedOut => "check the address, or raise --connect-timeout",
         ConnectFailure::NotNats => "check the port in --nats-url; NATS listens on 4222 by default",
+        ConnectFailure::OtherUser => {
+            "it would get the envelopes, and give jobs to workers; NAQ_SERVER_USERS, or `server_users` in naq.toml, \
+             names users who may run it, and tls:// verifies it instead"
+        }
+        ConnectFailure::NotOwnServer => {
+            "try again: naq starts its server at another port if it cannot have this one"
+        }
         ConnectFailure::CredentialsMissing => "give --creds, --nkey, --user or --token",
         ConnectFailure::CredentialsRefused => "check --creds, --nkey, --user or --token",
         ConnectFailure::CredentialsExpired => "get new ones from the operator of the account",

@@ -329,7 +329,7 @@ impl Session {
                     ClientError::Broker(BrokerError::Connect { problem, .. }) => Failure::new(
                         super::exit::Exit::NoNats,
                         format!(
-                            "the managed server at {} refuses the connection: {problem}",
+                            "cannot connect to the managed server at {}: {problem}",
                             managed.url()
                         ),
                     ),

@@ -1,0 +1,117 @@
+//! Which server to connect to.
+//!
+//! A server names others of its cluster in its greeting, and the client adds them to its list before it
+//! knows whether it may trust that greeting. So a client reconnects only to the servers that were
+//! configured, and to those that the last server it has logged in to has named.
+
+use std::sync::{Mutex, PoisonError};
+
+use async_nats::{ReconnectToServer, Server, ServerAddr, ServerInfo};
+use rand::seq::SliceRandom;
+
+/// The server that a connection is made with, or was made with last.
+pub(super) struct DialledServer {
+    configured: Vec<ServerAddr>,
+    /// `None` during the first connection, which tries all configured servers.
+    chosen: Mutex<Option<ServerAddr>>,
+}
+
+impl DialledServer {
+    pub(super) fn new(configured: Vec<ServerAddr>) -> DialledServer {
+        DialledServer {
+            configured,
+            chosen: Mutex::new(None),
+        }
+    }
+
+    /// The servers one of which has just greeted.
+    pub(super) fn candidates(&self) -> Vec<ServerAddr> {
+        let chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*chosen {
+            Some(chosen) => vec![chosen.clone()],
+            None => self.configured.clone(),
+        }
+    }
+
+    /// Chooses the server of the next attempt: of those with the fewest failures in a row any. `None`
+    /// leaves the first connection to the client, which has only the configured servers then.
+    pub(super) fn choose(
+        &self,
+        mut known: Vec<Server>,
+        last: &ServerInfo,
+    ) -> Option<ReconnectToServer> {
+        if !known.iter().any(|server| server.did_connect) {
+            return None;
+        }
+        let named: Vec<ServerAddr> = last
+            .connect_urls
+            .iter()
+            .filter_map(|url| url.parse().ok())
+            .collect();
+        known.retain(|server| !server.is_discovered || named.contains(&server.addr));
+        known.shuffle(&mut rand::rng());
+        let server = known
+            .into_iter()
+            .min_by_key(|server| server.failed_attempts)?;
+        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.addr.clone());
+        Some(ReconnectToServer {
+            addr: server.addr,
+            delay: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(address: &str, is_discovered: bool, failed_attempts: usize) -> Server {
+        Server {
+            addr: address.parse().unwrap(),
+            failed_attempts,
+            did_connect: !is_discovered,
+            is_discovered,
+            last_error: None,
+        }
+    }
+
+    fn info(connect_urls: &[&str]) -> ServerInfo {
+        ServerInfo {
+            connect_urls: connect_urls.iter().map(|&url| url.to_owned()).collect(),
+            ..ServerInfo::default()
+        }
+    }
+
+    #[test]
+    fn a_client_reconnects_to_no_server_that_only_an_unverified_greeting_has_named() {
+        let dialled = DialledServer::new(vec!["127.0.0.1:1".parse().unwrap()]);
+        // the configured server has failed often, the others never
+        let known = || {
+            vec![
+                server("127.0.0.1:1", false, 9),
+                server("127.0.0.1:2", true, 0),
+                server("127.0.0.1:3", true, 1),
+            ]
+        };
+        let chosen = |urls: &[&str]| {
+            let chosen = dialled.choose(known(), &info(urls)).unwrap();
+            assert_eq!(dialled.candidates(), [chosen.addr.clone()]);
+            chosen.addr.port()
+        };
+        assert_eq!(chosen(&[]), 1);
+        assert_eq!(chosen(&["127.0.0.1:3"]), 3);
+        assert_eq!(chosen(&["127.0.0.1:2", "127.0.0.1:3"]), 2);
+    }
+
+    #[test]
+    fn the_first_connection_may_be_to_any_configured_server() {
+        let configured: Vec<ServerAddr> = vec!["a:1".parse().unwrap(), "b:1".parse().unwrap()];
+        let dialled = DialledServer::new(configured.clone());
+        let mut known = vec![server("a:1", false, 0), server("b:1", false, 0)];
+        known
+            .iter_mut()
+            .for_each(|server| server.did_connect = false);
+        assert!(dialled.choose(known, &info(&[])).is_none());
+        assert_eq!(dialled.candidates(), configured);
+    }
+}

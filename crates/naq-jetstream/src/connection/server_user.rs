@@ -1,0 +1,336 @@
+//! Who runs a server on this machine.
+//!
+//! Any user may listen at a free port of the machine, and a greeting proves nothing: a server sends it
+//! to everybody. What cannot be forged is the user of the socket at the other end of a connection, which
+//! the kernel lists. It is looked up when the server has greeted, so it has accepted the connection, and
+//! before anything is sent to it. TLS proves more, so nothing is looked up where TLS is required.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use async_nats::ServerAddr;
+
+use super::connect_failure::ConnectFailure;
+use super::options::ConnectOptions;
+
+/// Whether this process has warned that it cannot see who runs a server.
+static WARNED: AtomicBool = AtomicBool::new(false);
+
+/// The users who may run a server on this machine.
+pub(super) struct ServerUsers {
+    /// Names or ids of those besides this process's user and root.
+    named: Vec<String>,
+    /// Whether only this process's user may, and the kernel has to show it.
+    is_own: bool,
+    /// The last server that was refused, until one is accepted.
+    refusal: Mutex<Option<Refusal>>,
+    /// Whether a server was accepted before.
+    was_accepted: AtomicBool,
+}
+
+/// A server of a user who may not run one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    address: SocketAddr,
+    /// `None` if the kernel does not show it.
+    uid: Option<u32>,
+    is_own: bool,
+}
+
+impl Refusal {
+    pub(super) fn failure(&self) -> ConnectFailure {
+        if self.is_own {
+            ConnectFailure::NotOwnServer
+        } else {
+            ConnectFailure::OtherUser
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = self.address;
+        let Some(uid) = self.uid else {
+            return write!(f, "cannot see which user runs the server at {address}");
+        };
+        write!(
+            f,
+            "the server at {address} belongs to user id {uid}, who is "
+        )?;
+        f.write_str(if self.is_own {
+            "not this user, whose managed server it was"
+        } else {
+            "neither this user nor root nor named by `server_users`"
+        })
+    }
+}
+
+/// Who has the other end of the connections to an address.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    Allowed,
+    Other(u32),
+    /// The kernel lists no such connection: it leads to another machine or another network namespace.
+    Unknown,
+}
+
+impl ServerUsers {
+    pub(super) fn new(options: &ConnectOptions) -> ServerUsers {
+        ServerUsers {
+            named: options.server_users.clone(),
+            is_own: options.is_own_server,
+            refusal: Mutex::new(None),
+            was_accepted: AtomicBool::new(false),
+        }
+    }
+
+    /// The last refused server, if none was accepted since.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Checks the servers at these addresses, one of which has just greeted. Blocks: it reads files, and
+    /// may resolve names.
+    ///
+    /// # Errors
+    /// Returns the refusal if another user has the server's end of a connection to one of them, or if the
+    /// server has to be this user's and that cannot be seen.
+    pub(super) fn check(&self, servers: &[ServerAddr]) -> Result<(), Refusal> {
+        let addresses = servers.iter().filter_map(|server| {
+            let host = server.host().trim_matches(['[', ']']);
+            (host, server.port()).to_socket_addrs().ok()
+        });
+        let mut unknown = Vec::new();
+        let mut is_any_known = false;
+        for address in addresses.flatten().map(reached) {
+            match self.owner(address) {
+                Owner::Allowed => is_any_known = true,
+                Owner::Other(uid) => return Err(self.refuse(address, Some(uid))),
+                Owner::Unknown if self.is_own => return Err(self.refuse(address, None)),
+                Owner::Unknown if address.ip().is_loopback() => unknown.push(address),
+                // on another machine
+                Owner::Unknown => is_any_known = true,
+            }
+        }
+        if let Some(address) = unknown.first()
+            && !is_any_known
+            && !WARNED.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                %address,
+                "cannot see which user runs the NATS server; it gets the envelopes and its jobs run as this user"
+            );
+        }
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.was_accepted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn refuse(&self, address: SocketAddr, uid: Option<u32>) -> Refusal {
+        let refusal = Refusal {
+            address,
+            uid,
+            is_own: self.is_own,
+        };
+        let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = last.replace(refusal.clone()).as_ref() != Some(&refusal);
+        // a first connection fails, and its error says the same
+        if is_new && self.was_accepted.load(Ordering::Relaxed) {
+            tracing::warn!("not connecting to NATS again: {refusal}");
+        }
+        refusal
+    }
+
+    fn owner(&self, address: SocketAddr) -> Owner {
+        // the socket is listed by its own address family, which may differ from the client's
+        let sockets = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+            .iter()
+            .filter_map(|table| std::fs::read_to_string(table).ok());
+        let mut owner = Owner::Unknown;
+        for table in sockets {
+            for uid in owners(&table, address) {
+                if !self.allows(uid) {
+                    return Owner::Other(uid);
+                }
+                owner = Owner::Allowed;
+            }
+        }
+        owner
+    }
+
+    fn allows(&self, uid: u32) -> bool {
+        uid == own_uid() || !self.is_own && (uid == 0 || self.is_named(uid))
+    }
+
+    fn is_named(&self, uid: u32) -> bool {
+        let is_id = |name: &String| name.parse() == Ok(uid);
+        self.named.iter().any(is_id) || {
+            let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            accounts.lines().any(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next().unwrap_or_default();
+                fields.nth(1).and_then(|id| id.parse().ok()) == Some(uid)
+                    && self.named.iter().any(|named| named == name)
+            })
+        }
+    }
+}
+
+#[cfg(unix)]
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[cfg(not(unix))]
+fn own_uid() -> u32 {
+    0
+}
+
+/// The address as the kernel lists it. An unspecified one leads to this machine.
+fn reached(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    // without the scope of a link-local address, which the kernel does not list
+    SocketAddr::new(ip, address.port())
+}
+
+/// The users of the sockets in a table of the kernel (proc(5), `/proc/net/tcp`) that are the server's end
+/// of a connection to this address.
+fn owners(table: &str, address: SocketAddr) -> impl Iterator<Item = u32> + '_ {
+    table
+        .lines()
+        .skip(1)
+        .filter_map(move |line| owner_of(line, address))
+}
+
+fn owner_of(line: &str, address: SocketAddr) -> Option<u32> {
+    const LISTENING: &str = "0A";
+    let mut fields = line.split_ascii_whitespace();
+    let local = parse_endpoint(fields.nth(1)?)?;
+    let state = fields.nth(1)?;
+    let uid = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?;
+    // A socket without an inode has no user: nobody has accepted it, or everybody has closed it. In any
+    // other state but this one a process may still read what comes.
+    let is_end = local == address && state != LISTENING && inode != "0";
+    is_end.then_some(uid)
+}
+
+/// Parses `0100007F:107E`: words of the address in the byte order of the machine, and the port.
+fn parse_endpoint(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let digits = words.get(at * 8..at * 8 + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    let ip: IpAddr = match words.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(at)?);
+            }
+            IpAddr::from(bytes)
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip.to_canonical(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    fn users(named: &[&str], is_own_server: bool) -> ServerUsers {
+        ServerUsers::new(&ConnectOptions {
+            server_users: named.iter().map(|&name| name.to_owned()).collect(),
+            is_own_server,
+            ..ConnectOptions::default()
+        })
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn only_the_server_end_of_a_connection_counts() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+               0: 0100007F:107E 00000000:0000 0A 00000000:00000000 00:00000000 00000000   111        0 1067 1 0 100 0 0 10 0\n\
+               1: 0100007F:107E 0100007F:8740 01 00000000:00000000 00:00000000 00000000   222        0 1068 1 0 100 0 0 10 0\n\
+               2: 0100007F:8740 0100007F:107E 01 00000000:00000000 00:00000000 00000000   333        0 1069 1 0 100 0 0 10 0\n\
+               3: 0100007F:107E 0100007F:8741 06 00000000:00000000 00:00000000 00000000     0        0 0 3 0\n\
+               4: 0100007F:107E 0100007F:8742 05 00000000:00000000 00:00000000 00000000   444        0 1070 1 0\n\
+               5: 0200007F:107E 0100007F:8743 01 00000000:00000000 00:00000000 00000000   555        0 1071 1 0\n\
+               6: 0100007F:107F 0100007F:8744 01 00000000:00000000 00:00000000 00000000   666        0 1072 1 0\n";
+        let at = |address: &str| owners(table, address.parse().unwrap()).collect::<Vec<_>>();
+        // an end that was closed for writing (05) can still read
+        assert_eq!(at("127.0.0.1:4222"), [222, 444]);
+        assert_eq!(at("127.0.0.2:4222"), [555]);
+        let mapped = "  sl\n   0: 0000000000000000FFFF00000100007F:107E 0000000000000000FFFF00000100007F:8740 01 \
+                      00000000:00000000 00:00000000 00000000   777        0 1068 1 0\n\
+                      1: 00000000000000000000000001000000:107E 00000000000000000000000001000000:8741 01 \
+                      00000000:00000000 00:00000000 00000000   888        0 1069 1 0\n";
+        let at = |address: &str| owners(mapped, address.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(at("127.0.0.1:4222"), [777]);
+        assert_eq!(at("[::1]:4222"), [888]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_server_of_this_user_is_allowed_whatever_the_family_of_its_socket() {
+        for (listen, host) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::]:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+        ] {
+            // a machine may have no IPv6
+            let Ok(listener) = TcpListener::bind(listen) else {
+                continue;
+            };
+            let address =
+                SocketAddr::new(host.parse().unwrap(), listener.local_addr().unwrap().port());
+            let users = users(&[], true);
+            assert_eq!(users.owner(address), Owner::Unknown, "{listen}");
+            let mut client = TcpStream::connect(address).unwrap();
+            let (_server, _) = listener.accept().unwrap();
+            client.write_all(b"x").unwrap();
+            assert_eq!(users.owner(address), Owner::Allowed, "{listen}");
+        }
+    }
+
+    #[test]
+    fn an_unspecified_address_is_this_machine() {
+        for (given, expected) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("[::ffff:10.0.0.1]:1", "10.0.0.1:1"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+        ] {
+            let reached = reached(given.parse().unwrap());
+            assert_eq!(reached, expected.parse().unwrap(), "{given}");
+        }
+    }
+
+    #[test]
+    fn users_are_named_by_account_or_id() {
+        let named = |names: &[&str]| users(names, false);
+        assert!(named(&["nats", "61234"]).allows(61_234));
+        assert!(!named(&["nats", "6123"]).allows(61_234));
+        assert!(!named(&["root:x"]).is_named(0));
+        assert_eq!(
+            named(&["root"]).is_named(0),
+            std::fs::read_to_string("/etc/passwd").is_ok_and(|text| text.starts_with("root:x:0:"))
+        );
+        // a managed server is this user's or another
+        assert!(!users(&["61234"], true).allows(61_234));
+        assert!(users(&[], true).allows(own_uid()));
+    }
+}
