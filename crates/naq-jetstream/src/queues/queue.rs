@@ -324,23 +324,35 @@ impl Broker {
             .map_err(|error| BrokerError::from_api(&error, DOING))?
             .config;
         config.insert("max_ack_pending".to_owned(), count.into());
+        self.write_consumer(queue, consumer, "update", &config, DOING)
+            .await?
+            .map_err(|error| BrokerError::from_api(&error, DOING))
+    }
+
+    /// Creates (`create`) or changes (`update`) a consumer. Returns the server's error if it refuses.
+    pub(crate) async fn write_consumer(
+        &self,
+        queue: &QueueName,
+        consumer: &str,
+        action: &str,
+        config: &serde_json::Map<String, serde_json::Value>,
+        doing: &'static str,
+    ) -> Result<Result<(), async_nats::jetstream::Error>, BrokerError> {
+        let stream = self.names.queue_stream(queue);
         // The server's permissions for one filter are those of its subject.
         let filter = config
             .get("filter_subject")
             .and_then(serde_json::Value::as_str)
             .map(|filter| format!(".{filter}"))
             .unwrap_or_default();
-        let update = serde_json::json!({
-            "stream_name": stream, "config": config, "action": "update",
+        let subject = format!("CONSUMER.CREATE.{stream}.{consumer}{filter}");
+        let request = serde_json::json!({
+            "stream_name": stream, "config": config, "action": action,
         });
-        self.api_request::<serde::de::IgnoredAny>(
-            format!("CONSUMER.CREATE.{stream}.{consumer}{filter}"),
-            &update,
-            DOING,
-        )
-        .await?
-        .map(drop)
-        .map_err(|error| BrokerError::from_api(&error, DOING))
+        let written = self
+            .api_request::<serde::de::IgnoredAny>(subject, &request, doing)
+            .await?;
+        Ok(written.map(drop))
     }
 
     /// Pauses a consumer's deliveries until a time, or resumes them.

@@ -7,15 +7,34 @@
 //! past the end of its stream, but only while it starts, and not if the stream is created again.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{FromConsumer, Info as ConsumerInfo, pull};
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
 
 use crate::broker::Broker;
-use crate::error::{BrokerError, has_consumer_code};
+use crate::error::BrokerError;
 use naq_protocol::{QueueName, Timestamp};
 
 const DOING: &str = "checking a queue's consumer";
+
+/// A consumer as the server describes it. Its settings are not parsed into a type of the client library:
+/// the new consumer would lose those that the library does not know.
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    name: String,
+    config: Map<String, Value>,
+    delivered: Delivered,
+    #[serde(default)]
+    paused: bool,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    /// Sequence, in the stream, of the last delivered message.
+    stream_seq: u64,
+    /// When the consumer last delivered something. The server does not say so after it has restarted.
+    last_active: Option<IgnoredAny>,
+}
 
 impl Broker {
     /// Whether a queue has a consumer of this name.
@@ -41,7 +60,7 @@ impl Broker {
         // It did not exist a moment ago. If it has delivered something, but not since then, the server
         // has taken over what an earlier consumer of the name left on the disk. The stream may have
         // grown past that already.
-        let delivered = info.delivered.stream_sequence;
+        let delivered = info.delivered.stream_seq;
         if !existed && delivered > 0 && info.delivered.last_active.is_none() {
             tracing::warn!(
                 %queue, consumer, delivered,
@@ -90,7 +109,7 @@ impl Broker {
         // The stream is read after the consumer: so the consumer cannot have delivered a message that the
         // stream did not have yet.
         let last = self.last_sequence(&self.names.queue_stream(queue)).await?;
-        let delivered = consumer.delivered.stream_sequence;
+        let delivered = consumer.delivered.stream_seq;
         if delivered <= last {
             return Ok(false);
         }
@@ -108,26 +127,20 @@ impl Broker {
         queue: &QueueName,
         consumer: &str,
     ) -> Result<Option<ConsumerInfo>, BrokerError> {
-        let stream = self
-            .jetstream
-            .get_stream_no_info(self.names.queue_stream(queue))
-            .await
-            .map_err(|error| self.request_error(DOING, error))?;
-        let name = self.names.queue_stream(queue);
-        let asking = stream.consumer_info(consumer);
-        match self.until_denied(DOING, &name, asking).await? {
+        let subject = format!(
+            "CONSUMER.INFO.{}.{consumer}",
+            self.names.queue_stream(queue)
+        );
+        let described = self.api_request(subject, &json!({}), DOING).await?;
+        match described {
             Ok(info) => Ok(Some(info)),
-            Err(error) => match error.kind() {
-                ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Ok(None),
-                ConsumerInfoErrorKind::JetStream(api)
-                    if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
-                        .contains(&api.error_code()) =>
-                {
-                    Ok(None)
-                }
-                ConsumerInfoErrorKind::JetStream(api) => Err(BrokerError::from_api(&api, DOING)),
-                _ => Err(self.request_error(DOING, error)),
-            },
+            Err(error)
+                if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                    .contains(&error.error_code()) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(BrokerError::from_api(&error, DOING)),
         }
     }
 
@@ -136,44 +149,38 @@ impl Broker {
         queue: &QueueName,
         former: ConsumerInfo,
     ) -> Result<(), BrokerError> {
-        let is_paused = former.paused;
-        let config = pull::Config::try_from_consumer_config(former.config)
-            .map_err(|error| self.request_error(DOING, error))?;
-        let stream = self
-            .jetstream
-            .get_stream_no_info(self.names.queue_stream(queue))
-            .await
-            .map_err(|error| self.request_error(DOING, error))?;
-        let name = self.names.queue_stream(queue);
-        let deleting = stream.delete_consumer(&former.name);
-        match self.until_denied(DOING, &name, deleting).await? {
+        let (stream, consumer) = (self.names.queue_stream(queue), former.name);
+        let mut config = former.config;
+        if !former.paused {
+            config.remove("pause_until");
+        }
+        let subject = format!("CONSUMER.DELETE.{stream}.{consumer}");
+        let deleted = self
+            .api_request::<IgnoredAny>(subject, &json!({}), DOING)
+            .await?;
+        match deleted {
             Ok(_) => {}
             // another process recreates it at this moment
-            Err(error) if has_consumer_code(&error, ErrorCode::CONSUMER_NOT_FOUND) => {}
-            Err(error) => return Err(self.request_error(DOING, error)),
+            Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {}
+            Err(error) => return Err(BrokerError::from_api(&error, DOING)),
         }
-        let creating = self.jetstream.create_consumer_strict_on_stream(
-            pull::Config {
-                pause_until: config.pause_until.filter(|_| is_paused),
-                ..config.clone()
-            },
-            name.clone(),
-        );
-        match self.until_denied(DOING, &name, creating).await? {
-            Ok(_) => Ok(()),
+        let written = self
+            .write_consumer(queue, &consumer, "create", &config, DOING)
+            .await?;
+        match written {
+            Ok(()) => Ok(()),
             // A worker that missed the consumer meanwhile has made it, without the user's settings.
-            Err(error) if error.kind() == ConsumerCreateStrictErrorKind::AlreadyExists => {
-                self.set_max_ack_pending(queue, &former.name, config.max_ack_pending)
-                    .await?;
-                match config.pause_until.filter(|_| is_paused) {
-                    Some(until) => {
-                        self.pause_consumer(queue, &former.name, Some(Timestamp(until)))
-                            .await
-                    }
+            Err(error) if error.error_code() == ErrorCode::CONSUMER_ALREADY_EXISTS => {
+                if let Some(count) = config.get("max_ack_pending").and_then(Value::as_i64) {
+                    self.set_max_ack_pending(queue, &consumer, count).await?;
+                }
+                let until = config.get("pause_until").and_then(Value::as_str);
+                match until.and_then(|until| until.parse::<Timestamp>().ok()) {
+                    Some(until) => self.pause_consumer(queue, &consumer, Some(until)).await,
                     None => Ok(()),
                 }
             }
-            Err(error) => Err(self.request_error(DOING, error)),
+            Err(error) => Err(BrokerError::from_api(&error, DOING)),
         }
     }
 }
