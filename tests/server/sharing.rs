@@ -4,6 +4,8 @@ use std::io::Lines;
 use std::process::{Child, ChildStdout};
 
 use super::*;
+use crate::harness::naq::{Naq, is_process_alive};
+use crate::harness::nats::TestServer;
 
 /// Set in a process of this test binary that uses a server and then waits. The value is the data
 /// folder.
@@ -397,5 +399,36 @@ fn the_last_user_may_leave_during_a_restart() {
             "after {delay_ms} ms"
         );
         assert!(running(folder.path()).is_none());
+    }
+}
+
+#[test]
+fn the_last_user_of_a_server_ends_after_it() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let own = |args: &[&str]| {
+        naq.cli(args.iter().copied())
+            .without_env("NAQ_NATS_URL")
+            .without_env("NAQ_TOKEN")
+    };
+    let pid = || {
+        let status = own(&["server", "status", "--json"]).run().succeeds();
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+        i32::try_from(status["server"]["pid"].as_i64().unwrap()).unwrap()
+    };
+    for verb in [&["server", "start", "--json"][..], &["dev"]] {
+        let first = own(verb).follow();
+        assert!(eventually(|| {
+            own(&["server", "status"]).run().code == Some(0)
+        }));
+        let pid = pid();
+        let second = own(&["server", "start", "--json"]).follow();
+        second.expect_stdout("url");
+        // another one uses it
+        assert!(second.stop().success());
+        assert!(is_process_alive(pid), "{verb:?}");
+        first.signal(Signal::SIGTERM);
+        assert!(first.wait_exit().success());
+        assert!(!is_process_alive(pid), "{verb:?}");
     }
 }

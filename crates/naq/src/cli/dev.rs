@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::exit::Failure;
 use super::render;
+use super::server::STOP_MAX;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
 use super::worker::{join_names, queue_names};
@@ -99,6 +100,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let summary = summary?;
     scheduled?;
     runner.shutdown().await;
+    if let Some(managed) = managed {
+        drop(client);
+        managed.leave(STOP_MAX).await?;
+    }
     tracing::info!(ended = summary.jobs_ended, "done");
     Ok(0)
 }

@@ -52,7 +52,7 @@ enum ServerVerb {
 }
 
 /// How long the server may take to stop.
-const STOP_MAX: Duration = Duration::from_secs(20);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
 
 pub(super) fn parse_sync(text: &str) -> Result<SyncInterval, String> {
     match text {
@@ -125,6 +125,10 @@ async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure>
     }
     if !options.stay {
         signals.next().await;
+        tokio::select! {
+            left = managed.leave(STOP_MAX) => left?,
+            _ = signals.next() => {}
+        }
     }
     Ok(0)
 }

@@ -100,14 +100,18 @@ pub(super) fn acquire_while(
     limit: Duration,
     should_continue: impl FnMut() -> bool,
 ) -> Result<Option<File>, ServerError> {
-    acquire_within(
-        path,
-        open(path)?,
-        mode,
-        limit,
-        POLL_INTERVAL,
-        should_continue,
-    )
+    acquire_opened_while(path, open(path)?, mode, limit, should_continue)
+}
+
+/// As [`acquire_while`], for a file that is open.
+pub(super) fn acquire_opened_while(
+    path: &Path,
+    file: File,
+    mode: LockMode,
+    limit: Duration,
+    should_continue: impl FnMut() -> bool,
+) -> Result<Option<File>, ServerError> {
+    acquire_within(path, file, mode, limit, POLL_INTERVAL, should_continue)
 }
 
 fn lock_timeout_error(path: &Path, limit: Duration) -> ServerError {

@@ -165,6 +165,23 @@ impl ManagedServer {
     pub fn started(&self) -> bool {
         self.started
     }
+
+    /// Ends this use. If it was the last one, the server stops, and this waits at most `limit` until it is
+    /// gone, so that its folder may be removed afterwards.
+    ///
+    /// # Errors
+    /// Returns [`ServerError::Locked`] if the server is not gone in time.
+    pub async fn leave(self, limit: Duration) -> Result<(), ServerError> {
+        run_on_thread(move || {
+            let folder = self.folder.clone();
+            drop(self);
+            if folder.stay().exists() {
+                return Ok(());
+            }
+            server_state::wait_until_gone_or_used(&folder, limit)
+        })
+        .await
+    }
 }
 
 /// Joins the server that runs in the data folder, or starts one; see [`ensure_blocking`].

@@ -69,6 +69,28 @@ pub fn wait_until_gone(data_dir: &Path, limit: Duration) -> Result<(), ServerErr
     file_lock::acquire_opened(&path, file, LockMode::Shared, limit).map(drop)
 }
 
+/// The same for a server without users, which is about to stop. Returns also when another process uses it.
+pub(super) fn wait_until_gone_or_used(
+    folder: &DataDir,
+    limit: Duration,
+) -> Result<(), ServerError> {
+    let users = folder.users();
+    let is_used = || -> Result<bool, ServerError> {
+        let Some(file) = file_lock::open_existing(&users)? else {
+            return Ok(false);
+        };
+        // The supervisor takes an exclusive lock once the server has no users, and a user has a shared one.
+        Ok(!file_lock::try_acquire(&users, &file, LockMode::Exclusive)?
+            && file_lock::try_acquire(&users, &file, LockMode::Shared)?)
+    };
+    let path = folder.lock();
+    let Some(file) = file_lock::open_existing(&path)? else {
+        return Ok(());
+    };
+    let is_unused = || !is_used().unwrap_or(true);
+    file_lock::acquire_opened_while(&path, file, LockMode::Shared, limit, is_unused).map(drop)
+}
+
 /// The content of the state file, which may be stale.
 pub(super) fn read(folder: &DataDir) -> Option<ServerState> {
     naq_client::server_state::read(folder.root())
