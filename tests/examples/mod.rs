@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::naq::ALLOW_ROOT;
 use crate::harness::nats::{TestServer, binary, naq};
 use crate::harness::python::python;
 
@@ -66,7 +67,8 @@ impl Served {
                 "error",
             ])
             .env("NAQ_NATS_URL", server.url())
-            .env("NAQ_TOKEN", server.token());
+            .env("NAQ_TOKEN", server.token())
+            .env(ALLOW_ROOT, "1");
         let served = Served {
             worker: worker.spawn().unwrap(),
             server,

@@ -2,7 +2,7 @@
 
 use naq_protocol::State;
 
-use crate::harness::naq::{Naq, start_plain_server};
+use crate::harness::naq::{ALLOW_ROOT, Naq, start_plain_server};
 use crate::harness::nats::TestServer;
 
 #[test]
@@ -105,4 +105,52 @@ authorization { users: [
     let admin = worker("admin").follow();
     admin.expect_stderr("working");
     assert!(admin.stop().success());
+}
+
+/// A publisher to the queue of a worker runs programs as the user of its jobs.
+#[test]
+fn a_worker_of_root_refuses_jobs_of_any_server_but_the_managed_one() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be refused for being root");
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.add_queue("build");
+    // The job of a publisher who would like to be root.
+    let taken = naq.home().join("taken");
+    let script = format!("id -u > {}", taken.display());
+    naq.enqueue(&["-q", "build", "--", "sh", "-c", &script]);
+    let refused: [&[&str]; 5] = [
+        &["worker", "build"],
+        &["worker", "build", "--run-as", "root"],
+        &["worker", "build", "--run-as", "0:65534"],
+        &["dev", "build"],
+        &["run", "--id", "taken", "--", "sh", "-c", &script],
+    ];
+    for verb in refused {
+        let done = naq.cli(verb.to_vec()).without_env(ALLOW_ROOT).run();
+        done.exits(2)
+            .expect_stderr(&["run as root", "--run-as USER", "--allow-root"]);
+    }
+    assert!(!taken.exists(), "a job ran as root");
+    // Another user for the jobs, the flag and the variable each allow a worker.
+    for args in [["--run-as", "65534:65534"], ["--allow-root", "--quiet"]] {
+        let verb = [&["worker", "build"], &args[..]].concat();
+        let worker = naq.cli(verb).without_env(ALLOW_ROOT).follow();
+        worker.expect_stderr("working");
+        assert!(worker.stop().success());
+    }
+    naq.cli(["run", "--", "id", "-u"])
+        .run()
+        .succeeds()
+        .expect_stdout("0\n");
+    // Only this user can publish to the managed server.
+    naq.cli(["run", "--", "id", "-u"])
+        .without_env(ALLOW_ROOT)
+        .without_env("NAQ_NATS_URL")
+        .without_env("NAQ_TOKEN")
+        .run()
+        .succeeds()
+        .expect_stdout("0\n");
 }

@@ -29,6 +29,9 @@ pub(crate) use jobs::{id, text};
 pub(crate) use process::{GuardedChild, command, eventually, is_process_alive, start_plain_server};
 pub(crate) use worker::Worker;
 
+/// The variable by which a worker of root takes jobs from any server. Tests may run as root.
+pub(crate) const ALLOW_ROOT: &str = "NAQ_ALLOW_ROOT";
+
 /// naq with one server or cluster: a home folder, a connection to observe with, and the program.
 pub(crate) struct Naq {
     home: TempDir,
@@ -169,6 +172,7 @@ impl Naq {
                     .map(|count| count.to_string())
                     .unwrap_or_default(),
             ),
+            (ALLOW_ROOT, "1".to_owned()),
             // What a test expects does not depend on the zone of the machine.
             ("TZ", "UTC".to_owned()),
         ] {

@@ -87,6 +87,7 @@ typed_settings! {
     run_as: Option<String>,
     landlock_read: Vec<String>,
     landlock_write: Vec<String>,
+    allow_root: bool,
     allow_env: Vec<String>,
     grant: Vec<String>,
     allow_setuid: bool,

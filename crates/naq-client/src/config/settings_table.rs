@@ -429,6 +429,14 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, "USER[:GROUP]"),
     row(
+        "allow_root",
+        "NAQ_ALLOW_ROOT",
+        SettingKind::Bool,
+        DefaultValue::Text("false"),
+        "let a worker run jobs as root, for everyone who may publish to its queues",
+    )
+    .with_flag(FlagScope::Worker, ""),
+    row(
         "landlock_read",
         "NAQ_LANDLOCK_READ",
         SettingKind::List,

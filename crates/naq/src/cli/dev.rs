@@ -4,6 +4,7 @@ use tokio::sync::watch;
 
 use super::exit::Failure;
 use super::render;
+use super::root_jobs::check_root_jobs;
 use super::server::STOP_MAX;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
@@ -38,6 +39,7 @@ impl Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
+    check_root_jobs(session, &queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let options = args.worker.to_development_options(session, queues)?;
     // Before the runner, which would take the server's supervisor for the orphan of a job and kill

@@ -41,6 +41,7 @@ const WORKER_OPTIONS: &[(&str, &[&str])] = &[
         &[
             "containment",
             "run_as",
+            "allow_root",
             "allow_setuid",
             "landlock_read",
             "landlock_write",

@@ -36,6 +36,7 @@ mod remarks;
 mod render;
 mod result;
 mod retry;
+mod root_jobs;
 mod run;
 mod schedule;
 mod schedule_options;

@@ -13,6 +13,7 @@ use super::job_socket::JobReader;
 use super::progress::ProgressBars;
 use super::remarks::note_remarks;
 use super::render;
+use super::root_jobs::check_root_jobs;
 use super::session::Session;
 use super::times::TimeReader;
 use super::waiting::{SILENCE_MAX, explain, stopped_waiting};
@@ -47,6 +48,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         pass_stdin(&mut envelope).await?;
     }
     let queue = QueueName::new(QUEUE)?;
+    // The job comes back from the server, where another publisher may have used its id first.
+    check_root_jobs(session, std::slice::from_ref(&queue))?;
     let job_id = envelope.job_id.clone().unwrap_or_else(JobId::generate);
     check_labels(session, &envelope)?;
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Cancel)?;

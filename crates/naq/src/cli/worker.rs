@@ -3,6 +3,7 @@
 mod at_boot;
 
 use super::exit::Failure;
+use super::root_jobs::check_root_jobs;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
 use super::worker_options::WorkerOptions;
@@ -34,6 +35,8 @@ impl Args {
 
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
+    // Before the connection: a worker that is refused should not wait for NATS.
+    check_root_jobs(session, &queues)?;
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let mut options = args.worker.to_options(session, queues)?;
     options.watchdog = super::systemd::watchdog();

@@ -205,7 +205,7 @@ impl WorkerOptions {
 }
 
 /// The user that jobs run as. `None` means the user of this process.
-fn job_user(session: &Session) -> Result<Option<naq_runner::JobUser>, Failure> {
+pub(super) fn job_user(session: &Session) -> Result<Option<naq_runner::JobUser>, Failure> {
     let Some(text) = &session.settings().run_as else {
         return Ok(None);
     };
