@@ -70,6 +70,38 @@ fn a_command_is_run_for_each_failure_until_it_works() {
 }
 
 #[test]
+fn a_command_gets_only_the_variables_that_are_named() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let job = naq.publish("build", r#"{"command":"false"}"#);
+    naq.wait_ended(&job);
+    for (named, seen) in [
+        (None, false),
+        (Some("DEPLOY_*"), true),
+        (Some("DEPLOY_KEY"), true),
+    ] {
+        let file = path(&naq, "seen");
+        let command = format!("env > {file}");
+        let mut args = vec!["events", "--exec", &command];
+        args.extend(named.into_iter().flat_map(|name| ["--env", name]));
+        let hook = naq.cli(args).env("DEPLOY_KEY", "hunter2").follow();
+        hook.expect_stderr("waiting for changes");
+        let job = naq.publish("build", r#"{"command":"false"}"#);
+        hook.expect_stderr(&format!("action done job_id={job}"));
+        let lines = lines(&naq, "seen");
+        let has = |start: &str| lines.iter().any(|line| line.starts_with(start));
+        assert!(
+            has("PATH=") && has("HOME=") && has("NAQ_JOB_ID="),
+            "{lines:?}"
+        );
+        assert_eq!(has("DEPLOY_KEY=hunter2"), seen, "{named:?}: {lines:?}");
+        assert!(!has("NAQ_TOKEN="), "{lines:?}");
+        assert!(hook.stop().success());
+    }
+}
+
+#[test]
 fn a_command_that_was_cut_off_is_run_again() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

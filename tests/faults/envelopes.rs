@@ -257,8 +257,17 @@ fn variables_that_make_programs_run_other_code_are_refused_unless_allowed() {
         "LD_LIBRARY_PATH",
         "LD_AUDIT",
         "BASH_ENV",
+        "BASH_FUNC_ls%%",
         "NODE_OPTIONS",
         "PYTHONSTARTUP",
+        "PERL5OPT",
+        "RUBYOPT",
+        "JAVA_TOOL_OPTIONS",
+        "CLASSPATH",
+        "GIT_CONFIG_PARAMETERS",
+        "DOTNET_STARTUP_HOOKS",
+        "GCONV_PATH",
+        "OPENSSL_CONF",
     ] {
         let job = naq.publish(
             "strict",

@@ -1,9 +1,12 @@
 //! Servers that require no credentials, and wrong clocks.
 
+use std::process::{Command, Stdio};
+
 use naq_protocol::State;
 
-use crate::harness::naq::{ALLOW_ROOT, Naq, start_plain_server};
-use crate::harness::nats::TestServer;
+use crate::harness::naq::{ALLOW_ROOT, GuardedChild, Naq, start_plain_server, text};
+use crate::harness::nats::{TestServer, naq as program};
+use crate::harness::{is_root, skipped};
 
 #[test]
 fn a_remote_server_without_credentials_is_refused_unless_allowed() {
@@ -110,8 +113,7 @@ authorization { users: [
 /// A publisher to the queue of a worker runs programs as the user of its jobs.
 #[test]
 fn a_worker_of_root_refuses_jobs_of_any_server_but_the_managed_one() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can be refused for being root");
+    if !is_root("a worker of root") {
         return;
     }
     let server = TestServer::start();
@@ -153,4 +155,84 @@ fn a_worker_of_root_refuses_jobs_of_any_server_but_the_managed_one() {
         .run()
         .succeeds()
         .expect_stdout("0\n");
+}
+
+/// The system calls of keyrings.
+const KEYRINGS: &str = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+add_key, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+"#;
+
+/// Puts a key into a session keyring, as a login does, and becomes another program.
+const LOG_IN: &str = r#"
+if libc.syscall(keyctl, 1, 0) < 0 or libc.syscall(add_key, b"user", b"of-login", b"hunter2", 7, -3) < 0:
+    sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+/// Looks for that key.
+const LOOK_FOR_KEY: &str = r#"
+key = libc.syscall(keyctl, 10, -3, b"user", b"of-login", 0)
+value = ctypes.create_string_buffer(32)
+print("got " + value.value.decode() if key > 0 and libc.syscall(keyctl, 11, key, value, 32) > 0 else "nothing")
+"#;
+
+/// The keyring of a login may hold the keys of encrypted folders and tickets for other machines.
+#[test]
+fn a_job_does_not_inherit_the_session_keyring_of_the_worker() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let run_as: &[&[&str]] = match nix::unistd::geteuid().is_root() {
+        true => &[&[], &["--run-as", "65534:65534"]],
+        false => &[&[]],
+    };
+    for (place, args) in run_as.iter().enumerate() {
+        for containment in ["auto", "namespace", "subreaper"] {
+            let queue = format!("{containment}-{place}");
+            naq.add_queue(&queue);
+            #[expect(clippy::disallowed_methods, reason = "a login starts the worker")]
+            let mut command = Command::new("python3");
+            command
+                .args(["-c", &format!("{KEYRINGS}{LOG_IN}")])
+                .arg(program())
+                .args([
+                    "worker",
+                    &queue,
+                    "--containment",
+                    containment,
+                    "--workdir",
+                    "/",
+                ])
+                .args(*args)
+                .env_clear()
+                .envs(naq.environment())
+                .current_dir(naq.home())
+                .stdin(Stdio::null())
+                .stderr(Stdio::null());
+            let mut worker = GuardedChild::spawn(&mut command);
+            let script = format!("{KEYRINGS}{LOOK_FOR_KEY}");
+            let job = naq.enqueue(&["-q", &queue, "--", "python3", "-c", &script]);
+            while naq
+                .block_on(naq.client().fetch_result(&job))
+                .unwrap()
+                .is_none()
+            {
+                if let Some(status) = worker.child().try_wait().unwrap() {
+                    skipped(&format!(
+                        "{containment} {args:?}: no keyrings or no such containment: {status}"
+                    ));
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            if let Some(record) = naq.block_on(naq.client().fetch_result(&job)).unwrap() {
+                assert_eq!(
+                    text(record.stdout.as_ref()),
+                    "nothing\n",
+                    "{containment} {args:?}: {record:#?}"
+                );
+            }
+        }
+    }
 }

@@ -154,3 +154,37 @@ fn worker_that_missed_the_cancel_notification_finds_it_in_the_record() {
     });
     assert_eq!(naq.wait_ended(&id("deaf")).state(), State::Cancelled);
 }
+
+/// To send the request takes no right to write records.
+#[test]
+fn a_request_to_cancel_stops_no_job_whose_record_does_not_say_so() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    // The worker reads the record by itself only after minutes.
+    let _worker = naq.worker(&["default"]).ack_wait("600s").spawn();
+    let go = naq.home().join("go");
+    let script = format!(
+        "until [ -e {} ]; do sleep 0.05; done; echo alive",
+        go.display()
+    );
+    naq.enqueue(&["--id", "victim", "--", "sh", "-c", &script]);
+    let record = naq.wait_running(&id("victim"));
+    let subject = format!("naq.control.worker.{}", record.lease().unwrap().worker_id);
+    for _ in 0..5 {
+        let request = r#"{"cancel":"victim"}"#.into();
+        let asked = naq.nats().request(subject.clone(), request);
+        let reply = naq.block_on(asked).unwrap();
+        assert_eq!(&*reply.payload, br#"{"ok":true}"#);
+    }
+    std::fs::write(&go, "").unwrap();
+    let record = naq.wait_ended(&id("victim"));
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    // With the wish on the record the same request stops a job at once.
+    naq.enqueue(&["--id", "wanted", "--", "sleep", "1000"]);
+    naq.wait_running(&id("wanted"));
+    naq.cli(["cancel", "wanted"])
+        .run()
+        .succeeds()
+        .expect_stdout("stopping");
+    assert_eq!(naq.wait_ended(&id("wanted")).state(), State::Cancelled);
+}

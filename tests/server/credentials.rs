@@ -182,3 +182,39 @@ verb() {
     // by the managed server, at another port, since that one is taken
     assert_eq!(ran, "exit 0 ran");
 }
+
+/// A supervisor and its server outlive the program that started them, and every process of the same user
+/// can read their environment.
+#[test]
+fn a_managed_server_does_not_keep_the_environment_of_its_starter() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let managed = naq
+        .cli(["--json", "server", "start"])
+        .without_env("NAQ_NATS_URL")
+        .env("NAQ_TOKEN", "")
+        .env("NAQ_PASSWORD", "")
+        .env("DEPLOY_KEY", "hunter2")
+        .follow();
+    managed.expect_stdout("nats://");
+    let state = running(&naq.home().join("data/server")).unwrap();
+    for pid in [state.supervisor_pid, state.pid] {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let environment = String::from_utf8_lossy(&environment);
+        let names: Vec<&str> = environment
+            .split_terminator('\0')
+            .map(|variable| variable.split('=').next().unwrap())
+            .collect();
+        assert!(names.contains(&"PATH"), "{names:?}");
+        let known = [
+            "PATH",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "TZ",
+            "TMPDIR",
+            "GOMAXPROCS",
+        ];
+        assert!(names.iter().all(|name| known.contains(name)), "{names:?}");
+    }
+}

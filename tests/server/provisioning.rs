@@ -230,16 +230,64 @@ fn a_configured_server_is_the_only_one_tried() {
 }
 
 #[test]
-fn a_cache_writable_by_all_users_is_not_used() {
+fn a_cache_that_other_users_can_write_to_is_not_used() {
     let cache = TempDir::new().unwrap();
-    fs::copy(&binary().path, cached(cache.path())).unwrap();
-    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = cached(cache.path());
+    fs::copy(&binary().path, &program).unwrap();
     let wanted = Search {
         cache_dir: cache.path().to_path_buf(),
         ..Search::default()
     };
+    let mode = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (folder_mode, words) in [
+        (0o777, "writable by all users"),
+        (0o770, "writable by its group"),
+    ] {
+        mode(cache.path(), folder_mode);
+        let text = find(&wanted).unwrap_err().to_string();
+        assert!(
+            text.contains(words) && text.contains("chmod go-w"),
+            "{text}"
+        );
+    }
+    mode(cache.path(), 0o700);
+    mode(&program, 0o770);
     let text = find(&wanted).unwrap_err().to_string();
-    assert!(text.contains("is writable by all users"), "{text}");
+    assert!(text.contains("another user can change it"), "{text}");
+}
+
+/// Between the check of the cached program and its start, another takes its place.
+#[test]
+fn a_program_that_replaces_the_checked_one_is_not_run() {
+    let folder = TempDir::new().unwrap();
+    let trace = folder.path().join("was-run");
+    let swapped = script(
+        folder.path(),
+        "swapped",
+        &format!(": > {}", trace.display()),
+    );
+    let log = |check: &str| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the last step of the start of a server, on its own"
+        )]
+        let done = Command::new(naq())
+            .args(["__server-supervisor", "become"])
+            .arg(std::process::id().to_string())
+            .arg(check)
+            .arg(&swapped)
+            .output()
+            .unwrap();
+        String::from_utf8(done.stderr).unwrap()
+    };
+    let text = log("pinned");
+    assert!(text.contains("SHA-256"), "{text}");
+    assert!(!trace.exists(), "it was run");
+    // A program that the user names is run as it is.
+    log("any");
+    assert!(trace.exists());
 }
 
 #[test]

@@ -89,6 +89,7 @@ mod waiting;
 pub use bulk::BulkEnqueue;
 pub use cancel::CancelOutcome;
 pub use client::Client;
+pub use config::environment;
 pub use dead_letters::{DeadLetterCount, DeadLetterFilter, DeadLetterList, RetryOutcome};
 pub use delayed_jobs::{DelayedJobPage, DelayedJobSummary, DelayedJobs, Rescheduled};
 pub use error::{ClientError, ErrorKind};

@@ -1,60 +1,154 @@
-//! Environment variables that a job may not set, because they make programs load
-//! code that is not part of the job.
+//! Environment variables that a job may not set, because they make programs load code or settings
+//! that are not part of the job. `NAQ_*` is not among them: no envelope may contain such a name.
 
-/// Names with one of these prefixes are denied.
-const DENIED_PREFIXES: &[&str] = &["LD_", "DYLD_", "GLIBC_TUNABLES", "BASH_FUNC_"];
-
-/// These names are denied.
-const DENIED_NAMES: &[&str] = &[
+/// The denied names. One that ends in `*` denies every name that begins so.
+const DENIED: &[&str] = &[
+    // The dynamic loader and the C library.
+    "LD_*",
+    "DYLD_*",
+    "_RLD*",
+    "LDR_*",
+    "LIBPATH",
+    "SHLIB_PATH",
+    "GLIBC_TUNABLES",
+    "GCONV_PATH",
+    "GETCONF_DIR",
+    "HOSTALIASES",
+    "LOCALDOMAIN",
+    "LOCPATH",
+    "MALLOC_TRACE",
+    "NIS_PATH",
+    "NLSPATH",
+    "RESOLV_HOST_CONF",
+    "RES_OPTIONS",
+    // Libraries that load modules.
+    "GIO_EXTRA_MODULES",
+    "GST_PLUGIN_*",
+    "GTK_MODULES",
+    "GTK_PATH",
+    "KRB5_CONFIG",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+    "QT_PLUGIN_PATH",
+    "SASL_PATH",
+    // Shells.
     "BASHOPTS",
     "BASH_ENV",
+    "BASH_FUNC_*",
+    "BASH_LOADABLES_PATH",
     "BASH_XTRACEFD",
     "CDPATH",
     "ENV",
-    "GCONV_PATH",
-    "GIT_ASKPASS",
-    "GIT_EXEC_PATH",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
+    "FPATH",
+    "GLOBIGNORE",
     "IFS",
+    "NULLCMD",
+    "PROMPT_COMMAND",
+    "PS4",
+    "READNULLCMD",
+    "SHELLOPTS",
+    "ZDOTDIR",
+    // Interpreters and virtual machines.
+    "AWKLIBPATH",
+    "AWKPATH",
+    "BUN_OPTIONS",
+    "CAML_LD_LIBRARY_PATH",
+    "CLASSPATH",
+    "CORECLR_*",
+    "COR_ENABLE_PROFILING",
+    "COR_PROFILER*",
+    "DOTNET_ADDITIONAL_DEPS",
+    "DOTNET_SHARED_STORE",
+    "DOTNET_STARTUP_HOOKS",
+    "ELECTRON_RUN_AS_NODE",
+    "EMACSLOADPATH",
+    "ERL_AFLAGS",
+    "ERL_FLAGS",
+    "ERL_LIBS",
+    "ERL_ZFLAGS",
+    "GEM_HOME",
+    "GEM_PATH",
+    "GUILE_LOAD_*",
+    "IBM_JAVA_OPTIONS",
     "JAVA_TOOL_OPTIONS",
+    "JDK_JAVAC_OPTIONS",
     "JDK_JAVA_OPTIONS",
-    "LUA_INIT",
-    "LUA_INIT_5_4",
+    "JULIA_DEPOT_PATH",
+    "JULIA_LOAD_PATH",
+    "LUA_CPATH*",
+    "LUA_INIT*",
+    "LUA_PATH*",
+    "MONO_CONFIG",
+    "MONO_ENV_OPTIONS",
+    "MONO_PATH",
     "NODE_OPTIONS",
+    "NODE_PATH",
     "NODE_REPL_EXTERNAL_MODULE",
-    "PERL5DB",
-    "PERL5LIB",
-    "PERL5OPT",
+    "OPENJ9_JAVA_OPTIONS",
+    "PERL5*",
+    "PERLIO_DEBUG",
     "PERLLIB",
     "PHPRC",
     "PHP_INI_SCAN_DIR",
-    "PROMPT_COMMAND",
-    "PS4",
     "PYTHONBREAKPOINT",
+    "PYTHONEXECUTABLE",
     "PYTHONHOME",
     "PYTHONINSPECT",
     "PYTHONPATH",
+    "PYTHONPLATLIBDIR",
+    "PYTHONPYCACHEPREFIX",
     "PYTHONSTARTUP",
     "PYTHONUSERBASE",
     "PYTHONWARNINGS",
+    "RUBYGEMS_GEMDEPS",
     "RUBYLIB",
     "RUBYOPT",
-    "SHELLOPTS",
-    "ZDOTDIR",
+    "RUBYPATH",
+    "RUBYSHELL",
+    "R_ENVIRON*",
+    "R_HOME",
+    "R_LIBS*",
+    "R_PROFILE*",
+    "TCLLIBPATH",
+    "TCL_LIBRARY",
     "_JAVA_OPTIONS",
+    // Programs that run other programs.
+    "BUNDLE_GEMFILE",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GIT_ASKPASS",
+    "GIT_CONFIG*",
+    "GIT_EDITOR",
+    "GIT_EXEC_PATH",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_PAGER",
+    "GIT_PROXY_COMMAND",
+    "GIT_SEQUENCE_EDITOR",
+    "GIT_SSH*",
+    "GIT_TEMPLATE_DIR",
+    "LESSCLOSE",
+    "LESSOPEN",
+    "MAKEFILES",
+    "MAKEFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "SSH_ASKPASS",
 ];
 
 /// Whether a job may not set this variable. `allow` lists the exceptions of the
 /// worker: names, or prefixes followed by `*`.
 pub fn is_env_denied(name: &str, allow: &[String]) -> bool {
-    let denied =
-        DENIED_NAMES.contains(&name) || DENIED_PREFIXES.iter().any(|p| name.starts_with(p));
-    denied
-        && !allow.iter().any(|allowed| match allowed.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => name == allowed,
-        })
+    DENIED.iter().any(|pattern| matches(pattern, name))
+        && !allow.iter().any(|pattern| matches(pattern, name))
+}
+
+/// Whether a name is this one, or begins with what is before a final `*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    }
 }
 
 #[cfg(test)]
@@ -66,14 +160,43 @@ mod tests {
         for name in [
             "LD_PRELOAD",
             "LD_AUDIT",
+            "GLIBC_TUNABLES",
+            "GCONV_PATH",
             "BASH_ENV",
+            "BASH_FUNC_ls%%",
             "ENV",
+            "PYTHONPATH",
+            "PYTHONSTARTUP",
             "NODE_OPTIONS",
+            "NODE_PATH",
             "PERL5OPT",
+            "RUBYOPT",
+            "JAVA_TOOL_OPTIONS",
+            "CLASSPATH",
+            "GIT_CONFIG_COUNT",
+            "GIT_SSH_COMMAND",
+            "DOTNET_STARTUP_HOOKS",
+            "LUA_INIT_5_4",
+            "OPENSSL_CONF",
         ] {
             assert!(is_env_denied(name, &[]), "{name}");
         }
-        for name in ["PATH", "HOME", "LDAP_URL", "ENVIRONMENT", "NODE_ENV", ""] {
+        for name in [
+            "PATH",
+            "HOME",
+            "TZ",
+            "LANG",
+            "LC_ALL",
+            "TMPDIR",
+            "LDAP_URL",
+            "ENVIRONMENT",
+            "NODE_ENV",
+            "PYTHONUNBUFFERED",
+            "GIT_AUTHOR_NAME",
+            "RUST_LOG",
+            "JAVA_HOME",
+            "",
+        ] {
             assert!(!is_env_denied(name, &[]), "{name}");
         }
     }

@@ -81,6 +81,7 @@ fn count(start: Duration, time: Duration, env: &[CString], argv: &[CString]) -> 
         let (stdout, their_stdout) = pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, their_stderr) = pipe2(OFlag::O_CLOEXEC)?;
         let mut plan = ChildPlan {
+            own_keyring: false,
             parent: std::process::id() as i32,
             mounts: (-1, -1),
             rlimits,

@@ -61,6 +61,11 @@ pub(super) struct Launcher {
     free_namespaces: Vec<Namespace>,
     user: Option<UserIds>,
     files: Option<FileAccess>,
+    /// Whether each job gets a session keyring of its own. It is created before the child changes its
+    /// user and counts against root, who may own a million keys. Any other user may own two hundred,
+    /// which short jobs use up faster than the kernel frees them: their jobs share the keyring that
+    /// this process made for itself.
+    own_keyrings: bool,
     /// Whether a child can be cloned directly into a control group.
     can_clone_into_cgroup: bool,
 }
@@ -86,6 +91,7 @@ impl Launcher {
             free_namespaces: Vec::new(),
             user: setup.user,
             files: setup.files,
+            own_keyrings: nix::unistd::geteuid().is_root(),
             can_clone_into_cgroup: true,
         };
         if let Some(namespaces) = &launcher.namespaces {
@@ -284,6 +290,7 @@ impl Launcher {
         let mut plan = ChildPlan {
             parent,
             mounts,
+            own_keyring: self.own_keyrings,
             rlimits,
             rlimits_len,
             nice: start.resource_limits.nice,

@@ -21,6 +21,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::spawner_setup::SpawnerSetup;
 use super::sys::inherited_fds::inherit_spawner_socket;
+use super::sys::keyring::join_new_session_keyring;
 use super::sys::signals::default_dispositions;
 use super::sys::socket::{Receiver, send};
 use super::wire::{MAGIC, Reader, Writer, to_spawner, to_worker};
@@ -50,6 +51,7 @@ fn run() -> Result<(), Errno> {
     // it.
     prctl::set_pdeathsig(Signal::SIGCONT)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    join_new_session_keyring();
     let mut receiver = Receiver::new();
     let Some(setup) = hello(&socket, &mut receiver)? else {
         return Ok(());

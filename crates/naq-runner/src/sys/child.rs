@@ -9,6 +9,8 @@ use std::os::fd::RawFd;
 
 use libc::{c_char, c_int, c_void};
 
+use super::keyring::join_new_session_keyring;
+
 /// Capacity for resource limits in a plan.
 pub(crate) const RLIMITS_MAX: usize = 8;
 
@@ -59,6 +61,8 @@ pub(crate) struct ChildPlan {
     pub(crate) parent: c_int,
     /// A mount namespace to enter and its root directory, or -1.
     pub(crate) mounts: (RawFd, RawFd),
+    /// Whether to join a session keyring of its own.
+    pub(crate) own_keyring: bool,
     /// Resource limits; the first `rlimits_len` are set.
     pub(crate) rlimits: [(c_int, libc::rlimit); RLIMITS_MAX],
     /// Number of valid entries in `rlimits`.
@@ -127,7 +131,7 @@ unsafe fn setup(plan: &mut ChildPlan) -> ChildStep {
     }
 }
 
-/// Enters a new session and, if the plan has one, the mount namespace.
+/// Enters a new session, and if the plan says so, a new session keyring and the mount namespace.
 ///
 /// # Safety
 ///
@@ -139,6 +143,9 @@ unsafe fn enter_session(plan: &ChildPlan) -> Result<(), ChildStep> {
             return Err(ChildStep::Session);
         }
         die_with_parent(plan)?;
+        if plan.own_keyring {
+            join_new_session_keyring();
+        }
         let (mounts, root) = plan.mounts;
         if mounts >= 0
             && (libc::setns(mounts, libc::CLONE_NEWNS) != 0

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
-use super::binary::Search;
+use super::binary::{Origin, Search};
 use super::config_file::{Port, ServerLimits, SyncInterval};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
@@ -215,6 +215,7 @@ pub fn ensure_blocking(options: &ServerConfig) -> Result<ManagedServer, ServerEr
     let start_lock_timeout = options.lock_timeout.saturating_add(options.ready_timeout);
     let turn = file_lock::acquire(&folder.start(), LockMode::Exclusive, start_lock_timeout)?;
     let request = SupervisorRequest {
+        is_pinned: matches!(binary.origin, Origin::Cache | Origin::Downloaded),
         binary: binary.path,
         data_dir: folder.root().to_path_buf(),
         port: options.port,

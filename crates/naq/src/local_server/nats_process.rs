@@ -1,9 +1,11 @@
 //! The nats-server process of a supervisor: its start at a free port, its end, and the errors in its log.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitStatus, Stdio};
@@ -21,6 +23,7 @@ use naq_client::server_state::ServerState;
 use super::config_file::{ConfigFile, Port};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
+use super::provision;
 use super::server_info;
 use super::subprocess;
 use super::supervisor_log::{log_line, open_log};
@@ -28,6 +31,10 @@ use super::supervisor_protocol::{SUPERVISOR_ARGUMENT, SupervisorRequest};
 
 /// The second argument, which makes it nats-server itself.
 pub(super) const EXEC_ARGUMENT: &str = "become";
+
+/// The argument for a program that has to be the pinned one, and that for any other.
+const CHECK_PINNED: &str = "pinned";
+const CHECK_NOTHING: &str = "any";
 
 /// How long nats-server may take to stop by itself.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -52,12 +59,13 @@ pub(super) enum SupervisorEvent {
     NoUsers(File),
 }
 
-/// The step between: asks the kernel to kill this process with its supervisor, then executes nats-server.
+/// The step between: asks the kernel to kill this process with its supervisor, checks a pinned program,
+/// then executes nats-server.
 ///
 /// This is a process of its own because the child itself must ask, between fork and exec, where Rust allows no
 /// safe code. The setting survives exec (prctl(2), `PR_SET_PDEATHSIG`).
 pub(super) fn exec_server(arguments: &[OsString]) -> i32 {
-    let [supervisor, program, rest @ ..] = arguments else {
+    let [supervisor, check, program, rest @ ..] = arguments else {
         log_line("this command is internal to naq and not for use on a command line");
         return 2;
     };
@@ -75,13 +83,40 @@ pub(super) fn exec_server(arguments: &[OsString]) -> i32 {
         return 1;
     }
     let _still_blocked = SigSet::all().thread_unblock();
-    #[expect(clippy::disallowed_methods, reason = "becomes nats-server")]
-    let error = Command::new(program).args(rest).exec();
+    let error = if check == CHECK_PINNED {
+        exec_pinned(Path::new(program), rest)
+    } else {
+        #[expect(clippy::disallowed_methods, reason = "becomes nats-server")]
+        let error = Command::new(program).args(rest).exec();
+        error.to_string()
+    };
     log_line(&format!(
         "cannot run {}: {error}",
         Path::new(program).display()
     ));
     1
+}
+
+/// Executes the pinned program. Returns why it did not.
+fn exec_pinned(program: &Path, arguments: &[OsString]) -> String {
+    let file = match provision::open_pinned(program) {
+        Ok(file) => file,
+        Err(error) => return error.to_string(),
+    };
+    let text = |text: &[u8]| CString::new(text).unwrap_or_default();
+    let argv: Vec<CString> = std::iter::once(program.as_os_str())
+        .chain(arguments.iter().map(OsString::as_os_str))
+        .map(|argument| text(argument.as_bytes()))
+        .collect();
+    let env: Vec<CString> = naq_client::environment()
+        .iter()
+        .map(|(name, value)| text(format!("{name}={value}").as_bytes()))
+        .collect();
+    // The descriptor that was checked is executed: the path may name another program by now.
+    match nix::unistd::fexecve(file.as_fd(), &argv, &env) {
+        Ok(never) => match never {},
+        Err(errno) => errno.desc().to_owned(),
+    }
 }
 
 /// GOMAXPROCS of nats-server: half the processors, which it shares with the jobs. On two processors, it spends
@@ -212,6 +247,11 @@ impl StartContext<'_> {
             .arg0("naq")
             .args([OsStr::new(SUPERVISOR_ARGUMENT), OsStr::new(EXEC_ARGUMENT)])
             .arg(process::id().to_string())
+            .arg(if self.request.is_pinned {
+                CHECK_PINNED
+            } else {
+                CHECK_NOTHING
+            })
             .arg(&self.request.binary)
             .arg("-c")
             .arg(conf)

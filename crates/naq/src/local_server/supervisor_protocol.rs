@@ -17,6 +17,8 @@ pub const SUPERVISOR_ARGUMENT: &str = "__server-supervisor";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SupervisorRequest {
     pub(super) binary: PathBuf,
+    /// Whether the program has to be the pinned one each time it is started.
+    pub(super) is_pinned: bool,
     pub(super) data_dir: PathBuf,
     pub(super) port: Port,
     pub(super) sync: SyncInterval,

@@ -424,14 +424,22 @@ impl Worker {
         true
     }
 
+    /// Looks at the record of the job that a request names. The request itself is no order: to send it
+    /// takes no right to write records, and only the record says that the job is to be cancelled.
     fn on_control(&self, call: ReceivedCommand) {
         let ControlCommand::Cancel(job_id) = &call.request;
         let mut leases = self.context.leases.all().into_iter();
         let lease = leases.find(|lease| lease.job_id().as_ref() == Some(job_id));
-        if let Some(lease) = &lease {
-            lease.stop(StopReason::Cancel, false);
-        }
         tokio::spawn(call.reply(lease.is_some()));
+        if let Some(lease) = lease
+            && lease.request_check()
+        {
+            let context = Arc::clone(&self.context);
+            tokio::spawn(async move {
+                let (broker, worker_id) = (&context.broker, &context.worker_id);
+                lease.carry_out_check(broker, worker_id).await;
+            });
+        }
     }
 
     fn on_lease_query(&self, query: ReceivedLeaseQuery) {

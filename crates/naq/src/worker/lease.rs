@@ -18,6 +18,40 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// sequence takes longer.
 const IDENTITY_TRUST: Duration = Duration::from_secs(1);
 
+/// Whether a look at a job's record was asked for. At most one task reads it, however many ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordCheck {
+    Idle,
+    /// A task reads the record.
+    Reading,
+    /// Another request has come since the task began to read, so it reads once more.
+    ReadAgain,
+}
+
+impl RecordCheck {
+    /// Notes a request. Returns whether the caller has to read.
+    fn request(&mut self) -> bool {
+        let is_idle = *self == RecordCheck::Idle;
+        *self = if is_idle {
+            RecordCheck::Reading
+        } else {
+            RecordCheck::ReadAgain
+        };
+        is_idle
+    }
+
+    /// Notes that the record was read. Returns whether it has to be read again.
+    fn finish(&mut self) -> bool {
+        let is_again = *self == RecordCheck::ReadAgain;
+        *self = if is_again {
+            RecordCheck::Reading
+        } else {
+            RecordCheck::Idle
+        };
+        is_again
+    }
+}
+
 /// What identifies a message. The sequence alone does not: a stream that was created again, or
 /// that lost its tail, gives it to another message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,6 +146,7 @@ struct LeaseInner {
     has_ended: bool,
     /// Why to stop the job and whether to kill it at once; set also before the job has started.
     stop_requested: Option<(StopReason, bool)>,
+    record_check: RecordCheck,
     /// A delivery that arrived while the job of the lost lease was being stopped.
     redelivery: Option<Box<Delivery>>,
 }
@@ -157,6 +192,7 @@ impl MessageLease {
                 handle: None,
                 has_ended: false,
                 stop_requested: None,
+                record_check: RecordCheck::Idle,
                 redelivery: None,
             }),
         }
@@ -353,12 +389,35 @@ impl MessageLease {
     /// Reads a running job's record, and stops the job if the record says that it is to be
     /// cancelled or that another worker has claimed or ended it.
     pub(super) async fn revalidate(&self, broker: &Broker, worker_id: &str) {
-        let job_id = {
-            let inner = self.lock();
-            if inner.handle.is_none() || inner.has_ended || inner.stop_requested.is_some() {
+        if self.lock().handle.is_some() {
+            self.check_record(broker, worker_id).await;
+        }
+    }
+
+    /// Asks for a look at the job's record. Returns whether the caller has to
+    /// [carry it out](Self::carry_out_check).
+    pub(super) fn request_check(&self) -> bool {
+        self.lock().record_check.request()
+    }
+
+    /// Reads the job's record, and stops the job if the record says that it is to be cancelled. Also
+    /// for a job that has been claimed and has not started.
+    pub(super) async fn carry_out_check(&self, broker: &Broker, worker_id: &str) {
+        loop {
+            self.check_record(broker, worker_id).await;
+            if !self.lock().record_check.finish() {
                 return;
             }
-            inner.job_id.clone()
+        }
+    }
+
+    async fn check_record(&self, broker: &Broker, worker_id: &str) {
+        let (job_id, has_started) = {
+            let inner = self.lock();
+            if inner.has_ended || inner.stop_requested.is_some() {
+                return;
+            }
+            (inner.job_id.clone(), inner.handle.is_some())
         };
         let Some(job_id) = job_id else { return };
         let Ok((Some(record), _)) = broker.read_record(&job_id).await else {
@@ -372,7 +431,10 @@ impl MessageLease {
             .lease()
             .is_some_and(|lease| lease.worker_id != worker_id);
         if is_elsewhere || record.state().is_terminal() {
-            self.stop(StopReason::LeaseLost, true);
+            // Before the job has started, this may be what the claim is about to replace.
+            if has_started {
+                self.stop(StopReason::LeaseLost, true);
+            }
         } else if record.cancel_requested && record.state() == State::Running {
             self.stop(StopReason::Cancel, false);
         }
@@ -411,6 +473,16 @@ fn trusted_for(ack_wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_task_reads_a_record_and_misses_no_request() {
+        let mut check = RecordCheck::Idle;
+        assert!(check.request());
+        assert!(!check.request() && !check.request());
+        assert!(check.finish(), "a request has come since");
+        assert!(!check.finish());
+        assert!(check.request());
+    }
 
     #[test]
     fn a_lease_ends_here_before_the_server_redelivers() {

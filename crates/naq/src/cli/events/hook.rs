@@ -53,6 +53,8 @@ pub(super) struct HookOptions {
     pub(super) name: String,
     pub(super) parallel: usize,
     pub(super) timeout: Duration,
+    /// The variables of this process that a command gets too: names, or prefixes followed by `*`.
+    pub(super) env: Vec<String>,
 }
 
 /// An action with everything that it needs.
@@ -252,10 +254,11 @@ impl Hook {
                 Ok(Hook::Exec {
                     runner: slots.start_runner(session).await?,
                     command: command.clone(),
-                    // The command is the operator's, not a producer's, so it gets the environment
-                    // that a shell would give it.
+                    // As a job, the command gets few variables besides: those of this process may be
+                    // secrets, which every process of its user can read in /proc.
                     environment: session
                         .environment()
+                        .filter(|(name, _)| is_selected(&options.env, name))
                         .map(|(name, value)| (name.to_owned(), value.to_owned()))
                         .collect(),
                     timeout: options.timeout,
@@ -316,6 +319,16 @@ impl Hook {
             }
         }
     }
+}
+
+/// Whether a name is among the patterns: names, or prefixes followed by `*`.
+fn is_selected(patterns: &[String], name: &str) -> bool {
+    patterns
+        .iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == pattern,
+        })
 }
 
 /// The variables that describe the change to the command, which reads the record on its standard

@@ -54,6 +54,10 @@ pub(super) struct Args {
     /// Shell command to run for each failure, or for each change that the filters select
     #[arg(long, value_name = "COMMAND", group = "action")]
     exec: Option<String>,
+    /// Variable of this environment that the command gets too, besides PATH, HOME and the like;
+    /// with a final `*`, all that begin so (`NAQ_*` for a naq in the command)
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "exec")]
+    env: Vec<String>,
     /// URL to post the record to after each failure, or each change that the filters select
     #[arg(long, value_name = "URL", group = "action")]
     webhook: Option<String>,
@@ -113,6 +117,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             name,
             parallel: usize::from(args.parallel.get()),
             timeout: args.timeout.0,
+            env: args.env,
         },
     )
     .await
