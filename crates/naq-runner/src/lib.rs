@@ -185,6 +185,11 @@ impl Runner {
         })
     }
 
+    /// Whether jobs may use some files only ([`RunnerConfig::files`]).
+    pub fn restricts_files(&self) -> bool {
+        self.inner.pool.options.files.is_some()
+    }
+
     /// How this runner contains the process trees of its jobs.
     pub fn containment(&self) -> Containment {
         self.inner.pool.containment

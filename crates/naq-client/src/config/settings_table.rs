@@ -481,7 +481,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_SECRETS_DIR",
         SettingKind::Path,
         DefaultValue::None,
-        "folder of secrets, one file per secret",
+        "folder of secrets, one file per secret; those in a subfolder are for the queue of its name",
     )
     .with_flag(FlagScope::Worker, "DIR"),
     row(

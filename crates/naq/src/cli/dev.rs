@@ -9,7 +9,7 @@ use super::server::STOP_MAX;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
 use super::worker::{join_names, queue_names};
-use super::worker_options::WorkerOptions;
+use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::local_server::{ServerConfig, SyncInterval};
 use crate::scheduler;
 use crate::worker::{self, WorkerCommand};
@@ -57,6 +57,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         (client, Some(managed))
     };
     let runner = args.worker.start_runner(session).await?;
+    warn_of_readable_secrets(session, &options, &runner)?;
     let example = match options.queues.first() {
         Some(queue) if queue.as_str() != session.settings().default_queue => {
             format!("naq enqueue --queue {queue} --wait -- echo hello")

@@ -6,7 +6,7 @@ use super::exit::Failure;
 use super::root_jobs::check_root_jobs;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
-use super::worker_options::WorkerOptions;
+use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
 
@@ -56,6 +56,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         grants = %options.grants,
         "working"
     );
+    warn_of_readable_secrets(session, &options, &runner)?;
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;
     super::systemd::ready();
     let summary = worker::run_worker(client, runner.clone(), options, requests).await?;

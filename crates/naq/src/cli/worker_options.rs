@@ -204,6 +204,28 @@ impl WorkerOptions {
     }
 }
 
+/// Warns of secrets that jobs can read without having been given them.
+pub(super) fn warn_of_readable_secrets(
+    session: &Session,
+    options: &worker::WorkerConfig,
+    runner: &Runner,
+) -> Result<(), Failure> {
+    let user = match job_user(session)? {
+        Some(user) => user,
+        None => match naq_runner::JobUser::current() {
+            Ok(user) => user,
+            Err(_) => return Ok(()),
+        },
+    };
+    if !runner.restricts_files() && options.secrets.is_readable_by(&user) {
+        tracing::warn!(
+            "a job can read the secrets of every other job, since its user may read their files; \
+             use --run-as and files of mode 600, or --landlock-read"
+        );
+    }
+    Ok(())
+}
+
 /// The user that jobs run as. `None` means the user of this process.
 pub(super) fn job_user(session: &Session) -> Result<Option<naq_runner::JobUser>, Failure> {
     let Some(text) = &session.settings().run_as else {

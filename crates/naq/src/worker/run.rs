@@ -32,7 +32,11 @@ impl Attempt<'_> {
         mut revision: u64,
     ) -> Option<(OnEnd, u64)> {
         let context = self.delivery.context;
-        let finished = match context.options.secrets.read(&self.envelope.secrets) {
+        let finished = match context
+            .options
+            .secrets
+            .read(&record.queue, &self.envelope.secrets)
+        {
             Err(error) => FinishedAttempt {
                 end: AttemptEnd::NotStarted { fatal: true },
                 error: Some(error.to_string()),

@@ -1,8 +1,14 @@
 //! The worker's secrets: an envelope names them, only the worker has their values.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A folder of secrets: one file each, named like the environment variable that it becomes.
+use naq_protocol::QueueName;
+use naq_runner::JobUser;
+
+/// A folder of secrets: one file each, named like the environment variable that it becomes. A secret in
+/// a subfolder is for the jobs of the queue of that name only, and replaces one for all queues.
 #[derive(Clone, Debug, Default)]
 pub struct SecretStore {
     folder: Option<PathBuf>,
@@ -14,9 +20,14 @@ pub enum SecretError {
     /// The worker has no store at all.
     #[error("the job needs the secret `{0}`, but this worker has no secrets (--secrets-dir)")]
     NoStore(String),
-    /// The store has no secret of this name.
-    #[error("this worker has no secret `{0}`")]
-    Missing(String),
+    /// The store has no secret of this name for the job's queue.
+    #[error("this worker has no secret `{name}` for jobs of the queue `{queue}`")]
+    Missing {
+        /// Name of the secret.
+        name: String,
+        /// The queue of the job.
+        queue: QueueName,
+    },
     /// The secret exists and cannot be used.
     #[error("the secret `{name}` cannot be read: {problem}")]
     Unreadable {
@@ -45,43 +56,192 @@ impl SecretStore {
         }
     }
 
-    /// Reads the secrets of these names. A line break at the end is not part of a secret.
+    /// Reads the secrets of these names for a job of this queue. A line break at the end is not part of a
+    /// secret.
     ///
     /// # Errors
     /// Returns a [`SecretError`] for the first secret that cannot be read.
-    pub fn read(&self, names: &[String]) -> Result<Vec<(String, String)>, SecretError> {
+    pub fn read(
+        &self,
+        queue: &QueueName,
+        names: &[String],
+    ) -> Result<Vec<(String, String)>, SecretError> {
         names
             .iter()
-            .map(|name| self.read_one(name).map(|value| (name.clone(), value)))
+            .map(|name| {
+                let value = self.read_one(queue, name)?;
+                Ok((name.clone(), value))
+            })
             .collect()
     }
 
-    fn read_one(&self, name: &str) -> Result<String, SecretError> {
+    fn read_one(&self, queue: &QueueName, name: &str) -> Result<String, SecretError> {
         let Some(folder) = &self.folder else {
             return Err(SecretError::NoStore(name.to_owned()));
         };
-        // names are checked when the envelope is read: letters, digits and underscores
-        let path = folder.join(name);
-        let unreadable = |problem: String| SecretError::Unreadable {
+        // Names are checked when the envelope is read, and neither can leave the folder: letters,
+        // digits, underscores, and in a queue's name dashes.
+        let paths = [folder.join(queue.as_str()).join(name), folder.join(name)];
+        for path in paths {
+            if let Some(value) = read_file(name, &path)? {
+                return Ok(value);
+            }
+        }
+        Err(SecretError::Missing {
             name: name.to_owned(),
-            problem,
+            queue: queue.clone(),
+        })
+    }
+
+    /// Whether this user may read a secret, by the modes of the files and of the folders above them.
+    /// Access control lists are not considered.
+    pub(crate) fn is_readable_by(&self, user: &JobUser) -> bool {
+        let Some(folder) = &self.folder else {
+            return false;
         };
+        let Ok(folder) = folder.canonicalize() else {
+            return false;
+        };
+        folder.ancestors().all(|above| may(user, above, MAY_ENTER))
+            && has_readable_file(user, &folder, true)
+    }
+}
+
+/// The bits of a mode for others, of which those for the owner and the group are multiples.
+const MAY_READ: u32 = 0o4;
+const MAY_ENTER: u32 = 0o1;
+
+/// Whether a file's mode gives a user a right.
+fn may(user: &JobUser, path: &Path, right: u32) -> bool {
+    let Ok(found) = std::fs::metadata(path) else {
+        return false;
+    };
+    let class = if found.uid() == user.uid {
+        0o100
+    } else if found.gid() == user.gid || user.groups.contains(&found.gid()) {
+        0o10
+    } else {
+        1
+    };
+    user.uid == 0 || found.mode() & (right * class) != 0
+}
+
+/// Whether a user may read a file in this folder, or in a folder of a queue in it.
+fn has_readable_file(user: &JobUser, folder: &Path, has_queues: bool) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
         match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > SECRET_BYTES_MAX => {
-                return Err(unreadable("it is over 64 KiB".to_owned()));
+            Ok(found) if found.is_dir() => {
+                has_queues && may(user, &path, MAY_ENTER) && has_readable_file(user, &path, false)
             }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(SecretError::Missing(name.to_owned()));
-            }
-            Err(error) => return Err(unreadable(error.to_string())),
+            Ok(found) => found.is_file() && may(user, &path, MAY_READ),
+            Err(_) => false,
         }
-        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
-        let value = text.strip_suffix('\n').unwrap_or(&text);
-        let value = value.strip_suffix('\r').unwrap_or(value);
-        if value.contains('\0') {
-            return Err(unreadable("it contains a NUL byte".to_owned()));
+    })
+}
+
+/// Reads the file of a secret. `None` if no such file exists.
+fn read_file(name: &str, path: &Path) -> Result<Option<String>, SecretError> {
+    let unreadable = |problem: String| SecretError::Unreadable {
+        name: name.to_owned(),
+        problem,
+    };
+    match std::fs::metadata(path) {
+        // A queue may have the name of a secret.
+        Ok(found) if found.is_dir() => return Ok(None),
+        Ok(found) if !found.is_file() => return Err(unreadable("it is no file".to_owned())),
+        Ok(found) if found.len() > SECRET_BYTES_MAX => {
+            return Err(unreadable("it is over 64 KiB".to_owned()));
         }
-        Ok(value.to_owned())
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(unreadable(error.to_string())),
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let value = text.strip_suffix('\n').unwrap_or(&text);
+    let value = value.strip_suffix('\r').unwrap_or(value);
+    if value.contains('\0') {
+        return Err(unreadable("it contains a NUL byte".to_owned()));
+    }
+    Ok(Some(value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_of_a_queue_is_for_no_other_queue() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir(folder.path().join("deploy")).unwrap();
+        file("deploy/KEY", "of deploy\n");
+        file("deploy/NPM", "npm of deploy");
+        file("NPM", "npm of all");
+        // queues with the name of a secret, and a secret with the name of a queue
+        std::fs::create_dir(folder.path().join("TOKEN")).unwrap();
+        let store = SecretStore::folder(folder.path());
+        let read = |queue: &str, name: &str| {
+            let queue = QueueName::new(queue).unwrap();
+            let read = store.read(&queue, &[name.to_owned()]);
+            read.map(|found| found[0].1.clone())
+        };
+        assert_eq!(read("deploy", "KEY").unwrap(), "of deploy");
+        assert_eq!(read("deploy", "NPM").unwrap(), "npm of deploy");
+        assert_eq!(read("build", "NPM").unwrap(), "npm of all");
+        for (queue, name) in [
+            ("build", "KEY"),
+            ("NPM", "KEY"),
+            ("build", "TOKEN"),
+            ("build", "deploy"),
+        ] {
+            let error = read(queue, name).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{name}` for jobs of the queue `{queue}`")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn modes_say_who_may_read_the_secrets() {
+        use std::os::unix::fs::PermissionsExt;
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("secrets");
+        std::fs::create_dir_all(folder.join("deploy")).unwrap();
+        std::fs::write(folder.join("deploy/KEY"), "x").unwrap();
+        let mode = |path: &str, mode: u32| {
+            let path = above.path().join(path);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let store = SecretStore::folder(&folder);
+        let user = |uid: u32, gid: u32| JobUser {
+            uid,
+            gid,
+            groups: vec![gid],
+            name: String::new(),
+            home: PathBuf::new(),
+            shell: PathBuf::new(),
+        };
+        let owner = std::fs::metadata(&folder).unwrap();
+        let (own, group) = (user(owner.uid(), 4711), user(4711, owner.gid()));
+        let other = user(4711, 4711);
+        for path in ["", "secrets", "secrets/deploy", "secrets/deploy/KEY"] {
+            mode(path, 0o755);
+        }
+        let readers = || [&own, &group, &other].map(|user| store.is_readable_by(user));
+        assert_eq!(readers(), [true, true, true]);
+        mode("secrets/deploy/KEY", 0o640);
+        assert_eq!(readers(), [true, true, false]);
+        mode("secrets/deploy", 0o700);
+        assert_eq!(readers(), [true, false, false]);
+        mode("secrets/deploy", 0o755);
+        mode("", 0o700);
+        assert_eq!(readers(), [true, false, false]);
     }
 }
