@@ -202,3 +202,38 @@ fn followed_logs_end_with_the_job() {
         );
     }
 }
+
+/// What a job or a producer writes must not control the terminal of a person who reads it as JSON either.
+#[test]
+fn json_on_a_terminal_contains_no_character_that_acts() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    // A C1 control, a change of direction, a line separator, a soft hyphen and a tag.
+    let hostile = "x\u{9b}31m\u{202e}\u{2028}\u{ad}\u{e0041}y";
+    let job = naq.publish(
+        "build",
+        serde_json::json!({"command": "false", "labels": {"a": hostile}, "meta": hostile})
+            .to_string(),
+    );
+    naq.wait_ended(&job);
+    let acts = |c: &char| hostile.contains(*c) && !c.is_ascii();
+    for verb in [
+        &["status", job.as_str(), "--json"][..],
+        &["jobs", "--json"],
+        &["failed", "show", job.as_str(), "--json"],
+        &["failed", "show", job.as_str(), "--envelope"],
+    ] {
+        let terminal = naq.cli(verb.to_vec()).on_terminal();
+        let screen = terminal.expect_screen("y\"");
+        assert!(terminal.wait_exit().success());
+        assert_eq!(screen.chars().find(acts), None, "{verb:?}: {screen}");
+        assert!(
+            screen.contains("x\\u009b31m\\u202e\\u2028\\u00ad\\udb40\\udc41y"),
+            "{screen}"
+        );
+        // A program gets the bytes as they were written.
+        let piped = naq.cli(verb.to_vec()).run().succeeds();
+        assert!(piped.stdout.contains(hostile), "{verb:?}: {piped:?}");
+    }
+}

@@ -297,7 +297,7 @@ impl Envelope {
     /// Returns [`EnvelopeError`] with the path of the invalid field and, if the text is not valid
     /// JSON, line and column.
     pub fn parse(bytes: &[u8]) -> Result<Envelope, EnvelopeError> {
-        let text = json::check_object(bytes)?;
+        let text = json::check_object(bytes, Envelope::field_names())?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let envelope: Envelope = match serde_path_to_error::deserialize(&mut deserializer) {
             Ok(envelope) => envelope,

@@ -50,7 +50,7 @@ impl Flow {
     /// Whether a text is a flow and not an envelope.
     #[must_use]
     pub fn is_flow(text: &[u8]) -> bool {
-        json::check_object(text)
+        json::check_object(text, &[])
             .ok()
             .and_then(|text| serde_json::from_str::<OrderedObject>(text).ok())
             .is_some_and(|fields| fields.get("jobs").is_some() && fields.get("command").is_none())
@@ -62,7 +62,7 @@ impl Flow {
     /// Returns [`EnvelopeError`] with the path of an invalid envelope, an invalid name, or a circular
     /// dependency.
     pub fn parse(text: &[u8]) -> Result<Flow, EnvelopeError> {
-        let text = json::check_object(text)?;
+        let text = json::check_object(text, &[])?;
         let fields: OrderedObject =
             serde_json::from_str(text).map_err(|error| invalid("", error))?;
         if let Some((name, _)) = fields.iter().find(|(name, _)| *name != "jobs") {

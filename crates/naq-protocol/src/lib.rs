@@ -97,7 +97,7 @@ pub use job_socket::{
     JOB_SOCKET_VARIABLE, JOB_TOKEN_VARIABLE, JobReply, JobReplyError, JobRequest, JobRequestKind,
     JobStream,
 };
-pub use json::DEPTH_MAX;
+pub use json::{DEPTH_MAX, VALUES_MAX};
 pub use limits::{OUTPUT_BYTES_MAX, ResourceLimits};
 pub use names::{
     InvalidName, JOB_ID_CHARS_MAX, JobId, NAME_CHARS_MAX, QueueName, SCHEDULE_ID_CHARS_MAX,
@@ -118,7 +118,7 @@ pub use scheduler::{SchedulerInfo, SchedulerState};
 pub use schema::{SCHEMAS, schema};
 pub use slots::{SlotHolder, Slots};
 pub use state::{IllegalTransition, Reason, State};
-pub use text::{command_line, escape};
+pub use text::{command_line, escape, escape_json};
 pub use time::Timestamp;
 pub use unknown_fields::UnknownFields;
 pub use wire_name::UnknownName;

@@ -24,7 +24,7 @@ const OMITTED_FIELDS: &[&str] = &[
 /// Returns [`EnvelopeError`] if the stored envelope is invalid, so that the job cannot be rerun.
 pub fn rerun_envelope(bytes: &[u8], of: &JobId) -> Result<Vec<u8>, EnvelopeError> {
     Envelope::parse(bytes)?;
-    let text = json::check_object(bytes)?;
+    let text = json::check_object(bytes, Envelope::field_names())?;
     let mut fields: OrderedObject = serde_json::from_str(text)
         .map_err(|error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()))?;
     for name in OMITTED_FIELDS {

@@ -360,8 +360,10 @@ impl TickEnvelope {
             .map_err(|problem| EnvelopeError::new(RejectReason::Invalid, "overlap", problem))?;
         let bytes = schedule.envelope.get().as_bytes();
         let envelope = Envelope::parse(bytes)?;
-        let mut fields: OrderedObject = serde_json::from_str(json::check_object(bytes)?)
-            .map_err(|error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()))?;
+        let mut fields: OrderedObject =
+            serde_json::from_str(json::check_object(bytes, Envelope::field_names())?).map_err(
+                |error| EnvelopeError::new(RejectReason::Invalid, "", error.to_string()),
+            )?;
         if let Some(name) = PER_JOB_FIELDS
             .into_iter()
             .find(|name| fields.get(name).is_some_and(|value| value.get() != "null"))

@@ -185,7 +185,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for KnownFields<'_, A> {
 }
 
 /// Reads a key, and copies it only if it has to.
-struct FieldName;
+pub(crate) struct FieldName;
 
 impl<'de> DeserializeSeed<'de> for FieldName {
     type Value = Cow<'de, str>;

@@ -1,6 +1,6 @@
 //! `naq failed`
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use base64::Engine;
 use clap::Subcommand;
@@ -14,7 +14,7 @@ use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
 use naq_client::{Client, DeadLetter, DeadLetterFilter, RetryOutcome};
 use naq_protocol::units::WireDuration;
-use naq_protocol::{JobId, QueueName, Reason, Timestamp};
+use naq_protocol::{JobId, QueueName, Reason, Timestamp, escape_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -158,9 +158,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let job = client.fetch_dead_letter(&job_id).await?;
             let bytes = client.read_dead_letter_envelope(&job).await?;
             if envelope {
-                let mut stdout = std::io::stdout();
-                stdout.write_all(&bytes)?;
-                stdout.flush()?;
+                print_envelope(&bytes)?;
             } else {
                 let headers = client.read_dead_letter_headers(&job).await?;
                 show(session, &job, &headers, &bytes)?;
@@ -178,6 +176,18 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             discard(session, &client, selected, yes).await
         }
     }
+}
+
+/// Prints an envelope as its producer wrote it. A terminal gets its control characters escaped.
+fn print_envelope(bytes: &[u8]) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        let text = String::from_utf8_lossy(bytes);
+        stdout.write_all(escape_json(&text).as_bytes())?;
+    } else {
+        stdout.write_all(bytes)?;
+    }
+    stdout.flush()
 }
 
 async fn list(

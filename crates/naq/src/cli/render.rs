@@ -1,6 +1,6 @@
 //! How output looks: tables, times, sizes and states for people, one line of JSON for programs.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::json::{NoteBody, NoteReport};
 use naq_client::RecordSummary;
 use naq_cron::Timezone;
 pub(super) use naq_protocol::escape;
-use naq_protocol::{Reason, Record, State, Timestamp};
+use naq_protocol::{Reason, Record, State, Timestamp, escape_json};
 
 /// How this process prints.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,9 +37,14 @@ pub(super) fn is_json() -> bool {
     MODE.get().is_some_and(|mode| mode.json)
 }
 
-/// Prints an object as one line of JSON.
+/// Prints an object as one line of JSON. A terminal gets no character that would control it or hide:
+/// such characters are escaped, as JSON allows, and the object is the same.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        let json = serde_json::to_string(value).map_err(io::Error::from)?;
+        return writeln!(stdout, "{}", escape_json(&json));
+    }
     serde_json::to_writer(&mut stdout, value).map_err(io::Error::from)?;
     stdout.write_all(b"\n")
 }
@@ -47,7 +52,7 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
 /// Prints an object as one line of JSON on standard error.
 pub(super) fn print_stderr_json(value: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(value) {
-        print_stderr(line);
+        print_stderr(escape_json(&line));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::cli::times::stored_zone;
 use dialects::{refuse_flags, refuse_seconds};
 use naq_client::{NewSchedule, Recurrence};
 use naq_cron::{Cron, Timezone};
+use naq_protocol::units::DURATION_MAX;
 use naq_protocol::{Envelope, QueueName, ScheduleId};
 use naq_runner::is_env_denied;
 
@@ -61,9 +62,15 @@ const CRON_ONLY_VARIABLES: [&str; 6] = [
     "CONTENT_TRANSFER_ENCODING",
 ];
 
+/// The most bytes that the variables of all commands may take together. Each command has a copy of the
+/// variables above it, so without a limit their size would grow with the square of the file's.
+const ENVIRONMENT_BYTES_MAX: usize = 64 << 20;
+
 /// The assignments so far, which apply to the lines below them.
 struct Settings {
     variables: BTreeMap<String, String>,
+    /// What a copy of the variables takes, in bytes.
+    variable_bytes: usize,
     zone: Timezone,
     jitter: Option<Duration>,
 }
@@ -76,12 +83,14 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
     };
     let mut settings = Settings {
         variables: BTreeMap::new(),
+        variable_bytes: 0,
         zone: options.zone,
         jitter: None,
     };
     // How often each command has occurred so far.
     let mut commands: HashMap<String, usize> = HashMap::new();
     let mut names: HashSet<ScheduleId> = HashSet::new();
+    let mut environment_bytes = 0;
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
         let Some(line) = content(line) else {
@@ -94,6 +103,10 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
                 .map_err(LineError::Invalid),
             None => entry(line, options.is_system)
                 .and_then(|entry| {
+                    environment_bytes += settings.variable_bytes;
+                    if environment_bytes > ENVIRONMENT_BYTES_MAX {
+                        return Err(too_many_variables());
+                    }
                     let occurrence = commands.entry(entry.key()).or_default();
                     *occurrence += 1;
                     let name = name(&entry, *occurrence, &mut names);
@@ -103,7 +116,12 @@ pub(super) fn read(text: &str, options: &CrontabOptions) -> ScheduleFile {
         };
         match read {
             Ok(()) => {}
-            Err(LineError::Invalid(why)) => file.problems.push(Diagnostic::new(number, why)),
+            Err(LineError::Invalid(why)) => {
+                file.problems.push(Diagnostic::new(number, why));
+                if environment_bytes > ENVIRONMENT_BYTES_MAX {
+                    return file;
+                }
+            }
             Err(LineError::Unsupported(why)) => {
                 file.unsupported.push(Diagnostic::new(number, why));
             }
@@ -148,6 +166,21 @@ pub(super) fn find_user_column(
     first.filter(|_| are_all_accounts)
 }
 
+fn too_many_variables() -> LineError {
+    LineError::Invalid(format!(
+        "each command gets a copy of the variables above it, and up to here these are over {} MiB; \
+         files of fewer lines or variables can be applied one by one",
+        ENVIRONMENT_BYTES_MAX >> 20
+    ))
+}
+
+/// What a variable takes in a job's environment, in bytes.
+fn variable_bytes(name: &str, value: &str) -> usize {
+    // The texts are allocated one by one.
+    const OVERHEAD_BYTES: usize = 96;
+    name.len() + value.len() + OVERHEAD_BYTES
+}
+
 fn warning_at(line: usize, text: Option<String>) -> Option<Diagnostic> {
     text.map(|text| Diagnostic::new(line, text))
 }
@@ -169,10 +202,14 @@ impl Settings {
                     .map_err(|bad: naq_cron::TimezoneError| format!("CRON_TZ: {bad}"))?;
             }
             "RANDOM_DELAY" => {
-                let minutes: u64 = value
-                    .parse()
-                    .map_err(|_| "RANDOM_DELAY: it must be a whole number of minutes".to_owned())?;
-                self.jitter = (minutes > 0).then(|| Duration::from_secs(minutes * 60));
+                let delay = value.parse().ok().and_then(|minutes: u64| {
+                    let delay = Duration::from_secs(minutes.checked_mul(60)?);
+                    (delay <= DURATION_MAX).then_some(delay)
+                });
+                let delay = delay.ok_or(
+                    "RANDOM_DELAY: it must be a whole number of minutes, at most 100 years",
+                )?;
+                self.jitter = (!delay.is_zero()).then_some(delay);
             }
             "MAILTO" if !value.is_empty() => {
                 warning = Some(
@@ -200,7 +237,10 @@ impl Settings {
             _ => {}
         }
         if !CRON_ONLY_VARIABLES.contains(&name) {
-            self.variables.insert(name.to_owned(), value);
+            self.variable_bytes += variable_bytes(name, &value);
+            if let Some(replaced) = self.variables.insert(name.to_owned(), value) {
+                self.variable_bytes -= variable_bytes(name, &replaced);
+            }
         }
         Ok(warning)
     }

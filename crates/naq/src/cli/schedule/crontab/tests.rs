@@ -325,3 +325,48 @@ proptest! {
         prop_assert_eq!(stdin, None);
     }
 }
+
+/// Each command has a copy of the variables above it: of a file of a few megabytes that would be
+/// gigabytes.
+#[test]
+fn variables_of_a_crontab_are_not_copied_without_a_limit() {
+    let mut text = String::new();
+    for at in 0..20_000 {
+        text.push_str(&format!("V{at}=0123456789\n"));
+    }
+    for at in 0..20_000 {
+        text.push_str(&format!("* * * * * ./run.sh {at}\n"));
+    }
+    let file = file(&text);
+    let copied: usize = file
+        .schedules
+        .iter()
+        .map(|schedule| schedule.new.envelope.env.len())
+        .sum();
+    assert!(copied < 1_000_000, "{copied} variables");
+    let [problem] = &file.problems[..] else {
+        panic!("{:?}", file.problems);
+    };
+    assert!(problem.text.contains("64 MiB"), "{problem:?}");
+    assert_eq!(problem.line, 20_000 + file.schedules.len() + 1);
+    // A variable that is set again and again is one variable.
+    let again = "A=0123456789\n* * * * * ./run.sh\n".repeat(20_000);
+    let file = read_with(&again, false);
+    assert_eq!((file.problems.len(), file.schedules.len()), (0, 20_000));
+}
+
+#[test]
+fn a_delay_that_no_clock_can_wait_for_is_refused() {
+    for (delay, is_accepted) in [
+        ("0", true),
+        ("52560000", true),
+        ("52560001", false),
+        ("307445734561825861", false),
+        ("18446744073709551615", false),
+        ("99999999999999999999", false),
+        ("-1", false),
+    ] {
+        let file = file(&format!("RANDOM_DELAY={delay}\n@daily ./run.sh\n"));
+        assert_eq!(file.problems.is_empty(), is_accepted, "{delay}: {file:#?}");
+    }
+}
