@@ -1,6 +1,7 @@
 //! Writes that NATS will never accept, and jobs that a worker refuses half-way: the job
 //! ends with an explanation, and does not run or wait for ever.
 
+use naq_client::OutputStream;
 use naq_protocol::{Envelope, Reason, State};
 
 use crate::harness::naq::{Naq, id};
@@ -138,4 +139,62 @@ fn blocked_job_with_a_condition_of_a_later_version_fails_with_an_explanation() {
     assert!(error.contains("started"), "{error}");
     assert_eq!(naq.wait_ended(&three).state(), State::Succeeded);
     naq.wait_drained("build");
+}
+
+/// A rejection whose record does not fit a message at first, or never will, is not repeated for ever.
+#[test]
+fn rejection_whose_record_does_not_fit_a_message_ends_the_job() {
+    let server = with_small_messages();
+    let naq = Naq::new(&server);
+    let worker = naq.worker(&["build"]).ack_wait("2s").spawn();
+    worker.expect_stderr("streams and buckets are ready");
+    // refused by this worker, although another one has run it
+    let envelope = |name: &str| {
+        let stdin = "x".repeat(MESSAGE_BYTES_MAX / 4 - 200);
+        serde_json::json!({"job_id": name, "command": "true", "env": {"LD_PRELOAD": "x"}, "stdin": stdin})
+            .to_string()
+    };
+    let retrying = |name: &str, field: &str, value: serde_json::Value| {
+        let mut record = serde_json::json!({
+            "job_id": name,
+            "queue": "build",
+            "state": "retrying",
+            "reason": "exit",
+            "attempt": 1,
+            "enqueue_time": "2026-01-01T00:00:00.000Z",
+            "finished_at": "2026-01-01T00:00:01.000Z",
+            "next_attempt_at": "2026-01-01T00:00:02.000Z",
+            "envelope_digest": Envelope::digest(envelope(name).as_bytes()),
+        });
+        record[field] = value;
+        let subject = format!("$KV.naq_results.{name}");
+        naq.publish_to("build", &subject, record.to_string().into());
+        let subject = format!("naq.queue.build.{name}");
+        naq.publish_to("build", &subject, envelope(name).into());
+    };
+    let large = "o".repeat(MESSAGE_BYTES_MAX - 2_000);
+    let output = serde_json::json!({"text": large, "bytes": large.len()});
+    retrying("output", "stdout", output);
+    retrying("labels", "labels", serde_json::json!({"l": large}));
+    // a field of a later version, which this one never drops
+    retrying("later", "later", serde_json::json!(large));
+    naq.wait_drained("build");
+    for name in ["output", "labels", "later"] {
+        let letter = naq.dead_letter(&id(name));
+        assert!(letter.error.unwrap().contains("env.LD_PRELOAD"), "{name}");
+        assert_eq!(letter.payload, envelope(name));
+    }
+    let [_, record] = ["labels", "output"].map(|name| {
+        let record = naq.wait_ended(&id(name));
+        assert_eq!(
+            (record.state(), record.reason()),
+            (State::Failed, Some(Reason::NotAllowed))
+        );
+        record
+    });
+    let stored = record.stdout.clone().unwrap();
+    let read = naq.client().read_output(&record, OutputStream::Stdout);
+    assert_eq!(naq.block_on(read).unwrap().into_bytes().len(), large.len());
+    assert!(stored.object.is_some(), "{stored:?}");
+    naq.assert_jobs_still_run("build");
 }

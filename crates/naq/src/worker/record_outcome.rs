@@ -99,8 +99,7 @@ impl LeasedDelivery<'_> {
                 }
                 Err(BrokerError::TooLarge { .. }) if !shrunk => {
                     shrunk = true;
-                    Box::pin(self.spill(record)).await?;
-                    Box::pin(self.drop_large_fields(record)).await?;
+                    self.shrink(record).await?;
                 }
                 Err(error) if error.is_final_for_write() => return Err(error),
                 Err(error) => {
@@ -163,6 +162,12 @@ impl LeasedDelivery<'_> {
         // escapes can make text six times as long in JSON; only what comes near that is measured
         (size(&record.stdout) + size(&record.stderr)) * 6 < budget
             || serde_json::to_vec(record).map_or(usize::MAX, |json| json.len()) < budget
+    }
+
+    /// Makes a record that does not fit a message as small as possible.
+    pub(super) async fn shrink(&self, record: &mut Record) -> Result<(), BrokerError> {
+        Box::pin(self.spill(record)).await?;
+        Box::pin(self.drop_large_fields(record)).await
     }
 
     /// Moves output to the object store. The record keeps the beginning.

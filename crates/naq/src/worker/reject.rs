@@ -9,6 +9,20 @@ use naq_core::DeliveryContext;
 use naq_jetstream::{BrokerError, SlotWaiter, failpoint};
 use naq_protocol::{EnvelopeError, Record};
 
+/// Why a rejection was not recorded.
+enum Unrecorded {
+    /// Its dead letter is stored, and its record never will be, for this reason.
+    Final(BrokerError),
+    /// The lease has expired without an answer, or NATS refused something else.
+    Unanswered,
+}
+
+impl From<BrokerError> for Unrecorded {
+    fn from(_: BrokerError) -> Unrecorded {
+        Unrecorded::Unanswered
+    }
+}
+
 impl LeasedDelivery<'_> {
     /// Keeps an envelope that cannot become a job as a dead letter, records the rejection, and
     /// acknowledges the message.
@@ -16,7 +30,12 @@ impl LeasedDelivery<'_> {
         tracing::warn!(job_id = %facts.job_id, queue = %facts.queue, "rejected: {invalid}");
         match self.record_rejection(facts, invalid).await {
             Ok(record) => Done::Recorded(record),
-            Err(_) => Done::LeaseLost,
+            // Each further delivery would be rejected in the same way, and fail in the same way.
+            Err(Unrecorded::Final(error)) => {
+                tracing::error!(job_id = %facts.job_id, "the rejection can never be stored, dropping the job; its dead letter is kept: {error}");
+                self.acknowledge(Done::NothingToRun).await
+            }
+            Err(Unrecorded::Unanswered) => Done::LeaseLost,
         }
     }
 
@@ -24,7 +43,7 @@ impl LeasedDelivery<'_> {
         &self,
         facts: &DeliveryContext,
         invalid: &EnvelopeError,
-    ) -> Result<Box<Record>, BrokerError> {
+    ) -> Result<Box<Record>, Unrecorded> {
         let mut record = Box::new(naq_core::rejected_record(facts, invalid));
         // The dead letter comes first: the record may turn out not to be this envelope's to write.
         self.dead_letter(&record).await?;
@@ -32,8 +51,13 @@ impl LeasedDelivery<'_> {
         if std::str::from_utf8(&self.message.payload).is_ok() {
             self.attach_envelope(&mut record).await;
         }
-        self.write_rejected_record(&mut record, facts, invalid)
-            .await?;
+        match self
+            .write_rejected_record(&mut record, facts, invalid)
+            .await
+        {
+            Err(error) if error.is_final_for_write() => return Err(Unrecorded::Final(error)),
+            written => written?,
+        }
         failpoint("rejected.written");
         self.finish_job(&record, None, SlotWaiter::MayExist).await?;
         self.persist(|| self.lease.ack(self.broker())).await?;
@@ -51,6 +75,7 @@ impl LeasedDelivery<'_> {
     ) -> Result<(), BrokerError> {
         let ttl = naq_core::result_ttl(None, self.context.options.result_ttl);
         let mut revision = 0;
+        let mut too_large = 0;
         loop {
             match self
                 .persist(|| self.broker().write_record(record, revision, ttl))
@@ -58,6 +83,15 @@ impl LeasedDelivery<'_> {
             {
                 Ok(_) => return Ok(()),
                 Err(BrokerError::Conflict) => {}
+                Err(BrokerError::TooLarge { .. }) if too_large < 2 => {
+                    match too_large {
+                        0 => self.shrink(record).await?,
+                        // where messages are so small that the labels alone can fill one
+                        _ => record.labels.clear(),
+                    }
+                    too_large += 1;
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
             match self
