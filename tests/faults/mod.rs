@@ -27,3 +27,4 @@ mod spawn;
 mod store;
 mod suspects;
 mod terminal;
+mod unreadable;

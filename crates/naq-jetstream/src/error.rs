@@ -124,9 +124,12 @@ pub enum BrokerError {
         /// Why it cannot be parsed.
         source: Cause,
     },
-    /// A stored value is not what naq stores there, or a value cannot be written as JSON.
+    /// A stored value is not what naq stores there.
     #[error(transparent)]
     InvalidData(InvalidData),
+    /// A value is never stored: it cannot be written as JSON, or is not what naq may store.
+    #[error(transparent)]
+    Unstorable(InvalidData),
 }
 
 /// Where JetStream is missing.
@@ -205,7 +208,7 @@ pub enum BrokerErrorKind {
     PermissionDenied,
     /// The server refused a request for another reason.
     Refused,
-    /// Stored data is invalid.
+    /// Data is invalid: what is stored, or what was to be stored.
     InvalidData,
 }
 
@@ -246,9 +249,9 @@ impl BrokerError {
             BrokerError::Timeout(_) => BrokerErrorKind::Timeout,
             BrokerError::PermissionDenied { .. } => BrokerErrorKind::PermissionDenied,
             BrokerError::Refused { .. } => BrokerErrorKind::Refused,
-            BrokerError::InvalidSchedule { .. } | BrokerError::InvalidData(_) => {
-                BrokerErrorKind::InvalidData
-            }
+            BrokerError::InvalidSchedule { .. }
+            | BrokerError::InvalidData(_)
+            | BrokerError::Unstorable(_) => BrokerErrorKind::InvalidData,
         }
     }
 
@@ -262,13 +265,24 @@ impl BrokerError {
     }
 
     /// Whether the same write fails whenever it is repeated: what is written is too large or is
-    /// not what naq may store.
+    /// not what naq may store. An error of a read says nothing about a write.
     #[must_use]
     pub fn is_final_for_write(&self) -> bool {
         matches!(
-            self.kind(),
-            BrokerErrorKind::TooLarge | BrokerErrorKind::InvalidData
+            self,
+            BrokerError::TooLarge { .. } | BrokerError::Unstorable(_)
         )
+    }
+
+    /// Whether a blocked job can never be released: its record cannot be read, or its message is too
+    /// large.
+    pub(crate) fn is_final_for_release(&self) -> bool {
+        matches!(self, BrokerError::InvalidData(_)) || self.is_final_for_write()
+    }
+
+    /// A value that naq must not store.
+    pub(crate) fn unstorable(text: String) -> BrokerError {
+        BrokerError::Unstorable(text.into())
     }
 
     /// Invalid data without an error behind it.
@@ -279,7 +293,7 @@ impl BrokerError {
 
     /// A value that cannot be written as JSON.
     pub(crate) fn not_json(what: &str, error: serde_json::Error) -> BrokerError {
-        BrokerError::InvalidData(InvalidData {
+        BrokerError::Unstorable(InvalidData {
             text: format!("{what} cannot be written as JSON: {error}"),
             source: Some(Arc::new(error)),
         })
@@ -377,6 +391,27 @@ mod tests {
             assert!(error.to_string().ends_with(&expected), "{error}");
         }
         assert!(BrokerError::invalid_data("text").source().is_none());
+    }
+
+    #[test]
+    fn only_an_error_of_the_write_itself_is_final_for_it() {
+        let parsed = || serde_json::from_str::<u32>("x").unwrap_err();
+        let too_large = BrokerError::TooLarge {
+            bytes: 2,
+            bytes_max: 1,
+        };
+        for (error, is_final) in [
+            (too_large, true),
+            (BrokerError::not_json("the record", parsed()), true),
+            (BrokerError::unstorable("a succeeded job".to_owned()), true),
+            // of a record that the write depends on
+            (BrokerError::unreadable("the record of a", parsed()), false),
+            (BrokerError::invalid_data("no envelope"), false),
+            (BrokerError::Conflict, false),
+            (BrokerError::Timeout("testing"), false),
+        ] {
+            assert_eq!(error.is_final_for_write(), is_final, "{error:?}");
+        }
     }
 
     #[test]

@@ -30,7 +30,9 @@ impl Broker {
     /// job has a slot now. Repeating it does no harm.
     ///
     /// # Errors
-    /// Returns an error if the server refuses the request or does not answer.
+    /// Returns an error if the server refuses the request or does not answer, and
+    /// [`BrokerError::InvalidData`] if the stored slots cannot be read. They are not replaced: more
+    /// jobs than the key allows might run.
     pub async fn acquire_slot(
         &self,
         key: &str,
@@ -78,7 +80,17 @@ impl Broker {
     /// Returns an error if the server refuses a write or does not answer; call it again then.
     pub async fn release_slot(&self, key: &str, job: &JobId) -> Result<(), BrokerError> {
         let free = loop {
-            let (mut slots, revision) = self.read_slots(key).await?;
+            let (mut slots, revision) = match self.read_slots(key).await {
+                Ok(read) => read,
+                // There is no slot to release, and the job that had it has ended all the same. One
+                // of those that wait is released, as for any other job that ends: it is rejected with
+                // an explanation when it requests a slot.
+                Err(BrokerError::InvalidData(error)) => {
+                    tracing::error!(job_id = %job, "cannot release a slot: {error}");
+                    break 1;
+                }
+                Err(error) => return Err(error),
+            };
             let held = slots.holders.len();
             slots.holders.retain(|held| held.job != *job);
             let free = (slots.max as usize).saturating_sub(slots.holders.len());
@@ -113,7 +125,14 @@ impl Broker {
                 .next()
                 .and_then(|token| JobId::new(token).ok());
             let waits = match &job {
-                Some(job) => self.release(job).await?,
+                Some(job) => match self.release(job).await {
+                    // the next one is released in its place
+                    Err(error) if error.is_final_for_release() => {
+                        tracing::error!(job_id = %job, "cannot release a job that waits for a slot: {error}");
+                        continue;
+                    }
+                    released => released?,
+                },
                 None => false,
             };
             if waits {
@@ -140,13 +159,17 @@ impl Broker {
             .await
     }
 
-    /// Whether a slot is free now, for a job that has just been indexed as waiting.
+    /// Whether a slot is free now, for a job that has just been indexed as waiting. Also true if the
+    /// slots cannot be read: nothing would release the job, which is rejected when it requests a slot.
     ///
     /// # Errors
     /// Returns an error if the server refuses the request or does not answer.
     pub async fn has_free_slot(&self, key: &str, max: u32) -> Result<bool, BrokerError> {
-        let (slots, _) = self.read_slots(key).await?;
-        Ok(slots.holders.len() < max as usize)
+        match self.read_slots(key).await {
+            Ok((slots, _)) => Ok(slots.holders.len() < max as usize),
+            Err(BrokerError::InvalidData(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the index key of a job that no longer waits for a slot.
@@ -166,7 +189,12 @@ impl Broker {
         holders: &[SlotHolder],
     ) -> Result<Option<SlotHolder>, BrokerError> {
         for holder in holders.iter().take(CHECKS_MAX) {
-            let (record, _) = self.read_record(&holder.job).await?;
+            let record = match self.read_record(&holder.job).await {
+                Ok((record, _)) => record,
+                // its message says whether it may still run
+                Err(BrokerError::InvalidData(_)) => None,
+                Err(error) => return Err(error),
+            };
             if record
                 .as_ref()
                 .is_some_and(|record| record.state().is_terminal())

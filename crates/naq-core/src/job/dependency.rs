@@ -3,7 +3,7 @@
 use naq_protocol::{Dependency, DependencyCondition, JobId, State};
 
 /// What is known about a job that another one depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DependencyStatus {
     /// It has finished in this state.
     Finished(State),
@@ -15,6 +15,8 @@ pub enum DependencyStatus {
     Missing,
     /// It waits, directly or through other jobs, for the job that depends on it.
     Circular,
+    /// It has a record that cannot be read, for this reason. Nothing in naq replaces such a record.
+    Unreadable(String),
 }
 
 /// Whether a job that finished in the state `ended` satisfies the condition of a dependency. `None`
@@ -47,9 +49,9 @@ pub enum Evaluation {
 }
 
 /// Evaluates dependencies by what is known about each. If `is_late`, the time for missing ones is
-/// over: missing and circular dependencies count as unsatisfiable. So does a dependency that has
-/// finished, if only a later version knows its condition: nothing that happens later would decide it
-/// here.
+/// over: missing and circular dependencies count as unsatisfiable. So does, at any time, a dependency
+/// whose record cannot be read, or that has finished if only a later version knows its condition:
+/// nothing that happens later would decide it here.
 #[must_use]
 pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Evaluation {
     let unsatisfiable =
@@ -80,7 +82,13 @@ pub fn evaluate(known: &[(Dependency, DependencyStatus)], is_late: bool) -> Eval
             DependencyStatus::Circular if is_late => {
                 return unsatisfiable(&dependency.job, "which itself waits for this job");
             }
-            _ => {}
+            DependencyStatus::Unreadable(why) => {
+                return unsatisfiable(&dependency.job, &format!("and {why}"));
+            }
+            DependencyStatus::Active
+            | DependencyStatus::Queued
+            | DependencyStatus::Missing
+            | DependencyStatus::Circular => {}
         }
     }
     let is_open = |status: &DependencyStatus| !matches!(status, DependencyStatus::Finished(_));
@@ -172,7 +180,7 @@ mod tests {
             evaluate(&[(on("later", later), status), met], false)
         };
         for status in [DependencyStatus::Active, DependencyStatus::Missing] {
-            let Evaluation::Pending { open, .. } = evaluated(status) else {
+            let Evaluation::Pending { open, .. } = evaluated(status.clone()) else {
                 panic!("{status:?} decided a condition that only a later version knows");
             };
             assert_eq!(open, [on("later", later)]);
@@ -189,6 +197,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn unreadable_dependency_is_unsatisfiable_whatever_its_condition() {
+        for condition in [
+            DependencyCondition::Success,
+            DependencyCondition::Failure,
+            DependencyCondition::Finished,
+        ] {
+            let why = "the record of bad cannot be read: EOF".to_owned();
+            let known = [(on("bad", condition), DependencyStatus::Unreadable(why))];
+            assert_eq!(
+                evaluate(&known, false),
+                Evaluation::Unsatisfiable(
+                    "it depends on bad, and the record of bad cannot be read: EOF".to_owned()
+                )
+            );
+        }
+    }
+
     fn any_status() -> impl Strategy<Value = DependencyStatus> {
         prop_oneof![
             proptest::sample::select(State::ALL.to_vec()).prop_map(|state| {
@@ -201,6 +227,7 @@ mod tests {
             Just(DependencyStatus::Queued),
             Just(DependencyStatus::Missing),
             Just(DependencyStatus::Circular),
+            Just(DependencyStatus::Unreadable("it is no record".to_owned())),
         ]
     }
 
@@ -223,6 +250,7 @@ mod tests {
             let unsatisfiable = known.iter().any(|(dependency, status)| match status {
                 DependencyStatus::Finished(state) => satisfies_condition(dependency.on, *state) == Some(false),
                 DependencyStatus::Missing | DependencyStatus::Circular => is_late,
+                DependencyStatus::Unreadable(_) => true,
                 DependencyStatus::Active | DependencyStatus::Queued => false,
             });
             let all_ended = known.iter().all(|(_, status)| matches!(status, DependencyStatus::Finished(_)));

@@ -150,8 +150,8 @@ mod tests {
         else {
             panic!("the dependencies were not resolved");
         };
-        let ended = DependencyStatus::Finished(State::Succeeded);
-        context.dependency_statuses = Some(open.into_iter().map(|one| (one, ended)).collect());
+        let ended = |one| (one, DependencyStatus::Finished(State::Succeeded));
+        context.dependency_statuses = Some(open.into_iter().map(ended).collect());
         let DeliveryDecision::Run(running) = decide_delivery(None, &envelope, &context) else {
             panic!("the job does not start");
         };

@@ -31,7 +31,7 @@ enum JobEvent {
 }
 
 /// A delivery, and what the worker finds out about it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Delivery {
     sequence: u64,
     status: DependencyStatus,
@@ -131,7 +131,7 @@ impl ModelJob {
                 DeliveryDecision::ResolveDependencies(open) => {
                     assert!(context.dependency_statuses.is_none(), "asked twice");
                     context.dependency_statuses =
-                        Some(open.into_iter().map(|one| (one, status)).collect());
+                        Some(open.into_iter().map(|one| (one, status.clone())).collect());
                 }
                 DeliveryDecision::ChangeId => panic!("the model has one message"),
                 DeliveryDecision::CompareEnvelopes => panic!("the model has one envelope"),
@@ -393,6 +393,7 @@ fn any_dependency_status() -> impl Strategy<Value = DependencyStatus> {
         1 => Just(DependencyStatus::Queued),
         1 => Just(DependencyStatus::Missing),
         1 => Just(DependencyStatus::Circular),
+        1 => Just(DependencyStatus::Unreadable("it is no record".to_owned())),
     ]
 }
 

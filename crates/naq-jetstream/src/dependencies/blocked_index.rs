@@ -135,7 +135,8 @@ impl Broker {
 
     /// Marks the records of some jobs as awaited, so that the worker that ends one of them releases
     /// its dependents. A job without a record gets a placeholder record that holds only the mark.
-    /// Returns whether one of the jobs has already ended.
+    /// Returns whether the dependent has to be evaluated once more: one of the jobs has already ended,
+    /// or has a record that cannot be read.
     ///
     /// # Errors
     /// Returns an error if the server refuses a write or does not answer.
@@ -167,7 +168,12 @@ impl Broker {
         timeout: Duration,
     ) -> Result<bool, BrokerError> {
         loop {
-            let (record, revision) = self.read_record(job).await?;
+            let (record, revision) = match self.read_record(job).await {
+                Ok(read) => read,
+                // It can be marked by nobody. The dependent is evaluated once more, and fails.
+                Err(BrokerError::InvalidData(_)) => return Ok(true),
+                Err(error) => return Err(error),
+            };
             let needed_until = Timestamp(now.0 + timeout);
             let written = match record {
                 Some(record) if record.state().is_terminal() => return Ok(true),
@@ -296,7 +302,7 @@ impl Broker {
         match self.release(dependent).await {
             Ok(_) => {}
             // must not keep the other dependents from being released, and would fail again
-            Err(error @ BrokerError::InvalidData(_)) => {
+            Err(error) if error.is_final_for_release() => {
                 tracing::error!(job_id = %dependent, dependency = %job, "cannot release a blocked job: {error}");
                 return Ok(());
             }
@@ -322,7 +328,14 @@ impl Broker {
         }
         let payload = match (&record.envelope, &record.envelope_object) {
             (Some(envelope), _) => Bytes::copy_from_slice(envelope.get().as_bytes()),
-            (None, Some(object)) => self.get_object(object).await?.into(),
+            (None, Some(object)) => match self.get_object(object).await {
+                Err(BrokerError::NotFound(_)) => {
+                    return Err(BrokerError::invalid_data(format!(
+                        "the envelope of {job}, which waits, is lost"
+                    )));
+                }
+                read => read?.into(),
+            },
             (None, None) => {
                 return Err(BrokerError::invalid_data(format!(
                     "the record of {job}, which waits, has no envelope"

@@ -59,7 +59,7 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::Conflict`] if the record has changed, [`BrokerError::TooLarge`] if it
     /// does not fit into a message, and [`BrokerError::Timeout`] if it is unknown whether it was
-    /// written. Returns [`BrokerError::InvalidData`] if the record has left a state that it must not
+    /// written. Returns [`BrokerError::Unstorable`] if the record has left a state that it must not
     /// leave, see [`Record::check_transitions`]: such a record is never stored.
     pub async fn write_record(
         &self,
@@ -69,7 +69,7 @@ impl Broker {
     ) -> Result<u64, BrokerError> {
         if let Err(illegal) = record.check_transitions() {
             tracing::error!(job_id = %record.job_id, "record not stored: {illegal}; this is a bug in naq");
-            return Err(BrokerError::invalid_data(illegal.to_string()));
+            return Err(BrokerError::unstorable(illegal.to_string()));
         }
         let payload = serde_json::to_vec(record)
             .map_err(|error| BrokerError::not_json("the record", error))?;

@@ -18,7 +18,8 @@ use naq_core::{
     on_dependency_edge,
 };
 use naq_jetstream::{
-    BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, NewJob, OrphanedMessage, SlotWaiter,
+    BlockedIndexEntry, BlockedIndexKey, Broker, BrokerError, InvalidData, NewJob, OrphanedMessage,
+    SlotWaiter,
 };
 use naq_protocol::{Envelope, QueueName, Record, State, Timestamp};
 
@@ -128,11 +129,11 @@ impl Reconciler<'_> {
             }
             checks.push(self.reconcile_index_entry(entry));
             if checks.len() >= CONCURRENT_READS_MAX {
-                summary.add(checks.next().await.transpose()?);
+                summary.add(checks.next().await.map(skip_unreadable).transpose()?);
             }
         }
         while let Some(one) = checks.next().await {
-            summary.add(Some(one?));
+            summary.add(Some(skip_unreadable(one)?));
         }
         if with_records {
             self.reconcile_records(&mut summary).await?;
@@ -176,7 +177,15 @@ impl Reconciler<'_> {
                 return Ok(());
             }
             let place = (queue.clone(), orphan.sequence);
-            if !before.contains(&place) || !self.resolve_orphan(&orphan, summary).await? {
+            let is_removed = before.contains(&place)
+                && match self.resolve_orphan(&orphan, summary).await {
+                    Err(BrokerError::InvalidData(error)) => {
+                        log_unreadable(&error);
+                        false
+                    }
+                    resolved => resolved?,
+                };
+            if !is_removed {
                 seen.insert(place);
             }
         }
@@ -230,10 +239,22 @@ impl Reconciler<'_> {
         let mut summary = ReconcileSummary::default();
         let is_over = match &entry.key {
             BlockedIndexKey::Edge { dependency, job } => {
-                let (dependency_record, job_record) = tokio::try_join!(
+                let (dependency_record, job_record) = tokio::join!(
                     self.broker.read_record(dependency),
                     self.broker.read_record(job)
-                )?;
+                );
+                let job_record = job_record?;
+                let dependency_record = match dependency_record {
+                    // Nothing will end the wait. The worker that gets the job fails it with the reason.
+                    Err(BrokerError::InvalidData(_)) => {
+                        if self.broker.release(job).await? {
+                            summary.released += 1;
+                            return Ok(summary);
+                        }
+                        (None, 0)
+                    }
+                    read => read?,
+                };
                 match on_dependency_edge(dependency_record.0.as_ref(), job_record.0.as_ref()) {
                     OnDependencyEdge::Keep => false,
                     OnDependencyEdge::Remove => true,
@@ -311,7 +332,7 @@ impl Reconciler<'_> {
             })
             .buffer_unordered(CONCURRENT_READS_MAX);
         while let Some(one) = checks.next().await {
-            summary.add(Some(one?));
+            summary.add(Some(skip_unreadable(one)?));
         }
         Ok(())
     }
@@ -339,7 +360,10 @@ impl Reconciler<'_> {
         }
         let payload = match (&record.envelope, &record.envelope_object) {
             (Some(envelope), _) => Some(envelope.get().as_bytes().to_vec()),
-            (None, Some(object)) => Some(broker.get_object(object).await?),
+            (None, Some(object)) => match broker.get_object(object).await {
+                Err(BrokerError::NotFound(_)) => None,
+                read => Some(read?),
+            },
             (None, None) => None,
         };
         let job_id = record.job_id.clone();
@@ -371,6 +395,24 @@ impl Reconciler<'_> {
         summary.failed += 1;
         Ok(summary)
     }
+}
+
+/// Leaves out a job of which a record or a slot cannot be read: it must not keep the others from being
+/// reconciled.
+fn skip_unreadable(
+    done: Result<ReconcileSummary, BrokerError>,
+) -> Result<ReconcileSummary, BrokerError> {
+    match done {
+        Err(BrokerError::InvalidData(error)) => {
+            log_unreadable(&error);
+            Ok(ReconcileSummary::default())
+        }
+        done => done,
+    }
+}
+
+fn log_unreadable(error: &InvalidData) {
+    tracing::warn!("cannot reconcile one job: {error}");
 }
 
 impl ReconcileSummary {

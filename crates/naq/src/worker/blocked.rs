@@ -123,7 +123,13 @@ async fn dependency_status(
     dependency: &JobId,
     is_overdue: bool,
 ) -> Result<DependencyStatus, BrokerError> {
-    let (record, _) = broker.read_record(dependency).await?;
+    let record = match broker.read_record(dependency).await {
+        Ok((record, _)) => record,
+        Err(BrokerError::InvalidData(unreadable)) => {
+            return Ok(DependencyStatus::Unreadable(unreadable.to_string()));
+        }
+        Err(error) => return Err(error),
+    };
     let Some(record) = record.filter(|record| !record.placeholder) else {
         if is_overdue && broker.find_message(dependency).await?.is_some() {
             return Ok(DependencyStatus::Queued);
@@ -150,8 +156,11 @@ async fn depends_on(broker: &Broker, record: Record, job: &JobId) -> Result<bool
         if seen.len() >= CYCLE_READS_MAX || !seen.insert(one.clone()) {
             continue;
         }
-        if let (Some(record), _) = broker.read_record(&one).await? {
-            next.extend(awaited_jobs(&record));
+        match broker.read_record(&one).await {
+            Ok((record, _)) => next.extend(record.iter().flat_map(awaited_jobs)),
+            // What it waits for is not known. The job that depends on it fails, which ends the wait.
+            Err(BrokerError::InvalidData(_)) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(false)

@@ -232,11 +232,7 @@ impl<'a> Claiming<'a> {
                 record: record.map(Box::new),
                 revision,
             }),
-            Err(BrokerError::InvalidData(data)) => {
-                let invalid = EnvelopeError::new(RejectReason::Invalid, "", data.to_string());
-                Err(delivery.reject(&self.facts, &invalid).await)
-            }
-            Err(_) => Err(Done::LeaseLost),
+            Err(error) => Err(self.end_after(error).await),
         }
     }
 
@@ -339,8 +335,8 @@ impl<'a> Claiming<'a> {
             };
             delivery.persist(|| broker.republish(again.clone())).await
         };
-        if published.is_err() {
-            return done(Done::LeaseLost);
+        if let Err(error) = published {
+            return self.give_up(error).await;
         }
         failpoint("recheck.released");
         done(delivery.acknowledge(Done::NothingToRun).await)
@@ -361,18 +357,22 @@ impl<'a> Claiming<'a> {
         }
     }
 
-    /// Ends claiming after a request that has failed. A job whose record NATS will never store is
-    /// rejected with an explanation: each further delivery of its message would fail in the same way.
+    /// Ends claiming after a request that has failed.
     async fn give_up(&self, error: BrokerError) -> Step<'a> {
-        if !error.is_final_for_write() {
-            return done(Done::LeaseLost);
-        }
-        let refused = EnvelopeError::new(
-            RejectReason::Invalid,
-            "",
-            format!("the job cannot be recorded: {error}"),
-        );
-        done(self.delivery().reject(&self.facts, &refused).await)
+        done(self.end_after(error).await)
+    }
+
+    /// What becomes of the delivery after a request that has failed. A job whose record NATS will
+    /// never store, or that cannot be decided because a stored value cannot be read, is rejected with an
+    /// explanation: each further delivery of its message would fail in the same way.
+    async fn end_after(&self, error: BrokerError) -> Done {
+        let problem = match error {
+            BrokerError::InvalidData(unreadable) => unreadable.to_string(),
+            error if error.is_final_for_write() => format!("the job cannot be recorded: {error}"),
+            _ => return Done::LeaseLost,
+        };
+        let refused = EnvelopeError::new(RejectReason::Invalid, "", problem);
+        self.delivery().reject(&self.facts, &refused).await
     }
 
     /// The envelope's bytes differ from those of the job's first one. If both mean the same, the
@@ -558,8 +558,8 @@ impl<'a> Claiming<'a> {
                 .persist(|| broker.delay_retry(job.clone(), due, record.attempt))
                 .await
         };
-        if delayed.await.is_err() {
-            return done(Done::LeaseLost);
+        if let Err(error) = delayed.await {
+            return self.give_up(error).await;
         }
         done(delivery.acknowledge(Done::NothingToRun).await)
     }
@@ -571,7 +571,7 @@ impl<'a> Claiming<'a> {
                 self.snapshot = Some(snapshot);
                 AGAIN
             }
-            Err(_) => done(Done::LeaseLost),
+            Err(error) => self.give_up(error).await,
         }
     }
 
@@ -659,8 +659,8 @@ impl<'a> Claiming<'a> {
         let delayed = delivery
             .persist(|| delivery.broker().delay_retry(job.clone(), due, attempts))
             .await;
-        if delayed.is_err() {
-            return done(Done::LeaseLost);
+        if let Err(error) = delayed {
+            return self.give_up(error).await;
         }
         failpoint("delay.written");
         done(delivery.acknowledge(Done::NothingToRun).await)
