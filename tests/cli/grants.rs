@@ -396,3 +396,50 @@ fn jobs_of_another_user_reach_the_socket_and_other_users_do_not() {
     naq.file("go", "");
     worker.stop();
 }
+
+/// A worker with one slot never runs a job for which another job of it waits. The verbs say so.
+#[test]
+fn verbs_of_a_job_say_what_they_wait_for() {
+    const BUSY: &str = "waiting: the workers of queue `q` are busy: 1 slot, none free; \
+        this job keeps one of them while it waits";
+    const NOBODY: &str = "no worker serves queue `nobody`; start one with `naq worker nobody`";
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let worker = naq
+        .worker(&["q"])
+        .concurrency(1)
+        .arg("--grant=enqueue:*,read:*")
+        .env("NAQ_WORKER_HEARTBEAT_INTERVAL", "300ms")
+        .spawn();
+    naq.add_queue("nobody");
+    let printed = naq.run_in_job(
+        "q",
+        "naq enqueue -q q --quiet --id own -- true
+         naq enqueue -q nobody --quiet --id theirs -- true
+         naq wait own --timeout 9s & timeout 9 $NAQ result own --wait &
+         timeout 9 $NAQ enqueue -q q --wait -- true &
+         naq wait theirs --timeout 9s &
+         wait
+         naq status theirs | grep ^waiting; naq status theirs --json | grep -o 'no worker serves'",
+    );
+    assert_eq!(printed.matches(BUSY).count(), 3, "{printed}");
+    let theirs = format!("waiting: {NOBODY}");
+    assert_eq!(printed.matches(&theirs).count(), 1, "{printed}");
+    let status = format!("waiting         {NOBODY}\nno worker serves\n");
+    assert!(printed.contains(&status), "{printed}");
+
+    // as a program in any language reads it
+    let (socket, token) = hold_open(&naq, "holder");
+    let request = json!({"token": token, "request": "status", "job_id": "theirs"});
+    let reply = Connection::open(&socket).request(&request);
+    assert_eq!(
+        reply["waits_for"],
+        json!({"cause": "no_worker", "queue": "nobody"})
+    );
+    let request = json!({"token": token, "request": "status", "job_id": "holder"});
+    let reply = Connection::open(&socket).request(&request);
+    assert_eq!(reply["record"]["state"], "running");
+    assert!(reply.get("waits_for").is_none(), "{reply}");
+    naq.file("go", "");
+    worker.stop();
+}

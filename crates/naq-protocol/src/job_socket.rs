@@ -24,7 +24,7 @@ pub const JOB_TOKEN_VARIABLE: &str = "NAQ_JOB_TOKEN";
 pub enum JobRequestKind {
     /// Enqueue `envelope` to `queue`.
     Enqueue,
-    /// Return the record of `job_id`.
+    /// Return the record of `job_id`, and what the job waits for.
     Status,
     /// Return the record of `job_id` once the job has ended, or after `timeout`.
     Wait,
@@ -106,7 +106,7 @@ impl fmt::Debug for JobRequest {
     }
 }
 
-/// A worker's reply to a job, one line. Exactly one field is present.
+/// A worker's reply to a job, one line. Exactly one field is present, apart from `waits_for`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct JobReply {
     /// The id of the job that was enqueued.
@@ -115,6 +115,10 @@ pub struct JobReply {
     /// The record that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<Box<Record>>,
+    /// What the job of `record` waits for: an object, with the name of the cause as `cause`. `None` if
+    /// the job has ended, is running or will be started at once, or if only its record was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<Box<RawValue>>,
     /// The number of bytes of output that follow the line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -130,6 +134,15 @@ impl JobReply {
         JobReply {
             job_id: Some(job_id),
             ..JobReply::default()
+        }
+    }
+
+    /// The reply with a record, and with what its job waits for.
+    #[must_use]
+    pub fn status(record: Record, waits_for: Option<Box<RawValue>>) -> JobReply {
+        JobReply {
+            waits_for,
+            ..JobReply::record(record)
         }
     }
 

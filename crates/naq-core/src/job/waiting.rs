@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::routing::has_required_labels;
 use naq_protocol::{
     Dependency, Envelope, QueueName, Record, State, Timestamp, WorkerInfo, WorkerState,
 };
 
-/// What a job that has not ended waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a job that has not ended waits for. Workers tell it their jobs as an object with the name as
+/// `cause`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitCause {
     /// Its start time.

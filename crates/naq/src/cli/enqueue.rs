@@ -20,7 +20,7 @@ use super::remarks::note_remarks;
 use super::render;
 use super::session::Session;
 use super::times::TimeReader;
-use super::waiting::{stopped_waiting, wait_for_enqueued};
+use super::waiting::{explain, stopped_waiting, wait_for_enqueued};
 use naq_client::{Client, Waiter};
 use naq_core::StartDelay;
 use naq_protocol::{Envelope, JobId, QueueName, Record, State};
@@ -203,9 +203,11 @@ async fn enqueue_in_job(
     let job_id = worker.enqueue(request).await?;
     if args.wait {
         let worker = JobReader::Worker(worker);
+        let jobs = std::slice::from_ref(&job_id);
+        let waiting = worker.wait(&job_id);
         // A worker may grant `enqueue` and not `read`: the job is enqueued all the same.
-        let waited = worker.wait(&job_id).await;
-        let record = waited.inspect_err(|_| stopped_waiting(std::slice::from_ref(&job_id)))?;
+        let waited = explain(session, &worker, jobs, |print| print(), waiting).await;
+        let record = waited.inspect_err(|_| stopped_waiting(jobs))?;
         return show(session, &worker, &record, args.full).await;
     }
     if !args.quiet {

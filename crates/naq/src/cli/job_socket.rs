@@ -74,6 +74,18 @@ impl JobSocket {
         Ok(*record)
     }
 
+    /// The record of a job, and what the job waits for.
+    async fn status(&self, job_id: &JobId) -> Result<(Record, Option<WaitCause>), Failure> {
+        let mut request = JobRequest::new(&self.token, JobRequestKind::Status);
+        request.job_id = Some(job_id.clone());
+        let (reply, _) = self.request(request).await?;
+        let record = reply.record.ok_or_else(|| unexpected("no record"))?;
+        // a worker of a later version may know more causes than this program
+        let cause = reply.waits_for;
+        let cause = cause.and_then(|cause| serde_json::from_str(cause.get()).ok());
+        Ok((*record, cause))
+    }
+
     async fn output(&self, job_id: &JobId, stream: JobStream) -> Result<Vec<u8>, Failure> {
         let mut request = JobRequest::new(&self.token, JobRequestKind::Output);
         request.job_id = Some(job_id.clone());
@@ -161,20 +173,11 @@ impl JobReader {
         }
     }
 
-    /// As [`Client::fetch_job`].
-    pub(super) async fn fetch_job(&self, job_id: &JobId) -> Result<Record, Failure> {
+    /// What looks at jobs.
+    pub(super) fn observer(&self) -> JobObserver<'_> {
         match self {
-            JobReader::Nats(client) => Ok(client.fetch_job(job_id).await?),
-            JobReader::Worker(socket) => socket.read(JobRequestKind::Status, job_id).await,
-        }
-    }
-
-    /// As [`Client::wait_cause`]. `None` also for a user who may read neither queues nor heartbeats;
-    /// a worker adds what it finds out to the record's warnings.
-    pub(super) async fn wait_cause(&self, record: &Record) -> Option<WaitCause> {
-        match self {
-            JobReader::Nats(client) => client.wait_cause(record).await.unwrap_or_default(),
-            JobReader::Worker(_) => None,
+            JobReader::Nats(client) => JobObserver::Nats(client),
+            JobReader::Worker(socket) => JobObserver::Worker(socket),
         }
     }
 
@@ -224,6 +227,64 @@ impl JobReader {
             None => None,
         };
         Ok(StoredOutput::new(output, object))
+    }
+}
+
+/// A job that was looked at.
+pub(super) struct ObservedJob {
+    pub(super) record: Record,
+    /// As [`Client::wait_cause`] returns it.
+    pub(super) cause: Result<Option<WaitCause>, Failure>,
+}
+
+/// What a verb that waits looks at jobs by.
+#[derive(Clone, Copy)]
+pub(super) enum JobObserver<'a> {
+    /// A connection to NATS.
+    Nats(&'a Client),
+    /// The worker of this process's job.
+    Worker(&'a JobSocket),
+}
+
+impl<'a> From<&'a Client> for JobObserver<'a> {
+    fn from(client: &'a Client) -> JobObserver<'a> {
+        JobObserver::Nats(client)
+    }
+}
+
+impl<'a> From<&'a JobReader> for JobObserver<'a> {
+    fn from(reader: &'a JobReader) -> JobObserver<'a> {
+        reader.observer()
+    }
+}
+
+impl JobObserver<'_> {
+    /// Reads the record of a job and finds out what the job waits for.
+    pub(super) async fn look_at(self, job_id: &JobId) -> Result<ObservedJob, Failure> {
+        match self {
+            JobObserver::Nats(client) => {
+                let record = client.fetch_job(job_id).await?;
+                let cause = client.wait_cause(&record).await.map_err(Failure::from);
+                Ok(ObservedJob { record, cause })
+            }
+            JobObserver::Worker(socket) => {
+                let (record, cause) = socket.status(job_id).await?;
+                let cause = Ok(cause);
+                Ok(ObservedJob { record, cause })
+            }
+        }
+    }
+
+    /// What this process has to do with the cause. `None` means nothing, as far as is known.
+    pub(super) fn own_part(self, cause: &WaitCause) -> Option<&'static str> {
+        match (self, cause) {
+            (JobObserver::Worker(socket), WaitCause::NoFreeSlot { queue, .. })
+                if socket.own_queue.as_deref() == Some(queue.as_str()) =>
+            {
+                Some("this job keeps one of them while it waits")
+            }
+            _ => None,
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::exit::{Exit, Failure};
 use super::job_output::{FullOption, print_streams, with_full_output};
-use super::job_socket::JobReader;
 use super::render;
 use super::session::Session;
 use super::waiting::explain;
@@ -32,13 +31,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let client = session.job_reader().await?;
     let record = if args.wait {
         let waiting = client.wait(&job_id);
-        match &client {
-            JobReader::Nats(nats) => {
-                let jobs = std::slice::from_ref(&job_id);
-                explain(session, nats, jobs, |print| print(), waiting).await?
-            }
-            JobReader::Worker(_) => waiting.await?,
-        }
+        let jobs = std::slice::from_ref(&job_id);
+        explain(session, &client, jobs, |print| print(), waiting).await?
     } else {
         match client.fetch_result(&job_id).await? {
             Some(record) => record,

@@ -5,6 +5,7 @@ mod tree;
 use std::time::Duration;
 
 use super::exit::Failure;
+use super::job_socket::ObservedJob;
 use super::remarks::leaked;
 use super::render::{self, Ending};
 use super::session::Session;
@@ -30,8 +31,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if args.tree {
         return tree::show(session, client.nats("--tree")?, &job_id).await;
     }
-    let mut record = client.fetch_job(&job_id).await?;
-    let cause = client.wait_cause(&record).await;
+    let ObservedJob { mut record, cause } = client.observer().look_at(&job_id).await?;
+    // a user may be allowed to read records, but neither queues nor heartbeats
+    let cause = cause.unwrap_or_default();
     let unseen = session.settings().worker_ttl;
     let describe = |cause| describe(&job_id, cause, render::now(), unseen);
     if session.json {

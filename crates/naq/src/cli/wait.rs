@@ -51,7 +51,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
     });
     let suspended = |print: &mut dyn FnMut()| bars.borrow().suspend(print);
-    let waiting = explain(session, &client, &ids, suspended, waiting);
+    let waiting = explain(session, &*client, &ids, suspended, waiting);
     match args.timeout {
         None => waiting.await?,
         Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {
@@ -79,6 +79,7 @@ async fn wait_in_job(
         }
         Ok(if all_succeeded { 0 } else { Exit::Failed as u8 })
     };
+    let waiting = explain(session, worker, ids, |print| print(), waiting);
     match timeout {
         None => waiting.await,
         Some(timeout) => match tokio::time::timeout(timeout.0, waiting).await {

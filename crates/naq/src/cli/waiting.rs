@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::exit::{Exit, FREE_ROOM, Failure};
+use super::job_socket::JobObserver;
 use super::json::NoteBody;
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
 use super::signals::Signals;
-use naq_client::{Client, ClientError, ErrorKind, WaitCause};
+use naq_client::{Client, ClientError, WaitCause};
 use naq_core::describe_missing_labels;
 use naq_protocol::{Dependency, JobId, QueueName, Timestamp};
 
@@ -111,16 +112,16 @@ fn describe_dependencies(jobs: &[Dependency]) -> String {
 /// Waits for a future that waits for these jobs. If that takes longer than two seconds, says on
 /// standard error what they wait for, and again when that changes. `print` runs what prints, with
 /// progress bars out of its way.
-pub(super) async fn explain<T>(
+pub(super) async fn explain<'c, T>(
     session: &Session,
-    client: &Client,
+    observer: impl Into<JobObserver<'c>>,
     jobs: &[JobId],
     print: impl Fn(&mut dyn FnMut()),
     waiting: impl Future<Output = T>,
 ) -> T {
     let mut waiting = pin!(waiting);
     let mut explainer = Explainer {
-        client,
+        observer: observer.into(),
         jobs,
         heartbeat_ttl: session.settings().worker_ttl,
         reported: HashMap::new(),
@@ -136,7 +137,7 @@ pub(super) async fn explain<T>(
 }
 
 struct Explainer<'c> {
-    client: &'c Client,
+    observer: JobObserver<'c>,
     jobs: &'c [JobId],
     /// TTL of a worker's heartbeat: an expired one is at least this old.
     heartbeat_ttl: Duration,
@@ -173,11 +174,11 @@ impl Explainer<'_> {
     }
 
     async fn look_at(&mut self, job: &JobId, print: &impl Fn(&mut dyn FnMut())) -> Look {
-        let record = match self.client.fetch_job(job).await {
-            Ok(record) if record.state().is_terminal() => return Look::Ended,
-            Ok(record) => record,
-            Err(error) => {
-                let is_away = matches!(error.kind(), ErrorKind::Unavailable);
+        let cause = match self.observer.look_at(job).await {
+            Ok(looked) if looked.record.state().is_terminal() => return Look::Ended,
+            Ok(looked) => looked.cause,
+            Err(failure) => {
+                let is_away = failure.exit == Exit::NoNats;
                 if is_away && !std::mem::replace(&mut self.is_away, true) {
                     print(&mut || render::note("NATS does not answer; waiting for it"));
                 }
@@ -185,7 +186,7 @@ impl Explainer<'_> {
             }
         };
         self.is_away = false;
-        let Ok(cause) = self.client.wait_cause(&record).await else {
+        let Ok(cause) = cause else {
             return Look::Open;
         };
         let Some(cause) = cause else {
@@ -205,7 +206,10 @@ impl Explainer<'_> {
         let is_known = self.reported.values().any(|known| *known == cause);
         self.reported.insert(job.clone(), cause.clone());
         if !is_known {
-            let sentence = describe(job, &cause, render::now(), unseen);
+            let mut sentence = describe(job, &cause, render::now(), unseen);
+            if let Some(part) = self.observer.own_part(&cause) {
+                sentence = format!("{sentence}; {part}");
+            }
             let message = match self.jobs.len() {
                 1 => format!("waiting: {sentence}"),
                 _ => format!("waiting for {job}: {sentence}"),

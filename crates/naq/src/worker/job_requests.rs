@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::value::to_raw_value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::grants::{Grants, Right};
@@ -102,11 +103,11 @@ impl JobRequests {
     }
 
     async fn status(&self, request: &JobRequest) -> Result<JobReply, JobReplyError> {
-        let mut record = self.read(request).await?;
+        let record = self.read(request).await?;
         // A worker that may read neither queues nor heartbeats shows the record without this.
-        let missing = self.client.missing_labels(&record).await;
-        record.warnings.extend(missing.unwrap_or_default());
-        Ok(JobReply::record(record))
+        let cause = self.client.wait_cause(&record).await.unwrap_or_default();
+        let waits_for = cause.and_then(|cause| to_raw_value(&cause).ok());
+        Ok(JobReply::status(record, waits_for))
     }
 
     async fn wait(&self, request: &JobRequest) -> Result<JobReply, JobReplyError> {
