@@ -568,3 +568,36 @@ fn naq_run_refuses_a_job_whose_labels_are_missing_here() {
         .run()
         .succeeds();
 }
+
+/// Another client removes the registration of one route, so that workers that start later do not find it.
+#[test]
+fn each_removed_registration_of_a_served_route_is_made_again() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _labelled = spawn(&naq, "labelled", &["gpu=yes", "disk=ssd", "zone=a"]);
+    let _plain = spawn(&naq, "plain", &[]);
+    let sets = [[("gpu", "yes")], [("disk", "ssd")], [("zone", "a")]];
+    let routes = || {
+        let routes = naq.block_on(naq.client().broker().list_label_routes());
+        routes.expect("an answer").len()
+    };
+    // many of each, so that the worker without the labels gets some
+    let jobs = (0..24).map(|at| naq.publish("build", requiring(&sets[at % sets.len()])));
+    for job in jobs.collect::<Vec<_>>() {
+        naq.wait_ended(&job);
+    }
+    assert_eq!(routes(), sets.len());
+    for labels in &sets {
+        let subject = format!("$KV.naq_requires.build.{}", label_route_key(&set(labels)));
+        naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            let bucket = jetstream.get_stream("KV_naq_requires").await;
+            let bucket = bucket.expect("the bucket exists");
+            bucket.purge().filter(subject).await.expect("it is removed");
+        });
+        assert_eq!(routes(), sets.len() - 1);
+        eventually(&format!("{labels:?} is registered again"), || {
+            routes() == sets.len()
+        });
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 
 use super::context::WorkerContext;
@@ -20,6 +21,9 @@ const ROUTES_PER_QUEUE_MAX: usize = 256;
 /// Time between two checks that the routes are registered.
 const REGISTRATION_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Number of routes that are checked at once.
+const CONCURRENT_CHECKS_MAX: usize = 16;
+
 /// Pauses before the watch is opened again.
 const RETRY_BACKOFF: ExponentialBackoff =
     ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -35,7 +39,7 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
     let mut served = HashMap::new();
     let mut failures = 0;
     loop {
-        match watch_routes_once(&context, &reports, &mut served).await {
+        match watch_routes_once(&context, &reports, &mut served, &mut failures).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!("cannot watch the label routes, retrying: {error}");
@@ -46,11 +50,13 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
     }
 }
 
-/// Returns `Ok` only once the loop has ended.
+/// Returns `Ok` only once the loop has ended. `failures` is set to 0 whenever the server has done all
+/// that was asked of it.
 async fn watch_routes_once(
     context: &WorkerContext,
     reports: &mpsc::Sender<Report>,
     served: &mut HashMap<(QueueName, String), LabelRoute>,
+    failures: &mut u32,
 ) -> Result<(), BrokerError> {
     let broker = &context.broker;
     // the watch before the list, so that no route is registered unseen between the two
@@ -89,6 +95,7 @@ async fn watch_routes_once(
                 return Ok(());
             }
         }
+        *failures = 0;
         event = loop {
             tokio::select! {
                 event = watch.next() => break event?,
@@ -100,24 +107,32 @@ async fn watch_routes_once(
     }
 }
 
-/// Registers the served routes again if their bucket was removed, so that other workers find them.
+/// Registers again those of the served routes that someone removed, alone or with their bucket, so
+/// that other workers find them.
 async fn register_again(
     broker: &Broker,
     served: &HashMap<(QueueName, String), LabelRoute>,
 ) -> Result<(), BrokerError> {
-    let Some(any) = served.values().next() else {
-        return Ok(());
-    };
-    if broker.is_label_route_registered(any).await? {
-        return Ok(());
+    let routes: Vec<LabelRoute> = served.values().cloned().collect();
+    let mut checks = stream::iter(routes)
+        .map(|route| async move {
+            let is_registered = broker.is_label_route_registered(&route).await?;
+            Ok::<_, BrokerError>((!is_registered).then_some(route))
+        })
+        .buffer_unordered(CONCURRENT_CHECKS_MAX);
+    let mut missing = Vec::new();
+    while let Some(checked) = checks.next().await {
+        missing.extend(checked?);
     }
-    for route in served.values() {
+    for route in &missing {
         broker.register_label_route(route).await?;
     }
-    tracing::info!(
-        routes = served.len(),
-        "the bucket of label routes was removed; registered the routes of this worker again"
-    );
+    if !missing.is_empty() {
+        tracing::info!(
+            routes = missing.len(),
+            "label routes were removed; registered those of this worker again"
+        );
+    }
     Ok(())
 }
 
