@@ -17,6 +17,7 @@ authorization { users: [
   {user: no_get, password: p, permissions: {publish: {allow: ">", deny: "$JS.API.STREAM.MSG.GET.>"}}}
   {user: no_consumer, password: p, permissions: {publish: {allow: ">", deny: "$JS.API.CONSUMER.>"}}}
   {user: no_events, password: p, permissions: {subscribe: {allow: ">", deny: "naq.event.>"}}}
+  {user: no_lock, password: p, permissions: {publish: {allow: ">", deny: "$JS.API.STREAM.CREATE.KV_naq_scheduler_lock"}}}
   {user: no_inbox, password: p, permissions: {subscribe: {deny: "_INBOX.>"}}}
 ] }
 "#,
@@ -138,4 +139,21 @@ fn a_request_that_times_out_is_neither_denied_nor_refused() {
             "{error}"
         );
     }
+}
+
+/// `naq dev` is a worker and a scheduler. One of them alone would look like both.
+#[test]
+fn dev_ends_at_once_if_its_scheduler_or_its_worker_cannot_work() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let (_denying, url) = start_denying_server(&naq);
+    let dev = |user: &str| {
+        let login = ["--nats-url", &url, "--user", user, "--password", "p"];
+        let args = ["dev"].into_iter().chain(login);
+        naq.cli(args).without_env("NAQ_TOKEN").run().exits(3)
+    };
+    let scheduler = "the scheduler has ended, stopping the worker: ";
+    dev("no_lock").expect_stderr(&[scheduler, "STREAM.CREATE.KV_naq_scheduler_lock`"]);
+    let worker = "the worker has ended, stopping the scheduler: ";
+    dev("no_consumer").expect_stderr(&[worker, "$JS.API.CONSUMER."]);
 }

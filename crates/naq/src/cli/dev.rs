@@ -1,5 +1,7 @@
 //! `naq dev`: everything in one foreground process, to develop with.
 
+use std::convert::Infallible;
+
 use tokio::sync::watch;
 
 use super::exit::Failure;
@@ -11,8 +13,10 @@ use super::setting_flags::WorkerSettingFlags;
 use super::worker::{join_names, queue_names};
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::local_server::{ServerConfig, SyncInterval};
-use crate::scheduler;
-use crate::worker::{self, WorkerCommand};
+use crate::scheduler::{self, SchedulerConfig, SchedulerError, SchedulerSummary};
+use crate::worker::{self, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
+use naq_client::Client;
+use naq_runner::Runner;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,7 +44,7 @@ impl Args {
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     check_root_jobs(session, &queues)?;
-    let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
+    let (commands, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let options = args.worker.to_development_options(session, queues)?;
     // Before the runner, which would take the server's supervisor for the orphan of a job and kill
     // it: the supervisor is a child of this process in a session of its own.
@@ -85,21 +89,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         "try        {example}     (in another terminal)"
     ));
     render::print_stderr("stop       Ctrl-C");
-    let (stop, stopped) = watch::channel(false);
-    let mut asked = requests.clone();
-    let scheduling = async {
-        let schedule =
-            scheduler::run_scheduler(client.clone(), super::scheduler::options(session), stopped);
-        let stopping = async {
-            let _ = asked
-                .wait_for(|request| *request != WorkerCommand::Run)
-                .await;
-            let _ = stop.send(true);
-        };
-        tokio::join!(schedule, stopping).0
-    };
-    let working = worker::run_worker(client.clone(), runner.clone(), options, requests);
-    let (summary, scheduled) = tokio::join!(working, scheduling);
+    let scheduler = super::scheduler::options(session);
+    let (summary, scheduled) =
+        work_and_schedule(&client, &runner, options, scheduler, &commands, requests).await;
     let summary = summary?;
     scheduled?;
     runner.shutdown().await;
@@ -109,4 +101,55 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     }
     tracing::info!(ended = summary.jobs_ended, "done");
     Ok(0)
+}
+
+/// Runs a worker and a scheduler until `requests` ask them to stop. If one of them fails, it asks the
+/// other to stop by `commands`: half of what `naq dev` is would look like all of it.
+async fn work_and_schedule(
+    client: &Client,
+    runner: &Runner,
+    worker: WorkerConfig,
+    scheduler: SchedulerConfig,
+    commands: &watch::Sender<WorkerCommand>,
+    requests: watch::Receiver<WorkerCommand>,
+) -> (
+    Result<WorkerSummary, WorkerError>,
+    Result<SchedulerSummary, SchedulerError>,
+) {
+    let (stop, stopped) = watch::channel(false);
+    let asked = super::signals::stopped(requests.clone());
+    let stop_both = || {
+        commands.send_if_modified(|command| {
+            let is_running = *command == WorkerCommand::Run;
+            if is_running {
+                *command = WorkerCommand::Drain;
+            }
+            is_running
+        });
+    };
+    let scheduling = async {
+        let stopping = async {
+            asked.await;
+            let _ = stop.send(true);
+            std::future::pending::<Infallible>().await
+        };
+        let ended = tokio::select! {
+            ended = scheduler::run_scheduler(client.clone(), scheduler, stopped) => ended,
+            never = stopping => match never {},
+        };
+        if let Err(error) = &ended {
+            tracing::error!("the scheduler has ended, stopping the worker: {error}");
+            stop_both();
+        }
+        ended
+    };
+    let working = async {
+        let ended = worker::run_worker(client.clone(), runner.clone(), worker, requests).await;
+        if let Err(error) = &ended {
+            tracing::error!("the worker has ended, stopping the scheduler: {error}");
+            stop_both();
+        }
+        ended
+    };
+    tokio::join!(working, scheduling)
 }
