@@ -6,9 +6,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::is_root;
-use crate::harness::naq::{FollowedCli, Naq, text};
+use crate::harness::naq::{FollowedCli, Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
+use crate::harness::{is_root, skipped};
 
 /// The next message of `sd_notify(3)`.
 fn notification(socket: &UnixDatagram) -> String {
@@ -307,4 +307,92 @@ fn a_worker_that_could_not_kill_setuid_programs_does_not_start() {
             "{stderr}"
         );
     }
+}
+
+/// A file system that does not answer any more, like that of a network whose server is away. It
+/// answers with errors once this is dropped.
+struct HungFileSystem {
+    folder: std::path::PathBuf,
+    _answers: std::fs::File,
+}
+
+impl HungFileSystem {
+    fn mount(folder: &Path) -> Result<HungFileSystem, String> {
+        use std::os::fd::AsRawFd;
+        let answers = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse");
+        let answers = answers.map_err(|error| format!("/dev/fuse: {error}"))?;
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
+            answers.as_raw_fd()
+        );
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(
+            Some("hung"),
+            folder,
+            Some("fuse"),
+            flags,
+            Some(data.as_str()),
+        )
+        .map_err(|error| format!("cannot mount: {error}"))?;
+        Ok(HungFileSystem {
+            folder: folder.to_owned(),
+            _answers: answers,
+        })
+    }
+}
+
+impl Drop for HungFileSystem {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.folder, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_hung_file_system_of_a_failed_job_does_not_stop_the_worker() {
+    if !is_root("a file system that does not answer") {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = tempfile::tempdir().unwrap();
+    for folder in [folder.path(), naq.home()] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let worker = naq
+        .worker(&["q"])
+        .concurrency(2)
+        .ack_wait("2s")
+        .arg("--run-as=65534:65534")
+        .arg("--workdir=/")
+        .spawn();
+    let program = folder.path().join("fail");
+    std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+    let script = format!(
+        "cd {}; touch started; until [ -e go ]; do sleep 0.05; done; exit 1",
+        naq.home().display()
+    );
+    let cwd = folder.path().to_str().unwrap();
+    let enqueue = ["-q", "q", "--id", "fails", "--cwd", cwd];
+    naq.enqueue(&[&enqueue[..], &["--", "./fail", "-c", &script]].concat());
+    // it has been started in the folder, and is in another one
+    let started = naq.home().join("started");
+    eventually("the job has started", || started.exists());
+    let hung = match HungFileSystem::mount(folder.path()) {
+        Ok(hung) => hung,
+        Err(why) => {
+            skipped(&format!("a file system that does not answer: {why}"));
+            return;
+        }
+    };
+    naq.file("go", "");
+    let record = naq.wait_ended(&id("fails"));
+    // The attempt was neither interrupted nor repeated.
+    assert_eq!((record.attempt, record.exit_code), (1, Some(1)));
+    naq.assert_jobs_still_run("q");
+    assert!(worker.stop().success());
+    drop(hung);
 }

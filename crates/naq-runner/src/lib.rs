@@ -25,6 +25,7 @@ mod env_policy;
 mod errno;
 mod error;
 mod fd_limit;
+mod file_lookups;
 mod file_rights;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -83,6 +84,7 @@ pub use user::{JobUser, UserError};
 
 use cgroup::WorkerCgroup;
 use control::ControlQueue;
+use file_lookups::FileLookups;
 use job::{ExitReport, Job, JobState, Phase};
 use pool::Pool;
 use spawner_process::SpawnerProcess;
@@ -103,6 +105,7 @@ pub struct Runner {
 struct Inner {
     pool: Arc<Pool>,
     supervisors: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    file_lookups: FileLookups,
 }
 
 impl Drop for Inner {
@@ -181,6 +184,7 @@ impl Runner {
             inner: Arc::new(Inner {
                 pool,
                 supervisors: Mutex::new(supervisors),
+                file_lookups: FileLookups::new(),
             }),
         })
     }
@@ -213,13 +217,25 @@ impl Runner {
 
     /// Whether a program of a job would gain rights by its file if the runner did not withhold them.
     /// `cwd` is the job's working directory. `None` means that of the runner.
-    pub fn withholds_rights_of(&self, program: &str, cwd: Option<&Path>) -> bool {
+    ///
+    /// The program is looked up where the job looked it up, which may be a file system that does not
+    /// answer any more. So a thread of its own looks, and after half a second the answer is `false`.
+    pub async fn withholds_rights_of(&self, program: &str, cwd: Option<&Path>) -> bool {
+        if !self.withholds_rights() {
+            return false;
+        }
         let options = &self.inner.pool.options;
-        let cwd = cwd.unwrap_or(&options.work_dir);
+        let cwd = cwd.unwrap_or(&options.work_dir).to_owned();
         let candidates = prepare::candidates(program, &options.path);
-        let mut files = candidates.iter().map(|candidate| cwd.join(candidate));
-        let file = files.find(|file| file.is_file());
-        self.withholds_rights() && file.is_some_and(|file| file_rights::grants_rights(&file))
+        self.inner
+            .file_lookups
+            .run(move || {
+                let mut files = candidates.iter().map(|candidate| cwd.join(candidate));
+                let file = files.find(|file| file.is_file());
+                file.is_some_and(|file| file_rights::grants_rights(&file))
+            })
+            .await
+            .unwrap_or(false)
     }
 
     /// Starts a job, or queues it until a slot is free. Never blocks and never

@@ -55,7 +55,10 @@ impl Attempt<'_> {
                     return None;
                 }
                 let finished = classify_end(context, self.envelope, &completion, &control_state);
-                let hint = self.withheld_rights_hint(&completion);
+                let hint = match self.may_lack_rights(&completion) {
+                    true => Box::pin(self.withheld_rights_hint(&completion)).await,
+                    false => None,
+                };
                 fill_record(&mut record, completion);
                 record
                     .warnings
@@ -71,20 +74,25 @@ impl Attempt<'_> {
         Some((next, revision))
     }
 
-    /// A warning if a job may have failed because `no_new_privs` kept one of its programs from gaining
-    /// rights.
-    fn withheld_rights_hint(&self, completion: &Completion) -> Option<String> {
-        let runner = &self.delivery.context.runner;
+    /// Whether a job has failed by itself where programs gain no rights.
+    fn may_lack_rights(&self, completion: &Completion) -> bool {
         let has_failed = !matches!(completion.end, Termination::Exited(0));
-        if !has_failed || completion.stopped.is_some() || !runner.withholds_rights() {
-            return None;
-        }
+        has_failed
+            && completion.stopped.is_none()
+            && self.delivery.context.runner.withholds_rights()
+    }
+
+    /// A warning if a job that may lack rights may have failed because `no_new_privs` kept one of its
+    /// programs from gaining them.
+    async fn withheld_rights_hint(&self, completion: &Completion) -> Option<String> {
+        let runner = &self.delivery.context.runner;
         let cwd = self.envelope.cwd.as_deref().map(Path::new);
-        let command = self.envelope.command.as_deref();
-        let program = match command.filter(|program| runner.withholds_rights_of(program, cwd)) {
-            Some(program) => format!("`{program}`"),
-            None if complains_of_rights(&completion.stderr) => "a program of the job".to_owned(),
-            None => return None,
+        let program = match &self.envelope.command {
+            Some(program) if runner.withholds_rights_of(program, cwd).await => {
+                format!("`{program}`")
+            }
+            _ if complains_of_rights(&completion.stderr) => "a program of the job".to_owned(),
+            _ => return None,
         };
         Some(format!(
             "{program} cannot gain rights by its set-user-ID bit or capabilities, since jobs run with no_new_privs; run the job on a worker with `--allow-setuid`"

@@ -1,0 +1,71 @@
+//! Questions about files that nobody can be sure to get an answer to: on a network file system whose
+//! server is away, a system call may wait for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+
+/// How long a lookup may take.
+const LOOKUP_MAX: Duration = Duration::from_millis(500);
+
+/// Number of lookups at once, those included that will never return. So many threads are lost at most.
+const LOOKUPS_AT_ONCE: usize = 4;
+
+/// Runs lookups on threads of their own, in bounded time. Not on those of the tokio runtime, which
+/// waits for them when it ends.
+#[derive(Debug)]
+pub(super) struct FileLookups(Arc<Semaphore>);
+
+impl FileLookups {
+    pub(super) fn new() -> FileLookups {
+        FileLookups(Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)))
+    }
+
+    /// The answer of a lookup. `None` if there is none in time, or if all threads are stuck.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        lookup: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let looking = async {
+            let permit = Arc::clone(&self.0).acquire_owned().await.ok()?;
+            let (sender, answer) = oneshot::channel();
+            std::thread::Builder::new()
+                .name("naq-lookup".to_owned())
+                .spawn(move || {
+                    let _ = sender.send(lookup());
+                    drop(permit);
+                })
+                .ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(LOOKUP_MAX, looking).await.ok()?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn a_lookup_that_never_returns_does_not_stop_its_caller() {
+        let lookups = FileLookups::new();
+        assert_eq!(lookups.run(|| 7).await, Some(7));
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        let started = Instant::now();
+        let stuck = || {
+            let gate = Arc::clone(&gate);
+            lookups.run(move || drop(gate.lock().map(|gate| gate.recv())))
+        };
+        let answers = tokio::join!(stuck(), stuck(), stuck(), stuck());
+        assert_eq!(answers, (None, None, None, None));
+        // no thread is left, until one returns
+        assert_eq!(lookups.run(|| 7).await, None);
+        assert!(started.elapsed() < LOOKUP_MAX * 4);
+        drop(release);
+        while lookups.run(|| 7).await.is_none() {}
+    }
+}
