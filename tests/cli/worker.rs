@@ -171,7 +171,7 @@ fn what_a_worker_cannot_hold_to_is_refused_at_its_start() {
     refused(
         &["--containment", "chroot"],
         usage,
-        "auto, cgroup, namespace",
+        "auto, namespace+cgroup, namespace",
     );
     refused(&["--run-as", "no-such-user"], usage, ": no such user");
     refused(&["--run-as", "root:no-such"], usage, ": no such group");

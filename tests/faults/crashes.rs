@@ -67,7 +67,11 @@ fn a_worker_killed_at_any_failpoint_loses_no_job() {
 fn redelivery_after_a_killed_worker_leaves_no_process_and_reruns_the_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let first = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .ack_wait(ACK_WAIT)
+        .spawn();
     let tree = "if [ $NAQ_ATTEMPT = 1 ]; then \
                 (trap '' TERM; echo $$ > shell; exec sleep 3600) & \
                 setsid sh -c 'echo $$ > daemon; exec sleep 3600' & sleep 3600; fi";
@@ -97,7 +101,11 @@ fn redelivery_after_a_killed_worker_leaves_no_process_and_reruns_the_job() {
 fn a_worker_stopped_past_its_lease_changes_nothing_and_stops_its_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let first = naq.worker(&["build"]).ack_wait(ACK_WAIT).spawn();
+    let first = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .ack_wait(ACK_WAIT)
+        .spawn();
     // the first run continues until it is stopped; the second one ends the job
     let script = "echo $$ > pid.$NAQ_ATTEMPT; [ $NAQ_ATTEMPT = 2 ] || exec sleep 3600; echo second";
     let job = naq.publish("build", noting(&naq, script));
@@ -134,6 +142,9 @@ fn a_job_that_crashes_its_worker_three_times_fails() {
     for _ in 0..3 {
         let worker = naq
             .worker(&["build"])
+            .with_host_pids()
+            // with no_new_privs a job cannot signal its worker
+            .arg("--allow-setuid")
             .concurrency(1)
             .ack_wait(ACK_WAIT)
             .spawn();

@@ -175,6 +175,7 @@ fn a_job_that_keeps_forking_while_its_worker_drains_leaves_no_process() {
     let naq = Naq::new(&server);
     let worker = naq
         .worker(&["build"])
+        .with_host_pids()
         .concurrency(1)
         .arg("--drain-timeout")
         .arg("300ms")

@@ -61,7 +61,7 @@ fn worker(naq: &Naq, url: &str) -> Worker {
 }
 
 fn worker_with(naq: &Naq, url: &str, slots: usize) -> Worker {
-    let worker = naq.worker(&["build"]).concurrency(slots);
+    let worker = naq.worker(&["build"]).with_host_pids().concurrency(slots);
     let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
     worker.ack_wait(&ack_wait).env("NAQ_NATS_URL", url).spawn()
 }
@@ -193,7 +193,11 @@ const GRACE: Duration = Duration::from_secs(6);
 /// A worker with a grace for jobs with `overlap_ok`.
 fn worker_with_grace(naq: &Naq, url: &str) -> Worker {
     let grace = format!("--outage-grace={}s", GRACE.as_secs());
-    let worker = naq.worker(&["build"]).concurrency(2).arg(&grace);
+    let worker = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .concurrency(2)
+        .arg(&grace);
     let ack_wait = format!("{}ms", ACK_WAIT.as_millis());
     worker.ack_wait(&ack_wait).env("NAQ_NATS_URL", url).spawn()
 }
@@ -266,6 +270,7 @@ fn the_overlap_of_two_attempts_ends_with_the_outage_grace() {
     let cut_at = std::time::Instant::now();
     let second = naq
         .worker(&["build"])
+        .with_host_pids()
         .concurrency(2)
         .ack_wait("2s")
         .arg("--takeover-after=6s")

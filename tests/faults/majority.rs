@@ -65,7 +65,11 @@ fn killed_and_suspended_stream_leaders_lose_no_job() {
 #[test]
 fn a_worker_cut_off_from_the_majority_stops_its_job_and_takes_no_other() {
     let (cluster, naq) = cluster();
-    let worker = naq.worker(&["build"]).ack_wait("4s").spawn();
+    let worker = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .ack_wait("4s")
+        .spawn();
     let job = naq.publish("build", waiting(&naq));
     naq.wait_running(&job);
     let pid = naq.home().join("pid.1");

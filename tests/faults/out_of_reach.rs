@@ -14,10 +14,14 @@ use crate::harness::skipped;
 fn timeout_cancel_and_drain_reach_a_job_that_has_stopped_its_spawner() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    for containment in ["best", "subreaper"] {
+    for containment in ["best", "cgroup", "subreaper"] {
         let mut worker = naq.worker(&["build"]).concurrency(4);
         if containment != "best" {
-            worker = worker.arg("--containment").arg(containment);
+            // with no_new_privs a job cannot signal its spawner
+            worker = worker
+                .arg("--containment")
+                .arg(containment)
+                .arg("--allow-setuid");
         }
         let worker = worker.spawn();
         let job = |name: &str| id(&format!("{name}-{containment}"));

@@ -149,7 +149,7 @@ fn services_end_when_asked_while_nats_is_away() {
 fn a_second_signal_ends_a_worker_with_a_job_while_nats_is_away() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let worker = naq.worker(&["build"]).spawn();
+    let worker = naq.worker(&["build"]).with_host_pids().spawn();
     let pid_file = naq.home().join("pid");
     let script = format!("echo $$ > {}; exec sleep 600", pid_file.display());
     naq.publish("build", serde_json::json!({"script": script}).to_string());

@@ -140,7 +140,11 @@ fn arguments_over_the_systems_limits_fail_with_a_reason() {
 fn a_daemon_that_holds_stdout_open_is_killed_and_reported() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _worker = naq.worker(&["build"]).concurrency(1).spawn();
+    let _worker = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .concurrency(1)
+        .spawn();
     let script = "setsid sh -c 'sleep 600' & echo $!";
     let job = unique("daemon");
     let envelope = serde_json::json!({"job_id": job, "script": script});

@@ -10,7 +10,7 @@ use crate::harness::nats::TestServer;
 fn cancel_stops_a_running_job_with_its_process_tree_and_releases_its_dependents() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let _worker = naq.worker(&["default"]).spawn();
+    let _worker = naq.worker(&["default"]).with_host_pids().spawn();
     let pid_file = naq.home().join("pid");
     let script = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
     naq.enqueue(&["--id", "long", "--", "sh", "-c", &script]);

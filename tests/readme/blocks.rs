@@ -119,7 +119,7 @@ fn settle(word: &str) -> String {
         "<amount>"
     } else if core.starts_with("nats://127.0.0.1:") {
         "<url>"
-    } else if ["cgroup", "namespace", "subreaper"].contains(&core) {
+    } else if ["namespace+cgroup", "namespace", "cgroup", "subreaper"].contains(&core) {
         "<containment>"
     } else if ["enforced", "watched"].contains(&core) {
         "<memory limit>"

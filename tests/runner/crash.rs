@@ -29,6 +29,8 @@ async fn driver() {
     };
     let mut options = options(Path::new(folder));
     options.containment = Some(containment.parse().unwrap());
+    // Otherwise Landlock keeps the job from stopping its spawner.
+    options.allow_setuid = true;
     let runner = Runner::start(options).await.unwrap();
     let job = runner.start_job(sh(script));
     job.wait().await;
@@ -57,6 +59,7 @@ async fn expect_no_process_after_a_kill(script: &str) {
         let folder = tempfile::tempdir().unwrap();
         let mut probe = options(folder.path());
         probe.containment = Some(containment);
+        probe.allow_setuid = true;
         match Runner::start(probe).await {
             Ok(runner) => runner.shutdown().await,
             Err(RunnerError::Containment { source, .. }) => {

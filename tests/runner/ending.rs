@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use naq_runner::{BootInstant, Containment, StopCause, StopReason, Termination};
+use naq_runner::{BootInstant, StopCause, StopReason, Termination};
 
 use super::harness::{Bench, Witness, sh, skipped, stdout, within};
 
@@ -195,9 +195,9 @@ async fn zombies_are_reaped() {
     for bench in Bench::each().await {
         // Orphans that exit while the job runs become children of the spawner or of the
         // first process of the namespace.
-        let adopter = match bench.runner.containment() {
-            Containment::Namespace => "1",
-            Containment::Cgroup | Containment::Subreaper => "$PPID",
+        let adopter = match bench.runner.containment().has_namespace() {
+            true => "1",
+            false => "$PPID",
         };
         let ended = bench
             .sh(&format!("for i in 1 2 3; do (sleep 0.01 &) ; done; sleep 0.3; cat /proc/[0-9]*/stat 2>/dev/null | awk -v p={adopter} '$3 == \"Z\" && $4 == p' | wc -l"))
@@ -242,58 +242,104 @@ async fn a_shutdown_leaves_no_process() {
     }
 }
 
-/// A runner with containment by namespace, if this machine allows it.
-async fn namespaced() -> Option<Bench> {
-    let is_namespace = |bench: &Bench| bench.runner.containment() == Containment::Namespace;
-    Bench::each().await.into_iter().find(is_namespace)
+/// The runners whose jobs have a namespace, as far as this machine allows them.
+async fn namespaced() -> Vec<Bench> {
+    let mut benches = Bench::each().await;
+    benches.retain(|bench| bench.runner.containment().has_namespace());
+    benches
 }
 
 #[tokio::test]
 async fn a_job_in_a_namespace_sees_only_its_own_processes_and_is_not_the_first() {
-    let Some(bench) = namespaced().await else {
-        return;
-    };
-    for _ in 0..3 {
+    for bench in namespaced().await {
+        for _ in 0..3 {
+            let ended = bench
+                .sh("cat /proc/1/comm; echo /proc/[0-9]*; echo /proc/$$; kill $$; echo survived")
+                .await;
+            assert_eq!(
+                ended.end,
+                Termination::Signalled(15),
+                "TERM has its default"
+            );
+            let text = stdout(&ended);
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!(lines.len(), 3, "{text}");
+            assert_eq!(lines[0], "naq-init");
+            assert_eq!(lines[1], format!("/proc/1 {}", lines[2]), "{text}");
+        }
+        // The first process ignores its signals.
         let ended = bench
-            .sh("cat /proc/1/comm; echo /proc/[0-9]*; echo /proc/$$; kill $$; echo survived")
+            .sh("kill -KILL 1; kill -TERM 1; kill -USR1 1; kill -STOP 1; (sleep 0.01 &); sleep 0.2; echo on")
             .await;
-        assert_eq!(
-            ended.end,
-            Termination::Signalled(15),
-            "TERM has its default"
-        );
-        let text = stdout(&ended);
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        assert_eq!(lines[0], "naq-init");
-        assert_eq!(lines[1], format!("/proc/1 {}", lines[2]), "{text}");
+        assert_eq!(ended.end, Termination::Exited(0));
+        assert_eq!(stdout(&ended), "on\n");
     }
-    // The first process ignores its signals.
-    let ended = bench
-        .sh("kill -KILL 1; kill -TERM 1; kill -USR1 1; kill -STOP 1; (sleep 0.01 &); sleep 0.2; echo on")
-        .await;
-    assert_eq!(ended.end, Termination::Exited(0));
-    assert_eq!(stdout(&ended), "on\n");
 }
 
 #[tokio::test]
 async fn mounts_of_a_job_end_with_it() {
-    let Some(bench) = namespaced().await else {
-        return;
-    };
-    let folder = bench.path("mounted");
-    std::fs::create_dir(&folder).unwrap();
-    let ended = bench
-        .sh("mount -t tmpfs none mounted && echo x > mounted/file && ls mounted")
-        .await;
+    for bench in namespaced().await {
+        let folder = bench.path("mounted");
+        std::fs::create_dir(&folder).unwrap();
+        let ended = bench
+            .sh("mount -t tmpfs none mounted && echo x > mounted/file && ls mounted")
+            .await;
+        if !nix::unistd::geteuid().is_root() {
+            skipped("a mount by a job: only root can do that");
+            continue;
+        }
+        assert_eq!(stdout(&ended), "file\n", "{ended:?}");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        for _ in 0..8 {
+            assert_eq!(stdout(&bench.sh("ls mounted").await), "");
+        }
+    }
+}
+
+/// A root job that moves itself to the root of the control groups, and has a daemon there.
+const LEAVES_GROUP: &str = "group=$(awk '$3 == \"cgroup2\" { print $2; exit }' /proc/mounts); \
+    setsid sh -c \"echo 0 > $group/cgroup.procs && echo moved; exec sleep 1000\" & sleep 0.5";
+
+#[tokio::test]
+async fn a_job_that_leaves_its_control_group_is_over_only_when_it_is_gone() {
     if !nix::unistd::geteuid().is_root() {
-        skipped("a mount by a job: only root can do that");
+        skipped("leaving a control group: only root can do that");
         return;
     }
-    assert_eq!(stdout(&ended), "file\n", "{ended:?}");
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
-    for _ in 0..8 {
-        assert_eq!(stdout(&bench.sh("ls mounted").await), "");
+    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+        if !bench.runner.containment().has_cgroup() {
+            continue;
+        }
+        // another job of the same spawner, which is not disturbed
+        let neighbour = bench
+            .runner
+            .start_job(sh("(sleep 2; echo done) & sleep 1; wait"));
+        for _ in 0..2 {
+            let mut witness = Witness::new(bench.path("witness"));
+            let ended = bench
+                .sh(&format!("{}; {LEAVES_GROUP}", witness.open_command()))
+                .await;
+            assert_eq!(ended.end, Termination::Exited(0), "{ended:?}");
+            assert_eq!(stdout(&ended), "moved\n", "{ended:?}");
+            assert!(ended.leaked);
+            assert!(witness.is_closed(), "{}", bench.runner.containment());
+            std::fs::remove_file(&witness.path).unwrap();
+        }
+        let ended = within(neighbour.wait()).await;
+        assert_eq!(stdout(&ended), "done\n", "{ended:?}");
+
+        // one that is stopped, and forks on
+        let mut witness = Witness::new(bench.path("witness"));
+        let mut command = sh(&format!(
+            "{}; {LEAVES_GROUP}; sleep 1000",
+            witness.open_command()
+        ));
+        command.timeout = Some(Duration::from_secs(1));
+        command.kill_grace = Duration::from_millis(50);
+        let ended = bench.run(command).await;
+        assert_eq!(ended.stopped, Some(StopCause::Timeout), "{ended:?}");
+        assert!(witness.is_closed(), "{}", bench.runner.containment());
+        assert_eq!(bench.sh("echo next").await.end, Termination::Exited(0));
     }
 }
 

@@ -12,9 +12,10 @@ use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 /// All containments.
-pub(super) const CONTAINMENTS: [Containment; 3] = [
-    Containment::Cgroup,
+pub(super) const CONTAINMENTS: [Containment; 4] = [
+    Containment::NamespaceAndCgroup,
     Containment::Namespace,
+    Containment::Cgroup,
     Containment::Subreaper,
 ];
 

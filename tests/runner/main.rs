@@ -13,6 +13,8 @@ mod ending;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod matrix;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod output;

@@ -2,13 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use naq_runner::{StopCause, StopReason, Termination};
+use naq_runner::{RunnerConfig, StopCause, StopReason, Termination};
 
 use super::harness::{Bench, Witness, sh, stdout, within};
 
+/// One spawner, which jobs can signal: without no_new_privs there is no Landlock.
+fn open_to_signals(options: &mut RunnerConfig) {
+    options.spawners = Some(1);
+    options.allow_setuid = true;
+}
+
 #[tokio::test]
 async fn a_job_that_stops_its_spawner_is_still_ended_in_time() {
-    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+    for bench in Bench::each_with(open_to_signals).await {
         // another job of the same spawner, where they share one
         let neighbour = bench.runner.start_job(sh("sleep 2; echo done"));
         let mut witness = Witness::new(bench.path("witness"));
@@ -41,7 +47,7 @@ async fn a_job_that_stops_its_spawner_is_still_ended_in_time() {
 
 #[tokio::test]
 async fn a_spawner_that_a_job_stops_again_and_again_is_killed_with_its_trees() {
-    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+    for bench in Bench::each_with(open_to_signals).await {
         let mut witness = Witness::new(bench.path("witness"));
         let mut command = sh(&format!(
             "{}; [ $PPID != 0 ] || exec sleep 1000; while :; do kill -STOP $PPID; done",
@@ -63,7 +69,7 @@ async fn a_spawner_that_a_job_stops_again_and_again_is_killed_with_its_trees() {
 
 #[tokio::test]
 async fn a_shutdown_ends_a_stopped_spawner() {
-    for bench in Bench::each_with(|options| options.spawners = Some(1)).await {
+    for bench in Bench::each_with(open_to_signals).await {
         let mut witness = Witness::new(bench.path("witness"));
         let job = bench.runner.start_job(sh(&format!(
             "{}; kill -STOP $PPID; sleep 1000",
@@ -75,5 +81,19 @@ async fn a_shutdown_ends_a_stopped_spawner() {
         assert!(began.elapsed() < Duration::from_secs(8));
         assert!(witness.is_closed());
         within(job.wait()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_can_signal_neither_its_spawner_nor_its_worker_but_its_own_processes() {
+    for bench in Bench::each().await {
+        // a signal that does nothing, should it arrive
+        let script = format!(
+            "for pid in $PPID {}; do [ $pid = 0 ] || kill -URG $pid && [ $pid != 0 ] && echo signalled; done; \
+             sleep 1000 & kill -TERM $!; wait $!; echo $?",
+            std::process::id()
+        );
+        let ended = bench.sh(&script).await;
+        assert_eq!(stdout(&ended), "143\n", "{ended:?}");
     }
 }

@@ -31,6 +31,7 @@ fn a_worker_stopped_past_its_lease_kills_its_job_before_it_takes_another() {
     let naq = Naq::new(&server);
     let first = naq
         .worker(&["build"])
+        .with_host_pids()
         .concurrency(2)
         .ack_wait(ACK_WAIT)
         .spawn();
@@ -61,7 +62,11 @@ fn a_worker_whose_machine_was_suspended_past_its_lease_kills_its_job() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let clock = ShiftedClock::new(&naq);
-    let worker = naq.worker(&["build"]).concurrency(2).ack_wait(ACK_WAIT);
+    let worker = naq
+        .worker(&["build"])
+        .with_host_pids()
+        .concurrency(2)
+        .ack_wait(ACK_WAIT);
     let worker = clock
         .environment()
         .into_iter()

@@ -9,7 +9,6 @@
 //!
 //! A worker keeps a lock on its folder for as long as it lives. A starting worker
 //! can thus tell which folders belong to dead workers, across PID namespaces too.
-//! starts can tell (across PID namespaces too) which folders a dead one left.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -105,22 +104,31 @@ impl Drop for WorkerCgroup {
 
 /// The v2 group of this process.
 pub(super) fn current_group() -> io::Result<PathBuf> {
+    group_of(&mount_point()?, "self")
+}
+
+/// Where cgroup v2 is mounted.
+pub(super) fn mount_point() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mount = mounts
+    mounts
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ');
             let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            (kind == "cgroup2").then(|| at.replace("\\040", " "))
+            (kind == "cgroup2").then(|| PathBuf::from(at.replace("\\040", " ")))
         })
         .next()
-        .ok_or_else(|| io::Error::other("no cgroup v2 is mounted"))?;
-    let groups = fs::read_to_string("/proc/self/cgroup")?;
+        .ok_or_else(|| io::Error::other("no cgroup v2 is mounted"))
+}
+
+/// The v2 group of a process. `process` is a name in `/proc`.
+pub(super) fn group_of(mount: &Path, process: &str) -> io::Result<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     let group = groups
         .lines()
         .find_map(|line| line.strip_prefix("0::/"))
         .ok_or_else(|| io::Error::other("this process is in no v2 control group"))?;
-    Ok(Path::new(&mount).join(group))
+    Ok(mount.join(group))
 }
 
 /// The group in which to create others: the parent of the leaf if this process is
@@ -267,6 +275,9 @@ pub(super) struct Cgroup {
     path: PathBuf,
     dir: File,
     events: File,
+    /// `cgroup.kill`, open from the start: a job of the same user can take the right to open files
+    /// from this process.
+    kill: File,
     current_limits: CgroupLimits,
     /// Whether `memory.max` exists.
     pub(super) has_memory: bool,
@@ -286,6 +297,7 @@ impl Cgroup {
         Ok(Cgroup {
             dir: File::open(&path)?,
             events: File::open(path.join("cgroup.events"))?,
+            kill: File::options().write(true).open(path.join("cgroup.kill"))?,
             current_limits: CgroupLimits::default(),
             has_memory: path.join("memory.max").exists(),
             has_pids: path.join("pids.max").exists(),
@@ -351,6 +363,11 @@ impl Cgroup {
         oom_kills(&fs::read_to_string(self.path.join("memory.events")).unwrap_or_default())
     }
 
+    /// Whether a group is this one, or below it.
+    pub(super) fn contains(&self, group: &Path) -> bool {
+        group.starts_with(&self.path)
+    }
+
     /// Whether the group has no live process.
     pub(super) fn is_empty(&self) -> bool {
         matches!(is_populated(&self.events), Ok(false))
@@ -376,7 +393,7 @@ impl Cgroup {
 
     /// Kills every process, including those that are being forked.
     pub(super) fn kill(&self) {
-        let _ = self.write("cgroup.kill", "1");
+        let _ = self.kill.write_all_at(b"1", 0);
     }
 
     fn write(&self, file: &str, value: &str) -> io::Result<()> {

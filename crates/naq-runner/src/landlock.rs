@@ -1,5 +1,5 @@
-//! Landlock: restricts which files jobs may use. The kernel checks it in addition
-//! to every other permission, for root too.
+//! Landlock: restricts which files jobs may use, and which processes they may signal.
+//! The kernel checks it in addition to every other permission, for root too.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
 /// The newest kernel interface whose access rights are used. On an older kernel,
@@ -76,6 +76,7 @@ impl FileAccess {
             .handle_access(AccessFs::from_all(ABI::V1))
             .map(|rules| rules.set_compatibility(CompatLevel::BestEffort))
             .and_then(|rules| rules.handle_access(newest))
+            .and_then(|rules| rules.scope(Scope::Signal))
             .and_then(Ruleset::create)
             .map_err(LandlockError::Unsupported)?;
         for path in &self.read {
@@ -95,6 +96,18 @@ impl FileAccess {
             source: std::io::ErrorKind::Unsupported.into(),
         })
     }
+}
+
+/// A ruleset that restricts no files: its processes can signal and trace only each other, so that
+/// a job can neither stop nor kill its spawner and its worker, whose user it may be. `None` if the
+/// kernel does not support that; Linux does since 6.12.
+pub(super) fn signal_scope() -> Option<OwnedFd> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .scope(Scope::Signal)
+        .and_then(Ruleset::create)
+        .ok()
+        .and_then(Option::<OwnedFd>::from)
 }
 
 fn allow_path(

@@ -17,6 +17,7 @@ compile_error!("the runner is written for Linux: elsewhere, run naq in a contain
 mod boot_instant;
 mod capture;
 mod cgroup;
+mod children;
 mod collect;
 mod command;
 mod completion;
@@ -118,8 +119,7 @@ impl Runner {
     /// Raises the descriptor limit, selects the containment, removes what dead
     /// workers left behind, and starts the spawners.
     ///
-    /// Start children that have a session of their own before this. With
-    /// [`Containment::Namespace`] or [`Containment::Subreaper`], the runner takes a
+    /// Start children that have a session of their own before this. The runner takes a
     /// later one for the orphan of a job and kills it when a spawner ends.
     ///
     /// # Errors
@@ -148,8 +148,8 @@ impl Runner {
         let preexisting_children = spawner::descendants::children(std::process::id() as i32);
         let (containment, root, first) = select_containment(&options).await?;
         let spawners = match containment {
-            Containment::Cgroup | Containment::Namespace => spawner_count(&options),
             Containment::Subreaper => options.concurrency,
+            _ => spawner_count(&options),
         };
         let mut spawned = vec![first];
         for index in 1..spawners {
@@ -205,6 +205,16 @@ impl Runner {
             Some(cgroup) if cgroup.has_memory_controller() => MemoryLimit::Enforced,
             _ => MemoryLimit::Watched,
         }
+    }
+
+    /// Whether a job that means to can end this process and its spawners, and so outlive them: it
+    /// runs as the same user and sees them. On Linux 6.12 and newer it cannot signal them, but it
+    /// can still lower their resource limits.
+    pub fn can_be_ended_by_jobs(&self) -> bool {
+        let options = &self.inner.pool.options;
+        let own = nix::unistd::geteuid().as_raw();
+        let is_same = options.run_as.as_ref().is_none_or(|user| user.uid == own);
+        is_same && !self.containment().has_namespace()
     }
 
     /// Whether jobs have rights to gain that this runner withholds: it sets `no_new_privs`, and they
@@ -331,7 +341,9 @@ pub fn make_undumpable() -> io::Result<()> {
 async fn select_containment(
     options: &RunnerConfig,
 ) -> Result<(Containment, Option<WorkerCgroup>, SpawnerProcess), RunnerError> {
-    let mut containment = options.containment.unwrap_or(Containment::Cgroup);
+    let mut containment = options
+        .containment
+        .unwrap_or(Containment::NamespaceAndCgroup);
     loop {
         let source = match try_containment(options, containment).await {
             Ok((root, first)) => return Ok((containment, root, first)),
@@ -362,14 +374,12 @@ async fn try_containment(
         let why = "set-user-ID programs are allowed, and only a control group lets a worker without root kill them";
         return Err(io::Error::new(io::ErrorKind::Unsupported, why));
     }
-    let root = match containment {
-        Containment::Cgroup => Some(WorkerCgroup::create()?),
-        // The orphans of a dead spawner become children of this process, which
-        // then kills them (`reap_orphans`).
-        Containment::Namespace | Containment::Subreaper => {
-            nix::sys::prctl::set_child_subreaper(true)?;
-            None
-        }
+    // The orphans of a dead spawner become children of this process, which then kills
+    // them (`reap_orphans`).
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let root = match containment.has_cgroup() {
+        true => Some(WorkerCgroup::create()?),
+        false => None,
     };
     let first = start_spawner(options, containment, root.as_ref(), 0).await?;
     Ok((root, first))

@@ -9,7 +9,6 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -18,69 +17,20 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::children::Children;
 use super::errno::errno_of;
 use super::sys::namespace_init::{EXIT_WHEN_EMPTY, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
-/// Creates namespaces, in a spawner.
-#[derive(Debug)]
-pub(super) struct Namespaces {
-    /// The children of the spawner.
-    children: Children,
-}
-
-impl Namespaces {
-    /// Checks whether this process may create namespaces: as root, or else inside a
-    /// user namespace, into which it then moves. Only a created namespace proves
-    /// that it works, so the caller creates one. The error says what is missing.
-    pub(super) fn new() -> Result<Namespaces, (Errno, &'static str)> {
-        // A new mount namespace needs the same permission and changes nothing.
-        if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-            enter_user_namespace().map_err(|errno| {
-                (
-                    errno,
-                    "it needs root, or user namespaces, which are refused",
-                )
-            })?;
-        }
-        let this = std::process::id() as i32;
-        let children = Children::open(this).map_err(|e| {
-            (
-                errno_of(&e),
-                "this kernel keeps no list of children in /proc",
-            )
-        })?;
-        Ok(Namespaces { children })
+/// Makes sure that this process may create namespaces: as root, or else inside a user
+/// namespace, into which it then moves. Only a created namespace proves that it works,
+/// so the caller creates one.
+pub(super) fn prepare() -> Result<(), Errno> {
+    // A new mount namespace needs the same permission and changes nothing.
+    if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+        enter_user_namespace()?;
     }
-
-    /// Creates a namespace with its first process.
-    pub(super) fn create(&self) -> Result<Namespace, Errno> {
-        let (ours, theirs) = pair()?;
-        let init = fork_init(&theirs)?;
-        drop(theirs);
-        match Namespace::handshake(init, &ours) {
-            Ok(namespace) => Ok(namespace),
-            Err(errno) => {
-                let init = Pid::from_raw(init);
-                let _ = kill(init, Signal::SIGKILL);
-                let _ = nix::sys::wait::waitpid(init, None);
-                Err(errno)
-            }
-        }
-    }
-
-    /// Whether this process has a child that `is_known` does not recognise. With
-    /// CLONE_PARENT, a process can make its own child a child of its parent, and the
-    /// parent of a job's first process is this spawner.
-    pub(super) fn has_unknown_children(&mut self, is_known: impl Fn(i32) -> bool) -> bool {
-        match self.children.read() {
-            Ok(text) => text
-                .split_ascii_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .any(|pid| !is_known(pid)),
-            Err(_) => true,
-        }
-    }
+    Ok(())
 }
 
 /// Moves this process into a user namespace in which it has the same ids and may
@@ -117,6 +67,22 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
+    /// Creates a namespace with its first process.
+    pub(super) fn create() -> Result<Namespace, Errno> {
+        let (ours, theirs) = pair()?;
+        let init = fork_init(&theirs)?;
+        drop(theirs);
+        match Namespace::handshake(init, &ours) {
+            Ok(namespace) => Ok(namespace),
+            Err(errno) => {
+                let init = Pid::from_raw(init);
+                let _ = kill(init, Signal::SIGKILL);
+                let _ = nix::sys::wait::waitpid(init, None);
+                Err(errno)
+            }
+        }
+    }
+
     fn handshake(init: i32, socket: &OwnedFd) -> Result<Namespace, Errno> {
         poll(
             &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
@@ -198,7 +164,7 @@ impl Namespace {
             return true;
         }
         if !self.exiting {
-            let alone = self.children.read().is_ok_and(str::is_empty);
+            let alone = self.children.are_none();
             if alone && !has_unknown {
                 return true;
             }
@@ -206,6 +172,11 @@ impl Namespace {
             self.signal(EXIT_WHEN_EMPTY);
         }
         false
+    }
+
+    /// Whether the first process was asked to exit, since processes were left.
+    pub(super) fn is_exiting(&self) -> bool {
+        self.exiting
     }
 
     /// Whether another job may use this namespace: it runs, and its mounts are
@@ -270,28 +241,5 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// The list of the children of a process, kept open.
-#[derive(Debug)]
-struct Children {
-    file: File,
-    text: String,
-}
-
-impl Children {
-    fn open(pid: i32) -> io::Result<Children> {
-        Ok(Children {
-            file: File::open(format!("/proc/{pid}/task/{pid}/children"))?,
-            text: String::new(),
-        })
-    }
-
-    fn read(&mut self) -> io::Result<&str> {
-        self.text.clear();
-        self.file.rewind()?;
-        self.file.read_to_string(&mut self.text)?;
-        Ok(&self.text)
     }
 }

@@ -78,10 +78,13 @@ impl RunnerConfig {
 /// How the process tree of a job is contained, so that all of it can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Containment {
-    /// A control group (version 2) per running job.
-    Cgroup,
+    /// A PID namespace and a control group (version 2) per running job: the first keeps its
+    /// processes from leaving, the second limits them.
+    NamespaceAndCgroup,
     /// A PID namespace per running job, with its own `/proc`.
     Namespace,
+    /// A control group (version 2) per running job.
+    Cgroup,
     /// A spawner per job that adopts its orphans; its descendants are found in
     /// `/proc`.
     Subreaper,
@@ -91,18 +94,36 @@ impl Containment {
     /// The containment to try next if this one is unavailable.
     pub(super) fn fallback(self) -> Option<Containment> {
         match self {
-            Containment::Cgroup => Some(Containment::Namespace),
-            Containment::Namespace => Some(Containment::Subreaper),
+            Containment::NamespaceAndCgroup => Some(Containment::Namespace),
+            Containment::Namespace => Some(Containment::Cgroup),
+            Containment::Cgroup => Some(Containment::Subreaper),
             Containment::Subreaper => None,
         }
+    }
+
+    /// Whether each job has a PID namespace. Its processes cannot name one outside of it, so they
+    /// can neither stop nor kill their worker.
+    #[must_use]
+    pub fn has_namespace(self) -> bool {
+        matches!(
+            self,
+            Containment::NamespaceAndCgroup | Containment::Namespace
+        )
+    }
+
+    /// Whether each job has a control group.
+    #[must_use]
+    pub fn has_cgroup(self) -> bool {
+        matches!(self, Containment::NamespaceAndCgroup | Containment::Cgroup)
     }
 }
 
 impl fmt::Display for Containment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Containment::Cgroup => "cgroup",
+            Containment::NamespaceAndCgroup => "namespace+cgroup",
             Containment::Namespace => "namespace",
+            Containment::Cgroup => "cgroup",
             Containment::Subreaper => "subreaper",
         })
     }
@@ -139,7 +160,7 @@ impl fmt::Display for MemoryLimit {
 
 /// The name of no containment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown containment {0:?}: use `cgroup`, `namespace` or `subreaper`")]
+#[error("unknown containment {0:?}: use `namespace+cgroup`, `namespace`, `cgroup` or `subreaper`")]
 pub struct UnknownContainment(String);
 
 impl FromStr for Containment {
@@ -147,8 +168,9 @@ impl FromStr for Containment {
 
     fn from_str(name: &str) -> Result<Containment, UnknownContainment> {
         match name {
-            "cgroup" => Ok(Containment::Cgroup),
+            "namespace+cgroup" => Ok(Containment::NamespaceAndCgroup),
             "namespace" => Ok(Containment::Namespace),
+            "cgroup" => Ok(Containment::Cgroup),
             "subreaper" => Ok(Containment::Subreaper),
             _ => Err(UnknownContainment(name.to_owned())),
         }

@@ -1,7 +1,7 @@
-//! Kills what a dead spawner without control groups leaves behind. This process is
-//! a subreaper too, so the spawner's descendants become its children. With
-//! namespaces those are their first processes, which the kernel has killed and
-//! which end last.
+//! Kills what a dead spawner leaves behind. This process is a subreaper too, so the
+//! spawner's descendants become its children. With namespaces those are their first
+//! processes, which the kernel has killed and which end last; with control groups
+//! alone, processes that have left their group.
 
 use std::time::{Duration, Instant};
 

@@ -19,7 +19,6 @@ use super::boot_instant::BootInstant;
 use super::cgroup;
 use super::completion::{SpawnFailure, Termination, Usage};
 use super::job::{ExitReport, Phase};
-use super::options::Containment;
 use super::pipes::READ_BYTES;
 use super::pool::{Outgoing, Pool};
 use super::read_pipes::read_pipes;
@@ -235,19 +234,15 @@ async fn kill_and_wait(child: &mut Child) -> io::Result<ExitStatus> {
 
 /// Kills the processes that a dead spawner left behind.
 async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
-    let preexisting_children = match pool.containment {
-        Containment::Namespace | Containment::Subreaper => Some(pool.preexisting_children.clone()),
-        Containment::Cgroup => None,
-    };
+    let preexisting_children = pool.preexisting_children.clone();
     let reaped = tokio::task::spawn_blocking(move || {
         if let Some(folder) = folder.filter(|folder| folder.exists())
             && let Err(e) = cgroup::kill_and_remove(&folder)
         {
             tracing::error!(folder = %folder.display(), error = %e, "cannot empty a control group");
         }
-        if let Some(preexisting_children) = preexisting_children {
-            reap_orphans::kill_all(&preexisting_children);
-        }
+        // Also with a control group, which a process of a root job may have left.
+        reap_orphans::kill_all(&preexisting_children);
     });
     let _ = reaped.await;
 }

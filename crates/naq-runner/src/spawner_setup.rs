@@ -10,7 +10,7 @@ use super::wire::{Malformed, Reader, Writer};
 /// Settings that apply to every job of a spawner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SpawnerSetup {
-    /// The spawner's folder of control groups, with [`Containment::Cgroup`](super::Containment::Cgroup).
+    /// The spawner's folder of control groups. `None` means that jobs have no control group.
     pub(super) cgroup_dir: Option<PathBuf>,
     /// Whether each job gets a PID namespace.
     pub(super) namespace: bool,
@@ -48,7 +48,7 @@ impl SpawnerSetup {
     pub(super) fn of(options: &RunnerConfig, containment: Containment) -> SpawnerSetup {
         SpawnerSetup {
             cgroup_dir: None,
-            namespace: containment == Containment::Namespace,
+            namespace: containment.has_namespace(),
             user: options.run_as.as_ref().map(UserIds::of),
             files: options.files.clone(),
             allow_setuid: options.allow_setuid,

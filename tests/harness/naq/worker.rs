@@ -44,6 +44,11 @@ impl WorkerOptions<'_> {
         self
     }
 
+    /// Runs jobs without a PID namespace: they see the process ids that the test sees.
+    pub(crate) fn with_host_pids(self) -> Self {
+        self.arg("--containment=cgroup")
+    }
+
     /// Sets how long the server waits for the worker's answer before it redelivers a job.
     pub(crate) fn ack_wait(self, text: &str) -> Self {
         self.env("NAQ_DEFAULT_ACK_WAIT", text)

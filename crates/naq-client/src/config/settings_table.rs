@@ -415,7 +415,13 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "containment",
         "NAQ_CONTAINMENT",
-        SettingKind::Choice(&["auto", "cgroup", "namespace", "subreaper"]),
+        SettingKind::Choice(&[
+            "auto",
+            "namespace+cgroup",
+            "namespace",
+            "cgroup",
+            "subreaper",
+        ]),
         DefaultValue::Text("auto"),
         "containment of a job's process tree, where auto is the strongest available",
     )

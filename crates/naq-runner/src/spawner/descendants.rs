@@ -1,6 +1,7 @@
 //! The descendants of this process, read from `/proc`: the way to find a process
-//! tree without a cgroup. With this containment a spawner is a subreaper and runs
-//! one job at a time, so all its descendants belong to that job, daemons included.
+//! tree without a container, and those that have left a control group. A spawner is a
+//! subreaper. Without containers it runs one job at a time, so all its descendants belong
+//! to that job, daemons included.
 
 use std::fs;
 
@@ -13,7 +14,11 @@ const STOP_ROUNDS_MAX: usize = 64;
 
 /// All live descendants of this process.
 pub(super) fn list() -> Vec<i32> {
-    let mut found = children(std::process::id() as i32);
+    with_descendants(children(std::process::id() as i32))
+}
+
+/// These processes and all their live descendants.
+fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
     let mut at = 0;
     while at < found.len() {
         let below = children(found[at]);
@@ -31,9 +36,19 @@ pub(super) fn terminate() {
     }
 }
 
-/// Kills every descendant. Stops all of them first, in rounds until no new one
-/// appears, since a stopped process cannot fork.
+/// Kills every descendant.
 pub(super) fn kill_all() {
+    stop_and_kill(list);
+}
+
+/// Kills these processes, which are children of this one, and their descendants.
+pub(super) fn kill_trees(roots: &[i32]) {
+    stop_and_kill(|| with_descendants(roots.to_vec()));
+}
+
+/// Kills the listed processes. Stops all of them first, in rounds until no new one
+/// appears, since a stopped process cannot fork.
+fn stop_and_kill(list: impl Fn() -> Vec<i32>) {
     let mut stopped = Vec::new();
     for _ in 0..STOP_ROUNDS_MAX {
         let mut grew = false;

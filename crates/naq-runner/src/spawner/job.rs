@@ -30,15 +30,36 @@ pub(super) struct PolledLimits {
     pub(super) processes: Option<u64>,
 }
 
-/// The containment of a job's processes.
-#[derive(Debug)]
-pub(super) enum Tree {
-    /// A control group.
-    Cgroup(Cgroup),
-    /// A PID namespace.
-    Namespace(Namespace),
-    /// No container: all descendants of this process belong to the job.
-    Descendants,
+/// What contains a job's processes. If there is neither, all descendants of this
+/// process belong to the job.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub(super) cgroup: Option<Cgroup>,
+    pub(super) namespace: Option<Namespace>,
+}
+
+impl Tree {
+    /// Whether all descendants of this process belong to the job.
+    fn is_uncontained(&self) -> bool {
+        self.cgroup.is_none() && self.namespace.is_none()
+    }
+
+    /// Whether a process can leave it: a root job can move itself to another control group,
+    /// and so can a job whose user owns the groups, but none leaves a PID namespace.
+    fn can_be_left(&self) -> bool {
+        self.namespace.is_none() && self.cgroup.is_some()
+    }
+
+    /// Whether the control group, if there is one, has no live process.
+    fn is_group_empty(&self) -> bool {
+        self.cgroup.as_ref().is_none_or(Cgroup::is_empty)
+    }
+
+    /// Whether its processes have ended a moment ago, and their end is not handled yet.
+    fn has_just_ended(&self) -> bool {
+        let is_exiting = self.namespace.as_ref().is_some_and(Namespace::is_exiting);
+        self.cgroup.as_ref().is_some_and(Cgroup::is_empty) && !is_exiting
+    }
 }
 
 /// A started job.
@@ -99,30 +120,39 @@ impl Job {
         {
             self.kill_at = Some(deadline);
         }
-        match &self.tree {
-            Tree::Cgroup(group) => group.terminate(),
-            Tree::Namespace(namespace) => namespace.terminate(),
-            Tree::Descendants => descendants::terminate(),
+        match (&self.tree.namespace, &self.tree.cgroup) {
+            (Some(namespace), _) => namespace.terminate(),
+            (None, Some(group)) => group.terminate(),
+            (None, None) => descendants::terminate(),
         }
     }
 
     /// Sends KILL to the whole tree.
     pub(super) fn kill(&mut self, now: Instant) {
         self.killed = true;
-        match &self.tree {
-            Tree::Cgroup(group) => {
-                group.kill();
-                self.kill_at = None;
-            }
-            Tree::Namespace(namespace) => {
-                namespace.kill();
-                self.kill_at = None;
-            }
-            Tree::Descendants => {
-                descendants::kill_all();
-                self.kill_at = Some(now + KILL_RETRY_INTERVAL);
-            }
+        self.kill_at = None;
+        if let Some(namespace) = &self.tree.namespace {
+            namespace.kill();
         }
+        if let Some(group) = &self.tree.cgroup {
+            group.kill();
+        }
+        if self.tree.is_uncontained() {
+            descendants::kill_all();
+            self.kill_at = Some(now + KILL_RETRY_INTERVAL);
+        }
+    }
+
+    /// Whether the job is over except for processes that may have left its control
+    /// group.
+    pub(super) fn waits_for_escaped(&self) -> bool {
+        self.killed && self.exit.is_some() && self.tree.can_be_left() && self.tree.is_group_empty()
+    }
+
+    /// Processes that had left the group were killed; looks for further ones soon.
+    pub(super) fn killed_escaped(&mut self, now: Instant) {
+        self.flags |= flag::LEAKED;
+        self.kill_at = Some(now + KILL_RETRY_INTERVAL);
     }
 
     /// Runs the timers that are due.
@@ -136,7 +166,7 @@ impl Job {
             }
         }
         if due(self.kill_at) {
-            if self.exit.is_some() && !self.killed && !self.is_group_empty() {
+            if self.exit.is_some() && !self.killed && !self.tree.has_just_ended() {
                 self.flags |= flag::LEAKED;
             }
             self.kill(now);
@@ -159,19 +189,13 @@ impl Job {
         }
     }
 
-    fn is_group_empty(&mut self) -> bool {
-        match &mut self.tree {
-            Tree::Cgroup(group) => group.is_empty(),
-            Tree::Namespace(_) | Tree::Descendants => false,
-        }
-    }
-
     /// Compares the tree with the polled limits, and kills it if it exceeds one.
     fn check_limits(&mut self, now: Instant) {
-        let (proc, pids) = match &self.tree {
-            Tree::Cgroup(group) => ("/proc".to_owned(), group.processes()),
-            Tree::Namespace(namespace) => (namespace.proc(), namespace.processes()),
-            Tree::Descendants => ("/proc".to_owned(), descendants::list()),
+        // Of a namespace rather than its group, which a process of a root job can leave.
+        let (proc, pids) = match (&self.tree.namespace, &self.tree.cgroup) {
+            (Some(namespace), _) => (namespace.proc(), namespace.processes()),
+            (None, Some(group)) => ("/proc".to_owned(), group.processes()),
+            (None, None) => ("/proc".to_owned(), descendants::list()),
         };
         let over = |bound: Option<u64>, used: u64| bound.is_some_and(|bound| used > bound);
         if over(self.polled_limits.processes, pids.len() as u64) {
@@ -189,10 +213,8 @@ impl Job {
     /// in their resident memory, so that is only the cheap upper bound: above the limit, the
     /// accurate measure decides, which makes the kernel walk the page tables.
     fn uses_more_than(&mut self, bytes_max: u64, proc: &str, pids: &[i32], now: Instant) -> bool {
-        let files = match &self.tree {
-            Tree::Namespace(namespace) => namespace.private_tmpfs_bytes(),
-            Tree::Cgroup(_) | Tree::Descendants => 0,
-        };
+        let namespace = self.tree.namespace.as_ref();
+        let files = namespace.map_or(0, Namespace::private_tmpfs_bytes);
         if files + memory::resident_bytes(proc, pids) <= bytes_max
             || self.next_accurate_check.is_some_and(|at| now < at)
         {
@@ -214,27 +236,31 @@ impl Job {
     }
 
     /// Whether the whole tree is gone. `has_no_children`: this spawner has no child
-    /// at all; `has_unknown`: it has a child that is no job's first process.
+    /// at all; `has_unknown`: it has a child that belongs to no job for certain.
     pub(super) fn is_finished(&mut self, has_no_children: bool, has_unknown: bool) -> bool {
-        self.exit.is_some()
-            && match &mut self.tree {
-                Tree::Cgroup(group) => group.is_empty(),
-                Tree::Namespace(namespace) => namespace.is_empty(has_unknown),
-                Tree::Descendants => has_no_children,
+        if self.exit.is_none() {
+            return false;
+        }
+        if self.tree.is_uncontained() {
+            return has_no_children;
+        }
+        // The group first: when it becomes empty, that is an event to wait for, and the
+        // namespace remains usable.
+        self.tree.is_group_empty()
+            && match &mut self.tree.namespace {
+                Some(namespace) => namespace.is_empty(has_unknown),
+                None => !has_unknown,
             }
     }
 
     /// The first process of the job's namespace.
     pub(super) fn init(&self) -> Option<i32> {
-        match &self.tree {
-            Tree::Namespace(namespace) => Some(namespace.init()),
-            Tree::Cgroup(_) | Tree::Descendants => None,
-        }
+        self.tree.namespace.as_ref().map(Namespace::init)
     }
 
     /// The first process of the job's namespace was reaped, so the namespace is gone.
     pub(super) fn init_ended(&mut self) {
-        if let Tree::Namespace(namespace) = &mut self.tree {
+        if let Some(namespace) = &mut self.tree.namespace {
             namespace.mark_ended();
         }
     }
@@ -250,9 +276,7 @@ impl Job {
         let Some((reaped, wall)) = self.exit else {
             return;
         };
-        if let Tree::Cgroup(group) = &self.tree
-            && group.had_oom()
-        {
+        if self.tree.cgroup.as_ref().is_some_and(Cgroup::had_oom) {
             self.flags |= flag::OOM;
         }
         w.u8(to_worker::ENDED).u32(self.id).i32(reaped.status);

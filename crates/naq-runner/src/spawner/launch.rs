@@ -11,15 +11,17 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::prctl;
 
-use super::super::cgroup::{Cgroup, CgroupLimits, current_group};
+use super::super::cgroup::{Cgroup, CgroupLimits, current_group, group_of, mount_point};
+use super::super::children::Children;
 use super::super::errno::{errno_of, is_resource_shortage};
-use super::super::landlock::FileAccess;
-use super::super::namespace::{Namespace, Namespaces};
+use super::super::landlock::{FileAccess, signal_scope};
+use super::super::namespace::{self, Namespace};
 use super::super::scratch::{FILE, SCRIPT};
 use super::super::spawner_setup::{SpawnerSetup, UserIds};
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
+use super::descendants;
 use super::diagnose::{Diagnosis, diagnose};
 use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
 
@@ -57,8 +59,12 @@ pub(super) struct Launcher {
     folder: Option<PathBuf>,
     free_cgroups: Vec<Cgroup>,
     cgroups_created: usize,
-    namespaces: Option<Namespaces>,
+    /// Where cgroup v2 is mounted, if jobs have control groups.
+    cgroup_mount: PathBuf,
+    has_namespaces: bool,
     free_namespaces: Vec<Namespace>,
+    /// The children of this process. `None` if its kernel keeps no list of them.
+    children: Option<Children>,
     user: Option<UserIds>,
     files: Option<FileAccess>,
     /// Whether each job gets a session keyring of its own. It is created before the child changes its
@@ -66,6 +72,9 @@ pub(super) struct Launcher {
     /// which short jobs use up faster than the kernel frees them: their jobs share the keyring that
     /// this process made for itself.
     own_keyrings: bool,
+    /// The ruleset of every job that has no ruleset of its own and no namespace. `None` if there
+    /// is none of these jobs, or the kernel does not support it.
+    signal_scope: Option<OwnedFd>,
     /// Whether a child can be cloned directly into a control group.
     can_clone_into_cgroup: bool,
 }
@@ -73,32 +82,48 @@ pub(super) struct Launcher {
 impl Launcher {
     /// Finds out what works on this machine, and makes this process undumpable.
     pub(super) fn new(setup: SpawnerSetup) -> Result<Launcher, SetupError> {
-        let namespaces = setup.namespace.then(Namespaces::new).transpose();
-        let namespaces = namespaces.map_err(|(errno, why)| SetupError {
-            errno,
-            why: why.to_owned(),
-        })?;
+        let because = |why: &str| {
+            let why = why.to_owned();
+            |errno| SetupError { errno, why }
+        };
+        let pid = nix::unistd::getpid().as_raw();
+        let children = Children::open(pid);
+        if setup.namespace {
+            namespace::prepare().map_err(because(
+                "it needs root, or user namespaces, which are refused",
+            ))?;
+            let listed = children.as_ref().map(drop).map_err(errno_of);
+            listed.map_err(because("this kernel keeps no list of children in /proc"))?;
+        }
+        let cgroup_mount = match &setup.cgroup_dir {
+            Some(_) => mount_point().map_err(|e| errno_of(&e))?,
+            None => PathBuf::new(),
+        };
         // Requests contain secrets, which a job of the same user must not read from
         // this process's memory.
         prctl::set_dumpable(false)?;
         let mut launcher = Launcher {
             cloner: Cloner::new()?,
-            pid: nix::unistd::getpid().as_raw(),
+            pid,
             folder: setup.cgroup_dir,
             free_cgroups: Vec::new(),
             cgroups_created: 0,
-            namespaces,
+            cgroup_mount,
+            has_namespaces: setup.namespace,
             free_namespaces: Vec::new(),
+            children: children.ok(),
             user: setup.user,
             files: setup.files,
             own_keyrings: nix::unistd::geteuid().is_root(),
+            // It needs no_new_privs. A job in a namespace sees no other process to signal.
+            signal_scope: (!setup.namespace && !setup.allow_setuid)
+                .then(signal_scope)
+                .flatten(),
             can_clone_into_cgroup: true,
         };
-        if let Some(namespaces) = &launcher.namespaces {
-            let first = namespaces.create().map_err(|errno| SetupError {
-                errno,
-                why: "a PID namespace with a /proc of its own".to_owned(),
-            })?;
+        if launcher.has_namespaces {
+            let first =
+                Namespace::create().map_err(because("a PID namespace with a /proc of its own"))?;
             launcher.free_namespaces.push(first);
         }
         if let Some(group) = launcher.acquire_cgroup()? {
@@ -121,12 +146,12 @@ impl Launcher {
     /// Whether the trees of several jobs can be distinguished, so that this spawner can
     /// run more than one at once.
     pub(super) fn supports_concurrency(&self) -> bool {
-        self.folder.is_some() || self.has_namespaces()
+        self.folder.is_some() || self.has_namespaces
     }
 
     /// Whether each job gets a namespace.
     pub(super) fn has_namespaces(&self) -> bool {
-        self.namespaces.is_some()
+        self.has_namespaces
     }
 
     /// The first process of an unused namespace was reaped.
@@ -136,30 +161,54 @@ impl Launcher {
         }
     }
 
-    /// Whether this process has a child that belongs to a job but is not the job's
-    /// first process.
-    pub(super) fn has_unknown_children(&mut self, jobs: &[Job]) -> bool {
-        let Some(namespaces) = &mut self.namespaces else {
-            return false;
-        };
+    /// The children of this process that belong to no job for certain: no first process of a job
+    /// or of a namespace, and in the control group of no job. With CLONE_PARENT, a process can make
+    /// its own child a child of its parent, which for a job's first process is this spawner; and
+    /// the orphans of a job without a namespace become children of this process, also if they have
+    /// left the job's group.
+    pub(super) fn unknown_children(&mut self, jobs: &[Job]) -> Vec<i32> {
+        if !self.supports_concurrency() {
+            return Vec::new();
+        }
         let free = &self.free_namespaces;
-        namespaces.has_unknown_children(|pid| {
+        let is_first = |pid: i32| {
             let is_job = |job: &Job| job.pid == pid || job.init() == Some(pid);
             jobs.iter().any(is_job) || free.iter().any(|n| n.init() == pid)
-        })
+        };
+        let children: Vec<i32> = match self.children.as_mut().map(Children::pids) {
+            Some(Ok(pids)) => pids.filter(|pid| !is_first(*pid)).collect(),
+            _ => {
+                let children = descendants::children(self.pid);
+                children.into_iter().filter(|pid| !is_first(*pid)).collect()
+            }
+        };
+        if self.has_namespaces {
+            return children;
+        }
+        let is_in_a_group = |pid: &i32| {
+            // One that has ended meanwhile is in no group, and its end is an event.
+            let group = group_of(&self.cgroup_mount, &pid.to_string()).unwrap_or_default();
+            let mut groups = jobs.iter().filter_map(|job| job.tree.cgroup.as_ref());
+            groups.any(|own| own.contains(&group))
+        };
+        children
+            .into_iter()
+            .filter(|pid| !is_in_a_group(pid))
+            .collect()
     }
 
     fn acquire_tree(&mut self) -> Result<Tree, Errno> {
-        if let Some(namespaces) = &self.namespaces {
-            let namespace = match self.free_namespaces.pop() {
-                Some(namespace) => namespace,
-                None => namespaces.create()?,
-            };
-            return Ok(Tree::Namespace(namespace));
+        let namespace = match self.free_namespaces.pop() {
+            None if self.has_namespaces => Some(Namespace::create()?),
+            free => free,
+        };
+        match self.acquire_cgroup() {
+            Ok(cgroup) => Ok(Tree { cgroup, namespace }),
+            Err(errno) => {
+                self.free_namespaces.extend(namespace);
+                Err(errno)
+            }
         }
-        Ok(self
-            .acquire_cgroup()?
-            .map_or(Tree::Descendants, Tree::Cgroup))
     }
 
     fn acquire_cgroup(&mut self) -> Result<Option<Cgroup>, Errno> {
@@ -179,14 +228,12 @@ impl Launcher {
     /// a group which was ever killed, because it compares the group's kill counter with
     /// that of the parent's group.
     pub(super) fn recycle_tree(&mut self, tree: Tree, killed: bool) {
-        match tree {
-            Tree::Cgroup(group) if killed => group.remove(),
-            Tree::Cgroup(group) => self.free_cgroups.push(group),
-            Tree::Namespace(namespace) if !killed && namespace.is_reusable() => {
-                self.free_namespaces.push(namespace);
-            }
-            Tree::Namespace(_) | Tree::Descendants => {}
+        match tree.cgroup {
+            Some(group) if killed => group.remove(),
+            group => self.free_cgroups.extend(group),
         }
+        let reusable = |namespace: &Namespace| !killed && namespace.is_reusable();
+        self.free_namespaces.extend(tree.namespace.filter(reusable));
     }
 
     /// Starts a job. `fds` are its standard input (if any) and its pipes for output,
@@ -220,7 +267,7 @@ impl Launcher {
             memory_bytes: resource_limits.memory_bytes,
             processes: resource_limits.processes,
         };
-        if let Tree::Cgroup(group) = &mut tree {
+        if let Some(group) = &mut tree.cgroup {
             let cgroup_limits = CgroupLimits {
                 memory_bytes: resource_limits.memory_bytes,
                 processes: resource_limits.processes,
@@ -272,13 +319,10 @@ impl Launcher {
         fds: &[OwnedFd],
         tree: &Tree,
     ) -> Result<c_int, LaunchError> {
-        let group = match tree {
-            Tree::Cgroup(group) => Some(group),
-            Tree::Namespace(_) | Tree::Descendants => None,
-        };
-        let (parent, mounts) = match tree {
-            Tree::Namespace(namespace) => (0, namespace.mounts()),
-            Tree::Cgroup(_) | Tree::Descendants => (self.pid, (-1, -1)),
+        let group = tree.cgroup.as_ref();
+        let (parent, mounts) = match &tree.namespace {
+            Some(namespace) => (0, namespace.mounts()),
+            None => (self.pid, (-1, -1)),
         };
         let procs_to_join = self.procs_to_join(group)?;
         let [candidates, argv, envp] = start.pointers();
@@ -286,7 +330,8 @@ impl Launcher {
         let first = usize::from(start.has_stdin);
         let stdin: RawFd = if start.has_stdin { fd(0) } else { 0 };
         let (rlimits, rlimits_len) = rlimits(start);
-        let ruleset = self.ruleset(start, tree)?;
+        let own_ruleset = self.ruleset(start, tree)?;
+        let ruleset = own_ruleset.as_ref().or(self.signal_scope.as_ref());
         let mut plan = ChildPlan {
             parent,
             mounts,
@@ -296,7 +341,7 @@ impl Launcher {
             nice: start.resource_limits.nice,
             cgroup_procs: procs_to_join.as_ref().map_or(-1, File::as_raw_fd),
             user: self.user.as_ref().map(child_user),
-            ruleset: ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            ruleset: ruleset.map_or(-1, AsRawFd::as_raw_fd),
             cwd: start.cwd_pointer(),
             fds: [stdin, fd(first), fd(first + 1), fd(first + 2)],
             candidates: candidates.as_ptr(),
@@ -348,9 +393,12 @@ impl Launcher {
         tree: &Tree,
         into: Option<RawFd>,
     ) -> Result<c_int, LaunchError> {
-        let spawned = match tree {
-            Tree::Namespace(namespace) => self.cloner.spawn_in_namespace(plan, namespace.pids()),
-            Tree::Cgroup(_) | Tree::Descendants => self.cloner.spawn(plan, into),
+        let spawned = match &tree.namespace {
+            Some(namespace) => {
+                let pids = namespace.pids();
+                self.cloner.spawn_in_namespace(plan, pids, into)
+            }
+            None => self.cloner.spawn(plan, into),
         };
         if self.user.is_some() {
             // Changing the user in the shared memory has made it dumpable again.
@@ -376,10 +424,7 @@ impl Launcher {
         let Some(files) = &self.files else {
             return Ok(None);
         };
-        let root = match tree {
-            Tree::Namespace(namespace) => Some(namespace.root()),
-            Tree::Cgroup(_) | Tree::Descendants => None,
-        };
+        let root = tree.namespace.as_ref().map(Namespace::root);
         let ruleset = files.ruleset(root, start.scratch.as_deref());
         ruleset.map(Some).map_err(|error| {
             LaunchError::Failed(Diagnosis {

@@ -19,8 +19,9 @@ use super::super::sys::socket::{MESSAGE_BYTES_MAX, Message, Receiver, send};
 use super::super::sys::wait::{Reap, reap};
 use super::super::wire::{Malformed, Reader, UNLIMITED, Writer, flag, to_spawner, to_worker};
 use super::deadline_timer::DeadlineTimer;
+use super::descendants;
 use super::diagnose::Diagnosis;
-use super::job::{Job, Tree};
+use super::job::Job;
 use super::launch::{LaunchError, Launcher};
 
 /// First delay before a start is retried that failed for lack of some resource. It
@@ -191,7 +192,7 @@ impl Spawner {
         }
         // Once a job's first process has ended, its group reports when it is empty.
         for job in self.jobs.iter().filter(|job| job.exit.is_some()) {
-            if let Tree::Cgroup(group) = &job.tree {
+            if let Some(group) = &job.tree.cgroup {
                 fds.push(PollFd::new(group.events(), PollFlags::POLLPRI));
             }
         }
@@ -484,7 +485,8 @@ impl Spawner {
     }
 
     fn report_finished(&mut self) {
-        let has_unknown = self.launcher.has_unknown_children(&self.jobs);
+        let has_exit = self.jobs.iter().any(|job| job.exit.is_some());
+        let has_unknown = has_exit && !self.launcher.unknown_children(&self.jobs).is_empty();
         let mut at = 0;
         while at < self.jobs.len() {
             if !self.jobs[at].is_finished(self.has_no_children, has_unknown) {
@@ -511,6 +513,27 @@ impl Spawner {
                 let mut w = Writer::default();
                 job.write_started(&mut w);
                 self.replies.push_back(w.bytes);
+            }
+        }
+        if self.jobs.iter().any(Job::waits_for_escaped) {
+            self.kill_escaped(now);
+        }
+    }
+
+    /// Kills the processes that have left the control group of a job which is over without them.
+    /// Nothing shows to which of several jobs such a process belongs, so it may be one of a job that
+    /// still runs.
+    fn kill_escaped(&mut self, now: Instant) {
+        let escaped = self.launcher.unknown_children(&self.jobs);
+        if escaped.is_empty() {
+            // They ended by themselves, maybe without an event that has been handled.
+            self.report_finished();
+            return;
+        }
+        descendants::kill_trees(&escaped);
+        for job in &mut self.jobs {
+            if job.waits_for_escaped() {
+                job.killed_escaped(now);
             }
         }
     }

@@ -95,7 +95,8 @@ impl Cloner {
         }
     }
 
-    /// As [`Cloner::spawn`], with the child in another PID namespace. A short-lived
+    /// As [`Cloner::spawn`], with the child in another PID namespace, and in `cgroup` if one
+    /// is given. A short-lived
     /// intermediate child enters the namespace and starts the actual child there with
     /// this process as its parent. The spawner cannot enter by itself: without root it
     /// could not return, since it may not enter its own namespace again.
@@ -103,9 +104,11 @@ impl Cloner {
         &mut self,
         plan: &mut ChildPlan,
         pids: RawFd,
+        cgroup: Option<RawFd>,
     ) -> Result<c_int, Errno> {
         let mut request = NamespaceSpawn {
             pids,
+            cgroup,
             plan,
             // SAFETY: the middle of the mapping.
             stack: unsafe { self.stack.as_ptr().byte_add(STACK_BYTES / 2) },
@@ -168,6 +171,7 @@ impl Cloner {
 /// What the intermediate child needs, and its result.
 struct NamespaceSpawn {
     pids: RawFd,
+    cgroup: Option<RawFd>,
     plan: *mut ChildPlan,
     stack: *mut c_void,
     pid: c_int,
@@ -182,14 +186,29 @@ extern "C" fn enter_namespace_and_spawn(request: *mut c_void) -> c_int {
     // of the suspended parent, which reads the result from `request` instead.
     unsafe {
         let request = &mut *request.cast::<NamespaceSpawn>();
-        if libc::setns(request.pids, libc::CLONE_NEWPID) == 0 {
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
-            request.pid = libc::clone(child::run, request.stack, flags, request.plan.cast());
-        } else {
-            request.pid = -1;
-        }
-        if request.pid < 0 {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
+        if libc::setns(request.pids, libc::CLONE_NEWPID) != 0 {
             request.errno = *libc::__errno_location();
+        } else if let Some(cgroup) = request.cgroup {
+            // Not this process in the group, whose limit of processes it would count against.
+            let args = CloneArgs {
+                flags: flags as u64 | CLONE_INTO_CGROUP,
+                // CLONE_PARENT passes on the signal of this process.
+                exit_signal: 0,
+                stack: request.stack.byte_sub(STACK_BYTES / 2) as u64,
+                stack_size: (STACK_BYTES / 2) as u64,
+                cgroup: cgroup as u64,
+                ..CloneArgs::default()
+            };
+            match clone3(&args, child::run, request.plan.cast()) {
+                Ok(pid) => request.pid = pid,
+                Err(errno) => request.errno = errno as c_int,
+            }
+        } else {
+            request.pid = libc::clone(child::run, request.stack, flags, request.plan.cast());
+            if request.pid < 0 {
+                request.errno = *libc::__errno_location();
+            }
         }
         libc::_exit(0)
     }
