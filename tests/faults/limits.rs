@@ -1,4 +1,4 @@
-//! Limits that the kernel enforces by a signal.
+//! Limits that the kernel enforces by a signal, and those that nothing enforces.
 
 use naq_protocol::{Reason, Record, State};
 
@@ -71,4 +71,32 @@ fn a_signal_that_no_limit_sent_is_a_signal() {
             "{script} {limits} {record:#?}"
         );
     }
+}
+
+#[test]
+fn a_limit_that_nothing_enforces_is_on_the_record_or_refused() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    // without control groups there is no controller
+    let lenient = naq.worker(&["lenient"]).arg("--containment=subreaper");
+    let lenient = lenient.spawn();
+    let strict = naq.worker(&["strict"]).arg("--containment=subreaper");
+    let strict = strict.arg("--strict-limits").spawn();
+    let limits = ["--cpus", "0.5", "--memory", "64M"];
+    let enqueue =
+        |queue: &str| naq.enqueue(&[&["-q", queue], &limits[..], &["--", "true"]].concat());
+    let record = naq.wait_ended(&enqueue("lenient"));
+    assert_eq!(record.state(), State::Succeeded, "{record:#?}");
+    assert_eq!(record.warnings.len(), 2, "{record:#?}");
+    naq.cli(["status", record.job_id.as_str()])
+        .run()
+        .succeeds()
+        .expect_stdout("limits.cpus is not held");
+    let record = naq.wait_ended(&enqueue("strict"));
+    assert_eq!(record.state(), State::Failed, "{record:#?}");
+    assert_eq!(record.attempt, 1);
+    let error = record.error.unwrap();
+    assert!(error.contains("limits.cpus is not held"), "{error}");
+    assert!(lenient.stop().success());
+    assert!(strict.stop().success());
 }

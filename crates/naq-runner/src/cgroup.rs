@@ -78,10 +78,10 @@ impl WorkerCgroup {
         }
     }
 
-    /// Whether the groups of jobs have the `memory` controller.
-    pub(super) fn has_memory_controller(&self) -> bool {
+    /// Whether the groups of jobs have this controller.
+    pub(super) fn has_controller(&self, name: &str) -> bool {
         let enabled = fs::read_to_string(self.path.join("cgroup.subtree_control"));
-        enabled.is_ok_and(|enabled| enabled.split_whitespace().any(|name| name == "memory"))
+        enabled.is_ok_and(|enabled| enabled.split_whitespace().any(|other| other == name))
     }
 
     /// Creates the folder of a spawner.

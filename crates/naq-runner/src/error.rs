@@ -47,6 +47,9 @@ pub enum RunnerError {
         "set-user-ID programs cannot be allowed while the files of jobs are restricted: Landlock needs no_new_privs"
     )]
     SetuidWithLandlock,
+    /// Jobs cannot have a `/tmp` of their own.
+    #[error("jobs cannot have a /tmp of their own: {0}")]
+    PrivateTmp(String),
     /// A spawner process did not start.
     #[error("cannot start a spawner process: {0}")]
     Spawner(#[source] io::Error),

@@ -97,6 +97,8 @@ pub(super) struct Job {
     pub(super) mask: Mask,
     /// Whether no other job may run in its spawner.
     pub(super) alone: bool,
+    /// The limits that are not held, each as a sentence for the completion's warnings.
+    pub(super) unheld_limits: Vec<&'static str>,
     /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,
     pub(super) state: Mutex<JobState>,
@@ -169,7 +171,9 @@ impl Job {
         let mut control = std::mem::take(&mut state.control);
         control.append(collector.control.take_messages());
         let (control, dropped) = control.finish();
-        let mut warnings = collector.control.take_warnings();
+        let unheld = self.unheld_limits.iter().map(|limit| (*limit).to_owned());
+        let mut warnings: Vec<String> = unheld.collect();
+        warnings.extend(collector.control.take_warnings());
         warnings.extend(dropped);
         let ended = Completion {
             stopped,

@@ -88,8 +88,10 @@ use control::ControlQueue;
 use file_lookups::FileLookups;
 use job::{ExitReport, Job, JobState, Phase};
 use pool::Pool;
+use scratch::ScratchDirs;
 use spawner_process::SpawnerProcess;
 use spawner_setup::SpawnerSetup;
+use sys::namespace_init::TMP;
 
 /// How long [`Runner::shutdown`] waits until the killed jobs are gone.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
@@ -146,14 +148,30 @@ impl Runner {
         }
         let open_files = fd_limit::raise_fd_limit(options.concurrency)?;
         let preexisting_children = spawner::descendants::children(std::process::id() as i32);
-        let (containment, root, first) = select_containment(&options).await?;
+        let scratch_dirs = scratch_dirs(&options);
+        if options.private_tmp {
+            // Before the spawners: a folder that is made later does not appear in a namespace.
+            prepare_private_tmp(&options, &scratch_dirs)?;
+        }
+        let (containment, root, first) = select_containment(&options, scratch_dirs.root()).await?;
+        if options.private_tmp && !containment.has_namespace() {
+            let why = format!("containment `{containment}` has no namespace");
+            return Err(RunnerError::PrivateTmp(why));
+        }
         let spawners = match containment {
             Containment::Subreaper => options.concurrency,
             _ => spawner_count(&options),
         };
         let mut spawned = vec![first];
         for index in 1..spawners {
-            let next = start_spawner(&options, containment, root.as_ref(), index).await;
+            let next = start_spawner(
+                &options,
+                containment,
+                root.as_ref(),
+                scratch_dirs.root(),
+                index,
+            );
+            let next = next.await;
             spawned.push(next.map_err(RunnerError::Spawner)?);
         }
         let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
@@ -163,6 +181,7 @@ impl Runner {
             containment,
             root,
             open_files,
+            scratch_dirs,
             preexisting_children,
             spawners + usize::from(reserved.is_some()),
             reserved,
@@ -201,10 +220,28 @@ impl Runner {
 
     /// How this runner keeps the memory limits of its jobs.
     pub fn memory_limit(&self) -> MemoryLimit {
-        match &self.inner.pool.worker_cgroup {
-            Some(cgroup) if cgroup.has_memory_controller() => MemoryLimit::Enforced,
-            _ => MemoryLimit::Watched,
+        self.inner.pool.memory_limit
+    }
+
+    /// The limits among these that this runner cannot hold, each as a sentence.
+    fn unheld_limits(&self, limits: &ResourceLimits) -> Vec<&'static str> {
+        let pool = &self.inner.pool;
+        let mut unheld = Vec::new();
+        if limits.cpus.is_some() && !pool.has_cpu_controller {
+            unheld.push(CPUS_UNHELD);
         }
+        if limits.memory_bytes.is_some() && pool.memory_limit == MemoryLimit::Watched {
+            unheld.push(MEMORY_UNHELD);
+        }
+        unheld
+    }
+
+    /// A folder below the `/tmp` of the machine that jobs see although they have a `/tmp` of their
+    /// own. `None` if they have none.
+    pub fn shared_folder(&self) -> Option<&Path> {
+        let pool = &self.inner.pool;
+        let is_private = pool.options.private_tmp;
+        is_private.then(|| pool.scratch_dirs.root())
     }
 
     /// Whether a job that means to can end this process and its spawners, and so outlive them: it
@@ -262,9 +299,15 @@ impl Runner {
         let prepared = prepare::prepare(&pool.options, &command, pool.open_files, path);
         let secrets = command.secrets.iter().map(|(_, value)| value.as_str());
         let mask = Mask::new(secrets);
-        let (body, refused) = match prepared {
-            Ok(body) => (body, None),
-            Err(failure) => (Vec::new(), Some(ExitReport::not_started(*failure))),
+        let unheld_limits = self.unheld_limits(&command.limits);
+        let refusal = match unheld_limits.first() {
+            Some(unheld) if pool.options.strict_limits => Some(refuse_limit(unheld)),
+            _ => None,
+        };
+        let (body, refused) = match (prepared, refusal) {
+            (Ok(body), None) => (body, None),
+            (Err(failure), _) => (Vec::new(), Some(ExitReport::not_started(*failure))),
+            (Ok(_), Some(failure)) => (Vec::new(), Some(ExitReport::not_started(failure))),
         };
         let job = Arc::new(Job {
             id,
@@ -281,6 +324,7 @@ impl Runner {
             control_line_bytes_max: pool.options.control_line_bytes_max,
             mask,
             alone: command.alone,
+            unheld_limits,
             keep_scratch: command.scratch,
             state: Mutex::new(JobState {
                 phase: Phase::Pending,
@@ -326,6 +370,18 @@ impl Runner {
     }
 }
 
+/// Why a job with a limit of processors may use all of them.
+const CPUS_UNHELD: &str = "limits.cpus is not held: this worker's control groups have no `cpu` controller, so the job may use all processors";
+
+/// Why a job with a memory limit may use more.
+const MEMORY_UNHELD: &str = "limits.memory is watched and not enforced: this worker's control groups have no `memory` controller, so the job may use more between two samples, and files in a tmpfs (such as /dev/shm without a namespace) are not counted";
+
+/// The end of a job with a limit that the configuration wants held.
+fn refuse_limit(unheld: &str) -> SpawnFailure {
+    let message = format!("{unheld}; with strict limits, such a job is refused");
+    SpawnFailure::new("limits", message, true)
+}
+
 /// Keeps other processes of the same user, such as jobs, from reading this
 /// process's memory and environment through `/proc`.
 ///
@@ -340,12 +396,13 @@ pub fn make_undumpable() -> io::Result<()> {
 /// it. Only a started spawner proves that a containment works here.
 async fn select_containment(
     options: &RunnerConfig,
+    scratch_root: &Path,
 ) -> Result<(Containment, Option<WorkerCgroup>, SpawnerProcess), RunnerError> {
     let mut containment = options
         .containment
         .unwrap_or(Containment::NamespaceAndCgroup);
     loop {
-        let source = match try_containment(options, containment).await {
+        let source = match try_containment(options, containment, scratch_root).await {
             Ok((root, first)) => return Ok((containment, root, first)),
             Err(source) => source,
         };
@@ -367,6 +424,7 @@ async fn select_containment(
 async fn try_containment(
     options: &RunnerConfig,
     containment: Containment,
+    scratch_root: &Path,
 ) -> io::Result<(Option<WorkerCgroup>, SpawnerProcess)> {
     let is_root = nix::unistd::geteuid().is_root();
     if options.allow_setuid && !is_root && containment != Containment::Cgroup {
@@ -381,7 +439,7 @@ async fn try_containment(
         true => Some(WorkerCgroup::create()?),
         false => None,
     };
-    let first = start_spawner(options, containment, root.as_ref(), 0).await?;
+    let first = start_spawner(options, containment, root.as_ref(), scratch_root, 0).await?;
     Ok((root, first))
 }
 
@@ -389,11 +447,35 @@ async fn start_spawner(
     options: &RunnerConfig,
     containment: Containment,
     root: Option<&WorkerCgroup>,
+    scratch_root: &Path,
     index: usize,
 ) -> io::Result<SpawnerProcess> {
-    let mut setup = SpawnerSetup::of(options, containment);
+    let mut setup = SpawnerSetup::of(options, containment, scratch_root);
     setup.cgroup_dir = root.map(|root| root.spawner_dir(index)).transpose()?;
     spawner_process::spawn(options.spawner_program.as_deref(), setup).await
+}
+
+/// The scratch folders of a runner, below a folder with a random name: other users may share the
+/// folder that it is in.
+fn scratch_dirs(options: &RunnerConfig) -> Arc<ScratchDirs> {
+    let run: u64 = rand::random();
+    let owner = options.run_as.as_ref().map(|user| (user.uid, user.gid));
+    ScratchDirs::new(options.scratch_dir.join(format!("naq-{run:016x}")), owner)
+}
+
+/// Creates the folder that jobs see below their own `/tmp`.
+fn prepare_private_tmp(
+    options: &RunnerConfig,
+    scratch_dirs: &ScratchDirs,
+) -> Result<(), RunnerError> {
+    if options.work_dir == Path::new(TMP) {
+        let why = "their working directory is /tmp; choose another one";
+        return Err(RunnerError::PrivateTmp(why.to_owned()));
+    }
+    scratch_dirs.create_root().map_err(|error| {
+        let root = scratch_dirs.root().display();
+        RunnerError::PrivateTmp(format!("{root}: {error}"))
+    })
 }
 
 /// The configured number of spawners. The default is the number of cores + 2,

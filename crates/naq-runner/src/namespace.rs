@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use nix::unistd::Pid;
 
 use super::children::Children;
 use super::errno::errno_of;
-use super::sys::namespace_init::{EXIT_WHEN_EMPTY, TERMINATE_ALL, fork_init};
+use super::sys::namespace_init::{EXIT_WHEN_EMPTY, PrivateMounts, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
 /// Makes sure that this process may create namespaces: as root, or else inside a user
@@ -31,6 +32,11 @@ pub(super) fn prepare() -> Result<(), Errno> {
         enter_user_namespace()?;
     }
     Ok(())
+}
+
+/// Bytes in use in a file system.
+fn used_bytes(found: &Statvfs) -> u64 {
+    (found.blocks() - found.blocks_free()) * found.fragment_size()
 }
 
 /// Moves this process into a user namespace in which it has the same ids and may
@@ -54,6 +60,8 @@ pub(super) struct Namespace {
     mounts: OwnedFd,
     root: OwnedFd,
     proc: OwnedFd,
+    /// Its private file systems in memory, each with the number of its free inodes before any job.
+    private_mounts: Vec<(OwnedFd, u64)>,
     /// The children of the first process.
     children: Children,
     /// Reports when something is mounted or unmounted, once for each change.
@@ -67,10 +75,10 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    /// Creates a namespace with its first process.
-    pub(super) fn create() -> Result<Namespace, Errno> {
+    /// Creates a namespace with its first process and its private file systems.
+    pub(super) fn create(private_mounts: &PrivateMounts) -> Result<Namespace, Errno> {
         let (ours, theirs) = pair()?;
-        let init = fork_init(&theirs)?;
+        let init = fork_init(&theirs, private_mounts)?;
         drop(theirs);
         match Namespace::handshake(init, &ours) {
             Ok(namespace) => Ok(namespace),
@@ -96,9 +104,19 @@ impl Namespace {
             Ok(errno) => return Err(Errno::from_raw(errno)),
             Err(_) => return Err(Errno::ESRCH),
         }
-        let Ok([pids, mounts, root, proc]) = <[OwnedFd; 4]>::try_from(message.fds) else {
+        let mut fds = message.fds.into_iter();
+        let (Some(pids), Some(mounts), Some(root), Some(proc), false) = (
+            fds.next(),
+            fds.next(),
+            fds.next(),
+            fds.next(),
+            message.fds_lost,
+        ) else {
             return Err(Errno::EMFILE);
         };
+        let private_mounts = fds
+            .map(|mounted| fstatvfs(&mounted).map(|empty| (mounted, empty.files_free())))
+            .collect::<Result<_, _>>()?;
         let open = |path: String| File::open(path).map_err(|e| errno_of(&e));
         Ok(Namespace {
             init,
@@ -106,6 +124,7 @@ impl Namespace {
             mounts,
             root,
             proc,
+            private_mounts,
             children: Children::open(init).map_err(|e| errno_of(&e))?,
             mount_table: open(format!("/proc/{init}/mounts"))?,
             mounts_changed: Cell::new(false),
@@ -182,7 +201,17 @@ impl Namespace {
     /// Whether another job may use this namespace: it runs, and its mounts are
     /// unchanged.
     pub(super) fn is_reusable(&self) -> bool {
-        !self.ended && !self.exiting && !self.have_mounts_changed()
+        !self.ended
+            && !self.exiting
+            && !self.have_mounts_changed()
+            && self.are_private_mounts_empty()
+    }
+
+    /// Whether no job has left a file in a private file system.
+    fn are_private_mounts_empty(&self) -> bool {
+        self.private_mounts.iter().all(|(mounted, inodes_free)| {
+            fstatvfs(mounted).is_ok_and(|found| found.files_free() == *inodes_free)
+        })
     }
 
     fn have_mounts_changed(&self) -> bool {
@@ -194,11 +223,14 @@ impl Namespace {
         self.mounts_changed.get()
     }
 
-    /// Bytes in file systems in memory that a job has mounted in its mount namespace, where no
-    /// other process sees them.
+    /// Bytes in file systems in memory that no other process sees: those of the namespace, and
+    /// those that a job has mounted in it.
     pub(super) fn private_tmpfs_bytes(&self) -> u64 {
+        let own = self.private_mounts.iter();
+        let own = own.filter_map(|(mounted, _)| fstatvfs(mounted).ok());
+        let own: u64 = own.map(|found| used_bytes(&found)).sum();
         if !self.have_mounts_changed() {
-            return 0;
+            return own;
         }
         let points = |pid: &str| -> Vec<String> {
             let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap_or_default();
@@ -213,12 +245,13 @@ impl Namespace {
         };
         let outside = points("self");
         let root = format!("/proc/{}/root", self.init);
-        points(&self.init.to_string())
+        let mounted: u64 = points(&self.init.to_string())
             .into_iter()
             .filter(|point| !outside.contains(point))
-            .filter_map(|point| nix::sys::statvfs::statvfs(format!("{root}{point}").as_str()).ok())
-            .map(|found| (found.blocks() - found.blocks_free()) * found.fragment_size())
-            .sum()
+            .filter_map(|point| statvfs(format!("{root}{point}").as_str()).ok())
+            .map(|found| used_bytes(&found))
+            .sum();
+        own + mounted
     }
 
     /// The path of this namespace's `/proc`, from outside.

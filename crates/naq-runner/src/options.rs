@@ -41,6 +41,13 @@ pub struct RunnerConfig {
     /// Whether programs may gain rights when they are executed, by the set-user-ID bit or by file
     /// capabilities. Otherwise jobs run with `no_new_privs`.
     pub allow_setuid: bool,
+    /// Whether a job is refused that has a limit which this machine cannot hold, instead of run with
+    /// a warning in its completion.
+    pub strict_limits: bool,
+    /// Whether each job has a `/tmp` of its own, in memory, which needs a containment with a
+    /// namespace. Of the `/tmp` of the machine it sees [`RunnerConfig::work_dir`] and the folders that
+    /// this runner makes.
+    pub private_tmp: bool,
     /// The binary to run as `<program> __spawner`. `None` means this binary.
     pub spawner_program: Option<PathBuf>,
     /// Bytes kept of each stream of a job whose command sets no limit.
@@ -67,6 +74,8 @@ impl RunnerConfig {
             run_as: None,
             files: None,
             allow_setuid: false,
+            strict_limits: false,
+            private_tmp: false,
             spawner_program: None,
             default_output_bytes: DEFAULT_OUTPUT_BYTES,
             control_line_bytes_max: 256 * 1024,

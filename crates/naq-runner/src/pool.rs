@@ -19,7 +19,7 @@ use super::command::Stdin;
 use super::completion::{SpawnFailure, StopReason};
 use super::errno::{errno_of, is_resource_shortage};
 use super::job::{ExitReport, Job, Phase};
-use super::options::{Containment, RunnerConfig};
+use super::options::{Containment, MemoryLimit, RunnerConfig};
 use super::pipes::Pipes;
 use super::scratch::ScratchDirs;
 use super::spawner_watch::SpawnerWatch;
@@ -96,6 +96,10 @@ pub(super) struct Pool {
     pub(super) options: RunnerConfig,
     pub(super) containment: Containment,
     pub(super) worker_cgroup: Option<WorkerCgroup>,
+    /// How memory limits are kept.
+    pub(super) memory_limit: MemoryLimit,
+    /// Whether limits of processors are kept.
+    pub(super) has_cpu_controller: bool,
     /// Soft and hard limit of open files for jobs that set none.
     pub(super) open_files: (u64, u64),
     pub(super) scratch_dirs: Arc<ScratchDirs>,
@@ -114,6 +118,7 @@ impl Pool {
         containment: Containment,
         worker_cgroup: Option<WorkerCgroup>,
         open_files: (u64, u64),
+        scratch_dirs: Arc<ScratchDirs>,
         preexisting_children: Vec<i32>,
         spawners: usize,
         reserved: Option<usize>,
@@ -129,15 +134,21 @@ impl Pool {
                 watch: SpawnerWatch::default(),
             })
             .collect();
-        // Random, since other users may share the parent folder.
-        let run: u64 = rand::random();
-        let owner = options.run_as.as_ref().map(|user| (user.uid, user.gid));
-        let root_folder = options.scratch_dir.join(format!("naq-{run:016x}"));
-        let scratch_dirs = ScratchDirs::new(root_folder, owner);
+        let has_controller = |name: &str| {
+            let cgroup = worker_cgroup.as_ref();
+            cgroup.is_some_and(|cgroup| cgroup.has_controller(name))
+        };
+        let memory_limit = match has_controller("memory") {
+            true => MemoryLimit::Enforced,
+            false => MemoryLimit::Watched,
+        };
+        let has_cpu_controller = has_controller("cpu");
         Pool {
             options,
             containment,
             worker_cgroup,
+            memory_limit,
+            has_cpu_controller,
             open_files,
             scratch_dirs,
             preexisting_children,

@@ -112,8 +112,17 @@ impl ScratchDirs {
         }
     }
 
-    fn create(&self, path: &Path) -> io::Result<DirStamp> {
-        let mut state = self.lock();
+    /// The folder in which they are.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Creates that folder unless it exists.
+    pub(super) fn create_root(&self) -> io::Result<()> {
+        self.create_root_unless(&mut self.lock())
+    }
+
+    fn create_root_unless(&self, state: &mut PoolState) -> io::Result<()> {
         if !state.has_root {
             if let Some(parent) = self.root.parent() {
                 fs::create_dir_all(parent)?;
@@ -122,6 +131,12 @@ impl ScratchDirs {
             DirBuilder::new().mode(mode).create(&self.root)?;
             state.has_root = true;
         }
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<DirStamp> {
+        let mut state = self.lock();
+        self.create_root_unless(&mut state)?;
         match DirBuilder::new().mode(MODE).create(path) {
             // An earlier attempt created it and failed later.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}

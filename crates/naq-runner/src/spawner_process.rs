@@ -120,7 +120,7 @@ pub(super) async fn spawn(
 pub(super) async fn supervise_when_needed(pool: Arc<Pool>, index: usize) {
     let wake = Arc::clone(&pool.lock().spawners[index].wake);
     wake.notified().await;
-    let setup = SpawnerSetup::of(&pool.options, pool.containment);
+    let setup = SpawnerSetup::of(&pool.options, pool.containment, pool.scratch_dirs.root());
     if let Some(first) = start_until_closed(&pool, index, setup).await {
         supervise(pool, index, first).await;
     }

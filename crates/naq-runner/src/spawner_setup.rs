@@ -1,9 +1,10 @@
 //! The setup that a spawner receives when it starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::landlock::FileAccess;
 use super::options::{Containment, RunnerConfig};
+use super::sys::namespace_init::{PrivateMounts, SHM, TMP};
 use super::user::JobUser;
 use super::wire::{Malformed, Reader, Writer};
 
@@ -14,6 +15,8 @@ pub(super) struct SpawnerSetup {
     pub(super) cgroup_dir: Option<PathBuf>,
     /// Whether each job gets a PID namespace.
     pub(super) namespace: bool,
+    /// The file systems of each namespace that other jobs do not see.
+    pub(super) private_mounts: PrivateMounts,
     /// The user that jobs run as. `None` means the spawner's own.
     pub(super) user: Option<UserIds>,
     /// The files that jobs may use. `None` means no restriction.
@@ -45,10 +48,27 @@ impl UserIds {
 
 impl SpawnerSetup {
     /// The setup of every spawner of a runner, without its folder of control groups.
-    pub(super) fn of(options: &RunnerConfig, containment: Containment) -> SpawnerSetup {
+    pub(super) fn of(
+        options: &RunnerConfig,
+        containment: Containment,
+        scratch_root: &Path,
+    ) -> SpawnerSetup {
         SpawnerSetup {
             cgroup_dir: None,
             namespace: containment.has_namespace(),
+            private_mounts: PrivateMounts {
+                // Not where the folders of jobs would disappear with it.
+                shm: ![scratch_root, &options.work_dir]
+                    .iter()
+                    .any(|folder| folder.starts_with(SHM)),
+                tmp: options.private_tmp.then(|| {
+                    [scratch_root, &options.work_dir]
+                        .into_iter()
+                        .filter(|folder| folder.starts_with(TMP))
+                        .filter_map(|folder| folder.to_str().map(str::to_owned))
+                        .collect()
+                }),
+            },
             user: options.run_as.as_ref().map(UserIds::of),
             files: options.files.clone(),
             allow_setuid: options.allow_setuid,
@@ -62,6 +82,14 @@ impl SpawnerSetup {
         let folder = self.cgroup_dir.as_deref().and_then(|path| path.to_str());
         w.c_string(folder.unwrap_or_default());
         w.u8(u8::from(self.namespace));
+        w.u8(u8::from(self.private_mounts.shm));
+        w.u8(u8::from(self.private_mounts.tmp.is_some()));
+        if let Some(kept) = &self.private_mounts.tmp {
+            w.u32(kept.len() as u32);
+            for folder in kept {
+                w.c_string(folder);
+            }
+        }
         w.u8(u8::from(self.user.is_some()));
         if let Some(user) = &self.user {
             w.u32(user.uid).u32(user.gid);
@@ -89,6 +117,13 @@ impl SpawnerSetup {
         Ok(SpawnerSetup {
             cgroup_dir: (!folder.is_empty()).then(|| PathBuf::from(folder)),
             namespace: r.u8()? != 0,
+            private_mounts: PrivateMounts {
+                shm: r.u8()? != 0,
+                tmp: match r.u8()? {
+                    0 => None,
+                    _ => Some(texts(r)?),
+                },
+            },
             user: match r.u8()? {
                 0 => None,
                 _ => Some(user(r)?),
@@ -132,6 +167,10 @@ mod tests {
         let setup = SpawnerSetup {
             cgroup_dir: Some("/sys/fs/cgroup/a b".into()),
             namespace: true,
+            private_mounts: PrivateMounts {
+                shm: true,
+                tmp: Some(vec!["/tmp/a b".into()]),
+            },
             user: Some(UserIds {
                 uid: 1,
                 gid: 2,

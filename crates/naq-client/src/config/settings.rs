@@ -91,6 +91,8 @@ typed_settings! {
     allow_env: Vec<String>,
     grant: Vec<String>,
     allow_setuid: bool,
+    strict_limits: bool,
+    private_tmp: bool,
     secrets_dir: Option<PathBuf>,
     worker_labels: BTreeMap<String, String>,
     nats_server: Option<PathBuf>,

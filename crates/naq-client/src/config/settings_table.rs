@@ -483,6 +483,22 @@ pub const SETTINGS: &[Setting] = &[
     )
     .with_flag(FlagScope::Worker, ""),
     row(
+        "strict_limits",
+        "NAQ_STRICT_LIMITS",
+        SettingKind::Bool,
+        DefaultValue::Text("false"),
+        "refuse jobs with a limit that this worker cannot hold, instead of a warning on their records",
+    )
+    .with_flag(FlagScope::Worker, ""),
+    row(
+        "private_tmp",
+        "NAQ_PRIVATE_TMP",
+        SettingKind::Bool,
+        DefaultValue::Text("false"),
+        "give each job a /tmp of its own, in memory, in which it sees its working directory; needs a namespace",
+    )
+    .with_flag(FlagScope::Worker, ""),
+    row(
         "secrets_dir",
         "NAQ_SECRETS_DIR",
         SettingKind::Path,

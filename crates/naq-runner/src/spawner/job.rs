@@ -83,6 +83,10 @@ pub(super) struct Job {
     pub(super) polled_limits: PolledLimits,
     /// Memory is not measured accurately before this time.
     pub(super) next_accurate_check: Option<Instant>,
+    /// Bytes of the job's standard input, which is a file in memory that it has not made.
+    pub(super) stdin_bytes: u64,
+    /// Bytes in other files of `memfd_create`, and when they are counted next.
+    pub(super) memfds: (u64, Option<Instant>),
     pub(super) exit: Option<(Reaped, Duration)>,
     /// Whether KILL has been sent.
     pub(super) killed: bool,
@@ -211,19 +215,34 @@ impl Job {
 
     /// Whether the tree uses more memory than `bytes_max`. What processes share counts several times
     /// in their resident memory, so that is only the cheap upper bound: above the limit, the
-    /// accurate measure decides, which makes the kernel walk the page tables.
+    /// accurate measure decides, which makes the kernel walk the page tables. Files in memory count
+    /// although no process maps them; those that are mapped are among the shared memory.
     fn uses_more_than(&mut self, bytes_max: u64, proc: &str, pids: &[i32], now: Instant) -> bool {
         let namespace = self.tree.namespace.as_ref();
         let files = namespace.map_or(0, Namespace::private_tmpfs_bytes);
+        let files = files + self.memfd_bytes(proc, pids, now);
         if files + memory::resident_bytes(proc, pids) <= bytes_max
             || self.next_accurate_check.is_some_and(|at| now < at)
         {
             return false;
         }
-        let used = files + memory::used_bytes(proc, pids);
+        let used = memory::used_bytes(proc, pids);
+        let used = used.other + used.shared.max(files);
         // A tree that stays in between costs the spawner a tenth of its time at most.
         self.next_accurate_check = Some(Instant::now() + now.elapsed() * 10);
         used > bytes_max
+    }
+
+    /// Bytes in files of `memfd_create`, counted again if that costs the spawner little.
+    fn memfd_bytes(&mut self, proc: &str, pids: &[i32], now: Instant) -> u64 {
+        if self.memfds.1.is_none_or(|at| at <= now) {
+            let began = Instant::now();
+            let bytes = memory::memfd_bytes(proc, pids).saturating_sub(self.stdin_bytes);
+            // A tenth of its time at most.
+            let next = Instant::now() + began.elapsed() * 10;
+            self.memfds = (bytes, Some(next));
+        }
+        self.memfds.0
     }
 
     /// The first process has ended; the remaining ones get [`ORPHAN_GRACE`].

@@ -21,9 +21,11 @@ use super::super::spawner_setup::{SpawnerSetup, UserIds};
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep, ChildUser, RLIMITS_MAX};
 use super::super::sys::clone::Cloner;
+use super::super::sys::namespace_init::{PrivateMounts, TMP};
 use super::descendants;
 use super::diagnose::{Diagnosis, diagnose};
 use super::job::{Job, PolledLimits, STARTED_REPORT_DELAY, Tree};
+use super::memory;
 
 /// Why a job was not started.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub(super) struct Launcher {
     /// Where cgroup v2 is mounted, if jobs have control groups.
     cgroup_mount: PathBuf,
     has_namespaces: bool,
+    /// The file systems of each namespace that other jobs do not see.
+    private_mounts: PrivateMounts,
     free_namespaces: Vec<Namespace>,
     /// The children of this process. `None` if its kernel keeps no list of them.
     children: Option<Children>,
@@ -110,6 +114,7 @@ impl Launcher {
             cgroups_created: 0,
             cgroup_mount,
             has_namespaces: setup.namespace,
+            private_mounts: setup.private_mounts,
             free_namespaces: Vec::new(),
             children: children.ok(),
             user: setup.user,
@@ -122,8 +127,8 @@ impl Launcher {
             can_clone_into_cgroup: true,
         };
         if launcher.has_namespaces {
-            let first =
-                Namespace::create().map_err(because("a PID namespace with a /proc of its own"))?;
+            let first = Namespace::create(&launcher.private_mounts)
+                .map_err(because("a PID namespace with a /proc of its own"))?;
             launcher.free_namespaces.push(first);
         }
         if let Some(group) = launcher.acquire_cgroup()? {
@@ -199,7 +204,7 @@ impl Launcher {
 
     fn acquire_tree(&mut self) -> Result<Tree, Errno> {
         let namespace = match self.free_namespaces.pop() {
-            None if self.has_namespaces => Some(Namespace::create()?),
+            None if self.has_namespaces => Some(Namespace::create(&self.private_mounts)?),
             free => free,
         };
         match self.acquire_cgroup() {
@@ -299,6 +304,8 @@ impl Launcher {
                     limit_check_at: None,
                     polled_limits,
                     next_accurate_check: None,
+                    stdin_bytes: stdin_bytes(start, fds),
+                    memfds: (0, None),
                     exit: None,
                     killed: false,
                     flags: 0,
@@ -416,6 +423,13 @@ impl Launcher {
         if self.files.is_some() && diagnosis.errno == Errno::EACCES {
             diagnosis.message += " (or it is outside the files that this worker allows its jobs)";
         }
+        if self.private_mounts.tmp.is_some()
+            && [start.cwd(), start.program()]
+                .iter()
+                .any(|path| Path::new(path).starts_with(TMP))
+        {
+            diagnosis.message += " (this worker's jobs have a /tmp of their own)";
+        }
         LaunchError::Failed(diagnosis)
     }
 
@@ -443,6 +457,14 @@ impl Launcher {
             let _ = super::super::cgroup::kill_and_remove(&folder);
         }
     }
+}
+
+/// Bytes of the job's standard input, if its memory is limited.
+fn stdin_bytes(start: &StartFrame, fds: &[OwnedFd]) -> u64 {
+    let stdin = fds.first().filter(|_| start.has_stdin);
+    let stdin = stdin.filter(|_| start.resource_limits.memory_bytes.is_some());
+    let blocks = stdin.and_then(|stdin| nix::sys::stat::fstat(stdin).ok());
+    blocks.map_or(0, |found| found.st_blocks as u64 * memory::BLOCK_BYTES)
 }
 
 /// Why no child was cloned.

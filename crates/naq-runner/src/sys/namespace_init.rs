@@ -34,20 +34,20 @@ const SOCKET: RawFd = 4;
 const SI_USER: i32 = 0;
 
 /// Forks the first process of a new PID namespace. That process creates a mount
-/// namespace with its own `/proc` and reports the outcome over `socket`: an errno, and
-/// with 0 the descriptors of the PID namespace, the mount namespace, its root directory
-/// and its `/proc`.
+/// namespace with its own `/proc` and `private` file systems, and reports the outcome over `socket`: an
+/// errno, and with 0 the descriptors of the PID namespace, the mount namespace, its root
+/// directory, its `/proc` and each of those file systems.
 ///
 /// The caller must be single-threaded with every signal blocked.
-pub(crate) fn fork_init(socket: &OwnedFd) -> Result<i32, Errno> {
+pub(crate) fn fork_init(socket: &OwnedFd, private: &PrivateMounts) -> Result<i32, Errno> {
     let pid = fork_into_pid_namespace()?;
     if pid == 0 {
-        init(socket.as_raw_fd());
+        init(socket.as_raw_fd(), private);
     }
     Ok(pid)
 }
 
-fn init(socket: RawFd) -> ! {
+fn init(socket: RawFd, private: &PrivateMounts) -> ! {
     // SAFETY: plain system calls on numbers. The parent's objects that own the
     // descriptors closed here are never dropped in this copy, which ends with `_exit`.
     // All others are closed: a job's pipes must not stay open.
@@ -59,9 +59,10 @@ fn init(socket: RawFd) -> ! {
     }
     // SAFETY: the descriptor was just created and is closed only below.
     let socket = unsafe { BorrowedFd::borrow_raw(SOCKET) };
-    match set_up_namespace() {
+    match set_up_namespace(private) {
         Ok(made) => {
-            let fds = [&made.pids, &made.mounts, &made.root, &made.proc].map(AsRawFd::as_raw_fd);
+            let fds = [&made.pids, &made.mounts, &made.root, &made.proc].into_iter();
+            let fds: Vec<RawFd> = fds.chain(&made.private).map(AsRawFd::as_raw_fd).collect();
             // The spawner is dead, so nobody needs the answer.
             if send(socket, &0_i32.to_le_bytes(), &fds).is_err() {
                 exit();
@@ -84,9 +85,50 @@ struct NamespaceFds {
     mounts: File,
     root: File,
     proc: File,
+    private: Vec<File>,
 }
 
-fn set_up_namespace() -> Result<NamespaceFds, Errno> {
+/// Where programs share memory as files.
+pub(crate) const SHM: &str = "/dev/shm";
+
+/// Where programs have temporary files.
+pub(crate) const TMP: &str = "/tmp";
+
+/// The file systems in memory of a namespace. What a job leaves there ends with it, counts as its
+/// own memory, and is seen by no other job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PrivateMounts {
+    /// Whether `/dev/shm` is one of them.
+    pub(crate) shm: bool,
+    /// The folders below `/tmp` that stay visible in a private `/tmp`. `None` if `/tmp` is that of
+    /// the machine.
+    pub(crate) tmp: Option<Vec<String>>,
+}
+
+fn mount_in_memory(at: &str) -> Result<(), Errno> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some("mode=1777"))
+}
+
+/// Mounts an empty `/tmp`, and in it the folders that are kept of the former one.
+fn mount_tmp(kept: &[String]) -> Result<(), Errno> {
+    let io = |e: std::io::Error| errno_of(&e);
+    let mut folders = Vec::new();
+    for path in kept {
+        // Before the mount hides them.
+        folders.push((path, File::open(path).map_err(io)?));
+    }
+    mount_in_memory(TMP)?;
+    for (path, folder) in folders {
+        std::fs::create_dir_all(path).map_err(io)?;
+        let from = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        let (flags, none) = (MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>);
+        mount(Some(from.as_str()), path.as_str(), none, flags, none)?;
+    }
+    Ok(())
+}
+
+fn set_up_namespace(private: &PrivateMounts) -> Result<NamespaceFds, Errno> {
     // The kernel kills this process with the spawner, and the namespace with this
     // process. If the spawner is dead already, sending the answer fails.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -100,11 +142,25 @@ fn set_up_namespace() -> Result<NamespaceFds, Errno> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
     let open = |path| File::open(path).map_err(|e| errno_of(&e));
+    let mut mounted = Vec::new();
+    if private.shm {
+        match mount_in_memory(SHM) {
+            Ok(()) => mounted.push(open(SHM)?),
+            // Not every machine has one.
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    if let Some(kept) = &private.tmp {
+        mount_tmp(kept)?;
+        mounted.push(open(TMP)?);
+    }
     Ok(NamespaceFds {
         pids: open("/proc/self/ns/pid")?,
         mounts: open("/proc/self/ns/mnt")?,
         root: open("/")?,
         proc: open("/proc")?,
+        private: mounted,
     })
 }
 

@@ -197,6 +197,8 @@ impl WorkerOptions {
             options.files = Some(files);
         }
         options.allow_setuid = settings.allow_setuid;
+        options.strict_limits = settings.strict_limits;
+        options.private_tmp = settings.private_tmp;
         options.base_env = session.job_environment();
         // Jobs that run as the same user must not read naq's credentials from /proc.
         naq_runner::make_undumpable()?;

@@ -82,7 +82,7 @@ impl Drop for Folder {
 }
 
 impl JobSocket {
-    /// Listens on a new socket below the folder of temporary files. `owner` is the user and group of
+    /// Listens on a new socket below `temporary`, a folder that the jobs see. `owner` is the user and group of
     /// the jobs, if they are not this process's.
     ///
     /// # Errors
@@ -92,8 +92,9 @@ impl JobSocket {
         grants: Grants,
         owner: Option<(u32, u32)>,
         slots: usize,
+        temporary: &Path,
     ) -> io::Result<JobSocket> {
-        let folder = Folder(new_folder(&std::env::temp_dir(), rand::random()));
+        let folder = Folder(new_folder(temporary, rand::random()));
         let path = folder.0.join("socket");
         let listener = bind(&folder.0, &path, owner).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))

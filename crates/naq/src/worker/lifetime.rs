@@ -1,5 +1,6 @@
 //! A worker's life around its loop: what it sets up before, and how it signs off after.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub async fn run_worker(
         pulls = watchdog.while_waiting(prepare::open_pull_subscription(&broker, &options, &consumer)) => pulls?,
         _ = next_command(&mut commands, WorkerCommand::Run) => return Ok(WorkerSummary::default()),
     };
-    let job_socket = listen_to_jobs(&client, &options)?;
+    let job_socket = listen_to_jobs(&client, &runner, &options)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
@@ -90,6 +91,7 @@ pub async fn run_worker(
 /// Opens the socket of the jobs, if the worker grants them anything.
 fn listen_to_jobs(
     client: &Client,
+    runner: &Runner,
     options: &WorkerConfig,
 ) -> Result<Option<JobSocket>, WorkerError> {
     if options.grants.is_empty() {
@@ -97,7 +99,9 @@ fn listen_to_jobs(
     }
     let grants = options.grants.clone();
     let (owner, slots) = (options.job_user, options.concurrency);
-    JobSocket::listen(client.clone(), grants, owner, slots)
+    let temporary = runner.shared_folder().map(Path::to_path_buf);
+    let temporary = temporary.unwrap_or_else(std::env::temp_dir);
+    JobSocket::listen(client.clone(), grants, owner, slots, &temporary)
         .map(Some)
         .map_err(WorkerError::JobSocket)
 }
