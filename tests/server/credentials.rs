@@ -80,6 +80,7 @@ fn credentials_without_an_address_never_lead_to_the_managed_server() {
     }
     for given in GIVEN {
         naq.file("naq.toml", given.settings_file);
+        verb(&["config", "trust"]).run().succeeds();
         for words in [
             ["enqueue", "--queue", "work", "--", "true"].as_slice(),
             // these two would start a managed server

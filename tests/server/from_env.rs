@@ -70,19 +70,21 @@ fn from_env_connects_as_variables_or_naq_toml_say_or_to_a_running_managed_server
     ];
     expect(&variables, server.port());
 
+    let users_file = home.path().join(".config/naq/naq.toml");
+    fs::create_dir_all(users_file.parent().unwrap()).unwrap();
     let toml = |url: &str| {
         let text = format!("nats_url = {url:?}\ntoken = {:?}\n", server.token());
-        fs::write(home.path().join("naq.toml"), text).unwrap();
+        fs::write(&users_file, text).unwrap();
     };
     toml(server.url());
     expect(&[], server.port());
 
-    // A variable overrides the file.
+    // Variables override the file.
     toml("nats://127.0.0.1:1");
-    expect(&variables[..1], server.port());
+    expect(&variables, server.port());
 
     // A server that has stopped leaves its state file behind, and is not started again.
-    fs::remove_file(home.path().join("naq.toml")).unwrap();
+    fs::remove_file(&users_file).unwrap();
     let port = managed.port();
     drop(managed);
     wait_until_gone(&folder, TEST_TIMEOUT).unwrap();

@@ -1,8 +1,9 @@
 //! Settings that exclude or need each other.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Warning};
 use super::ranked_value::RankedValue;
 use super::settings::Entry;
 use super::source::Source;
@@ -49,6 +50,76 @@ pub(super) fn keep_one_auth_method(
         }
     }
     Ok(())
+}
+
+/// The addresses that files and contexts name.
+#[derive(Debug, Default)]
+pub(super) struct NamedAddresses {
+    named: Vec<(Source, Value)>,
+    /// The file in the current folder, which anybody may have written whose work lies there.
+    current_dir: Option<PathBuf>,
+}
+
+impl NamedAddresses {
+    pub(super) fn new(current_dir: Option<PathBuf>) -> NamedAddresses {
+        NamedAddresses {
+            named: Vec::new(),
+            current_dir,
+        }
+    }
+
+    /// Adds the address that a place names. Of several, the first counts.
+    pub(super) fn add(&mut self, place: &Source, address: Value) {
+        if self.of(place).is_none() {
+            self.named.push((place.clone(), address));
+        }
+    }
+
+    fn of(&self, place: &Source) -> Option<&Value> {
+        let mut named = self.named.iter();
+        let (_, address) = named.find(|(named, _)| named.is_same_place(place))?;
+        Some(address)
+    }
+
+    /// Whether a credential of one place may go to an address of another.
+    fn may_go(&self, credential: &Source, address: &RankedValue) -> bool {
+        match (credential, &address.source) {
+            (Source::Flag(_) | Source::Variable(_), Source::File { path, .. }) => {
+                self.current_dir.as_ref() != Some(path)
+            }
+            (Source::Flag(_) | Source::Variable(_), _) => true,
+            (credential, source) => match self.of(credential) {
+                Some(own) => *own == address.value,
+                None => credential.is_same_place(source),
+            },
+        }
+    }
+}
+
+/// Removes credentials that are not for the address, and reports each. A credential of a file or a
+/// context is for the address that the same file or context names. Flags and variables are for any address
+/// but one that a file in the current folder names.
+pub(super) fn remove_foreign_credentials(
+    found: &mut BTreeMap<&'static str, RankedValue>,
+    addresses: &NamedAddresses,
+) -> Vec<Warning> {
+    let Some(address) = found.get("nats_url").cloned() else {
+        return Vec::new();
+    };
+    let mut removed = Vec::new();
+    for name in AUTH_METHODS.iter().copied().flatten().copied() {
+        if let Some(credential) = found.get(name)
+            && !addresses.may_go(&credential.source, &address)
+        {
+            removed.push(Warning::ForeignCredential {
+                name,
+                place: credential.source.clone(),
+                address: address.source.clone(),
+            });
+            found.remove(name);
+        }
+    }
+    removed
 }
 
 /// Rejects a certificate without its key and a user without a password, and vice versa.

@@ -20,7 +20,7 @@ pub enum ConfigError {
         source: io::Error,
     },
 
-    /// A `naq.toml` in the current folder belongs to another user.
+    /// A file belongs to another user.
     #[error(
         "{path} belongs to user id {uid} and could name programs to run, so naq does not read it", path = path.display()
     )]
@@ -29,6 +29,41 @@ pub enum ConfigError {
         path: PathBuf,
         /// The owner of the file.
         uid: u32,
+    },
+
+    /// The group of a file, or everybody, can write to it.
+    #[error(
+        "other users can write to {path} (mode {mode:o}), so naq does not read it", path = path.display()
+    )]
+    WritableByOthers {
+        /// The file.
+        path: PathBuf,
+        /// The permission bits of the file.
+        mode: u32,
+    },
+
+    /// The file in the current folder is not trusted, and sets more than harmless settings.
+    #[error(
+        "{path}:{line}: {}{}", name_keys(.keys), if *.is_changed { ", and it has changed since it was trusted" } else { "" }, path = path.display()
+    )]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// The line of the first such setting, from 1.
+        line: usize,
+        /// These settings, in the order of their lines.
+        keys: Vec<&'static str>,
+        /// Whether the file was trusted before it changed.
+        is_changed: bool,
+    },
+
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
     },
 
     /// A file is not valid TOML.
@@ -102,6 +137,15 @@ pub enum ConfigError {
     },
 }
 
+/// What a file that is not trusted sets.
+fn name_keys(keys: &[&str]) -> String {
+    let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    format!(
+        "a file in the current folder sets {} only if it is trusted",
+        names.join(", ")
+    )
+}
+
 /// A harmless mistake, to be shown on standard error or by `naq config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
@@ -118,6 +162,24 @@ pub enum Warning {
         name: String,
         /// What replaces it.
         instead: &'static str,
+    },
+    /// A variable names a folder of another user, whose files could name programs to run.
+    ForeignFolder {
+        /// The variable.
+        variable: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// The owner of the folder, or of the one that it would lie in.
+        uid: u32,
+    },
+    /// A credential is not sent, because it is not for the address that is in use.
+    ForeignCredential {
+        /// The setting.
+        name: &'static str,
+        /// Where its value comes from.
+        place: Source,
+        /// Where the address comes from.
+        address: Source,
     },
     /// A file that contains a secret is readable by other users.
     ReadableByOthers {
@@ -159,6 +221,25 @@ impl fmt::Display for Warning {
             Warning::RemovedVariable { name, instead } => {
                 write!(out, "the variable {name} has no effect: {instead}")
             }
+            Warning::ForeignFolder {
+                variable,
+                path,
+                uid,
+            } => {
+                let path = path.display();
+                write!(
+                    out,
+                    "the variable {variable} is ignored: {path} belongs to user id {uid}"
+                )
+            }
+            Warning::ForeignCredential {
+                name,
+                place,
+                address,
+            } => write!(
+                out,
+                "{name} ({place}) is not sent: it is not for the address that nats_url ({address}) names; name both in one place"
+            ),
             Warning::ReadableByOthers { path, name } => {
                 let path = path.display();
                 write!(

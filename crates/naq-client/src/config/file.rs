@@ -1,107 +1,47 @@
-//! `naq.toml`: where it is searched, and its keys with their lines.
+//! `naq.toml`: its keys with their lines.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-#[cfg(unix)]
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
 use super::error::{ConfigError, Warning};
+use super::file_read::FileText;
 use super::process_env::ProcessEnv;
-use super::settings_table::{CONFIG_FILE_VARIABLE, SETTINGS, Setting};
+use super::settings_table::{SETTINGS, Setting};
 use super::source::Source;
 use super::value::{self, Value};
 use naq_protocol::closest_match;
 
-/// The name of the file in the folders that are searched.
-const FILE_NAME: &str = "naq.toml";
-
-/// Maximum size of the file, in bytes.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How a file was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileOrigin {
+    /// By `--config` or `NAQ_CONFIG`.
+    Named,
+    /// It is the user's file.
+    User,
+    /// It lies in the current folder.
+    CurrentDir,
+}
 
 /// A parsed file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct File {
-    pub(super) path: Option<PathBuf>,
+    pub(super) path: PathBuf,
+    pub(super) origin: FileOrigin,
     /// Values and their lines, by the name of the setting.
     pub(super) values: BTreeMap<&'static str, (Value, usize)>,
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Finds and reads the file. A file that is named must exist; otherwise reads the first existing one of
-/// `./naq.toml` and the user's.
-pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<File, ConfigError> {
-    let by_variable = env
-        .variable(CONFIG_FILE_VARIABLE)
-        .map(|text| env.expand(text));
-    let named = match (flag, by_variable) {
-        (Some(path), _) => Some((path.to_path_buf(), String::new())),
-        (None, Some(path)) => Some((path, format!(" (from {CONFIG_FILE_VARIABLE})"))),
-        (None, None) => None,
-    };
-    if let Some((path, named_by)) = named {
-        let path = env.current_dir.join(path);
-        return match read_with_owner(&path) {
-            Ok((text, mode, _)) => parse(&path, &text, mode, env),
-            Err(source) => Err(ConfigError::Read {
-                path,
-                named_by,
-                source,
-            }),
-        };
-    }
-    let users = env
-        .xdg("XDG_CONFIG_HOME", ".config")
-        .map(|folder| folder.join("naq").join(FILE_NAME));
-    let here = env.current_dir.join(FILE_NAME);
-    for (path, is_here) in [(Some(here), true), (users, false)] {
-        let Some(path) = path else { continue };
-        match read_with_owner(&path) {
-            // In a shared folder, another user may have left a file that could start programs.
-            Ok((_, _, uid)) if is_here && uid != env.uid && uid != 0 => {
-                return Err(ConfigError::ForeignOwner { path, uid });
-            }
-            Ok((text, mode, _)) => return parse(&path, &text, mode, env),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(ConfigError::Read {
-                    path,
-                    named_by: String::new(),
-                    source,
-                });
-            }
-        }
-    }
-    Ok(File::default())
-}
-
-/// The text, mode and owner of the file.
-fn read_with_owner(path: &Path) -> io::Result<(String, u32, u32)> {
-    let found = fs::metadata(path)?;
-    if found.len() > FILE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it is larger than 1 MiB",
-        ));
-    }
-    #[cfg(unix)]
-    let (mode, uid) = (found.mode(), found.uid());
-    // Other systems have no such owners and modes, so there is nothing to warn about.
-    #[cfg(not(unix))]
-    let (mode, uid) = (0o600, 0);
-    Ok((fs::read_to_string(path)?, mode, uid))
-}
-
 /// Parses the text. Every key must be a setting, and every value valid for it.
 pub(super) fn parse(
     path: &Path,
-    text: &str,
-    mode: u32,
+    origin: FileOrigin,
+    found: &FileText,
     env: &ProcessEnv,
 ) -> Result<File, ConfigError> {
+    let FileText { text, mode } = found;
     let table = DeTable::parse(text).map_err(|error| {
         let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
         let reason = error.message().trim().replace('\n', "; ");
@@ -113,8 +53,10 @@ pub(super) fn parse(
         }
     })?;
     let mut file = File {
-        path: Some(path.to_path_buf()),
-        ..File::default()
+        path: path.to_path_buf(),
+        origin,
+        values: BTreeMap::new(),
+        warnings: Vec::new(),
     };
     let folder = path.parent().unwrap_or(Path::new("."));
     // In the order of the text, so that the first mistake is reported.

@@ -6,7 +6,11 @@
 //!
 //! A NATS context (a file of the `nats` program) ranks just below the place that names it, so values from that
 //! place override the context. A context describes one server: if it is in use, connection settings of lower
-//! layers are ignored. Of several ways to authenticate, the one from the highest layer is used.
+//! layers are ignored. Of several ways to authenticate, the one from the highest layer is used, and only for
+//! the address that its layer names.
+//!
+//! A `naq.toml` that is found in the current folder may have come with what was cloned there. Without
+//! `naq config trust` it sets only harmless settings.
 //!
 //! This module makes no connection and starts no process.
 
@@ -14,6 +18,8 @@ mod checks;
 mod docs_table;
 mod error;
 mod file;
+mod file_read;
+mod file_search;
 mod flags;
 mod nats_context;
 mod process_env;
@@ -22,6 +28,8 @@ mod resolve;
 mod settings;
 mod settings_table;
 mod source;
+mod trust;
+mod trusted_file;
 mod value;
 mod variable_warnings;
 
@@ -34,8 +42,14 @@ pub(crate) fn check_text(text: &str) -> Result<(), ConfigError> {
         home: None,
         uid: 0,
         processors: 1,
+        ignored_folders: Vec::new(),
     };
-    file::parse(std::path::Path::new("/naq.toml"), text, 0o600, &env).map(|_| ())
+    let found = file_read::FileText {
+        text: text.to_owned(),
+        mode: 0o600,
+    };
+    let path = std::path::Path::new("/naq.toml");
+    file::parse(path, file::FileOrigin::Named, &found, &env).map(|_| ())
 }
 
 pub use docs_table::settings_markdown;
@@ -48,4 +62,5 @@ pub use settings_table::{
     DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind, TIMEZONE_FOLDER_VARIABLE,
 };
 pub use source::Source;
+pub use trusted_file::{TrustedFile, revoke_trust_of_current_dir, trust_current_dir};
 pub use value::{Secret, Value};

@@ -2,12 +2,12 @@
 //! `~/.config/nats/context/`. The format is that of the `natscontext` package of nats-io/jsm.go.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::error::Warning;
+use super::file_read;
 use super::process_env::ProcessEnv;
 use super::settings_table::Setting;
 use super::value::{self, Value};
@@ -54,9 +54,9 @@ pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
         .join("nats");
     let name = if name == SELECTED {
         let path = folder.join("context.txt");
-        let text = fs::read_to_string(&path)
+        let found = file_read::read(&path, env.uid)
             .map_err(|error| format!("no context is selected: {}: {error}", path.display()))?;
-        text.trim().to_owned()
+        found.text.trim().to_owned()
     } else {
         name.to_owned()
     };
@@ -66,9 +66,9 @@ pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
     }
     let path = folder.join("context").join(format!("{name}.json"));
     let shown = path.display();
-    let text = fs::read_to_string(&path).map_err(|error| format!("{shown}: {error}"))?;
+    let found = file_read::read(&path, env.uid).map_err(|error| format!("{shown}: {error}"))?;
     let content: Content =
-        serde_json::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
+        serde_json::from_str(&found.text).map_err(|error| format!("{shown}: {error}"))?;
     let fields = [
         ("nats_url", &content.url),
         ("token", &content.token),

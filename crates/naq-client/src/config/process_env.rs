@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::error::Warning;
+
 /// The environment variables of this process. Invalid UTF-8 is replaced by U+FFFD.
 #[must_use]
 pub fn environment() -> BTreeMap<String, String> {
@@ -29,34 +31,60 @@ pub struct ProcessEnv {
     pub environment: BTreeMap<String, String>,
     /// Where `./naq.toml` is searched.
     pub current_dir: PathBuf,
-    /// The user's home folder: HOME, else the entry of the user database.
+    /// The user's home folder: HOME, else the entry of the user database. HOME counts only if it belongs
+    /// to this user or to root.
     pub home: Option<PathBuf>,
     /// The user's id.
     pub uid: u32,
     /// Number of processors that this process may use.
     pub processors: usize,
+    /// Folders of other users that variables name. The variables are not in
+    /// [`environment`](Self::environment).
+    pub ignored_folders: Vec<Warning>,
 }
+
+/// Variables that name folders of the user, in which naq finds settings and programs.
+const FOLDER_VARIABLES: &[&str] = &["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"];
 
 impl ProcessEnv {
     /// The environment of this process.
     #[must_use]
     pub fn read() -> ProcessEnv {
-        let environment = environment();
+        let mut environment = environment();
         #[cfg(unix)]
         let uid = rustix::process::getuid().as_raw();
         #[cfg(not(unix))]
         let uid = 0;
+        let ignored_folders = ignore_foreign_folders(&mut environment, uid);
+        let is_home_ignored = ignored_folders.iter().any(|warning| {
+            matches!(
+                warning,
+                Warning::ForeignFolder {
+                    variable: "HOME",
+                    ..
+                }
+            )
+        });
         let home = environment
             .get("HOME")
             .map(PathBuf::from)
-            .filter(|home| home.is_absolute())
-            .or_else(std::env::home_dir);
+            .or_else(|| match is_home_ignored {
+                // the standard library would return what the variable says
+                true => home_of(uid),
+                false => std::env::home_dir(),
+            })
+            .filter(|home| home.is_absolute());
+        if let (true, Some(home)) = (is_home_ignored, &home) {
+            // jobs and other processes of naq get the right one
+            environment.insert("HOME".to_owned(), home.display().to_string());
+        }
         ProcessEnv {
             environment,
             current_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
             home,
             uid,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
+            ignored_folders,
         }
     }
 
@@ -93,4 +121,58 @@ impl ProcessEnv {
             _ => Path::new(text).to_path_buf(),
         }
     }
+}
+
+/// Removes variables that name a folder of another user, as `sudo -E` leaves them. Settings, programs
+/// and the state of a local server in such a folder are that user's.
+fn ignore_foreign_folders(environment: &mut BTreeMap<String, String>, uid: u32) -> Vec<Warning> {
+    let mut ignored = Vec::new();
+    for variable in FOLDER_VARIABLES.iter().copied() {
+        let Some(path) = environment.get(variable).map(PathBuf::from) else {
+            continue;
+        };
+        if let Some(owner) = owner(&path).filter(|owner| *owner != uid && *owner != 0) {
+            environment.remove(variable);
+            ignored.push(Warning::ForeignFolder {
+                variable,
+                path,
+                uid: owner,
+            });
+        }
+    }
+    ignored
+}
+
+/// The owner of a folder, or of the one that it would be created in. `None` for a relative path, and on
+/// systems without owners.
+#[cfg(unix)]
+fn owner(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    if !path.is_absolute() {
+        return None;
+    }
+    let mut existing = path.ancestors();
+    existing.find_map(|path| Some(path.metadata().ok()?.uid()))
+}
+
+#[cfg(not(unix))]
+fn owner(_path: &Path) -> Option<u32> {
+    None
+}
+
+/// The home folder of a user by `/etc/passwd`.
+#[cfg(unix)]
+fn home_of(uid: u32) -> Option<PathBuf> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let (id, home) = (fields.get(2)?, fields.get(5)?);
+        let is_this = id.parse() == Ok(uid) && home.starts_with('/');
+        is_this.then(|| PathBuf::from(home))
+    })
+}
+
+#[cfg(not(unix))]
+fn home_of(_uid: u32) -> Option<PathBuf> {
+    None
 }

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::checks::{check_intervals_within_ttls, check_pairs, keep_one_auth_method};
+use super::checks::{
+    NamedAddresses, check_intervals_within_ttls, check_pairs, keep_one_auth_method,
+    remove_foreign_credentials,
+};
 use super::error::{ConfigError, Warning};
-use super::file::{self, File};
+use super::file::{File, FileOrigin};
+use super::file_search;
 use super::flags::Flags;
 use super::nats_context::{self, Context};
 use super::process_env::ProcessEnv;
-use super::ranked_value::{RANK_DEFAULT, RANK_FILE, RANK_FLAG, RANK_VARIABLE, RankedValue};
+use super::ranked_value::{
+    RANK_DEFAULT, RANK_FILE, RANK_FLAG, RANK_USER_FILE, RANK_VARIABLE, RankedValue,
+};
 use super::settings::{Entry, Settings, to_settings};
 use super::settings_table::{DefaultValue, SETTINGS, Setting};
 use super::source::Source;
@@ -25,8 +31,8 @@ pub struct Resolved {
     pub entries: Vec<Entry>,
     /// Harmless mistakes.
     pub warnings: Vec<Warning>,
-    /// The `naq.toml` that was read, if any.
-    pub file: Option<PathBuf>,
+    /// The settings files that were read, the lower layer first.
+    pub files: Vec<PathBuf>,
     /// Whether any setting says which NATS to use: an address or a context, but also credentials,
     /// certificates, a prefix of reply subjects or a JetStream domain. Without an address they belong
     /// to no server, and never to the managed local one, which has a token of its own.
@@ -50,14 +56,14 @@ impl Resolved {
     }
 }
 
-/// Resolves every setting: reads `naq.toml` and the context, if they exist, and merges the layers.
+/// Resolves every setting: reads the settings files and the context, if they exist, and merges the layers.
 ///
 /// # Errors
 /// Returns the first [`ConfigError`], with its place. Invalid values in the file are errors even if a higher
 /// layer overrides them; invalid variables that a flag overrides are not.
 pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
-    let file = file::read(env, flags.config_file.as_deref())?;
-    let explicit = explicit_values(env, flags, &file)?;
+    let files = file_search::read(env, flags.config_file.as_deref())?;
+    let explicit = explicit_values(env, flags, &files)?;
     let context = match explicit.get("context") {
         None => None,
         Some(found) => {
@@ -71,7 +77,8 @@ pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
             Some((context, found.rank))
         }
     };
-    merge_layers(env, file, explicit, context)
+    let addresses = named_addresses(&files, &explicit, context.as_ref());
+    merge_layers(env, files, explicit, context, &addresses)
 }
 
 /// Settings that describe a server. A context does not share them with lower layers, and each of them
@@ -90,11 +97,11 @@ const CONNECTION_SETTINGS: &[&str] = &[
     "jetstream_domain",
 ];
 
-/// The values from file, variables and flags; the highest layer wins.
+/// The values from files, variables and flags; the highest layer wins.
 fn explicit_values(
     env: &ProcessEnv,
     flags: &Flags,
-    file: &File,
+    files: &[File],
 ) -> Result<BTreeMap<&'static str, RankedValue>, ConfigError> {
     if let Some(name) = flags
         .values
@@ -127,20 +134,10 @@ fn explicit_values(
                 Source::Variable(setting.variable),
                 RANK_VARIABLE,
             )?)
-        } else if let (Some((value, line)), Some(path)) =
-            (file.values.get(setting.name), &file.path)
-        {
-            let source = Source::File {
-                path: path.clone(),
-                line: *line,
-            };
-            Some(RankedValue {
-                value: value.clone(),
-                source,
-                rank: RANK_FILE,
-            })
         } else {
-            None
+            // the highest file is the last one
+            let mut files = files.iter().rev();
+            files.find_map(|file| value_from_file(file, setting.name))
         };
         if let Some(found) = found {
             all.insert(setting.name, found);
@@ -149,18 +146,67 @@ fn explicit_values(
     Ok(all)
 }
 
+fn value_from_file(file: &File, name: &str) -> Option<RankedValue> {
+    let (value, line) = file.values.get(name)?;
+    Some(RankedValue {
+        value: value.clone(),
+        source: Source::File {
+            path: file.path.clone(),
+            line: *line,
+        },
+        rank: match file.origin {
+            FileOrigin::User => RANK_USER_FILE,
+            FileOrigin::Named | FileOrigin::CurrentDir => RANK_FILE,
+        },
+    })
+}
+
+/// The addresses that files and contexts name, whether or not a higher layer names another.
+fn named_addresses(
+    files: &[File],
+    explicit: &BTreeMap<&'static str, RankedValue>,
+    context: Option<&(Context, u8)>,
+) -> NamedAddresses {
+    const NAME: &str = "nats_url";
+    let mut current_dir = files
+        .iter()
+        .filter(|file| file.origin == FileOrigin::CurrentDir);
+    let mut addresses = NamedAddresses::new(current_dir.next().map(|file| file.path.clone()));
+    for found in files.iter().filter_map(|file| value_from_file(file, NAME)) {
+        addresses.add(&found.source, found.value);
+    }
+    if let (Some((context, _)), Some(named_by)) = (context, explicit.get("context"))
+        && let Some(address) = context.values.get(NAME)
+    {
+        let place = Source::Context {
+            name: context.name.clone(),
+            path: context.path.clone(),
+        };
+        addresses.add(&place, address.clone());
+        // the place that names a context names its address, unless it names one itself
+        addresses.add(&named_by.source, address.clone());
+    }
+    addresses
+}
+
 /// Adds the context below the layers that outrank it, and the defaults below all.
 fn merge_layers(
     env: &ProcessEnv,
-    file: File,
+    files: Vec<File>,
     mut found: BTreeMap<&'static str, RankedValue>,
     context: Option<(Context, u8)>,
+    addresses: &NamedAddresses,
 ) -> Result<Resolved, ConfigError> {
     let nats_configured = context.is_some()
         || CONNECTION_SETTINGS
             .iter()
             .any(|name| found.contains_key(name));
-    let mut warnings = file.warnings;
+    let mut warnings = env.ignored_folders.clone();
+    let mut paths = Vec::with_capacity(files.len());
+    for file in files {
+        warnings.extend(file.warnings);
+        paths.push(file.path);
+    }
     if let Some((context, named_at)) = context {
         let rank = named_at - 1;
         for name in CONNECTION_SETTINGS {
@@ -181,6 +227,7 @@ fn merge_layers(
         }
         warnings.extend(context.warnings);
     }
+    warnings.extend(remove_foreign_credentials(&mut found, addresses));
     keep_one_auth_method(&mut found)?;
     check_pairs(&found)?;
     warnings.extend(variable_warnings(env));
@@ -205,7 +252,7 @@ fn merge_layers(
         settings,
         entries,
         warnings,
-        file: file.path,
+        files: paths,
         nats_configured,
     })
 }
@@ -249,12 +296,20 @@ mod tests {
             home: Some(PathBuf::from("/home/me")),
             uid: 1000,
             processors: 3,
+            ignored_folders: Vec::new(),
         }
     }
 
     #[test]
     fn every_setting_with_a_default_has_a_typed_value() {
-        let resolved = merge_layers(&empty_env(), File::default(), BTreeMap::new(), None).unwrap();
+        let resolved = merge_layers(
+            &empty_env(),
+            Vec::new(),
+            BTreeMap::new(),
+            None,
+            &NamedAddresses::default(),
+        )
+        .unwrap();
         let settings = &resolved.settings;
         assert_eq!(settings.nats_url, None);
         assert_eq!(settings.concurrency, 3);

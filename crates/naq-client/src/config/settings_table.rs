@@ -84,6 +84,9 @@ pub struct Setting {
     pub value_name: &'static str,
     /// The verbs with a flag for it.
     pub flag_scope: FlagScope,
+    /// Whether a `./naq.toml` that is not trusted may set it: it names no server, no credential, no
+    /// file and no user, and loosens no limit of a job.
+    pub is_harmless: bool,
     /// What the setting does, in one line.
     pub help: &'static str,
 }
@@ -117,6 +120,11 @@ impl Setting {
         self
     }
 
+    const fn harmless(mut self) -> Setting {
+        self.is_harmless = true;
+        self
+    }
+
     const fn with_names(mut self, flag: &'static str, short: char) -> Setting {
         self.flag_name = Some(flag);
         self.short_flag = Some(short);
@@ -147,6 +155,7 @@ const fn row(
         short_flag: None,
         value_name: "",
         flag_scope: FlagScope::None,
+        is_harmless: false,
         help,
     }
 }
@@ -266,7 +275,8 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("5s"),
         "time limit of the first connection",
     )
-    .with_flag(FlagScope::EveryVerb, "TIME"),
+    .with_flag(FlagScope::EveryVerb, "TIME")
+    .harmless(),
     row(
         "prefix",
         "NAQ_PREFIX",
@@ -289,7 +299,8 @@ pub const SETTINGS: &[Setting] = &[
         SettingKind::Name,
         DefaultValue::Text("default"),
         "queue of jobs that name none",
-    ),
+    )
+    .harmless(),
     row(
         "default_result_ttl",
         "NAQ_DEFAULT_RESULT_TTL",
@@ -379,7 +390,8 @@ pub const SETTINGS: &[Setting] = &[
         "number of jobs that a worker runs at once",
     )
     .with_flag(FlagScope::Worker, "COUNT")
-    .with_names("concurrency", 'c'),
+    .with_names("concurrency", 'c')
+    .harmless(),
     row(
         "timeout",
         "NAQ_DEFAULT_TIMEOUT",
@@ -411,7 +423,8 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("30s"),
         "how long a stopping worker waits for its running jobs",
     )
-    .with_flag(FlagScope::Worker, "TIME"),
+    .with_flag(FlagScope::Worker, "TIME")
+    .harmless(),
     row(
         "containment",
         "NAQ_CONTAINMENT",
@@ -514,7 +527,8 @@ pub const SETTINGS: &[Setting] = &[
         "labels of a worker, which jobs can require",
     )
     .with_flag(FlagScope::Worker, "KEY=VALUE")
-    .with_names("label", 'l'),
+    .with_names("label", 'l')
+    .harmless(),
     row(
         "nats_server",
         "NAQ_NATS_SERVER",
@@ -544,7 +558,8 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("info"),
         "level of the log",
     )
-    .with_flag(FlagScope::EveryVerb, "LEVEL"),
+    .with_flag(FlagScope::EveryVerb, "LEVEL")
+    .harmless(),
     row(
         "log_format",
         "NAQ_LOG_FORMAT",
@@ -552,7 +567,8 @@ pub const SETTINGS: &[Setting] = &[
         DefaultValue::Text("text"),
         "format of the log",
     )
-    .with_flag(FlagScope::EveryVerb, "FORMAT"),
+    .with_flag(FlagScope::EveryVerb, "FORMAT")
+    .harmless(),
     row(
         "log_to_file_enabled",
         "NAQ_LOG_TO_FILE_ENABLED",

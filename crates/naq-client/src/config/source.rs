@@ -28,6 +28,22 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether both are the same place: all flags and variables are one, and so is a file with all of its
+    /// lines.
+    pub(super) fn is_same_place(&self, other: &Source) -> bool {
+        match (self, other) {
+            (Source::Default, Source::Default)
+            | (Source::Flag(_) | Source::Variable(_), Source::Flag(_) | Source::Variable(_)) => {
+                true
+            }
+            (Source::File { path, .. }, Source::File { path: other, .. })
+            | (Source::Context { path, .. }, Source::Context { path: other, .. }) => path == other,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

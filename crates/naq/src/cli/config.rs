@@ -1,12 +1,80 @@
-//! `naq config`
+//! `naq config`, and `naq config trust`
 
-use super::exit::Failure;
-use super::json::SettingReport;
+use std::path::Path;
+
+use naq_client::config::{self, ProcessEnv};
+
+use super::exit::{Exit, Failure};
+use super::json::{SettingReport, TrustReport};
 use super::render::{self, Column};
 use super::session::Session;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<ConfigVerb>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConfigVerb {
+    /// Obey the naq.toml of the current folder whole, as it is now
+    ///
+    /// A file that is found in the current folder may have come with what was cloned or unpacked there.
+    /// Until it is trusted, it sets only harmless settings. Once it has changed, it is to be
+    /// trusted again. A file that --config or NAQ_CONFIG names needs no trust.
+    Trust(TrustArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TrustArgs {
+    /// Trust it no longer
+    #[arg(long)]
+    revoke: bool,
+}
+
+/// Runs what needs no settings, because it decides which of them are obeyed. `None` if there is no
+/// such verb.
+pub(super) fn run_without_settings(args: &Args) -> Option<Result<u8, Failure>> {
+    match &args.verb {
+        Some(ConfigVerb::Trust(args)) => Some(trust(args)),
+        None => None,
+    }
+}
+
+fn trust(args: &TrustArgs) -> Result<u8, Failure> {
+    let env = ProcessEnv::read();
+    if args.revoke {
+        let is_revoked = config::revoke_trust_of_current_dir(&env)?;
+        let path = env.current_dir.join("naq.toml");
+        return report(&path, if is_revoked { "revoked" } else { "unchanged" }, &[]);
+    }
+    match config::trust_current_dir(&env)? {
+        Some(trusted) => report(&trusted.path, "trusted", &trusted.settings),
+        None => Err(Failure::new(
+            Exit::NotFound,
+            "there is no naq.toml in the current folder".to_owned(),
+        )),
+    }
+}
+
+/// Prints what is done with a file.
+fn report(path: &Path, action: &str, settings: &[&str]) -> Result<u8, Failure> {
+    let file = path.display().to_string();
+    if render::is_json() {
+        render::print_json(&TrustReport {
+            file: &file,
+            action,
+            settings,
+        })?;
+    } else {
+        let what = match settings {
+            [] => action.to_owned(),
+            settings => format!("{action}, with {}", settings.join(", ")),
+        };
+        render::print_line(format_args!("{}  {what}", naq_protocol::escape(&file)))?;
+    }
+    Ok(0)
+}
 
 pub(super) fn run(session: &Session, _args: &Args) -> Result<u8, Failure> {
     let resolved = &session.resolved;

@@ -497,6 +497,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "config trust",
+        &[
+            (
+                "Obey the naq.toml of this folder, after reading it",
+                "naq config trust",
+            ),
+            ("Obey it no longer", "naq config trust --revoke"),
+        ],
+    ),
+    (
         "cron next",
         &[
             (

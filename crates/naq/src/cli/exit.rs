@@ -373,8 +373,14 @@ impl From<ConfigError> for Failure {
 
 fn config_hint(error: &ConfigError) -> Option<String> {
     match error {
-        ConfigError::ForeignOwner { path, .. } => Some(format!(
-            "if you trust it, name it: --config {}",
+        ConfigError::ForeignOwner { .. } => {
+            Some("make it a file of yours or of root, or a copy of it".to_owned())
+        }
+        ConfigError::WritableByOthers { path, .. } => {
+            Some(format!("run chmod go-w {}", path.display()))
+        }
+        ConfigError::Untrusted { path, .. } => Some(format!(
+            "read it, then run `naq config trust`, or name it: --config {}",
             path.display()
         )),
         ConfigError::UnknownKey { .. } => Some("`naq config` lists the settings".to_owned()),

@@ -511,6 +511,17 @@ pub(super) struct SettingReport<'a> {
     pub(super) variable: &'a str,
 }
 
+/// What was done with the `naq.toml` of the current folder.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "settings_trust")]
+pub(super) struct TrustReport<'a> {
+    pub(super) file: &'a str,
+    /// `trusted`, `revoked`, or `unchanged` if it was not trusted before.
+    pub(super) action: &'a str,
+    /// The settings that the file sets because it is trusted.
+    pub(super) settings: &'a [&'a str],
+}
+
 /// A time at which a cron expression matches.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "cron_time")]
@@ -592,6 +603,7 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<AddedScheduleReport>(),
         generator.subschema_for::<ScheduleChangeReport>(),
         generator.subschema_for::<SettingReport>(),
+        generator.subschema_for::<TrustReport<'_>>(),
         generator.subschema_for::<CronTime>(),
         generator.subschema_for::<CronExplanation>(),
         generator.subschema_for::<ServerState>(),

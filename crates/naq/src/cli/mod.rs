@@ -144,7 +144,7 @@ enum Verb {
     Dev(dev::Args),
     /// Start, stop or inspect the managed local nats-server
     Server(server::Args),
-    /// Print every setting, its value and where it comes from
+    /// Print every setting, its value and where it comes from, or trust a naq.toml
     Config(config::Args),
     /// Print the coming times of a cron expression, or explain it
     Cron(cron::Args),
@@ -250,6 +250,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Completions(args) => return completions::run(args),
         Verb::Man(args) => return man::run(args, command()),
         Verb::Version(args) => return version::run(args, &zones),
+        Verb::Config(args) => {
+            if let Some(done) = config::run_without_settings(args) {
+                return done;
+            }
+        }
         _ => {}
     }
     let worker = match &cli.verb {

@@ -33,7 +33,7 @@ pub(super) struct GlobalOptions {
     /// Print tables whole: every column, and nothing cut to the width of the terminal
     #[arg(long, global = true, display_order = 901)]
     pub(super) wide: bool,
-    /// Settings file [default: ./naq.toml, then the user's]
+    /// Settings file [default: ./naq.toml above the user's]
     #[arg(
         long,
         global = true,
