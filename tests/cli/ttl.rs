@@ -42,7 +42,7 @@ fn an_ended_job_is_kept_for_the_latest_ttl() {
 
     for (asked, said, kept) in [
         ("30d", "kept for 30d", Some("2592000s")),
-        ("0", "kept for ever", None),
+        ("0", "kept forever", None),
         ("10m", "kept for 10m", Some("600s")),
         ("2h", "kept for 2h", Some("7200s")),
     ] {
@@ -66,7 +66,7 @@ fn an_ended_job_is_kept_for_the_latest_ttl() {
             .run()
             .exits(2)
             .expect_stderr(&[
-                "1m is too short: a record stays for at least 10m; 0 keeps it for ever",
+                "1m is too short: a record stays for at least 10m; 0 keeps it forever",
             ]);
     }
     let done = naq

@@ -1,5 +1,5 @@
 //! Writes that NATS will never accept, and jobs that a worker refuses half-way: the job
-//! ends with an explanation, and does not run or wait for ever.
+//! ends with an explanation, and does not run or wait forever.
 
 use naq_client::OutputStream;
 use naq_protocol::{Envelope, Reason, State};

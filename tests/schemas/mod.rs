@@ -162,7 +162,7 @@ const REFUSED: &[&str] = &[
     r#"{"command":"x","fatal_on":[-1]}"#,
     r#"{"command":"x","depends_on":"a"}"#,
     r#"{"command":"x","expires_at":"soon"}"#,
-    r#"{"command":"x","result_ttl":"for ever"}"#,
+    r#"{"command":"x","result_ttl":"forever"}"#,
     r#"{"command":"x","concurrency_max":0}"#,
     r#"{"command":"x","labels":{"a":1}}"#,
     r#"{"command":"x","requires":["gpu"]}"#,

@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// Sets how long the record of a job is kept that this client cancels and whose envelope sets
-    /// no time. Zero means for ever. Default: 7 days.
+    /// no time. Zero means forever. Default: 7 days.
     #[must_use]
     pub fn with_result_ttl(mut self, result_ttl: Duration) -> Client {
         self.result_ttl = result_ttl;

@@ -8,7 +8,7 @@ use naq_protocol::{JobId, Record, State};
 impl Client {
     /// Sets how long an ended job's record is kept from now on: at least ten minutes; zero means for
     /// ever. The record is stored again unchanged. Returns the record and the time for which it is
-    /// kept, where `None` means for ever.
+    /// kept, where `None` means forever.
     ///
     /// ```no_run
     /// # use naq_client::{Client, ClientError};
@@ -17,7 +17,7 @@ impl Client {
     ///
     /// # async fn example(client: Client, job: JobId) -> Result<(), ClientError> {
     /// client.set_result_ttl(&job, Duration::from_secs(30 * 86_400)).await?;
-    /// client.set_result_ttl(&job, Duration::ZERO).await?; // for ever
+    /// client.set_result_ttl(&job, Duration::ZERO).await?; // forever
     /// # Ok(())
     /// # }
     /// ```

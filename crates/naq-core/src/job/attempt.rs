@@ -10,7 +10,7 @@ use super::transition::{
 use naq_protocol::{Envelope, Outcome, Reason, Record, Timestamp};
 
 /// Number of attempts in a row to start a job for which the worker's machine is short of something,
-/// after which the job fails. A job that needs more than any worker has must not wander for ever.
+/// after which the job fails. A job that needs more than any worker has must not wander forever.
 const FAILED_STARTS_MAX: u32 = 3;
 
 /// How an attempt's first process ended.

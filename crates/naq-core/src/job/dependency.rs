@@ -188,7 +188,7 @@ mod tests {
         for state in [State::Succeeded, State::Failed] {
             let Evaluation::Unsatisfiable(why) = evaluated(DependencyStatus::Finished(state))
             else {
-                panic!("it would wait for ever");
+                panic!("it would wait forever");
             };
             assert!(
                 why.contains("`started`") && why.contains("upgrade"),

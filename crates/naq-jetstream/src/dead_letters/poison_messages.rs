@@ -2,7 +2,7 @@
 //!
 //! The server accepts subjects and headers that are not UTF-8, or not headers at all. Delivering
 //! such a message makes the client drop its connection, with everything else in flight on it, and
-//! the message would be redelivered for ever. So after a connection is dropped, the unacknowledged
+//! the message would be redelivered forever. So after a connection is dropped, the unacknowledged
 //! messages are read one by one through the server's API, where bytes are in base64, and those that
 //! no client can parse are kept as dead letters and removed.
 

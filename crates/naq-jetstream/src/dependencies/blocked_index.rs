@@ -80,7 +80,7 @@ impl Broker {
 
     /// Removes index keys that an earlier wait of the job left for dependencies it no longer waits
     /// for. Such a dependency may have ended before the key was written, so nothing would ever
-    /// remove the key and the job would count as blocked for ever.
+    /// remove the key and the job would count as blocked forever.
     async fn remove_stale_edges(
         &self,
         job: &JobId,

@@ -53,7 +53,7 @@ impl Broker {
     }
 
     /// Writes a job's record if its revision is still `expected` (0: if there is none). `ttl` is
-    /// how long the record of an ended job is kept; `None` means for ever. Returns the new
+    /// how long the record of an ended job is kept; `None` means forever. Returns the new
     /// revision.
     ///
     /// # Errors

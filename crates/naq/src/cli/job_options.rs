@@ -310,7 +310,7 @@ pub(super) fn check_record_ttl(option: &str, ttl: WireDuration) -> Result<(), Fa
     let min = WireDuration(naq_core::RECORD_TTL_MIN);
     if naq_core::clamp_result_ttl(ttl.0).is_some_and(|kept| kept != ttl.0) {
         return Err(Failure::usage(format!(
-            "{option} {ttl} is too short: a record stays for at least {min}; 0 keeps it for ever"
+            "{option} {ttl} is too short: a record stays for at least {min}; 0 keeps it forever"
         )));
     }
     Ok(())

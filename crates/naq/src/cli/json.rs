@@ -121,7 +121,7 @@ pub(super) struct CancelledJob<'a> {
 #[schemars(rename = "ttl")]
 pub(super) struct ResultTtl<'a> {
     pub(super) job_id: &'a JobId,
-    /// From now on, in seconds; 0 for ever.
+    /// From now on, in seconds; 0 forever.
     pub(super) result_ttl: WireDuration,
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         return Ok(0);
     }
     match kept {
-        None => render::print_line(format_args!("{job_id}  kept for ever"))?,
+        None => render::print_line(format_args!("{job_id}  kept forever"))?,
         Some(kept) => render::print_line(format_args!("{job_id}  kept for {kept}"))?,
     }
     Ok(0)
