@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::harness::naq::{FollowedCli, Naq, eventually, id, text};
 use crate::harness::nats::TestServer;
+use crate::harness::proxy::{Link, Proxy};
 use crate::harness::{is_root, skipped};
 
 /// The next message of `sd_notify(3)`.
@@ -307,6 +308,62 @@ fn a_worker_that_could_not_kill_setuid_programs_does_not_start() {
             "{stderr}"
         );
     }
+}
+
+/// A server that stops answering while schedules are being read again keeps the loop of the leader for
+/// many seconds, in which it does all that it can.
+#[test]
+fn a_leader_that_reads_its_schedules_again_feeds_the_watchdog() {
+    const SCHEDULES: usize = 5_000;
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut proxy = Proxy::start(server.port());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    // from the beginning: a sender waits while many notifications are unread
+    let (sender, reports) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while sender.send(notification(&socket)).is_ok() {});
+    let envelope = "x".repeat(200);
+    naq.block_on(async {
+        naq.client().broker().ensure_schedules().await.unwrap();
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        for at in 0..SCHEDULES {
+            let schedule = serde_json::json!({
+                "schedule_id": format!("s{at}"), "queue": "q", "every": 3600, "status": "paused",
+                "envelope": {"command": "true", "args": [envelope]},
+                "created_at": "2026-01-01T00:00:00Z",
+                "progress": {"done_until": "2026-01-01T00:00:00Z"},
+            });
+            let subject = format!("$KV.naq_scheduled_jobs.s{at}");
+            let sent = jetstream
+                .publish(subject, schedule.to_string().into())
+                .await
+                .unwrap();
+            if at % 1_000 == 999 {
+                sent.await.unwrap();
+            }
+        }
+    });
+    let process = naq
+        .cli(["scheduler"])
+        .env("NAQ_NATS_URL", &proxy.url())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "300000")
+        .follow();
+    process.expect_stderr("leading");
+    // the leader reads all of them again once it is connected again
+    proxy.set(Link::Reset);
+    process.expect_stderr("lost");
+    proxy.set(Link::Open);
+    process.expect_stderr("connected to NATS again");
+    proxy.set(Link::Silent);
+    while reports.try_recv().is_ok() {}
+    for _ in 0..20 {
+        let report = reports.recv_timeout(Duration::from_secs(4));
+        assert_eq!(report.as_deref(), Ok("WATCHDOG=1"));
+    }
+    process.kill9();
 }
 
 /// A file system that does not answer any more, like that of a network whose server is away. It

@@ -206,7 +206,11 @@ impl Leader<'_> {
             // changes before ticks: nothing is fired by a schedule whose change has arrived
             for _ in 0..BATCH_MAX {
                 match watch.next().now_or_never() {
-                    Some(event) => self.on_watch_event(event?, watch).await?,
+                    Some(event) => {
+                        watchdog
+                            .while_waiting(self.on_watch_event(event?, watch))
+                            .await?
+                    }
                     None => break,
                 }
             }
@@ -218,7 +222,7 @@ impl Leader<'_> {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => {
-                    self.finish().await;
+                    watchdog.while_waiting(self.finish()).await;
                     return Ok(TermEnd::Stopped);
                 }
                 () = lease.expired() => return Ok(TermEnd::NotLeader),
@@ -241,14 +245,16 @@ impl Leader<'_> {
                         }
                     }
                 }
-                event = watch.next() => self.on_watch_event(event?, watch).await?,
+                event = watch.next() => {
+                    watchdog.while_waiting(self.on_watch_event(event?, watch)).await?;
+                }
                 // after the changes, so that all that arrived before this answer have been applied
                 Some(newest) = await_check(&mut self.freshness_check) => {
-                    self.on_freshness_checked(newest, watch).await?;
+                    watchdog.while_waiting(self.on_freshness_checked(newest, watch)).await?;
                 }
                 () = clock.was_set() => tracing::warn!(now = %clock::now(), "the wall clock was set or the machine resumed"),
                 Some(skew) = await_check(&mut self.clock_check) => {
-                    if let Some(end) = self.on_clock_checked(skew).await {
+                    if let Some(end) = watchdog.while_waiting(self.on_clock_checked(skew)).await {
                         return Ok(end);
                     }
                 }
