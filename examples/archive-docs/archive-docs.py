@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -96,12 +97,11 @@ def with_xargs(files, folder, at_once):
 class Nats:
     """Just enough of the NATS protocol to ask JetStream what it holds, past naq's own view."""
 
-    def __init__(self, server):
-        host, port = server["url"].removeprefix("nats://").rsplit(":", 1)
+    def __init__(self, url, token):
+        host, port = url.removeprefix("nats://").rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=30)
         self.reader = self.socket.makefile("rb")
         self.reader.readline()
-        token = pathlib.Path(server["token_file"]).read_text().strip()
         hello = json.dumps({"auth_token": token, "verbose": False, "lang": "python", "version": "1"})
         self.send(f"CONNECT {hello}\r\nSUB _INBOX.archive 1\r\n")
 
@@ -150,6 +150,29 @@ class Run:
         self.processes.append(process)
         return process
 
+    def nats_server(self):
+        """Starts a nats-server with a token. Returns its address and the token. (The server that naq
+        manages requires a key, with which this program could not sign.)"""
+        found = [self.naq, "server", "path"]
+        program = subprocess.run(found, env=self.environment, capture_output=True, text=True, check=True)
+        token = secrets.token_hex(16)
+        conf = self.folder / "nats-server.conf"
+        conf.touch(mode=0o600)
+        conf.write_text(
+            f'host: "127.0.0.1"\nport: -1\nports_file_dir: "{self.folder}"\n'
+            f'jetstream {{ store_dir: "{self.folder / "store"}" }}\nauthorization {{ token: "{token}" }}\n'
+        )
+        process = subprocess.Popen([program.stdout.strip(), "-c", str(conf)], stderr=subprocess.DEVNULL)
+        self.processes.append(process)
+        while not (ports := list(self.folder.glob("*.ports"))) or not (text := ports[0].read_text()):
+            if process.poll() is not None:
+                raise SystemExit("archive-docs: nats-server does not start")
+            time.sleep(0.01)
+        url = json.loads(text)["nats"][0]
+        # only this run has the token, so its workers may be root's
+        self.environment |= {"NAQ_NATS_URL": url, "NAQ_TOKEN": token, "NAQ_ALLOW_ROOT": "1"}
+        return url, token
+
     def worker(self, name, concurrency):
         return self.start("worker", QUEUE, "--name", name, "--concurrency", str(concurrency))
 
@@ -179,7 +202,7 @@ def run_jobs(arguments, files, folder):
         for job, path in zip(jobs, files)
     )
     with Run(arguments.naq, arguments.ack_wait, folder) as run:
-        server = json.loads(run.start("--json", "server", "start", stdout=subprocess.PIPE).stdout.readline())
+        url, token = run.nats_server()
         small = run.worker("small", arguments.small)
         large = run.worker("large", arguments.large)
         began = time.monotonic()
@@ -202,7 +225,7 @@ def run_jobs(arguments, files, folder):
         for worker in (small, large):
             worker.terminate()
             worker.wait()
-        nats = Nats(server)
+        nats = Nats(url, token)
         held = nats.stream("KV_naq_results", "$KV.naq_results.>")["subjects"]
         left = nats.stream(f"naq_queue_{QUEUE}")["messages"]
     return jobs, records, held, left, killed_after, enqueued, took, out

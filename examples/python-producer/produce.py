@@ -2,9 +2,9 @@
 """Enqueues jobs with a plain NATS client, and reads their outcomes: no naq on the producer's side.
 
     pip install -r requirements.txt
-    NAQ_NATS_URL=nats://127.0.0.1:4222 NAQ_TOKEN=... python3 produce.py
+    NAQ_NATS_URL=nats://127.0.0.1:4222 NAQ_NKEY=~/.local/share/naq/server/client.nk python3 produce.py
 
-Needs a worker of the queue `build`: naq worker build
+as `naq dev` prints them for its server; NAQ_TOKEN is for a server with a token. Needs a worker of the queue `build`: naq worker build
 """
 
 import asyncio
@@ -79,7 +79,9 @@ async def by_core(client, jetstream):
 
 async def main():
     client = await nats.connect(
-        os.environ["NAQ_NATS_URL"], token=os.environ.get("NAQ_TOKEN")
+        os.environ["NAQ_NATS_URL"],
+        token=os.environ.get("NAQ_TOKEN"),
+        nkeys_seed=os.environ.get("NAQ_NKEY"),
     )
     jetstream = client.jetstream()
     for produce in (by_jetstream, by_place, by_core):

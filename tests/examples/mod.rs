@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -141,6 +142,49 @@ fn the_python_producer_needs_no_naq_on_its_side() {
         "by_jetstream: succeeded 0 from JetStream\n\
          by_place: succeeded 0 no id\n\
          by_core: failed 3 core\n"
+    );
+}
+
+/// Any client reaches the managed server with what `naq dev` prints.
+#[test]
+fn the_python_producer_reaches_the_server_of_naq_dev() {
+    let requirements = example("python-producer/requirements.txt");
+    let python = python("python-producer", &requirements);
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = command(naq())
+        .args(["dev", "build", "--log-level", "error"])
+        .env("HOME", home.path())
+        .env("NAQ_NATS_SERVER", &binary().path)
+        .current_dir(home.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(dev.stderr.take().unwrap()).lines();
+    let line = lines
+        .find_map(|line| Some(line.unwrap().strip_prefix("server ")?.to_owned()))
+        .unwrap();
+    let (url, key) = line.trim().split_once("  (nkey in ").unwrap();
+    let key = key.strip_suffix(')').unwrap();
+    let rest = std::thread::spawn(move || lines.map_while(Result::ok).count());
+    // until the worker has made its queue
+    let mut produce = command(naq());
+    let first = produce
+        .args(["enqueue", "--queue", "build", "--wait", "--", "true"])
+        .env("HOME", home.path())
+        .output();
+    text(&first.unwrap());
+    let output = command(python)
+        .arg(example("python-producer/produce.py"))
+        .env("NAQ_NATS_URL", url)
+        .env("NAQ_NKEY", key)
+        .output();
+    let printed = text(&output.unwrap());
+    kill(Pid::from_raw(dev.id().cast_signed()), Signal::SIGTERM).unwrap();
+    dev.wait().unwrap();
+    rest.join().unwrap();
+    assert!(
+        printed.contains("by_core: failed 3 core"),
+        "{url} {key}: {printed}"
     );
 }
 

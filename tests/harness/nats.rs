@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use naq::local_server::{
-    self, Binary, ManagedServer, Port, Search, ServerConfig, ServerLimits, SyncInterval,
+    self, Access, Binary, ManagedServer, Port, Search, ServerConfig, ServerLimits, SyncInterval,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -102,14 +102,19 @@ impl TestServer {
             max_file_store_bytes: wanted.max_file_store_bytes,
             max_payload_bytes: wanted.max_payload_bytes,
         };
-        options.extra_config.clone_from(&wanted.extra_config);
+        // Any client of a test may connect, also one that has no keys.
+        let token = format!("{:032x}", rand::random::<u128>());
+        options.access = Access::Configured;
+        options.extra_config = format!(
+            "authorization {{ token: \"{token}\" }}\n{}",
+            wanted.extra_config
+        );
         options.restarts_max = 0;
         options.remove_data_dir = true;
         options.supervisor = Some(naq().to_path_buf());
         let managed =
             local_server::ensure_blocking(&options).unwrap_or_else(|error| panic!("{error}"));
         let (url, port) = (managed.url().to_owned(), managed.port());
-        let token = managed.token().to_owned();
         TestServer {
             options,
             managed: Some(managed),

@@ -79,23 +79,51 @@ fn accepts(port: u16, token: &str) -> bool {
     ) == "PONG"
 }
 
+/// Whether a managed server lets a client in that has the key of its data folder, and is no client of naq.
+fn admits(server: &ManagedServer) -> bool {
+    let seed = fs::read_to_string(server.nkey_file()).unwrap();
+    admits_key(server.url(), seed.trim())
+}
+
+fn admits_key(url: &str, seed: &str) -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let connecting = async_nats::ConnectOptions::with_nkey(seed.to_owned()).connect(url.to_owned());
+    runtime.block_on(connecting).is_ok()
+}
+
 #[test]
-fn a_server_is_private_and_requires_its_token() {
-    let server = TestServer::start();
-    assert!(accepts(server.port(), server.token()));
+fn a_managed_server_is_private_and_requires_the_key_of_its_folder() {
+    let folder = TempDir::new().unwrap();
+    // what an earlier version has left
+    fs::write(folder.path().join("token"), "former").unwrap();
+    let server = ensure_blocking(&options(folder.path())).unwrap();
+    assert!(admits(&server));
+    assert!(!folder.path().join("token").exists());
     assert_eq!(server.url(), format!("nats://127.0.0.1:{}", server.port()));
     let refused = connect(server.port(), r#"{"verbose":false}"#);
     assert!(refused.contains("Authorization Violation"), "{refused}");
-    assert!(!accepts(server.port(), "guess"));
+    assert!(!accepts(server.port(), "former"));
+    let other = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+    assert!(!admits_key(server.url(), other));
+    // nothing of what the server has lets a client in
+    let seed = fs::read_to_string(server.nkey_file()).unwrap();
+    let conf = fs::read_to_string(folder.path().join("nats-server.conf")).unwrap();
+    assert!(
+        conf.contains("nkey") && !conf.contains(seed.trim()),
+        "{conf}"
+    );
 
     for file in [
-        "token",
+        "client.nk",
         "nats-server.conf",
         "server.json",
         "nats-server.log",
         "supervisor.log",
     ] {
-        let mode = fs::metadata(server.data_dir().join(file))
+        let mode = fs::metadata(folder.path().join(file))
             .unwrap()
             .permissions()
             .mode();
@@ -104,7 +132,7 @@ fn a_server_is_private_and_requires_its_token() {
     let line = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
     let line = String::from_utf8_lossy(&line);
     assert!(
-        line.contains("nats-server") && !line.contains(server.token()),
+        line.contains("nats-server") && !line.contains(seed.trim()),
         "{line}"
     );
 
@@ -224,7 +252,7 @@ fn a_taken_port_is_avoided_or_reported() {
     wanted.port = Port::Preferred(port);
     let server = ensure_blocking(&wanted).unwrap();
     assert_ne!(server.port(), port);
-    assert!(accepts(server.port(), server.token()));
+    assert!(admits(&server));
 }
 
 #[test]

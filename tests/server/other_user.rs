@@ -128,6 +128,13 @@ fn the_port_of_a_killed_managed_server_is_not_trusted() {
         unconfigured(verb).run().exits(3);
     }
     assert_eq!(impostor.heard(), "");
+    // A client in another language does not check who listens there. What it sends is of no use later.
+    let seed = fs::read_to_string(&state.nkey_file).unwrap();
+    assert!(admits_key(&state.url, seed.trim()));
+    let heard = impostor.heard();
+    assert!(!heard.contains(seed.trim()), "{heard}");
+    let sent = heard.split_once("CONNECT ").unwrap().1;
+    let login = sent.split_once("\\r\\n").unwrap().0.to_owned();
 
     drop(impostor);
     signal(state.supervisor_pid, Signal::SIGCONT);
@@ -136,5 +143,10 @@ fn the_port_of_a_killed_managed_server_is_not_trusted() {
     ));
     let done = unconfigured(&["enqueue", "--wait", "--", "echo", "ran"]).run();
     assert_eq!(done.succeeds().stdout, "ran\n");
+    let refused = connect(state.port, &login);
+    assert!(
+        refused.contains("Authorization Violation"),
+        "{login}: {refused}"
+    );
     assert!(dev.stop().success());
 }

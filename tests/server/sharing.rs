@@ -115,10 +115,10 @@ fn a_second_user_keeps_the_server_running() {
     let third = User::start(folder.path());
     assert_eq!(third.pid, pid);
     drop(second);
-    assert!(accepts(
-        third.port,
-        &running(folder.path()).unwrap().read_token().unwrap()
-    ));
+    let state = running(folder.path()).unwrap();
+    assert_eq!(state.port, third.port);
+    let seed = fs::read_to_string(state.nkey_file).unwrap();
+    assert!(admits_key(&state.url, seed.trim()));
     third.leave();
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
@@ -145,7 +145,7 @@ fn a_server_that_run_or_dev_started_outlives_it_for_its_other_users() {
         assert!(!second.started());
         first.stop();
         // The runner has killed what was left of its jobs by now, and nothing else.
-        assert!(accepts(second.port(), second.token()), "{verb:?}");
+        assert!(admits(&second), "{verb:?}");
     }
 }
 
@@ -153,15 +153,15 @@ fn a_server_that_run_or_dev_started_outlives_it_for_its_other_users() {
 fn the_server_dies_with_a_killed_supervisor() {
     let folder = TempDir::new().unwrap();
     let server = ensure_blocking(&options(folder.path())).unwrap();
-    let (pid, token) = (server.pid(), server.token().to_owned());
+    let pid = server.pid();
+    let seed = fs::read_to_string(server.nkey_file()).unwrap();
     signal(server.state().supervisor_pid, Signal::SIGKILL);
     // The folder stays locked until nats-server is gone too.
     wait_until_gone(folder.path(), TEST_TIMEOUT).unwrap();
     assert!(gone(pid));
     let next = ensure_blocking(&options(folder.path())).unwrap();
     assert!(next.started());
-    assert_eq!(next.token(), token);
-    assert!(accepts(next.port(), &token));
+    assert!(admits_key(next.url(), seed.trim()), "the key has changed");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_killed_server_is_restarted_at_the_same_port() {
         signal(pid, Signal::SIGKILL);
         assert!(eventually(|| server.pid() != pid));
         pid = server.pid();
-        assert!(accepts(server.port(), server.token()));
+        assert!(admits(&server));
     }
     let joined = ensure_blocking(&options(folder.path())).unwrap();
     assert_eq!(joined.pid(), pid);
@@ -199,7 +199,7 @@ fn a_user_that_joins_during_a_restart_waits_for_it() {
     signal(server.pid(), Signal::SIGKILL);
     let joined = ensure_blocking(&options(folder.path())).unwrap();
     assert_eq!(joined.port(), server.port());
-    assert!(accepts(joined.port(), joined.token()));
+    assert!(admits(&joined));
 }
 
 #[test]
@@ -303,13 +303,13 @@ fn a_user_that_arrives_during_a_shutdown_gets_a_working_server() {
     let folder = TempDir::new().unwrap();
     for round in 0..20 {
         let server = ensure_blocking(&options(folder.path())).unwrap();
-        assert!(accepts(server.port(), server.token()), "round {round}");
+        assert!(admits(&server), "round {round}");
         let users: Vec<_> = (0..3)
             .map(|_| {
                 let wanted = options(folder.path());
                 std::thread::spawn(move || {
                     let server = ensure_blocking(&wanted).unwrap();
-                    assert!(accepts(server.port(), server.token()));
+                    assert!(admits(&server));
                 })
             })
             .collect();

@@ -22,14 +22,11 @@ pub enum ClientError {
     /// The settings are invalid; only [`Client::from_env`](crate::Client::from_env) reads them.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The token of the running local server cannot be read.
-    #[error("cannot read the token of the local server, {path}", path = path.display())]
-    ServerToken {
-        /// The token file.
-        path: std::path::PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
+    /// An earlier version of naq has started the managed local server, with a token for its clients.
+    #[error(
+        "an earlier version of naq has started the managed server, with a token instead of a key"
+    )]
+    EarlierServer,
     /// No setting is about NATS, and no managed local server runs.
     #[error("no NATS server is configured, and no managed server of this user runs")]
     NoServer,
@@ -188,7 +185,7 @@ impl ClientError {
             ClientError::Config(_) | ClientError::Name(_) | ClientError::AddressMissing => {
                 ErrorKind::Usage
             }
-            ClientError::NoServer | ClientError::ServerToken { .. } => ErrorKind::Unavailable,
+            ClientError::NoServer | ClientError::EarlierServer => ErrorKind::Unavailable,
             ClientError::Invalid(_) => ErrorKind::Refused,
             ClientError::ScheduleError(ScheduleError::Envelope(_)) => ErrorKind::Refused,
             ClientError::ScheduleError(_) => ErrorKind::Usage,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::server_state::ServerState;
 use super::{Client, ClientError, ConnectOptions, server_state};
 use crate::config::{self, Flags, ProcessEnv, Resolved, Settings};
 
@@ -23,8 +24,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::ServerToken`] if the
-    /// local server's token cannot be read, [`ClientError::NoServer`] if no setting is about NATS and
+    /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::EarlierServer`] if an
+    /// earlier version of naq has started the managed local server, [`ClientError::NoServer`] if no setting is about NATS and
     /// no managed local server runs, [`ClientError::AddressMissing`] if settings are about NATS and
     /// none is its address, and otherwise the errors of [`Client::connect`].
     pub async fn from_env() -> Result<Client, ClientError> {
@@ -46,13 +47,10 @@ impl Client {
         } else {
             let state = server_state::running(&managed_server_dir(settings))
                 .ok_or(ClientError::NoServer)?;
-            let token = state
-                .read_token()
-                .map_err(|source| ClientError::ServerToken {
-                    path: state.token_file.clone(),
-                    source,
-                })?;
-            settings.managed_server_options(&state.url, token)
+            if state.nkey_file.as_os_str().is_empty() {
+                return Err(ClientError::EarlierServer);
+            }
+            settings.managed_server_options(&state)
         };
         Ok(Client::connect(options).await?.with_settings(settings))
     }
@@ -73,17 +71,17 @@ pub fn managed_server_dir(settings: &Settings) -> PathBuf {
 }
 
 impl Settings {
-    /// Returns how to connect to the managed local server at `url`: with its token, without any
+    /// Returns how to connect to this managed local server: with the key of its clients, without any
     /// other credentials, and with one replica, since it is a single server. The server has to be this
     /// user's.
     #[must_use]
-    pub fn managed_server_options(&self, url: &str, token: String) -> ConnectOptions {
+    pub fn managed_server_options(&self, server: &ServerState) -> ConnectOptions {
         ConnectOptions {
-            url: url.to_owned(),
-            token: Some(token),
+            url: server.url.clone(),
+            nkey: Some(server.nkey_file.clone()),
+            token: None,
             user: None,
             creds: None,
-            nkey: None,
             replicas: Some(1),
             is_own_server: true,
             ..ConnectOptions::from(self)

@@ -20,7 +20,7 @@ pub const LOCK_FILE: &str = "lock";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[schemars(rename = "server")]
 pub struct ServerState {
-    /// `nats://127.0.0.1:PORT`, without the token.
+    /// `nats://127.0.0.1:PORT`.
     pub url: String,
     /// The port on 127.0.0.1.
     pub port: u16,
@@ -28,8 +28,10 @@ pub struct ServerState {
     pub pid: i32,
     /// The process id of the supervisor.
     pub supervisor_pid: i32,
-    /// The file (mode 0600) that contains the token.
-    pub token_file: PathBuf,
+    /// The file (mode 0600) with the seed of the NKey that clients log in with. Empty if an earlier
+    /// version of naq has started the server.
+    #[serde(default)]
+    pub nkey_file: PathBuf,
     /// The version of nats-server.
     pub version: String,
     /// The program that runs.
@@ -38,16 +40,6 @@ pub struct ServerState {
     pub server_name: String,
     /// When this nats-server process was started.
     pub started_at: DateTime<Utc>,
-}
-
-impl ServerState {
-    /// Reads the token, without the line break at its end.
-    ///
-    /// # Errors
-    /// Returns the operating system's error if the token file cannot be read.
-    pub fn read_token(&self) -> std::io::Result<String> {
-        Ok(fs::read_to_string(&self.token_file)?.trim().to_owned())
-    }
 }
 
 /// Returns the server that runs in this data folder: its state file is valid and its lock is held.
@@ -90,20 +82,18 @@ mod tests {
             port: 4333,
             pid: 1,
             supervisor_pid: 1,
-            token_file: folder.join("token"),
+            nkey_file: folder.join("client.nk"),
             version: "2.12.0".to_owned(),
             binary: "/bin/nats-server".into(),
             server_name: "one".to_owned(),
             started_at: DateTime::UNIX_EPOCH,
         };
         fs::write(folder.join(STATE_FILE), serde_json::to_vec(&state).unwrap()).unwrap();
-        fs::write(&state.token_file, "secret\n").unwrap();
         assert_eq!(running(&folder), None, "nobody has ever held the lock");
 
         let lock = File::create(folder.join(LOCK_FILE)).unwrap();
         lock.lock().unwrap();
         assert_eq!(running(&folder), Some(state.clone()));
-        assert_eq!(state.read_token().unwrap(), "secret");
 
         drop(lock);
         assert_eq!(running(&folder), None);

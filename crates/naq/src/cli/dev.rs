@@ -71,9 +71,9 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match &managed {
         Some(managed) => {
             render::print_stderr(format_args!(
-                "server     {}  (token in {})",
+                "server     {}  (nkey in {})",
                 managed.url(),
-                managed.token_file().display()
+                managed.nkey_file().display()
             ));
         }
         None => render::print_stderr(format_args!("server     {}", client.server())),

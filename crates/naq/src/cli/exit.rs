@@ -224,6 +224,9 @@ fn hint(error: &ClientError) -> Option<String> {
             "`naq dev` or `naq server start` starts one, --nats-url or --context names another"
                 .to_owned()
         }
+        ClientError::EarlierServer => {
+            "`naq server stop` stops it, and the next start makes the key".to_owned()
+        }
         ClientError::AddressMissing => {
             "--nats-url or --context names the server that they are for".to_owned()
         }

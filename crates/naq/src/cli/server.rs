@@ -121,7 +121,7 @@ async fn start(session: &Session, options: &ServerConfig) -> Result<u8, Failure>
             "already running"
         };
         render::print_stderr(format_args!("{verb}: {}", managed.url()));
-        render::print_stderr(format_args!("token:   {}", managed.token_file().display()));
+        render::print_stderr(format_args!("nkey:    {}", managed.nkey_file().display()));
     }
     if !options.stay {
         signals.next().await;
@@ -143,11 +143,11 @@ fn status(session: &Session) -> Result<u8, Failure> {
     } else {
         let state = &status.server;
         render::print_line(format_args!(
-            "nats-server {} at {} (pid {}, token in {})",
+            "nats-server {} at {} (pid {}, nkey in {})",
             state.version,
             state.url,
             state.pid,
-            state.token_file.display()
+            state.nkey_file.display()
         ))?;
     }
     Ok(0)

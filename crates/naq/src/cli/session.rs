@@ -320,8 +320,7 @@ impl Session {
         options: &local_server::ServerConfig,
     ) -> Result<(Client, ManagedServer), Failure> {
         let managed = local_server::ensure(options).await?;
-        let token = managed.token().to_owned();
-        let connect = self.settings().managed_server_options(managed.url(), token);
+        let connect = self.settings().managed_server_options(managed.state());
         let client = match Client::connect(connect).await {
             Ok(client) => client.with_settings(self.settings()),
             Err(error) => {

@@ -56,12 +56,24 @@ pub struct ServerLimits {
     pub max_payload_bytes: Option<u64>,
 }
 
+/// Who may connect to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Clients that have the key of the data folder.
+    #[default]
+    Key,
+    /// Those whom the further lines of the configuration let in.
+    Configured,
+}
+
 /// The contents of the file.
 pub(super) struct ConfigFile<'a> {
     pub(super) folder: &'a DataDir,
     pub(super) server_name: &'a str,
     pub(super) port: u16,
-    pub(super) token: &'a str,
+    /// The public key of the clients. `None` if `extra` says who may connect.
+    pub(super) client_key: Option<&'a str>,
     pub(super) sync: SyncInterval,
     pub(super) limits: &'a ServerLimits,
     /// Further lines in nats-server's syntax, appended unchanged.
@@ -75,7 +87,7 @@ impl ConfigFile<'_> {
             folder,
             server_name,
             port,
-            token,
+            client_key,
             sync,
             limits,
             extra,
@@ -83,7 +95,14 @@ impl ConfigFile<'_> {
         let store = quoted(&folder.store().to_string_lossy());
         let log = quoted(&folder.server_log().to_string_lossy());
         let server_name = quoted(server_name);
-        let token = quoted(token);
+        let authorization = client_key
+            .map(|key| {
+                format!(
+                    "authorization {{\n  users: [{{ nkey: {} }}]\n}}\n",
+                    quoted(key)
+                )
+            })
+            .unwrap_or_default();
         let sync = sync.text();
         let max_file_store = limits
             .max_file_store_bytes
@@ -99,8 +118,7 @@ impl ConfigFile<'_> {
              server_name: {server_name}\n\
              host: \"127.0.0.1\"\n\
              port: {port}\n\
-             authorization {{\n  token: {token}\n}}\n\
-             jetstream {{\n  store_dir: {store}\n  sync_interval: {sync}\n{max_file_store}}}\n\
+             {authorization}jetstream {{\n  store_dir: {store}\n  sync_interval: {sync}\n{max_file_store}}}\n\
              log_file: {log}\n\
              logfile_size_limit: 10MB\n\
              logfile_max_num: 2\n\

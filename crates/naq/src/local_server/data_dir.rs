@@ -1,16 +1,14 @@
-//! The data folder of a managed server: file names, private files, the token.
+//! The data folder of a managed server: file names, private files, the clients' key.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nkeys::KeyPair;
 use rand::Rng;
 
 use super::error::ServerError;
-
-/// Bytes of randomness in a token.
-const TOKEN_BYTES: usize = 24;
 
 /// A data folder, with an absolute path.
 #[derive(Clone, Debug)]
@@ -36,7 +34,7 @@ impl DataDir {
             path: folder.root.clone(),
             reason,
         };
-        // In a folder of another user, that user could replace the locks, the token or the
+        // In a folder of another user, that user could replace the locks, the key or the
         // configuration.
         if found.uid() != nix::unistd::geteuid().as_raw() {
             return Err(refuse(format!("it belongs to user id {}", found.uid())));
@@ -86,7 +84,12 @@ impl DataDir {
         self.root.join("stay")
     }
 
-    pub(super) fn token_file(&self) -> PathBuf {
+    pub(super) fn nkey_file(&self) -> PathBuf {
+        self.root.join("client.nk")
+    }
+
+    /// The file of the token with which earlier versions of naq let clients in.
+    pub(super) fn former_token_file(&self) -> PathBuf {
         self.root.join("token")
     }
 
@@ -110,33 +113,32 @@ impl DataDir {
         self.root.join("store")
     }
 
-    /// The folder's token. Created on first use and kept, so that clients stay connected across restarts.
-    pub(super) fn token(&self) -> Result<String, ServerError> {
-        let path = self.token_file();
-        match read_token(&path) {
-            Ok(token) if !token.is_empty() => {
-                // Copying a folder may have changed the mode.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-                    .map_err(ServerError::file("protect", &path))?;
-                return Ok(token);
+    /// The public part of the key that the clients of the server log in with. Created at the first start
+    /// and kept, so that clients stay connected across restarts. The server never sees the private part,
+    /// so that no program that takes the server's place learns it.
+    pub(super) fn client_key(&self) -> Result<String, ServerError> {
+        let path = self.nkey_file();
+        match fs::read_to_string(&path) {
+            Ok(seed) => {
+                // A power cut may have left an empty file.
+                if let Ok(key) = KeyPair::from_seed(seed.trim()) {
+                    // Copying a folder may have changed the mode.
+                    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                        .map_err(ServerError::file("protect", &path))?;
+                    return Ok(key.public_key());
+                }
             }
-            Ok(_) => {}
-            Err(ServerError::File { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(other) => return Err(other),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ServerError::file("read", &path)(error)),
         }
-        let mut bytes = [0_u8; TOKEN_BYTES];
-        rand::rng().fill(&mut bytes);
-        let token = hexadecimal(&bytes);
-        write_private(&path, format!("{token}\n").as_bytes())?;
-        Ok(token)
+        let key = KeyPair::new_user();
+        let seed = key.seed().map_err(|error| ServerError::DataDir {
+            path: self.root.clone(),
+            reason: format!("cannot make a key for its clients: {error}"),
+        })?;
+        write_private(&path, format!("{seed}\n").as_bytes())?;
+        Ok(key.public_key())
     }
-}
-
-/// Reads a token file, without the line break at its end.
-pub(super) fn read_token(path: &Path) -> Result<String, ServerError> {
-    let text = fs::read_to_string(path).map_err(ServerError::file("read", path))?;
-    Ok(text.trim().to_owned())
 }
 
 /// Replaces a file atomically, with mode 0600: a reader sees the old or the new content.

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 use super::binary::{Origin, Search};
-use super::config_file::{Port, ServerLimits, SyncInterval};
+use super::config_file::{Access, Port, ServerLimits, SyncInterval};
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
@@ -54,6 +54,8 @@ pub struct ServerConfig {
     pub sync: SyncInterval,
     /// Limits of the server.
     pub limits: ServerLimits,
+    /// Who may connect.
+    pub access: Access,
     /// Further lines in nats-server's configuration syntax, appended unchanged.
     pub extra_config: String,
     /// Whether the server keeps running without users until it is stopped.
@@ -85,6 +87,7 @@ impl ServerConfig {
             port: Port::default(),
             sync: SyncInterval::default(),
             limits: ServerLimits::default(),
+            access: Access::default(),
             extra_config: String::new(),
             stay: false,
             restarts_max: 5,
@@ -100,7 +103,6 @@ impl ServerConfig {
 /// process has died, the server stops, unless it was started with [`ServerConfig::stay`].
 pub struct ManagedServer {
     state: ServerState,
-    token: String,
     folder: DataDir,
     started: bool,
     /// A shared lock: the server has users as long as one exists.
@@ -108,7 +110,6 @@ pub struct ManagedServer {
 }
 
 impl std::fmt::Debug for ManagedServer {
-    /// Omits the token.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("ManagedServer")
             .field("state", &self.state)
@@ -118,7 +119,7 @@ impl std::fmt::Debug for ManagedServer {
 }
 
 impl ManagedServer {
-    /// `nats://127.0.0.1:PORT`; the token is separate.
+    /// `nats://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.state.url
@@ -130,16 +131,10 @@ impl ManagedServer {
         self.state.port
     }
 
-    /// The token to connect with.
+    /// The file (mode 0600) with the seed of the NKey that clients log in with.
     #[must_use]
-    pub fn token(&self) -> &str {
-        &self.token
-    }
-
-    /// The file (mode 0600) that contains the token.
-    #[must_use]
-    pub fn token_file(&self) -> &Path {
-        &self.state.token_file
+    pub fn nkey_file(&self) -> &Path {
+        &self.state.nkey_file
     }
 
     /// The current process id of nats-server; a restart changes it.
@@ -221,6 +216,7 @@ pub fn ensure_blocking(options: &ServerConfig) -> Result<ManagedServer, ServerEr
         port: options.port,
         sync: options.sync,
         limits: options.limits.clone(),
+        access: options.access,
         extra_config: options.extra_config.clone(),
         restarts_max: options.restarts_max,
         remove_data_dir: options.remove_data_dir,
@@ -338,10 +334,8 @@ fn managed(
         // While the users' lock is shared: the supervisor checks for this file after it has the lock alone.
         data_dir::write_private(&folder.stay(), b"")?;
     }
-    let token = data_dir::read_token(&state.token_file)?;
     Ok(ManagedServer {
         state,
-        token,
         folder,
         started,
         _users: users,

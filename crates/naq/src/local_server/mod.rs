@@ -7,7 +7,7 @@
 //! users             locked shared by each user, and exclusively by the supervisor before it stops
 //! start             locked by the process that is starting a supervisor, one at a time
 //! stay              exists if the server keeps running without users
-//! token             the random token, mode 0600
+//! client.nk         the seed of the NKey that clients log in with, mode 0600
 //! nats-server.conf  written by the supervisor, mode 0600
 //! server.json       the server's address and state; exists while it runs, mode 0600
 //! nats-server.log   the server's own log;  supervisor.log: the supervisor's
@@ -40,7 +40,7 @@ mod supervisor_protocol;
 mod version;
 
 pub use binary::{Binary, Origin, Search};
-pub use config_file::{DEFAULT_PORT, Port, ServerLimits, SyncInterval};
+pub use config_file::{Access, DEFAULT_PORT, Port, ServerLimits, SyncInterval};
 pub use error::ServerError;
 pub use locate::find;
 pub use managed_server::{

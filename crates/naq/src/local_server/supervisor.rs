@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode as FileMode, umask};
 use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
 use rand::Rng;
 
+use super::config_file::Access;
 use super::data_dir::{self, DataDir};
 use super::error::ServerError;
 use super::file_lock::{self, LockMode};
@@ -112,7 +113,8 @@ struct Supervisor {
     folder: DataDir,
     /// Locked as long as the supervisor lives, and as long as nats-server does, whose standard input it is.
     lock: File,
-    token: String,
+    /// The public key of the clients. `None` if the request says in another way who may connect.
+    client_key: Option<String>,
     server_name: String,
     port: u16,
     /// `None` between its end and its next start.
@@ -151,7 +153,11 @@ impl Supervisor {
         };
         // While this process has the lock, a state file can only be that of a dead supervisor.
         data_dir::remove_if_there(&folder.state()).map_err(failed)?;
-        let token = folder.token().map_err(failed)?;
+        let client_key = match request.access {
+            Access::Key => Some(folder.client_key().map_err(failed)?),
+            Access::Configured => None,
+        };
+        data_dir::remove_if_there(&folder.former_token_file()).map_err(failed)?;
         let (sender, events) = mpsc::channel();
         wait_for_signals(signals, sender.clone()).map_err(|error| SupervisorReply::NotStarted {
             reason: format!("cannot start a thread: {error}"),
@@ -161,7 +167,7 @@ impl Supervisor {
             request: &request,
             folder: &folder,
             lock: &lock,
-            token: &token,
+            client_key: client_key.as_deref(),
             server_name: &server_name,
             sender: &sender,
             events: &events,
@@ -179,7 +185,7 @@ impl Supervisor {
             request,
             folder,
             lock,
-            token,
+            client_key,
             server_name,
             port,
             child: Some(child),
@@ -242,7 +248,7 @@ impl Supervisor {
             request: &self.request,
             folder: &self.folder,
             lock: &self.lock,
-            token: &self.token,
+            client_key: self.client_key.as_deref(),
             server_name: &self.server_name,
             sender: &self.sender,
             events: &self.events,

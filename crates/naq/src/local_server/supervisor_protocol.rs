@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use naq_client::server_state::ServerState;
 
-use super::config_file::{Port, ServerLimits, SyncInterval};
+use super::config_file::{Access, Port, ServerLimits, SyncInterval};
 
 /// The program's first argument that makes it a supervisor. `main` calls [`supervisor_main`](super::supervisor_main) when it sees it,
 /// before anything else.
@@ -23,6 +23,7 @@ pub(super) struct SupervisorRequest {
     pub(super) port: Port,
     pub(super) sync: SyncInterval,
     pub(super) limits: ServerLimits,
+    pub(super) access: Access,
     pub(super) extra_config: String,
     pub(super) restarts_max: u32,
     pub(super) remove_data_dir: bool,
