@@ -9,6 +9,7 @@ mod crashes;
 mod drain;
 mod envelopes;
 mod full_results;
+mod hostile_server;
 mod leases;
 mod limits;
 mod majority;

@@ -77,10 +77,10 @@ impl Broker {
     /// # Errors
     /// Returns [`BrokerError::ConnectionLost`] if the connection is closed.
     pub async fn flush(&self) -> Result<(), BrokerError> {
-        self.client
-            .flush()
-            .await
-            .map_err(BrokerError::connection_lost)
+        // a server that reads nothing more would block it
+        let flushing = tokio::time::timeout(REQUEST_TIMEOUT, self.client.flush());
+        let flushed = flushing.await.map_err(BrokerError::connection_lost)?;
+        flushed.map_err(BrokerError::connection_lost)
     }
 }
 

@@ -16,6 +16,9 @@ use crate::stream::stream_reader::StreamRead;
 /// How long the marker of a removed heartbeat stays, so that watches see the removal.
 pub(crate) const REMOVED_MARKER_TTL: Duration = Duration::from_secs(600);
 
+/// Maximum size of all heartbeats of a bucket, in bytes: those of some hundred thousand workers.
+const HEARTBEAT_BYTES_MAX: usize = 64 << 20;
+
 impl Broker {
     /// Sends a heartbeat, which expires after `ttl`, in whole seconds of at least one.
     pub(crate) async fn send_heartbeat(
@@ -61,9 +64,16 @@ impl Broker {
         let stream = Names::bucket_stream(bucket);
         let latest = StreamRead::last_per_subject(format!("$KV.{bucket}.>"));
         let mut messages = self.read_stream(&stream, latest).await?;
-        let mut heartbeats = Vec::new();
+        let (mut heartbeats, mut bytes) = (Vec::new(), 0);
         while let Some(message) = messages.recv().await {
-            heartbeats.extend(serde_json::from_slice::<Info>(&message?.payload).ok());
+            let payload = message?.payload;
+            bytes += payload.len();
+            if bytes > HEARTBEAT_BYTES_MAX {
+                return Err(BrokerError::UnsupportedServer(format!(
+                    "NATS sends more than 64 MiB of heartbeats in {bucket}"
+                )));
+            }
+            heartbeats.extend(serde_json::from_slice::<Info>(&payload).ok());
         }
         Ok(heartbeats)
     }

@@ -40,6 +40,16 @@ impl Names {
         QueueName::new(name).ok()
     }
 
+    /// Whether a stream may belong to this prefix, by its name.
+    pub(crate) fn is_own_stream(&self, stream: &str) -> bool {
+        /// Maximum length of a name that naq gives.
+        const NAME_CHARS_MAX: usize = 255;
+        let kinds = ["KV_", "OBJ_"];
+        let name = kinds.iter().find_map(|kind| stream.strip_prefix(kind));
+        let rest = name.unwrap_or(stream).strip_prefix(&self.prefix);
+        stream.len() <= NAME_CHARS_MAX && rest.is_some_and(|rest| rest.starts_with('_'))
+    }
+
     /// The subject of a queued job.
     #[must_use]
     pub fn job(&self, queue: &QueueName, job: &JobId) -> String {

@@ -13,6 +13,7 @@ use super::dialled_server::DialledServer;
 use super::login::Login;
 use super::options::{ConnectOptions, without_credentials};
 use super::probe;
+use super::read_guard::ReadGuard;
 use super::server_user::{Refusal, ServerUsers};
 use super::state::{ConnectionState, ConnectionWatch};
 use crate::broker::{Broker, REQUEST_TIMEOUT};
@@ -147,7 +148,7 @@ pub(crate) async fn open(
         Ok(client) => client,
         Err(error) => return Err(from_connect(options, users.refusal(), error).await),
     };
-    let mut link = ConnectionWatch::new(link, denied);
+    let mut link = ConnectionWatch::new(link, denied, ReadGuard::of(client.clone()));
     // the first `Connected` event arrives a moment after the connection: wait for it here, or a
     // watch would take it for a reconnect
     link.first_connection().await;

@@ -8,6 +8,7 @@ mod dialled_server;
 mod login;
 pub(crate) mod options;
 mod probe;
+mod read_guard;
 mod refused;
 mod server_user;
 pub(crate) mod state;

@@ -1,9 +1,12 @@
 //! The state of a connection, and a watch on it.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::denial::{DenialWatch, Denials};
+use super::read_guard::ReadGuard;
 
 /// The state of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,14 +27,20 @@ pub struct ConnectionState {
 pub struct ConnectionWatch {
     state: watch::Receiver<ConnectionState>,
     denials: watch::Receiver<Denials>,
+    _guard: Arc<ReadGuard>,
 }
 
 impl ConnectionWatch {
-    pub(crate) fn new(
+    pub(super) fn new(
         state: watch::Receiver<ConnectionState>,
         denials: watch::Receiver<Denials>,
+        guard: ReadGuard,
     ) -> ConnectionWatch {
-        ConnectionWatch { state, denials }
+        ConnectionWatch {
+            state,
+            denials,
+            _guard: Arc::new(guard),
+        }
     }
 
     /// Waits for the first connection.

@@ -3,10 +3,8 @@
 //! Most writers create a missing stream at once. This is for the others: publishes that nobody
 //! acknowledges, and readers, for which a missing stream looks like an empty one.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use tokio::time::Instant;
 
 use super::streams::StreamSpec;
@@ -49,11 +47,7 @@ impl Broker {
     /// names.
     async fn recreate_removed_streams(&self) -> Result<Vec<String>, BrokerError> {
         const DOING: &str = "listing streams";
-        let listing = self.jetstream.stream_names().try_collect();
-        let existing: HashSet<String> = self
-            .until_denied(DOING, "NAMES", listing)
-            .await?
-            .map_err(|error| self.request_error(DOING, error))?;
+        let existing = self.stream_names(DOING).await?;
         let mut recreated = Vec::new();
         for spec in StreamSpec::all(&self.names) {
             if existing.contains(&spec.name) {

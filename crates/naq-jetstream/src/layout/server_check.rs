@@ -1,7 +1,6 @@
 //! Compares all streams, buckets and consumers with what naq needs, for `naq server check`.
 
 use async_nats::jetstream::Error as ApiError;
-use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
 use super::consumers;
@@ -39,12 +38,7 @@ impl Broker {
     /// # Errors
     /// Returns an error if the server does not answer.
     pub async fn check_layout(&self, fix: bool) -> Result<Vec<CheckedLayout>, BrokerError> {
-        let listing = self.jetstream.stream_names().try_collect();
-        let mut names: Vec<String> = self
-            .until_denied(CHECKING, "NAMES", listing)
-            .await?
-            .map_err(|error| self.request_error(CHECKING, error))?;
-        names.sort();
+        let names = self.stream_names(CHECKING).await?;
         let fixed = StreamSpec::all(&self.names);
         let mut allowed = self.options.replicas;
         let mut checked = Vec::new();

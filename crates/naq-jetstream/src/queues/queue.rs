@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use futures_util::stream::{FuturesUnordered, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Broker;
@@ -82,12 +82,7 @@ impl Broker {
     /// Returns an error if the server does not answer.
     pub async fn queue_names(&self) -> Result<Vec<QueueName>, BrokerError> {
         const DOING: &str = "listing queues";
-        let listing = self.jetstream.stream_names().try_collect();
-        // a token of the subject of this request
-        let streams: Vec<String> = self
-            .until_denied(DOING, "NAMES", listing)
-            .await?
-            .map_err(|error| self.request_error(DOING, error))?;
+        let streams = self.stream_names(DOING).await?;
         let mut names: Vec<QueueName> = streams
             .iter()
             .filter_map(|stream| self.names.queue_of_stream(stream))
@@ -192,15 +187,11 @@ impl Broker {
         queue: &QueueName,
     ) -> Result<Vec<ConsumerInfo>, BrokerError> {
         const DOING: &str = "listing a queue's consumers";
-        let name = self.names.queue_stream(queue);
-        let stream = self
-            .jetstream
-            .get_stream_no_info(&name)
-            .await
-            .map_err(|error| self.request_error(DOING, error))?;
-        self.until_denied(DOING, &name, stream.consumers().try_collect())
-            .await?
-            .map_err(|error| self.request_error(DOING, error))
+        let list = format!("CONSUMER.LIST.{}", self.names.queue_stream(queue));
+        let mut consumers = Vec::new();
+        self.read_pages(list, DOING, |consumer| consumers.push(consumer))
+            .await?;
+        Ok(consumers)
     }
 
     /// The state of the consumer that all workers of a queue share.

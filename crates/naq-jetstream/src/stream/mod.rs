@@ -1,5 +1,6 @@
 //! Streams: publish to them, read them, and create them.
 
+pub(crate) mod list_pages;
 pub(crate) mod objects;
 pub(crate) mod publish;
 pub(crate) mod reverse_scan;

@@ -1,5 +1,7 @@
 //! The object store `naq_files`: output, envelopes and files that do not fit into a message.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::object_store::GetErrorKind;
 use base64::Engine;
@@ -16,6 +18,12 @@ use naq_protocol::JobId;
 
 /// Maximum size of an object's chunks, in bytes.
 const CHUNK_BYTES_MAX: usize = 128 << 10;
+
+/// Maximum size of an object that is read, in bytes.
+const OBJECT_BYTES_MAX: usize = 1 << 30;
+
+/// Time limit of a chunk.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
     /// Stores bytes under a name, and replaces an earlier object of that name.
@@ -118,12 +126,24 @@ impl Broker {
             GetErrorKind::NotFound => missing(),
             _ => self.request_error(DOING, error),
         })?;
-        let mut bytes = Vec::with_capacity(object.info.size);
-        object
-            .read_to_end(&mut bytes)
-            .await
-            .map_err(|error| self.request_error(DOING, error))?;
-        Ok(bytes)
+        // the description may name any size
+        let size = object.info.size.min(OBJECT_BYTES_MAX);
+        let mut bytes = Vec::with_capacity(size.min(CHUNK_BYTES_MAX));
+        let mut chunk = vec![0; CHUNK_BYTES_MAX];
+        loop {
+            let read = tokio::time::timeout(CHUNK_TIMEOUT, object.read(&mut chunk)).await;
+            let count = read
+                .map_err(|_| BrokerError::Timeout(DOING))?
+                .map_err(|error| self.request_error(DOING, error))?;
+            if count == 0 {
+                return Ok(bytes);
+            }
+            bytes.extend_from_slice(&chunk[..count]);
+            if bytes.len() > size {
+                let reason = "it is larger than it says, or than 1 GiB";
+                return Err(BrokerError::unreadable("an object", reason));
+            }
+        }
     }
 
     /// Removes the object of this name; does nothing if it does not exist. It leaves no marker, so it

@@ -5,6 +5,7 @@
 //! in flight at once, and memory is bounded by what they return.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -17,6 +18,9 @@ use naq_protocol::Timestamp;
 
 /// Number of reads in flight. This many misses in a row count as a gap, which is skipped.
 const READS_AHEAD: usize = 32;
+
+/// Time limit of an item. A server that answers without end, and never with an item, ends here.
+const ITEM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Turns a message into an item of the listing, while other reads are in flight. `None` skips the
 /// message.
@@ -44,7 +48,15 @@ enum ScanStep<T> {
 
 impl<T: Send + 'static> ReverseScan<T> {
     /// The next item, towards the beginning of the stream.
+    ///
+    /// # Errors
+    /// Returns [`BrokerError::Timeout`] if no item is found within a minute.
     pub(crate) async fn next(&mut self) -> Result<Option<T>, BrokerError> {
+        let found = tokio::time::timeout(ITEM_TIMEOUT, self.find_next()).await;
+        found.unwrap_or(Err(BrokerError::Timeout("looking for the next entry")))
+    }
+
+    async fn find_next(&mut self) -> Result<Option<T>, BrokerError> {
         loop {
             if let Some(found) = self.ready.pop_front() {
                 return Ok(Some(found));

@@ -95,6 +95,18 @@ pub(crate) enum MessageSelector<'a> {
     NextBySubject(&'a str, u64),
 }
 
+impl MessageSelector<'_> {
+    /// Whether the selected message may have this sequence, after which there is always another.
+    fn may_select(&self, sequence: u64) -> bool {
+        let is_wanted = match self {
+            MessageSelector::BySequence(wanted) => sequence == *wanted,
+            MessageSelector::NextBySubject(_, from) => sequence >= *from,
+            MessageSelector::LastBySubject(_) => true,
+        };
+        is_wanted && sequence < i64::MAX as u64
+    }
+}
+
 impl Broker {
     /// Reads a message from the stream's leader through the API. `None` if there is no such message
     /// or stream.
@@ -106,7 +118,7 @@ impl Broker {
         const DOING: &str = "reading a message";
         const NO_MESSAGE: u64 = 10_037;
         const STREAM_NOT_FOUND: u64 = 10_059;
-        let request = match which {
+        let request = match &which {
             MessageSelector::BySequence(sequence) => serde_json::json!({ "seq": sequence }),
             MessageSelector::NextBySubject(subject, from) => {
                 serde_json::json!({ "seq": from, "next_by_subj": subject })
@@ -119,6 +131,10 @@ impl Broker {
             .api_request::<StoredMessageReply>(format!("STREAM.MSG.GET.{stream}"), &request, DOING)
             .await?
         {
+            // a scan that such a reply would send back would never end
+            Ok(reply) if !which.may_select(reply.message.sequence) => Err(
+                BrokerError::unreadable("a message", "NATS sent another one than asked for"),
+            ),
             Ok(reply) => Ok(Some(reply.message)),
             Err(error) => match error.error_code().0 {
                 NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),

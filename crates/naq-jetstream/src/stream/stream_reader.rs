@@ -59,7 +59,8 @@ async fn forward(
         let read = match next {
             Ok(Some(Ok(message))) => match message.info() {
                 Ok(info) => {
-                    remaining = info.pending;
+                    // what is stored meanwhile is not asked for
+                    remaining = info.pending.min(remaining - 1);
                     Ok(StreamMessage {
                         subject: message.subject.to_string(),
                         sequence: info.stream_sequence,

@@ -34,6 +34,13 @@ pub(super) struct Args {
     watch: bool,
 }
 
+impl Args {
+    /// Whether the list is kept up to date until the user stops it.
+    pub(super) fn is_endless(&self) -> bool {
+        self.watch
+    }
+}
+
 /// The shortest time between two drawings of the list.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(300);
 

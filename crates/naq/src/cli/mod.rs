@@ -63,6 +63,7 @@ mod zoneinfo;
 pub use schedule::fuzz;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -267,7 +268,16 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::general(format!("cannot start: {error}")))?;
-    let code = runtime.block_on(dispatch(&session, cli.verb));
+    let limit = time_limit(&cli.verb);
+    let code = runtime.block_on(async {
+        let done = dispatch(&session, cli.verb);
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, done)
+                .await
+                .unwrap_or_else(|_| Err(has_no_end(limit))),
+            None => done.await,
+        }
+    });
     let code = code.map_err(|failure| {
         let name = failure.missing.clone().filter(|_| failure.hint.is_none());
         // inside a job there is no connection of its own
@@ -281,6 +291,47 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     // A thread may block on standard input, which nothing can interrupt.
     runtime.shutdown_background();
     code
+}
+
+/// How long a verb may take that only reads or changes what is stored, however much that is. A server
+/// that answers each request, and never with the last of them, ends here.
+fn verb_time_max() -> Duration {
+    fail::fail_point!("verb.time_max", |seconds| {
+        let seconds = seconds.and_then(|text| text.parse().ok());
+        Duration::from_secs(seconds.unwrap_or_default())
+    });
+    Duration::from_secs(3_600)
+}
+
+/// The time limit of a verb. `None` for those that run or wait for jobs, follow what happens, or serve.
+fn time_limit(verb: &Verb) -> Option<Duration> {
+    let is_endless = match verb {
+        Verb::Run(_)
+        | Verb::Enqueue(_)
+        | Verb::Wait(_)
+        | Verb::Logs(_)
+        | Verb::Events(_)
+        | Verb::Retry(_)
+        | Verb::Failed(_)
+        | Verb::Worker(_)
+        | Verb::Dev(_)
+        | Verb::Server(_)
+        | Verb::Bench(_) => true,
+        Verb::Jobs(args) => args.is_endless(),
+        Verb::Scheduler(args) => args.is_endless(),
+        _ => false,
+    };
+    (!is_endless).then(verb_time_max)
+}
+
+fn has_no_end(limit: Duration) -> Failure {
+    Failure::new(
+        exit::Exit::NoNats,
+        format!(
+            "NATS still answers after {}, and never with the end",
+            render::span(limit)
+        ),
+    )
 }
 
 /// What a verb logs besides warnings and errors.

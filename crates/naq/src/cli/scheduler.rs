@@ -52,6 +52,13 @@ struct RunArgs {
     poll_interval: Option<WireDuration>,
 }
 
+impl Args {
+    /// Whether this is a scheduler, which runs until it is stopped.
+    pub(super) fn is_endless(&self) -> bool {
+        self.verb.is_none()
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     match args.verb {
         Some(SchedulerVerb::List) => list::run(session).await,
