@@ -33,7 +33,11 @@ fn run(url: &str, words: &[&str], home: &Path, failpoints: &str) -> Ended {
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
     let mut command: Command = command(&words, &environment.into(), home);
     let started = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut memory_kib = 0;
     let verb = words.join(" ");
@@ -148,10 +152,17 @@ fn a_bucket_without_an_end_fills_no_memory() {
     let heartbeats: &[&[&str]] = &[&["workers"], &["scheduler", "list"]];
     for one in run_all(Harm::EndlessBucket, heartbeats) {
         assert_eq!(one.code, Some(3), "{one:?}");
-        assert!(one.stderr.contains("more than 64 MiB of heartbeats"), "{one:?}");
+        assert!(
+            one.stderr.contains("more than 64 MiB of heartbeats"),
+            "{one:?}"
+        );
     }
     // what is shown as it is read has no bound but time
-    let lists: &[&[&str]] = &[&["schedules"], &["schedules", "--json"], &["purge", "--results", "--yes"]];
+    let lists: &[&[&str]] = &[
+        &["schedules"],
+        &["schedules", "--json"],
+        &["purge", "--results", "--yes"],
+    ];
     for one in run_all_with(Harm::EndlessBucket, lists, "verb.time_max=return(5)") {
         assert_eq!(one.code, Some(3), "{one:?}");
         assert!(one.stderr.contains("never with the end"), "{one:?}");
@@ -172,7 +183,10 @@ fn a_server_that_never_answers_ends_every_verb() {
 fn answers_that_are_none_end_every_verb() {
     for harm in [Harm::Garbage, Harm::Backwards] {
         for one in run_all_with(harm, VERBS, "verb.time_max=return(20)") {
-            assert!(one.code.is_some_and(|code| code != 0 && code != 101), "{harm:?} {one:?}");
+            assert!(
+                one.code.is_some_and(|code| code != 0 && code != 101),
+                "{harm:?} {one:?}"
+            );
             assert!(!one.stderr.contains("internal error"), "{harm:?} {one:?}");
         }
     }

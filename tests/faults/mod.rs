@@ -6,6 +6,7 @@
 mod conflict;
 mod connecting;
 mod crashes;
+mod denials;
 mod drain;
 mod envelopes;
 mod full_results;

@@ -100,11 +100,12 @@ fn a_denied_request_fails_at_once_with_its_subject() {
         assert_eq!(done.code, Some(3), "{user} {verb:?}: {done:?}");
         // what an unanswered request ends with
         assert!(!done.stderr.contains("no answer"), "{done:?}");
-        let reports = done.stderr.matches("NATS denies this user").count();
+        let by = format!("NATS denies the user `{user}` permission");
+        let reports = done.stderr.matches(&by).count();
         if verb[0] != "worker" {
             assert_eq!(reports, 1, "{done:?}");
         }
-        done.expect_stderr(&["NATS denies this user", &denied]);
+        done.expect_stderr(&[&by, &denied]);
     }
 }
 

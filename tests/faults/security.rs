@@ -103,7 +103,8 @@ authorization { users: [
     for user in ["silent", "deaf"] {
         let refused = worker(user).run();
         assert_ne!(refused.code, Some(0), "{refused:?}");
-        refused.expect_stderr(&["NATS denies this user", "naq.lease."]);
+        let denied = format!("NATS denies the user `{user}` permission");
+        refused.expect_stderr(&[&denied, "naq.lease."]);
     }
     let admin = worker("admin").follow();
     admin.expect_stderr("working");

@@ -145,7 +145,11 @@ impl Session<'_> {
             json!({"type": "io.nats.jetstream.api.v1.stream_names_response", "total": total, "offset": offset, "limit": 1024, "streams": names})
         } else if subject.contains("MSG.GET") {
             let from = request["seq"].as_u64().unwrap_or(1);
-            let sequence = if self.harm == Harm::Backwards { 1 } else { from };
+            let sequence = if self.harm == Harm::Backwards {
+                1
+            } else {
+                from
+            };
             json!({"message": {"subject": "$KV.naq_results.x", "seq": sequence, "data": "e30=", "time": "2026-01-01T00:00:00Z"}})
         } else if subject.contains("CONSUMER.CREATE") {
             json!({
@@ -179,11 +183,15 @@ impl Session<'_> {
                 "jobs": [], "labels": {}, "started_at": "2026-01-01T00:00:00Z",
                 "heartbeat_at": "2026-01-01T00:00:00Z", "last_seen": "2026-01-01T00:00:00Z",
             });
-            let ack = format!("$JS.ACK.{stream}.c.1.{number}.{number}.1767225600000000000.{pending}");
+            let ack =
+                format!("$JS.ACK.{stream}.c.1.{number}.{number}.1767225600000000000.{pending}");
             let (sid, payload) = (self.sid_of(reply), worker.to_string());
             let Some(sid) = sid else { return Ok(()) };
             let bucket = stream.trim_start_matches("KV_");
-            let header = format!("MSG $KV.{bucket}.w{number} {sid} {ack} {}\r\n", payload.len());
+            let header = format!(
+                "MSG $KV.{bucket}.w{number} {sid} {ack} {}\r\n",
+                payload.len()
+            );
             self.to
                 .write_all(&[header.as_bytes(), payload.as_bytes(), b"\r\n"].concat())?;
         }

@@ -204,8 +204,9 @@ authorization { users: [
         last.as_ref().unwrap().status == ScheduleStatus::Paused
     });
     let reason = last.unwrap().paused_reason.unwrap();
-    assert!(reason.contains("denies this user"), "{reason}");
-    scheduler.expect_stderr("denies this user");
+    let denied = "denies the user `scheduler` permission";
+    assert!(reason.contains(denied), "{reason}");
+    scheduler.expect_stderr(denied);
 }
 
 /// Every tick is enqueued and every job ends, so nothing else tells that the schedule does nothing.

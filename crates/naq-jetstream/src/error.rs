@@ -98,7 +98,7 @@ pub enum BrokerError {
     #[error("no answer from NATS in time while {0}")]
     Timeout(&'static str),
     /// The user lacks a permission.
-    #[error("NATS denies this user {denial} while {doing}")]
+    #[error("NATS denies {denial} while {doing}")]
     PermissionDenied {
         /// What naq was doing.
         doing: &'static str,

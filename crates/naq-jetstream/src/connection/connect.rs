@@ -108,6 +108,7 @@ pub(crate) async fn open(
     let inbox_prefix = options.inbox_prefix.clone();
     let inbox_prefix = Arc::new(inbox_prefix.unwrap_or_else(|| "_INBOX".to_owned()));
     let login = Arc::new(Login::read(options).await?);
+    let user: Arc<str> = login.user_for_people().into();
     let dialled = Arc::new(DialledServer::new(addresses.clone()));
     let users = Arc::new(ServerUsers::new(options));
     let requires_tls = options.requires_tls();
@@ -138,9 +139,9 @@ pub(crate) async fn open(
     .reconnect_delay_callback(reconnect_delay)
     .event_callback(move |event| {
         let (state, denials) = (Arc::clone(&state), Arc::clone(&denials));
-        let inbox_prefix = Arc::clone(&inbox_prefix);
+        let (inbox_prefix, user) = (Arc::clone(&inbox_prefix), Arc::clone(&user));
         async move {
-            on_denial_event(&denials, &event, &inbox_prefix);
+            on_denial_event(&denials, &event, &inbox_prefix, &user);
             on_connection_event(&state, &event, purpose);
         }
     });
@@ -316,12 +317,17 @@ async fn from_connect(
 }
 
 /// Remembers and logs what the server denies the user.
-fn on_denial_event(denials: &watch::Sender<Denials>, event: &Event, inbox_prefix: &str) {
+fn on_denial_event(
+    denials: &watch::Sender<Denials>,
+    event: &Event,
+    inbox_prefix: &str,
+    user: &Arc<str>,
+) {
     match event {
         Event::Connected => denials.send_modify(Denials::reconnected),
         Event::ServerError(ServerError::Other(message)) => {
-            if let Some(denial) = Denial::parse(message) {
-                tracing::error!(target: DENIALS_LOG_TARGET, "NATS denies this user {denial}");
+            if let Some(denial) = Denial::parse(message, user) {
+                tracing::error!(target: DENIALS_LOG_TARGET, "NATS denies {denial}");
                 denials.send_modify(|denials| denials.add(denial, inbox_prefix));
             }
         }
@@ -358,7 +364,7 @@ fn on_connection_event(
                 tracing::warn!("the connection to NATS is lost; reconnecting");
             }
         }
-        Event::ServerError(ServerError::Other(message)) if Denial::parse(message).is_some() => {}
+        Event::ServerError(ServerError::Other(message)) if Denial::is_one(message) => {}
         Event::ServerError(error) => tracing::warn!("NATS: {error}"),
         Event::ClientError(ClientError::Other(message)) => tracing::debug!("NATS: {message}"),
         Event::SlowConsumer(_) => {

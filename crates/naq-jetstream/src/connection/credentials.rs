@@ -7,12 +7,16 @@ use serde::Deserialize;
 
 use naq_protocol::Timestamp;
 
-/// When the credentials of a file expired. `None` if they have not, never do, or cannot be read.
-pub(super) fn expired_at(file: &str, now: SystemTime) -> Option<Timestamp> {
-    #[derive(Deserialize)]
-    struct Claims {
-        exp: u64,
-    }
+/// What the JWT of a credentials file says, as far as it is used here.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    exp: u64,
+    #[serde(default)]
+    name: String,
+}
+
+fn claims(file: &str) -> Option<Claims> {
     let token = file.lines().map(str::trim).find(|line| {
         line.split('.').count() == 3 && !line.starts_with('-') && !line.contains(' ')
     })?;
@@ -20,7 +24,18 @@ pub(super) fn expired_at(file: &str, now: SystemTime) -> Option<Timestamp> {
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(claims)
         .ok()?;
-    let seconds = serde_json::from_slice::<Claims>(&claims).ok()?.exp;
+    serde_json::from_slice(&claims).ok()
+}
+
+/// The name of the user that a credentials file is for. `None` if it cannot be read.
+pub(super) fn user_name(file: &str) -> Option<String> {
+    let name = claims(file)?.name;
+    (!name.is_empty()).then_some(name)
+}
+
+/// When the credentials of a file expired. `None` if they have not, never do, or cannot be read.
+pub(super) fn expired_at(file: &str, now: SystemTime) -> Option<Timestamp> {
+    let seconds = claims(file)?.exp;
     // zero means that they never expire
     let expires = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
     let unix_ms = i64::try_from(seconds.checked_mul(1_000)?).ok()?;
@@ -44,5 +59,7 @@ mod tests {
         assert_eq!(expired(r#"{"exp":0}"#), None);
         assert_eq!(expired(r#"{"sub":"U"}"#), None);
         assert_eq!(expired_at("no credentials", now), None);
+        assert_eq!(user_name(&file(r#"{"name":"ci"}"#)).as_deref(), Some("ci"));
+        assert_eq!(user_name(&file(r#"{"exp":1}"#)), None);
     }
 }

@@ -2,11 +2,12 @@
 //! answers the request itself with nothing, so a request would wait for its time limit.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 /// Maximum number of denials that are remembered for the requests that await an answer.
-const RECENT_MAX: usize = 64;
+const RECENT_MAX: usize = 1_024;
 
 /// An action on a subject that the server denies the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Denial {
     pub action: DeniedAction,
     /// The subject, as the server names it.
     pub subject: String,
+    /// The user that the server denies it: `the user `reader``, or `this user` if its name is unknown.
+    pub user: Arc<str>,
 }
 
 /// What the server denies on a subject.
@@ -33,15 +36,22 @@ impl std::fmt::Display for Denial {
             DeniedAction::Subscribe => "subscribe",
         };
         let subject = naq_protocol::escape(&self.subject);
-        write!(f, "permission to {action} to `{subject}`")
+        write!(f, "{} permission to {action} to `{subject}`", self.user)
     }
 }
 
+/// What the text of a denial begins with.
+const MARK: &str = "permissions violation for ";
+
 impl Denial {
+    /// Whether the text of an error of the server is a denial.
+    pub(crate) fn is_one(text: &str) -> bool {
+        text.to_ascii_lowercase().contains(MARK)
+    }
+
     /// Parses the text of an error of the server. The NATS protocol has no code for a denial: `-ERR`
     /// carries this text and nothing else. `None` if the error is another one.
-    pub(crate) fn parse(text: &str) -> Option<Denial> {
-        const MARK: &str = "permissions violation for ";
+    pub(crate) fn parse(text: &str, user: &Arc<str>) -> Option<Denial> {
         let start = text.to_ascii_lowercase().find(MARK)?;
         let rest = text.get(start + MARK.len()..)?;
         let action = if rest.to_ascii_lowercase().starts_with("subscription") {
@@ -50,7 +60,11 @@ impl Denial {
             DeniedAction::Publish
         };
         let subject = rest.split('"').nth(1).unwrap_or_default().to_owned();
-        Some(Denial { action, subject })
+        Some(Denial {
+            action,
+            subject,
+            user: Arc::clone(user),
+        })
     }
 
     /// Whether a request about this is the denied one: a subject, the beginning of one up to a dot, or
@@ -165,9 +179,11 @@ mod tests {
 
     #[test]
     fn a_denial_is_read_from_the_text_of_the_server() {
+        let user: Arc<str> = "this user".into();
         let publish = |subject: &str| Denial {
             action: DeniedAction::Publish,
             subject: subject.to_owned(),
+            user: Arc::clone(&user),
         };
         for (text, expected) in [
             (
@@ -183,12 +199,13 @@ mod tests {
                 Some(Denial {
                     action: DeniedAction::Subscribe,
                     subject: "naq.event.>".to_owned(),
+                    user: Arc::clone(&user),
                 }),
             ),
             ("Authorization Violation", None),
             ("Maximum Payload Violation", None),
         ] {
-            assert_eq!(Denial::parse(text), expected, "{text}");
+            assert_eq!(Denial::parse(text, &user), expected, "{text}");
         }
     }
 
@@ -197,12 +214,18 @@ mod tests {
         let denied =
             r#"Permissions Violation for Publish to "$JS.API.CONSUMER.DELETE.OBJ_naq_files.c""#;
         let mut denials = Denials::default();
-        denials.add(Denial::parse(denied).unwrap(), "_INBOX");
+        denials.add(
+            Denial::parse(denied, &"this user".into()).unwrap(),
+            "_INBOX",
+        );
         let creating = "$JS.API.CONSUMER.CREATE.OBJ_naq_files";
         assert!(denials.of_request(creating, 0).is_none());
         let denied =
             format!(r#"Permissions Violation for Publish to "{creating}.c.$O.naq_files.>""#);
-        denials.add(Denial::parse(&denied).unwrap(), "_INBOX");
+        denials.add(
+            Denial::parse(&denied, &"this user".into()).unwrap(),
+            "_INBOX",
+        );
         assert!(denials.of_request(creating, 0).is_some());
     }
 
@@ -210,7 +233,7 @@ mod tests {
     fn a_denial_ends_the_requests_that_are_about_its_subject_and_no_others() {
         let mut denials = Denials::default();
         let deny = |denials: &mut Denials, text: &str| {
-            denials.add(Denial::parse(text).unwrap(), "_INBOX");
+            denials.add(Denial::parse(text, &"this user".into()).unwrap(), "_INBOX");
         };
         deny(
             &mut denials,
@@ -223,6 +246,9 @@ mod tests {
                 .is_some()
         );
         assert!(denials.of_request("naq_queue", 0).is_none());
+        // the beginning of a subject, but not of a token
+        assert!(denials.of_request("$JS.API.STREAM.INFO", 0).is_some());
+        assert!(denials.of_request("$JS.API.STREAM.IN", 0).is_none());
         // a request that began after the denial is another one
         assert!(denials.of_request("naq_queue_a", 1).is_none());
         // a subscription to one inbox is not that of all replies

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_nats::Auth;
 use nkeys::KeyPair;
 
+use super::credentials;
 use super::options::ConnectOptions;
 use crate::error::BrokerError;
 
@@ -23,6 +24,22 @@ pub(super) enum Login {
 }
 
 impl Login {
+    /// The user, for people. A token is a secret, so its user has no name.
+    pub(super) fn user_for_people(&self) -> String {
+        let name = match self {
+            Login::Anonymous | Login::Token(_) => None,
+            Login::User(name, _) => Some(name.clone()),
+            Login::Nkey(key) => Some(key.public_key()),
+            Login::Credentials(jwt, key) => {
+                Some(credentials::user_name(jwt).unwrap_or_else(|| key.public_key()))
+            }
+        };
+        name.map_or_else(
+            || "this user".to_owned(),
+            |name| format!("the user `{}`", naq_protocol::escape(&name)),
+        )
+    }
+
     /// Reads what the options name.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use super::message::{EnqueueAck, MessageState, NewJob, delay_until, delayed_stat
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
+use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use naq_core::ExistingJob;
 use naq_protocol::{JobId, QueueName, Timestamp};
@@ -190,21 +191,23 @@ impl Broker {
         Ok(message.and_then(|message| DelayedJob::read(&self.names, queue, &message)))
     }
 
-    /// Looks for a delayed job in all queues.
+    /// Looks for a delayed job in all queues that the user may read.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
+    /// Returns an error if the server does not answer, or denies every queue.
     pub async fn find_delayed(&self, job: &JobId) -> Result<Option<DelayedJob>, BrokerError> {
         let queues = self.queue_names().await?;
         let mut reads: FuturesUnordered<_> = queues
             .iter()
             .map(|queue| self.read_delayed(queue, job))
             .collect();
+        let mut denied = DeniedQueues::default();
         while let Some(read) = reads.next().await {
-            if let Some(delayed) = read? {
+            if let Some(delayed) = denied.leave_out(read)?.flatten() {
                 return Ok(Some(delayed));
             }
         }
+        denied.check_some_readable()?;
         Ok(None)
     }
 

@@ -7,6 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use super::delayed::{DelayedJob, DelayedMessageKind};
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{JobId, QueueName, Record, State};
 
@@ -71,6 +72,8 @@ pub struct DelayedJobListing {
     /// Average number of sequences per delayed job, from the last reads.
     gap: u64,
     ready: VecDeque<DelayedJob>,
+    /// What the server denies of all queues. `None` in a listing of one queue, which it may not deny.
+    denied: Option<DeniedQueues>,
 }
 
 impl DelayedJobListing {
@@ -84,9 +87,17 @@ impl DelayedJobListing {
                 return Ok(Some(delayed));
             }
             let Some(queue) = self.queues.front().cloned() else {
+                if let Some(denied) = self.denied.take() {
+                    denied.check_some_readable()?;
+                }
                 return Ok(None);
             };
-            if !self.read_ranges(&queue).await? {
+            let read = self.read_ranges(&queue).await;
+            let has_more = match self.denied.as_mut() {
+                Some(denied) => denied.leave_out(read)?.unwrap_or(false),
+                None => read?,
+            };
+            if !has_more {
                 self.queues.pop_front();
                 self.from = 1;
                 self.gap = 1;
@@ -122,7 +133,7 @@ impl DelayedJobListing {
 }
 
 impl Broker {
-    /// Lists delayed jobs on demand, those of one queue or of all, queue by queue in the order in
+    /// Lists delayed jobs on demand, those of one queue or of all that the user may read, queue by queue in the order in
     /// which they were stored; after the position of a cursor, if one is given.
     ///
     /// # Errors
@@ -149,6 +160,7 @@ impl Broker {
             from,
             gap: 1,
             ready: VecDeque::new(),
+            denied: queue.is_none().then(DeniedQueues::default),
         })
     }
 

@@ -7,6 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use super::message::{JobMessage, MessageState, delayed_state, job_message};
 use crate::broker::Broker;
 use crate::error::BrokerError;
+use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::stream_api::{MessageSelector, StoredMessage};
 use crate::subjects::subject_id;
 use naq_protocol::{JobId, QueueName, Record};
@@ -168,21 +169,23 @@ impl Broker {
         Ok(removed)
     }
 
-    /// Looks for a job's message in all queues concurrently.
+    /// Looks for a job's message in all queues that the user may read, concurrently.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
+    /// Returns an error if the server does not answer, or denies every queue.
     pub async fn find_message(&self, job: &JobId) -> Result<Option<JobMessage>, BrokerError> {
         let queues = self.queue_names().await?;
         let mut reads: FuturesUnordered<_> = queues
             .iter()
             .map(|queue| self.find_in_queue(queue, job))
             .collect();
+        let mut denied = DeniedQueues::default();
         while let Some(read) = reads.next().await {
-            if let Some(message) = read? {
+            if let Some(message) = denied.leave_out(read)?.flatten() {
                 return Ok(Some(message));
             }
         }
+        denied.check_some_readable()?;
         Ok(None)
     }
 

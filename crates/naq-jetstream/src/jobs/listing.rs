@@ -10,6 +10,7 @@ use super::message::{JobMessage, MessageState, delayed_state, job_id_of, job_mes
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
+use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::reverse_scan::{Decode, ReverseScan};
 use crate::stream::stream_api::StoredMessage;
 use naq_protocol::{JobId, QueueName, Record, Timestamp};
@@ -128,7 +129,8 @@ impl Source {
 }
 
 impl Broker {
-    /// Lists jobs, newest change first. A job that changes meanwhile may appear twice, or, in a
+    /// Lists jobs, newest change first. Without a queue in the options, those of all queues that the user
+    /// may read. A job that changes meanwhile may appear twice, or, in a
     /// listing that continues from a position, not at all.
     ///
     /// # Errors
@@ -162,17 +164,29 @@ impl Broker {
         let mut opening: FuturesUnordered<_> = wanted
             .into_iter()
             .map(|(stream, decode)| async move {
-                let mut source = Source {
-                    jobs: self.scan_reverse(stream, until, decode).await?,
-                    head: None,
+                let is_queue = self.names.queue_of_stream(&stream).is_some();
+                let is_one_of_all = is_queue && options.queue.is_none();
+                let opening = async {
+                    let mut source = Source {
+                        jobs: self.scan_reverse(stream, until, decode).await?,
+                        head: None,
+                    };
+                    source.advance(before).await?;
+                    Ok::<_, BrokerError>(source)
                 };
-                source.advance(before).await?;
-                Ok::<_, BrokerError>(source)
+                (is_one_of_all, opening.await)
             })
             .collect();
-        let mut sources = Vec::new();
-        while let Some(source) = opening.next().await {
-            sources.push(source?);
+        let (mut sources, mut denied) = (Vec::new(), DeniedQueues::default());
+        while let Some((is_one_of_all, source)) = opening.next().await {
+            match is_one_of_all {
+                true => sources.extend(denied.leave_out(source)?),
+                false => sources.push(source?),
+            }
+        }
+        // the records of a user that may read no queue are a list of their own
+        if options.only_messages {
+            denied.check_some_readable()?;
         }
         drop(opening);
         Ok(JobListing {

@@ -372,7 +372,7 @@ impl Broker {
                 if self.layout.is_first_report(&spec.name, "permission") {
                     tracing::warn!(
                         stream = spec.name,
-                        "cannot compare the stream's settings with what naq needs: NATS denies this user {denial}"
+                        "cannot compare the stream's settings with what naq needs: NATS denies {denial}"
                     );
                 }
                 return Ok(None);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Broker;
 use crate::error::{BrokerError, has_consumer_code, is_stream_not_found};
 use crate::names::Names;
+use crate::queues::denied_queues::DeniedQueues;
 use crate::stream::stream_api::MessageSelector;
 use naq_protocol::{QueueName, Timestamp};
 
@@ -91,22 +92,22 @@ impl Broker {
         Ok(names)
     }
 
-    /// The state of all queues, sorted by name.
+    /// The state of all queues that the user may read, sorted by name.
     ///
     /// # Errors
-    /// Returns an error if the server does not answer.
+    /// Returns an error if the server does not answer, or denies each of them.
     pub async fn list_queues(&self) -> Result<Vec<QueueInfo>, BrokerError> {
         let names = self.queue_names().await?;
         let mut reads: FuturesUnordered<_> =
             names.iter().map(|queue| self.queue_info(queue)).collect();
-        let mut queues = Vec::new();
+        let (mut queues, mut denied) = (Vec::new(), DeniedQueues::default());
         while let Some(info) = reads.next().await {
             match info {
-                Ok(info) => queues.push(info),
                 Err(BrokerError::QueueNotFound(_)) => {}
-                Err(error) => return Err(error),
+                info => queues.extend(denied.leave_out(info)?),
             }
         }
+        denied.check_some_readable()?;
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(queues)
     }

@@ -132,9 +132,10 @@ impl Broker {
             .await?
         {
             // a scan that such a reply would send back would never end
-            Ok(reply) if !which.may_select(reply.message.sequence) => Err(
-                BrokerError::unreadable("a message", "NATS sent another one than asked for"),
-            ),
+            Ok(reply) if !which.may_select(reply.message.sequence) => Err(BrokerError::unreadable(
+                "a message",
+                "NATS sent another one than asked for",
+            )),
             Ok(reply) => Ok(Some(reply.message)),
             Err(error) => match error.error_code().0 {
                 NO_MESSAGE | STREAM_NOT_FOUND => Ok(None),

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
+use crate::connection::denial::DenialWatch;
 use crate::error::{BrokerError, has_consumer_code, is_stream_not_found};
 use crate::stream::stream_api::MessageSelector;
 
@@ -46,16 +47,27 @@ impl StreamRead {
 
 const DOING: &str = "reading a stream";
 
-/// Sends the remaining messages of a consumer to the reader, until it drops its end or an error
-/// occurs.
+/// Sends the remaining messages of a consumer to the reader, until it drops its end, an error occurs or
+/// the server denies the request for them.
 async fn forward(
     mut messages: pull::Stream,
     mut remaining: u64,
+    mut denials: DenialWatch,
+    request: &str,
     reader: &mpsc::Sender<Result<StreamMessage, BrokerError>>,
 ) {
     const IDLE_MAX: Duration = Duration::from_secs(10);
     while remaining > 0 {
-        let next = tokio::time::timeout(IDLE_MAX, messages.next()).await;
+        let next = tokio::select! {
+            biased;
+            next = tokio::time::timeout(IDLE_MAX, messages.next()) => next,
+            denial = denials.request_denied(request) => {
+                let denied = BrokerError::PermissionDenied { doing: DOING, denial };
+                // the reader may have left
+                let _ = reader.send(Err(denied)).await;
+                return;
+            }
+        };
         let read = match next {
             Ok(Some(Ok(message))) => match message.info() {
                 Ok(info) => {
@@ -117,17 +129,22 @@ impl Broker {
             }
         };
         let remaining = consumer.cached_info().num_pending;
-        let (jetstream, stream) = (self.jetstream.clone(), stream.to_owned());
+        let (jetstream, of_stream) = (self.jetstream.clone(), stream.to_owned());
         let name = consumer.cached_info().name.clone();
         // the consumer would expire, but only after it has been idle for long, and a server allows a
         // limited number of them
         let remove = async move {
-            let _ = jetstream.delete_consumer_from_stream(&name, &stream).await;
+            let _ = jetstream
+                .delete_consumer_from_stream(&name, &of_stream)
+                .await;
         };
         if remaining == 0 {
             tokio::spawn(remove);
             return Ok(receiver);
         }
+        // before the first request for messages
+        let denials = self.link.denials();
+        let next = format!("{}.CONSUMER.MSG.NEXT.{stream}", self.api_prefix);
         let messages = consumer
             .stream()
             .max_messages_per_batch(500)
@@ -135,7 +152,7 @@ impl Broker {
             .await
             .map_err(|error| self.request_error(DOING, error))?;
         tokio::spawn(async move {
-            forward(messages, remaining, &sender).await;
+            forward(messages, remaining, denials, &next, &sender).await;
             remove.await;
         });
         Ok(receiver)

@@ -347,7 +347,11 @@ fn logged(verb: &Verb) -> Logged {
             Some(true) => LoggedJobs::Never,
             None => LoggedJobs::IfDebugging,
         },
-        denials: matches!(verb, Verb::Worker(_) | Verb::Scheduler(_) | Verb::Dev(_)),
+        denials: match verb {
+            Verb::Worker(_) | Verb::Dev(_) => true,
+            Verb::Scheduler(args) => args.is_endless(),
+            _ => false,
+        },
     }
 }
 
