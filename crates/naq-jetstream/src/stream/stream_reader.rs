@@ -71,8 +71,9 @@ async fn forward(
         let read = match next {
             Ok(Some(Ok(message))) => match message.info() {
                 Ok(info) => {
-                    // what is stored meanwhile is not asked for
-                    remaining = info.pending.min(remaining - 1);
+                    // Not one less: a key that is written meanwhile moves behind the new ones, and a
+                    // count would end the read before it.
+                    remaining = info.pending;
                     Ok(StreamMessage {
                         subject: message.subject.to_string(),
                         sequence: info.stream_sequence,
