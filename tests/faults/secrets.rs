@@ -2,11 +2,13 @@
 //! job prints.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use naq_protocol::{Reason, State};
 
-use crate::harness::naq::{Naq, text};
+use crate::harness::naq::{GuardedChild, Naq, eventually, text};
 use crate::harness::nats::TestServer;
+use crate::harness::{is_root, skipped};
 
 const VALUE: &str = "s3cr3t-v4lue-0f-the-test";
 
@@ -177,5 +179,135 @@ fn a_secret_is_masked_in_every_form() {
         "d%2F2026",
     ] {
         assert!(!everything.contains(part), "{part}: {everything}");
+    }
+}
+
+/// Looks for a secret of another job: in the environments of all processes, in their memory, and in the
+/// worker's folder.
+const LOOK_FOR_SECRET: &str = r#"
+import glob, os, sys
+folder, value = sys.argv[1], b"s3cr3t-v4lue-" + b"0f-the-test"
+found = set()
+for process in glob.glob("/proc/[0-9]*"):
+    if process == "/proc/%d" % os.getpid():
+        continue
+    try:
+        if value in open(process + "/environ", "rb").read():
+            found.add("environment")
+    except OSError:
+        pass
+    try:
+        open(process + "/mem", "rb").close()
+        found.add("memory")
+    except OSError:
+        pass
+for path in glob.glob(folder + "/**", recursive=True) + [folder + "/API_TOKEN"]:
+    try:
+        if value in open(path, "rb").read():
+            found.add("folder")
+    except OSError:
+        pass
+print(" ".join(sorted(found)) or "nothing")
+"#;
+
+/// Where a worker's jobs run as another user, and where they run as the worker's own.
+#[test]
+fn a_job_cannot_read_the_secret_of_another_job() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+
+    const NOBODY: u32 = 65534;
+    if !is_root("jobs of another user") {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    // All users may enter it, but not the folder of the secrets in it.
+    let place = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(place.path(), 0o755);
+    let ready = place.path().join("ready");
+    std::fs::create_dir(&ready).unwrap();
+    mode(&ready, 0o777);
+    let program = place.path().join("naq");
+    std::fs::copy(crate::harness::nats::naq(), &program).unwrap();
+    for is_own_user in [false, true] {
+        let folder = place.path().join(format!("secrets-{is_own_user}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("API_TOKEN"), VALUE).unwrap();
+        mode(&folder, 0o700);
+        if is_own_user {
+            chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+            chown(folder.join("API_TOKEN"), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        for containment in ["auto", "namespace", "cgroup", "subreaper"] {
+            let queue = format!("{containment}-{is_own_user}");
+            naq.add_queue(&queue);
+            #[expect(clippy::disallowed_methods, reason = "a worker of another user")]
+            let mut command = Command::new(&program);
+            command
+                .args([
+                    "worker",
+                    &queue,
+                    "--containment",
+                    containment,
+                    "--workdir",
+                    "/",
+                ])
+                .args(["--concurrency", "2", "--secrets-dir"])
+                .arg(&folder)
+                .env_clear()
+                .envs(naq.environment())
+                .env("HOME", "/")
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .stderr(std::fs::File::create(naq.home().join(&queue)).unwrap());
+            if is_own_user {
+                command.uid(NOBODY).gid(NOBODY);
+            } else {
+                command.args(["--run-as", "65534:65534"]);
+            }
+            let mut worker = GuardedChild::spawn(&mut command);
+            let marker = ready.join(&queue);
+            let hold = format!("echo \"$API_TOKEN\" > {}; sleep 600", marker.display());
+            naq.enqueue(&[
+                "-q",
+                &queue,
+                "--secret",
+                "API_TOKEN",
+                "--",
+                "sh",
+                "-c",
+                &hold,
+            ]);
+            let folder = folder.to_str().unwrap();
+            let what = format!("{containment}, own user {is_own_user}");
+            let mut is_available = true;
+            eventually("the job with the secret runs", || {
+                is_available = worker.child().try_wait().unwrap().is_none();
+                !is_available
+                    || std::fs::read_to_string(&marker)
+                        .is_ok_and(|text| text == format!("{VALUE}\n"))
+            });
+            let log = || std::fs::read_to_string(naq.home().join(&queue)).unwrap();
+            if !is_available {
+                skipped(&format!("{what}: {}", log()));
+                continue;
+            }
+            let attack =
+                naq.enqueue(&["-q", &queue, "--", "python3", "-c", LOOK_FOR_SECRET, folder]);
+            let found = text(naq.wait_ended(&attack).stdout.as_ref());
+            // The folder of the worker is that of its user; a namespace covers it, and nothing else does.
+            let warned = log().contains("can read the secrets of every other job");
+            assert_eq!(found == "folder\n", warned, "{what}: {found}{}", log());
+            let is_expected = match (is_own_user, containment) {
+                (true, "cgroup" | "subreaper") => found == "folder\n",
+                (true, "auto") => found == "nothing\n" || warned,
+                _ => found == "nothing\n",
+            };
+            assert!(is_expected, "{what}: {found}{}", log());
+        }
     }
 }

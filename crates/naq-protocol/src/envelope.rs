@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine;
 use schemars::JsonSchema;
@@ -319,10 +320,14 @@ impl Envelope {
     /// The names of the fields that this version of naq defines.
     #[must_use]
     pub fn field_names() -> &'static [&'static str] {
-        let mut names: &[&str] = &[];
-        // Nothing is read, so this is an error whose content says nothing.
-        let _ = Envelope::deserialize(FieldNames(&mut names));
-        names
+        // Every envelope that is parsed asks for them.
+        static NAMES: OnceLock<&[&str]> = OnceLock::new();
+        NAMES.get_or_init(|| {
+            let mut names: &[&str] = &[];
+            // Nothing is read, so this is an error whose content says nothing.
+            let _ = Envelope::deserialize(FieldNames(&mut names));
+            names
+        })
     }
 
     /// The arguments as text, as a command receives them.

@@ -208,6 +208,12 @@ impl Runner {
         })
     }
 
+    /// Whether the folders of [`RunnerConfig::hidden_dirs`] are empty for jobs. A root job can uncover
+    /// them.
+    pub fn hides_dirs(&self) -> bool {
+        self.containment().has_namespace() && !self.inner.pool.options.hidden_dirs.is_empty()
+    }
+
     /// Whether jobs may use some files only ([`RunnerConfig::files`]).
     pub fn restricts_files(&self) -> bool {
         self.inner.pool.options.files.is_some()

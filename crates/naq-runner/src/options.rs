@@ -38,6 +38,9 @@ pub struct RunnerConfig {
     /// The files that jobs may use, enforced by Landlock. `None` means all files
     /// that their user may use.
     pub files: Option<FileAccess>,
+    /// Folders that are empty for jobs in a namespace: what the worker reads there is not for every job.
+    /// Absolute paths without symbolic links.
+    pub hidden_dirs: Vec<PathBuf>,
     /// Whether programs may gain rights when they are executed, by the set-user-ID bit or by file
     /// capabilities. Otherwise jobs run with `no_new_privs`.
     pub allow_setuid: bool,
@@ -73,6 +76,7 @@ impl RunnerConfig {
             base_env: Vec::new(),
             run_as: None,
             files: None,
+            hidden_dirs: Vec::new(),
             allow_setuid: false,
             strict_limits: false,
             private_tmp: false,

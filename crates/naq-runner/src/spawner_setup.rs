@@ -68,6 +68,11 @@ impl SpawnerSetup {
                         .filter_map(|folder| folder.to_str().map(str::to_owned))
                         .collect()
                 }),
+                hidden: options
+                    .hidden_dirs
+                    .iter()
+                    .filter_map(|folder| folder.to_str().map(str::to_owned))
+                    .collect(),
             },
             user: options.run_as.as_ref().map(UserIds::of),
             files: options.files.clone(),
@@ -85,11 +90,9 @@ impl SpawnerSetup {
         w.u8(u8::from(self.private_mounts.shm));
         w.u8(u8::from(self.private_mounts.tmp.is_some()));
         if let Some(kept) = &self.private_mounts.tmp {
-            w.u32(kept.len() as u32);
-            for folder in kept {
-                w.c_string(folder);
-            }
+            write_texts(w, kept);
         }
+        write_texts(w, &self.private_mounts.hidden);
         w.u8(u8::from(self.user.is_some()));
         if let Some(user) = &self.user {
             w.u32(user.uid).u32(user.gid);
@@ -101,10 +104,7 @@ impl SpawnerSetup {
         w.u8(u8::from(self.files.is_some()));
         if let Some(files) = &self.files {
             for list in [&files.read, &files.write] {
-                w.u32(list.len() as u32);
-                for path in list {
-                    w.c_string(path);
-                }
+                write_texts(w, list);
             }
         }
         w.u8(u8::from(self.allow_setuid));
@@ -123,6 +123,7 @@ impl SpawnerSetup {
                     0 => None,
                     _ => Some(texts(r)?),
                 },
+                hidden: texts(r)?,
             },
             user: match r.u8()? {
                 0 => None,
@@ -148,6 +149,13 @@ fn user(r: &mut Reader<'_>) -> Result<UserIds, Malformed> {
     Ok(UserIds { uid, gid, groups })
 }
 
+fn write_texts(w: &mut Writer, texts: &[String]) {
+    w.u32(texts.len() as u32);
+    for text in texts {
+        w.c_string(text);
+    }
+}
+
 fn texts(r: &mut Reader<'_>) -> Result<Vec<String>, Malformed> {
     let count = r.u32()?;
     (0..count).map(|_| text(r)).collect()
@@ -170,6 +178,7 @@ mod tests {
             private_mounts: PrivateMounts {
                 shm: true,
                 tmp: Some(vec!["/tmp/a b".into()]),
+                hidden: vec!["/etc/secrets".into()],
             },
             user: Some(UserIds {
                 uid: 1,

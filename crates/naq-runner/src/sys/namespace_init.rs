@@ -103,6 +103,24 @@ pub(crate) struct PrivateMounts {
     /// The folders below `/tmp` that stay visible in a private `/tmp`. `None` if `/tmp` is that of
     /// the machine.
     pub(crate) tmp: Option<Vec<String>>,
+    /// Folders that are empty for the jobs, and to which nothing can be written.
+    pub(crate) hidden: Vec<String>,
+}
+
+/// Covers a folder by an empty one. A folder that does not exist, or no longer does in a private `/tmp`,
+/// has nothing to hide.
+fn hide(folder: &str) -> Result<(), Errno> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    match mount(
+        Some("tmpfs"),
+        folder,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0555"),
+    ) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+        mounted => mounted,
+    }
 }
 
 fn mount_in_memory(at: &str) -> Result<(), Errno> {
@@ -154,6 +172,9 @@ fn set_up_namespace(private: &PrivateMounts) -> Result<NamespaceFds, Errno> {
     if let Some(kept) = &private.tmp {
         mount_tmp(kept)?;
         mounted.push(open(TMP)?);
+    }
+    for folder in &private.hidden {
+        hide(folder)?;
     }
     Ok(NamespaceFds {
         pids: open("/proc/self/ns/pid")?,

@@ -1,6 +1,7 @@
 //! The options that make a worker, shared by `worker`, `dev` and `run`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -196,6 +197,14 @@ impl WorkerOptions {
         if files != FileAccess::default() {
             options.files = Some(files);
         }
+        if let Some(folder) = &settings.secrets_dir {
+            // Not if jobs would start in a folder that they do not see.
+            let folder = folder.canonicalize().ok();
+            let is_around_jobs = |folder: &PathBuf| options.work_dir.starts_with(folder);
+            options
+                .hidden_dirs
+                .extend(folder.filter(|folder| !is_around_jobs(folder)));
+        }
         options.allow_setuid = settings.allow_setuid;
         options.strict_limits = settings.strict_limits;
         options.private_tmp = settings.private_tmp;
@@ -219,10 +228,11 @@ pub(super) fn warn_of_readable_secrets(
             Err(_) => return Ok(()),
         },
     };
-    if !runner.restricts_files() && options.secrets.is_readable_by(&user) {
+    let is_hidden = runner.hides_dirs() && user.uid != 0;
+    if !is_hidden && !runner.restricts_files() && options.secrets.is_readable_by(&user) {
         tracing::warn!(
             "a job can read the secrets of every other job, since its user may read their files; \
-             use --run-as and files of mode 600, or --landlock-read"
+             use --run-as and files of mode 600, --containment namespace, or --landlock-read"
         );
     }
     Ok(())
