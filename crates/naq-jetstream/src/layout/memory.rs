@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use naq_protocol::Timestamp;
+use tokio::time::Instant;
 
 /// Number of replicas of a stream if none is set and the cluster is large enough.
 pub(crate) const REPLICAS_MAX: usize = 3;
@@ -12,15 +14,34 @@ pub(crate) const REPLICAS_MAX: usize = 3;
 /// What this process has seen of the streams.
 #[derive(Debug, Default)]
 pub(crate) struct LayoutMemory {
-    /// The streams that existed when they were last looked at, and when they were created if that is
-    /// known.
-    existing: Mutex<HashMap<String, Option<Timestamp>>>,
+    /// The streams that existed when they were last looked at.
+    existing: Mutex<HashMap<String, Existing>>,
+    /// A lock for each stream that this process has ensured.
+    ensuring: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The replicas of the streams that this process has created or compared.
     replicas: Mutex<BTreeMap<String, Replicas>>,
     /// Settings that were warned about, by stream or consumer.
     reported: Mutex<HashSet<(String, &'static str)>>,
     /// Whether the server is alone and refuses replicas.
     is_single_server: AtomicBool,
+}
+
+/// A stream that exists.
+#[derive(Clone, Copy, Debug)]
+struct Existing {
+    /// When this process first saw it.
+    seen_at: Instant,
+    /// When it was created, by the server's clock, if that is known.
+    created_at: Option<Timestamp>,
+}
+
+/// When a stream was created, as the server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Creation {
+    /// The time of the server's clock.
+    pub(crate) at: Timestamp,
+    /// How long before the server's answer that was.
+    pub(crate) age: Duration,
 }
 
 /// The number of replicas of a stream.
@@ -54,23 +75,41 @@ impl LayoutMemory {
     /// Marks a stream as existing, without knowing since when.
     pub(crate) fn mark_existing(&self, stream: &str) {
         let mut existing = locked(&self.existing);
-        existing.entry(stream.to_owned()).or_default();
+        existing.entry(stream.to_owned()).or_insert(Existing {
+            seen_at: Instant::now(),
+            created_at: None,
+        });
     }
 
-    /// Remembers when a stream was created. Returns whether that is later than it was known to exist:
-    /// it was removed in between.
-    pub(crate) fn set_created(
-        &self,
-        stream: &str,
-        created_at: Timestamp,
-        is_just_created: bool,
-    ) -> bool {
-        let before = locked(&self.existing).insert(stream.to_owned(), Some(created_at));
-        match before {
-            None => false,
-            Some(None) => is_just_created,
-            Some(Some(before)) => before != created_at,
+    /// Remembers when a stream was created, as the server has answered to a request of `asked_at`. Returns
+    /// whether it was removed before: this process knew one that is older.
+    pub(crate) fn set_created(&self, stream: &str, creation: Creation, asked_at: Instant) -> bool {
+        let mut existing = locked(&self.existing);
+        let known = existing.entry(stream.to_owned()).or_insert(Existing {
+            seen_at: asked_at,
+            created_at: Some(creation.at),
+        });
+        let was_removed = match known.created_at {
+            Some(created_at) => created_at != creation.at,
+            // Another process may have created it just before this one saw it: then nothing was removed.
+            None => creation.age < asked_at.saturating_duration_since(known.seen_at),
+        };
+        known.created_at = Some(creation.at);
+        was_removed
+    }
+
+    /// Forgets when a stream was created, so that the next call of [`set_created`](Self::set_created)
+    /// returns the same again.
+    pub(crate) fn forget_created(&self, stream: &str) {
+        if let Some(known) = locked(&self.existing).get_mut(stream) {
+            known.created_at = None;
         }
+    }
+
+    /// A lock that one task at a time has while it ensures a stream.
+    pub(crate) fn lock_of(&self, stream: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut ensuring = locked(&self.ensuring);
+        Arc::clone(ensuring.entry(stream.to_owned()).or_default())
     }
 
     /// Remembers the replicas of a stream.
@@ -125,18 +164,38 @@ mod tests {
         assert_eq!(memory.replicas_to_try(Some(5)), [5]);
     }
 
+    fn creation(at_s: i64, age_s: u64) -> Creation {
+        Creation {
+            at: Timestamp::from_unix_ms(at_s * 1_000).unwrap(),
+            age: Duration::from_secs(age_s),
+        }
+    }
+
     #[test]
     fn a_stream_that_is_created_twice_was_removed() {
         let memory = LayoutMemory::default();
-        let at = |seconds: i64| Timestamp::from_unix_ms(seconds * 1_000).unwrap();
-        assert!(!memory.set_created("a", at(1), true));
-        assert!(!memory.set_created("a", at(1), true), "the same");
+        let now = Instant::now();
+        assert!(!memory.set_created("a", creation(1, 0), now));
+        assert!(!memory.set_created("a", creation(1, 9), now), "the same");
         memory.mark_existing("a");
-        assert!(memory.set_created("a", at(2), true));
+        assert!(memory.set_created("a", creation(2, 0), now));
+        assert!(!memory.set_created("a", creation(2, 0), now));
+        memory.forget_created("a");
+        let later = now + Duration::from_secs(5);
+        assert!(memory.set_created("a", creation(2, 0), later));
+    }
+
+    #[test]
+    fn a_stream_that_another_process_has_just_created_was_not_removed() {
+        let memory = LayoutMemory::default();
+        memory.mark_existing("a");
+        let seen_at = Instant::now();
+        let after = |seconds| seen_at + Duration::from_secs(seconds);
+        assert!(!memory.set_created("a", creation(1, 1), after(0)));
         memory.mark_existing("b");
-        assert!(!memory.set_created("b", at(1), false), "it is old");
+        assert!(!memory.set_created("b", creation(1, 10), after(9)));
         memory.mark_existing("c");
-        assert!(memory.set_created("c", at(1), true));
+        assert!(memory.set_created("c", creation(1, 0), after(9)));
     }
 
     #[test]

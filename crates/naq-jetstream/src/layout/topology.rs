@@ -10,9 +10,10 @@ use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
 use async_nats::jetstream::{Error as ApiError, ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::consumers::{self, normalized, pull_config};
-use super::memory::{REPLICAS_MAX, ReplicaSummary, Replicas};
+use super::memory::{Creation, REPLICAS_MAX, ReplicaSummary, Replicas};
 use super::setting::{Config, Remedy, Setting, SettingDifference, changed_config, differences};
 use super::streams::StreamSpec;
 use crate::broker::Broker;
@@ -62,9 +63,12 @@ impl StreamReport {
         }
     }
 
-    fn is_just_created(&self) -> bool {
+    fn creation(&self) -> Creation {
         let age_ms = self.ts.unix_ms() - self.created.unix_ms();
-        u128::try_from(age_ms).unwrap_or(0) < JUST_CREATED.as_millis()
+        Creation {
+            at: self.created,
+            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+        }
     }
 }
 
@@ -268,39 +272,60 @@ impl Broker {
     }
 
     pub(super) async fn ensure_stream(&self, spec: StreamSpec) -> Result<(), BrokerError> {
-        let existed = self.layout.existed(&spec.name);
-        let created_at = self.create_or_adapt(&spec, self.options.replicas).await?;
-        if let Some(created_at) = created_at.filter(|_| existed)
-            && self.last_sequence(&spec.name).await? == 0
-        {
-            // If it was removed, the sequences of a new one must not repeat: watches and
-            // compare-and-set take them for revisions that they know. The first sequence is not a
-            // setting of the new stream: a server that lost power may still have its messages on disk
-            // and restore them when the stream is created, except for those before its first sequence.
-            //
-            // The microseconds at which it was created are a sequence that no stream has reached: none
-            // gets a message every microsecond. All processes that miss the stream at this moment compute
-            // the same number, so that none removes what another has stored since.
-            let first = u64::try_from(created_at.0.timestamp_micros()).ok();
-            let removed = self.purge_subjects(&spec.name, ">", first).await?;
-            if removed > 0 {
-                tracing::error!(
-                    stream = spec.name,
-                    removed,
-                    "messages that were stored while the stream was being recreated are lost"
-                );
-            }
+        // A task that finds a recreated stream a moment later must not store anything before the first task
+        // has raised its sequences.
+        let lock = self.layout.lock_of(&spec.name);
+        let _one_at_a_time = lock.lock().await;
+        let recreated = self
+            .create_or_adapt(&spec, self.options.replicas)
+            .await?
+            .filter(|creation| creation.age < JUST_CREATED);
+        let Some(creation) = recreated else {
+            return Ok(());
+        };
+        let raised = self.raise_sequences(&spec.name, creation).await;
+        if raised.is_err() {
+            self.layout.forget_created(&spec.name);
+        }
+        raised
+    }
+
+    /// Raises the sequences of a stream that was removed and has just been recreated, unless that is done.
+    /// They must not repeat: watches and compare-and-set take them for revisions that they know.
+    ///
+    /// The first sequence is not a setting of the new stream: a server that lost power may still have its
+    /// messages on disk and restore them when the stream is created, except for those before its first
+    /// sequence.
+    ///
+    /// The microseconds at which it was created are a sequence that no stream has reached: none gets a
+    /// message every microsecond. All processes that miss the stream at this moment compute the same number,
+    /// so that none removes what another has stored since. What a process stores in between that has not
+    /// missed the stream is lost. So a stream that is created for the first time keeps its sequences: then
+    /// many processes start at once.
+    async fn raise_sequences(&self, stream: &str, creation: Creation) -> Result<(), BrokerError> {
+        if self.last_sequence(stream).await? != 0 {
+            return Ok(());
+        }
+        let first = u64::try_from(creation.at.0.timestamp_micros()).ok();
+        let removed = self.purge_subjects(stream, ">", first).await?;
+        if removed > 0 {
+            tracing::error!(
+                stream,
+                removed,
+                "messages that were stored while the stream was being recreated are lost"
+            );
         }
         Ok(())
     }
 
-    /// Creates a stream, or changes an existing one to what naq needs. Returns when it was created, if
-    /// that was just now.
+    /// Creates a stream, or changes an existing one to what naq needs. Returns when it was created, if it
+    /// was removed before.
     async fn create_or_adapt(
         &self,
         spec: &StreamSpec,
         replicas: Option<usize>,
-    ) -> Result<Option<Timestamp>, BrokerError> {
+    ) -> Result<Option<Creation>, BrokerError> {
+        let asked_at = Instant::now();
         let report = match self.create_stream(spec, replicas).await? {
             Some(report) => Some(report),
             None => self.adapt_stream(spec).await?,
@@ -308,12 +333,13 @@ impl Broker {
         let Some(report) = report else {
             return Ok(None);
         };
-        let is_new = report.is_just_created();
-        if self.layout.set_created(&spec.name, report.created, is_new) {
+        let creation = report.creation();
+        let was_removed = self.layout.set_created(&spec.name, creation, asked_at);
+        if was_removed {
             report_loss(spec);
         }
         self.layout.set_replicas(&spec.name, report.replicas());
-        Ok(is_new.then_some(report.created))
+        Ok(was_removed.then_some(creation))
     }
 
     /// Creates a stream, or finds that it exists with the same settings. `None` means that it exists
