@@ -1,4 +1,4 @@
-//! `spawn CONC SECS [subreaper|cgroup] [spawners=N] -- PROG [ARG...]`: how many
+//! `spawn CONC SECS [CONTAINMENT] [spawners=N] -- PROG [ARG...]`: how many
 //! processes a second the runner starts and captures, at a concurrency, for a
 //! number of seconds. Prints one line of JSON. Without arguments (as `cargo
 //! bench` calls it) it does nothing.

@@ -74,6 +74,14 @@ def parents():
         return []
 
 
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def groups():
     """The control group of this process and those above it, and where v2 is mounted."""
     with open("/proc/mounts") as mounts:
@@ -238,10 +246,10 @@ def prlimit():
     def limit():
         # A worker without descriptors finds no process to kill. The spawner ends at the next tick
         # of the clock that finds it running, so give it orphans to reap.
-        for pid, what in zip(targets, (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)):
-            attempt(resource.prlimit, pid, what, (0, 0))
-        until = time.monotonic() + 2
-        while targets and time.monotonic() < until:
+        limits = (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
+        done = [attempt(resource.prlimit, pid, what, (0, 0)) for pid, what in zip(targets, limits)]
+        until = time.monotonic() + 20
+        while any(done) and is_alive(targets[1]) and time.monotonic() < until:
             child(lambda: child(lambda: None))
             attempt(os.wait)
         # Now the worker, as soon as it does something.
@@ -261,6 +269,6 @@ def handover():
 
 
 globals()[technique]()
-until = time.monotonic() + 8
+until = time.monotonic() + 30
 while not os.path.exists(alive) and time.monotonic() < until:
     time.sleep(0.01)
