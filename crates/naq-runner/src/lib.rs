@@ -130,22 +130,9 @@ impl Runner {
     /// If [`RunnerConfig::containment`] names one, the runner never falls back to
     /// another.
     pub async fn start(mut options: RunnerConfig) -> Result<Runner, RunnerError> {
-        if options.concurrency == 0 {
-            return Err(RunnerError::NoSlots);
-        }
-        if let Some(user) = &options.run_as {
-            if !nix::unistd::geteuid().is_root() {
-                let user = user.name.clone();
-                return Err(RunnerError::NotRoot { user });
-            }
-            options.base_env.extend(user.environment());
-        }
-        if let Some(files) = &options.files {
-            if options.allow_setuid {
-                return Err(RunnerError::SetuidWithLandlock);
-            }
-            files.ruleset(None, None)?;
-        }
+        check_options(&options)?;
+        let user = options.run_as.as_ref().map(JobUser::environment);
+        options.base_env.extend(user.into_iter().flatten());
         let open_files = fd_limit::raise_fd_limit(options.concurrency)?;
         let preexisting_children = spawner::descendants::children(std::process::id() as i32);
         let scratch_dirs = scratch_dirs(&options);
@@ -174,8 +161,6 @@ impl Runner {
             let next = next.await;
             spawned.push(next.map_err(RunnerError::Spawner)?);
         }
-        let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
-        let reserved = (!runs_one_job).then_some(spawners);
         let pool = Arc::new(Pool::new(
             options,
             containment,
@@ -183,8 +168,7 @@ impl Runner {
             open_files,
             scratch_dirs,
             preexisting_children,
-            spawners + usize::from(reserved.is_some()),
-            reserved,
+            spawners,
         ));
         let mut supervisors: Vec<_> = spawned
             .into_iter()
@@ -193,7 +177,7 @@ impl Runner {
                 tokio::spawn(spawner_process::supervise(Arc::clone(&pool), index, first))
             })
             .collect();
-        supervisors.extend(reserved.map(|index| {
+        supervisors.extend(pool.reserved.map(|index| {
             tokio::spawn(spawner_process::supervise_when_needed(
                 Arc::clone(&pool),
                 index,
@@ -396,6 +380,26 @@ fn refuse_limit(unheld: &str) -> SpawnFailure {
 /// Returns the error of `prctl`.
 pub fn make_undumpable() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
+}
+
+/// Refuses a configuration that no machine, or not this user, can meet.
+fn check_options(options: &RunnerConfig) -> Result<(), RunnerError> {
+    if options.concurrency == 0 {
+        return Err(RunnerError::NoSlots);
+    }
+    if let Some(user) = &options.run_as
+        && !nix::unistd::geteuid().is_root()
+    {
+        let user = user.name.clone();
+        return Err(RunnerError::NotRoot { user });
+    }
+    if let Some(files) = &options.files {
+        if options.allow_setuid {
+            return Err(RunnerError::SetuidWithLandlock);
+        }
+        files.ruleset(None, None)?;
+    }
+    Ok(())
 }
 
 /// Selects the containment, best one first, and starts the first spawner with

@@ -112,7 +112,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `spawners`, one of which may be `reserved` for jobs that run alone.
+    /// A pool of `spawners`, and one more for jobs that run alone if those run several jobs each.
     pub(super) fn new(
         options: RunnerConfig,
         containment: Containment,
@@ -121,9 +121,10 @@ impl Pool {
         scratch_dirs: Arc<ScratchDirs>,
         preexisting_children: Vec<i32>,
         spawners: usize,
-        reserved: Option<usize>,
     ) -> Pool {
-        let spawners = (0..spawners)
+        let runs_one_job = options.concurrency == 1 || containment == Containment::Subreaper;
+        let reserved = (!runs_one_job).then_some(spawners);
+        let spawners = (0..spawners + usize::from(reserved.is_some()))
             .map(|index| SpawnerState {
                 outbox: VecDeque::new(),
                 wake: Arc::new(Notify::new()),
