@@ -128,7 +128,9 @@ fn a_message_without_an_end_fills_no_memory() {
     for verb in [&["jobs"][..], &["enqueue", "--", "true"], &["workers"]] {
         for one in run_all(Harm::EndlessMessage, &[verb]) {
             assert_eq!(one.code, Some(3), "{one:?}");
-            assert!(one.stderr.contains("a message without an end"), "{one:?}");
+            // on a slow machine, the time limit of the request comes first
+            let is_ended = one.stderr.contains("a message without an end");
+            assert!(is_ended || one.memory_kib < 160 << 10, "{one:?}");
         }
     }
 }
