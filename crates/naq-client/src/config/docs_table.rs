@@ -4,58 +4,59 @@ use std::fmt::Write;
 
 use super::settings_table::{DefaultValue, FlagScope, REMOVED, SETTINGS, Setting, SettingKind};
 
+/// What precedes the table.
+const INTRODUCTION: &str = "# Settings\n\n\
+     <!-- Written from the table in crates/naq-client/src/config/settings_table.rs by \
+     `NAQ_TEST_UPDATE=1 cargo test settings_page`. Edit the table, not this file. -->\n\n\
+     Set a value in `naq.toml`, in a variable or by a flag:\n\n\
+     ```toml\n\
+     # naq.toml\n\
+     nats_url = \"tls://nats.example.com:4222\"\n\
+     concurrency = 8\n\
+     drain_timeout = \"1m\"\n\
+     ```\n\n\
+     A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
+     naq reads the file that `--config` or `NAQ_CONFIG` names, else `~/.config/naq/naq.toml` and, above \
+     it, `./naq.toml`. An empty variable counts as unset. `naq config` lists every setting with \
+     its value and where the value comes from. `NAQ_TZDIR` is no setting: it names the folder of \
+     [time zones](schedules.md#time-zones).\n\n\
+     ## Which files naq obeys\n\n\
+     A settings file, or a context, is a regular file of at most 1 MiB that belongs to you or to root, \
+     and that nobody else can write to. naq refuses any other.\n\n\
+     A `./naq.toml` may have come with what you cloned or unpacked there, and could name a program \
+     to run or a server that gets your jobs. It sets the settings marked ² at once, and others only \
+     after `naq config trust`, which remembers the file as it is: once it has changed, naq refuses it \
+     until you trust it again. `naq config trust --revoke` forgets it. A file that you name by \
+     `--config` or `NAQ_CONFIG` needs no trust.\n\n\
+     `HOME`, `XDG_CONFIG_HOME`, `XDG_DATA_HOME` and `XDG_CACHE_HOME` are ignored, with a warning, if \
+     they name a folder of another user, as `sudo -E` leaves them: root does not obey your settings, \
+     and runs no program of yours.\n\n\
+     ## Which NATS\n\n\
+     1. The address of `nats_url` or of the `context`.\n\
+     2. Without any setting about NATS: the managed local server of this user. `naq run`, `naq dev` \
+     and `naq bench` start it, and every other command refuses to run without it.\n\n\
+     naq never uses an address that nobody configured: any user of the machine may listen at the \
+     default port of NATS, take envelopes there, and give jobs to workers. So with another setting \
+     about NATS (`creds`, `nkey`, `user` and `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, \
+     `inbox_prefix`, `jetstream_domain`) and no address, naq refuses to run.\n\n\
+     A server on this machine that is used without TLS must belong to the user of naq, to root, or to a \
+     user of `server_users`, by name (of `/etc/passwd`) or id: that user gets the envelopes, and gives \
+     jobs to the workers. On Linux, naq checks it each time it connects, before it sends anything. \
+     Where the kernel does not show who runs the server, naq warns.\n\n\
+     A credential (`creds`, `nkey`, `user`, `password`, `token`) goes only to an address of the same \
+     origin. One of a file or a context is for the address that the same file or context names; one of a \
+     flag or a variable is for any address but that of a `./naq.toml`, even a trusted one. naq sends it to \
+     no other, and warns: name both in one place.\n\n\
+     With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
+     fails.\n\n\
+     ## All settings\n\n\
+     | key in `naq.toml` | variable | flag | value | default | meaning |\n\
+     |---|---|---|---|---|---|\n";
+
 /// The whole text of `docs/settings.md`. A test compares it with the file.
 #[must_use]
 pub fn settings_markdown() -> String {
-    let mut page = String::from(
-        "# Settings\n\n\
-         <!-- Written from the table in crates/naq-client/src/config/settings_table.rs by \
-         `NAQ_TEST_UPDATE=1 cargo test settings_page`. Edit the table, not this file. -->\n\n\
-         Set a value in `naq.toml`, in a variable or by a flag:\n\n\
-         ```toml\n\
-         # naq.toml\n\
-         nats_url = \"tls://nats.example.com:4222\"\n\
-         concurrency = 8\n\
-         drain_timeout = \"1m\"\n\
-         ```\n\n\
-         A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
-         naq reads the file that `--config` or `NAQ_CONFIG` names, else `~/.config/naq/naq.toml` and, above \
-         it, `./naq.toml`. An empty variable counts as unset. `naq config` lists every setting with \
-         its value and where the value comes from. `NAQ_TZDIR` is no setting: it names the folder of \
-         [time zones](schedules.md#time-zones).\n\n\
-         ## Which files naq obeys\n\n\
-         A settings file, or a context, is a regular file of at most 1 MiB that belongs to you or to root, \
-         and that nobody else can write to. naq refuses any other.\n\n\
-         A `./naq.toml` may have come with what you cloned or unpacked there, and could name a program \
-         to run or a server that gets your jobs. It sets the settings marked ² at once, and others only \
-         after `naq config trust`, which remembers the file as it is: once it has changed, naq refuses it \
-         until you trust it again. `naq config trust --revoke` forgets it. A file that you name by \
-         `--config` or `NAQ_CONFIG` needs no trust.\n\n\
-         `HOME`, `XDG_CONFIG_HOME`, `XDG_DATA_HOME` and `XDG_CACHE_HOME` are ignored, with a warning, if \
-         they name a folder of another user, as `sudo -E` leaves them: root does not obey your settings, \
-         and runs no program of yours.\n\n\
-         ## Which NATS\n\n\
-         1. The address of `nats_url` or of the `context`.\n\
-         2. Without any setting about NATS: the managed local server of this user. `naq run`, `naq dev` \
-         and `naq bench` start it, and every other command refuses to run without it.\n\n\
-         naq never uses an address that nobody configured: any user of the machine may listen at the \
-         default port of NATS, take envelopes there, and give jobs to workers. So with another setting \
-         about NATS (`creds`, `nkey`, `user` and `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, \
-         `inbox_prefix`, `jetstream_domain`) and no address, naq refuses to run.\n\n\
-         A server on this machine that is used without TLS must belong to the user of naq, to root, or to a \
-         user of `server_users`, by name (of `/etc/passwd`) or id: that user gets the envelopes, and gives \
-         jobs to the workers. On Linux, naq checks it each time it connects, before it sends anything. \
-         Where the kernel does not show who runs the server, naq warns.\n\n\
-         A credential (`creds`, `nkey`, `user`, `password`, `token`) goes only to an address of the same \
-         origin. One of a file or a context is for the address that the same file or context names; one of a \
-         flag or a variable is for any address but that of a `./naq.toml`, even a trusted one. naq sends it to \
-         no other, and warns: name both in one place.\n\n\
-         With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
-         fails.\n\n\
-         ## All settings\n\n\
-         | key in `naq.toml` | variable | flag | value | default | meaning |\n\
-         |---|---|---|---|---|---|\n",
-    );
+    let mut page = INTRODUCTION.to_owned();
     for setting in SETTINGS {
         let _infallible = writeln!(
             page,
