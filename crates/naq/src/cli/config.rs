@@ -35,10 +35,8 @@ struct TrustArgs {
 /// Runs what needs no settings, because it decides which of them are obeyed. `None` if there is no
 /// such verb.
 pub(super) fn run_without_settings(args: &Args) -> Option<Result<u8, Failure>> {
-    match &args.verb {
-        Some(ConfigVerb::Trust(args)) => Some(trust(args)),
-        None => None,
-    }
+    let verb = args.verb.as_ref();
+    verb.map(|ConfigVerb::Trust(args)| trust(args))
 }
 
 fn trust(args: &TrustArgs) -> Result<u8, Failure> {
