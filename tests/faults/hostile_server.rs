@@ -151,7 +151,7 @@ fn lists_without_an_end_end_every_verb() {
 
 #[test]
 fn a_bucket_without_an_end_fills_no_memory() {
-    let heartbeats: &[&[&str]] = &[&["workers"], &["scheduler", "list"]];
+    let heartbeats: &[&[&str]] = &[&["workers"], &["queues"], &["scheduler", "list"]];
     for one in run_all(Harm::EndlessBucket, heartbeats) {
         assert_eq!(one.code, Some(3), "{one:?}");
         assert!(

@@ -11,7 +11,7 @@ use super::exit::Failure;
 use super::json::{QueueChange, QueueReport};
 use super::render::{self, Column};
 use super::session::Session;
-use naq_client::{QueueInfo, QueueName, QueueSettings, WorkerInfo};
+use naq_client::{BrokerError, ClientError, QueueInfo, QueueName, QueueSettings, WorkerInfo};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -197,8 +197,13 @@ fn print_change(session: &Session, queue: &str, action: &str) -> std::io::Result
 pub(super) async fn list(session: &Session, _args: ListArgs) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let queues = client.list_queues().await?;
-    // A user who may not read heartbeats sees the list without workers.
-    let workers = client.list_workers().await.ok();
+    let workers = match client.list_workers().await {
+        Ok(workers) => Some(workers),
+        // A user who may not read heartbeats sees the list without workers. Any other error fails the
+        // verb: the list would look as if every queue had a worker.
+        Err(ClientError::Broker(BrokerError::PermissionDenied { .. })) => None,
+        Err(error) => return Err(error.into()),
+    };
     let workers_of = |queue: &QueueName| {
         let serves = |worker: &&WorkerInfo| worker.queues.contains(queue);
         Some(workers.as_ref()?.iter().filter(serves).count())

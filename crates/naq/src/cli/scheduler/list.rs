@@ -7,6 +7,8 @@ use naq_client::{Client, ClientError, ListedSchedule, ScheduleFilter};
 use naq_core::{CLOCK_SKEW_MAX, ClockSkew};
 use naq_protocol::{LeaderInfo, ScheduleStatus, SchedulerInfo, SchedulerState};
 
+const NO_LEADER: &str = "no scheduler leads, so schedules enqueue no jobs";
+
 pub(super) async fn run(session: &Session) -> Result<u8, Failure> {
     let client = session.connect().await?;
     let (schedulers, leader) =
@@ -98,8 +100,12 @@ pub(in crate::cli) async fn warn_without_leader(
     leader: &Result<Option<LeaderInfo>, ClientError>,
 ) {
     if matches!(leader, Ok(None)) {
-        let schedulers = client.list_schedulers().await.unwrap_or_default();
-        for warning in warnings(&schedulers, None, true) {
+        let warnings = match client.list_schedulers().await {
+            Ok(schedulers) => warnings(&schedulers, None, true),
+            // a list that cannot be read does not show that no scheduler runs
+            Err(_) => vec![NO_LEADER.to_owned()],
+        };
+        for warning in warnings {
             render::note(warning);
         }
     }
@@ -131,7 +137,7 @@ fn warnings(
             warnings.push("no scheduler runs; `naq scheduler` starts one".to_owned());
         }
         None if has_schedules => {
-            warnings.push("no scheduler leads, so schedules enqueue no jobs".to_owned());
+            warnings.push(NO_LEADER.to_owned());
         }
         Some(leader) if !schedulers.iter().any(|one| is_leader(one, leader)) => {
             warnings.push(format!(
