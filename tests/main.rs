@@ -20,6 +20,7 @@ mod layers;
 mod layout;
 mod lifecycle;
 mod packaging;
+mod permissions;
 mod readme;
 mod scheduler;
 mod schemas;

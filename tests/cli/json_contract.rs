@@ -155,6 +155,11 @@ fn json_output_of_every_verb_matches_its_schema() {
     check_schedules(&naq, &mut contract);
     contract.prints("version", &["version"]);
     contract.prints("setting", &["config"]);
+    contract.prints("nats_config", &["nats-config"]);
+    contract.prints("nats_config", &["nats-config", "--out", "fleet"]);
+    let check = ["nats-config", "--check", "--role", "operator"];
+    let checked = contract.run(&check).exits(1);
+    contract.objects("permission_check", &checked, &check);
     contract.prints("cron_time", &["cron", "next", "@daily"]);
     contract.prints("cron_explanation", &["cron", "explain", "@daily"]);
 

@@ -97,7 +97,14 @@ pub(super) fn settled(line: &str) -> String {
 }
 
 fn settle(word: &str) -> String {
-    let core = word.trim_matches(|c| "(),".contains(c));
+    let core = word.trim_matches(|c| "(),`".contains(c));
+    let is_nkey = core.len() == 56
+        && core
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if is_nkey {
+        return word.replace(core, "<nkey>");
+    }
     let is_uuid = core.len() == 36
         && core.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',

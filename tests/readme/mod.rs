@@ -1,4 +1,4 @@
-//! The commands that README.md and docs/troubleshooting.md show do what they show.
+//! The commands that README.md, docs/troubleshooting.md and docs/hardening.md show do what they show.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::naq::Naq;
+use crate::harness::naq::{ALLOW_ROOT, Naq};
 use crate::harness::nats::{TestServer, binary, naq};
 use blocks::{Block, read, settled};
 
@@ -28,6 +28,8 @@ struct Place {
     /// The page whose commands run here.
     page: &'static str,
     home: tempfile::TempDir,
+    /// Variables that its commands get besides those of every page.
+    variables: &'static [(&'static str, &'static str)],
     background: Vec<Child>,
 }
 
@@ -36,6 +38,7 @@ impl Place {
         Place {
             page,
             home: tempfile::tempdir().unwrap(),
+            variables: &[],
             background: Vec::new(),
         }
     }
@@ -55,6 +58,7 @@ impl Place {
             .env("HOME", self.home.path())
             .env("NAQ_NATS_SERVER", &binary().path)
             .env("COLUMNS", "200")
+            .envs(self.variables.iter().copied())
             .stdin(Stdio::null());
         command
     }
@@ -155,8 +159,18 @@ impl Drop for Place {
 /// the reader its eyes.
 fn check_commands(page: &'static str, commands_min: usize) {
     let text = std::fs::read_to_string(Path::new(crate::ROOT).join(page)).unwrap();
-    let blocks = read(&text);
+    check_commands_of(page, &text, commands_min, &[]);
+}
+
+fn check_commands_of(
+    page: &'static str,
+    text: &str,
+    commands_min: usize,
+    variables: &'static [(&'static str, &'static str)],
+) {
+    let blocks = read(text);
     let mut place = Place::of(page);
+    place.variables = variables;
     let mut commands = 0;
     for block in &blocks {
         if block.background {
@@ -187,6 +201,19 @@ fn the_commands_of_the_readme_do_what_it_shows() {
 #[test]
 fn the_commands_of_the_troubleshooting_page_print_what_it_shows() {
     check_commands("docs/troubleshooting.md", 30);
+}
+
+#[test]
+fn the_commands_of_the_hardening_page_lock_a_fleet_down() {
+    let page = "docs/hardening.md";
+    let text = std::fs::read_to_string(Path::new(crate::ROOT).join(page)).unwrap();
+    // the page's port may be another server's
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    // the tests may run as root, which a worker of a fleet refuses
+    let text = text.replace("4333", &port);
+    check_commands_of(page, &text, 10, &[(ALLOW_ROOT, "1")]);
 }
 
 #[test]

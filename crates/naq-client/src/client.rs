@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use naq_core::ClockSkew;
-use naq_jetstream::{Broker, CheckedLayout, ConnectOptions, DeadLetter, QueueInfo};
-use naq_protocol::{JobId, LeaderInfo, Record, SchedulerInfo, Timestamp, WorkerInfo};
+use naq_jetstream::{
+    Broker, CheckedLayout, CheckedOperation, ConnectOptions, DeadLetter, QueueInfo, Role,
+};
+use naq_protocol::{JobId, LeaderInfo, QueueName, Record, SchedulerInfo, Timestamp, WorkerInfo};
 
 use super::ClientError;
 use super::clock::Clock;
@@ -116,6 +118,21 @@ impl Client {
     /// Returns [`ClientError::Broker`] if NATS does not answer.
     pub async fn check_layout(&self, fix: bool) -> Result<Vec<CheckedLayout>, ClientError> {
         Ok(self.broker.check_layout(fix).await?)
+    }
+
+    /// Checks whether this connection's user may do what a role needs on these queues, and nothing that is
+    /// forbidden to the role. Changes nothing. With `publish_only` a producer needs to read nothing.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn check_permissions(
+        &self,
+        role: Role,
+        queues: &[QueueName],
+        publish_only: bool,
+    ) -> Result<Vec<CheckedOperation>, ClientError> {
+        let checking = self.broker.check_permissions(role, queues, publish_only);
+        Ok(checking.await?)
     }
 
     /// Waits until everything that was sent has left this process.

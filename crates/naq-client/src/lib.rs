@@ -120,10 +120,11 @@ pub use naq_core::{
 #[doc(hidden)]
 pub use naq_jetstream::DENIALS_LOG_TARGET;
 pub use naq_jetstream::{
-    BrokerError, BrokerErrorKind, CheckedLayout, ConnectFailure, ConnectOptions, DeadLetter,
-    DelayedJobCursor, Denial, DeniedAction, JobCursor, NewJob, NoJetStream, OutputStream,
-    PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery, Remedy,
-    ResultsPurgeSummary, SettingDifference,
+    AccountNames, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation, ConnectFailure,
+    ConnectOptions, DeadLetter, DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor,
+    Login, Names, NewJob, NoJetStream, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
+    RecordChange, RecordChangeDelivery, Remedy, ResultsPurgeSummary, Role, RoleUser,
+    SettingDifference, UserKey, UsersConfig,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

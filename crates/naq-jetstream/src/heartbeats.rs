@@ -1,5 +1,6 @@
 //! Heartbeats: the value of a key that expires unless it is written again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -11,7 +12,6 @@ use crate::broker::Broker;
 use crate::error::BrokerError;
 use crate::names::Names;
 use crate::stream::publish::PendingWrite;
-use crate::stream::stream_reader::StreamRead;
 
 /// How long the marker of a removed heartbeat stays, so that watches see the removal.
 pub(crate) const REMOVED_MARKER_TTL: Duration = Duration::from_secs(600);
@@ -62,19 +62,22 @@ impl Broker {
         bucket: &str,
     ) -> Result<Vec<Info>, BrokerError> {
         let stream = Names::bucket_stream(bucket);
-        let latest = StreamRead::last_per_subject(format!("$KV.{bucket}.>"));
-        let mut messages = self.read_stream(&stream, latest).await?;
-        let (mut heartbeats, mut bytes) = (Vec::new(), 0);
+        let mut messages = self.read_keys(&stream, &format!("$KV.{bucket}.>")).await?;
+        let (mut heartbeats, mut bytes) = (BTreeMap::new(), 0);
         while let Some(message) = messages.recv().await {
-            let payload = message?.payload;
-            bytes += payload.len();
+            let message = message?;
+            bytes += message.payload.len();
             if bytes > HEARTBEAT_BYTES_MAX {
                 return Err(BrokerError::UnsupportedServer(format!(
                     "NATS sends more than 64 MiB of heartbeats in {bucket}"
                 )));
             }
-            heartbeats.extend(serde_json::from_slice::<Info>(&payload).ok());
+            // one that is written again during the reading is read twice
+            match serde_json::from_slice::<Info>(&message.payload) {
+                Ok(info) => heartbeats.insert(message.subject, info),
+                Err(_) => heartbeats.remove(&message.subject),
+            };
         }
-        Ok(heartbeats)
+        Ok(heartbeats.into_values().collect())
     }
 }

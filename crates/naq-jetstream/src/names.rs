@@ -157,6 +157,12 @@ impl Names {
         format!("$KV.{}_removed_queues.{queue}", self.prefix)
     }
 
+    /// The subjects of all removed queues.
+    #[must_use]
+    pub fn all_removed_queues(&self) -> String {
+        format!("$KV.{}_removed_queues.*", self.prefix)
+    }
+
     /// The bucket of the label sets that jobs require.
     #[must_use]
     pub fn requires_bucket(&self) -> String {
@@ -185,6 +191,12 @@ impl Names {
         format!("$KV.{}_requires.*.*", self.prefix)
     }
 
+    /// The subjects of all label sets that jobs of a queue require.
+    #[must_use]
+    pub fn label_routes_in(&self, queue: &QueueName) -> String {
+        format!("$KV.{}_requires.{queue}.*", self.prefix)
+    }
+
     /// The durable consumer that all workers of a queue share.
     #[must_use]
     pub fn worker_consumer(&self) -> String {
@@ -207,6 +219,12 @@ impl Names {
     #[must_use]
     pub fn dependents_bucket(&self) -> String {
         format!("{}_dependents", self.prefix)
+    }
+
+    /// The subjects of the whole index of blocked jobs.
+    #[must_use]
+    pub fn all_dependents(&self) -> String {
+        format!("$KV.{}.>", self.dependents_bucket())
     }
 
     /// The key under which the end of `dependency` finds its dependent `job`.
@@ -239,6 +257,12 @@ impl Names {
         format!("$KV.{}_dependents.flow.{flow}.names", self.prefix)
     }
 
+    /// The keys of the names of the jobs of all flows.
+    #[must_use]
+    pub fn all_flows(&self) -> String {
+        format!("$KV.{}_dependents.flow.*.names", self.prefix)
+    }
+
     /// The bucket of concurrency slots.
     #[must_use]
     pub fn slots_bucket(&self) -> String {
@@ -249,6 +273,12 @@ impl Names {
     #[must_use]
     pub fn slots(&self, key: &str) -> String {
         format!("$KV.{}_slots.{}", self.prefix, key_token(key))
+    }
+
+    /// The slots of all concurrency keys.
+    #[must_use]
+    pub fn all_slots(&self) -> String {
+        format!("$KV.{}_slots.*", self.prefix)
     }
 
     /// The key that states that a job waits for a slot.
@@ -273,10 +303,22 @@ impl Names {
         format!("{}.control.worker.{worker_id}", self.prefix)
     }
 
+    /// The subjects of requests to all workers.
+    #[must_use]
+    pub fn control_of_all_workers(&self) -> String {
+        format!("{}.control.worker.*", self.prefix)
+    }
+
     /// The subject of questions about the leases of a worker.
     #[must_use]
     pub fn leases_of_worker(&self, worker_id: &str) -> String {
         format!("{}.lease.{worker_id}", self.prefix)
+    }
+
+    /// The subjects of questions about the leases of all workers.
+    #[must_use]
+    pub fn leases_of_all_workers(&self) -> String {
+        format!("{}.lease.*", self.prefix)
     }
 
     /// The subject of a blocked job's recheck. It is not a delayed job's subject, so that removing
@@ -292,10 +334,37 @@ impl Names {
         format!("{}.recheck.{queue}.*", self.prefix)
     }
 
+    /// The subjects of all messages of jobs of all queues.
+    #[must_use]
+    pub fn all_subjects_of_jobs(&self) -> Vec<String> {
+        let kinds = ["queue", "delayed", "route", "recheck"];
+        kinds
+            .map(|kind| format!("{}.{kind}.>", self.prefix))
+            .to_vec()
+    }
+
     /// The bucket of objects.
     #[must_use]
     pub fn files_bucket(&self) -> String {
         format!("{}_files", self.prefix)
+    }
+
+    /// The stream of the objects.
+    #[must_use]
+    pub fn files_stream(&self) -> String {
+        format!("OBJ_{}", self.files_bucket())
+    }
+
+    /// The subjects of the chunks of all objects.
+    #[must_use]
+    pub fn file_chunks(&self) -> String {
+        format!("$O.{}.C.*", self.files_bucket())
+    }
+
+    /// The subjects of the descriptions of all objects.
+    #[must_use]
+    pub fn file_descriptions(&self) -> String {
+        format!("$O.{}.M.*", self.files_bucket())
     }
 
     /// The subject of a job's record.
@@ -304,10 +373,22 @@ impl Names {
         format!("$KV.{}_results.{job}", self.prefix)
     }
 
+    /// The subjects of all records.
+    #[must_use]
+    pub fn all_records(&self) -> String {
+        format!("$KV.{}_results.*", self.prefix)
+    }
+
     /// The subject of a worker's heartbeat.
     #[must_use]
     pub fn worker(&self, worker_id: &str) -> String {
         format!("$KV.{}_workers.{worker_id}", self.prefix)
+    }
+
+    /// The subjects of the heartbeats of all workers.
+    #[must_use]
+    pub fn all_workers(&self) -> String {
+        format!("$KV.{}_workers.*", self.prefix)
     }
 
     /// The subject under which the server republishes each stored change of a record.
@@ -398,6 +479,12 @@ impl Names {
         format!("$KV.{}_scheduled_jobs.{schedule}", self.prefix)
     }
 
+    /// The keys of all schedules.
+    #[must_use]
+    pub fn all_schedules(&self) -> String {
+        format!("$KV.{}_scheduled_jobs.*", self.prefix)
+    }
+
     /// The schedule of a key. `None` if the key is not a schedule's.
     #[must_use]
     pub fn schedule_of_key(&self, key: &str) -> Option<ScheduleId> {
@@ -428,6 +515,12 @@ impl Names {
     #[must_use]
     pub fn scheduler(&self, process: &JobId) -> String {
         format!("$KV.{}.{process}", self.schedulers_bucket())
+    }
+
+    /// The subjects of the heartbeats of all schedulers.
+    #[must_use]
+    pub fn all_schedulers(&self) -> String {
+        format!("$KV.{}.*", self.schedulers_bucket())
     }
 
     /// The bucket of the schedulers' leader lease.

@@ -490,6 +490,27 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "nats-config",
+        &[
+            (
+                "Print the users for a queue, with passwords from nats-server's environment",
+                "naq nats-config --queue build",
+            ),
+            (
+                "Write them with key pairs, and settings for each role, into a folder",
+                "naq nats-config --queue build --nkeys --out fleet",
+            ),
+            (
+                "Print a producer that reads nothing",
+                "naq nats-config --queue build --role producer --publish-only",
+            ),
+            (
+                "Print accounts for two tenants",
+                "naq nats-config --queue build --tenant acme --tenant globex",
+            ),
+        ],
+    ),
+    (
         "config",
         &[
             ("Print the settings", "naq config"),

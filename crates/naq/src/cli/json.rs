@@ -5,6 +5,7 @@
 //! prints the schema, which is checked in as `schemas/output.v1.json`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -568,6 +569,36 @@ pub(super) struct Version<'a> {
     pub(super) tzdata_place: String,
 }
 
+/// The users of nats-server's configuration.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "nats_config")]
+pub(super) struct NatsConfig {
+    /// The configuration. Absent if it was written to a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) config: Option<String>,
+    /// The files that were written.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// Whether a user may do what its role needs, or must not do.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "permission_check")]
+pub(super) struct PermissionCheck<'a> {
+    /// The user's role.
+    pub(super) role: &'a str,
+    /// The tenant. Absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tenant: Option<&'a str>,
+    /// What the role does, or must not do.
+    pub(super) operation: &'a str,
+    /// allowed or denied: what the role needs.
+    pub(super) expected: &'a str,
+    /// allowed or denied: what the server says.
+    pub(super) found: &'a str,
+    /// The subjects about which the server says something else than the role needs.
+    pub(super) subjects: Vec<&'a str>,
+}
+
 /// One measurement. The other fields depend on what was measured.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "measurement")]
@@ -581,7 +612,7 @@ pub(super) struct Measurement<'a> {
 /// objects, each under its name in `$defs`.
 pub(super) fn schema() -> String {
     let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
-    let kinds = [
+    let kinds = vec![
         generator.subschema_for::<ErrorReport>(),
         generator.subschema_for::<NoteReport>(),
         generator.subschema_for::<JobSummary>(),
@@ -611,6 +642,8 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<ServerProgram>(),
         generator.subschema_for::<ServerStopped>(),
         generator.subschema_for::<LayoutReport<'_>>(),
+        generator.subschema_for::<NatsConfig>(),
+        generator.subschema_for::<PermissionCheck<'_>>(),
         generator.subschema_for::<Version>(),
         generator.subschema_for::<Measurement>(),
     ];

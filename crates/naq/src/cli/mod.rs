@@ -29,6 +29,7 @@ mod json;
 mod log_file;
 mod logs;
 mod man;
+mod nats_config;
 mod progress;
 mod purge;
 mod queue;
@@ -145,6 +146,12 @@ enum Verb {
     Dev(dev::Args),
     /// Start, stop or inspect the managed local nats-server
     Server(server::Args),
+    /// Print the users of nats-server's configuration, with the permissions of each role
+    ///
+    /// Each part of naq gets a user that may do what its role needs on these queues. Producers get an
+    /// account of their own. With --out, writes the configuration and each user's credentials and settings
+    /// into a folder, which nobody else can read.
+    NatsConfig(nats_config::Args),
     /// Print every setting, its value and where it comes from, or trust a naq.toml
     Config(config::Args),
     /// Print the coming times of a cron expression, or explain it
@@ -383,6 +390,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Scheduler(args) => scheduler::run(session, args).await,
         Verb::Dev(args) => dev::run(session, args).await,
         Verb::Server(args) => server::run(session, args).await,
+        Verb::NatsConfig(args) => nats_config::run(session, args).await,
         Verb::Config(args) => config::run(session, &args),
         Verb::Bench(args) => bench::run(session, args).await,
         Verb::Cron(_)

@@ -1,6 +1,6 @@
 //! What every verb needs first: settings, the log, and the connection to NATS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -157,6 +157,12 @@ impl Session {
             arguments: global.arguments(),
             _log_file: None,
         })
+    }
+
+    /// The settings of a file and of this process's environment.
+    pub(super) fn settings_of(&self, file: &Path) -> Result<Resolved, Failure> {
+        let flags = Flags::default().with_config_file(Some(file.to_owned()));
+        Ok(config::load(&self.env, &flags)?)
     }
 
     pub(super) fn settings(&self) -> &Settings {
