@@ -24,6 +24,7 @@ const MEASURES: &str = "bench";
 
 /// What the examples speak of: files, jobs, queues and schedules.
 const FIXTURE: &str = r#"set -e
+echo 'log_level = "info"' > naq.toml
 printf '#!/bin/sh\necho backed up\n' > backup.sh; chmod +x backup.sh; touch Makefile
 printf 'test:\n\t@true\n' > Makefile
 echo '{"command": "true"}' > jobs.ndjson
