@@ -39,8 +39,12 @@ impl Disk {
         }
         let refused = |error: nix::Error| format!("no mount namespace of its own: {error}");
         unshare(CloneFlags::CLONE_NEWNS).map_err(refused)?;
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(refused)?;
+        // Away from the machine's mounts. Then shared with the namespaces of jobs: they unmount the disk
+        // with this one, as on a machine with systemd. The old file system would live on in theirs.
+        for sharing in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+            let flags = MsFlags::MS_REC | sharing;
+            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(refused)?;
+        }
         let folder = tempfile::Builder::new()
             .prefix("naq-disk-")
             .tempdir()
