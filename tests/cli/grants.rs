@@ -154,6 +154,18 @@ fn a_job_that_may_enqueue_and_not_read_learns_the_id_of_what_it_enqueued() {
 }
 
 #[test]
+fn verbs_that_run_jobs_refuse_inside_a_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["q"]).arg("--grant=enqueue,read").spawn();
+    for verb in ["run -- true", "worker", "scheduler", "dev"] {
+        let printed = naq.run_in_job("q", &format!("timeout 20 $NAQ {verb}; echo \"exit $?\""));
+        assert!(printed.starts_with("exit 3\n"), "{verb}: {printed}");
+        assert!(printed.contains("which a job does not have"), "{printed}");
+    }
+}
+
+#[test]
 fn jobs_of_dev_and_run_use_naq_without_a_flag() {
     let server = TestServer::start();
     let naq = Naq::new(&server);

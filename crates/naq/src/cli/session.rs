@@ -243,10 +243,16 @@ impl Session {
     /// Returns an error if neither exists, and inside a job that has not been given a connection of its own, whatever server
     /// happens to run on this machine: it would be another one than its worker's.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
-        if self.job_socket().is_some() {
-            return Err(not_in_a_job("this verb"));
-        }
+        self.check_not_in_a_job()?;
         Ok(Client::from_settings(&self.resolved).await?)
+    }
+
+    /// Returns an error inside a job that has not been given a connection of its own.
+    fn check_not_in_a_job(&self) -> Result<(), Failure> {
+        match self.job_socket() {
+            Some(_) => Err(not_in_a_job("this verb")),
+            None => Ok(()),
+        }
     }
 
     /// The socket of the worker, if this process belongs to a job and nothing says where NATS is.
@@ -273,6 +279,7 @@ impl Session {
         &self,
         stopped: impl Future<Output = ()>,
     ) -> Result<Option<Client>, Failure> {
+        self.check_not_in_a_job()?;
         let is_bounded = !matches!(self.resolved.source("connect_timeout"), Source::Default);
         let deadline = is_bounded.then(|| Instant::now() + self.settings().connect_timeout);
         let mut stopped = pin!(stopped);
@@ -325,6 +332,7 @@ impl Session {
         &self,
         options: &local_server::ServerConfig,
     ) -> Result<(Client, ManagedServer), Failure> {
+        self.check_not_in_a_job()?;
         let managed = local_server::ensure(options).await?;
         let connect = self.settings().managed_server_options(managed.state());
         let client = match Client::connect(connect).await {
