@@ -277,29 +277,11 @@ fn each_denial_of_a_role_ends_at_once_with_its_user_and_subject() {
         ),
         (
             "no_next",
-            &["workers"],
-            "$JS.API.CONSUMER.MSG.NEXT.KV_naq_workers.",
-        ),
-        (
-            "no_next",
             &["schedules"],
             "$JS.API.CONSUMER.MSG.NEXT.KV_naq_scheduled_jobs.",
         ),
     ] {
-        if verb == ["workers"] {
-            // a worker's heartbeat, so that there is something to read
-            let worker = denying.cli("admin", &["worker", "build"]).follow();
-            eventually("the worker is listed", || {
-                !denying
-                    .run("admin", &["workers", "--json"])
-                    .stdout
-                    .is_empty()
-            });
-            denying.denied(user, verb, subject);
-            assert!(worker.stop().success());
-        } else {
-            denying.denied(user, verb, subject);
-        }
+        denying.denied(user, verb, subject);
     }
     // A scheduler that may not read its schedules says so at once, and not that nobody answers.
     let scheduler = denying.cli("no_next", &["scheduler"]).follow();
