@@ -18,7 +18,7 @@ use crate::error::{EnvelopeError, RejectReason};
 use crate::text::excerpt;
 use crate::unknown_fields::FieldName;
 
-/// The most values in an envelope besides those in [`RAW_FIELDS`] and in unknown fields: arguments,
+/// The most values in an envelope besides those in `input`, in `meta` and in unknown fields: arguments,
 /// variables, dependencies and so on, with the fields themselves. It is more than a job needs, and what
 /// so many take in memory is bearable.
 pub const VALUES_MAX: usize = 100_000;
