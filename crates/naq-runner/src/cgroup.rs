@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+
+use super::send_signal::send_signals;
 
 /// Prefix of the folder of a worker.
 const WORKER_PREFIX: &str = "naq-worker-";
@@ -123,12 +124,15 @@ pub(super) fn mount_point() -> io::Result<PathBuf> {
 
 /// The v2 group of a process. `process` is a name in `/proc`.
 pub(super) fn group_of(mount: &Path, process: &str) -> io::Result<PathBuf> {
+    Ok(mount.join(group_below_mount(process)?))
+}
+
+/// The group of a process, as a path below the mount point.
+fn group_below_mount(process: &str) -> io::Result<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
-    let group = groups
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .ok_or_else(|| io::Error::other("this process is in no v2 control group"))?;
-    Ok(mount.join(group))
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = group.ok_or_else(|| io::Error::other("this process is in no v2 control group"))?;
+    Ok(group.into())
 }
 
 /// The group in which to create others: the parent of the leaf if this process is
@@ -385,10 +389,16 @@ impl Cgroup {
     /// Sends TERM to every process, and CONT so that stopped ones receive it.
     pub(super) fn terminate(&self) {
         for pid in self.processes() {
-            let pid = Pid::from_raw(pid);
-            let _ = kill(pid, Signal::SIGTERM);
-            let _ = kill(pid, Signal::SIGCONT);
+            send_signals(pid, &[Signal::SIGTERM, Signal::SIGCONT], || {
+                self.has_process(pid)
+            });
         }
+    }
+
+    /// Whether a process is in this group.
+    fn has_process(&self, pid: i32) -> bool {
+        let group = group_below_mount(&pid.to_string()).unwrap_or_default();
+        !group.as_os_str().is_empty() && self.path.ends_with(group)
     }
 
     /// Kills every process, including those that are being forked.

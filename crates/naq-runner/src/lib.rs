@@ -45,6 +45,7 @@ mod read_pipes;
 mod reap_orphans;
 mod removal;
 mod scratch;
+mod send_signal;
 mod spawn_limit;
 mod spawner;
 mod spawner_process;

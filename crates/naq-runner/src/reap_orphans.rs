@@ -5,11 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getsid};
 
-use super::spawner::descendants::children;
+use super::spawner::descendants::{children, kill_family};
 
 /// How long to wait until the orphans are gone.
 const KILL_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -31,10 +30,7 @@ pub(super) fn kill_all(preexisting_children: &[i32]) {
                 continue;
             }
             found = true;
-            for below in children(pid) {
-                let _ = kill(Pid::from_raw(below), Signal::SIGKILL);
-            }
-            let _ = kill(id, Signal::SIGKILL);
+            kill_family(pid);
             let _ = waitpid(id, Some(WaitPidFlag::WNOHANG));
         }
         if !found {

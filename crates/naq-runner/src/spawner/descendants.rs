@@ -5,23 +5,56 @@
 
 use std::fs;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+
+use super::super::send_signal::send_signals;
 
 /// Maximum number of rounds. If the tree still grows, the caller's next attempt
 /// continues.
 const STOP_ROUNDS_MAX: usize = 64;
 
+/// A process, and the one in whose list of children it was.
+#[derive(Clone, Copy)]
+struct Descendant {
+    pid: i32,
+    parent: i32,
+}
+
+impl Descendant {
+    /// Sends signals, unless the number belongs to another process by now. Once its parent has ended, it
+    /// is a child of this process.
+    fn signal(self, signals: &[Signal]) {
+        send_signals(self.pid, signals, || {
+            let parent = stat_field(self.pid, 1);
+            parent == Some(self.parent) || parent == Some(own_pid())
+        });
+    }
+}
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
 /// All live descendants of this process.
 pub(super) fn list() -> Vec<i32> {
-    with_descendants(children(std::process::id() as i32))
+    let all = all().into_iter();
+    all.map(|descendant| descendant.pid).collect()
+}
+
+fn all() -> Vec<Descendant> {
+    with_descendants(children_of(own_pid()))
+}
+
+fn children_of(parent: i32) -> Vec<Descendant> {
+    let children = children(parent).into_iter();
+    children.map(|pid| Descendant { pid, parent }).collect()
 }
 
 /// These processes and all their live descendants.
-fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
+fn with_descendants(mut found: Vec<Descendant>) -> Vec<Descendant> {
     let mut at = 0;
     while at < found.len() {
-        let below = children(found[at]);
+        let below = children_of(found[at].pid);
         found.extend(below);
         at += 1;
     }
@@ -30,32 +63,46 @@ fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
 
 /// Sends TERM to every descendant, and CONT so that stopped ones receive it.
 pub(super) fn terminate() {
-    for pid in list() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    for descendant in all() {
+        descendant.signal(&[Signal::SIGTERM, Signal::SIGCONT]);
     }
 }
 
 /// Kills every descendant.
 pub(super) fn kill_all() {
-    stop_and_kill(list);
+    stop_and_kill(all);
 }
 
 /// Kills these processes, which are children of this one, and their descendants.
 pub(super) fn kill_trees(roots: &[i32]) {
-    stop_and_kill(|| with_descendants(roots.to_vec()));
+    let parent = own_pid();
+    stop_and_kill(|| {
+        let roots = roots.iter().map(|&pid| Descendant { pid, parent });
+        with_descendants(roots.collect())
+    });
+}
+
+/// Kills this process and its children, if it is a child of this one.
+pub(crate) fn kill_family(pid: i32) {
+    let head = Descendant {
+        pid,
+        parent: own_pid(),
+    };
+    for member in children_of(pid).into_iter().chain([head]) {
+        member.signal(&[Signal::SIGKILL]);
+    }
 }
 
 /// Kills the listed processes. Stops all of them first, in rounds until no new one
 /// appears, since a stopped process cannot fork.
-fn stop_and_kill(list: impl Fn() -> Vec<i32>) {
+fn stop_and_kill(list: impl Fn() -> Vec<Descendant>) {
     let mut stopped = Vec::new();
     for _ in 0..STOP_ROUNDS_MAX {
         let mut grew = false;
-        for pid in list() {
-            if !stopped.contains(&pid) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
-                stopped.push(pid);
+        for descendant in list() {
+            if !stopped.contains(&descendant.pid) {
+                descendant.signal(&[Signal::SIGSTOP]);
+                stopped.push(descendant.pid);
                 grew = true;
             }
         }
@@ -63,9 +110,8 @@ fn stop_and_kill(list: impl Fn() -> Vec<i32>) {
             break;
         }
     }
-    // Listed again: a process id may meanwhile belong to an unrelated process.
-    for pid in list() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for descendant in list() {
+        descendant.signal(&[Signal::SIGKILL]);
     }
 }
 
@@ -110,4 +156,49 @@ pub(crate) fn stat_field(pid: i32, field: usize) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(field)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process, and the id of its child.
+    fn family() -> (Child, i32) {
+        #[expect(clippy::disallowed_methods, reason = "processes to signal")]
+        let mut head = Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut printed = BufReader::new(head.stdout.take().unwrap());
+        printed.read_line(&mut line).unwrap();
+        (head, line.trim().parse().unwrap())
+    }
+
+    /// Whether a process runs, and is not one that only waits for its parent.
+    fn runs(pid: i32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')')
+            .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    }
+
+    #[test]
+    fn a_process_id_that_belongs_to_another_process_by_now_gets_no_signal() {
+        let (mut head, pid) = family();
+        let parent = head.id() as i32;
+        // the list was of another parent's children
+        Descendant { pid, parent: 1 }.signal(&[Signal::SIGKILL]);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(runs(pid));
+        Descendant { pid, parent }.signal(&[Signal::SIGKILL]);
+        while runs(pid) {
+            std::thread::yield_now();
+        }
+        head.kill().unwrap();
+        head.wait().unwrap();
+    }
 }

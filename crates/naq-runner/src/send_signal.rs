@@ -1,0 +1,48 @@
+//! Signals to processes that were found in a list. Between the list and the signal a process can end, and
+//! its number can go to another one: a job that forks without end uses up all numbers in a second. So the
+//! process is held by a descriptor, and compared with what was listed, before it gets the signal.
+
+use std::os::fd::OwnedFd;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+/// Sends signals to a process if `is_listed` still holds of it. A process that has ended gets none.
+pub(super) fn send_signals(pid: i32, signals: &[Signal], is_listed: impl FnOnce() -> bool) {
+    let Some(process) = open(pid) else { return };
+    if !is_listed() {
+        return;
+    }
+    for signal in signals {
+        match &process {
+            Process::Held(descriptor) => {
+                let signal = rustix::process::Signal::from_named_raw(*signal as i32);
+                if let Some(signal) = signal {
+                    let _ = pidfd_send_signal(descriptor, signal);
+                }
+            }
+            Process::Number(pid) => {
+                let _ = kill(*pid, *signal);
+            }
+        }
+    }
+}
+
+enum Process {
+    /// A descriptor, which never stands for another process.
+    Held(OwnedFd),
+    /// A number, where there is no descriptor to have.
+    Number(Pid),
+}
+
+/// `None` if the process has ended.
+fn open(pid: i32) -> Option<Process> {
+    let number = rustix::process::Pid::from_raw(pid)?;
+    match pidfd_open(number, PidfdFlags::empty()) {
+        Ok(descriptor) => Some(Process::Held(descriptor)),
+        Err(rustix::io::Errno::SRCH) => None,
+        // A kernel before 5.3, or no free descriptor: a kill must not fail for that.
+        Err(_) => Some(Process::Number(Pid::from_raw(pid))),
+    }
+}
