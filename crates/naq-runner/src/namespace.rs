@@ -148,9 +148,10 @@ impl Namespace {
         self.root.as_raw_fd()
     }
 
-    /// The process id of the first process, outside of the namespace.
-    pub(super) fn init(&self) -> i32 {
-        self.init
+    /// The process id of the first process, outside of the namespace. `None` once that process was
+    /// reaped: its process id may belong to another one.
+    pub(super) fn init(&self) -> Option<i32> {
+        (!self.ended).then_some(self.init)
     }
 
     /// Sends TERM to every process, and CONT so that stopped ones receive it.

@@ -272,9 +272,15 @@ impl Job {
             }
     }
 
-    /// The first process of the job's namespace.
+    /// Whether this is the job's first process. Once that is reaped, its process id may belong to
+    /// another child of this spawner, while the rest of the tree still runs.
+    pub(super) fn has_first(&self, pid: i32) -> bool {
+        self.exit.is_none() && self.pid == pid
+    }
+
+    /// The first process of the job's namespace. `None` once it was reaped.
     pub(super) fn init(&self) -> Option<i32> {
-        self.tree.namespace.as_ref().map(Namespace::init)
+        self.tree.namespace.as_ref().and_then(Namespace::init)
     }
 
     /// The first process of the job's namespace was reaped, so the namespace is gone.

@@ -161,7 +161,8 @@ impl Launcher {
 
     /// The first process of an unused namespace was reaped.
     pub(super) fn init_ended(&mut self, pid: i32) {
-        if let Some(at) = self.free_namespaces.iter().position(|n| n.init() == pid) {
+        let mut free = self.free_namespaces.iter();
+        if let Some(at) = free.position(|n| n.init() == Some(pid)) {
             self.free_namespaces.swap_remove(at).mark_ended();
         }
     }
@@ -177,8 +178,8 @@ impl Launcher {
         }
         let free = &self.free_namespaces;
         let is_first = |pid: i32| {
-            let is_job = |job: &Job| job.pid == pid || job.init() == Some(pid);
-            jobs.iter().any(is_job) || free.iter().any(|n| n.init() == pid)
+            let is_job = |job: &Job| job.has_first(pid) || job.init() == Some(pid);
+            jobs.iter().any(is_job) || free.iter().any(|n| n.init() == Some(pid))
         };
         let children: Vec<i32> = match self.children.as_mut().map(Children::pids) {
             Some(Ok(pids)) => pids.filter(|pid| !is_first(*pid)).collect(),

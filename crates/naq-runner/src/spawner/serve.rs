@@ -454,7 +454,7 @@ impl Spawner {
             match reap() {
                 Reap::One(reaped) => {
                     // Other processes are orphans that this spawner adopted.
-                    if let Some(job) = self.jobs.iter_mut().find(|job| job.pid == reaped.pid) {
+                    if let Some(job) = self.jobs.iter_mut().find(|job| job.has_first(reaped.pid)) {
                         job.on_exit(reaped, now);
                     } else if self.launcher.has_namespaces() {
                         self.init_ended(reaped.pid);
