@@ -100,6 +100,12 @@ impl Bench {
 }
 
 pub(super) fn options(folder: &Path) -> RunnerConfig {
+    // A test that fails shows why a spawner was ended.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_test_writer()
+        .try_init();
     let mut options = RunnerConfig::new(4);
     // Another path if this process runs as a user that cannot reach the original.
     #[expect(

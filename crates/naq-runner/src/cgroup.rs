@@ -68,8 +68,8 @@ impl WorkerCgroup {
                 continue;
             };
             if !path.join("cgroup.kill").exists() {
-                let _ = fs::remove_dir(&path);
-                if taken < 1000 && !path.exists() && own.join("cgroup.procs").exists() {
+                // If it is gone already, another starting worker has removed it.
+                if fs::remove_dir(&path).is_ok() || taken >= 1000 {
                     return Err(io::Error::other("this kernel has no cgroup.kill"));
                 }
                 continue;
@@ -217,7 +217,9 @@ fn remove_stale_cgroups(own: &Path) {
         let Ok(file) = File::open(entry.path()) else {
             continue;
         };
-        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+        // Locked until it is removed: otherwise a starting worker could lock its new folder meanwhile
+        // and lose it with all that it has started there.
+        if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             let _ = kill_and_remove(&entry.path());
         }
     }
