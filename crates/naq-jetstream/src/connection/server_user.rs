@@ -73,6 +73,8 @@ enum Owner {
     Other(u32),
     /// The kernel lists no such connection: it leads to another machine or another network namespace.
     Unknown,
+    /// This process lacks what it needs to look, such as a descriptor.
+    NotLookedUp,
 }
 
 impl ServerUsers {
@@ -110,6 +112,7 @@ impl ServerUsers {
             match self.owner(address) {
                 Owner::Allowed => is_any_known = true,
                 Owner::Other(uid) => return Err(self.refuse(address, Some(uid))),
+                Owner::NotLookedUp => return Err(self.refuse(address, None)),
                 Owner::Unknown if self.is_own => return Err(self.refuse(address, None)),
                 Owner::Unknown if address.ip().is_loopback() => unknown.push(address),
                 // on another machine
@@ -147,11 +150,13 @@ impl ServerUsers {
 
     fn owner(&self, address: SocketAddr) -> Owner {
         // the socket is listed by its own address family, which may differ from the client's
-        let sockets = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-            .iter()
-            .filter_map(|table| std::fs::read_to_string(table).ok());
         let mut owner = Owner::Unknown;
-        for table in sockets {
+        for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+            let table = match std::fs::read_to_string(path) {
+                Ok(table) => table,
+                Err(error) if is_absent(&error) => continue,
+                Err(_) => return Owner::NotLookedUp,
+            };
             for uid in owners(&table, address) {
                 if !self.allows(uid) {
                     return Owner::Other(uid);
@@ -178,6 +183,12 @@ impl ServerUsers {
             })
         }
     }
+}
+
+/// Whether a table of the kernel does not exist, or is closed to this process for good.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 #[cfg(unix)]
@@ -303,6 +314,21 @@ mod tests {
             let (_server, _) = listener.accept().unwrap();
             client.write_all(b"x").unwrap();
             assert_eq!(users.owner(address), Owner::Allowed, "{listen}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_table_that_cannot_be_read_for_now_is_not_absent() {
+        use rustix::io::Errno;
+        for (errno, absent) in [
+            (Errno::NOENT, true),
+            (Errno::ACCESS, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOMEM, false),
+        ] {
+            assert_eq!(is_absent(&errno.into()), absent, "{errno}");
         }
     }
 
