@@ -35,6 +35,13 @@ pub(super) struct Args {
     wait: bool,
 }
 
+impl Args {
+    /// Whether this waits for jobs to end, however long they run.
+    pub(super) fn is_endless(&self) -> bool {
+        self.wait
+    }
+}
+
 /// Jobs read at once if a filter selects them.
 const PAGE_JOBS: usize = 500;
 

@@ -324,6 +324,8 @@ fn time_limit(verb: &Verb) -> Option<Duration> {
         | Verb::Dev(_)
         | Verb::Server(_)
         | Verb::Bench(_) => true,
+        Verb::Result(args) => args.is_endless(),
+        Verb::Cancel(args) => args.is_endless(),
         Verb::Jobs(args) => args.is_endless(),
         Verb::Scheduler(args) => args.is_endless(),
         _ => false,

@@ -26,6 +26,13 @@ pub(super) struct Args {
     full: FullOption,
 }
 
+impl Args {
+    /// Whether this waits for jobs to end, however long they run.
+    pub(super) fn is_endless(&self) -> bool {
+        self.wait
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let job_id = JobId::new(&args.id)?;
     let client = session.job_reader().await?;
