@@ -139,12 +139,16 @@ const DENIED: &[&str] = &[
 /// Whether a job may not set this variable. `allow` lists the exceptions of the
 /// worker: names, or prefixes followed by `*`.
 pub fn is_env_denied(name: &str, allow: &[String]) -> bool {
-    DENIED.iter().any(|pattern| matches(pattern, name))
-        && !allow.iter().any(|pattern| matches(pattern, name))
+    DENIED
+        .iter()
+        .any(|pattern| matches_env_pattern(pattern, name))
+        && !allow
+            .iter()
+            .any(|pattern| matches_env_pattern(pattern, name))
 }
 
-/// Whether a name is this one, or begins with what is before a final `*`.
-fn matches(pattern: &str, name: &str) -> bool {
+/// Whether the name of a variable is this one, or begins with what is before a final `*`.
+pub fn matches_env_pattern(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => name == pattern,

@@ -69,7 +69,7 @@ pub use completion::{
     Captured, Completion, SpawnFailure, StopCause, StopReason, Termination, Usage,
 };
 pub use control::ControlMessage;
-pub use env_policy::is_env_denied;
+pub use env_policy::{is_env_denied, matches_env_pattern};
 pub use error::RunnerError;
 pub use job_handle::JobHandle;
 pub use landlock::{FileAccess, LandlockError};

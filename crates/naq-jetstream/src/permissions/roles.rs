@@ -187,6 +187,12 @@ impl Subjects<'_> {
         self.of_streams(request, &self.queue_streams())
     }
 
+    /// Reads single messages of the queues and of these streams.
+    fn message_reads(&self, shared: &[String]) -> Vec<String> {
+        let streams = [self.queue_streams().as_slice(), shared].concat();
+        self.of_streams("STREAM.MSG.GET", &streams)
+    }
+
     fn queue_streams(&self) -> Vec<String> {
         let queues = self.queues.iter();
         queues.map(|queue| self.names.queue_stream(queue)).collect()
@@ -341,19 +347,12 @@ impl Subjects<'_> {
             ),
             writing(
                 "read records, slots and messages",
-                self.of_streams(
-                    "STREAM.MSG.GET",
-                    &[
-                        self.queue_streams(),
-                        vec![
-                            Self::bucket(names.results_bucket()),
-                            Self::bucket(names.slots_bucket()),
-                            requires.clone(),
-                            names.files_stream(),
-                        ],
-                    ]
-                    .concat(),
-                ),
+                self.message_reads(&[
+                    Self::bucket(names.results_bucket()),
+                    Self::bucket(names.slots_bucket()),
+                    requires.clone(),
+                    names.files_stream(),
+                ]),
             ),
             writing(
                 "put jobs back, delay, route and remove them",
@@ -478,20 +477,13 @@ impl Subjects<'_> {
                 [
                     vec![names.all_records(), names.all_slots()],
                     self.of_each_queue(|queue| names.dead_letters_in(queue)),
-                    self.of_streams(
-                        "STREAM.MSG.GET",
-                        &[
-                            self.queue_streams(),
-                            vec![
-                                Self::bucket(names.results_bucket()),
-                                Self::bucket(names.slots_bucket()),
-                                Self::bucket(names.workers_bucket()),
-                                Self::bucket(names.dependents_bucket()),
-                                names.files_stream(),
-                            ],
-                        ]
-                        .concat(),
-                    ),
+                    self.message_reads(&[
+                        Self::bucket(names.results_bucket()),
+                        Self::bucket(names.slots_bucket()),
+                        Self::bucket(names.workers_bucket()),
+                        Self::bucket(names.dependents_bucket()),
+                        names.files_stream(),
+                    ]),
                     self.removals(),
                 ]
                 .concat(),

@@ -21,7 +21,9 @@ use crate::cli::worker_options::WorkerOptions;
 use naq_client::{JobFilter, RecordChangeConsumer, RecordChangeDelivery};
 use naq_core::ExponentialBackoff;
 use naq_protocol::Record;
-use naq_runner::{Captured, Command, Program, Runner, Stdin, StopCause, Termination};
+use naq_runner::{
+    Captured, Command, Program, Runner, Stdin, StopCause, Termination, matches_env_pattern,
+};
 
 /// Pauses before a failed action is retried for the same change.
 const RETRY_BACKOFF: ExponentialBackoff =
@@ -258,7 +260,10 @@ impl Hook {
                     // secrets, which every process of its user can read in /proc.
                     environment: session
                         .environment()
-                        .filter(|(name, _)| is_selected(&options.env, name))
+                        .filter(|(name, _)| {
+                            let mut patterns = options.env.iter();
+                            patterns.any(|pattern| matches_env_pattern(pattern, name))
+                        })
                         .map(|(name, value)| (name.to_owned(), value.to_owned()))
                         .collect(),
                     timeout: options.timeout,
@@ -319,16 +324,6 @@ impl Hook {
             }
         }
     }
-}
-
-/// Whether a name is among the patterns: names, or prefixes followed by `*`.
-fn is_selected(patterns: &[String], name: &str) -> bool {
-    patterns
-        .iter()
-        .any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => name == pattern,
-        })
 }
 
 /// The variables that describe the change to the command, which reads the record on its standard
