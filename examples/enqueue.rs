@@ -1,7 +1,7 @@
 //! Enqueues a job and waits for its outcome.
 //!
 //!     cargo run -p naq-client --example enqueue                                   # as `naq` connects
-//!     cargo run -p naq-client --example enqueue -- nats://127.0.0.1:4222 [TOKEN]
+//!     cargo run -p naq-client --example enqueue -- nats://nats.example.com:4222 [TOKEN]
 //!
 //! Needs a worker of the queue `default`: `naq worker default`.
 

@@ -12,7 +12,7 @@ use super::events::path;
 use crate::harness::naq::{FollowedCli, Naq, eventually, id};
 use crate::harness::nats::{TEST_TIMEOUT, TestServer};
 
-/// `naq events` with something to do, standing.
+/// Starts `naq events` with something to do, and waits until it is ready.
 fn hook(naq: &Naq, args: &[&str]) -> FollowedCli {
     let followed = naq
         .cli([&["events"], args].concat())
@@ -138,7 +138,7 @@ fn a_command_that_was_cut_off_is_run_again() {
 }
 
 /// Changes after a power cut may have the revisions of changes that were lost: what ran for those must not
-/// count as having run for these, and a consumer that waits for later ones hears nothing.
+/// count as having run for these, and a consumer that waits for later ones receives nothing.
 #[test]
 fn a_command_does_not_wait_for_changes_that_the_server_has_lost() {
     let mut server = TestServer::start();

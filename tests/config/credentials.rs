@@ -1,4 +1,4 @@
-//! Credentials go only to an address of the same origin.
+//! naq sends credentials only to the address that the same place names.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -56,7 +56,7 @@ fn a_credential_of_the_user_never_goes_to_a_server_that_the_current_folder_names
     let place = Place::new().trusted("nats_url = \"nats://ours\"\ntoken = \"ours\"\n");
     let settings = place.load().unwrap().settings;
     assert_eq!(settings.nats_url.as_deref(), Some("nats://ours"));
-    // A variable that overrides the address takes the credential back.
+    // A variable that overrides the address makes naq send the credential again.
     let place = Place::new()
         .set("NAQ_TOKEN", "mine")
         .set("NAQ_NATS_URL", "nats://mine")
@@ -89,7 +89,7 @@ fn a_credential_belongs_to_the_address_of_its_own_place() {
         .file("home/.config/naq/naq.toml", "nats_url = \"nats://prod\"\n")
         .set("NAQ_TOKEN", "secret");
     assert!(bare.load().is_ok());
-    // Flags and variables are of one mind.
+    // Flags and variables count as one place.
     let variables = Place::new()
         .set("NAQ_NATS_URL", "nats://prod")
         .set("NAQ_TOKEN", "mine");

@@ -91,12 +91,12 @@ fn a_limit_that_nothing_enforces_is_on_the_record_or_refused() {
     naq.cli(["status", record.job_id.as_str()])
         .run()
         .succeeds()
-        .expect_stdout("limits.cpus is not held");
+        .expect_stdout("limits.cpus is not enforced");
     let record = naq.wait_ended(&enqueue("strict"));
     assert_eq!(record.state(), State::Failed, "{record:#?}");
     assert_eq!(record.attempt, 1);
     let error = record.error.unwrap();
-    assert!(error.contains("limits.cpus is not held"), "{error}");
+    assert!(error.contains("limits.cpus is not enforced"), "{error}");
     assert!(lenient.stop().success());
     assert!(strict.stop().success());
 }

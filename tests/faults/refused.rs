@@ -141,7 +141,7 @@ fn blocked_job_with_a_condition_of_a_later_version_fails_with_an_explanation() {
     naq.wait_drained("build");
 }
 
-/// A rejection whose record does not fit a message at first, or never will, is not repeated for ever.
+/// A rejection whose record does not fit a message at first, or never will, is not repeated forever.
 #[test]
 fn rejection_whose_record_does_not_fit_a_message_ends_the_job() {
     let server = with_small_messages();

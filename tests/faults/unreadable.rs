@@ -96,7 +96,7 @@ fn reconcile_ends_the_wait_for_a_job_whose_record_became_unreadable() {
             "{error}"
         );
     }
-    // a message that nobody acknowledges would be redelivered for ever
+    // a message that nobody acknowledges would be redelivered forever
     naq.wait_drained("build");
     naq.assert_jobs_still_run("build");
 }

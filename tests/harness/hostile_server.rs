@@ -14,11 +14,11 @@ pub(crate) enum Harm {
     EndlessInfo,
     /// The first message has no end.
     EndlessMessage,
-    /// Lists have another page for ever, with names of their own.
+    /// A list always has another page, with new names.
     EndlessPages,
-    /// Lists have the same page for ever.
+    /// A list always has another page, which is the same.
     SamePage,
-    /// Buckets have another message for ever.
+    /// A bucket always has another message.
     EndlessBucket,
     /// A read of the next message returns one that was read before.
     Backwards,

@@ -155,7 +155,7 @@ fn worker_that_missed_the_cancel_notification_finds_it_in_the_record() {
     assert_eq!(naq.wait_ended(&id("deaf")).state(), State::Cancelled);
 }
 
-/// To send the request takes no right to write records.
+/// A program may send the request without the right to write records.
 #[test]
 fn a_request_to_cancel_stops_no_job_whose_record_does_not_say_so() {
     let server = TestServer::start();
@@ -179,7 +179,7 @@ fn a_request_to_cancel_stops_no_job_whose_record_does_not_say_so() {
     std::fs::write(&go, "").unwrap();
     let record = naq.wait_ended(&id("victim"));
     assert_eq!(record.state(), State::Succeeded, "{record:#?}");
-    // With the wish on the record the same request stops a job at once.
+    // With `cancel_requested` on the record, the same request stops a job at once.
     naq.enqueue(&["--id", "wanted", "--", "sleep", "1000"]);
     naq.wait_running(&id("wanted"));
     naq.cli(["cancel", "wanted"])

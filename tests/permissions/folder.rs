@@ -49,7 +49,7 @@ fn credentials_are_kept_and_nobody_else_reads_them() {
     naq.file("fleet/worker.nk", "no seed\n");
     let words = ["nats-config", "--out", "fleet", "--nkeys"];
     let done = naq.cli(words).run().exits(1);
-    done.expect_stderr(&["worker.nk", "no NKey seed"]);
+    done.expect_stderr(&["worker.nk", "not an NKey seed"]);
     assert_eq!(read("worker.nk"), "no seed\n");
 }
 

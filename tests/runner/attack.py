@@ -18,7 +18,7 @@ alive = os.path.join(folder, technique + ".alive")
 
 
 def survive():
-    """Does what a process does that wants to live."""
+    """Protects this process from the usual ways to end it."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     open(alive, "w").close()

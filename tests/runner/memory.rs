@@ -230,7 +230,7 @@ async fn a_limit_that_is_not_enforced_is_a_warning() {
             continue;
         }
         let cpus = warnings.next().unwrap();
-        assert!(cpus.starts_with("limits.cpus is not held"), "{cpus}");
+        assert!(cpus.starts_with("limits.cpus is not enforced"), "{cpus}");
         let memory = warnings.next().unwrap();
         assert!(memory.starts_with("limits.memory is watched"), "{memory}");
         assert!(memory.contains("/dev/shm"), "{memory}");

@@ -32,7 +32,7 @@ pub enum ClientError {
     NoServer,
     /// Settings are about NATS, such as credentials, and none is its address. They may be for any
     /// server, and any user of the machine may listen at the default port of NATS.
-    #[error("NATS is configured without an address, so its credentials are not sent anywhere")]
+    #[error("NATS is configured without an address, so naq does not connect")]
     AddressMissing,
     /// The envelope is invalid, so no worker would accept it.
     #[error(transparent)]

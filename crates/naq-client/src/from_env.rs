@@ -25,9 +25,10 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`ClientError::Config`] if a setting is invalid, [`ClientError::EarlierServer`] if an
-    /// earlier version of naq has started the managed local server, [`ClientError::NoServer`] if no setting is about NATS and
-    /// no managed local server runs, [`ClientError::AddressMissing`] if settings are about NATS and
-    /// none is its address, and otherwise the errors of [`Client::connect`].
+    /// earlier version of naq has started the managed local server, [`ClientError::NoServer`] if no
+    /// setting is about NATS and no managed local server runs, [`ClientError::AddressMissing`] if
+    /// settings are about NATS and none is its address, and otherwise the errors of
+    /// [`Client::connect`].
     pub async fn from_env() -> Result<Client, ClientError> {
         let resolved = config::load(&ProcessEnv::read(), &Flags::default())?;
         Client::from_settings(&resolved).await

@@ -320,11 +320,11 @@ impl Envelope {
     /// The names of the fields that this version of naq defines.
     #[must_use]
     pub fn field_names() -> &'static [&'static str] {
-        // Every envelope that is parsed asks for them.
+        // Computed once, since each parse of an envelope needs them.
         static NAMES: OnceLock<&[&str]> = OnceLock::new();
         NAMES.get_or_init(|| {
             let mut names: &[&str] = &[];
-            // Nothing is read, so this is an error whose content says nothing.
+            // This always returns an error, because `FieldNames` contains no value to read.
             let _ = Envelope::deserialize(FieldNames(&mut names));
             names
         })

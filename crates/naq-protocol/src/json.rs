@@ -19,8 +19,8 @@ use crate::text::excerpt;
 use crate::unknown_fields::FieldName;
 
 /// The most values in an envelope besides those in `input`, in `meta` and in unknown fields: arguments,
-/// variables, dependencies and so on, with the fields themselves. It is more than a job needs, and what
-/// so many take in memory is bearable.
+/// variables, dependencies and so on, and the fields themselves. No job needs as many, and so many take
+/// an acceptable amount of memory.
 pub const VALUES_MAX: usize = 100_000;
 
 /// Fields whose value naq keeps as text, however many values it consists of.

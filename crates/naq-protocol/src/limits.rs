@@ -81,7 +81,7 @@ impl ResourceLimits {
     #[must_use]
     pub fn field_names() -> &'static [&'static str] {
         let mut names: &[&str] = &[];
-        // Nothing is read, so this is an error whose content says nothing.
+        // This always returns an error, because `FieldNames` contains no value to read.
         let _ = ResourceLimits::deserialize(FieldNames(&mut names));
         names
     }

@@ -154,7 +154,7 @@ pub struct Completion {
     /// Control messages that [`JobHandle::next_control_message`](super::JobHandle::next_control_message)
     /// has not returned.
     pub control: Vec<ControlMessage>,
-    /// Limits that were not held, and problems with the control channel; their number is bounded.
+    /// Limits that were not enforced, and problems with the control channel; their number is bounded.
     pub warnings: Vec<String>,
     /// Bytes of live output that were dropped because the reader was too slow.
     pub live_dropped_bytes: u64,

@@ -1,5 +1,5 @@
-//! Questions about files that nobody can be sure to get an answer to: on a network file system whose
-//! server is away, a system call may wait for ever.
+//! Looks up files in bounded time: on a network file system whose server is away, a system call may
+//! block forever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, oneshot};
 /// How long a lookup may take.
 const LOOKUP_MAX: Duration = Duration::from_millis(500);
 
-/// Number of lookups at once, those included that will never return. So many threads are lost at most.
+/// Maximum number of lookups at once, including those that will never return, and so of threads that
+/// are lost to them.
 const LOOKUPS_AT_ONCE: usize = 4;
 
 /// Runs lookups on threads of their own, in bounded time. Not on those of the tokio runtime, which
@@ -22,7 +23,7 @@ impl FileLookups {
         FileLookups(Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)))
     }
 
-    /// The answer of a lookup. `None` if there is none in time, or if all threads are stuck.
+    /// The result of a lookup. `None` if it takes too long, or if all threads are stuck.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         lookup: impl FnOnce() -> T + Send + 'static,

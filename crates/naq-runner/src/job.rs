@@ -97,7 +97,7 @@ pub(super) struct Job {
     pub(super) mask: Mask,
     /// Whether no other job may run in its spawner.
     pub(super) alone: bool,
-    /// The limits that are not held, each as a sentence for the completion's warnings.
+    /// The limits that are not enforced, each as a sentence for the completion's warnings.
     pub(super) unheld_limits: Vec<&'static str>,
     /// Whether the completion contains the scratch folder.
     pub(super) keep_scratch: bool,

@@ -214,7 +214,7 @@ impl Runner {
         self.inner.pool.memory_limit
     }
 
-    /// The limits among these that this runner cannot hold, each as a sentence.
+    /// Which of these limits this runner cannot enforce, each as a sentence.
     fn unheld_limits(&self, limits: &ResourceLimits) -> Vec<&'static str> {
         let pool = &self.inner.pool;
         let mut unheld = Vec::new();
@@ -235,8 +235,8 @@ impl Runner {
         is_private.then(|| pool.scratch_dirs.root())
     }
 
-    /// Whether a job that means to can end this process and its spawners, and so outlive them: it
-    /// runs as the same user and sees them. On Linux 6.12 and newer it cannot signal them, but it
+    /// Whether a job can end this process and its spawners on purpose, and so outlive them, because
+    /// it runs as the same user and sees them. On Linux 6.12 and newer it cannot signal them, but it
     /// can still lower their resource limits.
     pub fn can_be_ended_by_jobs(&self) -> bool {
         let options = &self.inner.pool.options;
@@ -256,8 +256,8 @@ impl Runner {
     /// Whether a program of a job would gain rights by its file if the runner did not withhold them.
     /// `cwd` is the job's working directory. `None` means that of the runner.
     ///
-    /// The program is looked up where the job looked it up, which may be a file system that does not
-    /// answer any more. So a thread of its own looks, and after half a second the answer is `false`.
+    /// The program is looked up where the job looked it up, which may be a file system that no longer
+    /// answers. So a separate thread does it, and after half a second the result is `false`.
     pub async fn withholds_rights_of(&self, program: &str, cwd: Option<&Path>) -> bool {
         if !self.withholds_rights() {
             return false;
@@ -362,12 +362,12 @@ impl Runner {
 }
 
 /// Why a job with a limit of processors may use all of them.
-const CPUS_UNHELD: &str = "limits.cpus is not held: this worker's control groups have no `cpu` controller, so the job may use all processors";
+const CPUS_UNHELD: &str = "limits.cpus is not enforced: this worker has no control groups with a `cpu` controller, so the job may use all processors";
 
 /// Why a job with a memory limit may use more.
-const MEMORY_UNHELD: &str = "limits.memory is watched and not enforced: this worker's control groups have no `memory` controller, so the job may use more between two samples, and files in a tmpfs (such as /dev/shm without a namespace) are not counted";
+const MEMORY_UNHELD: &str = "limits.memory is watched and not enforced: this worker has no control groups with a `memory` controller, so the job may use more between two samples, and files in a tmpfs (such as /dev/shm without a namespace) are not counted";
 
-/// The end of a job with a limit that the configuration wants held.
+/// The failure of a job whose limit cannot be enforced, although the configuration requires that.
 fn refuse_limit(unheld: &str) -> SpawnFailure {
     let message = format!("{unheld}; with strict limits, such a job is refused");
     SpawnFailure::new("limits", message, true)
@@ -383,7 +383,7 @@ pub fn make_undumpable() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false).map_err(io::Error::from)
 }
 
-/// Refuses a configuration that no machine, or not this user, can meet.
+/// Refuses a configuration that no machine can meet, or that this user cannot meet.
 fn check_options(options: &RunnerConfig) -> Result<(), RunnerError> {
     if options.concurrency == 0 {
         return Err(RunnerError::NoSlots);

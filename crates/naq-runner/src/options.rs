@@ -38,14 +38,14 @@ pub struct RunnerConfig {
     /// The files that jobs may use, enforced by Landlock. `None` means all files
     /// that their user may use.
     pub files: Option<FileAccess>,
-    /// Folders that are empty for jobs in a namespace: what the worker reads there is not for every job.
-    /// Absolute paths without symbolic links.
+    /// Folders that appear empty to jobs in a namespace, because not every job may read the worker's
+    /// files there. Absolute paths without symbolic links.
     pub hidden_dirs: Vec<PathBuf>,
     /// Whether programs may gain rights when they are executed, by the set-user-ID bit or by file
     /// capabilities. Otherwise jobs run with `no_new_privs`.
     pub allow_setuid: bool,
-    /// Whether a job is refused that has a limit which this machine cannot hold, instead of run with
-    /// a warning in its completion.
+    /// Whether a job whose limit this machine cannot enforce is refused. Otherwise it runs with a
+    /// warning in its completion.
     pub strict_limits: bool,
     /// Whether each job has a `/tmp` of its own, in memory, which needs a containment with a
     /// namespace. Of the `/tmp` of the machine it sees [`RunnerConfig::work_dir`] and the folders that

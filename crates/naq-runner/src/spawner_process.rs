@@ -241,7 +241,7 @@ async fn reap_spawner(pool: &Pool, folder: Option<PathBuf>) {
         {
             tracing::error!(folder = %folder.display(), error = %e, "cannot empty a control group");
         }
-        // Also with a control group, which a process of a root job may have left.
+        // This is needed with a control group too: a process of a root job may have left it.
         reap_orphans::kill_all(&preexisting_children);
     });
     let _ = reaped.await;

@@ -57,7 +57,7 @@ impl SpawnerSetup {
             cgroup_dir: None,
             namespace: containment.has_namespace(),
             private_mounts: PrivateMounts {
-                // Not where the folders of jobs would disappear with it.
+                // A private /dev/shm must not hide the folders of jobs.
                 shm: ![scratch_root, &options.work_dir]
                     .iter()
                     .any(|folder| folder.starts_with(SHM)),

@@ -56,7 +56,7 @@ pub(super) fn keep_one_auth_method(
 #[derive(Debug, Default)]
 pub(super) struct NamedAddresses {
     named: Vec<(Source, Value)>,
-    /// The file in the current folder, which anybody may have written whose work lies there.
+    /// The file in the current folder, whose author may be anybody.
     current_dir: Option<PathBuf>,
 }
 

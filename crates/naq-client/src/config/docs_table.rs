@@ -16,37 +16,37 @@ const INTRODUCTION: &str = "# Settings\n\n\
      drain_timeout = \"1m\"\n\
      ```\n\n\
      A flag overrides a variable, a variable overrides `naq.toml`, and that overrides the default. \
-     naq reads the file that `--config` or `NAQ_CONFIG` names, else `~/.config/naq/naq.toml` and, above \
-     it, `./naq.toml`. An empty variable counts as unset. `naq config` lists every setting with \
-     its value and where the value comes from. `NAQ_TZDIR` is no setting: it names the folder of \
-     [time zones](schedules.md#time-zones).\n\n\
+     naq reads the file that `--config` or `NAQ_CONFIG` names. Without one it reads \
+     `~/.config/naq/naq.toml` and then `./naq.toml`, which overrides it. An empty variable counts as \
+     unset. `naq config` lists every setting with its value and where the value comes from. `NAQ_TZDIR` \
+     is no setting: it names the folder of [time zones](schedules.md#time-zones).\n\n\
      ## Which files naq obeys\n\n\
-     A settings file, or a context, is a regular file of at most 1 MiB that belongs to you or to root, \
+     A settings file or a context must be a regular file of at most 1 MiB that belongs to you or to root, \
      and that nobody else can write to. naq refuses any other.\n\n\
      A `./naq.toml` may have come with what you cloned or unpacked there, and could name a program \
-     to run or a server that gets your jobs. It sets the settings marked ² at once, and others only \
-     after `naq config trust`, which remembers the file as it is: once it has changed, naq refuses it \
-     until you trust it again. `naq config trust --revoke` forgets it. A file that you name by \
-     `--config` or `NAQ_CONFIG` needs no trust.\n\n\
+     to run or a server that gets your jobs. It may set the settings marked ² at once. If it has any \
+     other, naq refuses it until you run `naq config trust`, and again once the file has changed. \
+     `naq config trust --revoke` withdraws the trust. A file that you name by `--config` or `NAQ_CONFIG` \
+     needs no trust.\n\n\
      `HOME`, `XDG_CONFIG_HOME`, `XDG_DATA_HOME` and `XDG_CACHE_HOME` are ignored, with a warning, if \
      they name a folder of another user, as `sudo -E` leaves them: root does not obey your settings, \
      and runs no program of yours.\n\n\
      ## Which NATS\n\n\
      1. The address of `nats_url` or of the `context`.\n\
      2. Without any setting about NATS: the managed local server of this user. `naq run`, `naq dev` \
-     and `naq bench` start it, and every other command refuses to run without it.\n\n\
+     and `naq bench` start it if it does not run; every other command that needs NATS fails then.\n\n\
      naq never uses an address that nobody configured: any user of the machine may listen at the \
      default port of NATS, take envelopes there, and give jobs to workers. So with another setting \
      about NATS (`creds`, `nkey`, `user` and `password`, `token`, `tls_ca`, `tls_cert` and `tls_key`, \
      `inbox_prefix`, `jetstream_domain`) and no address, naq refuses to run.\n\n\
      A server on this machine that is used without TLS must belong to the user of naq, to root, or to a \
-     user of `server_users`, by name (of `/etc/passwd`) or id: that user gets the envelopes, and gives \
-     jobs to the workers. On Linux, naq checks it each time it connects, before it sends anything. \
-     Where the kernel does not show who runs the server, naq warns.\n\n\
-     A credential (`creds`, `nkey`, `user`, `password`, `token`) goes only to an address of the same \
-     origin. One of a file or a context is for the address that the same file or context names; one of a \
-     flag or a variable is for any address but that of a `./naq.toml`, even a trusted one. naq sends it to \
-     no other, and warns: name both in one place.\n\n\
+     user of `server_users`, by name (of `/etc/passwd`) or id: that user receives the envelopes and gives \
+     jobs to the workers. On Linux, naq checks this each time it connects, before it sends anything. \
+     If the kernel does not show who runs the server, naq warns.\n\n\
+     A credential is `creds`, `nkey`, `user`, `password` or `token`. naq sends a credential that a file \
+     or a context sets only to the address that the same file or context names, and one from a flag or a \
+     variable to any address except that of a `./naq.toml`, even a trusted one. It does not send a \
+     credential to any other address, and warns: set both in the same place.\n\n\
      With `tls_ca` or `tls_cert` the connection uses TLS, whatever the scheme of the address, or \
      fails.\n\n\
      ## All settings\n\n\
@@ -73,7 +73,7 @@ pub fn settings_markdown() -> String {
     page.push_str(
         "\n¹ Only for `naq worker` and `naq dev`. A flag of a list or of pairs adds to the value of the other layers \
          instead of overriding it.\n\n\
-         ² Obeyed from `./naq.toml` without trust.\n\n\
+         ² A `./naq.toml` may set it without `naq config trust`.\n\n\
          ## Variables without an effect\n\n\
          These variables of the Python library have no effect any more. `naq config` reports them.\n\n\
          | variable | instead |\n|---|---|\n",

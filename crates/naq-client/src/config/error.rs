@@ -229,7 +229,7 @@ impl fmt::Display for Warning {
                 let path = path.display();
                 write!(
                     out,
-                    "the variable {variable} is ignored: {path} belongs to user id {uid}"
+                    "the variable {variable} is ignored: {path} belongs to user id {uid}; name a folder of your own"
                 )
             }
             Warning::ForeignCredential {
@@ -238,7 +238,7 @@ impl fmt::Display for Warning {
                 address,
             } => write!(
                 out,
-                "{name} ({place}) is not sent: it is not for the address that nats_url ({address}) names; name both in one place"
+                "{name} ({place}) is not sent, because another place sets the address (nats_url, {address}); set both in one place"
             ),
             Warning::ReadableByOthers { path, name } => {
                 let path = path.display();

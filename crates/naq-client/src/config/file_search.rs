@@ -1,4 +1,4 @@
-//! Which files of settings are read, and what the one in the current folder may set.
+//! Finds the settings files, and checks what the one in the current folder may set.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::trust::{self, Trust};
 pub(super) const FILE_NAME: &str = "naq.toml";
 
 /// Reads the files, the lower layer first. A file that is named must exist and is the only one.
-/// Otherwise the user's file is read and `./naq.toml` above it, as far as they exist.
+/// Otherwise these are the user's file and `./naq.toml`, which overrides it, as far as they exist.
 pub(super) fn read(env: &ProcessEnv, flag: Option<&Path>) -> Result<Vec<File>, ConfigError> {
     let by_variable = env
         .variable(CONFIG_FILE_VARIABLE)

@@ -35,7 +35,7 @@ pub struct Resolved {
     pub files: Vec<PathBuf>,
     /// Whether any setting says which NATS to use: an address or a context, but also credentials,
     /// certificates, a prefix of reply subjects or a JetStream domain. Without an address they belong
-    /// to no server, and never to the managed local one, which has a token of its own.
+    /// to no server, and never to the managed local one, which has a key of its own.
     pub nats_configured: bool,
 }
 

@@ -266,7 +266,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_SERVER_USERS",
         SettingKind::List,
         DefaultValue::Text("nats"),
-        "users, besides this one and root, who may run a NATS server on this machine that is used without TLS",
+        "users, apart from this one and root, who may run a NATS server on this machine that is used without TLS",
     ),
     row(
         "connect_timeout",
@@ -452,7 +452,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_ALLOW_ROOT",
         SettingKind::Bool,
         DefaultValue::Text("false"),
-        "let a worker run jobs as root, for everyone who may publish to its queues",
+        "let a worker run jobs as root, although everyone who may publish to its queues is then root",
     )
     .with_flag(FlagScope::Worker, ""),
     row(
@@ -500,7 +500,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_STRICT_LIMITS",
         SettingKind::Bool,
         DefaultValue::Text("false"),
-        "refuse jobs with a limit that this worker cannot hold, instead of a warning on their records",
+        "refuse jobs with a limit that this worker cannot enforce, instead of running them with a warning on the record",
     )
     .with_flag(FlagScope::Worker, ""),
     row(
@@ -508,7 +508,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_PRIVATE_TMP",
         SettingKind::Bool,
         DefaultValue::Text("false"),
-        "give each job a /tmp of its own, in memory, in which it sees its working directory; needs a namespace",
+        "give each job a /tmp of its own, in memory, that also shows its working directory; needs a namespace",
     )
     .with_flag(FlagScope::Worker, ""),
     row(
@@ -516,7 +516,7 @@ pub const SETTINGS: &[Setting] = &[
         "NAQ_SECRETS_DIR",
         SettingKind::Path,
         DefaultValue::None,
-        "folder of secrets, one file per secret; those in a subfolder are for the queue of its name",
+        "folder of secrets, one file per secret; those in a subfolder are only for the queue with its name",
     )
     .with_flag(FlagScope::Worker, "DIR"),
     row(

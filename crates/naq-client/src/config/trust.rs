@@ -1,8 +1,8 @@
 //! Which `./naq.toml` the user trusts: its path and a digest of its text, in a folder of the user.
 //!
 //! A file in the current folder may come with what was cloned or unpacked there. It could name a
-//! program to run, or a server that would get the jobs. So it is obeyed whole only after
-//! `naq config trust`, and only as it was then.
+//! program to run, or a server that would get the jobs. So it may set more than harmless settings
+//! only after `naq config trust`, and only while its text is the same.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Trusting the `naq.toml` of the current folder, and trusting it no longer.
+//! Trusts the `naq.toml` of the current folder, and withdraws the trust.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::trust;
 pub struct TrustedFile {
     /// The file.
     pub path: PathBuf,
-    /// What it sets apart from harmless settings, in the order of its lines.
+    /// The settings of it that are not harmless, in the order of its lines.
     pub settings: Vec<&'static str>,
 }
 
@@ -33,7 +33,7 @@ pub fn trust_current_dir(env: &ProcessEnv) -> Result<Option<TrustedFile>, Config
     }))
 }
 
-/// Trusts the `./naq.toml` of the current folder no longer. Returns whether it was trusted.
+/// Withdraws the trust in the `./naq.toml` of the current folder. Returns whether it was trusted.
 ///
 /// # Errors
 /// Returns [`ConfigError::Write`] if the decision cannot be removed.

@@ -9,7 +9,7 @@ use naq_protocol::{
     Dependency, Envelope, QueueName, Record, State, Timestamp, WorkerInfo, WorkerState,
 };
 
-/// What a job that has not ended waits for. Workers tell it their jobs as an object with the name as
+/// What a job that has not ended waits for. On a worker's socket it is an object with the variant's name as
 /// `cause`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cause", rename_all = "snake_case")]

@@ -33,8 +33,8 @@ impl DialledServer {
         }
     }
 
-    /// Chooses the server of the next attempt: of those with the fewest failures in a row any. `None`
-    /// leaves the first connection to the client, which has only the configured servers then.
+    /// Chooses the server of the next attempt: any of those with the fewest failures in a row. `None`
+    /// lets the client choose for the first connection, when it has only the configured servers.
     pub(super) fn choose(
         &self,
         mut known: Vec<Server>,

@@ -53,7 +53,7 @@ impl Login {
                 .await
                 .map_err(|error| options.invalid(problem(&error), Arc::new(error)))?;
             let (jwt, seed) = parse_credentials(&text).ok_or_else(|| {
-                let reason = "it contains no JWT and seed of a user";
+                let reason = "it does not contain the JWT and the seed of a user";
                 let error = std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
                 options.invalid(problem(&reason), Arc::new(error))
             })?;

@@ -1,4 +1,4 @@
-//! Ends a connection on which a message has no end.
+//! Closes a connection on which a message does not end.
 //!
 //! The client collects the bytes of a message until it is complete, without a bound: a broken or hostile
 //! server would fill the memory of the process.
@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 /// nats-server can be configured for has 64 MiB.
 const INCOMPLETE_BYTES_MAX: u64 = 72 << 20;
 
-/// Time between two looks at the counters. What arrives meanwhile is the rest of the bound.
+/// Time between two checks of the counters. What arrives in between adds to the bound.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Watches a connection for as long as it is kept.

@@ -125,7 +125,7 @@ impl ServerUsers {
         {
             tracing::warn!(
                 %address,
-                "cannot see which user runs the NATS server; it gets the envelopes and its jobs run as this user"
+                "cannot see which user runs the NATS server, which gets the envelopes and whose jobs run as this user; tls:// verifies it"
             );
         }
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -170,7 +170,7 @@ impl Broker {
         loop {
             let (record, revision) = match self.read_record(job).await {
                 Ok(read) => read,
-                // It can be marked by nobody. The dependent is evaluated once more, and fails.
+                // Such a record cannot be marked. The dependent is evaluated once more, and fails.
                 Err(BrokerError::InvalidData(_)) => return Ok(true),
                 Err(error) => return Err(error),
             };

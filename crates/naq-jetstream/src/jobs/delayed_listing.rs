@@ -133,8 +133,9 @@ impl DelayedJobListing {
 }
 
 impl Broker {
-    /// Lists delayed jobs on demand, those of one queue or of all that the user may read, queue by queue in the order in
-    /// which they were stored; after the position of a cursor, if one is given.
+    /// Lists delayed jobs on demand: those of one queue or of all that the user may read, queue by
+    /// queue in the order in which they were stored. Begins after the position of a cursor, if one is
+    /// given.
     ///
     /// # Errors
     /// Returns an error if the server does not answer.

@@ -129,9 +129,9 @@ impl Source {
 }
 
 impl Broker {
-    /// Lists jobs, newest change first. Without a queue in the options, those of all queues that the user
-    /// may read. A job that changes meanwhile may appear twice, or, in a
-    /// listing that continues from a position, not at all.
+    /// Lists jobs, newest change first. Without a queue in the options, these are the jobs of all queues
+    /// that the user may read. A job that changes meanwhile may appear twice, or, in a listing that
+    /// continues from a position, not at all.
     ///
     /// # Errors
     /// Returns an error if the server does not answer.

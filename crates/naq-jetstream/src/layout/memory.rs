@@ -35,7 +35,7 @@ struct Existing {
     created_at: Option<Timestamp>,
 }
 
-/// When a stream was created, as the server says.
+/// When a stream was created, according to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Creation {
     /// The time of the server's clock.
@@ -81,8 +81,9 @@ impl LayoutMemory {
         });
     }
 
-    /// Remembers when a stream was created, as the server has answered to a request of `asked_at`. Returns
-    /// whether it was removed before: this process knew one that is older.
+    /// Remembers when a stream was created, as the server said in reply to a request that was sent at
+    /// `asked_at`. Returns whether a stream that this process had seen before was removed and this is a
+    /// new one.
     pub(crate) fn set_created(&self, stream: &str, creation: Creation, asked_at: Instant) -> bool {
         let mut existing = locked(&self.existing);
         let known = existing.entry(stream.to_owned()).or_insert(Existing {
@@ -106,7 +107,7 @@ impl LayoutMemory {
         }
     }
 
-    /// A lock that one task at a time has while it ensures a stream.
+    /// The lock that a task holds while it ensures a stream.
     pub(crate) fn lock_of(&self, stream: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut ensuring = locked(&self.ensuring);
         Arc::clone(ensuring.entry(stream.to_owned()).or_default())

@@ -297,11 +297,11 @@ impl Broker {
     /// messages on disk and restore them when the stream is created, except for those before its first
     /// sequence.
     ///
-    /// The microseconds at which it was created are a sequence that no stream has reached: none gets a
-    /// message every microsecond. All processes that miss the stream at this moment compute the same number,
-    /// so that none removes what another has stored since. What a process stores in between that has not
-    /// missed the stream is lost. So a stream that is created for the first time keeps its sequences: then
-    /// many processes start at once.
+    /// The new first sequence is the time of creation in microseconds, which no stream has reached: none
+    /// gets a message every microsecond. All processes that had used the removed stream compute the same
+    /// number, so none removes what another has stored since. But if a process has not noticed the
+    /// removal, what it stores in between is lost. So a stream that is created for the first time, when
+    /// many processes may start at once, keeps its sequences.
     async fn raise_sequences(&self, stream: &str, creation: Creation) -> Result<(), BrokerError> {
         if self.last_sequence(stream).await? != 0 {
             return Ok(());

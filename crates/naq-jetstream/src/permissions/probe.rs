@@ -1,8 +1,8 @@
 //! Checks on a running server what its user may do, without doing it.
 //!
-//! The server decides about permissions before it looks at a message. So each probe is one that nothing
-//! acts on: a request whose body is no JSON, which the API refuses, with a header by which a stream refuses
-//! to store it, about a job, worker or consumer that does not exist.
+//! The server checks permissions before it reads a message. So each probe is a message without an effect:
+//! its body is not JSON, so the API refuses it; its header makes a stream refuse to store it; and its
+//! subject names a job, worker or consumer that does not exist.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use naq_protocol::QueueName;
 /// What takes the place of wildcards in probed subjects: an id that no job, worker or consumer has.
 const NOBODY: &str = "naq-permission-probe";
 
-/// How long a probe waits for an answer. Who is allowed gets none from a subject that ignores the probe.
+/// How long a probe waits for an answer. A subject that ignores the probe answers nothing, even if the
+/// probe is allowed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long after an answer a denial of what was sent before it may still arrive.
@@ -49,7 +50,7 @@ pub struct CheckedOperation {
 }
 
 impl CheckedOperation {
-    /// The subjects about which the server does not say what the role needs.
+    /// The subjects on which the server's permission differs from the expected one.
     pub fn wrong(&self) -> impl Iterator<Item = &ProbedSubject> {
         let subjects = self.subjects.iter();
         subjects.filter(|one| one.is_allowed != self.is_needed)

@@ -17,9 +17,9 @@ pub enum Role {
     Api,
 }
 
-/// The text is no role.
+/// The text is not the name of a role.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no role; producer, worker, scheduler, reader, operator and api are")]
+#[error("`{0}` is not a role; the roles are producer, worker, scheduler, reader, operator and api")]
 pub struct InvalidRole(String);
 
 impl Role {

@@ -1,6 +1,6 @@
-//! The subjects that each role uses, by what it does with them.
+//! The subjects that each role uses, grouped by operation.
 //!
-//! The lists are what a trace of every verb shows, and a test runs every verb within them. A worker of
+//! The lists come from a trace of every verb, and a test runs every verb with them. A worker of
 //! one queue may read and change nothing of another queue, except for what all queues share: records, the
 //! index of blocked jobs, slots and live output.
 
@@ -375,7 +375,7 @@ impl Subjects<'_> {
             writing("write live output", [names.all_logs()]),
             self.label_routes(&requires),
             Operation {
-                what: "take requests, and ask other workers about jobs",
+                what: "accept requests, and ask other workers about jobs",
                 publish: vec![names.leases_of_all_workers()],
                 subscribe: vec![
                     names.control_of_all_workers(),

@@ -1,9 +1,9 @@
 //! The accounts and users of nats-server's configuration, as text.
 //!
 //! Producers have an account of their own and import the subjects that they need as services. JetStream
-//! publishes its acknowledgement of a message to whatever subject the publisher names as the reply; in the
-//! account of the streams that could be the record of a job, and in an account of its own it is none of
-//! naq's. So a producer may not create consumers either, since a consumer delivers to a subject that its
+//! publishes its acknowledgement of a message to whatever subject the publisher names as the reply. In the
+//! account of the streams that could be the record of a job; in the producers' account no subject is
+//! naq's. A producer may not create consumers either, since a consumer delivers to a subject that its
 //! creator names.
 
 use std::fmt::{self, Write};
@@ -36,7 +36,7 @@ impl AccountNames {
     }
 }
 
-/// How a user logs in, as the server knows it.
+/// How a user logs in, as the server's configuration states it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// The public key of a key pair.

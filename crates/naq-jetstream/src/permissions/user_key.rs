@@ -1,17 +1,17 @@
-//! Key pairs of NATS users. The server knows the public key; the client proves that it has the seed.
+//! Key pairs of NATS users. The server has the public key; the client proves that it has the seed.
 
 use nkeys::KeyPair;
 
-/// The text is no seed of an NKey, or the key pair has none.
+/// The text is not the seed of an NKey, or the key pair has no seed.
 #[derive(Debug, thiserror::Error)]
-#[error("no NKey seed: {0}")]
+#[error("not an NKey seed: {0}")]
 pub struct InvalidSeed(String);
 
 /// A key pair of a NATS user.
 pub struct UserKey(KeyPair);
 
 impl UserKey {
-    /// A new, random one.
+    /// Creates a random key pair.
     #[must_use]
     pub fn generate() -> UserKey {
         UserKey(KeyPair::new_user())

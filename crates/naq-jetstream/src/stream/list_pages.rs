@@ -1,7 +1,7 @@
 //! Lists of the JetStream API, read page by page.
 //!
-//! The server says how long a list is, and a broken or hostile one says so without end. So a list has a
-//! bound and a time limit, and only what naq uses of it is kept.
+//! The server says how long a list is, and a broken or hostile one may never end a list. So a list has a
+//! bound and a time limit, and naq keeps only the entries that it uses.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,8 +31,8 @@ impl Broker {
     /// The names of the streams of this prefix that exist.
     ///
     /// # Errors
-    /// Returns [`BrokerError::UnsupportedServer`] if the list does not end, and [`BrokerError::Timeout`] if it is not
-    /// read within half a minute.
+    /// Returns [`BrokerError::UnsupportedServer`] if the list does not end, and
+    /// [`BrokerError::Timeout`] if it is not read within half a minute.
     pub(crate) async fn stream_names(
         &self,
         doing: &'static str,

@@ -140,7 +140,7 @@ impl Broker {
             }
             bytes.extend_from_slice(&chunk[..count]);
             if bytes.len() > size {
-                let reason = "it is larger than it says, or than 1 GiB";
+                let reason = "it is larger than its description says, or than 1 GiB";
                 return Err(BrokerError::unreadable("an object", reason));
             }
         }

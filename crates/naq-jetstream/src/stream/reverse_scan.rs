@@ -19,7 +19,7 @@ use naq_protocol::Timestamp;
 /// Number of reads in flight. This many misses in a row count as a gap, which is skipped.
 const READS_AHEAD: usize = 32;
 
-/// Time limit of an item. A server that answers without end, and never with an item, ends here.
+/// Time limit of an item, for a server that keeps answering without ever sending an item.
 const ITEM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Turns a message into an item of the listing, while other reads are in flight. `None` skips the

@@ -134,7 +134,7 @@ impl Broker {
             // a scan that such a reply would send back would never end
             Ok(reply) if !which.may_select(reply.message.sequence) => Err(BrokerError::unreadable(
                 "a message",
-                "NATS sent another one than asked for",
+                "NATS sent another message than the one that was requested",
             )),
             Ok(reply) => Ok(Some(reply.message)),
             Err(error) => match error.error_code().0 {

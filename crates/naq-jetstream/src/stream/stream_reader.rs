@@ -71,8 +71,8 @@ async fn forward(
         let read = match next {
             Ok(Some(Ok(message))) => match message.info() {
                 Ok(info) => {
-                    // Not one less: a key that is written meanwhile moves behind the new ones, and a
-                    // count would end the read before it.
+                    // Counting down would end the read too early: a key that is written meanwhile
+                    // moves to the end of the stream.
                     remaining = info.pending;
                     Ok(StreamMessage {
                         subject: message.subject.to_string(),

@@ -195,7 +195,7 @@ impl Job {
 
     /// Compares the tree with the polled limits, and kills it if it exceeds one.
     fn check_limits(&mut self, now: Instant) {
-        // Of a namespace rather than its group, which a process of a root job can leave.
+        // The namespace has precedence: a process of a root job can leave the control group.
         let (proc, pids) = match (&self.tree.namespace, &self.tree.cgroup) {
             (Some(namespace), _) => (namespace.proc(), namespace.processes()),
             (None, Some(group)) => ("/proc".to_owned(), group.processes()),

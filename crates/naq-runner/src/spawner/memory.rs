@@ -21,8 +21,8 @@ pub(super) struct UsedBytes {
 }
 
 /// Memory that the processes in `proc` map together: of a page that several processes share, each
-/// has its part, and what is swapped out counts too. The resident memory of a process whose maps
-/// may not be read.
+/// has its part, and what is swapped out counts too. Of a process whose maps may not be read, the
+/// resident memory counts.
 pub(super) fn used_bytes(proc: &str, pids: &[i32]) -> UsedBytes {
     let mut total = UsedBytes::default();
     for pid in pids {

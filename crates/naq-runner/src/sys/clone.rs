@@ -96,10 +96,9 @@ impl Cloner {
     }
 
     /// As [`Cloner::spawn`], with the child in another PID namespace, and in `cgroup` if one
-    /// is given. A short-lived
-    /// intermediate child enters the namespace and starts the actual child there with
-    /// this process as its parent. The spawner cannot enter by itself: without root it
-    /// could not return, since it may not enter its own namespace again.
+    /// is given. A short-lived intermediate child enters the namespace and starts the actual
+    /// child there with this process as its parent. The spawner cannot enter by itself: without
+    /// root it could not return, since it may not enter its own namespace again.
     pub(crate) fn spawn_in_namespace(
         &mut self,
         plan: &mut ChildPlan,
@@ -190,7 +189,7 @@ extern "C" fn enter_namespace_and_spawn(request: *mut c_void) -> c_int {
         if libc::setns(request.pids, libc::CLONE_NEWPID) != 0 {
             request.errno = *libc::__errno_location();
         } else if let Some(cgroup) = request.cgroup {
-            // Not this process in the group, whose limit of processes it would count against.
+            // This process must not join the group: it would count against the limit of processes.
             let args = CloneArgs {
                 flags: flags as u64 | CLONE_INTO_CGROUP,
                 // CLONE_PARENT passes on the signal of this process.

@@ -17,23 +17,22 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum ConfigVerb {
-    /// Obey the naq.toml of the current folder whole, as it is now
+    /// Trust the naq.toml of the current folder, as it is now
     ///
     /// A file that is found in the current folder may have come with what was cloned or unpacked there.
-    /// Until it is trusted, it sets only harmless settings. Once it has changed, it is to be
-    /// trusted again. A file that --config or NAQ_CONFIG names needs no trust.
+    /// Until it is trusted, naq refuses it if it has other than harmless settings. Once it has changed,
+    /// trust it again. A file that --config or NAQ_CONFIG names needs no trust.
     Trust(TrustArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct TrustArgs {
-    /// Trust it no longer
+    /// Withdraw the trust
     #[arg(long)]
     revoke: bool,
 }
 
-/// Runs what needs no settings, because it decides which of them are obeyed. `None` if there is no
-/// such verb.
+/// Runs the verbs that decide which settings count, and so need none. `None` if there is no such verb.
 pub(super) fn run_without_settings(args: &Args) -> Option<Result<u8, Failure>> {
     let verb = args.verb.as_ref();
     verb.map(|ConfigVerb::Trust(args)| trust(args))
@@ -55,7 +54,7 @@ fn trust(args: &TrustArgs) -> Result<u8, Failure> {
     }
 }
 
-/// Prints what is done with a file.
+/// Prints what was done with a file.
 fn report(path: &Path, action: &str, settings: &[&str]) -> Result<u8, Failure> {
     let file = path.display().to_string();
     if render::is_json() {

@@ -103,8 +103,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Runs a worker and a scheduler until `requests` ask them to stop. If one of them fails, it asks the
-/// other to stop by `commands`: half of what `naq dev` is would look like all of it.
+/// Runs a worker and a scheduler until `requests` ask them to stop. If one of them fails, asks the
+/// other to stop by `commands`: one of them alone would look like a working `naq dev`.
 async fn work_and_schedule(
     client: &Client,
     runner: &Runner,

@@ -521,10 +521,10 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         "config trust",
         &[
             (
-                "Obey the naq.toml of this folder, after reading it",
+                "Trust the naq.toml of this folder, after reading it",
                 "naq config trust",
             ),
-            ("Obey it no longer", "naq config trust --revoke"),
+            ("Withdraw the trust", "naq config trust --revoke"),
         ],
     ),
     (

@@ -225,10 +225,10 @@ fn hint(error: &ClientError) -> Option<String> {
                 .to_owned()
         }
         ClientError::EarlierServer => {
-            "`naq server stop` stops it, and the next start makes the key".to_owned()
+            "`naq server stop` stops it, and the next start creates the key".to_owned()
         }
         ClientError::AddressMissing => {
-            "--nats-url or --context names the server that they are for".to_owned()
+            "--nats-url or --context names the server that the settings are for".to_owned()
         }
         ClientError::Config(error) => return config_hint(error),
         ClientError::Broker(error) => return broker_hint(error),
@@ -298,8 +298,8 @@ const fn connect_hint(failure: ConnectFailure) -> Option<&'static str> {
         ConnectFailure::TimedOut => "check the address, or raise --connect-timeout",
         ConnectFailure::NotNats => "check the port in --nats-url; NATS listens on 4222 by default",
         ConnectFailure::OtherUser => {
-            "it would get the envelopes, and give jobs to workers; NAQ_SERVER_USERS, or `server_users` in naq.toml, \
-             names users who may run it, and tls:// verifies it instead"
+            "it would receive envelopes and give jobs to workers; if you trust that user, add it to `server_users` in \
+             naq.toml (NAQ_SERVER_USERS), else connect by tls://"
         }
         ConnectFailure::NotOwnServer => {
             "try again: naq starts its server at another port if it cannot have this one"
@@ -377,13 +377,13 @@ impl From<ConfigError> for Failure {
 fn config_hint(error: &ConfigError) -> Option<String> {
     match error {
         ConfigError::ForeignOwner { .. } => {
-            Some("make it a file of yours or of root, or a copy of it".to_owned())
+            Some("read it, then make a copy of your own, or run chown on it".to_owned())
         }
         ConfigError::WritableByOthers { path, .. } => {
             Some(format!("run chmod go-w {}", path.display()))
         }
         ConfigError::Untrusted { path, .. } => Some(format!(
-            "read it, then run `naq config trust`, or name it: --config {}",
+            "read it, then run `naq config trust`, or name it with --config {}",
             path.display()
         )),
         ConfigError::UnknownKey { .. } => Some("`naq config` lists the settings".to_owned()),

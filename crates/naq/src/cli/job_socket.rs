@@ -173,7 +173,7 @@ impl JobReader {
         }
     }
 
-    /// What looks at jobs.
+    /// The observer of jobs by the same way.
     pub(super) fn observer(&self) -> JobObserver<'_> {
         match self {
             JobReader::Nats(client) => JobObserver::Nats(client),
@@ -230,14 +230,14 @@ impl JobReader {
     }
 }
 
-/// A job that was looked at.
+/// A job's record, and what the job waits for.
 pub(super) struct ObservedJob {
     pub(super) record: Record,
     /// As [`Client::wait_cause`] returns it.
     pub(super) cause: Result<Option<WaitCause>, Failure>,
 }
 
-/// What a verb that waits looks at jobs by.
+/// How a verb that waits reads jobs.
 #[derive(Clone, Copy)]
 pub(super) enum JobObserver<'a> {
     /// A connection to NATS.
@@ -275,7 +275,7 @@ impl JobObserver<'_> {
         }
     }
 
-    /// What this process has to do with the cause. `None` means nothing, as far as is known.
+    /// How this process contributes to the cause. `None` means not at all, as far as is known.
     pub(super) fn own_part(self, cause: &WaitCause) -> Option<&'static str> {
         match (self, cause) {
             (JobObserver::Worker(socket), WaitCause::NoFreeSlot { queue, .. })
@@ -288,7 +288,7 @@ impl JobObserver<'_> {
     }
 }
 
-/// The error for a request that no worker carries out for its jobs.
+/// The error for a request that workers do not carry out for their jobs.
 pub(super) fn not_in_a_job(what: &str) -> Failure {
     Failure::new(
         Exit::NoNats,

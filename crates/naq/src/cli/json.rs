@@ -595,7 +595,7 @@ pub(super) struct PermissionCheck<'a> {
     pub(super) expected: &'a str,
     /// allowed or denied: what the server says.
     pub(super) found: &'a str,
-    /// The subjects about which the server says something else than the role needs.
+    /// The subjects on which the server's permission differs from the expected one.
     pub(super) subjects: Vec<&'a str>,
 }
 

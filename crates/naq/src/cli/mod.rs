@@ -300,8 +300,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     code
 }
 
-/// How long a verb may take that only reads or changes what is stored, however much that is. A server
-/// that answers each request, and never with the last of them, ends here.
+/// Time limit of a verb that only reads or changes stored values, however many they are. It ends a verb
+/// whose server answers each request and never completes the list.
 fn verb_time_max() -> Duration {
     fail::fail_point!("verb.time_max", |seconds| {
         let seconds = seconds.and_then(|text| text.parse().ok());
@@ -337,7 +337,7 @@ fn has_no_end(limit: Duration) -> Failure {
     Failure::new(
         exit::Exit::NoNats,
         format!(
-            "NATS still answers after {}, and never with the end",
+            "NATS still answers after {}, without an end; check the server",
             render::span(limit)
         ),
     )

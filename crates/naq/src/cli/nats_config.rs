@@ -24,7 +24,7 @@ const DEFAULT_ROLES: [Role; 5] = [
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Queue of the users; may be given several times [default: the setting `default_queue`]
+    /// Queue that the users may use; may be given several times [default: the setting `default_queue`]
     #[arg(short = 'q', long, value_name = "QUEUE")]
     queue: Vec<String>,
     /// Role to make a user for; may be given several times: producer, worker, scheduler, reader, operator
@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// Tenant, which gets accounts of its own; may be given several times
     #[arg(long, value_name = "NAME", value_parser = parse_account, conflicts_with = "account")]
     tenant: Vec<String>,
-    /// Account of the streams; that of the producers has this name and `_producers`
+    /// Account of the streams; the producers' account has this name followed by `_producers`
     #[arg(long, value_name = "NAME", value_parser = parse_account, default_value = "naq")]
     account: String,
     /// Let users log in by key pairs instead of passwords; needs --out, for the seeds
@@ -47,8 +47,8 @@ pub(super) struct Args {
     /// it already has are kept
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Check on the server what the roles may do, and change nothing: the users of --out, or the one that
-    /// naq connects as
+    /// Check on the server what the roles may do, without changing anything: as the users of --out, else
+    /// as the user that naq connects as
     #[arg(long)]
     check: bool,
 }
@@ -150,7 +150,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     folder.write("nats.conf", &text)?;
     if session.settings().nats_url.is_none() {
         render::note(
-            "no address is configured, so the settings name none; run this again with --nats-url",
+            "no address is configured, so the settings name none and naq sends their credentials nowhere; run this again with --nats-url",
         );
     }
     let files = folder.into_written();
@@ -167,7 +167,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// A login whose password nobody has written down yet: nats-server reads it from its environment.
+/// A login whose password nats-server reads from its environment.
 fn password_variable(user: &str, _role: Role) -> Result<Login, Failure> {
     let variable = user.to_ascii_uppercase().replace('-', "_");
     Ok(Login::PasswordVariable {
@@ -187,7 +187,7 @@ fn text(
         "# The users of naq for nats-server, written by `naq nats-config`: prefix {}, queues {}.\n\
          # Start the server with it: nats-server -js -sd FOLDER -c FILE\n\
          # Each user has reply subjects of its own: its setting `inbox_prefix` is _INBOX_ and the role.\n\
-         # Roles of one account keep each other from mistakes, not from attacks; tenants have accounts.\n",
+         # Permissions within an account protect against mistakes, not against attacks.\n",
         config.names.prefix(),
         queues.join(" "),
     );

@@ -1,4 +1,4 @@
-//! Whether jobs may run as root.
+//! Checks whether jobs may run as root.
 
 use super::exit::Failure;
 use super::session::Session;
@@ -22,7 +22,7 @@ pub(super) fn check_root_jobs(session: &Session, queues: &[QueueName]) -> Result
         queues.join(", ")
     );
     Err(Failure::usage(message).hint(
-        "give the worker a user with --run-as USER (NAQ_RUN_AS), or allow it with --allow-root \
+        "run the jobs as another user with --run-as USER (NAQ_RUN_AS), or allow root with --allow-root \
          (NAQ_ALLOW_ROOT=1)",
     ))
 }

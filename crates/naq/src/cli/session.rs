@@ -33,7 +33,7 @@ pub(super) struct GlobalOptions {
     /// Print tables whole: every column, and nothing cut to the width of the terminal
     #[arg(long, global = true, display_order = 901)]
     pub(super) wide: bool,
-    /// Settings file [default: ./naq.toml above the user's]
+    /// Settings file [default: ~/.config/naq/naq.toml, overridden by ./naq.toml]
     #[arg(
         long,
         global = true,
@@ -240,8 +240,8 @@ impl Session {
     /// Connects: where the settings say, else to the managed server, which has to run.
     ///
     /// # Errors
-    /// Returns an error if neither exists, and inside a job that has not been given a connection of its own, whatever server
-    /// happens to run on this machine: it would be another one than its worker's.
+    /// Returns an error if neither exists, and inside a job that has not been given a connection of its
+    /// own: a server that happens to run on this machine need not be the one of the job's worker.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         self.check_not_in_a_job()?;
         Ok(Client::from_settings(&self.resolved).await?)

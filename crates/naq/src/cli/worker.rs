@@ -60,7 +60,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     if runner.can_be_ended_by_jobs() {
         tracing::warn!(
             containment = %runner.containment(),
-            "a job that means to can end this worker and outlive it, since it runs as the same user without a PID namespace; use --run-as or --containment namespace"
+            "a hostile job can end this worker and outlive it, since it runs as the same user without a PID namespace; use --run-as or --containment namespace"
         );
     }
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;

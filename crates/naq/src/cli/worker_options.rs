@@ -198,7 +198,7 @@ impl WorkerOptions {
             options.files = Some(files);
         }
         if let Some(folder) = &settings.secrets_dir {
-            // Not if jobs would start in a folder that they do not see.
+            // A job must not start in a folder that it does not see.
             let folder = folder.canonicalize().ok();
             let is_around_jobs = |folder: &PathBuf| options.work_dir.starts_with(folder);
             options
@@ -231,7 +231,7 @@ pub(super) fn warn_of_readable_secrets(
     let is_hidden = runner.hides_dirs() && user.uid != 0;
     if !is_hidden && !runner.restricts_files() && options.secrets.is_readable_by(&user) {
         tracing::warn!(
-            "a job can read the secrets of every other job, since its user may read their files; \
+            "a job can read the secrets of every other job, since its user may read the files in the folder of secrets; \
              use --run-as and files of mode 600, --containment namespace, or --landlock-read"
         );
     }

@@ -63,7 +63,7 @@ pub enum Access {
     /// Clients that have the key of the data folder.
     #[default]
     Key,
-    /// Those whom the further lines of the configuration let in.
+    /// Clients that the further lines of the configuration admit.
     Configured,
 }
 

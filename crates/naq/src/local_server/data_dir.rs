@@ -88,7 +88,7 @@ impl DataDir {
         self.root.join("client.nk")
     }
 
-    /// The file of the token with which earlier versions of naq let clients in.
+    /// The file of the token by which earlier versions of naq admitted clients.
     pub(super) fn former_token_file(&self) -> PathBuf {
         self.root.join("token")
     }

@@ -174,7 +174,7 @@ fn verify(program: &Path, pin: &Pin) -> Result<File, ServerError> {
         .map_err(ServerError::file("read", program))?;
     let is_own = [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
     if !metadata.is_file() || !is_own || metadata.mode() & 0o022 != 0 {
-        let error = "another user can change it, or it is no file";
+        let error = "another user can change it, or it is not a regular file";
         return Err(ServerError::file("trust", program)(io::Error::other(error)));
     }
     let mut digest = Sha256::new();

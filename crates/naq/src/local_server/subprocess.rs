@@ -50,7 +50,7 @@ impl ProcessOutput {
 /// process of the same user could read in `/proc` for as long as a nats-server runs.
 const KEPT_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
-/// A command with an empty standard input and hardly any of this process's variables.
+/// A command with an empty standard input and only [`KEPT_VARIABLES`] of this process's variables.
 pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
     command_with_variables(program, |name| KEPT_VARIABLES.contains(&name))
 }

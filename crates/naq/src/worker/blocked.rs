@@ -158,7 +158,7 @@ async fn depends_on(broker: &Broker, record: Record, job: &JobId) -> Result<bool
         }
         match broker.read_record(&one).await {
             Ok((record, _)) => next.extend(record.iter().flat_map(awaited_jobs)),
-            // What it waits for is not known. The job that depends on it fails, which ends the wait.
+            // Its dependencies are unknown. The job that depends on it fails, which ends the wait.
             Err(BrokerError::InvalidData(_)) => {}
             Err(error) => return Err(error),
         }

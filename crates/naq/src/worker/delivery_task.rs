@@ -101,7 +101,7 @@ async fn recheck_blocked_job(
     delivery.lease.set_job_id(&job_id);
     let done = match execute_blocked_job(delivery, &job_id, slot).await {
         Ok(done) => done,
-        // Every further delivery would find the same, and it is the recheck that is dropped, not the job.
+        // Every further delivery would find the same. This drops the recheck, not the job.
         Err(error @ BrokerError::InvalidData(_)) => {
             tracing::error!(%job_id, "cannot recheck a blocked job: {error}");
             delivery.acknowledge(Done::NothingToRun).await

@@ -424,8 +424,8 @@ impl Worker {
         true
     }
 
-    /// Looks at the record of the job that a request names. The request itself is no order: to send it
-    /// takes no right to write records, and only the record says that the job is to be cancelled.
+    /// Reads the record of the job that a request names. The request alone cancels nothing: a program may
+    /// send it without the right to write records, and only the record says that the job is cancelled.
     fn on_control(&self, call: ReceivedCommand) {
         let ControlCommand::Cancel(job_id) = &call.request;
         let mut leases = self.context.leases.all().into_iter();

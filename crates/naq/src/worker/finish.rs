@@ -80,7 +80,7 @@ impl Attempt<'_> {
         }
         tracing::error!(%job_id, "NATS will never store the outcome, failing the job: {error}");
         let failed = naq_core::fail_unrecordable(present, &error.to_string(), now());
-        // Where messages are so small that the labels alone can fill one.
+        // If the server allows only small messages, the labels alone can fill one.
         let mut without_labels = failed.clone();
         without_labels.labels.clear();
         for record in [failed, without_labels] {

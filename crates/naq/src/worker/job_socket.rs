@@ -82,8 +82,8 @@ impl Drop for Folder {
 }
 
 impl JobSocket {
-    /// Listens on a new socket below `temporary`, a folder that the jobs see. `owner` is the user and group of
-    /// the jobs, if they are not this process's.
+    /// Listens on a new socket below `temporary`, a folder that the jobs see. `owner` is the user and
+    /// group of the jobs, if they are not this process's.
     ///
     /// # Errors
     /// Returns an I/O error if the socket cannot be created.

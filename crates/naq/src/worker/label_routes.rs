@@ -50,8 +50,8 @@ pub(super) async fn watch_routes(context: Arc<WorkerContext>, reports: mpsc::Sen
     }
 }
 
-/// Returns `Ok` only once the loop has ended. `failures` is set to 0 whenever the server has done all
-/// that was asked of it.
+/// Returns `Ok` only once the loop has ended. Sets `failures` to 0 whenever the server has carried out
+/// all requests.
 async fn watch_routes_once(
     context: &WorkerContext,
     reports: &mpsc::Sender<Report>,

@@ -18,7 +18,7 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// sequence takes longer.
 const IDENTITY_TRUST: Duration = Duration::from_secs(1);
 
-/// Whether a look at a job's record was asked for. At most one task reads it, however many ask.
+/// Whether a read of a job's record was requested. At most one task reads it, however many requests come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordCheck {
     Idle,
@@ -394,7 +394,7 @@ impl MessageLease {
         }
     }
 
-    /// Asks for a look at the job's record. Returns whether the caller has to
+    /// Requests a read of the job's record. Returns whether the caller has to
     /// [carry it out](Self::carry_out_check).
     pub(super) fn request_check(&self) -> bool {
         self.lock().record_check.request()

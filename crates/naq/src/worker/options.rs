@@ -122,8 +122,8 @@ pub enum WorkerCommand {
     Drain,
     /// Cancel running jobs, which end as `cancelled`, and exit.
     Cancel,
-    /// Kill running jobs now, requeue them, exit. The last one, since a second signal asks for it
-    /// whatever the first one asked for.
+    /// Kill running jobs now, requeue them, exit. Declared last, since a second signal requests it
+    /// whatever the first one requested.
     Stop,
 }
 

@@ -86,7 +86,7 @@ impl LeasedDelivery<'_> {
                 Err(BrokerError::TooLarge { .. }) if too_large < 2 => {
                     match too_large {
                         0 => self.shrink(record).await?,
-                        // where messages are so small that the labels alone can fill one
+                        // if the server allows only small messages, the labels alone can fill one
                         _ => record.labels.clear(),
                     }
                     too_large += 1;

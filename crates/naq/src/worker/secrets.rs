@@ -152,9 +152,11 @@ fn read_file(name: &str, path: &Path) -> Result<Option<String>, SecretError> {
     match std::fs::metadata(path) {
         // A queue may have the name of a secret.
         Ok(found) if found.is_dir() => return Ok(None),
-        Ok(found) if !found.is_file() => return Err(unreadable("it is no file".to_owned())),
+        Ok(found) if !found.is_file() => {
+            return Err(unreadable("it is not a regular file".to_owned()));
+        }
         Ok(found) if found.len() > SECRET_BYTES_MAX => {
-            return Err(unreadable("it is over 64 KiB".to_owned()));
+            return Err(unreadable("it is larger than 64 KiB".to_owned()));
         }
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

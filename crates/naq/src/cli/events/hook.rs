@@ -55,7 +55,7 @@ pub(super) struct HookOptions {
     pub(super) name: String,
     pub(super) parallel: usize,
     pub(super) timeout: Duration,
-    /// The variables of this process that a command gets too: names, or prefixes followed by `*`.
+    /// The variables of this process to pass to a command: names, or prefixes followed by `*`.
     pub(super) env: Vec<String>,
 }
 
@@ -256,7 +256,7 @@ impl Hook {
                 Ok(Hook::Exec {
                     runner: slots.start_runner(session).await?,
                     command: command.clone(),
-                    // As a job, the command gets few variables besides: those of this process may be
+                    // Like a job, the command gets few other variables: those of this process may be
                     // secrets, which every process of its user can read in /proc.
                     environment: session
                         .environment()

@@ -54,8 +54,8 @@ pub(super) struct Args {
     /// Shell command to run for each failure, or for each change that the filters select
     #[arg(long, value_name = "COMMAND", group = "action")]
     exec: Option<String>,
-    /// Variable of this environment that the command gets too, besides PATH, HOME and the like;
-    /// with a final `*`, all that begin so (`NAQ_*` for a naq in the command)
+    /// Variable of naq's environment to pass to the command, in addition to PATH, HOME and the like; a
+    /// final `*` matches any ending (`NAQ_*` for a naq in the command)
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "exec")]
     env: Vec<String>,
     /// URL to post the record to after each failure, or each change that the filters select

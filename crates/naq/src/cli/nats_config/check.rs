@@ -40,9 +40,9 @@ pub(super) async fn run(
     let operations = render::count(u64::try_from(wrong).unwrap_or(u64::MAX), "operation");
     Err(Failure::new(
         Exit::Failed,
-        format!("the server does not say of {operations} what the roles need"),
+        format!("the server has other permissions for {operations} than the roles need"),
     )
-    .hint("`naq nats-config` prints the configuration that does"))
+    .hint("`naq nats-config` prints the configuration that grants them"))
 }
 
 async fn rows<'a>(
@@ -54,7 +54,7 @@ async fn rows<'a>(
     let Some(folder) = &args.out else {
         let (&[role], [tenant]) = (&args.role[..], &args.tenants()[..]) else {
             return Err(Failure::usage(
-                "without --out, --check is about the user that naq connects as, and its one --role",
+                "without --out, --check checks only the user that naq connects as; give its --role, once",
             ));
         };
         let client = session.connect().await?;

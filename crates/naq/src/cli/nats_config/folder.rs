@@ -146,7 +146,7 @@ impl Folder {
 /// The settings that say where the server is.
 fn connection(settings: &Settings) -> Result<Vec<(&'static str, String)>, Failure> {
     let mut lines = vec![("prefix", settings.prefix.clone())];
-    // without it the settings are for any address
+    // naq sends the credentials of a file only to the address that the file names
     lines.extend(settings.nats_url.clone().map(|url| ("nats_url", url)));
     for (name, path) in [
         ("tls_ca", &settings.tls_ca),

@@ -62,7 +62,7 @@ const CRON_ONLY_VARIABLES: [&str; 6] = [
     "CONTENT_TRANSFER_ENCODING",
 ];
 
-/// The most bytes that the variables of all commands may take together. Each command has a copy of the
+/// Maximum size of the variables of all commands together, in bytes. Each command has a copy of the
 /// variables above it, so without a limit their size would grow with the square of the file's.
 const ENVIRONMENT_BYTES_MAX: usize = 64 << 20;
 
@@ -168,8 +168,8 @@ pub(super) fn find_user_column(
 
 fn too_many_variables() -> LineError {
     LineError::Invalid(format!(
-        "each command gets a copy of the variables above it, and up to here these are over {} MiB; \
-         files of fewer lines or variables can be applied one by one",
+        "each command gets a copy of the variables above it, and up to this line the copies exceed {} MiB; \
+         split the file, or set fewer variables",
         ENVIRONMENT_BYTES_MAX >> 20
     ))
 }

@@ -93,8 +93,8 @@ async fn has_active_schedule(client: &Client) -> Result<bool, ClientError> {
     Ok(false)
 }
 
-/// Prints notes on why schedules enqueue no jobs, if no scheduler leads. A user without permission to read the
-/// leader's lease gets no warning.
+/// Prints notes on why schedules enqueue no jobs, if no scheduler leads. A user without permission to
+/// read the leader's lease gets no warning.
 pub(in crate::cli) async fn warn_without_leader(
     client: &Client,
     leader: &Result<Option<LeaderInfo>, ClientError>,
