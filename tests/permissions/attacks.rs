@@ -48,14 +48,15 @@ fn start() -> Fleet {
     fleet
 }
 
-/// Waits until the server's log has a denial with these words.
+/// Waits until the server's log has a denial with these words after the first so many denials: what
+/// another user was denied says nothing about this one.
 #[track_caller]
-fn expect_denial(fleet: &Fleet, words: &[&str]) {
+fn expect_denial_after(before: usize, fleet: &Fleet, words: &[&str]) {
     let begun = Instant::now();
     loop {
         let denials = fleet.denials();
         let is_about = |line: &&String| words.iter().all(|word| line.contains(word));
-        if denials.iter().any(|line| is_about(&line)) {
+        if denials[before..].iter().any(|line| is_about(&line)) {
             return;
         }
         assert!(
@@ -81,8 +82,9 @@ fn a_producer_forges_reads_and_enqueues_nothing_of_others() {
         "$KV.naq_scheduled_jobs.mine",
         "naq.control.worker.any",
     ] {
+        let before = fleet.denials().len();
         publish(&fleet, &producer, subject, None);
-        expect_denial(&fleet, &["Publish Violation", subject]);
+        expect_denial_after(before, &fleet, &["Publish Violation", subject]);
     }
     assert_eq!(fleet.run("reader", &["status", "victim", "--json"]), record);
     let queues = fleet.run("operator", &["queues", "--json"]);
@@ -99,10 +101,10 @@ fn a_producer_forges_reads_and_enqueues_nothing_of_others() {
         (&enqueue[..], "naq.queue.deploy."),
         (&["cancel", "waiting"], "$KV.naq_results.waiting"),
     ] {
-        let begun = Instant::now();
         let done = fleet.cli("producer", verb).run().exits(3);
+        // what an unanswered request ends with
+        assert!(!done.stderr.contains("no answer"), "{done:?}");
         done.expect_stderr(&["NATS denies the user", subject]);
-        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 }
 
@@ -112,9 +114,11 @@ fn no_role_hears_the_answers_to_others() {
     for user in ["producer", "worker", "scheduler", "reader", "operator"] {
         let client = client(&fleet, user);
         for subject in ["_INBOX.>", ">", "_INBOX_admin.>"] {
+            let before = fleet.denials().len();
             let subscribed = fleet.naq().block_on(client.subscribe(subject));
             fleet.naq().block_on(client.flush()).unwrap();
-            expect_denial(
+            expect_denial_after(
+                before,
                 &fleet,
                 &["Subscription Violation", &format!("\"{subject}\"")],
             );
@@ -179,8 +183,9 @@ fn a_worker_and_a_reader_change_nothing_of_others() {
     ] {
         let client = client(&fleet, user);
         for subject in subjects {
+            let before = fleet.denials().len();
             publish(&fleet, &client, subject, None);
-            expect_denial(&fleet, &["Publish Violation", subject]);
+            expect_denial_after(before, &fleet, &["Publish Violation", subject]);
         }
     }
     let queues = fleet.run("operator", &["queues", "--json"]);

@@ -143,16 +143,18 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         }
         return Ok(0);
     };
+    if session.settings().nats_url.is_none() {
+        // A credential without an address is for none, so no verb could use these settings.
+        return Err(Failure::usage(
+            "the settings of the users need the server's address, and none is configured",
+        )
+        .hint("give it with --nats-url"));
+    }
     let mut folder = Folder::open(path)?;
     let text = text(&args, config, &mut |user, role| {
         folder.add_user(session, config, user, role, args.nkeys)
     })?;
     folder.write("nats.conf", &text)?;
-    if session.settings().nats_url.is_none() {
-        render::note(
-            "no address is configured, so the settings name none and naq sends their credentials nowhere; run this again with --nats-url",
-        );
-    }
     let files = folder.into_written();
     if session.json {
         render::print_json(&json::NatsConfig {
