@@ -10,7 +10,7 @@ use super::root_jobs::check_root_jobs;
 use super::server::STOP_MAX;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
-use super::worker::{join_names, queue_names};
+use super::worker::{join_names, queue_names, warn_of_hostile_jobs};
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::local_server::{ServerConfig, SyncInterval};
 use crate::scheduler::{self, SchedulerConfig, SchedulerError, SchedulerSummary};
@@ -62,6 +62,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     };
     let runner = args.worker.start_runner(session).await?;
     warn_of_readable_secrets(session, &options, &runner)?;
+    warn_of_hostile_jobs(&runner);
     let example = match options.queues.first() {
         Some(queue) if queue.as_str() != session.settings().default_queue => {
             format!("naq enqueue --queue {queue} --wait -- echo hello")

@@ -35,7 +35,16 @@ const WORKER_OPTIONS: &[(&str, &[&str])] = &[
         "",
         &["concurrency", "labels", "name", "order", "at_boot", "quiet"],
     ),
-    ("Jobs", &["timeout", "memory", "workdir", "kill_grace"]),
+    (
+        "Jobs",
+        &[
+            "timeout",
+            "memory",
+            "strict_limits",
+            "workdir",
+            "kill_grace",
+        ],
+    ),
     (
         "Rights of jobs",
         &[
@@ -43,6 +52,7 @@ const WORKER_OPTIONS: &[(&str, &[&str])] = &[
             "run_as",
             "allow_root",
             "allow_setuid",
+            "private_tmp",
             "landlock_read",
             "landlock_write",
             "allow_env",

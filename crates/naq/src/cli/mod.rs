@@ -341,6 +341,7 @@ fn has_no_end(limit: Duration) -> Failure {
             render::span(limit)
         ),
     )
+    .hint("check that the server at this address is the right one")
 }
 
 /// What a verb logs besides warnings and errors.

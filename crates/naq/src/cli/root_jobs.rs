@@ -22,8 +22,8 @@ pub(super) fn check_root_jobs(session: &Session, queues: &[QueueName]) -> Result
         queues.join(", ")
     );
     Err(Failure::usage(message).hint(
-        "run the jobs as another user with --run-as USER (NAQ_RUN_AS), or allow root with --allow-root \
-         (NAQ_ALLOW_ROOT=1)",
+        "run the jobs as another user with --run-as USER (for `naq run`, NAQ_RUN_AS=USER), or allow root \
+         with --allow-root (NAQ_ALLOW_ROOT=1)",
     ))
 }
 

@@ -9,6 +9,7 @@ use super::setting_flags::WorkerSettingFlags;
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::worker::{self, WorkerCommand};
 use naq_protocol::QueueName;
+use naq_runner::Runner;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -57,12 +58,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         "working"
     );
     warn_of_readable_secrets(session, &options, &runner)?;
-    if runner.can_be_ended_by_jobs() {
-        tracing::warn!(
-            containment = %runner.containment(),
-            "a hostile job can end this worker and outlive it, since it runs as the same user without a PID namespace; use --run-as or --containment namespace"
-        );
-    }
+    warn_of_hostile_jobs(&runner);
     at_boot::enqueue_boot_jobs(&client, &options, &args.at_boot).await?;
     super::systemd::ready();
     let summary = worker::run_worker(client, runner.clone(), options, requests).await?;
@@ -96,4 +92,14 @@ pub(super) fn join_names(queues: &[QueueName]) -> String {
         .map(QueueName::as_str)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Warns if a job can end its worker.
+pub(super) fn warn_of_hostile_jobs(runner: &Runner) {
+    if runner.can_be_ended_by_jobs() {
+        tracing::warn!(
+            containment = %runner.containment(),
+            "a hostile job can end this worker and outlive it, since it runs as the same user without a PID namespace; use --run-as or --containment namespace"
+        );
+    }
 }
