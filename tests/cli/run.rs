@@ -106,13 +106,21 @@ fn a_job_whose_reader_has_gone_is_stopped() {
 fn a_second_interrupt_ends_a_run_while_nats_is_away() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let running = naq.cli(["run", "--", "sh", "-c", "echo started; exec sleep 600"]);
-    let running = running.follow();
-    running.expect_stdout("started");
+    let run = || {
+        let running = naq.cli(["run", "--", "sh", "-c", "echo started; exec sleep 600"]);
+        let running = running.follow();
+        running.expect_stdout("started");
+        running
+    };
+    let (mut once, twice) = (run(), run());
     server.kill9();
-    running.signal(Signal::SIGINT);
+    once.signal(Signal::SIGINT);
+    twice.signal(Signal::SIGINT);
     // two signals at once may arrive as one
     std::thread::sleep(Duration::from_millis(500));
-    running.signal(Signal::SIGINT);
-    assert!(!running.wait_exit().success());
+    twice.signal(Signal::SIGINT);
+    assert!(!twice.wait_exit().success());
+    // the first signal leaves the job its grace
+    assert!(once.is_running());
+    once.kill9();
 }

@@ -1,7 +1,7 @@
 //! Stored values that cannot be read: the jobs that need them end with an error that names them, and all
 //! other jobs run.
 
-use naq_protocol::{Reason, State};
+use naq_protocol::{JobId, Reason, State};
 
 use crate::harness::naq::{FollowedCli, Naq, Worker, eventually, id};
 use crate::harness::nats::TestServer;
@@ -30,6 +30,12 @@ fn until_go(naq: &Naq, name: &str) {
     let key = ["-q", "build", "--id", name, "--concurrency-key", "k"];
     naq.enqueue(&[&key[..], &["--", "sh", "-c", &script]].concat());
     naq.wait_running(&id(name));
+}
+
+/// Enqueues a job with an id and an option.
+fn enqueue(naq: &Naq, name: &str, option: &[&str]) -> JobId {
+    let words = ["-q", "build", "--id", name];
+    naq.enqueue(&[&words[..], option, &["--", "true"]].concat())
 }
 
 fn wait_blocked(naq: &Naq, job: &str) {
@@ -70,16 +76,7 @@ fn reconcile_ends_the_wait_for_a_job_whose_record_became_unreadable() {
     let _worker = worker(&naq);
     until_go(&naq, "bad");
     for job in ["first", "second", "lost"] {
-        naq.enqueue(&[
-            "-q",
-            "build",
-            "--id",
-            job,
-            "--depends-on",
-            "bad",
-            "--",
-            "true",
-        ]);
+        enqueue(&naq, job, &["--depends-on", "bad"]);
         wait_blocked(&naq, job);
     }
     for job in ["bad", "lost"] {
@@ -107,18 +104,7 @@ fn jobs_that_need_unreadable_slots_are_refused_with_the_key() {
     let naq = Naq::new(&server);
     let _worker = worker(&naq);
     until_go(&naq, "holder");
-    let keyed = |name: &str| {
-        naq.enqueue(&[
-            "-q",
-            "build",
-            "--id",
-            name,
-            "--concurrency-key",
-            "k",
-            "--",
-            "true",
-        ])
-    };
+    let keyed = |name: &str| enqueue(&naq, name, &["--concurrency-key", "k"]);
     let blocked = keyed("blocked");
     wait_blocked(&naq, "blocked");
     let slots = naq.block_on(async {
@@ -154,16 +140,7 @@ fn slot_passes_a_waiting_job_whose_record_is_unreadable() {
     let _worker = worker(&naq);
     until_go(&naq, "holder");
     for name in ["lost", "next"] {
-        naq.enqueue(&[
-            "-q",
-            "build",
-            "--id",
-            name,
-            "--concurrency-key",
-            "k",
-            "--",
-            "true",
-        ]);
+        enqueue(&naq, name, &["--concurrency-key", "k"]);
         wait_blocked(&naq, name);
     }
     put(&naq, "$KV.naq_results.lost");
@@ -180,8 +157,8 @@ fn recheck_of_a_job_whose_record_is_unreadable_is_not_repeated() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let worker = worker(&naq);
-    let waits = ["-q", "build", "--id", "waits", "--depends-on", "ghost"];
-    naq.enqueue(&[&waits[..], &["--dependency-timeout", "2s", "--", "true"]].concat());
+    let waits = ["--depends-on", "ghost", "--dependency-timeout", "2s"];
+    enqueue(&naq, "waits", &waits);
     wait_blocked(&naq, "waits");
     // of the recheck, which is scheduled after the record is written
     naq.wait_for_messages("build", 1);

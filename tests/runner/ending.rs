@@ -18,7 +18,7 @@ async fn a_timeout_sends_term_then_kill() {
 
         let mut witness = Witness::new(bench.path("witness"));
         let mut command = sh(&format!(
-            "{}; trap '' TERM; sleep 1000",
+            "trap '' TERM; {}; sleep 1000",
             witness.open_command()
         ));
         command.timeout = Some(Duration::from_millis(1500));

@@ -462,7 +462,7 @@ fn check(containment: Containment, column: usize) {
 }
 
 /// Whether the kernel lets Landlock restrict signals.
-fn has_signal_scope() -> bool {
+pub(super) fn has_signal_scope() -> bool {
     let release = nix::sys::utsname::uname().unwrap();
     let release = release.release().to_string_lossy().into_owned();
     let mut numbers = release.split('.').filter_map(|part| part.parse().ok());

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use naq_runner::{RunnerConfig, StopCause, StopReason, Termination};
 
-use super::harness::{Bench, Witness, sh, stdout, within};
+use super::harness::{Bench, Witness, sh, skipped, stdout, within};
+use super::matrix::has_signal_scope;
 
 /// One spawner, which jobs can signal: without no_new_privs there is no Landlock.
 fn open_to_signals(options: &mut RunnerConfig) {
@@ -87,6 +88,11 @@ async fn a_shutdown_ends_a_stopped_spawner() {
 #[tokio::test]
 async fn a_job_can_signal_neither_its_spawner_nor_its_worker_but_its_own_processes() {
     for bench in Bench::each().await {
+        let containment = bench.runner.containment();
+        if !containment.has_namespace() && !has_signal_scope() {
+            skipped(&format!("{containment}: signals, which needs Linux 6.12"));
+            continue;
+        }
         // a signal that does nothing, should it arrive
         let script = format!(
             "for pid in $PPID {}; do [ $pid = 0 ] || kill -URG $pid && [ $pid != 0 ] && echo signalled; done; \

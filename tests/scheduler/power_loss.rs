@@ -34,11 +34,16 @@ fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {
     naq.cli(["queue", "set", "build", "--max-running", "3"])
         .run()
         .succeeds();
-    let config = naq.block_on(async {
-        let jetstream = async_nats::jetstream::new(naq.nats().clone());
-        let stream = jetstream.get_stream("naq_queue_build").await.unwrap();
-        stream.consumer_info("naq-worker").await.unwrap().config
-    });
+    let settings = || {
+        let mut info: serde_json::Value = naq.block_on(async {
+            let jetstream = async_nats::jetstream::new(naq.nats().clone());
+            let subject = "CONSUMER.INFO.naq_queue_build.naq-worker";
+            jetstream.request(subject, &json!({})).await.unwrap()
+        });
+        info["config"].take()
+    };
+    let mut config = settings();
+    config["description"] = "of an operator".into();
     server.stop_gracefully();
     server.forget_stream("naq_queue_build");
     server.restart();
@@ -54,12 +59,15 @@ fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {
         Some(20),
         "the state survived"
     );
+    let before = settings();
+    assert_eq!(before["description"], "of an operator");
     naq.publish("build", r#"{"job_id": "after", "command": "true"}"#);
     let leader = scheduler(&naq, &["--reconcile-interval", "1s"]);
     leader.expect_stderr("consumer is past the end of its stream");
     eventually("the consumer starts from the first message", || {
         delivered(&naq, "naq-worker") == Some(0)
     });
+    assert_eq!(settings(), before);
     let shown = naq.cli(["queue", "list", "--json"]).run().succeeds().stdout;
     assert!(shown.contains(r#""max_running":3"#), "{shown}");
     let _worker = naq.worker(&["build"]).spawn();

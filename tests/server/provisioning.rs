@@ -1,6 +1,7 @@
 //! Finding and downloading nats-server.
 
 use super::*;
+use crate::harness::skipped;
 
 /// Creates a program, as a shell script. Another process writes it: if this process had the file open for
 /// writing, a child that another test's thread starts could inherit the open file, and executing the
@@ -258,7 +259,23 @@ fn a_cache_that_other_users_can_write_to_is_not_used() {
     assert!(text.contains("another user can change it"), "{text}");
 }
 
-/// Between the check of the cached program and its start, another takes its place.
+/// The last step of the start of a server, on its own.
+fn become_server(check: &str, program: &Path) -> Command {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the last step of the start of a server, on its own"
+    )]
+    let mut command = Command::new(naq());
+    command
+        .args(["__server-supervisor", "become"])
+        .arg(std::process::id().to_string())
+        .arg(check)
+        .arg(program)
+        .arg("--version");
+    command
+}
+
+/// Between the check of the cached program by whoever looked for it and its start, another takes its place.
 #[test]
 fn a_program_that_replaces_the_checked_one_is_not_run() {
     let folder = TempDir::new().unwrap();
@@ -269,17 +286,7 @@ fn a_program_that_replaces_the_checked_one_is_not_run() {
         &format!(": > {}", trace.display()),
     );
     let log = |check: &str| {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the last step of the start of a server, on its own"
-        )]
-        let done = Command::new(naq())
-            .args(["__server-supervisor", "become"])
-            .arg(std::process::id().to_string())
-            .arg(check)
-            .arg(&swapped)
-            .output()
-            .unwrap();
+        let done = become_server(check, &swapped).output().unwrap();
         String::from_utf8(done.stderr).unwrap()
     };
     let text = log("pinned");
@@ -288,6 +295,74 @@ fn a_program_that_replaces_the_checked_one_is_not_run() {
     // A program that the user names is run as it is.
     log("any");
     assert!(trace.exists());
+}
+
+/// The file that is checked is the one that is executed, whatever its path names by then.
+#[test]
+fn a_program_that_takes_the_path_during_the_check_is_not_run() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+    let folder = TempDir::new().unwrap();
+    let program = folder.path().join("nats-server");
+    let checked = fs::canonicalize(&binary().path).unwrap();
+    std::os::unix::fs::symlink(&checked, &program).unwrap();
+    let done = become_server("pinned", &program).output().unwrap();
+    if !done.status.success() {
+        let why = String::from_utf8_lossy(&done.stderr);
+        assert!(why.contains("SHA-256"), "{why}");
+        skipped(&format!("the pinned nats-server is another: {why}"));
+        return;
+    }
+    let trace = folder.path().join("was-run");
+    let checker = fs::canonicalize(naq()).unwrap();
+    for _ in 0..100 {
+        let swapped = script(
+            folder.path(),
+            "swapped",
+            &format!(": > {}", trace.display()),
+        );
+        let mut child = become_server("pinned", &program)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let descriptors = format!("/proc/{pid}/fd");
+        // it reads the file for the SHA-256
+        let has_opened = || {
+            fs::read_dir(&descriptors).is_ok_and(|descriptors| {
+                let mut paths = descriptors.flatten().map(|one| fs::read_link(one.path()));
+                paths.any(|path| path.is_ok_and(|path| path == checked))
+            })
+        };
+        let mut has_ended = false;
+        while !has_ended && !has_opened() {
+            has_ended = child.try_wait().unwrap().is_some();
+        }
+        let mut is_checking = false;
+        if !has_ended {
+            signal(pid.as_raw(), Signal::SIGSTOP);
+            if let WaitStatus::Stopped(..) = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap() {
+                let running = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+                is_checking = running == checker;
+                fs::rename(&swapped, &program).unwrap();
+                signal(pid.as_raw(), Signal::SIGCONT);
+            }
+        }
+        let mut printed = String::new();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_to_string(&mut printed).unwrap();
+        // the first wait may have had its status
+        let _ = child.wait();
+        assert!(!trace.exists(), "it was run");
+        if is_checking {
+            assert!(printed.contains("nats-server"), "{printed}");
+            return;
+        }
+        fs::remove_file(&program).unwrap();
+        std::os::unix::fs::symlink(&checked, &program).unwrap();
+    }
+    panic!("no check was interrupted");
 }
 
 #[test]

@@ -272,23 +272,29 @@ mod tests {
 
     #[test]
     fn encoded_secrets_are_masked() {
-        for (secret, printed) in [
-            (r#"pa"ss\word"#, r#"{"token":"pa\"ss\\word"}"#),
-            ("päß/wort", r#"{"token":"p\u00e4\u00df\/wort"}"#),
-            ("hunter2 ß&x", "token=hunter2%20%C3%9F%26x;"),
-            ("hunter2 ß&x", "token=hunter2+%c3%9f%26x;"),
-            ("hunter2-hunter2", "aHVudGVyMi1odW50ZXIy"),
-            // user:hunter2-hunter2
-            ("hunter2-hunter2", "dXNlcjpodW50ZXIyLWh1bnRlcjI="),
+        for (secret, printed, expected) in [
+            (
+                r#"pa"ss\word"#,
+                r#"{"token":"pa\"ss\\word"}"#,
+                r#"{"token":"***"}"#,
+            ),
+            (
+                "päß/wort",
+                r#"{"token":"p\u00e4\u00df\/wort"}"#,
+                r#"{"token":"***"}"#,
+            ),
+            ("hunter2 ß&x", "token=hunter2%20%C3%9F%26x;", "token=***;"),
+            ("hunter2 ß&x", "token=hunter2+%c3%9f%26x;", "token=***;"),
+            ("hunter2-hunter2", "aHVudGVyMi1odW50ZXIy", "***"),
+            // user:hunter2-hunter2, of which the characters at the edges have bits of others too
+            (
+                "hunter2-hunter2",
+                "dXNlcjpodW50ZXIyLWh1bnRlcjI=",
+                "dXNlcjp***I=",
+            ),
         ] {
-            let mask = Mask::new([secret]);
-            let shown = mask.text(printed);
-            assert!(shown.contains("***"), "{printed} -> {shown}");
+            assert_eq!(masked(&[secret], &[printed]), expected);
         }
-        assert_eq!(
-            masked(&["hunter2-hunter2"], &["aHVudGVyMi1odW50ZXIy"]),
-            "***"
-        );
     }
 
     #[test]

@@ -257,6 +257,10 @@ impl FollowedCli {
         kill(Pid::from_raw(self.child.pid()), signal).unwrap();
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.child().try_wait().unwrap().is_none()
+    }
+
     /// Kills it with SIGKILL and waits until it is gone.
     pub(crate) fn kill9(mut self) {
         self.signal(Signal::SIGKILL);
