@@ -275,7 +275,7 @@ fn become_server(check: &str, program: &Path) -> Command {
     command
 }
 
-/// Between the check of the cached program by whoever looked for it and its start, another takes its place.
+/// Between the check of the cached program and its start, another program takes its place.
 #[test]
 fn a_program_that_replaces_the_checked_one_is_not_run() {
     let folder = TempDir::new().unwrap();

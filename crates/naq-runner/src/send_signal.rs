@@ -30,9 +30,9 @@ pub(super) fn send_signals(pid: i32, signals: &[Signal], is_listed: impl FnOnce(
 }
 
 enum Process {
-    /// A descriptor, which never stands for another process.
+    /// A descriptor, which never refers to another process.
     Held(OwnedFd),
-    /// A number, where there is no descriptor to have.
+    /// A number, on a kernel without such descriptors.
     Number(Pid),
 }
 
