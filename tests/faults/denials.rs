@@ -107,6 +107,8 @@ impl<'n> Denying<'n> {
         let count = done.stderr.matches(&message).count();
         assert_eq!(count, 1, "{verb:?}: {done:?}");
         assert!(done.stderr.contains(subject), "no {subject} in {done:?}");
+        let is_role_named = done.stderr.contains("connect as another user: the role");
+        assert!(is_role_named, "no role in {done:?}");
     }
 
     /// Two queues; an ended, a failed, a delayed and a queued job; a schedule.
@@ -196,6 +198,30 @@ fn a_queue_that_the_user_may_not_read_counts_as_not_there() {
         (&["schedules", "-q", "deploy"], "naq_queue_deploy"),
     ] {
         denying.denied("build", verb, subject);
+    }
+}
+
+#[test]
+fn a_denial_names_the_roles_that_may() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let denying = Denying::start(&naq);
+    denying.run("admin", &["queue", "add", "deploy"]).succeeds();
+    for (user, verb, roles) in [
+        (
+            "build",
+            &["enqueue", "-q", "deploy", "--", "true"][..],
+            "the roles producer, worker, scheduler, api and operator of `naq nats-config` have it for the queue `deploy`",
+        ),
+        (
+            "no_names",
+            &["queues"],
+            "the roles reader, producer, worker, scheduler, api and operator of `naq nats-config` have it\n",
+        ),
+    ] {
+        let done = denying.run(user, verb).exits(3);
+        let hint = format!("; grant it, or connect as another user: {roles}");
+        assert!(done.stderr.contains(&hint), "{done:?}");
     }
 }
 

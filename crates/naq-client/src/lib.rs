@@ -122,9 +122,9 @@ pub use naq_jetstream::DENIALS_LOG_TARGET;
 pub use naq_jetstream::{
     AccountNames, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation, ConnectFailure,
     ConnectOptions, DeadLetter, DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor,
-    Login, Names, NewJob, NoJetStream, OutputStream, PurgeSummary, QueueInfo, QueueSettings,
-    RecordChange, RecordChangeDelivery, Remedy, ResultsPurgeSummary, Role, RoleUser,
-    SettingDifference, UserKey, UsersConfig,
+    Login, Names, NeededRole, NewJob, NoJetStream, OutputStream, PurgeSummary, QueueInfo,
+    QueueSettings, RecordChange, RecordChangeDelivery, Remedy, ResultsPurgeSummary, Role, RoleUser,
+    SettingDifference, UserKey, UsersConfig, needed_role,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

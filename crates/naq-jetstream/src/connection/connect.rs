@@ -60,10 +60,7 @@ impl Broker {
                 client.server_info().version
             )));
         }
-        let api_prefix = match &options.jetstream_domain {
-            Some(domain) => format!("$JS.{domain}.API"),
-            None => "$JS.API".to_owned(),
-        };
+        let api_prefix = jetstream_api_prefix(options.jetstream_domain.as_deref());
         let jetstream = async_nats::jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
@@ -80,6 +77,14 @@ impl Broker {
             layout: Arc::default(),
             options: Arc::new(options.clone()),
         })
+    }
+}
+
+/// What the subjects of the JetStream API begin with, in this domain. `None` is the server's own.
+pub(crate) fn jetstream_api_prefix(domain: Option<&str>) -> String {
+    match domain {
+        Some(domain) => format!("$JS.{domain}.API"),
+        None => "$JS.API".to_owned(),
     }
 }
 

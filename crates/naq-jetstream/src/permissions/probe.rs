@@ -9,8 +9,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
+use super::forbidden::forbidden_operations;
+use super::operation::Operation;
 use super::role::Role;
-use super::roles::{Operation, forbidden_operations, permissions};
+use super::roles::permissions;
 use crate::broker::Broker;
 use crate::error::BrokerError;
 use naq_protocol::QueueName;

@@ -4,54 +4,11 @@
 //! one queue may read and change nothing of another queue, except for what all queues share: records, the
 //! index of blocked jobs, slots and live output.
 
+use super::operation::{Operation, Permissions, reading, writing};
 use super::role::Role;
 use crate::layout::streams::StreamSpec;
 use crate::names::Names;
 use naq_protocol::QueueName;
-
-/// Something that a role does, and the subjects that it needs for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// What it is, for people.
-    pub what: &'static str,
-    /// Subjects that it publishes to.
-    pub publish: Vec<String>,
-    /// Subjects that it subscribes to.
-    pub subscribe: Vec<String>,
-}
-
-/// What a role may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Permissions {
-    /// Everything that it does.
-    pub operations: Vec<Operation>,
-    /// Whether it answers requests of others, on subjects that they choose.
-    pub may_reply: bool,
-}
-
-impl Permissions {
-    /// The subjects that the role may publish to, each once.
-    #[must_use]
-    pub fn publish(&self) -> Vec<&str> {
-        self.subjects(|operation| &operation.publish)
-    }
-
-    /// The subjects that the role may subscribe to, each once.
-    #[must_use]
-    pub fn subscribe(&self) -> Vec<&str> {
-        self.subjects(|operation| &operation.subscribe)
-    }
-
-    fn subjects(&self, of: impl Fn(&Operation) -> &Vec<String>) -> Vec<&str> {
-        let mut found: Vec<&str> = Vec::new();
-        for subject in self.operations.iter().flat_map(of) {
-            if !found.contains(&subject.as_str()) {
-                found.push(subject);
-            }
-        }
-        found
-    }
-}
 
 /// What a role needs on these queues. `api_prefix` is that of the JetStream API, `$JS.API` unless there is
 /// a domain. With `publish_only` a producer reads nothing.
@@ -91,81 +48,11 @@ pub fn permissions(
     }
 }
 
-/// What a role must not be able to do. `other` is a queue that it has no right on.
-#[must_use]
-pub fn forbidden_operations(
-    names: &Names,
-    api_prefix: &str,
-    role: Role,
-    other: &QueueName,
-) -> Vec<Operation> {
-    let all = [other.clone()];
-    let subjects = Subjects {
-        names,
-        api_prefix,
-        queues: &all,
-    };
-    let mut operations = vec![
-        reading("read the answers to others", ["_INBOX.>".to_owned()]),
-        reading("read all subjects", [">".to_owned()]),
-    ];
-    if role == Role::Operator {
-        return operations;
-    }
-    operations.extend([
-        writing(
-            "enqueue jobs to another queue",
-            [names.jobs(other), names.job_without_id(other)],
-        ),
-        writing(
-            "read jobs of another queue",
-            subjects.of_queues("STREAM.MSG.GET"),
-        ),
-        writing("remove a queue", subjects.of_queues("STREAM.DELETE")),
-        writing("purge another queue", subjects.of_queues("STREAM.PURGE")),
-    ]);
-    if matches!(role, Role::Producer | Role::Reader) {
-        operations.extend([
-            writing("forge a record", [names.all_records()]),
-            writing("store schedules", [names.all_schedules()]),
-            writing("control workers", [names.control_of_all_workers()]),
-            writing("take the lead of schedulers", [names.leader_lease()]),
-        ]);
-    }
-    if role == Role::Worker {
-        operations.push(writing("store schedules", [names.all_schedules()]));
-        operations.push(writing("control workers", [names.control_of_all_workers()]));
-    }
-    if role == Role::Producer {
-        operations.push(writing(
-            "aim deliveries at any subject",
-            subjects.of_queues("CONSUMER.CREATE"),
-        ));
-    }
-    operations
-}
-
-fn writing(what: &'static str, publish: impl IntoIterator<Item = String>) -> Operation {
-    Operation {
-        what,
-        publish: publish.into_iter().collect(),
-        subscribe: Vec::new(),
-    }
-}
-
-fn reading(what: &'static str, subscribe: impl IntoIterator<Item = String>) -> Operation {
-    Operation {
-        what,
-        publish: Vec::new(),
-        subscribe: subscribe.into_iter().collect(),
-    }
-}
-
 /// The subjects of one installation for some of its queues.
-struct Subjects<'n> {
-    names: &'n Names,
-    api_prefix: &'n str,
-    queues: &'n [QueueName],
+pub(super) struct Subjects<'n> {
+    pub(super) names: &'n Names,
+    pub(super) api_prefix: &'n str,
+    pub(super) queues: &'n [QueueName],
 }
 
 impl Subjects<'_> {
@@ -183,7 +70,7 @@ impl Subjects<'_> {
     }
 
     /// Requests of one kind about the streams of the queues.
-    fn of_queues(&self, request: &str) -> Vec<String> {
+    pub(super) fn of_queues(&self, request: &str) -> Vec<String> {
         self.of_streams(request, &self.queue_streams())
     }
 
@@ -626,46 +513,6 @@ mod tests {
         let names = Names::new("naq").unwrap();
         let queues = [QueueName::new(queue).unwrap()];
         permissions(&names, "$JS.API", role, &queues, publish_only)
-    }
-
-    /// Whether a permission covers a subject, both of which may have wildcards.
-    fn covers(permission: &str, subject: &str) -> bool {
-        let mut wanted = subject.split('.');
-        for token in permission.split('.') {
-            match (token, wanted.next()) {
-                (">", Some(_)) => return true,
-                (_, None) => return false,
-                ("*", Some(other)) if other != ">" => {}
-                (token, Some(other)) if token == other => {}
-                _ => return false,
-            }
-        }
-        wanted.next().is_none()
-    }
-
-    #[test]
-    fn no_role_may_do_what_is_forbidden_to_it() {
-        let names = Names::new("naq").unwrap();
-        let other = QueueName::new("deploy").unwrap();
-        for role in Role::ALL {
-            let allowed = of(role, "build", false);
-            for operation in forbidden_operations(&names, "$JS.API", role, &other) {
-                for subject in &operation.publish {
-                    let by = allowed
-                        .publish()
-                        .into_iter()
-                        .find(|one| covers(one, subject));
-                    assert_eq!(by, None, "{role} may {}", operation.what);
-                }
-                for subject in &operation.subscribe {
-                    let by = allowed
-                        .subscribe()
-                        .into_iter()
-                        .find(|one| covers(one, subject));
-                    assert_eq!(by, None, "{role} may {}", operation.what);
-                }
-            }
-        }
     }
 
     #[test]

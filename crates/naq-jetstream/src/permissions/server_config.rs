@@ -8,8 +8,9 @@
 
 use std::fmt::{self, Write};
 
+use super::operation::Permissions;
 use super::role::Role;
-use super::roles::{Permissions, permissions};
+use super::roles::permissions;
 use crate::names::Names;
 use naq_protocol::QueueName;
 

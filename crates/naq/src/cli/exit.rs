@@ -12,7 +12,9 @@ use crate::local_server::ServerError;
 use crate::scheduler::SchedulerError;
 use crate::worker::WorkerError;
 use naq_client::config::ConfigError;
-use naq_client::{BrokerError, ClientError, ConnectFailure, DeniedAction, ErrorKind, NoJetStream};
+use naq_client::{
+    BrokerError, ClientError, ConnectFailure, Denial, DeniedAction, ErrorKind, NoJetStream,
+};
 use naq_core::{ExistingJob, ScheduleError};
 use naq_protocol::{EnvelopeError, InvalidName};
 
@@ -83,6 +85,8 @@ pub(super) struct Failure {
     /// The name for which nothing of the kind exists that the verb looked for. Something of another
     /// kind may have it.
     pub(super) missing: Option<String>,
+    /// What the server denied the user.
+    pub(super) denial: Option<Box<Denial>>,
     /// The reader of our output has closed it, so there is nobody to report to.
     silent: bool,
 }
@@ -94,6 +98,7 @@ impl Failure {
             message: message.into(),
             hint: None,
             missing: None,
+            denial: None,
             silent: false,
         }
     }
@@ -196,6 +201,7 @@ impl From<ClientError> for Failure {
         Failure {
             hint: hint(&error),
             missing: missing_name(&error),
+            denial: denial(&error),
             ..Failure::new(error.kind().into(), error.to_string())
         }
     }
@@ -207,6 +213,16 @@ fn missing_name(error: &ClientError) -> Option<String> {
         ClientError::NoSuchJob(job) => Some(job.to_string()),
         ClientError::NoSuchSchedule(name)
         | ClientError::Broker(BrokerError::QueueNotFound(name)) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+/// What an error says the server denies.
+fn denial(error: &ClientError) -> Option<Box<Denial>> {
+    match error {
+        ClientError::Broker(BrokerError::PermissionDenied { denial, .. }) => {
+            Some(Box::new(denial.clone()))
+        }
         _ => None,
     }
 }

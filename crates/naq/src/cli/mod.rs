@@ -11,6 +11,7 @@ mod config;
 mod confirm;
 mod control;
 mod cron;
+mod denied_role;
 mod dev;
 mod enqueue;
 mod envelope_check;
@@ -290,7 +291,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         // inside a job there is no connection of its own
         let name = name.filter(|_| session.job_socket().is_none());
         let hint = name.and_then(|name| runtime.block_on(word_hints::what_it_is(&session, &name)));
-        match hint {
+        match hint.or_else(|| denied_role::hint(&session, &failure)) {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
@@ -337,7 +338,7 @@ fn has_no_end(limit: Duration) -> Failure {
     Failure::new(
         exit::Exit::NoNats,
         format!(
-            "NATS still answers after {}, without an end; check the server",
+            "NATS still answers after {}, without an end",
             render::span(limit)
         ),
     )

@@ -1,0 +1,89 @@
+//! What each role must not be able to do.
+
+use super::operation::{Operation, reading, writing};
+use super::role::Role;
+use super::roles::Subjects;
+use crate::names::Names;
+use naq_protocol::QueueName;
+
+/// What a role must not be able to do. `other` is a queue that it has no right on.
+#[must_use]
+pub fn forbidden_operations(
+    names: &Names,
+    api_prefix: &str,
+    role: Role,
+    other: &QueueName,
+) -> Vec<Operation> {
+    let all = [other.clone()];
+    let subjects = Subjects {
+        names,
+        api_prefix,
+        queues: &all,
+    };
+    let mut operations = vec![
+        reading("read the answers to others", ["_INBOX.>".to_owned()]),
+        reading("read all subjects", [">".to_owned()]),
+    ];
+    if role == Role::Operator {
+        return operations;
+    }
+    operations.extend([
+        writing(
+            "enqueue jobs to another queue",
+            [names.jobs(other), names.job_without_id(other)],
+        ),
+        writing(
+            "read jobs of another queue",
+            subjects.of_queues("STREAM.MSG.GET"),
+        ),
+        writing("remove a queue", subjects.of_queues("STREAM.DELETE")),
+        writing("purge another queue", subjects.of_queues("STREAM.PURGE")),
+    ]);
+    if matches!(role, Role::Producer | Role::Reader) {
+        operations.extend([
+            writing("forge a record", [names.all_records()]),
+            writing("store schedules", [names.all_schedules()]),
+            writing("control workers", [names.control_of_all_workers()]),
+            writing("take the lead of schedulers", [names.leader_lease()]),
+        ]);
+    }
+    if role == Role::Worker {
+        operations.push(writing("store schedules", [names.all_schedules()]));
+        operations.push(writing("control workers", [names.control_of_all_workers()]));
+    }
+    if role == Role::Producer {
+        operations.push(writing(
+            "aim deliveries at any subject",
+            subjects.of_queues("CONSUMER.CREATE"),
+        ));
+    }
+    operations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::roles::permissions;
+    use super::*;
+    use crate::connection::denial::DeniedAction::{Publish, Subscribe};
+
+    #[test]
+    fn no_role_may_do_what_is_forbidden_to_it() {
+        let names = Names::new("naq").unwrap();
+        let own = [QueueName::new("build").unwrap()];
+        let other = QueueName::new("deploy").unwrap();
+        for role in Role::ALL {
+            let allowed = permissions(&names, "$JS.API", role, &own, false);
+            for operation in forbidden_operations(&names, "$JS.API", role, &other) {
+                for (action, subjects) in [
+                    (Publish, &operation.publish),
+                    (Subscribe, &operation.subscribe),
+                ] {
+                    for subject in subjects {
+                        let may = allowed.allow(action, subject);
+                        assert!(!may, "{role} may {}: {subject}", operation.what);
+                    }
+                }
+            }
+        }
+    }
+}
