@@ -89,7 +89,10 @@ mod tests {
             (
                 Publish,
                 "$JS.API.STREAM.MSG.GET.naq_queue_deploy",
-                of("reader producer worker scheduler api operator", Some("deploy")),
+                of(
+                    "reader producer worker scheduler api operator",
+                    Some("deploy"),
+                ),
             ),
             (
                 Publish,
