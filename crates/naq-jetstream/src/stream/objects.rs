@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, is_object_store_not_found};
@@ -22,7 +22,8 @@ const CHUNK_BYTES_MAX: usize = 128 << 10;
 /// Maximum size of an object that is read, in bytes.
 const OBJECT_BYTES_MAX: usize = 1 << 30;
 
-/// Time limit of a chunk.
+/// Time limit of reading a chunk as a whole, in whatever parts it arrives. So an object of this size takes
+/// a bounded time.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
@@ -122,28 +123,22 @@ impl Broker {
                 }
             })?;
         let getting = self.until_denied(DOING, &about, store.get(name));
-        let mut object = getting.await?.map_err(|error| match error.kind() {
+        let object = getting.await?.map_err(|error| match error.kind() {
             GetErrorKind::NotFound => missing(),
             _ => self.request_error(DOING, error),
         })?;
         // the description may name any size
         let size = object.info.size.min(OBJECT_BYTES_MAX);
-        let mut bytes = Vec::with_capacity(size.min(CHUNK_BYTES_MAX));
-        let mut chunk = vec![0; CHUNK_BYTES_MAX];
-        loop {
-            let read = tokio::time::timeout(CHUNK_TIMEOUT, object.read(&mut chunk)).await;
-            let count = read
-                .map_err(|_| BrokerError::Timeout(DOING))?
-                .map_err(|error| self.request_error(DOING, error))?;
-            if count == 0 {
-                return Ok(bytes);
-            }
-            bytes.extend_from_slice(&chunk[..count]);
-            if bytes.len() > size {
-                let reason = "it is larger than its description says, or than 1 GiB";
-                return Err(BrokerError::unreadable("an object", reason));
-            }
-        }
+        read_object(object, size, CHUNK_TIMEOUT)
+            .await
+            .map_err(|error| match error {
+                ObjectError::Io(error) => self.request_error(DOING, error),
+                ObjectError::TimedOut => BrokerError::Timeout(DOING),
+                ObjectError::TooLarge => {
+                    let reason = "it is larger than its description says, or than 1 GiB";
+                    BrokerError::unreadable("an object", reason)
+                }
+            })
     }
 
     /// Removes the object of this name; does nothing if it does not exist. It leaves no marker, so it
@@ -159,6 +154,39 @@ impl Broker {
             self.purge_subjects(&stream, &chunks, None).await?;
         }
         self.purge_subjects(&stream, &subject, None).await.map(drop)
+    }
+}
+
+/// Why the content of an object cannot be read.
+#[derive(Debug)]
+enum ObjectError {
+    Io(std::io::Error),
+    /// A chunk did not arrive in time.
+    TimedOut,
+    /// There is more than the description says.
+    TooLarge,
+}
+
+/// Reads an object of at most this size. `chunk_timeout` is the time limit of each chunk.
+async fn read_object(
+    mut object: impl AsyncRead + Unpin,
+    size_max: usize,
+    chunk_timeout: Duration,
+) -> Result<Vec<u8>, ObjectError> {
+    let mut bytes = Vec::with_capacity(size_max.min(CHUNK_BYTES_MAX));
+    loop {
+        let mut chunk = (&mut object).take(CHUNK_BYTES_MAX as u64);
+        // A limit of each read would last for days if a server sends a byte at a time.
+        let read = tokio::time::timeout(chunk_timeout, chunk.read_to_end(&mut bytes)).await;
+        let count = read
+            .map_err(|_| ObjectError::TimedOut)?
+            .map_err(ObjectError::Io)?;
+        if bytes.len() > size_max {
+            return Err(ObjectError::TooLarge);
+        }
+        if count == 0 {
+            return Ok(bytes);
+        }
     }
 }
 
@@ -197,4 +225,36 @@ pub(crate) fn chunks_subject(bucket: &str, id: &str) -> String {
 /// The subject of the description of the object with this name.
 fn meta_subject(bucket: &str, name: &str) -> String {
     format!("$O.{bucket}.M.{}", URL_SAFE.encode(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn an_object_that_arrives_a_byte_at_a_time_is_given_up() {
+        let (server, client) = tokio::io::duplex(1);
+        let sending = async move {
+            let mut server = server;
+            while server.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let reading = read_object(client, OBJECT_BYTES_MAX, Duration::from_millis(200));
+        let read = tokio::time::timeout(Duration::from_secs(10), async {
+            tokio::join!(sending, reading).1
+        });
+        assert!(matches!(read.await.unwrap(), Err(ObjectError::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_whole_and_never_beyond_its_size() {
+        let content = vec![7; 2 * CHUNK_BYTES_MAX + 1];
+        let read = |size_max| read_object(content.as_slice(), size_max, CHUNK_TIMEOUT);
+        assert_eq!(read(content.len()).await.unwrap(), content);
+        let cut = read(content.len() - 1).await;
+        assert!(matches!(cut, Err(ObjectError::TooLarge)));
+        assert!(matches!(read(0).await, Err(ObjectError::TooLarge)));
+    }
 }
