@@ -23,13 +23,14 @@ impl FileLookups {
         FileLookups(Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)))
     }
 
-    /// The result of a lookup. `None` if it takes too long, or if all threads are stuck.
+    /// The result of a lookup. `None` if it takes too long, or at once if all threads are busy.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         lookup: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let looking = async {
-            let permit = Arc::clone(&self.0).acquire_owned().await.ok()?;
+            // Waiting for a thread that is stuck would cost each caller the whole time.
+            let permit = Arc::clone(&self.0).try_acquire_owned().ok()?;
             let (sender, answer) = oneshot::channel();
             std::thread::Builder::new()
                 .name("naq-lookup".to_owned())
@@ -62,8 +63,11 @@ mod tests {
         let answers = tokio::join!(stuck(), stuck(), stuck(), stuck());
         assert_eq!(answers, (None, None, None, None));
         // no thread is left, until one returns
-        assert_eq!(lookups.run(|| 7).await, None);
+        let at_once = tokio::time::timeout(LOOKUP_MAX / 2, lookups.run(|| 7)).await;
+        assert_eq!(at_once, Ok(None));
         drop(release);
-        while lookups.run(|| 7).await.is_none() {}
+        while lookups.run(|| 7).await.is_none() {
+            std::thread::yield_now();
+        }
     }
 }

@@ -23,6 +23,10 @@ use super::errno::errno_of;
 use super::sys::namespace_init::{EXIT_WHEN_EMPTY, PrivateMounts, TERMINATE_ALL, fork_init};
 use super::sys::socket::{Receiver, pair};
 
+/// How long the first process of a namespace may take to mount its file systems, in milliseconds. A
+/// spawner that waits for it starts no other job.
+const HANDSHAKE_MAX_MS: u16 = 10_000;
+
 /// Makes sure that this process may create namespaces: as root, or else inside a user
 /// namespace, into which it then moves. Only a created namespace proves that it works,
 /// so the caller creates one.
@@ -80,7 +84,7 @@ impl Namespace {
         let (ours, theirs) = pair()?;
         let init = fork_init(&theirs, private_mounts)?;
         drop(theirs);
-        match Namespace::handshake(init, &ours) {
+        match Namespace::handshake(init, &ours, HANDSHAKE_MAX_MS) {
             Ok(namespace) => Ok(namespace),
             Err(errno) => {
                 let init = Pid::from_raw(init);
@@ -91,11 +95,15 @@ impl Namespace {
         }
     }
 
-    fn handshake(init: i32, socket: &OwnedFd) -> Result<Namespace, Errno> {
-        poll(
-            &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::NONE,
-        )?;
+    /// Receives the descriptors of the namespace from its first process.
+    ///
+    /// # Errors
+    /// Returns [`Errno::ETIMEDOUT`] if the process sends nothing in time, and the error that it sends.
+    fn handshake(init: i32, socket: &OwnedFd, limit_ms: u16) -> Result<Namespace, Errno> {
+        let mut answer = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut answer, PollTimeout::from(limit_ms))? == 0 {
+            return Err(Errno::ETIMEDOUT);
+        }
         let mut receiver = Receiver::new();
         let message = receiver.receive(socket.as_fd())?;
         let answer = receiver.bytes[..message.bytes].try_into();
@@ -275,5 +283,17 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_process_that_says_nothing_is_given_up() {
+        let (ours, _theirs) = pair().unwrap();
+        let given_up = Namespace::handshake(0, &ours, 50);
+        assert_eq!(given_up.err(), Some(Errno::ETIMEDOUT));
     }
 }

@@ -2,12 +2,13 @@
 //! for a missing command and a missing interpreter, so this module inspects the
 //! file.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::super::start_request::StartFrame;
 use super::super::sys::child::{ChildPlan, ChildStep};
@@ -188,8 +189,17 @@ enum FileKind {
 }
 
 fn file_kind(file: &Path) -> io::Result<FileKind> {
+    // A job may have replaced the program by a FIFO, for whose writer the spawner would wait.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(file)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut bytes = Vec::new();
-    File::open(file)?.take(4096).read_to_end(&mut bytes)?;
+    file.take(4096).read_to_end(&mut bytes)?;
     if bytes.is_empty() {
         return Ok(FileKind::Empty);
     }
@@ -264,5 +274,25 @@ fn not_executable_format(path: &str, file: &Path) -> String {
         }
         Ok(FileKind::Script { .. }) => format!("the interpreter of {path} is not a program"),
         _ => format!("{path} has no #! line and is not a program"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_has_become_a_fifo_or_a_device_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [
+            fifo.as_path(),
+            Path::new("/dev/tty"),
+            Path::new("/dev/zero"),
+        ] {
+            assert!(file_kind(path).is_err(), "{}", path.display());
+        }
+        assert!(file_kind(Path::new("/proc/self/exe")).is_ok());
     }
 }
