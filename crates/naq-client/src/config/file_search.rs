@@ -75,7 +75,8 @@ fn read_if_present(path: &Path, env: &ProcessEnv) -> Result<Option<FileText>, Co
     }
 }
 
-fn unreadable(path: PathBuf, named_by: String, reason: Unreadable) -> ConfigError {
+/// The error of a file that is not read.
+pub(super) fn unreadable(path: PathBuf, named_by: String, reason: Unreadable) -> ConfigError {
     match reason {
         Unreadable::Io(source) => ConfigError::Read {
             path,

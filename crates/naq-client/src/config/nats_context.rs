@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::error::Warning;
-use super::file_read;
+use super::file_read::{self, Unreadable};
 use super::process_env::ProcessEnv;
 use super::settings_table::Setting;
 use super::value::{self, Value};
@@ -46,29 +46,53 @@ struct Content {
     jetstream_api_prefix: String,
 }
 
-/// Reads a context. The error is a text for the user and names the file.
-pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, String> {
+/// Why a context cannot be used.
+pub(super) enum ContextError {
+    /// Another user may have written the file.
+    NotOwn(PathBuf, Unreadable),
+    /// Anything else: a text for the user, which names the file.
+    Other(String),
+}
+
+impl From<String> for ContextError {
+    fn from(reason: String) -> ContextError {
+        ContextError::Other(reason)
+    }
+}
+
+/// Reads the file of a context, or the one that names the selected context.
+fn read_file(path: PathBuf, context: &str, env: &ProcessEnv) -> Result<String, ContextError> {
+    match file_read::read(&path, env.uid) {
+        Ok(found) => Ok(found.text),
+        Err(Unreadable::Io(error)) => {
+            let path = path.display();
+            Err(ContextError::Other(format!("{context}{path}: {error}")))
+        }
+        Err(reason) => Err(ContextError::NotOwn(path, reason)),
+    }
+}
+
+/// Reads a context.
+pub(super) fn read(name: &str, env: &ProcessEnv) -> Result<Context, ContextError> {
     let folder = env
         .xdg("XDG_CONFIG_HOME", ".config")
-        .ok_or("no home folder to search for it")?
+        .ok_or_else(|| "no home folder to search for it".to_owned())?
         .join("nats");
     let name = if name == SELECTED {
-        let path = folder.join("context.txt");
-        let found = file_read::read(&path, env.uid)
-            .map_err(|error| format!("no context is selected: {}: {error}", path.display()))?;
-        found.text.trim().to_owned()
+        let selected = read_file(folder.join("context.txt"), "no context is selected: ", env)?;
+        selected.trim().to_owned()
     } else {
         name.to_owned()
     };
     // The name becomes a part of a path.
     if name.is_empty() || name.contains(['/', '\\', '\0']) || name.contains("..") {
-        return Err(format!("{name:?} is not a valid name of a context"));
+        return Err(format!("{name:?} is not a valid name of a context").into());
     }
     let path = folder.join("context").join(format!("{name}.json"));
     let shown = path.display();
-    let found = file_read::read(&path, env.uid).map_err(|error| format!("{shown}: {error}"))?;
+    let text = read_file(path.clone(), "", env)?;
     let content: Content =
-        serde_json::from_str(&found.text).map_err(|error| format!("{shown}: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("{shown}: {error}"))?;
     let fields = [
         ("nats_url", &content.url),
         ("token", &content.token),

@@ -11,7 +11,7 @@ use super::error::{ConfigError, Warning};
 use super::file::{File, FileOrigin};
 use super::file_search;
 use super::flags::Flags;
-use super::nats_context::{self, Context};
+use super::nats_context::{self, Context, ContextError};
 use super::process_env::ProcessEnv;
 use super::ranked_value::{
     RANK_DEFAULT, RANK_FILE, RANK_FLAG, RANK_USER_FILE, RANK_VARIABLE, RankedValue,
@@ -68,12 +68,16 @@ pub fn load(env: &ProcessEnv, flags: &Flags) -> Result<Resolved, ConfigError> {
         None => None,
         Some(found) => {
             let name = found.value.to_string();
-            let context =
-                nats_context::read(&name, env).map_err(|reason| ConfigError::Context {
+            let context = nats_context::read(&name, env).map_err(|error| match error {
+                ContextError::NotOwn(path, reason) => {
+                    file_search::unreadable(path, String::new(), reason)
+                }
+                ContextError::Other(reason) => ConfigError::Context {
                     name,
                     place: found.source.clone(),
                     reason,
-                })?;
+                },
+            })?;
             Some((context, found.rank))
         }
     };

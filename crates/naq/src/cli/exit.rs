@@ -402,6 +402,10 @@ fn config_hint(error: &ConfigError) -> Option<String> {
             "read it, then run `naq config trust`, or name it with --config {}",
             path.display()
         )),
+        ConfigError::Context { .. } => Some(
+            "`nats context ls` lists the contexts; --nats-url names a server without one"
+                .to_owned(),
+        ),
         ConfigError::UnknownKey { .. } => Some("`naq config` lists the settings".to_owned()),
         _ => None,
     }
