@@ -56,8 +56,28 @@ fn a_context_of_another_user_is_not_read() {
     assert!(place.load_with(&flags).is_ok());
     let path = place.path("home/.config/nats/context/a.json");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o622)).unwrap();
-    let said = place.load_with(&flags).unwrap_err().to_string();
-    assert!(said.contains("other users can write to it"), "{said}");
+    let error = place.load_with(&flags).unwrap_err();
+    let is_refused =
+        matches!(&error, ConfigError::WritableByOthers { path: found, .. } if *found == path);
+    assert!(is_refused, "{error:?}");
+    let (code, said) = run_briefly(path_of_home(&path), &["config", "--context", "a"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains(&format!("run chmod go-w {}", path.display())),
+        "{said}"
+    );
+    let (code, said) = run_briefly(path_of_home(&path), &["config", "--context", "b"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("`nats context ls` lists the contexts"),
+        "{said}"
+    );
+}
+
+/// The folder with the home folder of a path in it.
+fn path_of_home(path: &Path) -> &Path {
+    let mut above = path.ancestors();
+    above.find(|folder| folder.join("home").is_dir()).unwrap()
 }
 
 /// Runs the program in a folder, and fails if it runs for longer than a moment.
@@ -140,6 +160,37 @@ fn a_fifo_a_device_and_a_huge_file_end_at_once() {
                 "folder" => fs::remove_dir(path).unwrap(),
                 _ => fs::remove_file(path).unwrap(),
             }
+        }
+    }
+}
+
+#[test]
+fn credentials_and_certificates_that_are_no_files_end_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", path("zero")).unwrap();
+    fs::File::create(path("huge"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    fs::create_dir(path("folder")).unwrap();
+    for (name, expected) in [
+        ("fifo", "not a regular file"),
+        ("zero", "not a regular file"),
+        ("huge", "larger than 16 MiB"),
+        ("folder", "it is a folder"),
+    ] {
+        for options in [
+            &["--creds", name][..],
+            &["--nkey", name],
+            &["--tls-ca", name],
+            &["--tls-cert", name, "--tls-key", name],
+        ] {
+            let args = [&["queues", "--nats-url", "nats://127.0.0.1:1"], options].concat();
+            let (code, said) = run_briefly(folder.path(), &args);
+            assert_eq!(code, Some(2), "{args:?}: {said}");
+            assert!(said.contains(expected), "{args:?}: {said}");
         }
     }
 }

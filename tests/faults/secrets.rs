@@ -114,6 +114,35 @@ fn a_missing_secret_is_named_in_the_error() {
     naq.assert_jobs_still_run("build");
 }
 
+#[test]
+fn a_secret_that_is_not_read_in_time_delays_no_other_job() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let folder = naq.home().join("secrets");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("KEY"), "value").unwrap();
+    let _worker = naq
+        .worker(&["build"])
+        .concurrency(2)
+        .env("FAILPOINTS", "secrets.read=1*sleep(60000)")
+        .arg("--secrets-dir")
+        .arg(folder.to_str().unwrap())
+        .spawn();
+    let script = "[ \"$KEY\" = value ]";
+    let stuck = naq.enqueue(&["-q", "build", "--secret", "KEY", "--", "true"]);
+    naq.wait_running(&stuck);
+    let others = [&["--secret", "KEY"][..], &[]].map(|options| {
+        let words = [&["-q", "build"], options, &["--", "sh", "-c", script]].concat();
+        naq.wait_ended(&naq.enqueue(&words)).state()
+    });
+    assert_eq!(others, [State::Succeeded, State::Failed]);
+    let record = naq.wait_ended(&stuck);
+    assert_eq!(record.reason(), Some(Reason::Spawn), "{record:#?}");
+    assert!(record.started_at.is_some());
+    let error = record.error.unwrap();
+    assert!(error.contains("not read within 10 s"), "{error}");
+}
+
 /// What other programs make of a secret before they print it.
 const PRINT_ENCODED: &str = r#"
 import base64, json, os, urllib.parse

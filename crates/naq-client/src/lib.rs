@@ -72,6 +72,7 @@ pub mod fuzz;
 mod listing;
 mod log_chunk;
 mod logs;
+mod private_file;
 mod queue;
 mod raw_envelope;
 mod record_changes;
@@ -101,6 +102,8 @@ pub use full_store::describe_unstored;
 pub use listing::{JobPage, JobSummary};
 pub use log_chunk::LogChunk;
 pub use logs::Logs;
+#[doc(hidden)]
+pub use private_file::write_private_file;
 pub use queue::Queue;
 pub use record_changes::RecordChangeConsumer;
 pub use record_summary::RecordSummary;
@@ -117,14 +120,17 @@ pub use naq_core::{
     CLOCK_SKEW_MAX, ClockSkew, ExistingJob, FailedStarts, ScheduleChange, ScheduleError,
     StartDelay, StartDelayError, WaitCause,
 };
-#[doc(hidden)]
-pub use naq_jetstream::DENIALS_LOG_TARGET;
 pub use naq_jetstream::{
     AccountNames, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation, ConnectFailure,
     ConnectOptions, DeadLetter, DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor,
     Login, Names, NeededRole, NewJob, NoJetStream, OutputStream, PurgeSummary, QueueInfo,
     QueueSettings, RecordChange, RecordChangeDelivery, Remedy, ResultsPurgeSummary, Role, RoleUser,
     SettingDifference, UserKey, UsersConfig, needed_role,
+};
+#[doc(hidden)]
+pub use naq_jetstream::{
+    DENIALS_LOG_TARGET, FileContent, SMALL_FILE_BYTES_MAX, accounts, read_file, read_text_file,
+    text_of_file,
 };
 pub use naq_protocol::{
     Argument, Backoff, BlockedOn, CapturedOutput, Dependency, DependencyCondition, Envelope,

@@ -4,10 +4,11 @@
 //! the file `lock` there for as long as it, or its nats-server, is alive. A stale state file is
 //! therefore recognised by its lock being free.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use naq_jetstream::SMALL_FILE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Name of the state file in the server's data folder.
@@ -56,7 +57,8 @@ pub fn running(data_dir: &Path) -> Option<ServerState> {
 /// exist or cannot be read.
 #[must_use]
 pub fn read(data_dir: &Path) -> Option<ServerState> {
-    serde_json::from_slice(&fs::read(data_dir.join(STATE_FILE)).ok()?).ok()
+    let found = naq_jetstream::read_file(&data_dir.join(STATE_FILE), SMALL_FILE_BYTES_MAX).ok()?;
+    serde_json::from_slice(&found.bytes).ok()
 }
 
 /// Whether a supervisor or a nats-server holds the lock exclusively.
@@ -72,6 +74,7 @@ fn is_locked(lock: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_state_file_is_stale_once_its_lock_is_free() {

@@ -13,6 +13,7 @@ mod dead_letters;
 mod dependencies;
 mod error;
 mod failpoint;
+mod file_read;
 mod finish_job;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -36,6 +37,7 @@ mod schedules;
 mod slots;
 mod stream;
 mod subjects;
+mod user_database;
 mod watch;
 mod workers;
 
@@ -49,6 +51,7 @@ pub use control::{ControlCommand, ControlSubscription, ReceivedCommand};
 pub use dead_letters::dead_letter::{DeadLetter, DeadLetterScan, DeadLetters};
 pub use error::{BrokerError, BrokerErrorKind, Cause, InvalidData, NoJetStream};
 pub use failpoint::failpoint;
+pub use file_read::{FileContent, SMALL_FILE_BYTES_MAX, read_file, read_text_file, text_of_file};
 pub use finish_job::SlotWaiter;
 pub use jobs::delayed::DelayedJob;
 pub use jobs::delayed_listing::{DelayedJobCursor, DelayedJobListing};
@@ -88,4 +91,5 @@ pub use schedules::schedule::{
     ScheduleEvent, ScheduleListing, ScheduleWatch, SchedulesState, StoredSchedule,
 };
 pub use stream::publish::PendingWrite;
+pub use user_database::{Account, accounts};
 pub use watch::{Watch, WatchEvent};

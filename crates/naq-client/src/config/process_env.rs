@@ -163,13 +163,9 @@ fn owner(_path: &Path) -> Option<u32> {
 /// The home folder of a user by `/etc/passwd`.
 #[cfg(unix)]
 fn home_of(uid: u32) -> Option<PathBuf> {
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let (id, home) = (fields.get(2)?, fields.get(5)?);
-        let is_this = id.parse() == Ok(uid) && home.starts_with('/');
-        is_this.then(|| PathBuf::from(home))
-    })
+    let mut accounts = crate::accounts().into_iter();
+    let account = accounts.find(|account| account.uid == uid && account.home.is_absolute());
+    account.map(|account| account.home)
 }
 
 #[cfg(not(unix))]

@@ -4,14 +4,15 @@
 //! program to run, or a server that would get the jobs. So it may set more than harmless settings
 //! only after `naq config trust`, and only while its text is the same.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::file_read;
 use super::process_env::ProcessEnv;
+use crate::private_file::write_private_file;
 
 /// Whether a file is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,24 +73,14 @@ fn entry(env: &ProcessEnv, path: &Path) -> PathBuf {
 
 fn write(entry: &Path, path: &Path, text: &str) -> io::Result<()> {
     let mut folder = DirBuilder::new();
-    let mut options = OpenOptions::new();
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        folder.mode(0o700);
-        options.mode(0o600);
-    }
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
     if let Some(parent) = entry.parent() {
         folder.recursive(true).create(parent)?;
     }
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(entry)?;
     // the path is for people who look into the folder
     let content = format!("{}\n{}\n", digest(text.as_bytes()), path.display());
-    file.write_all(content.as_bytes())
+    write_private_file(entry, content.as_bytes())
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -18,6 +18,7 @@ use super::server_user::{Refusal, ServerUsers};
 use super::state::{ConnectionState, ConnectionWatch};
 use crate::broker::{Broker, REQUEST_TIMEOUT};
 use crate::error::{BrokerError, Cause};
+use crate::file_read::text_of_file;
 use crate::names::Names;
 use naq_core::ExponentialBackoff;
 
@@ -208,7 +209,7 @@ async fn check_tls_files(options: &ConnectOptions) -> Result<(), BrokerError> {
         ("private key", identity.map(|(_, path)| path)),
     ] {
         let Some(path) = path else { continue };
-        if let Err(error) = tokio::fs::read(path).await {
+        if let Err(error) = options.read_file(path).await {
             let problem = format!("{what} {}: {error}", path.display());
             return Err(options.invalid(problem, Arc::new(error)));
         }
@@ -307,7 +308,7 @@ async fn from_connect(
     // the server reports expired credentials as refused ones
     if failure == ConnectFailure::CredentialsRefused
         && let Some(path) = &options.creds
-        && let Ok(text) = tokio::fs::read_to_string(path).await
+        && let Ok(text) = options.read_file(path).await.and_then(text_of_file)
         && let Some(expired) = credentials::expired_at(&text, now())
     {
         failure = ConnectFailure::CredentialsExpired;

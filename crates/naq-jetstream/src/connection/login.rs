@@ -8,6 +8,7 @@ use nkeys::KeyPair;
 use super::credentials;
 use super::options::ConnectOptions;
 use crate::error::BrokerError;
+use crate::file_read::text_of_file;
 
 /// What a client authenticates with.
 pub(super) enum Login {
@@ -49,8 +50,10 @@ impl Login {
             let problem = |problem: &dyn std::fmt::Display| {
                 format!("credentials {}: {problem}", path.display())
             };
-            let text = tokio::fs::read_to_string(path)
+            let text = options
+                .read_file(path)
                 .await
+                .and_then(text_of_file)
                 .map_err(|error| options.invalid(problem(&error), Arc::new(error)))?;
             let (jwt, seed) = parse_credentials(&text).ok_or_else(|| {
                 let reason = "it does not contain the JWT and the seed of a user";
@@ -63,8 +66,10 @@ impl Login {
         } else if let Some(path) = &options.nkey {
             let problem =
                 |problem: &dyn std::fmt::Display| format!("nkey {}: {problem}", path.display());
-            let seed = tokio::fs::read_to_string(path)
+            let seed = options
+                .read_file(path)
                 .await
+                .and_then(text_of_file)
                 .map_err(|error| options.invalid(problem(&error), Arc::new(error)))?;
             let key = KeyPair::from_seed(seed.trim())
                 .map_err(|error| options.invalid(problem(&error), Arc::new(error)))?;

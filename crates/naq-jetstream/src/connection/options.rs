@@ -1,10 +1,16 @@
 //! The options of a connection.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::connect_failure::ConnectFailure;
 use crate::error::{BrokerError, Cause};
+use crate::file_read::read_file;
+
+/// Maximum size of a file of credentials or certificates, in bytes. A bundle of CA certificates may
+/// contain all that its organization has ever trusted.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The address of NATS and the credentials. At most one way of authentication is used.
 #[derive(Clone)]
@@ -113,6 +119,22 @@ impl ConnectOptions {
     #[must_use]
     pub fn has_login(&self) -> bool {
         self.creds.is_some() || self.nkey.is_some() || self.user.is_some() || self.token.is_some()
+    }
+
+    /// Reads a file that an option names, off the threads of the runtime: a file system may not answer.
+    ///
+    /// Its owner is not checked: a volume that is mounted into a container, or an administrator's file that
+    /// a service's group may read, belongs to another user.
+    pub(crate) async fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let path = path.to_owned();
+        let reading = tokio::task::spawn_blocking(move || read_file(&path, FILE_BYTES_MAX));
+        match tokio::time::timeout(self.connect_timeout, reading).await {
+            Ok(read) => Ok(read.map_err(io::Error::other)??.bytes),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "its file system does not answer",
+            )),
+        }
     }
 
     /// The error of an option that cannot be used.

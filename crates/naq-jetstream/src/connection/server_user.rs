@@ -13,6 +13,7 @@ use async_nats::ServerAddr;
 
 use super::connect_failure::ConnectFailure;
 use super::options::ConnectOptions;
+use crate::user_database::accounts;
 
 /// Whether this process has warned that it cannot see who runs a server.
 static WARNED: AtomicBool = AtomicBool::new(false);
@@ -173,15 +174,10 @@ impl ServerUsers {
 
     fn is_named(&self, uid: u32) -> bool {
         let is_id = |name: &String| name.parse() == Ok(uid);
-        self.named.iter().any(is_id) || {
-            let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            accounts.lines().any(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next().unwrap_or_default();
-                fields.nth(1).and_then(|id| id.parse().ok()) == Some(uid)
-                    && self.named.iter().any(|named| named == name)
-            })
-        }
+        self.named.iter().any(is_id)
+            || accounts()
+                .iter()
+                .any(|account| account.uid == uid && self.named.contains(&account.name))
     }
 }
 

@@ -99,8 +99,8 @@ impl fmt::Display for ZoneinfoDatabase {
 }
 
 fn read_file(path: &Path) -> Option<Vec<u8>> {
-    let about = std::fs::metadata(path).ok()?;
-    (about.is_file() && about.len() <= ZONE_BYTES_MAX).then(|| std::fs::read(path).ok())?
+    let read = naq_client::read_file(path, ZONE_BYTES_MAX).ok()?;
+    Some(read.bytes)
 }
 
 /// A folder of TZif files.

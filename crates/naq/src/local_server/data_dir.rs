@@ -1,12 +1,12 @@
 //! The data folder of a managed server: file names, private files, the clients' key.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use naq_client::{SMALL_FILE_BYTES_MAX, read_text_file, write_private_file};
 use nkeys::KeyPair;
-use rand::Rng;
 
 use super::error::ServerError;
 
@@ -118,7 +118,7 @@ impl DataDir {
     /// so that no program that takes the server's place learns it.
     pub(super) fn client_key(&self) -> Result<String, ServerError> {
         let path = self.nkey_file();
-        match fs::read_to_string(&path) {
+        match read_text_file(&path, SMALL_FILE_BYTES_MAX) {
             Ok(seed) => {
                 // A power cut may have left an empty file.
                 if let Ok(key) = KeyPair::from_seed(seed.trim()) {
@@ -143,22 +143,7 @@ impl DataDir {
 
 /// Replaces a file atomically, with mode 0600: a reader sees the old or the new content.
 pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), ServerError> {
-    let mut suffix = [0_u8; 6];
-    rand::rng().fill(&mut suffix);
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".new-{}", hexadecimal(&suffix)));
-    let fresh = PathBuf::from(name);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| fs::rename(&fresh, path));
-    if written.is_err() {
-        let _already_gone = fs::remove_file(&fresh);
-    }
-    written.map_err(ServerError::file("write", path))
+    write_private_file(path, content).map_err(ServerError::file("write", path))
 }
 
 /// Removes a file if it exists.

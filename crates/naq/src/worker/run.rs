@@ -36,6 +36,7 @@ impl Attempt<'_> {
             .options
             .secrets
             .read(&record.queue, &self.envelope.secrets)
+            .await
         {
             Err(error) => FinishedAttempt {
                 end: AttemptEnd::NotStarted { fatal: true },

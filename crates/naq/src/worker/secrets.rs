@@ -3,15 +3,21 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use naq_jetstream::{failpoint, read_text_file};
 use naq_protocol::QueueName;
 use naq_runner::JobUser;
+use tokio::sync::Semaphore;
 
 /// A folder of secrets: one file each, named like the environment variable that it becomes. A secret in
 /// a subfolder is for the jobs of the queue of that name only, and replaces one for all queues.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SecretStore {
     folder: Option<PathBuf>,
+    /// The jobs whose secrets may be read at once.
+    readers: Arc<Semaphore>,
 }
 
 /// Why a secret cannot be read.
@@ -36,16 +42,32 @@ pub enum SecretError {
         /// Why it cannot be used.
         problem: String,
     },
+    /// The file system of the store does not answer.
+    #[error(
+        "the secrets of the job were not read within {} s; check the file system of --secrets-dir",
+        READ_MAX.as_secs()
+    )]
+    NoAnswer,
 }
 
 /// The largest secret, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
+/// How long a job waits for its secrets.
+const READ_MAX: Duration = Duration::from_secs(10);
+
+/// Maximum number of jobs whose secrets are read at once, and so of threads that are lost to a file
+/// system that does not answer.
+const READERS: usize = 16;
+
 impl SecretStore {
     /// A store without secrets.
     #[must_use]
     pub fn empty() -> SecretStore {
-        SecretStore::default()
+        SecretStore {
+            folder: None,
+            readers: Arc::new(Semaphore::new(READERS)),
+        }
     }
 
     /// The secrets in a folder, a file for each.
@@ -53,15 +75,40 @@ impl SecretStore {
     pub fn folder(path: &Path) -> SecretStore {
         SecretStore {
             folder: Some(path.to_owned()),
+            ..SecretStore::empty()
         }
     }
 
-    /// Reads the secrets of these names for a job of this queue. A line break at the end is not part of a
-    /// secret.
+    /// Reads the secrets of these names for a job of this queue, off the thread of the worker: the folder
+    /// may be on a file system that does not answer. A line break at the end is not part of a secret.
     ///
     /// # Errors
-    /// Returns a [`SecretError`] for the first secret that cannot be read.
-    pub fn read(
+    /// Returns a [`SecretError`] for the first secret that cannot be read, and [`SecretError::NoAnswer`] if
+    /// reading takes longer than ten seconds.
+    pub async fn read(
+        &self,
+        queue: &QueueName,
+        names: &[String],
+    ) -> Result<Vec<(String, String)>, SecretError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reading = async {
+            let reader = Arc::clone(&self.readers).acquire_owned().await.ok()?;
+            let (store, queue, names) = (self.clone(), queue.clone(), names.to_owned());
+            let read = tokio::task::spawn_blocking(move || {
+                failpoint("secrets.read");
+                let read = store.read_now(&queue, &names);
+                drop(reader);
+                read
+            });
+            read.await.ok()
+        };
+        let read = tokio::time::timeout(READ_MAX, reading).await;
+        read.ok().flatten().unwrap_or(Err(SecretError::NoAnswer))
+    }
+
+    fn read_now(
         &self,
         queue: &QueueName,
         names: &[String],
@@ -149,22 +196,15 @@ fn read_file(name: &str, path: &Path) -> Result<Option<String>, SecretError> {
         name: name.to_owned(),
         problem,
     };
-    match std::fs::metadata(path) {
-        // A queue may have the name of a secret.
-        Ok(found) if found.is_dir() => return Ok(None),
-        Ok(found) if !found.is_file() => {
-            return Err(unreadable("it is not a regular file".to_owned()));
-        }
-        Ok(found) if found.len() > SECRET_BYTES_MAX => {
-            return Err(unreadable("it is larger than 64 KiB".to_owned()));
-        }
-        Ok(_) => {}
+    let text = match read_text_file(path, SECRET_BYTES_MAX) {
+        Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
+        // A queue may have the name of a secret.
+        Err(_) if path.is_dir() => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    };
     let value = text.strip_suffix('\n').unwrap_or(&text);
     let value = value.strip_suffix('\r').unwrap_or(value);
     if value.contains('\0') {
@@ -190,7 +230,7 @@ mod tests {
         let store = SecretStore::folder(folder.path());
         let read = |queue: &str, name: &str| {
             let queue = QueueName::new(queue).unwrap();
-            let read = store.read(&queue, &[name.to_owned()]);
+            let read = store.read_now(&queue, &[name.to_owned()]);
             read.map(|found| found[0].1.clone())
         };
         assert_eq!(read("deploy", "KEY").unwrap(), "of deploy");
@@ -208,6 +248,25 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_secret_is_a_regular_file_of_bounded_size_whatever_its_name_leads_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("KEY");
+        // A file of the kernel reports the size 0 and is larger.
+        for (target, problem) in [
+            ("/proc/kallsyms", "it is larger than 64 KiB"),
+            ("/dev/zero", "it is not a regular file"),
+        ] {
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            let error = read_file("KEY", &path).unwrap_err().to_string();
+            assert!(error.ends_with(problem), "{target}: {error}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = read_file("KEY", &path).unwrap_err().to_string();
+        assert!(error.ends_with("it is not a regular file"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! The folder of a fleet: the configuration of nats-server, and for each user its credentials and its
 //! settings. Nobody but its owner can read them.
 
-use std::fs::{DirBuilder, OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -12,7 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::super::exit::Failure;
 use super::super::session::Session;
 use naq_client::config::Settings;
-use naq_client::{Login, Role, UserKey, UsersConfig};
+use naq_client::{
+    Login, Role, SMALL_FILE_BYTES_MAX, UserKey, UsersConfig, read_text_file, write_private_file,
+};
 
 /// Number of random bytes of a password.
 const PASSWORD_BYTES: usize = 24;
@@ -87,7 +88,7 @@ impl Folder {
     fn key(&mut self, user: &str) -> Result<(PathBuf, String), Failure> {
         let file = self.path.join(format!("{user}.nk"));
         let invalid = |error| Failure::general(format!("{}: {error}", file.display()));
-        match std::fs::read_to_string(&file) {
+        match read_text_file(&file, SMALL_FILE_BYTES_MAX) {
             Ok(seed) => {
                 let key = UserKey::from_seed(&seed).map_err(invalid)?;
                 Ok((file.clone(), key.public_key()))
@@ -105,7 +106,7 @@ impl Folder {
     /// The password in the settings of a user, or a new one.
     fn password(&self, user: &str) -> Result<String, Failure> {
         let file = Folder::settings_file(&self.path, user);
-        match std::fs::read_to_string(&file) {
+        match read_text_file(&file, SMALL_FILE_BYTES_MAX) {
             Ok(text) => {
                 let settings: toml::Table = text.parse().map_err(|error: toml::de::Error| {
                     Failure::general(format!("{}: {}", file.display(), error.message()))
@@ -123,21 +124,8 @@ impl Folder {
     /// Writes a file that only its owner can read.
     pub(super) fn write(&mut self, name: &str, text: &str) -> Result<(), Failure> {
         let path = self.path.join(name);
-        let new = self.path.join(format!(".{name}.new"));
-        // a file that is cut off would lock its user out
-        let _ = std::fs::remove_file(&new);
-        let writing = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut file| {
-                file.set_permissions(Permissions::from_mode(0o600))?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                std::fs::rename(&new, &path)
-            });
-        writing.map_err(|error| cannot("write", &path, &error))?;
+        write_private_file(&path, text.as_bytes())
+            .map_err(|error| cannot("write", &path, &error))?;
         self.written.push(path);
         Ok(())
     }
