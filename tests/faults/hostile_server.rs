@@ -113,6 +113,8 @@ const VERBS: &[&[&str]] = &[
     &["purge", "--results", "--yes"],
     &["schedule", "show", "a"],
     &["server", "check"],
+    &["failed", "retry", "--all"],
+    &["failed", "discard", "--all", "--yes"],
 ];
 
 #[test]
@@ -120,6 +122,22 @@ fn a_greeting_without_an_end_ends_every_verb() {
     for one in run_all(Harm::EndlessInfo, VERBS) {
         assert_eq!(one.code, Some(3), "{one:?}");
     }
+}
+
+#[test]
+fn a_greeting_is_given_up_once_it_has_taken_its_memory() {
+    let url = hostile_server::start(Harm::EndlessInfo);
+    let home = tempfile::tempdir().unwrap();
+    // without optimization, the client needs longer than a minute for the memory of a real verb
+    let bound = "greeting.growth_max_kib=return(4096)";
+    let verb = ["queues", "--connect-timeout", "90s"];
+    let one = run(&url, &verb, home.path(), bound);
+    assert_eq!(one.code, Some(3), "{one:?}");
+    assert!(one.stderr.contains("a greeting without an end"), "{one:?}");
+    // another verb connects as slowly as its server greets it, and takes no memory meanwhile
+    let url = hostile_server::start(Harm::Mute);
+    let one = run(&url, &["queues"], home.path(), bound);
+    assert!(one.stderr.contains("no answer in time"), "{one:?}");
 }
 
 #[test]
@@ -164,6 +182,9 @@ fn a_bucket_without_an_end_fills_no_memory() {
         &["schedules"],
         &["schedules", "--json"],
         &["purge", "--results", "--yes"],
+        &["failed", "list"],
+        &["failed", "retry", "--all"],
+        &["failed", "discard", "--all", "--yes"],
     ];
     for one in run_all_with(Harm::EndlessBucket, lists, "verb.time_max=return(5)") {
         assert_eq!(one.code, Some(3), "{one:?}");

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 /// What the server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Harm {
+    /// It never greets.
+    Mute,
     /// Its greeting has no end.
     EndlessInfo,
     /// The first message has no end.
@@ -53,6 +55,11 @@ fn serve(harm: Harm, stream: &TcpStream) -> io::Result<()> {
             to.write_all(&piece)?;
         }
     };
+    if harm == Harm::Mute {
+        loop {
+            std::thread::park();
+        }
+    }
     to.write_all(b"INFO {\"server_id\":\"E\",\"server_name\":\"e\",")?;
     if harm == Harm::EndlessInfo {
         to.write_all(b"\"version\":\"")?;

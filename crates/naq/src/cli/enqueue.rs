@@ -57,6 +57,13 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+impl Args {
+    /// Whether the verb waits for jobs, or for the writer of its file.
+    pub(super) fn is_endless(&self) -> bool {
+        self.wait || self.file.is_some()
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let name = args
         .queue
@@ -128,6 +135,8 @@ async fn enqueue_one(
     times: &TimeReader<'_>,
 ) -> Result<u8, Failure> {
     let mut envelope = args.job.envelope(session, times)?;
+    // Its input may have come from a program that took its time.
+    session.progress.advance();
     EnvelopeCheck::new(session, args.strict).check(&envelope, "")?;
     if let Some(expires_at) = envelope.expires_at.filter(|_| !args.quiet) {
         times.note("--expires-at", expires_at)?;

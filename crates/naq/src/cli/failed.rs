@@ -328,6 +328,7 @@ async fn retry(
                     Ok(_) => {}
                     Err(error) => errors.add(error),
                 }
+                session.progress.advance();
             }
             return errors.finish();
         }
@@ -336,16 +337,19 @@ async fn retry(
     let (mut enqueued, mut outdated, mut open) = (0_u64, 0_u64, 0_u64);
     let mut printed = Ok(());
     client
-        .retry_dead_letters(&filter, |retried| match retried {
-            RetryOutcome::Enqueued { job_id, rerun_of } => {
-                enqueued += 1;
-                if !quiet && printed.is_ok() {
-                    printed = print_ids(session, &job_id, &rerun_of);
+        .retry_dead_letters(&filter, |retried| {
+            session.progress.advance();
+            match retried {
+                RetryOutcome::Enqueued { job_id, rerun_of } => {
+                    enqueued += 1;
+                    if !quiet && printed.is_ok() {
+                        printed = print_ids(session, &job_id, &rerun_of);
+                    }
                 }
+                RetryOutcome::Outdated(_) => outdated += 1,
+                RetryOutcome::NotEnded(_) => open += 1,
+                RetryOutcome::Refused(_, error) => errors.add(error),
             }
-            RetryOutcome::Outdated(_) => outdated += 1,
-            RetryOutcome::NotEnded(_) => open += 1,
-            RetryOutcome::Refused(_, error) => errors.add(error),
         })
         .await?;
     printed?;
@@ -371,6 +375,7 @@ async fn discard(
             let mut jobs = Vec::new();
             for id in &ids {
                 jobs.push(client.fetch_dead_letter(id).await?);
+                session.progress.advance();
             }
             confirm(
                 yes,
@@ -379,6 +384,7 @@ async fn discard(
             let mut discarded = 0;
             for job in &jobs {
                 discarded += u64::from(client.discard_dead_letter(job).await?);
+                session.progress.advance();
             }
             discarded
         }
@@ -389,6 +395,7 @@ async fn discard(
                 filter.up_to = Some(count.up_to);
                 let jobs = render::count(count.jobs, "failed job");
                 confirm(yes, &format!("discard {jobs}"))?;
+                session.progress.advance();
             }
             client.discard_dead_letters(&filter).await?
         }

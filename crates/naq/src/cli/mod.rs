@@ -19,6 +19,7 @@ mod events;
 mod examples;
 mod exit;
 mod failed;
+mod greeting_bound;
 mod help;
 mod job;
 mod job_control;
@@ -50,6 +51,7 @@ mod setting_flags;
 mod signals;
 mod status;
 mod systemd;
+mod time_limit;
 mod times;
 mod version;
 mod wait;
@@ -71,6 +73,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Failure;
 use session::{GlobalOptions, Logged, LoggedJobs, Session};
+use time_limit::{limited, verb_time_max};
 use zoneinfo::ZoneinfoDatabase;
 
 /// Run any command as a job: queued on NATS, run by workers, its output kept.
@@ -280,9 +283,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let code = runtime.block_on(async {
         let done = dispatch(&session, cli.verb);
         match limit {
-            Some(limit) => tokio::time::timeout(limit, done)
-                .await
-                .unwrap_or_else(|_| Err(has_no_end(limit))),
+            Some(limit) => limited(limit, &session.progress, done).await,
             None => done.await,
         }
     });
@@ -301,30 +302,19 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     code
 }
 
-/// Time limit of a verb that only reads or changes stored values, however many they are. It ends a verb
-/// whose server answers each request and never completes the list.
-fn verb_time_max() -> Duration {
-    fail::fail_point!("verb.time_max", |seconds| {
-        let seconds = seconds.and_then(|text| text.parse().ok());
-        Duration::from_secs(seconds.unwrap_or_default())
-    });
-    Duration::from_secs(3_600)
-}
-
 /// The time limit of a verb. `None` for those that run or wait for jobs, follow what happens, or serve.
 fn time_limit(verb: &Verb) -> Option<Duration> {
     let is_endless = match verb {
         Verb::Run(_)
-        | Verb::Enqueue(_)
         | Verb::Wait(_)
         | Verb::Logs(_)
         | Verb::Events(_)
-        | Verb::Retry(_)
-        | Verb::Failed(_)
         | Verb::Worker(_)
         | Verb::Dev(_)
-        | Verb::Server(_)
         | Verb::Bench(_) => true,
+        Verb::Enqueue(args) => args.is_endless(),
+        Verb::Retry(args) => args.is_endless(),
+        Verb::Server(args) => args.is_endless(),
         Verb::Result(args) => args.is_endless(),
         Verb::Cancel(args) => args.is_endless(),
         Verb::Jobs(args) => args.is_endless(),
@@ -332,17 +322,6 @@ fn time_limit(verb: &Verb) -> Option<Duration> {
         _ => false,
     };
     (!is_endless).then(verb_time_max)
-}
-
-fn has_no_end(limit: Duration) -> Failure {
-    Failure::new(
-        exit::Exit::NoNats,
-        format!(
-            "NATS still answers after {}, without an end",
-            render::span(limit)
-        ),
-    )
-    .hint("check that the server at this address is the right one")
 }
 
 /// What a verb logs besides warnings and errors.

@@ -24,6 +24,13 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+impl Args {
+    /// Whether the verb waits for jobs.
+    pub(super) fn is_endless(&self) -> bool {
+        self.wait
+    }
+}
+
 pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut ids = args
         .ids
@@ -45,6 +52,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             Ok(_) => {}
             Err(error) => errors.add(error),
         }
+        session.progress.advance();
     }
     errors.finish()
 }

@@ -51,6 +51,13 @@ enum ServerVerb {
     Path,
 }
 
+impl Args {
+    /// Whether the verb runs until a signal ends it.
+    pub(super) fn is_endless(&self) -> bool {
+        matches!(self.verb, Some(ServerVerb::Start { .. }))
+    }
+}
+
 /// How long the server may take to stop.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
 

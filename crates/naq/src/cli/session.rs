@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use clap::{Args, FromArgMatches};
 
 use super::exit::Failure;
+use super::greeting_bound;
 use super::job_socket::{JobReader, JobSocket, not_in_a_job};
 use super::log_file::LogFile;
 use super::render;
 use super::setting_flags::{GlobalSettingFlags, WorkerSettingFlags};
+use super::time_limit::Progress;
 use crate::local_server::{self, ManagedServer, Search};
 use naq_client::config::{self, Flags, LogFormat, ProcessEnv, Resolved, Settings, Source};
 use naq_client::{BrokerError, Client, ClientError};
@@ -112,6 +114,8 @@ pub(super) struct Logged {
 pub(super) struct Session {
     pub(super) resolved: Resolved,
     pub(super) json: bool,
+    /// How far the verb has come.
+    pub(super) progress: Progress,
     env: ProcessEnv,
     arguments: Vec<String>,
     /// Lives as long as the session, so that the last lines of the log reach the file.
@@ -153,6 +157,7 @@ impl Session {
         Ok(Session {
             resolved,
             json: global.json,
+            progress: Progress::default(),
             env,
             arguments: global.arguments(),
             _log_file: None,
@@ -244,7 +249,8 @@ impl Session {
     /// own: a server that happens to run on this machine need not be the one of the job's worker.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         self.check_not_in_a_job()?;
-        Ok(Client::from_settings(&self.resolved).await?)
+        let connecting = Client::from_settings(&self.resolved);
+        Ok(greeting_bound::bounded(connecting).await??)
     }
 
     /// Returns an error inside a job that has not been given a connection of its own.
@@ -289,7 +295,7 @@ impl Session {
             let connected = tokio::select! {
                 biased;
                 () = &mut stopped => return Ok(None),
-                connected = Client::from_settings(&self.resolved) => connected,
+                connected = greeting_bound::bounded(Client::from_settings(&self.resolved)) => connected?,
             };
             let error = match connected {
                 Ok(client) => return Ok(Some(client)),

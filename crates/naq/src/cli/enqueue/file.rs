@@ -19,6 +19,7 @@ use crate::cli::job_socket::{JobSocket, not_in_a_job};
 use crate::cli::json::{CheckedFile, EnqueuedJob};
 use crate::cli::render;
 use crate::cli::session::Session;
+use crate::cli::time_limit::{limited, verb_time_max};
 use naq_client::NewJob;
 use naq_client::{BulkEnqueue, Client, ClientError};
 use naq_core::StartDelay;
@@ -133,22 +134,31 @@ pub(super) async fn enqueue(
                 break;
             }
         };
-        for item in items {
-            match item {
-                Item::Envelope(envelope) => {
-                    bar.set_position(envelope.offset);
-                    sender.push(envelope).await?;
-                }
-                Item::Flow(flow) => {
-                    bar.finish_and_clear();
-                    return enqueue_flow(session, client, &flow, options).await;
+        // The file may be a pipe, for whose writer naq waits for any time. For the server it does not.
+        let sending = async {
+            for item in items {
+                match item {
+                    Item::Envelope(envelope) => {
+                        bar.set_position(envelope.offset);
+                        sender.push(envelope).await?;
+                    }
+                    Item::Flow(flow) => {
+                        bar.finish_and_clear();
+                        let enqueued = enqueue_flow(session, client, &flow, options).await?;
+                        return Ok(Some(enqueued));
+                    }
                 }
             }
+            Ok(None)
+        };
+        if let Some(flow) = limited(verb_time_max(), &session.progress, sending).await? {
+            return Ok(flow);
         }
         sender.report()?;
         bar.set_message(sender.bulk.enqueued().to_string());
     }
-    let enqueued = sender.bulk.finish().await?;
+    let finishing = async { Ok(sender.bulk.finish().await?) };
+    let enqueued = limited(verb_time_max(), &session.progress, finishing).await?;
     sender.report()?;
     bar.finish_and_clear();
     sender.conclude(enqueued, read_failure)
