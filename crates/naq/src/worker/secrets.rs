@@ -104,7 +104,8 @@ impl SecretStore {
             });
             read.await.ok()
         };
-        let read = tokio::time::timeout(READ_MAX, reading).await;
+        // boxed, since few jobs have secrets and each attempt has room for all that it may await
+        let read = Box::pin(tokio::time::timeout(READ_MAX, reading)).await;
         read.ok().flatten().unwrap_or(Err(SecretError::NoAnswer))
     }
 
