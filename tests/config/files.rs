@@ -196,6 +196,20 @@ fn credentials_and_certificates_that_are_no_files_end_at_once() {
 }
 
 #[test]
+fn parts_of_an_envelope_without_an_end_fill_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["enqueue", "--stdin", "/dev/zero", "--", "cat"][..],
+        &["enqueue", "--script", "/dev/zero"],
+        &["schedule", "apply", "/dev/zero"],
+    ] {
+        let (code, said) = run_briefly(folder.path(), args);
+        assert_eq!(code, Some(2), "{args:?}: {said}");
+        assert!(said.contains("larger than 64 MiB"), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn root_obeys_no_settings_and_folders_in_the_home_of_another_user() {
     if !is_root("a folder of another user") {
         return;

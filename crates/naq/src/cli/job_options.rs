@@ -1,7 +1,6 @@
 //! The options that make an envelope, shared by `run` and `enqueue`.
 
 use std::io::Read;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::value::RawValue;
@@ -376,19 +375,25 @@ fn json(flag: &str, text: Option<&str>) -> Result<Option<Box<RawValue>>, Failure
     .transpose()
 }
 
-/// Reads a file; `-` is standard input. `what` names the content in errors.
+/// Maximum size of a file that becomes a part of a message, in bytes: nats-server can be configured for no
+/// larger message.
+const PART_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads a file, which may be a pipe or a device; `-` is standard input. `what` names the content in errors.
 pub(super) fn read_bytes(file: &str, what: &str) -> Result<Vec<u8>, Failure> {
     let failed =
         |error: std::io::Error| Failure::usage(format!("cannot read {what} from {file}: {error}"));
-    if file == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        return Ok(bytes);
+    let reader: Box<dyn Read> = match file {
+        "-" => Box::new(std::io::stdin().lock()),
+        _ => Box::new(std::fs::File::open(file).map_err(failed)?),
+    };
+    let mut bytes = Vec::new();
+    let mut reader = reader.take(PART_BYTES_MAX + 1);
+    reader.read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > PART_BYTES_MAX {
+        return Err(failed(std::io::Error::other("it is larger than 64 MiB")));
     }
-    std::fs::read(PathBuf::from(file)).map_err(failed)
+    Ok(bytes)
 }
 
 fn read_text(file: &str, what: &str) -> Result<String, Failure> {
