@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::harness::impostor::{Impostor, UID, greeting_of};
+use crate::harness::nats::naq as program;
 
 /// A port of 127.0.0.1 that was free a moment ago.
 fn free_port() -> u16 {
@@ -51,6 +52,46 @@ fn a_server_of_another_user_gets_nothing_unless_its_user_is_named() {
         .env("NAQ_SERVER_USERS", &format!("nats,{UID}"));
     named.run();
     assert!(impostor.heard().contains("hunter2"), "{}", impostor.heard());
+}
+
+/// With the last descriptor it connects, and cannot open the kernel's list of connections any more.
+#[test]
+fn a_client_without_a_descriptor_to_look_with_sends_nothing() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let port = free_port();
+    let Some(impostor) = Impostor::start(&naq, port, None) else {
+        return;
+    };
+    impostor.expect_listening();
+    let run = |descriptors: u32| {
+        #[expect(clippy::disallowed_methods, reason = "a shell sets the limit")]
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" queues --token=hunter2");
+        command
+            .args(["-c", &script])
+            .arg(program())
+            .env_clear()
+            .envs(naq.environment())
+            .env_remove("NAQ_TOKEN")
+            .env("NAQ_NATS_URL", format!("nats://127.0.0.1:{port}"))
+            .env("NAQ_CONNECT_TIMEOUT", "1s")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let running: Vec<_> = (5..32).map(run).collect();
+    let said: Vec<String> = running
+        .into_iter()
+        .map(|one| String::from_utf8(one.wait_with_output().unwrap().stderr).unwrap())
+        .collect();
+    assert_eq!(impostor.heard(), "", "{said:#?}");
+    // too few to connect, just enough for that, and enough
+    let says = |words: &str| said.iter().any(|said| said.contains(words));
+    assert!(says("cannot see which user runs the server"), "{said:#?}");
+    assert!(says(&format!("belongs to user id {UID}")), "{said:#?}");
 }
 
 #[test]

@@ -365,6 +365,48 @@ fn a_program_that_takes_the_path_during_the_check_is_not_run() {
     panic!("no check was interrupted");
 }
 
+/// A server that has ended is started again by the path of its program, which may name another one by then.
+#[test]
+fn a_program_that_replaces_the_cached_one_is_not_run_when_its_server_restarts() {
+    let path = |folder: &TempDir, name: &str| folder.path().join(name);
+    for is_cached in [true, false] {
+        let (cache, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let program = cached(cache.path());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the writer must be another process"
+        )]
+        let copied = Command::new("cp")
+            .arg(&binary().path)
+            .arg(&program)
+            .status();
+        assert!(copied.unwrap().success());
+        let mut wanted = options(folder.path());
+        wanted.restarts_max = 1;
+        wanted.search = Search {
+            explicit: (!is_cached).then(|| program.clone()),
+            path: None,
+            cache_dir: cache.path().to_path_buf(),
+        };
+        if let Err(why) = find(&wanted.search) {
+            assert!(why.to_string().contains("SHA-256"), "{why}");
+            skipped(&format!("the pinned nats-server is another: {why}"));
+            return;
+        }
+        let server = ensure_blocking(&wanted).unwrap();
+        let trace = path(&cache, "was-run");
+        let swapped = script(cache.path(), "swapped", &format!(": > {}", trace.display()));
+        fs::rename(swapped, &program).unwrap();
+        signal(server.pid(), Signal::SIGKILL);
+        // the one restart fails either way: the other program is no server
+        assert!(gone(server.state().supervisor_pid));
+        // A program that the user names is run as it is.
+        assert_eq!(trace.exists(), !is_cached, "was the other program run?");
+        let log = fs::read_to_string(path(&folder, "supervisor.log")).unwrap();
+        assert_eq!(log.contains("SHA-256"), is_cached, "{log}");
+    }
+}
+
 #[test]
 fn a_python_without_pip_is_skipped_for_one_with_pip() {
     let (cache, first, second) = (
