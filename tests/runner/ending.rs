@@ -1,10 +1,11 @@
 //! How process trees end.
 
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use naq_runner::{BootInstant, Completion, StopCause, StopReason, Termination};
+use naq_runner::{BootInstant, Completion, Containment, StopCause, StopReason, Termination};
 
-use super::harness::{Bench, Witness, sh, skipped, stdout, within};
+use super::harness::{Bench, TEST_TIMEOUT, Witness, sh, skipped, stdout, within};
 
 /// Runs a script that prints `ready`, with a timeout that passes after that. On a busy machine the first
 /// timeout may pass before the shell has set its trap.
@@ -74,15 +75,16 @@ async fn term_reaches_the_whole_tree_and_all_of_it_gets_the_grace() {
 async fn a_lost_lease_kills_the_job_at_once() {
     for bench in Bench::each().await {
         let mut witness = Witness::new(bench.path("witness"));
-        let job = bench.runner.start_job(sh(&format!(
+        let mut command = sh(&format!(
             "trap '' TERM; {}; sleep 1000",
             witness.open_command()
-        )));
+        ));
+        // A grace would not end within this test.
+        command.kill_grace = 2 * TEST_TIMEOUT;
+        let job = bench.runner.start_job(command);
         witness.opened().await;
-        let asked = Instant::now();
         job.stop(StopReason::LeaseLost);
         let ended = within(job.wait()).await;
-        assert!(asked.elapsed() < Duration::from_secs(5));
         assert_eq!(ended.end, Termination::Signalled(9));
         assert!(witness.is_closed());
     }
@@ -128,7 +130,6 @@ async fn processes_that_outlive_their_job_are_killed_and_reported_as_leaked() {
                 "{}; setsid sh -c '(sleep 1000 & echo deep; sleep 1000) & exit' {redirect}; echo done",
                 witness.open_command()
             );
-            let began = Instant::now();
             let ended = bench.sh(&script).await;
             assert_eq!(ended.end, Termination::Exited(0));
             assert!(ended.leaked);
@@ -138,7 +139,6 @@ async fn processes_that_outlive_their_job_are_killed_and_reported_as_leaked() {
                 witness.is_closed(),
                 "no process is left when the end is reported"
             );
-            assert!(began.elapsed() < Duration::from_secs(10));
             std::fs::remove_file(&witness.path).unwrap();
         }
     }
@@ -440,4 +440,48 @@ async fn a_job_whose_deadline_has_passed_is_not_started() {
     assert_eq!(ended.stopped, Some(StopCause::Deadline));
     assert!(matches!(ended.end, Termination::NotStarted(_)), "{ended:?}");
     assert!(!bench.path("started").exists());
+}
+
+/// A process id is free again once its process was reaped, while the rest of the job's tree still runs. Here
+/// the next job of the same spawner gets it.
+#[tokio::test]
+async fn a_reused_process_id_changes_no_result() {
+    const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+    // alone on a spawner or in a namespace, jobs share no numbers
+    let is_shared = |bench: &Bench| bench.runner.containment() == Containment::Cgroup;
+    let benches = Bench::each_with(|options| options.spawners = Some(1)).await;
+    let Some(bench) = benches.iter().find(|bench| is_shared(bench)) else {
+        skipped("jobs that share a spawner");
+        return;
+    };
+    let mut witness = Witness::new(bench.path("witness"));
+    // in a session of its own, for the id of a session is not free
+    let mut command = sh(&format!(
+        "trap 'exit 7' TERM; echo $$ > first; \
+         setsid sh -c \"trap '' TERM; {}; exec sleep 1000\" & while :; do wait; done",
+        witness.open_command()
+    ));
+    command.kill_grace = TEST_TIMEOUT;
+    let first = bench.runner.start_job(command);
+    witness.opened().await;
+    let pid = std::fs::read_to_string(bench.path("first")).unwrap();
+    let number: i32 = pid.trim().parse().unwrap();
+    first.stop(StopReason::Cancel);
+    while Path::new("/proc").join(pid.trim()).exists() {
+        tokio::task::yield_now().await;
+    }
+    let mut reused = false;
+    while !reused {
+        assert!(!witness.is_closed(), "the tree of the first job has ended");
+        if let Err(error) = std::fs::write(LAST_PID, (number - 1).to_string()) {
+            skipped(&format!("a chosen process id: {error}"));
+            break;
+        }
+        let next = bench.sh("echo $$; exit 3").await;
+        assert_eq!(next.end, Termination::Exited(3), "{next:?}");
+        // other programs of the machine may have taken the number
+        reused = stdout(&next) == pid;
+    }
+    first.kill(StopReason::Cancel);
+    assert_eq!(within(first.wait()).await.end, Termination::Exited(7));
 }

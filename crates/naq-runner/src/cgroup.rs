@@ -462,6 +462,73 @@ mod tests {
         assert!(!is_only_process("", 12));
     }
 
+    /// A new group. `None` if this process may make none.
+    fn group(name: &str) -> Option<PathBuf> {
+        use std::io::Write;
+        let made = current_group().and_then(|own| {
+            let name = format!("test-{name}-{}", std::process::id());
+            let group = parent_of_leaf(own).join(name);
+            fs::create_dir(&group)?;
+            match group.join("cgroup.kill").exists() {
+                true => Ok(group),
+                false => Err(io::Error::other("this kernel has no cgroup.kill")),
+            }
+        });
+        made.inspect_err(|error| {
+            let _ = writeln!(io::stderr(), "skipped: a control group: {error}");
+        })
+        .ok()
+    }
+
+    #[test]
+    fn a_group_has_the_processes_that_are_in_it() {
+        let Some(place) = group("members") else {
+            return;
+        };
+        let job = Cgroup::create(place.join("job")).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a process to move")]
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        assert!(!job.has_process(pid as i32));
+        fs::write(job.path.join("cgroup.procs"), pid.to_string()).unwrap();
+        assert!(job.has_process(pid as i32));
+        // neither of a group above it nor of one below it
+        fs::create_dir(job.path.join("below")).unwrap();
+        fs::write(job.path.join("below/cgroup.procs"), pid.to_string()).unwrap();
+        assert!(!job.has_process(pid as i32));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kill_and_remove(&place).unwrap();
+    }
+
+    #[test]
+    fn a_stale_folder_is_locked_until_it_is_removed() {
+        let Some(place) = group("stale") else {
+            return;
+        };
+        // as a dead worker leaves it
+        let stale = place.join(format!("{WORKER_PREFIX}1-0"));
+        fs::create_dir(&stale).unwrap();
+        for number in 0..500 {
+            fs::create_dir(stale.join(number.to_string())).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| remove_stale_cgroups(&place));
+            // Not before the removal has begun: this lock would prevent it.
+            while stale.join("0").exists() && stale.join("499").exists() {
+                std::thread::yield_now();
+            }
+            while let Ok(folder) = File::open(&stale) {
+                let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock);
+                assert!(locked.is_err() || !stale.exists(), "a worker could lock it");
+            }
+        });
+        fs::remove_dir(&place).unwrap();
+    }
+
     #[test]
     fn groups_are_created_next_to_the_leaf_and_not_in_it() {
         let within = |path: &str| parent_of_leaf(PathBuf::from(path));

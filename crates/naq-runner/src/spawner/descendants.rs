@@ -165,11 +165,12 @@ mod tests {
 
     use super::*;
 
-    /// A process, and the id of its child.
+    /// A process, and the id of its child. Both end with the input of the first.
     fn family() -> (Child, i32) {
         #[expect(clippy::disallowed_methods, reason = "processes to signal")]
         let mut head = Command::new("sh")
-            .args(["-c", "sleep 1000 & echo $!; exec sleep 1000"])
+            .args(["-c", "exec 3<&0; cat <&3 >&2 & echo $!; exec cat"])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -179,11 +180,16 @@ mod tests {
         (head, line.trim().parse().unwrap())
     }
 
-    /// Whether a process runs, and is not one that only waits for its parent.
-    fn runs(pid: i32) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    /// The state of a process that neither runs nor sleeps: `T` is stopped, `Z` has ended.
+    fn resting_state(pid: i32) -> char {
+        loop {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+            match state.and_then(|state| state.chars().next()).unwrap_or('Z') {
+                'R' | 'S' | 'D' => std::thread::yield_now(),
+                state => return state,
+            }
+        }
     }
 
     #[test]
@@ -192,10 +198,11 @@ mod tests {
         let parent = head.id() as i32;
         // the list was of another parent's children
         Descendant { pid, parent: 1 }.signal(&[Signal::SIGKILL]);
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        assert!(runs(pid));
+        // The kernel would act on that signal before this one.
+        Descendant { pid, parent }.signal(&[Signal::SIGSTOP]);
+        assert_eq!(resting_state(pid), 'T');
         Descendant { pid, parent }.signal(&[Signal::SIGKILL]);
-        while runs(pid) {
+        while resting_state(pid) == 'T' {
             std::thread::yield_now();
         }
         head.kill().unwrap();
