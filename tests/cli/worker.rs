@@ -366,6 +366,49 @@ fn a_leader_that_reads_its_schedules_again_feeds_the_watchdog() {
     process.kill9();
 }
 
+/// What the server has lost shows in an answer; by then it may not answer any more.
+#[test]
+fn a_leader_that_has_checked_its_schedules_feeds_the_watchdog() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let mut proxy = Proxy::start(server.port());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let (sender, reports) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while sender.send(notification(&socket)).is_ok() {});
+    naq.cli(["schedule", "--every", "1s", "--", "true"])
+        .run()
+        .succeeds();
+    let process = naq
+        .cli(["scheduler"])
+        .env("NAQ_NATS_URL", &proxy.url())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "300000")
+        .env("FAILPOINTS", "schedules.checked=sleep(4000)")
+        .follow();
+    process.expect_stderr("leading");
+    process.signal(nix::sys::signal::Signal::SIGSTOP);
+    naq.block_on(async {
+        let jetstream = async_nats::jetstream::new(naq.nats().clone());
+        let deleted = jetstream.delete_stream("KV_naq_scheduled_jobs").await;
+        deleted.unwrap();
+        naq.client().broker().ensure_schedules().await.unwrap();
+    });
+    // a tick becomes late, so that the leader checks its schedules before it fires
+    std::thread::sleep(Duration::from_secs(2));
+    while reports.try_recv().is_ok() {}
+    process.signal(nix::sys::signal::Signal::SIGCONT);
+    // stuck with the answer: the bucket is a new one, and is to be read
+    while reports.recv_timeout(Duration::from_secs(1)).is_ok() {}
+    proxy.set(Link::Silent);
+    for _ in 0..20 {
+        let report = reports.recv_timeout(Duration::from_secs(4));
+        assert_eq!(report.as_deref(), Ok("WATCHDOG=1"));
+    }
+    process.kill9();
+}
+
 /// A file system that does not answer any more, like that of a network whose server is away. It
 /// answers with errors once this is dropped.
 struct HungFileSystem {

@@ -309,8 +309,9 @@ impl Leader<'_> {
             let broker = self.client.broker().clone();
             let check = async move {
                 let newest = broker.schedules_state().await;
-                if newest.is_err() {
-                    tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await;
+                match &newest {
+                    Ok(_) => failpoint("schedules.checked"),
+                    Err(_) => tokio::time::sleep(FRESHNESS_RETRY_PAUSE).await,
                 }
                 newest
             };
