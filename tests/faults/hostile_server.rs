@@ -10,6 +10,9 @@ use crate::harness::naq::command;
 /// Memory that no verb needs for what it may believe.
 const MEMORY_MAX_KIB: u64 = 512 << 10;
 
+/// The longest list that naq reads.
+const ENTRIES_MAX: u64 = 100_000;
+
 /// The end of a verb.
 #[derive(Debug)]
 struct Ended {
@@ -73,12 +76,13 @@ fn run_all(harm: Harm, verbs: &[&[&str]]) -> Vec<Ended> {
 }
 
 fn run_all_with(harm: Harm, verbs: &[&[&str]], failpoints: &str) -> Vec<Ended> {
-    let url = hostile_server::start(harm);
+    let server = hostile_server::start(harm);
+    let url = &server.url;
     let home = tempfile::tempdir().unwrap();
-    std::thread::scope(|scope| {
+    let ended = std::thread::scope(|scope| {
         let running: Vec<_> = verbs
             .iter()
-            .map(|verb| scope.spawn(|| run(&url, verb, home.path(), failpoints)))
+            .map(|verb| scope.spawn(|| run(url, verb, home.path(), failpoints)))
             .collect();
         let ended = running.into_iter().map(|one| one.join().unwrap());
         ended
@@ -88,7 +92,13 @@ fn run_all_with(harm: Harm, verbs: &[&[&str]], failpoints: &str) -> Vec<Ended> {
                 assert!(peak < MEMORY_MAX_KIB, "{harm:?} {verb} {took:?}: {one:?}");
             })
             .collect()
-    })
+    });
+    let entries = server.entries_read();
+    assert!(
+        entries <= ENTRIES_MAX,
+        "{harm:?}: {entries} entries of a list"
+    );
+    ended
 }
 
 /// Verbs that make requests and end.
@@ -126,17 +136,17 @@ fn a_greeting_without_an_end_ends_every_verb() {
 
 #[test]
 fn a_greeting_is_given_up_once_it_has_taken_its_memory() {
-    let url = hostile_server::start(Harm::EndlessInfo);
+    let server = hostile_server::start(Harm::EndlessInfo);
     let home = tempfile::tempdir().unwrap();
     // without optimization, the client needs longer than a minute for the memory of a real verb
     let bound = "greeting.growth_max_kib=return(4096)";
     let verb = ["queues", "--connect-timeout", "90s"];
-    let one = run(&url, &verb, home.path(), bound);
+    let one = run(&server.url, &verb, home.path(), bound);
     assert_eq!(one.code, Some(3), "{one:?}");
     assert!(one.stderr.contains("a greeting without an end"), "{one:?}");
     // another verb connects as slowly as its server greets it, and takes no memory meanwhile
-    let url = hostile_server::start(Harm::Mute);
-    let one = run(&url, &["queues"], home.path(), bound);
+    let server = hostile_server::start(Harm::Mute);
+    let one = run(&server.url, &["queues"], home.path(), bound);
     assert!(one.stderr.contains("no answer in time"), "{one:?}");
 }
 
@@ -164,6 +174,15 @@ fn lists_without_an_end_end_every_verb() {
                 || one.stderr.contains("in time while");
             assert!(is_bounded, "{harm:?} {one:?}");
         }
+    }
+}
+
+#[test]
+fn a_list_whose_pages_come_slowly_ends_every_verb() {
+    let lists: &[&[&str]] = &[&["jobs"], &["queues"]];
+    for one in run_all(Harm::SlowPages, lists) {
+        assert_eq!(one.code, Some(3), "{one:?}");
+        assert!(one.stderr.contains("in time while"), "{one:?}");
     }
 }
 

@@ -4,6 +4,9 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -20,6 +23,8 @@ pub(crate) enum Harm {
     EndlessPages,
     /// A list always has another page, which is the same.
     SamePage,
+    /// A list always has another page, which takes seconds.
+    SlowPages,
     /// A bucket always has another message.
     EndlessBucket,
     /// A read of the next message returns one that was read before.
@@ -32,22 +37,42 @@ pub(crate) enum Harm {
     Deaf,
 }
 
-/// Starts a server, which runs until the test's process ends. Returns its address.
-pub(crate) fn start(harm: Harm) -> String {
+/// A server, which runs until the test's process ends.
+pub(crate) struct HostileServer {
+    pub(crate) url: String,
+    entries_read: Arc<AtomicU64>,
+}
+
+impl HostileServer {
+    /// The number of streams that a client had in its list when it asked for the next page. The most of
+    /// any client.
+    pub(crate) fn entries_read(&self) -> u64 {
+        self.entries_read.load(Ordering::SeqCst)
+    }
+}
+
+/// Starts a server.
+pub(crate) fn start(harm: Harm) -> HostileServer {
+    let entries_read = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&entries_read);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            let counter = Arc::clone(&counter);
             // each ends when its client has gone
             std::thread::spawn(move || {
-                let _ = serve(harm, &stream);
+                let _ = serve(harm, &stream, &counter);
             });
         }
     });
-    format!("nats://127.0.0.1:{port}")
+    HostileServer {
+        url: format!("nats://127.0.0.1:{port}"),
+        entries_read,
+    }
 }
 
-fn serve(harm: Harm, stream: &TcpStream) -> io::Result<()> {
+fn serve(harm: Harm, stream: &TcpStream, entries_read: &AtomicU64) -> io::Result<()> {
     let mut to = stream;
     let endless = |mut to: &TcpStream| -> io::Result<()> {
         let piece = vec![b'x'; 1 << 20];
@@ -69,6 +94,7 @@ fn serve(harm: Harm, stream: &TcpStream) -> io::Result<()> {
     let mut session = Session {
         harm,
         to: stream,
+        entries_read,
         subscriptions: Vec::new(),
         sequence: 0,
     };
@@ -116,6 +142,7 @@ fn serve(harm: Harm, stream: &TcpStream) -> io::Result<()> {
 struct Session<'s> {
     harm: Harm,
     to: &'s TcpStream,
+    entries_read: &'s AtomicU64,
     subscriptions: Vec<(String, String)>,
     sequence: u64,
 }
@@ -135,15 +162,28 @@ impl Session<'_> {
     }
 
     fn json(&mut self, subject: &str, request: &Value) -> Value {
-        let offset = match self.harm {
-            Harm::SamePage => 0,
-            _ => request["offset"].as_u64().unwrap_or_default(),
+        let offset = request["offset"].as_u64().unwrap_or_default();
+        if subject.contains("STREAM.NAMES") {
+            self.entries_read.fetch_max(offset, Ordering::SeqCst);
+        }
+        let offset = if self.harm == Harm::SamePage {
+            0
+        } else {
+            offset
         };
         let total: u64 = 1 << 60;
-        let has_pages = matches!(self.harm, Harm::EndlessPages | Harm::SamePage);
+        let page_entries = match self.harm {
+            Harm::EndlessPages | Harm::SamePage => 1_024,
+            Harm::SlowPages => 1,
+            _ => 0,
+        };
+        let has_pages = page_entries > 0;
         if subject.contains("STREAM.NAMES") {
+            if self.harm == Harm::SlowPages {
+                std::thread::sleep(Duration::from_secs(3));
+            }
             let names: Vec<String> = match has_pages {
-                true => (offset..offset + 1_024)
+                true => (offset..offset + page_entries)
                     .map(|number| format!("naq_queue_q{number}"))
                     .collect(),
                 false => vec!["naq_queue_build".to_owned()],
