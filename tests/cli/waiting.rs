@@ -224,3 +224,37 @@ fn a_time_out_does_not_end_a_wait() {
     let waited = naq.block_on(waiting).unwrap();
     assert_eq!(waited, (Ok(()), Some(State::Succeeded)));
 }
+
+/// Verbs that end by themselves have a time limit, in which a server may answer without an end. One that
+/// waits for a job waits for as long as the job runs.
+#[test]
+fn a_verb_that_waits_for_a_job_has_no_time_limit() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["build"]).spawn();
+    let without_time = |args: &[&str]| {
+        let verb = naq.cli(args.iter().copied());
+        verb.env("FAILPOINTS", "verb.time_max=return(0)")
+    };
+    let job = naq.enqueue(&["-q", "build", "--", "sh", "-c", "sleep 1; echo waited"]);
+    without_time(&["result", job.as_str(), "--wait"])
+        .run()
+        .succeeds()
+        .expect_stdout("waited\n");
+    let script = "trap 'sleep 1; exit' TERM; touch ready; while :; do sleep 0.01; done";
+    let job = naq.enqueue(&["-q", "build", "--", "sh", "-c", script]);
+    eventually("it can be asked to end", || {
+        naq.home().join("ready").exists()
+    });
+    without_time(&["cancel", job.as_str(), "--wait"])
+        .run()
+        .succeeds()
+        .expect_stdout("cancelled");
+    // the others have one
+    for verb in [["result", job.as_str()], ["cancel", job.as_str()]] {
+        without_time(&verb)
+            .run()
+            .exits(3)
+            .expect_stderr(&["without an end"]);
+    }
+}

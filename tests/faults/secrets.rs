@@ -216,8 +216,16 @@ fn a_job_gets_the_secret_of_its_queue_and_no_other_queue_does() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
     let folder = naq.home().join("secrets");
-    std::fs::create_dir_all(folder.join("deploy")).unwrap();
-    std::fs::write(folder.join("deploy/KEY"), "of-the-queue-deploy\n").unwrap();
+    for (path, value) in [
+        ("deploy/KEY", "of-the-queue-deploy"),
+        ("deploy/OTHER", "of-the-queue-deploy"),
+        ("run/KEY", "of-naq-run"),
+        ("OTHER", "of-all-queues"),
+    ] {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("{value}\n")).unwrap();
+    }
     let worker = naq
         .worker(&["deploy", "build"])
         .arg("--secrets-dir")
@@ -235,6 +243,22 @@ fn a_job_gets_the_secret_of_its_queue_and_no_other_queue_does() {
         error.contains("`KEY` for jobs of the queue `build`"),
         "{error}"
     );
+    // It replaces one for all queues.
+    for (queue, value) in [
+        ("deploy", "of-the-queue-deploy"),
+        ("build", "of-all-queues"),
+    ] {
+        let script = format!("[ \"$OTHER\" = {value} ]");
+        let words = ["-q", queue, "--secret", "OTHER", "--", "sh", "-c", &script];
+        let record = naq.wait_ended(&naq.enqueue(&words));
+        assert_eq!(record.state(), State::Succeeded, "{queue}: {record:#?}");
+    }
+    // The jobs of `naq run` are in a queue of their own, which has no secrets of another one.
+    let script = "[ \"$KEY\" = of-naq-run ]";
+    naq.cli(["run", "--secret", "KEY", "--", "sh", "-c", script])
+        .env("NAQ_SECRETS_DIR", folder.to_str().unwrap())
+        .run()
+        .succeeds();
     assert!(worker.stop().success());
 }
 

@@ -1,5 +1,6 @@
 //! Servers that require no credentials, and wrong clocks.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use naq_protocol::State;
@@ -158,6 +159,8 @@ fn a_worker_of_root_refuses_jobs_of_any_server_but_the_managed_one() {
         .expect_stdout("0\n");
 }
 
+const NOBODY: u32 = 65_534;
+
 /// The system calls of keyrings.
 const KEYRINGS: &str = r#"
 import ctypes, os, sys
@@ -184,11 +187,23 @@ print("got " + value.value.decode() if key > 0 and libc.syscall(keyctl, 11, key,
 fn a_job_does_not_inherit_the_session_keyring_of_the_worker() {
     let server = TestServer::start();
     let naq = Naq::new(&server);
-    let run_as: &[&[&str]] = match is_root("jobs of another user") {
-        true => &[&[], &["--run-as", "65534:65534"]],
-        false => &[&[]],
+    // Any user may run this copy.
+    let folder = tempfile::tempdir().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    let copy = folder.path().join("naq");
+    std::fs::copy(program(), &copy).unwrap();
+    // the user of the worker, if it is another one, and its words
+    let workers: &[(Option<u32>, &[&str])] = match is_root("jobs of another user") {
+        true => &[
+            (None, &[]),
+            (None, &["--run-as", "65534:65534"]),
+            // Its jobs share the keyring of their spawner.
+            (Some(NOBODY), &[]),
+        ],
+        false => &[(None, &[])],
     };
-    for (place, args) in run_as.iter().enumerate() {
+    for (place, (user, args)) in workers.iter().enumerate() {
         for containment in ["auto", "namespace", "subreaper"] {
             let queue = format!("{containment}-{place}");
             naq.add_queue(&queue);
@@ -196,14 +211,18 @@ fn a_job_does_not_inherit_the_session_keyring_of_the_worker() {
             let mut command = Command::new("python3");
             command
                 .args(["-c", &format!("{KEYRINGS}{LOG_IN}")])
-                .arg(program())
+                .arg(&copy)
                 .args(super::worker_words(&queue, containment))
                 .args(*args)
                 .env_clear()
                 .envs(naq.environment())
-                .current_dir(naq.home())
+                .env("HOME", "/")
+                .current_dir("/")
                 .stdin(Stdio::null())
                 .stderr(Stdio::null());
+            if let Some(user) = user {
+                command.uid(*user).gid(*user);
+            }
             let mut worker = GuardedChild::spawn(&mut command);
             let script = format!("{KEYRINGS}{LOOK_FOR_KEY}");
             let job = naq.enqueue(&["-q", &queue, "--", "python3", "-c", &script]);
@@ -226,8 +245,44 @@ fn a_job_does_not_inherit_the_session_keyring_of_the_worker() {
             assert_eq!(
                 text(record.stdout.as_ref()),
                 "nothing\n",
-                "{containment} {args:?}: {record:#?}"
+                "{containment} {user:?} {args:?}: {record:#?}"
             );
+        }
+    }
+}
+
+/// Puts a key into the session keyring that a job has.
+const PUT_KEY: &str = r#"
+libc.syscall(add_key, b"user", b"of-login", b"hunter2", 7, -3)
+"#;
+
+/// One spawner runs many jobs, one after the other. A worker of another user than root shares a keyring among
+/// its jobs.
+#[test]
+fn a_job_does_not_see_the_keys_of_an_earlier_job() {
+    if !is_root("a keyring for each job") {
+        return;
+    }
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    for (place, args) in [&[][..], &["--run-as", "65534:65534"]].iter().enumerate() {
+        for containment in ["auto", "subreaper"] {
+            let queue = format!("{containment}-{place}");
+            let words = super::worker_words(&queue, containment);
+            let words = [&words[..], &["--concurrency", "1"], args].concat();
+            let worker = naq.cli(words).follow();
+            worker.expect_stderr("working");
+            let run = |script: &str| {
+                let script = format!("{KEYRINGS}{script}");
+                let words = ["-q", &queue, "--", "python3", "-c", &script];
+                text(naq.wait_ended(&naq.enqueue(&words)).stdout.as_ref())
+            };
+            if run(&format!("{PUT_KEY}{LOOK_FOR_KEY}")) != "got hunter2\n" {
+                skipped("a job of a kernel that has no keyrings");
+                return;
+            }
+            assert_eq!(run(LOOK_FOR_KEY), "nothing\n", "{containment} {args:?}");
+            assert!(worker.stop().success());
         }
     }
 }
