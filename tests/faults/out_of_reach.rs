@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use naq_protocol::{Reason, State};
 
@@ -58,9 +57,7 @@ fn timeout_cancel_and_drain_reach_a_job_that_has_stopped_its_spawner() {
             .succeeds();
         assert_eq!(naq.wait_ended(&job("cancelled")).state(), State::Cancelled);
         stop("drained", "sleep 1000");
-        let began = Instant::now();
         assert!(worker.stop().success());
-        assert!(began.elapsed() < Duration::from_secs(20));
         naq.wait_ended(&job("drained"));
     }
 }

@@ -1,10 +1,10 @@
 //! Jobs that stop their spawner with SIGSTOP.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use naq_runner::{RunnerConfig, StopCause, StopReason, Termination};
 
-use super::harness::{Bench, Witness, sh, skipped, stdout, within};
+use super::harness::{Bench, TEST_TIMEOUT, Witness, sh, skipped, stdout, within};
 use super::matrix::has_signal_scope;
 
 /// One spawner, which jobs can signal: without no_new_privs there is no Landlock.
@@ -20,13 +20,11 @@ async fn a_job_that_stops_its_spawner_is_still_ended_in_time() {
         let neighbour = bench.runner.start_job(sh("sleep 2; echo done"));
         let mut witness = Witness::new(bench.path("witness"));
         let script = format!("{}; kill -STOP $PPID; sleep 1000", witness.open_command());
-        let began = Instant::now();
         let mut command = sh(&script);
         command.timeout = Some(Duration::from_secs(1));
         command.kill_grace = Duration::from_millis(100);
         let ended = bench.run(command).await;
         assert_eq!(ended.stopped, Some(StopCause::Timeout), "{ended:?}");
-        assert!(began.elapsed() < Duration::from_secs(10));
         assert!(witness.is_closed());
         let ended = within(neighbour.wait()).await;
         assert_eq!(ended.end, Termination::Exited(0));
@@ -34,14 +32,15 @@ async fn a_job_that_stops_its_spawner_is_still_ended_in_time() {
 
         std::fs::remove_file(&witness.path).unwrap();
         let mut witness = Witness::new(bench.path("witness"));
-        let job = bench.runner.start_job(sh(&script));
+        // A grace would not end within this test.
+        let mut command = sh(&script);
+        command.kill_grace = 2 * TEST_TIMEOUT;
+        let job = bench.runner.start_job(command);
         witness.opened().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let asked = Instant::now();
         job.stop(StopReason::LeaseLost);
         let ended = within(job.wait()).await;
         assert_eq!(ended.end, Termination::Signalled(9));
-        assert!(asked.elapsed() < Duration::from_secs(5));
         assert!(witness.is_closed());
     }
 }
@@ -77,9 +76,7 @@ async fn a_shutdown_ends_a_stopped_spawner() {
             witness.open_command()
         )));
         witness.opened().await;
-        let began = Instant::now();
         within(bench.runner.clone().shutdown()).await;
-        assert!(began.elapsed() < Duration::from_secs(8));
         assert!(witness.is_closed());
         within(job.wait()).await;
     }

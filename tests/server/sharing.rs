@@ -355,14 +355,15 @@ fn a_supervisor_whose_starter_died_is_joined_without_waiting() {
     let state = folder.path().join("server.json");
     let hidden = folder.path().join("hidden.json");
     fs::rename(&state, &hidden).unwrap();
-    let wanted = options(folder.path());
+    let mut wanted = options(folder.path());
+    // Not within this test: it joins as soon as it sees the server.
+    wanted.lock_timeout = TEST_TIMEOUT * 3;
     let second = std::thread::spawn(move || ensure_blocking(&wanted).unwrap());
     // Once its supervisor runs, it finds the folder locked.
     assert!(eventually(|| supervisors_of(folder.path()) == 2));
     fs::rename(&hidden, &state).unwrap();
-    let start = Instant::now();
+    assert!(eventually(|| second.is_finished()), "it waits for the lock");
     let second = second.join().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(10));
     assert!(!second.started());
     assert_eq!(second.pid(), first.pid());
 }
@@ -391,13 +392,8 @@ fn the_last_user_may_leave_during_a_restart() {
         signal(server.pid(), Signal::SIGKILL);
         // With each delay, the user leaves at another point of the restart.
         std::thread::sleep(Duration::from_millis(delay_ms));
-        let start = Instant::now();
         drop(server);
         assert!(gone(supervisor), "after {delay_ms} ms");
-        assert!(
-            start.elapsed() < Duration::from_secs(8),
-            "after {delay_ms} ms"
-        );
         assert!(running(folder.path()).is_none());
     }
 }
