@@ -44,6 +44,7 @@ fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {
     };
     let mut config = settings();
     config["description"] = "of an operator".into();
+    config["pause_until"] = "2100-01-01T00:00:00Z".into();
     server.stop_gracefully();
     server.forget_stream("naq_queue_build");
     server.restart();
@@ -71,6 +72,7 @@ fn reconcile_recreates_a_consumer_that_is_past_the_end_of_its_stream() {
     let shown = naq.cli(["queue", "list", "--json"]).run().succeeds().stdout;
     assert!(shown.contains(r#""max_running":3"#), "{shown}");
     let _worker = naq.worker(&["build"]).spawn();
+    naq.cli(["queue", "resume", "build"]).run().succeeds();
     assert_eq!(naq.wait_ended(&id("after")).state(), State::Succeeded);
 }
 
