@@ -158,6 +158,7 @@ pub(super) const SCHEDULER_STEPS: &[(&str, u32)] = &[
     ("leader_lease.acquired", 50),
     ("leader_lease.renewed", 30),
     ("schedules.read", 50),
+    ("schedules.checked", 50),
     ("overlap.decided", 3),
     ("overlap.cancelled", 10),
     ("tick.due", 2),

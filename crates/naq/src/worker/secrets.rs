@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use naq_jetstream::{failpoint, read_text_file};
+use naq_jetstream::read_text_file;
 use naq_protocol::QueueName;
 use naq_runner::JobUser;
 use tokio::sync::Semaphore;
@@ -97,7 +97,7 @@ impl SecretStore {
             let reader = Arc::clone(&self.readers).acquire_owned().await.ok()?;
             let (store, queue, names) = (self.clone(), queue.clone(), names.to_owned());
             let read = tokio::task::spawn_blocking(move || {
-                failpoint("secrets.read");
+                fail::fail_point!("secrets.read");
                 let read = store.read_now(&queue, &names);
                 drop(reader);
                 read
