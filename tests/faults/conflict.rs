@@ -31,6 +31,24 @@ fn a_different_envelope_under_a_queued_id_is_a_conflict() {
     assert_eq!(naq.stream_messages("default"), 1);
 }
 
+/// The job ends, and its message is removed, between two reads of the second enqueue.
+#[test]
+fn the_same_request_is_no_conflict_although_the_job_ends_meanwhile() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let _worker = naq.worker(&["default"]).spawn();
+    let enqueue = |script: &str| naq.cli(["enqueue", "--id", "mine", "--", "sh", "-c", script]);
+    enqueue("sleep 2").run().succeeds();
+    naq.wait_for(&id("mine"), "running", |record| {
+        record.state() == State::Running
+    });
+    // each reads the record of the running job, and its envelope when the job has ended
+    let late = |script: &str| enqueue(script).env("FAILPOINTS", "envelope.read=1*sleep(5000)");
+    let (same, other) = (late("sleep 2").follow(), late("true").follow());
+    assert_eq!(same.wait_exit().code(), Some(0));
+    assert_eq!(other.wait_exit().code(), Some(5));
+}
+
 #[test]
 fn a_second_message_with_another_envelope_is_dead_lettered_and_not_run() {
     let server = TestServer::start();

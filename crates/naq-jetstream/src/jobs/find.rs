@@ -199,7 +199,20 @@ impl Broker {
         if let Some(envelope) = &record.envelope {
             return Ok(Some(Bytes::copy_from_slice(envelope.get().as_bytes())));
         }
-        self.envelope_at(&EnvelopeLocation::of(record)).await
+        fail::fail_point!("envelope.read");
+        let location = EnvelopeLocation::of(record);
+        if let Some(envelope) = self.envelope_at(&location).await? {
+            return Ok(Some(envelope));
+        }
+        // The job may have moved on since its record was read, and its message be gone. An ended job has the
+        // envelope in its record.
+        let (Some(now), _) = self.read_record(&record.job_id).await? else {
+            return Ok(None);
+        };
+        match &now.envelope {
+            Some(envelope) => Ok(Some(Bytes::copy_from_slice(envelope.get().as_bytes()))),
+            None => self.envelope_at(&EnvelopeLocation::of(&now)).await,
+        }
     }
 
     /// Reads the envelope of a job whose record does not contain it, as [`Broker::envelope_of`] does.
