@@ -10,7 +10,7 @@ pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["worker", "scheduler", "local_server"],
-    &["clock", "watchdog"],
+    &["clock", "text", "watchdog"],
 ];
 
 /// What only some places may name: the tokens, the crates or rooms, and why.

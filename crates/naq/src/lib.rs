@@ -2,7 +2,7 @@
 //! instead: nothing here is a stable interface.
 //!
 //! ```text
-//! main → cli → {worker, scheduler, local_server} → {clock, watchdog}
+//! main → cli → {worker, scheduler, local_server} → {clock, text, watchdog}
 //! ```
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
@@ -11,5 +11,6 @@ pub mod cli;
 mod clock;
 pub mod local_server;
 pub mod scheduler;
+mod text;
 pub mod watchdog;
 pub mod worker;

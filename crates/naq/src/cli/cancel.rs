@@ -177,7 +177,7 @@ impl<'s> CancelBatch<'s> {
                 ..
             } => "stop requested; its worker has not answered yet".to_owned(),
             CancelOutcome::AlreadyEnded(record) => {
-                format!("{} already", Ending::of(record).coloured())
+                format!("{} already", render::outcome(Ending::of(record)))
             }
         };
         render::tolerate_closed_output(render::print_line(format_args!("{id}  {outcome}")))?;
@@ -190,7 +190,7 @@ impl<'s> CancelBatch<'s> {
             self.client
                 .wait_each(&self.running, |record| {
                     if printed.is_ok() && !self.session.json {
-                        let ending = Ending::of(&record).coloured();
+                        let ending = render::outcome(Ending::of(&record));
                         printed = render::print_line(format_args!("{}  {ending}", record.job_id));
                     }
                 })

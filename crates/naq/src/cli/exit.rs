@@ -10,6 +10,7 @@ use super::json;
 use super::render;
 use crate::local_server::ServerError;
 use crate::scheduler::SchedulerError;
+pub(super) use crate::text::FREE_ROOM;
 use crate::worker::WorkerError;
 use naq_client::config::ConfigError;
 use naq_client::{
@@ -251,9 +252,6 @@ fn hint(error: &ClientError) -> Option<String> {
         _ => return None,
     })
 }
-
-/// What to do about a full store.
-pub(super) const FREE_ROOM: &str = "free room with `naq purge --results --older-than 1d` or `naq queue purge QUEUE`, or raise the limit in NATS";
 
 /// What to do about an error between naq and NATS. `None` means that the message suffices.
 fn broker_hint(error: &BrokerError) -> Option<String> {

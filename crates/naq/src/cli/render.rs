@@ -3,17 +3,16 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use comfy_table::Table;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::json::{NoteBody, NoteReport};
-use naq_client::RecordSummary;
+pub(super) use crate::text::{Ending, NEWER, age, bytes, count, excerpt, relative_time, span};
 use naq_cron::Timezone;
 pub(super) use naq_protocol::escape;
-use naq_protocol::{Reason, Record, State, Timestamp, escape_json};
+use naq_protocol::{State, Timestamp, escape_json};
 
 /// How this process prints.
 #[derive(Clone, Copy, Debug, Default)]
@@ -262,14 +261,6 @@ pub(super) fn print_field(label: &str, value: impl std::fmt::Display) -> io::Res
     print_line(format_args!("{dim}{label:<LABEL_WIDTH$}{dim:#}  {value}"))
 }
 
-/// A number of things: `1 job`, `2 jobs`.
-pub(super) fn count(number: u64, thing: &str) -> String {
-    match number {
-        1 => format!("1 {thing}"),
-        _ => format!("{number} {thing}s"),
-    }
-}
-
 /// A text as one line, escaped: for errors and notes, whose causes may have several lines.
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -282,34 +273,6 @@ pub(super) fn or_dash(cell: String) -> String {
         "-".to_owned()
     } else {
         cell
-    }
-}
-
-/// The beginning of a text: at most so many characters, and `…` where it was cut.
-pub(super) fn excerpt(text: &str, chars_max: usize) -> String {
-    match text.char_indices().nth(chars_max) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// The time since a moment: `3s`, `5m`, `2h`, `4d`.
-pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
-    let seconds = (now.unix_ms() - then.unix_ms()).max(0) / 1_000;
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// A moment relative to now: `in 5m`, `3s ago`.
-pub(super) fn relative_time(moment: Timestamp, now: Timestamp) -> String {
-    if moment > now {
-        format!("in {}", age(now, moment))
-    } else {
-        format!("{} ago", age(moment, now))
     }
 }
 
@@ -332,43 +295,14 @@ pub(super) fn distance_and_time(moment: Timestamp, zone: Option<&str>, now: Time
     format!("{distance} ({})", format_in_zone(moment, zone))
 }
 
-/// A duration: `12ms`, `3.4s`, `5m 10s`.
-pub(super) fn span(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    match millis {
-        0..1_000 => format!("{millis}ms"),
-        1_000..60_000 => format!("{:.1}s", duration.as_secs_f64()),
-        _ => {
-            let seconds = duration.as_secs();
-            match seconds {
-                0..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
-                _ => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
-            }
-        }
-    }
-}
-
-/// A size: `512 B`, `1.5 MiB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let mut size = bytes as f64;
-    if bytes < 1_024 {
-        return format!("{bytes} B");
-    }
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB"] {
-        if size < 1_024.0 {
-            break;
-        }
-        size /= 1_024.0;
-        unit = next;
-    }
-    format!("{size:.1} {unit}")
-}
-
 /// A state in its colour.
 pub(super) fn state(state: State) -> String {
     colour(state, state.as_str())
+}
+
+/// An outcome in the colour of its state.
+pub(super) fn outcome(ending: Ending) -> String {
+    colour(ending.state, &ending.to_string())
 }
 
 fn colour(state: State, text: &str) -> String {
@@ -385,69 +319,11 @@ fn colour(state: State, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Why a job is in its state, and how its last attempt ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ending {
-    pub(super) state: State,
-    pub(super) reason: Option<Reason>,
-    pub(super) exit_code: Option<i32>,
-    pub(super) signal: Option<i32>,
-}
-
-impl Ending {
-    pub(super) fn of(record: &Record) -> Ending {
-        Ending {
-            state: record.state(),
-            reason: record.reason(),
-            exit_code: record.exit_code,
-            signal: record.signal,
-        }
-    }
-
-    pub(super) fn of_summary(record: &RecordSummary) -> Ending {
-        Ending {
-            state: record.state,
-            reason: record.reason,
-            exit_code: record.exit_code,
-            signal: record.signal,
-        }
-    }
-
-    /// The state in its colour.
-    pub(super) fn coloured(self) -> String {
-        colour(self.state, &self.to_string())
-    }
-}
-
-/// The mark of a name that only a later version of naq defines.
-pub(super) const NEWER: &str = "written by a newer naq";
-
 /// A name as it was written, and marked if only a later version of naq defines it.
 pub(super) fn name_of_any_version(name: impl std::fmt::Display, is_unknown: bool) -> String {
     match is_unknown {
         true => format!("{name} ({NEWER})"),
         false => name.to_string(),
-    }
-}
-
-/// The one spelling of an outcome in every verb: `succeeded`, `failed (exit 3)`,
-/// `failed (signal 9)`, `rejected (invalid)`. A reason that repeats the state is left out. A name that
-/// only a later version defines is shown as it was written, and marked.
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // An unknown name is foreign text, which `Display` escapes.
-        write!(f, "{}", self.state)?;
-        let is_newer = matches!(self.state, State::Unknown(_))
-            || matches!(self.reason, Some(Reason::Unknown(_)));
-        match (self.reason, self.exit_code, self.signal) {
-            (Some(reason), ..) if is_newer => write!(f, " ({reason}, {NEWER})"),
-            (None, ..) if is_newer => write!(f, " ({NEWER})"),
-            (None, ..) => Ok(()),
-            (Some(reason), ..) if reason.as_str() == self.state.as_str() => Ok(()),
-            (Some(Reason::Exit), Some(code), _) => write!(f, " (exit {code})"),
-            (Some(Reason::Signal), _, Some(signal)) => write!(f, " (signal {signal})"),
-            (Some(reason), ..) => write!(f, " ({reason})"),
-        }
     }
 }
 
@@ -463,6 +339,8 @@ pub(super) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use naq_protocol::Reason;
+    use std::time::Duration;
 
     const COLUMNS: [Column; 4] = [
         Column::new("JOB"),

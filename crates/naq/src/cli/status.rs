@@ -63,7 +63,7 @@ fn print(record: &Record, waiting: Option<String>) -> std::io::Result<()> {
     let now = render::now();
     row("job", record.job_id.to_string())?;
     row("queue", record.queue.to_string())?;
-    row("state", Ending::of(record).coloured())?;
+    row("state", render::outcome(Ending::of(record)))?;
     if let Some(waiting) = waiting {
         row("waiting", waiting)?;
     }

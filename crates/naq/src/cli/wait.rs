@@ -100,7 +100,7 @@ fn print(session: &Session, record: &Record) -> std::io::Result<()> {
     if session.json {
         return render::print_json(record);
     }
-    let ending = render::Ending::of(record).coloured();
+    let ending = render::outcome(render::Ending::of(record));
     render::print_line(format_args!("{}  {ending}", record.job_id))?;
     if let Some(leaked) = leaked(record) {
         render::note(format_args!("{}: {leaked}", record.job_id));

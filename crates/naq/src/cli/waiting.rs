@@ -1,4 +1,4 @@
-//! Explains what a job waits for, with the same text in every verb that waits for jobs or shows one.
+//! Says what jobs wait for, while a verb waits for them.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::exit::{Exit, FREE_ROOM, Failure};
+use super::exit::{Exit, Failure};
 use super::job_socket::JobObserver;
 use super::json::NoteBody;
 use super::progress::ProgressBars;
 use super::render;
 use super::session::Session;
 use super::signals::Signals;
+pub(super) use crate::text::waiting::describe;
 use naq_client::{Client, ClientError, WaitCause};
-use naq_core::describe_missing_labels;
-use naq_protocol::{Dependency, JobId, QueueName, Timestamp};
+use naq_protocol::JobId;
 
 /// How long a verb waits before it says what it waits for.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -30,84 +30,6 @@ const JOBS_LOOKED_AT_MAX: usize = 8;
 
 /// Maximum number of job ids in a note.
 const IDS_SHOWN_MAX: usize = 10;
-
-/// What a job waits for, as a sentence without a full stop. `unseen` is the time for which a vanished
-/// worker has sent no heartbeat, at least.
-pub(super) fn describe(job: &JobId, cause: &WaitCause, now: Timestamp, unseen: Duration) -> String {
-    match cause {
-        WaitCause::NotDue { due } => {
-            format!("delayed until {due} ({})", render::relative_time(*due, now))
-        }
-        WaitCause::JobPaused => {
-            format!("the job is paused; `naq job resume {job}` resumes it")
-        }
-        WaitCause::RetryDue { due } => {
-            let wait = (due.unix_ms() - now.unix_ms()).max(0).unsigned_abs();
-            let wait = render::span(Duration::from_millis(wait));
-            format!("the next attempt starts in {wait}")
-        }
-        WaitCause::QueuePaused { queue } => {
-            format!("the queue `{queue}` is paused; `naq queue resume {queue}` resumes it")
-        }
-        WaitCause::NoWorker { queue } => start_a_worker(queue),
-        WaitCause::WorkersDraining { queue } => format!(
-            "the workers of queue `{queue}` are stopping and take no more jobs; start one with `naq worker {queue}`"
-        ),
-        WaitCause::MissingLabels { queue, labels } => {
-            render::escape(&describe_missing_labels(queue, labels))
-        }
-        WaitCause::QueueLimit { queue, max_running } => {
-            format!(
-                "the queue `{queue}` runs {max_running} jobs at once, its limit; `naq queue set {queue} --max-running COUNT` raises it"
-            )
-        }
-        WaitCause::NoFreeSlot { queue, slots } => {
-            let slots = render::count(*slots, "slot");
-            format!("the workers of queue `{queue}` are busy: {slots}, none free")
-        }
-        WaitCause::Dependencies { jobs } => describe_dependencies(jobs),
-        WaitCause::ConcurrencyKey { key } => {
-            let key = render::excerpt(&render::escape(key), 80);
-            format!("blocked on a slot of the concurrency key `{key}`")
-        }
-        WaitCause::StoreFull => {
-            format!("the store is full, so that no outcome can be recorded; {FREE_ROOM}")
-        }
-        WaitCause::OutcomesRefused { worker_id } => {
-            let worker = render::escape(worker_id);
-            format!("worker {worker} cannot store outcomes; `naq workers` shows why")
-        }
-        WaitCause::WorkerVanished {
-            worker_id,
-            queue,
-            is_served,
-        } => {
-            let seconds = unseen.as_secs();
-            let worker = render::escape(worker_id);
-            let next = match is_served {
-                true => format!("another worker of queue `{queue}` takes the job over"),
-                false => start_a_worker(queue),
-            };
-            format!("its worker {worker} was not seen for {seconds} s; {next}")
-        }
-        _ => "waits".to_owned(),
-    }
-}
-
-fn start_a_worker(queue: &QueueName) -> String {
-    format!("no worker serves queue `{queue}`; start one with `naq worker {queue}`")
-}
-
-fn describe_dependencies(jobs: &[Dependency]) -> String {
-    match jobs {
-        [one] => format!("blocked on job `{}`", one.job),
-        [first, rest @ ..] => {
-            let more = render::count(rest.len() as u64, "other");
-            format!("blocked on job `{}` and {more}", first.job)
-        }
-        [] => "blocked".to_owned(),
-    }
-}
 
 /// Waits for a future that waits for these jobs. If that takes longer than two seconds, says on
 /// standard error what they wait for, and again when that changes. `print` runs what prints, with

@@ -183,6 +183,6 @@ fn print(session: &Session, event: &JobEvent) -> std::io::Result<()> {
         event.time,
         record.job_id,
         record.queue,
-        Ending::of_summary(record).coloured()
+        render::outcome(Ending::of_summary(record))
     ))
 }

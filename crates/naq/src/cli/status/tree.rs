@@ -100,7 +100,7 @@ fn format_state(record: Option<&Record>) -> String {
     let Some(record) = record else {
         return "unknown".to_owned();
     };
-    let mut text = Ending::of(record).coloured();
+    let mut text = render::outcome(Ending::of(record));
     let percent = record
         .progress
         .as_ref()
