@@ -11,6 +11,8 @@ pub(crate) mod python;
 mod raw_nats;
 pub(crate) mod shifted_clock;
 
+use std::path::{Path, PathBuf};
+
 /// Says that the test of this thread leaves something out, and why. Written to standard error itself: what
 /// a test prints is shown only if it fails.
 pub(crate) fn skipped(what: &str) {
@@ -18,6 +20,25 @@ pub(crate) fn skipped(what: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let _ = writeln!(std::io::stderr(), "skipped in {test}: {what}");
+}
+
+/// The variable with which CI says that a missing program is a failure.
+const PROGRAMS_REQUIRED: &str = "NAQ_TEST_REQUIRE_PROGRAMS";
+
+/// The path of an installed program. `None` if it is missing, after saying what is not done without it.
+pub(crate) fn find_program(name: &str, without: &str) -> Option<PathBuf> {
+    let environment = naq_client::config::environment();
+    let search = environment.get("PATH").cloned().unwrap_or_default();
+    let mut places = search.split(':').map(|folder| Path::new(folder).join(name));
+    let found = places.find(|program| program.is_file());
+    if found.is_none() {
+        assert!(
+            !environment.contains_key(PROGRAMS_REQUIRED),
+            "install {name}"
+        );
+        skipped(&format!("{name} is missing, so {without}"));
+    }
+    found
 }
 
 /// Whether this process is root. If it is not, says that this is skipped.

@@ -3,10 +3,7 @@
 use naq_client::config::{DefaultValue, Setting};
 
 use super::{assert_naq_accepts, file, naq, path, run};
-use crate::harness::skipped;
-
-/// The variable with which CI says that a missing tool is a failure.
-const REQUIRED: &str = "NAQ_TEST_REQUIRE_SYSTEMD";
+use crate::harness::find_program;
 
 const WORKER: &str = "systemd/naq-worker@.service";
 const SCHEDULER: &str = "systemd/naq-scheduler.service";
@@ -69,17 +66,7 @@ fn units_have_what_naq_relies_on() {
 
 #[test]
 fn systemd_accepts_the_units() {
-    let environment = naq_client::config::environment();
-    let search = environment.get("PATH").cloned().unwrap_or_default();
-    let mut programs = search
-        .split(':')
-        .map(|folder| std::path::Path::new(folder).join("systemd-analyze"));
-    let Some(analyze) = programs.find(|program| program.is_file()) else {
-        assert!(
-            !environment.contains_key(REQUIRED),
-            "systemd-analyze is missing: install systemd"
-        );
-        skipped("systemd-analyze is missing, so no unit is verified");
+    let Some(analyze) = find_program("systemd-analyze", "no unit is verified") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
