@@ -25,5 +25,6 @@ mod readme;
 mod scheduler;
 mod schemas;
 mod server;
+mod web;
 mod wire;
 mod worker;

@@ -14,7 +14,15 @@ use crate::harness::nats::TestServer;
 
 /// Verbs whose output is no list of objects: they print nothing of their own, a script or a
 /// document. What they report as an error is checked for every verb.
-const WITHOUT_OBJECTS: &[&str] = &["worker", "dev", "schema", "completions", "man", "help"];
+const WITHOUT_OBJECTS: &[&str] = &[
+    "worker",
+    "dashboard",
+    "dev",
+    "schema",
+    "completions",
+    "man",
+    "help",
+];
 
 /// Verbs that print objects, and are checked elsewhere because they start servers or take long.
 const CHECKED_ELSEWHERE: &[&str] = &["server", "bench"];

@@ -9,7 +9,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["worker", "scheduler", "local_server"],
+    &["worker", "scheduler", "web", "local_server"],
     &["clock", "text", "watchdog"],
 ];
 

@@ -98,6 +98,9 @@ pub(super) fn settled(line: &str) -> String {
 
 fn settle(word: &str) -> String {
     let core = word.trim_matches(|c| "(),`".contains(c));
+    if let Some((address, _)) = core.split_once("/login?code=") {
+        return format!("{address}/login?code=<code>");
+    }
     let is_nkey = core.len() == 56
         && core
             .bytes()

@@ -11,7 +11,7 @@ use crate::harness::naq::Naq;
 use crate::harness::nats::{TEST_TIMEOUT, TestServer, naq as program};
 
 /// Verbs whose examples run until a signal comes, unless they end at once.
-const ENDLESS: &[&str] = &["worker", "scheduler", "dev", "server start"];
+const ENDLESS: &[&str] = &["worker", "scheduler", "dashboard", "dev", "server start"];
 
 /// Examples that run until a signal comes, of verbs of which others end.
 const ENDLESS_OPTIONS: &[&str] = &["--follow --state", "--watch", "--exec"];

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::harness::find_program;
 use crate::harness::naq::{ALLOW_ROOT, Naq};
 use crate::harness::nats::{TestServer, binary, naq};
 use blocks::{Block, read, settled};
@@ -214,6 +215,23 @@ fn the_commands_of_the_hardening_page_lock_a_fleet_down() {
     // the tests may run as root, which a worker of a fleet refuses
     let text = text.replace("4333", &port);
     check_commands_of(page, &text, 10, &[(ALLOW_ROOT, "1")]);
+}
+
+#[test]
+fn the_commands_of_the_http_page_do_what_it_shows() {
+    for program in ["curl", "jq"] {
+        if find_program(program, "no command of docs/http.md is run").is_none() {
+            return;
+        }
+    }
+    let page = "docs/http.md";
+    let text = std::fs::read_to_string(Path::new(crate::ROOT).join(page)).unwrap();
+    // the page's port may be another program's
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    let text = text.replace("8080", &port);
+    check_commands_of(page, &text, 20, &[]);
 }
 
 #[test]

@@ -105,6 +105,13 @@ impl Client {
         &self.broker
     }
 
+    /// Returns the maximum size of a message, including its headers, in bytes, as the server announces
+    /// it. A larger envelope is refused.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        self.broker.message_bytes_max()
+    }
+
     /// Returns the server's version and address, for people.
     #[must_use]
     pub fn server(&self) -> String {

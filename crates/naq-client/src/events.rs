@@ -36,6 +36,12 @@ pub struct JobEvent {
 }
 
 impl JobEvent {
+    /// Returns whether a filter selects this change.
+    #[must_use]
+    pub fn is_selected(&self, filter: &JobFilter) -> bool {
+        filter.selects_job(&self.record.queue, self.record.state, &self.labels)
+    }
+
     fn new(changed: RecordChange, previous_state: Option<State>) -> JobEvent {
         let record = &changed.record;
         let written = record.finished_at().or(record.started_at);

@@ -1,5 +1,7 @@
 //! Filters of job lists and event streams.
 
+use std::collections::BTreeMap;
+
 use naq_protocol::units::excerpt;
 use naq_protocol::{QueueName, Record, State};
 
@@ -47,12 +49,19 @@ impl JobFilter {
     /// Returns whether a job is selected.
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
-        self.queue
-            .as_ref()
-            .is_none_or(|queue| *queue == record.queue)
-            && (self.states.is_empty() || self.states.contains(&record.state()))
+        self.selects_job(&record.queue, record.state(), &record.labels)
+    }
+
+    pub(super) fn selects_job(
+        &self,
+        queue: &QueueName,
+        state: State,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        self.queue.as_ref().is_none_or(|wanted| wanted == queue)
+            && self.may_match_state(state)
             && self.labels.iter().all(|label| {
-                record.labels.get(&label.key).is_some_and(|value| {
+                labels.get(&label.key).is_some_and(|value| {
                     label
                         .value
                         .as_ref()

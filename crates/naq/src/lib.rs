@@ -2,7 +2,7 @@
 //! instead: nothing here is a stable interface.
 //!
 //! ```text
-//! main → cli → {worker, scheduler, local_server} → {clock, text, watchdog}
+//! main → cli → {worker, scheduler, web, local_server} → {clock, text, watchdog}
 //! ```
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
@@ -13,4 +13,5 @@ pub mod local_server;
 pub mod scheduler;
 mod text;
 pub mod watchdog;
+pub mod web;
 pub mod worker;

@@ -442,6 +442,19 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "dashboard",
+        &[
+            (
+                "Serve pages and the API on a free port",
+                "naq dashboard --port 0",
+            ),
+            (
+                "Let nobody change anything",
+                "naq dashboard --port 0 --read-only",
+            ),
+        ],
+    ),
+    (
         "dev",
         &[
             ("Run everything in one process", "naq dev"),

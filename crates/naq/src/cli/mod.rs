@@ -11,6 +11,7 @@ mod config;
 mod confirm;
 mod control;
 mod cron;
+mod dashboard;
 mod denied_role;
 mod dev;
 mod enqueue;
@@ -146,6 +147,10 @@ enum Verb {
     ///
     /// Several may run; one leads, and another takes over if it fails.
     Scheduler(scheduler::Args),
+    /// Serve the dashboard and the HTTP API
+    ///
+    /// Prints an address that logs a browser in once, and the file with the token for programs.
+    Dashboard(dashboard::Args),
     /// Run a local server, a worker and a scheduler in the foreground, for development
     Dev(dev::Args),
     /// Start, stop or inspect the managed local nats-server
@@ -310,6 +315,7 @@ fn time_limit(verb: &Verb) -> Option<Duration> {
         | Verb::Logs(_)
         | Verb::Events(_)
         | Verb::Worker(_)
+        | Verb::Dashboard(_)
         | Verb::Dev(_)
         | Verb::Bench(_) => true,
         Verb::Enqueue(args) => args.is_endless(),
@@ -338,7 +344,7 @@ fn logged(verb: &Verb) -> Logged {
             None => LoggedJobs::IfDebugging,
         },
         denials: match verb {
-            Verb::Worker(_) | Verb::Dev(_) => true,
+            Verb::Worker(_) | Verb::Dashboard(_) | Verb::Dev(_) => true,
             Verb::Scheduler(args) => args.is_endless(),
             _ => false,
         },
@@ -371,6 +377,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Workers(args) | Verb::ListWorkers(args) => workers::run(session, args).await,
         Verb::Worker(args) => worker::run(session, args).await,
         Verb::Scheduler(args) => scheduler::run(session, args).await,
+        Verb::Dashboard(args) => dashboard::run(session, args).await,
         Verb::Dev(args) => dev::run(session, args).await,
         Verb::Server(args) => server::run(session, args).await,
         Verb::NatsConfig(args) => nats_config::run(session, args).await,

@@ -4,11 +4,11 @@ pub(super) mod list;
 
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::exit::Failure;
 use super::session::Session;
-use super::signals::Signals;
+use super::signals::stop_signals;
 use crate::scheduler::{self, LockOptions, SchedulerConfig};
 use naq_protocol::units::WireDuration;
 
@@ -138,18 +138,4 @@ pub(super) fn options(session: &Session) -> SchedulerConfig {
         result_ttl: settings.default_result_ttl,
         watchdog: None,
     }
-}
-
-/// A value that becomes true with the first TERM or INT, and the number of the second one.
-fn stop_signals() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<i32>)> {
-    let mut signals = Signals::listen()?;
-    let (stop, stopped) = watch::channel(false);
-    let (end, ended) = oneshot::channel();
-    tokio::spawn(async move {
-        signals.next().await;
-        super::systemd::stopping();
-        let _ = stop.send(true);
-        let _ = end.send(signals.next().await);
-    });
-    Ok((stopped, ended))
 }

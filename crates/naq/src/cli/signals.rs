@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::worker::WorkerCommand;
 
@@ -59,4 +59,18 @@ pub(super) async fn stopped(mut requests: watch::Receiver<WorkerCommand>) {
     if asked.await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// A value that becomes true with the first TERM or INT, and the number of the second one.
+pub(super) fn stop_signals() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<i32>)> {
+    let mut signals = Signals::listen()?;
+    let (stop, stopped) = watch::channel(false);
+    let (end, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        signals.next().await;
+        super::systemd::stopping();
+        let _ = stop.send(true);
+        let _ = end.send(signals.next().await);
+    });
+    Ok((stopped, ended))
 }

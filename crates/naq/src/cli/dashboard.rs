@@ -1,0 +1,196 @@
+//! `naq dashboard`: pages and the HTTP API.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::exit::{Exit, Failure};
+use super::render;
+use super::session::Session;
+use super::signals::stop_signals;
+use crate::web::{self, BasePath, LoginCode, Right, RightLimits, Token, Tokens, WebConfig};
+use naq_client::{SMALL_FILE_BYTES_MAX, read_file, text_of_file, write_private_file};
+
+/// The name of the token that the dashboard creates.
+const LOCAL_TOKEN: &str = "local";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address to listen on; any but a loopback address needs --tokens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Name of this host in the header Host, besides its address; repeat for more
+    #[arg(long = "host-name", value_name = "NAME")]
+    host_names: Vec<String>,
+    /// Path of the pages behind a reverse proxy
+    #[arg(long, value_name = "PATH", default_value = "")]
+    base_path: BasePath,
+    /// Let nobody change anything
+    #[arg(long, conflicts_with = "allow_submit")]
+    read_only: bool,
+    /// Let browsers enqueue jobs and store schedules, which means to run any command on the workers
+    #[arg(long)]
+    allow_submit: bool,
+    /// File of tokens that only you can read: a line each of view, operate or submit, a name, and a secret
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+}
+
+pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
+    let (stop, second_signal) = stop_signals()?;
+    let address = SocketAddr::new(args.host, args.port);
+    if args.tokens.is_none() && !web::is_loopback(address) {
+        let message = format!(
+            "--host {}: other machines can reach this address",
+            args.host
+        );
+        return Err(Failure::usage(message).hint("give --tokens FILE with the tokens of its users"));
+    }
+    let mut tokens = Tokens::default();
+    if let Some(path) = &args.tokens {
+        add_tokens(&mut tokens, path)?;
+    }
+    let token_file = local_token_file(session);
+    add_local_token(&mut tokens, &token_file)?;
+    let config = WebConfig {
+        tokens,
+        local_token: LOCAL_TOKEN.to_owned(),
+        limits: RightLimits {
+            read_only: args.read_only,
+            allow_submit: args.allow_submit,
+        },
+        host_names: args.host_names,
+        base_path: args.base_path,
+    };
+    tokio::select! {
+        served = serve(session, config, address, &token_file, stop) => served,
+        // The process ends at once, but not by `exit`, which would lose the end of a log file.
+        Ok(signal) = second_signal => Ok(128 + u8::try_from(signal).unwrap_or_default()),
+    }
+}
+
+async fn serve(
+    session: &Session,
+    config: WebConfig,
+    address: SocketAddr,
+    token_file: &Path,
+    stop: watch::Receiver<bool>,
+) -> Result<u8, Failure> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| cannot_listen(address, &error))?;
+    let address = listener.local_addr()?;
+    let mut asked = stop.clone();
+    let stopped = async move { drop(asked.wait_for(|stop| *stop).await) };
+    let Some(client) = session.connect_when_reachable(stopped).await? else {
+        return Ok(0);
+    };
+    let code = LoginCode::generate()?;
+    let base = config.base_path.as_str();
+    render::print_stderr(format_args!(
+        "dashboard  http://{address}{base}/login?code={}",
+        code.as_str()
+    ));
+    render::print_stderr(format_args!("token      {}", token_file.display()));
+    render::print_stderr("stop       Ctrl-C");
+    super::systemd::ready();
+    web::serve(client, config, listener, code, stop).await?;
+    Ok(0)
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("cannot listen on {address}: {error}"));
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            failure.hint("--port names another port, 0 takes a free one")
+        }
+        std::io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 need a privilege"),
+        _ => failure,
+    }
+}
+
+/// The file with the token of programs of this user.
+fn local_token_file(session: &Session) -> PathBuf {
+    session.settings().data_dir.join("dashboard.token")
+}
+
+/// Adds the token of the programs of this user, which is created at the first start.
+fn add_local_token(tokens: &mut Tokens, path: &Path) -> Result<(), Failure> {
+    let secret = match read_private(path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let secret = web::random_hex::<32>()?;
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).map_err(|error| file_failure(folder, &error))?;
+            }
+            write_private_file(path, format!("{secret}\n").as_bytes())
+                .map_err(|error| file_failure(path, &error))?;
+            secret
+        }
+        Err(error) => return Err(file_failure(path, &error)),
+    };
+    let token = Token::new(LOCAL_TOKEN, Right::Submit, &secret);
+    let added = token.and_then(|token| tokens.add(token));
+    added.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// Adds the tokens of a file: on each line a right, a name and a secret. Lines that begin with `#` are
+/// comments.
+fn add_tokens(tokens: &mut Tokens, path: &Path) -> Result<(), Failure> {
+    let text = read_private(path).map_err(|error| file_failure(path, &error))?;
+    for (at, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let added = parse_token(line).and_then(|token| tokens.add(token));
+        added.map_err(|error| {
+            Failure::usage(format!("{}, line {}: {error}", path.display(), at + 1))
+        })?;
+    }
+    match tokens.is_empty() {
+        true => Err(Failure::usage(format!("{} has no token", path.display()))
+            .hint("write a line such as: operate anna SECRET")),
+        false => Ok(()),
+    }
+}
+
+fn parse_token(line: &str) -> Result<Token, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        [right, name, secret] => Token::new(name, right.parse()?, secret),
+        // the line may contain a secret, so it is not quoted
+        words => Err(format!(
+            "a token is a right, a name and a secret, and this line has {}",
+            render::count(words.len() as u64, "word")
+        )),
+    }
+}
+
+/// Reads a file that belongs to this user or root, and that nobody else can read or change.
+fn read_private(path: &Path) -> std::io::Result<String> {
+    let file = read_file(path, SMALL_FILE_BYTES_MAX)?;
+    let own = nix::unistd::geteuid().as_raw();
+    let refuse = |why: &str| {
+        Err(std::io::Error::new(
+            std::io::ErrorKind::PermissionDenied,
+            why,
+        ))
+    };
+    if file.uid.is_some_and(|uid| uid != own && uid != 0) {
+        return refuse("it belongs to another user");
+    }
+    if file.mode.is_some_and(|mode| mode & 0o077 != 0) {
+        return refuse("other users can read it; run chmod 600 on it");
+    }
+    text_of_file(file.bytes)
+}
+
+fn file_failure(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::general(format!("{}: {error}", path.display()))
+}

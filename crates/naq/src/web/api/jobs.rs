@@ -1,0 +1,400 @@
+//! Jobs: lists, single jobs, and what an operator does with one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::parameters::{Query, limit, moment};
+use crate::clock;
+use crate::text::waiting::describe;
+use crate::web::access::Right;
+use crate::web::problem::{self, Problem};
+use crate::web::route::{Parameter, Route, json, path, query, schema_of};
+use crate::web::state::Web;
+use naq_client::{CancelOutcome, JobFilter, JobSummary, WaitCause};
+use naq_protocol::{JobId, QueueName, Record, State as JobState};
+
+/// Jobs in a page unless the request says otherwise.
+const LIMIT_DEFAULT: usize = 100;
+
+/// Most jobs in a page.
+const LIMIT_MAX: usize = 500;
+
+/// Longest wait for a job in one request.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) const JOB: Parameter = path("job", "Id of the job", "backup-1");
+const DRY_RUN: Parameter = query("dry_run", "Check the request, and change nothing", "true");
+
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/api/jobs",
+        right: Some(Right::View),
+        summary: "List jobs, latest change first",
+        parameters: &[
+            query(
+                "state",
+                "Only jobs in this state; may be given again",
+                "failed",
+            ),
+            query("queue", "Only jobs of this queue", "build"),
+            query(
+                "label",
+                "Only jobs with this label, KEY or KEY=VALUE; may be given again",
+                "team=web",
+            ),
+            query(
+                "since",
+                "Only jobs that changed since: a time, or a duration before now",
+                "2h",
+            ),
+            query("limit", "Most jobs in the answer, 1 to 500", "100"),
+            query("cursor", "`next` of an earlier answer", ""),
+        ],
+        body: None,
+        answers: &[json(200, "A page of jobs", schema_of::<Jobs>)],
+        problems: &[&problem::BAD_REQUEST],
+        is_stream: false,
+        handler: || get(list),
+    },
+    Route {
+        method: "GET",
+        path: "/api/jobs/{job}",
+        right: Some(Right::View),
+        summary: "Show a job: its record, or what its message says before a worker has claimed it",
+        parameters: &[
+            JOB,
+            query(
+                "wait",
+                "Answer when the job has ended, or after this time, at most 60s",
+                "30s",
+            ),
+        ],
+        body: None,
+        answers: &[json(200, "The job", schema_of::<Record>)],
+        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
+        is_stream: false,
+        handler: || get(show),
+    },
+    Route {
+        method: "GET",
+        path: "/api/jobs/{job}/why",
+        right: Some(Right::View),
+        summary: "Say why a job does not run",
+        parameters: &[JOB],
+        body: None,
+        answers: &[json(200, "What the job waits for", schema_of::<Why>)],
+        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
+        is_stream: false,
+        handler: || get(why),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/jobs/{job}",
+        right: Some(Right::Operate),
+        summary: "Cancel a job; a running one is stopped with all its processes",
+        parameters: &[JOB, DRY_RUN],
+        body: None,
+        answers: &[
+            json(200, "The job has ended as cancelled", schema_of::<Record>),
+            json(
+                202,
+                "The job is running, and its worker is asked to stop it",
+                schema_of::<Record>,
+            ),
+        ],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::NOT_FOUND,
+            &problem::CONFLICT,
+        ],
+        is_stream: false,
+        handler: || delete(cancel),
+    },
+    Route {
+        method: "POST",
+        path: "/api/jobs/{job}/retry",
+        right: Some(Right::Operate),
+        summary: "Run an ended job again, as a new job with the same envelope",
+        parameters: &[JOB, DRY_RUN],
+        body: None,
+        answers: &[
+            json(
+                200,
+                "What would be enqueued, with `dry_run`",
+                schema_of::<Retried>,
+            ),
+            json(201, "The new job", schema_of::<Retried>),
+        ],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::NOT_FOUND,
+            &problem::CONFLICT,
+            &problem::REFUSED,
+        ],
+        is_stream: false,
+        handler: || post(retry),
+    },
+];
+
+/// A page of jobs.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "jobs")]
+struct Jobs {
+    /// The jobs, latest change first.
+    jobs: Vec<JobSummary>,
+    /// The value of `cursor` for the next page. Absent means that this is the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// What a job waits for.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "why")]
+struct Why {
+    /// The job.
+    job_id: JobId,
+    /// Its state.
+    state: JobState,
+    /// What it waits for, for people. Absent means that nothing keeps it from running, or that it runs or
+    /// has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The cause, with its details. Absent as `text` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    cause: Option<WaitCause>,
+    /// Whether a user has to act: without that, the job does not start or does not end.
+    needs_action: bool,
+}
+
+/// A job that was enqueued again.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "retried")]
+struct Retried {
+    /// The new job.
+    job_id: JobId,
+    /// The job whose envelope it has.
+    rerun_of: JobId,
+}
+
+async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, Problem> {
+    let names = ["state", "queue", "label", "since", "limit", "cursor"];
+    let query = Query::parse(query, &names)?;
+    let since = query.parsed("since", |text| moment(text, clock::now()))?;
+    let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
+    let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
+    let before = cursor
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: String| Problem::parameter("cursor", error))?;
+    let filter = filter(&query)?;
+    let page = web
+        .client
+        .list_jobs(&filter, since, before, limit.unwrap_or(LIMIT_DEFAULT))
+        .await?;
+    let next = page.next.map(|cursor| cursor.to_string());
+    let link = next.as_deref().and_then(next_link);
+    let mut response = Json(Jobs {
+        jobs: page.jobs,
+        next,
+    })
+    .into_response();
+    if let Some(link) = link {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+/// A header with the address of the next page, relative to this one.
+fn next_link(cursor: &str) -> Option<HeaderValue> {
+    // a cursor contains the name of a stream, which has no character that needs an escape
+    HeaderValue::from_str(&format!("<?cursor={cursor}>; rel=\"next\"")).ok()
+}
+
+pub(super) fn filter(query: &Query) -> Result<JobFilter, Problem> {
+    let states = query.all("state").map(|text| {
+        let state = JobState::ALL.iter().find(|state| state.as_str() == text);
+        state.copied().ok_or_else(|| {
+            let all: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+            let text = naq_protocol::escape(text);
+            Problem::parameter("state", format!("`{text}` is none of {}", all.join(", ")))
+        })
+    });
+    let labels = query.all("label").map(|text| {
+        text.parse()
+            .map_err(|error: String| Problem::parameter("label", error))
+    });
+    Ok(JobFilter {
+        queue: query.parsed("queue", |name| QueueName::new(name))?,
+        states: states.collect::<Result<_, _>>()?,
+        labels: labels.collect::<Result<_, _>>()?,
+    })
+}
+
+async fn show(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+    query: RawQuery,
+) -> Result<Json<Record>, Problem> {
+    let job = JobId::new(&job)?;
+    let query = Query::parse(query, &["wait"])?;
+    let mut record = web.client.fetch_job(&job).await?;
+    if let Some(wait) = query.parsed("wait", wait)?
+        && !record.state().is_terminal()
+    {
+        // when the time has passed, the answer is the job as it is
+        let ended = tokio::time::timeout(wait, web.client.wait(&job)).await;
+        record = match ended {
+            Ok(ended) => ended?,
+            Err(_) => web.client.fetch_job(&job).await?,
+        };
+    }
+    Ok(Json(without_values(record)))
+}
+
+/// A wait of at most [`WAIT_MAX`].
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    let wait = naq_protocol::units::parse_duration(text)?;
+    match wait <= WAIT_MAX {
+        true => Ok(wait),
+        false => Err(format!(
+            "the longest wait is {} seconds",
+            WAIT_MAX.as_secs()
+        )),
+    }
+}
+
+/// A record without the values of its envelope's variables, which may be secrets.
+pub(super) fn without_values(mut record: Record) -> Record {
+    let Some(envelope) = &record.envelope else {
+        return record;
+    };
+    record.envelope = hide_values(envelope);
+    record
+}
+
+/// An envelope with `***` instead of the values of variables. `None` if it is no JSON object.
+pub(super) fn hide_values(envelope: &RawValue) -> Option<Box<RawValue>> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(envelope.get()).ok()?;
+    if let Some(env) = fields.get_mut("env") {
+        let names: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_str(env.get()).unwrap_or_default();
+        let hidden: BTreeMap<&str, &str> =
+            names.keys().map(|name| (name.as_str(), "***")).collect();
+        *env = serde_json::value::to_raw_value(&hidden).ok()?;
+    }
+    serde_json::value::to_raw_value(&fields).ok()
+}
+
+async fn why(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+    query: RawQuery,
+) -> Result<Json<Why>, Problem> {
+    Query::parse(query, &[])?;
+    let record = web.client.fetch_job(&JobId::new(&job)?).await?;
+    let cause = web.client.wait_cause(&record).await?;
+    let now = clock::now();
+    let text = cause
+        .as_ref()
+        .map(|cause| describe(&record.job_id, cause, now, Duration::ZERO));
+    Ok(Json(Why {
+        state: record.state(),
+        job_id: record.job_id,
+        text,
+        needs_action: cause.as_ref().is_some_and(WaitCause::needs_action),
+        cause,
+    }))
+}
+
+async fn cancel(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+    query: RawQuery,
+) -> Result<Response, Problem> {
+    let job = JobId::new(&job)?;
+    if Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+        let record = web.client.fetch_job(&job).await?;
+        return match record.state().is_terminal() {
+            true => Err(has_ended(&record)),
+            false => Ok(Json(without_values(record)).into_response()),
+        };
+    }
+    let (status, record) = match web.client.cancel(&job).await? {
+        CancelOutcome::Cancelled(record) => (StatusCode::OK, record),
+        CancelOutcome::CancelRequested { record, .. } => (StatusCode::ACCEPTED, record),
+        CancelOutcome::AlreadyEnded(record) => return Err(has_ended(&record)),
+    };
+    Ok((status, Json(without_values(*record))).into_response())
+}
+
+fn has_ended(record: &Record) -> Problem {
+    let detail = format!(
+        "the job `{}` has ended: it is {}",
+        record.job_id,
+        record.state()
+    );
+    Problem::new(&problem::CONFLICT, detail)
+}
+
+async fn retry(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+    query: RawQuery,
+) -> Result<Response, Problem> {
+    let job = JobId::new(&job)?;
+    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let rerun = web.client.prepare_retry(&job).await?;
+    let retried = Retried {
+        job_id: rerun.job_id().clone(),
+        rerun_of: rerun.rerun_of().clone(),
+    };
+    if is_dry {
+        return Ok(Json(retried).into_response());
+    }
+    rerun.enqueue().await?;
+    let place = format!("{}/api/jobs/{}", web.base_path(), retried.job_id);
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, place)],
+        Json(retried),
+    )
+        .into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_variables_are_hidden_and_the_rest_is_as_written() {
+        let envelope =
+            r#"{"command":"a","args":[12345678901234567890123],"env":{"TOKEN":"hunter2","N":1}}"#;
+        let envelope = RawValue::from_string(envelope.to_owned()).unwrap();
+        let shown = hide_values(&envelope).unwrap();
+        let shown = shown.get();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains(r#""TOKEN":"***""#), "{shown}");
+        assert!(shown.contains("12345678901234567890123"), "{shown}");
+        // a variable that is no object is no place for a value either
+        let odd = RawValue::from_string(r#"{"env":"hunter2"}"#.to_owned()).unwrap();
+        assert_eq!(hide_values(&odd).unwrap().get(), r#"{"env":{}}"#);
+    }
+
+    #[test]
+    fn a_wait_is_bounded() {
+        assert_eq!(wait("30s"), Ok(Duration::from_secs(30)));
+        assert!(wait("61s").is_err());
+        assert!(wait("soon").is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! Parameters in queries and paths. An unknown name is an error: a misspelt filter would select everything.
+
+use axum::extract::RawQuery;
+
+use crate::web::problem::Problem;
+use naq_protocol::Timestamp;
+
+/// The parameters of a query, in their order. A name may occur again.
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Parses a query in which these names may occur.
+    ///
+    /// # Errors
+    /// Returns a problem that names an unknown parameter.
+    pub(super) fn parse(RawQuery(text): RawQuery, known: &[&str]) -> Result<Query, Problem> {
+        let text = text.unwrap_or_default();
+        let mut pairs = Vec::new();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decode(name)?, decode(value)?);
+            if !known.contains(&name.as_str()) {
+                let name = naq_protocol::escape(&name);
+                let detail = match known {
+                    [] => format!("`{name}` is unknown; this path has no parameters"),
+                    known => format!(
+                        "`{name}` is unknown; the parameters are {}",
+                        known.join(", ")
+                    ),
+                };
+                return Err(Problem::parameter("query", detail));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Query(pairs))
+    }
+
+    /// All values of a name.
+    pub(super) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        let of_name = self.0.iter().filter(move |(known, _)| known == name);
+        of_name.map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a name.
+    ///
+    /// # Errors
+    /// Returns a problem if the name occurs more than once.
+    pub(super) fn one<'q>(&'q self, name: &'q str) -> Result<Option<&'q str>, Problem> {
+        let mut values = self.all(name);
+        let first = values.next();
+        match values.next() {
+            None => Ok(first),
+            Some(_) => Err(Problem::parameter(name, "it is given more than once")),
+        }
+    }
+
+    /// The value of a name, parsed.
+    ///
+    /// # Errors
+    /// Returns a problem if the value is invalid, or if the name occurs more than once.
+    pub(super) fn parsed<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Problem> {
+        let value = self.one(name)?;
+        let parsed = value.map(parse).transpose();
+        parsed.map_err(|error| Problem::parameter(name, error))
+    }
+
+    /// Whether a parameter that is a switch is on: it is given without a value, or with `true` or `1`.
+    ///
+    /// # Errors
+    /// Returns a problem for any value but `true`, `1`, `false` and `0`.
+    pub(super) fn is_on(&self, name: &str) -> Result<bool, Problem> {
+        let on = self.parsed(name, |value| match value {
+            "" | "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err("it is true or false"),
+        })?;
+        Ok(on.unwrap_or(false))
+    }
+}
+
+/// A number of things in a page: 1 to `max`.
+pub(super) fn limit(text: &str, max: usize) -> Result<usize, String> {
+    match text.parse() {
+        Ok(limit) if (1..=max).contains(&limit) => Ok(limit),
+        _ => Err(format!("it is a number from 1 to {max}")),
+    }
+}
+
+/// A moment: RFC 3339, or a duration before `now` such as `2h`.
+pub(super) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(duration) = naq_protocol::units::parse_duration(text) {
+        return Ok(crate::clock::saturating_sub(now, duration));
+    }
+    text.parse().map_err(|_| {
+        "it is a time such as 2026-12-24T18:00:00Z, or a duration such as 2h".to_owned()
+    })
+}
+
+/// Decodes a part of a query: `+` is a space, `%20` too.
+fn decode(text: &str) -> Result<String, Problem> {
+    let invalid = || Problem::parameter("query", "it is not encoded in percent form as UTF-8");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                let value = digit().zip(digit()).map(|(high, low)| high * 16 + low);
+                value
+                    .and_then(|value| u8::try_from(value).ok())
+                    .ok_or_else(invalid)?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| invalid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Query, Problem> {
+        Query::parse(RawQuery(Some(text.to_owned())), &["state", "limit", "q"])
+    }
+
+    #[test]
+    fn a_query_is_decoded() {
+        let query = parse("state=failed&state=queued&q=a+b%26%c3%a9&&limit=").unwrap();
+        let states: Vec<&str> = query.all("state").collect();
+        assert_eq!(states, ["failed", "queued"]);
+        assert_eq!(query.one("q").unwrap(), Some("a b&é"));
+        assert_eq!(query.one("limit").unwrap(), Some(""));
+        assert!(query.one("state").is_err());
+        assert!(query.is_on("limit").unwrap());
+        assert!(query.is_on("q").is_err());
+    }
+
+    #[test]
+    fn a_wrong_query_is_refused() {
+        for text in ["sate=failed", "q=%", "q=%g0", "q=%ff", "q=%+1", "%zz=1"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert!(Query::parse(RawQuery(None), &[]).is_ok());
+        let unknown = Query::parse(RawQuery(Some("a=b".to_owned())), &[]);
+        assert!(unknown.is_err());
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_a_distance() {
+        let now = Timestamp::from_unix_ms(7_200_000).unwrap();
+        assert_eq!(moment("2h", now).unwrap().unix_ms(), 0);
+        assert_eq!(
+            moment("1970-01-01T01:00:00Z", now).unwrap().unix_ms(),
+            3_600_000
+        );
+        assert!(moment("yesterday", now).is_err());
+        assert_eq!(limit("500", 500), Ok(500));
+        assert!(limit("501", 500).is_err());
+        assert!(limit("0", 500).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! The installation as a whole, and who asks.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::routing::get;
+use axum::{Extension, Json};
+use serde::Serialize;
+
+use super::parameters::Query;
+use crate::web::access::{Identity, Right};
+use crate::web::overview::{MinuteCounts, Warning, warnings};
+use crate::web::problem::Problem;
+use crate::web::route::{Route, json, schema_of};
+use crate::web::state::Web;
+use naq_protocol::{LeaderInfo, SchedulerInfo};
+
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/api/server",
+        right: Some(Right::View),
+        summary: "Show NATS, the schedulers, and what needs to be mended",
+        parameters: &[],
+        body: None,
+        answers: &[json(200, "The installation", schema_of::<ServerState>)],
+        problems: &[],
+        is_stream: false,
+        handler: || get(show),
+    },
+    Route {
+        method: "GET",
+        path: "/api/me",
+        right: Some(Right::View),
+        summary: "Show who this token or session is, and what it may do",
+        parameters: &[],
+        body: None,
+        answers: &[json(200, "The token", schema_of::<Me>)],
+        problems: &[],
+        is_stream: false,
+        handler: || get(me),
+    },
+];
+
+/// The installation.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "server")]
+struct ServerState {
+    /// The version of this dashboard.
+    version: &'static str,
+    /// The server's version and address, for people.
+    nats: String,
+    /// The scheduler that leads. Absent means that none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<LeaderInfo>,
+    /// Every scheduler whose last heartbeat has not expired.
+    schedulers: Vec<SchedulerInfo>,
+    /// What needs to be mended.
+    warnings: Vec<Warning>,
+    /// What happened in each of the last 60 minutes, the oldest first.
+    minutes: Vec<MinuteCounts>,
+}
+
+/// Who asks.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "me")]
+struct Me {
+    /// The name of the token.
+    name: String,
+    /// What it may do here.
+    right: Right,
+}
+
+async fn show(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<ServerState>, Problem> {
+    Query::parse(query, &[])?;
+    let snapshot = web.live.snapshot().await?;
+    let facts = &snapshot.facts;
+    Ok(Json(ServerState {
+        version: env!("CARGO_PKG_VERSION"),
+        nats: facts.server.clone(),
+        leader: facts.leader.clone(),
+        schedulers: facts.schedulers.clone(),
+        warnings: warnings(facts),
+        minutes: snapshot.minutes.clone(),
+    }))
+}
+
+async fn me(
+    Extension(identity): Extension<Identity>,
+    query: RawQuery,
+) -> Result<Json<Me>, Problem> {
+    Query::parse(query, &[])?;
+    Ok(Json(Me {
+        name: identity.name,
+        right: identity.right,
+    }))
+}

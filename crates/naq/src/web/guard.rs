@@ -1,0 +1,202 @@
+//! What every request passes: the address it names, who sends it, and the headers of its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+
+use super::access::{Identity, Proof, Right, SenderHeaders, is_cross_site, is_own_host};
+use super::login::random_hex;
+use super::problem::{self, Problem};
+use super::state::Web;
+use crate::clock;
+
+/// Everything that a page may load, and from where: only this server. Scripts cannot turn text into markup
+/// (Trusted Types).
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types naq";
+
+/// Time limit of an answer's beginning. A client that waits for a job asks for at most a minute.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
+
+/// Name of the header that numbers requests.
+const REQUEST_ID: &str = "naq-request-id";
+
+/// Checks the host, bounds the time, and completes the headers of the answer.
+pub(super) async fn every_request(
+    State(web): State<Arc<Web>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_page = !is_api(request.uri().path());
+    let host = host(request.headers(), request.uri());
+    let mut response = match is_own_host(host.as_deref(), &web.host_names) {
+        false => {
+            let named = naq_protocol::escape(host.as_deref().unwrap_or("no host"));
+            let detail = format!("this dashboard is not `{named}`");
+            Problem::new(&problem::HOST, detail).into_response()
+        }
+        true => match tokio::time::timeout(ANSWER_TIME_MAX, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                Problem::new(&problem::UNAVAILABLE, "there was no answer in time").into_response()
+            }
+        },
+    };
+    let headers = response.headers_mut();
+    add_headers(headers, is_page);
+    if let Ok(id) = random_hex::<8>()
+        && let Ok(id) = HeaderValue::from_str(&id)
+    {
+        headers.insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn add_headers(headers: &mut HeaderMap, is_page: bool) {
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    let policy = match is_page {
+        true => CONTENT_SECURITY_POLICY,
+        // an answer of the API that a browser shows as a page must do nothing
+        false => "default-src 'none'; frame-ancestors 'none'; sandbox",
+    };
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(policy),
+    );
+}
+
+/// Whether a path is for programs, so that errors are JSON.
+pub(super) fn is_api(path: &str) -> bool {
+    ["/api", "/schemas", "/healthz", "/readyz", "/metrics"]
+        .iter()
+        .any(|prefix| {
+            path.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+}
+
+/// The host that a request names. HTTP/1.1 has it in a header, or in an absolute address.
+fn host(headers: &HeaderMap, uri: &axum::http::Uri) -> Option<String> {
+    let header = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let in_uri = uri.authority().map(axum::http::uri::Authority::as_str);
+    in_uri.or(header).map(str::to_owned)
+}
+
+/// Lets a request pass that has the right which its route needs, and stores its [`Identity`].
+pub(super) async fn require_right(
+    State((web, right)): State<(Arc<Web>, Right)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match authorize(&web, &parts, right) {
+        Ok(identity) => {
+            parts.extensions.insert(identity);
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(refused) => refuse(&web, &parts, refused),
+    }
+}
+
+/// A browser without a session gets the page to log in, anything else the error.
+fn refuse(web: &Web, parts: &Parts, refused: Problem) -> Response {
+    let is_unknown = refused.status() == StatusCode::UNAUTHORIZED;
+    if is_unknown && !is_api(parts.uri.path()) && parts.method == Method::GET {
+        return Redirect::to(&format!("{}/login", web.base_path())).into_response();
+    }
+    match is_api(parts.uri.path()) {
+        true => refused.into_response(),
+        false => web.error_page(&refused),
+    }
+}
+
+/// What a request says about the page that sent it.
+pub(super) fn sender(headers: &HeaderMap) -> SenderHeaders<'_> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    SenderHeaders {
+        sec_fetch_site: text("sec-fetch-site"),
+        origin: text("origin"),
+        host: text("host"),
+    }
+}
+
+fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identity, Problem> {
+    let (mut identity, proof) = identify(web, &parts.headers)?;
+    if !parts.method.is_safe() && is_cross_site(sender(&parts.headers), proof) {
+        let detail =
+            "the request comes from a page of another site, or from a page that is unknown";
+        return Err(Problem::new(&problem::CROSS_SITE, detail));
+    }
+    identity.right = web.config.limits.limit(identity.right, proof);
+    if identity.right < right {
+        let detail = format!(
+            "`{}` has the right {}, and this needs {}",
+            identity.name,
+            identity.right.name(),
+            right.name()
+        );
+        return Err(Problem::new(&problem::FORBIDDEN, detail));
+    }
+    Ok(identity)
+}
+
+/// Who sends a request, by its token or its cookie.
+fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let value = value.to_str().unwrap_or_default();
+        let token = match value.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            _ => {
+                let detail = "the header Authorization is not `Bearer TOKEN`";
+                return Err(Problem::new(&problem::UNAUTHENTICATED, detail));
+            }
+        };
+        return match web.config.tokens.of_secret(token) {
+            Some(identity) => Ok((identity, Proof::Token)),
+            None => Err(Problem::new(
+                &problem::UNAUTHENTICATED,
+                "the token is unknown",
+            )),
+        };
+    }
+    let now = clock::now();
+    let sessions = cookies(headers).filter(|(name, _)| *name == web.cookie_name);
+    sessions
+        .filter_map(|(_, value)| web.config.tokens.of_session(value, now))
+        .next()
+        .map(|identity| (identity, Proof::Cookie))
+        .ok_or_else(|| {
+            Problem::new(
+                &problem::UNAUTHENTICATED,
+                "there is no token and no session",
+            )
+        })
+}
+
+/// The names and values of all cookies.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+}

@@ -1,0 +1,214 @@
+//! What changes while pages are open: one subscription and one reading of the state serve all viewers.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::overview::{Activity, Facts, MinuteCounts};
+use crate::clock;
+use naq_client::{Client, ClientError, JobEvent, JobFilter};
+
+/// Number of events that a slow viewer may be behind before it misses some, which it learns.
+const EVENTS_BEHIND_MAX: usize = 1_024;
+
+/// Shortest time between two readings of the state.
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// Longest time between two readings while there are viewers: heartbeats of workers are no events.
+const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// Pause before the next attempt if NATS refuses the subscription.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Jobs that are read at the start, for the activity of the last hour.
+const PAST_JOBS_MAX: usize = 5_000;
+
+/// The state, when it was read, and what happened in the last hour.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) facts: Facts,
+    pub(super) minutes: Vec<MinuteCounts>,
+    /// The part of the first page that shows it, once a viewer has asked for it.
+    pub(super) body: OnceLock<Arc<str>>,
+    read_at: Instant,
+}
+
+/// What a viewer gets.
+#[derive(Clone, Debug)]
+pub(super) enum LiveEvent {
+    /// A job changed its state.
+    Job(Arc<JobEvent>),
+    /// The connection to NATS was lost and is open again: changes may be missing.
+    Gap,
+}
+
+/// Shares the events and the state of the installation among all viewers.
+pub(super) struct Live {
+    shared: Arc<Shared>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+struct Shared {
+    client: Client,
+    events: broadcast::Sender<LiveEvent>,
+    activity: Mutex<Activity>,
+    viewers: AtomicUsize,
+    /// A viewer needs a state newer than the last one.
+    wanted: Notify,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+/// A viewer. While there is one, the state is read again and again.
+pub(super) struct Viewer {
+    shared: Arc<Shared>,
+    /// The events from now on.
+    pub(super) events: broadcast::Receiver<LiveEvent>,
+    /// The last state that was read.
+    pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.shared.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Live {
+    /// Starts to follow events, until `stop` is true.
+    pub(super) fn new(client: Client, stop: watch::Receiver<bool>) -> Live {
+        let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
+        let (sender, snapshots) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            client,
+            events,
+            activity: Mutex::new(Activity::new(clock::now())),
+            viewers: AtomicUsize::new(0),
+            wanted: Notify::new(),
+            snapshots: sender,
+        });
+        tokio::spawn(until(stop.clone(), Arc::clone(&shared).follow_events()));
+        tokio::spawn(until(stop, Arc::clone(&shared).read_on_demand()));
+        Live { shared, snapshots }
+    }
+
+    /// Counts a viewer.
+    pub(super) fn watch(&self) -> Viewer {
+        self.shared.viewers.fetch_add(1, Ordering::Relaxed);
+        self.shared.wanted.notify_one();
+        Viewer {
+            shared: Arc::clone(&self.shared),
+            events: self.shared.events.subscribe(),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    /// The state, at most a second old.
+    ///
+    /// # Errors
+    /// Returns an error if NATS does not answer.
+    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, ClientError> {
+        let last = self.snapshots.borrow().clone();
+        match last.filter(|last| last.read_at.elapsed() < REFRESH_INTERVAL_MIN) {
+            Some(fresh) => Ok(fresh),
+            None => self.shared.read().await,
+        }
+    }
+}
+
+/// Runs a task until `stop` is true.
+async fn until(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = task => {}
+    }
+}
+
+impl Shared {
+    async fn follow_events(self: Arc<Self>) {
+        self.count_past().await;
+        loop {
+            if let Err(error) = self.forward_events().await {
+                tracing::warn!("the dashboard gets no events, and tries again: {error}");
+            }
+            sleep(RETRY_PAUSE).await;
+            let _ = self.events.send(LiveEvent::Gap);
+        }
+    }
+
+    async fn forward_events(&self) -> Result<(), ClientError> {
+        let mut events = self.client.events(&JobFilter::default()).await?;
+        loop {
+            let event = match events.next().await? {
+                Some(event) => {
+                    self.activity().add(&event);
+                    LiveEvent::Job(Arc::new(event))
+                }
+                None => LiveEvent::Gap,
+            };
+            let _ = self.events.send(event);
+            if self.viewers.load(Ordering::Relaxed) > 0 {
+                self.wanted.notify_one();
+            }
+        }
+    }
+
+    /// Counts what happened before the start.
+    async fn count_past(&self) {
+        let now = clock::now();
+        let since = clock::saturating_sub(now, Duration::from_secs(3_600));
+        let jobs = self
+            .client
+            .list_jobs(&JobFilter::default(), Some(since), None, PAST_JOBS_MAX)
+            .await;
+        let Ok(page) = jobs else { return };
+        let mut activity = self.activity();
+        for job in page.jobs {
+            if let Some(finished_at) = job.finished_at {
+                activity.count(finished_at, job.record.state);
+            }
+        }
+    }
+
+    /// Reads the state for viewers when something has changed, or when it was not read for long.
+    async fn read_on_demand(self: Arc<Self>) {
+        loop {
+            let started = Instant::now();
+            if self.viewers.load(Ordering::Relaxed) > 0
+                && let Err(error) = self.read().await
+            {
+                tracing::debug!("the dashboard cannot read the state: {error}");
+            }
+            sleep_until(started + REFRESH_INTERVAL_MIN).await;
+            tokio::select! {
+                () = self.wanted.notified() => {}
+                () = sleep_until(started + REFRESH_INTERVAL_MAX) => {}
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<Arc<Snapshot>, ClientError> {
+        let facts = Facts::read(&self.client).await?;
+        let minutes = {
+            let mut activity = self.activity();
+            activity.advance(clock::now());
+            activity.minutes()
+        };
+        let snapshot = Arc::new(Snapshot {
+            facts,
+            minutes,
+            body: OnceLock::new(),
+            read_at: Instant::now(),
+        });
+        self.snapshots.send_replace(Some(Arc::clone(&snapshot)));
+        Ok(snapshot)
+    }
+
+    fn activity(&self) -> std::sync::MutexGuard<'_, Activity> {
+        self.activity
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

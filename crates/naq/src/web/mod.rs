@@ -1,0 +1,58 @@
+//! The dashboard and the HTTP API: what people look at, and what programs without a NATS client call.
+//!
+//! The table in `routes` has every path, with the right that it needs. `guard` is what every request passes.
+//! `live` follows NATS once for all viewers. Pages are made on the server and work without scripts.
+
+mod access;
+mod api;
+mod assets;
+mod guard;
+mod live;
+mod login;
+mod openapi;
+mod options;
+mod overview;
+mod pages;
+mod problem;
+mod route;
+mod routes;
+mod server;
+mod state;
+mod templates;
+mod tokens;
+
+use std::io;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use access::{Right, RightLimits};
+pub use login::{LoginCode, random_hex};
+pub use options::{BasePath, WebConfig};
+pub use server::is_loopback;
+pub use tokens::{Token, Tokens};
+
+use naq_client::Client;
+use state::Web;
+
+/// Serves the dashboard until `stop` is true. `code` logs one browser in.
+///
+/// # Errors
+/// Returns an error if the address of the listener cannot be read.
+pub async fn serve(
+    client: Client,
+    config: WebConfig,
+    listener: TcpListener,
+    code: LoginCode,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let web = Web::new(client, config, listener.local_addr()?, code, stop.clone());
+    server::serve(listener, routes::router(&web), stop).await;
+    Ok(())
+}
+
+/// The OpenAPI document.
+#[must_use]
+pub fn openapi_document() -> serde_json::Value {
+    openapi::document(api::routes())
+}

@@ -1,0 +1,162 @@
+//! The OpenAPI document, made from the table of routes.
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::problem::{self, ProblemBody, ProblemKind};
+use super::route::{Answer, Parameter, ParameterPlace, Route, schema_of};
+
+/// Problems of every route that needs a token.
+const EVERYWHERE: &[&ProblemKind] = &[
+    &problem::UNAUTHENTICATED,
+    &problem::FORBIDDEN,
+    &problem::HOST,
+    &problem::UNAVAILABLE,
+];
+
+/// The document about these routes, in version 3.1: its schemas are JSON Schemas.
+pub(super) fn document<'r>(routes: impl Iterator<Item = &'r Route>) -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    let mut generator = settings.into_generator();
+    let mut paths: Map<String, Value> = Map::new();
+    for route in routes {
+        let operation = operation(route, &mut generator);
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.to_ascii_lowercase()] = operation;
+    }
+    let problem = schema_of::<ProblemBody>(&mut generator);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "naq",
+            "description": "Enqueue jobs, read their outcomes, and control queues and schedules.",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "A token of the dashboard."}
+            },
+            "responses": {
+                "problem": {
+                    "description": "An error (RFC 9457)",
+                    "content": {"application/problem+json": {"schema": problem}},
+                }
+            },
+            "schemas": generator.take_definitions(true),
+        },
+    })
+}
+
+fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
+    let mut answers: Map<String, Value> = Map::new();
+    for answer in route.answers {
+        answers.insert(
+            answer.status.to_string(),
+            describe_answer(answer, generator),
+        );
+    }
+    let everywhere = route.right.map_or(&[][..], |_| EVERYWHERE);
+    for kind in route.problems.iter().chain(everywhere) {
+        answers
+            .entry(kind.status.to_string())
+            .or_insert_with(|| json!({"$ref": "#/components/responses/problem"}));
+    }
+    let parameters: Vec<Value> = route.parameters.iter().map(describe_parameter).collect();
+    let mut operation = json!({
+        "operationId": operation_id(route),
+        "summary": route.summary,
+        "responses": answers,
+    });
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    if let Some(body) = route.body {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": {"application/json": {"schema": body(generator)}},
+        });
+    }
+    match route.right {
+        Some(right) => operation["x-naq-right"] = right.name().into(),
+        None => operation["security"] = json!([]),
+    }
+    if route.is_stream {
+        operation["x-naq-stream"] = true.into();
+    }
+    operation
+}
+
+/// A name for the function of a client: `get_api_jobs_job`.
+fn operation_id(route: &Route) -> String {
+    let words = route
+        .path
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty() && *word != "api");
+    let words: Vec<&str> = words.collect();
+    format!("{}_{}", route.method.to_ascii_lowercase(), words.join("_"))
+}
+
+fn describe_answer(answer: &Answer, generator: &mut SchemaGenerator) -> Value {
+    let content = match answer.schema {
+        Some(schema) => json!({"schema": schema(generator)}),
+        None => json!({}),
+    };
+    json!({"description": answer.text, "content": {answer.media_type: content}})
+}
+
+fn describe_parameter(parameter: &Parameter) -> Value {
+    let (place, is_required) = match parameter.place {
+        ParameterPlace::Path => ("path", true),
+        ParameterPlace::Query => ("query", false),
+    };
+    json!({
+        "name": parameter.name,
+        "in": place,
+        "required": is_required,
+        "description": parameter.text,
+        "schema": {"type": "string"},
+        "example": parameter.example,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api;
+    use super::*;
+
+    #[test]
+    fn each_route_is_in_the_document_once() {
+        let document = document(api::routes());
+        let mut names = std::collections::BTreeSet::new();
+        for route in api::routes() {
+            let operation = &document["paths"][route.path][route.method.to_ascii_lowercase()];
+            assert_eq!(operation["summary"], route.summary);
+            let name = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(names.insert(name), "{}", route.path);
+        }
+        assert_eq!(names.len(), api::routes().count());
+    }
+
+    #[test]
+    fn each_reference_of_the_document_leads_somewhere() {
+        fn check(value: &Value, document: &Value) {
+            match value {
+                Value::Object(fields) => {
+                    if let Some(Value::String(place)) = fields.get("$ref") {
+                        let pointer = place.strip_prefix('#').unwrap();
+                        assert!(document.pointer(pointer).is_some(), "{place}");
+                    }
+                    fields.values().for_each(|value| check(value, document));
+                }
+                Value::Array(values) => values.iter().for_each(|value| check(value, document)),
+                _ => {}
+            }
+        }
+        let document = document(api::routes());
+        check(&document, &document);
+    }
+}

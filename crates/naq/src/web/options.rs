@@ -1,0 +1,87 @@
+//! What the dashboard needs to know to start.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::access::RightLimits;
+use super::tokens::Tokens;
+
+/// Options of the dashboard.
+#[derive(Debug)]
+pub struct WebConfig {
+    /// Tokens of programs and users.
+    pub tokens: Tokens,
+    /// The token that a one-time code logs in with.
+    pub local_token: String,
+    /// What limits every right.
+    pub limits: RightLimits,
+    /// Names of this host in the header `Host`, without ports, besides those of loopback addresses and
+    /// the one that is listened on.
+    pub host_names: Vec<String>,
+    /// Where the pages are below the root of a reverse proxy.
+    pub base_path: BasePath,
+}
+
+/// A path below which all pages are, behind a reverse proxy: empty, or `/naq`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BasePath(String);
+
+impl BasePath {
+    /// The path as text: empty, or with a slash at the beginning and none at the end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for BasePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BasePath, String> {
+        let path = text.trim_end_matches('/');
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
+        let mut parts = path.split('/');
+        let starts_with_slash = parts.next() == Some("");
+        let is_part = |part: &str| {
+            !part.is_empty() && part != "." && part != ".." && part.chars().all(is_plain)
+        };
+        match path.is_empty() || (starts_with_slash && parts.all(is_part)) {
+            true => Ok(BasePath(path.to_owned())),
+            false => Err(format!("`{text}` is not a path such as /naq")),
+        }
+    }
+}
+
+/// The names by which a dashboard that listens on this address is addressed.
+pub(super) fn host_names(listen: SocketAddr, more: &[String]) -> Vec<String> {
+    let mut names = vec![match listen.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }];
+    // A request by a loopback name comes from this machine, or through a tunnel that its user opened.
+    names.extend(["127.0.0.1", "localhost", "[::1]"].map(str::to_owned));
+    names.extend(more.iter().cloned());
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_path_has_no_slash_at_its_end() {
+        for (text, expected) in [
+            ("", Some("")),
+            ("/", Some("")),
+            ("/naq", Some("/naq")),
+            ("/tools/naq/", Some("/tools/naq")),
+            ("naq", None),
+            ("//evil.example", None),
+            ("/../x", None),
+            ("/a b", None),
+            ("/a\"", None),
+        ] {
+            let parsed = text.parse::<BasePath>().ok();
+            assert_eq!(parsed.as_ref().map(BasePath::as_str), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The stream of an open page: the overview, each time it has changed.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use axum::response::sse::Event;
+use futures_util::Stream;
+
+use super::overview::body;
+use crate::web::api::event_stream;
+use crate::web::live::Viewer;
+use crate::web::state::Web;
+
+pub(in crate::web) async fn stream(State(web): State<Arc<Web>>) -> Response {
+    let viewer = web.live.watch();
+    event_stream(changes(viewer, web))
+}
+
+fn changes(viewer: Viewer, web: Arc<Web>) -> impl Stream<Item = Result<Event, Infallible>> {
+    let stop = web.stop.clone();
+    futures_util::stream::unfold(
+        (viewer, web, stop),
+        |(mut viewer, web, mut stop)| async move {
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return None,
+                    changed = viewer.snapshots.changed() => changed.ok()?,
+                }
+                let snapshot = viewer.snapshots.borrow_and_update().clone();
+                let Some(snapshot) = snapshot else { continue };
+                let text = match body(&web, &snapshot) {
+                    Ok(text) => text,
+                    Err(error) => {
+                        tracing::error!("the overview cannot be shown: {error}");
+                        return None;
+                    }
+                };
+                let event = Event::default().event("overview").data(&*text);
+                return Some((Ok(event), (viewer, web, stop)));
+            }
+        },
+    )
+}

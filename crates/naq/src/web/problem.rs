@@ -1,0 +1,254 @@
+//! Errors of the API, as RFC 9457 describes them: `application/problem+json`.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use naq_client::{
+    BrokerError, BrokerErrorKind, ClientError, EnvelopeError, ErrorKind, InvalidName,
+};
+
+/// A kind of error: the last part of the address in `type`, and what the page at that address says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProblemKind {
+    /// The last part of the address.
+    pub(super) slug: &'static str,
+    /// The status code of an answer of this kind.
+    pub(super) status: u16,
+    /// What it is, in a few words.
+    pub(super) title: &'static str,
+    /// What it means and what to do, for the page.
+    pub(super) text: &'static str,
+}
+
+macro_rules! problem_kinds {
+    ($($name:ident $status:literal $slug:literal, $title:literal, $text:literal;)*) => {
+        $(pub(super) const $name: ProblemKind = ProblemKind {
+            slug: $slug,
+            status: $status,
+            title: $title,
+            text: $text,
+        };)*
+        /// Every kind.
+        pub(super) const ALL: &[&ProblemKind] = &[$(&$name),*];
+    };
+}
+
+problem_kinds! {
+    BAD_REQUEST 400 "bad-request", "The request is invalid",
+        "A parameter is missing, unknown, or has a value that it cannot have. The detail names it.";
+    UNAUTHENTICATED 401 "unauthenticated", "A token or a session is missing",
+        "Send a token in the header `Authorization: Bearer TOKEN`, or log in. The dashboard prints where its token is.";
+    FORBIDDEN 403 "forbidden", "The token lacks a right",
+        "The rights are view, operate and submit; each includes those before it. The detail names the one that is needed.";
+    CROSS_SITE 403 "cross-site", "The request comes from a page of another site",
+        "Changes are accepted from pages of this dashboard and from programs with a token.";
+    NOT_FOUND 404 "not-found", "It does not exist",
+        "No job, queue, schedule or worker has this name, or its record has expired.";
+    METHOD_NOT_ALLOWED 405 "method-not-allowed", "The path has no such method",
+        "The header `Allow` names the methods of this path.";
+    CONFLICT 409 "conflict", "What exists contradicts the request",
+        "The id belongs to another envelope, or the job, queue or schedule is in a state that does not allow this.";
+    TOO_LARGE 413 "too-large", "The body is too large",
+        "A body is at most as large as a message of the NATS server. Put large input into a file or an object.";
+    MEDIA_TYPE 415 "media-type", "The body has another type than the path accepts",
+        "Send `Content-Type: application/json`.";
+    HOST 421 "host", "The request is addressed to another host",
+        "The header `Host` is none of the names of this dashboard. `--host-name NAME` adds one.";
+    REFUSED 422 "refused", "The envelope is refused",
+        "`errors` names each field that is wrong, by a JSON pointer.";
+    QUEUE_FULL 429 "queue-full", "The queue contains too many jobs",
+        "The caller set a limit, and the queue has reached it. Try again later.";
+    LOGIN_TOO_OFTEN 429 "login-too-often", "Too many attempts to log in",
+        "Wrong tokens are slowed down. Try again after the seconds in `Retry-After`.";
+    FAILED 500 "failed", "The request failed",
+        "NATS refused the request, or what is stored cannot be read. The detail says why.";
+    UNAVAILABLE 503 "unavailable", "NATS is not available",
+        "NATS does not answer, or denies the request to the user of this dashboard. Try again after the seconds in `Retry-After`.";
+    STORAGE_FULL 507 "storage-full", "The store is full",
+        "The storage of NATS is full. Nothing was stored; `naq purge --results` frees room.";
+}
+
+/// A field of a body that is wrong.
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct FieldProblem {
+    /// A JSON pointer (RFC 6901) to the field.
+    pub(super) pointer: String,
+    /// What is wrong with it.
+    pub(super) detail: String,
+}
+
+/// An error on its way to the client.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: &'static ProblemKind,
+    detail: String,
+    errors: Vec<FieldProblem>,
+}
+
+/// The body of an error.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "problem")]
+pub(super) struct ProblemBody {
+    /// The address of a page about this kind of error.
+    r#type: String,
+    /// What it is, in a few words.
+    title: String,
+    /// The status code.
+    status: u16,
+    /// What went wrong with this request, for people.
+    detail: String,
+    /// The fields of the body that are wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    errors: Vec<FieldProblem>,
+}
+
+/// After how many seconds a client may try again when NATS is away.
+const RETRY_AFTER_S: &str = "2";
+
+impl Problem {
+    pub(super) fn new(kind: &'static ProblemKind, detail: impl Into<String>) -> Problem {
+        Problem {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// A parameter of the query or the path is wrong.
+    pub(super) fn parameter(name: &str, detail: impl std::fmt::Display) -> Problem {
+        Problem::new(&BAD_REQUEST, format!("{name}: {detail}"))
+    }
+
+    /// The kind of the error.
+    pub(super) fn kind(&self) -> &'static ProblemKind {
+        self.kind
+    }
+
+    /// What went wrong with this request.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The status code.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// A field of an envelope that is wrong. `prefix` is the pointer to the envelope.
+    pub(super) fn of_envelope(error: &EnvelopeError, prefix: &str) -> Problem {
+        Problem {
+            kind: &REFUSED,
+            detail: error.to_string(),
+            errors: vec![FieldProblem {
+                pointer: format!("{prefix}{}", pointer(&error.path)),
+                detail: error.message.clone(),
+            }],
+        }
+    }
+}
+
+/// A JSON pointer from the path of a field, such as `args[2]` or `env.A`.
+fn pointer(path: &str) -> String {
+    let mut pointer = String::new();
+    for part in path.split(['.', '[']).filter(|part| !part.is_empty()) {
+        pointer.push('/');
+        let part = part.trim_end_matches(']');
+        pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
+    }
+    pointer
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = ProblemBody {
+            r#type: format!("/problems/{}", self.kind.slug),
+            title: self.kind.title.to_owned(),
+            status: self.kind.status,
+            detail: self.detail,
+            errors: self.errors,
+        };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let also: Option<(HeaderName, &str)> = match self.kind.status {
+            401 => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            503 | 429 => Some((header::RETRY_AFTER, RETRY_AFTER_S)),
+            _ => None,
+        };
+        if let Some((name, value)) = also {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Problem {
+        if let ClientError::Invalid(invalid) = &error {
+            return Problem::of_envelope(invalid, "");
+        }
+        let kind = match (&error, error.kind()) {
+            (ClientError::QueueFull { .. }, _) => &QUEUE_FULL,
+            (ClientError::Broker(error), _) if error.kind() == BrokerErrorKind::TooLarge => {
+                &TOO_LARGE
+            }
+            (_, ErrorKind::Usage) => &BAD_REQUEST,
+            (_, ErrorKind::Unavailable) => &UNAVAILABLE,
+            (_, ErrorKind::NotFound) => &NOT_FOUND,
+            (_, ErrorKind::Conflict) => &CONFLICT,
+            (_, ErrorKind::Refused) => &REFUSED,
+            (_, ErrorKind::Full) => &STORAGE_FULL,
+            _ => &FAILED,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<BrokerError> for Problem {
+    fn from(error: BrokerError) -> Problem {
+        ClientError::from(error).into()
+    }
+}
+
+impl From<InvalidName> for Problem {
+    fn from(error: InvalidName) -> Problem {
+        Problem::new(&BAD_REQUEST, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_page_of_its_own() {
+        for (at, kind) in ALL.iter().enumerate() {
+            let same = ALL
+                .iter()
+                .skip(at + 1)
+                .find(|other| other.slug == kind.slug);
+            assert_eq!(same, None);
+            assert!(StatusCode::from_u16(kind.status).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_field_is_named_by_a_json_pointer() {
+        for (path, expected) in [
+            ("", ""),
+            ("command", "/command"),
+            ("args[2]", "/args/2"),
+            ("env.A/B", "/env/A~1B"),
+            ("limits.memory", "/limits/memory"),
+        ] {
+            assert_eq!(pointer(path), expected);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A route: a row that serves a request, describes it in the OpenAPI document, and says which right it needs.
+
+use std::sync::Arc;
+
+use axum::routing::MethodRouter;
+use schemars::{Schema, SchemaGenerator};
+
+use super::access::Right;
+use super::problem::ProblemKind;
+use super::state::Web;
+
+/// Where a parameter of a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParameterPlace {
+    /// A part of the path.
+    Path,
+    /// A name in the query.
+    Query,
+}
+
+/// A parameter of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parameter {
+    pub(super) place: ParameterPlace,
+    pub(super) name: &'static str,
+    /// What it is, with its unit and bounds.
+    pub(super) text: &'static str,
+    /// An example, which is a valid value.
+    pub(super) example: &'static str,
+}
+
+/// A parameter in the path.
+pub(super) const fn path(
+    name: &'static str,
+    text: &'static str,
+    example: &'static str,
+) -> Parameter {
+    Parameter {
+        place: ParameterPlace::Path,
+        name,
+        text,
+        example,
+    }
+}
+
+/// A parameter in the query.
+pub(super) const fn query(
+    name: &'static str,
+    text: &'static str,
+    example: &'static str,
+) -> Parameter {
+    Parameter {
+        place: ParameterPlace::Query,
+        name,
+        text,
+        example,
+    }
+}
+
+/// The schema of a body.
+pub(super) type BodySchema = fn(&mut SchemaGenerator) -> Schema;
+
+/// The schema of a type.
+pub(super) fn schema_of<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// An answer that is no error.
+#[derive(Clone, Copy)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// When it is given.
+    pub(super) text: &'static str,
+    /// The type of the body.
+    pub(super) media_type: &'static str,
+    /// The schema of a JSON body. `None` for another body, or none.
+    pub(super) schema: Option<BodySchema>,
+}
+
+/// An answer with a JSON body.
+pub(super) const fn json(status: u16, text: &'static str, schema: BodySchema) -> Answer {
+    Answer {
+        status,
+        text,
+        media_type: "application/json",
+        schema: Some(schema),
+    }
+}
+
+/// An answer with another body.
+pub(super) const fn other(status: u16, text: &'static str, media_type: &'static str) -> Answer {
+    Answer {
+        status,
+        text,
+        media_type,
+        schema: None,
+    }
+}
+
+/// A route.
+#[derive(Clone, Copy)]
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    /// The right that it needs. `None` means that it needs no token.
+    pub(super) right: Option<Right>,
+    /// What it does, in one line.
+    pub(super) summary: &'static str,
+    pub(super) parameters: &'static [Parameter],
+    /// The schema of the body of the request. `None` if it has none.
+    pub(super) body: Option<BodySchema>,
+    pub(super) answers: &'static [Answer],
+    /// The errors that it answers, besides those of every route.
+    pub(super) problems: &'static [&'static ProblemKind],
+    /// Whether the answer has no end, so that generic clients leave it out.
+    pub(super) is_stream: bool,
+    pub(super) handler: fn() -> MethodRouter<Arc<Web>>,
+}

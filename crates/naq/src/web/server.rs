@@ -1,0 +1,94 @@
+//! Accepting connections: bounded in number, and each bounded in how long it may be silent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Connections that are served at the same time. Further ones wait.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// Time in which a client has to send the head of a request, also the next one on an open connection.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Most bytes of the head of a request.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// Time for answers that are under way when the dashboard stops.
+const STOP_MAX: Duration = Duration::from_millis(800);
+
+/// Pause after a failed accept: for lack of descriptors it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` is true, then for at most another second.
+pub(super) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let open = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = accept(&listener, &free) => accepted,
+        };
+        match accepted {
+            Some((stream, slot)) => serve_connection(stream, slot, router.clone(), &open),
+            None => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(STOP_MAX, open.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::debug!("connections that were still open are closed");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(free).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            tracing::warn!("the dashboard cannot accept a connection: {error}");
+            None
+        }
+    }
+}
+
+fn serve_connection(
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    router: Router,
+    open: &GracefulShutdown,
+) {
+    // Live events are small, and must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = open.watch(connection);
+    tokio::spawn(async move {
+        // An error is the client's: it went away, or sent something else than HTTP.
+        if let Err(error) = connection.await {
+            tracing::trace!("a connection of the dashboard ended: {error}");
+        }
+        drop(slot);
+    });
+}
+
+/// Whether an address can be reached only from this machine.
+#[must_use]
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}

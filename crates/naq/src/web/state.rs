@@ -1,0 +1,91 @@
+//! What all requests share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+use tokio::sync::watch;
+
+use super::live::Live;
+use super::login::{LoginCode, LoginGate};
+use super::options::{WebConfig, host_names};
+use super::problem::Problem;
+use super::templates::Templates;
+use naq_client::Client;
+
+/// The dashboard.
+pub(super) struct Web {
+    pub(super) client: Client,
+    pub(super) config: WebConfig,
+    /// The permitted values of the header `Host`, without ports.
+    pub(super) host_names: Vec<String>,
+    /// Name of the cookie of sessions. Browsers send cookies to all ports of a host, so it names the port.
+    pub(super) cookie_name: String,
+    pub(super) login: LoginGate,
+    pub(super) templates: Templates,
+    pub(super) live: Live,
+    /// Becomes true when the dashboard stops, so that streams end.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Web {
+    pub(super) fn new(
+        client: Client,
+        config: WebConfig,
+        listen: SocketAddr,
+        code: LoginCode,
+        stop: watch::Receiver<bool>,
+    ) -> Arc<Web> {
+        Arc::new(Web {
+            live: Live::new(client.clone(), stop.clone()),
+            client,
+            host_names: host_names(listen, &config.host_names),
+            cookie_name: format!("naq_session_{}", listen.port()),
+            login: LoginGate::new(vec![code]),
+            templates: Templates::new(&config.base_path),
+            config,
+            stop,
+        })
+    }
+
+    /// What each address begins with behind a reverse proxy; empty without one.
+    pub(super) fn base_path(&self) -> &str {
+        self.config.base_path.as_str()
+    }
+
+    /// Most bytes of the body of a request: what fits into a message.
+    pub(super) fn body_bytes_max(&self) -> usize {
+        self.client.message_bytes_max()
+    }
+
+    /// An error as a page.
+    pub(super) fn error_page(&self, problem: &Problem) -> Response {
+        let mut context = tera::Context::new();
+        context.insert("title", problem.kind().title);
+        context.insert("detail", problem.detail());
+        context.insert("text", problem.kind().text);
+        let page = self.page(StatusCode::OK, "error.html", &context);
+        (problem.status(), page).into_response()
+    }
+
+    /// A page from a template.
+    pub(super) fn page(
+        &self,
+        status: StatusCode,
+        template: &'static str,
+        context: &tera::Context,
+    ) -> Response {
+        match self.templates.render(template, context) {
+            Ok(text) => (status, Html(text)).into_response(),
+            Err(error) => {
+                tracing::error!("the page {template} cannot be shown: {error}");
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the page cannot be shown; the log of the dashboard says why",
+                )
+                    .into_response()
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The templates of pages.
+
+use tera::{Context, Tera};
+
+use super::assets;
+use super::options::BasePath;
+
+/// Every template. A page extends `layout.html`.
+const TEMPLATES: &[(&str, &str)] = &[
+    ("layout.html", include_str!("templates/layout.html")),
+    ("overview.html", include_str!("templates/overview.html")),
+    (
+        "overview_body.html",
+        include_str!("templates/overview_body.html"),
+    ),
+    ("login.html", include_str!("templates/login.html")),
+    ("error.html", include_str!("templates/error.html")),
+];
+
+/// The parsed templates. An error in one of them is an error of the program, and is found by a test.
+pub(super) struct Templates(Result<Tera, tera::Error>);
+
+impl Templates {
+    pub(super) fn new(base_path: &BasePath) -> Templates {
+        let mut tera = Tera::new();
+        let added = tera.add_raw_templates(TEMPLATES.iter().copied());
+        let globals = tera.global_context();
+        globals.insert("base", base_path.as_str());
+        globals.insert("version", env!("CARGO_PKG_VERSION"));
+        for (variable, asset) in [
+            ("script", "app.js"),
+            ("style", "style.css"),
+            ("icon", "icon.svg"),
+        ] {
+            globals.insert(variable, assets::name_of(asset).unwrap_or_default());
+        }
+        Templates(added.map(|()| tera))
+    }
+
+    /// A page.
+    ///
+    /// # Errors
+    /// Returns an error if the template cannot be parsed, or uses a variable that the context lacks.
+    pub(super) fn render(&self, template: &str, context: &Context) -> Result<String, String> {
+        let tera = self.0.as_ref().map_err(ToString::to_string)?;
+        tera.render(template, context)
+            .map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_template_can_be_parsed() {
+        Templates::new(&BasePath::default()).0.unwrap();
+    }
+
+    #[test]
+    fn text_from_outside_is_shown_as_text() {
+        let templates = Templates::new(&BasePath::default());
+        let mut context = Context::new();
+        context.insert("title", "<script>alert(1)</script>");
+        context.insert("detail", "\"><img src=x onerror=alert(1)>");
+        context.insert("text", "");
+        let page = templates.render("error.html", &context).unwrap();
+        assert!(
+            !page.contains("<script>alert") && !page.contains("<img src=x"),
+            "{page}"
+        );
+        assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
+    }
+}

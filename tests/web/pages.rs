@@ -1,0 +1,98 @@
+//! What browsers get, without a browser.
+
+use std::io::BufRead;
+
+use super::Dashboard;
+use super::http::read_head;
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+
+#[test]
+fn the_overview_shows_queues_jobs_workers_and_what_to_mend() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let empty = dashboard.get("/").expect(200).text();
+    assert!(empty.contains("No queue exists yet"), "{empty}");
+    let hostile = "<script>alert(1)</script>\u{202e}\u{1b}[31m";
+    naq.cli([
+        "enqueue", "-q", "build", "--id", "waits", "--", "echo", hostile,
+    ])
+    .run()
+    .succeeds();
+    crate::harness::naq::eventually("the job", || dashboard.get("/").text().contains("waits"));
+    let page = dashboard.get("/").expect(200).text();
+    assert!(
+        page.contains("no worker serves the queue `build`"),
+        "{page}"
+    );
+    assert!(page.contains("naq worker build"), "{page}");
+    assert!(!page.contains("<script>alert"), "{page}");
+    assert!(
+        !page.contains('\u{202e}') && !page.contains('\u{1b}'),
+        "{page}"
+    );
+}
+
+#[test]
+fn an_open_page_gets_what_changes() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let session = dashboard.log_in();
+    let mut stream = dashboard
+        .anonymous("GET", "/live")
+        .header("Cookie", &session)
+        .open();
+    let (status, headers) = read_head(&mut stream);
+    assert_eq!(status, 200, "{headers:?}");
+    naq.cli(["enqueue", "-q", "build", "--id", "seen", "--", "true"])
+        .run()
+        .succeeds();
+    let mut lines = stream.lines();
+    assert!(lines.any(|line| line.unwrap().contains("seen")));
+    assert!(dashboard.process.stop().success());
+}
+
+#[test]
+fn pages_are_below_the_path_of_a_proxy() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &["--base-path", "/tools/naq"]);
+    assert!(
+        dashboard.login.contains("/tools/naq/login?code="),
+        "{}",
+        dashboard.login
+    );
+    // as a proxy passes it on: with its part of the path, or without
+    for path in ["/tools/naq/", "/"] {
+        let page = dashboard.get(path).expect(200).text();
+        let links = page
+            .split("href=\"")
+            .skip(1)
+            .filter(|link| link.starts_with('/'));
+        for link in links {
+            assert!(link.starts_with("/tools/naq/"), "{link}");
+        }
+    }
+    let asset = dashboard.get("/tools/naq/").text();
+    let asset = asset
+        .split("href=\"")
+        .find(|link| link.contains("style.css"))
+        .unwrap();
+    let asset = asset.split('"').next().unwrap();
+    let style = dashboard.anonymous("GET", asset).send().expect(200);
+    assert_eq!(
+        style.header("cache-control"),
+        Some("public, max-age=31536000, immutable")
+    );
+    dashboard.get("/tools/naq/api/queues").expect(200);
+    dashboard
+        .anonymous("GET", "/tools/naq/api/queues")
+        .send()
+        .expect(401);
+    let wrong = naq.cli(["dashboard", "--base-path", "naq"]).run();
+    wrong
+        .exits(2)
+        .expect_stderr(&["is not a path such as /naq"]);
+}
