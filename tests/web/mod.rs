@@ -24,23 +24,24 @@ impl Dashboard {
     /// Starts one on a free port.
     fn start(naq: &Naq, options: &[&str]) -> Dashboard {
         let words = [&["dashboard", "--port", "0"], options].concat();
-        let process = naq.cli(words).follow();
+        Dashboard::of(naq, naq.cli(words).follow())
+    }
+
+    /// The dashboard of a verb that serves one.
+    fn of(naq: &Naq, process: FollowedCli) -> Dashboard {
         process.expect_stderr("stop       Ctrl-C");
         let printed = process.stderr_text();
-        let after = |label: &str| {
-            let line = printed.lines().find_map(|line| line.strip_prefix(label));
-            line.unwrap_or_else(|| panic!("no {label} in {printed}"))
-                .trim()
-                .to_owned()
-        };
-        let login = after("dashboard ");
+        let line = printed
+            .lines()
+            .find_map(|line| line.strip_prefix("dashboard  "));
+        let login = line
+            .unwrap_or_else(|| panic!("no address in {printed}"))
+            .to_owned();
         let rest = login.strip_prefix("http://").unwrap();
+        let token = std::fs::read_to_string(naq.home().join("data/dashboard.token")).unwrap();
         Dashboard {
             address: rest.split('/').next().unwrap().to_owned(),
-            token: std::fs::read_to_string(after("token "))
-                .unwrap()
-                .trim()
-                .to_owned(),
+            token: token.trim().to_owned(),
             login,
             process,
         }

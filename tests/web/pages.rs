@@ -96,3 +96,29 @@ fn pages_are_below_the_path_of_a_proxy() {
         .exits(2)
         .expect_stderr(&["is not a path such as /naq"]);
 }
+
+#[test]
+fn naq_dev_serves_the_dashboard_too() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::of(&naq, naq.cli(["dev", "build"]).follow());
+    let session = dashboard.log_in();
+    naq.cli([
+        "enqueue", "-q", "build", "--id", "mine", "--wait", "--", "true",
+    ])
+    .run()
+    .succeeds();
+    crate::harness::naq::eventually("the job", || {
+        let page = dashboard
+            .anonymous("GET", "/")
+            .header("Cookie", &session)
+            .send();
+        page.expect(200).text().contains("mine")
+    });
+    // another one finds the port in use, and takes another
+    let second = Dashboard::of(&naq, naq.cli(["dev", "other"]).follow());
+    assert_ne!(second.address, dashboard.address);
+    for one in [dashboard, second] {
+        assert!(one.process.stop().success());
+    }
+}

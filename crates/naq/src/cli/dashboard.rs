@@ -1,17 +1,21 @@
 //! `naq dashboard`: pages and the HTTP API.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::exit::{Exit, Failure};
 use super::render;
 use super::session::Session;
 use super::signals::stop_signals;
 use crate::web::{self, BasePath, LoginCode, Right, RightLimits, Token, Tokens, WebConfig};
-use naq_client::{SMALL_FILE_BYTES_MAX, read_file, text_of_file, write_private_file};
+use naq_client::{Client, SMALL_FILE_BYTES_MAX, read_file, text_of_file, write_private_file};
+
+/// Port of a dashboard unless another one is given.
+const PORT_DEFAULT: u16 = 8080;
 
 /// The name of the token that the dashboard creates.
 const LOCAL_TOKEN: &str = "local";
@@ -22,7 +26,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value_t = PORT_DEFAULT)]
     port: u16,
     /// Name of this host in the header Host, besides its address; repeat for more
     #[arg(long = "host-name", value_name = "NAME")]
@@ -91,16 +95,71 @@ async fn serve(
         return Ok(0);
     };
     let code = LoginCode::generate()?;
-    let base = config.base_path.as_str();
-    render::print_stderr(format_args!(
-        "dashboard  http://{address}{base}/login?code={}",
-        code.as_str()
-    ));
+    let login = login_address(address, &config, &code);
+    render::print_stderr(format_args!("dashboard  {login}"));
     render::print_stderr(format_args!("token      {}", token_file.display()));
     render::print_stderr("stop       Ctrl-C");
     super::systemd::ready();
     web::serve(client, config, listener, code, stop).await?;
     Ok(0)
+}
+
+/// The address that logs one browser in.
+fn login_address(listen: SocketAddr, config: &WebConfig, code: &LoginCode) -> String {
+    let base = config.base_path.as_str();
+    format!("http://{listen}{base}/login?code={}", code.as_str())
+}
+
+/// A dashboard in a process that does other things too.
+pub(super) struct SideDashboard {
+    /// The address that logs one browser in.
+    pub(super) login: String,
+    serving: JoinHandle<std::io::Result<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl SideDashboard {
+    /// Starts one on the default port of this machine, or on a free one if that is in use.
+    ///
+    /// # Errors
+    /// Returns a [`Failure`] if the token cannot be read or stored, or if no port is free.
+    pub(super) async fn start(session: &Session, client: Client) -> Result<SideDashboard, Failure> {
+        let mut tokens = Tokens::default();
+        add_local_token(&mut tokens, &local_token_file(session))?;
+        let config = WebConfig {
+            tokens,
+            local_token: LOCAL_TOKEN.to_owned(),
+            limits: RightLimits::default(),
+            host_names: Vec::new(),
+            base_path: BasePath::default(),
+        };
+        let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT));
+        let listener = match TcpListener::bind(usual).await {
+            Ok(listener) => listener,
+            Err(_) => {
+                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let bound = TcpListener::bind(any).await;
+                bound.map_err(|error| cannot_listen(any, &error))?
+            }
+        };
+        let code = LoginCode::generate()?;
+        let login = login_address(listener.local_addr()?, &config, &code);
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(web::serve(client, config, listener, code, stopped));
+        Ok(SideDashboard {
+            login,
+            serving,
+            stop,
+        })
+    }
+
+    /// Ends it, with its open streams.
+    pub(super) async fn stop(self) {
+        let _ = self.stop.send(true);
+        if let Ok(Err(error)) = self.serving.await {
+            tracing::warn!("the dashboard ended: {error}");
+        }
+    }
 }
 
 fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {

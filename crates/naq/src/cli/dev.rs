@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use tokio::sync::watch;
 
+use super::dashboard::SideDashboard;
 use super::exit::Failure;
 use super::render;
 use super::root_jobs::check_root_jobs;
@@ -86,6 +87,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         runner.containment()
     ));
     render::print_stderr("scheduler  in this process");
+    let dashboard = SideDashboard::start(session, client.clone()).await?;
+    render::print_stderr(format_args!("dashboard  {}", dashboard.login));
     render::print_stderr(format_args!(
         "try        {example}     (in another terminal)"
     ));
@@ -93,6 +96,7 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let scheduler = super::scheduler::options(session);
     let (summary, scheduled) =
         work_and_schedule(&client, &runner, options, scheduler, &commands, requests).await;
+    dashboard.stop().await;
     let summary = summary?;
     scheduled?;
     runner.shutdown().await;

@@ -11,7 +11,7 @@ pub(super) const EXAMPLES_MAX: usize = 5;
 const OVERVIEW: &str = "\
 First steps:
   naq run -- echo hello      Run one job, with everything in one process
-  naq dev                    Run a local server, a worker and a scheduler
+  naq dev                    Run a local server, a worker, a scheduler and the dashboard
   naq enqueue -- ./job.sh    Enqueue a job, which a worker runs
 
 Names of the Python library:

@@ -151,7 +151,7 @@ enum Verb {
     ///
     /// Prints an address that logs a browser in once, and the file with the token for programs.
     Dashboard(dashboard::Args),
-    /// Run a local server, a worker and a scheduler in the foreground, for development
+    /// Run a local server, a worker, a scheduler and the dashboard in the foreground, for development
     Dev(dev::Args),
     /// Start, stop or inspect the managed local nats-server
     Server(server::Args),

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::overview::{Activity, Facts, MinuteCounts};
 use crate::clock;
 use naq_client::{Client, ClientError, JobEvent, JobFilter};
+use naq_core::ExponentialBackoff;
 
 /// Number of events that a slow viewer may be behind before it misses some, which it learns.
 const EVENTS_BEHIND_MAX: usize = 1_024;
@@ -20,8 +21,12 @@ const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two readings while there are viewers: heartbeats of workers are no events.
 const REFRESH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
-/// Pause before the next attempt if NATS refuses the subscription.
-const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause before the next attempt if NATS refuses the subscription.
+const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Pauses before the next attempt if NATS refuses the subscription.
+const RETRY_BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_secs(1), RETRY_BACKOFF_MAX);
 
 /// Jobs that are read at the start, for the activity of the last hour.
 const PAST_JOBS_MAX: usize = 5_000;
@@ -129,11 +134,21 @@ async fn until(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) 
 impl Shared {
     async fn follow_events(self: Arc<Self>) {
         self.count_past().await;
+        let mut failures = 0;
         loop {
+            let started = Instant::now();
             if let Err(error) = self.forward_events().await {
-                tracing::warn!("the dashboard gets no events, and tries again: {error}");
+                if started.elapsed() > RETRY_BACKOFF_MAX {
+                    failures = 0;
+                }
+                failures += 1;
+                // NATS may deny them to this user for good
+                match failures {
+                    1 => tracing::warn!("the dashboard gets no events, and tries again: {error}"),
+                    _ => tracing::debug!("the dashboard gets no events: {error}"),
+                }
             }
-            sleep(RETRY_PAUSE).await;
+            sleep(RETRY_BACKOFF.pause(failures, rand::random())).await;
             let _ = self.events.send(LiveEvent::Gap);
         }
     }
