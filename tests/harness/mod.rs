@@ -25,17 +25,20 @@ pub(crate) fn skipped(what: &str) {
 /// The variable with which CI says that a missing program is a failure.
 const PROGRAMS_REQUIRED: &str = "NAQ_TEST_REQUIRE_PROGRAMS";
 
+/// Whether what a test needs has to be installed, instead of being skipped.
+pub(crate) fn is_required() -> bool {
+    naq_client::config::environment().contains_key(PROGRAMS_REQUIRED)
+}
+
 /// The path of an installed program. `None` if it is missing, after saying what is not done without it.
 pub(crate) fn find_program(name: &str, without: &str) -> Option<PathBuf> {
-    let environment = naq_client::config::environment();
-    let search = environment.get("PATH").cloned().unwrap_or_default();
+    let search = naq_client::config::environment()
+        .remove("PATH")
+        .unwrap_or_default();
     let mut places = search.split(':').map(|folder| Path::new(folder).join(name));
     let found = places.find(|program| program.is_file());
     if found.is_none() {
-        assert!(
-            !environment.contains_key(PROGRAMS_REQUIRED),
-            "install {name}"
-        );
+        assert!(!is_required(), "install {name}");
         skipped(&format!("{name} is missing, so {without}"));
     }
     found

@@ -16,7 +16,13 @@ function patch(now, next) {
   for (const child of now.children) if (child.id) byId.set(child.id, child);
   let place = now.firstChild;
   for (const wanted of [...next.childNodes]) {
-    const known = wanted.id && byId.get(wanted.id);
+    const known = wanted.id ? byId.get(wanted.id) : undefined;
+    // Moving an element loses what is selected in it, so what is before it goes instead.
+    while (known && place && place !== known && !place.id) {
+      const rest = place.nextSibling;
+      place.remove();
+      place = rest;
+    }
     const same = known ?? (isAlike(place, wanted) ? place : null);
     if (!same) {
       now.insertBefore(document.importNode(wanted, true), place);

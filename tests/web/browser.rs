@@ -1,0 +1,92 @@
+//! Pages in a real browser. Without Chromium, Node and the packages of `tests/web/browser` this is skipped,
+//! with a line that says so.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use super::Dashboard;
+use crate::harness::naq::Naq;
+use crate::harness::nats::TestServer;
+use crate::harness::{find_program, is_required, skipped};
+
+/// A script of `tests/web/browser` that looks at pages. Killed when dropped.
+struct Browsing {
+    node: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+    printed: Vec<String>,
+}
+
+impl Browsing {
+    /// Starts a script. `None` if something is not installed.
+    #[expect(clippy::disallowed_methods, reason = "the browser of a user")]
+    fn start(script: &str, addresses: &[&str]) -> Option<Browsing> {
+        let without = "no page is looked at in a browser";
+        let chromium = find_program("chromium", without)?;
+        let node = find_program("node", without)?;
+        let folder = Path::new(crate::ROOT).join("tests/web/browser");
+        if !folder.join("node_modules/playwright-core").is_dir() {
+            let install = "run `npm ci` in tests/web/browser";
+            assert!(!is_required(), "{install}");
+            skipped(&format!("{without}: {install}"));
+            return None;
+        }
+        let mut node = Command::new(node)
+            .arg(folder.join(script))
+            .arg(chromium)
+            .args(addresses)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(node.stdout.take().unwrap()).lines();
+        Some(Browsing {
+            node,
+            lines,
+            printed: Vec::new(),
+        })
+    }
+
+    /// Waits until the script has printed this line.
+    #[track_caller]
+    fn expect(&mut self, wanted: &str) {
+        for line in self.lines.by_ref() {
+            let line = line.unwrap();
+            let is_wanted = line == wanted;
+            self.printed.push(line);
+            if is_wanted {
+                return;
+            }
+        }
+        panic!("no `{wanted}` in {:#?}", self.printed);
+    }
+}
+
+impl Drop for Browsing {
+    fn drop(&mut self) {
+        let _ = self.node.kill();
+        let _ = self.node.wait();
+    }
+}
+
+#[test]
+fn an_open_page_is_live_outlives_the_dashboard_and_shows_text_as_text() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let Some(mut browsing) = Browsing::start("overview.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("live");
+    let hostile = "<img src=x onerror=alert(1)>";
+    let words = [
+        "enqueue", "-q", "build", "--id", "seen", "--", "echo", hostile,
+    ];
+    naq.cli(words).run().succeeds();
+    browsing.expect("seen");
+    let port = dashboard.address.rsplit(':').next().unwrap().to_owned();
+    assert!(dashboard.process.stop().success());
+    browsing.expect("away");
+    let _again = Dashboard::of(&naq, naq.cli(["dashboard", "--port", &port]).follow());
+    browsing.expect("back");
+    browsing.expect("good");
+}
