@@ -8,7 +8,8 @@ const [program, login, secondLogin] = process.argv.slice(2);
 const wrong = [];
 const expect = (holds, what) => holds || wrong.push(what);
 
-const browser = await chromium.launch({ executablePath: program, args: ["--no-sandbox"] });
+// Root has no sandbox, and a container little shared memory.
+const browser = await chromium.launch({ executablePath: program, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
 const page = await context.newPage();
 // a violation of the policy is an error on the console
