@@ -63,6 +63,8 @@ struct Shared {
     viewers: AtomicUsize,
     /// A viewer needs a state newer than the last one.
     wanted: Notify,
+    /// Held while a request reads the state.
+    reading: tokio::sync::Mutex<()>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 }
 
@@ -92,6 +94,7 @@ impl Live {
             activity: Mutex::new(Activity::new(clock::now())),
             viewers: AtomicUsize::new(0),
             wanted: Notify::new(),
+            reading: tokio::sync::Mutex::new(()),
             snapshots: sender,
         });
         tokio::spawn(until(stop.clone(), Arc::clone(&shared).follow_events()));
@@ -115,11 +118,20 @@ impl Live {
     /// # Errors
     /// Returns an error if NATS does not answer.
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, ClientError> {
-        let last = self.snapshots.borrow().clone();
-        match last.filter(|last| last.read_at.elapsed() < REFRESH_INTERVAL_MIN) {
+        if let Some(fresh) = self.fresh() {
+            return Ok(fresh);
+        }
+        // Of several requests at once, one reads, and the others get what it has read.
+        let _reading = self.shared.reading.lock().await;
+        match self.fresh() {
             Some(fresh) => Ok(fresh),
             None => self.shared.read().await,
         }
+    }
+
+    fn fresh(&self) -> Option<Arc<Snapshot>> {
+        let last = self.snapshots.borrow().clone();
+        last.filter(|last| last.read_at.elapsed() < REFRESH_INTERVAL_MIN)
     }
 }
 
