@@ -25,6 +25,7 @@ pub(in crate::web) struct LoginForm {
 /// The form, or a session for the code in the address.
 pub(in crate::web) async fn show(
     State(web): State<Arc<Web>>,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
@@ -36,7 +37,7 @@ pub(in crate::web) async fn show(
         return too_often(&web);
     }
     match web.login.use_code(code) {
-        true => start_session(&web, &web.config.local_token),
+        true => start_session(&web, &web.config.local_token, &headers),
         false => {
             web.login.failed(Instant::now());
             let message = "This address was used before, or is not of this dashboard.";
@@ -59,7 +60,7 @@ pub(in crate::web) async fn log_in(
         return too_often(&web);
     }
     match web.config.tokens.of_secret(token.trim()) {
-        Some(identity) => start_session(&web, &identity.name),
+        Some(identity) => start_session(&web, &identity.name, &headers),
         None => {
             web.login.failed(Instant::now());
             form(&web, StatusCode::UNAUTHORIZED, "This token is unknown.")
@@ -85,7 +86,7 @@ fn cookie_path(web: &Web) -> &str {
     }
 }
 
-fn start_session(web: &Web, token: &str) -> Response {
+fn start_session(web: &Web, token: &str, headers: &HeaderMap) -> Response {
     let Some(session) = web.config.tokens.new_session(token, clock::now()) else {
         return form(
             web,
@@ -93,8 +94,14 @@ fn start_session(web: &Web, token: &str) -> Response {
             "The token of this address is gone.",
         );
     };
+    // Any client may send this header, and only makes its own cookie more secret by it.
+    let proxy = headers.get("x-forwarded-proto");
+    let secure = match proxy.is_some_and(|scheme| scheme == "https") {
+        true => "; Secure",
+        false => "",
+    };
     let cookie = format!(
-        "{}={session}; Path={}; Max-Age={}; HttpOnly; SameSite=Strict",
+        "{}={session}; Path={}; Max-Age={}; HttpOnly; SameSite=Strict{secure}",
         web.cookie_name,
         cookie_path(web),
         SESSION_MS / 1_000
