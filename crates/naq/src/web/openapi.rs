@@ -1,14 +1,16 @@
 //! The OpenAPI document, made from the table of routes.
 
-use schemars::SchemaGenerator;
+use naq_protocol::{JobId, QueueName, ScheduleId, State};
 use schemars::generate::SchemaSettings;
+use schemars::{SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::problem::{self, ProblemBody, ProblemKind};
 use super::route::{Answer, Parameter, ParameterPlace, Route, schema_of};
 
-/// Problems of every route that needs a token.
+/// Problems of every route that needs a token. A parameter that a route does not have is one.
 const EVERYWHERE: &[&ProblemKind] = &[
+    &problem::BAD_REQUEST,
     &problem::UNAUTHENTICATED,
     &problem::FORBIDDEN,
     &problem::HOST,
@@ -65,7 +67,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
             .entry(kind.status.to_string())
             .or_insert_with(|| json!({"$ref": "#/components/responses/problem"}));
     }
-    let parameters: Vec<Value> = route.parameters.iter().map(describe_parameter).collect();
+    let parameters = route.parameters.iter();
+    let parameters: Vec<Value> = parameters
+        .map(|parameter| describe_parameter(parameter, generator))
+        .collect();
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": route.summary,
@@ -108,7 +113,7 @@ fn describe_answer(answer: &Answer, generator: &mut SchemaGenerator) -> Value {
     json!({"description": answer.text, "content": {answer.media_type: content}})
 }
 
-fn describe_parameter(parameter: &Parameter) -> Value {
+fn describe_parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
     let (place, is_required) = match parameter.place {
         ParameterPlace::Path => ("path", true),
         ParameterPlace::Query => ("query", false),
@@ -118,9 +123,35 @@ fn describe_parameter(parameter: &Parameter) -> Value {
         "in": place,
         "required": is_required,
         "description": parameter.text,
-        "schema": {"type": "string"},
+        "schema": parameter_schema(parameter.name, generator),
         "example": parameter.example,
     })
+}
+
+/// What a parameter may be. A name means the same on every route.
+fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
+    /// A duration: `90s`, `1h 30m`, or a number of seconds.
+    const DURATION: &str = r"^(\d{1,6}|(\d{1,4}(ms|s|m|h|d)\s?){1,3})$";
+    let of_type = match name {
+        "job" => schema_of::<JobId>(generator),
+        "queue" => schema_of::<QueueName>(generator),
+        "schedule" => schema_of::<ScheduleId>(generator),
+        "state" => schema_of::<State>(generator),
+        "limit" => json_schema!({"type": "integer", "minimum": 1, "maximum": 500}),
+        "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
+        "dry_run" | "download" => json_schema!({"type": "boolean"}),
+        "wait" => json_schema!({"type": "string", "pattern": r"^([1-5]?\d|60)s$"}),
+        "in" => json_schema!({"type": "string", "pattern": DURATION}),
+        "at" => json_schema!({"type": "string", "format": "date-time"}),
+        "since" => json_schema!({
+            "type": "string",
+            "anyOf": [{"pattern": DURATION}, {"format": "date-time"}],
+        }),
+        "label" => json_schema!({"type": "string", "pattern": "^[^=]+(=.*)?$"}),
+        "cursor" => json_schema!({"type": "string", "pattern": r"^(\d+\.\d+\.[A-Za-z0-9_-]+)?$"}),
+        _ => json_schema!({"type": "string"}),
+    };
+    of_type.into()
 }
 
 #[cfg(test)]

@@ -195,6 +195,29 @@ mod tests {
     }
 
     #[test]
+    fn each_example_of_a_parameter_is_a_valid_value() {
+        let document = super::openapi::document(api::routes());
+        let mut examples = 0;
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for operation in methods.as_object().unwrap().values() {
+                let parameters = operation.get("parameters").and_then(Value::as_array);
+                for parameter in parameters.into_iter().flatten() {
+                    let mut schema = parameter["schema"].clone();
+                    schema["components"] = document["components"].clone();
+                    let text = parameter["example"].as_str().unwrap();
+                    // a query has no types: what looks like a number or a word of JSON may be one
+                    let typed = serde_json::from_str(text).unwrap_or_else(|_| text.into());
+                    let is_valid = |value: &Value| jsonschema::is_valid(&schema, value);
+                    let holds = is_valid(&typed) || is_valid(&text.into());
+                    assert!(holds, "{path}: {parameter}");
+                    examples += 1;
+                }
+            }
+        }
+        assert!(examples > 40, "{examples}");
+    }
+
+    #[test]
     fn each_part_of_a_path_is_described() {
         for route in api::routes() {
             let named: Vec<&str> = route.path.split(['{', '}']).skip(1).step_by(2).collect();
