@@ -99,7 +99,7 @@ pub use filter::{JobFilter, LabelFilter};
 pub use flow::DependencyNode;
 pub use from_env::managed_server_dir;
 pub use full_store::describe_unstored;
-pub use listing::{JobPage, JobSummary};
+pub use listing::{JobPage, JobSearch, JobSummary};
 pub use log_chunk::LogChunk;
 pub use logs::Logs;
 #[doc(hidden)]

@@ -1,10 +1,12 @@
 //! Lists of jobs in any state, a page at a time.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::filter::JobFilter;
 use super::raw_envelope::{as_json, command};
@@ -59,7 +61,9 @@ pub struct JobSummary {
 }
 
 impl JobSummary {
-    fn new(record: Record, changed_at: Timestamp) -> JobSummary {
+    /// The summary of a record that was stored at `changed_at`.
+    #[must_use]
+    pub fn new(record: Record, changed_at: Timestamp) -> JobSummary {
         JobSummary {
             record: RecordSummary::from(&record),
             command: record.envelope.as_deref().and_then(command),
@@ -84,6 +88,32 @@ pub struct JobPage {
     pub jobs: Vec<JobSummary>,
     /// Where the next page starts. `None` means that this is the last page.
     pub next: Option<JobCursor>,
+    /// Whether the page ends because [`JobSearch::scan_max`] or [`JobSearch::time_max`] was reached: the
+    /// page may have fewer jobs than it could, and older jobs may be selected.
+    pub is_cut: bool,
+}
+
+/// Which jobs [`Client::search_jobs`] returns, and how much it reads to find them.
+#[derive(Clone, Debug)]
+pub struct JobSearch {
+    /// Selects jobs before the caller does.
+    pub filter: JobFilter,
+    /// Jobs that changed before this time are left out. `None` means no limit.
+    pub since: Option<Timestamp>,
+    /// The `next` of an earlier page. `None` starts at the latest change.
+    pub before: Option<JobCursor>,
+    /// The maximum number of jobs in the page.
+    pub limit: usize,
+    /// The maximum number of jobs that are read, whether they are selected or not.
+    pub scan_max: usize,
+    /// No further job is read after this time. One is read in any case, so that a search gets on.
+    pub time_max: Duration,
+}
+
+/// A job that the filter has selected, and where its envelope is if that has to be read.
+struct Candidate {
+    job: JobSummary,
+    envelope: Option<EnvelopeLocation>,
 }
 
 impl Client {
@@ -123,6 +153,28 @@ impl Client {
         before: Option<JobCursor>,
         limit: usize,
     ) -> Result<JobPage, ClientError> {
+        let search = JobSearch {
+            filter: filter.clone(),
+            since,
+            before,
+            limit,
+            scan_max: usize::MAX,
+            time_max: Duration::MAX,
+        };
+        self.search_jobs(&search, |_| true).await
+    }
+
+    /// Returns the jobs of a list for which `is_selected` is true, as [`Client::list_jobs`] does, and stops
+    /// when it has read as much as the search allows. The page's `next` then continues the search.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer.
+    pub async fn search_jobs(
+        &self,
+        search: &JobSearch,
+        is_selected: impl Fn(&JobSummary) -> bool,
+    ) -> Result<JobPage, ClientError> {
+        let filter = &search.filter;
         let is_unclaimed = |state| matches!(state, State::Queued | State::Scheduled);
         let mut listing = self
             .broker
@@ -133,52 +185,89 @@ impl Client {
                     && filter.states.iter().all(|state| is_unclaimed(*state)),
                 only_records: !filter.may_match_state(State::Queued)
                     && !filter.may_match_state(State::Scheduled),
-                before,
+                before: search.before.clone(),
             })
             .await?;
+        let started = Instant::now();
         let mut page = JobPage {
             jobs: Vec::new(),
             next: None,
+            is_cut: false,
         };
-        let mut is_last = true;
-        let mut open = Vec::new();
-        while let Some(job) = listing.next().await? {
-            if since.is_some_and(|since| job.changed_at < since) {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        // the position of the last job that was read
+        let mut position = search.before.clone();
+        let mut scanned = 0;
+        loop {
+            // A batch is never larger than the room of the page, so each of its jobs fits.
+            let room = search.limit.saturating_sub(page.jobs.len());
+            if candidates.len() >= room.min(READS_AT_ONCE) {
+                let batch = std::mem::take(&mut candidates);
+                self.add_selected(batch, &is_selected, &mut page).await?;
+            }
+            let is_over =
+                scanned >= search.scan_max || (scanned > 0 && started.elapsed() >= search.time_max);
+            let job = match listing.next().await? {
+                Some(job) if search.since.is_none_or(|since| job.changed_at >= since) => job,
+                _ => {
+                    position = None;
+                    break;
+                }
+            };
+            // another job follows the full page, so there is another page
+            if page.jobs.len() >= search.limit {
                 break;
             }
-            if page.jobs.len() >= limit {
-                // the next page starts after the last job of this one
-                is_last = false;
+            if is_over {
+                page.is_cut = true;
                 break;
             }
+            scanned += 1;
+            position = Some(job.cursor);
             let record = match job.entry {
                 RecordOrMessage::Record(record) => *record,
                 RecordOrMessage::Message(job_id, message) => record_of(&job_id, &message),
             };
             if filter.matches(&record) {
-                if record.envelope.is_none() && !record.state().is_terminal() {
-                    open.push((page.jobs.len(), EnvelopeLocation::of(&record)));
-                }
-                page.jobs.push(JobSummary::new(record, job.changed_at));
-                page.next = Some(job.cursor);
+                // as long as a job has not ended, its message contains the envelope
+                let is_read = record.envelope.is_none() && !record.state().is_terminal();
+                candidates.push(Candidate {
+                    envelope: is_read.then(|| EnvelopeLocation::of(&record)),
+                    job: JobSummary::new(record, job.changed_at),
+                });
             }
         }
-        if is_last {
-            page.next = None;
-        }
-        // as long as a job has not ended, its message contains the envelope
-        let mut reads = stream::iter(open)
+        self.add_selected(candidates, &is_selected, &mut page)
+            .await?;
+        page.next = position;
+        Ok(page)
+    }
+
+    /// Reads what candidates run, and adds those that are selected to a page.
+    async fn add_selected(
+        &self,
+        mut candidates: Vec<Candidate>,
+        is_selected: &impl Fn(&JobSummary) -> bool,
+        page: &mut JobPage,
+    ) -> Result<(), ClientError> {
+        let to_read = candidates.iter_mut().enumerate();
+        let to_read: Vec<(usize, EnvelopeLocation)> = to_read
+            .filter_map(|(index, candidate)| Some((index, candidate.envelope.take()?)))
+            .collect();
+        let mut reads = stream::iter(to_read)
             .map(|(index, location)| async move {
                 let envelope = self.broker.envelope_at(&location).await;
                 (index, envelope)
             })
             .buffer_unordered(READS_AT_ONCE);
         while let Some((index, envelope)) = reads.next().await {
-            page.jobs[index].command = envelope?
+            candidates[index].job.command = envelope?
                 .and_then(|envelope| as_json(&envelope))
                 .and_then(|envelope| command(&envelope));
         }
         drop(reads);
-        Ok(page)
+        let jobs = candidates.into_iter().map(|candidate| candidate.job);
+        page.jobs.extend(jobs.filter(|job| is_selected(job)));
+        Ok(())
     }
 }

@@ -90,21 +90,25 @@ impl Client {
             return Ok(());
         }
         let workers = self.broker.list_workers().await?;
-        let suspects = jobs.iter_mut().filter(|job| {
-            job.record.state == State::Running && !is_listed(job.worker_id.as_deref(), &workers)
-        });
+        let mut suspects = Vec::new();
+        for (index, job) in jobs.iter().enumerate() {
+            if job.record.state == State::Running && !is_listed(job.worker_id.as_deref(), &workers)
+            {
+                suspects.push((index, job.record.job_id.clone(), job.worker_id.clone()));
+            }
+        }
         // Since the list was read, a job may have ended, and its worker exited.
         let mut reads = stream::iter(suspects)
-            .map(|job| async move {
-                let (now, _) = self.broker.read_record(&job.record.job_id).await?;
-                job.worker_vanished = now.is_some_and(|now| {
-                    now.state() == State::Running && now.worker_id == job.worker_id
-                });
-                Ok::<(), BrokerError>(())
+            .map(|(index, job_id, worker_id)| async move {
+                let (now, _) = self.broker.read_record(&job_id).await?;
+                let has_vanished = now
+                    .is_some_and(|now| now.state() == State::Running && now.worker_id == worker_id);
+                Ok::<_, BrokerError>((index, has_vanished))
             })
             .buffer_unordered(READS_AT_ONCE);
         while let Some(read) = reads.next().await {
-            read?;
+            let (index, has_vanished) = read?;
+            jobs[index].worker_vanished = has_vanished;
         }
         Ok(())
     }

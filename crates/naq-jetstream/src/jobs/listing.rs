@@ -23,6 +23,14 @@ pub struct JobCursor {
     sequence: u64,
 }
 
+impl JobCursor {
+    /// When the job at this position was stored.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+}
+
 impl std::fmt::Display for JobCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = self.time.0.timestamp_nanos_opt().unwrap_or_default();
