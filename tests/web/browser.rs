@@ -90,3 +90,23 @@ fn an_open_page_is_live_outlives_the_dashboard_and_shows_text_as_text() {
     browsing.expect("back");
     browsing.expect("good");
 }
+
+#[test]
+fn an_open_page_of_a_job_follows_its_output_until_the_reader_scrolls_up() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let script = r"while :; do printf '\033[32mline\033[0m <img src=x onerror=alert(1)>\n'; sleep 0.01; done";
+    let words = [
+        "enqueue", "-q", "build", "--id", "talks", "--", "sh", "-c", script,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_running(&crate::harness::naq::id("talks"));
+    let Some(mut browsing) = Browsing::start("job.mjs", &[&dashboard.login]) else {
+        return;
+    };
+    browsing.expect("followed");
+    browsing.expect("ended");
+    browsing.expect("good");
+}

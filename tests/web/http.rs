@@ -69,12 +69,33 @@ impl Request {
         let (status, headers) = read_head(&mut stream);
         let mut body = Vec::new();
         stream.read_to_end(&mut body).unwrap();
+        let is_chunked = headers
+            .iter()
+            .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        if is_chunked {
+            body = join_chunks(&body);
+        }
         Answer {
             request,
             status,
             headers,
             body,
         }
+    }
+}
+
+/// The content of a body that was sent in chunks.
+fn join_chunks(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|two| two == b"\r\n").unwrap();
+        let length = std::str::from_utf8(&chunks[..end]).unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunks[end + 2..][..length]);
+        chunks = &chunks[end + 2 + length + 2..];
     }
 }
 

@@ -5,6 +5,8 @@
 mod api;
 mod browser;
 mod http;
+mod job;
+mod jobs;
 mod pages;
 mod security;
 

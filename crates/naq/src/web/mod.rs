@@ -4,10 +4,15 @@
 //! `live` follows NATS once for all viewers. Pages are made on the server and work without scripts.
 
 mod access;
+mod ansi;
 mod api;
 mod assets;
+mod filter;
 mod guard;
+mod job_rows;
+mod job_search;
 mod live;
+mod live_output;
 mod login;
 mod openapi;
 mod options;
@@ -18,6 +23,7 @@ mod route;
 mod routes;
 mod server;
 mod state;
+mod stored_output;
 mod templates;
 mod tokens;
 

@@ -56,10 +56,17 @@ pub(super) fn document<'r>(routes: impl Iterator<Item = &'r Route>) -> Value {
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut answers: Map<String, Value> = Map::new();
     for answer in route.answers {
-        answers.insert(
-            answer.status.to_string(),
-            describe_answer(answer, generator),
-        );
+        let described = describe_answer(answer, generator);
+        match answers.get_mut(&answer.status.to_string()) {
+            // the same answer in another type
+            Some(known) => {
+                known["content"][answer.media_type] =
+                    described["content"][answer.media_type].clone();
+            }
+            None => {
+                answers.insert(answer.status.to_string(), described);
+            }
+        }
     }
     let everywhere = route.right.map_or(&[][..], |_| EVERYWHERE);
     for kind in route.problems.iter().chain(everywhere) {

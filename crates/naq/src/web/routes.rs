@@ -64,6 +64,33 @@ const PAGES: &[Route] = &[
     page("GET", "/problems/{slug}", None, "About an error", || {
         axum::routing::get(pages::problems::show)
     }),
+    page("GET", "/jobs", Some(Right::View), "Jobs", || {
+        axum::routing::get(pages::jobs::show)
+    }),
+    page("GET", "/jobs/{job}", Some(Right::View), "A job", || {
+        axum::routing::get(pages::job::show)
+    }),
+    page(
+        "POST",
+        "/jobs/{job}/cancel",
+        Some(Right::Operate),
+        "Cancel a job",
+        || axum::routing::post(pages::job::cancel),
+    ),
+    page(
+        "POST",
+        "/jobs/{job}/retry",
+        Some(Right::Operate),
+        "Run an ended job again",
+        || axum::routing::post(pages::job::retry),
+    ),
+    page(
+        "GET",
+        "/export/jobs",
+        Some(Right::View),
+        "The jobs of a filter, as a file",
+        || axum::routing::get(pages::jobs::export),
+    ),
     page("GET", "/assets/{name}", None, "Scripts and styles", || {
         axum::routing::get(super::assets::serve)
     }),

@@ -13,6 +13,11 @@ const TEMPLATES: &[(&str, &str)] = &[
         "overview_body.html",
         include_str!("templates/overview_body.html"),
     ),
+    ("navigation.html", include_str!("templates/navigation.html")),
+    ("job_table.html", include_str!("templates/job_table.html")),
+    ("jobs.html", include_str!("templates/jobs.html")),
+    ("job.html", include_str!("templates/job.html")),
+    ("job_body.html", include_str!("templates/job_body.html")),
     ("login.html", include_str!("templates/login.html")),
     ("error.html", include_str!("templates/error.html")),
 ];

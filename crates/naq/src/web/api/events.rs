@@ -12,7 +12,7 @@ use axum::routing::get;
 use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::jobs::filter;
+use super::jobs::event_filter;
 use super::parameters::Query;
 use crate::web::access::Right;
 use crate::web::live::{LiveEvent, Viewer};
@@ -51,7 +51,7 @@ pub(super) const ROUTES: &[Route] = &[Route {
 
 async fn follow(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, Problem> {
     let query = Query::parse(query, &["state", "queue", "label"])?;
-    let filter = filter(&query)?;
+    let filter = event_filter(&query)?;
     let viewer = web.live.watch();
     Ok(event_stream(events(viewer, filter, Arc::clone(&web))))
 }

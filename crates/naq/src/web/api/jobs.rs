@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::parameters::{Query, limit, moment};
+use super::parameters::{Query, limit};
 use crate::clock;
 use crate::text::waiting::describe;
 use crate::web::access::Right;
+use crate::web::filter::Filter;
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, path, query, schema_of};
+use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
+use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary, WaitCause};
 use naq_protocol::{JobId, QueueName, Record, State as JobState};
 
@@ -59,9 +61,28 @@ pub(super) const ROUTES: &[Route] = &[
             ),
             query("limit", "Most jobs in the answer, 1 to 500", "100"),
             query("cursor", "`next` of an earlier answer", ""),
+            query(
+                "reason",
+                "Only jobs that ended, or are retried, for this reason; may be given again",
+                "timeout",
+            ),
+            query(
+                "worker",
+                "Only jobs of the worker with this id, name or host; may be given again",
+                "host-1",
+            ),
+            query(
+                "q",
+                "A filter as on the page of jobs; the other parameters narrow it down",
+                "state:failed \"disk full\"",
+            ),
         ],
         body: None,
-        answers: &[json(200, "A page of jobs", schema_of::<Jobs>)],
+        answers: &[
+            json(200, "A page of jobs", schema_of::<Jobs>),
+            other(200, "A line for each job", job_rows::CSV),
+            other(200, "A line for each job", job_rows::NDJSON),
+        ],
         problems: &[&problem::BAD_REQUEST],
         is_stream: false,
         handler: || get(list),
@@ -155,6 +176,11 @@ struct Jobs {
     /// The value of `cursor` for the next page. Absent means that this is the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// Whether the page ends because many jobs were read that the filter does not select. `next` continues
+    /// the search.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    is_cut: bool,
 }
 
 /// What a job waits for.
@@ -187,28 +213,45 @@ struct Retried {
     rerun_of: JobId,
 }
 
-async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, Problem> {
-    let names = ["state", "queue", "label", "since", "limit", "cursor"];
+async fn list(
+    State(web): State<Arc<Web>>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let names = [
+        "state", "queue", "label", "since", "limit", "cursor", "reason", "worker", "q",
+    ];
     let query = Query::parse(query, &names)?;
-    let since = query.parsed("since", |text| moment(text, clock::now()))?;
     let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
     let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
     let before = cursor
         .map(str::parse)
         .transpose()
         .map_err(|error: String| Problem::parameter("cursor", error))?;
-    let filter = filter(&query)?;
-    let page = web
-        .client
-        .list_jobs(&filter, since, before, limit.unwrap_or(LIMIT_DEFAULT))
-        .await?;
+    let parameters = Filter {
+        since: query.parsed("since", str::parse)?,
+        ..filter(&query)?
+    };
+    let language = query.parsed("q", str::parse::<Filter>)?.unwrap_or_default();
+    let filters = [parameters, language];
+    let search = job_search::search(
+        &web.client,
+        &filters,
+        before,
+        limit.unwrap_or(LIMIT_DEFAULT),
+    );
+    let page = search.await?;
     let next = page.next.map(|cursor| cursor.to_string());
     let link = next.as_deref().and_then(next_link);
-    let mut response = Json(Jobs {
-        jobs: page.jobs,
-        next,
-    })
-    .into_response();
+    let mut response = match job_rows::Format::accepted(&headers) {
+        Some(format) => format.response(&page.jobs),
+        None => Json(Jobs {
+            jobs: page.jobs,
+            next,
+            is_cut: page.is_cut,
+        })
+        .into_response(),
+    };
     if let Some(link) = link {
         response.headers_mut().insert(header::LINK, link);
     }
@@ -221,24 +264,34 @@ fn next_link(cursor: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("<?cursor={cursor}>; rel=\"next\"")).ok()
 }
 
-pub(super) fn filter(query: &Query) -> Result<JobFilter, Problem> {
+/// The filter that parameters of a query describe, without its time.
+fn filter(query: &Query) -> Result<Filter, Problem> {
     let states = query.all("state").map(|text| {
-        let state = JobState::ALL.iter().find(|state| state.as_str() == text);
-        state.copied().ok_or_else(|| {
-            let all: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-            let text = naq_protocol::escape(text);
-            Problem::parameter("state", format!("`{text}` is none of {}", all.join(", ")))
-        })
+        let state: Result<_, String> = text.parse();
+        state.map_err(|error| Problem::parameter("state", error))
     });
     let labels = query.all("label").map(|text| {
         text.parse()
-            .map_err(|error: String| Problem::parameter("label", error))
+            .map_err(|error: String| Problem::parameter("label", naq_protocol::escape(&error)))
     });
-    Ok(JobFilter {
-        queue: query.parsed("queue", |name| QueueName::new(name))?,
+    let reasons = query.all("reason").map(|text| {
+        text.parse()
+            .map_err(|error: String| Problem::parameter("reason", error))
+    });
+    let queue = query.parsed("queue", |name| QueueName::new(name))?;
+    Ok(Filter {
         states: states.collect::<Result<_, _>>()?,
+        queues: queue.into_iter().collect(),
         labels: labels.collect::<Result<_, _>>()?,
+        reasons: reasons.collect::<Result<_, _>>()?,
+        workers: query.all("worker").map(str::to_owned).collect(),
+        ..Filter::default()
     })
+}
+
+/// The filter of events that parameters of a query describe.
+pub(super) fn event_filter(query: &Query) -> Result<JobFilter, Problem> {
+    Ok(filter(query)?.job_filter())
 }
 
 async fn show(
@@ -284,7 +337,7 @@ pub(super) fn without_values(mut record: Record) -> Record {
 }
 
 /// An envelope with `***` instead of the values of variables. `None` if it is no JSON object.
-pub(super) fn hide_values(envelope: &RawValue) -> Option<Box<RawValue>> {
+pub(in crate::web) fn hide_values(envelope: &RawValue) -> Option<Box<RawValue>> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(envelope.get()).ok()?;
     if let Some(env) = fields.get_mut("env") {
         let names: BTreeMap<String, Box<RawValue>> =
@@ -338,7 +391,7 @@ async fn cancel(
     Ok((status, Json(without_values(*record))).into_response())
 }
 
-fn has_ended(record: &Record) -> Problem {
+pub(in crate::web) fn has_ended(record: &Record) -> Problem {
     let detail = format!(
         "the job `{}` has ended: it is {}",
         record.job_id,

@@ -2,9 +2,9 @@
 
 mod events;
 mod health;
-mod jobs;
+pub(super) mod jobs;
 mod output;
-mod parameters;
+pub(super) mod parameters;
 mod queues;
 mod schedules;
 mod server;

@@ -3,17 +3,19 @@
 use axum::extract::RawQuery;
 
 use crate::web::problem::Problem;
-use naq_protocol::Timestamp;
 
 /// The parameters of a query, in their order. A name may occur again.
-pub(super) struct Query(Vec<(String, String)>);
+pub(in crate::web) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Parses a query in which these names may occur.
     ///
     /// # Errors
     /// Returns a problem that names an unknown parameter.
-    pub(super) fn parse(RawQuery(text): RawQuery, known: &[&str]) -> Result<Query, Problem> {
+    pub(in crate::web) fn parse(
+        RawQuery(text): RawQuery,
+        known: &[&str],
+    ) -> Result<Query, Problem> {
         let text = text.unwrap_or_default();
         let mut pairs = Vec::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -36,7 +38,7 @@ impl Query {
     }
 
     /// All values of a name.
-    pub(super) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+    pub(in crate::web) fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
         let of_name = self.0.iter().filter(move |(known, _)| known == name);
         of_name.map(|(_, value)| value.as_str())
     }
@@ -45,7 +47,7 @@ impl Query {
     ///
     /// # Errors
     /// Returns a problem if the name occurs more than once.
-    pub(super) fn one<'q>(&'q self, name: &'q str) -> Result<Option<&'q str>, Problem> {
+    pub(in crate::web) fn one<'q>(&'q self, name: &'q str) -> Result<Option<&'q str>, Problem> {
         let mut values = self.all(name);
         let first = values.next();
         match values.next() {
@@ -58,7 +60,7 @@ impl Query {
     ///
     /// # Errors
     /// Returns a problem if the value is invalid, or if the name occurs more than once.
-    pub(super) fn parsed<T, E: std::fmt::Display>(
+    pub(in crate::web) fn parsed<T, E: std::fmt::Display>(
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -72,7 +74,7 @@ impl Query {
     ///
     /// # Errors
     /// Returns a problem for any value but `true`, `1`, `false` and `0`.
-    pub(super) fn is_on(&self, name: &str) -> Result<bool, Problem> {
+    pub(in crate::web) fn is_on(&self, name: &str) -> Result<bool, Problem> {
         let on = self.parsed(name, |value| match value {
             "" | "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
@@ -83,21 +85,24 @@ impl Query {
 }
 
 /// A number of things in a page: 1 to `max`.
-pub(super) fn limit(text: &str, max: usize) -> Result<usize, String> {
+pub(in crate::web) fn limit(text: &str, max: usize) -> Result<usize, String> {
     match text.parse() {
         Ok(limit) if (1..=max).contains(&limit) => Ok(limit),
         _ => Err(format!("it is a number from 1 to {max}")),
     }
 }
 
-/// A moment: RFC 3339, or a duration before `now` such as `2h`.
-pub(super) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if let Ok(duration) = naq_protocol::units::parse_duration(text) {
-        return Ok(crate::clock::saturating_sub(now, duration));
+/// A text as a value in a query: everything but letters, digits and `-_.~` in percent form.
+pub(in crate::web) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => encoded.push(char::from(byte)),
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
     }
-    text.parse().map_err(|_| {
-        "it is a time such as 2026-12-24T18:00:00Z, or a duration such as 2h".to_owned()
-    })
+    encoded
 }
 
 /// Decodes a part of a query: `+` is a space, `%20` too.
@@ -142,6 +147,14 @@ mod tests {
     }
 
     #[test]
+    fn an_encoded_text_is_read_back() {
+        let text = "a b&c=d+\"é\u{202e}%/?#";
+        let encoded = encode(text);
+        assert!(encoded.is_ascii() && !encoded.contains(['&', '+', ' ', '"', '#']));
+        assert_eq!(decode(&encoded).unwrap(), text);
+    }
+
+    #[test]
     fn a_wrong_query_is_refused() {
         for text in ["sate=failed", "q=%", "q=%g0", "q=%ff", "q=%+1", "%zz=1"] {
             assert!(parse(text).is_err(), "{text}");
@@ -152,14 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_a_time_or_a_distance() {
-        let now = Timestamp::from_unix_ms(7_200_000).unwrap();
-        assert_eq!(moment("2h", now).unwrap().unix_ms(), 0);
-        assert_eq!(
-            moment("1970-01-01T01:00:00Z", now).unwrap().unix_ms(),
-            3_600_000
-        );
-        assert!(moment("yesterday", now).is_err());
+    fn a_limit_is_bounded() {
         assert_eq!(limit("500", 500), Ok(500));
         assert!(limit("501", 500).is_err());
         assert!(limit("0", 500).is_err());

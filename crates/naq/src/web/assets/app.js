@@ -48,7 +48,9 @@ function isAlike(node, wanted) {
 function patchAttributes(now, next) {
   if (!next.attributes) return;
   for (const { name } of [...now.attributes]) {
-    if (!next.hasAttribute(name) && !name.startsWith("data-")) now.removeAttribute(name);
+    // what a reader has opened stays open
+    const isKept = name.startsWith("data-") || (name === "open" && now.nodeName === "DETAILS");
+    if (!next.hasAttribute(name) && !isKept) now.removeAttribute(name);
   }
   for (const { name, value } of next.attributes) {
     if (now.getAttribute(name) !== value) now.setAttribute(name, value);
@@ -56,28 +58,36 @@ function patchAttributes(now, next) {
 }
 
 /** Follows the server while the page is seen. A browser opens few connections to one server, so a hidden
-    page has none. */
-function follow(view, state) {
+    page has none. `listen` gets each new connection, to listen to more of its events. */
+function follow(view, state, listen) {
   let source = null;
+  let hasEnded = false;
   const show = (word, text) => {
     state.dataset.state = word;
     state.textContent = text;
   };
   const start = () => {
-    if (source) return;
+    if (source || hasEnded) return;
     source = new EventSource(view.dataset.live);
     source.addEventListener("open", () => show("live", "live"));
     source.addEventListener("error", () => show("away", "reconnecting"));
-    source.addEventListener("overview", (event) => {
+    source.addEventListener(view.dataset.event ?? "overview", (event) => {
       const next = view.cloneNode(false);
       next.replaceChildren(...parse(event.data).childNodes);
       patch(view, next);
     });
+    source.addEventListener("end", async () => {
+      hasEnded = true;
+      stop();
+      show("still", "ended");
+      await reload();
+    });
+    listen?.(source);
   };
   const stop = () => {
     source?.close();
     source = null;
-    show("still", "paused");
+    if (!hasEnded) show("still", "paused");
   };
   const turn = () => (document.hidden ? stop() : start());
   document.addEventListener("visibilitychange", turn);
@@ -86,6 +96,41 @@ function follow(view, state) {
   turn();
 }
 
-const view = document.getElementById("overview");
+/** Reads the page again, and replaces what has changed of it. */
+async function reload() {
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (!answer.ok) return;
+  const next = parse(await answer.text()).querySelector("main");
+  if (next) patch(document.querySelector("main"), next);
+}
+
+/** Most lines of live output that the page keeps, while its reader is at their end. */
+const LINES_MAX = 5000;
+
+/** Shows the output of a running job. The page stays at its end until the reader scrolls up. */
+function showOutput(log, jump) {
+  let isAtEnd = true;
+  const toEnd = () => (log.scrollTop = log.scrollHeight);
+  log.addEventListener("scroll", () => {
+    isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+    jump.hidden = isAtEnd;
+  });
+  jump.addEventListener("click", toEnd);
+  return (source) => {
+    // after a lost connection the output comes again from its beginning
+    source.addEventListener("output-start", () => log.replaceChildren());
+    source.addEventListener("output", (event) => {
+      for (const line of log.querySelectorAll("[data-partial]")) line.remove();
+      log.append(...[...parse(event.data).childNodes].map((line) => document.importNode(line, true)));
+      if (!isAtEnd) return;
+      while (log.childElementCount > LINES_MAX) log.firstElementChild.remove();
+      toEnd();
+    });
+  };
+}
+
+const view = document.querySelector("[data-live]");
 const state = document.getElementById("live-state");
-if (view && state) follow(view, state);
+const log = document.getElementById("live-output");
+const listen = log && showOutput(log, document.getElementById("live-jump"));
+if (view && state) follow(view, state, listen);

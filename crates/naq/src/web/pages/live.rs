@@ -1,21 +1,38 @@
-//! The stream of an open page: the overview, each time it has changed.
+//! The stream of an open page: the overview or a job, each time it has changed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::response::Response;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
 use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 
+use super::job_live::job_events;
 use super::overview::body;
+use crate::web::access::Identity;
 use crate::web::api::event_stream;
+use crate::web::api::parameters::Query;
 use crate::web::live::Viewer;
 use crate::web::state::Web;
+use naq_protocol::JobId;
 
-pub(in crate::web) async fn stream(State(web): State<Arc<Web>>) -> Response {
-    let viewer = web.live.watch();
-    event_stream(changes(viewer, web))
+pub(in crate::web) async fn stream(
+    State(web): State<Arc<Web>>,
+    Extension(identity): Extension<Identity>,
+    query: RawQuery,
+) -> Response {
+    let job =
+        Query::parse(query, &["job"]).and_then(|query| query.parsed("job", |id| JobId::new(id)));
+    match job {
+        Ok(Some(job)) => event_stream(job_events(web, identity.right, job)),
+        Ok(None) => {
+            let viewer = web.live.watch();
+            event_stream(changes(viewer, web))
+        }
+        Err(problem) => problem.into_response(),
+    }
 }
 
 fn changes(viewer: Viewer, web: Arc<Web>) -> impl Stream<Item = Result<Event, Infallible>> {

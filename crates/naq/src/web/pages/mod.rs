@@ -1,5 +1,12 @@
 //! Pages for browsers, made on the server. They work without scripts; a script updates open ones.
 
+mod frame;
+pub(super) mod job;
+mod job_envelope;
+mod job_live;
+mod job_row;
+mod job_view;
+pub(super) mod jobs;
 pub(super) mod live;
 pub(super) mod login;
 pub(super) mod overview;

@@ -1,7 +1,6 @@
 //! The first page: queues, what happened in the last hour, workers, the latest jobs, and warnings.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
@@ -9,15 +8,17 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::frame::frame;
+use super::job_row::JobRow;
 use crate::clock;
-use crate::text::{Ending, age, bytes, count, relative_time, span};
+use crate::text::{age, bytes, count, relative_time};
 use crate::web::access::Identity;
 use crate::web::live::Snapshot;
 use crate::web::overview::{Facts, MinuteCounts, Warning, warnings};
 use crate::web::problem::Problem;
 use crate::web::state::Web;
-use naq_client::{JobSummary, QueueInfo};
-use naq_protocol::{State as JobState, Timestamp, WorkerInfo, WorkerState, escape};
+use naq_client::QueueInfo;
+use naq_protocol::{Timestamp, WorkerInfo, WorkerState, escape};
 
 /// Height of the chart, in its own units.
 const CHART_HEIGHT: u64 = 40;
@@ -76,18 +77,6 @@ struct WorkerRow {
     seen: String,
 }
 
-#[derive(Serialize)]
-struct JobRow {
-    id: String,
-    queue: String,
-    state: String,
-    class: &'static str,
-    command: String,
-    took: String,
-    changed: String,
-    changed_at: String,
-}
-
 /// A minute of the chart: what succeeded stands on what failed.
 #[derive(Serialize)]
 struct Bar {
@@ -116,9 +105,8 @@ pub(in crate::web) async fn show(
             return web.error_page(&failed);
         }
     };
-    let mut context = tera::Context::new();
+    let mut context = frame(&identity, "/", true);
     context.insert("body", &*body);
-    context.insert("user", &identity.name);
     web.page(StatusCode::OK, "overview.html", &context)
 }
 
@@ -176,7 +164,7 @@ fn overview(snapshot: &Snapshot, now: Timestamp) -> Overview {
             .iter()
             .map(|worker| worker_row(worker, now))
             .collect(),
-        jobs: facts.jobs.iter().map(|job| job_row(job, now)).collect(),
+        jobs: facts.jobs.iter().map(|job| JobRow::new(job, now)).collect(),
         per_minute_max: per_minute_max(&snapshot.minutes),
         bars: bars(&snapshot.minutes),
     }
@@ -225,35 +213,6 @@ fn worker_row(worker: &WorkerInfo, now: Timestamp) -> WorkerRow {
         queues: queues.join(", "),
         version: escape(&worker.version),
         seen: relative_time(worker.last_seen, now),
-    }
-}
-
-/// The class of a state: it stands for a colour.
-fn class_of(state: JobState) -> &'static str {
-    match state {
-        JobState::Succeeded => "ok",
-        JobState::Failed | JobState::Rejected => "bad",
-        JobState::Running => "run",
-        JobState::Cancelled | JobState::Expired | JobState::Retrying => "wait",
-        JobState::Queued | JobState::Scheduled | JobState::Waiting | JobState::Unknown(_) => "idle",
-    }
-}
-
-fn job_row(job: &JobSummary, now: Timestamp) -> JobRow {
-    let took = job.started_at.map(|started| {
-        let until = job.finished_at.unwrap_or(now);
-        let ms = (until.unix_ms() - started.unix_ms()).max(0).unsigned_abs();
-        span(Duration::from_millis(ms))
-    });
-    JobRow {
-        id: job.record.job_id.to_string(),
-        queue: job.record.queue.to_string(),
-        state: Ending::of_summary(&job.record).to_string(),
-        class: class_of(job.record.state),
-        command: job.command.as_deref().map(escape).unwrap_or_default(),
-        took: took.unwrap_or_default(),
-        changed: relative_time(job.changed_at, now),
-        changed_at: job.changed_at.to_string(),
     }
 }
 

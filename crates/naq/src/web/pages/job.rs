@@ -1,0 +1,237 @@
+//! The page of a job: what changes of it, and what stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+
+use super::frame::frame;
+use super::job_envelope::{EnvelopeView, envelope_view};
+use super::job_row::class_of;
+use super::job_view::{JobReading, job_view};
+use crate::clock;
+use crate::text::{Ending, bytes, excerpt};
+use crate::web::access::{Identity, Right};
+use crate::web::api::jobs::has_ended;
+use crate::web::live_output::LiveOutput;
+use crate::web::problem::{self, Problem};
+use crate::web::state::Web;
+use crate::web::stored_output;
+use naq_client::{CancelOutcome, Client, ClientError, OutputStream};
+use naq_protocol::{CapturedOutput, DependencyCondition, FLOW_LABEL, JobId, Record, escape};
+
+/// Most bytes of an output that is a stored object and is read for the page. The beginning of a larger one is in
+/// the record.
+const OBJECT_BYTES_MAX: u64 = 64 << 20;
+
+/// Longest time for which the page waits for the output of a job that has not ended.
+const OUTPUT_READ_MAX: Duration = Duration::from_secs(1);
+
+/// Most jobs of a tree of dependencies that the page shows.
+const TREE_SHOWN_MAX: usize = 200;
+
+/// An output stream of an ended job.
+#[derive(Serialize)]
+struct OutputView {
+    name: &'static str,
+    size: String,
+    is_empty: bool,
+    /// Markup.
+    html: String,
+}
+
+/// A job in the list of dependencies.
+#[derive(Serialize)]
+struct TreeRow {
+    id: String,
+    state: String,
+    class: &'static str,
+    /// The jobs that it depends on, with their conditions.
+    after: String,
+    /// Whether it is the job of the page.
+    is_this: bool,
+}
+
+/// The page.
+pub(in crate::web) async fn show(
+    State(web): State<Arc<Web>>,
+    Extension(identity): Extension<Identity>,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    match page(&web, &identity, &job, host).await {
+        Ok(response) => response,
+        Err(problem) => web.error_page(&problem),
+    }
+}
+
+async fn page(web: &Web, identity: &Identity, job: &str, host: &str) -> Result<Response, Problem> {
+    let job = JobId::new(job)?;
+    let reading = JobReading::read(&web.client, &job).await?;
+    let record = &reading.record;
+    let has_ended = record.state().is_terminal();
+    let outputs = match has_ended {
+        true => outputs(&web.client, record).await?,
+        false => Vec::new(),
+    };
+    let live = match record.attempt > 0 && !has_ended {
+        true => output_so_far(&web.client, &job).await?,
+        false => String::new(),
+    };
+    let (tree, tree_more) = tree(&web.client, record).await?;
+    let mut context = frame(identity, "/jobs", !has_ended);
+    context.insert("id", job.as_str());
+    context.insert("body", &body(web, identity.right, &reading)?);
+    context.insert("has_ended", &has_ended);
+    context.insert("outputs", &outputs);
+    context.insert("live", &live);
+    context.insert("tree", &tree);
+    context.insert("tree_more", &tree_more);
+    let address = format!("http://{host}{}", web.base_path());
+    let envelope: Option<EnvelopeView> = envelope_view(record, &address);
+    context.insert("has_envelope", &envelope.is_some());
+    if let Some(envelope) = &envelope {
+        context.insert("envelope", envelope);
+    }
+    Ok(web.page(StatusCode::OK, "job.html", &context))
+}
+
+/// The part of the page that changes while the job has not ended, for viewers with this right.
+///
+/// # Errors
+/// Returns a problem if the template cannot be filled.
+pub(super) fn body(web: &Web, right: Right, reading: &JobReading) -> Result<String, Problem> {
+    let view = job_view(reading, right, clock::now());
+    let rendered = tera::Context::from_serialize(&view)
+        .map_err(|error| error.to_string())
+        .and_then(|context| web.templates.render("job_body.html", &context));
+    rendered.map_err(|error| {
+        tracing::error!("the page of a job cannot be shown: {error}");
+        Problem::new(&problem::FAILED, "the page cannot be shown")
+    })
+}
+
+/// What the job has written.
+async fn outputs(client: &Client, record: &Record) -> Result<Vec<OutputView>, ClientError> {
+    let streams = [
+        ("stdout", OutputStream::Stdout, &record.stdout),
+        ("stderr", OutputStream::Stderr, &record.stderr),
+    ];
+    let mut views = Vec::new();
+    for (name, stream, output) in streams {
+        let Some(output) = output else { continue };
+        let stored = match is_read(output) {
+            true => client.read_output(record, stream).await?,
+            false => naq_client::StoredOutput::new(output, None),
+        };
+        views.push(OutputView {
+            name,
+            size: bytes(output.bytes),
+            is_empty: output.bytes == 0,
+            html: stored_output::markup(&stored),
+        });
+    }
+    Ok(views)
+}
+
+/// What a job that has not ended has written so far, for browsers without scripts; others replace it.
+async fn output_so_far(client: &Client, job: &JobId) -> Result<String, ClientError> {
+    let mut logs = client.read_logs(job).await?;
+    let mut output = LiveOutput::default();
+    let until = Instant::now() + OUTPUT_READ_MAX;
+    while let Ok(next) = timeout_at(until, logs.next()).await {
+        match next? {
+            Some(chunk) => output.push(chunk),
+            None => break,
+        }
+    }
+    Ok(output.markup())
+}
+
+/// Whether all that is stored of an output is read for the page.
+fn is_read(output: &CapturedOutput) -> bool {
+    output.object.is_none() || output.bytes <= OBJECT_BYTES_MAX
+}
+
+/// The jobs that the job depends on and those that depend on it, and the number of those that are not shown.
+async fn tree(client: &Client, record: &Record) -> Result<(Vec<TreeRow>, usize), ClientError> {
+    let has_dependencies = record
+        .waits()
+        .is_some_and(|waits| !waits.dependencies.is_empty())
+        || record
+            .envelope
+            .as_deref()
+            .is_some_and(|envelope| envelope.get().contains("\"depends_on\""));
+    if !has_dependencies && !record.has_dependents && !record.labels.contains_key(FLOW_LABEL) {
+        return Ok((Vec::new(), 0));
+    }
+    let nodes = client.fetch_dependency_tree(&record.job_id).await?;
+    let rows = nodes.iter().take(TREE_SHOWN_MAX).map(|node| {
+        let after = node.depends_on.iter().map(|one| match one.on {
+            DependencyCondition::Success => one.job.to_string(),
+            on => format!("{} ({on})", one.job),
+        });
+        let after = after.collect::<Vec<_>>().join(", ");
+        let (state, class) = match &node.record {
+            Some(record) => (Ending::of(record).to_string(), class_of(record.state())),
+            None => ("does not exist".to_owned(), "idle"),
+        };
+        TreeRow {
+            id: node.job_id.to_string(),
+            state: escape(&state),
+            class,
+            after: excerpt(&after, 200),
+            is_this: node.job_id == record.job_id,
+        }
+    });
+    let rows: Vec<TreeRow> = rows.collect();
+    let more = nodes.len() - rows.len();
+    // a job alone is no tree
+    Ok(match rows.len() {
+        1 => (Vec::new(), 0),
+        _ => (rows, more),
+    })
+}
+
+/// Cancels the job, and leads back to its page.
+pub(in crate::web) async fn cancel(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+) -> Response {
+    let cancelled = async {
+        let job = JobId::new(&job)?;
+        match web.client.cancel(&job).await? {
+            CancelOutcome::AlreadyEnded(record) => Err(has_ended(&record)),
+            _ => Ok(job),
+        }
+    };
+    lead_to_job(&web, cancelled.await)
+}
+
+/// Enqueues the job again, and leads to the page of the new one.
+pub(in crate::web) async fn retry(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+) -> Response {
+    let retried = async {
+        let rerun = web.client.prepare_retry(&JobId::new(&job)?).await?;
+        Ok(rerun.enqueue().await?)
+    };
+    lead_to_job(&web, retried.await)
+}
+
+fn lead_to_job(web: &Web, done: Result<JobId, Problem>) -> Response {
+    match done {
+        Ok(job) => Redirect::to(&format!("{}/jobs/{job}", web.base_path())).into_response(),
+        Err(problem) => web.error_page(&problem),
+    }
+}

@@ -1,0 +1,568 @@
+//! What the page of a job shows of its record: state, reasons, times and figures.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::job_row::{between, class_of};
+use crate::text::waiting::describe;
+use crate::text::{Ending, bytes, count, excerpt, relative_time, span};
+use crate::web::access::Right;
+use crate::web::api::parameters::encode;
+use naq_client::{Client, ClientError, WaitCause};
+use naq_protocol::{
+    BlockedOn, DependencyCondition, JobId, Record, State as JobState, Timestamp, escape,
+    escape_json,
+};
+
+/// How long the heartbeat of a worker is kept.
+const HEARTBEAT_KEPT: Duration = Duration::from_secs(15);
+
+/// Characters of a result or checkpoint that the page shows.
+const VALUE_CHARS_MAX: usize = 16_384;
+
+/// Dependencies of a blocked job that the timeline names.
+const DEPENDENCIES_SHOWN_MAX: usize = 10;
+
+/// What is read of a job each time its page changes.
+pub(super) struct JobReading {
+    pub(super) record: Record,
+    /// What it waits for. `None` also if this user may not read why.
+    cause: Option<WaitCause>,
+    /// The structured result, as JSON.
+    result: Option<String>,
+    /// The name of its worker. `None` if it has none, or if that one's heartbeat has expired.
+    worker_name: Option<String>,
+}
+
+impl JobReading {
+    /// Reads a job.
+    ///
+    /// # Errors
+    /// Returns an error if the job does not exist, or NATS does not answer.
+    pub(super) async fn read(client: &Client, job: &JobId) -> Result<JobReading, ClientError> {
+        let record = client.fetch_job(job).await?;
+        let cause = client.wait_cause(&record).await.unwrap_or_default();
+        let result = client.read_result(&record).await?;
+        let worker_name = match &record.worker_id {
+            Some(id) => {
+                let workers = client.list_workers().await.unwrap_or_default();
+                let own = workers.into_iter().find(|worker| worker.worker_id == *id);
+                own.map(|worker| worker.name)
+            }
+            None => None,
+        };
+        Ok(JobReading {
+            record,
+            cause,
+            result,
+            worker_name,
+        })
+    }
+}
+
+/// The variables of `job_body.html`.
+#[derive(Serialize)]
+pub(super) struct JobView {
+    id: String,
+    state: String,
+    class: &'static str,
+    can_cancel: bool,
+    can_retry: bool,
+    error: String,
+    why: Option<Why>,
+    notes: Vec<String>,
+    warnings: Vec<String>,
+    facts: Vec<Fact>,
+    labels: Vec<Fact>,
+    timeline: Vec<Moment>,
+    bar: Option<Bar>,
+    resources: Vec<Fact>,
+    progress: Option<Progress>,
+    result: String,
+    checkpoint: String,
+}
+
+/// Why the job does not run.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Why {
+    pieces: Vec<Piece>,
+    /// Whether a user has to act.
+    needs_action: bool,
+}
+
+/// A part of a sentence.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Piece {
+    text: String,
+    /// Whether it is a name or something to type.
+    is_code: bool,
+}
+
+/// A name and a value.
+#[derive(Serialize)]
+pub(super) struct Fact {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    /// The address that the value leads to, below the base path. Empty if it leads nowhere.
+    pub(super) path: String,
+}
+
+impl Fact {
+    pub(super) fn new(name: &'static str, value: impl Into<String>) -> Fact {
+        Fact {
+            name,
+            value: value.into(),
+            path: String::new(),
+        }
+    }
+
+    fn leading_to(name: &'static str, value: impl Into<String>, path: String) -> Fact {
+        Fact {
+            path,
+            ..Fact::new(name, value)
+        }
+    }
+}
+
+/// An event in the life of the job.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Moment {
+    text: String,
+    class: &'static str,
+    at: String,
+    relative: String,
+    /// The time since the event before. Empty for the first one.
+    gap: String,
+}
+
+/// The shares of waiting and running, in thousandths.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Bar {
+    wait: u64,
+    run: u64,
+    class: &'static str,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Progress {
+    /// Whether the job gave more than a message.
+    has_percent: bool,
+    /// 0 to 100.
+    percent: u64,
+    message: String,
+}
+
+/// The view of a job for a viewer with this right.
+pub(super) fn job_view(reading: &JobReading, right: Right, now: Timestamp) -> JobView {
+    let record = &reading.record;
+    let has_ended = record.state().is_terminal();
+    let may_operate = right >= Right::Operate;
+    JobView {
+        id: record.job_id.to_string(),
+        state: Ending::of(record).to_string(),
+        class: class_of(record.state()),
+        can_cancel: may_operate && !has_ended && !record.cancel_requested,
+        can_retry: may_operate && has_ended,
+        error: record.error.as_deref().map(escape).unwrap_or_default(),
+        why: reading.cause.as_ref().map(|cause| Why {
+            pieces: pieces(&describe(&record.job_id, cause, now, HEARTBEAT_KEPT)),
+            needs_action: cause.needs_action(),
+        }),
+        notes: notes(record),
+        warnings: record
+            .warnings
+            .iter()
+            .map(|warning| escape(warning))
+            .collect(),
+        facts: facts(reading, now),
+        labels: labels(record),
+        timeline: timeline(record, now),
+        bar: bar(record, now),
+        resources: resources(record),
+        progress: progress(record),
+        result: shown_json(reading.result.as_deref()),
+        checkpoint: shown_json(record.checkpoint.as_ref().map(|value| value.get())),
+    }
+}
+
+/// The parts of a sentence whose names and commands are between backticks.
+fn pieces(text: &str) -> Vec<Piece> {
+    let parts = text.split('`').enumerate();
+    parts
+        .filter(|(_, part)| !part.is_empty())
+        .map(|(at, part)| Piece {
+            text: part.to_owned(),
+            is_code: at % 2 == 1,
+        })
+        .collect()
+}
+
+fn shown_json(json: Option<&str>) -> String {
+    json.map(|json| excerpt(&escape_json(json), VALUE_CHARS_MAX))
+        .unwrap_or_default()
+}
+
+/// What to know besides the state.
+fn notes(record: &Record) -> Vec<String> {
+    let mut notes = Vec::new();
+    let has_ended = record.state().is_terminal();
+    if record.cancel_requested && !has_ended {
+        notes.push("A cancel was requested; the worker stops the job.".to_owned());
+    }
+    if record.suspect && !has_ended {
+        let text = "It may have crashed its worker, so it runs alone; its next crash is counted.";
+        notes.push(text.to_owned());
+    }
+    if record.leaked {
+        let text = "Processes outlived the first one of the job and were killed.";
+        notes.push(text.to_owned());
+    }
+    notes
+}
+
+fn facts(reading: &JobReading, now: Timestamp) -> Vec<Fact> {
+    let record = &reading.record;
+    let queue = record.queue.as_str();
+    let mut facts = vec![Fact::leading_to(
+        "Queue",
+        queue,
+        format!("/jobs?q={}", encode(&format!("queue:{queue}"))),
+    )];
+    if record.attempt > 0 {
+        facts.push(Fact::new("Attempt", attempt(record)));
+    }
+    if let Some(worker) = &record.worker_id {
+        let name = reading.worker_name.as_deref().unwrap_or(worker);
+        let path = format!("/jobs?q={}", encode(&format!("worker:\"{worker}\"")));
+        facts.push(Fact::leading_to("Worker", escape(name), path));
+    }
+    if let Some(started) = record.started_at {
+        let until = record.finished_at().unwrap_or(now);
+        facts.push(Fact::new("Took", span(between(started, until))));
+    }
+    if let Some(code) = record.exit_code {
+        facts.push(Fact::new("Exit code", code.to_string()));
+    }
+    if let Some(signal) = record.signal {
+        facts.push(Fact::new("Signal", signal.to_string()));
+    }
+    if let Some(schedule) = &record.schedule_id {
+        facts.push(Fact::new("Schedule", schedule.as_str()));
+    }
+    if let Some(of) = &record.rerun_of {
+        facts.push(Fact::leading_to(
+            "Rerun of",
+            of.as_str(),
+            format!("/jobs/{of}"),
+        ));
+    }
+    facts
+}
+
+/// The number of the attempt, and how many were interrupted.
+fn attempt(record: &Record) -> String {
+    let interrupted: Vec<String> = [
+        (record.crashes, "crash", "crashes"),
+        (
+            record.shared_crashes,
+            "crash that others may have caused",
+            "crashes that others may have caused",
+        ),
+        (record.lost_leases, "outage of NATS", "outages of NATS"),
+    ]
+    .into_iter()
+    .filter_map(|(number, one, several)| match number {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        number => Some(format!("{number} {several}")),
+    })
+    .collect();
+    match interrupted.as_slice() {
+        [] => record.attempt.to_string(),
+        interrupted => format!("{} ({})", record.attempt, interrupted.join(", ")),
+    }
+}
+
+fn labels(record: &Record) -> Vec<Fact> {
+    let labels = record.labels.iter().map(|(key, value)| {
+        let label = format!("{key}={value}");
+        let quoted = label.replace('\\', "\\\\").replace('"', "\\\"");
+        let path = format!("/jobs?q={}", encode(&format!("label:\"{quoted}\"")));
+        Fact::leading_to("", escape(&label), path)
+    });
+    labels.collect()
+}
+
+/// What happened to the job, and what will.
+fn timeline(record: &Record, now: Timestamp) -> Vec<Moment> {
+    let mut events: Vec<(Timestamp, String, &'static str)> = Vec::new();
+    let mut add = |at: Timestamp, text: String, class| events.push((at, text, class));
+    if let (Some(tick), Some(schedule)) = (record.scheduled_for, &record.schedule_id) {
+        add(tick, format!("Due by the schedule {schedule}"), "idle");
+    }
+    let text = format!("Enqueued in {}", record.queue);
+    add(record.enqueue_time, text, "idle");
+    if let Some(waits) = record.waits() {
+        add(waits.since, blocked(waits), "wait");
+        if let Some(until) = waits.until {
+            let text = "A dependency that is still missing fails the job".to_owned();
+            add(until, text, "idle");
+        }
+    }
+    for one in &record.interruptions {
+        let worker = escape(&one.worker_id);
+        let text = match (one.crashed, one.shared) {
+            (true, false) => format!("An attempt ended by a crash of the worker {worker}"),
+            (true, true) => {
+                format!("An attempt ended by a crash of the worker {worker}, which is not counted")
+            }
+            (false, _) => format!("An attempt stopped: worker {worker} lost its lease"),
+        };
+        add(one.at, text, "bad");
+    }
+    if let Some(started) = record.started_at {
+        let text = format!("Attempt {} started", record.attempt);
+        add(started, text, "run");
+    }
+    if let Some(finished) = record.finished_at() {
+        let text = match record.state() {
+            JobState::Retrying => format!("Attempt {} {}", record.attempt, failed(record)),
+            _ => capitalized(&Ending::of(record).to_string()),
+        };
+        add(finished, text, class_of(record.state()));
+    }
+    if let Some(next) = record.next_attempt_at() {
+        let text = match record.state() {
+            JobState::Retrying => format!("Attempt {} may start", record.attempt + 1),
+            _ => "Due".to_owned(),
+        };
+        add(next, text, "idle");
+    }
+    events.sort_by_key(|(at, ..)| *at);
+    let mut before: Option<Timestamp> = None;
+    let moments = events.into_iter().map(|(at, text, class)| Moment {
+        text,
+        class,
+        at: at.to_string(),
+        relative: relative_time(at, now),
+        gap: before
+            .replace(at)
+            .map(|before| format!("+{}", span(between(before, at))))
+            .unwrap_or_default(),
+    });
+    moments.collect()
+}
+
+/// How the attempt before a retry ended.
+fn failed(record: &Record) -> String {
+    match (record.reason(), record.exit_code) {
+        (Some(naq_protocol::Reason::Exit), Some(code)) => format!("failed (exit {code})"),
+        (Some(reason), _) => format!("failed ({reason})"),
+        (None, _) => "failed".to_owned(),
+    }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+fn blocked(waits: &BlockedOn) -> String {
+    let shown = waits.dependencies.iter().take(DEPENDENCIES_SHOWN_MAX);
+    let mut on: Vec<String> = shown
+        .map(|dependency| match dependency.on {
+            DependencyCondition::Success => dependency.job.to_string(),
+            on => format!("{} ({on})", dependency.job),
+        })
+        .collect();
+    let more = waits
+        .dependencies
+        .len()
+        .saturating_sub(DEPENDENCIES_SHOWN_MAX);
+    if more > 0 {
+        on.push(count(more as u64, "other"));
+    }
+    if let Some(key) = &waits.concurrency_key {
+        let key = excerpt(&escape(key), 80);
+        on.push(format!("a slot of the concurrency key {key}"));
+    }
+    format!("Blocked on {}", on.join(", "))
+}
+
+/// How long the job waited and how long it ran. `None` before it has started.
+fn bar(record: &Record, now: Timestamp) -> Option<Bar> {
+    let started = record.started_at?;
+    let until = record.finished_at().unwrap_or(now);
+    let waited = between(record.enqueue_time, started);
+    let ran = between(started, until);
+    let total = (waited + ran).as_millis().max(1);
+    let share = |part: Duration| u64::try_from(part.as_millis() * 1_000 / total).unwrap_or(0);
+    let wait = share(waited);
+    let before = match record.attempt {
+        0 | 1 => "waited",
+        _ => "waited and tried for",
+    };
+    Some(Bar {
+        wait,
+        run: 1_000 - wait,
+        class: class_of(record.state()),
+        text: format!("{before} {}, ran {}", span(waited), span(ran)),
+    })
+}
+
+fn resources(record: &Record) -> Vec<Fact> {
+    let Some(usage) = &record.usage else {
+        return Vec::new();
+    };
+    let time = |ms| span(Duration::from_millis(ms));
+    vec![
+        Fact::new("Wall time", time(usage.wall_ms)),
+        Fact::new("CPU, user", time(usage.cpu_user_ms)),
+        Fact::new("CPU, system", time(usage.cpu_system_ms)),
+        Fact::new("Peak memory of a process", bytes(usage.max_rss_bytes)),
+    ]
+}
+
+fn progress(record: &Record) -> Option<Progress> {
+    let progress = record.progress.as_ref()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the number is from 0 to 100"
+    )]
+    let percent = progress
+        .percent
+        .filter(|percent| percent.is_finite())
+        .map(|percent| percent.clamp(0.0, 100.0).round() as u64);
+    let message = progress.message.as_deref().unwrap_or_default();
+    Some(Progress {
+        has_percent: percent.is_some(),
+        percent: percent.unwrap_or_default(),
+        message: excerpt(&escape(message), 500),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::{Lease, Outcome, Phase, QueueName, Reason};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_ms(seconds * 1_000).unwrap()
+    }
+
+    fn record(phase: Phase) -> Record {
+        let mut record = Record::new(
+            JobId::new("a").unwrap(),
+            QueueName::new("build").unwrap(),
+            phase,
+            at(0),
+        );
+        record.attempt = 1;
+        record.started_at = Some(at(30));
+        record
+    }
+
+    fn texts(record: &Record) -> Vec<String> {
+        let moments = timeline(record, at(100));
+        let texts = moments
+            .into_iter()
+            .map(|moment| format!("{} {}", moment.text, moment.gap));
+        texts.collect()
+    }
+
+    #[test]
+    fn a_timeline_has_what_happened_and_what_will() {
+        let failed = record(Phase::Finished {
+            outcome: Outcome::Failed(Reason::Timeout),
+            finished_at: at(90),
+        });
+        assert_eq!(
+            texts(&failed),
+            [
+                "Enqueued in build ",
+                "Attempt 1 started +30.0s",
+                "Failed (timeout) +1m 0s"
+            ]
+        );
+        let mut retried = record(Phase::Retrying {
+            reason: Reason::Exit,
+            finished_at: at(90),
+            next_attempt_at: at(120),
+        });
+        retried.exit_code = Some(3);
+        assert_eq!(
+            texts(&retried)[2..],
+            [
+                "Attempt 1 failed (exit 3) +1m 0s",
+                "Attempt 2 may start +30.0s"
+            ]
+        );
+        let due = Phase::Scheduled { due: Some(at(200)) };
+        let mut due = record(due);
+        due.started_at = None;
+        assert_eq!(texts(&due), ["Enqueued in build ", "Due +3m 20s"]);
+    }
+
+    #[test]
+    fn a_bar_shows_waiting_and_running() {
+        let ended = record(Phase::Finished {
+            outcome: Outcome::Succeeded,
+            finished_at: at(120),
+        });
+        let bar = bar(&ended, at(500)).unwrap();
+        assert_eq!((bar.wait, bar.run, bar.class), (250, 750, "ok"));
+        assert_eq!(bar.text, "waited 30.0s, ran 1m 30s");
+    }
+
+    #[test]
+    fn names_and_commands_of_a_sentence_are_found() {
+        let found = pieces("no worker serves `build`; start one with `naq worker build`");
+        let code: Vec<&str> = found
+            .iter()
+            .filter(|piece| piece.is_code)
+            .map(|piece| piece.text.as_str())
+            .collect();
+        assert_eq!(code, ["build", "naq worker build"]);
+        assert_eq!(pieces(""), []);
+    }
+
+    #[test]
+    fn buttons_need_the_right_and_a_state_that_allows_them() {
+        let lease = Lease {
+            worker_id: "w".to_owned(),
+            sequence: 1,
+            delivery: 1,
+            alone: false,
+            unknown: naq_protocol::UnknownFields::default(),
+        };
+        let running = Phase::Running {
+            lease,
+            started_at: at(30),
+        };
+        let ended = Phase::Finished {
+            outcome: Outcome::Succeeded,
+            finished_at: at(90),
+        };
+        for (phase, right, expected) in [
+            (&running, Right::View, (false, false)),
+            (&running, Right::Operate, (true, false)),
+            (&ended, Right::View, (false, false)),
+            (&ended, Right::Submit, (false, true)),
+        ] {
+            let reading = JobReading {
+                record: record(phase.clone()),
+                cause: None,
+                result: None,
+                worker_name: None,
+            };
+            let view = job_view(&reading, right, at(100));
+            assert_eq!((view.can_cancel, view.can_retry), expected);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The page of a job, its forms, and what an open one gets.
+
+use std::io::BufRead;
+use std::os::unix::fs::PermissionsExt;
+
+use super::Dashboard;
+use super::http::{Answer, read_head};
+use crate::harness::naq::{Naq, id};
+use crate::harness::nats::TestServer;
+
+/// Writes what a page must show as text, and a line of 10 MB.
+const HOSTILE_SCRIPT: &str = r#"#!/bin/sh
+printf '\033[31mred\033[0m <script>alert(1)</script>\n'
+printf 'bidi \342\200\256 end, \033]8;;javascript:alert(1)\007link\033]8;;\007\n'
+printf '10%%\r50%%\r100%%\n'
+head -c 10000000 /dev/zero | tr '\0' x
+printf '\nafter the long line\n'
+printf '<img src=x onerror=alert(2)>\n' >&2
+exit 3
+"#;
+
+#[test]
+fn what_a_job_contains_and_writes_is_shown_as_text() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let script = naq.file("hostile.sh", HOSTILE_SCRIPT);
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let argument = "<script>alert(3)</script>\u{202e}\u{1b}[31m";
+    let words = [
+        "enqueue",
+        "-q",
+        "build",
+        "--id",
+        "hostile",
+        "-e",
+        "COLOUR=hunter2",
+        "-l",
+        "team=<b>",
+        "--",
+        script.to_str().unwrap(),
+        argument,
+    ];
+    naq.cli(words).run().succeeds();
+    naq.wait_ended(&id("hostile"));
+    let page = dashboard.get("/jobs/hostile").expect(200).text();
+    assert!(page.len() < 400_000, "{}", page.len());
+    for raw in [
+        "<script>alert",
+        "<img src=x",
+        "<b>\"",
+        "hunter2",
+        "javascript:alert(1)\"",
+    ] {
+        assert!(!page.contains(raw), "{raw}: {page}");
+    }
+    assert!(!page.contains(['\u{202e}', '\u{1b}', '\u{7}']), "{page}");
+    for shown in [
+        "failed (exit 3)",
+        "<span class=\"fg1\">red</span> &lt;script&gt;alert(1)&lt;/script&gt;",
+        "bidi \\u{202e} end, ␛]8;;",
+        "\n100%\n",
+        "after the long line",
+        "&lt;img src=x onerror=alert(2)&gt;",
+        "<code>COLOUR</code>",
+        "team=&lt;b&gt;",
+        "class=\"cut\"",
+    ] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    assert!(page.contains("naq enqueue -q build"), "{page}");
+    assert!(page.contains("/api/queues/build/jobs"), "{page}");
+    // nothing that the policy forbids
+    assert!(
+        !page.contains(" style=") && !page.contains(" onclick"),
+        "{page}"
+    );
+    for (path, status) in [
+        ("/jobs/none", 404),
+        ("/jobs/a.b", 400),
+        ("/jobs/%3Cscript%3Ealert(1)%3C%2Fscript%3E", 400),
+        ("/jobs/..%2f..%2fx", 400),
+    ] {
+        let answer = dashboard.get(path).expect(status);
+        assert!(!answer.text().contains("<script>alert"), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_page_says_why_a_job_does_not_run_and_what_it_depends_on() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    naq.cli(["enqueue", "-q", "build", "--id", "first", "--", "true"])
+        .run()
+        .succeeds();
+    let second = [
+        "enqueue",
+        "-q",
+        "build",
+        "--id",
+        "second",
+        "--depends-on",
+        "first",
+        "--",
+        "true",
+    ];
+    naq.cli(second).run().succeeds();
+    let page = dashboard.get("/jobs/first").expect(200).text();
+    assert!(page.contains("Why it does not run"), "{page}");
+    assert!(page.contains("<code>naq worker build</code>"), "{page}");
+    assert!(page.contains("data-live=\"/live?job=first\""), "{page}");
+    let page = dashboard.get("/jobs/second").expect(200).text();
+    let tree = page.split("id=\"dependencies\"").nth(1).unwrap();
+    assert!(tree.contains("href=\"/jobs/first\""), "{tree}");
+    let later = [
+        "enqueue", "-q", "build", "--id", "later", "--in", "1h", "--", "true",
+    ];
+    naq.cli(later).run().succeeds();
+    let page = dashboard.get("/jobs/later").expect(200).text();
+    assert!(page.contains("delayed until"), "{page}");
+}
+
+#[test]
+fn a_job_is_cancelled_and_run_again_by_forms() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let tokens = naq.file("tokens", "view anna anna-anna-anna-anna-1\n");
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let dashboard = Dashboard::start(&naq, &["--tokens", tokens.to_str().unwrap()]);
+    let later = [
+        "enqueue", "-q", "build", "--id", "later", "--in", "1h", "--", "true",
+    ];
+    naq.cli(later).run().succeeds();
+    let session = dashboard.log_in();
+    let send = |method: &str, path: &str, headers: &[(&str, &str)]| -> Answer {
+        let mut request = dashboard.anonymous(method, path);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request.send()
+    };
+    let cookie = ("Cookie", session.as_str());
+    let same = ("Sec-Fetch-Site", "same-origin");
+    let page = send("GET", "/jobs/later", &[cookie]).expect(200).text();
+    assert!(page.contains("action=\"/jobs/later/cancel\""), "{page}");
+    assert!(!page.contains("action=\"/jobs/later/retry\""), "{page}");
+
+    // no page of another site, nobody without a session, and nobody without the right
+    for headers in [
+        &[cookie][..],
+        &[cookie, ("Sec-Fetch-Site", "cross-site")],
+        &[cookie, ("Origin", "http://evil.example")],
+    ] {
+        let refused = send("POST", "/jobs/later/cancel", headers).expect(403);
+        assert!(
+            refused
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/html")
+        );
+    }
+    send("POST", "/jobs/later/cancel", &[same]).expect(401);
+    let viewer = ("Authorization", "Bearer anna-anna-anna-anna-1");
+    let page = send("GET", "/jobs/later", &[viewer]).expect(200).text();
+    assert!(!page.contains("/jobs/later/cancel"), "{page}");
+    for path in ["/jobs/later/cancel", "/jobs/later/retry"] {
+        send("POST", path, &[viewer]).expect(403);
+    }
+    let state = || dashboard.get("/api/jobs/later").expect(200).json()["state"].clone();
+    assert_eq!(state(), "scheduled");
+    send("POST", "/jobs/later/retry", &[cookie, same]).expect(409);
+
+    let done = send("POST", "/jobs/later/cancel", &[cookie, same]).expect(303);
+    assert_eq!(done.header("location"), Some("/jobs/later"));
+    assert_eq!(state(), "cancelled");
+    send("POST", "/jobs/later/cancel", &[cookie, same]).expect(409);
+    let again = send("POST", "/jobs/later/retry", &[cookie, same]).expect(303);
+    let again = again.header("location").unwrap().to_owned();
+    let page = send("GET", &again, &[cookie]).expect(200).text();
+    assert!(page.contains("href=\"/jobs/later\">later</a>"), "{page}");
+    send("POST", "/jobs/none/cancel", &[cookie, same]).expect(404);
+    send("POST", "/jobs/a.b/retry", &[cookie, same]).expect(400);
+}
+
+#[test]
+fn an_open_page_of_a_job_gets_its_output_and_its_end() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    let dashboard = Dashboard::start(&naq, &[]);
+    let _worker = naq.cli(["worker", "build", "--quiet"]).follow();
+    let flag = naq.home().join("flag");
+    let script = format!(
+        "echo '<b>first'; while [ ! -e {} ]; do sleep 0.1; done; echo '<b>last'",
+        flag.display()
+    );
+    naq.cli([
+        "enqueue", "-q", "build", "--id", "talks", "--", "sh", "-c", &script,
+    ])
+    .run()
+    .succeeds();
+    let mut stream = dashboard.request("GET", "/live?job=talks").open();
+    let (status, headers) = read_head(&mut stream);
+    assert_eq!(status, 200, "{headers:?}");
+    let mut seen = String::new();
+    for line in stream.lines() {
+        let line = line.unwrap();
+        if line.contains("&lt;b&gt;first") && !flag.exists() {
+            // a browser without scripts sees it too
+            let page = dashboard.get("/jobs/talks").expect(200).text();
+            assert!(page.contains("&lt;b&gt;first"), "{page}");
+            std::fs::write(&flag, "").unwrap();
+        }
+        seen.push_str(&line);
+        seen.push('\n');
+        if line.ends_with("event: end") || line.ends_with("event:end") {
+            break;
+        }
+    }
+    assert!(flag.exists(), "{seen}");
+    assert!(
+        seen.contains("<div class=\"line\">&lt;b&gt;last</div>"),
+        "{seen}"
+    );
+    assert!(seen.contains("class=\"state ok\""), "{seen}");
+    assert!(!seen.contains("<b>first"), "{seen}");
+    // a browser ignores an event without data
+    assert!(seen.contains("event: output-start\ndata: f"), "{seen}");
+    dashboard.get("/live?job=a.b").expect(400);
+    // a job that does not exist has an end too
+    let mut stream = dashboard.request("GET", "/live?job=none").open();
+    read_head(&mut stream);
+    assert!(stream.lines().any(|line| line.unwrap().contains("end")));
+}
