@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the table of routes.
 
-use naq_protocol::{JobId, QueueName, ScheduleId, State};
+use naq_protocol::{JobId, QueueName, Reason, ScheduleId, State};
 use schemars::generate::SchemaSettings;
 use schemars::{SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -135,6 +135,17 @@ fn describe_parameter(parameter: &Parameter, generator: &mut SchemaGenerator) ->
     })
 }
 
+/// A pattern of filters of jobs: words between spaces. The language also has quotes after a colon.
+fn filter_pattern() -> String {
+    let states: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
+    let states = states.join("|");
+    let name = "[A-Za-z0-9_-]{1,60}";
+    let word = format!(
+        r#"(state:({states})|queue:{name}|label:{name}(={name})?|worker:{name}|reason:(exit|signal|timeout|oom|spawn)|since:\d{{1,4}}[smhd]|[^": ]+|"[^"\\]*")"#
+    );
+    format!("^ *({word}( +{word})*)? *$")
+}
+
 /// What a parameter may be. A name means the same on every route.
 fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
     /// A duration: `90s`, `1h 30m`, or a number of seconds.
@@ -144,6 +155,8 @@ fn parameter_schema(name: &str, generator: &mut SchemaGenerator) -> Value {
         "queue" => schema_of::<QueueName>(generator),
         "schedule" => schema_of::<ScheduleId>(generator),
         "state" => schema_of::<State>(generator),
+        "reason" => schema_of::<Reason>(generator),
+        "q" => json_schema!({"type": "string", "maxLength": 500, "pattern": filter_pattern()}),
         "limit" => json_schema!({"type": "integer", "minimum": 1, "maximum": 500}),
         "max_jobs" => json_schema!({"type": "integer", "minimum": 1}),
         "dry_run" | "download" => json_schema!({"type": "boolean"}),
@@ -177,6 +190,23 @@ mod tests {
             assert!(names.insert(name), "{}", route.path);
         }
         assert_eq!(names.len(), api::routes().count());
+    }
+
+    #[test]
+    fn examples_of_filters_are_filters() {
+        for text in [
+            "",
+            "state:failed queue:mail",
+            "label:team=x since:2h \"a b\" word",
+        ] {
+            assert!(
+                text.parse::<super::super::filter::Filter>().is_ok(),
+                "{text}"
+            );
+        }
+        for state in State::ALL {
+            assert!(filter_pattern().contains(state.as_str()));
+        }
     }
 
     #[test]

@@ -104,27 +104,33 @@ async function reload() {
   if (next) patch(document.querySelector("main"), next);
 }
 
-/** Most lines of live output that the page keeps, while its reader is at their end. */
+/** Most lines of live output that the page keeps while its reader is at their end. */
 const LINES_MAX = 5000;
 
 /** Shows the output of a running job. The page stays at its end until the reader scrolls up. */
 function showOutput(log, jump) {
-  let isAtEnd = true;
+  const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
   const toEnd = () => (log.scrollTop = log.scrollHeight);
-  log.addEventListener("scroll", () => {
-    isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
-    jump.hidden = isAtEnd;
-  });
+  log.addEventListener("scroll", () => (jump.hidden = isAtEnd()));
   jump.addEventListener("click", toEnd);
+  // the page came with the output so far
+  toEnd();
   return (source) => {
     // after a lost connection the output comes again from its beginning
-    source.addEventListener("output-start", () => log.replaceChildren());
+    let isStart = true;
+    source.addEventListener("output-start", () => (isStart = true));
     source.addEventListener("output", (event) => {
+      // asked of the page itself: the event of a scroll may come after this one
+      const follows = isAtEnd();
+      jump.hidden = follows;
+      if (isStart) log.replaceChildren();
+      isStart = false;
       for (const line of log.querySelectorAll("[data-partial]")) line.remove();
       log.append(...[...parse(event.data).childNodes].map((line) => document.importNode(line, true)));
-      if (!isAtEnd) return;
-      while (log.childElementCount > LINES_MAX) log.firstElementChild.remove();
-      toEnd();
+      // a reader who has scrolled up keeps more, so that the text seldom moves
+      const linesMax = follows ? LINES_MAX : 4 * LINES_MAX;
+      while (log.childElementCount > linesMax) log.firstElementChild.remove();
+      if (follows) toEnd();
     });
   };
 }
