@@ -311,3 +311,83 @@ fn a_person_is_asked_before_anything_is_discarded() {
     assert_eq!(naq.dead_letters().len(), 1);
     assert_eq!(naq.dead_letter(&late).job_id, late);
 }
+
+#[test]
+fn failures_are_grouped_by_their_cause_and_retried_or_discarded_as_a_group() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.cli(["failed", "groups"])
+        .run()
+        .succeeds()
+        .expect_stderr(&["no failed job"]);
+    let _worker = naq.worker(&["build", "other"]).spawn();
+    for (queue, script) in [
+        ("build", "exit 3"),
+        ("other", "exit 3"),
+        ("build", "exit 4"),
+        ("build", "kill -9 $$"),
+    ] {
+        let envelope = format!(r#"{{"command":"sh","args":["-c","{script}"]}}"#);
+        naq.wait_ended(&naq.publish(queue, envelope));
+    }
+    for program in ["/no/such/17", "/no/such/18"] {
+        naq.wait_ended(&naq.publish("build", format!(r#"{{"command":"{program}"}}"#)));
+    }
+    let groups = |options: &[&str]| -> Vec<serde_json::Value> {
+        let listed = naq
+            .cli([&["--json", "failed", "groups"], options].concat())
+            .run()
+            .succeeds();
+        let read = |line: &str| serde_json::from_str(line).unwrap();
+        listed.stdout.lines().map(read).collect()
+    };
+    let all = groups(&[]);
+    let counts: Vec<u64> = all
+        .iter()
+        .map(|one| one["count"].as_u64().unwrap())
+        .collect();
+    assert_eq!(counts.iter().sum::<u64>(), 6, "{all:?}");
+    let of = |field: &str, value: serde_json::Value| {
+        let found = all.iter().find(|one| one[field] == value);
+        found.unwrap_or_else(|| panic!("{all:?}")).clone()
+    };
+    // programs with other paths are missing for the same reason
+    assert_eq!(of("reason", "spawn".into())["count"], 2, "{all:?}");
+    assert_eq!(all[0]["reason"], "spawn", "the latest failure comes first");
+    let exit_3 = of("exit_code", 3.into());
+    assert_eq!(exit_3["count"], 2);
+    assert_eq!(exit_3["queues"], serde_json::json!(["build", "other"]));
+    assert_eq!(exit_3["jobs"].as_array().unwrap().len(), 2);
+    assert_eq!(of("signal", 9.into())["count"], 1);
+    assert_eq!(groups(&["-q", "other"]).len(), 1);
+    let shown = naq.cli(["failed", "groups"]).run().succeeds();
+    shown.expect_stdout("exit 3").expect_stdout("signal 9");
+
+    let id = exit_3["group"].as_str().unwrap();
+    let listed = naq.cli(["--json", "failed", "list", "--group", id]).run();
+    assert_eq!(ids(&listed.succeeds().stdout).len(), 2);
+    naq.cli(["failed", "discard", "--group", id, "-q", "other", "--yes"])
+        .run()
+        .succeeds()
+        .expect_stdout("1 failed job discarded");
+    naq.cli(["failed", "retry", "--group", id])
+        .run()
+        .succeeds()
+        .expect_stderr(&["1 failed job enqueued again"]);
+    naq.cli(["failed", "retry", "--group", "exit"])
+        .run()
+        .exits(2)
+        .expect_stderr(&["16 digits"]);
+}
+
+#[test]
+fn failures_in_many_ways_are_grouped_in_bounded_memory() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    keep_many(&naq, 20_000);
+    let listed = naq.cli(["--json", "failed", "groups"]).run().succeeds();
+    let group: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(group["count"], 20_000, "{group}");
+    assert_eq!(group["jobs"].as_array().unwrap().len(), 10);
+    assert_eq!(group["jobs"][0], "j19999");
+}

@@ -237,6 +237,8 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     contract.prints("event", &["events"]);
     contract.prints("dead_letter", &["failed", "list"]);
     contract.prints("dead_letter", &["failed", "show", "bad"]);
+    contract.prints("failure_group", &["failed", "groups"]);
+    contract.prints("why", &["why", "bad"]);
     contract.prints("rerun", &["failed", "retry", "bad"]);
     // a retry takes the dead letter away, so the next failure is discarded
     let worse = [
@@ -248,6 +250,7 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
         "enqueued",
         &["enqueue", "-q", "idle", "--id", "never", "--", "true"],
     );
+    contract.prints("why", &["why", "never"]);
     contract.prints("cancelled", &["cancel", "never"]);
     contract.prints("worker", &["workers"]);
     let scheduler = naq.cli(["scheduler"]).follow();
@@ -263,6 +266,8 @@ fn check_jobs(naq: &Naq, contract: &mut Contract) {
     assert!(note["note"]["next"].is_string(), "{note}");
 
     contract.fails(4, "not_found", &["status", "nobody"]);
+    contract.fails(4, "not_found", &["why", "nobody"]);
+    contract.fails(2, "usage", &["failed", "groups", "--group", "x"]);
     contract.fails(
         5,
         "conflict",

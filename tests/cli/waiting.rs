@@ -258,3 +258,28 @@ fn a_verb_that_waits_for_a_job_has_no_time_limit() {
             .expect_stderr(&["without an end"]);
     }
 }
+
+#[test]
+fn naq_why_says_what_a_job_waits_for_and_how_it_ended() {
+    let server = TestServer::start();
+    let naq = Naq::new(&server);
+    naq.enqueue(&["-q", "nobody", "--id", "waits", "--", "true"]);
+    let why = |job: &str| naq.cli(["why", job]).run().succeeds();
+    why("waits").expect_stdout("no worker serves queue `nobody`; start one with");
+    let json = naq.cli(["why", "waits", "--json"]).run().succeeds();
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["state"], "queued");
+    assert_eq!(json["cause"]["cause"], "no_worker");
+    assert_eq!(json["needs_action"], true);
+
+    let _worker = naq.worker(&["build"]).spawn();
+    let long = naq.enqueue(&["-q", "build", "--id", "long", "--", "sleep", "60"]);
+    naq.wait_running(&long);
+    why("long").expect_stdout("it runs since 20");
+    let bad = naq.enqueue(&["-q", "build", "--id", "bad", "--", "/no/such\u{1b}[31m"]);
+    naq.cli(["cancel", "long"]).run().succeeds();
+    naq.wait_ended(&bad);
+    let ended = why("bad").expect_stdout("failed (spawn)");
+    assert!(!ended.stdout.contains('\u{1b}'), "{ended:?}");
+    naq.cli(["why", "nothing"]).run().exits(4);
+}

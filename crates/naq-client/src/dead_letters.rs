@@ -3,7 +3,7 @@
 use futures_util::stream::{self, StreamExt};
 
 use super::rerun::has_failed;
-use super::{Client, ClientError};
+use super::{Client, ClientError, FailureGroupId};
 use naq_jetstream::{DeadLetter, DeadLetterScan, DeadLetters};
 use naq_protocol::{JobId, QueueName, Reason, State, Timestamp};
 
@@ -17,6 +17,8 @@ pub struct DeadLetterFilter {
     pub queue: Option<QueueName>,
     /// Jobs that failed for this reason. `None` means any reason.
     pub reason: Option<Reason>,
+    /// Jobs of this group of failures. `None` means any group.
+    pub group: Option<FailureGroupId>,
     /// Jobs that failed at this time or earlier.
     pub until: Option<Timestamp>,
     /// Jobs that failed at this time or later.
@@ -34,12 +36,13 @@ impl DeadLetterFilter {
             && self.until.is_none_or(|until| job.time <= until)
             && self.since.is_none_or(|since| job.time >= since)
             && self.up_to.is_none_or(|up_to| job.sequence <= up_to)
+            && (self.group.as_ref()).is_none_or(|group| *group == FailureGroupId::of(job))
     }
 
     /// Whether the filter selects all dead letters of a queue, or of all queues, up to a sequence, so
     /// that one request can remove them.
     fn is_prefix(&self) -> bool {
-        self.reason.is_none() && self.since.is_none()
+        self.reason.is_none() && self.since.is_none() && self.group.is_none()
     }
 }
 
@@ -256,7 +259,7 @@ impl Client {
         Ok(discarded)
     }
 
-    async fn matching(
+    pub(super) async fn matching(
         &self,
         filter: &DeadLetterFilter,
         whole: bool,
@@ -270,13 +273,13 @@ impl Client {
 }
 
 /// The selected dead letters, oldest first.
-struct MatchingDeadLetters {
+pub(super) struct MatchingDeadLetters {
     jobs: DeadLetterScan,
     filter: DeadLetterFilter,
 }
 
 impl MatchingDeadLetters {
-    async fn next(&mut self) -> Result<Option<DeadLetter>, ClientError> {
+    pub(super) async fn next(&mut self) -> Result<Option<DeadLetter>, ClientError> {
         while let Some(job) = self.jobs.next().await? {
             let is_beyond = self.filter.until.is_some_and(|until| job.time > until)
                 || self.filter.up_to.is_some_and(|up_to| job.sequence > up_to);

@@ -49,6 +49,13 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "why",
+        &[
+            ("Say why a job does not run", "naq why report-9"),
+            ("Say it to a program", "naq why report-9 --json"),
+        ],
+    ),
+    (
         "result",
         &[
             ("Print what a job wrote", "naq result report-7"),
@@ -169,6 +176,16 @@ pub(super) const EXAMPLES: &[(&str, &[Example])] = &[
             (
                 "List a queue's failed jobs of the last day",
                 "naq failed list --queue default --newer-than 24h",
+            ),
+        ],
+    ),
+    (
+        "failed groups",
+        &[
+            ("Group failed jobs by their cause", "naq failed groups"),
+            (
+                "Group a queue's failed jobs of the last day",
+                "naq failed groups --queue default --newer-than 24h",
             ),
         ],
     ),

@@ -1,5 +1,7 @@
 //! `naq failed`
 
+mod groups;
+
 use std::io::{IsTerminal, Write};
 
 use base64::Engine;
@@ -12,7 +14,7 @@ use super::json::{DeadLetterReport, Discarded, HeaderReport};
 use super::render::{self, Column, Ending};
 use super::retry::{ErrorReporter, print_ids};
 use super::session::Session;
-use naq_client::{Client, DeadLetter, DeadLetterFilter, RetryOutcome};
+use naq_client::{Client, DeadLetter, DeadLetterFilter, FailureGroupId, RetryOutcome};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{JobId, QueueName, Reason, Timestamp, escape_json};
 
@@ -31,6 +33,14 @@ enum FailedVerb {
         /// Maximum number of jobs
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
         limit: usize,
+    },
+    /// Group failed jobs by their cause, the latest failure first
+    ///
+    /// The cause is the reason and what the errors of the jobs have in common: ids, numbers, paths and what
+    /// is between quotes do not matter.
+    Groups {
+        #[command(flatten)]
+        filter_options: FailedFilterOptions,
     },
     /// Show a failed job: why it failed, its headers and its envelope
     Show {
@@ -71,6 +81,9 @@ struct FailedFilterOptions {
     /// spawn, crashed, lost, output, unstorable, dependency …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
+    /// Select jobs of this group, as `naq failed groups` names it
+    #[arg(long, value_name = "GROUP")]
+    group: Option<FailureGroupId>,
     /// Select jobs that failed at least this long ago, such as 24h
     #[arg(long, value_name = "AGE")]
     older_than: Option<WireDuration>,
@@ -83,6 +96,7 @@ impl FailedFilterOptions {
     fn is_empty(&self) -> bool {
         self.queue.is_none()
             && self.reason.is_none()
+            && self.group.is_none()
             && self.older_than.is_none()
             && self.newer_than.is_none()
     }
@@ -91,6 +105,7 @@ impl FailedFilterOptions {
         Ok(DeadLetterFilter {
             queue: self.queue.as_ref().map(QueueName::new).transpose()?,
             reason: self.reason.as_deref().map(Reason::from_name),
+            group: self.group.clone(),
             until: self.older_than.map(time_before_now),
             since: self.newer_than.map(time_before_now),
             up_to: None,
@@ -131,7 +146,7 @@ impl Selection {
         ];
         if given.iter().filter(|given| **given).count() != 1 {
             return Err(Failure::usage("which failed jobs is not clear").hint(
-                "give their ids, or filters (--queue, --reason, --older-than, --newer-than), or --all",
+                "give their ids, or filters (--queue, --reason, --group, --older-than, --newer-than), or --all",
             ));
         }
         if self.ids.is_empty() {
@@ -151,6 +166,11 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
             let filter = filter_options.filter()?;
             let client = session.connect().await?;
             list(session, &client, &filter, limit).await
+        }
+        FailedVerb::Groups { filter_options } => {
+            let filter = filter_options.filter()?;
+            let client = session.connect().await?;
+            groups::list(session, &client, &filter).await
         }
         FailedVerb::Show { id, envelope } => {
             let job_id = JobId::new(&id)?;

@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::local_server::{Origin, ServerState, ServerStatus};
-use naq_client::{JobEvent, JobSummary};
+use crate::text::waiting::Why;
+use naq_client::{DeadLetterGroup, JobEvent, JobSummary};
 use naq_protocol::units::WireDuration;
 use naq_protocol::{
     Dependency, JobId, LeaderInfo, Misfire, Overlap, QueueName, Reason, ScheduleId, State,
@@ -623,9 +624,11 @@ pub(super) fn schema() -> String {
         generator.subschema_for::<CancelledJob>(),
         generator.subschema_for::<ResultTtl>(),
         generator.subschema_for::<TreeNode>(),
+        generator.subschema_for::<Why>(),
         generator.subschema_for::<LogLine>(),
         generator.subschema_for::<LogGap>(),
         generator.subschema_for::<DeadLetterReport>(),
+        generator.subschema_for::<DeadLetterGroup>(),
         generator.subschema_for::<Discarded>(),
         generator.subschema_for::<QueueReport>(),
         generator.subschema_for::<QueueChange>(),

@@ -57,6 +57,7 @@ mod times;
 mod version;
 mod wait;
 mod waiting;
+mod why;
 mod word_hints;
 mod worker;
 mod worker_options;
@@ -101,6 +102,8 @@ enum Verb {
     Enqueue(enqueue::Args),
     /// Show a job: its state, times and outcome
     Status(status::Args),
+    /// Say why a job does not run, or how it has ended
+    Why(why::Args),
     /// Print an ended job's standard output
     Result(result::Args),
     /// Print a job's output, or follow it while the job runs
@@ -119,7 +122,7 @@ enum Verb {
     Jobs(jobs::Args),
     /// Set a job's TTL, or pause, resume, reschedule or trigger delayed jobs
     Job(job::Args),
-    /// List, show, retry or discard failed jobs
+    /// List, group, show, retry or discard failed jobs
     Failed(failed::Args),
     /// Print changes of jobs' states, or run a command for each
     Events(events::Args),
@@ -357,6 +360,7 @@ async fn dispatch(session: &Session, verb: Verb) -> Result<u8, Failure> {
         Verb::Run(args) => run::run(session, args).await,
         Verb::Enqueue(args) => enqueue::run(session, args).await,
         Verb::Status(args) => status::run(session, args).await,
+        Verb::Why(args) => why::run(session, args).await,
         Verb::Result(args) => result::run(session, args).await,
         Verb::Logs(args) => logs::run(session, args).await,
         Verb::Wait(args) => wait::run(session, args).await,

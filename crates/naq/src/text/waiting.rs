@@ -2,10 +2,81 @@
 
 use std::time::Duration;
 
-use super::{FREE_ROOM, count, excerpt, relative_time, span};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Ending, FREE_ROOM, count, excerpt, relative_time, span};
 use naq_client::WaitCause;
 use naq_core::describe_missing_labels;
-use naq_protocol::{Dependency, JobId, QueueName, Timestamp, escape};
+use naq_protocol::{Dependency, JobId, QueueName, Record, State, Timestamp, escape};
+
+/// Why a job does not run.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "why")]
+pub(crate) struct Why {
+    /// The job.
+    pub(crate) job_id: JobId,
+    /// Its state.
+    pub(crate) state: State,
+    /// What it waits for, since when it runs, or how it has ended, for people.
+    pub(crate) text: String,
+    /// What it waits for, with details. Absent if nothing keeps it from running, or if it runs or has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    pub(crate) cause: Option<WaitCause>,
+    /// Whether a user has to act: without that, the job does not start or does not end.
+    pub(crate) needs_action: bool,
+}
+
+impl Why {
+    /// The explanation of a cause; for `unseen` see [`describe`].
+    pub(crate) fn new(
+        record: &Record,
+        cause: Option<WaitCause>,
+        now: Timestamp,
+        unseen: Duration,
+    ) -> Why {
+        let text = match &cause {
+            Some(cause) => describe(&record.job_id, cause, now, unseen),
+            None => describe_unhindered(record, now),
+        };
+        Why {
+            job_id: record.job_id.clone(),
+            state: record.state(),
+            text,
+            needs_action: cause.as_ref().is_some_and(WaitCause::needs_action),
+            cause,
+        }
+    }
+}
+
+/// What a job that waits for nothing does.
+fn describe_unhindered(record: &Record, now: Timestamp) -> String {
+    let ending = Ending::of(record);
+    let error = record.error.as_deref().map(escape);
+    match (record.state(), record.finished_at()) {
+        (state, Some(ended)) if state.is_terminal() => {
+            let error = error.map(|error| format!(": {error}")).unwrap_or_default();
+            format!(
+                "it has ended {}: {ending}{error}",
+                relative_time(ended, now)
+            )
+        }
+        (State::Running, _) => {
+            let started = record.started_at.unwrap_or(record.enqueue_time);
+            let worker = record.worker_id.as_deref().map(escape);
+            let worker = worker
+                .map(|id| format!(" on worker {id}"))
+                .unwrap_or_default();
+            format!(
+                "it runs since {started} ({}){worker}",
+                relative_time(started, now)
+            )
+        }
+        (state, _) if state.is_terminal() => format!("it has ended: {ending}"),
+        _ => "nothing keeps it from running; a worker starts it soon".to_owned(),
+    }
+}
 
 /// What a job waits for, as a sentence without a full stop. `unseen` is the time for which a vanished
 /// worker has sent no heartbeat, at least.

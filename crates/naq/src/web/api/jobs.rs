@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 
 use super::parameters::{Query, limit};
 use crate::clock;
-use crate::text::waiting::describe;
+use crate::text::waiting::Why;
 use crate::web::access::Right;
 use crate::web::filter::Filter;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
-use naq_client::{CancelOutcome, JobFilter, JobSummary, WaitCause};
+use naq_client::{CancelOutcome, JobFilter, JobSummary};
 use naq_protocol::{JobId, QueueName, Record, State as JobState};
 
 /// Jobs in a page unless the request says otherwise.
@@ -113,7 +113,11 @@ pub(super) const ROUTES: &[Route] = &[
         summary: "Say why a job does not run",
         parameters: &[JOB],
         body: None,
-        answers: &[json(200, "What the job waits for", schema_of::<Why>)],
+        answers: &[json(
+            200,
+            "Why it does not run, or how it has ended",
+            schema_of::<Why>,
+        )],
         problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
         is_stream: false,
         handler: || get(why),
@@ -183,34 +187,14 @@ struct Jobs {
     is_cut: bool,
 }
 
-/// What a job waits for.
-#[derive(Serialize, schemars::JsonSchema)]
-#[schemars(rename = "why")]
-struct Why {
-    /// The job.
-    job_id: JobId,
-    /// Its state.
-    state: JobState,
-    /// What it waits for, for people. Absent means that nothing keeps it from running, or that it runs or
-    /// has ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// The cause, with its details. Absent as `text` is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
-    cause: Option<WaitCause>,
-    /// Whether a user has to act: without that, the job does not start or does not end.
-    needs_action: bool,
-}
-
 /// A job that was enqueued again.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "retried")]
-struct Retried {
+pub(super) struct Retried {
     /// The new job.
-    job_id: JobId,
+    pub(super) job_id: JobId,
     /// The job whose envelope it has.
-    rerun_of: JobId,
+    pub(super) rerun_of: JobId,
 }
 
 async fn list(
@@ -259,7 +243,7 @@ async fn list(
 }
 
 /// A header with the address of the next page, relative to this one.
-fn next_link(cursor: &str) -> Option<HeaderValue> {
+pub(super) fn next_link(cursor: &str) -> Option<HeaderValue> {
     // a cursor contains the name of a stream, which has no character that needs an escape
     HeaderValue::from_str(&format!("<?cursor={cursor}>; rel=\"next\"")).ok()
 }
@@ -357,17 +341,7 @@ async fn why(
     Query::parse(query, &[])?;
     let record = web.client.fetch_job(&JobId::new(&job)?).await?;
     let cause = web.client.wait_cause(&record).await?;
-    let now = clock::now();
-    let text = cause
-        .as_ref()
-        .map(|cause| describe(&record.job_id, cause, now, Duration::ZERO));
-    Ok(Json(Why {
-        state: record.state(),
-        job_id: record.job_id,
-        text,
-        needs_action: cause.as_ref().is_some_and(WaitCause::needs_action),
-        cause,
-    }))
+    Ok(Json(Why::new(&record, cause, clock::now(), Duration::ZERO)))
 }
 
 async fn cancel(

@@ -1,6 +1,7 @@
 //! The HTTP API. Each module has the routes about one kind of thing.
 
 mod events;
+pub(super) mod failed;
 mod health;
 pub(super) mod jobs;
 mod output;
@@ -22,6 +23,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         submit::ROUTES,
         jobs::ROUTES,
         output::ROUTES,
+        failed::ROUTES,
         schedules::ROUTES,
         workers::ROUTES,
         server::ROUTES,
