@@ -4,6 +4,8 @@
 
 mod api;
 mod browser;
+mod failed;
+mod failed_pages;
 mod http;
 mod job;
 mod jobs;

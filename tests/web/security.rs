@@ -27,6 +27,13 @@ fn protected() -> Vec<(String, String)> {
         ("POST".to_owned(), "/jobs/job/cancel".to_owned()),
         ("POST".to_owned(), "/jobs/job/retry".to_owned()),
         ("POST".to_owned(), "/logout".to_owned()),
+        ("POST".to_owned(), "/failed/retry".to_owned()),
+        ("POST".to_owned(), "/failed/discard".to_owned()),
+        ("POST".to_owned(), "/failed/x/retry".to_owned()),
+        ("POST".to_owned(), "/failed/x/discard".to_owned()),
+        ("POST".to_owned(), "/schedules/x/pause".to_owned()),
+        ("POST".to_owned(), "/schedules/x/resume".to_owned()),
+        ("POST".to_owned(), "/schedules/x/trigger".to_owned()),
     ]);
     assert!(found.len() > 15, "{found:?}");
     found
@@ -315,6 +322,10 @@ fn answers_forbid_what_a_page_must_not_do() {
     let dashboard = Dashboard::start(&naq, &[]);
     let paths = [
         "/",
+        "/failed",
+        "/failed/jobs",
+        "/schedules",
+        "/workers",
         "/login",
         "/nothing",
         "/api/queues",

@@ -7,6 +7,7 @@ mod access;
 mod ansi;
 mod api;
 mod assets;
+mod failure_groups;
 mod filter;
 mod guard;
 mod job_rows;

@@ -94,6 +94,71 @@ const PAGES: &[Route] = &[
     page("GET", "/assets/{name}", None, "Scripts and styles", || {
         axum::routing::get(super::assets::serve)
     }),
+    page("GET", "/failed", Some(Right::View), "Failed jobs", || {
+        axum::routing::get(pages::failed::show)
+    }),
+    page(
+        "GET",
+        "/failed/jobs",
+        Some(Right::View),
+        "The failed jobs of a group",
+        || axum::routing::get(pages::failed::jobs),
+    ),
+    page(
+        "POST",
+        "/failed/retry",
+        Some(Right::Operate),
+        "Run the failed jobs of a group again",
+        || axum::routing::post(pages::failed::retry_group),
+    ),
+    page(
+        "POST",
+        "/failed/discard",
+        Some(Right::Operate),
+        "Discard the failed jobs of a group",
+        || axum::routing::post(pages::failed::discard_group),
+    ),
+    page(
+        "POST",
+        "/failed/{job}/retry",
+        Some(Right::Operate),
+        "Run a failed job again",
+        || axum::routing::post(pages::failed::retry),
+    ),
+    page(
+        "POST",
+        "/failed/{job}/discard",
+        Some(Right::Operate),
+        "Discard a failed job",
+        || axum::routing::post(pages::failed::discard),
+    ),
+    page("GET", "/schedules", Some(Right::View), "Schedules", || {
+        axum::routing::get(pages::schedules::show)
+    }),
+    page(
+        "POST",
+        "/schedules/{schedule}/pause",
+        Some(Right::Operate),
+        "Pause a schedule",
+        || axum::routing::post(pages::schedules::pause),
+    ),
+    page(
+        "POST",
+        "/schedules/{schedule}/resume",
+        Some(Right::Operate),
+        "Resume a schedule",
+        || axum::routing::post(pages::schedules::resume),
+    ),
+    page(
+        "POST",
+        "/schedules/{schedule}/trigger",
+        Some(Right::Operate),
+        "Enqueue a job of a schedule now",
+        || axum::routing::post(pages::schedules::trigger),
+    ),
+    page("GET", "/workers", Some(Right::View), "Workers", || {
+        axum::routing::get(pages::workers::show)
+    }),
 ];
 
 /// Every route: pages, and the API in the order of the document.

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use tokio::sync::watch;
 
+use super::failure_groups::FailureGroups;
 use super::live::Live;
 use super::login::{LoginCode, LoginGate};
 use super::options::{WebConfig, host_names};
@@ -25,6 +26,7 @@ pub(super) struct Web {
     pub(super) login: LoginGate,
     pub(super) templates: Templates,
     pub(super) live: Live,
+    pub(super) failure_groups: FailureGroups,
     /// Becomes true when the dashboard stops, so that streams end.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -39,6 +41,7 @@ impl Web {
     ) -> Arc<Web> {
         Arc::new(Web {
             live: Live::new(client.clone(), stop.clone()),
+            failure_groups: FailureGroups::default(),
             client,
             host_names: host_names(listen, &config.host_names),
             cookie_name: format!("naq_session_{}", listen.port()),

@@ -18,6 +18,13 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("jobs.html", include_str!("templates/jobs.html")),
     ("job.html", include_str!("templates/job.html")),
     ("job_body.html", include_str!("templates/job_body.html")),
+    ("failed.html", include_str!("templates/failed.html")),
+    (
+        "failed_jobs.html",
+        include_str!("templates/failed_jobs.html"),
+    ),
+    ("schedules.html", include_str!("templates/schedules.html")),
+    ("workers.html", include_str!("templates/workers.html")),
     ("login.html", include_str!("templates/login.html")),
     ("error.html", include_str!("templates/error.html")),
 ];

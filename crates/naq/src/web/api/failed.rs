@@ -17,7 +17,7 @@ use crate::web::filter::Since;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, other, query, schema_of};
 use crate::web::state::Web;
-use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, DeadLetterGroups, FailureGroupId};
+use naq_client::{DeadLetter, DeadLetterFilter, DeadLetterGroup, FailureGroupId};
 use naq_protocol::{JobId, QueueName, Reason, State as JobState, Timestamp};
 
 /// Failed jobs in a page unless the request says otherwise.
@@ -300,16 +300,14 @@ async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, 
 
 async fn groups(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Groups>, Problem> {
     let query = Query::parse(query, &["queue", "reason", "since"])?;
-    let DeadLetterGroups {
-        groups,
-        other,
-        jobs,
-        ..
-    } = web.client.group_dead_letters(&filter(&query)?).await?;
+    let found = web
+        .failure_groups
+        .read(&web.client, filter(&query)?)
+        .await?;
     Ok(Json(Groups {
-        groups,
-        other,
-        jobs,
+        groups: found.groups.clone(),
+        other: found.other.clone(),
+        jobs: found.jobs,
     }))
 }
 
@@ -330,6 +328,7 @@ async fn retry(
         return Ok(Json(retried).into_response());
     }
     rerun.enqueue().await?;
+    web.failure_groups.clear().await;
     let place = format!("{}/api/jobs/{}", web.base_path(), retried.job_id);
     let headers = [(header::LOCATION, place)];
     Ok((StatusCode::CREATED, headers, Json(retried)).into_response())
@@ -345,6 +344,7 @@ async fn discard(
     let failed = web.client.fetch_dead_letter(&job).await?;
     if !is_dry {
         web.client.discard_dead_letter(&failed).await?;
+        web.failure_groups.clear().await;
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -5,7 +5,13 @@ use serde::Serialize;
 use crate::web::access::Identity;
 
 /// The pages that the header leads to, in its order.
-const PLACES: &[(&str, &str)] = &[("/", "Overview"), ("/jobs", "Jobs")];
+const PLACES: &[(&str, &str)] = &[
+    ("/", "Overview"),
+    ("/jobs", "Jobs"),
+    ("/failed", "Failed"),
+    ("/schedules", "Schedules"),
+    ("/workers", "Workers"),
+];
 
 /// A link of the header.
 #[derive(Serialize)]

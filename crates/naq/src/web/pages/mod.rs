@@ -1,5 +1,6 @@
 //! Pages for browsers, made on the server. They work without scripts; a script updates open ones.
 
+pub(super) mod failed;
 mod frame;
 pub(super) mod job;
 mod job_envelope;
@@ -11,3 +12,5 @@ pub(super) mod live;
 pub(super) mod login;
 pub(super) mod overview;
 pub(super) mod problems;
+pub(super) mod schedules;
+pub(super) mod workers;
