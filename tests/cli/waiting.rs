@@ -275,7 +275,7 @@ fn naq_why_says_what_a_job_waits_for_and_how_it_ended() {
     let _worker = naq.worker(&["build"]).spawn();
     let long = naq.enqueue(&["-q", "build", "--id", "long", "--", "sleep", "60"]);
     naq.wait_running(&long);
-    why("long").expect_stdout("it runs since 20");
+    why("long").expect_stdout("it has been running since 20");
     let bad = naq.enqueue(&["-q", "build", "--id", "bad", "--", "/no/such\u{1b}[31m"]);
     naq.cli(["cancel", "long"]).run().succeeds();
     naq.wait_ended(&bad);

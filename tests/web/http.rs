@@ -46,6 +46,16 @@ impl Request {
 
     /// Sends it, and leaves the connection open.
     pub(super) fn open(self) -> BufReader<TcpStream> {
+        let length = format!("Content-Length: {}\r\n", self.body.len());
+        self.open_with(&length)
+    }
+
+    /// Sends the head of a request whose body follows in chunks, and leaves the connection open.
+    pub(super) fn open_chunked(self) -> BufReader<TcpStream> {
+        self.open_with("Transfer-Encoding: chunked\r\n")
+    }
+
+    fn open_with(self, length: &str) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let mut head = format!("{}\r\n", self.line);
@@ -55,7 +65,7 @@ impl Request {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", self.body.len()));
+        head.push_str(&format!("{length}\r\n"));
         stream.write_all(head.as_bytes()).unwrap();
         // a server may refuse the head, and close before it has read the body
         let _ = stream.write_all(&self.body);

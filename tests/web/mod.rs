@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod api;
+mod bodies;
 mod browser;
+mod control;
 mod failed;
 mod failed_pages;
 mod http;

@@ -69,7 +69,7 @@ fn describe_unhindered(record: &Record, now: Timestamp) -> String {
                 .map(|id| format!(" on worker {id}"))
                 .unwrap_or_default();
             format!(
-                "it runs since {started} ({}){worker}",
+                "it has been running since {started} ({}){worker}",
                 relative_time(started, now)
             )
         }

@@ -132,9 +132,47 @@ impl Problem {
         &self.detail
     }
 
+    /// The body of an answer with this problem.
+    pub(super) fn into_body(self) -> ProblemBody {
+        ProblemBody {
+            r#type: format!("/problems/{}", self.kind.slug),
+            title: self.kind.title.to_owned(),
+            status: self.kind.status,
+            detail: self.detail,
+            errors: self.errors,
+        }
+    }
+
     /// The status code.
     pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// One problem for several: the kind and the detail of the first, and the wrong fields of all. `None` if
+    /// there are none.
+    pub(super) fn merge(problems: Vec<Problem>) -> Option<Problem> {
+        let mut all = problems.into_iter();
+        let mut first = all.next()?;
+        first.errors.extend(all.flat_map(|problem| problem.errors));
+        Some(first)
+    }
+
+    /// The same problem, which names this field of the body if it names none.
+    pub(super) fn at(mut self, pointer: &str) -> Problem {
+        if self.errors.is_empty() {
+            self.errors.push(FieldProblem {
+                pointer: pointer.to_owned(),
+                detail: self.detail.clone(),
+            });
+        }
+        self
+    }
+
+    /// The same problem, with more to its detail.
+    pub(super) fn explain(mut self, more: &str) -> Problem {
+        self.detail.push_str("; ");
+        self.detail.push_str(more);
+        self
     }
 
     /// A field of an envelope that is wrong. `prefix` is the pointer to the envelope.
@@ -163,21 +201,15 @@ fn pointer(path: &str) -> String {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.status();
-        let body = ProblemBody {
-            r#type: format!("/problems/{}", self.kind.slug),
-            title: self.kind.title.to_owned(),
-            status: self.kind.status,
-            detail: self.detail,
-            errors: self.errors,
-        };
+        let (kind, status) = (self.kind, self.status());
+        let body = self.into_body();
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        let also: Option<(HeaderName, &str)> = match self.kind.status {
+        let also: Option<(HeaderName, &str)> = match kind.status {
             401 => Some((header::WWW_AUTHENTICATE, "Bearer")),
             503 | 429 => Some((header::RETRY_AFTER, RETRY_AFTER_S)),
             _ => None,

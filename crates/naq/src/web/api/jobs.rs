@@ -22,7 +22,7 @@ use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
 use crate::web::{job_rows, job_search};
 use naq_client::{CancelOutcome, JobFilter, JobSummary};
-use naq_protocol::{JobId, QueueName, Record, State as JobState};
+use naq_protocol::{JobId, QueueName, Record};
 
 /// Jobs in a page unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;

@@ -2,14 +2,18 @@
 
 mod events;
 pub(super) mod failed;
+mod flows;
 mod health;
 pub(super) mod jobs;
 mod output;
 pub(super) mod parameters;
 mod queues;
 mod schedules;
+mod schemas;
 mod server;
 mod submit;
+mod submit_many;
+mod times;
 mod workers;
 
 pub(super) use events::event_stream;
@@ -20,14 +24,18 @@ use super::route::Route;
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     [
         queues::ROUTES,
+        submit_many::ROUTES,
         submit::ROUTES,
         jobs::ROUTES,
         output::ROUTES,
+        flows::ROUTES,
         failed::ROUTES,
         schedules::ROUTES,
+        times::ROUTES,
         workers::ROUTES,
         server::ROUTES,
         events::ROUTES,
+        schemas::ROUTES,
         health::ROUTES,
     ]
     .into_iter()

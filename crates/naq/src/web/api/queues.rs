@@ -4,17 +4,21 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
-use axum::routing::{get, post};
-use serde::Serialize;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use serde::{Deserialize, Serialize};
 
 use super::parameters::Query;
+use super::submit::check_media_type;
 use crate::web::access::Right;
 use crate::web::overview::Facts;
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Parameter, Route, json, path, query, schema_of};
+use crate::web::route::{Parameter, Route, json, other, path, query, schema_of};
 use crate::web::state::Web;
-use naq_client::QueueInfo;
+use naq_client::{BrokerError, ClientError, QueueInfo, QueueSettings};
 use naq_protocol::{QueueName, Timestamp};
 
 const QUEUE: Parameter = path("queue", "Name of the queue", "build");
@@ -73,7 +77,103 @@ pub(super) const ROUTES: &[Route] = &[
         is_stream: false,
         handler: || post(resume),
     },
+    Route {
+        method: "PUT",
+        path: "/api/queues/{queue}",
+        right: Some(Right::Operate),
+        summary: "Create a queue, or change its settings",
+        parameters: &[QUEUE, DRY_RUN],
+        body: Some(schema_of::<NewSettings>),
+        answers: &[
+            json(
+                200,
+                "The queue existed, and has these settings",
+                schema_of::<QueueState>,
+            ),
+            json(201, "The queue is created", schema_of::<QueueState>),
+            other(
+                204,
+                "The queue would be created, with `dry_run`",
+                "application/json",
+            ),
+        ],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::MEDIA_TYPE,
+            &problem::REFUSED,
+            &problem::STORAGE_FULL,
+        ],
+        is_stream: false,
+        handler: || put(set),
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/queues/{queue}",
+        right: Some(Right::Operate),
+        summary: "Remove a queue and its jobs, also those that run",
+        parameters: &[
+            QUEUE,
+            query(
+                "jobs",
+                "Number of its jobs, queued, running and delayed, as the sender saw it",
+                "0",
+            ),
+            DRY_RUN,
+        ],
+        body: None,
+        answers: &[other(
+            204,
+            "The queue is removed, or would be, with `dry_run`",
+            "application/json",
+        )],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::NOT_FOUND,
+            &problem::CONFLICT,
+        ],
+        is_stream: false,
+        handler: || delete(remove),
+    },
+    Route {
+        method: "POST",
+        path: "/api/queues/{queue}/purge",
+        right: Some(Right::Operate),
+        summary: "Remove the jobs of a queue that no worker runs",
+        parameters: &[QUEUE, DRY_RUN],
+        body: None,
+        answers: &[json(
+            200,
+            "How many are removed, or would be, with `dry_run`",
+            schema_of::<Purged>,
+        )],
+        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
+        is_stream: false,
+        handler: || post(purge),
+    },
 ];
+
+/// The settings of a queue.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "queue_settings")]
+#[serde(deny_unknown_fields)]
+struct NewSettings {
+    /// How many of its jobs may run at once. Absent means no limit.
+    #[serde(default)]
+    max_running: Option<NonZeroU32>,
+    /// Number of servers that keep a copy. Absent means that it stays, or the default for a new queue.
+    #[serde(default)]
+    replicas: Option<std::num::NonZeroUsize>,
+}
+
+/// What a purge has removed.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "purged")]
+struct Purged {
+    /// Jobs that were removed.
+    removed: u64,
+    /// Running jobs, which were kept.
+    running: u64,
+}
 
 /// All queues.
 #[derive(Serialize, schemars::JsonSchema)]
@@ -180,4 +280,98 @@ async fn resume(
         queue.resume().await?;
     }
     state_of(&web, &name).await
+}
+
+/// The state of a queue. `None` if it does not exist.
+async fn info_of(queue: &naq_client::Queue) -> Result<Option<QueueInfo>, ClientError> {
+    match queue.info().await {
+        Ok(info) => Ok(Some(info)),
+        Err(ClientError::Broker(BrokerError::QueueNotFound(_))) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn set(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let queue = web.client.queue(&name)?;
+    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    check_media_type(&headers)?;
+    let settings: NewSettings = serde_json::from_slice(&body)
+        .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;
+    let existing = info_of(&queue).await?;
+    let status = match (&existing, is_dry) {
+        (None, true) => return Ok(StatusCode::NO_CONTENT.into_response()),
+        (None, false) => StatusCode::CREATED,
+        (Some(_), _) => StatusCode::OK,
+    };
+    let replicas = settings.replicas.map(std::num::NonZeroUsize::get);
+    match existing {
+        Some(_) if is_dry => {}
+        Some(info) => {
+            if info.max_running != settings.max_running {
+                queue.set_max_running(settings.max_running).await?;
+            }
+            if let Some(replicas) = replicas.filter(|replicas| *replicas != info.replicas) {
+                queue.set_replicas(replicas).await?;
+            }
+        }
+        None => {
+            let settings = QueueSettings {
+                replicas,
+                max_running: settings.max_running,
+                ..QueueSettings::default()
+            };
+            queue.add(&settings).await?;
+        }
+    }
+    Ok((status, state_of(&web, &name).await?).into_response())
+}
+
+async fn remove(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    query: RawQuery,
+) -> Result<StatusCode, Problem> {
+    let queue = web.client.queue(&name)?;
+    let query = Query::parse(query, &["jobs", "dry_run"])?;
+    let is_dry = query.is_on("dry_run")?;
+    let Some(seen) = query.parsed::<u64, _>("jobs", str::parse)? else {
+        let detail = "it is missing; it confirms how many jobs are removed with the queue";
+        return Err(Problem::parameter("jobs", detail));
+    };
+    let info = queue.info().await?;
+    let jobs = info.depth + info.running + info.delayed;
+    if jobs != seen {
+        let detail = format!("the queue `{}` has {jobs} jobs, not {seen}", info.name);
+        return Err(Problem::new(&problem::CONFLICT, detail));
+    }
+    if !is_dry {
+        queue.remove().await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn purge(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    query: RawQuery,
+) -> Result<Json<Purged>, Problem> {
+    let queue = web.client.queue(&name)?;
+    if Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+        let info = queue.info().await?;
+        return Ok(Json(Purged {
+            removed: info.depth + info.delayed,
+            running: info.running,
+        }));
+    }
+    let purged = queue.purge().await?;
+    Ok(Json(Purged {
+        removed: purged.removed,
+        running: purged.running,
+    }))
 }

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{post, put};
+use axum::routing::put;
 use serde::Serialize;
 
 use super::jobs::{JOB, WAIT_MAX, wait, without_values};
@@ -22,26 +22,27 @@ use naq_client::{ClientError, ErrorKind, Queue};
 use naq_core::{StartDelay, delay_for, delay_until};
 use naq_protocol::{Envelope, JobId, Timestamp};
 
-const QUEUE: Parameter = path(
+pub(super) const QUEUE: Parameter = path(
     "queue",
     "Name of the queue, which is created if it does not exist",
     "build",
 );
-const WAIT: Parameter = query(
+pub(super) const WAIT: Parameter = query(
     "wait",
     "Answer when the job has ended, or after this time, at most 60s",
     "30s",
 );
-const IN: Parameter = query("in", "Start the job after this time", "15m");
-const AT: Parameter = query("at", "Start the job at this time", "2030-12-24T18:00:00Z");
-const MAX_JOBS: Parameter = query(
+pub(super) const IN: Parameter = query("in", "Start the job after this time", "15m");
+pub(super) const AT: Parameter = query("at", "Start the job at this time", "2030-12-24T18:00:00Z");
+pub(super) const MAX_JOBS: Parameter = query(
     "max_jobs",
     "Refuse the job if the queue contains this many",
     "10000",
 );
-const DRY_RUN: Parameter = query("dry_run", "Check the envelope, and enqueue nothing", "true");
+pub(super) const DRY_RUN: Parameter =
+    query("dry_run", "Check the envelope, and enqueue nothing", "true");
 
-const PROBLEMS: &[&ProblemKind] = &[
+pub(super) const PROBLEMS: &[&ProblemKind] = &[
     &problem::BAD_REQUEST,
     &problem::CONFLICT,
     &problem::TOO_LARGE,
@@ -51,61 +52,35 @@ const PROBLEMS: &[&ProblemKind] = &[
     &problem::STORAGE_FULL,
 ];
 
-pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "POST",
-        path: "/api/queues/{queue}/jobs",
-        right: Some(Right::Submit),
-        summary: "Enqueue a job",
-        parameters: &[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN],
-        body: Some(schema_of::<Envelope>),
-        answers: &[
-            json(
-                200,
-                "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
-                schema_of::<Enqueued>,
-            ),
-            json(201, "The job is enqueued", schema_of::<Enqueued>),
-            json(
-                202,
-                "The job is enqueued, and has not ended within `wait`",
-                schema_of::<Enqueued>,
-            ),
-        ],
-        problems: PROBLEMS,
-        is_stream: false,
-        handler: || post(enqueue),
-    },
-    Route {
-        method: "PUT",
-        path: "/api/queues/{queue}/jobs/{job}",
-        right: Some(Right::Submit),
-        summary: "Enqueue a job under this id",
-        parameters: &[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN],
-        body: Some(schema_of::<Envelope>),
-        answers: &[
-            json(
-                200,
-                "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
-                schema_of::<Enqueued>,
-            ),
-            json(201, "The job is enqueued", schema_of::<Enqueued>),
-            json(
-                202,
-                "The job is enqueued, and has not ended within `wait`",
-                schema_of::<Enqueued>,
-            ),
-        ],
-        problems: PROBLEMS,
-        is_stream: false,
-        handler: || put(enqueue_as),
-    },
-];
+pub(super) const ROUTES: &[Route] = &[Route {
+    method: "PUT",
+    path: "/api/queues/{queue}/jobs/{job}",
+    right: Some(Right::Submit),
+    summary: "Enqueue a job under this id",
+    parameters: &[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN],
+    body: Some(schema_of::<Envelope>),
+    answers: &[
+        json(
+            200,
+            "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
+            schema_of::<Enqueued>,
+        ),
+        json(201, "The job is enqueued", schema_of::<Enqueued>),
+        json(
+            202,
+            "The job is enqueued, and has not ended within `wait`",
+            schema_of::<Enqueued>,
+        ),
+    ],
+    problems: PROBLEMS,
+    is_stream: false,
+    handler: || put(enqueue_as),
+}];
 
 /// A job that is enqueued.
 #[derive(Serialize, schemars::JsonSchema)]
 #[schemars(rename = "enqueued")]
-struct Enqueued {
+pub(super) struct Enqueued {
     /// The job. Absent with `dry_run`, unless the envelope has an id.
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<JobId>,
@@ -115,21 +90,35 @@ struct Enqueued {
 }
 
 /// What a request asks for besides the envelope.
-struct Submission {
-    wait: Option<Duration>,
-    start: Option<StartDelay>,
-    max_jobs: Option<u64>,
-    is_dry: bool,
+pub(super) struct Submission {
+    pub(super) wait: Option<Duration>,
+    /// The delay of the job, or the time at which it starts.
+    start: Option<Start>,
+    pub(super) max_jobs: Option<u64>,
+    pub(super) is_dry: bool,
 }
 
-async fn enqueue(
-    State(web): State<Arc<Web>>,
-    Path(queue): Path<String>,
-    query: RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    submit(&web, &queue, None, query, &headers, body).await
+/// When a job starts.
+#[derive(Clone, Copy)]
+enum Start {
+    After(Duration),
+    At(Timestamp),
+}
+
+impl Submission {
+    /// The delay of the job of an envelope. `None` means that it starts at once.
+    ///
+    /// # Errors
+    /// Returns a problem if the time is out of range, or if the job expires before it.
+    pub(super) fn start(&self, envelope: &Envelope) -> Result<Option<StartDelay>, Problem> {
+        let now = clock::now();
+        let start = match self.start {
+            Some(Start::After(delay)) => delay_for(delay, envelope.expires_at, now),
+            Some(Start::At(time)) => delay_until(time, envelope.expires_at, now),
+            None => return Ok(None),
+        };
+        Ok(Some(start.map_err(ClientError::InvalidDueTime)?))
+    }
 }
 
 async fn enqueue_as(
@@ -142,8 +131,15 @@ async fn enqueue_as(
     submit(&web, &queue, Some(JobId::new(&job)?), query, &headers, body).await
 }
 
+/// Checks an envelope as a worker will. `prefix` is the pointer to it in the body.
+pub(super) fn check_envelope(bytes: &[u8], prefix: &str) -> Result<Envelope, Problem> {
+    Envelope::parse(bytes)
+        .and_then(|envelope| envelope.check_supported().map(|()| envelope))
+        .map_err(|error| Problem::of_envelope(&error, prefix))
+}
+
 /// Checks an envelope as a worker will, and enqueues it as its producer wrote it.
-async fn submit(
+pub(super) async fn submit(
     web: &Web,
     queue: &str,
     job_id: Option<JobId>,
@@ -153,10 +149,9 @@ async fn submit(
 ) -> Result<Response, Problem> {
     check_media_type(headers)?;
     let queue = web.client.queue(queue)?;
-    let envelope = Envelope::parse(&body)
-        .and_then(|envelope| envelope.check_supported().map(|()| envelope))
-        .map_err(|error| Problem::of_envelope(&error, ""))?;
-    let submission = read_submission(query, &envelope)?;
+    let envelope = check_envelope(&body, "")?;
+    let submission = read_submission(query)?;
+    let start = submission.start(&envelope)?;
     let job_id = chosen_id(job_id, headers, &envelope)?;
     if submission.is_dry {
         return Ok(answer(web, StatusCode::OK, job_id, None));
@@ -168,7 +163,7 @@ async fn submit(
         Some(job_id) => exists(web, job_id).await?,
         None => false,
     };
-    let job_id = store(&queue, job_id, body, submission.start).await?;
+    let job_id = store(&queue, job_id, body, start).await?;
     let created = match is_known {
         true => StatusCode::OK,
         false => StatusCode::CREATED,
@@ -185,7 +180,7 @@ async fn submit(
     }
 }
 
-async fn store(
+pub(super) async fn store(
     queue: &Queue,
     job_id: Option<JobId>,
     body: Bytes,
@@ -261,28 +256,32 @@ fn id_of_key(key: &[u8]) -> JobId {
     })
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let given = headers
-        .get(header::CONTENT_TYPE)
+/// The type of a body, without its parameters. Empty if the request has none.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let given = headers.get(header::CONTENT_TYPE);
+    let given = given
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let name = given.split(';').next().unwrap_or_default().trim();
+    given.split(';').next().unwrap_or_default().trim()
+}
+
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let name = media_type(headers);
     match name.eq_ignore_ascii_case("application/json") {
         true => Ok(()),
         false => {
             let detail = format!(
                 "the type is `{}`, not application/json",
-                naq_protocol::escape(given)
+                naq_protocol::escape(name)
             );
             Err(Problem::new(&problem::MEDIA_TYPE, detail))
         }
     }
 }
 
-fn read_submission(query: RawQuery, envelope: &Envelope) -> Result<Submission, Problem> {
+pub(super) fn read_submission(query: RawQuery) -> Result<Submission, Problem> {
     let names = ["wait", "in", "at", "max_jobs", "dry_run"];
     let query = Query::parse(query, &names)?;
-    let now = clock::now();
     let delay = query.parsed("in", naq_protocol::units::parse_duration)?;
     let time = query.parsed("at", str::parse::<Timestamp>)?;
     let start = match (delay, time) {
@@ -292,13 +291,13 @@ fn read_submission(query: RawQuery, envelope: &Envelope) -> Result<Submission, P
                 "it cannot be given together with at",
             ));
         }
-        (Some(delay), None) => Some(delay_for(delay, envelope.expires_at, now)),
-        (None, Some(time)) => Some(delay_until(time, envelope.expires_at, now)),
+        (Some(delay), None) => Some(Start::After(delay)),
+        (None, Some(time)) => Some(Start::At(time)),
         (None, None) => None,
     };
     Ok(Submission {
         wait: query.parsed("wait", wait)?,
-        start: start.transpose().map_err(ClientError::InvalidDueTime)?,
+        start,
         max_jobs: query.parsed("max_jobs", str::parse)?,
         is_dry: query.is_on("dry_run")?,
     })

@@ -1,0 +1,295 @@
+//! Times: of cron expressions, of schedules, and of delayed jobs.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+
+use super::jobs::JOB;
+use super::parameters::{Query, limit};
+use super::submit::check_media_type;
+use crate::clock;
+use crate::web::access::Right;
+use crate::web::problem::{self, Problem};
+use crate::web::route::{Parameter, Route, json, path, query, schema_of};
+use crate::web::state::Web;
+use naq_client::{ClientError, Rescheduled};
+use naq_core::{SchedulePosition, check_schedule};
+use naq_cron::{Cron, Timezone};
+use naq_protocol::units::WireDuration;
+use naq_protocol::{JobId, QueueName, ScheduleId, ScheduleStatus, State as JobState, Timestamp};
+
+/// Times in an answer unless the request says otherwise.
+const COUNT_DEFAULT: usize = 5;
+
+/// Most times in an answer.
+const COUNT_MAX: usize = 1_000;
+
+const COUNT: Parameter = query("count", "Number of times, 1 to 1000", "5");
+
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/api/cron/explain",
+        right: Some(Right::View),
+        summary: "Explain a cron expression, and name its coming times",
+        parameters: &[
+            query("expr", "The cron expression", "30 3 * * 1-5"),
+            query("tz", "Its time zone; UTC if absent", "Europe/Berlin"),
+            COUNT,
+        ],
+        body: None,
+        answers: &[json(200, "What it means", schema_of::<CronExplanation>)],
+        problems: &[&problem::BAD_REQUEST, &problem::REFUSED],
+        is_stream: false,
+        handler: || get(explain),
+    },
+    Route {
+        method: "GET",
+        path: "/api/schedules/{schedule}/next",
+        right: Some(Right::View),
+        summary: "Name the coming ticks of a schedule",
+        parameters: &[path("schedule", "Name of the schedule", "nightly"), COUNT],
+        body: None,
+        answers: &[json(
+            200,
+            "The ticks; none if the schedule is paused or has ended",
+            schema_of::<Ticks>,
+        )],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::NOT_FOUND,
+            &problem::REFUSED,
+        ],
+        is_stream: false,
+        handler: || get(next),
+    },
+    Route {
+        method: "POST",
+        path: "/api/jobs/{job}/reschedule",
+        right: Some(Right::Operate),
+        summary: "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed",
+        parameters: &[
+            JOB,
+            query("dry_run", "Check the request, and change nothing", "true"),
+        ],
+        body: Some(schema_of::<NewStart>),
+        answers: &[json(200, "When the job starts", schema_of::<StartOfJob>)],
+        problems: &[
+            &problem::BAD_REQUEST,
+            &problem::NOT_FOUND,
+            &problem::CONFLICT,
+            &problem::MEDIA_TYPE,
+            &problem::REFUSED,
+        ],
+        is_stream: false,
+        handler: || post(reschedule),
+    },
+];
+
+/// A time, in UTC and in a time zone.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "zoned_time")]
+struct ZonedTime {
+    /// In UTC.
+    utc: Timestamp,
+    /// In the zone of the expression or the schedule, with its offset.
+    local: String,
+}
+
+impl ZonedTime {
+    fn new(utc: Timestamp, zone: Timezone) -> ZonedTime {
+        ZonedTime {
+            local: zone.format(utc.0),
+            utc,
+        }
+    }
+}
+
+/// What a cron expression means.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "cron_explanation")]
+struct CronExplanation {
+    /// The expression.
+    cron: String,
+    /// Its time zone.
+    tz: String,
+    /// What it means, in a sentence.
+    explanation: String,
+    /// The coming times that it matches.
+    next: Vec<ZonedTime>,
+}
+
+/// The coming ticks of a schedule.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "ticks")]
+struct Ticks {
+    /// The schedule.
+    schedule_id: ScheduleId,
+    /// Its time zone.
+    tz: String,
+    /// The ticks, without their jitter.
+    next: Vec<ZonedTime>,
+}
+
+/// When a job is to start: either field.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "new_start")]
+#[serde(deny_unknown_fields)]
+struct NewStart {
+    /// At this time.
+    #[serde(default)]
+    at: Option<Timestamp>,
+    /// After this time from now.
+    #[serde(default)]
+    r#in: Option<WireDuration>,
+}
+
+/// When a job starts.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "start_of_job")]
+struct StartOfJob {
+    /// The job.
+    job_id: JobId,
+    /// Its queue.
+    queue: QueueName,
+    /// `scheduled`, `retrying` or `queued`.
+    state: JobState,
+    /// When it starts. Absent if it is in its queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<Timestamp>,
+    /// Whether it is paused: then it does not start before it is resumed.
+    paused: bool,
+}
+
+fn read_count(query: &Query) -> Result<usize, Problem> {
+    let count = query.parsed("count", |text| limit(text, COUNT_MAX))?;
+    Ok(count.unwrap_or(COUNT_DEFAULT))
+}
+
+fn refused(name: &str, error: impl std::fmt::Display) -> Problem {
+    Problem::new(&problem::REFUSED, format!("{name}: {error}"))
+}
+
+async fn explain(query: RawQuery) -> Result<Json<CronExplanation>, Problem> {
+    let query = Query::parse(query, &["expr", "tz", "count"])?;
+    let Some(text) = query.one("expr")? else {
+        return Err(Problem::parameter("expr", "it is missing"));
+    };
+    let cron = Cron::parse(text).map_err(|error| refused("expr", error))?;
+    let zone: Timezone = match query.one("tz")? {
+        Some(name) => name.parse().map_err(|error| refused("tz", error))?,
+        None => Timezone::UTC,
+    };
+    let count = read_count(&query)?;
+    let mut next = Vec::new();
+    let mut last = clock::now().0;
+    while next.len() < count
+        && let Some(time) = cron.next_after(last, zone)
+    {
+        next.push(ZonedTime::new(Timestamp(time), zone));
+        last = time;
+    }
+    Ok(Json(CronExplanation {
+        cron: cron.as_str().to_owned(),
+        tz: zone.name().to_owned(),
+        explanation: cron.explain(),
+        next,
+    }))
+}
+
+async fn next(
+    State(web): State<Arc<Web>>,
+    Path(name): Path<String>,
+    query: RawQuery,
+) -> Result<Json<Ticks>, Problem> {
+    let name = ScheduleId::new(&name)?;
+    let count = read_count(&Query::parse(query, &["count"])?)?;
+    let Some(summary) = web.client.fetch_schedule(&name).await? else {
+        return Err(ClientError::NoSuchSchedule(name.to_string()).into());
+    };
+    let schedule = &summary.schedule;
+    let plan = check_schedule(schedule).map_err(|error| refused("schedule", error))?;
+    let zone: Timezone = schedule
+        .tz
+        .as_deref()
+        .and_then(|name| name.parse().ok())
+        .unwrap_or_default();
+    let left = schedule
+        .repeat
+        .map(|repeat| repeat.saturating_sub(schedule.progress.runs));
+    let left = left
+        .and_then(|left| usize::try_from(left).ok())
+        .unwrap_or(usize::MAX);
+    let mut next = Vec::new();
+    let mut tick = match schedule.status {
+        ScheduleStatus::Active => plan.next(&SchedulePosition::from_schedule(schedule)),
+        _ => None,
+    };
+    while let Some(time) = tick.filter(|_| next.len() < count.min(left)) {
+        next.push(ZonedTime::new(time, zone));
+        tick = plan.tick_after(time);
+    }
+    Ok(Json(Ticks {
+        schedule_id: name,
+        tz: zone.name().to_owned(),
+        next,
+    }))
+}
+
+async fn reschedule(
+    State(web): State<Arc<Web>>,
+    Path(job): Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<StartOfJob>, Problem> {
+    let job = JobId::new(&job)?;
+    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    check_media_type(&headers)?;
+    let wanted: NewStart = serde_json::from_slice(&body)
+        .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;
+    let due = match (wanted.at, wanted.r#in) {
+        (Some(at), None) => at,
+        (None, Some(delay)) => {
+            let now = clock::now();
+            naq_core::delay_for(delay.0, None, now).map_err(ClientError::InvalidDueTime)?;
+            clock::saturating_add(now, delay.0)
+        }
+        _ => {
+            let detail = "the body has either `at` or `in`";
+            return Err(Problem::new(&problem::REFUSED, detail));
+        }
+    };
+    let start = match is_dry {
+        true => Rescheduled::Delayed(Box::new(web.client.fetch_delayed_job(&job).await?)),
+        false => web.client.reschedule_delayed_job(&job, due).await?,
+    };
+    Ok(Json(match start {
+        Rescheduled::Delayed(delayed) => StartOfJob {
+            job_id: job,
+            queue: delayed.queue,
+            state: JobState::Scheduled,
+            due: delayed.due,
+            paused: delayed.paused,
+        },
+        Rescheduled::Retrying { queue, due } => StartOfJob {
+            job_id: job,
+            queue,
+            state: JobState::Retrying,
+            due: Some(due),
+            paused: false,
+        },
+        Rescheduled::Queued { queue } => StartOfJob {
+            job_id: job,
+            queue,
+            state: JobState::Queued,
+            due: None,
+            paused: false,
+        },
+    }))
+}
