@@ -19,6 +19,7 @@ mod harness;
 mod layers;
 mod layout;
 mod lifecycle;
+mod metrics;
 mod packaging;
 mod permissions;
 mod readme;

@@ -10,7 +10,7 @@ pub(super) const ROWS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["worker", "scheduler", "web", "local_server"],
-    &["clock", "text", "watchdog"],
+    &["metrics", "clock", "text", "watchdog"],
 ];
 
 /// What only some places may name: the tokens, the crates or rooms, and why.
@@ -40,6 +40,11 @@ const RESERVED: &[(&[&str], &[&str], &str)] = &[
             "cli/bench",
         ],
         "only worker, scheduler and `naq bench` use the connection below the client",
+    ),
+    (
+        &["prometheus_client"],
+        &["metrics"],
+        "only metrics knows the formats of monitors",
     ),
     (&["ureq"], &["cli"], "only cli speaks HTTP, for webhooks"),
     (

@@ -11,6 +11,7 @@ mod failed_pages;
 mod http;
 mod job;
 mod jobs;
+mod metrics;
 mod pages;
 mod security;
 

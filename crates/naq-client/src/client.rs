@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use naq_core::ClockSkew;
 use naq_jetstream::{
-    Broker, CheckedLayout, CheckedOperation, ConnectOptions, DeadLetter, QueueInfo, Role,
+    Broker, CheckedLayout, CheckedOperation, ConnectOptions, ConnectionState, DeadLetter,
+    QueueInfo, Role, StorageUsage,
 };
 use naq_protocol::{JobId, LeaderInfo, QueueName, Record, SchedulerInfo, Timestamp, WorkerInfo};
 
@@ -110,6 +111,12 @@ impl Client {
     #[must_use]
     pub fn message_bytes_max(&self) -> usize {
         self.broker.message_bytes_max()
+    }
+
+    /// Returns whether the connection to NATS is open, and how often it was opened.
+    #[must_use]
+    pub fn connection_state(&self) -> ConnectionState {
+        self.broker.connection().state()
     }
 
     /// Returns the server's version and address, for people.
@@ -280,6 +287,22 @@ impl Client {
         let (asked_at, since) = (self.now(), tokio::time::Instant::now());
         let server = self.broker.read_server_time().await?;
         Ok(server.map(|server| ClockSkew::new(asked_at, server, since.elapsed())))
+    }
+
+    /// Returns what the account of naq has stored in JetStream.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer, or if this user may not know.
+    pub async fn fetch_storage_usage(&self) -> Result<StorageUsage, ClientError> {
+        Ok(self.broker.storage_usage().await?)
+    }
+
+    /// Returns the number of failed and rejected jobs that are kept, without reading them.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn count_kept_failures(&self) -> Result<u64, ClientError> {
+        Ok(self.broker.count_dead_letters().await?)
     }
 
     /// Returns all queues with their depth, running jobs and settings.

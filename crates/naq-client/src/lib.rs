@@ -126,10 +126,11 @@ pub use naq_core::{
 };
 pub use naq_jetstream::{
     AccountNames, BrokerError, BrokerErrorKind, CheckedLayout, CheckedOperation, ConnectFailure,
-    ConnectOptions, DeadLetter, DelayedJobCursor, Denial, DeniedAction, InvalidRole, JobCursor,
-    Login, Names, NeededRole, NewJob, NoJetStream, OutputStream, PurgeSummary, QueueInfo,
-    QueueSettings, RecordChange, RecordChangeDelivery, Remedy, ResultsPurgeSummary, Role, RoleUser,
-    SettingDifference, UserKey, UsersConfig, needed_role,
+    ConnectOptions, ConnectionState, DeadLetter, DelayedJobCursor, Denial, DeniedAction,
+    InvalidRole, JobCursor, Login, Names, NeededRole, NewJob, NoJetStream, OutputStream,
+    PurgeSummary, QueueInfo, QueueSettings, RecordChange, RecordChangeDelivery, Remedy,
+    ResultsPurgeSummary, Role, RoleUser, SettingDifference, StorageUsage, UserKey, UsersConfig,
+    needed_role,
 };
 #[doc(hidden)]
 pub use naq_jetstream::{

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use naq_core::StartDelay;
 use naq_jetstream::{BrokerError, EnqueueAck, NewJob, PurgeSummary, QueueInfo, QueueSettings};
-use naq_protocol::{Envelope, EnvelopeError, JobId, QueueName, is_equivalent};
+use naq_protocol::{Envelope, EnvelopeError, JobId, QueueName, Timestamp, is_equivalent};
 
 use super::existing_job::{compare_with_existing, same_request};
 use super::{Client, ClientError};
@@ -57,6 +57,15 @@ impl Queue {
     #[must_use]
     pub fn name(&self) -> &QueueName {
         &self.name
+    }
+
+    /// Returns since when the first job is queued that no worker has got yet. `None` if no such job exists.
+    /// Jobs that require labels do not count.
+    ///
+    /// # Errors
+    /// Returns [`ClientError::Broker`] if NATS does not answer or denies the read.
+    pub async fn oldest_queued(&self) -> Result<Option<Timestamp>, ClientError> {
+        Ok(self.client.broker.oldest_queued(&self.name).await?)
     }
 
     /// Enqueues a job and returns its id: the envelope's, or a new one. Creates the queue if it does

@@ -304,6 +304,24 @@ impl ScheduleSummary {
         }
     }
 
+    /// Returns the longest time between two of its next ticks. `None` means that it has fewer than two.
+    #[must_use]
+    pub fn period(&self) -> Option<Duration> {
+        let (plan, _) = prepare_schedule(&self.schedule, &mut CronCache::default()).ok()?;
+        let mut position = SchedulePosition::from_schedule(&self.schedule);
+        let mut longest = None;
+        position.done_until = self.next_run?;
+        for _ in 0..PERIODS_COMPARED {
+            let Some(next) = plan.next(&position) else {
+                break;
+            };
+            let gap = (next.0 - position.done_until.0).to_std().ok();
+            longest = longest.max(gap);
+            position.done_until = next;
+        }
+        longest
+    }
+
     /// Returns what its jobs run, in one line. `None` means that the envelope is invalid.
     #[must_use]
     pub fn command(&self) -> Option<String> {
@@ -330,6 +348,9 @@ pub enum ListedSchedule {
         problem: String,
     },
 }
+
+/// Number of periods of a schedule that are compared: those of a week with a weekend.
+const PERIODS_COMPARED: usize = 8;
 
 /// How many parsed cron expressions are cached while schedules are listed.
 const CACHED_CRONS_MAX: usize = 1_024;

@@ -37,6 +37,7 @@ mod schedules;
 mod slots;
 mod stream;
 mod subjects;
+mod usage;
 mod user_database;
 mod watch;
 mod workers;
@@ -91,5 +92,6 @@ pub use schedules::schedule::{
     ScheduleEvent, ScheduleListing, ScheduleWatch, SchedulesState, StoredSchedule,
 };
 pub use stream::publish::PendingWrite;
+pub use usage::StorageUsage;
 pub use user_database::{Account, accounts};
 pub use watch::{Watch, WatchEvent};

@@ -49,7 +49,7 @@ pub(crate) fn not_known(name: &str, what: &str, known: &[&str]) -> String {
     format!("`{name}` is not {what}; use one of {}", known.join(", "))
 }
 
-/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `from_name`, `known`,
+/// Gives an enum with an `Unknown(UnknownName)` variant its names: `as_str`, `as_static`, `from_name`, `known`,
 /// `Display`, `Serialize`, `Deserialize` and `FromStr`. Only `FromStr` and `known`, for what a user sets,
 /// refuse a name that this version does not define.
 macro_rules! wire_name {
@@ -61,6 +61,15 @@ macro_rules! wire_name {
                 match self {
                     $($type::$variant => $name,)+
                     $type::Unknown(name) => name.as_str(),
+                }
+            }
+
+            /// The name on the wire, or `unknown` for one that only a later version of naq defines.
+            #[must_use]
+            pub fn as_static(&self) -> &'static str {
+                match self {
+                    $($type::$variant => $name,)+
+                    $type::Unknown(_) => "unknown",
                 }
             }
 

@@ -58,6 +58,7 @@ mod wire;
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -274,6 +275,12 @@ impl Runner {
             })
             .await
             .unwrap_or(false)
+    }
+
+    /// The number of spawner processes that died and were started again, which grows while the runner lives.
+    #[must_use]
+    pub fn spawner_restarts(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.inner.pool.spawner_restarts)
     }
 
     /// Starts a job, or queues it until a slot is free. Never blocks and never

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,8 @@ pub(super) struct Pool {
     /// Index of the spawner for jobs that run alone; it is started when the first of them arrives.
     /// `None` if every spawner runs only one job.
     pub(super) reserved: Option<usize>,
+    /// Number of spawner processes that died and were started again.
+    pub(super) spawner_restarts: Arc<AtomicU64>,
     state: Mutex<PoolState>,
 }
 
@@ -154,6 +157,7 @@ impl Pool {
             scratch_dirs,
             preexisting_children,
             reserved,
+            spawner_restarts: Arc::default(),
             state: Mutex::new(PoolState {
                 pending: VecDeque::new(),
                 spawners,

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -174,7 +175,10 @@ pub(super) async fn supervise(pool: Arc<Pool>, index: usize, first: SpawnerProce
             return;
         }
         match start_until_closed(&pool, index, setup).await {
-            Some(next) => spawned = next,
+            Some(next) => {
+                pool.spawner_restarts.fetch_add(1, Ordering::Relaxed);
+                spawned = next;
+            }
             None => return,
         }
     }

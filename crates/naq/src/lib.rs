@@ -2,7 +2,7 @@
 //! instead: nothing here is a stable interface.
 //!
 //! ```text
-//! main → cli → {worker, scheduler, web, local_server} → {clock, text, watchdog}
+//! main → cli → {worker, scheduler, web, local_server} → {metrics, clock, text, watchdog}
 //! ```
 //!
 //! `docs/glossary.md` is the glossary: the meaning of each term, and the type that stands for it.
@@ -10,6 +10,7 @@
 pub mod cli;
 mod clock;
 pub mod local_server;
+pub mod metrics;
 pub mod scheduler;
 mod text;
 pub mod watchdog;

@@ -353,6 +353,7 @@ fn on_connection_event(
                 link.connected = true;
                 link.connected_at = Some(tokio::time::Instant::now());
                 link.generation += 1;
+                link.connections += 1;
             });
             if !is_first && purpose == ConnectionPurpose::General {
                 tracing::info!("connected to NATS again");

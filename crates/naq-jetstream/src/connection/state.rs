@@ -18,6 +18,8 @@ pub struct ConnectionState {
     /// Number of connections so far, plus the number of times that messages were dropped because
     /// they arrived faster than they were read. After a change, messages may have been lost.
     pub generation: u64,
+    /// Number of connections so far.
+    pub connections: u64,
     /// Number of times that the connection was lost without an error from the server.
     pub disconnects: u64,
 }

@@ -413,6 +413,7 @@ impl Subjects<'_> {
                 ]
                 .concat(),
             ),
+            writing("read how much is stored", [self.api("INFO")]),
             self.scans(
                 "list changes, schedules, workers and schedulers",
                 &[

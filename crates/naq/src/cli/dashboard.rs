@@ -232,7 +232,7 @@ fn parse_token(line: &str) -> Result<Token, String> {
 }
 
 /// Reads a file that belongs to this user or root, and that nobody else can read or change.
-fn read_private(path: &Path) -> std::io::Result<String> {
+pub(super) fn read_private(path: &Path) -> std::io::Result<String> {
     let file = read_file(path, SMALL_FILE_BYTES_MAX)?;
     let own = nix::unistd::geteuid().as_raw();
     let refuse = |why: &str| {

@@ -1,11 +1,13 @@
 //! `naq dev`: everything in one foreground process, to develop with.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::dashboard::SideDashboard;
 use super::exit::Failure;
+use super::metrics_args::{self, MetricsArgs};
 use super::render;
 use super::root_jobs::check_root_jobs;
 use super::server::STOP_MAX;
@@ -14,6 +16,7 @@ use super::setting_flags::WorkerSettingFlags;
 use super::worker::{join_names, queue_names, warn_of_hostile_jobs};
 use super::worker_options::{WorkerOptions, warn_of_readable_secrets};
 use crate::local_server::{ServerConfig, SyncInterval};
+use crate::metrics::{Metrics, Role};
 use crate::scheduler::{self, SchedulerConfig, SchedulerError, SchedulerSummary};
 use crate::worker::{self, WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use naq_client::Client;
@@ -26,6 +29,8 @@ pub(super) struct Args {
     queues: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// When the server's writes reach the disk: 1s (a power cut may lose the last second) or
     /// always [default: 1s]
     #[arg(long, value_name = "WHEN", value_parser = super::server::parse_sync)]
@@ -46,7 +51,10 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let queues = queue_names(session, &args.queues)?;
     check_root_jobs(session, &queues)?;
     let (commands, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
-    let options = args.worker.to_development_options(session, queues)?;
+    let mut options = args.worker.to_development_options(session, queues)?;
+    options.metrics = Arc::new(Metrics::new(&[Role::Worker, Role::Scheduler]));
+    let monitors = args.metrics.listen().await?;
+    let _monitors = metrics_args::serve(monitors, &options.metrics);
     // Before the runner, which would take the server's supervisor for the orphan of a job and kill
     // it: the supervisor is a child of this process in a session of its own.
     let (client, managed) = if session.resolved.nats_configured {
@@ -93,7 +101,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
         "try        {example}     (in another terminal)"
     ));
     render::print_stderr("stop       Ctrl-C");
-    let scheduler = super::scheduler::options(session);
+    let mut scheduler = super::scheduler::options(session);
+    scheduler.metrics = Arc::clone(&options.metrics);
     let (summary, scheduled) =
         work_and_schedule(&client, &runner, options, scheduler, &commands, requests).await;
     dashboard.stop().await;

@@ -32,6 +32,7 @@ mod json;
 mod log_file;
 mod logs;
 mod man;
+mod metrics_args;
 mod nats_config;
 mod progress;
 mod purge;

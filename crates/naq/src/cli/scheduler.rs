@@ -2,13 +2,16 @@
 
 pub(super) mod list;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::exit::Failure;
+use super::metrics_args::{self, MetricsArgs};
 use super::session::Session;
 use super::signals::stop_signals;
+use crate::metrics::{Metrics, Role};
 use crate::scheduler::{self, LockOptions, SchedulerConfig};
 use naq_protocol::units::WireDuration;
 
@@ -47,6 +50,8 @@ struct RunArgs {
     /// Time between two searches for what a crash has left
     #[arg(long, value_name = "TIME", default_value = "10m")]
     reconcile_interval: WireDuration,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// Accepted for the Python library's sake and ignored: schedules are not polled
     #[arg(long, value_name = "TIME")]
     poll_interval: Option<WireDuration>,
@@ -81,6 +86,8 @@ async fn run_scheduler(session: &Session, args: RunArgs) -> Result<u8, Failure> 
         return Err(Failure::usage("--reconcile-interval 0s: it must be longer"));
     }
     options.reconcile_interval = args.reconcile_interval.0;
+    let monitors = args.metrics.listen().await?;
+    let _monitors = metrics_args::serve(monitors, &options.metrics);
     match (&mut options.lock, args.lock_ttl) {
         (lock, _) if args.disable_ha => *lock = None,
         (Some(lock), Some(ttl)) => {
@@ -137,5 +144,6 @@ pub(super) fn options(session: &Session) -> SchedulerConfig {
         reconcile_interval: RECONCILE_INTERVAL,
         result_ttl: settings.default_result_ttl,
         watchdog: None,
+        metrics: Arc::new(Metrics::new(&[Role::Scheduler])),
     }
 }

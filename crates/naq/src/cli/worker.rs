@@ -3,6 +3,7 @@
 mod at_boot;
 
 use super::exit::Failure;
+use super::metrics_args::{self, MetricsArgs};
 use super::root_jobs::check_root_jobs;
 use super::session::Session;
 use super::setting_flags::WorkerSettingFlags;
@@ -22,6 +23,8 @@ pub(super) struct Args {
     at_boot: Vec<String>,
     #[command(flatten)]
     worker: WorkerOptions,
+    #[command(flatten)]
+    metrics: MetricsArgs,
 }
 
 impl Args {
@@ -41,6 +44,8 @@ pub(super) async fn run(session: &Session, args: Args) -> Result<u8, Failure> {
     let (_, requests) = super::signals::worker_commands(WorkerCommand::Drain)?;
     let mut options = args.worker.to_options(session, queues)?;
     options.watchdog = super::systemd::watchdog();
+    let monitors = args.metrics.listen().await?;
+    let _monitors = metrics_args::serve(monitors, &options.metrics);
     // The runner starts first: a worker that cannot contain jobs ends before it connects.
     let runner = args.worker.start_runner(session).await?;
     let stopped = super::signals::stopped(requests.clone());

@@ -1,6 +1,7 @@
 //! The leader: one loop that owns the schedules, receives their changes and fires what is due.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -183,6 +184,7 @@ pub(super) async fn lead(
         leader.lease.clone(),
         options.reconcile_interval,
         options.result_ttl,
+        Arc::clone(&options.metrics),
     );
     let _reconciling = AbortOnDropHandle::new(tokio::spawn(reconciling));
     Ok(leader.run(&clock, &mut watch, stop, watchdog).await?)
@@ -258,7 +260,10 @@ impl Leader<'_> {
                         return Ok(end);
                     }
                 }
-                _ = timezone_rereads.tick() => self.reread_timezones(),
+                _ = timezone_rereads.tick() => {
+                    self.reread_timezones();
+                    self.status.metrics.set_schedules(self.index.statuses());
+                }
                 () = wake => {}
             }
         }

@@ -13,6 +13,7 @@ mod fire;
 mod heartbeat;
 mod leader;
 mod leader_lease;
+mod metrics;
 mod options;
 mod progress_store;
 mod reconcile;
@@ -32,7 +33,7 @@ use crate::watchdog::WatchdogTimer;
 use leader::TermEnd;
 use leader_lease::LeaderLease;
 use naq_client::Client;
-use naq_jetstream::BrokerError;
+use naq_jetstream::{BrokerError, ConnectionWatch};
 use naq_protocol::{JobId, LeaderInfo, SchedulerState};
 use status::SchedulerStatus;
 
@@ -60,15 +61,26 @@ pub async fn run_scheduler(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: clock::now(),
     };
-    let (process, status) = (JobId::generate(), SchedulerStatus::new());
+    let (process, status) = (JobId::generate(), SchedulerStatus::new(&options.metrics));
     let broker = client.broker().clone();
     let ended = tokio::select! {
         ended = lead_repeatedly(&client, &options, &info, &status, &mut stop) => ended,
         () = heartbeat::write_heartbeats(&broker, &process, &info, &status) => Ok(SchedulerSummary::default()),
+        () = report_connection(broker.connection().clone(), &status) => Ok(SchedulerSummary::default()),
         () = broker.keep_streams(|_| {}) => Ok(SchedulerSummary::default()),
     };
     heartbeat::remove_heartbeat(&broker, &process).await;
     ended
+}
+
+/// Shows the state of the connection whenever it changes.
+async fn report_connection(mut connection: ConnectionWatch, status: &SchedulerStatus) {
+    let metrics = status.metrics.connection();
+    let mut state = connection.mark_seen();
+    loop {
+        metrics.set(state.connected, state.connections);
+        state = connection.changed().await;
+    }
 }
 
 /// The terms of this scheduler as the leader.

@@ -1,7 +1,9 @@
 //! What a scheduler takes and returns.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metrics::Metrics;
 use crate::watchdog::Watchdog;
 
 /// Options of a scheduler.
@@ -19,6 +21,8 @@ pub struct SchedulerConfig {
     /// Time that the record of a job is kept which the reconciler fails because its message and its
     /// envelope are lost.
     pub result_ttl: Duration,
+    /// Where this scheduler counts what it does.
+    pub metrics: Arc<Metrics>,
     /// Who learns that the scheduler's loop turns. `None` means no one.
     pub watchdog: Option<Watchdog>,
 }

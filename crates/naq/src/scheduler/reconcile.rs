@@ -6,12 +6,14 @@
 //! but delivers to no consumer, a consumer that is past the end of its stream.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 
 use super::leader_lease::LeaderLease;
 use crate::clock;
+use crate::metrics::Metrics;
 use naq_client::Client;
 use naq_core::{
     OnDependencyEdge, fail_lost_job, may_have_never_run, needs_message, needs_replacement_message,
@@ -42,19 +44,19 @@ type MessagePositions = HashSet<(QueueName, u64)>;
 
 /// Counts of what one run has repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ReconcileSummary {
+pub(super) struct ReconcileSummary {
     /// Blocked jobs that were released.
-    released: u64,
+    pub(super) released: u64,
     /// Index keys that were removed.
-    keys_removed: u64,
+    pub(super) keys_removed: u64,
     /// Jobs that got a new message.
-    republished: u64,
+    pub(super) republished: u64,
     /// Jobs that failed because message and envelope are lost.
-    failed: u64,
+    pub(super) failed: u64,
     /// Orphaned messages that were removed.
-    messages_removed: u64,
+    pub(super) messages_removed: u64,
     /// Consumers that were recreated because their stream had lost messages.
-    consumers_recreated: usize,
+    pub(super) consumers_recreated: usize,
 }
 
 /// Runs the reconciler periodically while this is the leader.
@@ -63,6 +65,7 @@ pub(super) async fn reconcile_loop(
     lease: LeaderLease,
     interval: Duration,
     result_ttl: Duration,
+    metrics: Arc<Metrics>,
 ) {
     let mut runs = 0_u64;
     let mut orphans = MessagePositions::new();
@@ -83,15 +86,18 @@ pub(super) async fn reconcile_loop(
             Ok(summary) if summary == ReconcileSummary::default() => {
                 tracing::debug!("nothing to reconcile")
             }
-            Ok(summary) => tracing::warn!(
-                released = summary.released,
-                keys_removed = summary.keys_removed,
-                republished = summary.republished,
-                failed = summary.failed,
-                messages_removed = summary.messages_removed,
-                consumers_recreated = summary.consumers_recreated,
-                "reconciled what a crash left behind"
-            ),
+            Ok(summary) => {
+                summary.count_into(&metrics);
+                tracing::warn!(
+                    released = summary.released,
+                    keys_removed = summary.keys_removed,
+                    republished = summary.republished,
+                    failed = summary.failed,
+                    messages_removed = summary.messages_removed,
+                    consumers_recreated = summary.consumers_recreated,
+                    "reconciled what a crash left behind"
+                );
+            }
             Err(error) => {
                 tracing::warn!("reconciling failed, trying again in the next run: {error}")
             }

@@ -138,6 +138,11 @@ impl ScheduleIndex {
         self.entries.keys().copied()
     }
 
+    /// The status of each schedule.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = ScheduleStatus> + '_ {
+        self.entries.values().map(|entry| entry.schedule.status)
+    }
+
     /// Plans the schedules in these time zones again, whose rules have changed. Returns them.
     pub(super) fn replan(&mut self, zones: &[&str]) -> Vec<EntryId> {
         let mut replanned = Vec::new();

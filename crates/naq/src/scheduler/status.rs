@@ -1,11 +1,13 @@
 //! What a scheduler is doing, shared by the parts that change it and its heartbeat.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use super::metrics::SchedulerMetrics;
 use crate::clock;
+use crate::metrics::Metrics;
 use naq_protocol::{SchedulerState, Timestamp};
 
 /// What a scheduler does, for its heartbeat.
@@ -13,19 +15,23 @@ pub(super) struct SchedulerStatus {
     state: Mutex<(SchedulerState, Timestamp)>,
     enqueued: AtomicU64,
     changed: Notify,
+    /// What monitors read.
+    pub(super) metrics: SchedulerMetrics,
 }
 
 impl SchedulerStatus {
-    pub(super) fn new() -> SchedulerStatus {
+    pub(super) fn new(metrics: &Arc<Metrics>) -> SchedulerStatus {
         SchedulerStatus {
             state: Mutex::new((SchedulerState::StandingBy, clock::now())),
             enqueued: AtomicU64::new(0),
             changed: Notify::new(),
+            metrics: SchedulerMetrics::new(metrics),
         }
     }
 
     /// Notes a change of the state; a heartbeat reports it at once.
     pub(super) fn set(&self, state: SchedulerState) {
+        self.metrics.set_leading(state == SchedulerState::Leading);
         let mut present = self.lock();
         if present.0 != state {
             *present = (state, clock::now());

@@ -71,6 +71,7 @@ impl Leader<'_> {
                     entry.misfires_resolved_until = Some(misfires_resolved_until);
                     entry.reset_retries();
                     if missed > 0 {
+                        self.status.metrics.missed.inc_by(missed);
                         tracing::warn!(
                             schedule_id = entry.schedule.schedule_id.as_str(),
                             missed,
@@ -120,6 +121,10 @@ impl Leader<'_> {
         let Some(entry) = self.index.get(entry_id) else {
             return;
         };
+        if matches!(fired, FireResult::Enqueued) {
+            let late = (now.0 - tick.0).to_std().unwrap_or_default();
+            self.status.metrics.on_enqueued(&entry.schedule.queue, late);
+        }
         entry.is_firing = false;
         let is_counted = entry.firing_is_counted;
         let progress = &mut entry.schedule.progress;
@@ -134,6 +139,7 @@ impl Leader<'_> {
             FireResult::Skipped if !is_behind => {
                 progress.done_until = tick;
                 progress.skipped += 1;
+                self.status.metrics.skipped.inc();
                 entry.reset_retries();
             }
             FireResult::Failed(error) if !is_behind => {
@@ -145,6 +151,7 @@ impl Leader<'_> {
                     return;
                 }
                 entry.reset_retries();
+                self.status.metrics.failed.inc();
                 record_failed_tick(
                     &mut entry.schedule,
                     tick,

@@ -1,7 +1,7 @@
 //! What every request passes: the address it names, who sends it, and the headers of its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
@@ -27,6 +27,10 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
 /// Name of the header that numbers requests.
 const REQUEST_ID: &str = "naq-request-id";
 
+/// The template of the route that has answered, for the metrics.
+#[derive(Clone, Copy)]
+pub(super) struct RouteTemplate(pub(super) &'static str);
+
 /// Checks the host, bounds the time, and completes the headers of the answer.
 pub(super) async fn every_request(
     State(web): State<Arc<Web>>,
@@ -34,6 +38,7 @@ pub(super) async fn every_request(
     next: Next,
 ) -> Response {
     let is_page = !is_api(request.uri().path());
+    let (method, began) = (request.method().clone(), Instant::now());
     let host = host(request.headers(), request.uri());
     let mut response = match is_own_host(host.as_deref(), &web.host_names) {
         false => {
@@ -48,6 +53,13 @@ pub(super) async fn every_request(
             }
         },
     };
+    let route = response
+        .extensions()
+        .get::<RouteTemplate>()
+        .map(|RouteTemplate(path)| *path);
+    let status = response.status().as_u16();
+    web.metrics
+        .on_answer(route, &method, status, began.elapsed());
     let headers = response.headers_mut();
     add_headers(headers, is_page);
     if let Ok(id) = random_hex::<8>()
@@ -138,7 +150,7 @@ pub(super) fn sender(headers: &HeaderMap) -> SenderHeaders<'_> {
     }
 }
 
-fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identity, Problem> {
+pub(super) fn authorize(web: &Web, parts: &Parts, right: Right) -> Result<Identity, Problem> {
     let (mut identity, proof) = identify(web, &parts.headers)?;
     if !parts.method.is_safe() && is_cross_site(sender(&parts.headers), proof) {
         let detail =
@@ -171,10 +183,13 @@ fn identify(web: &Web, headers: &HeaderMap) -> Result<(Identity, Proof), Problem
         };
         return match web.config.tokens.of_secret(token) {
             Some(identity) => Ok((identity, Proof::Token)),
-            None => Err(Problem::new(
-                &problem::UNAUTHENTICATED,
-                "the token is unknown",
-            )),
+            None => {
+                web.metrics.auth_failures.inc();
+                Err(Problem::new(
+                    &problem::UNAUTHENTICATED,
+                    "the token is unknown",
+                ))
+            }
         };
     }
     let now = clock::now();

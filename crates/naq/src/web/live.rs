@@ -113,6 +113,11 @@ impl Live {
         }
     }
 
+    /// Number of open streams.
+    pub(super) fn viewers(&self) -> usize {
+        self.shared.viewers.load(Ordering::Relaxed)
+    }
+
     /// The state, at most a second old.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod job_search;
 mod live;
 mod live_output;
 mod login;
+mod metrics;
 mod openapi;
 mod options;
 mod overview;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::access::RightLimits;
+use super::server::is_loopback;
 use super::tokens::Tokens;
 
 /// Options of the dashboard.
@@ -61,6 +62,12 @@ pub(super) fn host_names(listen: SocketAddr, more: &[String]) -> Vec<String> {
     names.extend(["127.0.0.1", "localhost", "[::1]"].map(str::to_owned));
     names.extend(more.iter().cloned());
     names
+}
+
+/// Whether the metrics need no token: only this machine reaches the dashboard, and no proxy on it that
+/// could pass requests of others on.
+pub(super) fn are_metrics_open(listen: SocketAddr, config: &WebConfig) -> bool {
+    is_loopback(listen) && config.host_names.is_empty() && config.base_path.as_str().is_empty()
 }
 
 #[cfg(test)]

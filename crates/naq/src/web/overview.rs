@@ -54,11 +54,16 @@ impl Facts {
 
     /// Number of slots of the workers that serve a queue and do not stop.
     pub(super) fn slots(&self, queue: &QueueInfo) -> u64 {
-        let serving = self.workers.iter().filter(|worker| {
-            worker.queues.contains(&queue.name) && worker.state != WorkerState::Draining
-        });
-        serving.map(|worker| u64::from(worker.concurrency)).sum()
+        slots(&self.workers, queue)
     }
+}
+
+/// Number of slots of those of these workers that serve a queue and do not stop.
+pub(super) fn slots(workers: &[WorkerInfo], queue: &QueueInfo) -> u64 {
+    let serving = workers.iter().filter(|worker| {
+        worker.queues.contains(&queue.name) && worker.state != WorkerState::Draining
+    });
+    serving.map(|worker| u64::from(worker.concurrency)).sum()
 }
 
 /// Something that a user should mend, and how.

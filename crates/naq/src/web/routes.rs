@@ -175,6 +175,11 @@ pub(super) fn router(web: &Arc<Web>) -> Router {
             let needed = (Arc::clone(web), right);
             handler = handler.route_layer(from_fn_with_state(needed, guard::require_right));
         }
+        let template = guard::RouteTemplate(route.path);
+        handler = handler.layer(map_response(move |mut response: Response| {
+            response.extensions_mut().insert(template);
+            std::future::ready(response)
+        }));
         routes = routes.route(route.path, handler);
     }
     let routes = routes
@@ -266,6 +271,8 @@ mod tests {
             "/assets/{name}",
             "/healthz",
             "/readyz",
+            // on loopback addresses only
+            "/metrics",
         ];
         assert_eq!(open, expected);
     }

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use super::failure_groups::FailureGroups;
 use super::live::Live;
 use super::login::{LoginCode, LoginGate};
-use super::options::{WebConfig, host_names};
+use super::metrics::WebMetrics;
+use super::options::{WebConfig, are_metrics_open, host_names};
 use super::problem::Problem;
 use super::templates::Templates;
 use naq_client::Client;
@@ -27,6 +28,7 @@ pub(super) struct Web {
     pub(super) templates: Templates,
     pub(super) live: Live,
     pub(super) failure_groups: FailureGroups,
+    pub(super) metrics: WebMetrics,
     /// Becomes true when the dashboard stops, so that streams end.
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -42,6 +44,7 @@ impl Web {
         Arc::new(Web {
             live: Live::new(client.clone(), stop.clone()),
             failure_groups: FailureGroups::default(),
+            metrics: WebMetrics::new(are_metrics_open(listen, &config)),
             client,
             host_names: host_names(listen, &config.host_names),
             cookie_name: format!("naq_session_{}", listen.port()),

@@ -274,6 +274,7 @@ impl<'a> Claiming<'a> {
         {
             Ok(revision) => {
                 failpoint("claim.written");
+                self.count_wait(snapshot.record.as_deref());
                 log_suspicion(snapshot.shared_crashes(), &record);
                 if self.may_have_waited {
                     Box::pin(self.attempt.remove_slot_waiter(snapshot.record.as_deref())).await;
@@ -281,6 +282,7 @@ impl<'a> Claiming<'a> {
                 ControlFlow::Break(Claim::Claimed(record, revision, self.alone.take()))
             }
             Err(BrokerError::Conflict) => {
+                delivery.context.metrics.write_conflicts.inc();
                 self.facts.dependency_statuses = None;
                 self.facts.lease_message_missing = false;
                 AGAIN
@@ -302,6 +304,19 @@ impl<'a> Claiming<'a> {
                 tokio::time::sleep(RETRY_BACKOFF.pause(self.failures, rand::random())).await;
                 AGAIN
             }
+        }
+    }
+
+    /// Counts how long the claimed job has waited since it was due. After a crash or a requeue nobody knows
+    /// since when it waits. `before` is the record that the claim replaced.
+    fn count_wait(&self, before: Option<&Record>) {
+        let message = self.delivery().message;
+        let retry = before.and_then(|record| record.next_attempt_at());
+        let first = || self.facts.scheduled_for.unwrap_or(message.enqueue_time);
+        let due = retry.or_else(|| (message.delivery == 1).then(first));
+        if let Some(due) = due {
+            let metrics = &self.delivery().context.metrics;
+            metrics.on_claimed(&self.facts.queue, due, self.facts.now);
         }
     }
 

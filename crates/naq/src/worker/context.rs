@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
+use super::metrics::WorkerMetrics;
 use super::options::WorkerConfig;
 use naq_jetstream::{Broker, BrokerError, BrokerErrorKind, LabelRoute};
 use naq_protocol::QueueName;
@@ -45,6 +46,8 @@ pub(super) struct WorkerContext {
     pub(super) places: Semaphore,
     /// The writes that NATS refuses at the moment.
     pub(super) refused_writes: RefusedWrites,
+    /// What this worker counts.
+    pub(super) metrics: WorkerMetrics,
     /// The label routes that this worker has registered.
     pub(super) registered_routes: RegisteredRoutes,
 }

@@ -14,6 +14,7 @@ use super::command;
 use super::context::WorkerContext;
 use super::delivery::{LeasedDelivery, resolve_job_id};
 use super::lease::{MessageKey, MessageLease};
+use super::metrics::AttemptOutcome;
 use super::report::{Done, Report, WorkerSlot};
 use naq_core::DeliveryContext;
 use naq_jetstream::BrokerError;
@@ -83,12 +84,19 @@ async fn execute(attempt: &Attempt<'_>, facts: DeliveryContext, slot: &mut Worke
     let Some(place) = attempt.place().await else {
         return Box::pin(attempt.return_unstarted(record, revision)).await;
     };
-    let Some((next, revision)) = attempt.run(record, revision).await else {
+    let metrics = &attempt.delivery.context.metrics;
+    let queue = &attempt.delivery.message.queue;
+    let Some(ended) = attempt.run(record, revision).await else {
+        metrics.on_attempt_ended(queue, AttemptOutcome::Lost, None);
         return Done::LeaseLost;
     };
     attempt.delivery.lease.mark_ended();
     slot.release().await;
-    attempt.finish(next, revision, Some(place)).await
+    let done = attempt
+        .finish(ended.next, ended.revision, Some(place))
+        .await;
+    metrics.on_attempt_ended(queue, AttemptOutcome::of(&done), ended.usage);
+    done
 }
 
 /// Evaluates a blocked job again when its recheck is due: a dependency may be missing for too

@@ -137,6 +137,8 @@ impl Worker {
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let busy = self.context.options.concurrency - self.free_slots;
+            self.context.metrics.slots_busy.set(busy as f64);
             if self.command == WorkerCommand::Run {
                 self.request_jobs().await;
             } else if self.context.leases.is_empty() {
@@ -219,6 +221,11 @@ impl Worker {
 
     async fn on_command(&mut self, command: WorkerCommand) {
         self.command = command;
+        let is_draining = command != WorkerCommand::Run;
+        self.context
+            .metrics
+            .draining
+            .set(f64::from(u8::from(is_draining)));
         match command {
             WorkerCommand::Run => {}
             WorkerCommand::Drain => {
@@ -358,6 +365,7 @@ impl Worker {
             Done::Requeued => self.summary.requeued += 1,
             Done::NothingToRun => {}
             Done::LeaseLost => {
+                self.context.metrics.on_lease_lost();
                 tracing::warn!(%job_id, "lease lost; the job runs again once its message is redelivered");
             }
         }
@@ -393,6 +401,7 @@ impl Worker {
     }
 
     fn on_delivery(&mut self, index: usize, delivery: Delivery) {
+        self.context.metrics.on_delivery(delivery.delivery);
         if let Some(lease) = self.context.leases.get(&MessageKey::of(&delivery)) {
             // The worker was disconnected for so long that the server redelivered its message.
             lease.on_redelivery(delivery);

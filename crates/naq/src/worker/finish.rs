@@ -165,6 +165,7 @@ impl Attempt<'_> {
         let default_ttl = delivery.context.options.result_ttl;
         let ttl = naq_core::result_ttl(Some(self.envelope), default_ttl);
         delivery.record_outcome(&mut record, revision, ttl).await?;
+        delivery.context.metrics.on_job_ended(&record);
         drop(place);
         delivery
             .finish_job(&record, Some(self.envelope), waiter)

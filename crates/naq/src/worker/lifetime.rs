@@ -12,13 +12,15 @@ use super::event_loop::{Worker, next_command};
 use super::job_log::JobLog;
 use super::job_socket::JobSocket;
 use super::lease::HeldLeases;
+use super::metrics::WorkerMetrics;
 use super::options::{WorkerCommand, WorkerConfig, WorkerError, WorkerSummary};
 use super::report::Report;
 use super::{label_routes, prepare, server_down};
 use crate::clock::ClockWatch;
+use crate::metrics::ConnectionMetrics;
 use crate::watchdog::WatchdogTimer;
 use naq_client::Client;
-use naq_jetstream::Broker;
+use naq_jetstream::{Broker, ConnectionWatch};
 use naq_protocol::JobId;
 use naq_runner::Runner;
 
@@ -56,8 +58,17 @@ pub async fn run_worker(
     };
     let job_socket = listen_to_jobs(&client, &runner, &options)?;
     let (reports, inbox) = mpsc::channel(options.concurrency.max(16));
+    let metrics = WorkerMetrics::new(
+        &options.metrics,
+        &options.queues,
+        options.concurrency,
+        &runner,
+    );
+    let connection = report_connection(broker.connection().clone(), options.metrics.connection());
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let context = Arc::new(WorkerContext {
         broker: broker.clone(),
+        metrics,
         runner,
         worker_id: worker_id.clone(),
         leases: HeldLeases::default(),
@@ -83,7 +94,7 @@ pub async fn run_worker(
     }));
     let worker = Worker::new(context, pulls, control, lease_queries, reports);
     let (summary, last_command) = worker.run(inbox, &mut commands, watchdog).await;
-    drop((routes, clock, down, keeping));
+    drop((routes, clock, down, keeping, connection));
     sign_off(&broker, &worker_id, &mut commands, last_command).await;
     Ok(summary)
 }
@@ -127,6 +138,15 @@ async fn sign_off(
             }
         }
         _ = next_command(commands, last_command) => {}
+    }
+}
+
+/// Shows the state of the connection whenever it changes.
+async fn report_connection(mut connection: ConnectionWatch, metrics: ConnectionMetrics) {
+    let mut state = connection.mark_seen();
+    loop {
+        metrics.set(state.connected, state.connections);
+        state = connection.changed().await;
     }
 }
 

@@ -30,6 +30,7 @@ mod lease;
 mod lifetime;
 mod limit_signals;
 mod live_output;
+mod metrics;
 mod options;
 mod prepare;
 mod pull_planner;

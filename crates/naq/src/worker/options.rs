@@ -1,6 +1,7 @@
 //! What a worker takes and returns: its options, the commands it obeys, its summary and errors.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -8,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::grants::Grants;
 use super::pull_planner::QueueOrder;
 use super::secrets::SecretStore;
+use crate::metrics::{Metrics, Role};
 use crate::watchdog::Watchdog;
 use naq_jetstream::BrokerError;
 use naq_protocol::{JobId, JobProgress, QueueName, Record, ResourceLimits};
@@ -69,6 +71,8 @@ pub struct WorkerConfig {
     pub live_output_after: Duration,
     /// Who learns that the worker's loop turns. `None` means no one.
     pub watchdog: Option<Watchdog>,
+    /// Where this worker counts what it does.
+    pub metrics: Arc<Metrics>,
     /// Run this one job of the first queue and exit once it has finished, as `naq run` does. `None`
     /// means serve the queues.
     pub single_job: Option<JobId>,
@@ -106,6 +110,7 @@ impl WorkerConfig {
             max_worker_crashes: 3,
             live_output_after: Duration::from_secs(1),
             watchdog: None,
+            metrics: Arc::new(Metrics::new(&[Role::Worker])),
             single_job: None,
             output_tap: None,
             progress_tap: None,

@@ -92,6 +92,7 @@ impl LeasedDelivery<'_> {
                     return Ok(revision);
                 }
                 Err(BrokerError::Conflict) => {
+                    self.context.metrics.write_conflicts.inc();
                     match Box::pin(self.resolve_conflict(record)).await? {
                         Conflict::Written(at) => return Ok(at),
                         Conflict::WriteAgain(at) => revision = at,

@@ -29,7 +29,10 @@ impl LeasedDelivery<'_> {
     pub(super) async fn reject(&self, facts: &DeliveryContext, invalid: &EnvelopeError) -> Done {
         tracing::warn!(job_id = %facts.job_id, queue = %facts.queue, "rejected: {invalid}");
         match self.record_rejection(facts, invalid).await {
-            Ok(record) => Done::Recorded(record),
+            Ok(record) => {
+                self.context.metrics.on_job_ended(&record);
+                Done::Recorded(record)
+            }
             // Each further delivery would be rejected in the same way, and fail in the same way.
             Err(Unrecorded::Final(error)) => {
                 tracing::error!(job_id = %facts.job_id, "the rejection can never be stored, dropping the job; its dead letter is kept: {error}");

@@ -17,21 +17,30 @@ use crate::clock::now;
 use naq_core::{AttemptEnd, FinishedAttempt, OnEnd, end_attempt};
 use naq_jetstream::failpoint;
 use naq_protocol::{CapturedOutput, Envelope, Record, ResourceUsage};
-use naq_runner::{Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, Termination};
+use naq_runner::{
+    Captured, Completion, LiveChunk, LiveSink, StopCause, StopReason, Termination, Usage,
+};
 
 /// Number of chunks of live output that may wait for the network.
 const LIVE_CHUNKS_MAX: usize = 128;
 
+/// An attempt whose processes have ended.
+pub(super) struct EndedRun {
+    /// What follows from its end.
+    pub(super) next: OnEnd,
+    /// The revision of the record that the outcome replaces.
+    pub(super) revision: u64,
+    /// What its processes used. `None` if it did not start, or if nobody knows.
+    pub(super) usage: Option<Usage>,
+}
+
 impl Attempt<'_> {
-    /// Runs a claimed job to its end. Returns what follows from that, with the revision of the
-    /// record that the outcome replaces. `None` if the lease was lost: another worker records the
+    /// Runs a claimed job to its end. `None` if the lease was lost: another worker records the
     /// outcome.
-    pub(super) async fn run(
-        &self,
-        mut record: Box<Record>,
-        mut revision: u64,
-    ) -> Option<(OnEnd, u64)> {
+    pub(super) async fn run(&self, mut record: Box<Record>, mut revision: u64) -> Option<EndedRun> {
         let context = self.delivery.context;
+        context.metrics.on_started(&record.queue);
+        let mut usage = None;
         let finished = match context
             .options
             .secrets
@@ -55,6 +64,13 @@ impl Attempt<'_> {
                 ) {
                     return None;
                 }
+                context.metrics.on_completed(&record.queue, &completion);
+                if matches!(
+                    completion.end,
+                    Termination::Exited(_) | Termination::Signalled(_)
+                ) {
+                    usage = Some(completion.usage);
+                }
                 let finished = classify_end(context, self.envelope, &completion, &control_state);
                 let hint = match self.may_lack_rights(&completion) {
                     true => Box::pin(self.withheld_rights_hint(&completion)).await,
@@ -72,7 +88,11 @@ impl Attempt<'_> {
         if let OnEnd::Requeue { record } = &next {
             log_suspicion(shared_crashes, record);
         }
-        Some((next, revision))
+        Some(EndedRun {
+            next,
+            revision,
+            usage,
+        })
     }
 
     /// Whether a job has failed by itself where programs gain no rights.

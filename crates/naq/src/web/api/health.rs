@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 
+use crate::metrics::Format;
+use crate::web::access::Right;
+use crate::web::guard::authorize;
 use crate::web::problem::{self, Problem};
-use crate::web::route::{Route, json, schema_of};
+use crate::web::route::{Route, json, other, schema_of};
 use crate::web::state::Web;
 
 /// How long NATS may take to answer.
@@ -40,6 +46,18 @@ pub(super) const ROUTES: &[Route] = &[
         is_stream: false,
         handler: || get(ready),
     },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        right: None,
+        summary: "Metrics for Prometheus; they need a token unless the dashboard is for its machine alone",
+        parameters: &[],
+        body: None,
+        answers: &[other(200, "The metrics", "text/plain")],
+        problems: &[&problem::UNAUTHENTICATED],
+        is_stream: false,
+        handler: || get(metrics),
+    },
 ];
 
 /// The state of this process.
@@ -61,4 +79,15 @@ async fn ready(State(web): State<Arc<Web>>) -> Result<Json<Health>, Problem> {
         // the reason would tell anyone where NATS is
         Ok(Err(_)) | Err(_) => Err(Problem::new(&problem::UNAVAILABLE, "NATS does not answer")),
     }
+}
+
+/// Behind a proxy, everyone who reaches the proxy could read the metrics, so they need a token then.
+async fn metrics(State(web): State<Arc<Web>>, parts: Parts) -> Result<Response, Problem> {
+    if !web.metrics.is_open {
+        authorize(&web, &parts, Right::View)?;
+    }
+    let accept = parts.headers.get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|value| value.to_str().ok()));
+    let text = web.metrics.answer(&web.client, &web.live, format).await;
+    Ok(([(header::CONTENT_TYPE, format.media_type())], text).into_response())
 }

@@ -40,6 +40,7 @@ pub(in crate::web) async fn show(
         true => start_session(&web, &web.config.local_token, &headers),
         false => {
             web.login.failed(Instant::now());
+            web.metrics.auth_failures.inc();
             let message = "This address was used before, or is not of this dashboard.";
             form(&web, StatusCode::UNAUTHORIZED, message)
         }
@@ -63,6 +64,7 @@ pub(in crate::web) async fn log_in(
         Some(identity) => start_session(&web, &identity.name, &headers),
         None => {
             web.login.failed(Instant::now());
+            web.metrics.auth_failures.inc();
             form(&web, StatusCode::UNAUTHORIZED, "This token is unknown.")
         }
     }

@@ -1,0 +1,347 @@
+//! The metrics of one process: made of the table, handed out as handles, encoded for a scrape.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::registry::Registry;
+
+use super::handles::{Counter, Gauge, Histogram, SecondsCounter};
+use super::labels::{LabelValue, Labels};
+use super::process::{self, ProcessFigures};
+use super::table::{self, MetricInfo, MetricKind, Role};
+
+/// Makes histograms with the bounds of a row.
+#[derive(Clone)]
+struct Bounds(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// The time series of a row.
+enum Series {
+    Counter(Family<Labels, Counter>),
+    Seconds(Family<Labels, SecondsCounter>),
+    Gauge(Family<Labels, Gauge>),
+    Histogram(Family<Labels, Histogram, Bounds>),
+}
+
+/// Sets values that are read when a monitor asks for them.
+type ScrapeHook = Box<dyn Fn() + Send>;
+
+/// A format of the answer to a scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The text format of Prometheus.
+    Text,
+    /// OpenMetrics.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format that a request accepts, by its header `Accept`.
+    pub(crate) fn accepted(accept: Option<&str>) -> Format {
+        match accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            true => Format::OpenMetrics,
+            false => Format::Text,
+        }
+    }
+
+    /// The value of the header `Content-Type`.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The handles of what is known of the connection to NATS.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionMetrics {
+    up: Gauge,
+    reconnects: Counter,
+}
+
+impl ConnectionMetrics {
+    /// Shows whether the connection is open, and the number of connections so far.
+    pub(crate) fn set(&self, is_up: bool, connections: u64) {
+        self.up.set(f64::from(u8::from(is_up)));
+        let reconnects = connections.saturating_sub(1);
+        self.reconnects
+            .inc_by(reconnects.saturating_sub(self.reconnects.get()));
+    }
+}
+
+/// The metrics of one process, or those of the cluster that one scrape has read.
+pub struct Metrics {
+    registry: Registry,
+    series: Vec<(&'static str, Series)>,
+    hooks: Mutex<Vec<ScrapeHook>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Metrics({} of {})", self.series.len(), table::ALL.len())
+    }
+}
+
+impl Metrics {
+    /// The metrics of a process with these roles.
+    #[must_use]
+    pub fn new(roles: &'static [Role]) -> Metrics {
+        let has_role = |row: &MetricInfo| row.roles.iter().any(|role| roles.contains(role));
+        let metrics = Metrics::of(|row| !row.is_read_per_scrape() && has_role(row));
+        for role in roles {
+            let version = LabelValue::Word(env!("CARGO_PKG_VERSION"));
+            metrics
+                .gauge(table::BUILD_INFO, [version, role.name().into()])
+                .set(1.0);
+        }
+        let process = ProcessFigures {
+            cpu: metrics.seconds(table::PROCESS_CPU, []),
+            resident: metrics.gauge(table::PROCESS_RESIDENT_MEMORY, []),
+            open_fds: metrics.gauge(table::PROCESS_OPEN_FDS, []),
+            max_fds: metrics.gauge(table::PROCESS_MAX_FDS, []),
+        };
+        let started_at = metrics.gauge(table::PROCESS_START_TIME, []);
+        started_at.set(process::unix_seconds());
+        metrics.before_scrape(move || process.read());
+        metrics
+    }
+
+    /// The metrics that each scrape reads from NATS, without values: a queue that no longer exists has none.
+    pub(crate) fn of_one_scrape() -> Metrics {
+        Metrics::of(MetricInfo::is_read_per_scrape)
+    }
+
+    fn of(is_wanted: impl Fn(&MetricInfo) -> bool) -> Metrics {
+        let mut registry = Registry::default();
+        let mut series = Vec::new();
+        for row in table::ALL.iter().copied().filter(|row| is_wanted(row)) {
+            let (name, help) = (row.family(), row.help_text());
+            let made = match row.kind {
+                MetricKind::Counter => {
+                    let family = Family::default();
+                    registry.register(name, help, family.clone());
+                    Series::Counter(family)
+                }
+                MetricKind::SecondsCounter => {
+                    let family = Family::default();
+                    registry.register(name, help, family.clone());
+                    Series::Seconds(family)
+                }
+                MetricKind::Gauge => {
+                    let family = Family::default();
+                    registry.register(name, help, family.clone());
+                    Series::Gauge(family)
+                }
+                MetricKind::Histogram(bounds) => {
+                    let family = Family::new_with_constructor(Bounds(bounds));
+                    registry.register(name, help, family.clone());
+                    Series::Histogram(family)
+                }
+            };
+            series.push((row.name, made));
+        }
+        Metrics {
+            registry,
+            series,
+            hooks: Mutex::default(),
+        }
+    }
+
+    fn series(&self, row: &MetricInfo) -> Option<&Series> {
+        let found = self.series.iter().find(|(name, _)| *name == row.name);
+        found.map(|(_, series)| series)
+    }
+
+    /// The handle of a counter. That of a row which this process does not have counts for nobody.
+    pub(crate) fn counter<const N: usize>(
+        &self,
+        row: table::CounterRow,
+        labels: [LabelValue; N],
+    ) -> Counter {
+        match self.series(row.0) {
+            Some(Series::Counter(family)) => {
+                family.get_or_create_owned(&Labels::new(row.0.labels, labels))
+            }
+            _ => Counter::default(),
+        }
+    }
+
+    /// The handle of a sum of seconds.
+    pub(crate) fn seconds<const N: usize>(
+        &self,
+        row: table::SecondsCounterRow,
+        labels: [LabelValue; N],
+    ) -> SecondsCounter {
+        match self.series(row.0) {
+            Some(Series::Seconds(family)) => {
+                family.get_or_create_owned(&Labels::new(row.0.labels, labels))
+            }
+            _ => SecondsCounter::default(),
+        }
+    }
+
+    /// The handle of a gauge.
+    pub(crate) fn gauge<const N: usize>(
+        &self,
+        row: table::GaugeRow,
+        labels: [LabelValue; N],
+    ) -> Gauge {
+        match self.series(row.0) {
+            Some(Series::Gauge(family)) => {
+                family.get_or_create_owned(&Labels::new(row.0.labels, labels))
+            }
+            _ => Gauge::default(),
+        }
+    }
+
+    /// The handle of a histogram.
+    pub(crate) fn histogram<const N: usize>(
+        &self,
+        row: table::HistogramRow,
+        labels: [LabelValue; N],
+    ) -> Histogram {
+        match self.series(row.0) {
+            Some(Series::Histogram(family)) => {
+                family.get_or_create_owned(&Labels::new(row.0.labels, labels))
+            }
+            _ => Bounds(&[]).new_metric(),
+        }
+    }
+
+    /// The handles of what is known of the connection to NATS.
+    pub(crate) fn connection(&self) -> ConnectionMetrics {
+        ConnectionMetrics {
+            up: self.gauge(table::NATS_UP, []),
+            reconnects: self.counter(table::NATS_RECONNECTS, []),
+        }
+    }
+
+    /// Calls `hook` before each scrape, to set what is read only then.
+    pub(crate) fn before_scrape(&self, hook: impl Fn() + Send + 'static) {
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        hooks.push(Box::new(hook));
+    }
+
+    /// The answer to a scrape. `others` are further metrics, of other rows.
+    pub(crate) fn encode(&self, others: &[&Metrics], format: Format) -> String {
+        for hook in self
+            .hooks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            hook();
+        }
+        let mut answer = String::new();
+        let mut encoded = Ok(());
+        for metrics in [&[self], others].concat() {
+            encoded = encoded.and_then(|()| match format {
+                Format::Text => prometheus_text::encode(&mut answer, &metrics.registry),
+                Format::OpenMetrics => text::encode_registry(&mut answer, &metrics.registry),
+            });
+        }
+        if format == Format::OpenMetrics {
+            encoded = encoded.and_then(|()| text::encode_eof(&mut answer));
+        }
+        // a string takes all that is written into it
+        debug_assert!(encoded.is_ok());
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{ATTEMPTS, JOB_WAIT, QUEUE_PAUSED};
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted() {
+        let metrics = Metrics::new(&[Role::Worker]);
+        let queue = LabelValue::Name("mail".into());
+        metrics
+            .counter(ATTEMPTS, [queue.clone(), "retry".into()])
+            .inc_by(3);
+        metrics.histogram(JOB_WAIT, [queue]).observe(0.2);
+        let text = metrics.encode(&[], Format::OpenMetrics);
+        for line in [
+            "# TYPE naq_attempts counter",
+            "naq_attempts_total{queue=\"mail\",outcome=\"retry\"} 3",
+            "naq_job_wait_seconds_bucket{le=\"0.1\",queue=\"mail\"} 0",
+            "naq_job_wait_seconds_bucket{le=\"0.5\",queue=\"mail\"} 1",
+            "naq_job_wait_seconds_count{queue=\"mail\"} 1",
+            concat!(
+                "naq_build_info{version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\",role=\"worker\"} 1.0"
+            ),
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no `{line}` in {text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        assert!(!text.contains("naq_schedule"), "{text}");
+        let plain = metrics.encode(&[], Format::Text);
+        assert!(
+            plain.contains("# TYPE naq_attempts_total counter\n"),
+            "{plain}"
+        );
+        assert!(!plain.contains("# EOF"), "{plain}");
+    }
+
+    #[test]
+    fn a_row_that_a_process_does_not_have_is_not_shown() {
+        let metrics = Metrics::new(&[Role::Worker]);
+        let queue = LabelValue::Name("mail".into());
+        metrics.gauge(QUEUE_PAUSED, [queue.clone()]).set(1.0);
+        assert!(
+            !metrics
+                .encode(&[], Format::Text)
+                .contains("naq_queue_paused")
+        );
+        let cluster = Metrics::of_one_scrape();
+        cluster.gauge(QUEUE_PAUSED, [queue]).set(1.0);
+        let both = metrics.encode(&[&cluster], Format::OpenMetrics);
+        assert!(
+            both.contains("naq_queue_paused{queue=\"mail\"} 1.0\n"),
+            "{both}"
+        );
+        assert_eq!(both.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn a_queue_that_is_called_other_shares_its_series_with_the_rest() {
+        let metrics = Metrics::of_one_scrape();
+        for label in [LabelValue::Name("other".into()), LabelValue::Word("other")] {
+            metrics.gauge(QUEUE_PAUSED, [label]).inc_by(1.0);
+        }
+        let text = metrics.encode(&[], Format::OpenMetrics);
+        assert!(
+            text.contains("naq_queue_paused{queue=\"other\"} 2.0\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn openmetrics_is_sent_to_those_who_ask_for_it() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+        for (accept, format) in [
+            (Some(prometheus), Format::OpenMetrics),
+            (Some("text/plain"), Format::Text),
+            (Some("*/*"), Format::Text),
+            (None, Format::Text),
+        ] {
+            assert_eq!(Format::accepted(accept), format, "{accept:?}");
+        }
+    }
+}

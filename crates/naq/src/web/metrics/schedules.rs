@@ -1,0 +1,178 @@
+//! When a job of each schedule last succeeded: what an alert needs that finds a schedule whose jobs no longer
+//! do, or no longer run.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::metrics::{self as table, LABEL_VALUES_MAX, LabelValues, Metrics};
+use naq_client::{Client, ClientError, ListedSchedule, ScheduleFilter};
+use naq_protocol::{JobId, Record, ScheduleId, ScheduleStatus, State, Timestamp};
+
+/// Time between two readings of the schedules.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Schedules that are read at most, also those that are not active.
+const SCHEDULES_MAX: usize = 10_000;
+
+/// Records that are read at once.
+const READS_MAX: usize = 32;
+
+/// What is known of one schedule.
+#[derive(Debug, Default)]
+struct KnownSchedule {
+    period: Option<Duration>,
+    last_success: Option<Timestamp>,
+    /// A job that had not ended when its record was last read. Later jobs wait until it has, so that the end of
+    /// a job which runs for longer than a period is seen.
+    running: Option<JobId>,
+    /// The last job whose end is counted.
+    ended: Option<JobId>,
+}
+
+impl KnownSchedule {
+    /// The job whose record is to be read next. `last` is the job of the last tick.
+    fn next_job(&self, last: Option<&JobId>) -> Option<JobId> {
+        let last = last.filter(|last| self.ended.as_ref() != Some(last));
+        self.running.as_ref().or(last).cloned()
+    }
+
+    /// Takes the record of a job into account. `None` means that it does not exist any more.
+    fn note(&mut self, job: JobId, record: Option<&Record>) {
+        if record.is_some_and(|record| !record.state().is_terminal()) {
+            self.running = Some(job);
+            return;
+        }
+        self.running = None;
+        self.ended = Some(job);
+        if let Some(record) = record.filter(|record| record.state() == State::Succeeded) {
+            self.last_success = self.last_success.max(record.finished_at());
+        }
+    }
+}
+
+/// The active schedules, of which the first 500 are kept.
+#[derive(Debug, Default)]
+pub(super) struct KnownSchedules {
+    read_at: Option<Instant>,
+    known: HashMap<ScheduleId, KnownSchedule>,
+}
+
+impl KnownSchedules {
+    /// Reads the schedules and the records of their last jobs, unless that was done a moment ago.
+    ///
+    /// # Errors
+    /// Returns an error if NATS does not answer.
+    pub(super) async fn refresh(&mut self, client: &Client) -> Result<(), ClientError> {
+        if self
+            .read_at
+            .is_some_and(|at| at.elapsed() < REFRESH_INTERVAL)
+        {
+            return Ok(());
+        }
+        let mut listing = client.list_schedules(&ScheduleFilter::default()).await?;
+        let mut before = std::mem::take(&mut self.known);
+        let mut jobs = Vec::new();
+        for _ in 0..SCHEDULES_MAX {
+            let summary = match listing.next().await? {
+                None => break,
+                Some(ListedSchedule::Valid(summary)) => summary,
+                Some(ListedSchedule::Invalid { .. }) => continue,
+            };
+            if summary.schedule.status != ScheduleStatus::Active
+                || self.known.len() >= LABEL_VALUES_MAX
+            {
+                continue;
+            }
+            let id = summary.schedule.schedule_id.clone();
+            let mut known = before.remove(&id).unwrap_or_default();
+            known.period = summary.period();
+            if let Some(job) = known.next_job(summary.schedule.progress.last_job_id.as_ref()) {
+                jobs.push((id.clone(), job));
+            }
+            self.known.insert(id, known);
+        }
+        let reads = jobs.into_iter().map(|(id, job)| async move {
+            let record = client.fetch_job(&job).await;
+            (id, job, record)
+        });
+        let mut reads = futures_util::stream::iter(reads).buffer_unordered(READS_MAX);
+        while let Some((id, job, record)) = reads.next().await {
+            let record = match record {
+                Ok(record) => Some(record),
+                Err(ClientError::NoSuchJob(_)) => None,
+                // it is read again the next time
+                Err(_) => continue,
+            };
+            if let Some(known) = self.known.get_mut(&id) {
+                known.note(job, record.as_ref());
+            }
+        }
+        self.read_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Shows what is known.
+    pub(super) fn show(&self, metrics: &Metrics) {
+        let mut labels = LabelValues::default();
+        for (id, known) in &self.known {
+            let label = labels.of(id.as_str());
+            if let Some(period) = known.period {
+                let gauge = metrics.gauge(table::SCHEDULE_PERIOD, [label.clone()]);
+                gauge.set(period.as_secs_f64());
+            }
+            if let Some(last) = known.last_success {
+                let gauge = metrics.gauge(table::SCHEDULE_LAST_SUCCESS, [label]);
+                gauge.set(last.unix_ms() as f64 / 1e3);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naq_protocol::{Outcome, Phase, QueueName, Reason};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_unix_ms(second * 1_000).unwrap()
+    }
+
+    fn job(name: &str) -> JobId {
+        JobId::new(name).unwrap()
+    }
+
+    fn record(phase: Phase) -> Record {
+        Record::new(job("any"), QueueName::new("q").unwrap(), phase, at(0))
+    }
+
+    fn ended(outcome: Outcome, second: i64) -> Record {
+        record(Phase::Finished {
+            outcome,
+            finished_at: at(second),
+        })
+    }
+
+    #[test]
+    fn a_job_that_runs_for_longer_than_a_period_is_watched_to_its_end() {
+        let mut known = KnownSchedule::default();
+        assert_eq!(known.next_job(None), None);
+        let (first, second) = (job("first"), job("second"));
+        assert_eq!(known.next_job(Some(&first)), Some(first.clone()));
+        known.note(first.clone(), Some(&record(Phase::Queued)));
+        assert_eq!(known.next_job(Some(&second)), Some(first.clone()));
+        known.note(first, Some(&ended(Outcome::Succeeded, 7)));
+        assert_eq!(known.last_success, Some(at(7)));
+        assert_eq!(known.next_job(Some(&second)), Some(second.clone()));
+        // a failure, and a record that has expired, are no successes
+        known.note(
+            second.clone(),
+            Some(&ended(Outcome::Failed(Reason::Exit), 9)),
+        );
+        assert_eq!(known.next_job(Some(&second)), None);
+        known.note(job("third"), None);
+        assert_eq!(known.last_success, Some(at(7)));
+    }
+}
