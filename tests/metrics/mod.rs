@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod alerts;
 mod page;
 mod scheduler;
 pub(crate) mod scrape;
