@@ -92,13 +92,15 @@ impl Broker {
             .iter()
             .find(|consumer| consumer.name == main)
             .map_or(0, |consumer| consumer.delivered.stream_sequence);
-        let jobs = self.names.jobs(queue);
-        let next = MessageSelector::NextBySubject(&jobs, delivered + 1);
         let stream = self.names.queue_stream(queue);
-        Ok(self
-            .read_message(&stream, next)
-            .await?
-            .map(|message| message.time))
+        let mut oldest: Option<Timestamp> = None;
+        for subject in [self.names.jobs(queue), self.names.job_without_id(queue)] {
+            let next = MessageSelector::NextBySubject(&subject, delivered + 1);
+            if let Some(message) = self.read_message(&stream, next).await? {
+                oldest = Some(oldest.map_or(message.time, |time| time.min(message.time)));
+            }
+        }
+        Ok(oldest)
     }
 }
 
