@@ -522,7 +522,10 @@ mod tests {
             for publish_only in [false, true] {
                 let allowed = of(role, "build", publish_only);
                 for subject in allowed.publish() {
-                    let is_of_naq = subject.contains("naq") || subject.ends_with("STREAM.NAMES");
+                    // the account's streams by name, and how many bytes it stores
+                    let is_of_account =
+                        subject.ends_with("API.STREAM.NAMES") || subject.ends_with("API.INFO");
+                    let is_of_naq = subject.contains("naq") || is_of_account;
                     assert!(is_of_naq || role == Role::Operator, "{role}: {subject}");
                 }
                 let inbox = format!("{}.>", role.inbox_prefix());
