@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::routing::MethodRouter;
+use axum::routing::{MethodFilter, MethodRouter};
 use schemars::{Schema, SchemaGenerator};
 
 use super::access::Right;
@@ -97,9 +97,11 @@ pub(super) const fn other(status: u16, text: &'static str, media_type: &'static 
     }
 }
 
-/// A route.
+/// A route. The constructors make one that needs its right and has neither parameters nor a body; the methods
+/// after them add what it has in addition.
 #[derive(Clone, Copy)]
 pub(super) struct Route {
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     /// The right that it needs. `None` means that it needs no token.
@@ -114,5 +116,86 @@ pub(super) struct Route {
     pub(super) problems: &'static [&'static ProblemKind],
     /// Whether the answer has no end, so that generic clients leave it out.
     pub(super) is_stream: bool,
-    pub(super) handler: fn() -> MethodRouter<Arc<Web>>,
+    filter: MethodFilter,
+    handler: Handler,
+}
+
+/// Makes the handler of a route for the route's own method.
+type Handler = fn(MethodFilter) -> MethodRouter<Arc<Web>>;
+
+macro_rules! constructors {
+    ($($name:ident $method:ident;)*) => {
+        $(
+            #[doc = concat!("A route that answers `", stringify!($method), "`.")]
+            pub(super) const fn $name(
+                path: &'static str,
+                right: Right,
+                summary: &'static str,
+                handler: Handler,
+            ) -> Route {
+                Route {
+                    method: stringify!($method),
+                    path,
+                    right: Some(right),
+                    summary,
+                    parameters: &[],
+                    body: None,
+                    answers: &[],
+                    problems: &[],
+                    is_stream: false,
+                    filter: MethodFilter::$method,
+                    handler,
+                }
+            }
+        )*
+    };
+}
+
+impl Route {
+    constructors! {
+        get GET;
+        post POST;
+        put PUT;
+        delete DELETE;
+    }
+
+    /// Lets everyone use it.
+    pub(super) const fn without_token(self) -> Route {
+        Route {
+            right: None,
+            ..self
+        }
+    }
+
+    pub(super) const fn parameters(self, parameters: &'static [Parameter]) -> Route {
+        Route { parameters, ..self }
+    }
+
+    pub(super) const fn body(self, schema: BodySchema) -> Route {
+        Route {
+            body: Some(schema),
+            ..self
+        }
+    }
+
+    pub(super) const fn answers(self, answers: &'static [Answer]) -> Route {
+        Route { answers, ..self }
+    }
+
+    pub(super) const fn problems(self, problems: &'static [&'static ProblemKind]) -> Route {
+        Route { problems, ..self }
+    }
+
+    /// Says that the answer has no end.
+    pub(super) const fn endless(self) -> Route {
+        Route {
+            is_stream: true,
+            ..self
+        }
+    }
+
+    /// What serves it.
+    pub(super) fn handler(&self) -> MethodRouter<Arc<Web>> {
+        (self.handler)(self.filter)
+    }
 }

@@ -8,7 +8,7 @@ use axum::http::Method;
 use axum::http::uri::PathAndQuery;
 use axum::middleware::{from_fn_with_state, map_request_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::MethodRouter;
+use axum::routing::on;
 use axum::{Json, Router};
 use serde_json::Value;
 
@@ -18,147 +18,129 @@ use super::route::Route;
 use super::state::Web;
 use super::{api, guard, openapi, pages};
 
-/// A page for browsers.
-const fn page(
-    method: &'static str,
-    path: &'static str,
-    right: Option<Right>,
-    summary: &'static str,
-    handler: fn() -> MethodRouter<Arc<Web>>,
-) -> Route {
-    Route {
-        method,
-        path,
-        right,
-        summary,
-        parameters: &[],
-        body: None,
-        answers: &[],
-        problems: &[],
-        is_stream: false,
-        handler,
-    }
-}
-
 /// Every route of a page.
 const PAGES: &[Route] = &[
-    page("GET", "/", Some(Right::View), "Overview", || {
-        axum::routing::get(pages::overview::show)
+    Route::get("/", Right::View, "Overview", |method| {
+        on(method, pages::overview::show)
     }),
-    page(
-        "GET",
+    Route::get(
         "/live",
-        Some(Right::View),
+        Right::View,
         "What changes, for open pages",
-        || axum::routing::get(pages::live::stream),
+        |method| on(method, pages::live::stream),
     ),
-    page("GET", "/login", None, "Log in", || {
-        axum::routing::get(pages::login::show)
+    Route::get("/login", Right::View, "Log in", |method| {
+        on(method, pages::login::show)
+    })
+    .without_token(),
+    Route::post("/login", Right::View, "Log in with a token", |method| {
+        on(method, pages::login::log_in)
+    })
+    .without_token(),
+    Route::post("/logout", Right::View, "Log out", |method| {
+        on(method, pages::login::log_out)
     }),
-    page("POST", "/login", None, "Log in with a token", || {
-        axum::routing::post(pages::login::log_in)
+    Route::get(
+        "/problems/{slug}",
+        Right::View,
+        "About an error",
+        |method| on(method, pages::problems::show),
+    )
+    .without_token(),
+    Route::get("/jobs", Right::View, "Jobs", |method| {
+        on(method, pages::jobs::show)
     }),
-    page("POST", "/logout", Some(Right::View), "Log out", || {
-        axum::routing::post(pages::login::log_out)
+    Route::get("/jobs/{job}", Right::View, "A job", |method| {
+        on(method, pages::job::show)
     }),
-    page("GET", "/problems/{slug}", None, "About an error", || {
-        axum::routing::get(pages::problems::show)
-    }),
-    page("GET", "/jobs", Some(Right::View), "Jobs", || {
-        axum::routing::get(pages::jobs::show)
-    }),
-    page("GET", "/jobs/{job}", Some(Right::View), "A job", || {
-        axum::routing::get(pages::job::show)
-    }),
-    page(
-        "POST",
+    Route::post(
         "/jobs/{job}/cancel",
-        Some(Right::Operate),
+        Right::Operate,
         "Cancel a job",
-        || axum::routing::post(pages::job::cancel),
+        |method| on(method, pages::job::cancel),
     ),
-    page(
-        "POST",
+    Route::post(
         "/jobs/{job}/retry",
-        Some(Right::Operate),
+        Right::Operate,
         "Run an ended job again",
-        || axum::routing::post(pages::job::retry),
+        |method| on(method, pages::job::retry),
     ),
-    page(
-        "GET",
+    Route::get(
         "/export/jobs",
-        Some(Right::View),
+        Right::View,
         "The jobs of a filter, as a file",
-        || axum::routing::get(pages::jobs::export),
+        |method| on(method, pages::jobs::export),
     ),
-    page("GET", "/assets/{name}", None, "Scripts and styles", || {
-        axum::routing::get(super::assets::serve)
+    Route::get(
+        "/assets/{name}",
+        Right::View,
+        "Scripts and styles",
+        |method| on(method, super::assets::serve),
+    )
+    .without_token(),
+    Route::get("/failed", Right::View, "Failed jobs", |method| {
+        on(method, pages::failed::show)
     }),
-    page("GET", "/failed", Some(Right::View), "Failed jobs", || {
-        axum::routing::get(pages::failed::show)
-    }),
-    page(
-        "GET",
+    Route::get(
         "/failed/jobs",
-        Some(Right::View),
+        Right::View,
         "The failed jobs of a group",
-        || axum::routing::get(pages::failed::jobs),
+        |method| on(method, pages::failed::jobs),
     ),
-    page(
-        "POST",
+    Route::post(
         "/failed/retry",
-        Some(Right::Operate),
+        Right::Operate,
         "Run the failed jobs of a group again",
-        || axum::routing::post(pages::failed::retry_group),
+        |method| on(method, pages::failed::retry_group),
     ),
-    page(
-        "POST",
+    Route::post(
         "/failed/discard",
-        Some(Right::Operate),
+        Right::Operate,
         "Discard the failed jobs of a group",
-        || axum::routing::post(pages::failed::discard_group),
+        |method| on(method, pages::failed::discard_group),
     ),
-    page(
-        "POST",
+    Route::post(
         "/failed/{job}/retry",
-        Some(Right::Operate),
+        Right::Operate,
         "Run a failed job again",
-        || axum::routing::post(pages::failed::retry),
+        |method| on(method, pages::failed::retry),
     ),
-    page(
-        "POST",
+    Route::post(
         "/failed/{job}/discard",
-        Some(Right::Operate),
+        Right::Operate,
         "Discard a failed job",
-        || axum::routing::post(pages::failed::discard),
+        |method| on(method, pages::failed::discard),
     ),
-    page("GET", "/schedules", Some(Right::View), "Schedules", || {
-        axum::routing::get(pages::schedules::show)
+    Route::get("/schedules", Right::View, "Schedules", |method| {
+        on(method, pages::schedules::show)
     }),
-    page(
-        "POST",
+    Route::post(
         "/schedules/{schedule}/pause",
-        Some(Right::Operate),
+        Right::Operate,
         "Pause a schedule",
-        || axum::routing::post(pages::schedules::pause),
+        |method| on(method, pages::schedules::pause),
     ),
-    page(
-        "POST",
+    Route::post(
         "/schedules/{schedule}/resume",
-        Some(Right::Operate),
+        Right::Operate,
         "Resume a schedule",
-        || axum::routing::post(pages::schedules::resume),
+        |method| on(method, pages::schedules::resume),
     ),
-    page(
-        "POST",
+    Route::post(
         "/schedules/{schedule}/trigger",
-        Some(Right::Operate),
+        Right::Operate,
         "Enqueue a job of a schedule now",
-        || axum::routing::post(pages::schedules::trigger),
+        |method| on(method, pages::schedules::trigger),
     ),
-    page("GET", "/workers", Some(Right::View), "Workers", || {
-        axum::routing::get(pages::workers::show)
+    Route::get("/workers", Right::View, "Workers", |method| {
+        on(method, pages::workers::show)
     }),
+    Route::get(
+        "/api/openapi.json",
+        Right::View,
+        "The OpenAPI document",
+        |method| on(method, describe),
+    ),
 ];
 
 /// Every route: pages, and the API in the order of the document.
@@ -170,7 +152,11 @@ pub(super) fn all() -> impl Iterator<Item = &'static Route> {
 pub(super) fn router(web: &Arc<Web>) -> Router {
     let mut routes: Router<Arc<Web>> = Router::new();
     for route in all() {
-        let mut handler = (route.handler)();
+        let mut handler = route.handler();
+        // a page reads its own, and refuses them as a page
+        if guard::is_api(route.path) {
+            handler = handler.layer(from_fn_with_state(route, api::read_query));
+        }
         if let Some(right) = route.right {
             let needed = (Arc::clone(web), right);
             handler = handler.route_layer(from_fn_with_state(needed, guard::require_right));
@@ -183,7 +169,6 @@ pub(super) fn router(web: &Arc<Web>) -> Router {
         routes = routes.route(route.path, handler);
     }
     let routes = routes
-        .route("/api/openapi.json", axum::routing::get(describe))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::extract::DefaultBodyLimit::max(web.body_bytes_max()))

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{RawQuery, State};
+use axum::Extension;
+use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::on;
 use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -24,33 +25,33 @@ use naq_client::JobFilter;
 /// Pause between two signs of life on a stream without events. Proxies end silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-pub(super) const ROUTES: &[Route] = &[Route {
-    method: "GET",
-    path: "/api/events",
-    right: Some(Right::View),
-    summary: "Follow changes of jobs: an event for each, and `gap` if some are missing",
-    parameters: &[
-        query(
-            "state",
-            "Only changes to this state; may be given again",
-            "failed",
-        ),
-        query("queue", "Only jobs of this queue", "build"),
-        query(
-            "label",
-            "Only jobs with this label, KEY or KEY=VALUE; may be given again",
-            "team=web",
-        ),
-    ],
-    body: None,
-    answers: &[other(200, "A stream of events", "text/event-stream")],
-    problems: &[&problem::BAD_REQUEST],
-    is_stream: true,
-    handler: || get(follow),
-}];
+pub(super) const ROUTES: &[Route] = &[Route::get(
+    "/api/events",
+    Right::View,
+    "Follow changes of jobs: an event for each, and `gap` if some are missing",
+    |method| on(method, follow),
+)
+.parameters(&[
+    query(
+        "state",
+        "Only changes to this state; may be given again",
+        "failed",
+    ),
+    query("queue", "Only jobs of this queue", "build"),
+    query(
+        "label",
+        "Only jobs with this label, KEY or KEY=VALUE; may be given again",
+        "team=web",
+    ),
+])
+.answers(&[other(200, "A stream of events", "text/event-stream")])
+.problems(&[&problem::BAD_REQUEST])
+.endless()];
 
-async fn follow(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, Problem> {
-    let query = Query::parse(query, &["state", "queue", "label"])?;
+async fn follow(
+    State(web): State<Arc<Web>>,
+    Extension(query): Extension<Query>,
+) -> Result<Response, Problem> {
     let filter = event_filter(&query)?;
     let viewer = web.live.watch();
     Ok(event_stream(events(viewer, filter, Arc::clone(&web))))

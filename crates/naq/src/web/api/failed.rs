@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::jobs::{JOB, Retried, next_link};
-use super::parameters::{Query, limit};
+use super::parameters::{DRY_RUN, Query, limit};
 use crate::clock;
 use crate::web::access::Right;
 use crate::web::filter::Since;
@@ -41,80 +41,67 @@ const SINCE: Parameter = query(
     "Only jobs that failed since: a time, or a duration before now",
     "2h",
 );
-const DRY_RUN: Parameter = query("dry_run", "Check the request, and change nothing", "true");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/failed",
-        right: Some(Right::View),
-        summary: "List failed jobs that are kept whole, the latest failure first",
-        parameters: &[
-            QUEUE,
-            REASON,
-            GROUP,
-            SINCE,
-            query("limit", "Most jobs in the answer, 1 to 500", "100"),
-            query("cursor", "`next` of an earlier answer", ""),
-        ],
-        body: None,
-        answers: &[json(200, "A page of failed jobs", schema_of::<Failed>)],
-        problems: &[&problem::BAD_REQUEST],
-        is_stream: false,
-        handler: || get(list),
-    },
-    Route {
-        method: "GET",
-        path: "/api/failed/groups",
-        right: Some(Right::View),
-        summary: "Group failed jobs by their cause, the latest failure first",
-        parameters: &[QUEUE, REASON, SINCE],
-        body: None,
-        answers: &[json(200, "The groups", schema_of::<Groups>)],
-        problems: &[&problem::BAD_REQUEST],
-        is_stream: false,
-        handler: || get(groups),
-    },
-    Route {
-        method: "POST",
-        path: "/api/failed/{job}/retry",
-        right: Some(Right::Operate),
-        summary: "Run a failed job again, as a new job with the same envelope",
-        parameters: &[JOB, DRY_RUN],
-        body: None,
-        answers: &[
-            json(
-                200,
-                "What would be enqueued, with `dry_run`",
-                schema_of::<Retried>,
-            ),
-            json(201, "The new job", schema_of::<Retried>),
-        ],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-            &problem::REFUSED,
-        ],
-        is_stream: false,
-        handler: || post(retry),
-    },
-    Route {
-        method: "DELETE",
-        path: "/api/failed/{job}",
-        right: Some(Right::Operate),
-        summary: "Discard a failed job; its record stays until it expires",
-        parameters: &[JOB, DRY_RUN],
-        body: None,
-        answers: &[other(
-            204,
-            "The job is discarded, or exists, with `dry_run`",
-            "application/json",
-        )],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || delete(discard),
-    },
+    Route::get(
+        "/api/failed",
+        Right::View,
+        "List failed jobs that are kept whole, the latest failure first",
+        |method| on(method, list),
+    )
+    .parameters(&[
+        QUEUE,
+        REASON,
+        GROUP,
+        SINCE,
+        query("limit", "Most jobs in the answer, 1 to 500", "100"),
+        query("cursor", "`next` of an earlier answer", ""),
+    ])
+    .answers(&[json(200, "A page of failed jobs", schema_of::<Failed>)])
+    .problems(&[&problem::BAD_REQUEST]),
+    Route::get(
+        "/api/failed/groups",
+        Right::View,
+        "Group failed jobs by their cause, the latest failure first",
+        |method| on(method, groups),
+    )
+    .parameters(&[QUEUE, REASON, SINCE])
+    .answers(&[json(200, "The groups", schema_of::<Groups>)])
+    .problems(&[&problem::BAD_REQUEST]),
+    Route::post(
+        "/api/failed/{job}/retry",
+        Right::Operate,
+        "Run a failed job again, as a new job with the same envelope",
+        |method| on(method, retry),
+    )
+    .parameters(&[JOB, DRY_RUN])
+    .answers(&[
+        json(
+            200,
+            "What would be enqueued, with `dry_run`",
+            schema_of::<Retried>,
+        ),
+        json(201, "The new job", schema_of::<Retried>),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+        &problem::REFUSED,
+    ]),
+    Route::delete(
+        "/api/failed/{job}",
+        Right::Operate,
+        "Discard a failed job; its record stays until it expires",
+        |method| on(method, discard),
+    )
+    .parameters(&[JOB, DRY_RUN])
+    .answers(&[other(
+        204,
+        "The job is discarded, or exists, with `dry_run`",
+        "application/json",
+    )])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
 /// A page of failed jobs.
@@ -277,9 +264,10 @@ fn filter(query: &Query) -> Result<DeadLetterFilter, Problem> {
     })
 }
 
-async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, Problem> {
-    let names = ["queue", "reason", "group", "since", "limit", "cursor"];
-    let query = Query::parse(query, &names)?;
+async fn list(
+    State(web): State<Arc<Web>>,
+    Extension(query): Extension<Query>,
+) -> Result<Response, Problem> {
     let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
     let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
     let before = cursor
@@ -298,8 +286,10 @@ async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Response, 
     Ok(response)
 }
 
-async fn groups(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Groups>, Problem> {
-    let query = Query::parse(query, &["queue", "reason", "since"])?;
+async fn groups(
+    State(web): State<Arc<Web>>,
+    Extension(query): Extension<Query>,
+) -> Result<Json<Groups>, Problem> {
     let found = web
         .failure_groups
         .read(&web.client, filter(&query)?)
@@ -314,10 +304,10 @@ async fn groups(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Gro
 async fn retry(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let job = JobId::new(&job)?;
-    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let is_dry = query.is_on("dry_run")?;
     web.client.fetch_dead_letter(&job).await?;
     let rerun = web.client.prepare_retry(&job).await?;
     let retried = Retried {
@@ -337,10 +327,10 @@ async fn retry(
 async fn discard(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<StatusCode, Problem> {
     let job = JobId::new(&job)?;
-    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let is_dry = query.is_on("dry_run")?;
     let failed = web.client.fetch_dead_letter(&job).await?;
     if !is_dry {
         web.client.discard_dead_letter(&failed).await?;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::jobs::JOB;
@@ -24,57 +24,52 @@ use naq_protocol::{Dependency, Flow, JobId, QueueName, Reason, State as JobState
 const QUEUE_DEFAULT: &str = "default";
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "POST",
-        path: "/api/flows",
-        right: Some(Right::Submit),
-        summary: "Enqueue a flow: jobs that depend on one another",
-        parameters: &[
-            query("name", "Name of the flow; a new one if absent", "night-17"),
-            query(
-                "queue",
-                "Queue of jobs that name none; `default` if absent",
-                "build",
-            ),
-            query("dry_run", "Check the flow, and enqueue nothing", "true"),
-        ],
-        body: Some(schema_of::<FlowBody>),
-        answers: &[
-            json(
-                200,
-                "The jobs that would be enqueued, with `dry_run`",
-                schema_of::<EnqueuedFlow>,
-            ),
-            json(201, "The jobs are enqueued", schema_of::<EnqueuedFlow>),
-        ],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-            &problem::TOO_LARGE,
-            &problem::MEDIA_TYPE,
-            &problem::REFUSED,
-            &problem::STORAGE_FULL,
-        ],
-        is_stream: false,
-        handler: || post(enqueue),
-    },
-    Route {
-        method: "GET",
-        path: "/api/jobs/{job}/tree",
-        right: Some(Right::View),
-        summary: "Show the jobs of a flow; or a job, those that it depends on, and those that wait for it",
-        parameters: &[JOB],
-        body: None,
-        answers: &[json(
+    Route::post(
+        "/api/flows",
+        Right::Submit,
+        "Enqueue a flow: jobs that depend on one another",
+        |method| on(method, enqueue),
+    )
+    .parameters(&[
+        query("name", "Name of the flow; a new one if absent", "night-17"),
+        query(
+            "queue",
+            "Queue of jobs that name none; `default` if absent",
+            "build",
+        ),
+        query("dry_run", "Check the flow, and enqueue nothing", "true"),
+    ])
+    .body(schema_of::<FlowBody>)
+    .answers(&[
+        json(
             200,
-            "The jobs, each after those that it depends on",
-            schema_of::<Tree>,
-        )],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(tree),
-    },
+            "The jobs that would be enqueued, with `dry_run`",
+            schema_of::<EnqueuedFlow>,
+        ),
+        json(201, "The jobs are enqueued", schema_of::<EnqueuedFlow>),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+        &problem::TOO_LARGE,
+        &problem::MEDIA_TYPE,
+        &problem::REFUSED,
+        &problem::STORAGE_FULL,
+    ]),
+    Route::get(
+        "/api/jobs/{job}/tree",
+        Right::View,
+        "Show the jobs of a flow; or a job, those that it depends on, and those that wait for it",
+        |method| on(method, tree),
+    )
+    .parameters(&[JOB])
+    .answers(&[json(
+        200,
+        "The jobs, each after those that it depends on",
+        schema_of::<Tree>,
+    )])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
 /// A flow.
@@ -151,12 +146,11 @@ impl From<DependencyNode> for TreeNode {
 
 async fn enqueue(
     State(web): State<Arc<Web>>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
     check_media_type(&headers)?;
-    let query = Query::parse(query, &["name", "queue", "dry_run"])?;
     let queue = QueueName::new(query.one("queue")?.unwrap_or(QUEUE_DEFAULT))?;
     let name = match query.one("name")? {
         Some(name) => JobId::from_user(name)?,
@@ -184,12 +178,7 @@ async fn enqueue(
     Ok((status, Json(body)).into_response())
 }
 
-async fn tree(
-    State(web): State<Arc<Web>>,
-    Path(job): Path<String>,
-    query: RawQuery,
-) -> Result<Json<Tree>, Problem> {
-    Query::parse(query, &[])?;
+async fn tree(State(web): State<Arc<Web>>, Path(job): Path<String>) -> Result<Json<Tree>, Problem> {
     let nodes = web.client.fetch_dependency_tree(&JobId::new(&job)?).await?;
     Ok(Json(Tree {
         jobs: nodes.into_iter().map(TreeNode::from).collect(),

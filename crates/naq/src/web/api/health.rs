@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::on;
 use serde::Serialize;
 
 use crate::metrics::Format;
@@ -22,42 +22,29 @@ use crate::web::state::Web;
 const READY_MAX: Duration = Duration::from_secs(2);
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/healthz",
-        right: None,
-        summary: "Whether this process serves requests",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "It does", schema_of::<Health>)],
-        problems: &[],
-        is_stream: false,
-        handler: || get(health),
-    },
-    Route {
-        method: "GET",
-        path: "/readyz",
-        right: None,
-        summary: "Whether NATS answers",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "It does", schema_of::<Health>)],
-        problems: &[&problem::UNAVAILABLE],
-        is_stream: false,
-        handler: || get(ready),
-    },
-    Route {
-        method: "GET",
-        path: "/metrics",
-        right: None,
-        summary: "Metrics for Prometheus; they need a token unless the dashboard is for its machine alone",
-        parameters: &[],
-        body: None,
-        answers: &[other(200, "The metrics", "text/plain")],
-        problems: &[&problem::UNAUTHENTICATED],
-        is_stream: false,
-        handler: || get(metrics),
-    },
+    Route::get(
+        "/healthz",
+        Right::View,
+        "Whether this process serves requests",
+        |method| on(method, health),
+    )
+    .without_token()
+    .answers(&[json(200, "It does", schema_of::<Health>)]),
+    Route::get("/readyz", Right::View, "Whether NATS answers", |method| {
+        on(method, ready)
+    })
+    .without_token()
+    .answers(&[json(200, "It does", schema_of::<Health>)])
+    .problems(&[&problem::UNAVAILABLE]),
+    Route::get(
+        "/metrics",
+        Right::View,
+        "Metrics for Prometheus; they need a token unless the dashboard is for its machine alone",
+        |method| on(method, metrics),
+    )
+    .without_token()
+    .answers(&[other(200, "The metrics", "text/plain")])
+    .problems(&[&problem::UNAUTHENTICATED]),
 ];
 
 /// The state of this process.

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::parameters::{Query, limit};
+use super::parameters::{DRY_RUN, Query, limit};
 use crate::clock;
 use crate::text::waiting::Why;
 use crate::web::access::Right;
@@ -34,141 +34,125 @@ const LIMIT_MAX: usize = 500;
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) const JOB: Parameter = path("job", "Id of the job", "backup-1");
-const DRY_RUN: Parameter = query("dry_run", "Check the request, and change nothing", "true");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/jobs",
-        right: Some(Right::View),
-        summary: "List jobs, latest change first",
-        parameters: &[
-            query(
-                "state",
-                "Only jobs in this state; may be given again",
-                "failed",
-            ),
-            query("queue", "Only jobs of this queue", "build"),
-            query(
-                "label",
-                "Only jobs with this label, KEY or KEY=VALUE; may be given again",
-                "team=web",
-            ),
-            query(
-                "since",
-                "Only jobs that changed since: a time, or a duration before now",
-                "2h",
-            ),
-            query("limit", "Most jobs in the answer, 1 to 500", "100"),
-            query("cursor", "`next` of an earlier answer", ""),
-            query(
-                "reason",
-                "Only jobs that ended, or are retried, for this reason; may be given again",
-                "timeout",
-            ),
-            query(
-                "worker",
-                "Only jobs of the worker with this id, name or host; may be given again",
-                "host-1",
-            ),
-            query(
-                "q",
-                "A filter as on the page of jobs; the other parameters narrow it down",
-                "state:failed \"disk full\"",
-            ),
-        ],
-        body: None,
-        answers: &[
-            json(200, "A page of jobs", schema_of::<Jobs>),
-            other(200, "A line for each job", job_rows::CSV),
-            other(200, "A line for each job", job_rows::NDJSON),
-        ],
-        problems: &[&problem::BAD_REQUEST],
-        is_stream: false,
-        handler: || get(list),
-    },
-    Route {
-        method: "GET",
-        path: "/api/jobs/{job}",
-        right: Some(Right::View),
-        summary: "Show a job: its record, or what its message says before a worker has claimed it",
-        parameters: &[
-            JOB,
-            query(
-                "wait",
-                "Answer when the job has ended, or after this time, at most 60s",
-                "30s",
-            ),
-        ],
-        body: None,
-        answers: &[json(200, "The job", schema_of::<Record>)],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(show),
-    },
-    Route {
-        method: "GET",
-        path: "/api/jobs/{job}/why",
-        right: Some(Right::View),
-        summary: "Say why a job does not run",
-        parameters: &[JOB],
-        body: None,
-        answers: &[json(
+    Route::get(
+        "/api/jobs",
+        Right::View,
+        "List jobs, latest change first",
+        |method| on(method, list),
+    )
+    .parameters(&[
+        query(
+            "state",
+            "Only jobs in this state; may be given again",
+            "failed",
+        ),
+        query("queue", "Only jobs of this queue", "build"),
+        query(
+            "label",
+            "Only jobs with this label, KEY or KEY=VALUE; may be given again",
+            "team=web",
+        ),
+        query(
+            "since",
+            "Only jobs that changed since: a time, or a duration before now",
+            "2h",
+        ),
+        query("limit", "Most jobs in the answer, 1 to 500", "100"),
+        query("cursor", "`next` of an earlier answer", ""),
+        query(
+            "reason",
+            "Only jobs that ended, or are retried, for this reason; may be given again",
+            "timeout",
+        ),
+        query(
+            "worker",
+            "Only jobs of the worker with this id, name or host; may be given again",
+            "host-1",
+        ),
+        query(
+            "q",
+            "A filter as on the page of jobs; the other parameters narrow it down",
+            "state:failed \"disk full\"",
+        ),
+    ])
+    .answers(&[
+        json(200, "A page of jobs", schema_of::<Jobs>),
+        other(200, "A line for each job", job_rows::CSV),
+        other(200, "A line for each job", job_rows::NDJSON),
+    ])
+    .problems(&[&problem::BAD_REQUEST]),
+    Route::get(
+        "/api/jobs/{job}",
+        Right::View,
+        "Show a job: its record, or what its message says before a worker has claimed it",
+        |method| on(method, show),
+    )
+    .parameters(&[
+        JOB,
+        query(
+            "wait",
+            "Answer when the job has ended, or after this time, at most 60s",
+            "30s",
+        ),
+    ])
+    .answers(&[json(200, "The job", schema_of::<Record>)])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::get(
+        "/api/jobs/{job}/why",
+        Right::View,
+        "Say why a job does not run",
+        |method| on(method, why),
+    )
+    .parameters(&[JOB])
+    .answers(&[json(
+        200,
+        "Why it does not run, or how it has ended",
+        schema_of::<Why>,
+    )])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::delete(
+        "/api/jobs/{job}",
+        Right::Operate,
+        "Cancel a job; a running one is stopped with all its processes",
+        |method| on(method, cancel),
+    )
+    .parameters(&[JOB, DRY_RUN])
+    .answers(&[
+        json(200, "The job has ended as cancelled", schema_of::<Record>),
+        json(
+            202,
+            "The job is running, and its worker is asked to stop it",
+            schema_of::<Record>,
+        ),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+    ]),
+    Route::post(
+        "/api/jobs/{job}/retry",
+        Right::Operate,
+        "Run an ended job again, as a new job with the same envelope",
+        |method| on(method, retry),
+    )
+    .parameters(&[JOB, DRY_RUN])
+    .answers(&[
+        json(
             200,
-            "Why it does not run, or how it has ended",
-            schema_of::<Why>,
-        )],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(why),
-    },
-    Route {
-        method: "DELETE",
-        path: "/api/jobs/{job}",
-        right: Some(Right::Operate),
-        summary: "Cancel a job; a running one is stopped with all its processes",
-        parameters: &[JOB, DRY_RUN],
-        body: None,
-        answers: &[
-            json(200, "The job has ended as cancelled", schema_of::<Record>),
-            json(
-                202,
-                "The job is running, and its worker is asked to stop it",
-                schema_of::<Record>,
-            ),
-        ],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-        ],
-        is_stream: false,
-        handler: || delete(cancel),
-    },
-    Route {
-        method: "POST",
-        path: "/api/jobs/{job}/retry",
-        right: Some(Right::Operate),
-        summary: "Run an ended job again, as a new job with the same envelope",
-        parameters: &[JOB, DRY_RUN],
-        body: None,
-        answers: &[
-            json(
-                200,
-                "What would be enqueued, with `dry_run`",
-                schema_of::<Retried>,
-            ),
-            json(201, "The new job", schema_of::<Retried>),
-        ],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-            &problem::REFUSED,
-        ],
-        is_stream: false,
-        handler: || post(retry),
-    },
+            "What would be enqueued, with `dry_run`",
+            schema_of::<Retried>,
+        ),
+        json(201, "The new job", schema_of::<Retried>),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+        &problem::REFUSED,
+    ]),
 ];
 
 /// A page of jobs.
@@ -199,13 +183,9 @@ pub(super) struct Retried {
 
 async fn list(
     State(web): State<Arc<Web>>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let names = [
-        "state", "queue", "label", "since", "limit", "cursor", "reason", "worker", "q",
-    ];
-    let query = Query::parse(query, &names)?;
     let limit = query.parsed("limit", |text| limit(text, LIMIT_MAX))?;
     let cursor = query.one("cursor")?.filter(|text| !text.is_empty());
     let before = cursor
@@ -281,10 +261,9 @@ pub(super) fn event_filter(query: &Query) -> Result<JobFilter, Problem> {
 async fn show(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<Record>, Problem> {
     let job = JobId::new(&job)?;
-    let query = Query::parse(query, &["wait"])?;
     let mut record = web.client.fetch_job(&job).await?;
     if let Some(wait) = query.parsed("wait", wait)?
         && !record.state().is_terminal()
@@ -333,12 +312,7 @@ pub(in crate::web) fn hide_values(envelope: &RawValue) -> Option<Box<RawValue>> 
     serde_json::value::to_raw_value(&fields).ok()
 }
 
-async fn why(
-    State(web): State<Arc<Web>>,
-    Path(job): Path<String>,
-    query: RawQuery,
-) -> Result<Json<Why>, Problem> {
-    Query::parse(query, &[])?;
+async fn why(State(web): State<Arc<Web>>, Path(job): Path<String>) -> Result<Json<Why>, Problem> {
     let record = web.client.fetch_job(&JobId::new(&job)?).await?;
     let cause = web.client.wait_cause(&record).await?;
     Ok(Json(Why::new(&record, cause, clock::now(), Duration::ZERO)))
@@ -347,10 +321,10 @@ async fn why(
 async fn cancel(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let job = JobId::new(&job)?;
-    if Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if query.is_on("dry_run")? {
         let record = web.client.fetch_job(&job).await?;
         return match record.state().is_terminal() {
             true => Err(has_ended(&record)),
@@ -377,10 +351,10 @@ pub(in crate::web) fn has_ended(record: &Record) -> Problem {
 async fn retry(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let job = JobId::new(&job)?;
-    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let is_dry = query.is_on("dry_run")?;
     let rerun = web.client.prepare_retry(&job).await?;
     let retried = Retried {
         job_id: rerun.job_id().clone(),

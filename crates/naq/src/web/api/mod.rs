@@ -17,6 +17,7 @@ mod times;
 mod workers;
 
 pub(super) use events::event_stream;
+pub(super) use parameters::read_query;
 
 use super::route::Route;
 

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::Extension;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::on;
 
 use super::jobs::JOB;
 use super::parameters::Query;
@@ -24,81 +25,75 @@ const DOWNLOAD: Parameter = query(
 );
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/jobs/{job}/stdout",
-        right: Some(Right::View),
-        summary: "Read the standard output of an ended job, byte for byte",
-        parameters: &[JOB, DOWNLOAD],
-        body: None,
-        answers: &[
-            other(
-                200,
-                "The output; `naq-missing-bytes` is the number of bytes that were not kept",
-                "application/octet-stream",
-            ),
-            other(
-                206,
-                "The part that the header `Range` names",
-                "application/octet-stream",
-            ),
-        ],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(stdout),
-    },
-    Route {
-        method: "GET",
-        path: "/api/jobs/{job}/stderr",
-        right: Some(Right::View),
-        summary: "Read the standard error of an ended job, byte for byte",
-        parameters: &[JOB, DOWNLOAD],
-        body: None,
-        answers: &[
-            other(
-                200,
-                "The output; `naq-missing-bytes` is the number of bytes that were not kept",
-                "application/octet-stream",
-            ),
-            other(
-                206,
-                "The part that the header `Range` names",
-                "application/octet-stream",
-            ),
-        ],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(stderr),
-    },
+    Route::get(
+        "/api/jobs/{job}/stdout",
+        Right::View,
+        "Read the standard output of an ended job, byte for byte",
+        |method| on(method, stdout),
+    )
+    .parameters(&[JOB, DOWNLOAD])
+    .answers(&[
+        other(
+            200,
+            "The output; `naq-missing-bytes` is the number of bytes that were not kept",
+            "application/octet-stream",
+        ),
+        other(
+            206,
+            "The part that the header `Range` names",
+            "application/octet-stream",
+        ),
+    ])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::get(
+        "/api/jobs/{job}/stderr",
+        Right::View,
+        "Read the standard error of an ended job, byte for byte",
+        |method| on(method, stderr),
+    )
+    .parameters(&[JOB, DOWNLOAD])
+    .answers(&[
+        other(
+            200,
+            "The output; `naq-missing-bytes` is the number of bytes that were not kept",
+            "application/octet-stream",
+        ),
+        other(
+            206,
+            "The part that the header `Range` names",
+            "application/octet-stream",
+        ),
+    ])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
 async fn stdout(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    read(&web, &job, OutputStream::Stdout, query, &headers).await
+    read(&web, &job, OutputStream::Stdout, &query, &headers).await
 }
 
 async fn stderr(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    read(&web, &job, OutputStream::Stderr, query, &headers).await
+    read(&web, &job, OutputStream::Stderr, &query, &headers).await
 }
 
 async fn read(
     web: &Web,
     job: &str,
     stream: OutputStream,
-    query: RawQuery,
+    query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let job = JobId::new(job)?;
-    let is_download = Query::parse(query, &["download"])?.is_on("download")?;
+    let is_download = query.is_on("download")?;
     let record = web.client.fetch_job(&job).await?;
     let output = web.client.read_output(&record, stream).await?;
     let missing_bytes = output.missing_bytes;

@@ -1,11 +1,34 @@
 //! Parameters in queries and paths. An unknown name is an error: a misspelt filter would select everything.
 
-use axum::extract::RawQuery;
+use axum::extract::{RawQuery, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 
 use crate::web::problem::Problem;
+use crate::web::route::{Parameter, ParameterPlace, Route, query};
 
 /// The parameters of a query, in their order. A name may occur again.
+#[derive(Clone)]
 pub(in crate::web) struct Query(Vec<(String, String)>);
+
+/// Parses the query of a request to this route, for its handler, and refuses parameters that the route lacks.
+pub(in crate::web) async fn read_query(
+    State(route): State<&'static Route>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let parameters = route.parameters.iter();
+    let in_query = parameters.filter(|parameter| parameter.place == ParameterPlace::Query);
+    let known: Vec<&str> = in_query.map(|parameter| parameter.name).collect();
+    let text = request.uri().query().map(str::to_owned);
+    match Query::parse(RawQuery(text), &known) {
+        Ok(query) => {
+            request.extensions_mut().insert(query);
+            next.run(request).await
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
 
 impl Query {
     /// Parses a query in which these names may occur.
@@ -83,6 +106,10 @@ impl Query {
         Ok(on.unwrap_or(false))
     }
 }
+
+/// The parameter of every route that changes something.
+pub(super) const DRY_RUN: Parameter =
+    query("dry_run", "Check the request, and change nothing", "true");
 
 /// A number of things in a page: 1 to `max`.
 pub(in crate::web) fn limit(text: &str, max: usize) -> Result<usize, String> {

@@ -3,15 +3,15 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::parameters::Query;
+use super::parameters::{DRY_RUN, Query};
 use super::submit::check_media_type;
 use crate::web::access::Right;
 use crate::web::overview::Facts;
@@ -22,134 +22,108 @@ use naq_client::{BrokerError, ClientError, QueueInfo, QueueSettings};
 use naq_protocol::{QueueName, Timestamp};
 
 const QUEUE: Parameter = path("queue", "Name of the queue", "build");
-const DRY_RUN: Parameter = query("dry_run", "Check the request, and change nothing", "true");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/queues",
-        right: Some(Right::View),
-        summary: "List queues",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "The queues, by name", schema_of::<Queues>)],
-        problems: &[],
-        is_stream: false,
-        handler: || get(list),
-    },
-    Route {
-        method: "GET",
-        path: "/api/queues/{queue}",
-        right: Some(Right::View),
-        summary: "Show a queue",
-        parameters: &[QUEUE],
-        body: None,
-        answers: &[json(200, "The queue", schema_of::<QueueState>)],
-        problems: &[&problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(show),
-    },
-    Route {
-        method: "POST",
-        path: "/api/queues/{queue}/pause",
-        right: Some(Right::Operate),
-        summary: "Pause a queue: workers get no more jobs of it, and running jobs continue",
-        parameters: &[QUEUE, DRY_RUN],
-        body: None,
-        answers: &[json(200, "The queue is paused", schema_of::<QueueState>)],
-        problems: &[&problem::NOT_FOUND],
-        is_stream: false,
-        handler: || post(pause),
-    },
-    Route {
-        method: "POST",
-        path: "/api/queues/{queue}/resume",
-        right: Some(Right::Operate),
-        summary: "Resume a paused queue",
-        parameters: &[QUEUE, DRY_RUN],
-        body: None,
-        answers: &[json(
+    Route::get("/api/queues", Right::View, "List queues", |method| {
+        on(method, list)
+    })
+    .answers(&[json(200, "The queues, by name", schema_of::<Queues>)]),
+    Route::get(
+        "/api/queues/{queue}",
+        Right::View,
+        "Show a queue",
+        |method| on(method, show),
+    )
+    .parameters(&[QUEUE])
+    .answers(&[json(200, "The queue", schema_of::<QueueState>)])
+    .problems(&[&problem::NOT_FOUND]),
+    Route::post(
+        "/api/queues/{queue}/pause",
+        Right::Operate,
+        "Pause a queue: workers get no more jobs of it, and running jobs continue",
+        |method| on(method, pause),
+    )
+    .parameters(&[QUEUE, DRY_RUN])
+    .answers(&[json(200, "The queue is paused", schema_of::<QueueState>)])
+    .problems(&[&problem::NOT_FOUND]),
+    Route::post(
+        "/api/queues/{queue}/resume",
+        Right::Operate,
+        "Resume a paused queue",
+        |method| on(method, resume),
+    )
+    .parameters(&[QUEUE, DRY_RUN])
+    .answers(&[json(
+        200,
+        "The queue delivers jobs",
+        schema_of::<QueueState>,
+    )])
+    .problems(&[&problem::NOT_FOUND]),
+    Route::put(
+        "/api/queues/{queue}",
+        Right::Operate,
+        "Create a queue, or change its settings",
+        |method| on(method, set),
+    )
+    .parameters(&[QUEUE, DRY_RUN])
+    .body(schema_of::<NewSettings>)
+    .answers(&[
+        json(
             200,
-            "The queue delivers jobs",
+            "The queue existed, and has these settings",
             schema_of::<QueueState>,
-        )],
-        problems: &[&problem::NOT_FOUND],
-        is_stream: false,
-        handler: || post(resume),
-    },
-    Route {
-        method: "PUT",
-        path: "/api/queues/{queue}",
-        right: Some(Right::Operate),
-        summary: "Create a queue, or change its settings",
-        parameters: &[QUEUE, DRY_RUN],
-        body: Some(schema_of::<NewSettings>),
-        answers: &[
-            json(
-                200,
-                "The queue existed, and has these settings",
-                schema_of::<QueueState>,
-            ),
-            json(201, "The queue is created", schema_of::<QueueState>),
-            other(
-                204,
-                "The queue would be created, with `dry_run`",
-                "application/json",
-            ),
-        ],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::MEDIA_TYPE,
-            &problem::REFUSED,
-            &problem::STORAGE_FULL,
-        ],
-        is_stream: false,
-        handler: || put(set),
-    },
-    Route {
-        method: "DELETE",
-        path: "/api/queues/{queue}",
-        right: Some(Right::Operate),
-        summary: "Remove a queue and its jobs, also those that run",
-        parameters: &[
-            QUEUE,
-            query(
-                "jobs",
-                "Number of its jobs, queued, running and delayed, as the sender saw it",
-                "0",
-            ),
-            DRY_RUN,
-        ],
-        body: None,
-        answers: &[other(
+        ),
+        json(201, "The queue is created", schema_of::<QueueState>),
+        other(
             204,
-            "The queue is removed, or would be, with `dry_run`",
+            "The queue would be created, with `dry_run`",
             "application/json",
-        )],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-        ],
-        is_stream: false,
-        handler: || delete(remove),
-    },
-    Route {
-        method: "POST",
-        path: "/api/queues/{queue}/purge",
-        right: Some(Right::Operate),
-        summary: "Remove the jobs of a queue that no worker runs",
-        parameters: &[QUEUE, DRY_RUN],
-        body: None,
-        answers: &[json(
-            200,
-            "How many are removed, or would be, with `dry_run`",
-            schema_of::<Purged>,
-        )],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || post(purge),
-    },
+        ),
+    ])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::MEDIA_TYPE,
+        &problem::REFUSED,
+        &problem::STORAGE_FULL,
+    ]),
+    Route::delete(
+        "/api/queues/{queue}",
+        Right::Operate,
+        "Remove a queue and its jobs, also those that run",
+        |method| on(method, remove),
+    )
+    .parameters(&[
+        QUEUE,
+        query(
+            "jobs",
+            "Number of its jobs, queued, running and delayed, as the sender saw it",
+            "0",
+        ),
+        DRY_RUN,
+    ])
+    .answers(&[other(
+        204,
+        "The queue is removed, or would be, with `dry_run`",
+        "application/json",
+    )])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+    ]),
+    Route::post(
+        "/api/queues/{queue}/purge",
+        Right::Operate,
+        "Remove the jobs of a queue that no worker runs",
+        |method| on(method, purge),
+    )
+    .parameters(&[QUEUE, DRY_RUN])
+    .answers(&[json(
+        200,
+        "How many are removed, or would be, with `dry_run`",
+        schema_of::<Purged>,
+    )])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
 /// The settings of a queue.
@@ -232,8 +206,7 @@ impl QueueState {
     }
 }
 
-async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Queues>, Problem> {
-    Query::parse(query, &[])?;
+async fn list(State(web): State<Arc<Web>>) -> Result<Json<Queues>, Problem> {
     let snapshot = web.live.snapshot().await?;
     let facts = &snapshot.facts;
     let queues = facts.queues.iter();
@@ -245,9 +218,7 @@ async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Queue
 async fn show(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
 ) -> Result<Json<QueueState>, Problem> {
-    Query::parse(query, &[])?;
     state_of(&web, &name).await
 }
 
@@ -261,10 +232,10 @@ async fn state_of(web: &Web, name: &str) -> Result<Json<QueueState>, Problem> {
 async fn pause(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<QueueState>, Problem> {
     let queue = web.client.queue(&name)?;
-    if !Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if !query.is_on("dry_run")? {
         queue.pause().await?;
     }
     state_of(&web, &name).await
@@ -273,10 +244,10 @@ async fn pause(
 async fn resume(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<QueueState>, Problem> {
     let queue = web.client.queue(&name)?;
-    if !Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if !query.is_on("dry_run")? {
         queue.resume().await?;
     }
     state_of(&web, &name).await
@@ -294,12 +265,12 @@ async fn info_of(queue: &naq_client::Queue) -> Result<Option<QueueInfo>, ClientE
 async fn set(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let queue = web.client.queue(&name)?;
-    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let is_dry = query.is_on("dry_run")?;
     check_media_type(&headers)?;
     let settings: NewSettings = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;
@@ -335,10 +306,9 @@ async fn set(
 async fn remove(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<StatusCode, Problem> {
     let queue = web.client.queue(&name)?;
-    let query = Query::parse(query, &["jobs", "dry_run"])?;
     let is_dry = query.is_on("dry_run")?;
     let Some(seen) = query.parsed::<u64, _>("jobs", str::parse)? else {
         let detail = "it is missing; it confirms how many jobs are removed with the queue";
@@ -359,10 +329,10 @@ async fn remove(
 async fn purge(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<Purged>, Problem> {
     let queue = web.client.queue(&name)?;
-    if Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if query.is_on("dry_run")? {
         let info = queue.info().await?;
         return Ok(Json(Purged {
             removed: info.depth + info.delayed,

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::jobs::hide_values;
-use super::parameters::Query;
+use super::parameters::{DRY_RUN, Query};
 use crate::web::access::Right;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Parameter, Route, json, path, query, schema_of};
@@ -22,84 +22,65 @@ use naq_protocol::{JobId, QueueName, Schedule, ScheduleId, Timestamp};
 const SCHEDULES_MAX: usize = 10_000;
 
 const SCHEDULE: Parameter = path("schedule", "Name of the schedule", "nightly");
-const DRY_RUN: Parameter = query("dry_run", "Check the request, and change nothing", "true");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/schedules",
-        right: Some(Right::View),
-        summary: "List schedules",
-        parameters: &[query("queue", "Only schedules of this queue", "build")],
-        body: None,
-        answers: &[json(200, "The schedules, by name", schema_of::<Schedules>)],
-        problems: &[&problem::BAD_REQUEST],
-        is_stream: false,
-        handler: || get(list),
-    },
-    Route {
-        method: "GET",
-        path: "/api/schedules/{schedule}",
-        right: Some(Right::View),
-        summary: "Show a schedule",
-        parameters: &[SCHEDULE],
-        body: None,
-        answers: &[json(200, "The schedule", schema_of::<ScheduleState>)],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(show),
-    },
-    Route {
-        method: "POST",
-        path: "/api/schedules/{schedule}/pause",
-        right: Some(Right::Operate),
-        summary: "Pause a schedule: it enqueues no more jobs",
-        parameters: &[SCHEDULE, DRY_RUN],
-        body: None,
-        answers: &[json(200, "The schedule", schema_of::<ScheduleState>)],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-        ],
-        is_stream: false,
-        handler: || post(pause),
-    },
-    Route {
-        method: "POST",
-        path: "/api/schedules/{schedule}/resume",
-        right: Some(Right::Operate),
-        summary: "Resume a paused schedule; the ticks of the pause are not enqueued",
-        parameters: &[SCHEDULE, DRY_RUN],
-        body: None,
-        answers: &[json(200, "The schedule", schema_of::<ScheduleState>)],
-        problems: &[
-            &problem::BAD_REQUEST,
-            &problem::NOT_FOUND,
-            &problem::CONFLICT,
-        ],
-        is_stream: false,
-        handler: || post(resume),
-    },
-    Route {
-        method: "POST",
-        path: "/api/schedules/{schedule}/trigger",
-        right: Some(Right::Operate),
-        summary: "Enqueue a job of a schedule now",
-        parameters: &[SCHEDULE, DRY_RUN],
-        body: None,
-        answers: &[
-            json(
-                200,
-                "The schedule exists, with `dry_run`",
-                schema_of::<Triggered>,
-            ),
-            json(201, "The new job", schema_of::<Triggered>),
-        ],
-        problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-        is_stream: false,
-        handler: || post(trigger),
-    },
+    Route::get("/api/schedules", Right::View, "List schedules", |method| {
+        on(method, list)
+    })
+    .parameters(&[query("queue", "Only schedules of this queue", "build")])
+    .answers(&[json(200, "The schedules, by name", schema_of::<Schedules>)])
+    .problems(&[&problem::BAD_REQUEST]),
+    Route::get(
+        "/api/schedules/{schedule}",
+        Right::View,
+        "Show a schedule",
+        |method| on(method, show),
+    )
+    .parameters(&[SCHEDULE])
+    .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
+    Route::post(
+        "/api/schedules/{schedule}/pause",
+        Right::Operate,
+        "Pause a schedule: it enqueues no more jobs",
+        |method| on(method, pause),
+    )
+    .parameters(&[SCHEDULE, DRY_RUN])
+    .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+    ]),
+    Route::post(
+        "/api/schedules/{schedule}/resume",
+        Right::Operate,
+        "Resume a paused schedule; the ticks of the pause are not enqueued",
+        |method| on(method, resume),
+    )
+    .parameters(&[SCHEDULE, DRY_RUN])
+    .answers(&[json(200, "The schedule", schema_of::<ScheduleState>)])
+    .problems(&[
+        &problem::BAD_REQUEST,
+        &problem::NOT_FOUND,
+        &problem::CONFLICT,
+    ]),
+    Route::post(
+        "/api/schedules/{schedule}/trigger",
+        Right::Operate,
+        "Enqueue a job of a schedule now",
+        |method| on(method, trigger),
+    )
+    .parameters(&[SCHEDULE, DRY_RUN])
+    .answers(&[
+        json(
+            200,
+            "The schedule exists, with `dry_run`",
+            schema_of::<Triggered>,
+        ),
+        json(201, "The new job", schema_of::<Triggered>),
+    ])
+    .problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND]),
 ];
 
 /// All schedules.
@@ -158,8 +139,10 @@ struct Triggered {
     job_id: Option<JobId>,
 }
 
-async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Schedules>, Problem> {
-    let query = Query::parse(query, &["queue"])?;
+async fn list(
+    State(web): State<Arc<Web>>,
+    Extension(query): Extension<Query>,
+) -> Result<Json<Schedules>, Problem> {
     let filter = ScheduleFilter {
         queue: query.parsed("queue", |name| QueueName::new(name))?,
         ..ScheduleFilter::default()
@@ -188,9 +171,7 @@ async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Sched
 async fn show(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
 ) -> Result<Json<ScheduleState>, Problem> {
-    Query::parse(query, &[])?;
     state_of(&web, &ScheduleId::new(&name)?).await
 }
 
@@ -205,10 +186,10 @@ async fn state_of(web: &Web, name: &ScheduleId) -> Result<Json<ScheduleState>, P
 async fn pause(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<ScheduleState>, Problem> {
     let name = ScheduleId::new(&name)?;
-    if !Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if !query.is_on("dry_run")? {
         web.client.pause_schedule(&name).await?;
     }
     state_of(&web, &name).await
@@ -217,10 +198,10 @@ async fn pause(
 async fn resume(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<ScheduleState>, Problem> {
     let name = ScheduleId::new(&name)?;
-    if !Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if !query.is_on("dry_run")? {
         web.client.resume_schedule(&name).await?;
     }
     state_of(&web, &name).await
@@ -229,10 +210,10 @@ async fn resume(
 async fn trigger(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Response, Problem> {
     let name = ScheduleId::new(&name)?;
-    if Query::parse(query, &["dry_run"])?.is_on("dry_run")? {
+    if query.is_on("dry_run")? {
         let _exists = state_of(&web, &name).await?;
         return Ok(Json(Triggered { job_id: None }).into_response());
     }

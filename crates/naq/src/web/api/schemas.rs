@@ -1,35 +1,30 @@
 //! The JSON Schemas of the wire types.
 
-use axum::extract::{Path, RawQuery};
+use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::on;
 
-use super::parameters::Query;
 use crate::web::access::Right;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, other, path};
 use naq_protocol::{SCHEMAS, schema};
 
-pub(super) const ROUTES: &[Route] = &[Route {
-    method: "GET",
-    path: "/schemas/{name}",
-    right: Some(Right::View),
-    summary: "Show the JSON Schema of a wire type",
-    parameters: &[path(
-        "name",
-        "envelope, record, schedule, worker or scheduler",
-        "envelope",
-    )],
-    body: None,
-    answers: &[other(200, "The schema", "application/schema+json")],
-    problems: &[&problem::BAD_REQUEST, &problem::NOT_FOUND],
-    is_stream: false,
-    handler: || get(show),
-}];
+pub(super) const ROUTES: &[Route] = &[Route::get(
+    "/schemas/{name}",
+    Right::View,
+    "Show the JSON Schema of a wire type",
+    |method| on(method, show),
+)
+.parameters(&[path(
+    "name",
+    "envelope, record, schedule, worker or scheduler",
+    "envelope",
+)])
+.answers(&[other(200, "The schema", "application/schema+json")])
+.problems(&[&problem::BAD_REQUEST, &problem::NOT_FOUND])];
 
-async fn show(Path(name): Path<String>, query: RawQuery) -> Result<Response, Problem> {
-    Query::parse(query, &[])?;
+async fn show(Path(name): Path<String>) -> Result<Response, Problem> {
     match schema(&name) {
         Some(text) => {
             Ok(([(header::CONTENT_TYPE, "application/schema+json")], text).into_response())

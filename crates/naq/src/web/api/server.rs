@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
-use axum::routing::get;
+use axum::extract::State;
+use axum::routing::on;
 use axum::{Extension, Json};
 use serde::Serialize;
 
-use super::parameters::Query;
 use crate::web::access::{Identity, Right};
 use crate::web::overview::{MinuteCounts, Warning, warnings};
 use crate::web::problem::Problem;
@@ -16,30 +15,20 @@ use crate::web::state::Web;
 use naq_protocol::{LeaderInfo, SchedulerInfo};
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/server",
-        right: Some(Right::View),
-        summary: "Show NATS, the schedulers, and what needs to be mended",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "The installation", schema_of::<ServerState>)],
-        problems: &[],
-        is_stream: false,
-        handler: || get(show),
-    },
-    Route {
-        method: "GET",
-        path: "/api/me",
-        right: Some(Right::View),
-        summary: "Show who this token or session is, and what it may do",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "The token", schema_of::<Me>)],
-        problems: &[],
-        is_stream: false,
-        handler: || get(me),
-    },
+    Route::get(
+        "/api/server",
+        Right::View,
+        "Show NATS, the schedulers, and what needs to be mended",
+        |method| on(method, show),
+    )
+    .answers(&[json(200, "The installation", schema_of::<ServerState>)]),
+    Route::get(
+        "/api/me",
+        Right::View,
+        "Show who this token or session is, and what it may do",
+        |method| on(method, me),
+    )
+    .answers(&[json(200, "The token", schema_of::<Me>)]),
 ];
 
 /// The installation.
@@ -71,8 +60,7 @@ struct Me {
     right: Right,
 }
 
-async fn show(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<ServerState>, Problem> {
-    Query::parse(query, &[])?;
+async fn show(State(web): State<Arc<Web>>) -> Result<Json<ServerState>, Problem> {
     let snapshot = web.live.snapshot().await?;
     let facts = &snapshot.facts;
     Ok(Json(ServerState {
@@ -85,11 +73,7 @@ async fn show(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Serve
     }))
 }
 
-async fn me(
-    Extension(identity): Extension<Identity>,
-    query: RawQuery,
-) -> Result<Json<Me>, Problem> {
-    Query::parse(query, &[])?;
+async fn me(Extension(identity): Extension<Identity>) -> Result<Json<Me>, Problem> {
     Ok(Json(Me {
         name: identity.name,
         right: identity.right,

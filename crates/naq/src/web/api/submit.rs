@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::put;
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::Serialize;
 
 use super::jobs::{JOB, WAIT_MAX, wait, without_values};
-use super::parameters::Query;
+use super::parameters::{DRY_RUN, Query};
 use crate::clock;
 use crate::web::access::Right;
 use crate::web::problem::{self, Problem, ProblemKind};
@@ -39,8 +39,6 @@ pub(super) const MAX_JOBS: Parameter = query(
     "Refuse the job if the queue contains this many",
     "10000",
 );
-pub(super) const DRY_RUN: Parameter =
-    query("dry_run", "Check the envelope, and enqueue nothing", "true");
 
 pub(super) const PROBLEMS: &[&ProblemKind] = &[
     &problem::BAD_REQUEST,
@@ -52,14 +50,7 @@ pub(super) const PROBLEMS: &[&ProblemKind] = &[
     &problem::STORAGE_FULL,
 ];
 
-pub(super) const ROUTES: &[Route] = &[Route {
-    method: "PUT",
-    path: "/api/queues/{queue}/jobs/{job}",
-    right: Some(Right::Submit),
-    summary: "Enqueue a job under this id",
-    parameters: &[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN],
-    body: Some(schema_of::<Envelope>),
-    answers: &[
+pub(super) const ROUTES: &[Route] = &[Route::put("/api/queues/{queue}/jobs/{job}", Right::Submit, "Enqueue a job under this id", |method| on(method, enqueue_as)).parameters(&[QUEUE, JOB, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<Envelope>).answers(&[
         json(
             200,
             "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`",
@@ -71,11 +62,7 @@ pub(super) const ROUTES: &[Route] = &[Route {
             "The job is enqueued, and has not ended within `wait`",
             schema_of::<Enqueued>,
         ),
-    ],
-    problems: PROBLEMS,
-    is_stream: false,
-    handler: || put(enqueue_as),
-}];
+    ]).problems(PROBLEMS)];
 
 /// A job that is enqueued.
 #[derive(Serialize, schemars::JsonSchema)]
@@ -124,11 +111,19 @@ impl Submission {
 async fn enqueue_as(
     State(web): State<Arc<Web>>,
     Path((queue, job)): Path<(String, String)>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    submit(&web, &queue, Some(JobId::new(&job)?), query, &headers, body).await
+    submit(
+        &web,
+        &queue,
+        Some(JobId::new(&job)?),
+        &query,
+        &headers,
+        body,
+    )
+    .await
 }
 
 /// Checks an envelope as a worker will. `prefix` is the pointer to it in the body.
@@ -143,7 +138,7 @@ pub(super) async fn submit(
     web: &Web,
     queue: &str,
     job_id: Option<JobId>,
-    query: RawQuery,
+    query: &Query,
     headers: &HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -279,9 +274,7 @@ pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-pub(super) fn read_submission(query: RawQuery) -> Result<Submission, Problem> {
-    let names = ["wait", "in", "at", "max_jobs", "dry_run"];
-    let query = Query::parse(query, &names)?;
+pub(super) fn read_submission(query: &Query) -> Result<Submission, Problem> {
     let delay = query.parsed("in", naq_protocol::units::parse_duration)?;
     let time = query.parsed("at", str::parse::<Timestamp>)?;
     let start = match (delay, time) {

@@ -4,19 +4,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::on;
+use axum::{Extension, Json};
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::parameters::{DRY_RUN, Query};
 use super::submit::{
-    AT, DRY_RUN, Enqueued, IN, MAX_JOBS, PROBLEMS, QUEUE, Submission, WAIT, check_envelope,
+    AT, Enqueued, IN, MAX_JOBS, PROBLEMS, QUEUE, Submission, WAIT, check_envelope,
     check_media_type, media_type, read_submission, store, submit,
 };
 use crate::text::count;
@@ -39,14 +40,7 @@ const ERRORS_MAX: usize = 100;
 /// Longest time in which a client may send nothing of its lines.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) const ROUTES: &[Route] = &[Route {
-    method: "POST",
-    path: "/api/queues/{queue}/jobs",
-    right: Some(Right::Submit),
-    summary: "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson",
-    parameters: &[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN],
-    body: Some(schema_of::<OneOrMany>),
-    answers: &[
+pub(super) const ROUTES: &[Route] = &[Route::post("/api/queues/{queue}/jobs", Right::Submit, "Enqueue a job, or each envelope of an array (at most 1,000), or each line of application/x-ndjson", |method| on(method, enqueue)).parameters(&[QUEUE, WAIT, IN, AT, MAX_JOBS, DRY_RUN]).body(schema_of::<OneOrMany>).answers(&[
         json(
             200,
             "The same job was enqueued before, or `dry_run` was given, or the job has ended within `wait`; of lines, a line for each with its job or its problem",
@@ -62,11 +56,7 @@ pub(super) const ROUTES: &[Route] = &[Route {
             "The job is enqueued, and has not ended within `wait`",
             schema_of::<Enqueued>,
         ),
-    ],
-    problems: PROBLEMS,
-    is_stream: false,
-    handler: || post(enqueue),
-}];
+    ]).problems(PROBLEMS)];
 
 /// The body of a request.
 #[derive(schemars::JsonSchema)]
@@ -116,13 +106,13 @@ struct LineResult {
 async fn enqueue(
     State(web): State<Arc<Web>>,
     Path(queue): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     if media_type(&headers).eq_ignore_ascii_case("application/x-ndjson") {
         let lines = Lines::new(body, web.body_bytes_max());
-        return enqueue_lines(&web, &queue, query, &headers, lines).await;
+        return enqueue_lines(&web, &queue, &query, &headers, lines).await;
     }
     check_media_type(&headers)?;
     let bytes_max = web.body_bytes_max();
@@ -132,8 +122,8 @@ async fn enqueue(
         Problem::new(&problem::TOO_LARGE, detail)
     })?;
     match bytes.trim_ascii_start().first() {
-        Some(b'[') => enqueue_array(&web, &queue, query, &headers, &bytes).await,
-        _ => submit(&web, &queue, None, query, &headers, bytes).await,
+        Some(b'[') => enqueue_array(&web, &queue, &query, &headers, &bytes).await,
+        _ => submit(&web, &queue, None, &query, &headers, bytes).await,
     }
 }
 
@@ -141,7 +131,7 @@ async fn enqueue(
 async fn read_many(
     web: &Web,
     queue: &str,
-    query: RawQuery,
+    query: &Query,
     headers: &HeaderMap,
 ) -> Result<(Queue, Submission), Problem> {
     let queue = web.client.queue(queue)?;
@@ -166,7 +156,7 @@ async fn read_many(
 async fn enqueue_array(
     web: &Web,
     queue: &str,
-    query: RawQuery,
+    query: &Query,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Response, Problem> {
@@ -233,7 +223,7 @@ async fn enqueue_array(
 async fn enqueue_lines(
     web: &Web,
     queue: &str,
-    query: RawQuery,
+    query: &Query,
     headers: &HeaderMap,
     lines: Lines,
 ) -> Result<Response, Problem> {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::routing::{get, post};
+use axum::routing::on;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::JOB;
@@ -32,63 +32,30 @@ const COUNT_MAX: usize = 1_000;
 const COUNT: Parameter = query("count", "Number of times, 1 to 1000", "5");
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/cron/explain",
-        right: Some(Right::View),
-        summary: "Explain a cron expression, and name its coming times",
-        parameters: &[
+    Route::get("/api/cron/explain", Right::View, "Explain a cron expression, and name its coming times", |method| on(method, explain)).parameters(&[
             query("expr", "The cron expression", "30 3 * * 1-5"),
             query("tz", "Its time zone; UTC if absent", "Europe/Berlin"),
             COUNT,
-        ],
-        body: None,
-        answers: &[json(200, "What it means", schema_of::<CronExplanation>)],
-        problems: &[&problem::BAD_REQUEST, &problem::REFUSED],
-        is_stream: false,
-        handler: || get(explain),
-    },
-    Route {
-        method: "GET",
-        path: "/api/schedules/{schedule}/next",
-        right: Some(Right::View),
-        summary: "Name the coming ticks of a schedule",
-        parameters: &[path("schedule", "Name of the schedule", "nightly"), COUNT],
-        body: None,
-        answers: &[json(
+        ]).answers(&[json(200, "What it means", schema_of::<CronExplanation>)]).problems(&[&problem::BAD_REQUEST, &problem::REFUSED]),
+    Route::get("/api/schedules/{schedule}/next", Right::View, "Name the coming ticks of a schedule", |method| on(method, next)).parameters(&[path("schedule", "Name of the schedule", "nightly"), COUNT]).answers(&[json(
             200,
             "The ticks; none if the schedule is paused or has ended",
             schema_of::<Ticks>,
-        )],
-        problems: &[
+        )]).problems(&[
             &problem::BAD_REQUEST,
             &problem::NOT_FOUND,
             &problem::REFUSED,
-        ],
-        is_stream: false,
-        handler: || get(next),
-    },
-    Route {
-        method: "POST",
-        path: "/api/jobs/{job}/reschedule",
-        right: Some(Right::Operate),
-        summary: "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed",
-        parameters: &[
+        ]),
+    Route::post("/api/jobs/{job}/reschedule", Right::Operate, "Reschedule a delayed job, or the next attempt of a job; it starts at once if the time has passed", |method| on(method, reschedule)).parameters(&[
             JOB,
             query("dry_run", "Check the request, and change nothing", "true"),
-        ],
-        body: Some(schema_of::<NewStart>),
-        answers: &[json(200, "When the job starts", schema_of::<StartOfJob>)],
-        problems: &[
+        ]).body(schema_of::<NewStart>).answers(&[json(200, "When the job starts", schema_of::<StartOfJob>)]).problems(&[
             &problem::BAD_REQUEST,
             &problem::NOT_FOUND,
             &problem::CONFLICT,
             &problem::MEDIA_TYPE,
             &problem::REFUSED,
-        ],
-        is_stream: false,
-        handler: || post(reschedule),
-    },
+        ]),
 ];
 
 /// A time, in UTC and in a time zone.
@@ -175,8 +142,7 @@ fn refused(name: &str, error: impl std::fmt::Display) -> Problem {
     Problem::new(&problem::REFUSED, format!("{name}: {error}"))
 }
 
-async fn explain(query: RawQuery) -> Result<Json<CronExplanation>, Problem> {
-    let query = Query::parse(query, &["expr", "tz", "count"])?;
+async fn explain(Extension(query): Extension<Query>) -> Result<Json<CronExplanation>, Problem> {
     let Some(text) = query.one("expr")? else {
         return Err(Problem::parameter("expr", "it is missing"));
     };
@@ -205,10 +171,10 @@ async fn explain(query: RawQuery) -> Result<Json<CronExplanation>, Problem> {
 async fn next(
     State(web): State<Arc<Web>>,
     Path(name): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
 ) -> Result<Json<Ticks>, Problem> {
     let name = ScheduleId::new(&name)?;
-    let count = read_count(&Query::parse(query, &["count"])?)?;
+    let count = read_count(&query)?;
     let Some(summary) = web.client.fetch_schedule(&name).await? else {
         return Err(ClientError::NoSuchSchedule(name.to_string()).into());
     };
@@ -244,12 +210,12 @@ async fn next(
 async fn reschedule(
     State(web): State<Arc<Web>>,
     Path(job): Path<String>,
-    query: RawQuery,
+    Extension(query): Extension<Query>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<StartOfJob>, Problem> {
     let job = JobId::new(&job)?;
-    let is_dry = Query::parse(query, &["dry_run"])?.is_on("dry_run")?;
+    let is_dry = query.is_on("dry_run")?;
     check_media_type(&headers)?;
     let wanted: NewStart = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(&problem::REFUSED, error.to_string()))?;

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
-use axum::routing::get;
+use axum::extract::{Path, State};
+use axum::routing::on;
 use serde::Serialize;
 
-use super::parameters::Query;
 use crate::web::access::Right;
 use crate::web::problem::{self, Problem};
 use crate::web::route::{Route, json, path, schema_of};
@@ -15,34 +14,26 @@ use crate::web::state::Web;
 use naq_protocol::WorkerInfo;
 
 pub(super) const ROUTES: &[Route] = &[
-    Route {
-        method: "GET",
-        path: "/api/workers",
-        right: Some(Right::View),
-        summary: "List workers whose last heartbeat has not expired",
-        parameters: &[],
-        body: None,
-        answers: &[json(200, "The workers", schema_of::<Workers>)],
-        problems: &[],
-        is_stream: false,
-        handler: || get(list),
-    },
-    Route {
-        method: "GET",
-        path: "/api/workers/{worker}",
-        right: Some(Right::View),
-        summary: "Show a worker",
-        parameters: &[path(
-            "worker",
-            "Id of the worker, or its name if no other worker has it",
-            "host-1",
-        )],
-        body: None,
-        answers: &[json(200, "The worker", schema_of::<WorkerInfo>)],
-        problems: &[&problem::NOT_FOUND],
-        is_stream: false,
-        handler: || get(show),
-    },
+    Route::get(
+        "/api/workers",
+        Right::View,
+        "List workers whose last heartbeat has not expired",
+        |method| on(method, list),
+    )
+    .answers(&[json(200, "The workers", schema_of::<Workers>)]),
+    Route::get(
+        "/api/workers/{worker}",
+        Right::View,
+        "Show a worker",
+        |method| on(method, show),
+    )
+    .parameters(&[path(
+        "worker",
+        "Id of the worker, or its name if no other worker has it",
+        "host-1",
+    )])
+    .answers(&[json(200, "The worker", schema_of::<WorkerInfo>)])
+    .problems(&[&problem::NOT_FOUND]),
 ];
 
 /// All workers.
@@ -53,8 +44,7 @@ struct Workers {
     workers: Vec<WorkerInfo>,
 }
 
-async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Workers>, Problem> {
-    Query::parse(query, &[])?;
+async fn list(State(web): State<Arc<Web>>) -> Result<Json<Workers>, Problem> {
     let workers = web.client.list_workers().await?;
     Ok(Json(Workers { workers }))
 }
@@ -62,9 +52,7 @@ async fn list(State(web): State<Arc<Web>>, query: RawQuery) -> Result<Json<Worke
 async fn show(
     State(web): State<Arc<Web>>,
     Path(id): Path<String>,
-    query: RawQuery,
 ) -> Result<Json<WorkerInfo>, Problem> {
-    Query::parse(query, &[])?;
     let workers = web.client.list_workers().await?;
     let by_id = workers.iter().find(|worker| worker.worker_id == id);
     let mut by_name = workers.iter().filter(|worker| worker.name == id);
