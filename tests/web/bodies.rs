@@ -37,8 +37,8 @@ fn an_array_is_checked_whole_and_then_enqueued() {
         let request = dashboard.request("POST", &format!("{JOBS}{query}"));
         request.json(body.to_string()).send()
     };
-    let good = json!([{"command": "true", "job_id": "a"}, {"command": "true"}]);
-    let mut bad = good.clone();
+    let valid = json!([{"command": "true", "job_id": "a"}, {"command": "true"}]);
+    let mut bad = valid.clone();
     bad.as_array_mut()
         .unwrap()
         .extend([json!({"command": "x", "args": [{}]}), json!({"args": []})]);
@@ -52,10 +52,10 @@ fn an_array_is_checked_whole_and_then_enqueued() {
     assert_eq!(pointers[0], "/2/args/0", "{refused}");
     assert!(pointers[1].as_str().unwrap().starts_with("/3"), "{refused}");
     assert_eq!(depth(&dashboard), 0);
-    assert_eq!(post("?dry_run", &good).expect(200).json(), json!({}));
+    assert_eq!(post("?dry_run", &valid).expect(200).json(), json!({}));
     assert_eq!(depth(&dashboard), 0);
 
-    let enqueued = post("", &good).expect(201).json();
+    let enqueued = post("", &valid).expect(201).json();
     let ids = enqueued["job_ids"].as_array().unwrap();
     assert_eq!((ids.len(), &ids[0]), (2, &json!("a")), "{enqueued}");
     assert_eq!(depth(&dashboard), 2);
@@ -81,13 +81,13 @@ fn an_array_is_checked_whole_and_then_enqueued() {
 
     let many: Vec<Value> = (0..1_001).map(|_| json!({"command": "true"})).collect();
     post("", &json!(many)).problem(413, "too-large");
-    post("?wait=1s", &good).problem(400, "bad-request");
-    post("?max_jobs=2", &good).problem(429, "queue-full");
+    post("?wait=1s", &valid).problem(400, "bad-request");
+    post("?max_jobs=2", &valid).problem(429, "queue-full");
     let keyed = dashboard
         .request("POST", JOBS)
         .header("Idempotency-Key", "k");
     keyed
-        .json(good.to_string())
+        .json(valid.to_string())
         .send()
         .problem(400, "bad-request");
     dashboard
