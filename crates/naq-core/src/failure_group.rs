@@ -281,7 +281,8 @@ fn is_path(word: &str) -> bool {
                 .iter()
                 .all(|part| !part.is_empty() && part.chars().all(of))
     };
-    !are(char::is_alphabetic) && !are(char::is_numeric)
+    // a Roman numeral `Ⅻ` is alphabetic too, and is replaced as a number
+    !are(|c| c.is_alphabetic() && !c.is_numeric()) && !are(char::is_numeric)
 }
 
 #[cfg(test)]
@@ -318,6 +319,7 @@ mod tests {
             ("nats://host:4222 refused", "nats:<path>:<n> refused"),
             ("  first line 1\nsecond line", "first line <n>"),
             ("python3.11 v1.2.3.", "python<n> v<n>."),
+            ("aⅫ/b and a½/b", "<path> and <path>"),
         ] {
             assert_eq!(group(error).error.as_deref(), Some(expected), "{error}");
         }
@@ -357,7 +359,7 @@ mod tests {
         let part = prop_oneof![
             "[a-f0-9]{1,12}",
             "[ '\"`./\\\\<>…_-]{1,4}",
-            "(<n>|<id>|<hex>|<path>|'…'|I/O|3/4|it's|0x1f| )",
+            "(<n>|<id>|<hex>|<path>|'…'|I/O|3/4|Ⅻ|½|٣|it's|0x1f| )",
             "\\PC{1,6}",
             ".{1,6}",
         ];
